@@ -107,14 +107,16 @@ def load_environment() -> Mapping[str, str]:
     return os.environ
 
 
-def make_job_command(job: str) -> list[str]:
+def make_job_command(job: str, module: str | None = None) -> list[str]:
     """Dagster's command that runs a job of the project in a process of its own.
 
     Its run configuration and tags can be appended as options.
+
+    module: the module whose definitions have the job; by default the project's.
     """
     project = find_project()
     dagster = [sys.executable, "-m", "batchrec_dagster.cli.dagster_command"]
-    definitions = ["-m", f"{project.module}.definitions", "-d", str(project.root)]
+    definitions = ["-m", module or f"{project.module}.definitions", "-d", str(project.root)]
     return [*dagster, "job", "execute", *definitions, "-j", job]
 
 

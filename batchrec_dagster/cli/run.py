@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
 
     from batchrec_dagster.reporting.run_stages import RunStages, Stage
 
+# What describes a run that succeeded, from the run, its stages and its duration.
+DescribeResult = Callable[["dg.DagsterRun", "RunStages", str], list[str]]
+
 SECONDS_BETWEEN_UPDATES = 0.25
 # Dagster names a run only when it has started: this tag finds it.
 TAG = "batchrec/run"
@@ -62,13 +67,44 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Run configuration as YAML, for example to force a training.",
 )
+@click.option(
+    "--trial",
+    "settings",
+    metavar="SETTING=VALUE",
+    multiple=True,
+    help="Try another value of a setting, by its path: nothing is published. Repeat for more.",
+)
+@click.option(
+    "--as-of",
+    metavar="DAY[..DAY]",
+    help="Try the data as they were at the end of this day, in UTC, or of days in this range.",
+)
+@click.option(
+    "--every",
+    metavar="DAYS",
+    type=click.IntRange(1),
+    help="With a range of days: try each so many days. Default: 7.",
+)
+@click.option("--keep", is_flag=True, help="After a trial, write its settings into the defs.yaml.")
 @click.pass_context
-def run(context: click.Context, pipeline: str | None, config: Path | None) -> None:
+def run(
+    context: click.Context,
+    pipeline: str | None,
+    config: Path | None,
+    settings: tuple[str, ...],
+    as_of: str | None,
+    every: int | None,
+    keep: bool,
+) -> None:
     """Make a pipeline's recommendations: run its job NAME_refresh, and show its stages.
 
     The run and its log are in Dagster's web page too (`batchrec ui`). A second run finds what is
     unchanged, and neither imports it nor trains on it again. Ctrl-C stops the run; the next one
     continues where it stopped. NAME can be left out if there is one pipeline.
+
+    With --trial or --as-of it trains and infers as usual, but publishes nothing: the lists and a
+    report are in a folder of their own, and what differs from the published lists is printed.
+    --keep makes the settings of the trial those of the next run.
 
     \b
     Examples:
@@ -76,6 +112,9 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
       batchrec run shop
       batchrec run shop --config force.yaml
       batchrec run shop | tee run.log          # one line a stage
+      batchrec run shop --trial solution.recipe=aws-user-personalization
+      batchrec run shop --as-of 2026-11-24
+      batchrec run shop --as-of 2026-09-01..2026-11-24 --every 7
 
     \b
     Exit codes:
@@ -87,12 +126,45 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
     name = _choose_pipeline(pipeline)
     if config:
         _require_settings(config)
+    if settings or as_of is not None:
+        if config:
+            raise click.UsageError("--config is for runs that publish: leave it out of a trial")
+        from batchrec_dagster.cli.trials import run_trials
+
+        exit_code = run_trials(name, settings, as_of, every, keep=keep)
+    elif keep or every is not None:
+        raise click.UsageError("--keep and --every are for trials: name what to try with --trial")
+    else:
+        command = make_job_command(f"{name}_refresh")
+        exit_code = watch_run(name, command, partial(_describe_result, name), config=config)
+    if exit_code:
+        context.exit(exit_code)
+
+
+def watch_run(
+    name: str,
+    command: Sequence[str],
+    describe: DescribeResult,
+    *,
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+) -> int:
+    """Run a job in a process of its own, show its stages and its result, and return the exit code.
+
+    name: the pipeline's.
+    command: as `make_job_command` returns it.
+    describe: returns the lines about a run that succeeded.
+    config: a file with the run configuration.
+    environment: more variables for the process.
+    options: those of `batchrec run` that start the same run again.
+    """
     stream: Any = sys.stdout
     stream.reconfigure(errors="backslashreplace")
     tag = uuid.uuid4().hex
     started_at = time.time()
     tags = {TAG: tag, MACHINE_TAG: describe_machine()}
-    command = [*make_job_command(f"{name}_refresh"), "--tags", json.dumps(tags)]
+    command = [*command, "--tags", json.dumps(tags)]
     if config:
         command += ["-c", str(config)]
     with ExitStack() as stack, TemporaryFile() as output, _caught_signals() as signals:
@@ -106,12 +178,15 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
         try:
             # Only now, because both processes take their time to import Dagster.
             instance = stack.enter_context(open_dagster_instance())
             _import_for_conclusion()
-            run_process = _RunProcess(name, tag, instance, process, output, signals, config)
+            run_process = _RunProcess(
+                name, tag, instance, process, output, signals, config, describe, options
+            )
             run_process.watch()
             run_process.conclude(time.time() - started_at)
         finally:
@@ -119,9 +194,8 @@ def run(context: click.Context, pipeline: str | None, config: Path | None) -> No
                 process.send_signal(signal.SIGINT)
                 process.wait()
     if signals:
-        context.exit(128 + signals[0])
-    if process.returncode:
-        context.exit(1)
+        return 128 + signals[0]
+    return 1 if process.returncode else 0
 
 
 def _import_for_conclusion() -> None:
@@ -193,6 +267,10 @@ class _RunProcess:
     """The signals to stop that have arrived until now."""
     config: Path | None
     """The file with the run configuration."""
+    describe: DescribeResult
+    """Returns the lines about a run that succeeded."""
+    options: Sequence[str]
+    """Those of `batchrec run` that start the same run again."""
     stages: RunStages | None = None
     """None until Dagster has started the run."""
 
@@ -261,7 +339,7 @@ class _RunProcess:
         stages = self.stages
         duration = format_duration(seconds)
         batchrec = format_program()
-        run_again = f"{batchrec} run {shlex.quote(name)}"
+        run_again = f"{batchrec} run {shlex.join([name, *self.options])}"
         run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)
         if stages is None or run is None:
             if self.signals:
@@ -271,7 +349,7 @@ class _RunProcess:
                     f"{name}: the run did not start. {self._explain_failed_start()}", err=True
                 )
         elif run.is_success:
-            click.echo("\n".join(_describe_result(name, run, stages, duration)))
+            click.echo("\n".join(self.describe(run, stages, duration)))
         elif self.signals:
             click.echo(f"\n{name}: stopped after {duration}. Continue with: {run_again}")
         else:

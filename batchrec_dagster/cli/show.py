@@ -246,8 +246,12 @@ def print_safely(text: str) -> None:
     click.echo(text.rstrip("\n").encode(encoding, "backslashreplace").decode(encoding))
 
 
-@click.command(short_help="Show what changed between two editions of the recommendations.")
-@click.argument("editions", metavar="[EDITION] [EDITION]", nargs=-1, type=int)
+@click.command(
+    short_help="Show what changed between two editions, or what two pipelines differ in."
+)
+@click.argument(
+    "names", metavar="[EDITION|NAME] [EDITION|NAME]", nargs=-1, shell_complete=complete_pipelines
+)
 @click.option(
     "--pipeline",
     metavar="NAME",
@@ -255,7 +259,7 @@ def print_safely(text: str) -> None:
     shell_complete=complete_pipelines,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None:
+def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
     """Show what changed from one edition of the recommendations to another.
 
     Settings, data, metrics, how much of the users' lists is new, and the items that rose and fell
@@ -263,21 +267,29 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
     never an edition that was rolled back; one EDITION is compared with the published one.
     `batchrec rollback` lists the editions that are kept.
 
+    With two NAMES, the published lists of two pipelines are compared: the second with the first. A
+    trial is named by its folder, as `batchrec run --trial` prints it.
+
     \b
     Examples:
       batchrec diff                        # since what readers had before
       batchrec diff 12                     # since edition 12
       batchrec diff 12 14 --pipeline shop
+      batchrec diff shop other_shop
     """
-    if len(editions) > 2:
-        raise click.UsageError("name two editions at most")
+    if len(names) > 2:
+        raise click.UsageError("name two editions or pipelines at most")
+    if not all(name.isdecimal() for name in names):
+        _compare_pipelines(names, pipeline, as_json=as_json)
+        return
+    editions = tuple(map(int, names))
     from batchrec_dagster.reporting.changes import format_diff
     from batchrec_dagster.reporting.history import EditionHistory
 
     pipelines = find_published(pipeline)
     if len(pipelines) > 1:
-        names = ", ".join(results.pipeline for results in pipelines)
-        raise click.UsageError(f"name one of the pipelines with --pipeline: {names}")
+        listed = ", ".join(results.pipeline for results in pipelines)
+        raise click.UsageError(f"name one of the pipelines with --pipeline: {listed}")
     (results,) = pipelines
     history = EditionHistory(results.files)
     before, after = _choose_editions(history, editions)
@@ -286,6 +298,32 @@ def diff(editions: tuple[int, ...], pipeline: str | None, as_json: bool) -> None
         print_safely(json.dumps({"pipeline": results.pipeline, **asdict(changes)}, indent=2))
         return
     print_safely(format_diff(results.pipeline, changes, get_terminal_width()))
+
+
+def _compare_pipelines(names: tuple[str, ...], pipeline: str | None, *, as_json: bool) -> None:
+    """Print what tells the lists of the second pipeline or trial from those of the first."""
+    from batchrec_dagster.reporting.changes import format_comparison
+    from batchrec_dagster.reporting.comparison import compare_lists, name_lists
+    from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+
+    if len(names) != 2 or pipeline is not None or any(name.isdecimal() for name in names):
+        raise click.UsageError("name two pipelines, or editions of one: --pipeline NAME 12 14")
+    lists = []
+    for name in names:
+        address, _, trial = name.partition("/trials/")
+        storage = load_storage(address.partition("/")[0])
+        files = PipelineFiles(storage, StorageKeys(address, trial=trial or None))
+        edition = files.table.current()
+        if edition is None:
+            raise UnknownNameError(
+                f"there are no lists of {name}: {storage.where(files.table.uri)} does not exist"
+            )
+        lists.append(name_lists(files, edition))
+    comparison = compare_lists(*lists)
+    if as_json:
+        print_safely(json.dumps(asdict(comparison), indent=2))
+        return
+    print_safely(format_comparison(comparison, get_terminal_width()))
 
 
 def _choose_editions(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition, Edition]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -35,6 +36,7 @@ from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.solution import Solution
+from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.config.validation import build_field_errors, validate_pattern, validate_with
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
@@ -98,6 +100,7 @@ class Pipeline(dg.Model):
         str | None, dg.Resolver.default(description="What the pipeline is for.")
     ] = None
     _project: Path = PrivateAttr(default=Path())
+    _trial: Trial | None = PrivateAttr(default=None)
     owners: Annotated[
         list[str],
         dg.Resolver.default(description="The owners of the assets: e-mail addresses or team:NAME."),
@@ -395,10 +398,11 @@ class Pipeline(dg.Model):
         """Which rows of the ratings become interactions."""
         columns = self.ratings.columns
         has_event_type = columns is not None and columns.event_type is not None
-        return self.interactions.rules(
+        rules = self.interactions.rules(
             self.ratings.on_bad_rows,
             event_type=has_event_type or self.excludes_seen,
         )
+        return replace(rules, until=self.trial.until) if self.trial else rules
 
     @property
     def event_value(self) -> bool:
@@ -479,19 +483,27 @@ class Pipeline(dg.Model):
         return self.similar_items.choose_recipe(has_item_data=ITEMS in self.schemas)
 
     @property
+    def trial(self) -> Trial | None:
+        """What it is a trial of; None for the declared pipeline."""
+        return self._trial
+
+    @property
     def project(self) -> Path:
         """The folder where relative paths start."""
         return self._project
 
     @cached_property
     def storage_keys(self) -> StorageKeys:
-        """The pipeline's storage keys."""
-        return StorageKeys(self.address, has_own_users=self.has_own_users)
+        """The pipeline's storage keys, or those of the trial."""
+        trial = self.trial.name if self.trial else None
+        return StorageKeys(self.address, has_own_users=self.has_own_users, trial=trial)
 
     @cached_property
     def key_prefix(self) -> list[str]:
         """The parts of the asset keys' prefix."""
-        return (self.assets.key_prefix or self.name).split("/")
+        prefix = (self.assets.key_prefix or self.name).split("/")
+        # No list can have this name.
+        return [*prefix, "on-trial"] if self.trial else prefix
 
     def asset_key(self, asset: str) -> dg.AssetKey:
         """The key of the pipeline's asset of this name."""

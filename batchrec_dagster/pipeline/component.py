@@ -16,6 +16,7 @@ from batchrec_dagster.config.declaration_errors import (
     find_repeated_settings,
 )
 from batchrec_dagster.config.templates import Sandboxed
+from batchrec_dagster.config.trial import MOST_DAYS, Trial, apply_settings
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
@@ -33,6 +34,7 @@ from batchrec_dagster.pipeline.assets.training import (
 from batchrec_dagster.pipeline.assets.users import user_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
+from batchrec_dagster.pipeline.automation.runs import build_console_logger, name_trial_job
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.pipeline.loading import find_components
 from batchrec_dagster.pipeline.resources import resolve_deployment
@@ -45,6 +47,9 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
     """Recommendations for every user from a file of ratings, with Amazon Personalize."""
 
     _file: Path | None = PrivateAttr(default=None)
+    # What it was loaded from, for trials, which change it.
+    _attributes: BaseModel | None = PrivateAttr(default=None)
+    _load_context: dg.ComponentLoadContext | None = PrivateAttr(default=None)
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
@@ -58,6 +63,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         except ValidationError as error:
             raise build_validation_error(file, error) from error
         loaded._file = file
+        loaded._attributes, loaded._load_context = attributes, context
         users_of_lists = [settings.users for settings in loaded.lists.values()]
         blocks = (loaded.ratings, loaded.items, loaded.users, loaded.batch_users, *users_of_lists)
         for declared in blocks:
@@ -70,6 +76,78 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         self._require_own_name(find_components(context, BatchRecommendations))
         built_pipelines = get_built_pipelines(context.component_tree)
         built_pipelines.add(self, self._find_place(context))
+        assets = self._build_assets()
+        assets += self._build_reports(assets, with_outcomes=True)
+        for published in self.published_pipelines:
+            assets += sink_assets(published)
+        keys = [key for asset in assets for key in asset.keys]
+        deployment = self._resolve_deployment(context)
+        executor = deployment.executor() if deployment.embedded else None
+        return dg.Definitions.merge(
+            dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
+            build_automation(self, keys, executor),
+            dg.Definitions(
+                sensors=alert_sensors(built_pipelines.watched)
+                if built_pipelines.brings_alerts(self)
+                else []
+            ),
+        )
+
+    @property
+    def upstream_assets(self) -> list[dg.AssetKey]:
+        """The assets that its sources are."""
+        users_of_lists = [one_list.batch_users for one_list in self.list_pipelines]
+        sources = [self.ratings, self.items, self.users, *users_of_lists]
+        return [key for source in sources if source is not None for key in source.upstream]
+
+    def make_trial(self, trial: Trial) -> "BatchRecommendations":
+        """The pipeline with the trial's changes, which writes to a folder of its own and no sinks.
+
+        Raises TrialError, and DeclarationError if the changed settings are not valid.
+        """
+        attributes, context = self._attributes, self._load_context
+        assert attributes is not None, "only a loaded pipeline has trials"
+        assert context is not None
+        declared = attributes.model_dump(mode="json", exclude_unset=True)
+        changed = apply_settings(declared, trial.settings)
+        for block in [changed, *(changed.get("lists") or {}).values()]:
+            block.pop("sinks", None)
+            block.pop("segments", None)
+            block.pop("similar_items", None)
+        try:
+            changed_attributes = type(attributes).model_validate(changed)
+        except ValidationError as error:
+            raise build_validation_error(context.path / "defs.yaml", error) from error
+        made = type(self).load(changed_attributes, context)
+        made._project, made._trial = context.project_root, trial
+        # A backtest measures the lists of all its days.
+        made.retention = made.retention.model_copy(update={"editions": MOST_DAYS})
+        return made
+
+    def build_trial_defs(self) -> dg.Definitions:
+        """The assets of this trial, and the job `NAME_trial` that makes them."""
+        trial, context = self.trial, self._load_context
+        assert trial is not None
+        assert context is not None
+        assets = self._build_assets()
+        assets += self._build_reports(assets, with_outcomes=trial.as_of is not None)
+        deployment = self._resolve_deployment(context)
+        job = dg.define_asset_job(
+            name=name_trial_job(self.name),
+            selection=dg.AssetSelection.assets(*(key for asset in assets for key in asset.keys)),
+            config={"loggers": {"console": {}}},
+            executor_def=deployment.executor(),
+            description="Makes the lists of a trial, which nobody reads.",
+        )
+        return dg.Definitions(
+            assets=assets,
+            jobs=[job],
+            resources=deployment.resources(self.resource_suffix),
+            loggers={"console": build_console_logger(deployment.log_format)},
+        )
+
+    def _build_assets(self) -> list[dg.AssetsDefinition]:
+        """The assets from the raw files to the lists and segments."""
         narrowed = self.list_pipelines
         assets = [
             raw_ratings(self),
@@ -93,24 +171,18 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             if self.similar_items_recipe is not None:
                 assets.append(similar_items_solution_version(self, self.similar_items_recipe))
             assets.append(similar_items(similar_items_view, self.similar_items))
-        if is_installed("report"):
-            assets += [recommendation_outcomes(one_list) for one_list in narrowed]
-            checks = [spec.key for asset in assets for spec in asset.check_specs]
-            assets += [recommendation_report(one_list, checks) for one_list in narrowed]
-        for published in self.published_pipelines:
-            assets += sink_assets(published)
-        keys = [key for asset in assets for key in asset.keys]
-        deployment = self._resolve_deployment(context)
-        executor = deployment.executor() if deployment.embedded else None
-        return dg.Definitions.merge(
-            dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
-            build_automation(self, keys, executor),
-            dg.Definitions(
-                sensors=alert_sensors(built_pipelines.watched)
-                if built_pipelines.brings_alerts(self)
-                else []
-            ),
-        )
+        return assets
+
+    def _build_reports(
+        self, assets: Sequence[dg.AssetsDefinition], *, with_outcomes: bool
+    ) -> list[dg.AssetsDefinition]:
+        """The assets of the outcomes and the report, which shows the checks of the other assets."""
+        if not is_installed("report"):
+            return []
+        narrowed = self.list_pipelines
+        outcomes = [recommendation_outcomes(one_list) for one_list in narrowed if with_outcomes]
+        checks = [spec.key for asset in [*assets, *outcomes] for spec in asset.check_specs]
+        return [*outcomes, *(recommendation_report(one_list, checks) for one_list in narrowed)]
 
     def _require_own_name(self, pipelines: Sequence["BatchRecommendations"]) -> None:
         """Raises DeclarationError if another of these pipelines has its name in another file.

@@ -93,6 +93,18 @@ def load_valid_pipelines(package: Path) -> dg.Definitions:
             return dg.Definitions.merge(valid, _build_stand_ins(defs, lines_of_file))
 
 
+def load_components(defs: Path, folder: Path, of_type: type[C]) -> list[C]:
+    """The components of a type in one folder below defs/, without those of other folders.
+
+    Raises DeclarationError if the folder's file is broken.
+    """
+    with _raise_declaration_errors(defs):
+        tree = dg.ComponentTree.for_project(defs.parent)
+        component: Any = tree.load_component(folder.relative_to(defs))
+    components = getattr(component, "components", [component])
+    return [component for component in components if isinstance(component, of_type)]
+
+
 def _load_parts(package: Path, broken: Collection[Path]) -> dg.Definitions:
     """The definitions of the project without its broken files.
 

@@ -23,8 +23,10 @@ from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.pipeline.automation.living_runs import has_died
 from batchrec_dagster.reporting.audience import describe_newcomers
-from batchrec_dagster.reporting.changes import build_changes_section
+from batchrec_dagster.reporting.changes import build_changes_section, build_comparison_section
+from batchrec_dagster.reporting.comparison import Comparison, compare_lists, name_lists
 from batchrec_dagster.reporting.drift import RunInputs
+from batchrec_dagster.reporting.editions import EditionDiff
 from batchrec_dagster.reporting.experiment import describe_control, describe_result
 from batchrec_dagster.reporting.facts import (
     LISTS_FULL,
@@ -87,7 +89,10 @@ def build_report(
     pipeline = work.pipeline
     history = EditionHistory(work.files)
     edition, lists = work.files.table.read()
-    baseline = history.find_baseline(edition)
+    # A trial is compared with what readers have.
+    live_history = EditionHistory(work.live_files)
+    is_trial = pipeline.trial is not None
+    baseline = work.live_files.table.current() if is_trial else history.find_baseline(edition)
     restoration = history.find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
     model = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
@@ -132,8 +137,14 @@ def build_report(
     # Data that the lists were not made from, such as those that the quality gate refused, are
     # compared with nothing, and nothing is compared with them later.
     if baseline is not None and not run.earlier_data:
-        inputs = inputs.add_drift(history.read_inputs(baseline))
-    changes = history.compare(baseline, edition) if baseline else None
+        inputs = inputs.add_drift(live_history.read_inputs(baseline))
+    comparison = _compare_with_live(work, baseline, edition) if is_trial else None
+    if comparison is not None:
+        changes: EditionDiff | None = comparison.diff
+        changes_section = build_comparison_section(comparison, inputs.drift)
+    else:
+        changes = history.compare(baseline, edition) if baseline else None
+        changes_section = build_changes_section(changes, inputs.drift)
     sums = read_sums(work.files)
     result = summarize_experiment(sums)
     sentences: list[str] = []
@@ -141,16 +152,16 @@ def build_report(
         editions = [edition, *work.files.table.older()]
         sentences = [*describe_result(result), *describe_control(editions, result.name)]
     outcomes_section = build_outcomes_section([*estimate_outcomes(sums)], sentences)
-    nights = list_nights(
-        work.files, read_run_costs(work.files), remember_ended_runs(work.files, instance)
-    )
+    # Dagster's runs are those of the pipeline, not of its trials.
+    ended_runs = [] if is_trial else remember_ended_runs(work.files, instance)
+    nights = list_nights(work.files, read_run_costs(work.files), ended_runs)
     rules_section = build_rules_section(
         edition.about.get("rules"), edition.about.get("filled"), edition.about.get("rule_costs")
     )
     sections = [
         build_nights_section(nights),
         *([rules_section] if rules_section is not None else []),
-        build_changes_section(changes, inputs.drift),
+        changes_section,
         outcomes_section,
     ]
     facts = replace(facts, drift=inputs.drift, changes=changes, sections=sections)
@@ -158,6 +169,13 @@ def build_report(
         history.write_inputs(edition, inputs)
     history.write_record(edition, facts)
     return Report(render_page(facts), facts)
+
+
+def _compare_with_live(work: Work, live: Edition | None, edition: Edition) -> Comparison | None:
+    """The comparison of a trial's lists with those that readers have; None if they have none."""
+    if live is None:
+        return None
+    return compare_lists(name_lists(work.live_files, live), name_lists(work.files, edition))
 
 
 def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> list[UnpublishedRun]:

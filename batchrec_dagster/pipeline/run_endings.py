@@ -24,6 +24,8 @@ from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, Un
 
 # The metadata of every asset that names its pipeline.
 PIPELINE = "batchrec/pipeline"
+# The metadata of the assets of a trial that names it.
+TRIAL = "batchrec/trial"
 # The step that decides whether lists are published.
 PUBLISHING_STEP = "recommendations"
 
@@ -101,5 +103,6 @@ def _find_files(context: dg.AssetExecutionContext) -> PipelineFiles | None:
         if isinstance(resource, PersonalizeResource):
             resource = resource.storage
         if isinstance(resource, StorageResource):
-            return PipelineFiles(resource, StorageKeys(str(metadata[PIPELINE])))
+            keys = StorageKeys(str(metadata[PIPELINE]), trial=metadata.get(TRIAL))
+            return PipelineFiles(resource, keys)
     return None

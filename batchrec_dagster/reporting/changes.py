@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
 
 from batchrec_dagster.reporting import terminal
+from batchrec_dagster.reporting.comparison import Comparison
 from batchrec_dagster.reporting.drift import Drift
 from batchrec_dagster.reporting.editions import (
     EditionDiff,
@@ -26,6 +28,25 @@ from batchrec_dagster.reporting.sections import (
 )
 
 TITLE = "What changed"
+COMPARISON_TITLE = "Compared with what readers have"
+
+
+def build_comparison_section(comparison: Comparison, drift: Drift | None) -> ReportSection:
+    """The section of the report of a trial: how its lists differ from those that readers have.
+
+    `drift` is None if both were made from the same data.
+    """
+    section = build_changes_section(comparison.diff, drift)
+    text = [f"{comparison.title}.", f"{comparison.quality[0].upper()}{comparison.quality[1:]}."]
+    rows = [[measure.name, measure.before, measure.after] for measure in comparison.measures]
+    caption = "Quality, with 95% intervals where they are known, and cost."
+    figure = _make_figure("measures", "Quality and cost", caption, rows)
+    return replace(
+        section,
+        title=COMPARISON_TITLE,
+        text=[*text, *section.text[1:]],
+        figures=[figure, *section.figures],
+    )
 
 
 def build_changes_section(changes: EditionDiff | None, drift: Drift | None) -> ReportSection:
@@ -157,6 +178,16 @@ COLUMNS = [
 ]
 
 
+def format_comparison(comparison: Comparison, width: int | None) -> str:
+    """What tells two editions apart, as text.
+
+    `width` is the terminal's; None for a pipe.
+    """
+    rows = [[measure.name, measure.before, measure.after] for measure in comparison.measures]
+    heading = [comparison.title, comparison.quality]
+    return _format_tables(comparison.diff, heading, {"Quality and cost": rows}, width)
+
+
 def format_diff(pipeline: str, diff: EditionDiff, width: int | None) -> str:
     """What changed, as text.
 
@@ -164,10 +195,22 @@ def format_diff(pipeline: str, diff: EditionDiff, width: int | None) -> str:
     """
     heading = f"{pipeline}: edition {diff.after} compared with edition {diff.before}"
     metrics = diff.metrics if diff.comparable else []
+    own_tables = {"Metrics": _make_rows(metrics, _format_value)}
+    caveats = _describe_caveats(diff)
+    return _format_tables(diff, [heading], own_tables, width, caveats)
+
+
+def _format_tables(
+    diff: EditionDiff,
+    heading: Sequence[str],
+    own_tables: Mapping[str, list[list[str]]],
+    width: int | None,
+    caveats: Iterable[str] = (),
+) -> str:
     tables = {
         "Settings": _make_rows(diff.settings or [], _format_value),
         "Data": [*_make_data_rows(diff.data)],
-        "Metrics": _make_rows(metrics, _format_value),
+        **own_tables,
     }
     sections = [
         [terminal.TerminalTable(title, COLUMNS, rows)] for title, rows in tables.items() if rows
@@ -178,7 +221,7 @@ def format_diff(pipeline: str, diff: EditionDiff, width: int | None) -> str:
     ]
     if shifts:
         sections.append(shifts)
-    return terminal.render([heading, *_describe_overlap(diff)], sections, width=width)
+    return terminal.render([*heading, *_describe_overlap(diff), *caveats], sections, width=width)
 
 
 def _make_data_rows(changes: Sequence[SettingChange]) -> Iterator[list[str]]:
@@ -208,7 +251,6 @@ def _describe_overlap(diff: EditionDiff) -> Iterator[str]:
             f" {diff.same_lists:,} lists have the same items"
         )
     yield f"{diff.gained:,} users are new, {diff.lost:,} have no list any more"
-    yield from _describe_caveats(diff)
 
 
 def _format_value(value: object) -> str:

@@ -126,11 +126,12 @@ class EditionHistory:
         """
         table = self.files.table
         return compare_editions(
-            (before, table.read_edition(before), self._read_data(before)),
-            (after, table.read_edition(after), self._read_data(after)),
+            (before, table.read_edition(before), self.read_data(before)),
+            (after, table.read_edition(after), self.read_data(after)),
         )
 
-    def _read_data(self, edition: Edition) -> DataFacts | None:
+    def read_data(self, edition: Edition) -> DataFacts | None:
+        """The numbers of the edition's data, as the report knows them; None if it does not."""
         data = self.read_record(edition).get("data")
         return DataFacts(**data) if data else None
 

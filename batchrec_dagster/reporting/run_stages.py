@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,9 +71,10 @@ class RunStages:
         assert self.run.execution_plan_snapshot_id is not None
         plan = self.instance.get_execution_plan_snapshot(self.run.execution_plan_snapshot_id)
         times = _read_last_durations(self.instance, self.run.job_name)
+        keys = plan.step_keys_to_execute
         self.stages = {
-            key: Stage(escape_invisible(key.partition("__")[2] or key), times.get(key))
-            for key in plan.step_keys_to_execute
+            key: Stage(escape_invisible(name), times.get(key))
+            for key, name in zip(keys, _shorten_keys(keys), strict=True)
         }
 
     def update(self) -> Iterator[Stage]:
@@ -189,6 +190,15 @@ class RunStages:
         width = max(len(other.name) for other in self.stages.values())
         time = format_duration(stage.measure_seconds(stage.end_time or 0.0))
         return f"{stage.name:<{width}}  {stage.status:<8}  {time:>9}  {stage.details}".rstrip()
+
+
+def _shorten_keys(keys: Sequence[str]) -> list[str]:
+    """The keys of steps without the parts that all of them start with, such as the pipeline."""
+    parts = [key.split("__") for key in keys]
+    same = 0
+    while all(len(own) > same + 1 and own[same] == parts[0][same] for own in parts):
+        same += 1
+    return ["__".join(own[same:]) for own in parts]
 
 
 def summarize_metadata(metadata: Mapping[str, Any]) -> str:

@@ -13,9 +13,11 @@ from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, meas
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
 from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.training import find_recipes_to_train, list_recipes
+from batchrec_dagster.steps.trials import choose_dataset_group, remember_resources
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
 
@@ -117,9 +119,10 @@ def import_dataset(
     ensure = work.ensure
     spending = Spending(work, ASSET, run)
     last_record = work.files.record(ASSET, _LastImport)
-    group = _ensure_group(spending, files, last_record.get("dataset_group_arn"))
+    group_name = choose_dataset_group(work, fingerprint_schemas(files), version)
+    remember_resources(work, group_name, describe_lists(pipeline).endings_in_use)
+    group = _ensure_group(spending, files, group_name, last_record.get("dataset_group_arn"))
     datasets = [_ensure_dataset(ensure, group, file) for file in files]
-    group_name = group.description["name"]
     requests = [
         _prepare_import(work, group_name, file, dataset, file_version, run if force else None)
         for file, dataset, file_version in zip(files, datasets, versions, strict=True)
@@ -178,16 +181,16 @@ def _price_import(work: PersonalizeWork, file: DatasetFile) -> Cost:
 
 
 def _ensure_group(
-    spending: Spending, files: Sequence[DatasetFile], recorded_arn: str | None
+    spending: Spending, files: Sequence[DatasetFile], name: str, recorded_arn: str | None
 ) -> api.ReadyResource:
     """The pipeline's dataset group, which is created if the budget allows a first run.
 
+    name: the group's name.
     recorded_arn: the ARN of the group that this deployment recorded.
     Raises FailedChecksError, PersonalizeError, StepError.
     """
     work = spending.work
     pipeline, ensure = work.pipeline, work.ensure
-    name = f"{pipeline.name}-{fingerprint_schemas(files)[:8]}"
     exists = any(group["name"] == name for group in ensure.list(api.DATASET_GROUP))
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.

@@ -48,6 +48,7 @@ from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.retention import delete_unneeded
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.steps.spending import Spending
+from batchrec_dagster.steps.trials import read_trials
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -104,7 +105,8 @@ def infer_and_publish(
         ],
     )
     gate = publishing.gate(skip=skip_quality_gate)
-    if gate.blocks:
+    is_trial = work.pipeline.trial is not None
+    if gate.blocks and not is_trial:
         # Models are trained every night, however many of them the gate refuses.
         delete_unneeded(work, [])
     require_passed([gate])
@@ -137,8 +139,9 @@ def infer_and_publish(
         published = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
     else:
         published = replace(published, checks=[*published.checks, *spending.reserve({})])
-    _prune(work, declaration, model.dataset_group_name)
-    delete_unneeded(work, jobs_in_use)
+    if not is_trial:
+        _prune(work, declaration, model.dataset_group_name)
+        delete_unneeded(work, jobs_in_use)
     return published
 
 
@@ -175,6 +178,7 @@ def _publish(
             **asdict(table.counts),
             **table.facts,
             "results_asked_for": inferred.num_results,
+            "inference_cost_on_aws_usd": round(sum(cost.usd for cost in inferred.costs), 4),
             "outputs": fingerprint_outputs(outputs),
             "data_until": interactions.until,
             "exclude_seen": pipeline.recommendations.excludes_all_seen,
@@ -291,6 +295,8 @@ def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> 
     log = work.ensure.log
     in_use = {f"{group}-{ending}" for ending in declaration.endings_in_use}
     try:
+        trials = read_trials(work.files)
+        in_use.update(*(trial.resources for trial in trials))
         # An edition's solution is named after its dataset group.
         editions = work.files.table.history_editions()
         versions = (str(edition.about.get("solution_version_arn")) for edition in editions)
@@ -298,6 +304,7 @@ def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> 
             version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version
         ]
         other_groups = [name for name in groups if name != group][:1]
+        other_groups += [trial.dataset_group for trial in trials if trial.dataset_group]
         for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):
             log.info(f"deleted {resource}, which earlier settings left")
     except (StorageError, PersonalizeError, ClientError) as error:

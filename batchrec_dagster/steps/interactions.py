@@ -50,7 +50,7 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import compute_version, read_pieces, temporary_folder
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
-from batchrec_dagster.storage.paths import PreparedFiles
+from batchrec_dagster.storage.paths import PipelineFiles, PreparedFiles
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -265,7 +265,7 @@ def prepare_interactions(
     pipeline = work.pipeline
     with temporary_folder() as folder:
         if run_spark is not None and pipeline.preparation.on_aws:
-            remove_dead_work(work.storage, pipeline.name, run, runs)
+            remove_dead_work(work.files, run, runs)
             prepared = _prepare_on_aws(work, raw, suppressed, run_spark, check_size, run)
         else:
             source = pipeline.ratings.rows
@@ -327,7 +327,7 @@ def _prepare_on_aws(
     pipeline, storage = work.pipeline, work.storage
     with open_first_file(raw, storage) as files:
         layout = _find_layout(files, pipeline)
-    folder = storage.uri(f"{pipeline.name}/work/{run}")
+    folder = work.files.uri(f"{pipeline.storage_keys.work}{run}")
     task = SparkTask(
         [SourceFile(uri, uri) for uri in list_s3_uris(raw, storage)],
         layout,
@@ -361,13 +361,14 @@ def _encode(suppressed: SuppressedUsers) -> bytes:
     return json.dumps(suppressed.to_json()).encode()
 
 
-def remove_dead_work(storage: StorageResource, pipeline: str, run: str, runs: RunHistory) -> None:
+def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) -> None:
     """Delete what Spark was writing for killed runs: those that are known to have ended, and others
     that wrote nothing for two days.
 
     run: the id of this run, whose files stay.
     """
-    folder = storage.uri(f"{pipeline}/work/")
+    storage = pipeline_files.storage
+    folder = pipeline_files.uri(pipeline_files.storage_keys.work)
     files_of_runs: dict[str, list[ObjectInfo]] = {}
     for file in storage.store.list(folder):
         writer = file.uri.removeprefix(folder).partition("/")[0]

@@ -53,7 +53,8 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
     rules = settings.rules
     if rules is None:
         return None
-    today = datetime.now(UTC).date()
+    trial = work.pipeline.trial
+    today = (trial and trial.as_of) or datetime.now(UTC).date()
     has_filter = settings.filter is not None
     of_items = work.pipeline.is_of_items
     reads_items = rules.reads_items or (of_items and rules.reads_users) or has_filter

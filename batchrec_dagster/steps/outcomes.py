@@ -50,12 +50,18 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
     Raises StorageError.
     """
     files = work.files
-    with work.storage.local_file(files.interactions) as path:
+    # The data of a trial may end on an earlier day: what people did then, the pipeline knows.
+    with work.storage.local_file(work.live_files.interactions) as path:
         editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
         interactions = scan_interactions(path)
         target_events = work.pipeline.solution.target_events
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        periods = find_periods(editions, newest, Publications(files).read().publications)
+        periods = find_periods(
+            editions,
+            newest,
+            Publications(files).read().publications,
+            is_read=work.pipeline.trial is None,
+        )
         last_sums = read_sums(files)
         parts = [last_sums.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if periods:

@@ -282,6 +282,10 @@ class Publishing:
         """
         publications = Publications(self.work.files)
         record, current = publications.read(), self.published_edition
+        is_trial = self.work.pipeline.trial is not None
+        if is_trial:
+            # What a trial is compared with is what readers have.
+            current = self.work.live_files.table.current()
         withdrawn = record.find_withdrawn(keys=self.made_by, source=self._source)
         if skip and withdrawn:
             publications.write(record.allow(withdrawn))
@@ -298,6 +302,7 @@ class Publishing:
             candidate,
             how_to_skip=self.declaration.how_to_skip_gate,
             skip_quality_gate=skip,
+            is_trial=is_trial,
         )
 
     @property
@@ -356,6 +361,12 @@ class Publishing:
         pipeline, declaration, model = self.work.pipeline, self.declaration, self.model
         return {
             "pipeline": pipeline.name,
+            **({"trial": pipeline.trial.description} if pipeline.trial else {}),
+            **(
+                {"as_of": pipeline.trial.as_of.isoformat()}
+                if pipeline.trial and pipeline.trial.as_of
+                else {}
+            ),
             "key_prefix": pipeline.key_prefix,
             "edition": self.work.files.table.next_number(),
             "version": version,

@@ -26,6 +26,7 @@ from batchrec_dagster.personalize.teardown import is_busy
 from batchrec_dagster.steps.batch_jobs import DAMAGED
 from batchrec_dagster.steps.data_sizes import name_record
 from batchrec_dagster.steps.raw_files import RawRecord
+from batchrec_dagster.steps.trials import delete_old_trials, read_trials
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.object_store import StorageError
@@ -47,6 +48,8 @@ def delete_unneeded(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None
         _delete_inference_outputs(work, jobs_in_use)
     with _log_failures(work, "what removed settings left"):
         _delete_undeclared(work)
+    with _log_failures(work, "trials"):
+        delete_old_trials(work, _list_outputs_of_trials(work))
     with _log_failures(work, "models"):
         expire_models(work.ensure, work.pipeline.name, work.pipeline.retention.models)
 
@@ -107,6 +110,23 @@ def _delete_inference_outputs(work: PersonalizeWork, jobs_in_use: Collection[str
         jobs.update(arns)
     folder = work.pipeline.storage_keys.all_batch_inference
     _delete_outputs(work, BATCH_INFERENCE_JOB, folder, set(map(_read_job_name, jobs)))
+
+
+def _list_outputs_of_trials(work: PersonalizeWork) -> list[str]:
+    """The URIs of the folders with the output of each kept edition's jobs, where trials have it."""
+    root = work.files.uri(work.files.storage_keys.all_trials)
+    table = work.files.table
+    editions = [table.current(), *table.older()]
+    names = {
+        _read_job_name(arn)
+        for edition in editions
+        for arn in (_list_jobs(edition) or [] if edition else [])
+    }
+    return [
+        f"{root}{trial.name}/curated/batch_inference/{name}/"
+        for trial in read_trials(work.files)
+        for name in sorted(names)
+    ]
 
 
 def _list_jobs(edition: Edition) -> list[str] | None:

@@ -165,6 +165,10 @@ class SolutionVersionTrainer:
     def _is_young_enough(self, version: Description) -> bool:
         """Whether solution.retrain lets this version serve newer data."""
         days = self.work.pipeline.solution.retrain.every_days
+        trial = self.work.pipeline.trial
+        if trial is not None and trial.as_of is not None:
+            # The model of another day knows what came later.
+            return False
         if days is None or version["status"] not in REUSABLE:
             return False
         if now() - version["creationDateTime"] >= timedelta(days) - EARLY:

@@ -11,7 +11,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import PriceList
 from batchrec_dagster.storage.lease import Lease
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -26,6 +26,13 @@ class Work:
     def files(self) -> PipelineFiles:
         """The pipeline's files in the storage."""
         return PipelineFiles(self.storage, self.pipeline.storage_keys)
+
+    @cached_property
+    def live_files(self) -> PipelineFiles:
+        """The files of what readers have: the same, unless this is a trial."""
+        if self.pipeline.trial is None:
+            return self.files
+        return PipelineFiles(self.storage, StorageKeys(self.pipeline.address))
 
 
 @dataclass(frozen=True)

@@ -47,18 +47,30 @@ class StorageKeys:
     it. What all lists are made from is the pipeline's.
     """
 
-    def __init__(self, address: str, *, has_own_users: bool = False) -> None:
+    def __init__(
+        self, address: str, *, has_own_users: bool = False, trial: str | None = None
+    ) -> None:
         """The keys of what has this address.
 
         address: a pipeline's name, such as `shop`, or that of a list, such as `shop/newsletter`.
         has_own_users: whether the list has users of its own, instead of the pipeline's.
+        trial: the name of a trial, which has the same files in a folder of its own.
         """
         pipeline, _, list_name = address.partition("/")
+        self.pipeline = pipeline
+        # The folders, with their final slash, of all trials of the pipeline and of this one.
+        self.all_trials = f"{pipeline}/trials/"
+        self.folder_of_trial = f"{self.all_trials}{trial}/"
+        self.trial_record = f"{self.folder_of_trial}trial.json"
+        if trial is not None:
+            pipeline = f"{pipeline}/trials/{trial}"
+        # The folder of the files of the pipeline, or of the trial.
+        self.folder = pipeline
         list_folder = f"{pipeline}/lists/{list_name}" if list_name else pipeline
         users_folder = list_folder if has_own_users else pipeline
         table = SIMILAR_ITEMS if list_name == SIMILAR_ITEMS else "recommendations"
         self.address = address
-        self.pipeline = pipeline
+        self.trial = trial
         self.list_name = list_name
         self.list_folder = list_folder
         self.interactions = f"{pipeline}/transformed/interactions/interactions.csv"
@@ -158,12 +170,12 @@ class StorageKeys:
 
     def lease(self, asset: str) -> str:
         """The folder, with its final slash, of the lease on the asset's step."""
-        folder = self.list_folder if is_of_list(asset) else self.pipeline
+        folder = self.list_folder if is_of_list(asset) else self.folder
         return f"{folder}/leases/{asset}/"
 
     def record(self, asset: str) -> str:
         """The record of an asset of the pipeline."""
-        return f"{self.pipeline}/records/{asset}.json"
+        return f"{self.folder}/records/{asset}.json"
 
     def list_record(self, name: str) -> str:
         """A record of what the list published, such as `publications`."""

@@ -136,6 +136,11 @@ class PublishedTable:
         current = self.current()
         return [edition for edition in self.history_editions() if edition != current]
 
+    def all_editions(self) -> list[Edition]:
+        """The published edition and those published before, newest first."""
+        current = self.current()
+        return [*([current] if current else []), *self.older()]
+
     def history_editions(self) -> list[Edition]:
         """The editions in the history, newest first.
 

@@ -16,6 +16,7 @@ import dagster as dg
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.steps.interactions import remove_dead_work
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
 
 HOLD = """
@@ -81,6 +82,7 @@ def test_what_spark_was_writing_for_dead_runs_goes(
     old_time = time.time() - 3 * 86_400
     for run in ("mine", "forgotten"):
         os.utime(tmp_path / "storage/shop/work" / run / "parts/part-0", (old_time, old_time))
-    remove_dead_work(storage, "shop", "mine", DagsterRuns(instance))
+    files = PipelineFiles(storage, StorageKeys("shop"))
+    remove_dead_work(files, "mine", DagsterRuns(instance))
     runs_left = {info.uri.split("/")[5] for info in storage.store.list(storage.uri("shop/work/"))}
     assert runs_left == {alive, "mine", "another"}

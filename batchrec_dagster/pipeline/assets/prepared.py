@@ -75,6 +75,9 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the ratings that count."""
     ratings, rules = pipeline.ratings, pipeline.rules
     engine = pipeline.preparation.engine
+    settings = fingerprint(ratings.reading, rules)
+    if rules.until is not None:
+        settings += f"-{rules.until}"
 
     @dg.asset(
         **asset_options(
@@ -86,7 +89,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             inputs=["raw_ratings"],
             stage=PREPARED,
             storage_key=pipeline.storage_keys.interactions,
-            code_version=f"{CODE_VERSION}-{fingerprint(ratings.reading, rules)}",
+            code_version=f"{CODE_VERSION}-{settings}",
             io_manager="interactions_io",
             checks={
                 "enough_interactions": "There are as many interactions and users as Personalize"

@@ -182,7 +182,8 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.retention import delete_unneeded
 
         work = get_personalize_work(pipeline, context)
-        delete_old_runs(context.instance, pipeline, context.log)
+        if pipeline.trial is None:
+            delete_old_runs(context.instance, pipeline, context.log)
         with work.step_lease("recommendations", context.run.run_id):
             if config.roll_back_to:
                 return roll_back(work, context, config.roll_back_to, delete_unneeded)

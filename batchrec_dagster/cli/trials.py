@@ -1,0 +1,270 @@
+"""`batchrec run --trial` and `--as-of`: lists that nobody reads, and what differs in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from batchrec_dagster.cli.project import (
+    UnknownNameError,
+    find_declared_pipelines,
+    find_project,
+    format_program,
+    get_terminal_width,
+    importable_project,
+    load_environment,
+    load_storage,
+    make_job_command,
+    shorten_path,
+)
+from batchrec_dagster.cli.run import watch_run
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from batchrec_dagster.config import Pipeline
+    from batchrec_dagster.config.trial import Trial
+    from batchrec_dagster.reporting.run_stages import RunStages
+    from batchrec_dagster.storage.paths import PipelineFiles
+
+DAYS_BETWEEN = 7
+
+
+def run_trials(
+    name: str, texts: Sequence[str], as_of: str | None, every: int | None, *, keep: bool
+) -> int:
+    """Run the trial of the pipeline, show what differs in its lists, and return the exit code.
+
+    texts: the settings to try, such as `solution.recipe=aws-popularity-count`.
+    as_of: the day at whose end the data end, or a range of days; None for all data.
+    every: after how many days of the range comes the next.
+    keep: whether to write the settings into the defs.yaml.
+    Raises click.ClickException if the trial cannot be made.
+    """
+    from batchrec_dagster.config.trial import Trial, TrialError, parse_settings
+    from batchrec_dagster.steps.trials import begin_trial
+
+    days = _parse_days(as_of, every)
+    if keep and (as_of is not None or not texts):
+        raise click.UsageError("--keep keeps settings: name them with --trial, without --as-of")
+    try:
+        trial = Trial.parse(parse_settings(tuple(texts)), as_of or "")
+    except TrialError as error:
+        raise click.ClickException(str(error)) from error
+    options = [*(part for text in texts for part in ("--trial", text))]
+    if as_of is not None:
+        options += ["--as-of", as_of, *(("--every", str(every)) if every else ())]
+    trial_run = _TrialRun(name, trial, options)
+    begin_trial(trial_run.lists[0].files, trial)
+    exit_code = trial_run.run(trial) if days is None else trial_run.run_days(days)
+    if not exit_code and keep:
+        click.echo(_keep_settings(name, trial))
+    return exit_code
+
+
+def _keep_settings(name: str, trial: Trial) -> str:
+    """Write the trial's settings into the pipeline's defs.yaml, and return what was changed.
+
+    Raises click.ClickException if they cannot be written.
+    """
+    from batchrec_dagster.config.changed_declaration import change_declaration
+    from batchrec_dagster.config.trial import TrialError, format_value
+
+    file = find_declared_pipelines(find_project())[name]
+    text = file.read_bytes().decode()
+    try:
+        changed = change_declaration(text, name, trial.settings)
+    except TrialError as error:
+        raise click.ClickException(f"{shorten_path(file)}: {error}") from error
+    if changed == text:
+        return f"\n{shorten_path(file)} has these settings already"
+    part = file.with_name(f"{file.name}.part")
+    part.write_bytes(changed.encode())
+    part.replace(file)
+    lines = [
+        f"  {path} is not set" if value is None else f"  {path}: {format_value(value)}"
+        for path, value in trial.settings.items()
+    ]
+    return "\n".join([f"\n{shorten_path(file)} is changed:", *lines])
+
+
+def _parse_days(as_of: str | None, every: int | None) -> list[date] | None:
+    """The days to try, oldest first; None if all data are tried. Raises click.UsageError."""
+    if as_of is None:
+        if every is not None:
+            raise click.UsageError("--every is for a range of days: --as-of DAY..DAY")
+        return None
+    first_text, separator, last_text = as_of.partition("..")
+    if every is not None and not separator:
+        raise click.UsageError("--every is for a range of days: --as-of DAY..DAY")
+    try:
+        first = date.fromisoformat(first_text)
+        last = date.fromisoformat(last_text) if separator else first
+    except ValueError as error:
+        raise click.UsageError(
+            f"--as-of {as_of}: write a day such as 2026-11-24, or a range such as"
+            " 2026-09-01..2026-11-24"
+        ) from error
+    if last < first:
+        raise click.UsageError(f"--as-of {as_of}: the range ends before it starts")
+    step = timedelta(days=every or DAYS_BETWEEN)
+    days = [first + number * step for number in range((last - first) // step + 1)]
+    from batchrec_dagster.config.trial import MOST_DAYS
+
+    if len(days) > MOST_DAYS:
+        raise click.UsageError(
+            f"--as-of {as_of} has {len(days):,} days to try, and {MOST_DAYS} are possible: set a"
+            " larger --every"
+        )
+    return days
+
+
+@dataclass(frozen=True)
+class _TriedList:
+    """A list of a trial, and what readers have of it."""
+
+    address: str
+    """What people call it: the pipeline, or a list of it."""
+    files: PipelineFiles
+    live_files: PipelineFiles
+
+
+class _TrialRun:
+    """Runs of the trial of a pipeline.
+
+    options: those of `batchrec run` that start the same trial again.
+    Raises click.ClickException if the trial cannot be made.
+    """
+
+    def __init__(self, name: str, trial: Trial, options: Sequence[str]) -> None:
+        from batchrec_dagster.pipeline.trial_definitions import describe_run
+
+        self.name, self.trial, self.options = name, trial, options
+        self._project = find_project()
+        self._file = find_declared_pipelines(self._project)[name]
+        self._describe_run = describe_run
+        self.lists = [*self._list_files(self._load())]
+        if all(tried.live_files.table.current() is None for tried in self.lists):
+            raise UnknownNameError(
+                f"{name} has published nothing yet, so there is nothing to compare a trial with:"
+                f" {format_program()} run {name}"
+            )
+
+    def _load(self) -> Pipeline:
+        """The pipeline with the trial's settings. Raises click.ClickException."""
+        from batchrec_dagster.config.declaration_errors import DeclarationError
+        from batchrec_dagster.config.trial import TrialError
+        from batchrec_dagster.pipeline.trial_definitions import load_pipeline
+
+        load_environment()
+        project = self._project
+        with importable_project(project):
+            try:
+                declared = load_pipeline(project.defs, self._file, self.name)
+            except DeclarationError as error:
+                raise click.ClickException(str(error)) from error
+            try:
+                return declared.make_trial(self.trial)
+            except (DeclarationError, TrialError, ValueError) as error:
+                raise click.ClickException(f"this cannot be tried: {error}") from error
+
+    def _list_files(self, pipeline: Pipeline) -> Iterator[_TriedList]:
+        from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+
+        storage = load_storage(self.name)
+        for one_list in pipeline.list_pipelines:
+            live_keys = StorageKeys(one_list.address)
+            yield _TriedList(
+                one_list.address,
+                PipelineFiles(storage, one_list.storage_keys),
+                PipelineFiles(storage, live_keys),
+            )
+
+    def run(self, trial: Trial) -> int:
+        """Run the trial once, and return the exit code."""
+        from batchrec_dagster.pipeline.trial_definitions import TRIAL_VARIABLE
+
+        project = self._project
+        run = self._describe_run(project.module, project.defs, self._file, self.name, trial)
+        return watch_run(
+            self.name,
+            make_job_command(f"{self.name}_trial", "batchrec_dagster.pipeline.trial_definitions"),
+            self._describe_result,
+            environment={TRIAL_VARIABLE: run},
+            options=self.options,
+        )
+
+    def run_days(self, days: Sequence[date]) -> int:
+        """Run the trial with the data of each day that it has no lists of yet.
+
+        Returns the exit code of the last run; the first that fails is the last.
+        """
+        for number, day in enumerate(days, start=1):
+            if day.isoformat() in self._find_days_with_lists():
+                continue
+            click.echo(f"{self.name} as of {day} ({number} of {len(days)})")
+            exit_code = self.run(replace(self.trial, as_of=day))
+            if exit_code:
+                return exit_code
+        for tried in self.lists:
+            click.echo(_describe_days(tried), nl=False)
+        return 0
+
+    def _find_days_with_lists(self) -> set[str]:
+        """The days whose lists are made, in each of the lists."""
+        return set.intersection(
+            *(
+                {str(edition.about.get("as_of")) for edition in tried.files.table.all_editions()}
+                for tried in self.lists
+            )
+        )
+
+    def _describe_result(self, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
+        folder = f"{self.name}/trials/{self.trial.name}"
+        lines = [f"\n{folder}: tried in {duration}. Readers have what they had"]
+        lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
+        for tried in self.lists:
+            lines += ["", *self._describe_list(tried)]
+        if self.trial.settings and "--as-of" not in self.options:
+            command = [format_program(), "run", self.name, *self.options, "--keep"]
+            lines += ["", f"Keep these settings for the next run: {_join(command)}"]
+        return lines
+
+    def _describe_list(self, tried: _TriedList) -> Iterator[str]:
+        """Lines about the trial's lists, and what differs from those that readers have."""
+        from batchrec_dagster.reporting.changes import format_comparison
+        from batchrec_dagster.reporting.comparison import compare_lists, name_lists
+
+        live, edition = tried.live_files.table.current(), tried.files.table.current()
+        if live is None or edition is None:
+            yield f"{tried.address}: readers have nothing yet, so nothing is compared"
+        else:
+            comparison = compare_lists(
+                name_lists(tried.live_files, live), name_lists(tried.files, edition)
+            )
+            yield format_comparison(comparison, get_terminal_width()).rstrip()
+        storage = tried.files.storage
+        report = tried.files.uri(tried.files.storage_keys.report)
+        if storage.store.head(report) is not None:
+            yield f"\nreport  {storage.where(report)}"
+
+
+def _join(command: Sequence[str]) -> str:
+    import shlex
+
+    return " ".join([command[0], shlex.join(command[1:])])
+
+
+def _describe_days(tried: _TriedList) -> str:
+    """What the lists of each day would have brought. It needs the extra `report`."""
+    from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
+    from batchrec_dagster.reporting.backtest import format_backtest
+    from batchrec_dagster.steps.outcomes import read_sums
+
+    outcomes = [*estimate_outcomes(read_sums(tried.files))]
+    editions = tried.files.table.all_editions()
+    return format_backtest(tried.address, outcomes, editions, get_terminal_width())

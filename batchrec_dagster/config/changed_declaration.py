@@ -1,0 +1,146 @@
+"""Changes settings in the text of a defs.yaml, and leaves all else as people wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
+
+from batchrec_dagster.config.trial import TrialError, apply_settings, format_value
+
+
+def change_declaration(text: str, pipeline: str, settings: Mapping[str, Any]) -> str:
+    """The text of a defs.yaml with these settings of the pipeline.
+
+    Comments, order and all other settings stay.
+
+    settings: by their path, such as solution.recipe. None removes a setting.
+    Raises TrialError if a setting cannot be written there.
+    """
+    declared = _read_attributes(text, pipeline)
+    changed = text
+    for path, value in settings.items():
+        keys = path.split(".")
+        changed = (
+            _remove(changed, pipeline, keys)
+            if value is None
+            else _write(changed, pipeline, keys, value)
+        )
+    # What is written must mean what was tried.
+    try:
+        is_as_tried = _read_attributes(changed, pipeline) == apply_settings(declared, settings)
+    except yaml.YAMLError:
+        is_as_tried = False
+    if not is_as_tried:
+        lines = ", ".join(f"{path}: {format_value(value)}" for path, value in settings.items())
+        raise TrialError(f"these settings cannot be written there: write them yourself: {lines}")
+    return changed
+
+
+def _read_attributes(text: str, pipeline: str) -> dict[str, Any]:
+    """The attributes of the pipeline, as plain data."""
+    for document in yaml.safe_load_all(text):
+        attributes = document.get("attributes") if isinstance(document, dict) else None
+        if isinstance(attributes, dict) and attributes.get("name") == pipeline:
+            return apply_settings(attributes, {})
+    raise TrialError(f"no pipeline has the name {pipeline} there")
+
+
+def _find_attributes(text: str, pipeline: str) -> MappingNode:
+    """The node of the pipeline's attributes."""
+    for document in yaml.compose_all(text, yaml.SafeLoader):
+        attributes = _get(document, "attributes")
+        name = _get(attributes, "name")
+        if isinstance(attributes, MappingNode) and getattr(name, "value", None) == pipeline:
+            return attributes
+    raise TrialError(f"no pipeline has the name {pipeline} there")
+
+
+def _get(node: Node | None, key: str) -> Node | None:
+    """The value of the key in a mapping; None if there is none."""
+    if not isinstance(node, MappingNode):
+        return None
+    return next((value for name, value in node.value if name.value == key), None)
+
+
+def _write(text: str, pipeline: str, keys: list[str], value: Any) -> str:
+    """The text with the value at the path of these keys."""
+    node: Node = _find_attributes(text, pipeline)
+    while keys:
+        inner = _get(node, keys[0])
+        if inner is None or (len(keys) > 1 and not _has_keys(inner)):
+            break
+        node, keys = inner, keys[1:]
+    if not keys:
+        return _replace(text, node, value)
+    inner = _get(node, keys[0])
+    for key in reversed(keys[1:]):
+        value = {key: value}
+    if inner is not None:
+        # A block without a setting, such as `solution:`.
+        return _replace(text, inner, value)
+    assert isinstance(node, MappingNode)
+    entry = f"{keys[0]}: {format_value(value)}"
+    end = _find_end(text, node)
+    if node.flow_style:
+        separator = ", " if node.value else ""
+        return f"{text[: end - 1].rstrip()}{separator}{entry}{text[end - 1 :]}"
+    indent = " " * node.value[0][0].start_mark.column
+    # Behind a comment in the last line of the block.
+    line_end = text.find("\n", end)
+    line_end = len(text) if line_end < 0 else line_end
+    return f"{text[:line_end]}\n{indent}{entry}{text[line_end:]}"
+
+
+def _replace(text: str, node: Node, value: Any) -> str:
+    """The text with this value in the place of the node."""
+    start, end = node.start_mark.index, _find_end(text, node)
+    # Behind the colon, if there is no value yet.
+    space = "" if text[start - 1 : start].isspace() else " "
+    return text[:start] + space + format_value(value) + text[end:]
+
+
+def _remove(text: str, pipeline: str, keys: list[str]) -> str:
+    """The text without the setting at the path of these keys, and without blocks that it leaves
+    empty."""
+    blocks: list[MappingNode] = [_find_attributes(text, pipeline)]
+    for key in keys[:-1]:
+        inner = _get(blocks[-1], key)
+        if not isinstance(inner, MappingNode):
+            return text
+        blocks.append(inner)
+    if _get(blocks[-1], keys[-1]) is None:
+        return text
+    block = blocks[-1]
+    number = next(i for i, (name, _) in enumerate(block.value) if name.value == keys[-1])
+    name, value = block.value[number]
+    start, end = name.start_mark.index, _find_end(text, value)
+    if block.flow_style:
+        if number + 1 < len(block.value):
+            end = block.value[number + 1][0].start_mark.index
+        elif number:
+            start = _find_end(text, block.value[number - 1][1])
+        return text[:start] + text[end:]
+    if len(block.value) == 1:
+        return text[:start] + "{}" + text[end:]
+    line_start = text.rfind("\n", 0, start) + 1
+    line_end = text.find("\n", end)
+    return text[:line_start] + ("" if line_end < 0 else text[line_end + 1 :])
+
+
+def _has_keys(node: Node) -> bool:
+    return isinstance(node, MappingNode) and (bool(node.value) or bool(node.flow_style))
+
+
+def _find_end(text: str, node: Node) -> int:
+    """Where the node ends. YAML's own mark of a block may be behind the comments after it."""
+    if isinstance(node, CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        return _find_end(text, last[1] if isinstance(node, MappingNode) else last)
+    end: int = node.end_mark.index
+    if isinstance(node, ScalarNode) and node.style in ("|", ">"):
+        return len(re.sub(r"\s+\Z", "", text[:end]))
+    return end

@@ -1,0 +1,181 @@
+"""Compares two editions that did not follow each other: a trial with what readers have, or the
+lists of two pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batchrec_dagster.personalize.evidence import (
+    COVERAGE,
+    NDCG,
+    MetricEstimate,
+    name_ndcg,
+    read_ndcg,
+)
+from batchrec_dagster.reporting.editions import (
+    EditionDiff,
+    compare_editions,
+    explain_incomparability,
+)
+from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.published_table import Edition
+
+# The keys of an edition's metadata: by how much the model of a trial is better than that of the
+# published lists, and what its lists cost where Amazon infers them.
+PAIRED, INFERENCE_COST = "paired", "inference_cost_on_aws_usd"
+
+
+@dataclass(frozen=True)
+class ComparedLists:
+    """An edition that is compared with another."""
+
+    name: str
+    """What people call it, such as `shop, edition 12`."""
+    history: EditionHistory
+    edition: Edition
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of both editions, as text; empty where it is not known."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """By how much NDCG@25 of the second edition's model is higher, for the same people."""
+
+    users: int
+    """How many people were tested with both models."""
+    ndcg: MetricEstimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What tells two editions apart."""
+
+    before: str
+    """What people call the first edition."""
+    after: str
+    """What people call the second edition."""
+    diff: EditionDiff
+    measures: list[Measure]
+    """Quality, categories and cost."""
+    obstacles: list[str]
+    """Why the metrics cannot be compared, in words; empty if they can be."""
+    difference: PairedDifference | None
+    """None where the models were not measured on the same people, one by one."""
+
+    @property
+    def title(self) -> str:
+        """Which editions are compared, in a sentence without a full stop."""
+        return f"{self.after} compared with {self.before}"
+
+    @property
+    def quality(self) -> str:
+        """What the metrics say, in a sentence without a full stop."""
+        if self.obstacles:
+            return f"the metrics cannot be compared: {'; '.join(self.obstacles)}"
+        if self.difference is None:
+            return (
+                "NDCG@25 was measured on the same interactions, but for each model alone. So if the"
+                " intervals overlap much, the difference may be chance"
+            )
+        ndcg, users = self.difference.ndcg, self.difference.users
+        text = f"for the same {users:,} held-out people, NDCG@25 differs by {ndcg.value:+.4f}"
+        if ndcg.interval is None:
+            return f"{text}; they are too few for an interval"
+        low, high = ndcg.interval
+        judgement = "more than chance" if low > 0 or high < 0 else "this may be chance"
+        return f"{text} (95% interval {low:+.4f} to {high:+.4f}): {judgement}"
+
+
+def name_lists(files: PipelineFiles, edition: Edition) -> ComparedLists:
+    """The edition of these files, with what people call it."""
+    keys = files.storage_keys
+    place = f"edition {edition.number}" if keys.trial is None else f"trial {keys.trial}"
+    return ComparedLists(f"{keys.address}, {place}", EditionHistory(files), edition)
+
+
+def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
+    """What tells the second lists from the first.
+
+    Raises StorageError, and DamagedObjectError if the file of one of them is damaged.
+    """
+    old, new = before.edition, after.edition
+    diff = compare_editions(
+        (old, before.history.files.table.read_edition(old), before.history.read_data(old)),
+        (new, after.history.files.table.read_edition(new), after.history.read_data(new)),
+    )
+    obstacles = explain_incomparability(old, new)
+    if not diff.comparable and not obstacles:
+        obstacles = ["they were measured on different interactions"]
+    return Comparison(
+        before.name,
+        after.name,
+        diff,
+        [*_list_measures(old, new)],
+        obstacles,
+        _read_difference(old, new),
+    )
+
+
+def _read_difference(before: Edition, after: Edition) -> PairedDifference | None:
+    paired = after.about.get(PAIRED) or {}
+    if paired.get("solution_version_arn") != before.about.get("solution_version_arn"):
+        return None
+    ndcg = MetricEstimate(paired["difference"], paired.get("low"), paired.get("high"))
+    return PairedDifference(int(paired["users"]), ndcg)
+
+
+def _list_measures(before: Edition, after: Edition) -> Iterator[Measure]:
+    """The numbers that at least one of the editions has."""
+    ndcg_name = name_ndcg(after.about.get("target_events"))
+    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        ndcg_name: _format_ndcg,
+        "of popular items": _format_popular_ndcg,
+        "coverage": lambda about: _format_metric(about, COVERAGE),
+        "users with a list": lambda about: _format_number(about.get("users")),
+        "categories per list": lambda about: _format_number(
+            about.get("diversity", {}).get("values_per_list")
+        ),
+        "paid for the run": lambda about: _format_cost(about.get("run_cost_usd")),
+        "inference on AWS": lambda about: _format_cost(about.get(INFERENCE_COST)),
+    }
+    for name, format_row in rows.items():
+        measure = Measure(name, format_row(before.about), format_row(after.about))
+        if measure.before or measure.after:
+            yield measure
+
+
+def _format_ndcg(about: Mapping[str, Any]) -> str:
+    ndcg = read_ndcg(about)
+    if ndcg is None:
+        return ""
+    if ndcg.interval is None:
+        return f"{ndcg.value:.4f}"
+    return f"{ndcg.value:.4f} ({ndcg.interval[0]:.4f} to {ndcg.interval[1]:.4f})"
+
+
+def _format_popular_ndcg(about: Mapping[str, Any]) -> str:
+    value = about.get("popularity_metrics", {}).get(NDCG)
+    return "" if value is None else f"{value:.4f}"
+
+
+def _format_metric(about: Mapping[str, Any], name: str) -> str:
+    value = about.get("metrics", {}).get(name)
+    return "" if value is None else f"{value:.4f}"
+
+
+def _format_number(value: float | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _format_cost(usd: float | None) -> str:
+    return "" if usd is None else f"${usd:,.2f}"

@@ -1,0 +1,141 @@
+"""What a trial uses in Personalize and in the storage, and how long it stays.
+
+A trial that reads the same data as its pipeline works in the pipeline's dataset group: what is
+imported, trained and inferred already is found there, and what the trial adds is found by the
+pipeline if its settings are kept. Other data must not replace the pipeline's, so a trial with other
+data has a dataset group of its own.
+
+Each trial has a record of what it uses. It is written before the trial starts, so that the
+pipeline's own runs leave that alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config.trial import Trial
+from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.durable import delete_empty_folders
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys, read_record, write_record
+
+# How many trials of a pipeline are kept, the newest.
+TRIALS_KEPT = 3
+IMPORT = "personalize_dataset"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What is known of a trial that is kept."""
+
+    name: str
+    started_at: str
+    """When it was last started, in ISO 8601 and UTC."""
+    description: str = ""
+    """What it changes, in words."""
+    dataset_group: str | None = None
+    """The name of the dataset group that it works in; None before it has chosen one."""
+    resources: Sequence[str] = ()
+    """The names of the solutions and filters that it uses there."""
+
+
+def begin_trial(files: PipelineFiles, trial: Trial) -> None:
+    """Record that the trial starts, so that it is kept. Raises StorageError.
+
+    files: those of the trial.
+    """
+    record = {
+        **read_record(files.storage, files.uri(files.storage_keys.trial_record)),
+        "name": trial.name,
+        "started_at": datetime.now(UTC).isoformat(),
+        "description": trial.description,
+    }
+    write_record(files.storage, files.storage_keys.trial_record, record)
+
+
+def choose_dataset_group(work: PersonalizeWork, schemas: str, data_version: str) -> str:
+    """The name of the dataset group for data of this version, recorded if this is a trial.
+
+    schemas: a fingerprint of the schemas.
+    Raises StorageError.
+    """
+    pipeline, trial = work.pipeline, work.pipeline.trial
+    name = f"{pipeline.name}-{schemas[:8]}"
+    if trial is None:
+        return name
+    imported = work.live_files.record(IMPORT, DatasetRecord)
+    has_same_data = imported.get("data_version") == data_version
+    if not has_same_data or imported.get("dataset_group_name") != name:
+        name = f"{pipeline.name}-{fingerprint('trial', trial.name, schemas)[:8]}"
+    return name
+
+
+def remember_resources(work: Work, group: str, endings: Collection[str]) -> None:
+    """Record which dataset group a trial uses, and which solutions and filters in it.
+
+    group: the name of the dataset group.
+    endings: what their names end with.
+    Raises StorageError.
+    """
+    if work.pipeline.trial is None:
+        return
+    key = work.files.storage_keys.trial_record
+    record = {
+        "name": work.pipeline.trial.name,
+        "started_at": datetime.now(UTC).isoformat(),
+        **read_record(work.storage, work.files.uri(key)),
+        "dataset_group": group,
+        "resources": [f"{group}-{ending}" for ending in sorted(endings)],
+    }
+    write_record(work.storage, key, record)
+
+
+def read_trials(files: PipelineFiles) -> list[TrialRecord]:
+    """The trials that are kept, newest first. Raises StorageError.
+
+    files: those of the pipeline, or of one of its trials.
+    """
+    storage = files.storage
+    root = files.uri(files.storage_keys.all_trials)
+    path = storage.store.local_path(root)
+    if path is not None and not path.exists():
+        # Listing the folders would create it.
+        return []
+    trials = []
+    for name in storage.store.subfolders(root):
+        keys = StorageKeys(files.storage_keys.pipeline, trial=name)
+        record = read_record(storage, files.uri(keys.trial_record))
+        trials.append(
+            TrialRecord(
+                name,
+                str(record.get("started_at", "")),
+                str(record.get("description", "")),
+                record.get("dataset_group"),
+                tuple(record.get("resources", ())),
+            )
+        )
+    return sorted(trials, key=lambda trial: trial.started_at, reverse=True)
+
+
+def delete_old_trials(work: PersonalizeWork, outputs_in_use: Collection[str] = ()) -> None:
+    """Delete the folders of all but the newest trials.
+
+    outputs_in_use: the URIs of the folders of batch jobs whose output the published lists are made
+        from. The pipeline may have adopted the job of a trial.
+    Raises StorageError.
+    """
+    files = work.files
+    for trial in read_trials(files)[TRIALS_KEPT:]:
+        keys = StorageKeys(files.storage_keys.pipeline, trial=trial.name)
+        root, record = files.uri(keys.folder_of_trial), files.uri(keys.trial_record)
+        uris = [info.uri for info in work.storage.store.list(root)]
+        unneeded = [uri for uri in uris if not uri.startswith(tuple(outputs_in_use))]
+        # The record comes last, so that the next run goes on if this one is killed.
+        for uri in sorted(unneeded, key=lambda uri: uri == record):
+            work.storage.store.delete(uri)
+        delete_empty_folders(work.storage.store.local_path(root))
+        if unneeded:
+            work.ensure.log.info(f"retention: deleted the trial {trial.name}")
