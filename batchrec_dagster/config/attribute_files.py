@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from batchrec_dagster.config.ratings import check_delimiter, check_encoding
+from batchrec_dagster.config.ratings import check_delimiter, check_encoding, check_positions
 from batchrec_dagster.config.sources import SourceSettings
 from batchrec_dagster.config.validation import validate_pattern, validate_with
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
-from batchrec_dagster.preparation.layout import Decimal, Encoding, TableFormat
+from batchrec_dagster.preparation.layout import NO_HEADER, Decimal, Encoding, TableFormat
 from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.sources.tables import TextForm
 
@@ -56,6 +56,13 @@ class AttributesFileSettings(SourceSettings):
     _separator_separates = validate_pattern(
         "separator", pattern=r"(?s).+", or_else='write a character, such as "|"'
     )
+
+    @model_validator(mode="after")
+    def _columns_fit_the_header(self) -> Self:
+        if self.file_header == NO_HEADER and self.columns is not None:
+            layout: Any = self.columns
+            check_positions([*layout.layout.roles.values()], "columns")
+        return self
 
     @property
     def rows(self) -> RatingsSource:

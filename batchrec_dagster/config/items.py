@@ -127,4 +127,5 @@ class ItemSettings(AttributesFileSettings):
             separator=self.separator,
             encoding=layout.encoding if self.encoding == "auto" else self.encoding,
             decimal=self.decimal,
+            header=self.file_header,
         )

@@ -13,6 +13,7 @@ from batchrec_dagster.config.sources import SourceSettings
 from batchrec_dagster.config.validation import validate_with
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
+    NO_HEADER,
     NO_TIMES,
     NULL_VALUES,
     Decimal,
@@ -65,6 +66,15 @@ def check_names_or_positions(columns: Sequence[Column]) -> None:
         )
     if any(isinstance(column, int) and column < 1 for column in columns):
         raise ValueError("positions count from 1")
+
+
+def check_positions(columns: Sequence[Column], setting: str) -> None:
+    """Raise ValueError unless the columns of a file without a header are given, by position.
+
+    setting: the setting that names them.
+    """
+    if not columns or any(isinstance(column, str) for column in columns):
+        raise ValueError(f"with header: none, give {setting} by position, such as 1")
 
 
 class Columns(dg.Model):
@@ -235,6 +245,13 @@ class RatingsSettings(SourceSettings):
             raise ValueError(f"timestamps as {self.timestamp_form} have a zone: omit timezone")
         return self
 
+    @model_validator(mode="after")
+    def _columns_fit_the_header(self) -> Self:
+        columns = self.columns.declared if self.columns else {}
+        if self.file_header == NO_HEADER:
+            check_positions([*columns.values()], "columns")
+        return self
+
     @property
     def has_times(self) -> bool:
         """Whether the rows have times, as far as it is declared."""
@@ -294,4 +311,5 @@ class RatingsSettings(SourceSettings):
             decimal=self.decimal,
             null_values=self.all_null_values,
             timezone=self.timezone,
+            header=self.file_header,
         )

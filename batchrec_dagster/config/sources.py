@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import dagster as dg
 from pydantic import (
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from batchrec_dagster.config.validation import build_field_errors
-from batchrec_dagster.preparation.layout import TableFormat
+from batchrec_dagster.preparation.layout import Header, TableFormat
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.errors import SourceError
@@ -35,7 +35,7 @@ class QueriedSource(dg.Model):
 
     # Fingerprints are made of what is serialized. Settings that earlier versions did not have are
     # left out where they are not set, so that nothing is prepared again.
-    newer_settings: ClassVar[tuple[str, ...]] = ("partitions", "deps")
+    newer_settings: ClassVar[tuple[str, ...]] = ("partitions", "deps", "header")
 
     source: str | dict[str, str] | None
     query: str | None = Field(
@@ -62,6 +62,38 @@ class QueriedSource(dg.Model):
         " asset:// source needs none.",
         examples=[["orders"], ["sales/orders"]],
     )
+
+    header: int | Literal["none"] | dict[str, int | Literal["none"]] | None = Field(
+        default=None,
+        description="csv: the number of the line that names the columns, from 1; what is before it,"
+        " such as sep=; or the text of a report, is left out. none: there is no such line. With"
+        " columns by position, the last line before the rows. Default: line 1, or none if columns"
+        " are given by position or, for a query, line 1 of any file looks like a row. Of several"
+        " sources: that of each, by its name.",
+        examples=[4, "none", {"orders": 2}],
+    )
+
+    @property
+    def headers(self) -> dict[str, Header]:
+        """The header that is declared of a source, by its name."""
+        if isinstance(self.header, dict):
+            return dict(self.header)
+        return {} if self.header is None else dict.fromkeys(self.sources, self.header)
+
+    @property
+    def file_header(self) -> Header | None:
+        """The header of the files, if these are read themselves, and not by a query."""
+        return self.headers.get(SOURCE) if self.query is None else None
+
+    @field_validator("header")
+    @classmethod
+    def _header_counts_from_1(
+        cls, header: Header | dict[str, Header] | None
+    ) -> Header | dict[str, Header] | None:
+        numbers = [*header.values()] if isinstance(header, dict) else [header]
+        if any(isinstance(number, int) and number < 1 for number in numbers):
+            raise ValueError("lines count from 1; write none if no line names the columns")
+        return header
 
     @property
     def partitions_by_source(self) -> dict[str, str]:
@@ -159,7 +191,7 @@ class QueriedSource(dg.Model):
             tables[name] = replace(rows, partitions=partitions)
         if self.query is None:
             return tables[SOURCE]
-        return FileQuery(check_sql(self.query), tables, form, setting)
+        return FileQuery(check_sql(self.query), tables, form, setting, self.headers)
 
     @property
     def _version_query(self) -> str | None:
@@ -187,6 +219,7 @@ class QueriedSource(dg.Model):
         problems |= {
             **self._format_problems(),
             **self._partitions_problems(),
+            **self._header_problems(),
             **self._query_problems(),
         }
         if problems:
@@ -230,6 +263,15 @@ class QueriedSource(dg.Model):
             elif not re.fullmatch(r"latest|[1-9]\d{0,4}d", partitions):
                 problems[keys] = "write latest, or a number of days such as 30d"
         return problems
+
+    def _header_problems(self) -> dict[tuple[str, ...], str]:
+        if self.header is not None and self.database is not None:
+            return {("header",): "it is of files, not of a database: omit it"}
+        if isinstance(self.header, dict) and (
+            isinstance(self.source, str) or not self.header.keys() <= self.sources.keys()
+        ):
+            return {("header",): "name the tables that source names, and the header of each"}
+        return {}
 
     def _query_problems(self) -> dict[tuple[str, ...], str]:
         if self.database is not None:

@@ -71,4 +71,5 @@ class UserSettings(AttributesFileSettings):
             separator=self.separator,
             encoding=self.encoding,
             decimal=self.decimal,
+            header=self.file_header,
         )

@@ -22,13 +22,12 @@ from batchrec_dagster.preparation.attributes import (
 )
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import Column, Encoding, PreparationError
+from batchrec_dagster.preparation.layout import Column, Encoding, Header, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.recognition import (
     ReadSettings,
     open_table,
     recognise_layout,
-    recognise_table,
 )
 from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.computed import AssetRows
@@ -46,7 +45,7 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
     name_errors,
 )
-from batchrec_dagster.preparation.users import choose_id_column
+from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
 from batchrec_dagster.steps.raw_files import make_source_context
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -107,7 +106,9 @@ def _list_users(pipeline: Pipeline) -> Iterator[_Block]:
 
 def _make_attributes_block(rows: RatingsSource, layout: AttributesLayout, kind: RowKind) -> _Block:
     def match_columns(opened: OpenedFile) -> None:
-        reading = ReadSettings(delimiter=layout.delimiter, columns=layout.roles)
+        reading = ReadSettings(
+            delimiter=layout.delimiter, columns=layout.roles, header=layout.header
+        )
         table = open_attributes_table(opened, reading, layout.separator)
         columns = {kind.key(role): column for role, column in layout.roles.items()}
         locate_columns(columns, table.columns, opened.name)
@@ -118,7 +119,7 @@ def _make_attributes_block(rows: RatingsSource, layout: AttributesLayout, kind: 
 def _list_batch_users(pipeline: Pipeline) -> Iterator[_Block]:
     users = pipeline.batch_users
     if users.rows is not None:
-        yield _make_ids_block("batch_users", users.rows, "user", users.column)
+        yield _make_ids_block("batch_users", users.rows, "user", users.column, users.file_header)
 
 
 def _list_blocked_items(pipeline: Pipeline) -> Iterator[_Block]:
@@ -129,14 +130,16 @@ def _list_blocked_items(pipeline: Pipeline) -> Iterator[_Block]:
 
 
 def _make_ids_block(
-    name: str, rows: RatingsSource, role: Literal["user", "item"], column: Column | None
+    name: str,
+    rows: RatingsSource,
+    role: Literal["user", "item"],
+    column: Column | None,
+    header: Header | None = None,
 ) -> _Block:
     setting = f"{name}.column"
 
     def match_columns(opened: OpenedFile) -> None:
-        table = recognise_table(
-            opened, ReadSettings(columns={} if column is None else {setting: column})
-        )
+        (table,) = open_id_tables([opened], role, column, setting, header)
         chosen = choose_id_column(table, role, column, setting)
         locate_columns({setting: chosen}, table.columns, opened.name)
 

@@ -17,7 +17,13 @@ import polars as pl
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import Column, Decimal, Encoding, PreparationError
+from batchrec_dagster.preparation.layout import (
+    Column,
+    Decimal,
+    Encoding,
+    Header,
+    PreparationError,
+)
 from batchrec_dagster.preparation.polars.cells import (
     FLAW,
     ROW,
@@ -96,6 +102,8 @@ class AttributesLayout(Protocol):
     @property
     def null_values(self) -> Sequence[str]: ...
     @property
+    def header(self) -> Header | None: ...
+    @property
     def roles(self) -> Mapping[str, Column]:
         """The columns by the setting of the block's columns that names them."""
 
@@ -136,7 +144,9 @@ def parse_attribute_rows(
             opened = open_file(file, layout.encoding, folder, reader)
         if not opened.size:
             raise PreparationError(f"{file.name} is empty")
-        reading = ReadSettings(delimiter=layout.delimiter, columns=layout.roles)
+        reading = ReadSettings(
+            delimiter=layout.delimiter, columns=layout.roles, header=layout.header
+        )
         table = open_attributes_table(opened, reading, layout.separator)
         if isinstance(table, CsvTable) and (problem := table.find_broken_quotes(QUOTES_FIX)):
             raise PreparationError(problem)

@@ -50,7 +50,7 @@ def locate_columns(
     name: what messages call the file.
     hint: what messages end with.
 
-    Raises PreparationError for a column that is not there.
+    Raises PreparationError for a column that is not there, or there several times.
     """
     positions = {}
     for role, column in columns_by_role.items():
@@ -65,6 +65,12 @@ def locate_columns(
             raise PreparationError(
                 f"{name} has no column {column!r} ({format_setting_name(role)}); it has:"
                 f" {', '.join(columns)}{hint}"
+            )
+        elif list(columns).count(column) > 1:
+            raise PreparationError(
+                f"{name} has several columns {column!r} ({format_setting_name(role)}): rename them,"
+                " or set the columns by position, and header to the number of the line with the"
+                " names"
             )
         else:
             positions[role] = list(columns).index(column)

@@ -8,6 +8,7 @@ Everything that reads a CSV file whose delimiter is not declared asks this modul
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,12 +18,19 @@ import polars as pl
 from batchrec_dagster.preparation.column_names import recognise_columns
 from batchrec_dagster.preparation.layout import Column, split_line
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.csv_table import DELIMITERS
+from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, skip_lines
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.rows import parse_as
 
 # Records that are read to recognise the delimiter.
 SAMPLED_RECORDS = 20
+# Lines that are read to find the header below other lines, and how many lines below them must have
+# as many fields as it, with itself.
+SAMPLED_LINES = 60
+LEAST_EVEN_LINES = 3
+_SEPARATOR_LINE = re.compile(r"[\"']?sep=(.)[\"']?\s*", re.IGNORECASE)
+MOST_SEPARATOR_CHARACTERS = 20
+_DIGITS = re.compile(r"[0-9]+")
 # Of delimiters that fit equally well the first one is taken.
 _CANDIDATES = (",", *(delimiter for delimiter in DELIMITERS if delimiter != ","))
 # The columns whose cells are ids, which seldom have a delimiter in them.
@@ -30,21 +38,28 @@ _ID_ROLES = ("user", "item")
 
 
 def recognise_delimiter(
-    opened: OpenedFile, columns: Mapping[str, Column], *, quoted: bool = True
+    opened: OpenedFile, columns: Mapping[str, Column], *, quoted: bool = True, skipped: int = 0
 ) -> str:
     """The delimiter of a CSV file.
 
     columns: the declared columns by their role; none, if they are to be recognised by their names.
     quoted: whether fields may be in double quotes.
+    skipped: how many lines come before the header, or before the first row if there is none.
 
-    The delimiter wins by which line 1 has the most declared columns; then the one by which it has
-    the most names that are known for a role; then one that splits every line into equally many
-    fields, of several the one that leaves ids whole, then the one with the most fields.
+    It is what a line such as `sep=;` in line 1 says. Else the delimiter wins by which the first
+    line has the most declared columns; then the one by which it has the most names that are known
+    for a role; then one that splits every line into equally many fields, of several the one that
+    leaves ids whole, then the one with the most fields.
     """
+    if declared := read_separator_line(opened):
+        return declared
     if set(columns.values()) == {1}:
         # The file may have only this column, whose text may have any delimiter in it.
         return ","
-    splits = [_Split(by, _read_first_records(opened, by, quoted=quoted)) for by in _CANDIDATES]
+    splits = [
+        _Split(by, read_first_records(opened, by, quoted=quoted, skipped=skipped))
+        for by in _CANDIDATES
+    ]
     even = [split.delimiter for split in splits if split.is_even]
 
     def fit(split: _Split) -> tuple[int, int, bool, bool, int]:
@@ -60,12 +75,99 @@ def recognise_delimiter(
     return max(splits, key=fit).delimiter
 
 
-def names_columns(fields: Sequence[str]) -> bool:
-    """Whether line 1, which has these fields, names the columns.
+def read_separator_line(opened: OpenedFile) -> str | None:
+    """The delimiter that line 1 names for Excel, as `sep=;` does; None if it does not."""
+    with opened.path.open(encoding="utf-8-sig", newline="") as file:
+        separator = _SEPARATOR_LINE.fullmatch(file.readline(MOST_SEPARATOR_CHARACTERS))
+    return separator[1] if separator else None
 
-    It does if one of the names is known for a role, or if none of them is a number or a time.
+
+def names_columns(fields: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> bool:
+    """Whether a line, which has these fields, names the columns.
+
+    It does if one of the names is known for a role, or if none of them is a number or a time and
+    none looks like the cells below it.
+
+    rows: the fields of the first records after this line.
     """
-    return bool(recognise_columns(fields)) or not _has_values(fields)
+    if recognise_columns(fields):
+        return True
+    return not _has_values(fields) and not _looks_like_a_row(fields, rows)
+
+
+def surely_names_columns(fields: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Whether nothing but a header can have these fields.
+
+    A name is known for a role, or a column has numbers or times below a text.
+
+    rows: as of `names_columns`.
+    """
+    if recognise_columns(fields):
+        return True
+    columns = [[row[place] for row in rows if place < len(row)] for place in range(len(fields))]
+    return any(
+        field and cells and not _has_values([field]) and _count_values(cells) == len(cells)
+        for field, cells in zip(fields, columns, strict=True)
+    )
+
+
+def find_header(opened: OpenedFile, *, quoted: bool = True) -> int | None:
+    """The number of the line, from 1, that names the columns below comments, or the text of a
+    report; None if it is line 1 or if no line does.
+
+    It is the first line with known names for a user and an item, or the first from which on all
+    lines have equally many fields, while those before it have other numbers of them.
+    """
+    with opened.path.open(encoding="utf-8-sig", newline="\n") as file:
+        lines = [line.rstrip("\r\n") for line in islice(file, SAMPLED_LINES)]
+    for delimiter in _CANDIDATES:
+        records = [split_line(line, delimiter, quoted=quoted) if line else [] for line in lines]
+        for number, record in enumerate(records, 1):
+            if recognise_columns(record).keys() >= set(_ID_ROLES):
+                return number if number > 1 else None
+    starts = {
+        delimiter: start
+        for delimiter in _CANDIDATES
+        if (start := _find_even_lines(lines, delimiter, quoted=quoted)) is not None
+    }
+    if not starts or 0 in starts.values():
+        return None
+    return min(starts.values()) + 1
+
+
+def _find_even_lines(lines: Sequence[str], delimiter: str, *, quoted: bool) -> int | None:
+    """The number of the line, from 0, from which on all have equally many fields, of two or more.
+
+    None if fewer than LEAST_EVEN_LINES do. Blank lines do not count.
+    """
+    start, width, count = None, 0, 0
+    for number in range(len(lines) - 1, -1, -1):
+        if not lines[number].strip():
+            continue
+        fields = len(split_line(lines[number], delimiter, quoted=quoted))
+        if fields < 2 or (width and fields != width):
+            break
+        start, width, count = number, fields, count + 1
+    return start if count >= LEAST_EVEN_LINES else None
+
+
+def _looks_like_a_row(fields: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a field stands in its column again, or all cells of its column are formed like it.
+
+    A line that is repeated as a whole does not count: it may be the header of a file that was put
+    behind another one.
+    """
+    others = [row for row in rows if len(row) == len(fields) and list(row) != list(fields)]
+    if not others:
+        return False
+    for place, field in enumerate(fields):
+        cells = [row[place] for row in others]
+        if field and field in cells:
+            return True
+        form = _DIGITS.sub("9", field)
+        if form != field and {_DIGITS.sub("9", cell) for cell in cells} == {form}:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -113,22 +215,34 @@ def _has_positions(columns: Mapping[str, Column]) -> bool:
     return any(isinstance(column, int) for column in columns.values())
 
 
-def _read_first_records(opened: OpenedFile, delimiter: str, *, quoted: bool) -> list[list[str]]:
-    """The fields of the first records that are not blank."""
+def read_first_records(
+    opened: OpenedFile, delimiter: str, *, quoted: bool, skipped: int = 0
+) -> list[list[str]]:
+    """The fields of the first records that are not blank.
+
+    skipped: how many lines are left out before them.
+    """
     with opened.path.open(encoding="utf-8-sig", newline="") as file:
+        skip_lines(file, skipped)
+        start = file.tell()
         if quoted and delimiter != "::":
             try:
                 records = list(islice(csv.reader(file, delimiter=delimiter), SAMPLED_RECORDS))
                 return [record for record in records if record]
             except csv.Error:
                 # A quote that does not end, or a field that is longer than csv reads.
-                file.seek(0)
+                file.seek(start)
         lines = [line for line in islice(file, SAMPLED_RECORDS) if line.strip()]
     return [split_line(line, delimiter, quoted=quoted) for line in lines]
 
 
 def _has_values(fields: Sequence[str]) -> bool:
     """Whether any of them is a number or a time."""
+    return _count_values(fields) > 0
+
+
+def _count_values(fields: Sequence[str]) -> int:
+    """How many of them are numbers or times."""
     text = pl.lit(pl.Series(fields, dtype=pl.String))
     is_value = times.classify_form(text).is_not_null() | parse_as(text, "double").is_not_null()
-    return bool(pl.select(is_value.any()).item())
+    return int(pl.select(is_value.sum()).item())

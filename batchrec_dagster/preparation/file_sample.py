@@ -166,7 +166,8 @@ class FileSample:
         """The first rows. The columns are named after their positions, so that none has the name of
         a column that a table adds."""
         columns: Sequence[Column] = self.columns
-        if not self.has_header:
+        if isinstance(self.table, CsvTable):
+            # Several columns may have the same name.
             columns = range(1, len(columns) + 1)
         columns_by_role = {str(place): column for place, column in enumerate(columns)}
         table = self.table

@@ -14,7 +14,15 @@ from batchrec_dagster.preparation.attributes import (
     read_text,
     replace_nul,
 )
-from batchrec_dagster.preparation.layout import ISO8601, NULL_VALUES, Column, Decimal, Encoding
+from batchrec_dagster.preparation.layout import (
+    ISO8601,
+    NULL_VALUES,
+    Column,
+    Decimal,
+    Encoding,
+    Header,
+    format_fields,
+)
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.rows import CellConditions, Reason
@@ -54,6 +62,11 @@ class ItemsLayout:
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
     """The ids that mean no value."""
+    header: Header | None = None
+    """Which line of CSV names the columns, as in `ReadSettings`."""
+
+    def __repr__(self) -> str:
+        return format_fields(self, "ItemsLayout", ["header"])
 
     @property
     def addresses(self) -> list[str]:

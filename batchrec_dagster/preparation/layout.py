@@ -8,10 +8,11 @@ A row is read in four steps, so that engines agree to the byte.
    has an odd number of quotes, because where the next row starts would be a guess. In `json` each
    line is one object, and in `parquet` each row is one record.
 
-   Blank lines are left out, and so are lines of `csv` that consist of delimiters. Files are read in
-   the order of their names and rows in the order of their file. This is the source order. Bytes
-   that are not UTF-8 become U+FFFD. If the last line of `csv` has no line end and fewer fields than
-   the first line, it is a problem, because its last value may be cut off.
+   The first `Layout.skipped_lines` lines of `csv`, whatever is in them, are no records, nor is the
+   header. Blank lines are left out, and so are lines of `csv` that consist of delimiters. Files are
+   read in the order of their names and rows in the order of their file. This is the source order.
+   Bytes that are not UTF-8 become U+FFFD. If the last line of `csv` has no line end and fewer
+   fields than the first line, it is a problem, because its last value may be cut off.
 2. Cells. Every cell of `csv` is text. An empty one, quoted or not, is missing. A JSON string is its
    text, a number the text it is written with, and a boolean `true` or `false`. In JSON, null, an
    object, a list, and a key that is not there are missing. A Parquet cell of another type becomes
@@ -35,8 +36,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
 
 class PreparationError(Exception):
@@ -54,6 +55,9 @@ Encoding = str
 # of its control characters.
 LEGACY = "cp1252"
 Decimal = Literal[".", ","]
+# The line that names the columns of CSV, from 1, or NO_HEADER.
+Header = int | Literal["none"]
+NO_HEADER: Literal["none"] = "none"
 EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 # Other values of `Layout.timestamp_unit`.
 AUTO, ISO8601, DATETIME, NO_TIMES = "auto", "iso8601", "datetime", "none"
@@ -148,6 +152,9 @@ class Layout:
     A time that the clocks show twice is the first of the two. One that they skip cannot be read.
     """
 
+    skipped_lines: int = 0
+    """How many lines of CSV come before the header, or before the first row if there is none."""
+
     def __post_init__(self) -> None:
         # JSON has no tuples.
         object.__setattr__(self, "null_values", tuple(self.null_values))
@@ -155,6 +162,20 @@ class Layout:
     @property
     def has_header(self) -> bool:
         return isinstance(self.user, str)
+
+    @property
+    def header(self) -> Header | None:
+        """How a declaration says which lines come before the rows; None for the usual ones.
+
+        If columns are declared by position, all lines up to the header are left out.
+        """
+        if not self.skipped_lines:
+            return None
+        return self.skipped_lines + (1 if self.has_header else 0)
+
+    @property
+    def lines_before_rows(self) -> int:
+        return self.skipped_lines + (1 if self.has_header else 0)
 
     @property
     def with_comma(self) -> frozenset[str]:
@@ -189,6 +210,22 @@ class Layout:
             delimiter=delimiter or self.delimiter,
             timestamp_unit=self.timestamp_unit if timestamp_unit == "auto" else timestamp_unit,
         )
+
+
+def format_fields(declaration: Any, name: str, newer: Sequence[str] = ()) -> str:
+    """The text of a dataclass, from which code versions are made.
+
+    name: what the text calls the class.
+    newer: fields that earlier versions did not have. The text has them only if they are set, so
+    that unchanged settings keep their code version, and nothing is prepared again.
+    """
+    values = (
+        f"{field.name}={value!r}"
+        for field in fields(declaration)
+        for value in [getattr(declaration, field.name)]
+        if value is not None or field.name not in newer
+    )
+    return f"{name}({', '.join(values)})"
 
 
 # How many bytes of a file's end are searched for its last line.

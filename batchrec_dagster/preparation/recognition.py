@@ -14,19 +14,28 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.preparation.column_names import locate_columns, recognise_columns
-from batchrec_dagster.preparation.csv_form import names_columns, recognise_delimiter
+from batchrec_dagster.preparation.csv_form import (
+    find_header,
+    names_columns,
+    read_first_records,
+    read_separator_line,
+    recognise_delimiter,
+)
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
     AUTO,
     DATETIME,
+    NO_HEADER,
     NO_TIMES,
     NULL_VALUES,
     Column,
     Decimal,
     Encoding,
     Format,
+    Header,
     Layout,
     PreparationError,
+    format_fields,
 )
 from batchrec_dagster.preparation.nested_json import (
     describe_nested_form,
@@ -77,11 +86,14 @@ class ReadSettings:
     null_values: Sequence[str] = NULL_VALUES
     timezone: str | None = None
 
+    header: Header | None = None
+    """Which line of CSV names the columns. With columns by position, it is the last one before the
+    rows. None for line 1, or for none if columns are declared by position."""
+
     def __repr__(self) -> str:
         # The code versions in Dagster's history are made from this text, with the name that the
         # class had at first. Another text would prepare unchanged interactions again.
-        values = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
-        return f"Reading({', '.join(values)})"
+        return format_fields(self, "Reading", ["header"])
 
     @classmethod
     def of(cls, layout: Layout) -> ReadSettings:
@@ -111,18 +123,48 @@ def recognise_table(
     """The file, to be read row by row.
 
     reading: what is declared of it. Columns that are declared by position say that line 1 of a CSV
-    file is a row; else it names the columns.
+    file is a row; else it names the columns. A header that is declared says where they begin.
+
+    Raises PreparationError if a header is declared of a file that has names of its own.
     """
     form = reading.format or opened.format
+    if reading.header is not None and (form != "csv" or opened.shift < 0):
+        raise PreparationError(
+            f"{opened.name} is {form if form != 'csv' else 'a table'}, whose columns have names:"
+            " omit header"
+        )
     if form == "parquet":
         return ParquetTable(opened)
     if form == "json":
         return JsonTable(opened)
+    has_header = reading.header != NO_HEADER and not any(
+        isinstance(column, int) for column in reading.columns.values()
+    )
+    skipped = _count_skipped_lines(opened, reading.header, has_header=has_header)
     delimiter = reading.delimiter
     if delimiter is None:
-        delimiter = recognise_delimiter(opened, reading.columns, quoted=reading.quoted)
-    has_header = not any(isinstance(column, int) for column in reading.columns.values())
-    return CsvTable(opened, delimiter, has_header, reading.quoted)
+        delimiter = recognise_delimiter(
+            opened, reading.columns, quoted=reading.quoted, skipped=skipped
+        )
+    return CsvTable(opened, delimiter, has_header, reading.quoted, skipped=skipped)
+
+
+def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_header: bool) -> int:
+    """How many lines come before the header, or before the first row if there is none.
+
+    header: as it is declared, by the number of the line in the file as it came.
+    """
+    if header == NO_HEADER:
+        return 0
+    if header is None:
+        return 1 if read_separator_line(opened) else 0
+    skipped = header - opened.shift - (1 if has_header else 0)
+    if skipped < 0:
+        raise PreparationError(
+            f"{opened.name} has nothing before {opened.place(1)}, so header: {header} is not the"
+            " line that names the columns"
+        )
+    return skipped
 
 
 def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) -> RecognisedLayout:
@@ -158,11 +200,8 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
     if missing := [role for role in needed if role not in columns and role != "event_type"]:
         if isinstance(table, JsonTable):
             _refuse_nested(table, missing)
-        if not reading.columns and isinstance(table, CsvTable) and not names_columns(table.columns):
-            raise PreparationError(
-                f"{opened.name} has no names in line 1 ({', '.join(table.columns)}): set"
-                " ratings.columns by position, such as {user: 1, item: 2, rating: 3, timestamp: 4}"
-            )
+        if not columns and isinstance(table, CsvTable):
+            _refuse_other_header(table, reading)
         raise _build_not_recognised_error(table, missing)
     layout = Layout(
         delimiter=sample.delimiter or ",",
@@ -173,6 +212,7 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         decimal=reading.decimal,
         null_values=reading.null_values,
         timezone=reading.timezone,
+        skipped_lines=_count_lines_as_declared(table),
         **{"rating": None, "timestamp": None, **columns},
     )
     types = {**sample.infer_types(layout.decimal), **reading.types}
@@ -184,6 +224,13 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         if (example := sample.find_decimal_id(column, types))
     ]
     return RecognisedLayout(_with_types(layout, rules, types, table), types, recognised, warnings)
+
+
+def _count_lines_as_declared(table: CsvTable | JsonTable | ParquetTable) -> int:
+    """`Layout.skipped_lines`: the lines before the header, as a person counts them in the file."""
+    if not isinstance(table, CsvTable) or not table.skipped:
+        return 0
+    return table.skipped + table.opened.shift
 
 
 def open_table(opened: OpenedFile, layout: Layout) -> RowTable:
@@ -266,6 +313,33 @@ def _simplify_type(kind: str) -> str:
     if re.match(r"float\d|decimal", kind):
         return "double"
     return kind if kind in ("long", "double", "boolean") else "string"
+
+
+def _refuse_other_header(table: CsvTable, reading: ReadSettings) -> None:
+    """Raise PreparationError if the names of the columns are in another line, or in none."""
+    opened = table.opened
+    header = find_header(opened, quoted=reading.quoted) if reading.header is None else None
+    if header is not None:
+        delimiter = recognise_delimiter(opened, {}, quoted=reading.quoted, skipped=header - 1)
+        line = read_first_records(opened, delimiter, quoted=reading.quoted, skipped=header - 1)[0]
+        raise PreparationError(
+            f"{opened.name}: {opened.place(1)} does not name the columns, but"
+            f" {opened.place(header)} may ({', '.join(line)}): set ratings.header:"
+            f" {header + opened.shift}"
+        )
+    if not has_names(table):
+        raise PreparationError(
+            f"{opened.name} has no names in line 1 ({', '.join(table.columns)}): set"
+            " ratings.columns by position, such as {user: 1, item: 2, rating: 3, timestamp: 4}"
+        )
+
+
+def has_names(table: CsvTable) -> bool:
+    """Whether the first line that is not skipped names the columns, as it and the rows show."""
+    records = read_first_records(
+        table.opened, table.delimiter, quoted=table.quoted, skipped=table.skipped
+    )
+    return names_columns(table.first_line, records[1:])
 
 
 def _refuse_nested(table: JsonTable, roles: Sequence[str]) -> None:

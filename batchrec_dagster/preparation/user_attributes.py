@@ -11,7 +11,14 @@ from batchrec_dagster.preparation.attributes import (
     AttributeRows,
     parse_attribute_rows,
 )
-from batchrec_dagster.preparation.layout import NULL_VALUES, Column, Decimal, Encoding
+from batchrec_dagster.preparation.layout import (
+    NULL_VALUES,
+    Column,
+    Decimal,
+    Encoding,
+    Header,
+    format_fields,
+)
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 
@@ -28,6 +35,10 @@ class UsersLayout:
     encoding: Encoding = "auto"
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
+    header: Header | None = None
+
+    def __repr__(self) -> str:
+        return format_fields(self, "UsersLayout", ["header"])
 
     @property
     def columns(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import polars as pl
@@ -16,12 +17,20 @@ from batchrec_dagster.personalize.schemas import (
 from batchrec_dagster.preparation.column_names import recognise_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.counting import PIECE_ROWS, ValueCounter
-from batchrec_dagster.preparation.layout import NULL_VALUES, Column, PreparationError
+from batchrec_dagster.preparation.file_sample import SAMPLED_ROWS
+from batchrec_dagster.preparation.layout import (
+    NO_HEADER,
+    NULL_VALUES,
+    Column,
+    Header,
+    PreparationError,
+)
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW
-from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.rows import CellConditions
 from batchrec_dagster.preparation.polars.tables import RowTable
-from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
+from batchrec_dagster.preparation.recognition import ReadSettings, has_names, recognise_table
 from batchrec_dagster.storage.durable import temporary_folder
 
 # Up to this many rows, Polars' streaming unique takes a few hundred megabytes.
@@ -51,7 +60,10 @@ def list_distinct_users(
 
 
 def read_users(
-    files: Sequence[RawFile], column: Column | None, null_values: Sequence[str] = NULL_VALUES
+    files: Sequence[RawFile],
+    column: Column | None,
+    null_values: Sequence[str] = NULL_VALUES,
+    header: Header | None = None,
 ) -> pl.DataFrame:
     """The users in the files, which may be in any format of ratings.
 
@@ -60,10 +72,12 @@ def read_users(
     column: where the ids are, by its name, or by its position from 1. With None it is the column
     whose name is known, or the only one.
     null_values: the ids that mean no value.
+    header: which line names the columns, as in `ReadSettings`. With None it is as the first file
+    shows.
 
     Raises PreparationError, which names the file and the line of a row without a proper id.
     """
-    ids = read_ids(files, "user", column, "batch_users.column", null_values)
+    ids = read_ids(files, "user", column, "batch_users.column", null_values, header)
     return ids.rename({"user": USER_FIELD})
 
 
@@ -73,23 +87,21 @@ def read_ids(
     column: Column | None,
     setting: str,
     null_values: Sequence[str] = NULL_VALUES,
+    header: Header | None = None,
 ) -> pl.DataFrame:
     """The ids in a column of the files, each once, ordered by their bytes.
 
     The one column has the name of the role.
 
     role: whose ids they are.
-    column, null_values: as of `read_users`.
+    column, null_values, header: as of `read_users`.
     setting: the setting that names the column.
     Raises PreparationError, which names the file and the line of a row without a proper id.
     """
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
             opened = [open_file(file, "auto", folder, reader) for file in files]
-        reading = ReadSettings(columns={} if column is None else {setting: column})
-        tables = [recognise_table(file, reading) for file in opened if file.size]
-        if not tables:
-            raise PreparationError(f"{opened[0].name} is empty")
+        tables = open_id_tables(opened, role, column, setting, header)
         cells = [
             table.read_cells({setting: choose_id_column(table, role, column, setting)})
             for table in tables
@@ -133,6 +145,48 @@ def _sort_distinct(ids: pl.LazyFrame) -> pl.DataFrame:
     return ids.unique().sort(pl.all()).collect(engine="streaming")
 
 
+def open_id_tables(
+    files: Sequence[OpenedFile],
+    role: Literal["user", "item"],
+    column: Column | None,
+    setting: str,
+    header: Header | None = None,
+) -> Sequence[RowTable]:
+    """The files that are not empty, to be read row by row.
+
+    The parameters are those of `read_ids`. Raises PreparationError.
+    """
+    reading = ReadSettings(columns={} if column is None else {setting: column}, header=header)
+    tables = [recognise_table(file, reading) for file in files if file.size]
+    if not tables:
+        raise PreparationError(f"{files[0].name} is empty")
+    if not reading.columns and header is None and not _has_header(tables[0], role, setting):
+        reading = replace(reading, header=NO_HEADER)
+        tables = [recognise_table(table.opened, reading) for table in tables]
+    return tables
+
+
+def _has_header(table: RowTable, role: str, setting: str) -> bool:
+    """Whether line 1 of a file of ids names its columns, as it and the rows show.
+
+    Raises PreparationError if neither the one name nor the rows tell.
+    """
+    if not isinstance(table, CsvTable):
+        return True
+    if not has_names(table):
+        return False
+    (name, *others) = table.columns
+    if not others and role not in recognise_columns(table.columns):
+        rows = table.read_cells({setting: name}).select(setting).head(SAMPLED_ROWS).collect()
+        words = pl.concat([pl.Series([name]), rows.to_series().drop_nulls()])
+        if words.str.contains("^[a-z]+$").all() and len(words) > 1:
+            raise PreparationError(
+                f"{table.opened.name}: line 1 may name the column or be {_ARTICLES[role]}: set"
+                f" {setting} to {name!r} if it is a name, or to 1 if it is {_ARTICLES[role]}"
+            )
+    return True
+
+
 def choose_id_column(
     table: RowTable, role: Literal["user", "item"], column: Column | None, setting: str
 ) -> Column:
@@ -147,7 +201,8 @@ def choose_id_column(
     if recognised is not None:
         return recognised
     if len(table.columns) == 1:
-        return table.columns[0]
+        is_named = not isinstance(table, CsvTable) or table.has_header
+        return table.columns[0] if is_named else 1
     raise PreparationError(
         f"{table.opened.name}: could not recognise the {role} column. Found:"
         f" {', '.join(filter(None, table.columns))}. Set {setting}"

@@ -70,7 +70,8 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
             )
     else:
         with open_source(source, work.storage, pipeline.project) as files:
-            listed_users = read_users(files, settings.column, pipeline.ratings.all_null_values)
+            null_values = pipeline.ratings.all_null_values
+            listed_users = read_users(files, settings.column, null_values, settings.file_header)
         if not listed_users.height:
             raise StepError("batch_users.source has no users: correct its rows or its query")
         # Of the interactions they were left out when these were made.

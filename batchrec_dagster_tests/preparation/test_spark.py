@@ -224,6 +224,25 @@ def test_layouts_without_a_header(
     assert len(outcome.csv_text.splitlines()) > 1
 
 
+def test_lines_before_the_rows(spark: SparkSession, tmp_path: Path) -> None:
+    """Among them blank ones, and quotes that would go on over the rows."""
+    report = 'Report "of May\r\n\n,by,Ann,\n'
+    files: dict[str, str | bytes] = {
+        "a.csv": f'{report}{HEADER}1,10,5,1000\n"2\n",10,5,1000\n3,,5,1000\n',
+        "b.csv": f"\ufeff{report}{HEADER.replace('rating', 'more')}4,10,5,1000,x\n1,10,5",
+    }
+    layout = replace(COMMA, rating=None, skipped_lines=3)
+    outcome = prepare_by_both(spark, tmp_path, files, layout)
+    assert outcome.csv_text == "USER_ID,ITEM_ID,TIMESTAMP\n1,10,1000\n"
+    assert outcome.examples[1].startswith("a.csv, line 8: no item")
+    assert outcome.examples[2].startswith("b.csv, line 5: more than the 4 fields")
+    layout = Layout("::", 1, 2, None, 3, skipped_lines=3)
+    content = f"{report}1::10::1000\n\n2::10::1000::x\n3::::1\n"
+    outcome = prepare_by_both(spark, tmp_path, content, layout)
+    assert outcome.examples[0].startswith("ratings.csv, line 6: more than the 3 fields")
+    assert outcome.rows_read == 3
+
+
 def test_times_that_stand_for_none(spark: SparkSession, tmp_path: Path) -> None:
     rows = "1,1,5,1500000000000\n2,1,5,0\n3,1,5,253402300799000\n4,1,5,253402300799\n"
     outcome = prepare_by_both(
@@ -242,6 +261,13 @@ def test_rows_without_times(spark: SparkSession, tmp_path: Path) -> None:
     layout = replace(COMMA, timestamp=None, timestamp_unit="none")
     outcome = prepare_by_both(spark, tmp_path, "userId,movieId,rating\n1,2,3\n,2,3\n", layout)
     assert outcome.csv_text == "USER_ID,ITEM_ID,TIMESTAMP\n1,2,946684800\n"
+
+
+def test_times_of_8_digits(spark: SparkSession, tmp_path: Path) -> None:
+    rows = "1,1,5,20240131\n2,1,5,20240132\n3,1,5,99991231\n"
+    outcome = prepare_by_both(spark, tmp_path, f"{HEADER}{rows}")
+    assert outcome.unit == "%Y%m%d"
+    assert outcome.csv_text == "USER_ID,ITEM_ID,TIMESTAMP\n1,1,1706659200\n"
 
 
 def test_mixed_units_are_an_error(spark: SparkSession, tmp_path: Path) -> None:

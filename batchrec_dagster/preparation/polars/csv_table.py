@@ -48,7 +48,7 @@ class CsvTable:
     """One character, or `::`."""
 
     has_header: bool
-    """Whether line 1 names the columns."""
+    """Whether the first line that is not skipped names the columns."""
 
     quoted: bool = True
     """Whether quotes may enclose a field. In lines with `::` they never do."""
@@ -62,18 +62,23 @@ class CsvTable:
     exact: bool = False
     """Whether a row with fewer fields than line 1 has a flaw. Else its last cells are missing."""
 
+    skipped: int = 0
+    """How many lines come before the header, or before the first row if there is none."""
+
     @cached_property
     def first_line(self) -> list[str]:
-        """The fields of the first line: the header, where there is one, else the first row."""
+        """The fields of the header, where there is one, else of the first row."""
         with self.opened.path.open(encoding="utf-8-sig", newline="") as file:
+            skip_lines(file, self.skipped)
+            start = file.tell()
             line = file.readline()
             if not line.strip():
-                raise PreparationError(f"{self.opened.name} is empty or starts with an empty line")
+                raise self._build_empty_line_error()
             fields = split_line(line, self.delimiter, quoted=self.quoted)
             is_quoting = self.quoted and self.delimiter != "::"
             if not self.has_header and is_quoting and line.count('"') % 2:
                 # A field of the first row has a line break in it.
-                file.seek(0)
+                file.seek(start)
                 with suppress(csv.Error):
                     fields = next(csv.reader(file, delimiter=self.delimiter))
         check_width(fields, self.opened.name)
@@ -118,7 +123,7 @@ class CsvTable:
         return locate_columns(columns_by_role, self.columns, self.opened.name, hint)
 
     def place(self, row: int) -> str:
-        line = row + (2 if self.has_header else 1)
+        line = self._lines_before_rows + row + 1
         if self.opened.quotes and self._syntax.quote:
             breaks = pl.all().str.count_matches("\n", literal=True).fill_null(0).sum()
             before = self._fields().head(row).drop(ROW).select(breaks)
@@ -141,16 +146,17 @@ class CsvTable:
                 yield line
 
         # The line in which the next record starts.
-        first_line = 1
+        first_line = self.skipped + 1
         problem = None
         with self.opened.path.open(encoding="utf-8-sig", newline="") as file:
+            skip_lines(file, self.skipped)
             records = csv.reader(count_quotes(file), delimiter=self.delimiter, strict=True)
             try:
                 for _ in records:
                     if quotes % 2:
                         problem = 'there is a single " within a field'
                         break
-                    first_line = records.line_num + 1
+                    first_line = self.skipped + records.line_num + 1
             except csv.Error:
                 problem = 'a field that starts with " does not end with one'
         if problem is None:
@@ -161,8 +167,7 @@ class CsvTable:
         """The rows with fewer fields than line 1, which Polars fills up with empty cells."""
         width = self._syntax.width
         with self.opened.path.open(encoding="utf-8-sig", newline="\n") as file:
-            if self.has_header:
-                next(file)
+            skip_lines(file, self._lines_before_rows)
             # For csv a carriage return ends a record; for Polars it does not.
             lines = (line.replace("\r", "") for line in file)
             records = (
@@ -190,17 +195,37 @@ class CsvTable:
     @property
     def _extent(self) -> dict[str, Any]:
         """Which lines Polars reads."""
-        return {"skip_lines": 1 if self.has_header else 0, "n_rows": self.most}
+        return {"skip_lines": self._lines_before_rows, "n_rows": self.most}
+
+    @property
+    def _lines_before_rows(self) -> int:
+        return self.skipped + (1 if self.has_header else 0)
 
     def _fields(self) -> pl.LazyFrame:
         if self.delimiter != "::":
             return scan_fields(self.opened.path, self._syntax, **self._extent)
+        before = self._lines_before_rows
         lines = pl.scan_lines(
-            self.opened.path, name=TEXT, row_index_name=ROW, n_rows=self.most, glob=False
+            self.opened.path,
+            name=TEXT,
+            row_index_name=ROW,
+            n_rows=None if self.most is None else self.most + before,
+            glob=False,
         )
-        if self.has_header:
-            lines = lines.slice(1).with_columns(pl.col(ROW) - 1)
+        if before:
+            lines = lines.slice(before).with_columns(pl.col(ROW) - before)
         return split_lines(lines, self._syntax)
+
+    def _build_empty_line_error(self) -> PreparationError:
+        if self.skipped:
+            return PreparationError(
+                f"{self.opened.name} has nothing in {self.opened.place(self.skipped + 1)}, where by"
+                " its header the columns begin: check header in the declaration"
+            )
+        return PreparationError(
+            f"{self.opened.name} is empty or starts with an empty line: set header to the number of"
+            " the line that names the columns"
+        )
 
     def _hint(self) -> str:
         """The likely fix, if another delimiter splits the line better; else nothing."""
@@ -209,6 +234,15 @@ class CsvTable:
         if best != self.delimiter and line.count(best) >= len(self.first_line):
             return f"; is ratings.delimiter {best!r}?"
         return ""
+
+
+def skip_lines(file: TextIO, count: int) -> None:
+    """Read this many lines, which end with a line feed, as Polars counts them."""
+    for _ in range(count):
+        line = file.readline()
+        # A carriage return alone ends a line for Python.
+        while line and not line.endswith("\n"):
+            line = file.readline()
 
 
 def check_width(fields: Sequence[str], name: str) -> None:

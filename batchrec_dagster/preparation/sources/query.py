@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.layout import Header, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.computed import ResultFile
 from batchrec_dagster.preparation.sources.errors import FileError
@@ -90,6 +90,9 @@ class FileQuery(RatingsSource):
     setting: str = "ratings.query"
     """What messages call the query."""
 
+    headers: Mapping[str, Header] = field(default_factory=dict)
+    """The lines of CSV that name the columns, as far as they are declared, by the tables' names."""
+
     @property
     def display_name(self) -> str:
         return ", ".join(source.display_name for source in self.tables.values())
@@ -101,6 +104,8 @@ class FileQuery(RatingsSource):
         """
         tables = {name: tuple(source.files(context)) for name, source in self.tables.items()}
         parts = [self.sql, repr(self.form)]
+        if self.headers:
+            parts.append(repr(sorted(self.headers.items())))
         for name, files in tables.items():
             parts += [f"{name} {file.file.display_name} {file.fingerprint}" for file in files]
         version = hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -224,7 +229,7 @@ def _create_view(
     import duckdb
 
     try:
-        select = build_select(connection, files, query.form)
+        select = build_select(connection, files, query.form, query.sql, query.headers.get(name))
         connection.execute(f"CREATE VIEW {quote_identifier(name)} AS {select}")
     except duckdb.InterruptException:
         raise

@@ -7,17 +7,22 @@ it computes with. Parquet keeps its types.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrec_dagster.preparation.csv_form import names_columns, recognise_delimiter
-from batchrec_dagster.preparation.layout import Encoding
+from batchrec_dagster.preparation.csv_form import (
+    names_columns,
+    read_first_records,
+    read_separator_line,
+    recognise_delimiter,
+    surely_names_columns,
+)
+from batchrec_dagster.preparation.layout import NO_HEADER, Encoding, Header
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
@@ -64,8 +69,19 @@ def list_partitions(path: str) -> list[str]:
     return [part for part in path.split("/")[:-1] if _HIVE.fullmatch(part)]
 
 
-def build_select(connection: DuckDBPyConnection, files: Sequence[TableFile], form: TextForm) -> str:
-    """The SELECT of all files' rows; columns are matched by name. Raises FileError."""
+def build_select(
+    connection: DuckDBPyConnection,
+    files: Sequence[TableFile],
+    form: TextForm,
+    sql: str,
+    header: Header | None,
+) -> str:
+    """The SELECT of all files' rows; columns are matched by name.
+
+    sql: the query of the files.
+    header: the line of CSV that names the columns, if it is declared.
+    Raises FileError.
+    """
     filled = [file for file in files if file.opened.size]
     if not filled:
         raise FileError("it is empty: check what writes it")
@@ -77,33 +93,53 @@ def build_select(connection: DuckDBPyConnection, files: Sequence[TableFile], for
         tuple(part.partition("=")[0] for part in _list_hive_partitions(file)) for file in filled
     }
     hive = {"hive_partitioning": len(keys) == 1 and () not in keys, "hive_types_autocast": False}
+    if header is not None and "csv" not in forms:
+        raise FileError(f"header is of csv, and {filled[0].opened.name} is not: omit it")
     if "parquet" in forms:
         return f"SELECT * FROM {_build_call('read_parquet', filled, union_by_name=True, **hive)}"  # noqa: S608
     if "json" in forms:
         return _select_json(connection, filled, hive)
-    return _select_csv(filled, form, hive)
+    return _select_csv(filled, form, sql, header, hive)
 
 
 def _list_hive_partitions(file: TableFile) -> list[str]:
     return list_partitions(file.link.as_posix())
 
 
-def _select_csv(files: Sequence[TableFile], form: TextForm, hive: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class _CsvStart:
+    """What a CSV file has before its rows."""
+
+    delimiter: str
+    skipped: int
+    """How many lines come before the header, or before the first row if there is none."""
+    columns: tuple[str, ...]
+    has_header: bool
+
+
+def _select_csv(
+    files: Sequence[TableFile],
+    form: TextForm,
+    sql: str,
+    header: Header | None,
+    hive: Mapping[str, Any],
+) -> str:
     longest = max(_LEAST_LINE, Limits.from_environment().line_bytes)
     parts = []
-    headers = [(_recognise_header(file.opened, form), file) for file in files]
-    # Files in a row that have the same header are one call, which keeps the order of the files.
-    for (delimiter, columns, header), group in groupby(headers, key=lambda pair: pair[0]):
-        quote = '"' if form.quoted and delimiter != "::" else ""
+    starts = _recognise_starts([file.opened for file in files], form, sql, header)
+    # Files in a row that have the same start are one call, which keeps the order of the files.
+    for start, group in groupby(zip(starts, files, strict=True), key=lambda pair: pair[0]):
+        quote = '"' if form.quoted and start.delimiter != "::" else ""
         call = _build_call(
             "read_csv",
             [file for _, file in group],
             auto_detect=False,
-            header=header,
-            delim=delimiter,
+            header=start.has_header,
+            skip=start.skipped,
+            delim=start.delimiter,
             quote=quote,
             escape=quote,
-            columns=dict.fromkeys(columns, "VARCHAR"),
+            columns=dict.fromkeys(start.columns, "VARCHAR"),
             max_line_size=longest,
             **hive,
         )
@@ -111,29 +147,74 @@ def _select_csv(files: Sequence[TableFile], form: TextForm, hive: Mapping[str, A
     return " UNION ALL BY NAME ".join(parts)
 
 
-def _recognise_header(opened: OpenedFile, form: TextForm) -> tuple[str, tuple[str, ...], bool]:
-    """The delimiter, the names of the columns, and whether line 1 has them."""
-    delimiter = form.delimiter or recognise_delimiter(opened, {}, quoted=form.quoted)
-    fields = [field.strip() for field in _read_first_line(opened, delimiter, form.quoted)]
-    header = names_columns(fields)
+def _recognise_starts(
+    files: Sequence[OpenedFile], form: TextForm, sql: str, header: Header | None
+) -> list[_CsvStart]:
+    """What each file has before its rows.
+
+    Whether line 1 names the columns is decided once for all files: a line that may be either is a
+    row if line 1 of another file is one.
+
+    Raises FileError if some files have a header and others have none.
+    """
+    starts = []
+    rows: dict[bool, str] = {}
+    for opened in files:
+        if header is not None and opened.shift < 0:
+            raise FileError(f"{opened.name} is a table, whose columns have names: omit header")
+        skipped = header - 1 - opened.shift if isinstance(header, int) else 0
+        if header is None and read_separator_line(opened):
+            skipped = 1
+        delimiter = form.delimiter or recognise_delimiter(
+            opened, {}, quoted=form.quoted, skipped=skipped
+        )
+        records = read_first_records(opened, delimiter, quoted=form.quoted, skipped=skipped)
+        fields = [name.strip() for name in records[0]] if records else []
+        starts.append(_CsvStart(delimiter, skipped, tuple(fields), header != NO_HEADER))
+        if not names_columns(fields, records[1:]):
+            rows.setdefault(False, opened.name)
+        elif surely_names_columns(fields, records[1:]):
+            rows.setdefault(True, opened.name)
+    if header is None and False in rows:
+        if True in rows:
+            raise FileError(
+                f"line 1 of {rows[True]} names its columns, and that of {rows[False]} is a row:"
+                " write both alike, or declare a table for each, with its header"
+            )
+        starts = [replace(start, has_header=False) for start in starts]
+    return [
+        _with_column_names(start, opened.name, sql)
+        for start, opened in zip(starts, files, strict=True)
+    ]
+
+
+def _with_column_names(start: _CsvStart, name: str, sql: str) -> _CsvStart:
+    """The start with the names that its columns have in SQL.
+
+    Several columns of one name get numbers. Raises FileError if the query uses the name itself.
+
+    name: what messages call the file.
+    """
     names = [
-        (field if header else "") or f"column_{number}" for number, field in enumerate(fields, 1)
+        (field if start.has_header else "") or f"column_{number}"
+        for number, field in enumerate(start.columns, 1)
     ]
     # SQL does not tell capitals from small letters.
     counts = Counter(name.lower() for name in names)
-    if duplicates := [name for name in names if counts[name.lower()] > 1]:
-        raise FileError(f"{opened.name} has two columns {duplicates[-1]!r}: rename one")
-    return delimiter, tuple(names), header
-
-
-def _read_first_line(opened: OpenedFile, delimiter: str, quoted: bool) -> list[str]:
-    with opened.path.open(encoding="utf-8-sig", newline="") as file:
-        if delimiter == "::" or not quoted:
-            return file.readline().rstrip("\r\n").split(delimiter)
-        try:
-            return next(csv.reader(file, delimiter=delimiter), [])
-        except csv.Error:
-            return []
+    taken = {*counts}
+    for place, column in enumerate(names):
+        if counts[column.lower()] == 1:
+            continue
+        if re.search(rf"(?<!\w){re.escape(column)}(?!\w)", sql, re.IGNORECASE):
+            raise FileError(
+                f"{name} has several columns {column!r}, and the query uses it: rename them"
+            )
+        number = 1
+        while f"{column}_{number}".lower() in taken:
+            number += 1
+        names[place] = f"{column}_{number}"
+        taken.add(names[place].lower())
+    return replace(start, columns=tuple(names))
 
 
 def _select_json(

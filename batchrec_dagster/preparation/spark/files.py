@@ -79,23 +79,26 @@ class SparkFiles:
         finally:
             stream.close()
 
-    def read_first_line(self, file: InputFile) -> bytes:
-        """The bytes up to the first line end, without it."""
+    def read_line(self, file: InputFile, number: int) -> bytes:
+        """The bytes of the line with this number, from 0, without the line end."""
         system, path = self._locate(file.uri)
         stream = system.open(path)
         try:
             start = b""
-            while len(start) <= self.limits.line_bytes:
+            while start.count(b"\n") <= number and len(start) <= self.limits.line_bytes * (
+                number + 1
+            ):
                 chunk = bytes(stream.readNBytes(CHUNK))
                 start += chunk
-                if not chunk or b"\n" in chunk or b"\r" in chunk:
+                if not chunk:
                     break
         finally:
             stream.close()
-        line = start.splitlines()[0] if start else b""
+        before = start.split(b"\n", number)
+        line = before[number].splitlines()[:1] if len(before) > number else []
         with name_file_in_errors(file.name):
-            self.limits.check_line(len(line), "line 1")
-        return line
+            self.limits.check_line(len(b"".join(line)), f"line {number + 1}")
+        return b"".join(line)
 
     def read_last_line(self, file: InputFile) -> bytes:
         """The end of the file, of up to TAIL bytes; none if a line ends there."""

@@ -104,7 +104,7 @@ def _open_csv(
     quoted_lines = QuotedLines(layout.delimiter) if has_quotes else None
     mark = None if quoted_lines is None else quoted_lines.are_open(F.col("value"))
     lines = read_lines(spark, inputs, layout.encoding, files.limits, mark)
-    frame = lines.frame.filter(F.col(LINE) > 0) if layout.has_header else lines.frame
+    frame = lines.frame.filter(F.col(LINE) >= layout.lines_before_rows)
     if quoted_lines is not None and lines.marked:
         frame = quoted_lines.join(frame)
     csv_files = []
@@ -112,7 +112,8 @@ def _open_csv(
         encoding = lines.encodings[file.name]
         columns = _find_columns(files, file, layout, encoding)
         if columns is None:
-            record = frame.filter(F.col(ROW) == lines.starts[number]).select(TEXT).collect()
+            first_row = lines.starts[number] + layout.lines_before_rows
+            record = frame.filter(F.col(ROW) == first_row).select(TEXT).collect()
             columns = _number_columns(_split_record(record[0][TEXT], layout.delimiter))
         csv_files.append(
             _read_csv_file(files, file, layout, encoding, lines.counts[number], columns)
@@ -143,9 +144,13 @@ def _find_columns(
 
     None if a field of the first row has a line break in it, so that line 1 is not the whole row.
     """
-    text = files.read_first_line(file).decode(encoding, "replace").removeprefix("\ufeff")
+    line = files.read_line(file, layout.skipped_lines)
+    text = line.decode(encoding, "replace").removeprefix("\ufeff")
     if not text.strip():
-        raise PreparationError(f"{file.name} is empty or starts with an empty line")
+        raise PreparationError(
+            f"{file.name} is empty, or has an empty line where its columns begin: check header in"
+            " the declaration"
+        )
     is_quoting = layout.quoted and layout.delimiter != "::"
     if not layout.has_header and is_quoting and text.count('"') % 2:
         return None
