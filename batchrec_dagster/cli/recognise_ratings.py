@@ -57,6 +57,7 @@ from batchrec_dagster.preparation.layout import (
     Column,
     PreparationError,
 )
+from batchrec_dagster.preparation.nested_json import NestedForm
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
@@ -89,14 +90,17 @@ def recognise_ratings(
     files: Sequence[RawFile],
     given_columns: Mapping[str, Column],
     options: ReadingOptions,
+    nested_form: NestedForm | None = None,
 ) -> RecognisedSource:
     """What the ratings in these files are, and how many.
 
     given_columns: the columns that need not be recognised, by role.
+    nested_form: the form of the source's JSON, if the files are what its query makes of that.
 
     Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
     """
-    known_layout = parse_source(source).layout if not given_columns else None
+    is_known = not given_columns and nested_form is None
+    known_layout = parse_source(source).layout if is_known else None
     notes: list[str] = []
     unused: list[UnusedColumn] = []
     if known_layout is not None:
@@ -112,7 +116,7 @@ def recognise_ratings(
             else:
                 liked = choose_liked_ratings(ratings, options.min_rating)
             preview = _render_preview(ratings)
-            form = ratings.layout.format
+            form = ratings.layout.format if nested_form is None else nested_form.words
             ratings = _select_liked(ratings, liked)
             path = folder / "interactions.csv"
             result = ratings.write_interactions(path)
@@ -124,6 +128,10 @@ def recognise_ratings(
     settings: dict[str, object] = {"source": source}
     if known_layout is None:
         settings = _build_settings(source, reading, liked, options)
+    if nested_form is not None:
+        # The format is that of the query's result.
+        del settings["format"]
+        settings = {"source": source, "query": nested_form.query, **settings}
     return RecognisedSource(
         settings,
         summary=[

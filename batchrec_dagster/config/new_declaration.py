@@ -90,8 +90,20 @@ def format_block(settings: Mapping[str, object], indent: str = "    ") -> Iterat
         elif isinstance(value, list):
             items = ", ".join(map(format_escaped, value))
             yield f"{indent}{format_scalar(key)}: [{items}]"
+        elif isinstance(value, str) and _is_block(value):
+            yield f"{indent}{format_scalar(key)}: |-"
+            yield from (f"{indent}  {line}" for line in value.split("\n"))
         else:
             yield f"{indent}{format_scalar(key)}: {format_escaped(value)}"
+
+
+def _is_block(text: str) -> bool:
+    """Whether the text has several lines, and YAML can hold them as they are."""
+    return (
+        "\n" in text
+        and escape_template(text) == text
+        and all(line.isprintable() and line == line.strip() != "" for line in text.split("\n"))
+    )
 
 
 def format_escaped(value: object) -> str:

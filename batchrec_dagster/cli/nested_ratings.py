@@ -1,0 +1,77 @@
+"""Ratings in JSON whose values lie within objects: the query that `batchrec new` writes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from batchrec_dagster.cli.column_candidates import NO_COLUMN, UnknownColumnsError, open_sample
+from batchrec_dagster.cli.rating_columns import REQUIRED_OPTIONS
+from batchrec_dagster.cli.recognised_source import ReadingOptions
+from batchrec_dagster.preparation.column_names import recognise_columns
+from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.preparation.nested_json import (
+    NestedForm,
+    is_nested,
+    recognise_nested_form,
+)
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.sources.query import check_sql
+
+
+def find_nested_form(
+    files: Sequence[RawFile], given_columns: Mapping[str, Column], options: ReadingOptions
+) -> NestedForm | None:
+    """The form of the JSON, with the query that makes columns of it; None if it needs no query.
+
+    given_columns: the columns that need not be recognised, by role: of the file, or of the query's
+    result.
+
+    Raises UnknownColumnsError if only a reader can say what a column of the result is, and
+    PreparationError if the file cannot be read, or a query needs something that is not installed.
+    """
+    columns_given = {role: name for role, name in given_columns.items() if name != NO_COLUMN}
+    roles = [
+        role
+        for role in REQUIRED_OPTIONS
+        if role != "timestamp" or given_columns.get("timestamp") != NO_COLUMN
+    ]
+    with open_sample(files, ReadSettings(encoding=options.encoding)) as sample:
+        table = sample.table
+        if not isinstance(table, JsonTable) or _has_columns(table, roles, columns_given):
+            return None
+        form = recognise_nested_form(table.opened, roles)
+        if form is None:
+            return None
+        try:
+            check_sql(form.query)
+        except ValueError as error:
+            raise PreparationError(f"{sample.name} is {form.words}: {error}") from error
+        missing = [role for role in roles if role not in {**form.columns, **columns_given}]
+        if missing:
+            others = [*form.other_columns]
+            needed = " ".join(
+                f"{REQUIRED_OPTIONS[role]} {shlex.quote(others.pop(0)) if others else 'COL'}"
+                for role in missing
+            )
+            no_times = " (or --time none)" if "timestamp" in missing else ""
+            names = ", ".join([*form.columns.values(), *form.other_columns])
+            raise UnknownColumnsError(
+                f"{sample.name} is {form.words}, of which a query makes the columns: {names}. Say"
+                f" which is which, for example: {needed}{no_times}"
+            )
+        return form
+
+
+def _has_columns(
+    table: JsonTable, roles: Sequence[str], columns_given: Mapping[str, Column]
+) -> bool:
+    """Whether the file itself has the columns, and none of them holds objects or lists."""
+    if not table.has_objects or not set(columns_given.values()) <= set(table.columns):
+        return False
+    columns = {**recognise_columns(table.columns), **columns_given}
+    return all(
+        role in columns and not is_nested(table.opened, str(columns[role])) for role in roles
+    )
