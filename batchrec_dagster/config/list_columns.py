@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.storage.list_subjects import ITEMS
 
 # Why an item is on the list, and which item of the person's history speaks for it.
 REASON, REASON_ITEM = "reason", "reason_item"
@@ -13,7 +14,7 @@ REASONS = (REASON, REASON_ITEM)
 # What lists have whatever is declared.
 FIXED_COLUMNS = ("user_id", "rank", "item_id", "score", "arm")
 # The id of a similar item, where `item_id` is the item whose list it is.
-SIMILAR_ITEM_COLUMN = "similar_item_id"
+SIMILAR_ITEM_COLUMN = ITEMS.item_column
 # Those columns of the items that Personalize does not get.
 FOR_PEOPLE = ("title", "image", "link")
 

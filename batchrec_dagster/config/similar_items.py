@@ -25,6 +25,7 @@ from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.rules.settings import ListRules
 from batchrec_dagster.sinks import Sinks
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS
 
 # With fewer people, a list would show what a single person bought.
 FEWEST_PEOPLE = 2
@@ -155,6 +156,14 @@ class SimilarItems(dg.Model):
         if self.filter is None or "{{" not in self.filter:
             names = filter_check.find_traits(self.filter).placeholders if self.filter else ()
             check_placeholders(names, self.filter_values, "every item")
+        return self
+
+    @model_validator(mode="after")
+    def _table_has_a_name_of_its_own(self) -> Self:
+        postgres = self.sinks.postgres
+        if postgres is not None and "table" not in postgres.model_fields_set:
+            named = postgres.model_copy(update={"table": SIMILAR_ITEMS})
+            self.sinks = self.sinks.model_copy(update={"postgres": named})
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,8 @@ from batchrec_dagster.sinks.dynamodb_table import (
     build_time_to_live_command,
     raise_as_sink_errors,
 )
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.list_subjects import ITEMS, USERS
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, StorageKeys
 
 
 class DynamoDbSink(dg.Model):
@@ -26,7 +27,8 @@ class DynamoDbSink(dg.Model):
     asset: ClassVar[str] = "recommendations_in_dynamodb"
 
     table: str = Field(
-        description="The table: its partition key is user_id of type S, and it has no sort key.",
+        description="The table: its partition key is user_id (of similar items, item_id) of type S,"
+        " and it has no sort key.",
         examples=["shop-recommendations"],
     )
     ttl_days: int = Field(
@@ -84,10 +86,12 @@ class DynamoDbSink(dg.Model):
 
     def _open_table(self, context: sink.SinkContext) -> UserListTable:
         storage = context.storage
+        keys = StorageKeys(context.pipeline)
         return UserListTable(
             client=storage.client("dynamodb"),
             table=self.table,
             ttl_days=self.ttl_days,
-            files=PipelineFiles(storage, StorageKeys(context.pipeline)),
+            files=PipelineFiles(storage, keys),
             owner=f"{context.pipeline} in {storage.uri('')}",
+            key=(ITEMS if keys.table == SIMILAR_ITEMS else USERS).column,
         )

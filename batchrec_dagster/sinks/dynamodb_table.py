@@ -33,10 +33,11 @@ import polars as pl
 from botocore import exceptions
 
 from batchrec_dagster.sinks import sink
+from batchrec_dagster.storage.list_subjects import USERS
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import PipelineFiles
 
-KEY, EXPIRES = "user_id", "expires_at"
+EXPIRES = "expires_at"
 OWNER = "batchrec:lists-of"
 DAY = 24 * 3600
 
@@ -73,6 +74,8 @@ class UserListTable:
     """Where the ids of the users written last are kept."""
     owner: str
     """Whose lists they are."""
+    key: str = USERS.column
+    """The partition key: the id of the user, or of the item whose list it is."""
 
     def write(self, frame: pl.LazyFrame, run_id: str) -> sink.SinkResult:
         """Write these lists, and remove those of users who are gone.
@@ -81,7 +84,7 @@ class UserListTable:
         off. Raises as `check` does.
         """
         expected = sink.count_lists(frame)
-        user_ids = frame.filter(rank=1).select(KEY).collect(engine="streaming")
+        user_ids = frame.filter(rank=1).select(self.key).collect(engine="streaming")
         table_arn, removes_expired = self.check()
         if self.check_owner(table_arn) is None:
             mark = {"Key": OWNER, "Value": self._owner_tag}
@@ -93,7 +96,7 @@ class UserListTable:
         if previous_user_ids is None:
             removed_user_ids = user_ids.clear()
         else:
-            removed_user_ids = previous_user_ids.join(user_ids, on=KEY, how="anti")
+            removed_user_ids = previous_user_ids.join(user_ids, on=self.key, how="anti")
         self.files.write_parquet(record, pl.concat([user_ids, removed_user_ids]))
         users_written = self._put_lists(frame, run_id)
         sink.require_equal_counts(
@@ -121,7 +124,7 @@ class UserListTable:
         if stored_users:
             table_arn, _ = self.check()
             self.check_owner(table_arn)
-            self._delete_users(pl.DataFrame({KEY: stored_users}))
+            self._delete_users(pl.DataFrame({self.key: stored_users}))
         return len(stored_users)
 
     def _find_users(self, users: Collection[str]) -> list[str]:
@@ -132,9 +135,9 @@ class UserListTable:
             part = keys[start : start + READS_AT_ONCE]
             unprocessed: dict[str, Any] = {
                 self.table: {
-                    "Keys": [{KEY: {"S": user}} for user in part],
+                    "Keys": [{self.key: {"S": user}} for user in part],
                     "ConsistentRead": True,
-                    "ProjectionExpression": KEY,
+                    "ProjectionExpression": self.key,
                 }
             }
             for attempt in range(ATTEMPTS):
@@ -142,7 +145,9 @@ class UserListTable:
                     answer = self.client.batch_get_item(RequestItems=unprocessed)
                 except self.client.exceptions.ResourceNotFoundException:
                     return []
-                stored_users += [item[KEY]["S"] for item in answer["Responses"].get(self.table, [])]
+                stored_users += [
+                    item[self.key]["S"] for item in answer["Responses"].get(self.table, [])
+                ]
                 unprocessed = answer.get("UnprocessedKeys", {})
                 if not unprocessed:
                     break
@@ -166,18 +171,18 @@ class UserListTable:
             raise sink.SinkError(
                 f"there is no DynamoDB table {self.table}: create it with aws dynamodb create-table"
                 f" --table-name {self.table} --billing-mode PAY_PER_REQUEST"
-                f" --attribute-definitions AttributeName={KEY},AttributeType=S"
-                f" --key-schema AttributeName={KEY},KeyType=HASH"
+                f" --attribute-definitions AttributeName={self.key},AttributeType=S"
+                f" --key-schema AttributeName={self.key},KeyType=HASH"
             ) from None
         keys = [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]]
         types = {
             attribute["AttributeName"]: attribute["AttributeType"]
             for attribute in table["AttributeDefinitions"]
         }
-        if keys != [(KEY, "HASH")] or types[KEY] != "S":
+        if keys != [(self.key, "HASH")] or types[self.key] != "S":
             raise sink.SinkError(
                 f"the DynamoDB table {self.table} has another key: it needs the partition key"
-                f" {KEY} of type S, and no sort key"
+                f" {self.key} of type S, and no sort key"
             )
         if table["TableStatus"] not in ("ACTIVE", "UPDATING"):
             raise sink.SinkUnavailableError(
@@ -221,7 +226,7 @@ class UserListTable:
         for users in sink.group_by_user(frame):
             users_written += self._send(
                 [
-                    {"PutRequest": {"Item": {**_make_item(**user), **common}}}
+                    {"PutRequest": {"Item": {**_make_item(self.key, **user), **common}}}
                     for user in users.iter_rows(named=True)
                 ]
             )
@@ -229,8 +234,8 @@ class UserListTable:
 
     def _delete_users(self, user_ids: pl.DataFrame) -> None:
         for users in user_ids.iter_slices(10_000):
-            keys = users.get_column(KEY)
-            self._send([{"DeleteRequest": {"Key": {KEY: {"S": user}}}} for user in keys])
+            keys = users.get_column(self.key)
+            self._send([{"DeleteRequest": {"Key": {self.key: {"S": user}}}} for user in keys])
 
     def _send(self, requests: Sequence[dict[str, Any]]) -> int:
         """How many requests DynamoDB has processed, which is all of them."""
@@ -257,9 +262,9 @@ class UserListTable:
 
     def _verify_sample(self, user_ids: pl.DataFrame, run_id: str) -> None:
         """Raise SinkUnavailableError unless a sample of the users has the lists of this run."""
-        sample = user_ids.sample(min(SAMPLE, user_ids.height)).get_column(KEY).to_list()
+        sample = user_ids.sample(min(SAMPLE, user_ids.height)).get_column(self.key).to_list()
         request = {
-            "Keys": [{KEY: {"S": user}} for user in sample],
+            "Keys": [{self.key: {"S": user}} for user in sample],
             "ConsistentRead": True,
             "ProjectionExpression": "run_id",
         }
@@ -284,8 +289,12 @@ def _wait(attempt: int) -> None:
     time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.1 * 2**attempt)))  # noqa: S311
 
 
-def _make_item(user_id: str, items: list[dict[str, Any]], arm: str | None = None) -> dict[str, Any]:
-    item = {KEY: {"S": user_id}, "items": {"L": [{"M": _make_entry(**item)} for item in items]}}
+def _make_item(
+    key: str, items: list[dict[str, Any]], arm: str | None = None, **subject: str
+) -> dict[str, Any]:
+    """The item of a user, or of the item whose list it is, whose id stands under the key."""
+    listed = {"L": [{"M": _make_entry(**item)} for item in items]}
+    item = {key: {"S": subject[key]}, "items": listed}
     return item if arm is None else {**item, "arm": {"S": arm}}
 
 

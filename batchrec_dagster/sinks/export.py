@@ -23,6 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.list_subjects import ITEMS, USERS, find_subject
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError, split_uri
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
@@ -130,7 +131,8 @@ class ExportSink(dg.Model):
         """The store of the file, and its URI there."""
         path = self._resolve_path(context.project)
         if path is None:
-            path = context.storage.uri(StorageKeys(context.pipeline).export(self.filename))
+            keys = StorageKeys(context.pipeline)
+            path = context.storage.uri(keys.export(f"{keys.table}.{self.format}"))
         return _locate_file(path, context.storage)
 
     @property
@@ -255,8 +257,10 @@ def _generate_rows(
         yield from sink.iterate_batches(frame)
         return
     # A user's row has no use for a score, and a rank is in the columns' names.
-    not_of_items = ("user_id", "arm", "rank", "score")
-    fields = [name for name in frame.collect_schema().names() if name not in not_of_items]
+    names = frame.collect_schema().names()
+    subject = find_subject(names)
+    not_of_items = (subject.column, "arm", "rank", "score")
+    fields = [name for name in names if name not in not_of_items]
     for users in sink.group_by_user(frame):
         yield users if settings.format == "jsonl" else _spread_items(users, longest, fields)
 
@@ -282,7 +286,7 @@ def _spread_items(users: pl.DataFrame, longest: int, fields: Sequence[str]) -> p
 
 def _name_field(column: str) -> str:
     """What the columns of a user's row start with that have this column of the table."""
-    return "item" if column == "item_id" else column
+    return "item" if column in (USERS.item_column, ITEMS.item_column) else column
 
 
 def _iterate_records(

@@ -40,7 +40,7 @@ class PostgresSink(dg.Model):
         default="recommendations",
         description="The table, which is made where there is none: user_id, rank, item_id, title or"
         " recommendations.columns, score, and arm with an experiment; letters, digits and _, at"
-        " most 40.",
+        " most 40. Default for similar items: similar_items.",
     )
     schema_name: str | None = Field(
         default=None,

@@ -20,8 +20,8 @@ TYPES: Mapping[type[pl.DataType], str] = {
     pl.Int32: "integer",
     pl.Int64: "bigint",
 }
-# These identify a row. They never move.
-KEYS = ("user_id", "rank", "item_id")
+# These identify a row, of lists of users and of items. They never move.
+KEYS = ("user_id", "rank", "item_id", "similar_item_id")
 # These are ours too, and stay, empty, when the lists no longer have them.
 LASTING = ("title", "score", "arm")
 # The comment of every other column that the sink makes, so that it drops no column of a team's.
@@ -69,7 +69,7 @@ def list_new_columns(columns: Mapping[str, str]) -> dict[str, str]:
     names = [*columns]
     if not {*names} <= {*KEYS, "score", "arm"}:
         return dict(columns)
-    place = len(KEYS)
+    place = 3
     ordered = [*names[:place], "title", *names[place:]]
     return {name: columns.get(name, "text") for name in ordered}
 

@@ -39,6 +39,7 @@ from batchrec_dagster.sinks.postgres_columns import (
     plan_changes,
 )
 from batchrec_dagster.sinks.postgres_columns import MARK as COLUMN_MARK
+from batchrec_dagster.storage.list_subjects import find_subject
 from batchrec_dagster.storage.secrets import choose_safe_defaults
 
 # How many bytes COPY reads at once.
@@ -271,9 +272,10 @@ class _ListTable:
             new_columns = list_new_columns(columns)
             definitions = [_define_column(name, kind) for name, kind in new_columns.items()]
             self._run(
-                "CREATE TABLE {} ({}, PRIMARY KEY (user_id, rank)) PARTITION BY RANGE (rank)",
+                "CREATE TABLE {} ({}, PRIMARY KEY ({}, rank)) PARTITION BY RANGE (rank)",
                 self.identifier,
                 sql.SQL(", ").join(definitions),
+                sql.Identifier(find_subject(columns).column),
             )
             self._mark_columns([*new_columns])
             if our_comment:
@@ -342,7 +344,14 @@ class _ListTable:
 
         columns: those of the lists, with their types.
         """
-        changes = plan_changes(self._list_columns(), columns)
+        table_columns = self._list_columns()
+        subject, other = find_subject(columns), find_subject([col.name for col in table_columns])
+        if subject != other:
+            raise sink.SinkError(
+                f"{self.name} is a table of lists of {other.name}, and these are of {subject.name}:"
+                " give sinks.postgres.table another name"
+            )
+        changes = plan_changes(table_columns, columns)
         partition = self.create_partition(changes, columns)
         copy_rows(self._cursor, frame, partition)
         self._run("SELECT count(*), count(*) FILTER (WHERE rank = 1) FROM {}", partition)

@@ -3,7 +3,8 @@
 The table comes as a LazyFrame. Its columns are user_id, rank (1 is the best), item_id, those of
 recommendations.columns (by default the title, where there are titles), score and, in an experiment,
 the user's arm. They may be other ones in the next edition. Every user's rows stand together, in
-order of rank.
+order of rank. In lists of similar items, item_id and similar_item_id stand in the place of user_id
+and item_id: `storage/list_subjects.py` says which.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import polars as pl
 
+from batchrec_dagster.storage.list_subjects import find_subject
 from batchrec_dagster.storage.resource import StorageResource
 
 BATCH_ROWS = 100_000
@@ -33,7 +35,7 @@ class SinkContext:
     """What a sink knows of the deployment."""
 
     pipeline: str
-    """The pipeline's name."""
+    """The pipeline's name, or the address of one of its lists, such as shop/similar_items."""
     storage: StorageResource
     project: Path
     """The project's folder, at which relative paths start."""
@@ -120,7 +122,7 @@ class Sink(Protocol):
 
 
 def count_lists(frame: pl.LazyFrame) -> SinkCounts:
-    """Counts over the whole table."""
+    """Counts over the whole table. Of similar items, the items that have a list are its users."""
     rank = pl.col("rank")
     # Each user has one item of rank 1.
     totals = frame.select(pl.len(), first=(rank == 1).sum(), longest=rank.max().fill_null(0))
@@ -153,22 +155,24 @@ def iterate_batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
 def group_by_user(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     """Tables with a row for each user.
 
-    The columns are user_id, arm (in an experiment) and items: a list of structs of the other
-    columns, best first. At least one table comes, so that even of an empty one the columns are
-    known.
+    The columns are user_id (item_id of similar items), arm (in an experiment) and items: a list of
+    structs of the other columns, best first. At least one table comes, so that even of an empty one
+    the columns are known.
     """
     # The last user's rows may continue in the next batch.
     open_user: pl.DataFrame | None = None
+    key = find_subject(frame.collect_schema().names()).column
     for batch in iterate_batches(frame):
         rows = batch if open_user is None else pl.concat([open_user, batch])
-        is_last_user = pl.col("user_id") == rows.get_column("user_id")[-1]
+        is_last_user = pl.col(key) == rows.get_column(key)[-1]
         open_user = rows.filter(is_last_user)
         yield _collect_items(rows.filter(~is_last_user))
     yield _collect_items(frame.head(0).collect() if open_user is None else open_user)
 
 
 def _collect_items(rows: pl.DataFrame) -> pl.DataFrame:
-    user_columns = [name for name in ("user_id", "arm") if name in rows.columns]
+    key = find_subject(rows.columns).column
+    user_columns = [name for name in (key, "arm") if name in rows.columns]
     return rows.group_by(user_columns, maintain_order=True).agg(
         items=pl.struct(pl.exclude(user_columns))
     )

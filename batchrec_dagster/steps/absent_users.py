@@ -15,6 +15,7 @@ import polars as pl
 
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.steps.checks import CheckResult, FailedChecksError
+from batchrec_dagster.storage.list_subjects import ITEMS, find_subject
 from batchrec_dagster.storage.object_store import (
     DamagedObjectError,
     ObjectNotFoundError,
@@ -98,8 +99,8 @@ def find_absent_users(files: PipelineFiles, rows: pl.LazyFrame) -> AbsentUsers:
     rows: those of an edition, with the column user_id.
     Raises StorageError.
     """
-    if "user_id" not in rows.collect_schema():
-        # Lists of similar items have nobody.
+    if find_subject(rows.collect_schema().names()) == ITEMS:
+        # These lists have nobody.
         nobody = pl.Series("user_id", [], pl.String)
         return AbsentUsers(0, nobody, nobody)
     users = list_users(rows)

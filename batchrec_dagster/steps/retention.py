@@ -234,7 +234,6 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
         yield keys.record("segment_solution_version")
     if pipeline.similar_items is None:
         yield keys.batch_items
-        yield keys.all_similar_items
     if pipeline.similar_items_recipe is None:
         yield keys.all_batch_similar_items
         yield keys.record("similar_items_solution_version")

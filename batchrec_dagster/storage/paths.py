@@ -68,7 +68,9 @@ class StorageKeys:
         self.folder = pipeline
         list_folder = f"{pipeline}/lists/{list_name}" if list_name else pipeline
         users_folder = list_folder if has_own_users else pipeline
+        # The name of the published table.
         table = SIMILAR_ITEMS if list_name == SIMILAR_ITEMS else "recommendations"
+        self.table = table
         self.address = address
         self.trial = trial
         self.list_name = list_name
@@ -107,8 +109,6 @@ class StorageKeys:
         self.all_arm_users = f"{list_folder}/transformed/batch_users_of_arms/"
         # The items that get a list of similar items, and the folder of the outputs of these jobs.
         self.batch_items = f"{pipeline}/transformed/batch_items_input/items.json"
-        # The folder of what is published of them.
-        self.all_similar_items = f"{pipeline}/lists/{SIMILAR_ITEMS}/"
         self.all_batch_similar_items = f"{pipeline}/curated/batch_similar_items/"
         # The folder, with its final slash, of what sinks export into the storage.
         self.all_exports = f"{list_folder}/curated/exports/"

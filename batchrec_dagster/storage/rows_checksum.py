@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from typing import IO
 
 import polars as pl
+
+from batchrec_dagster.storage.list_subjects import find_subject
 
 # This many rows are in memory at a time.
 ROWS_AT_ONCE = 100_000
 _DIGEST_BYTES = 16
 NOBODY = pl.Series("user_id", [], pl.String)
-
-
-def find_subject_columns(columns: Collection[str]) -> tuple[str, str]:
-    """The column of those who have a list, and that of what is on it.
-
-    columns: those of published lists, whose users or items have a list.
-    """
-    if "user_id" in columns:
-        return "user_id", "item_id"
-    return "item_id", "similar_item_id"
 
 
 def compute_rows_checksum(file: IO[bytes], without: pl.Series = NOBODY) -> str:
@@ -39,10 +30,11 @@ def compute_rows_checksum(file: IO[bytes], without: pl.Series = NOBODY) -> str:
 
     total, rows_left = 0, None
     table = pq.ParquetFile(file)
-    subject, item = find_subject_columns(table.schema_arrow.names)
-    columns = [name for name in (subject, "rank", item) if name in table.schema_arrow.names]
+    subject = find_subject(table.schema_arrow.names)
+    names = (subject.column, "rank", subject.item_column)
+    columns = [name for name in names if name in table.schema_arrow.names]
     for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):
-        rows = pl.DataFrame(batch).select(columns).rename({subject: "user_id"}, strict=False)
+        rows = pl.DataFrame(batch).select(columns).rename({subject.column: "user_id"})
         if len(without):
             rows = rows.filter(~pl.col("user_id").is_in(without.implode()))
         rows = rows if rows_left is None else pl.concat([rows_left, rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import dagster as dg
@@ -62,3 +63,44 @@ def test_items_bought_together_are_published_kept_and_rolled_back(
     again = run(num_results=2)
     assert not again.success
     assert "its lists were rolled back" in why(again)
+
+
+@pytest.mark.slow  # a copied run, and one with a training
+def test_a_recipe_finds_similar_items_in_the_same_dataset_group(
+    project: Project, instance: dg.DagsterInstance, first_run: FirstRun
+) -> None:
+    first_run.copy_to(project, instance)
+    (project.root / "pages.csv").write_text("movieId\n1\n2\n3\n99\nunknown\n")
+    similar_items = {
+        "num_results": 5,
+        "items": {"source": str(project.root / "pages.csv")},
+        "rules": {"pin": [{"item": "1", "rank": 2}]},
+        "sinks": {"export": {"format": "jsonl"}},
+    }
+    project.declare(declaration("shop", RATINGS, similar_items=similar_items))
+    assets = ["similar_items_solution_version", "similar_items", "similar_items_export"]
+    result = refresh(project, "shop", instance, assets=assets)
+    assert result.success, why(result)
+    lists = read_lists(project)
+    assert {*lists.get_column("item_id")} == {"1", "2", "3", "99", "unknown"}
+    pinned = lists.filter(similar_item_id="1")
+    # The pinned item is on all lists but its own.
+    assert {*pinned.get_column("item_id")} == {"2", "3", "99", "unknown"}
+    assert {*pinned.get_column("rank")} == {2}
+    about = metadata(result, "similar_items")
+    assert (about["items"], about["dagster/row_count"]) == (5, 25)
+    assert about["cost_usd_on_aws"] > 0
+    evaluations = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    known = evaluations["requested_items_known"]
+    assert not known.passed
+    assert "2 are neither in the interactions nor in the items file: '99', 'unknown'" in str(
+        known.description
+    )
+    exports = project.storage / "shop/lists/similar_items/curated/exports"
+    line = json.loads((exports / "similar_items.jsonl").read_text().splitlines()[0])
+    first = [row["similar_item_id"] for row in line["items"]]
+    assert (line["item_id"], first) == ("1", lists.head(5).get_column("similar_item_id").to_list())
+    # The lists of users have their job's output, and similar items theirs.
+    folders = project.storage / "shop/curated"
+    for folder in ("batch_inference", "batch_similar_items"):
+        assert len([*(folders / folder).iterdir()]) == 1

@@ -65,3 +65,17 @@ def build_large_table(users: int, results: int = 5) -> pl.DataFrame:
             for user in range(users)
         }
     )
+
+
+def build_similar_items_table() -> pl.DataFrame:
+    """Lists of similar items: two items have one."""
+    return pl.DataFrame(
+        {
+            "item_id": ["a", "a", "b"],
+            "rank": [1, 2, 1],
+            "similar_item_id": ["b", "c", "a"],
+            "title": ["B", None, "A"],
+            "score": [0.5, 0.25, 0.5],
+        },
+        schema_overrides={"rank": pl.Int32},
+    )

@@ -24,6 +24,7 @@ from batchrec_dagster_tests.sinks.support import (
     build_large_table,
     build_lists_table,
     build_mail_table,
+    build_similar_items_table,
 )
 
 pytestmark = pytest.mark.slow
@@ -320,3 +321,15 @@ def test_users_are_erased_and_the_others_stay(client: Any, table: UserListTable)
 def test_nobody_is_in_a_table_that_is_missing(client: Any, tmp_path: Path) -> None:
     table = open_lists_table(client, tmp_path)
     assert table.count_users(["1"]) == table.erase_users(["1"]) == 0
+
+
+def test_similar_items_have_an_item_for_each_item(client: Any, tmp_path: Path) -> None:
+    create(client, "item_id")
+    table = replace(open_lists_table(client, tmp_path), key="item_id")
+    similar = build_similar_items_table()
+    assert write(table, similar).counts[:2] == (3, 2)
+    (stored,) = (item for item in client.scan(TableName=TABLE)["Items"]
+                 if item["item_id"]["S"] == "a")  # fmt: skip
+    entries = [entry["M"]["similar_item_id"]["S"] for entry in stored["items"]["L"]]
+    assert entries == ["b", "c"]
+    assert write(table, similar.filter(item_id="b")).facts["users_removed"] == 1

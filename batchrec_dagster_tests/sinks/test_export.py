@@ -26,6 +26,7 @@ from batchrec_dagster_tests.sinks.support import (
     build_large_table,
     build_lists_table,
     build_mail_table,
+    build_similar_items_table,
 )
 
 URI = "s3://bucket/exports/lists"
@@ -81,6 +82,15 @@ def test_in_an_experiment_a_row_has_its_users_arm(tmp_path: Path) -> None:
     (line,) = map(json.loads, read_content(tmp_path).splitlines())
     assert line["arm"] == "control"
     assert "arm" not in line["items"][0]
+
+
+def test_similar_items_have_a_row_for_each_item(tmp_path: Path) -> None:
+    write(tmp_path, build_similar_items_table())
+    assert read_rows(tmp_path) == [
+        ["item_id", "item_1", "title_1", "item_2", "title_2"],
+        ["a", "b", "B", "c", ""],
+        ["b", "a", "A", "", ""],
+    ]
 
 
 def test_a_row_for_each_item_is_as_in_the_table(tmp_path: Path) -> None:

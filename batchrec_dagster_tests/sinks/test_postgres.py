@@ -29,6 +29,7 @@ from batchrec_dagster_tests.sinks.support import (
     build_large_table,
     build_lists_table,
     build_mail_table,
+    build_similar_items_table,
 )
 
 TABLE = "recommendations"
@@ -141,6 +142,20 @@ def test_what_a_team_added_to_the_table_stays(postgres: PostgresServer, url: str
         url=url,
     )
     assert indexes == [(1,)]
+
+
+def test_similar_items_have_a_table_with_the_item_as_its_key(
+    postgres: PostgresServer, url: str
+) -> None:
+    similar = build_similar_items_table()
+    for _ in range(2):
+        assert replace(similar, url, table="similar_items").counts[:2] == (3, 2)
+    query = "SELECT * FROM similar_items ORDER BY item_id, rank"
+    assert postgres.query(query, url=url) == similar.rows()
+    replace(build_lists_table({"1": ["a"]}), url)
+    with pytest.raises(SinkError, match="is a table of lists of users, and these are of items"):
+        replace(similar, url)
+    assert read_stored_rows(postgres, url)
 
 
 def list_column_types(postgres: PostgresServer, url: str) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from batchrec_dagster.sinks import (
     SinkUnavailableError,
 )
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.list_subjects import USERS, ListSubject, find_subject
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.table_without_users import list_users
 
@@ -62,7 +63,8 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
         work = get_work(pipeline, context)
         with _retry_if_unavailable(context, key):
             result = _write(work, sink, recommendations, context)
-        return dg.MaterializeResult(metadata=_sink_metadata(result))
+        subject = find_subject(recommendations.collect_schema().names())
+        return dg.MaterializeResult(metadata=_sink_metadata(result, subject))
 
     return write_sink
 
@@ -90,34 +92,39 @@ def write_sinks_again(work: Work, context: dg.AssetExecutionContext) -> None:
             continue
         context.log.info(f"sinks.{key} has the published lists without the users dropped")
         asset = work.pipeline.asset_key(sink.asset)
-        context.log_event(dg.AssetObservation(asset, metadata=_sink_metadata(result)))
+        context.log_event(dg.AssetObservation(asset, metadata=_sink_metadata(result, USERS)))
 
 
 def _write(
     work: Work, sink: Sink, lists: pl.LazyFrame, context: dg.AssetExecutionContext
 ) -> SinkResult:
     """Write the lists, apart from those of users who were erased. Raises SinkError."""
+    subject = find_subject(lists.collect_schema().names())
     erased = SuppressionList(work.files).read()
-    if erased:
+    if erased and subject == USERS:
         # A restored backup may have them.
         erased_ids = erased.find(list_users(lists))
         lists = lists.filter(~pl.col("user_id").is_in(erased_ids.implode()))
     pipeline = work.pipeline
     result = sink.write(
         lists,
-        SinkContext(pipeline.name, work.storage, pipeline.project, os.environ, context.run.run_id),
+        SinkContext(
+            pipeline.address, work.storage, pipeline.project, os.environ, context.run.run_id
+        ),
     )
     if result.warning:
         context.log.warning(result.warning)
     return result
 
 
-def _sink_metadata(result: SinkResult) -> dict[str, Any]:
+def _sink_metadata(result: SinkResult, subject: ListSubject) -> dict[str, Any]:
     counts = result.counts
     return {
-        "preview": preview_metadata(f"**{counts.rows:,} rows** for {counts.users:,} users."),
+        "preview": preview_metadata(
+            f"**{counts.rows:,} rows** for {counts.users:,} {subject.name}."
+        ),
         "dagster/row_count": counts.rows,
-        "users": counts.users,
+        subject.name: counts.users,
         **result.facts,
     }
 

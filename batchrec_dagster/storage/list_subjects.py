@@ -1,0 +1,26 @@
+"""Whose lists a published table has: users, or items that other items go with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+
+class ListSubject(NamedTuple):
+    """Those who have a list each."""
+
+    name: str
+    """What they are called: users, items."""
+    column: str
+    """The column of their ids."""
+    item_column: str
+    """The column of the ids of the items on the lists."""
+
+
+USERS = ListSubject("users", "user_id", "item_id")
+ITEMS = ListSubject("items", "item_id", "similar_item_id")
+
+
+def find_subject(columns: Collection[str]) -> ListSubject:
+    """Whose lists a table with these columns has."""
+    return ITEMS if ITEMS.item_column in columns else USERS
