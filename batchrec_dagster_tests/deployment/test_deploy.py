@@ -409,7 +409,9 @@ def test_the_parameters_of_the_page_are_the_template_s() -> None:
 
 def test_the_values_for_dagsters_chart_are_as_the_chart_and_the_deployment_read_them() -> None:
     values = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
-    assert values.keys() == {"dagster-user-deployments", "runLauncher"}
+    assert values.keys() == {"dagster-user-deployments", "postgresql", "runLauncher"}
+    # test_postgres_storage.py opens what the chart makes of it.
+    assert values["postgresql"] == {"postgresqlScheme": "postgresql+psycopg2"}
     assert values["runLauncher"] == {"type": "K8sRunLauncher"}
     assert values["dagster-user-deployments"].keys() == {"enabled", "deployments"}
     (code_location,) = values["dagster-user-deployments"]["deployments"]

@@ -1,0 +1,78 @@
+"""Dagster's history in PostgreSQL, with `[postgres]`, as its docs and its chart declare it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from batchrec_dagster_tests.postgres_server import OWNER, PASSWORD, PostgresServer, postgres_server
+from batchrec_dagster_tests.support import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+VALUES = yaml.safe_load((REPOSITORY / "deploy" / "helm-values.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    pytest.importorskip("dagster_postgres")
+    with postgres_server() as server:
+        yield server
+
+
+def of_a_url(server: PostgresServer) -> dict[str, Any]:
+    """What Dagster's docs say, and teams write."""
+    return {"storage": {"postgres": {"postgres_url": server.create_database("by_url")}}}
+
+
+def of_the_chart(server: PostgresServer) -> dict[str, Any]:
+    """What Dagster's Helm chart makes of its values in the ConfigMap `dagster-instance`."""
+    server.create_database("by_chart")
+    database = {
+        "username": OWNER,
+        "password": {"env": "DAGSTER_PG_PASSWORD"},
+        "hostname": "127.0.0.1",
+        "db_name": "by_chart",
+        "port": server.port,
+        "params": {},
+        "scheme": VALUES["postgresql"]["postgresqlScheme"],
+    }
+    storages = {
+        "run_storage": ("dagster_postgres.run_storage", "PostgresRunStorage"),
+        "event_log_storage": ("dagster_postgres.event_log", "PostgresEventLogStorage"),
+        "schedule_storage": ("dagster_postgres.schedule_storage", "PostgresScheduleStorage"),
+    }
+    return {
+        name: {"module": module, "class": storage, "config": {"postgres_db": database}}
+        for name, (module, storage) in storages.items()
+    }
+
+
+@pytest.mark.parametrize("declare", [of_a_url, of_the_chart])
+def test_runs_are_remembered_in_postgresql(
+    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declare: Any
+) -> None:
+    installed = version("sqlalchemy")
+    if declare is of_a_url and not installed.startswith("2.0."):
+        pytest.skip(
+            f"SQLAlchemy {installed} is newer than the extra allows: install requirements-dev.lock"
+        )
+    monkeypatch.setenv("DAGSTER_PG_PASSWORD", PASSWORD)
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(declare(server)))
+
+    @dg.asset
+    def orders() -> None: ...
+
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        # As the web server opens it, whose connections another driver closed at once.
+        instance.optimize_for_webserver(15000, 3600, 10)
+        assert dg.materialize([orders], instance=instance).success
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert len(instance.get_runs()) == 1
+        assert instance.get_latest_materialization_event(orders.key) is not None
