@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from batchrec_dagster.personalize.filter_grammar import Literal, parse
+from batchrec_dagster.personalize.filter_grammar import FieldRef, Literal, list_operands, parse
 from batchrec_dagster.rules.catalogue import ItemCatalogue
 from batchrec_dagster.rules.pairs import Mask
 
@@ -14,8 +14,8 @@ from batchrec_dagster.rules.pairs import Mask
 class ServiceFilter:
     """Which items of the catalogue the filter allows, as far as that is known.
 
-    What an expression on interactions, or one with IF, says of an item depends on the user. That is
-    not known here.
+    What an expression on interactions, or one with IF, says of an item depends on the user, and one
+    that compares with CurrentItem on the item whose list it is. That is not known here.
 
     expression: the filter.
     values: those of its placeholders, by their names.
@@ -28,7 +28,10 @@ class ServiceFilter:
         included, surely_included, excluded, surely_excluded = (nothing.copy() for _ in range(4))
         expressions = parse(expression)
         for part in expressions:
-            is_known = not (part.on_interactions or part.users)
+            compares_fields = any(
+                isinstance(operand, FieldRef) for operand in list_operands(part.where)
+            )
+            is_known = not (part.on_interactions or part.users or compares_fields)
             matches = catalogue.match(part.where, values) if is_known else ~nothing
             if part.include:
                 included |= matches

@@ -157,7 +157,9 @@ class RequestRenderer:
         """What stands for the hash: the kind of resource in whose request it came first."""
         key = text[:HASH_LENGTH]
         if key not in self.hashes:
-            number = 1 + sum(name.startswith(f"<{kind}") for name in self.hashes.values())
+            number = 1 + sum(
+                re.fullmatch(rf"<{kind}( \d+)?>", name) is not None for name in self.hashes.values()
+            )
             self.hashes[key] = f"<{kind}>" if number == 1 else f"<{kind} {number}>"
         return self.hashes[key]
 
