@@ -144,8 +144,8 @@ class RatingsSettings(SourceSettings):
 
     source: str | dict[str, str] = Field(
         description="Where the ratings are: sample://hetrec (generated), movielens://NAME"
-        " (downloaded from GroupLens), a path, s3://bucket/key or https://…; a file inside a zip"
-        " is written ARCHIVE.zip!/path/in/it.csv, a sheet BOOK.xlsx!/SHEET, a table of SQLite"
+        " (downloaded from GroupLens), a path, s3://bucket/key or https://…; a file of several in a"
+        " zip is written ARCHIVE.zip!/path/in/it.csv, a sheet BOOK.xlsx!/SHEET, a table of SQLite"
         " SHOP.db!/TABLE. Many files: a folder (data/ or"
         " s3://bucket/prefix/) or a pattern (data/2026-*.csv, **/ for folders within). gzip,"
         " bzip2, xz and zstd are unpacked. A relative path starts at the project's folder. Several,"
@@ -178,7 +178,9 @@ class RatingsSettings(SourceSettings):
         default=True,
         description='Whether " quotes fields of csv; if false it is like any other character.',
     )
-    decimal: Decimal = Field(default=".", description="The decimal separator in csv: `,` for 4,5.")
+    decimal: Decimal = Field(
+        default=".", description="The decimal separator in csv: `,` for 4,5 and 1.234,56."
+    )
     encoding: Encoding = Field(
         default="auto",
         description="The encoding, as Python calls it. auto: UTF-8, or cp1252 if the bytes are not"

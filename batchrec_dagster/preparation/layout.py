@@ -24,8 +24,9 @@ A row is read in four steps, so that engines agree to the byte.
 
    With D for a digit 0-9, a number is `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?`, and finite as a 64-bit
    floating-point number. A whole number is `[+-]?D+`, from -2^63 to 2^63 - 1. With the `decimal`
-   `,` numbers have a comma in place of the point, and one with a point is not a number. An event
-   value may be missing.
+   `,` numbers have a comma in place of the point. Points between groups of three digits are left
+   out if there is a comma behind them, or if there are two points or more; any other number with a
+   point is not a number. An event value may be missing.
 4. Problems. A row with a problem is bad. If it has several, it counts under the first: what is
    wrong with its line, then those of `row_problems.list_row_problems`, then those of
    `row_problems.list_time_problems`.
@@ -68,6 +69,8 @@ CONSTANT_TIME = 946_684_800
 EXCEL_1970 = 25_569
 # The start of 2100. A time from then on, such as 9999-12-31, is a placeholder for no time.
 FIRST_SENTINEL = 4_102_444_800
+# How far the clocks of other machines may be ahead, in seconds. A later time is in the future.
+CLOCK_SLACK = 86_400
 # The start and the end of 9999-12-31 in seconds and in milliseconds. They are placeholders in any
 # unit, because the seconds among milliseconds would be read as a plausible time in 1978.
 END_OF_TIME = (
@@ -155,6 +158,9 @@ class Layout:
     skipped_lines: int = 0
     """How many lines of CSV come before the header, or before the first row if there is none."""
 
+    latest: int | None = None
+    """Times after this one, in seconds since 1970, are a problem; None if none is too late."""
+
     def __post_init__(self) -> None:
         # JSON has no tuples.
         object.__setattr__(self, "null_values", tuple(self.null_values))
@@ -241,6 +247,23 @@ def split_line(line: str, delimiter: str, *, quoted: bool = True) -> list[str]:
     except csv.Error:
         # A field is longer than csv allows, for example because the delimiter is another one.
         return line.rstrip("\r\n").split(delimiter)
+
+
+def build_empty_line_error(name: str, place: str, skipped: int) -> PreparationError:
+    """The error of a file that has nothing in the line where its columns begin.
+
+    place: the line, in words.
+    skipped: how many lines come before it.
+    """
+    if skipped:
+        return PreparationError(
+            f"{name} has nothing in {place}, where by its header the columns begin: check header in"
+            " the declaration"
+        )
+    return PreparationError(
+        f"{name} is empty or starts with an empty line: set header to the number of the line that"
+        " names the columns"
+    )
 
 
 def is_cut_off(end: str, width: int, delimiter: str, quoted: bool) -> bool:

@@ -23,10 +23,17 @@ YEAR_100 = -59_011_459_200
 _UNITS_IN_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 NULL_ID = "an id that means no value (ratings.null_values)"
 TWO_DIGITS = "the year of the timestamp has two digits (write %y in ratings.timestamp_format)"
+RATING_PROBLEM = "the rating is not a number"
+VALUE_PROBLEM = "the event value is not a number"
 BEFORE_1970 = "the timestamp is before 1970"
 SENTINEL = (
     "the timestamp is 0 or after 2099 (that is no time, or ratings.timestamp_unit is another)"
 )
+
+
+# Numbers with a comma are read with comma and point in each other's place.
+_SWAPPED = str.maketrans({",": ".", ".": ","})
+FUTURE = "the timestamp is in the future (or ratings.timestamp_unit is another)"
 
 
 def describe_time_problem(unit: str, timezone: str | None) -> str:
@@ -84,7 +91,7 @@ def list_row_problems(
         yield cells.is_not_utf8("user") | cells.is_not_utf8("item"), "an id that is not UTF-8 text"
     if layout.rating is not None:
         yield cells.is_missing("rating"), "no rating"
-        yield cells.is_not_of_type("rating", "double"), "the rating is not a number"
+        yield cells.is_not_of_type("rating", "double"), RATING_PROBLEM
         yield cells.means_nothing("rating"), "no rating"
     if layout.event_type is not None:
         missing = cells.is_missing("event_type") | cells.means_nothing("event_type")
@@ -93,29 +100,62 @@ def list_row_problems(
     if layout.event_value is not None:
         has_value = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
         is_wrong = has_value & cells.is_not_of_type("event_value", "double")
-        yield is_wrong, "the event value is not a number"
+        yield is_wrong, VALUE_PROBLEM
     if layout.timestamp is not None:
         yield cells.is_missing("timestamp") | cells.means_nothing("timestamp"), "no timestamp"
     for name, kind in layout.types.items():
         if kind != "string":
             role = FILTER + name
             has_other_type = ~cells.is_missing(role) & cells.is_not_of_type(role, kind)
-            yield has_other_type, f"{name} is not of type {kind}"
+            yield has_other_type, _describe_type_problem(name, kind)
+
+
+def list_cell_problems(layout: Layout) -> dict[str, str]:
+    """The problems that a single cell has which is not of its type, with the role of the cell."""
+    problems = {}
+    if layout.rating is not None:
+        problems[RATING_PROBLEM] = "rating"
+    if layout.event_value is not None:
+        problems[VALUE_PROBLEM] = "event_value"
+    for name, kind in layout.types.items():
+        problems[_describe_type_problem(name, kind)] = FILTER + name
+    return problems
+
+
+def describe_bad_row(place: str, problem: str, cell: str | None, text: str, layout: Layout) -> str:
+    """A bad row in words: where it is, what is wrong, and what is in it.
+
+    cell: the cell that is not of its type, of a problem of `list_cell_problems`; else None.
+    text: the row as a person would find it.
+    """
+    role = list_cell_problems(layout).get(problem)
+    if role is None or cell is None:
+        return f"{place}: {problem}: {text!r}"
+    if role in layout.with_comma:
+        cell = cell.translate(_SWAPPED)
+    return f"{place}: {problem}: {cell!r} in column {layout.roles[role]} of {text!r}"
+
+
+def _describe_type_problem(name: str, kind: str) -> str:
+    return f"{name} is not of type {kind}"
 
 
 def list_time_problems(
-    seconds: Any, unreadable: Any, unit: str, timezone: str | None
+    seconds: Any, unreadable: Any, unit: str, layout: Layout
 ) -> Iterator[tuple[Any, str]]:
     """As `list_row_problems`, for the time of a row.
 
     seconds: the time in epoch seconds.
     unreadable: whether the cell is not written in the unit.
     """
+    timezone = layout.timezone
     yield unreadable, describe_time_problem(unit, timezone)
     if "%Y" in unit:
         yield seconds < YEAR_100, TWO_DIGITS
     yield seconds < 0, BEFORE_1970
     yield (seconds == 0) | (seconds >= FIRST_SENTINEL), SENTINEL
+    if layout.latest is not None:
+        yield seconds > layout.latest, FUTURE
 
 
 def build_mixed_times_error(place: str, timestamp: str, unit: str, before: str) -> PreparationError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 import polars as pl
@@ -27,14 +27,12 @@ from batchrec_dagster.personalize.schemas import (
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
 )
-from batchrec_dagster.preparation.layout import EXCEL_DAYS, NO_TIMES
+from batchrec_dagster.preparation.layout import CLOCK_SLACK, EXCEL_DAYS, NO_TIMES
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.steps.records import ModelRecord
 
 # Times before this mean that they were read in the wrong unit.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
-# A clock may be ahead by as much.
-CLOCK_SLACK = timedelta(days=1)
 # Excel's days up to the year 2173 are smaller numbers than this. Read as seconds, they are times on
 # 1 or 2 January 1970.
 MAX_EXCEL_DAYS = 100_000
@@ -202,7 +200,7 @@ def check_timestamps_plausible(
         return CheckResult(
             "timestamps_plausible", passed=True, finding=finding, numbers={"days": 0}
         )
-    passed = EARLIEST.timestamp() <= first and last <= (now + CLOCK_SLACK).timestamp()
+    passed = EARLIEST.timestamp() <= first and last <= now.timestamp() + CLOCK_SLACK
     finding = f"from {_format_day(first)} to {_format_day(last)}, with times in {unit}"
     if not passed:
         likely_unit = "s" if unit == "ms" else "ms"

@@ -172,7 +172,8 @@ def test_bad_rows_are_skipped_counted_and_shown(tmp_path: Path) -> None:
     assert sum(result.left_out.values()) == len(BAD_ROWS)
     assert result.left_out["the rating is not a number"] == 3
     assert result.bad_row_examples[0] == (
-        "ratings.csv, line 3: the rating is not a number: '1,10,good,1000'"
+        "ratings.csv, line 3: the rating is not a number: 'good' in column rating of"
+        " '1,10,good,1000'"
     )
 
 

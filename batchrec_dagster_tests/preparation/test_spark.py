@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import CUT_OFF, Layout, PreparationError
-from batchrec_dagster.preparation.row_problems import SENTINEL, TWO_DIGITS
+from batchrec_dagster.preparation.row_problems import FUTURE, SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import ERASED_USER, Rules
 from batchrec_dagster.storage.hashed_users import HIDDEN_TEXT, NOBODY, SuppressedUsers
 from batchrec_dagster_tests.preparation.spark_support import (
@@ -104,7 +104,8 @@ def test_dirty_rows_are_left_out_for_the_same_reasons(spark: SparkSession, tmp_p
     outcome = prepare_by_both(spark, tmp_path, "\ufeff" + "\r\n".join(lines) + "\r\n3,10,5,10")
     assert outcome.left_out is not None
     assert len(outcome.left_out) >= 9
-    assert "ratings.csv, line 3: the rating is not a number: '1,10,good,1000'" in outcome.examples
+    example = "the rating is not a number: 'good' in column rating of '1,10,good,1000'"
+    assert f"ratings.csv, line 3: {example}" in outcome.examples
 
 
 def test_a_line_that_is_too_long_is_named_by_both(
@@ -263,11 +264,14 @@ def test_rows_without_times(spark: SparkSession, tmp_path: Path) -> None:
     assert outcome.csv_text == "USER_ID,ITEM_ID,TIMESTAMP\n1,2,946684800\n"
 
 
-def test_times_of_8_digits(spark: SparkSession, tmp_path: Path) -> None:
-    rows = "1,1,5,20240131\n2,1,5,20240132\n3,1,5,99991231\n"
-    outcome = prepare_by_both(spark, tmp_path, f"{HEADER}{rows}")
+def test_times_of_8_digits_and_those_after_the_latest(spark: SparkSession, tmp_path: Path) -> None:
+    days = ["20240131", "20240132", "99991231", "20240201"]
+    rows = "".join(f"{number},1,5,{day}\n" for number, day in enumerate(days))
+    outcome = prepare_by_both(spark, tmp_path, HEADER + rows, replace(COMMA, latest=1_706_659_200))
     assert outcome.unit == "%Y%m%d"
-    assert outcome.csv_text == "USER_ID,ITEM_ID,TIMESTAMP\n1,1,1706659200\n"
+    assert outcome.csv_text == "USER_ID,ITEM_ID,TIMESTAMP\n0,1,1706659200\n"
+    unreadable = "the timestamp cannot be read as %Y%m%d"
+    assert outcome.left_out == {unreadable: 1, SENTINEL: 1, FUTURE: 1}
 
 
 def test_mixed_units_are_an_error(spark: SparkSession, tmp_path: Path) -> None:
@@ -367,6 +371,21 @@ def test_times_in_parquet(spark: SparkSession, tmp_path: Path) -> None:
     assert [
         int(line.split(",")[2]) for line in outcome.csv_text.splitlines()[1:]
     ] == shifted_seconds
+
+
+def test_numbers_with_points_between_thousands(spark: SparkSession, tmp_path: Path) -> None:
+    layout = replace(COMMA, delimiter=";", decimal=",", event_value="price", types={"n": "double"})
+    header = "userId;movieId;rating;timestamp;price;n\n"
+    row = "1;10;{0};1000;{0};{0}\n"
+    good = ["1.234,56", "1.234.567", "-12.345,", " 1.234,5 ", "1234,5"]
+    bad = ["1.234", "12.34,5", "1,234.5", "1234.567,8"]
+    rows = "".join(row.format(number) for number in [*good, *bad])
+    outcome = prepare_by_both(spark, tmp_path, header + rows, layout)
+    assert outcome.csv_text is not None
+    values = [line.split(",")[3] for line in outcome.csv_text.splitlines()[1:]]
+    assert values == ["1234.56", "1234567", "-12345.", "1234.5", "1234.5"]
+    assert outcome.left_out == {"the rating is not a number": len(bad)}
+    assert "'1.234' in column rating of '1;10;1.234;1000;1.234;1.234'" in outcome.examples[0]
 
 
 def test_numbers_with_a_comma_for_the_point(spark: SparkSession, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
-from batchrec_dagster.preparation.row_problems import SENTINEL, TWO_DIGITS
+from batchrec_dagster.preparation.row_problems import FUTURE, SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import Rules
 
 LAYOUT = Layout(",", "u", "i", None, "t")
@@ -373,6 +373,21 @@ def test_8_and_14_digits_are_never_seconds(tmp_path: Path, compact: str, others:
         [DAY],
         {"the timestamp cannot be read as %Y%m%d": 1},
     )
+
+
+@pytest.mark.parametrize("times", [["1577966405", "2900000000"], ["2020-01-02", "2061-11-24"]])
+def test_one_time_in_the_future_is_a_bad_row(tmp_path: Path, times: list[str]) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("user,item,time\n" + "".join(f"1,2,{time}\n" for time in times))
+    with open_ratings([RawFile(path, path.name)], ReadSettings(), Rules("skip")) as read:
+        result = read.write_interactions(tmp_path / "interactions.csv")
+    assert result.left_out == {FUTURE: 1}
+    assert result.rows_kept == 1
+    with (
+        open_ratings([RawFile(path, path.name)], ReadSettings(), Rules()) as read,
+        pytest.raises(PreparationError, match=r"line 3: the timestamp is in the future .*: skip"),
+    ):
+        read.write_interactions(tmp_path / "interactions.csv")
 
 
 def test_8_digits_are_seconds_where_that_is_declared(tmp_path: Path) -> None:

@@ -15,12 +15,19 @@ from batchrec_dagster.preparation.sources.limits import Limits
 
 CHUNK = 1024 * 1024
 ENCRYPTED = 0x1
-DATA_SUFFIXES = {".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"}
+DATA_SUFFIXES = {
+    *(".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"),
+    *(".json", ".jsonl", ".ndjson", ".parquet"),
+}
 MEMBERS_SHOWN = 10
 
 
 def find_member(job: ConfinedJob, path: str, member: str) -> None:
-    """Raise FileError if the zip archive has no such file. The sheets of a workbook and the tables
+    """Raise FileError if the zip archive has no such file.
+
+    member: the path of the file in the archive; empty for the only one.
+
+    The sheets of a workbook and the tables
     of a database are found when they are read."""
     if _find_conversion(Path(path)) is None:
         with _open(Path(path)) as archive:
@@ -67,7 +74,7 @@ def _open(path: Path) -> zipfile.ZipFile:
 
 def _find_info(archive: zipfile.ZipFile, member: str, limits: Limits) -> zipfile.ZipInfo:
     try:
-        info = archive.getinfo(member)
+        info = archive.getinfo(member or _find_only_file(archive))
     except KeyError:
         raise FileError(f"there is no such file in it; {_list_contents(archive)}") from None
     if info.is_dir():
@@ -78,13 +85,30 @@ def _find_info(archive: zipfile.ZipFile, member: str, limits: Limits) -> zipfile
     return info
 
 
+def _find_only_file(archive: zipfile.ZipFile) -> str:
+    """The name of the one file of data in the archive. Raises FileError if there are others."""
+    names = _list_data(archive)
+    if len(names) != 1:
+        raise FileError(
+            f"{_list_contents(archive)}: add !/ and the path of one, such as"
+            " ARCHIVE.zip!/orders.csv"
+        )
+    return names[0]
+
+
 def _list_contents(archive: zipfile.ZipFile) -> str:
-    files = [info.filename for info in archive.infolist() if not info.is_dir()]
-    data = [name for name in files if PurePosixPath(name).suffix.lower() in DATA_SUFFIXES]
-    names = [name for name in data or files if not name.startswith("__MACOSX/")]
+    names = _list_data(archive)
     if not names:
         return "it is empty"
     more = "" if len(names) <= MEMBERS_SHOWN else f" and {len(names) - MEMBERS_SHOWN} more"
     listed_names = ", ".join(names[:MEMBERS_SHOWN])
     # Names come from outside, and this must be one line.
     return "it has " + "".join(c if c.isprintable() else "?" for c in listed_names) + more
+
+
+def _list_data(archive: zipfile.ZipFile) -> list[str]:
+    """The names of the files of data; of all files if no name says that it is one."""
+    files = [info.filename for info in archive.infolist() if not info.is_dir()]
+    files = [name for name in files if not name.startswith("__MACOSX/")]
+    data = [name for name in files if PurePosixPath(name).suffix.lower() in DATA_SUFFIXES]
+    return data or files

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from batchrec_dagster.preparation.confined.archive_members import write_member
 from batchrec_dagster.preparation.confined.child import ConfinedJob
 from batchrec_dagster.preparation.confined.conversions import CONVERSIONS
 from batchrec_dagster.preparation.sources import formats
@@ -41,6 +42,15 @@ def open_file(job: ConfinedJob, path: str, unpacked: str, converted: str) -> dic
     """
     packed = Path(path).stat().st_size
     plain = _unpack(Path(path), Path(unpacked))
+    is_zip = formats.recognise_format(_start(plain)) == formats.ZIP_ARCHIVE
+    if is_zip and plain == Path(path):
+        write_member(job, path, "", unpacked)
+        return _convert(job, Path(unpacked), converted, packed)
+    return _convert(job, plain, converted, packed)
+
+
+def _convert(job: ConfinedJob, plain: Path, converted: str, packed: int) -> dict[str, Any]:
+    """The answer of `open_file` for a file that is not packed."""
     form = formats.recognise_format(_start(plain))
     if _start(plain).startswith(formats.PARQUET):
         form = formats.PARQUET_FORMAT
@@ -48,8 +58,7 @@ def open_file(job: ConfinedJob, path: str, unpacked: str, converted: str) -> dic
         return {"path": str(plain), "unit": "line", "shift": 0}
     conversion = CONVERSIONS.get(form)
     if conversion is None:
-        hint = ": name a file in it, ARCHIVE.zip!/path/in/it.csv" if "zip" in form else ""
-        raise FileError(f"it is {form}{hint or ', which is not read: write CSV or Parquet'}")
+        raise FileError(f"it is {form}, which is not read: write CSV or Parquet")
     shift = conversion.convert(plain, Path(converted), None, job.limits, packed)
     return {"path": converted, "unit": conversion.unit, "shift": shift}
 

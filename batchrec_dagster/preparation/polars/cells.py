@@ -28,6 +28,7 @@ TIME_ROLES = ("timestamp", "items.columns.created")
 # Characters of TEXT that messages show.
 SHOWN = 200
 _BEYOND = "beyond"
+_GROUPED_DIGITS = r"^[ \t]*[+-]?[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]*|(?:\.[0-9]{3}){2,})[ \t]*$"
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,11 @@ def read_csv_cells(
 def swap_comma_and_point(text: pl.Expr) -> pl.Expr:
     """The text of a number that has a comma, with a point in its place.
 
-    What has a point gets a comma, so that it is not a number any more.
+    Points between groups of three digits are left out, as in 1.234,56 and 1.234.567. What has
+    another point gets a comma, so that it is not a number any more.
     """
+    without_points = text.str.replace_all(".", "", literal=True)
+    text = pl.when(text.str.contains(_GROUPED_DIGITS)).then(without_points).otherwise(text)
     return text.str.replace_many({",": ".", ".": ","})
 
 

@@ -17,6 +17,7 @@ from batchrec_dagster.preparation.layout import (
     TAIL,
     Column,
     PreparationError,
+    build_empty_line_error,
     is_cut_off,
     split_line,
 )
@@ -73,7 +74,8 @@ class CsvTable:
             start = file.tell()
             line = file.readline()
             if not line.strip():
-                raise self._build_empty_line_error()
+                place = self.opened.place(self.skipped + 1)
+                raise build_empty_line_error(self.opened.name, place, self.skipped)
             fields = split_line(line, self.delimiter, quoted=self.quoted)
             is_quoting = self.quoted and self.delimiter != "::"
             if not self.has_header and is_quoting and line.count('"') % 2:
@@ -215,17 +217,6 @@ class CsvTable:
         if before:
             lines = lines.slice(before).with_columns(pl.col(ROW) - before)
         return split_lines(lines, self._syntax)
-
-    def _build_empty_line_error(self) -> PreparationError:
-        if self.skipped:
-            return PreparationError(
-                f"{self.opened.name} has nothing in {self.opened.place(self.skipped + 1)}, where by"
-                " its header the columns begin: check header in the declaration"
-            )
-        return PreparationError(
-            f"{self.opened.name} is empty or starts with an empty line: set header to the number of"
-            " the line that names the columns"
-        )
 
     def _hint(self) -> str:
         """The likely fix, if another delimiter splits the line better; else nothing."""

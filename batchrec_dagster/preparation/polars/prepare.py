@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,12 +15,19 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.counting import list_distinct_ids
-from batchrec_dagster.preparation.layout import AUTO, EPOCH_UNITS, Layout, PreparationError
+from batchrec_dagster.preparation.layout import (
+    AUTO,
+    CLOCK_SLACK,
+    EPOCH_UNITS,
+    Layout,
+    PreparationError,
+)
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, has_rules_across_rows
 from batchrec_dagster.preparation.polars.rows import (
+    CELL,
     FILE,
     NO_IDS,
     PROBLEM,
@@ -48,6 +56,7 @@ from batchrec_dagster.preparation.recognition import (
 from batchrec_dagster.preparation.row_problems import (
     BEFORE_1970,
     SENTINEL,
+    describe_bad_row,
     describe_time_problem,
 )
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
@@ -249,8 +258,9 @@ class OpenedRatings:
         for row in findings.examples:
             table = self.tables[row[FILE]]
             text = self._hide_erased(row[TEXT] or "")[:SHOWN]
+            cell = None if row[CELL] is None else self._hide_erased(row[CELL])[:SHOWN]
             place = f"{table.opened.name}, {table.place(row[ROW])}"
-            descriptions.append(f"{place}: {row[PROBLEM]}: {text!r}")
+            descriptions.append(describe_bad_row(place, row[PROBLEM], cell, text, self.layout))
         return tuple(descriptions)
 
 
@@ -263,11 +273,15 @@ def open_ratings(
 ) -> Iterator[OpenedRatings]:
     """The files ready to be read, in this order.
 
+    reading: as it is declared. Times in the future are bad rows; with a layout, those after its
+    latest time.
     suppressed: the users who were erased.
 
     What has to be unpacked for it is removed when the block ends. Raises PreparationError.
     """
+    latest: int | None = int(time.time()) + CLOCK_SLACK
     if isinstance(reading, Layout):
+        latest = reading.latest
         reading = ReadSettings.of(reading)
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
@@ -276,6 +290,7 @@ def open_ratings(
         if not filled:
             raise PreparationError(f"{all_files[0].name} is empty")
         recognised = recognise_layout(filled[0], reading, rules)
+        recognised = replace(recognised, layout=replace(recognised.layout, latest=latest))
         _refuse_mixed_formats(filled, reading)
         tables = [open_table(file, recognised.layout) for file in filled]
         doubts = [file.doubt for file in filled if file.doubt]

@@ -18,7 +18,11 @@ from batchrec_dagster.preparation.layout import AUTO, EPOCH_UNITS, FILTER, Layou
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
 from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_filter
-from batchrec_dagster.preparation.row_problems import list_row_problems, list_time_problems
+from batchrec_dagster.preparation.row_problems import (
+    list_cell_problems,
+    list_row_problems,
+    list_time_problems,
+)
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     ERASED_USER,
@@ -33,6 +37,8 @@ FILE = "file"
 SECONDS = "seconds"
 # What is wrong with the row; null if it is good.
 PROBLEM = "problem"
+# The cell that has the problem, if it is one of `row_problems.list_cell_problems`.
+CELL = "cell"
 # Why the row is left out; null if it is kept.
 REASON = "reason"
 # In which form the row's time is written.
@@ -58,7 +64,8 @@ def parse_rows(
     *,
     plain: bool = False,
 ) -> pl.LazyFrame:
-    """ROW, TEXT, user, item, SECONDS, event_type, event_value, PROBLEM and REASON of every row.
+    """ROW, TEXT, user, item, SECONDS, event_type, event_value, PROBLEM, CELL and REASON of every
+    row.
 
     This is how a row of ratings is read, on this machine and on Spark.
 
@@ -71,7 +78,7 @@ def parse_rows(
     """
     none = pl.lit(None, dtype=pl.String)
     seconds = pl.col(SECONDS)
-    time_reasons = list_time_problems(seconds, seconds.is_null(), unit, layout.timezone)
+    time_reasons = list_time_problems(seconds, seconds.is_null(), unit, layout)
     problem = choose_first_reason([*_list_row_problems(layout, plain=plain), *time_reasons])
     typed_columns = {
         name: parse_as(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
@@ -99,6 +106,13 @@ def parse_rows(
             event_type=none if layout.event_type is None else pl.col("event_type"),
             event_value=none if layout.event_value is None else _build_event_value(layout),
             problem=PROBLEM,
+            cell=pl.coalesce(
+                *(
+                    pl.when(pl.col(PROBLEM) == words).then(pl.col(role))
+                    for words, role in list_cell_problems(layout).items()
+                ),
+                none,
+            ),
             reason=reason,
         )
     )
@@ -233,7 +247,7 @@ class RowFindings:
     """How many rows are left out for each reason, in the order of the reasons' words."""
 
     examples: list[dict[str, Any]] = field(default_factory=list)
-    """The first bad rows: FILE, ROW, TEXT and PROBLEM."""
+    """The first bad rows: FILE, ROW, TEXT, PROBLEM and CELL."""
 
     earliest: int | None = None
     """The first time of a good row, in seconds since 1970."""
@@ -264,7 +278,7 @@ def inspect_rows(rows: pl.LazyFrame, write: Write | None = None) -> RowFindings:
         is_bad = part.get_column(PROBLEM).is_not_null()
         if is_bad.any() and len(findings.examples) < EXAMPLES:
             bad = part.filter(is_bad).head(EXAMPLES - len(findings.examples))
-            findings.examples += bad.select(FILE, ROW, TEXT, PROBLEM).to_dicts()
+            findings.examples += bad.select(FILE, ROW, TEXT, PROBLEM, CELL).to_dicts()
         seconds = part.filter(~is_bad).get_column(SECONDS)
         extremes: list[Any] = [findings.earliest, findings.latest, seconds.min(), seconds.max()]
         extremes = [time for time in extremes if time is not None]

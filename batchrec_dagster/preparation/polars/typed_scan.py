@@ -155,7 +155,8 @@ def _list_odd_conditions(
     layout: Layout, table: RowTable, types: Collection[str]
 ) -> Iterator[pl.Expr]:
     """The conditions under which a row is odd: a cell is missing, or has to be read as text."""
-    yield ~_parse_seconds(layout).is_between(1, FIRST_SENTINEL - 1).fill_null(value=False)
+    latest = FIRST_SENTINEL - 1 if layout.latest is None else min(layout.latest, FIRST_SENTINEL - 1)
+    yield ~_parse_seconds(layout).is_between(1, latest).fill_null(value=False)
     if layout.timestamp_unit in (AUTO, *EPOCH_UNITS):
         yield pl.col("timestamp").is_in(END_OF_TIME)
     if layout.timestamp_unit == AUTO:

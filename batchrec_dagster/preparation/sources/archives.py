@@ -1,5 +1,6 @@
 """A file in a zip archive, a sheet of a workbook or a table of SQLite as a source."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.limits import LimitError
 from batchrec_dagster.preparation.sources.source import EMPTY, File, FileDescription, SourceContext
 from batchrec_dagster.storage.durable import read_pieces, temporary_folder
+
+# The member of an archive that has one file.
+THE_ONLY_FILE = ""
 
 
 class Archive(Protocol):
@@ -39,7 +43,7 @@ class Member(File):
 
     @property
     def name(self) -> str:
-        return self.member
+        return self.member or re.sub(r"(?i)\.zip$", "", self.text.partition("?")[0])
 
     @property
     def layout(self) -> Layout | None:

@@ -9,6 +9,7 @@ START = 1024
 # A file with a larger share of control characters is not text, in whatever encoding.
 CONTROLS = 0.1
 
+ZIP_ARCHIVE = "a zip archive"
 EXCEL, SQLITE, ARROW, PARQUET_FORMAT, JSON_ARRAY = (
     "an Excel file",
     "an SQLite database",
@@ -58,7 +59,7 @@ def recognise_format(start: bytes) -> str | None:
     if start.startswith((PARQUET, *PACKED, *UTF16)):
         return None
     if start.startswith(ZIP):
-        return EXCEL if any(name in start for name in _WORKBOOK_PARTS) else "a zip archive"
+        return EXCEL if any(name in start for name in _WORKBOOK_PARTS) else ZIP_ARCHIVE
     if start[257:262] == b"ustar":
         return "a tar archive"
     for sign, name in _SIGNS:

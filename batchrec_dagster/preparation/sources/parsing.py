@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from batchrec_dagster.preparation.layout import TableFormat
-from batchrec_dagster.preparation.sources.archives import Member
+from batchrec_dagster.preparation.sources.archives import THE_ONLY_FILE, Member
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File, WebFile
@@ -62,11 +62,10 @@ def parse_file(text: str) -> File:
         archive, inside, member = text.partition("!/")
         file = _parse_scheme(archive)
         if not inside:
-            if file.name.lower().endswith(".zip"):
-                raise FileError(
-                    "it is an archive: add !/ and the path of the file in it, such as"
-                    f" {hide_query(archive)}!/orders.csv. A wrong path lists the files in it"
-                )
+            if file.name.lower().endswith(".zip") and isinstance(
+                file, LocalFile | S3File | WebFile
+            ):
+                return Member(text, file, THE_ONLY_FILE)
             return file
         if not member or member.endswith("/"):
             raise FileError("after !/ comes the path of a file in the archive")

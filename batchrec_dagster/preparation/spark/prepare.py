@@ -16,8 +16,15 @@ from pyspark.sql import functions as F  # noqa: N812
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, Layout, PreparationError
 from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
-from batchrec_dagster.preparation.polars.rows import FORM, PROBLEM, REASON, SECONDS, read_error
-from batchrec_dagster.preparation.row_problems import build_mixed_times_error
+from batchrec_dagster.preparation.polars.rows import (
+    CELL,
+    FORM,
+    PROBLEM,
+    REASON,
+    SECONDS,
+    read_error,
+)
+from batchrec_dagster.preparation.row_problems import build_mixed_times_error, describe_bad_row
 from batchrec_dagster.preparation.rules import ERASED_USER, EVENT_TYPE_VALUE, Rules
 from batchrec_dagster.preparation.spark.files import SparkFiles
 from batchrec_dagster.preparation.spark.row_filters import SparkRowFilter
@@ -72,7 +79,7 @@ def _prepare(
     # Parsed once, and kept on the workers' disks, for all that follows.
     rows = source.map(parse, PARSED_ROWS).persist(StorageLevel.DISK_ONLY)
     hide = partial(suppressed.hide_in, delimiter=layout.delimiter)
-    rows_read, left_out, examples = _check_rows(source, rows, rules, hide)
+    rows_read, left_out, examples = _check_rows(source, rows, layout, rules, hide)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
     output_columns = _list_output_columns(layout, rules)
     rows_kept = rows.filter(F.col(REASON).isNull()).select(ROW, *output_columns)
@@ -97,7 +104,11 @@ def _prepare(
 
 
 def _check_rows(
-    source: SourceRows, rows: DataFrame, rules: Rules, hide: Callable[[str], str]
+    source: SourceRows,
+    rows: DataFrame,
+    layout: Layout,
+    rules: Rules,
+    hide: Callable[[str], str],
 ) -> tuple[int, dict[str, int], list[str]]:
     """How many rows there are, how many are left out for each reason, and the first bad rows.
 
@@ -115,7 +126,7 @@ def _check_rows(
     _raise_if_unreadable(source, problems, rows_read, rules)
     if not problems:
         return rows_read, left_out, []
-    examples = _describe_bad_rows(source, rows, hide)
+    examples = _describe_bad_rows(source, rows, layout, hide)
     rules.refuse_bad_rows(sum(group["rows"] for group in problems), rows_read, examples)
     return rows_read, left_out, examples
 
@@ -228,7 +239,7 @@ def _count_erased_users(rows: DataFrame) -> int:
 
 
 def _describe_bad_rows(
-    source: SourceRows, rows: DataFrame, hide: Callable[[str], str]
+    source: SourceRows, rows: DataFrame, layout: Layout, hide: Callable[[str], str]
 ) -> list[str]:
     """The first bad rows in words.
 
@@ -236,8 +247,14 @@ def _describe_bad_rows(
     """
     bad = rows.filter(F.col(PROBLEM).isNotNull()).orderBy(ROW).limit(EXAMPLES)
     return [
-        f"{source.place(row[ROW])}: {row[PROBLEM]}: {hide(row[TEXT] or '')[:SHOWN]!r}"
-        for row in bad.select(ROW, PROBLEM, TEXT).collect()
+        describe_bad_row(
+            source.place(row[ROW]),
+            row[PROBLEM],
+            None if row[CELL] is None else hide(row[CELL])[:SHOWN],
+            hide(row[TEXT] or "")[:SHOWN],
+            layout,
+        )
+        for row in bad.select(ROW, PROBLEM, CELL, TEXT).collect()
     ]
 
 

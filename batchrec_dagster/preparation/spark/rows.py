@@ -28,6 +28,7 @@ from batchrec_dagster.preparation.polars.cells import (
 )
 from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
 from batchrec_dagster.preparation.polars.rows import (
+    CELL,
     FORM,
     NO_IDS,
     PROBLEM,
@@ -61,6 +62,7 @@ PARSED_ROWS: Columns = {
     "event_type": "string",
     "event_value": "string",
     PROBLEM: "string",
+    CELL: "string",
     REASON: "string",
 }
 TIME_FORMS: Columns = {ROW: "long", "timestamp": "string", FORM: "string"}
@@ -183,7 +185,8 @@ def parse_batches(
             cells = reader.read_cells(part)
             erased = find_erased_ids(cells, suppressed)
             rows = parse_rows(cells, layout, rules, unit, erased)
-            parsed = rows.with_columns(text.alias(TEXT)).collect()
+            cell = pl.col(CELL).str.head(SHOWN)
+            parsed = rows.with_columns(text.alias(TEXT), cell.alias(CELL)).collect()
         except pl.exceptions.PolarsError as error:
             # The driver finds it among the problems, and knows the name of the file.
             problem = UNREADABLE + str(error).partition("\n")[0]

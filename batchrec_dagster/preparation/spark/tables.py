@@ -21,6 +21,7 @@ from batchrec_dagster.preparation.layout import (
     Column,
     Layout,
     PreparationError,
+    build_empty_line_error,
     is_cut_off,
     parse_json,
     split_line,
@@ -147,10 +148,8 @@ def _find_columns(
     line = files.read_line(file, layout.skipped_lines)
     text = line.decode(encoding, "replace").removeprefix("\ufeff")
     if not text.strip():
-        raise PreparationError(
-            f"{file.name} is empty, or has an empty line where its columns begin: check header in"
-            " the declaration"
-        )
+        place = f"line {layout.skipped_lines + 1}"
+        raise build_empty_line_error(file.name, place, layout.skipped_lines)
     is_quoting = layout.quoted and layout.delimiter != "::"
     if not layout.has_header and is_quoting and text.count('"') % 2:
         return None

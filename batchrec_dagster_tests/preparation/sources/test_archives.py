@@ -4,7 +4,9 @@ import zipfile
 
 import pytest
 
+from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.preparation.own_data import prepare_interactions
 from batchrec_dagster_tests.preparation.sources.support import (
     ARCHIVE,
     CONTENT,
@@ -55,6 +57,34 @@ def test_names_in_an_archive_cannot_break_the_line(place: Place) -> None:
 def test_a_folder_of_an_archive_is_no_file(place: Place) -> None:
     (place.base / "ml.zip").write_bytes(zip_members({"ml/": b"", "ml/ratings.csv": CONTENT}))
     assert "after !/ comes the path of a file" in place.read_refusal("ml.zip!/ml/")
+
+
+def test_an_archive_with_one_file_is_that_file(place: Place, web: Web) -> None:
+    members = {"ml/ratings.csv": CONTENT, "__MACOSX/ml/._ratings.csv": b"x", "ml/README": b"x"}
+    (place.base / "Orders.ZIP").write_bytes(zip_members(members))
+    assert place.copy_content("Orders.ZIP") == CONTENT
+    assert place.find_filename("Orders.ZIP") == "Orders"
+    web.pages["/may.zip"] = Page(zip_members({"data": CONTENT}))
+    assert place.copy_content(web.url("/may.zip")) == CONTENT
+
+
+def test_an_archive_with_several_files_names_them(place: Place) -> None:
+    (place.base / "a.zip").write_bytes(zip_members({"1.csv": CONTENT, "b/2.csv": CONTENT}))
+    assert place.read_refusal("a.zip") == (
+        "a.zip: it has 1.csv, b/2.csv: add !/ and the path of one, such as ARCHIVE.zip!/orders.csv"
+    )
+
+
+def test_archives_in_a_folder_are_read_too(place: Place) -> None:
+    folder = place.base / "data"
+    folder.mkdir()
+    members = {"1.csv": b"user,item,time\n1,2,1500000000\n"}
+    (folder / "1.zip").write_bytes(zip_members(members))
+    lines, _ = prepare_interactions(place.base, {"ratings": {"source": "data/*.zip"}})
+    assert lines == ["1,2,1500000000,rating"]
+    (folder / "1.zip").write_bytes(zip_members({**members, "2.csv": b""}))
+    with pytest.raises(PreparationError, match=r"1.zip: it has 1.csv, 2.csv: add !/"):
+        prepare_interactions(place.base, {"ratings": {"source": "data/*.zip"}})
 
 
 def test_an_archive_that_is_none_is_refused(place: Place) -> None:

@@ -216,7 +216,7 @@ def test_errors_name_the_line(place: Place, query: str, reason: str) -> None:
         (b"user,item\r\na,b\nc,d\r\n", "a.csv.*write all line ends alike"),
         (b'{"user": 1}\n{"user": \n', "Malformed JSON"),
         (b"PAR1 is not Parquet", "a.csv: it is damaged or not Parquet"),
-        (b"PK\x03\x04....", "zip archive"),
+        (b"PK\x03\x04....", "the archive is not a zip file"),
         (b"", "empty"),
     ],
 )
