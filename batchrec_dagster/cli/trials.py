@@ -154,6 +154,11 @@ class _TrialRun:
                 f" {format_program()} run {name}"
             )
 
+    @property
+    def _folder(self) -> str:
+        """The folder of the trial in the storage, by which `batchrec diff` finds it."""
+        return f"{self.name}/trials/{self.trial.name}"
+
     def _load(self) -> Pipeline:
         """The pipeline with the trial's settings. Raises click.ClickException."""
         from batchrec_dagster.config.declaration_errors import DeclarationError
@@ -184,8 +189,11 @@ class _TrialRun:
                 PipelineFiles(storage, live_keys),
             )
 
-    def run(self, trial: Trial) -> int:
-        """Run the trial once, and return the exit code."""
+    def run(self, trial: Trial, *, is_one_of_many: bool = False) -> int:
+        """Run the trial once, and return the exit code.
+
+        is_one_of_many: whether a table of all days follows, so that one line is enough.
+        """
         from batchrec_dagster.pipeline.trial_definitions import TRIAL_VARIABLE
 
         project = self._project
@@ -193,7 +201,7 @@ class _TrialRun:
         return watch_run(
             self.name,
             make_job_command(f"{self.name}_trial", "batchrec_dagster.pipeline.trial_definitions"),
-            self._describe_result,
+            self._describe_day if is_one_of_many else self._describe_result,
             environment={TRIAL_VARIABLE: run},
             options=self.options,
         )
@@ -203,13 +211,17 @@ class _TrialRun:
 
         Returns the exit code of the last run; the first that fails is the last.
         """
+        days_measured = (days[1] - days[0]).days if len(days) > 1 else None
         for number, day in enumerate(days, start=1):
             if day.isoformat() in self._find_days_with_lists():
                 continue
-            click.echo(f"{self.name} as of {day} ({number} of {len(days)})")
-            exit_code = self.run(replace(self.trial, as_of=day))
+            if len(days) > 1:
+                click.echo(f"{self.name} as of {day} ({number} of {len(days)})")
+            trial = replace(self.trial, as_of=day, days_measured=days_measured)
+            exit_code = self.run(trial, is_one_of_many=len(days) > 1)
             if exit_code:
                 return exit_code
+        click.echo(f"{self._folder}: readers have what they had")
         for tried in self.lists:
             click.echo(_describe_days(tried), nl=False)
         return 0
@@ -223,9 +235,11 @@ class _TrialRun:
             )
         )
 
+    def _describe_day(self, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
+        return [f"tried in {duration}", *(f"  warning   {text}" for text in stages.warnings), ""]
+
     def _describe_result(self, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
-        folder = f"{self.name}/trials/{self.trial.name}"
-        lines = [f"\n{folder}: tried in {duration}. Readers have what they had"]
+        lines = [f"\n{self._folder}: tried in {duration}. Readers have what they had"]
         lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
         for tried in self.lists:
             lines += ["", *self._describe_list(tried)]

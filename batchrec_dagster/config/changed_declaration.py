@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
-from batchrec_dagster.config.trial import TrialError, apply_settings, format_value
+from batchrec_dagster.config.declaration_errors import build_validation_error
+from batchrec_dagster.config.trial import Trial, TrialError, apply_settings, format_value
+from batchrec_dagster.storage.durable import temporary_folder
 
 
 def change_declaration(text: str, pipeline: str, settings: Mapping[str, Any]) -> str:
@@ -38,6 +42,24 @@ def change_declaration(text: str, pipeline: str, settings: Mapping[str, Any]) ->
         lines = ", ".join(f"{path}: {format_value(value)}" for path, value in settings.items())
         raise TrialError(f"these settings cannot be written there: write them yourself: {lines}")
     return changed
+
+
+def explain_trial_error(file: Path, pipeline: str, trial: Trial, error: ValidationError) -> str:
+    """What is wrong with the settings of a trial, in lines that name the settings.
+
+    file: the defs.yaml, whose lines are not those of the changed settings.
+    """
+    with temporary_folder() as folder:
+        changed = folder / file.name
+        try:
+            changed.write_text(
+                change_declaration(file.read_text("utf-8"), pipeline, trial.settings)
+            )
+        except TrialError:
+            # As far as the file has these settings.
+            changed = file
+        text = str(build_validation_error(changed, error))
+    return re.sub(rf"^{re.escape(str(changed))}, line \d+: ", "", text, flags=re.MULTILINE)
 
 
 def _read_attributes(text: str, pipeline: str) -> dict[str, Any]:

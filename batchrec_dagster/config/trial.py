@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time
 from typing import Any, Self
 
@@ -50,6 +50,9 @@ class Trial:
     """The changed settings by their path, such as solution.recipe. None removes a setting."""
     as_of: date | None = None
     """The day at whose end its data end, in UTC; None for all data."""
+    days_measured: int | None = None
+    """For how many days after the data its lists are compared with what people did; None for all
+    days until now."""
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any], as_of: str = "") -> Self:
@@ -63,12 +66,12 @@ class Trial:
     def from_json(cls, text: str) -> Self:
         """The trial that `to_json` wrote."""
         values = json.loads(text)
-        as_of = values["as_of"]
-        return cls(values["name"], values["settings"], date.fromisoformat(as_of) if as_of else None)
+        as_of = values.pop("as_of")
+        return cls(**values, as_of=date.fromisoformat(as_of) if as_of else None)
 
     def to_json(self) -> str:
         as_of = None if self.as_of is None else self.as_of.isoformat()
-        return json.dumps({"name": self.name, "settings": dict(self.settings), "as_of": as_of})
+        return json.dumps({**asdict(self), "as_of": as_of})
 
     @property
     def until(self) -> int | None:

@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.changed_declaration import explain_trial_error
 from batchrec_dagster.config.declaration_errors import (
     DeclarationError,
     build_same_name_error,
@@ -16,7 +17,7 @@ from batchrec_dagster.config.declaration_errors import (
     find_repeated_settings,
 )
 from batchrec_dagster.config.templates import Sandboxed
-from batchrec_dagster.config.trial import MOST_DAYS, Trial, apply_settings
+from batchrec_dagster.config.trial import MOST_DAYS, Trial, TrialError, apply_settings
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
@@ -103,11 +104,11 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
     def make_trial(self, trial: Trial) -> "BatchRecommendations":
         """The pipeline with the trial's changes, which writes to a folder of its own and no sinks.
 
-        Raises TrialError, and DeclarationError if the changed settings are not valid.
+        Raises TrialError if the changed settings are not valid.
         """
         attributes, context = self._attributes, self._load_context
-        assert attributes is not None, "only a loaded pipeline has trials"
-        assert context is not None
+        if attributes is None or context is None or self._file is None:
+            raise TrialError(f"{self.name} is declared in Python: change it there")
         declared = attributes.model_dump(mode="json", exclude_unset=True)
         changed = apply_settings(declared, trial.settings)
         for block in [changed, *(changed.get("lists") or {}).values()]:
@@ -115,10 +116,14 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             block.pop("segments", None)
             block.pop("similar_items", None)
         try:
-            changed_attributes = type(attributes).model_validate(changed)
+            made = type(self).load(type(attributes).model_validate(changed), context)
         except ValidationError as error:
-            raise build_validation_error(context.path / "defs.yaml", error) from error
-        made = type(self).load(changed_attributes, context)
+            raise TrialError(explain_trial_error(self._file, self.name, trial, error)) from error
+        except DeclarationError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            text = explain_trial_error(self._file, self.name, trial, error.__cause__)
+            raise TrialError(text) from error
         made._project, made._trial = context.project_root, trial
         # A backtest measures the lists of all its days.
         made.retention = made.retention.model_copy(update={"editions": MOST_DAYS})

@@ -69,6 +69,8 @@ class Comparison:
     """Quality, categories and cost."""
     obstacles: list[str]
     """Why the metrics cannot be compared, in words; empty if they can be."""
+    has_other_data: bool
+    """Whether the models were trained and measured on different data."""
     difference: PairedDifference | None
     """None where the models were not measured on the same people, one by one."""
 
@@ -80,6 +82,11 @@ class Comparison:
     @property
     def quality(self) -> str:
         """What the metrics say, in a sentence without a full stop."""
+        if self.has_other_data:
+            return (
+                "NDCG@25 was measured on other data, and so for other people: a difference may come"
+                " from the data"
+            )
         if self.obstacles:
             return f"the metrics cannot be compared: {'; '.join(self.obstacles)}"
         if self.difference is None:
@@ -122,6 +129,7 @@ def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
         diff,
         [*_list_measures(old, new)],
         obstacles,
+        old.about.get("data_version") != new.about.get("data_version"),
         _read_difference(old, new),
     )
 

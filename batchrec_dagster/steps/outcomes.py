@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.outcomes.arms import UserGroups
 from batchrec_dagster.outcomes.experiment import ExperimentResult, summarize_experiment
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
@@ -16,6 +18,7 @@ from batchrec_dagster.outcomes.sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.outcomes.sums import complete_sums, leave_out_unused
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
+from batchrec_dagster.preparation.rules import SECONDS_A_DAY
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.work import Work
@@ -62,6 +65,8 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
             Publications(files).read().publications,
             is_read=work.pipeline.trial is None,
         )
+        if work.pipeline.trial is not None:
+            periods = _shorten_periods(periods, work.pipeline.trial)
         last_sums = read_sums(files)
         parts = [last_sums.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if periods:
@@ -76,6 +81,14 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
         if not measured.equals(last_sums):
             files.write_parquet(files.storage_keys.outcome_sums, leave_out_unused(measured))
     return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])
+
+
+def _shorten_periods(periods: Sequence[Period], trial: Trial) -> list[Period]:
+    """The periods of a backtest, so that the last is as long as the others."""
+    if trial.days_measured is None:
+        return list(periods)
+    seconds = trial.days_measured * SECONDS_A_DAY
+    return [replace(period, end=min(period.end, period.start + seconds)) for period in periods]
 
 
 def _read_lists(work: Work, period: Period) -> PeriodLists:

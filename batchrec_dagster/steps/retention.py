@@ -49,7 +49,7 @@ def delete_unneeded(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None
     with _log_failures(work, "what removed settings left"):
         _delete_undeclared(work)
     with _log_failures(work, "trials"):
-        delete_old_trials(work, _list_outputs_of_trials(work))
+        delete_old_trials(work.files, work.ensure.log, _list_outputs_of_trials(work))
     with _log_failures(work, "models"):
         expire_models(work.ensure, work.pipeline.name, work.pipeline.retention.models)
 

@@ -11,6 +11,7 @@ pipeline's own runs leave that alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,22 +121,25 @@ def read_trials(files: PipelineFiles) -> list[TrialRecord]:
     return sorted(trials, key=lambda trial: trial.started_at, reverse=True)
 
 
-def delete_old_trials(work: PersonalizeWork, outputs_in_use: Collection[str] = ()) -> None:
+def delete_old_trials(
+    files: PipelineFiles, log: logging.Logger, outputs_in_use: Collection[str] = ()
+) -> None:
     """Delete the folders of all but the newest trials.
 
+    files: those of the pipeline.
     outputs_in_use: the URIs of the folders of batch jobs whose output the published lists are made
         from. The pipeline may have adopted the job of a trial.
     Raises StorageError.
     """
-    files = work.files
+    store = files.storage.store
     for trial in read_trials(files)[TRIALS_KEPT:]:
         keys = StorageKeys(files.storage_keys.pipeline, trial=trial.name)
         root, record = files.uri(keys.folder_of_trial), files.uri(keys.trial_record)
-        uris = [info.uri for info in work.storage.store.list(root)]
+        uris = [info.uri for info in store.list(root)]
         unneeded = [uri for uri in uris if not uri.startswith(tuple(outputs_in_use))]
         # The record comes last, so that the next run goes on if this one is killed.
         for uri in sorted(unneeded, key=lambda uri: uri == record):
-            work.storage.store.delete(uri)
-        delete_empty_folders(work.storage.store.local_path(root))
+            store.delete(uri)
+        delete_empty_folders(store.local_path(root))
         if unneeded:
-            work.ensure.log.info(f"retention: deleted the trial {trial.name}")
+            log.info(f"retention: deleted the trial {trial.name}")

@@ -3,30 +3,61 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import dagster as dg
+import polars as pl
 import pytest
 
+from batchrec_dagster.config.changed_declaration import change_declaration
 from batchrec_dagster.config.trial import Trial
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.pipeline.trial_definitions import build_definitions
-from batchrec_dagster_tests.support import Project, definitions
+from batchrec_dagster.reporting.comparison import compare_lists, name_lists
+from batchrec_dagster.steps.outcomes import read_sums
+from batchrec_dagster.steps.trials import TRIALS_KEPT, begin_trial, delete_old_trials, read_trials
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster_tests.first_run import DECLARATION, RATINGS
+from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.support import (
+    Project,
+    definitions,
+    interactions,
+    refresh,
+    write_ratings,
+)
+
+# The gate would refuse the lists of this recipe.
+RECIPE = {"solution.recipe": "aws-popularity-count", "gate.max_drop": 1}
 
 
 def run_trial(
-    project: Project, instance: dg.DagsterInstance, trial: Trial, name: str = "shop"
+    project: Project,
+    instance: dg.DagsterInstance,
+    trial: Trial,
+    assets: list[str] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run a trial of the pipeline in this process."""
+    """Run a trial of the pipeline `shop` in this process, or these assets of it."""
     defs = project.package / "defs"
-    with definitions(project), patch.dict("os.environ", project_environment(project)):
-        job = build_definitions(defs, defs / name / "defs.yaml", name, trial).resolve_job_def(
-            f"{name}_trial"
+    with definitions(project), patch.dict("os.environ", variables(project)):
+        begin_trial(files(project, trial), trial)
+        built = build_definitions(defs, defs / "shop" / "defs.yaml", "shop", trial)
+        return built.resolve_job_def("shop_trial").execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(["shop", "on-trial", asset]) for asset in assets]
+            if assets
+            else None,
+            raise_on_error=False,
         )
-        return job.execute_in_process(instance=instance, raise_on_error=False)
 
 
-def project_environment(project: Project) -> dict[str, str]:
+def variables(project: Project) -> dict[str, str]:
     return {
         "BATCHREC_HOME": str(project.root / ".batchrec"),
         "BATCHREC_POLL_SECONDS": "0.02",
@@ -34,22 +65,151 @@ def project_environment(project: Project) -> dict[str, str]:
     }
 
 
-def checksums(storage: Path) -> dict[str, str]:
-    """The checksum of each file outside of the trials' folders."""
+def files(project: Project, trial: Trial | None = None) -> PipelineFiles:
+    """The files of the pipeline, or of a trial."""
+    storage = Deployment.from_environment(variables(project)).storage_resource
+    return PipelineFiles(storage, StorageKeys("shop", trial=trial.name if trial else None))
+
+
+def checksums(storage: StorageResource) -> dict[str, str]:
+    """The checksum of each object outside of the trials' folders."""
     return {
-        str(path.relative_to(storage)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in storage.rglob("*")
-        if path.is_file() and "trials" not in path.relative_to(storage).parts[1:2]
+        info.uri: hashlib.sha256(storage.store.get(info.uri)).hexdigest()
+        for info in storage.store.list(storage.uri("shop/"))
+        if not info.uri.startswith(storage.uri("shop/trials/"))
     }
+
+
+def outcome(result: dg.ExecuteInProcessResult, asset: str) -> Any:
+    """What the run did for the asset, by its metadata."""
+    events = result.get_asset_materialization_events()
+    (event,) = [event for event in events if event.asset_key and event.asset_key.path[-1] == asset]
+    return event.materialization.metadata["outcome"].value
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("first_run_of_shop")
-def test_a_trial_leaves_no_trace_in_what_readers_see(
+def test_a_trial_leaves_no_trace_and_its_settings_can_be_kept(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    before = checksums(project.storage)
-    trial = Trial.parse({"solution.recipe": "aws-popularity-count"})
+    live = files(project)
+    before = checksums(live.storage)
+    trial = Trial.parse(RECIPE)
+    stopped = run_trial(project, instance, trial, ["raw_ratings", "interactions"])
+    assert stopped.success
     result = run_trial(project, instance, trial)
-    assert result.success, [e.message for e in result.all_events if e.is_failure]
-    assert checksums(project.storage) == before
+    assert result.success
+    assert checksums(live.storage) == before
+    # What was made before it stopped, and what the pipeline has, is not made again.
+    assert outcome(result, "interactions") == "unchanged: not prepared again"
+    assert outcome(result, "personalize_dataset") == "unchanged: not imported again"
+
+    edition, published = files(project, trial).table.current(), live.table.current()
+    assert edition is not None
+    assert published is not None
+    comparison = compare_lists(
+        name_lists(live, published), name_lists(files(project, trial), edition)
+    )
+    assert comparison.title == f"shop, trial {trial.name} compared with shop, edition 1"
+    assert [change.name for change in comparison.diff.settings or []] == ["solution.recipe"]
+    assert not comparison.obstacles
+    assert not comparison.has_other_data
+    report = live.storage.store.get(live.uri(files(project, trial).storage_keys.report)).decode()
+    assert "Compared with what readers have" in report
+    assert comparison.title in report
+
+    # The next night, with the settings of the trial, finds its model and its batch job.
+    declared = project.package / "defs" / "shop" / "defs.yaml"
+    declared.write_text(change_declaration(declared.read_text(), "shop", trial.settings))
+    night = refresh(project, "shop", instance)
+    assert night.success
+    assert outcome(night, "solution_version") == "unchanged: not trained again"
+    assert outcome(night, "recommendations") == "unchanged: not inferred again"
+    new = live.table.current()
+    assert new is not None
+    assert new.number == 2
+    assert live.table.read()[1].collect().equals(files(project, trial).table.read()[1].collect())
+    # So the output of its job outlives it.
+    output = files(project, trial).uri(files(project, trial).storage_keys.all_batch_inference)
+    for number in range(TRIALS_KEPT):
+        newer = Trial(f"newer-{number}")
+        begin_trial(files(project, newer), newer)
+    assert refresh(project, "shop", instance).success
+    left = live.storage.store.list(live.uri(files(project, trial).storage_keys.folder_of_trial))
+    assert left
+    assert all(info.uri.startswith(output) for info in left)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("first_run_of_shop")
+def test_the_lists_of_earlier_days_are_measured_by_what_people_did_then(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    live = files(project)
+    before = checksums(live.storage)
+    all_interactions = interactions(project, "shop")
+    for day in (date(2017, 10, 1), date(2017, 10, 15)):
+        trial = Trial("days", as_of=day, days_measured=14)
+        result = run_trial(project, instance, trial)
+        assert result.success
+        end = datetime(day.year, day.month, day.day, 23, 59, 59, tzinfo=UTC).timestamp()
+        with live.storage.local_file(files(project, trial).interactions) as path:
+            cut = pl.read_csv(path, schema=all_interactions.schema)
+        assert cut.equals(all_interactions.filter(pl.col("TIMESTAMP") <= end))
+    assert checksums(live.storage) == before
+    tried = files(project, trial)
+    assert [edition.about["as_of"] for edition in tried.table.all_editions()] == [
+        "2017-10-15",
+        "2017-10-01",
+    ]
+    sums = read_sums(tried)
+    periods = sums.select("edition", "since", "start", "end").unique().sort("edition")
+    assert periods["since"].to_list() == ["data", "data"]
+    assert periods["end"][0] == periods["start"][1]
+    assert (periods["end"] - periods["start"]).to_list()[1] == 14 * 86_400
+    assert sums["active"].sum() > 0
+    # Its data are not in the pipeline's dataset group, so the next night has nothing to do.
+    group = read_trials(live)[0].dataset_group
+    assert group != live.record("personalize_dataset")["dataset_group_name"]
+    night = refresh(project, "shop", instance)
+    assert outcome(night, "personalize_dataset") == "unchanged: not imported again"
+    assert outcome(night, "solution_version") == "unchanged: not trained again"
+    deployment = Deployment.from_environment(variables(project))
+    ensure = deployment.personalize_resource.ensure(logging.getLogger(), {})
+    assert group in [summary["name"] for summary in ensure.list(api.DATASET_GROUP)]
+
+
+@pytest.mark.slow
+def test_a_trial_in_s3(project: Project, instance: dg.DagsterInstance, s3: S3Server) -> None:
+    project.environment |= {
+        "BATCHREC_STORAGE": f"s3://{s3.create_bucket()}/batchrec",
+        **s3.environment(),
+    }
+    write_ratings(project.root / RATINGS)
+    project.declare(DECLARATION)
+    with patch.dict("os.environ", project.environment):
+        assert refresh(project, "shop", instance).success
+        before = checksums(files(project).storage)
+        trial = Trial.parse({"recommendations.num_results": 10})
+        result = run_trial(project, instance, trial)
+        assert result.success
+        assert outcome(result, "solution_version") == "unchanged: not trained again"
+        assert checksums(files(project).storage) == before
+        assert [trial.name for trial in read_trials(files(project))] == [trial.name]
+
+
+def test_the_newest_trials_are_kept(tmp_path: Path) -> None:
+    deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
+    storage = deployment.storage_resource
+    assert not read_trials(PipelineFiles(storage, StorageKeys("shop")))
+    for number in range(TRIALS_KEPT + 1):
+        trial = Trial(f"number-{number}")
+        own = PipelineFiles(storage, StorageKeys("shop", trial=trial.name))
+        begin_trial(own, trial)
+        storage.store.put(own.uri(own.storage_keys.interactions), b"x")
+    live = PipelineFiles(storage, StorageKeys("shop"))
+    names = [f"number-{number}" for number in reversed(range(TRIALS_KEPT + 1))]
+    assert [trial.name for trial in read_trials(live)] == names
+    delete_old_trials(live, logging.getLogger())
+    assert [trial.name for trial in read_trials(live)] == names[:TRIALS_KEPT]
+    assert not (tmp_path / "storage/shop/trials/number-0").exists()

@@ -30,6 +30,7 @@ LOOKED_AFTER = {
     "README.md": "pipeline/test_team_project.py installs the wheel",
     "plug-in.md": "test_team_project.py types them in a fresh environment",
     "personal-data.md": "erasure/test_forget.py runs them",
+    "trials.md": "cli/test_trials.py runs them",
     "upgrades.md": "nights/test_upgrades.py upgrades a home, and runs them",
     "local-personalize.md": "local_personalize/test_aws_command.py runs them",
 }
