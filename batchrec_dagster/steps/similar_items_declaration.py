@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.steps.batch_jobs import FilterDeclaration, declare_filter
-from batchrec_dagster.steps.lists_declaration import ListsDeclaration, explain_skipping
+from batchrec_dagster.steps.lists_declaration import (
+    ListsDeclaration,
+    declare_similar_items_filter,
+    explain_skipping,
+)
 
 
 def describe_similar_items(pipeline: Pipeline) -> ListsDeclaration:
@@ -20,11 +23,3 @@ def describe_similar_items(pipeline: Pipeline) -> ListsDeclaration:
         filter=declare_similar_items_filter(pipeline),
         endings_in_use=frozenset(),
     )
-
-
-def declare_similar_items_filter(pipeline: Pipeline) -> FilterDeclaration | None:
-    """The filter in Personalize; None if there is none."""
-    settings = pipeline.similar_items
-    if settings is None or settings.filter is None or settings.is_bought_together:
-        return None
-    return declare_filter("similar_items.filter", settings.filter)

@@ -120,6 +120,12 @@ RULES = {
         "pin": [{"item": "77", "rank": 2, "for": 'USERS.COUNTRY = "AT"'}],
     },
 }
+# Found by aws-similar-items, as the items have categories.
+SIMILAR_ITEMS = {
+    "num_results": 4,
+    "filter": "EXCLUDE ItemID WHERE Items.PRICE > CurrentItem.PRICE",
+    "rules": {"block": {"source": "blocked.csv", "column": "sku"}, "max_per": {"KIND": 2}},
+}
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,9 @@ PIPELINES = {
         DECLARATION, lambda folder: write_ratings(folder / "ratings.csv")
     ),
     "users and rules": RecordedPipeline(
-        {**SHOP, "recommendations": RULES}, write_shop, tags="team=data"
+        {**SHOP, "recommendations": RULES, "similar_items": SIMILAR_ITEMS},
+        write_shop,
+        tags="team=data",
     ),
 }
 
