@@ -60,7 +60,7 @@ def test_an_unknown_example_or_a_folder_with_files_is_left_alone(
     monkeypatch.chdir(tmp_path)
     status, output = init("--example", "bank", "lists")
     assert status != 0
-    assert "'bank' is not 'shop'" in output
+    assert "'bank' is not one of 'orders', 'shop'" in output
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/notes.txt").write_text("mine")
     status, output = init("--example", "shop", "lists")
@@ -108,3 +108,19 @@ def test_the_project_can_be_installed_and_names_what_it_needs(
     assert needed.extras == {"local", "report", "serve"}
     assert version("batchrec-dagster") in needed.specifier
     assert "batchrec_dagster" not in pyproject["project"]["name"]
+
+
+def test_the_example_of_orders_is_a_file_that_new_recognises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, output = init("--example", "orders", "orders_project")
+    assert status == 0
+    assert output.rstrip().endswith("new shop --ratings data/orders.csv")
+    monkeypatch.chdir(tmp_path / "orders_project")
+    assert "batchrec new shop --ratings data/orders.csv" in Path("README.md").read_text()
+    result = CliRunner().invoke(main, ["new", "shop", "--ratings", "data/orders.csv"])
+    assert result.exit_code == 0, result.output
+    assert "Warning" not in result.output
+    text = Path("orders_project/defs/shop/defs.yaml").read_text()
+    assert "# filter: quantity > 0" in text

@@ -88,7 +88,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> ExampleShop:
     clone = clone_project(tmp_path_factory.mktemp("clone") / "batchrec")
     path = "export PATH=$PWD/.venv/bin:$PATH"
     output = type_commands([path, *list_commands(TYPED[0], EXAMPLE_SHOP)], clone)
-    return ExampleShop(clone / "example", output)
+    return ExampleShop(clone.parent / "example", output)
 
 
 def test_the_lists_are_made_again_only_where_the_rules_changed(shop: ExampleShop) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
-import random
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -69,32 +67,14 @@ FONT = "DejaVu Sans"
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project in a fresh clone, with a file of the reader's own."""
-    root = clone_project(tmp_path_factory.mktemp("clone") / "batchrec")
-    write_orders(root / "data/orders.csv")
-    return root
-
-
-def write_orders(path: Path) -> None:
-    """The orders of a shop: customers of two tastes."""
-    chance = random.Random(3)
-    start = datetime(2026, 3, 2, tzinfo=UTC)
-    lines = ["order_id,customer_id,sku,quantity,ordered_at"]
-    for number in range(4_000):
-        customer = chance.randrange(1, 120)
-        sku = 2 * chance.randrange(1, 60) + customer % 2
-        moment = start + timedelta(minutes=20 * number)
-        lines.append(
-            f"{number},C-{customer:04},SKU-{sku:04},{chance.randint(1, 3)},{moment:%FT%TZ}"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    """The project in a fresh clone."""
+    return clone_project(tmp_path_factory.mktemp("clone") / "batchrec")
 
 
 @pytest.fixture(scope="module")
 def demo(clone: Path) -> str:
-    """What the demo says, which the tutorial starts with."""
-    return type_commands(list_commands(TYPED[0])[:1], clone)
+    """What the demo says, which README starts with."""
+    return type_commands(["make demo"], clone)
 
 
 @pytest.fixture(scope="module")
@@ -183,18 +163,35 @@ def _encode_url(file: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo: str) -> None:
-    tutorial, operations, readme = map(list_commands, TYPED)
+def test_the_demo_says_little_and_fits_a_terminal(demo: str) -> None:
     assert "2,113 users" in demo
     lines = demo.replace(f"{Path(sys.executable).parent}/", ".venv/bin/").splitlines()
     assert len(lines) <= 25
     assert max(map(len, lines)) <= 80, demo
+
+
+def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo: str) -> None:
+    tutorial, operations, readme = map(list_commands, TYPED)
+    files = list_files(clone)
     later = list_commands(TYPED[0], EXAMPLE_SHOP)
-    shop = type_commands([block for block in tutorial[1:] if block not in later], clone)
-    table = clone / ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
-    assert pl.read_parquet(table).get_column("user_id").n_unique() == 119
-    assert "C-0017" in shop.rpartition("published edition 1")[2]
-    output = type_commands(operations, clone)
+    output = type_commands([block for block in tutorial if block not in later], clone)
+    assert "All pipelines in lists/defs load: shop" in output
+    assert "Good to send" in output
+    assert "C-0017" in output.rpartition("published edition 1")[2]
+    assert list_files(clone) == files
+    project = clone.parent / "lists"
+    table = project / ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
+    assert pl.read_parquet(table).get_column("user_id").n_unique() == 1_190
+    output = type_commands(operations, clone, project)
     assert "not imported again" in output
     assert "nothing was deleted" in output
     type_commands(readme, clone)
+
+
+def list_files(clone: Path) -> set[str]:
+    """The files in the clone, without what Python compiled, and the log of what was typed."""
+    return {
+        path.relative_to(clone).as_posix()
+        for path in clone.rglob("*")
+        if "__pycache__" not in path.parts and path.name != ".batchrec.log"
+    }

@@ -84,21 +84,30 @@ def _copy_compiled(name: str, root: Path) -> None:
             shutil.copy2(REPOSITORY / bytecode_file, root / bytecode_file)
 
 
-def type_commands(script: Sequence[str], root: Path) -> str:
-    """What commands say that are typed one after the other in the project's folder."""
+def type_commands(script: Sequence[str], clone: Path, folder: Path | None = None) -> str:
+    """What commands say that are typed one after the other in the clone.
+
+    folder: where they are typed instead, with the clone's commands.
+    """
     environment_variables = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("BATCHREC_", "DAGSTER_", "AWS_", "MAKE", "MFLAGS"))
     }
     # The output goes to a file, because a process in the background would hold a pipe open.
-    log = root / ".batchrec.log"
+    log = clone / ".batchrec.log"
+    commands = clone / ".venv/bin"
     with log.open("w") as file:
         process = subprocess.Popen(
             ["bash", "-c", "set -euo pipefail\n" + "\n".join(script)],
-            cwd=root,
-            # `batchrec open` runs this command instead of a browser.
-            env={**environment_variables, "PYTHONPATH": str(root), "BROWSER": "true"},
+            cwd=folder or clone,
+            env={
+                **environment_variables,
+                "PYTHONPATH": str(clone),
+                # `batchrec open` runs this command instead of a browser.
+                "BROWSER": "true",
+                **({"PATH": f"{commands}:{os.environ['PATH']}"} if folder else {}),
+            },
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
