@@ -164,8 +164,9 @@ class Pipeline(dg.Model):
     alerts: Annotated[Alerts, _block(Alerts)] = Field(default_factory=Alerts)
     on_new_files: Annotated[OnNewFiles, _block(OnNewFiles)] = Field(default_factory=OnNewFiles)
 
-    # The name of the list that it is narrowed to, see `list_pipelines`.
+    # The name of the list that it is narrowed to, and the whole pipeline; see `list_pipelines`.
     _list_name: str | None = PrivateAttr(default=None)
+    _whole: Self | None = PrivateAttr(default=None)
 
     _list_names_are_possible = validate_list_names()
 
@@ -282,7 +283,7 @@ class Pipeline(dg.Model):
         """
         if not self.lists:
             return [self]
-        return [self._narrow_to(name, settings) for name, settings in self.lists.items()]
+        return [self.whole._narrow_to(name, settings) for name, settings in self.lists.items()]
 
     @property
     def similar_items_pipeline(self) -> Self | None:
@@ -315,9 +316,15 @@ class Pipeline(dg.Model):
             own_blocks["experiment"] = settings.experiment
         narrowed = self.model_copy(update=own_blocks)
         narrowed._list_name = name
+        narrowed._whole = self
         # The values of cached properties are copied too, and those of addresses differ.
         narrowed.__dict__.pop("storage_keys", None)
         return narrowed
+
+    @property
+    def whole(self) -> Self:
+        """The pipeline with all of its lists, which is itself unless it is narrowed to one."""
+        return self if self._whole is None else self._whole
 
     @property
     def list_name(self) -> str | None:

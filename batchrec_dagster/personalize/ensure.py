@@ -255,6 +255,8 @@ class Ensure:
         stem: str,
         create: Callable[[str], Mapping[str, Any]],
         usable: Callable[[Description], bool] = lambda description: True,
+        *,
+        among_others: bool = False,
         **within: str,
     ) -> StartedResource:
         """The newest job or version if it was made from this data, or else a new one.
@@ -266,13 +268,15 @@ class Ensure:
         stem: says what the job or version is made from.
         create: returns Create's arguments for a name, besides the name and tags.
         usable: returns False for a description to reject, for example if its results are gone.
+        among_others: whether a newer one with another stem has not replaced it, because several
+            are in use at the same time.
         """
         deadline = time.monotonic() + self.deadline_seconds
         name, message = "", ""
         for taken_names in range(MAX_TAKEN_NAMES):
             # Failed ones count too, so that a number is never used twice.
             existing = self._list_oldest_first(kind, **within)
-            adopted = self._find_adoptable(kind, stem, usable, existing)
+            adopted = self._find_adoptable(kind, stem, usable, existing, among_others)
             if adopted is not None:
                 return StartedResource(adopted, created=False)
             # A name stays taken where List does not show it: by a job of another dataset group, or
@@ -299,10 +303,13 @@ class Ensure:
         kind: ResourceKind,
         stem: str,
         usable: Callable[[Description], bool] = lambda description: True,
+        *,
+        among_others: bool = False,
         **within: str,
     ) -> str | None:
         """The ARN of what `start_numbered` would adopt now; None if it would create a new one."""
-        return self._find_adoptable(kind, stem, usable, self._list_oldest_first(kind, **within))
+        existing = self._list_oldest_first(kind, **within)
+        return self._find_adoptable(kind, stem, usable, existing, among_others)
 
     def _list_oldest_first(self, kind: ResourceKind, **within: str) -> list[Description]:
         return sorted(self.list(kind, **within), key=lambda summary: summary["creationDateTime"])
@@ -313,16 +320,23 @@ class Ensure:
         stem: str,
         usable: Callable[[Description], bool],
         existing: Sequence[Description],
+        among_others: bool,
     ) -> str | None:
         """The ARN of the newest that has not failed, if it can serve; else None.
 
         existing: the summaries, oldest first.
+        among_others: whether only those with the stem count.
         """
-        newest = next(
-            (summary for summary in reversed(existing) if summary["status"] not in FAILED), None
-        )
-        if newest is None:
+        candidates = [
+            summary
+            for summary in existing
+            if summary["status"] not in FAILED
+            # The summaries of some kinds have no name.
+            and (not among_others or summary[kind.name].startswith(f"{stem}-"))
+        ]
+        if not candidates:
             return None
+        newest = candidates[-1]
         arn: str = newest[kind.arn]
         description = self.describe_when_shown(kind, arn)
         can_serve = description[kind.name].startswith(f"{stem}-") and usable(description)

@@ -107,15 +107,24 @@ class JobRequest:
     """List's filter, for example a dataset."""
     cost: Cost
     """What a new job costs."""
+    among_others: bool = False
+    """Whether jobs for other requests are in use at the same time, and do not replace it."""
 
     def find(self) -> str | None:
         """The ARN of the job that `start` would adopt; None if it would create a new one."""
-        return self.ensure.find_numbered(self.kind, self.stem, self.usable, **self.within)
+        return self.ensure.find_numbered(
+            self.kind, self.stem, self.usable, among_others=self.among_others, **self.within
+        )
 
     def start(self) -> api.StartedResource:
         """The job, which is created unless there is one."""
         return self.ensure.start_numbered(
-            self.kind, self.stem, self.create, self.usable, **self.within
+            self.kind,
+            self.stem,
+            self.create,
+            self.usable,
+            among_others=self.among_others,
+            **self.within,
         )
 
 
@@ -146,6 +155,7 @@ def prepare_batch_job(
         usable=lambda job: JobOutput(work.storage, job).is_usable(),
         within={"solutionVersionArn": request["solutionVersionArn"]},
         cost=cost,
+        among_others=bool(work.pipeline.lists),
     )
 
 

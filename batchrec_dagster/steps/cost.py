@@ -6,16 +6,19 @@ The local Personalize costs nothing. Then the metadata say what AWS would charge
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost, format_usd
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.paths import name_spending
 
 # The name of the check of `check_budget`, and its finding where nothing costs anything.
 WITHIN_BUDGET = "within_budget"
@@ -73,18 +76,28 @@ def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Co
 def estimate_results(work: PersonalizeWork, paid_assets: Collection[str] = ()) -> list[Cost]:
     """What recommendations and segments cost, which may exist already.
 
-    paid_assets: the assets that this run has already paid for.
+    paid_assets: the assets that this run has already paid for, by the names of their records.
     """
     costs, segments = [], work.pipeline.segments
-    if "recommendations" not in paid_assets:
-        users = _count_batch_users(work)
-        if work.pipeline.experiment is not None:
-            # The control's lists cost nothing.
-            users = round(users * (1 - work.pipeline.experiment.control_share))
-        costs.append(work.prices.price_recommendations(work.pipeline.solution.recipe, users))
+    for group in group_lists(work.pipeline):
+        records = {name_spending(one_list.list_name, "recommendations") for one_list in group}
+        if records.isdisjoint(paid_assets):
+            costs.append(_estimate_inference(work, group))
     if segments and "user_segments" not in paid_assets:
         costs.append(work.prices.price_segments(len(segments.queries), count_users(work)))
     return costs
+
+
+def _estimate_inference(work: PersonalizeWork, group: Sequence[Pipeline]) -> Cost:
+    """What the batch inference job costs that these lists share."""
+    pipeline = group[0]
+    users = _count_batch_users(work.for_pipeline(pipeline))
+    if pipeline.experiment is not None:
+        # The control's lists cost nothing.
+        users = round(users * (1 - pipeline.experiment.control_share))
+    cost = work.prices.price_recommendations(pipeline.solution.recipe, users)
+    names = [one_list.list_name for one_list in group if one_list.list_name is not None]
+    return replace(cost, what=f"{cost.what} ({', '.join(names)})") if names else cost
 
 
 def check_budget(

@@ -297,15 +297,21 @@ def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> 
     try:
         trials = read_trials(work.files)
         in_use.update(*(trial.resources for trial in trials))
-        # An edition's solution is named after its dataset group.
-        editions = work.files.table.history_editions()
-        versions = (str(edition.about.get("solution_version_arn")) for edition in editions)
-        groups = [
-            version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version
-        ]
-        other_groups = [name for name in groups if name != group][:1]
-        other_groups += [trial.dataset_group for trial in trials if trial.dataset_group]
+        other_groups = {
+            name for one_list in work.each_list() for name in _find_last_group(one_list, group)
+        }
+        other_groups.update(trial.dataset_group for trial in trials if trial.dataset_group)
         for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):
             log.info(f"deleted {resource}, which earlier settings left")
     except (StorageError, PersonalizeError, ClientError) as error:
         log.warning(f"what earlier settings left in Personalize is still there: {error}")
+
+
+def _find_last_group(work: PersonalizeWork, group: str) -> list[str]:
+    """The dataset group that an edition of the list was last made from, other than this one; empty
+    if there is none. Raises StorageError."""
+    # An edition's solution is named after its dataset group.
+    editions = work.files.table.history_editions()
+    versions = (str(edition.about.get("solution_version_arn")) for edition in editions)
+    groups = [version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version]
+    return [name for name in groups if name != group][:1]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import polars as pl
+
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import (
     BATCH_INFERENCE_JOB,
     ReadyResource,
 )
-from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.rules.prepared import PreparedRules
@@ -33,14 +36,20 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.known_interactions import KnownInteractions, read_interactions
 from batchrec_dagster.steps.list_rules import RuleInputs
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.seen_items import SeenItems
+from batchrec_dagster.steps.shared_jobs import (
+    choose_num_results_of_group,
+    count_longest_history,
+    describe_sharing,
+    find_group,
+    limit_results_for_rules,
+    limit_results_for_seen,
+)
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.published_table import Edition
 
-# More results for the longest histories make every user's answer longer. This many rows in all are
-# read in seconds.
-MAX_ROWS = 10_000_000
+# The name of the lease on the jobs that several lists share.
+SHARED_JOBS = "batch_inference"
 
 
 @dataclass(frozen=True)
@@ -93,10 +102,14 @@ class Inference:
         work, users = self.work, divided.ids
         interactions = read_interactions(work, divided, self.rule_inputs, self.edition)
         num_results = work.pipeline.recommendations.num_results
-        if interactions.rules is not None:
+        group = find_group(work.pipeline)
+        if len(group) > 1:
+            num_results = _choose_num_results_of_group(work, group, divided)
+        elif interactions.rules is not None:
             num_results = _choose_num_results_for_rules(work, interactions.rules, len(users))
         elif interactions.seen is not None:
-            num_results = _choose_num_results(work, interactions.seen, len(users))
+            longest = interactions.seen.longest
+            num_results = limit_results_for_seen(work, num_results, len(users), longest)
         jobs, costs, checks = self._run_jobs(divided.batches, num_results)
         return InferenceResult(divided, jobs, interactions, num_results, costs, checks)
 
@@ -133,8 +146,9 @@ class Inference:
         requests = [
             _prepare_job(work, self.filter, self.model, batch, num_results) for batch in batches
         ]
-        checks = self.spending.reserve(find_new_costs(requests))
-        started = self.spending.start(requests)
+        with _hold_shared_jobs(work, self.spending.run):
+            checks = self.spending.reserve(find_new_costs(requests))
+            started = self.spending.start(requests)
         jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
         for job, batch in zip(jobs, batches, strict=True):
             work.ensure.log.info(describe_job(job, len(batch.users)))
@@ -150,22 +164,32 @@ def describe_job(job: ReadyResource, users: int) -> str:
     return f"{users:,} users inferred in {seconds:.1f} s{rate}"
 
 
-def _choose_num_results(work: PersonalizeWork, seen: SeenItems, users: int) -> int:
-    """Results per user, enough to drop the seen items: Personalize's filter considers only the
-    latest interactions."""
-    forgotten = max(0, seen.longest - work.ensure.filter_interactions)
-    return min(
-        work.ensure.max_results,
-        max(MAX_RESULTS, MAX_ROWS // max(1, users)),
-        work.pipeline.recommendations.num_results + forgotten,
+@contextmanager
+def _hold_shared_jobs(work: PersonalizeWork, run: str) -> Iterator[None]:
+    """A block in which no other list looks for the job that they share, or creates it."""
+    sharing = describe_sharing(work.pipeline)
+    if sharing is None:
+        yield
+        return
+    work.ensure.log.info(sharing)
+    with work.step_lease(SHARED_JOBS, run):
+        yield
+
+
+def _choose_num_results_of_group(
+    work: PersonalizeWork, group: Sequence[Pipeline], divided: DividedUsers
+) -> int:
+    """Results per user, enough for each list that shares the job."""
+    users = pl.concat([batch.users for batch in divided.batches])
+    return choose_num_results_of_group(
+        work, group, len(users), count_longest_history(work, users)
     )
 
 
 def _choose_num_results_for_rules(work: PersonalizeWork, rules: PreparedRules, users: int) -> int:
     """Results per user, enough for what the rules leave out, but not many more for many users."""
     num_results = work.pipeline.recommendations.num_results
-    most = min(work.ensure.max_results, max(MAX_RESULTS, num_results))
-    return rules.choose_num_results(most, max(2 * num_results, MAX_ROWS // max(1, users)))
+    return rules.choose_num_results(*limit_results_for_rules(work, num_results, users))
 
 
 def _prepare_job(

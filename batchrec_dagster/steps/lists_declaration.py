@@ -36,7 +36,8 @@ class ListsDeclaration:
     filter: FilterDeclaration | None
     """The filter of the lists; None if they contain what users have seen, and set no filter."""
     endings_in_use: frozenset[str]
-    """What the names of the solutions and filters end with, after the dataset group's name."""
+    """What the names of the solutions and filters of all lists end with, after the dataset group's
+    name."""
 
 
 def describe_lists(pipeline: Pipeline) -> ListsDeclaration:
@@ -60,15 +61,15 @@ def explain_skipping(pipeline: Pipeline, asset: str) -> str:
 
 
 def _declare_lists_filter(pipeline: Pipeline) -> FilterDeclaration | None:
-    settings = pipeline.recommendations
+    settings, setting = pipeline.recommendations, pipeline.list_setting
     if settings.filter_expression is None:
         return None
     if settings.filter:
-        return declare_filter("recommendations.filter", settings.filter_expression)
+        return declare_filter(f"{setting}.filter", settings.filter_expression)
     if settings.filter_expression != EXCLUDE_SEEN:
-        return declare_filter("recommendations.rules.exclude_seen", settings.filter_expression)
+        return declare_filter(f"{setting}.rules.exclude_seen", settings.filter_expression)
     return FilterDeclaration(
-        "recommendations.exclude_seen", settings.filter_expression, EXCLUDE_SEEN_ENDING
+        f"{setting}.exclude_seen", settings.filter_expression, EXCLUDE_SEEN_ENDING
     )
 
 
@@ -86,9 +87,11 @@ def _list_endings(pipeline: Pipeline) -> Iterator[str]:
             yield fingerprint_solution(recipe, hyperparameters)
     # It stays while exclude_seen is off or another filter is tried: either may change back.
     yield EXCLUDE_SEEN_ENDING
-    lists_filter = _declare_lists_filter(pipeline)
-    if lists_filter is not None:
-        yield lists_filter.ending
+    # Each list of the pipeline prunes what none of them needs.
+    for one_list in pipeline.list_pipelines:
+        lists_filter = _declare_lists_filter(one_list)
+        if lists_filter is not None:
+            yield lists_filter.ending
     if pipeline.segments and pipeline.segments.filter:
         yield declare_filter("segments.filter", pipeline.segments.filter).ending
     similar_items_filter = declare_similar_items_filter(pipeline)

@@ -12,7 +12,12 @@ from batchrec_dagster.steps.batch_jobs import JobRequest
 from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require_passed
 from batchrec_dagster.steps.cost import check_budget
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.paths import PipelineFiles, read_record, write_record
+from batchrec_dagster.storage.paths import (
+    PipelineFiles,
+    name_spending,
+    read_record,
+    write_record,
+)
 
 # How many runs an asset's record remembers. A re-execution of an older one starts at 0.
 RUNS_REMEMBERED = 50
@@ -117,13 +122,14 @@ class Spending:
         return read_run_costs(self.work.files).get(self.run, 0.0)
 
     def find_paying_assets(self) -> set[str]:
-        """The assets that the run has already paid for."""
+        """The assets that the run has already paid for, by the names of their records."""
         return {asset for asset, entry in self._read_all().items() if _list_costs(entry)}
 
     def _read_paid(self, reserved: Collection[str]) -> list[Cost]:
         """What the run has paid, or is about to, besides what is reserved under these names."""
         own = self._read_entry()
-        others = [entry for asset, entry in self._read_all().items() if asset != self.asset]
+        record = name_spending(self.work.pipeline.list_name, self.asset)
+        others = [entry for name, entry in self._read_all().items() if name != record]
         return [
             *(cost for entry in others for cost in _list_costs(entry)),
             *_from_json(
@@ -133,7 +139,7 @@ class Spending:
         ]
 
     def _read_all(self) -> dict[str, dict[str, Any]]:
-        """What is recorded of the run, by asset."""
+        """What is recorded of the run, by the name of an asset's record."""
         records = _read_records(self.work.files)
         return {asset: record.get(self.run, {}) for asset, record in records.items()}
 

@@ -22,6 +22,14 @@ class Work:
     pipeline: Pipeline
     storage: StorageResource
 
+    def for_pipeline(self, pipeline: Pipeline) -> Self:
+        """The same for another view of the pipeline: narrowed to one of its lists, or whole."""
+        return replace(self, pipeline=pipeline)
+
+    def each_list(self) -> list[Self]:
+        """The same for each list of the pipeline."""
+        return [self.for_pipeline(one_list) for one_list in self.pipeline.list_pipelines]
+
     @cached_property
     def files(self) -> PipelineFiles:
         """The pipeline's files in the storage."""

@@ -40,6 +40,14 @@ def is_of_list(asset: str) -> bool:
     return asset.startswith("recommendation")
 
 
+def name_spending(list_name: str | None, asset: str) -> str:
+    """The name of the record of what the asset's step paid for.
+
+    list_name: the name of its list, if it is of one of several lists.
+    """
+    return f"{list_name}.{asset}" if list_name and is_of_list(asset) else asset
+
+
 class StorageKeys:
     """Storage keys of one pipeline, or of one of its lists.
 
@@ -187,8 +195,7 @@ class StorageKeys:
 
     def spending(self, asset: str) -> str:
         """What the last runs paid for in the asset's step."""
-        name = f"{self.list_name}.{asset}" if self.list_name and is_of_list(asset) else asset
-        return f"{self.all_spending}{name}.json"
+        return f"{self.all_spending}{name_spending(self.list_name, asset)}.json"
 
 
 def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> dict[str, Any]:

@@ -207,7 +207,12 @@ def start(
     """Start a numbered resource. usable: whether one that exists can serve."""
     parent, _ = NUMBERED[kind]
     return ensure.start_numbered(
-        kind, "shop-ab12", lambda name: parent, lambda description: usable, **parent
+        kind,
+        "shop-ab12",
+        lambda name: parent,
+        lambda description: usable,
+        among_others=False,
+        **parent,
     )
 
 
