@@ -74,7 +74,8 @@ def check_pipelines(package: Path) -> Iterator[Finding]:
         pipelines = tree.get_all_components(BatchRecommendations)
         for pipeline in pipelines:
             yield check_retention(pipeline, deployment)
-            yield from _check_filter(pipeline)
+            for one_list in pipeline.list_pipelines:
+                yield from _check_filter(one_list)
             yield from check_sources(pipeline, deployment.storage_resource, tree.project_root)
             yield from check_alert_variable(pipeline, os.environ)
         yield from _check_sinks(pipelines, deployment.storage_resource, tree.project_root)
@@ -85,19 +86,20 @@ def _check_filter(pipeline: Pipeline) -> Iterator[Finding]:
     problem = pipeline.recommendations.open_filter
     if problem is not None:
         message, _, fix = problem.partition(": ")
-        yield warning("filter", f"{pipeline.name}: recommendations.filter: {message}", fix)
+        setting = f"{pipeline.list_setting}.filter"
+        yield warning("filter", f"{pipeline.name}: {setting}: {message}", fix)
 
 
 def _check_sinks(
     pipelines: Iterable[Pipeline], storage: StorageResource, project: Path
 ) -> Iterator[Finding]:
     """A finding for each sink that writes outside the pipeline's storage."""
-    for pipeline in pipelines:
-        context = SinkContext(pipeline.name, storage, project, os.environ)
-        for key, sink in pipeline.sinks.declared.items():
+    for one_list in (view for pipeline in pipelines for view in pipeline.list_pipelines):
+        context = SinkContext(one_list.address, storage, project, os.environ)
+        for key, sink in one_list.sinks.declared.items():
             description = sink.describe(project)
             if description.place:
-                yield _check_sink(f"{pipeline.name} {key}", sink, description, context)
+                yield _check_sink(f"{one_list.address} {key}", sink, description, context)
 
 
 def _check_sink(

@@ -23,7 +23,12 @@ def check_retention(pipeline: Pipeline, deployment: Deployment) -> Finding:
     files = PipelineFiles(deployment.storage_resource, pipeline.storage_keys)
     try:
         sizes = {
-            f"older editions ({settings.editions})": _measure_objects(files, files.table.history),
+            **{
+                _name_older_editions(one_list): _measure_objects(
+                    files, PipelineFiles(files.storage, one_list.storage_keys).table.history
+                )
+                for one_list in pipeline.list_pipelines
+            },
             "batch outputs": sum(
                 _measure_objects(files, files.uri(key))
                 for key in (
@@ -44,6 +49,11 @@ def check_retention(pipeline: Pipeline, deployment: Deployment) -> Finding:
     runs = sum(_measure_folder(dagster_home / name) for name in ("history", "storage"))
     parts.append(f"Dagster's runs ({settings.runs_days} days) {_format_size(runs)}")
     return ok(check, f"{pipeline.name}: {', '.join(parts)}")
+
+
+def _name_older_editions(one_list: Pipeline) -> str:
+    of_list = "" if one_list.list_name is None else f" of {one_list.list_name}"
+    return f"older editions{of_list} ({one_list.retention.editions})"
 
 
 def _measure_objects(files: PipelineFiles, prefix: str) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.erasure.job_outputs import JobOutputLines
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.personalize_data import REMAINS_ON_AWS, PersonalizeData
@@ -26,11 +27,12 @@ from batchrec_dagster.erasure.sinks import SinkRows
 from batchrec_dagster.erasure.unfinished import UnfinishedErasure, count_unfinished
 from batchrec_dagster.erasure.whole_files import WholeFiles, make_folder_place
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
-from batchrec_dagster.pipeline.automation.teardown import STEPS
+from batchrec_dagster.pipeline.automation.teardown import hold_all_leases
 from batchrec_dagster.sinks import SinkContext
 from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
-from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.steps.work import PersonalizeWork, list_removed_lists
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 REMAINS_IN_S3 = (
@@ -194,14 +196,6 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
         uris = [files.uri(prefix) for prefix in prefixes]
         return WholeFiles(name, consequence, store, uris, [*map(files.uri, exceptions)])
 
-    context = SinkContext(work.pipeline.name, storage, work.pipeline.project, os.environ)
-    sinks = work.pipeline.sinks.declared
-    # Without a path of its own, an export is in the storage.
-    exports = [
-        keys.export(sink.filename)
-        for sink in sinks.values()
-        if isinstance(sink, ExportSink) and sink.path is None
-    ]
     return [
         whole_files(
             "copies of ratings",
@@ -225,13 +219,60 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
         BatchUserLines(files),
         JobOutputLines(files),
         PersonalizeData(work),
-        *(SinkRows(key, sink, context) for key, sink in sinks.items()),
-        whole_files("other exports", "deleted", keys.all_exports, exceptions=exports),
-        PublishedEditions(files.table, is_live=False),
-        PublishedEditions(files.table, is_live=True),
-        ParquetRows("users without lists", storage, files.uri(keys.all_users_without_lists)),
         ParquetRows("segments", storage, files.uri(keys.user_segments)),
-        ParquetRows("users in DynamoDB", storage, files.uri(keys.all_users_in_dynamodb)),
+        *(place for one_list in _list_lists(work) for place in one_list),
+    ]
+
+
+def _list_lists(work: PersonalizeWork) -> Iterator[list[Place]]:
+    """The places of each list: of those declared, and of those that were removed."""
+    declared = {
+        one_list.storage_keys.address: one_list for one_list in work.pipeline.list_pipelines
+    }
+    removed = [f"{work.pipeline.name}/{name}" for name in list_removed_lists(work)]
+    # The list of the pipeline itself, from before it had several.
+    addresses = dict.fromkeys([work.pipeline.name, *declared, *removed])
+    for address in addresses:
+        keys = StorageKeys(address, has_own_users=True)
+        yield _list_places_of_list(work, keys, declared.get(address))
+
+
+def _list_places_of_list(
+    work: PersonalizeWork, keys: StorageKeys, one_list: Pipeline | None
+) -> list[Place]:
+    """The places of a list.
+
+    keys: those of its files.
+    one_list: the pipeline narrowed to it; None if it is not declared.
+    """
+    files = PipelineFiles(work.storage, keys)
+    storage, store = files.storage, files.storage.store
+    of_list = f" of {keys.list_name}" if keys.list_name else ""
+
+    def whole_files(
+        name: str, consequence: str, *prefixes: str, exceptions: Sequence[str] = ()
+    ) -> Place:
+        uris = [files.uri(prefix) for prefix in prefixes]
+        return WholeFiles(name + of_list, consequence, store, uris, [*map(files.uri, exceptions)])
+
+    sinks = {} if one_list is None else one_list.sinks.declared
+    context = SinkContext(keys.address, storage, work.pipeline.project, os.environ)
+    # Without a path of its own, an export is in the storage.
+    exports = [
+        keys.export(sink.filename)
+        for sink in sinks.values()
+        if isinstance(sink, ExportSink) and sink.path is None
+    ]
+    return [
+        *([BatchUserLines(files, f"users who get lists{of_list}")] if of_list else []),
+        *(SinkRows(key, sink, context, of_list) for key, sink in sinks.items()),
+        whole_files("other exports", "deleted", keys.all_exports, exceptions=exports),
+        PublishedEditions(files.table, is_live=False, of_list=of_list),
+        PublishedEditions(files.table, is_live=True, of_list=of_list),
+        ParquetRows(
+            f"users without lists{of_list}", storage, files.uri(keys.all_users_without_lists)
+        ),
+        ParquetRows(f"users in DynamoDB{of_list}", storage, files.uri(keys.all_users_in_dynamodb)),
         whole_files(
             "report",
             "deleted; the next refresh writes it again",
@@ -266,5 +307,4 @@ def estimate_next_refresh(work: PersonalizeWork) -> str:
 def _hold_leases(leases: ExitStack, work: PersonalizeWork, owner: str) -> None:
     """Hold the leases of all steps until the end, so that runs wait."""
     waiting = replace(work, ensure=replace(work.ensure, deadline_seconds=LEASE_SECONDS))
-    for step in STEPS:
-        leases.enter_context(waiting.step_lease(step, owner))
+    hold_all_leases(leases, waiting, owner)

@@ -28,10 +28,12 @@ class PublishedEditions:
 
     table: PublishedTable
     is_live: bool
+    of_list: str = ""
+    """What its name ends with, if it is of one of several lists."""
 
     @property
     def name(self) -> str:
-        return "published lists" if self.is_live else "older editions"
+        return f"{'published lists' if self.is_live else 'older editions'}{self.of_list}"
 
     @property
     def consequence(self) -> str:

@@ -17,11 +17,13 @@ class SinkRows:
     """The sink's key in the YAML."""
     sink: Sink
     context: SinkContext
+    of_list: str = ""
+    """What its name ends with, if it is of one of several lists."""
     consequence: str = "rows removed"
 
     @property
     def name(self) -> str:
-        return f"sink {self.key}"
+        return f"sink {self.key}{self.of_list}"
 
     def count(self, people: People) -> Amount:
         return Amount(self.sink.count_users(people.ids, self.context), "users")

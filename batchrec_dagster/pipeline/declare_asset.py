@@ -11,7 +11,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.prices import Cost
-from batchrec_dagster.pipeline.run_endings import PIPELINE, TRIAL
+from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE, TRIAL
 from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.cost import WITHIN_BUDGET
@@ -94,6 +94,7 @@ def asset_options(
         "io_manager_key": pipeline.resource_key(io_manager) if io_manager else None,
         "metadata": {
             PIPELINE: pipeline.name,
+            **({LIST: pipeline.list_name} if key != pipeline.whole.asset_key(name) else {}),
             **({TRIAL: pipeline.trial.name} if pipeline.trial else {}),
             **(metadata or {}),
             **({STORAGE_KEY: storage_key} if storage_key else {}),
@@ -182,11 +183,9 @@ def table_metadata(
     present: the columns that the table has; by default all.
     """
     names = [*columns] if present is None else present
-    prefix = pipeline.key_prefix
     sources = {
         name: [
-            dg.TableColumnDep(dg.AssetKey([*prefix, asset]), column)
-            for asset, column in lineage[name]
+            dg.TableColumnDep(pipeline.asset_key(asset), column) for asset, column in lineage[name]
         ]
         for name in names
     }

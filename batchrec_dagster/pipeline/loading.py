@@ -25,7 +25,7 @@ from batchrec_dagster.config.declaration_errors import (
 from batchrec_dagster.dagster_internals.components import is_component_loader
 from batchrec_dagster.pipeline.built_pipelines import building_in_parts
 from batchrec_dagster.pipeline.declare_asset import WRITES_TO
-from batchrec_dagster.pipeline.run_endings import PIPELINE
+from batchrec_dagster.pipeline.run_endings import LIST, read_address
 from batchrec_dagster.reporting.markdown import format_code_block
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -218,28 +218,33 @@ def _raise_declaration_errors(defs: Path, without: Collection[Path] = ()) -> Ite
 
 
 def _require_own_places(definitions: dg.Definitions) -> None:
-    """Raise DeclarationError if sinks of two pipelines write to the same place.
+    """Raise DeclarationError if sinks of two pipelines, or two lists, write to the same place.
 
     They would overwrite each other.
     """
-    # The declaring file, by the place and the pipeline; None for pipelines that Python makes.
-    files_of_place: dict[str, dict[str, Path | None]] = {}
+    # The declaring file, which is None for pipelines that Python makes, and the key of the list's
+    # settings, by the place and the list's address.
+    settings_of_place: dict[str, dict[str, tuple[Path | None, list[str]]]] = {}
     for spec in _list_specs(definitions):
         place = spec.metadata.get(WRITES_TO)
         if place:
             references = spec.metadata.get("dagster/code_references")
             file = Path(references.code_references[-1].file_path) if references else None
-            files_of_place.setdefault(place, {})[spec.metadata[PIPELINE]] = file
+            of_list = ["lists", spec.metadata[LIST]] if LIST in spec.metadata else []
+            settings_of_place.setdefault(place, {})[read_address(spec.metadata)] = (file, of_list)
     problems = []
     lines = []
-    for place, files in sorted(files_of_place.items()):
-        pipelines = " and ".join(files)
-        setting = place.partition(": ")[0]
-        message = f"{pipelines} write to the same place, {place}: change one of them"
-        if len(files) > 1:
-            keys = ["attributes", *setting.split(".")]
-            problems += [Problem(file, keys, message) for file in files.values() if file]
-            lines += [message] if None in files.values() else []
+    for place, settings in sorted(settings_of_place.items()):
+        addresses = " and ".join(settings)
+        keys = place.partition(": ")[0].split(".")
+        message = f"{addresses} write to the same place, {place}: change one of them"
+        if len(settings) > 1:
+            problems += [
+                Problem(file, ["attributes", *of_list, *keys], message)
+                for file, of_list in settings.values()
+                if file
+            ]
+            lines += [message] if any(file is None for file, _ in settings.values()) else []
     if problems or lines:
         raise DeclarationError("\n".join([*format_problems(problems), *lines]))
 

@@ -13,7 +13,7 @@ from batchrec_dagster.config.project import DeploymentSettings
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.loading import find_components
-from batchrec_dagster.pipeline.run_endings import PIPELINE
+from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.paths import StorageKeys
 
@@ -52,13 +52,21 @@ def published(pipeline: str, *, key_prefix: str | None = None) -> dg.AssetSpec:
     """The published lists of a pipeline in another code location, to depend on and to load.
 
     A location that loads them needs `resources()`.
+    pipeline: its name, such as `shop`, or the address of one of several lists, such as
+        `shop/newsletter`.
     key_prefix: the pipeline's assets.key_prefix, if it declares one.
     """
+    keys = StorageKeys(pipeline)
+    of_list = [keys.list_name] if keys.list_name else []
     return dg.AssetSpec(
-        key=[*(key_prefix or pipeline).split("/"), "recommendations"],
+        key=[*(key_prefix or keys.pipeline).split("/"), *of_list, "recommendations"],
         description=f"The lists that the pipeline {pipeline} published: user_id, rank, item_id,"
         " title where items have titles, score.",
-        metadata={PIPELINE: pipeline, STORAGE_KEY: StorageKeys(pipeline).recommendations},
+        metadata={
+            PIPELINE: keys.pipeline,
+            **({LIST: keys.list_name} if keys.list_name else {}),
+            STORAGE_KEY: keys.recommendations,
+        },
     ).with_io_manager_key("batchrec_published_io")
 
 

@@ -5,7 +5,7 @@ A process that is killed records nothing; Dagster itself knows of it, see report
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -22,12 +22,18 @@ from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, UnpublishedRuns
 
-# The metadata of every asset that names its pipeline.
-PIPELINE = "batchrec/pipeline"
+# The metadata of every asset that names its pipeline, and of those of one of several lists that
+# names the list.
+PIPELINE, LIST = "batchrec/pipeline", "batchrec/list"
 # The metadata of the assets of a trial that names it.
 TRIAL = "batchrec/trial"
 # The step that decides whether lists are published.
 PUBLISHING_STEP = "recommendations"
+
+
+def read_address(metadata: Mapping[str, Any]) -> str:
+    """The address of the pipeline that an asset with this metadata is of, or of its list."""
+    return "/".join(str(metadata[key]) for key in (PIPELINE, LIST) if key in metadata)
 
 
 def find_root_run(context: dg.AssetExecutionContext) -> str:
@@ -94,7 +100,7 @@ def _record(context: dg.AssetExecutionContext, ending: Ending, checks: Sequence[
 
 
 def _find_files(context: dg.AssetExecutionContext) -> PipelineFiles | None:
-    """The files of the asset's pipeline; None for an asset that is not batchrec's."""
+    """The files of the asset's pipeline or list; None for an asset that is not batchrec's."""
     metadata: dict[str, Any] = dict(context.assets_def.metadata_by_key[context.asset_key])
     if PIPELINE not in metadata:
         return None
@@ -103,6 +109,6 @@ def _find_files(context: dg.AssetExecutionContext) -> PipelineFiles | None:
         if isinstance(resource, PersonalizeResource):
             resource = resource.storage
         if isinstance(resource, StorageResource):
-            keys = StorageKeys(str(metadata[PIPELINE]), trial=metadata.get(TRIAL))
+            keys = StorageKeys(read_address(metadata), trial=metadata.get(TRIAL))
             return PipelineFiles(resource, keys)
     return None

@@ -35,7 +35,7 @@ class SinkContext:
     """What a sink knows of the deployment."""
 
     pipeline: str
-    """The pipeline's name, or the address of one of its lists, such as shop/similar_items."""
+    """The pipeline's name, or the address of one of its lists, such as `shop/newsletter`."""
     storage: StorageResource
     project: Path
     """The project's folder, at which relative paths start."""

@@ -26,9 +26,11 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import USERS_FILE
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.users_files import PublishedUsers, UsersFiles, measure_users
@@ -206,9 +208,10 @@ def divide_users(
         raise StepError(
             f"the model has no user to make lists for: all {len(users):,} are in the control of the"
             " experiment or have no interactions. Set a lower experiment.control_share, or omit"
-            " recommendations.newcomers"
+            f" {pipeline.list_setting}.newcomers"
         )
-    files = UsersFiles(work.storage.store, work.files.uri(pipeline.storage_keys.arm_users(MODEL)))
+    uri = work.files.uri(f"{locate_input(pipeline)}{MODEL}/{USERS_FILE}")
+    files = UsersFiles(work.storage.store, uri)
     files.publish(model_lines, file_formats.MAX_INPUT_RECORDS)
     version, _ = measure_users(model_lines)
     model_users = model_lines.get_column(USER_FIELD)

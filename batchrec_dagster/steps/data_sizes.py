@@ -126,6 +126,27 @@ def list_parts(pipeline: Pipeline) -> list[Part]:
 
 
 @dataclass(frozen=True)
+class _PublishedEdition:
+    """The published edition of a list."""
+
+    edition: Edition
+    list_name: str | None
+    """The name of its list, if there are several."""
+    is_withdrawn: bool
+    """Whether it was rolled back, and the rollback is not finished."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        of_list = "" if self.list_name is None else f" of {self.list_name}"
+        return f"edition {self.edition.number}{of_list}"
+
+    def rank(self) -> tuple[bool, str]:
+        """What sorts the edition that the data are compared with last."""
+        return not self.is_withdrawn, str(self.edition.about.get("made_at", ""))
+
+
+@dataclass(frozen=True)
 class SizeComparison:
     """Compares a part of the data with that of the published edition."""
 
@@ -137,21 +158,30 @@ class SizeComparison:
     """Whether this run goes on although much is missing."""
 
     @cached_property
-    def _edition(self) -> Edition | None:
-        return self.work.files.table.current()
+    def _published(self) -> _PublishedEdition | None:
+        """The newest published edition of any list that was not rolled back. None if there is
+        none."""
+        editions = []
+        for one_list in self.work.each_list():
+            edition = one_list.files.table.current()
+            if edition is not None:
+                is_withdrawn = Publications(one_list.files).read().is_withdrawn(edition)
+                list_name = one_list.pipeline.list_name
+                editions.append(_PublishedEdition(edition, list_name, is_withdrawn))
+        return max(editions, key=_PublishedEdition.rank, default=None)
 
     @cached_property
     def obstacle(self) -> str | None:
         """Why the part cannot be compared, in words; None if it can be. Raises StorageError."""
         if self.work.pipeline.trial is not None:
             return "this is a trial"
-        edition = self._edition
-        if edition is None:
+        published = self._published
+        if published is None:
             return "nothing is published yet"
-        name = f"edition {edition.number}"
+        edition, name = published.edition, published.name
         if self.part not in edition.about.get(SIZES, {}):
             return f"{name} does not have its numbers, as an earlier version published it"
-        if Publications(self.work.files).read().is_withdrawn(edition):
+        if published.is_withdrawn:
             return f"{name} was rolled back: `batchrec rollback` finishes that"
         changed = [*self._find_changed_settings(edition)]
         if not changed:
@@ -172,16 +202,16 @@ class SizeComparison:
 
         Raises StorageError.
         """
-        pipeline, edition = self.work.pipeline, self._edition
-        if self.obstacle is not None or edition is None:
+        pipeline, published = self.work.pipeline, self._published
+        if self.obstacle is not None or published is None:
             finding = f"{_describe_size(self.part, size)}; not compared: {self.obstacle}"
             return CheckResult(NOT_SHRUNK, True, finding, {"rows": size.rows})
-        published = DataSize.from_json(edition.about[SIZES][self.part])
+        published_size = DataSize.from_json(published.edition.about[SIZES][self.part])
         return check_not_shrunk(
             self.part,
             size,
-            published,
-            f"edition {edition.number}",
+            published_size,
+            published.name,
             pipeline.gate.max_shrink,
             how_to_skip=explain_skipping(pipeline, self.asset),
             skip=self.skip,

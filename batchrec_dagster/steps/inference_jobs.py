@@ -181,9 +181,7 @@ def _choose_num_results_of_group(
 ) -> int:
     """Results per user, enough for each list that shares the job."""
     users = pl.concat([batch.users for batch in divided.batches])
-    return choose_num_results_of_group(
-        work, group, len(users), count_longest_history(work, users)
-    )
+    return choose_num_results_of_group(work, group, len(users), count_longest_history(work, users))
 
 
 def _choose_num_results_for_rules(work: PersonalizeWork, rules: PreparedRules, users: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -18,6 +19,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import (
     BATCH_INFERENCE_JOB,
     BATCH_SEGMENT_JOB,
+    IMPORT_JOB,
     ResourceKind,
 )
 from batchrec_dagster.personalize.errors import PersonalizeError
@@ -26,8 +28,10 @@ from batchrec_dagster.personalize.teardown import is_busy
 from batchrec_dagster.steps.batch_jobs import DAMAGED
 from batchrec_dagster.steps.data_sizes import name_record
 from batchrec_dagster.steps.raw_files import RawRecord
+from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.trials import delete_old_trials, read_trials
-from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import Edition
@@ -40,7 +44,8 @@ def delete_unneeded(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None
 
     These are outputs of batch inference jobs, what removed blocks of the declaration left, and
     models. The caller holds the lease of the asset `recommendations`, so that no other run adopts a
-    job whose output is being deleted.
+    job whose output is being deleted. Of several lists, others may be made at the same time, or
+    later in the run: so outputs stay that are made of the newest data.
 
     jobs_in_use: the ARNs of the jobs that this run's lists were made from.
     """
@@ -51,7 +56,8 @@ def delete_unneeded(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None
     with _log_failures(work, "trials"):
         delete_old_trials(work.files, work.ensure.log, _list_outputs_of_trials(work))
     with _log_failures(work, "models"):
-        expire_models(work.ensure, work.pipeline.name, work.pipeline.retention.models)
+        whole = work.pipeline.whole
+        expire_models(work.ensure, whole.name, whole.retention.models)
 
 
 def delete_unneeded_segments(work: PersonalizeWork, job_in_use: str) -> None:
@@ -95,11 +101,8 @@ def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
 
 
 def _delete_inference_outputs(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None:
-    table = work.files.table
-    current = table.current()
-    editions = [*table.older(), *([current] if current else [])]
     jobs = set(jobs_in_use)
-    for edition in editions:
+    for edition in _list_kept_editions(work):
         arns = _list_jobs(edition)
         if arns is None:
             work.ensure.log.info(
@@ -109,18 +112,44 @@ def _delete_inference_outputs(work: PersonalizeWork, jobs_in_use: Collection[str
             return
         jobs.update(arns)
     folder = work.pipeline.storage_keys.all_batch_inference
-    _delete_outputs(work, BATCH_INFERENCE_JOB, folder, set(map(_read_job_name, jobs)))
+    names = set(map(_read_job_name, jobs))
+    since = _find_import_time(work) if work.pipeline.lists else None
+    _delete_outputs(work, BATCH_INFERENCE_JOB, folder, names, since)
+
+
+def _list_kept_editions(work: Work) -> Iterator[Edition]:
+    """The published and the older editions of all lists of the pipeline."""
+    for one_list in work.each_list():
+        table = one_list.files.table
+        current = table.current()
+        yield from [*table.older(), *([current] if current else [])]
+
+
+def _find_import_time(work: PersonalizeWork) -> datetime | None:
+    """When the newest import of the data started; None if it is not known.
+
+    Raises botocore's ClientError.
+    """
+    stored = work.files.record("personalize_dataset", DatasetRecord)
+    if not stored:
+        return None
+    record = DatasetRecord.from_json(stored)
+    arns = (
+        record.dataset_import_job_arn,
+        record.items_dataset_import_job_arn,
+        record.users_dataset_import_job_arn,
+    )
+    jobs = [work.ensure.describe(IMPORT_JOB, arn) for arn in arns if arn is not None]
+    return max((job["creationDateTime"] for job in jobs), default=None)
 
 
 def _list_outputs_of_trials(work: PersonalizeWork) -> list[str]:
     """The URIs of the folders with the output of each kept edition's jobs, where trials have it."""
     root = work.files.uri(work.files.storage_keys.all_trials)
-    table = work.files.table
-    editions = [table.current(), *table.older()]
     names = {
         _read_job_name(arn)
-        for edition in editions
-        for arn in (_list_jobs(edition) or [] if edition else [])
+        for edition in _list_kept_editions(work)
+        for arn in _list_jobs(edition) or []
     }
     return [
         f"{root}{trial.name}/curated/batch_inference/{name}/"
@@ -144,12 +173,17 @@ def _read_job_name(arn: str) -> str:
 
 
 def _delete_outputs(
-    work: PersonalizeWork, kind: ResourceKind, folder: str, names_in_use: Collection[str]
+    work: PersonalizeWork,
+    kind: ResourceKind,
+    folder: str,
+    names_in_use: Collection[str],
+    since: datetime | None = None,
 ) -> None:
     """Delete the outputs of the jobs of this kind, except those in use or under way.
 
     folder: the storage key of their outputs.
     names_in_use: the names of jobs whose outputs stay.
+    since: the outputs of jobs that were created from then on stay too; None for no such time.
     """
     store, root = work.storage.store, work.files.uri(folder)
     names = {info.uri.removeprefix(root).partition("/")[0] for info in store.list(root)}
@@ -159,8 +193,12 @@ def _delete_outputs(
     names.difference_update(names_in_use)
     if not names:
         return
-    busy = {job[kind.name] for job in work.ensure.list(kind) if is_busy(job)}
-    unneeded = sorted(names - busy)
+    needed = {
+        job[kind.name]
+        for job in work.ensure.list(kind)
+        if is_busy(job) or (since is not None and job["creationDateTime"] >= since)
+    }
+    unneeded = sorted(names - needed)
     for name in unneeded:
         _delete_output(work, f"{root}{name}/")
     if unneeded:
@@ -181,7 +219,8 @@ def _delete_output(work: Work, folder: str) -> None:
 def _delete_undeclared(work: PersonalizeWork) -> None:
     """Delete what was made for blocks that the declaration no longer has."""
     pipeline, keys, store = work.pipeline, work.pipeline.storage_keys, work.storage.store
-    prefixes = [work.files.uri(prefix) for prefix in _list_undeclared_prefixes(pipeline)]
+    undeclared = [*_list_undeclared_prefixes(pipeline), *_list_prefixes_of_removed_lists(work)]
+    prefixes = [work.files.uri(prefix) for prefix in undeclared]
     uris = [info.uri for prefix in prefixes for info in store.list(prefix)]
     if pipeline.items is None:
         uris += _list_copies(work, RAW_ITEMS, keys.all_raw_items)
@@ -191,7 +230,8 @@ def _delete_undeclared(work: PersonalizeWork) -> None:
         return
     _delete_objects(work, uris)
     shared_folders = [
-        work.files.uri(key) for key in (keys.all_arm_users, keys.all_raw_items, keys.all_raw_users)
+        work.files.uri(key)
+        for key in (keys.all_arm_users, keys.all_lists, keys.all_raw_items, keys.all_raw_users)
     ]
     for folder in [prefix.rpartition("/")[0] for prefix in prefixes] + shared_folders:
         delete_empty_folders(store.local_path(folder))
@@ -218,7 +258,7 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     """What the keys start with of files that the pipeline made for blocks which are gone."""
     from batchrec_dagster.outcomes.arms import CONTROL, MODEL  # NumPy
 
-    keys, experiment = pipeline.storage_keys, pipeline.experiment
+    keys = pipeline.storage_keys
     if pipeline.items is None:
         yield keys.items
         yield keys.record(name_record("items"))
@@ -237,10 +277,27 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     if pipeline.similar_items_recipe is None:
         yield keys.all_batch_similar_items
         yield keys.record("similar_items_solution_version")
-    if experiment is None and pipeline.recommendations.newcomers is None:
-        yield f"{keys.all_arm_users}{MODEL}/"
-    # A job made the control's lists until popular items were counted on this side.
-    yield f"{keys.all_arm_users}{CONTROL}/"
+    views = pipeline.list_pipelines
+    inputs_in_use = {locate_input(one_list) for one_list in views}
+    for view in {view.address: view for view in (pipeline.whole, *views)}.values():
+        if view.storage_keys.all_arm_users not in inputs_in_use:
+            yield f"{view.storage_keys.all_arm_users}{MODEL}/"
+        # A job made the control's lists until popular items were counted on this side.
+        yield f"{view.storage_keys.all_arm_users}{CONTROL}/"
+    if pipeline.lists and all(one_list.has_own_users for one_list in views):
+        yield pipeline.whole.storage_keys.all_batch_users
+    for one_list in views:
+        if one_list.list_name is not None and not one_list.has_own_users:
+            yield keys.of_list(one_list.list_name, has_own_users=True).all_batch_users
+
+
+def _list_prefixes_of_removed_lists(work: Work) -> Iterator[str]:
+    """The same for lists that the declaration no longer has.
+
+    What they published stays, as that of a removed pipeline does: readers may still use it.
+    """
+    for name in list_removed_lists(work):
+        yield f"{work.files.storage_keys.of_list(name).list_folder}/transformed/"
 
 
 def _delete_objects(work: Work, uris: Iterable[str]) -> None:

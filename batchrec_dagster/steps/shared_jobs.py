@@ -65,6 +65,19 @@ def _describe_job(one_list: Pipeline) -> tuple[Any, ...]:
     )
 
 
+def locate_input(one_list: Pipeline) -> str:
+    """The folder, as a storage key with its final slash, of the users of the list's job.
+
+    They are all users, or those of them whom the model makes lists for: in a folder for each arm of
+    an experiment. Lists that share a job share them.
+    """
+    experiment, newcomers = one_list.experiment, one_list.recommendations.newcomers
+    if experiment is None and newcomers is None:
+        return one_list.storage_keys.all_batch_users
+    is_shared = experiment is None and not one_list.has_own_users
+    return (one_list.whole if is_shared else one_list).storage_keys.all_arm_users
+
+
 def choose_num_results_of_group(
     work: PersonalizeWork, group: Sequence[Pipeline], users: int, longest_history: int
 ) -> int:

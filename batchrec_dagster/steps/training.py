@@ -310,7 +310,7 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
     pipeline = work.pipeline
     # They are compared with the metrics of the model, which may count all events, as on AWS.
     target_events = pipeline.solution.target_event_names if record.target_events else []
-    excludes_seen = pipeline.recommendations.seen_items is not None
+    excludes_seen = pipeline.excludes_seen
     settings = fingerprint(pipeline.popularity, excludes_seen, target_events)
     last_record = read_model(work.files, "solution_version")
     is_measured = (

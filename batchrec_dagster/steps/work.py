@@ -11,7 +11,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import PriceList
 from batchrec_dagster.storage.lease import Lease
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -41,6 +41,15 @@ class Work:
         if self.pipeline.trial is None:
             return self.files
         return PipelineFiles(self.storage, StorageKeys(self.pipeline.address))
+
+
+def list_removed_lists(work: Work) -> list[str]:
+    """The names of lists whose files are in the storage, but which are no longer declared.
+
+    Raises StorageError.
+    """
+    names = work.storage.store.subfolders(work.files.uri(work.files.storage_keys.all_lists))
+    return sorted(set(names).difference(work.pipeline.lists, [SIMILAR_ITEMS]))
 
 
 @dataclass(frozen=True)

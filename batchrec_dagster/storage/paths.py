@@ -32,6 +32,8 @@ MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
 # The name, among the lists of a pipeline, of those of items that go with each item.
 SIMILAR_ITEMS = "similar_items"
+# The name of the file of users who get lists, the input of a batch inference job.
+USERS_FILE = "users.json"
 
 
 def is_of_list(asset: str) -> bool:
@@ -79,12 +81,16 @@ class StorageKeys:
         # The name of the published table.
         table = SIMILAR_ITEMS if list_name == SIMILAR_ITEMS else "recommendations"
         self.table = table
+        # The folder, with its final slash, of a folder for each of several lists.
+        self.all_lists = f"{pipeline}/lists/"
         self.address = address
         self.trial = trial
         self.list_name = list_name
         self.list_folder = list_folder
         self.interactions = f"{pipeline}/transformed/interactions/interactions.csv"
-        self.batch_users = f"{users_folder}/transformed/batch_users_input/users.json"
+        # The folder, with its final slash, of the users who get lists.
+        self.all_batch_users = f"{users_folder}/transformed/batch_users_input/"
+        self.batch_users = f"{self.all_batch_users}{USERS_FILE}"
         self.items = f"{pipeline}/transformed/items/items.csv"
         self.users = f"{pipeline}/transformed/users/users.csv"
         self.item_titles = f"{pipeline}/transformed/item_titles/item_titles.parquet"
@@ -136,9 +142,14 @@ class StorageKeys:
         # published nothing.
         self.all_unpublished_runs = f"{list_folder}/records/unpublished_runs/"
 
+    def of_list(self, name: str | None, *, has_own_users: bool = False) -> StorageKeys:
+        """The keys of a list of the same pipeline or trial; of all of it, if the name is None."""
+        address = self.pipeline if name is None else f"{self.pipeline}/{name}"
+        return StorageKeys(address, has_own_users=has_own_users, trial=self.trial)
+
     def arm_users(self, arm: str) -> str:
         """The users of an experiment's arm, as the input of a batch inference job."""
-        return f"{self.all_arm_users}{arm}/users.json"
+        return f"{self.all_arm_users}{arm}/{USERS_FILE}"
 
     def users_without_lists(self, version: str) -> str:
         """The requested users whom the edition of this version has no rows of."""

@@ -57,9 +57,14 @@ class UnpublishedRuns:
     files: PipelineFiles
 
     def read(self) -> list[UnpublishedRun]:
-        """The recorded endings, oldest first. A damaged record is passed over."""
+        """The recorded endings, oldest first. A damaged record is passed over.
+
+        Of a list they are those of its own steps, and of the steps that all lists need.
+        """
+        keys = self.files.storage_keys
+        folders = {keys.all_unpublished_runs, keys.of_list(None).all_unpublished_runs}
         runs = []
-        for uri in self._list():
+        for uri in (uri for folder in sorted(folders) for uri in self._list(folder)):
             with suppress(ObjectNotFoundError, ValidationError):
                 runs.append(_RUN.validate_json(self.files.storage.store.get(uri)))
         return sorted(runs, key=lambda run: run.time)
@@ -69,18 +74,16 @@ class UnpublishedRuns:
         store = self.files.storage.store
         run = replace(run, checks=tuple(run.checks))
         store.put(self._locate(run.run, run.step), _RUN.dump_json(run, indent=2) + b"\n")
-        for uri in self._list()[:-MOST_RUNS]:
+        for uri in self._list(self.files.storage_keys.all_unpublished_runs)[:-MOST_RUNS]:
             store.delete(uri)
 
     def remove(self, run: str, step: str) -> None:
         """Forget that the step ended this run, because a retry of it succeeded."""
         self.files.storage.store.delete(self._locate(run, step))
 
-    def _list(self) -> list[str]:
-        """The URIs of the records, the one that was written first comes first."""
-        infos = self.files.storage.store.list(
-            self.files.uri(self.files.storage_keys.all_unpublished_runs)
-        )
+    def _list(self, folder: str) -> list[str]:
+        """The URIs of the records in the folder, the one that was written first comes first."""
+        infos = self.files.storage.store.list(self.files.uri(folder))
         records = [info for info in infos if info.uri.endswith(".json")]
         return [info.uri for info in sorted(records, key=lambda info: info.last_modified)]
 

@@ -61,7 +61,9 @@ def _find_pipelines_of_run(
     pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, run: dg.DagsterRun
 ) -> set[str]:
     """The pipelines whose job this run is, or whose assets it makes."""
-    owners = {name for name in pipelines if run.job_name in list_job_names(name)}
+    owners = {
+        name for name, pipeline in pipelines.items() if run.job_name in list_job_names(pipeline)
+    }
     if owners:
         return owners
     assets = context.repository_def.assets_defs_by_key if context.repository_def else {}

@@ -33,7 +33,8 @@ MOST_RUNS = 100
 
 def delete_old_runs(instance: dg.DagsterInstance, pipeline: Pipeline, log: logging.Logger) -> None:
     """Delete old runs of the pipeline's jobs. An error is only logged."""
-    before = now() - timedelta(days=pipeline.retention.runs_days)
+    days = pipeline.whole.retention.runs_days
+    before = now() - timedelta(days=days)
     deleted = 0
     try:
         for run in _list_old_runs(instance, pipeline, before):
@@ -48,7 +49,6 @@ def delete_old_runs(instance: dg.DagsterInstance, pipeline: Pipeline, log: loggi
         reason = str(error).strip().partition("\n")[0]
         log.warning(f"retention: old runs could not be deleted, the next run tries again: {reason}")
     if deleted:
-        days = pipeline.retention.runs_days
         log.info(f"retention: deleted {deleted} runs older than {days} days from Dagster")
 
 
@@ -61,7 +61,7 @@ def _list_old_runs(
     instance: dg.DagsterInstance, pipeline: Pipeline, before: datetime
 ) -> Iterator[dg.DagsterRun]:
     """The finished runs of the pipeline's jobs from before this time, oldest first."""
-    for job in list_job_names(pipeline.name):
+    for job in list_job_names(pipeline):
         old = dg.RunsFilter(job_name=job, statuses=FINISHED, created_before=before)
         for record in instance.get_run_records(old, ascending=True):
             yield record.dagster_run

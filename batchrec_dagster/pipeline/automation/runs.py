@@ -22,9 +22,10 @@ def find_run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
     return runs[0].run_id if runs else None
 
 
-def list_job_names(pipeline: str) -> list[str]:
+def list_job_names(pipeline: Pipeline) -> list[str]:
     """The names of the pipeline's jobs."""
-    return [f"{pipeline}_{purpose}" for purpose in ("refresh", "rollback", "teardown")]
+    rollbacks = [f"{one_list.job_prefix}_rollback" for one_list in pipeline.list_pipelines]
+    return [f"{pipeline.name}_refresh", *rollbacks, f"{pipeline.name}_teardown"]
 
 
 def name_trial_job(pipeline: str) -> str:
@@ -54,7 +55,7 @@ def describe_runs_under_way(
     These are runs of the pipeline's jobs, except teardowns, and other runs that make one of these
     assets.
     """
-    jobs = [*list_job_names(pipeline.name), name_trial_job(pipeline.name)]
+    jobs = [*list_job_names(pipeline), name_trial_job(pipeline.name)]
     lines = []
     for run in list_living_runs(instance):
         if run.job_name == f"{pipeline.name}_teardown":

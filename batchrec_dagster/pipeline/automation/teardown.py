@@ -17,6 +17,7 @@ from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.object_store import ObjectInfo
+from batchrec_dagster.storage.paths import is_of_list
 from batchrec_dagster.storage.resource import StorageResource
 
 # The assets that work in Personalize, in order.
@@ -116,9 +117,21 @@ def _build_busy_failure(running: list[str]) -> dg.Failure:
 
 def _describe_sinks(pipeline: Pipeline) -> list[str]:
     """A line for each sink about what it wrote, which a teardown does not delete."""
-    descriptions = [sink.describe(Path()) for sink in pipeline.sinks.declared.values()]
+    descriptions = [
+        sink.describe(Path())
+        for one_list in pipeline.list_pipelines
+        for sink in one_list.sinks.declared.values()
+    ]
     removals = [description.removal for description in descriptions if description.removal]
     return [f"left alone, for those who use it: {removal}" for removal in removals]
+
+
+def hold_all_leases(leases: ExitStack, work: PersonalizeWork, owner: str) -> None:
+    """Hold the leases of the steps of all lists until the end, so that runs wait."""
+    for step in STEPS:
+        # Each list has a step of its own, or all share one.
+        for one_list in work.each_list() if is_of_list(step) else [work]:
+            leases.enter_context(one_list.step_lease(step, owner))
 
 
 @contextmanager
@@ -128,13 +141,17 @@ def _hold_leases(work: PersonalizeWork, run: str, config: TeardownConfig) -> Ite
     Other runs wait for them, so they make nothing that is being deleted.
     """
     with ExitStack() as stack:
-        for step in STEPS if config.delete else ():
-            stack.enter_context(work.step_lease(step, run))
+        if config.delete:
+            hold_all_leases(stack, work, run)
         yield
 
 
 def _list_files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
     """All files of the pipeline but the leases, which this run itself holds."""
-    leases = tuple(storage.uri(pipeline.storage_keys.lease(step)) for step in STEPS)
+    leases = tuple(
+        storage.uri(one_list.storage_keys.lease(step))
+        for one_list in pipeline.list_pipelines
+        for step in STEPS
+    )
     files = storage.store.list(storage.uri(f"{pipeline.name}/"))
     return [file for file in files if not file.uri.startswith(leases)]
