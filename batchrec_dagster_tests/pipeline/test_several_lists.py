@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,12 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
     definitions,
-    metadata,
     module_project,
     write_ratings,
 )
@@ -40,7 +38,7 @@ def write_shop(project: Project) -> None:
     """The files of a shop whose items have one of four colours, and half of whose users agree."""
     root = project.root
     write_ratings(root / "ratings.csv")
-    items = [f"{item},{'red green blue grey'.split()[item % 4]}" for item in range(1, 81)]
+    items = [f"{item},{['red', 'green', 'blue', 'grey'][item % 4]}" for item in range(1, 81)]
     (root / "items.csv").write_text("\n".join(["item,colour", *items]) + "\n")
     users = [f"{user},{'yn'[user % 2]}" for user in range(1, 61)]
     (root / "customers.csv").write_text("\n".join(["customer,consent", *users]) + "\n")
@@ -52,11 +50,15 @@ def declare(project: Project, lists: dict[str, Any], **settings: Any) -> None:
         declaration(
             "shop",
             "ratings.csv",
-            items={"source": "items.csv", "columns": {"item": "item", "categories": {"COLOUR": "colour"}}},
+            items={
+                "source": "items.csv",
+                "columns": {"item": "item", "categories": {"COLOUR": "colour"}},
+            },
             users={
                 "source": "customers.csv",
                 "columns": {"user": "customer", "categories": {"CONSENT": "consent"}},
             },
+            solution={"compare_with_popularity": False},
             lists=lists,
             **settings,
         )
@@ -100,24 +102,37 @@ def count_jobs(project: Project) -> tuple[int, int]:
     return len(versions), len(client.list_batch_inference_jobs()["batchInferenceJobs"])
 
 
-def test_x(tmp_path: Path, instance: dg.DagsterInstance) -> None:
-    import time
+def failed_steps(result: dg.ExecuteInProcessResult) -> set[str]:
+    return {event.step_key or "" for event in result.all_events if event.is_step_failure}
+
+
+def test_a_list_that_fails_stops_no_other_and_goes_on_from_the_job_that_was_made(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = module_project(tmp_path)
     write_shop(project)
     declare(project, LISTS)
-    t=time.time()
-    first = run_job(project, instance)
-    print("first", time.time()-t)
-    assert first.success
-    print(count_jobs(project))
-    for name in LISTS:
-        print(name, list_metadata(first, name))
-    t=time.time()
-    second = run_job(project, instance)
-    print("second", time.time()-t)
-    for name in LISTS:
-        print(name, list_metadata(second, name)["outcome"])
-    print(count_jobs(project))
-    import subprocess
-    print(subprocess.run(["find", str(project.storage), "-type", "f"], capture_output=True, text=True).stdout)
-    assert 0
+    publish = PublishedTable.publish
+
+    def fail(table: PublishedTable, *arguments: Any) -> Any:
+        if "/home/" in table.uri:
+            raise StorageError("the disk is full")
+        return publish(table, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PublishedTable, "publish", fail)
+        first_run = run_job(project, instance)
+    assert failed_steps(first_run) == {"shop__home__recommendations"}
+    assert count_jobs(project) == (1, 2)
+    assert read_list(project, "newsletter").get_column("user_id").n_unique() == 30
+    assert "colour" in read_list(project, "app").columns
+
+    second_run = run_job(project, instance)
+    assert second_run.success
+    # Neither the model nor a job was made again, though the run deleted what is not needed.
+    assert count_jobs(project) == (1, 2)
+    home, app = list_metadata(second_run, "home"), list_metadata(second_run, "app")
+    assert home["batch_inference_job_arn"] == app["batch_inference_job_arn"]
+    assert home["edition"] == app["edition"] == 1
+    assert read_list(project, "home").height == 60 * 8
+    assert (tmp_path / "mail.csv").read_text().count("\n") == 31
