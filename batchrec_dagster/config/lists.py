@@ -26,7 +26,9 @@ class ListSettings(RecommendationSettings):
         default=None, description="Who gets this list. Default: the pipeline's batch_users."
     )
     gate: Gate | None = Field(
-        default=None, description="When this list is published. Default: the pipeline's gate."
+        default=None,
+        description="When this list is published. Default: the pipeline's gate. Of max_shrink the"
+        " pipeline's counts: it is compared before anything is imported.",
     )
     retention: Retention | None = Field(
         default=None,

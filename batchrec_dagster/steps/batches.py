@@ -61,6 +61,7 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
     """
     erased = 0
     pipeline, settings = work.pipeline, work.pipeline.batch_users
+    setting = pipeline.users_setting
     filter_values = pipeline.recommendations.line_filter_values
     if source is None:
         with _open_interaction_times(work) as (times, file_bytes):
@@ -68,25 +69,27 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
         if not users.height:
             raise StepError(
                 f"no user has an interaction since {settings.active_since}: set"
-                " batch_users.active_since to an earlier day"
+                f" {setting}.active_since to an earlier day"
             )
     else:
         with open_source(source, work.storage, pipeline.project) as files:
             null_values = pipeline.ratings.all_null_values
             listed_users = read_users(files, settings.column, null_values, settings.file_header)
         if not listed_users.height:
-            raise StepError("batch_users.source has no users: correct its rows or its query")
+            raise StepError(f"{setting}.source has no users: correct its rows or its query")
         # Of the interactions they were left out when these were made.
         users = SuppressionList(work.files).read().drop_from(listed_users, USER_FIELD)
         erased = listed_users.height - users.height
         if erased:
             source.remove_downloads(make_source_context(work.storage, pipeline.project))
         if not users.height:
-            raise StepError("all users of batch_users.source were erased: name others there")
+            raise StepError(f"all users of {setting}.source were erased: name others there")
     not_matching = unknown = 0
     if settings.filter is not None:
         requested = users
-        users, unknown = _select_matching_users(work, requested, settings.filter)
+        users, unknown = _select_matching_users(
+            work, requested, settings.filter, f"{setting}.filter"
+        )
         not_matching = requested.height - users.height
     if filter_values:
         # A batch inference job reads the values from its input; here all users have the same.
@@ -98,10 +101,11 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
 
 
 def _select_matching_users(
-    work: Work, users: pl.DataFrame, condition: str
+    work: Work, users: pl.DataFrame, condition: str, setting: str
 ) -> tuple[pl.DataFrame, int]:
     """The users who meet the condition, and how many the file of users does not have.
 
+    setting: the setting with the condition.
     Raises StorageError, and StepError if nobody meets it.
     """
     attributes = read_user_attributes(work)
@@ -111,7 +115,7 @@ def _select_matching_users(
     unknown = int((~users.get_column(USER_FIELD).is_in(ids.implode())).sum())
     if not matching.height:
         raise StepError(
-            f"none of the {users.height:,} users meets batch_users.filter: {condition}, and"
+            f"none of the {users.height:,} users meets {setting}: {condition}, and"
             f" {unknown:,} of them are not in the file of users: correct the filter, or"
             " users.columns. The metadata of the asset users show which values there are"
         )

@@ -5,6 +5,7 @@ A check gets plain values and returns its verdict. pipeline/run_step.py reports 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -233,6 +234,15 @@ def check_rows_readable(
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
     return CheckResult(name, passed, finding, {"rows": rows, "bad_rows": bad.total})
+
+
+def name_list_settings(check: CheckResult, list_setting: str) -> CheckResult:
+    """The check of a list, whose finding names the list's own settings.
+
+    list_setting: what their names start with, such as `recommendations` or `lists.home`.
+    """
+    finding = re.sub(r"\brecommendations\.(?=[a-z])", f"{list_setting}.", check.finding)
+    return replace(check, finding=finding)
 
 
 def check_every_user_answered(users: pl.Series, answered: pl.Series) -> CheckResult:

@@ -22,6 +22,7 @@ from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
     SAMPLE,
     JobOutput,
+    describe_outcome,
     fingerprint_outputs,
 )
 from batchrec_dagster.steps.batches import (
@@ -33,6 +34,7 @@ from batchrec_dagster.steps.checks import (
     CheckResult,
     check_items_known,
     check_rows_titled,
+    name_list_settings,
     require_passed,
 )
 from batchrec_dagster.steps.inference_jobs import Inference, InferenceResult, describe_job
@@ -47,6 +49,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.retention import delete_unneeded
 from batchrec_dagster.steps.runs import measure_seconds
+from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.spending import Spending
 from batchrec_dagster.steps.trials import read_trials
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -71,6 +74,8 @@ class PublishedLists:
     cost: list[Cost]
     """What this run pays for."""
     checks: list[CheckResult]
+    outcome: str
+    """Whether the job is new, in words."""
 
 
 def infer_and_publish(
@@ -136,7 +141,15 @@ def infer_and_publish(
         job, num_results = inferred.jobs[0], inferred.num_results
         jobs_in_use = {job.arn for job in inferred.jobs}
         checks = [gate, *table.checks, *inferred.budget_checks]
-        published = PublishedLists(edition, table, job, num_results, inferred.cost, checks)
+        published = PublishedLists(
+            edition,
+            table,
+            job,
+            num_results,
+            inferred.cost,
+            checks,
+            _describe_new_edition(work, job),
+        )
     else:
         published = replace(published, checks=[*published.checks, *spending.reserve({})])
     if not is_trial:
@@ -192,6 +205,14 @@ def _publish(
             keep_users_without_lists(work, version, batch_users, writer.path, table.failed)
         edition = publishing.publish(writer.path, gate, skip=skip)
     return edition, table
+
+
+def _describe_new_edition(work: PersonalizeWork, job: ReadyResource) -> str:
+    """Whether the job of a new edition is new, in words."""
+    names = name_sharing_lists(work.pipeline)
+    if job.created or names is None:
+        return describe_outcome(job, "inferred")
+    return f"not inferred again: one job is for {names}"
 
 
 def _measure_run(spending: Spending, run_start: datetime | None) -> dict[str, float]:
@@ -264,7 +285,13 @@ def _read_unchanged(
     facts = {name: about[name] for name in LIST_FACTS if name in about}
     recommendations = RecommendationTable(counts, sample, checks, facts=facts)
     return PublishedLists(
-        edition, recommendations, job, about["results_asked_for"], [], [gate, *checks]
+        edition,
+        recommendations,
+        job,
+        about["results_asked_for"],
+        [],
+        [gate, *checks],
+        describe_outcome(job, "inferred"),
     )
 
 
@@ -279,7 +306,8 @@ def _make_new_checks(
     if work.pipeline.items is not None and "items_known" not in names:
         items = lists.select(pl.col("item_id").unique()).collect(engine="streaming")
         open_filter = work.pipeline.recommendations.open_filter
-        checks.append(check_items_known(items.to_series(), read_item_ids(work), open_filter))
+        check = check_items_known(items.to_series(), read_item_ids(work), open_filter)
+        checks.append(name_list_settings(check, work.pipeline.list_setting))
     if "title" in work.pipeline.list_columns and ROWS_TITLED not in names:
         counts = lists.select(pl.len(), untitled=pl.col("title").null_count())
         checks.append(check_rows_titled(*counts.collect(engine="streaming").row(0)))

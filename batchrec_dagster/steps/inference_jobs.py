@@ -39,10 +39,10 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.shared_jobs import (
     choose_num_results_of_group,
     count_longest_history,
-    describe_sharing,
     find_group,
     limit_results_for_rules,
     limit_results_for_seen,
+    name_sharing_lists,
 )
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -167,11 +167,11 @@ def describe_job(job: ReadyResource, users: int) -> str:
 @contextmanager
 def _hold_shared_jobs(work: PersonalizeWork, run: str) -> Iterator[None]:
     """A block in which no other list looks for the job that they share, or creates it."""
-    sharing = describe_sharing(work.pipeline)
-    if sharing is None:
+    names = name_sharing_lists(work.pipeline)
+    if names is None:
         yield
         return
-    work.ensure.log.info(sharing)
+    work.ensure.log.info(f"{names} share one batch inference job")
     with work.step_lease(SHARED_JOBS, run):
         yield
 

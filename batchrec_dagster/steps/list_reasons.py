@@ -61,7 +61,7 @@ def prepare_reasons(work: Work, interactions: pl.LazyFrame, users: pl.Series) ->
     if not declared:
         return None
     try:
-        require("report", f"recommendations.columns: {', '.join(declared)}")
+        require("report", f"{pipeline.list_setting}.columns: {', '.join(declared)}")
     except ExtraMissingError as error:
         raise StepError(str(error)) from None
     all_popular = pipeline.solution.recipe == POPULARITY_COUNT

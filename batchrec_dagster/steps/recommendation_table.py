@@ -18,6 +18,7 @@ from batchrec_dagster.steps.batch_jobs import (
 from batchrec_dagster.steps.batches import DividedUsers
 from batchrec_dagster.steps.checks import (
     check_items_known,
+    name_list_settings,
 )
 from batchrec_dagster.steps.diversity import read_diversity
 from batchrec_dagster.steps.items import read_item_columns, read_item_ids
@@ -125,4 +126,5 @@ def build_table(
             facts[RULE_COSTS] = interactions.rule_costs
     if reasons is not None:
         facts[REASON_COUNTS] = dict(reasons.counts)
+    checks = [name_list_settings(check, pipeline.list_setting) for check in checks]
     return replace(built, checks=checks, facts=facts)

@@ -42,12 +42,11 @@ def find_group(pipeline: Pipeline) -> list[Pipeline]:
     return [pipeline]
 
 
-def describe_sharing(pipeline: Pipeline) -> str | None:
-    """Which lists share the job of this one, in words; None if it has a job of its own."""
+def name_sharing_lists(pipeline: Pipeline) -> str | None:
+    """The lists that share the job of this one, such as `home and app`; None if it has a job of its
+    own."""
     names = [one_list.list_name or "" for one_list in find_group(pipeline)]
-    if len(names) == 1:
-        return None
-    return f"{', '.join(names[:-1])} and {names[-1]} share one batch inference job"
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else None
 
 
 def _describe_job(one_list: Pipeline) -> tuple[Any, ...]:

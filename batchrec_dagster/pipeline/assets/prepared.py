@@ -258,14 +258,15 @@ def _describe_rules(rules: Rules) -> str:
     return f"Ratings below {rules.min_rating:g} are left out."
 
 
-USERS_COLUMNS = {
-    USER_FIELD: ("string", "The user's id."),
-    "filterValues": ("struct", "The values of the placeholders of recommendations.filter."),
-}
-
-
 def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the users who get a list."""
+    columns = {
+        USER_FIELD: ("string", "The user's id."),
+        "filterValues": (
+            "struct",
+            f"The values of the placeholders of {pipeline.list_setting}.filter.",
+        ),
+    }
     settings = pipeline.batch_users
     filter_values = pipeline.recommendations.line_filter_values
     code_version = f"{CODE_VERSION}-{fingerprint(settings)}"
@@ -323,7 +324,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
                 ),
                 **_count_not_matching(settings, requested),
                 **({"erased_users_in_source": requested.erased} if requested.erased else {}),
-                **table_metadata(pipeline, users.height, USERS_COLUMNS, lineage, users.columns),
+                **table_metadata(pipeline, users.height, columns, lineage, users.columns),
                 "users": users.height,
                 "filter_values": filter_values,
                 "sample": sample_metadata(users.select(USER_FIELD).head(5)),

@@ -298,7 +298,7 @@ def _lists_metadata(
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),
         "batch_inference_job_arn": job.arn,
         "batch_inference_output": JobOutput(work.storage, job.description).folder,
-        "outcome": describe_outcome(job, "inferred"),
+        "outcome": lists.outcome,
         "inference_seconds": measure_job_seconds(job),
         **build_cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
         **published_metadata(work, lists.edition),
