@@ -94,7 +94,7 @@ def _check_sinks(
     pipelines: Iterable[Pipeline], storage: StorageResource, project: Path
 ) -> Iterator[Finding]:
     """A finding for each sink that writes outside the pipeline's storage."""
-    for one_list in (view for pipeline in pipelines for view in pipeline.list_pipelines):
+    for one_list in (view for pipeline in pipelines for view in pipeline.published_pipelines):
         context = SinkContext(one_list.address, storage, project, os.environ)
         for key, sink in one_list.sinks.declared.items():
             description = sink.describe(project)

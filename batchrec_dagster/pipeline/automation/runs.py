@@ -24,7 +24,7 @@ def find_run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
 
 def list_job_names(pipeline: Pipeline) -> list[str]:
     """The names of the pipeline's jobs."""
-    rollbacks = [f"{one_list.job_prefix}_rollback" for one_list in pipeline.list_pipelines]
+    rollbacks = [f"{one_list.job_prefix}_rollback" for one_list in pipeline.published_pipelines]
     return [f"{pipeline.name}_refresh", *rollbacks, f"{pipeline.name}_teardown"]
 
 

@@ -119,7 +119,7 @@ def _describe_sinks(pipeline: Pipeline) -> list[str]:
     """A line for each sink about what it wrote, which a teardown does not delete."""
     descriptions = [
         sink.describe(Path())
-        for one_list in pipeline.list_pipelines
+        for one_list in pipeline.published_pipelines
         for sink in one_list.sinks.declared.values()
     ]
     removals = [description.removal for description in descriptions if description.removal]
