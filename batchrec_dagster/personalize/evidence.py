@@ -22,6 +22,10 @@ HEADER = "x-batchrec-evidence"
 # In a request, the types of events that the metrics are to count, as a JSON array. The engine
 # repeats them in its answer if the metrics do: Amazon Personalize's count all events.
 TARGET_EVENTS_HEADER = "x-batchrec-target-events"
+# In a request, the ARN of another solution version that the model is to be compared with on the
+# same users. The engine answers with the header COMPARED_HEADER if both were tested on the same.
+COMPARE_HEADER = "x-batchrec-compare-with"
+COMPARED_HEADER = "x-batchrec-compared"
 ALL = "all"
 
 EMBEDDED = "the embedded engine"
@@ -40,36 +44,60 @@ def name_engine(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> st
 
 
 def get_solution_metrics(
-    client: PersonalizeClient, solution_version_arn: str, target_events: Sequence[str] = ()
+    client: PersonalizeClient,
+    solution_version_arn: str,
+    target_events: Sequence[str] = (),
+    compare_with: str = "",
 ) -> GetSolutionMetricsResponseTypeDef:
     """The answer of GetSolutionMetrics, which counts these events alone if the engine can.
 
     target_events: the types of events; empty for all. `read_counted_events` says whether it did.
+    compare_with: the ARN of another solution version, or empty. `read_compared` reads the result.
     """
     events = client.meta.events
-    for event, handler in (("before-parameter-build", _take_events), ("before-call", _add_header)):
+    for event, handler in (
+        ("before-parameter-build", _take_headers),
+        ("before-call", _add_headers),
+    ):
         # The same id again replaces nothing and adds nothing.
         events.register(
             f"{event}.personalize.GetSolutionMetrics",
             cast("Any", handler),
-            unique_id=f"batchrec-target-events-{event}",
+            unique_id=f"batchrec-headers-{event}",
         )
+    headers = {
+        **({TARGET_EVENTS_HEADER: json.dumps(list(target_events))} if target_events else {}),
+        **({COMPARE_HEADER: compare_with} if compare_with else {}),
+    }
     # botocore knows no headers of single requests, so they travel as a parameter up to the handler.
-    extra: Any = {_EVENTS_PARAMETER: json.dumps(list(target_events))} if target_events else {}
+    extra: Any = {_HEADERS_PARAMETER: headers} if headers else {}
     return client.get_solution_metrics(solutionVersionArn=solution_version_arn, **extra)
 
 
-_EVENTS_PARAMETER = "batchrecTargetEvents"
+_HEADERS_PARAMETER = "batchrecHeaders"
 
 
-def _take_events(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-    if _EVENTS_PARAMETER in params:
-        context[_EVENTS_PARAMETER] = params.pop(_EVENTS_PARAMETER)
+def _take_headers(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    if _HEADERS_PARAMETER in params:
+        context[_HEADERS_PARAMETER] = params.pop(_HEADERS_PARAMETER)
 
 
-def _add_header(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-    if _EVENTS_PARAMETER in context:
-        params["headers"][TARGET_EVENTS_HEADER] = context[_EVENTS_PARAMETER]
+def _add_headers(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    params["headers"].update(context.get(_HEADERS_PARAMETER, {}))
+
+
+def read_compared(answer: Mapping[str, Any]) -> dict[str, float]:
+    """By how much NDCG at 25 is higher than that of the other solution version, for the same users.
+
+    The keys are users, difference and, where users are enough, low and high, the ends of its 95%
+    interval. Empty where the engine did not compare them.
+
+    answer: that of GetSolutionMetrics.
+    """
+    numbers: dict[str, float] = json.loads(
+        answer["ResponseMetadata"]["HTTPHeaders"].get(COMPARED_HEADER, "{}")
+    )
+    return numbers
 
 
 def read_counted_events(answer: Mapping[str, Any]) -> list[str]:

@@ -51,7 +51,7 @@ from batchrec_dagster.steps.retention import delete_unneeded
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.spending import Spending
-from batchrec_dagster.steps.trials import read_trials
+from batchrec_dagster.steps.trials import compare_models, read_trials
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -191,6 +191,7 @@ def _publish(
             **asdict(table.counts),
             **table.facts,
             "results_asked_for": inferred.num_results,
+            **compare_models(work, publishing.model),
             "inference_cost_on_aws_usd": round(sum(cost.usd for cost in inferred.costs), 4),
             "outputs": fingerprint_outputs(outputs),
             "data_until": interactions.until,

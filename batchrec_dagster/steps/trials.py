@@ -15,10 +15,14 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.trial import Trial
-from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.personalize.evidence import get_solution_metrics, read_compared
+from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys, read_record, write_record
@@ -92,6 +96,33 @@ def remember_resources(work: Work, group: str, endings: Collection[str]) -> None
         "resources": [f"{group}-{ending}" for ending in sorted(endings)],
     }
     write_record(work.storage, key, record)
+
+
+def compare_models(work: PersonalizeWork, model: ModelRecord) -> dict[str, Any]:
+    """For the metadata of a trial's lists: by how much its model is better than that of the
+    published lists, for the same people. Empty where nobody measured that.
+
+    Raises StorageError.
+    """
+    live = work.live_files.table.current() if work.pipeline.trial is not None else None
+    # Amazon gives metrics alone.
+    if live is None or work.ensure.on_aws:
+        return {}
+    published_model = live.about.get("solution_version_arn")
+    if published_model in (None, model.solution_version_arn):
+        return {}
+    try:
+        answer = get_solution_metrics(
+            work.ensure.client,
+            model.solution_version_arn,
+            model.target_events or (),
+            compare_with=published_model,
+        )
+    except ClientError:
+        # It was deleted, for example.
+        return {}
+    compared = read_compared(answer)
+    return {"paired": {"solution_version_arn": published_model, **compared}} if compared else {}
 
 
 def read_trials(files: PipelineFiles) -> list[TrialRecord]:

@@ -67,11 +67,12 @@ def record_requests() -> Iterator[list[RecordedRequest]]:
         operation: str,
         params: dict[str, Any],
         target_events: Sequence[str] = (),
+        compare_with: str = "",
     ) -> dict[str, Any]:
         request = RecordedRequest(operation, params, [*target_events])
         if requests[-1:] != [request]:
             requests.append(request)
-        return call(service, operation, params, target_events)
+        return call(service, operation, params, target_events, compare_with)
 
     with patch.object(LocalPersonalize, "call", record_and_call):
         yield requests

@@ -17,6 +17,7 @@ from batchrec_dagster.config.changed_declaration import change_declaration
 from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.pipeline.trial_definitions import build_definitions
 from batchrec_dagster.reporting.comparison import compare_lists, name_lists
 from batchrec_dagster.steps.outcomes import read_sums
@@ -114,6 +115,11 @@ def test_a_trial_leaves_no_trace_and_its_settings_can_be_kept(
     assert [change.name for change in comparison.diff.settings or []] == ["solution.recipe"]
     assert not comparison.obstacles
     assert not comparison.has_other_data
+    # Both models were tested on the same six people.
+    assert comparison.difference is not None
+    assert comparison.difference.users == 6
+    gained = edition.about["metrics"][NDCG] - published.about["metrics"][NDCG]
+    assert comparison.difference.ndcg.value == pytest.approx(gained, abs=2e-4)
     report = live.storage.store.get(live.uri(files(project, trial).storage_keys.report)).decode()
     assert "Compared with what readers have" in report
     assert comparison.title in report

@@ -38,7 +38,7 @@ _UNKNOWN_OPERATION, _NOT_JSON = "UnknownOperationException", "SerializationExcep
 _SCHEDULE_CHECK_SECONDS = 1.0
 """How often requests look for solutions whose automatic training is due."""
 
-CallOperation = Callable[[str, dict[str, Any], Sequence[str]], dict[str, Any]]
+CallOperation = Callable[[str, dict[str, Any], Sequence[str], str], dict[str, Any]]
 """Returns the members of the response to the operation with this name and these parameters.
 
 The last argument has the types of events that metrics are to count; all if empty."""
@@ -68,19 +68,25 @@ class HttpResponse(NamedTuple):
 
 
 def answer(
-    call_operation: CallOperation, target: str, body: bytes, target_events: str = ""
+    call_operation: CallOperation,
+    target: str,
+    body: bytes,
+    target_events: str = "",
+    compare_with: str = "",
 ) -> HttpResponse:
     """Return the response to one HTTP request. Errors become error responses of the protocol.
 
     target: the header X-Amz-Target, which names the operation.
     body: the request's JSON.
     target_events: the header of TARGET_EVENTS_HEADER; empty without one.
+    compare_with: the header of COMPARE_HEADER; empty without one.
 
     Raises CatalogError, which the caller of an embedded client gets as it is.
     """
     try:
         operation, params = _parse_target(target), _parse_body(body)
-        content = call_operation(operation, params, _parse_target_events(target_events))
+        events = _parse_target_events(target_events)
+        content = call_operation(operation, params, events, compare_with)
         headers = content.pop(HEADERS, {})
         return HttpResponse.make(content, **headers)
     except ServiceError as error:
@@ -174,13 +180,18 @@ class LocalPersonalize:
         self._worker.wake()
 
     def call(
-        self, operation: str, params: dict[str, Any], target_events: Sequence[str] = ()
+        self,
+        operation: str,
+        params: dict[str, Any],
+        target_events: Sequence[str] = (),
+        compare_with: str = "",
     ) -> dict[str, Any]:
         """Return the members of the response to one request.
 
         operation: its name, such as CreateSchema.
         params: the request's members, which are validated here.
         target_events: the types of events that metrics are to count; all if empty.
+        compare_with: the ARN of a solution version that metrics are to be compared with, or empty.
 
         Raises ServiceError if the request is refused, and CatalogError.
         """
@@ -208,6 +219,7 @@ class LocalPersonalize:
                 home=self._home.root,
                 account=self._account,
                 target_events=target_events,
+                compare_with=compare_with,
                 v2_lines=self._v2_lines,
             )
             response = OPERATIONS[operation](request)

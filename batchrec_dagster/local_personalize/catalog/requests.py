@@ -37,6 +37,8 @@ class ApiRequest:
     """Whether batch inference jobs add reasons and placeholders (`LocalPersonalize.__init__`)."""
     target_events: Sequence[str] = ()
     """The types of events that metrics are to count; all if empty."""
+    compare_with: str = ""
+    """The ARN of a solution version that metrics are to be compared with; empty for none."""
     files_to_remove: list[str] = field(default_factory=list)
     """The files to remove once the transaction is committed, relative to the home."""
 

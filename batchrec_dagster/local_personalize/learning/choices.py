@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .evaluation import MAX_DEPTH, Bool, Evaluation, measure_ranks, ndcg
-from .evidence import summarize_evidence
-from .interactions import Ids, Int32, Int64, ModelFileError, find_positions
+from .evidence import summarize_difference, summarize_evidence
+from .interactions import Float64, Ids, Int32, Int64, ModelFileError, find_positions
 from .store import LOAD_ERRORS, load_arrays, require_array, require_indices, save_arrays
 
 CHOICES = "choices"  # a subfolder of the model's folder, and the kind in its manifest
@@ -38,6 +38,15 @@ class ListPlaces:
 
     lengths: Int64
     """(tested,) how many interactions the model saw of each user."""
+
+    def rate(self, is_counted: Bool) -> Float64:
+        """(users,) the model's NDCG at 25 of each user with such a choice, in order of users.
+
+        is_counted: (choices,) whether a choice counts.
+        """
+        users, numbers = np.unique(self.users[is_counted], return_inverse=True)
+        relevant = np.bincount(numbers, minlength=len(users)).astype(np.int64)
+        return ndcg(_mark_hits(numbers, self.places[is_counted], len(users)), relevant)
 
     def measure(self, is_counted: Bool) -> tuple[dict[str, float], dict[str, float]]:
         """The metrics of these choices alone, but for the coverage, and the evidence for them.
@@ -136,9 +145,33 @@ class EventChoices:
 
         events: types of events, in upper or lower case.
         """
+        return self.places.measure((self.types & self._find_bits(events)) > 0)
+
+    def compare(self, other: EventChoices, events: Collection[str]) -> dict[str, float]:
+        """By how much NDCG at 25 is higher than that of another model.
+
+        It has the keys of `summarize_difference`. It is empty if the choices of both are not the
+        same.
+
+        events: types of events, in upper or lower case; all choices if empty.
+        """
+        own, others = self.places, other.places
+        is_same = (
+            np.array_equal(own.users, others.users)
+            and np.array_equal(own.lengths, others.lengths)
+            and np.array_equal(self.types, other.types)
+            and list(self.names) == list(other.names)
+        )
+        if not is_same:
+            return {}
+        is_counted = np.ones(len(self.types), dtype=bool)
+        if events:
+            is_counted = (self.types & self._find_bits(events)) > 0
+        return summarize_difference(own.rate(is_counted) - others.rate(is_counted))
+
+    def _find_bits(self, events: Collection[str]) -> int:
         wanted = {name.lower() for name in events}
-        bits = sum(1 << bit for bit, name in enumerate(self.names) if name.lower() in wanted)
-        return self.places.measure((self.types & bits) > 0)
+        return sum(1 << bit for bit, name in enumerate(self.names) if name.lower() in wanted)
 
     def save(self, model: Path) -> None:
         """Write them into the folder of a model."""

@@ -177,14 +177,22 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     A header has what AWS does not give: the evidence for the metrics, as JSON with the keys of
     learning/evidence.py. If the request names target events, and the version was measured so that
     they are known, metrics and evidence count these alone, and another header repeats their names.
+    If it names another version that was tested on the same choices, a header compares both.
 
     Raises ResourceNotFoundError, and InUseError until the version is ACTIVE.
     """
     version = request.get_active("SolutionVersion", request.params["solutionVersionArn"])
     metrics, numbers = version.state["metrics"], version.state.get("evidence", {})
     headers = {}
-    choices = _load_choices(request, version) if request.target_events else None
-    if choices is not None:
+    is_loaded = request.target_events or request.compare_with
+    choices = _load_choices(request, version) if is_loaded else None
+    if choices is not None and request.compare_with:
+        other = request.get_active("SolutionVersion", request.compare_with)
+        other_choices = _load_choices(request, other)
+        if other_choices is not None:
+            compared = choices.compare(other_choices, request.target_events)
+            headers[evidence.COMPARED_HEADER] = json.dumps(_round(compared))
+    if choices is not None and request.target_events:
         ranks, numbers = choices.measure(request.target_events)
         # The lists are the same, and so is what is in them.
         metrics = {"coverage": metrics["coverage"], **ranks}
