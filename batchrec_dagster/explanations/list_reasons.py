@@ -35,7 +35,7 @@ class ListReasons:
         items = interactions.select(pl.col(ITEM_ID).unique().sort()).collect(engine="streaming")
         self._items = items.to_series()
         self._item_numbers, self._user_numbers = IdNumbers(self._items), IdNumbers(users)
-        self._pairs = Pairs(
+        self._pairs = Pairs.read(
             interactions.select(
                 user=find_positions(USER_ID, users), item=find_positions(ITEM_ID, self._items)
             )

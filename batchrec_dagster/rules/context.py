@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -15,6 +15,16 @@ from batchrec_dagster.rules.catalogue import ItemCatalogue, build_catalogue
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY, add_age_column
 from batchrec_dagster.rules.pairs import Numbers, Pairs, find_positions
 from batchrec_dagster.rules.service_filter import ServiceFilter
+
+
+@dataclass(frozen=True)
+class InteractionSelection:
+    """Which interactions count for a rule."""
+
+    events: Sequence[str] | None = None
+    """Only those of these types, in any case; None for all."""
+    days: int | None = None
+    """Only those of the last days before `RuleContext.now`; None for all."""
 
 
 @dataclass(frozen=True)
@@ -84,26 +94,30 @@ class RuleContext:
         types = self.interactions.select(pl.col(EVENT_TYPE).str.to_lowercase().unique())
         return set(types.collect(engine="streaming").to_series().drop_nulls())
 
-    def find_pairs(self, events: Sequence[str] | None = None, days: int | None = None) -> Pairs:
-        """The pairs of a user and an item, by number, that have an interaction.
+    def read_pairs(self, selections: Sequence[InteractionSelection]) -> Iterator[Pairs]:
+        """The pairs of a user and an item, by number, of each selection, in turn.
 
-        events: only interactions of these types, in any case; None for all.
-        days: only those of the last days before `now`; None for all.
+        They come from one reading of the interactions, which takes longer than all else that is
+        known before lists are made.
         """
-        interactions = self.interactions
-        if events is not None:
-            names = [event.lower() for event in events]
-            if self.event_types is None:
-                interactions = interactions.clear()
-            else:
-                interactions = interactions.filter(
-                    pl.col(EVENT_TYPE).str.to_lowercase().is_in(names)
-                )
-        if days is not None:
-            interactions = interactions.filter(pl.col(TIMESTAMP) > self.now - days * SECONDS_A_DAY)
-        return Pairs(
-            interactions.select(
-                user=find_positions(USER_ID, self.user_ids),
-                item=find_positions(ITEM_ID, self.catalogue.ids),
-            )
+        conditions = {
+            f"selected {place}": self._build_condition(selection)
+            for place, selection in enumerate(selections)
+        }
+        pairs = self.interactions.select(
+            user=find_positions(USER_ID, self.user_ids),
+            item=find_positions(ITEM_ID, self.catalogue.ids),
+            **conditions,
         )
+        return Pairs.read_each(pairs, [*conditions])
+
+    def _build_condition(self, selection: InteractionSelection) -> pl.Expr:
+        condition = pl.lit(value=True)
+        if selection.events is not None:
+            if self.event_types is None:
+                return pl.lit(value=False)
+            names = [event.lower() for event in selection.events]
+            condition &= pl.col(EVENT_TYPE).str.to_lowercase().is_in(names)
+        if selection.days is not None:
+            condition &= pl.col(TIMESTAMP) > self.now - selection.days * SECONDS_A_DAY
+        return condition.fill_null(value=False)

@@ -6,7 +6,7 @@ import numpy as np
 
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.rules.context import RuleContext
-from batchrec_dagster.rules.pairs import Mask, Numbers
+from batchrec_dagster.rules.pairs import Mask, Numbers, Pairs
 from batchrec_dagster.rules.settings import ExcludeSeen
 
 # Personalize is asked for as many results as are enough for this share of the users.
@@ -18,13 +18,16 @@ class SeenItemsFilter:
 
     name = "exclude_seen"
 
-    def __init__(self, settings: ExcludeSeen, context: RuleContext, filter_history: int) -> None:
-        """Find what the users had.
+    def __init__(
+        self, settings: ExcludeSeen, context: RuleContext, had: Pairs, filter_history: int
+    ) -> None:
+        """Find which items users may have again.
 
+        had: what each user had, of the interactions that count.
         filter_history: how many of a user's latest interactions the filter in Personalize looks at;
             0 without one.
         """
-        self._pairs = context.find_pairs(settings.events, settings.days)
+        self._had = had
         catalogue = context.catalogue
         self._is_exempt = (
             None if settings.unless is None else catalogue.match(parse_condition(settings.unless))
@@ -33,12 +36,12 @@ class SeenItemsFilter:
 
     def allow(self, users: Numbers, items: Numbers) -> Mask:
         """Whether the user has not had the item, or may have it again."""
-        unseen = ~self._pairs.contain_numbers(users, items)
+        unseen = ~self._had.contain_numbers(users, items)
         return unseen if self._is_exempt is None else unseen | self._is_exempt[items]
 
     def count_more_results(self, num_results: int) -> int:
         """As many as the filter in Personalize forgets of nearly all users' histories."""
-        lengths = np.bincount(self._pairs.users)
+        lengths = self._had.count_items()
         if not len(lengths):
             return 0
         longest = np.quantile(lengths, SHARE_SERVED, method="higher")

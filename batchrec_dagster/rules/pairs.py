@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import polars as pl
 
@@ -10,6 +12,7 @@ NO_PAIR = 2**64 - 1
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
+Codes = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
 class Pairs:
@@ -17,26 +20,53 @@ class Pairs:
 
     They take 8 bytes a pair, and 16 while they are being built.
 
-    pairs: the columns user and item. Rows with a null are left out.
+    codes: the user's number and the item's in one, as they are read. The array itself is sorted.
     """
 
-    def __init__(self, pairs: pl.LazyFrame) -> None:
-        encoded = pairs.select(_encode_pairs()).drop_nulls().collect(engine="streaming")
-        codes = encoded.get_column("pair").to_numpy(writable=True)
+    def __init__(self, codes: Codes) -> None:
         # np.unique would hash them: ten times the time, five times the memory.
         codes.sort()
         is_repeated = codes[1:] == codes[:-1]
         self._codes = codes[np.append(True, ~is_repeated)] if is_repeated.any() else codes
 
-    @property
-    def users(self) -> Numbers:
-        """The user of each pair."""
-        return (self._codes >> 32).astype(np.int64)
+    @classmethod
+    def read(cls, pairs: pl.LazyFrame) -> Pairs:
+        """The pairs of these rows.
+
+        pairs: the columns user and item. Rows with a null are left out.
+        """
+        encoded = pairs.select(_encode_pairs()).drop_nulls().collect(engine="streaming")
+        return cls(encoded.get_column("pair").to_numpy(writable=True))
+
+    @classmethod
+    def read_each(cls, pairs: pl.LazyFrame, selections: Sequence[str]) -> Iterator[Pairs]:
+        """The pairs of each selection of these rows, in turn. The rows are read once.
+
+        pairs: the columns user and item, and one of booleans for each selection. Rows with a null
+            are left out.
+        selections: the names of these columns.
+        """
+        selected = pairs.filter(pl.any_horizontal(*selections)) if selections else pairs.clear()
+        encoded = (
+            selected.select(_encode_pairs(), *selections).drop_nulls().collect(engine="streaming")
+        )
+        codes = encoded.get_column("pair").to_numpy()
+        masks = [encoded.get_column(name).to_numpy() for name in selections]
+        del encoded
+        for mask in masks:
+            yield cls(codes[mask])
 
     @property
     def items(self) -> Numbers:
         """The item of each pair."""
         return (self._codes & 0xFFFFFFFF).astype(np.int64)
+
+    def count_items(self) -> Numbers:
+        """How many items each user has, up to the last user with any."""
+        if not len(self._codes):
+            return np.zeros(0, dtype=np.int64)
+        users = np.arange(int(self._codes[-1] >> np.uint64(32)) + 2, dtype=np.uint64)
+        return np.diff(np.searchsorted(self._codes, users << np.uint64(32)))
 
     def contain(self, pairs: pl.DataFrame) -> pl.Series:
         """Whether each of these pairs is among them.
@@ -66,7 +96,7 @@ class Pairs:
             for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         ]
 
-    def _find(self, codes: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Mask:
+    def _find(self, codes: Codes) -> Mask:
         if not len(self._codes):
             return np.zeros(len(codes), dtype=bool)
         places = np.searchsorted(self._codes, codes)
@@ -97,6 +127,14 @@ class IdNumbers:
 def find_positions(column: str, values: pl.Series) -> pl.Expr:
     """The position of the column's value in these distinct values; null if it is not there."""
     return pl.col(column).cast(pl.Enum(values), strict=False).to_physical()
+
+
+def _sort_distinct(codes: Codes) -> Codes:
+    """The distinct codes in order. The array itself is sorted."""
+    # np.unique would hash them: ten times the time, five times the memory.
+    codes.sort()
+    is_repeated = codes[1:] == codes[:-1]
+    return codes[np.append(True, ~is_repeated)] if is_repeated.any() else codes
 
 
 def _encode_pairs() -> pl.Expr:

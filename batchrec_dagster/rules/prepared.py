@@ -11,12 +11,13 @@ import polars as pl
 from batchrec_dagster.rules import at_least, max_per, pin
 from batchrec_dagster.rules.at_least import RequiredItems
 from batchrec_dagster.rules.block import BlockedItemsFilter
-from batchrec_dagster.rules.context import RuleContext
+from batchrec_dagster.rules.candidates import Candidates
+from batchrec_dagster.rules.context import InteractionSelection, RuleContext
 from batchrec_dagster.rules.exclude_seen import SeenItemsFilter
 from batchrec_dagster.rules.max_per import CategoryLimits
 from batchrec_dagster.rules.only import MatchingItemsFilter
 from batchrec_dagster.rules.other_items import OtherItemsFilter
-from batchrec_dagster.rules.pairs import IdNumbers, Mask, Numbers, find_positions
+from batchrec_dagster.rules.pairs import IdNumbers, Mask, Numbers
 from batchrec_dagster.rules.pin import NO_ITEM, PinnedItems, PinnedRanks
 from batchrec_dagster.rules.price import PriceFilter
 from batchrec_dagster.rules.rule import ItemFilter, ListCounter, RuleCounts
@@ -55,20 +56,28 @@ class PreparedRules:
         self._num_results = context.num_results
         self._catalogue = context.catalogue
         self._user_numbers = IdNumbers(context.user_ids)
-        # Filters come before what counts items, so that an item that may not stay takes no place
-        # of a category. price comes before exclude_seen, as it holds the pairs only for a moment.
-        price = PriceFilter(rules.price, context) if rules.price is not None else None
+        selections = []
+        if rules.price is not None:
+            selections.append(InteractionSelection(rules.price.events))
+        if exclude_seen is not None:
+            selections.append(InteractionSelection(exclude_seen.events, exclude_seen.days))
+        pairs = context.read_pairs(selections)
+        # price comes before exclude_seen, as it holds the pairs only for a moment.
+        price = PriceFilter(rules.price, context, next(pairs)) if rules.price is not None else None
         seen = (
-            SeenItemsFilter(exclude_seen, context, filter_history)
+            SeenItemsFilter(exclude_seen, context, next(pairs), filter_history)
             if exclude_seen is not None
             else None
         )
+        pairs.close()
         of_items: list[ItemFilter] = []
         if rules.block is not None:
             of_items.append(BlockedItemsFilter(context))
         if rules.only is not None:
             of_items.append(MatchingItemsFilter(rules.only, context))
         self._seen = seen
+        # Filters come before what counts items, so that an item that may not stay takes no place
+        # of a category.
         self._filters: list[ItemFilter] = [
             *([seen] if seen is not None else []),
             *of_items,
@@ -116,28 +125,20 @@ class PreparedRules:
         needed = min(needed, max(self._num_results, most_for_others))
         return min(most, needed + more_for_seen)
 
-    def apply(self, users: pl.Series, candidates: pl.DataFrame) -> pl.DataFrame:
-        """The lists of these users.
+    def apply(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """The lists of the users of these lines.
 
         The columns are user_id, rank, item_id, score and reason. A reason is POPULAR or PINNED, and
         null for the model's own.
 
-        users: distinct ids. They may include users without candidates.
-        candidates: the columns user_id, item_id and score; best first, and all of a user together,
-            in the order of `users`.
+        lines: the model's results, as of `Candidates`. A user whom it has no results for has a list
+            too, of what else fills it.
         """
         bytes_per_list = self._limits.bytes_per_list if self._limits is not None else 1
         lists_at_once = max(1, MAX_COUNTER_BYTES // bytes_per_list)
-        if len(users) <= lists_at_once:
-            return self._apply_to_part(users, candidates)
-        list_of_row = candidates.select(find_positions("user_id", users)).to_series()
-        return pl.concat(
-            self._apply_to_part(
-                users[first : first + lists_at_once],
-                candidates.filter(list_of_row.is_between(first, first + lists_at_once - 1)),
-            )
-            for first in range(0, len(users), lists_at_once)
-        )
+        if lines.height <= lists_at_once:
+            return self._apply_to_part(lines)
+        return pl.concat(map(self._apply_to_part, lines.iter_slices(lists_at_once)))
 
     def count_seen_dropped(self) -> int:
         """How many results were left out because their user had the item."""
@@ -148,14 +149,12 @@ class PreparedRules:
         """Whether lists are without what users had."""
         return self._seen is not None
 
-    def _apply_to_part(self, users: pl.Series, candidates: pl.DataFrame) -> pl.DataFrame:
-        lists = len(users)
-        table = _CandidateTable(
-            users, candidates, self._catalogue.find_numbers(candidates["item_id"])
-        )
-        user_numbers = self._user_numbers.find(users)
+    def _apply_to_part(self, lines: pl.DataFrame) -> pl.DataFrame:
+        lists = lines.height
+        candidates = Candidates(lines, self._catalogue)
+        user_numbers = self._user_numbers.find(candidates.users)
         pinned = self.pinned.place(user_numbers, self._num_results)
-        allowed, emptied_by = self._filter(table, user_numbers, pinned)
+        allowed, emptied_by = self._filter(candidates, user_numbers, pinned)
         counters: list[ListCounter] = []
         if self._limits is not None:
             counters.append(self._limits.start(lists))
@@ -164,11 +163,11 @@ class PreparedRules:
             requirements = self._required.start(lists, self.counts[at_least.NAME])
             counters.append(requirements)
         selection = ListSelection(pinned, counters, self._catalogue.other)
-        selection.fill(table.items, allowed, np.arange(lists))
+        selection.fill(candidates.items, allowed, np.arange(lists))
         # New items, for example, are rarely among the model's results. That is no shortage of them.
         kept_places = requirements.count_unmet() if requirements is not None else 0
         self.filled.short_of_model += int((selection.count_free_places() > kept_places).sum())
-        self._fill(selection, table.items, allowed, user_numbers)
+        self._fill(selection, candidates.items, allowed, user_numbers)
         places = selection.rank_places()
         if requirements is not None:
             self.counts[at_least.NAME].unmet += int(requirements.unmet.sum())
@@ -179,33 +178,30 @@ class PreparedRules:
         chosen = places[ranks, list_of_row].astype(np.int64)
         if self._seen is not None:
             # A look at what is written, whatever filled the lists.
-            items = self._find_items(table, list_of_row, chosen)
+            items = self._find_items(candidates, list_of_row, chosen)
             self.filled.seen += int((~self._seen.allow(user_numbers[list_of_row], items)).sum())
-        return self._write(users, table, list_of_row, ranks, chosen)
+        return self._write(candidates, list_of_row, ranks, chosen)
 
     def _filter(
-        self, table: _CandidateTable, users: Numbers, pinned: PinnedRanks
+        self, candidates: Candidates, users: Numbers, pinned: PinnedRanks
     ) -> tuple[Masks, Numbers]:
         """Which candidates all filters allow; and for each list the place, among the filters, of
         the one that left out its last candidate, or -1."""
-        rows = np.arange(len(table.list_of_row))
-        emptied_by = np.full(table.lists, -1)
-        had_any = np.bincount(table.list_of_row, minlength=table.lists) > 0
+        allowed = candidates.exist.copy()
+        emptied_by = np.full(len(users), -1)
+        left, has_any = len(candidates), allowed.any(axis=0)
         for number, item_filter in enumerate(self._filters):
-            lists = table.list_of_row[rows]
-            is_allowed = item_filter.allow(users[lists], table.item_of_row[rows])
-            rows = rows[is_allowed]
-            has_any = np.bincount(lists[is_allowed], minlength=table.lists) > 0
+            for is_allowed, items in zip(allowed, candidates.items, strict=True):
+                is_allowed &= item_filter.allow(users, items)
+            had_any, has_any = has_any, allowed.any(axis=0)
             emptied_by[had_any & ~has_any] = number
-            had_any = has_any
-            self.counts[item_filter.name].removed += int(len(is_allowed) - is_allowed.sum())
-        allowed = np.zeros(table.items.shape, dtype=bool)
-        allowed[table.place_of_row[rows], table.list_of_row[rows]] = True
+            had, left = left, int(np.count_nonzero(allowed))
+            self.counts[item_filter.name].removed += had - left
         # The pinned items have their ranks.
         for items in pinned:
             lists = np.flatnonzero(items != NO_ITEM)
             if len(lists):
-                allowed[:, lists] &= table.items[:, lists] != items[lists]
+                allowed[:, lists] &= candidates.items[:, lists] != items[lists]
         return allowed, emptied_by
 
     def _fill(
@@ -244,43 +240,36 @@ class PreparedRules:
         for number, lists in enumerate(np.bincount(numbers, minlength=len(self._filters))):
             self.counts[self._filters[number].name].emptied += int(lists)
 
-    def _find_items(self, table: _CandidateTable, lists: Numbers, chosen: Numbers) -> Numbers:
+    def _find_items(self, candidates: Candidates, lists: Numbers, chosen: Numbers) -> Numbers:
         """The number of the item of each row."""
         is_model = (chosen >= 0) & (chosen < FIRST_POPULAR)
         items = np.where(chosen < 0, -1 - chosen, 0)
-        items[is_model] = table.items[chosen[is_model], lists[is_model]]
+        items[is_model] = candidates.items[chosen[is_model], lists[is_model]]
         is_popular = chosen >= FIRST_POPULAR
         items[is_popular] = self._popular[chosen[is_popular] - FIRST_POPULAR]
         return items
 
     def _write(
-        self,
-        users: pl.Series,
-        table: _CandidateTable,
-        lists: Numbers,
-        ranks: Numbers,
-        chosen: Numbers,
+        self, candidates: Candidates, lists: Numbers, ranks: Numbers, chosen: Numbers
     ) -> pl.DataFrame:
         """The rows of the lists.
 
         lists, ranks, chosen: the list, the rank from 0 and the place of the candidate of each row.
         """
         is_pinned, is_popular = chosen < 0, chosen >= FIRST_POPULAR
-        rows = table.first_rows[lists] + chosen
-        # Behind the candidates stand the popular items, and then the pinned ones.
-        results = len(table.candidates)
-        rows[is_popular] = results + chosen[is_popular] - FIRST_POPULAR
         pinned_items, position = np.unique(-1 - chosen[is_pinned], return_inverse=True)
-        rows[is_pinned] = results + len(self._popular) + position
         others = self._catalogue.ids.gather(np.append(self._popular, pinned_items))
-        scores = table.candidates["score"].extend_constant(None, len(others))
+        # Negative places count from the end of the popular and then the pinned items.
+        places = chosen.copy()
+        places[is_popular] += -FIRST_POPULAR - len(others)
+        places[is_pinned] = position - len(pinned_items)
         reasons = np.where(is_pinned, 2, np.where(is_popular, 1, 0))
         return pl.DataFrame(
             {
-                "user_id": users.gather(lists),
+                "user_id": candidates.users.gather(lists),
                 "rank": pl.Series(ranks + 1, dtype=pl.Int32),
-                "item_id": pl.concat([table.candidates["item_id"], others]).gather(rows),
-                "score": scores.gather(rows),
+                "item_id": candidates.gather_ids(lists, places, others),
+                "score": candidates.gather_scores(lists, places),
                 "reason": pl.Series([None, POPULAR, PINNED], dtype=pl.String).gather(reasons),
             }
         )
@@ -314,27 +303,3 @@ class FilledLists:
     """How many lists are empty."""
     seen: int = 0
     """How many rows have an item that exclude_seen leaves out. There should be none."""
-
-
-class _CandidateTable:
-    """The candidates of a piece of users, as rows and as columns of lists.
-
-    item_of_row: the number of the item of each row of candidates.
-    """
-
-    def __init__(self, users: pl.Series, candidates: pl.DataFrame, item_of_row: Numbers) -> None:
-        self.candidates = candidates
-        self.item_of_row = item_of_row
-        self.lists = len(users)
-        runs = candidates["user_id"].rle_id().to_numpy().astype(np.int64)
-        starts = np.flatnonzero(np.diff(runs, prepend=-1))
-        list_of_run = (
-            candidates["user_id"].gather(starts).to_frame("id").select(find_positions("id", users))
-        ).to_series()
-        self.list_of_row: Numbers = list_of_run.to_numpy().astype(np.int64)[runs]
-        self.place_of_row: Numbers = np.arange(len(runs)) - starts[runs]
-        self.first_rows = np.zeros(self.lists, dtype=np.int64)
-        self.first_rows[list_of_run.to_numpy()] = starts
-        width = int(self.place_of_row.max(initial=-1)) + 1
-        self.items: Matrix = np.zeros((width, self.lists), dtype=np.int32)
-        self.items[self.place_of_row, self.list_of_row] = item_of_row

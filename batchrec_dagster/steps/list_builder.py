@@ -221,6 +221,9 @@ class ListBuilder(OutputTable):
         return self._unscored if self._unscored < self._of_model else 0
 
     def _table(self, lines: pl.DataFrame) -> pl.DataFrame:
+        self._results += int(lines.get_column("items").list.len().sum())
+        if self.rules is not None:
+            return self.rules.apply(lines)
         # One score for each item, null where Personalize gave none.
         nulls = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
         scores = pl.coalesce(pl.col("scores").list.concat(nulls), nulls).list.head(
@@ -231,10 +234,6 @@ class ListBuilder(OutputTable):
             .select("user_id", item_id="items", score=scores)
             .explode("item_id", "score")
         )
-        self._results += results.height
-        if self.rules is not None:
-            users = lines.get_column("user_id").unique(maintain_order=True)
-            return self.rules.apply(users, results)
         unseen = results if self.seen is None else results.filter(~self.seen.contain(results))
         if "reason" not in lines.columns:
             self.dropped += results.height - unseen.height

@@ -105,7 +105,7 @@ class LaterInteractions:
         ).drop_nulls("user")
         self.interactions = numbered.filter(pl.col("time") > since).collect(engine="streaming")
         # The users and items of the interactions until `since`.
-        self._past = Pairs(numbered.filter(pl.col("time") <= since))
+        self._past = Pairs.read(numbered.filter(pl.col("time") <= since))
         self._item_counts_of_users = np.bincount(self._past.users, minlength=len(self.users))
 
     def find_counted(self, period: Period) -> pl.DataFrame:

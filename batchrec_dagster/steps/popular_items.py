@@ -195,7 +195,7 @@ def count_popular_items(
     # Who counts by a weight counts by each lower one too, by its lead over the next lower one. Each
     # sum is of the same numbers in the same order, so that ties are ties on every machine.
     for weight in sorted({*weights.values()}) or [1.0]:
-        pairs = Pairs(numbered.filter(pl.col("weight") >= weight))
+        pairs = Pairs.read(numbered.filter(pl.col("weight") >= weight))
         popularity += (weight - lower) * np.bincount(pairs.items, minlength=len(item_ids))
         lower = weight
     return pl.DataFrame({ITEM_ID: item_ids, "popularity": popularity}).sort(

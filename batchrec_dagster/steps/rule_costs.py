@@ -131,11 +131,11 @@ def measure_ndcg(
 ) -> Floats:
     """The NDCG of each user's list, in the order of the context's users.
 
-    candidates: the columns user_id, item_id and score, in the same order.
+    candidates: the columns user_id, items and scores, in the same order.
     later: the columns USER_ID and ITEM_ID, distinct: what users chose.
     """
     prepared = PreparedRules(variant.rules, variant.exclude_seen, context)
-    lists = prepared.apply(context.user_ids, candidates)
+    lists = prepared.apply(candidates)
     discount = 1 / (pl.col("rank") + 1).log(2)
     chosen = lists.join(
         later, left_on=["user_id", "item_id"], right_on=[USER_ID, ITEM_ID], how="semi"
@@ -181,7 +181,8 @@ def _read_candidates(
 ) -> pl.DataFrame | None:
     """The results of the edition's job for these users, or for some of them if there are many.
 
-    The columns are user_id, item_id and score, best first. None if the output is gone.
+    The columns are user_id, items and scores, which are lists, best first. None if the output is
+    gone.
     """
     arn = edition.about.get("batch_inference_job_arn")
     if arn is None:
@@ -204,10 +205,4 @@ def _read_candidates(
     except (ClientError, StorageError, RejectedOutputsError):
         # The retention deletes old outputs, and the lists of today do not need them.
         return None
-    nulls = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
-    return (
-        lines.filter(pl.col("items").list.len() > 0)
-        .unique("user_id", maintain_order=True)
-        .select("user_id", item_id="items", score=nulls)
-        .explode("item_id", "score")
-    )
+    return lines.filter(pl.col("items").list.len() > 0).unique("user_id", maintain_order=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
@@ -20,7 +19,7 @@ class SeenItems:
         self._users = pl.DataFrame({"user_id": users}).with_row_index("user")
         self._items = items.select(item_id=ITEM_ID).with_row_index("item")
         # The positions in two lists. Joins would find them too, with half more memory.
-        self._pairs = Pairs(
+        self._pairs = Pairs.read(
             interactions.select(
                 user=find_positions(USER_ID, self._users.get_column("user_id")),
                 item=find_positions(ITEM_ID, self._items.get_column("item_id")),
@@ -30,12 +29,13 @@ class SeenItems:
     @property
     def longest(self) -> int:
         """How many items the user with the most has interacted with."""
-        return int(np.bincount(self._pairs.users).max(initial=0))
+        return int(self._pairs.count_items().max(initial=0))
 
     def count(self, users: pl.Series) -> pl.Series:
         """How many items each of these users has interacted with."""
-        counts = np.bincount(self._pairs.users, minlength=self._users.height)
-        items = self._users.select("user_id", items=pl.Series(counts, dtype=pl.Int64))
+        counts = self._pairs.count_items()
+        # Users after the last of the pairs have none.
+        items = self._users.head(len(counts)).select("user_id", items=pl.Series(counts))
         numbered = (
             users.alias("user_id")
             .to_frame()

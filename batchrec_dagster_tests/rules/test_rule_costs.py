@@ -19,8 +19,8 @@ from batchrec_dagster_tests.rules.test_rules import (
     ITEMS,
     RULES,
     exclude_seen,
-    make_candidates,
     make_context,
+    make_lines,
     shops,
 )
 
@@ -51,7 +51,7 @@ def test_a_rules_cost_is_the_ndcg_of_its_lists(
     assert {*variants} == {"", "all", *named}
     for variant in variants.values():
         context = make_context(shop, rules)
-        ndcg = measure_ndcg(variant, context, make_candidates(shop, users), later)
+        ndcg = measure_ndcg(variant, context, make_lines(shop, users), later)
         rows = build_lists(variant.rules, variant.exclude_seen, shop)
         expected = [
             compute_ndcg(

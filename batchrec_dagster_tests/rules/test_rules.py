@@ -149,22 +149,22 @@ def make_context(shop: Shop, rules: ListRules) -> RuleContext:
     )
 
 
-def make_candidates(shop: Shop, users: list[str]) -> pl.DataFrame:
+def make_lines(shop: Shop, users: list[str]) -> pl.DataFrame:
     rows = [
-        (user, item, 1 / (1 + place))
+        (
+            user,
+            shop.candidates[user],
+            [1 / rank for rank in range(1, 1 + len(shop.candidates[user]))],
+        )
         for user in users
-        for place, item in enumerate(shop.candidates[user])
     ]
-    schema = {"user_id": pl.String, "item_id": pl.String, "score": pl.Float64}
+    schema = {"user_id": pl.String, "items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def apply_in_pieces(prepared: PreparedRules, shop: Shop) -> list[Row]:
     users = [*shop.candidates]
-    pieces = [
-        prepared.apply(pl.Series(part, dtype=pl.String), make_candidates(shop, part))
-        for part in (users[:1], users[1:], [])
-    ]
+    pieces = [prepared.apply(make_lines(shop, part)) for part in (users[:1], users[1:], [])]
     table = pl.concat(pieces)
     assert table.schema == {
         "user_id": pl.String,
