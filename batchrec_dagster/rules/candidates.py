@@ -26,14 +26,14 @@ class Candidates:
         self._scores = _flatten(lines.get_column("scores"))
         self._score_lengths = _measure_lengths(lines.get_column("scores"))
         self._score_starts = np.cumsum(self._score_lengths) - self._score_lengths
-        is_item = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        items = np.full(is_item.shape, catalogue.other, dtype=np.int32)
-        items[is_item] = catalogue.find_numbers(self._ids)
+        is_result = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        items = np.full(is_result.shape, catalogue.other, dtype=np.int32)
+        items[is_result] = catalogue.find_numbers(self._ids)
         # The rules look at one place of all lists at a time, so these are next to each other.
         self.items: Matrix = np.ascontiguousarray(items.T)
         """The number of the item at each place (row) of each list (column)."""
-        self.exist: Masks = np.ascontiguousarray(is_item.T)
-        """Which lists are as long as that. Beyond, `items` has other items' number."""
+        self.is_result: Masks = np.ascontiguousarray(is_result.T)
+        """Whether the list has a result at the place. `items` has other items' number elsewhere."""
 
     def __len__(self) -> int:
         """How many results all lists have."""

@@ -19,15 +19,15 @@ class SeenItemsFilter:
     name = "exclude_seen"
 
     def __init__(
-        self, settings: ExcludeSeen, context: RuleContext, had: Pairs, filter_history: int
+        self, settings: ExcludeSeen, context: RuleContext, histories: Pairs, filter_history: int
     ) -> None:
         """Find which items users may have again.
 
-        had: what each user had, of the interactions that count.
+        histories: what each user had, of the interactions that count.
         filter_history: how many of a user's latest interactions the filter in Personalize looks at;
             0 without one.
         """
-        self._had = had
+        self._histories = histories
         catalogue = context.catalogue
         self._is_exempt = (
             None if settings.unless is None else catalogue.match(parse_condition(settings.unless))
@@ -36,12 +36,12 @@ class SeenItemsFilter:
 
     def allow(self, users: Numbers, items: Numbers) -> Mask:
         """Whether the user has not had the item, or may have it again."""
-        unseen = ~self._had.contain_numbers(users, items)
+        unseen = ~self._histories.contain_numbers(users, items)
         return unseen if self._is_exempt is None else unseen | self._is_exempt[items]
 
     def count_more_results(self, num_results: int) -> int:
         """As many as the filter in Personalize forgets of nearly all users' histories."""
-        lengths = self._had.count_items()
+        lengths = self._histories.count_items()
         if not len(lengths):
             return 0
         longest = np.quantile(lengths, SHARE_SERVED, method="higher")

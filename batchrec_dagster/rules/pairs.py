@@ -57,6 +57,11 @@ class Pairs:
             yield cls(codes[mask])
 
     @property
+    def users(self) -> Numbers:
+        """The user of each pair."""
+        return (self._codes >> 32).astype(np.int64)
+
+    @property
     def items(self) -> Numbers:
         """The item of each pair."""
         return (self._codes & 0xFFFFFFFF).astype(np.int64)

@@ -56,20 +56,18 @@ class PreparedRules:
         self._num_results = context.num_results
         self._catalogue = context.catalogue
         self._user_numbers = IdNumbers(context.user_ids)
-        selections = []
-        if rules.price is not None:
-            selections.append(InteractionSelection(rules.price.events))
+        price_selections, seen_selections = [], []
+        if rules.price is not None and not context.subjects_are_items:
+            price_selections.append(InteractionSelection(rules.price.events))
         if exclude_seen is not None:
-            selections.append(InteractionSelection(exclude_seen.events, exclude_seen.days))
-        pairs = context.read_pairs(selections)
-        # price comes before exclude_seen, as it holds the pairs only for a moment.
-        price = PriceFilter(rules.price, context, next(pairs)) if rules.price is not None else None
-        seen = (
-            SeenItemsFilter(exclude_seen, context, next(pairs), filter_history)
-            if exclude_seen is not None
-            else None
-        )
-        pairs.close()
+            seen_selections.append(InteractionSelection(exclude_seen.events, exclude_seen.days))
+        histories = context.read_pairs([*price_selections, *seen_selections])
+        # price comes before exclude_seen, as it needs the pairs only for a moment.
+        price = seen = None
+        if rules.price is not None:
+            price = PriceFilter(rules.price, context, next(histories) if price_selections else None)
+        if exclude_seen is not None:
+            seen = SeenItemsFilter(exclude_seen, context, next(histories), filter_history)
         of_items: list[ItemFilter] = []
         if rules.block is not None:
             of_items.append(BlockedItemsFilter(context))
@@ -187,16 +185,16 @@ class PreparedRules:
     ) -> tuple[Masks, Numbers]:
         """Which candidates all filters allow; and for each list the place, among the filters, of
         the one that left out its last candidate, or -1."""
-        allowed = candidates.exist.copy()
+        allowed = candidates.is_result.copy()
         emptied_by = np.full(len(users), -1)
-        left, has_any = len(candidates), allowed.any(axis=0)
+        results, has_any = len(candidates), allowed.any(axis=0)
         for number, item_filter in enumerate(self._filters):
             for is_allowed, items in zip(allowed, candidates.items, strict=True):
-                is_allowed &= item_filter.allow(users, items)
+                is_allowed &= item_filter.allow(users, items.astype(np.int64))
             had_any, has_any = has_any, allowed.any(axis=0)
             emptied_by[had_any & ~has_any] = number
-            had, left = left, int(np.count_nonzero(allowed))
-            self.counts[item_filter.name].removed += had - left
+            results_before, results = results, int(np.count_nonzero(allowed))
+            self.counts[item_filter.name].removed += results_before - results
         # The pinned items have their ranks.
         for items in pinned:
             lists = np.flatnonzero(items != NO_ITEM)

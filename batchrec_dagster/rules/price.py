@@ -24,16 +24,16 @@ class PriceFilter:
 
     name = "price"
 
-    def __init__(self, settings: PriceRange, context: RuleContext, had: Pairs) -> None:
+    def __init__(self, settings: PriceRange, context: RuleContext, histories: Pairs | None) -> None:
         """Find the range of each user.
 
-        had: what each user had, of the interactions that count.
+        histories: what each user had, of the interactions that count; None for lists of items.
         """
         self._prices = context.catalogue.read_numbers(settings.of)
-        if had is None:
+        if histories is None:
             medians = self._prices[context.own_items]
         else:
-            medians = compute_medians(had, self._prices, len(context.user_ids))
+            medians = compute_medians(histories, self._prices, len(context.user_ids))
         # The entry after the last is for users whom no list was requested for.
         self._medians = np.append(medians, np.nan)
         self._lowest, self._highest = settings.within

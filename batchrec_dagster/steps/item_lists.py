@@ -107,8 +107,13 @@ class ItemListBuilder(OutputTable):
             .filter(pl.col("user_id") != pl.col("item_id"))
         )
         if self.rules is not None:
-            items = lines.get_column("item_id").unique(maintain_order=True)
-            return self.rules.apply(items, results)
+            lists = results.group_by("user_id", maintain_order=True).agg(
+                items="item_id", scores="score"
+            )
+            items = lines.select(user_id=pl.col("item_id").unique(maintain_order=True))
+            return self.rules.apply(
+                items.join(lists, on="user_id", how="left", maintain_order="left")
+            )
         return results.with_columns(
             rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id")
         ).filter(pl.col("rank") <= self.num_results)

@@ -158,7 +158,9 @@ def make_lines(shop: Shop, users: list[str]) -> pl.DataFrame:
         )
         for user in users
     ]
-    schema = {"user_id": pl.String, "items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    schema = pl.Schema(
+        {"user_id": pl.String(), "items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    )
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
