@@ -23,9 +23,10 @@ This page lists every setting; it is generated from the code. For how to use the
 ## A pipeline's YAML
 
 `batchrec schema` prints the same as a JSON schema, by which editors complete and check it.
-Values may be templates, which know the environment alone: `"{{ env.RATINGS }}"`, or
-`"{{ env('RATINGS', 'ratings.csv') }}"` with a default. Text that contains `{{` is written as a
-string in a template: `"{{ 'a{{b' }}"`.
+Values may be templates, in a sandbox. They know the environment, `"{{ env.RATINGS }}"` or
+`"{{ env('RATINGS', 'ratings.csv') }}"` with a default; the folder `"{{ project_root }}"`; and what
+the functions of `template_vars_module` return, if that is text, a number, or a list or mapping of
+such. Text that contains `{{` is written as a string in a template: `"{{ 'a{{b' }}"`.
 """
 
 

@@ -184,7 +184,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
 
     from batchrec_dagster.cli.item_columns import ItemsBlock
     from batchrec_dagster.cli.user_columns import UsersBlock
-    from batchrec_dagster.config.new_declaration import format_block
+    from batchrec_dagster.config.new_declaration import format_block, ignore_home_in_git
     from batchrec_dagster.reporting.terminal import escape_invisible
 
     ratings_source = _choose_declared_source(ratings, project)
@@ -225,6 +225,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         for warning in source.warnings:
             click.echo(f"Warning: {escape_invisible(warning)}", err=True)
     _check_project(project, declaration_path)
+    ignore_home_in_git(project.root)
     batchrec = format_program()
     click.echo(
         f"\nWrote {shorten_path(declaration_path)}; it loads. Next:\n"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import yaml
 
 from batchrec_dagster.cli.dagster_home import (
     HistoryError,
@@ -227,7 +230,7 @@ def find_definitions_errors(project: Project) -> list[str]:
     import dagster as dg
 
     load_environment()
-    module = f"{project.module}.definitions"
+    module = project.definitions_module
     with importable_project(project):
         try:
             if find_spec(module) is None:
@@ -324,9 +327,8 @@ def _find_report(pipeline: str | None) -> Path:
     "--workspace",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=["workspace.yaml"],
-    show_default=True,
-    help="The file that names the code locations. Repeat for more.",
+    help="The file that names the code locations. Repeat for more. Default: workspace.yaml of this"
+    " folder; without one, the project here.",
 )
 @click.option(
     "--daemon/--no-daemon",
@@ -353,5 +355,34 @@ def ui(
     from batchrec_dagster.web.dagster_ui import serve_ui
 
     # Opening the instance makes the databases of a new home, before several processes need them.
-    with open_dagster_instance():
-        serve_ui(workspace, host, port, allowed_hosts, daemon=daemon)
+    with open_dagster_instance(), ExitStack() as stack:
+        files = workspace or [stack.enter_context(_default_workspace())]
+        serve_ui(files, host, port, allowed_hosts, daemon=daemon)
+
+
+@contextmanager
+def _default_workspace() -> Iterator[Path]:
+    """The file workspace.yaml of this folder, else one for the project here while the block runs.
+
+    Raises ProjectError if there is neither.
+    """
+    file = Path("workspace.yaml")
+    if file.is_file():
+        yield file
+        return
+    from batchrec_dagster.storage.durable import temporary_folder
+
+    with temporary_folder() as folder:
+        made = folder / "workspace.yaml"
+        made.write_text(format_workspace(find_project()), encoding="utf-8")
+        yield made
+
+
+def format_workspace(project: Project) -> str:
+    """The text of a workspace.yaml with the project alone, as `dg dev` loads it."""
+    location = {
+        "module_name": project.definitions_module,
+        "working_directory": str(project.code),
+        "location_name": project.location_name,
+    }
+    return yaml.safe_dump({"load_from": [{"python_module": location}]}, sort_keys=False)

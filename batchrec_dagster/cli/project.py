@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import yaml
@@ -50,6 +50,15 @@ class Project:
     root: Path
     module: str
     defs: Path
+    location_name: str
+    """What Dagster calls its code location."""
+    definitions_module: str
+    """The module that Dagster loads."""
+
+    @property
+    def code(self) -> Path:
+        """The folder of its packages: the root, or `src` in it."""
+        return self.root / "src" if self.defs.is_relative_to(self.root / "src") else self.root
 
 
 def find_project() -> Project:
@@ -68,9 +77,10 @@ def find_project() -> Project:
 def find_declared_pipelines(project: Project) -> dict[str, Path]:
     """The names of the declared pipelines, and the file of each; skips unreadable files."""
     return {
-        attributes["name"]: file
-        for kind, attributes, file in _read_components(project)
-        if kind.endswith(COMPONENT_SUFFIX) and isinstance(attributes.get("name"), str)
+        component.attributes["name"]: component.file
+        for component in _read_components(project)
+        if component.kind.endswith(COMPONENT_SUFFIX)
+        and isinstance(component.attributes.get("name"), str)
     }
 
 
@@ -84,8 +94,18 @@ TextDates.yaml_implicit_resolvers = {
 }
 
 
-def _read_components(project: Project) -> Iterator[tuple[str, dict[str, Any], Path]]:
-    """The type, the attributes and the file of each readable component."""
+class _DeclaredComponent(NamedTuple):
+    """A component in a readable defs.yaml."""
+
+    kind: str
+    """Its `type`."""
+    attributes: dict[str, Any]
+    file: Path
+    template_vars_module: str | None
+
+
+def _read_components(project: Project) -> Iterator[_DeclaredComponent]:
+    """Each readable component of the project."""
     for file in sorted(project.defs.rglob("defs.yaml")):
         try:
             documents = list(yaml.load_all(file.read_text(encoding="utf-8"), TextDates))
@@ -94,8 +114,14 @@ def _read_components(project: Project) -> Iterator[tuple[str, dict[str, Any], Pa
         for document in documents:
             if isinstance(document, dict):
                 attributes = document.get("attributes") or {}
+                module = document.get("template_vars_module")
                 if isinstance(attributes, dict):
-                    yield str(document.get("type")), attributes, file
+                    yield _DeclaredComponent(
+                        str(document.get("type")),
+                        attributes,
+                        file,
+                        module if isinstance(module, str) else None,
+                    )
 
 
 def load_environment() -> Mapping[str, str]:
@@ -116,7 +142,7 @@ def make_job_command(job: str, module: str | None = None) -> list[str]:
     """
     project = find_project()
     dagster = [sys.executable, "-m", "batchrec_dagster.cli.dagster_command"]
-    definitions = ["-m", module or f"{project.module}.definitions", "-d", str(project.root)]
+    definitions = ["-m", module or project.definitions_module, "-d", str(project.code)]
     return [*dagster, "job", "execute", *definitions, "-j", job]
 
 
@@ -130,14 +156,14 @@ def importable_project(project: Project) -> Iterator[None]:
 
     import dagster as dg
 
-    sys.path.insert(0, str(project.root))
+    sys.path.insert(0, str(project.code))
     try:
         with warnings.catch_warnings():
             for notice in (dg.BetaWarning, dg.PreviewWarning):
                 warnings.simplefilter("ignore", notice)
             yield
     finally:
-        sys.path.remove(str(project.root))
+        sys.path.remove(str(project.code))
 
 
 def format_program(folder: Path | None = None) -> str:
@@ -172,34 +198,72 @@ def load_deployment(pipeline: str | None = None) -> Deployment:
     Raises click.ClickException if a setting is wrong.
     """
     from batchrec_dagster.config.project import DeploymentSettings
-    from batchrec_dagster.config.templates import EnvironmentVariables, fill_in
+    from batchrec_dagster.config.templates import fill_in, make_variables
     from batchrec_dagster.deployment import Deployment, DeploymentError
 
     variables = dict(load_environment())
     try:
-        for declared in _read_deployments(pipeline):
-            env = EnvironmentVariables(variables)
-            settings = {name: fill_in(str(value), env) for name, value in declared.items()}
+        for declared, scope, root in _read_deployments(pipeline):
+            known = make_variables(variables, scope, root)
+            settings = {name: fill_in(str(value), known) for name, value in declared.items()}
             variables |= DeploymentSettings.model_validate(settings).variables
         return Deployment.from_environment(variables)
     except (DeploymentError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _read_deployments(pipeline: str | None) -> list[dict[str, Any]]:
-    """The settings of each BatchrecResources in the project, then those of the pipeline."""
+def _read_deployments(
+    pipeline: str | None,
+) -> list[tuple[dict[str, Any], dict[str, Any], Path]]:
+    """The settings of each BatchrecResources in the project, then those of the pipeline.
+
+    With each are the template variables of its file, and the project's folder.
+    """
     try:
-        components = [*_read_components(find_project())]
+        project = find_project()
     except ProjectError:
         return []
-    shared = []
-    own = []
-    for kind, attributes, _ in components:
-        if kind.endswith(".BatchrecResources"):
-            shared.append(attributes)
-        elif kind.endswith(COMPONENT_SUFFIX) and attributes.get("name") == pipeline:
-            own.append(attributes.get("deployment"))
-    return [*shared, *filter(None, own)]
+    shared: list[tuple[dict[str, Any], dict[str, Any], Path]] = []
+    own: list[tuple[dict[str, Any], dict[str, Any], Path]] = []
+    for component in _read_components(project):
+        if component.kind.endswith(".BatchrecResources"):
+            settings, found = component.attributes, shared
+        elif (
+            component.kind.endswith(COMPONENT_SUFFIX)
+            and component.attributes.get("name") == pipeline
+        ):
+            settings, found = component.attributes.get("deployment") or {}, own
+        else:
+            continue
+        if settings:
+            scope = _load_template_variables(component, project)
+            found.append((settings, scope, project.root))
+    return [*shared, *own]
+
+
+def _load_template_variables(component: _DeclaredComponent, project: Project) -> dict[str, Any]:
+    """What the functions of the component's template_vars_module return, by their names.
+
+    Those that need Dagster's context of a load are left out.
+    """
+    module_name = component.template_vars_module
+    if module_name is None:
+        return {}
+    from importlib import import_module
+    from inspect import signature
+
+    from batchrec_dagster.dagster_internals.components import find_inline_template_vars_in_module
+
+    if module_name.startswith("."):
+        folder = component.file.parent.relative_to(project.code)
+        module_name = ".".join(folder.parts) + module_name
+    with importable_project(project):
+        functions = find_inline_template_vars_in_module(import_module(module_name))
+    return {
+        name: function()
+        for name, function in functions.items()
+        if not signature(function).parameters
+    }
 
 
 def complete_pipelines(
@@ -231,4 +295,10 @@ def _read_project(file: Path) -> Project | None:
         file.parent,
     )
     defs = str(project.get("defs_module", f"{module}.defs"))
-    return Project(file.parent, module, code.joinpath(*defs.split(".")))
+    return Project(
+        root=file.parent,
+        module=module,
+        defs=code.joinpath(*defs.split(".")),
+        location_name=str(project.get("code_location_name", file.parent.name)),
+        definitions_module=str(project.get("code_location_target_module", f"{module}.definitions")),
+    )

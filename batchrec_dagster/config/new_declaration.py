@@ -127,3 +127,20 @@ def format_scalar(value: object) -> str:
     if re.fullmatch(r"[A-Za-z_./][\w./:-]*", text) and yaml.safe_load(text) == text:
         return text
     return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf)).strip()
+
+
+def ignore_home_in_git(root: Path) -> None:
+    """Add `.batchrec/` to the .gitignore of a project, unless it is there.
+
+    A project that is not in a Git repository, and has no .gitignore, gets none.
+
+    root: the project's folder.
+    """
+    file = root / ".gitignore"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    patterns = {line.strip().strip("/") for line in text.splitlines()}
+    if ".batchrec" in patterns:
+        return
+    if file.is_file() or any((folder / ".git").exists() for folder in (root, *root.parents)):
+        separator = "\n" if text and not text.endswith("\n") else ""
+        file.write_text(f"{text}{separator}.batchrec/\n", encoding="utf-8")

@@ -1,7 +1,8 @@
-"""Templates in a declaration, such as `{{ env.RATINGS }}`: a sandbox that knows `env` alone.
+"""Templates in a declaration, such as `{{ env.RATINGS }}`: a sandbox of plain values.
 
-Dagster's own templates reach Python itself, and a string such as a column's name may come from a
-file that a stranger wrote.
+It knows the environment, the project's folder, and what the project's template variables are, as
+far as that is text, a number, or a list or mapping of such. Dagster's own templates reach Python
+itself, and a string such as a column's name may come from a file that a stranger wrote.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
@@ -60,7 +62,7 @@ class TemplateContext(dg.ResolutionContext):
     def resolve_value(self, val: Any, as_type: Any = None) -> Any:
         if isinstance(val, str):
             try:
-                return fill_in(val, EnvironmentVariables(os.environ))
+                return fill_in(val, make_variables(os.environ, self.scope))
             except ValueError as error:
                 # Names the file, the line and the setting.
                 raise self.build_resolve_fn_exc([str(error)], val, dg.Model()) from None
@@ -68,7 +70,7 @@ class TemplateContext(dg.ResolutionContext):
 
 
 class Sandboxed(dg.Resolvable):
-    """A component whose templates know the environment alone."""
+    """A component whose templates know plain values alone."""
 
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
@@ -83,12 +85,62 @@ class Sandboxed(dg.Resolvable):
         return resolved
 
 
-def fill_in(text: str, env: object) -> object:
+# What Dagster's own templates know besides the project's variables.
+_OF_DAGSTER = frozenset({"automation_condition", "context", "datetime", "dg", "env"})
+
+
+def make_variables(
+    environment: Mapping[str, str], scope: Mapping[str, Any], project_root: Path | None = None
+) -> dict[str, object]:
+    """What templates know, by name.
+
+    scope: the project's variables, and what Dagster adds to them.
+    project_root: the project's folder, if the scope does not have it.
+    """
+    variables = {
+        name: plain_value
+        for name, value in scope.items()
+        if name not in _OF_DAGSTER and (plain_value := _make_plain(value)) is not _NOT_PLAIN
+    }
+    root = getattr(scope.get("context"), "project_root", project_root)
+    if root is not None:
+        # Dagster's own templates say context.project_root.
+        variables = {
+            "project_root": str(root),
+            "context": {"project_root": str(root)},
+            **variables,
+        }
+    return {**variables, "env": EnvironmentVariables(environment)}
+
+
+_NOT_PLAIN = object()
+
+
+def _make_plain(value: object) -> object:
+    """The value, if it is text, a number or a list or mapping of such, else _NOT_PLAIN.
+
+    A path becomes text. Nothing else gets into the sandbox, as it might have methods that do harm.
+    """
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        items = [_make_plain(item) for item in value]
+        return _NOT_PLAIN if _NOT_PLAIN in items else items
+    if isinstance(value, dict):
+        mapping = {key: _make_plain(item) for key, item in value.items()}
+        has_plain_keys = all(type(key) in (str, int) for key in mapping)
+        return mapping if has_plain_keys and _NOT_PLAIN not in mapping.values() else _NOT_PLAIN
+    return _NOT_PLAIN
+
+
+def fill_in(text: str, variables: Mapping[str, object]) -> object:
     """The text with its templates filled in, and a text without templates as it is.
 
     As in Dagster, what is read from the environment may be a number or a list.
 
-    env: what `env` in a template is.
+    variables: what templates know, as `make_variables` makes it.
     Raises ValueError.
     """
     if not _MARKS.search(text):
@@ -97,11 +149,12 @@ def fill_in(text: str, env: object) -> object:
         parsed = _SANDBOX.parse(text)
         parts = [part for output in parsed.find_all(nodes.Output) for part in output.nodes]
         sandbox = _SANDBOX if len(parts) == 1 else _WITHIN_TEXT
-        filled = sandbox.from_string(parsed).render(env=env)
+        filled = sandbox.from_string(parsed).render(**variables)
     except (TemplateError, TypeError, ArithmeticError) as error:
         raise ValueError(
-            f"cannot fill in {text!r}: {error}. Templates know the environment alone, such as"
-            " {{ env.RATINGS }}. If this is not a template, write it as"
+            f"cannot fill in {text!r}: {error}. Templates know the environment, such as"
+            " {{ env.RATINGS }}, project_root, and what functions of template_vars_module return,"
+            " if it is text, a number or a list. If this is not a template, write it as"
             f" {escape_template(text)}"
         ) from None
     if next(parsed.find_all(nodes.Name), None) is None:

@@ -8,7 +8,11 @@ import re
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from batchrec_dagster.config.new_declaration import format_declaration, format_scalar
+from batchrec_dagster.config.new_declaration import (
+    format_declaration,
+    format_scalar,
+    ignore_home_in_git,
+)
 
 # The settings are those of a defs.yaml. A dict of them suits type checkers, too.
 _PYTHON = """\
@@ -47,6 +51,8 @@ class PipelineScaffolder(dg.Scaffolder[ScaffoldParams]):
 
     def scaffold(self, request: dg.ScaffoldRequest[ScaffoldParams]) -> None:
         folder = request.target_path
+        if request.project_root is not None:
+            ignore_home_in_git(request.project_root)
         if request.scaffold_format != "yaml":
             code = _PYTHON.format(
                 name=json.dumps(_make_pipeline_name(folder.name)),

@@ -68,6 +68,8 @@ TYPE = "batchrec_dagster.BatchRecommendations"
 
 def test_what_dagsters_dg_scaffolds_loads(project: Project) -> None:
     folder, schema = project.package / "defs" / "shop", project.root / "defs.schema.json"
+    gitignore = project.root / ".gitignore"
+    gitignore.write_text("*.pyc")
     schema.write_text(SCHEMA_FILE.read_text())
     scaffold_object(folder, TYPE, None, "yaml", project.root)
     declaration_json = json.dumps({"ratings": "club.csv"})
@@ -83,6 +85,8 @@ def test_what_dagsters_dg_scaffolds_loads(project: Project) -> None:
     (path, _) = re.findall("^# yaml-language-server: [$]schema=(.+)$", file.read_text(), re.M)
     assert (folder / path).resolve() == schema
     file.write_text(file.read_text().partition("---")[0])
+    # Once, whatever else is there.
+    assert gitignore.read_text() == "*.pyc\n.batchrec/\n"
     in_python = project.package / "defs" / "code"
     scaffold_object(in_python, TYPE, json.dumps({"ratings": 'a "b".csv'}), "python", project.root)
     assert [path.name for path in in_python.iterdir()] == ["component.py"]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from batchrec_dagster.cli.project import load_storage
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
+from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.steps.batch_jobs import build_solution_config
 from batchrec_dagster_tests.support import (
     declaration,
@@ -128,3 +130,85 @@ def test_each_hyperparameter_goes_where_personalize_expects_it() -> None:
         "featureTransformationParameters": {"max_user_history_length_percentile": "0.9"},
     }
     assert build_solution_config({}) == {"algorithmHyperParameters": {}}
+
+
+VARIABLES = """\
+import dagster as dg
+from pathlib import Path
+
+@dg.template_var
+def shop_name() -> str:
+    return "outlet"
+
+@dg.template_var
+def blocked() -> dict[str, object]:
+    return {"countries": ["AT", "DE"], "days": 30}
+
+@dg.template_var
+def folder(context: dg.ComponentLoadContext) -> Path:
+    return context.project_root / "data"
+
+@dg.template_var
+def to_do_harm() -> object:
+    return lambda: Path("harm").touch()
+"""
+
+
+def test_template_variables_of_the_project_are_plain_values(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    (project.package / "variables.py").write_text(VARIABLES)
+    attributes = declaration("shop", "{{ project_root }}/orders-{{ shop_name }}.csv")
+    attributes["description"] = "{{ context.project_root }}, {{ blocked.countries[1] }}"
+    attributes["items"] = {"source": "{{ folder }}/items.csv", "columns": {"item": "sku"}}
+    attributes["items"]["columns"]["title"] = "{{ shop_name }}"
+    attributes["owners"] = "{{ ['team:' ~ shop_name] }}"
+    file = project.declare(attributes)
+    head = f"template_vars_module: {project.package.name}.variables\n"
+    file.write_text(head + file.read_text())
+    with definitions(project) as defs:
+        assert defs.component_tree is not None
+        (pipeline,) = get_built_pipelines(defs.component_tree)
+    assert pipeline.ratings.source == f"{tmp_path}/orders-outlet.csv"
+    assert pipeline.description == f"{tmp_path}, DE"
+    assert pipeline.items is not None
+    assert pipeline.items.source == f"{tmp_path}/data/items.csv"
+    assert pipeline.owners == ["team:outlet"]
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ to_do_harm() }}",
+        "{{ context.load_component('x') }}",
+        "{{ context.build_defs('x') }}",
+        "{{ dg.AssetKey('x') }}",
+        "{{ datetime.datetime.now() }}",
+        "{{ shop_name.__class__.__mro__ }}",
+        "{{ blocked.__class__ }}",
+        "{{ blocked.update(x=1) }}",
+    ],
+)
+def test_templates_reach_nothing_but_plain_values(tmp_path: Path, template: str) -> None:
+    project = module_project(tmp_path)
+    (project.package / "variables.py").write_text(VARIABLES)
+    file = project.declare(declaration("shop", template))
+    head = f"template_vars_module: {project.package.name}.variables\n"
+    file.write_text(head + file.read_text())
+    with pytest.raises(DeclarationError, match="cannot fill in"), definitions(project):
+        pass
+    assert not Path("harm").exists()
+
+
+def test_commands_find_a_storage_that_a_template_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    (project.package / "defs" / "shared.py").write_text(VARIABLES)
+    file = project.package / "defs" / "defs.yaml"
+    file.write_text(
+        "type: batchrec_dagster.BatchrecResources\ntemplate_vars_module: .shared\n"
+        "attributes: {storage: '{{ project_root }}/{{ shop_name }}'}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert load_storage().root == f"{tmp_path}/outlet"
