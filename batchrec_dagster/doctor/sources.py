@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.similar_items import ItemsSource
+from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.doctor.findings import Finding, failed, ok
 from batchrec_dagster.preparation.attributes import (
     ITEM_ROWS,
     USER_ROWS,
-    AttributesLayout,
     RowKind,
     open_attributes_table,
 )
@@ -46,6 +49,7 @@ from batchrec_dagster.preparation.sources.source import (
     name_errors,
 )
 from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
+from batchrec_dagster.rules.settings import Block
 from batchrec_dagster.steps.raw_files import make_source_context
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -58,7 +62,6 @@ FIX = "fix the file or the declaration, then check again"
 class _Block:
     """A block of the declaration that has a source."""
 
-    name: str
     rows: RatingsSource
     encoding: Encoding
     match_columns: Callable[[OpenedFile], object]
@@ -71,40 +74,50 @@ def check_sources(pipeline: Pipeline, storage: StorageResource, project: Path) -
     project: the folder where relative paths start.
     """
     context = make_source_context(storage, project)
-    for name, list_blocks in _BLOCKS.items():
-        check = f"{pipeline.name} {name}"
+    for check, make_block in _list_blocks(pipeline):
         try:
-            for block in list_blocks(pipeline):
-                message = _open_block(block, context)
-                if message is not None:
-                    yield ok(check, message)
+            message = _open_block(make_block(), context)
         except (SourceError, PreparationError, StorageError) as error:
             yield failed(check, str(error), FIX)
+        else:
+            if message is not None:
+                yield ok(check, message)
 
 
-def _list_ratings(pipeline: Pipeline) -> Iterator[_Block]:
+def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]]]:
+    """The name of each block with a source, and what makes it, or raises SourceError."""
+    items, users, similar_items = pipeline.items, pipeline.users, pipeline.similar_items
+    yield f"{pipeline.name} ratings", partial(_make_ratings_block, pipeline)
+    if items is not None:
+        yield f"{pipeline.name} items", partial(_make_attributes_block, items, ITEM_ROWS)
+    if users is not None:
+        yield f"{pipeline.name} users", partial(_make_attributes_block, users, USER_ROWS)
+    for one_list in pipeline.list_pipelines:
+        if one_list.batch_users.source is not None:
+            yield f"{one_list.address} batch_users", partial(_make_batch_users_block, one_list)
+    for one_list in pipeline.published_pipelines:
+        rules = one_list.recommendations.rules
+        if rules is not None and rules.block is not None:
+            make_block = partial(_make_items_block, "rules.block", rules.block)
+            yield f"{one_list.address} rules.block", make_block
+    if similar_items is not None and similar_items.items is not None:
+        make_block = partial(_make_items_block, "similar_items.items", similar_items.items)
+        yield f"{pipeline.name} similar_items.items", make_block
+
+
+def _make_ratings_block(pipeline: Pipeline) -> _Block:
     ratings = pipeline.ratings
 
     def match_columns(opened: OpenedFile) -> None:
         layout = recognise_layout(opened, ratings.reading, pipeline.rules).layout
         locate_columns(layout.columns, open_table(opened, layout).columns, opened.name)
 
-    yield _Block("ratings", ratings.rows, ratings.encoding, match_columns)
+    return _Block(ratings.rows, ratings.encoding, match_columns)
 
 
-def _list_items(pipeline: Pipeline) -> Iterator[_Block]:
-    items = pipeline.items
-    if items is not None:
-        yield _make_attributes_block(items.rows, items.layout, ITEM_ROWS)
+def _make_attributes_block(settings: ItemSettings | UserSettings, kind: RowKind) -> _Block:
+    layout = settings.layout
 
-
-def _list_users(pipeline: Pipeline) -> Iterator[_Block]:
-    users = pipeline.users
-    if users is not None:
-        yield _make_attributes_block(users.rows, users.layout, USER_ROWS)
-
-
-def _make_attributes_block(rows: RatingsSource, layout: AttributesLayout, kind: RowKind) -> _Block:
     def match_columns(opened: OpenedFile) -> None:
         reading = ReadSettings(
             delimiter=layout.delimiter, columns=layout.roles, header=layout.header
@@ -113,20 +126,18 @@ def _make_attributes_block(rows: RatingsSource, layout: AttributesLayout, kind: 
         columns = {kind.key(role): column for role, column in layout.roles.items()}
         locate_columns(columns, table.columns, opened.name)
 
-    return _Block(kind.block, rows, layout.encoding, match_columns)
+    return _Block(settings.rows, layout.encoding, match_columns)
 
 
-def _list_batch_users(pipeline: Pipeline) -> Iterator[_Block]:
-    users = pipeline.batch_users
-    if users.rows is not None:
-        yield _make_ids_block("batch_users", users.rows, "user", users.column, users.file_header)
+def _make_batch_users_block(one_list: Pipeline) -> _Block:
+    users = one_list.batch_users
+    rows = users.rows
+    assert rows is not None, "it has a source"
+    return _make_ids_block("batch_users", rows, "user", users.column, users.file_header)
 
 
-def _list_blocked_items(pipeline: Pipeline) -> Iterator[_Block]:
-    rules = pipeline.recommendations.rules
-    if rules is not None and rules.block is not None:
-        rows = parse_source(rules.block.source)
-        yield _make_ids_block("rules.block", rows, "item", rules.block.column)
+def _make_items_block(setting: str, items: Block | ItemsSource) -> _Block:
+    return _make_ids_block(setting, parse_source(items.source), "item", items.column)
 
 
 def _make_ids_block(
@@ -143,16 +154,7 @@ def _make_ids_block(
         chosen = choose_id_column(table, role, column, setting)
         locate_columns({setting: chosen}, table.columns, opened.name)
 
-    return _Block(name, rows, "auto", match_columns)
-
-
-_BLOCKS: dict[str, Callable[[Pipeline], Iterator[_Block]]] = {
-    "ratings": _list_ratings,
-    "items": _list_items,
-    "users": _list_users,
-    "batch_users": _list_batch_users,
-    "rules.block": _list_blocked_items,
-}
+    return _Block(rows, "auto", match_columns)
 
 
 def _open_block(block: _Block, context: SourceContext) -> str | None:

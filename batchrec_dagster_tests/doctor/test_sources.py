@@ -185,3 +185,23 @@ def test_what_only_a_run_knows_is_left_to_it(tmp_path: Path) -> None:
     assert check(tmp_path, ratings={"source": "asset://sales/orders"}) == []
     assert check(tmp_path, ratings={"source": "sample://hetrec"}) == []
     assert check(tmp_path, ratings={"source": "movielens://ml-1m"}) == []
+
+
+def test_the_sources_of_each_list_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text(ORDERS)
+    (tmp_path / "pages.csv").write_text("sku\n7\n")
+    findings = check(
+        tmp_path,
+        ratings={"source": "orders.csv"},
+        lists={
+            "mail": {"users": {"source": "readers.csv"}},
+            "site": {"rules": {"block": {"source": "blocked.csv"}}},
+        },
+        similar_items={"items": {"source": "pages.csv"}},
+    )
+    assert [(finding.check, finding.status) for finding in findings] == [
+        ("shop ratings", "ok"),
+        ("shop/mail batch_users", "failed"),
+        ("shop/site rules.block", "failed"),
+        ("shop similar_items.items", "ok"),
+    ]
