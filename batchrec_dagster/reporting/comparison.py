@@ -69,6 +69,8 @@ class Comparison:
     """Quality, categories and cost."""
     obstacles: list[str]
     """Why the metrics cannot be compared, in words; empty if they can be."""
+    is_same_model: bool
+    """Whether both were made by the same solution version."""
     has_other_data: bool
     """Whether the models were trained and measured on different data."""
     difference: PairedDifference | None
@@ -82,6 +84,8 @@ class Comparison:
     @property
     def quality(self) -> str:
         """What the metrics say, in a sentence without a full stop."""
+        if self.is_same_model:
+            return "the model is the same, and so are its metrics"
         if self.has_other_data:
             return (
                 "NDCG@25 was measured on other data, and so for other people: a difference may come"
@@ -129,6 +133,7 @@ def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
         diff,
         [*_list_measures(old, new)],
         obstacles,
+        old.about.get("solution_version_arn") == new.about.get("solution_version_arn"),
         old.about.get("data_version") != new.about.get("data_version"),
         _read_difference(old, new),
     )

@@ -51,7 +51,7 @@ from batchrec_dagster.steps.retention import delete_unneeded
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.spending import Spending
-from batchrec_dagster.steps.trials import compare_models, read_trials
+from batchrec_dagster.steps.trials import compare_models, read_trials, require_same_data
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -97,6 +97,7 @@ def infer_and_publish(
     run_start: when the run started; None if that is not known.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
+    require_same_data(work, model)
     published_users = work.files.batch_users.read_published()
     rule_inputs = read_rule_inputs(work)
     publishing = Publishing(

@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.personalize.evidence import get_solution_metrics, read_compared
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import delete_empty_folders
@@ -76,6 +77,23 @@ def choose_dataset_group(work: PersonalizeWork, schemas: str, data_version: str)
     if not has_same_data or imported.get("dataset_group_name") != name:
         name = f"{pipeline.name}-{fingerprint('trial', trial.name, schemas)[:8]}"
     return name
+
+
+def require_same_data(work: PersonalizeWork, model: ModelRecord) -> None:
+    """Raise StepError if the pipeline has imported other data since the trial did.
+
+    Both work in one dataset group then, and inference reads the newest data. Raises StorageError
+    too.
+    """
+    if work.pipeline.trial is None:
+        return
+    imported = work.live_files.record(IMPORT, DatasetRecord)
+    is_shared = imported.get("dataset_group_name") == model.dataset_group_name
+    if is_shared and imported.get("data_version") != model.data_version:
+        raise StepError(
+            f"{work.pipeline.name} has imported other data since the trial started: run the trial"
+            " again, on these"
+        )
 
 
 def remember_resources(work: Work, group: str, endings: Collection[str]) -> None:

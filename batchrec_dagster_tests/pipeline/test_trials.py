@@ -22,6 +22,7 @@ from batchrec_dagster.pipeline.trial_definitions import build_definitions
 from batchrec_dagster.reporting.comparison import compare_lists, name_lists
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.trials import TRIALS_KEPT, begin_trial, delete_old_trials, read_trials
+from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.first_run import DECLARATION, RATINGS
@@ -183,6 +184,39 @@ def test_the_lists_of_earlier_days_are_measured_by_what_people_did_then(
     deployment = Deployment.from_environment(variables(project))
     ensure = deployment.personalize_resource.ensure(logging.getLogger(), {})
     assert group in [summary["name"] for summary in ensure.list(api.DATASET_GROUP)]
+
+
+def test_all_that_a_trial_writes_is_in_its_folder(project: Project) -> None:
+    export = {"export": {"path": "mail.csv"}}
+    lists = {
+        "news": {"sinks": export, "users": {"source": "users.csv"}},
+        "home": {"num_results": 5},
+    }
+    segments = {"attributes": ['ITEMS.A = "b"']}
+    items = {
+        "source": "items.csv",
+        "columns": {"item": "id", "title": "t", "categories": {"A": "a"}},
+    }
+    more = {"lists": lists, "segments": segments, "items": items, "automation": "eager"}
+    project.declare({**DECLARATION, **more})
+    trial = Trial.parse({"lists.home.num_results": 7, "solution.recipe": "aws-popularity-count"})
+    defs = project.package / "defs"
+    with definitions(project), patch.dict("os.environ", variables(project)):
+        built = build_definitions(defs, defs / "shop" / "defs.yaml", "shop", trial)
+    assets = [asset for asset in built.assets or () if isinstance(asset, dg.AssetsDefinition)]
+    specs = [spec for asset in assets for spec in asset.specs]
+    names = {"__".join(spec.key.path[1:]) for spec in specs}
+    assert {"on-trial__home__recommendations", "on-trial__news__batch_users"} <= names
+    assert not [name for name in names if "export" in name or "segment" in name]
+    # Without a day, nothing can have followed.
+    assert not [name for name in names if name.endswith("recommendation_outcomes")]
+    for spec in specs:
+        assert spec.automation_condition is None
+        key = spec.metadata[STORAGE_KEY]
+        assert key.startswith(f"shop/trials/{trial.name}/"), key
+    assert not built.schedules
+    assert not built.sensors
+    assert [job.name for job in built.jobs or ()] == ["shop_trial"]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.dagster_internals.run_files import delete_events_file, delete_orphaned_events
-from batchrec_dagster.pipeline.automation.runs import list_job_names
+from batchrec_dagster.pipeline.automation.runs import list_job_names, name_trial_job
 
 FINISHED = [
     dg.DagsterRunStatus.SUCCESS,
@@ -61,7 +61,7 @@ def _list_old_runs(
     instance: dg.DagsterInstance, pipeline: Pipeline, before: datetime
 ) -> Iterator[dg.DagsterRun]:
     """The finished runs of the pipeline's jobs from before this time, oldest first."""
-    for job in list_job_names(pipeline):
+    for job in [*list_job_names(pipeline), name_trial_job(pipeline.name)]:
         old = dg.RunsFilter(job_name=job, statuses=FINISHED, created_before=before)
         for record in instance.get_run_records(old, ascending=True):
             yield record.dagster_run
