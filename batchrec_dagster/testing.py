@@ -1,6 +1,15 @@
-"""A pytest fixture for other people's pipelines: a local Personalize with storage to test against.
+"""Pytest fixtures for other people's pipelines.
+
+`run_pipeline` runs a defs.yaml of one's own in a temporary home, in seconds:
 
     pytest_plugins = ["batchrec_dagster.testing"]
+
+
+    def test_everyone_gets_a_list(run_pipeline):
+        run = run_pipeline("shop", {"ratings.source": "tests/orders.csv"})
+        assert run.lists["user_id"].n_unique() == 60
+
+`local_personalize` is a local Personalize with storage to test against:
 
 
     def test_my_pipeline(local_personalize):
@@ -8,19 +17,19 @@
         my_pipeline(local_personalize.client, bucket=local_personalize.bucket)
         assert local_personalize.get("out/users.json.out")
 
-Every test gets a new, empty one, which is deleted after the test. It really imports, trains and
-recommends, without simulated waiting. A program to which no client can be passed, such as the `aws`
-command, reaches it with `local_personalize.environment`.
+Every test gets a new, empty Personalize, which is deleted after the test. It really imports, trains
+and recommends, without simulated waiting. A program to which no client can be passed, such as the
+`aws` command, reaches it with `local_personalize.environment`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -33,6 +42,8 @@ from batchrec_dagster.storage.object_store import ObjectStore
 if TYPE_CHECKING:
     import uvicorn
     from types_boto3_personalize import PersonalizeClient
+
+    from batchrec_dagster.pipeline.rehearsal import Rehearsal
 
 _SLEEP_SECONDS = 0.01
 
@@ -139,6 +150,64 @@ class StartedPersonalize:
             server.should_exit = True
             thread.join()
         self._service.close()
+
+
+class RunPipeline(Protocol):
+    """Runs a pipeline of the project."""
+
+    def __call__(
+        self,
+        name: str,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        report: bool = False,
+        may_fail: bool = False,
+    ) -> Rehearsal:
+        """The finished run.
+
+        name: the pipeline's name, or its folder below defs/.
+        settings: what is changed for this run, by path such as `ratings.source`. Relative paths
+            start at the project's folder.
+        report: whether the report is made too.
+        may_fail: whether a failed run is returned. Otherwise RehearsalFailedError is raised.
+        """
+
+
+@pytest.fixture
+def run_pipeline(tmp_path_factory: pytest.TempPathFactory) -> RunPipeline:
+    """Runs a pipeline of the project around the working folder, on the embedded Personalize.
+
+    Each run has a home of its own, writes to no sinks and sends no alerts.
+    """
+    # Imported here, because they take seconds that other tests save.
+    from batchrec_dagster.cli.project import (
+        find_declared_pipelines,
+        find_project,
+        importable_project,
+        make_undeclared_error,
+    )
+    from batchrec_dagster.pipeline.rehearsal import RehearsalFailedError, rehearse
+
+    def run(
+        name: str,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        report: bool = False,
+        may_fail: bool = False,
+    ) -> Rehearsal:
+        project = find_project()
+        declared = find_declared_pipelines(project)
+        file = declared.get(name, project.defs / name / "defs.yaml")
+        if not file.is_file():
+            raise make_undeclared_error(name, declared)
+        home = tmp_path_factory.mktemp("batchrec")
+        with importable_project(project):
+            finished = rehearse(project.defs, file, settings or {}, home, report=report)
+        if not finished.success and not may_fail:
+            raise RehearsalFailedError(finished.reason)
+        return finished
+
+    return run
 
 
 @pytest.fixture

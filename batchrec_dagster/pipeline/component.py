@@ -1,9 +1,9 @@
 """The component of the YAML: wires a declared pipeline to Dagster's definitions."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError
@@ -94,13 +94,6 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             ),
         )
 
-    @property
-    def upstream_assets(self) -> list[dg.AssetKey]:
-        """The assets that its sources are."""
-        users_of_lists = [one_list.batch_users for one_list in self.list_pipelines]
-        sources = [self.ratings, self.items, self.users, *users_of_lists]
-        return [key for source in sources if source is not None for key in source.upstream]
-
     def make_trial(self, trial: Trial) -> "BatchRecommendations":
         """The pipeline with the trial's changes, which writes to a folder of its own and no sinks.
 
@@ -128,6 +121,45 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         # A backtest measures the lists of all its days.
         made.retention = made.retention.model_copy(update={"editions": MOST_DAYS})
         return made
+
+    def make_rehearsal(self, settings: Mapping[str, Any]) -> "BatchRecommendations":
+        """The pipeline with other settings, for a run in a home of its own.
+
+        It has no sinks, no alerts and no deployment of its own, so that it reaches nobody.
+        settings: the changed ones by their path, such as ratings.source.
+        Raises TrialError if they are not valid, and DeclarationError if they are not together.
+        """
+        attributes, context = self._attributes, self._load_context
+        assert attributes is not None
+        assert context is not None
+        declared = attributes.model_dump(mode="json", exclude_unset=True)
+        changed = apply_settings(declared, settings)
+        for block in [changed, *(changed.get("lists") or {}).values()]:
+            block.pop("sinks", None)
+        for name in ("alerts", "deployment"):
+            changed.pop(name, None)
+        try:
+            made = type(self).load(type(attributes).model_validate(changed), context)
+        except ValidationError as error:
+            assert self._file is not None
+            trial = Trial.parse(settings)
+            text = explain_trial_error(self._file, self.name, trial, error)
+            raise TrialError(text) from error
+        made._project = context.project_root
+        return made
+
+    def build_rehearsal_defs(self, deployment: Deployment, *, report: bool) -> dg.Definitions:
+        """The assets of the pipeline in this deployment, and the job `NAME_refresh`."""
+        assets = self._build_assets()
+        if report:
+            assets += self._build_reports(assets, with_outcomes=True)
+        keys = [key for asset in assets for key in asset.keys]
+        job = dg.define_asset_job(
+            f"{self.name}_refresh",
+            dg.AssetSelection.assets(*keys),
+            executor_def=deployment.executor(),
+        )
+        return dg.Definitions(assets=assets, jobs=[job], resources=deployment.resources())
 
     def build_trial_defs(self) -> dg.Definitions:
         """The assets of this trial, and the job `NAME_trial` that makes them."""

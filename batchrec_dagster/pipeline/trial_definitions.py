@@ -54,7 +54,7 @@ def defs() -> dg.Definitions:
     module, folder, file, name, trial = json.loads(os.environ[TRIAL_VARIABLE])
     pipeline = load_pipeline(Path(folder), Path(file), name).make_trial(Trial.from_json(trial))
     definitions = pipeline.build_trial_defs()
-    if not pipeline.upstream_assets:
+    if not pipeline.upstream:
         return definitions
     project = import_module(f"{module}.definitions").defs
     if not isinstance(project, dg.Definitions):

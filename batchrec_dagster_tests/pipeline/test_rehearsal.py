@@ -1,0 +1,69 @@
+"""The fixture that runs a team's own defs.yaml in a temporary home."""
+
+from __future__ import annotations
+
+import sys
+
+import polars as pl
+import pytest
+
+from batchrec_dagster.cli.project import UnknownNameError
+from batchrec_dagster.config.trial import TrialError
+from batchrec_dagster.pipeline.rehearsal import RehearsalFailedError
+from batchrec_dagster.testing import RunPipeline, run_pipeline
+from batchrec_dagster_tests.support import Project, declaration, write_ratings
+
+__all__ = ["run_pipeline"]
+
+
+@pytest.fixture
+def team(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project in production: its ratings are in a warehouse, its lists in S3 and a database."""
+    monkeypatch.chdir(project.root)
+    monkeypatch.delitem(sys.modules, project.package.name, raising=False)
+    write_ratings(project.root / "tests" / "orders.csv")
+    write_ratings(project.root / "tests" / "few.csv", users=3)
+    attributes = declaration(
+        "shop",
+        "s3://warehouse/orders.csv",
+        deployment={"storage": "s3://lists/batchrec", "personalize": "aws"},
+        sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
+        alerts={"slack_webhook_env": "SHOP_HOOK"},
+    )
+    attributes["recommendations"] = {"num_results": 5}
+    project.declare(attributes)
+    monkeypatch.setenv("BATCHREC_STORAGE", "s3://lists/batchrec")
+    monkeypatch.setenv("BATCHREC_PERSONALIZE", "aws")
+    return project
+
+
+@pytest.mark.slow
+def test_a_teams_own_yaml_runs_in_a_home_of_its_own(
+    team: Project, run_pipeline: RunPipeline
+) -> None:
+    run = run_pipeline("shop", {"ratings.source": "tests/orders.csv"})
+    assert run.lists["user_id"].n_unique() == 60
+    assert run.lists.group_by("user_id").len()["len"].unique().to_list() == [5]
+    ratings = pl.read_csv(team.root / "tests" / "orders.csv")
+    count = ratings.filter(pl.col("rating") >= 3.5).height
+    assert run.metadata("interactions")["dagster/row_count"] == count
+    assert run.failed_checks == []
+    assert not (team.root / ".batchrec").exists()
+    assert (run.home / "storage" / "shop").is_dir()
+
+
+def test_a_run_that_fails_says_why(team: Project, run_pipeline: RunPipeline) -> None:
+    settings = {"ratings.source": "tests/few.csv"}
+    with pytest.raises(RehearsalFailedError, match=r"shop__interactions: enough_interactions: "):
+        run_pipeline("shop", settings)
+    run = run_pipeline("shop", settings, may_fail=True)
+    assert run.failed_checks == ["enough_interactions"]
+    with pytest.raises(KeyError, match="shop/recommendations was not made"):
+        run.metadata("recommendations")
+
+
+def test_what_cannot_run_is_refused(team: Project, run_pipeline: RunPipeline) -> None:
+    with pytest.raises(UnknownNameError, match="no pipeline 'club'"):
+        run_pipeline("club")
+    with pytest.raises(TrialError, match=r"^ratings\.source: ftp://"):
+        run_pipeline("shop", {"ratings.source": "ftp://x/y"})
