@@ -21,6 +21,7 @@ from batchrec_dagster.cli.project import (
     load_environment,
     load_storage,
     make_undeclared_error,
+    read_pipeline_name,
 )
 
 if TYPE_CHECKING:
@@ -158,9 +159,10 @@ def describe_plan(erasure: Erasure) -> Iterator[str]:
 
 def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> Iterator[str]:
     """A line about pipelines whose files are in the storage, but which are not declared."""
-    from batchrec_dagster.reporting.published import list_published_pipelines
+    from batchrec_dagster.reporting.published import list_published
 
-    undeclared = sorted(set(list_published_pipelines(load_storage())).difference(declared))
+    published = {read_pipeline_name(address) for address in list_published(load_storage())}
+    undeclared = sorted(published.difference(declared))
     if undeclared and not names:
         yield (
             f"Not looked at, because not declared: {', '.join(undeclared)}. To delete what such a"

@@ -21,7 +21,9 @@ from batchrec_dagster.cli.project import (
     NO_PIPELINES,
     Project,
     UnknownNameError,
-    complete_pipelines,
+    complete_lists,
+    expand_names,
+    find_declared_lists,
     find_declared_pipelines,
     find_project,
     format_program,
@@ -30,6 +32,7 @@ from batchrec_dagster.cli.project import (
     load_environment,
     load_storage,
     make_undeclared_error,
+    read_pipeline_name,
     shorten_path,
 )
 from batchrec_dagster.storage.extras import require
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @click.command("list", short_help="List the pipelines, their last runs and editions.")
-@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_pipelines)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_lists)
 @click.option(
     "--editions", is_flag=True, help="List each night: what it published, or why nothing."
 )
@@ -52,8 +55,8 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
 
     With --editions, a line for each night instead, newest first: the edition that it published, or
     which check refused it, or the step at which it failed; NDCG@25 with its interval, users, the
-    cost in Personalize, and the time until the lists were live. NAMES are those of the pipelines;
-    all by default.
+    cost in Personalize, and the time until the lists were live. NAMES are those of pipelines, or of
+    their lists, such as shop/newsletter; all by default.
 
     \b
     Examples:
@@ -64,16 +67,17 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     import json
 
     from batchrec_dagster.reporting.overview import format_overview, summarize_pipeline
-    from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
+    from batchrec_dagster.reporting.published import PublishedResults, list_published
 
-    declared = sorted(find_declared_pipelines(find_project()))
-    undeclared = sorted(set(list_published_pipelines(load_storage())).difference(declared))
-    for name in names:
-        # The editions of a pipeline stay when its declaration is removed.
-        if name not in declared and not (editions and name in undeclared):
+    declared = sorted(find_declared_lists(find_project()))
+    undeclared = sorted(set(list_published(load_storage())).difference(declared))
+    # The editions of a pipeline or a list stay when its declaration is removed.
+    addresses = [*declared, *(undeclared if editions else [])]
+    pipelines = expand_names(names, addresses) or declared
+    for name in pipelines:
+        if name not in addresses:
             raise make_undeclared_error(name, declared)
     warn_of_errors()
-    pipelines = list(dict.fromkeys(names)) or declared
     if editions:
         _list_editions(pipelines, as_json=as_json)
         return
@@ -115,7 +119,10 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
         with open_instance_if_any() as instance:
             if instance is not None:
                 is_dead = partial(has_died, instance)
-                ended_runs = {name: read_ended_runs(instance, name, is_dead) for name in pipelines}
+                ended_runs = {
+                    name: read_ended_runs(instance, read_pipeline_name(name), is_dead)
+                    for name in pipelines
+                }
     except HistoryError as error:
         click.echo(f"Listed without the runs that were killed: {error.message}", err=True)
     nights = {
@@ -261,7 +268,7 @@ def warn_of_errors() -> None:
 
 @click.command("open", short_help="Open the report or Dagster's web page in a browser.")
 @click.argument("what", type=click.Choice(["report", "ui"]), default="report")
-@click.option("--pipeline", metavar="NAME", shell_complete=complete_pipelines)
+@click.option("--pipeline", metavar="NAME", shell_complete=complete_lists)
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the web page.")
 def open_page(what: str, pipeline: str | None, port: int) -> None:
     """Open the newest report, or Dagster's web page if it runs, and print where it is.
@@ -300,10 +307,12 @@ def _find_report(pipeline: str | None) -> Path:
 
     Raises click.ClickException if there is none on this machine.
     """
-    from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
+    from batchrec_dagster.reporting.published import PublishedResults, list_published
 
     storage = load_storage(pipeline)
-    names = [pipeline] if pipeline is not None else list_published_pipelines(storage)
+    names = list_published(storage, None if pipeline is None else read_pipeline_name(pipeline))
+    if pipeline is not None:
+        names = expand_names([pipeline], names)
     reports = [PublishedResults(storage, name).report for name in names]
     existing_reports = [report for report in reports if report is not None]
     newest = max(existing_reports, key=lambda report: report.last_modified, default=None)

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,44 @@ def find_declared_pipelines(project: Project) -> dict[str, Path]:
         if component.kind.endswith(COMPONENT_SUFFIX)
         and isinstance(component.attributes.get("name"), str)
     }
+
+
+def find_declared_lists(project: Project) -> dict[str, Path]:
+    """The addresses of the declared pipelines and lists, and the file of each.
+
+    A pipeline with `lists` has an address for each of them, such as shop/newsletter, in place of
+    its name. Unreadable files are skipped.
+    """
+    addresses: dict[str, Path] = {}
+    for component in _read_components(project):
+        name, lists = component.attributes.get("name"), component.attributes.get("lists")
+        if component.kind.endswith(COMPONENT_SUFFIX) and isinstance(name, str):
+            list_names = list(lists) if isinstance(lists, dict) else []
+            for address in [f"{name}/{list_name}" for list_name in list_names] or [name]:
+                addresses[address] = component.file
+    return addresses
+
+
+def expand_names(names: Iterable[str], addresses: Iterable[str]) -> list[str]:
+    """The addresses that these names stand for. The name of a pipeline stands for all its lists.
+
+    A name that stands for none of the addresses is returned as it is.
+    """
+    all_addresses = [*addresses]
+    expanded: list[str] = []
+    for name in names:
+        below = [
+            address
+            for address in all_addresses
+            if address == name or address.startswith(f"{name}/")
+        ]
+        expanded += below or [name]
+    return list(dict.fromkeys(expanded))
+
+
+def read_pipeline_name(address: str) -> str:
+    """The name of the pipeline that has this address, or whose list has it."""
+    return address.partition("/")[0]
 
 
 class TextDates(yaml.SafeLoader):
@@ -187,6 +225,8 @@ def get_terminal_width() -> int | None:
 def load_storage(pipeline: str | None = None) -> StorageResource:
     """The storage of the project, or of a pipeline with a deployment of its own.
 
+    pipeline: its name, or the address of one of its lists.
+
     Raises click.ClickException if a setting of the deployment is wrong.
     """
     return load_deployment(pipeline).storage_resource
@@ -219,6 +259,7 @@ def _read_deployments(
 
     With each are the template variables of its file, and the project's folder.
     """
+    name = None if pipeline is None else read_pipeline_name(pipeline)
     try:
         project = find_project()
     except ProjectError:
@@ -228,10 +269,7 @@ def _read_deployments(
     for component in _read_components(project):
         if component.kind.endswith(".BatchrecResources"):
             settings, found = component.attributes, shared
-        elif (
-            component.kind.endswith(COMPONENT_SUFFIX)
-            and component.attributes.get("name") == pipeline
-        ):
+        elif component.kind.endswith(COMPONENT_SUFFIX) and component.attributes.get("name") == name:
             settings, found = component.attributes.get("deployment") or {}, own
         else:
             continue
@@ -270,8 +308,22 @@ def complete_pipelines(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[str]:
     """The declared pipelines with this prefix, for `shell_complete` of an option."""
+    return _complete(find_declared_pipelines, incomplete)
+
+
+def complete_lists(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """The declared pipelines and lists with this prefix, for `shell_complete` of an option."""
+    return _complete(
+        lambda project: {*find_declared_pipelines(project), *find_declared_lists(project)},
+        incomplete,
+    )
+
+
+def _complete(find_names: Callable[[Project], Iterable[str]], incomplete: str) -> list[str]:
     try:
-        names = find_declared_pipelines(find_project())
+        names = find_names(find_project())
     except ProjectError:
         return []
     return sorted(name for name in names if name.startswith(incomplete))

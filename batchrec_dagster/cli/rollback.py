@@ -13,7 +13,7 @@ from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_
 from batchrec_dagster.cli.project import (
     ProjectError,
     UnknownNameError,
-    complete_pipelines,
+    complete_lists,
     find_declared_pipelines,
     find_project,
     load_environment,
@@ -23,30 +23,34 @@ from batchrec_dagster.cli.project import (
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
+    from batchrec_dagster.storage.paths import PipelineFiles
     from batchrec_dagster.storage.publications import PublicationRecord
     from batchrec_dagster.storage.published_table import Edition, PublishedTable
 
 
 @click.command(short_help="Publish an older edition of the recommendations again.")
-@click.argument("pipeline", metavar="NAME", shell_complete=complete_pipelines)
+@click.argument("address", metavar="NAME", shell_complete=complete_lists)
 @click.option(
     "--to",
     metavar="EDITION",
     help="Edition number. Default: the newest before the published one that was not rolled back.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def rollback(pipeline: str, to: str | None, yes: bool) -> None:
+def rollback(address: str, to: str | None, yes: bool) -> None:
     """Publish an older edition of the recommendations again, or finish a rollback that was killed.
 
-    Shows the kept editions, asks, and runs the job NAME_rollback: it publishes the older edition in
-    one atomic put, keeps the one it replaces, and updates the report and the sinks. The next
-    refresh publishes new recommendations, but not the rolled-back ones again.
+    NAME is that of a pipeline, or of one of its lists, such as shop/newsletter. Shows the kept
+    editions, asks, and runs the job NAME_rollback, or shop__newsletter_rollback for a list: it
+    publishes the older edition in one atomic put, keeps the one it replaces, and updates the report
+    and the sinks. The next refresh publishes new recommendations, but not the rolled-back ones
+    again.
 
     \b
     Examples:
       batchrec rollback shop               # to the edition before
       batchrec rollback shop --to 12       # to edition 12
       batchrec rollback shop --yes         # in a script
+      batchrec rollback shop/newsletter    # one of several lists
     """
     import dagster as dg
 
@@ -60,14 +64,12 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
     )
     from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
-    files = PipelineFiles(load_storage(pipeline), StorageKeys(pipeline))
+    files = PipelineFiles(load_storage(address), StorageKeys(address))
     table, rollbacks = files.table, Rollbacks(files)
     try:
         current, record = table.current(), rollbacks.publications.read()
         if current is None:
-            raise UnknownNameError(
-                f"{pipeline} has published nothing: {files.storage.where(table.uri)} does not exist"
-            )
+            raise UnknownNameError(_explain_nothing_published(address, files))
         with open_instance_if_any() as instance:
             pending = 0
             if instance is not None:
@@ -83,9 +85,13 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         )
     elif edition == current:
         raise click.ClickException(f"edition {edition.number} is already published")
-    key = dg.AssetKey([*current.about.get("key_prefix", [pipeline]), "recommendations"])
+    keys = files.storage_keys
+    list_names = [keys.list_name] if keys.list_name else []
+    prefix = current.about.get("key_prefix", [keys.pipeline])
+    key = dg.AssetKey([*prefix, *list_names, "recommendations"])
+    job = f"{address.replace('/', '__')}_rollback"
     use_dagster_home()
-    job_command = make_job_command(f"{pipeline}_rollback")
+    job_command = make_job_command(job)
     if not yes:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
     with temporary_folder() as folder:
@@ -95,9 +101,19 @@ def rollback(pipeline: str, to: str | None, yes: bool) -> None:
         )
         process = subprocess.run([*job_command, "-c", str(config)], check=False)
     after = table.current()
-    click.echo(f"{pipeline}: {_describe_published(after)}")
+    click.echo(f"{address}: {_describe_published(after)}")
     if process.returncode:
-        raise click.ClickException(f"{pipeline}_rollback failed; see above")
+        raise click.ClickException(f"{job} failed; see above")
+
+
+def _explain_nothing_published(address: str, files: PipelineFiles) -> str:
+    """Why nothing can be published again: the pipeline has several lists, or no edition at all."""
+    from batchrec_dagster.reporting.published import list_published
+
+    lists = list_published(files.storage, files.storage_keys.pipeline)
+    if lists:
+        return f"{address} has several lists, each with its own editions: name {' or '.join(lists)}"
+    return f"{address} has published nothing: {files.storage.where(files.table.uri)} does not exist"
 
 
 def _describe_published(edition: Edition | None) -> str:

@@ -34,12 +34,14 @@ from batchrec_dagster.cli.project import (
     NO_PIPELINES,
     TextDates,
     complete_pipelines,
+    find_declared_lists,
     find_declared_pipelines,
     find_project,
     format_program,
     load_storage,
     make_job_command,
     make_undeclared_error,
+    read_pipeline_name,
 )
 from batchrec_dagster.dagster_internals.run_files import locate_events_of_run
 from batchrec_dagster.storage.processes import MACHINE_TAG, describe_machine
@@ -426,10 +428,18 @@ def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration:
     from batchrec_dagster.reporting.published import PublishedResults
     from batchrec_dagster.reporting.summary import describe_run_result, format_show_arguments
 
-    published = PublishedResults(load_storage(name), name)
-    lines = ["", *describe_run_result(published, run.run_id, duration)]
+    storage = load_storage(name)
+    addresses = [
+        address
+        for address in find_declared_lists(find_project())
+        if read_pipeline_name(address) == name
+    ]
+    all_published = [PublishedResults(storage, address) for address in addresses]
+    lines = []
+    for published in all_published:
+        lines += ["", *describe_run_result(published, run.run_id, duration)]
     lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
-    user = published.find_example_user()
+    user = next((results.find_example_user() for results in all_published if results.edition), None)
     commands = {
         "open": "the report, in a browser",
         f"show --pipeline {name}": "the data, the metrics, the table",

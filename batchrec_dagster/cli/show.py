@@ -15,7 +15,8 @@ import click
 from batchrec_dagster.cli.dagster_home import HistoryError, open_instance_if_any
 from batchrec_dagster.cli.project import (
     UnknownNameError,
-    complete_pipelines,
+    complete_lists,
+    expand_names,
     get_terminal_width,
     load_storage,
 )
@@ -33,7 +34,10 @@ DEFAULT_CONTROL_SHARE = 0.1
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")
 @click.argument("user", required=False)
 @click.option(
-    "--pipeline", metavar="NAME", help="Show only this pipeline.", shell_complete=complete_pipelines
+    "--pipeline",
+    metavar="NAME",
+    help="Show only this pipeline, or a list of it: shop/newsletter.",
+    shell_complete=complete_lists,
 )
 @click.option("--item", metavar="ITEM", help="Who gets this item, and similar items.")
 @click.option(
@@ -62,7 +66,7 @@ def show(
     For a USER: their history, their recommendations, and the item in the history that best explains
     each. For an item: who gets it, and similar items. For an experiment: its arms compared, and the
     users that the next one needs. For none of these: the data, quality and location of the
-    recommendations. Looks in every pipeline, unless you name one.
+    recommendations. Looks in every list of every pipeline, unless you name one.
 
     With --on or --edition: what the USER got then, from which edition and arm, and why. `batchrec
     list --editions` says which edition was live when.
@@ -74,6 +78,7 @@ def show(
       batchrec show 10028 --on 2026-11-24
       batchrec show 10028 --edition 12 --pipeline movielens
       batchrec show 10028 --pipeline movielens --json
+      batchrec show 10028 --pipeline shop/newsletter
       batchrec show --item 3189
       batchrec show --experiment --pipeline movielens
       batchrec show -- -7                     # an id that starts with a dash
@@ -155,27 +160,28 @@ def _find_past_users(
 
 
 def find_published(pipeline: str | None) -> list[PublishedResults]:
-    """The results of all published pipelines.
+    """The results of all published pipelines and lists.
 
-    pipeline: the name of the only one to return; None for all.
+    pipeline: the name of the only pipeline to return, or the address of the only list; None for
+        all.
 
     Raises UnknownNameError if there is none, and StorageError.
     """
-    from batchrec_dagster.reporting.published import PublishedResults, list_published_pipelines
+    from batchrec_dagster.reporting.published import PublishedResults, list_published
 
     storage = load_storage(pipeline)
-    names = list_published_pipelines(storage)
+    names = list_published(storage)
     if not names:
         place = storage.where(storage.uri(""))
         raise UnknownNameError(
             f"no recommendations in {place} yet. Make them with `batchrec run`, or set"
             " BATCHREC_STORAGE to where they are"
         )
-    if pipeline is not None and pipeline not in names:
+    selected = names if pipeline is None else expand_names([pipeline], names)
+    if pipeline is not None and not set(selected) <= set(names):
         raise UnknownNameError(
             f"no recommendations of {pipeline!r} yet. Published pipelines: {', '.join(names)}"
         )
-    selected = names if pipeline is None else [pipeline]
     return [PublishedResults(storage, name) for name in selected]
 
 
@@ -195,7 +201,7 @@ def _make_not_found_error(
     hint = f". Nearest: {', '.join(sorted(similar_ids))}" if similar_ids else ""
     if kind == "user" and any(find_item(results, name) for results in pipelines):
         hint = f". It is an item: batchrec show --item {shlex.quote(name)}"
-    pipeline_names = " and ".join(results.pipeline for results in pipelines)
+    pipeline_names = " and ".join(results.address for results in pipelines)
     return UnknownNameError(f"no {kind} {name} in {pipeline_names} (ids are case-sensitive){hint}")
 
 
@@ -216,7 +222,7 @@ def _view_experiments(pipelines: list[PublishedResults]) -> list[Any]:
         current = about.get("experiment", {})
         last_share = result.control_share if result else DEFAULT_CONTROL_SHARE
         plan = plan_experiment(sums, current.get("control_share", last_share))
-        views.append(ExperimentView(results.pipeline, current.get("name"), result, plan))
+        views.append(ExperimentView(results.address, current.get("name"), result, plan))
     return views
 
 
@@ -256,7 +262,7 @@ def print_safely(text: str) -> None:
     "--pipeline",
     metavar="NAME",
     help="Needed if there are several.",
-    shell_complete=complete_pipelines,
+    shell_complete=complete_lists,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
@@ -288,16 +294,16 @@ def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
 
     pipelines = find_published(pipeline)
     if len(pipelines) > 1:
-        listed = ", ".join(results.pipeline for results in pipelines)
-        raise click.UsageError(f"name one of the pipelines with --pipeline: {listed}")
+        listed = ", ".join(results.address for results in pipelines)
+        raise click.UsageError(f"name one of these with --pipeline: {listed}")
     (results,) = pipelines
     history = EditionHistory(results.files)
     before, after = _choose_editions(history, editions)
     changes = history.compare(before, after)
     if as_json:
-        print_safely(json.dumps({"pipeline": results.pipeline, **asdict(changes)}, indent=2))
+        print_safely(json.dumps({"pipeline": results.address, **asdict(changes)}, indent=2))
         return
-    print_safely(format_diff(results.pipeline, changes, get_terminal_width()))
+    print_safely(format_diff(results.address, changes, get_terminal_width()))
 
 
 def _compare_pipelines(names: tuple[str, ...], pipeline: str | None, *, as_json: bool) -> None:

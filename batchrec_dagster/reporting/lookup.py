@@ -226,7 +226,7 @@ def _find_user(
     about = published.edition.about if published.edition else {}
     has_padding = bool(about.get("items_without_score"))
     return UserDetails(
-        pipeline=published.pipeline,
+        pipeline=published.address,
         user=user,
         interactions=interactions_of_user.height,
         history=_make_history(latest_interactions, titles),
@@ -340,7 +340,7 @@ def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
         similar = find_similar_items(_sample_users(interactions, size), item, NEIGHBOURS)
     titles = published.read_titles([item, *(other for other, _ in similar)])
     return ItemDetails(
-        pipeline=published.pipeline,
+        pipeline=published.address,
         item=item,
         title=titles.get(item),
         interactions=totals["len"],

@@ -14,12 +14,14 @@ from batchrec_dagster.reporting.terminal import Column, TerminalTable, format_ti
 
 
 def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance) -> dict[str, Any]:
-    """A pipeline's last refresh and its published edition, each None if there is none.
+    """The last refresh and the published edition, each None if there is none.
+
+    published: those of a pipeline, or of one of its lists.
 
     Raises StorageError.
     """
-    overview: dict[str, Any] = {"pipeline": published.pipeline, "last_run": None, "edition": None}
-    refreshes = dg.RunsFilter(job_name=f"{published.pipeline}_refresh")
+    overview: dict[str, Any] = {"pipeline": published.address, "last_run": None, "edition": None}
+    refreshes = dg.RunsFilter(job_name=f"{published.files.storage_keys.pipeline}_refresh")
     for record in instance.get_run_records(refreshes, limit=1):
         began = record.start_time or record.create_timestamp.timestamp()
         overview["last_run"] = {
@@ -42,7 +44,7 @@ def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance
 
 
 def format_overview(overviews: Sequence[Mapping[str, Any]], width: int | None) -> str:
-    """A table with a line for each pipeline.
+    """A table with a line for each pipeline, or for each of its lists.
 
     `overviews` are those of `summarize_pipeline`. `width` is the terminal's; None for a pipe.
     """

@@ -99,7 +99,7 @@ class PastEditions:
 
     @property
     def _pipeline(self) -> str:
-        return self.files.storage_keys.pipeline
+        return self.files.storage_keys.address
 
     def _explain_unknown_day(self, day: date) -> str:
         first = self._publications[0]

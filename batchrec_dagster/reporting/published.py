@@ -23,29 +23,40 @@ from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
 
 
-def list_published_pipelines(storage: StorageResource) -> list[str]:
-    """The names of the pipelines with a published table. Raises StorageError."""
+def list_published(storage: StorageResource, pipeline: str | None = None) -> list[str]:
+    """The addresses of what has a published table: `shop`, or `shop/newsletter` for a list.
+
+    pipeline: the only pipeline to look in; None for all.
+
+    Raises StorageError.
+    """
     root = storage.uri("")
     path = storage.store.local_path(root)
     if path is not None and not path.exists():
         # Listing the folders of the storage would create it.
         return []
-    names = storage.store.subfolders(root)
-    return [name for name in names if PublishedResults(storage, name).edition is not None]
+    pipelines = storage.store.subfolders(root) if pipeline is None else [pipeline]
+    addresses: list[str] = []
+    for name in pipelines:
+        lists = storage.store.subfolders(storage.uri(StorageKeys(name).all_lists))
+        addresses += [name, *(f"{name}/{list_name}" for list_name in sorted(lists))]
+    return [name for name in addresses if PublishedResults(storage, name).edition is not None]
 
 
 @dataclass(frozen=True)
 class PublishedResults:
-    """The published results of a pipeline. Every method raises StorageError."""
+    """The published results of a pipeline or of one of its lists. Every method raises
+    StorageError."""
 
     storage: StorageResource
-    pipeline: str
+    address: str
+    """The pipeline's name, such as `shop`, or that of a list, such as `shop/newsletter`."""
     chosen_edition: Edition | None = None
     """The edition to read instead of the published one."""
 
     @property
     def files(self) -> PipelineFiles:
-        return PipelineFiles(self.storage, StorageKeys(self.pipeline))
+        return PipelineFiles(self.storage, StorageKeys(self.address))
 
     @cached_property
     def edition(self) -> Edition | None:

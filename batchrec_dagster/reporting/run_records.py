@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from batchrec_dagster.reporting.markdown import unescape
+from batchrec_dagster.reporting.run_stages import name_stage
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun
 
 # This many runs that failed are read.
@@ -67,7 +68,7 @@ def read_ended_runs(
 def _find_failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
     """The names of the assets whose steps failed, or had started and did not end."""
     return [
-        step.step_key.partition("__")[2] or step.step_key
+        name_stage(step.step_key)
         for step in instance.get_run_step_stats(run_id)
         if step.status is not None and step.status.value in UNFINISHED
     ]

@@ -30,6 +30,14 @@ ARN = re.compile(r"\s?\barn:\S+")
 RECORDS_AT_ONCE = 1000
 
 
+def name_stage(step: str) -> str:
+    """What a step is called where the pipeline is known: interactions, or home/recommendations.
+
+    step: its key, which starts with the pipeline's prefix.
+    """
+    return "/".join(step.split("__")[1:]) or step
+
+
 @dataclass
 class Stage:
     """An asset of the run. Times are in seconds since the epoch."""
@@ -198,7 +206,7 @@ def _shorten_keys(keys: Sequence[str]) -> list[str]:
     same = 0
     while all(len(own) > same + 1 and own[same] == parts[0][same] for own in parts):
         same += 1
-    return ["__".join(own[same:]) for own in parts]
+    return ["/".join(own[same:]) for own in parts]
 
 
 def summarize_metadata(metadata: Mapping[str, Any]) -> str:

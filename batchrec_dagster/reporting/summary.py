@@ -53,9 +53,9 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     If `instance` is None, only what the storage knows is there. Raises StorageError.
     """
     storage, files = published.storage, published.files
-    facts: dict[str, Any] = {"pipeline": published.pipeline}
+    facts: dict[str, Any] = {"pipeline": published.address}
     about = published.edition.about if published.edition else {}
-    prefix = about.get("key_prefix", [published.pipeline])
+    prefix = about.get("key_prefix", [files.storage_keys.pipeline])
     if instance is not None:
         assets = {asset for asset, _, _ in _METADATA}
         metadata = {
@@ -118,15 +118,16 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
 
     `run` is the run's id, and `took` its duration in words.
     """
-    facts = summarize(published, None)
     edition = published.edition
-    assert edition is not None
+    if edition is None:
+        return [f"{published.address}: nothing is published yet"]
+    facts = summarize(published, None)
     number = f"edition {edition.number}" if edition.number else "a new edition"
     if edition.about.get("run_id") == run:
-        lines = [f"{published.pipeline}: published {number} in {took}"]
+        lines = [f"{published.address}: published {number} in {took}"]
     else:
         made_at = format_time(facts["made"].astimezone())
-        lines = [f"{published.pipeline}: the lists are unchanged ({took}): {number} of {made_at}"]
+        lines = [f"{published.address}: the lists are unchanged ({took}): {number} of {made_at}"]
     if "verdict" in facts:
         indent = "  "
         lines += wrap(

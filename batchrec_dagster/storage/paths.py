@@ -102,6 +102,8 @@ class StorageKeys:
         self.outcomes = (
             f"{list_folder}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
         )
+        # The folder, with its final slash, of a folder for each list.
+        self.all_lists = f"{pipeline}/lists/"
         # The folder, with its final slash, of the copies of the sources.
         self.all_raw = f"{pipeline}/raw/"
         self.all_raw_items = f"{pipeline}/raw/items/"
