@@ -310,10 +310,13 @@ def _find_report(pipeline: str | None) -> Path:
     from batchrec_dagster.reporting.published import PublishedResults, list_published
 
     storage = load_storage(pipeline)
-    names = list_published(storage, None if pipeline is None else read_pipeline_name(pipeline))
-    if pipeline is not None:
-        names = expand_names([pipeline], names)
-    reports = [PublishedResults(storage, name).report for name in names]
+    if pipeline is not None and pipeline != read_pipeline_name(pipeline):
+        addresses = [pipeline]
+    else:
+        addresses = list_published(storage, pipeline)
+        # A pipeline with several lists has a page about all of them, which is written last.
+        addresses = [*addresses, *map(read_pipeline_name, addresses)]
+    reports = [PublishedResults(storage, address).report for address in addresses]
     existing_reports = [report for report in reports if report is not None]
     newest = max(existing_reports, key=lambda report: report.last_modified, default=None)
     if newest is None:

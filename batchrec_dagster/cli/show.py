@@ -256,7 +256,7 @@ def print_safely(text: str) -> None:
     short_help="Show what changed between two editions, or what two pipelines differ in."
 )
 @click.argument(
-    "names", metavar="[EDITION|NAME] [EDITION|NAME]", nargs=-1, shell_complete=complete_pipelines
+    "names", metavar="[EDITION|NAME] [EDITION|NAME]", nargs=-1, shell_complete=complete_lists
 )
 @click.option(
     "--pipeline",

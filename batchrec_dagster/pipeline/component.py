@@ -23,7 +23,11 @@ from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw import raw_ratings
 from batchrec_dagster.pipeline.assets.recommendations import recommendations, user_segments
-from batchrec_dagster.pipeline.assets.reports import recommendation_outcomes, recommendation_report
+from batchrec_dagster.pipeline.assets.reports import (
+    recommendation_outcomes,
+    recommendation_report,
+    report_of_lists,
+)
 from batchrec_dagster.pipeline.assets.similar_items import similar_items
 from batchrec_dagster.pipeline.assets.sinks import sink_assets
 from batchrec_dagster.pipeline.assets.training import (
@@ -213,13 +217,25 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
     def _build_reports(
         self, assets: Sequence[dg.AssetsDefinition], *, with_outcomes: bool
     ) -> list[dg.AssetsDefinition]:
-        """The assets of the outcomes and the report, which shows the checks of the other assets."""
+        """The assets of the outcomes and the reports. A report shows the checks of what its list
+        is made from."""
         if not is_installed("report"):
             return []
         narrowed = self.list_pipelines
-        outcomes = [recommendation_outcomes(one_list) for one_list in narrowed if with_outcomes]
-        checks = [spec.key for asset in [*assets, *outcomes] for spec in asset.check_specs]
-        return [*outcomes, *(recommendation_report(one_list, checks) for one_list in narrowed)]
+        reports = [recommendation_outcomes(one_list) for one_list in narrowed if with_outcomes]
+        folder_of_pipeline = self.key_prefix
+        for one_list in narrowed:
+            folder_of_list = one_list.asset_key("recommendations").path[:-1]
+            checks = [
+                spec.key
+                for asset in [*assets, *reports]
+                if asset.key.path[:-1] in (folder_of_pipeline, folder_of_list)
+                for spec in asset.check_specs
+            ]
+            reports.append(recommendation_report(one_list, checks))
+        if self.lists and self.trial is None:
+            reports.append(report_of_lists(self))
+        return reports
 
     def _require_own_name(self, pipelines: Sequence["BatchRecommendations"]) -> None:
         """Raises DeclarationError if another of these pipelines has its name in another file.

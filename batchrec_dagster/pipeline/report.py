@@ -15,7 +15,7 @@ import dagster as dg
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.outcomes.experiment import summarize_experiment
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
@@ -42,11 +42,14 @@ from batchrec_dagster.reporting.history import (
     describe_previous_edition,
     describe_restoration,
 )
+from batchrec_dagster.reporting.list_links import PageLink, link_pages
+from batchrec_dagster.reporting.lists_page import render_lists_page, summarize_list
 from batchrec_dagster.reporting.night_tables import build_nights_section
 from batchrec_dagster.reporting.nights import list_nights
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.provenance import describe_counted_events
+from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.rules import build_rules_section
 from batchrec_dagster.reporting.run_records import read_check_records, read_ended_runs
 from batchrec_dagster.reporting.run_tables import RunTables
@@ -98,7 +101,7 @@ def build_report(
     model = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
     target_events = edition.about.get("target_events") or ()
     run = ReportedRun(
-        pipeline=pipeline.name,
+        pipeline=pipeline.address,
         description=pipeline.description,
         source=pipeline.ratings.shown_source,
         recipe=model["recipe"],
@@ -131,6 +134,7 @@ def build_report(
         rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,
         untitled=_read_check_number(edition, ROWS_TITLED, "untitled") or 0,
         diversity=edition.about.get("diversity"),
+        other_pages=_link_other_pages(pipeline),
     )
     facts = combine_facts(run, _count_or_recall(work, edition, lists))
     inputs = RunInputs(facts.data, facts.item_ids)
@@ -176,6 +180,32 @@ def _compare_with_live(work: Work, live: Edition | None, edition: Edition) -> Co
     if live is None:
         return None
     return compare_lists(name_lists(work.live_files, live), name_lists(work.files, edition))
+
+
+def build_lists_page(work: Work) -> str:
+    """The HTML of the page about all lists of the pipeline. Raises StorageError."""
+    pipeline = work.pipeline
+    lists = pipeline.list_pipelines
+    addresses = {one_list.list_name or "": one_list.address for one_list in lists}
+    links = link_pages(pipeline.address, addresses)
+    summaries = [
+        summarize_list(
+            PublishedResults(work.storage, one_list.address),
+            link,
+            pipeline.lists[link.name].description,
+        )
+        for one_list, link in zip(lists, links, strict=True)
+    ]
+    return render_lists_page(pipeline.name, pipeline.description, summaries, datetime.now(UTC))
+
+
+def _link_other_pages(pipeline: Pipeline) -> list[PageLink]:
+    """Links to the page about all lists, and to those of the other lists; none without `lists`."""
+    if pipeline.list_name is None:
+        return []
+    lists = {one_list.list_name or "": one_list.address for one_list in pipeline.list_pipelines}
+    all_lists = {} if pipeline.trial is not None else {"All lists": pipeline.name}
+    return link_pages(pipeline.address, {**all_lists, **lists})
 
 
 def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> list[UnpublishedRun]:

@@ -16,6 +16,7 @@ from batchrec_dagster.reporting.audience import Audience, count_audience
 from batchrec_dagster.reporting.catalogue import Catalogue, count_catalogue
 from batchrec_dagster.reporting.drift import DataFacts, Drift
 from batchrec_dagster.reporting.editions import EditionDiff
+from batchrec_dagster.reporting.list_links import PageLink
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
 from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.report_counts import count_tables
@@ -92,6 +93,8 @@ class ReportedRun:
     diversity: Mapping[str, Any] | None = None
     """How many values of a category a list has, as an edition's metadata have it; None if that is
     not known."""
+    other_pages: Sequence[PageLink] = ()
+    """The pages of the pipeline's other lists, and the page about all of them."""
 
     @property
     def tested(self) -> Evidence | None:

@@ -41,8 +41,8 @@ TEMPLATE = Path(__file__).parent / "template"
 MOST_SEGMENTS = 50
 
 
-def render_page(facts: Facts) -> str:
-    """The HTML of the report, about 1 MB for 2,500 users."""
+def make_environment() -> Environment:
+    """The environment of the templates of pages, which escapes all data."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE),
         autoescape=True,
@@ -59,14 +59,25 @@ def render_page(facts: Facts) -> str:
         "with_days": mark_days,
         "sentence": _capitalize,
     }
-    style = (TEMPLATE / "report.css").read_text(encoding="utf-8")
+    return environment
+
+
+def read_style() -> str:
+    """The style sheet of all pages."""
+    return (TEMPLATE / "report.css").read_text(encoding="utf-8")
+
+
+def render_page(facts: Facts) -> str:
+    """The HTML of the report, about 1 MB for 2,500 users."""
+    environment = make_environment()
+    style = read_style()
     script = (TEMPLATE / "report.js").read_text(encoding="utf-8")
     people = facts.people
     has_images = any(item[-2] for item in people.items)
     policy = [
         "default-src 'none'",
-        f"script-src '{_hash_source(script)}'",
-        f"style-src '{_hash_source(style)}'",
+        f"script-src '{hash_source(script)}'",
+        f"style-src '{hash_source(style)}'",
         # The page loads pictures only when the reader allows it.
         f"img-src data:{' https: http:' if has_images else ''}",
         "base-uri 'none'",
@@ -124,7 +135,7 @@ def encode_json_for_html(value: Any) -> Markup:
     return Markup(text)  # noqa: S704
 
 
-def _hash_source(text: str) -> str:
+def hash_source(text: str) -> str:
     """The source of an inline script or style, as a content security policy names it."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

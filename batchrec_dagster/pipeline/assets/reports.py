@@ -198,6 +198,45 @@ def recommendation_report(
     return recommendation_report
 
 
+def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
+    """The asset of the page about all lists of the pipeline, which leads to the page of each."""
+    described = [(one_list.list_name, one_list.description) for one_list in pipeline.list_pipelines]
+
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "recommendation_report",
+            description="A page about all lists: whether each is safe to send, and the way to its"
+            " own page.",
+            kinds={"html"},
+            deps=[
+                one_list.asset_key("recommendation_report") for one_list in pipeline.list_pipelines
+            ],
+            storage_key=pipeline.storage_keys.report,
+            code_version=f"{CODE_VERSION}-{fingerprint(pipeline.description, described)}",
+            io_manager="html_io",
+        )
+    )
+    @asset_step
+    def recommendation_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        from batchrec_dagster.pipeline.report import build_lists_page
+
+        work = get_work(pipeline, context)
+        html = build_lists_page(work)
+        return dg.MaterializeResult(
+            value=html,
+            metadata={
+                "lists": len(described),
+                "bytes": len(html.encode()),
+                **storage_links(
+                    "report", work.storage, work.storage.uri(pipeline.storage_keys.report)
+                ),
+            },
+        )
+
+    return recommendation_report
+
+
 def _report_metadata(report: "Report") -> dict[str, Any]:
     people, warnings, verdict = report.facts.people, report.facts.warnings, report.facts.verdict
     people_shown = len(people.people)

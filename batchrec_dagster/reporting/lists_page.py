@@ -1,0 +1,75 @@
+"""The page about all lists of a pipeline, which leads to the page of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from markupsafe import Markup
+
+from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.list_links import PageLink
+from batchrec_dagster.reporting.page import hash_source, make_environment, read_style
+from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.reporting.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class ListSummary:
+    """What the page says of a list."""
+
+    link: PageLink
+    """The link to the list's own page."""
+    description: str | None
+    edition: int | None = None
+    """The number of the published edition; None if nothing is published."""
+    publication_time: datetime | None = None
+    """When the edition was made."""
+    users: int | None = None
+    """Users with a list."""
+    verdict: Verdict | None = None
+    """Whether the lists are safe to send; None if the list has no page yet."""
+
+
+def summarize_list(
+    published: PublishedResults, link: PageLink, description: str | None
+) -> ListSummary:
+    """What the storage knows of a list's published edition. Raises StorageError."""
+    edition = published.edition
+    if edition is None:
+        return ListSummary(link, description)
+    return ListSummary(
+        link,
+        description,
+        edition=edition.number,
+        publication_time=published.publication_time,
+        users=edition.users,
+        verdict=EditionHistory(published.files).read_verdict(edition),
+    )
+
+
+def render_lists_page(
+    pipeline: str, description: str | None, lists: Sequence[ListSummary], report_time: datetime
+) -> str:
+    """The HTML of the page. It loads nothing from elsewhere, and no script runs on it."""
+    style = read_style()
+    policy = [
+        "default-src 'none'",
+        f"style-src '{hash_source(style)}'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    return (
+        make_environment()
+        .get_template("lists.html")
+        .render(
+            pipeline=pipeline,
+            description=description,
+            lists=lists,
+            report_time=report_time,
+            policy="; ".join(policy),
+            style=Markup(style),  # noqa: S704
+        )
+    )

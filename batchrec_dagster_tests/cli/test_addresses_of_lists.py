@@ -1,0 +1,126 @@
+"""Commands on a pipeline with several lists: its name stands for all, shop/home for one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.cli.project import expand_names, find_declared_lists, find_project
+from batchrec_dagster_tests.cli.test_show import publish
+from batchrec_dagster_tests.support import declaration, module_project
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with two lists, which are published with the same rows."""
+    project = module_project(tmp_path)
+    lists = {"newsletter": {}, "home": {"num_results": 20}}
+    project.declare(declaration("shop", "ratings.csv", lists=lists))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BATCHREC_HOME", str(tmp_path))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    for name in lists:
+        publish(tmp_path, f"shop/lists/{name}")
+        transformed = tmp_path / f"storage/shop/lists/{name}/transformed"
+        shutil.copytree(transformed, tmp_path / "storage/shop/transformed", dirs_exist_ok=True)
+        shutil.rmtree(transformed)
+    return tmp_path
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, arguments)
+    return result.exit_code, result.output
+
+
+def list_addresses(*arguments: str) -> list[str]:
+    code, output = invoke("show", *arguments, "--json")
+    assert code == 0, output
+    return [answer["pipeline"] for answer in json.loads(output)["pipelines"]]
+
+
+def test_show_answers_for_the_lists_that_a_name_stands_for(home: Path) -> None:
+    everywhere = ["shop/home", "shop/newsletter"]
+    assert list_addresses() == everywhere
+    assert list_addresses("u3", "--pipeline", "shop") == everywhere
+    assert list_addresses("u3", "--pipeline", "shop/home") == ["shop/home"]
+    assert list_addresses("--item", "i04", "--pipeline", "shop/home") == ["shop/home"]
+
+
+def test_an_unknown_list_is_named_with_those_that_there_are(home: Path) -> None:
+    code, output = invoke("show", "u3", "--pipeline", "shop/hoem")
+    assert code == 3
+    assert "'shop/hoem'" in output
+    assert "shop/home, shop/newsletter" in output
+
+
+def test_a_rollback_needs_one_list(home: Path) -> None:
+    code, output = invoke("rollback", "shop")
+    assert code == 3
+    assert "name shop/home or shop/newsletter" in output
+    code, output = invoke("rollback", "shop/home", "--to", "5")
+    assert code == 3
+    assert "there is no edition '5'" in output
+
+
+def test_a_diff_needs_one_list(home: Path) -> None:
+    code, output = invoke("diff", "--pipeline", "shop")
+    assert code == 2
+    assert "shop/home, shop/newsletter" in output
+
+
+def test_editions_are_listed_by_list(home: Path) -> None:
+    code, output = invoke("list", "shop", "--editions", "--json")
+    assert code == 0, output
+    assert [nights["pipeline"] for nights in json.loads(output)] == ["shop/home", "shop/newsletter"]
+    code, output = invoke("list", "shop/hoem", "--editions")
+    assert code == 3
+    assert "shop/home, shop/newsletter" in output
+
+
+def test_the_page_about_all_lists_opens(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webbrowser.open", lambda address: True)
+    pages = {
+        "shop/home": "storage/shop/lists/home/curated/report/index.html",
+        "shop": "storage/shop/curated/report/index.html",
+    }
+    for page in pages.values():
+        (home / page).parent.mkdir(parents=True)
+        (home / page).write_text("a page")
+    for name, page in pages.items():
+        code, output = invoke("open", "--pipeline", name)
+        assert (code, output.strip()) == (0, page)
+
+
+def test_declared_lists_are_read_from_files_that_may_be_broken(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("club", "ratings.csv"))
+    project.declare(declaration("shop", "ratings.csv", lists={"home": {}, "mail": None}))
+    file = project.declare(declaration("old", "ratings.csv"))
+    content = yaml.safe_load(file.read_text())
+    content["attributes"]["lists"] = "home"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert sorted(find_declared_lists(find_project())) == [
+            "club",
+            "old",
+            "shop/home",
+            "shop/mail",
+        ]
+
+
+def test_a_name_stands_for_its_lists_alone() -> None:
+    addresses = ["shop/home", "shop/mail", "shop2", "club"]
+    assert expand_names(["shop"], addresses) == ["shop/home", "shop/mail"]
+    assert expand_names(["shop2", "shop/mail", "shop"], addresses) == [
+        "shop2",
+        "shop/mail",
+        "shop/home",
+    ]
+    assert expand_names(["nobody"], addresses) == ["nobody"]

@@ -1,0 +1,50 @@
+"""The page about all lists of a pipeline, and the links between the pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from batchrec_dagster.reporting.list_links import PageLink, link_pages
+from batchrec_dagster.reporting.lists_page import ListSummary, render_lists_page
+from batchrec_dagster.reporting.verdict import Verdict
+
+TIME = datetime(2026, 11, 24, 3, 10, tzinfo=UTC)
+
+
+def test_links_lead_from_any_page_to_the_others() -> None:
+    addresses = {"All lists": "shop", "home": "shop/home", "mail": "shop/mail"}
+    assert link_pages("shop/home", addresses) == [
+        PageLink("All lists", "../../../../curated/report/index.html"),
+        PageLink("mail", "../../../mail/curated/report/index.html"),
+    ]
+    assert link_pages("shop", addresses) == [
+        PageLink("home", "../../lists/home/curated/report/index.html"),
+        PageLink("mail", "../../lists/mail/curated/report/index.html"),
+    ]
+
+
+def test_the_page_says_of_each_list_whether_it_is_safe_to_send() -> None:
+    link = PageLink("home", "../../lists/home/curated/report/index.html")
+    page = render_lists_page(
+        "shop",
+        "<b>All</b> lists",
+        [
+            ListSummary(
+                link,
+                "The home page",
+                edition=7,
+                publication_time=TIME,
+                users=1234,
+                verdict=Verdict("good", "Good to send: the lists beat the popular items <i>"),
+            ),
+            ListSummary(PageLink("mail", "x"), None),
+        ],
+        TIME,
+    )
+    assert '<a href="../../lists/home/curated/report/index.html">home</a>: Good to send' in page
+    assert "The lists beat the popular items &lt;i&gt;" in page
+    assert "&lt;b&gt;All&lt;/b&gt; lists" in page
+    assert 'value="1234">1,234</data> users' in page
+    assert "Edition 7" in page
+    assert page.count("Nothing is published yet.") == 1
+    assert '<a href="x">' not in page
