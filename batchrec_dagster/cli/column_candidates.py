@@ -12,7 +12,6 @@ import click
 import polars as pl
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.csv_form import names_columns
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
@@ -27,7 +26,12 @@ from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, op
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.polars.time_formats import find_time_formats
-from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
+from batchrec_dagster.preparation.recognition import (
+    ReadSettings,
+    find_other_header,
+    has_names,
+    recognise_table,
+)
 from batchrec_dagster.steps.checks import check_timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -51,13 +55,13 @@ def open_sample(
 ) -> Iterator[FileSample]:
     """The first rows of the first file that is not empty, read as a run reads them.
 
-    reading: what is given of how to read the file. If no column is, a CSV file whose line 1 does
-    not name the columns is taken for one without a header; a run refuses it, and asks for its
-    columns by position.
+    reading: what is given of how to read the file. The names of the columns may be below other
+    lines, which a run refuses, and names the line. If no column is given, a CSV file without names
+    is taken for one without a header; a run refuses it, and asks for its columns by position.
     recognise: how a run recognises the file.
     quotes_fix: what to do about broken quotes.
 
-    Raises PreparationError, also if two columns have the same name.
+    Raises PreparationError.
     """
     with temporary_folder() as folder, ConfinedReader() as reader:
         for file in files:
@@ -65,19 +69,14 @@ def open_sample(
             if opened.size:
                 table = recognise(opened, reading)
                 if isinstance(table, CsvTable):
-                    table = _recognise_header(table, reading)
+                    header = find_other_header(table, reading)
+                    if header is not None:
+                        table = recognise(opened, replace(reading, header=header))
+                if isinstance(table, CsvTable) and not reading.columns and not has_names(table):
+                    table = replace(table, has_header=False)
                 yield FileSample(table, quotes_fix)
                 return
     raise PreparationError(f"{files[0].name} is empty")
-
-
-def _recognise_header(table: CsvTable, reading: ReadSettings) -> CsvTable:
-    if not reading.columns and not names_columns(table.columns):
-        table = replace(table, has_header=False)
-    names = [name for name in table.columns if name]
-    if len(set(names)) < len(names):
-        raise PreparationError(f"{table.opened.name}: two columns have the same name. Rename one")
-    return table
 
 
 def list_columns(sample: FileSample) -> str:

@@ -90,6 +90,7 @@ class ItemsBlock:
                 "--items-title, --items-category, --items-number",
             )
         return ItemsLayout(
+            header=sample.header,
             delimiter=sample.delimiter or ",",
             item=item,
             title=title,

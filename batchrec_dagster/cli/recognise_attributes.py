@@ -109,6 +109,7 @@ def recognise_attributes(
         id_column = layout.roles[block.rows.name]
         settings |= {
             "delimiter": choose_declared_delimiter(layout.delimiter, id_column),
+            "header": layout.header,
             "decimal": layout.decimal,
             "columns": leave_out_defaults(columns),
             "separator": layout.separator,

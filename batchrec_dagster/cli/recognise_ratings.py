@@ -52,6 +52,8 @@ from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
     AUTO,
+    EPOCH_UNITS,
+    EXCEL_DAYS,
     NO_TIMES,
     NULL_VALUES,
     Column,
@@ -317,6 +319,7 @@ def _build_reading(
         decimal=sample.find_decimal([columns["rating"]] if "rating" in columns else []),
         null_values=[*NULL_VALUES, *options.null_values],
         timezone=options.timezone,
+        header=sample.header,
     )
 
 
@@ -326,15 +329,19 @@ def _build_settings(
     left_out = () if liked.lowest is not None else ("rating",)
     columns = {role: c for role, c in reading.columns.items() if role not in left_out}
     has_times = reading.timestamp_unit != NO_TIMES
+    unit = reading.timestamp_unit if has_times else AUTO
+    is_of_numbers = unit in (EXCEL_DAYS, *EPOCH_UNITS)
     settings = {
         "source": source,
         "format": reading.format,
         "delimiter": choose_declared_delimiter(reading.delimiter, columns["item"]),
         "encoding": reading.encoding,
+        "header": reading.header,
         "quotes": reading.quoted,
         "decimal": "." if left_out else reading.decimal,
         "columns": columns if has_times else {**columns, "timestamp": NO_TIMES},
-        "timestamp_format": reading.timestamp_unit if has_times else AUTO,
+        "timestamp_unit": unit if is_of_numbers else AUTO,
+        "timestamp_format": AUTO if is_of_numbers else unit,
         "timezone": reading.timezone,
         "null_values": list(options.null_values),
     }

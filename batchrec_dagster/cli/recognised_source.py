@@ -18,6 +18,7 @@ from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError
 DEFAULTS = {
     "decimal": ".",
     "separator": VALUE_SEPARATOR,
+    "timestamp_unit": AUTO,
     "timestamp_format": AUTO,
     "encoding": "auto",
     "quotes": True,

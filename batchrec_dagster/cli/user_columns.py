@@ -75,7 +75,9 @@ class UsersBlock:
             raise build_unknown_columns_error(
                 sample, "a category or number", "--users-category, --users-number"
             )
-        return UsersLayout(delimiter=sample.delimiter or ",", user=user, **vars(attributes))
+        return UsersLayout(
+            delimiter=sample.delimiter or ",", user=user, header=sample.header, **vars(attributes)
+        )
 
     def parse(self, file: RawFile, layout: UsersLayout) -> AttributeRows:
         """The rows of the file. Raises PreparationError."""

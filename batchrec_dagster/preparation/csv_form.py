@@ -82,6 +82,13 @@ def read_separator_line(opened: OpenedFile) -> str | None:
     return separator[1] if separator else None
 
 
+def has_empty_line(opened: OpenedFile, skipped: int) -> bool:
+    """Whether there is nothing in the line after those that are skipped."""
+    with opened.path.open(encoding="utf-8-sig", newline="") as file:
+        skip_lines(file, skipped)
+        return not file.readline().strip()
+
+
 def names_columns(fields: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> bool:
     """Whether a line, which has these fields, names the columns.
 

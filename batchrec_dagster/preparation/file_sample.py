@@ -11,11 +11,13 @@ from functools import cached_property
 
 import polars as pl
 
+from batchrec_dagster.preparation.csv_form import read_separator_line
 from batchrec_dagster.preparation.layout import (
     QUOTES_FIX,
     Column,
     Decimal,
     Format,
+    Header,
     PreparationError,
 )
 from batchrec_dagster.preparation.polars.cells import swap_comma_and_point
@@ -26,6 +28,8 @@ from batchrec_dagster.preparation.polars.tables import ParquetTable, is_without_
 
 SAMPLED_ROWS = 1_000
 _BLANKS = " \t"
+# A whole number, perhaps with points between thousands, and perhaps with a comma and a fraction.
+_NUMBER_WITH_COMMA = r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)(?:,[0-9]+)?$"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,16 @@ class FileSample:
     def has_header(self) -> bool:
         """Whether the file itself names its columns."""
         return not isinstance(self.table, CsvTable) or self.table.has_header
+
+    @property
+    def header(self) -> Header | None:
+        """The line that a run has to be told, from 1; None if it sees where the rows begin."""
+        table = self.table
+        if not isinstance(table, CsvTable) or not table.skipped:
+            return None
+        if table.skipped == 1 and read_separator_line(table.opened):
+            return None
+        return table.skipped + table.opened.shift + (1 if table.has_header else 0)
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -104,10 +118,10 @@ class FileSample:
         """The decimal separator of CSV.
 
         It is a comma if one of the columns has whole numbers and numbers with a comma, and nothing
-        else.
+        else. They may have points between thousands.
         """
         for cells in map(self.read_cells, columns if self.format == "csv" else ()):
-            are_numbers = cells.str.contains(r"^[+-]?[0-9]+(?:,[0-9]+)?$").all()
+            are_numbers = cells.str.contains(_NUMBER_WITH_COMMA).all()
             if are_numbers and cells.str.contains(",", literal=True).any():
                 return ","
         return "."

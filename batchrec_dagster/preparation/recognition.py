@@ -16,10 +16,12 @@ import polars as pl
 from batchrec_dagster.preparation.column_names import locate_columns, recognise_columns
 from batchrec_dagster.preparation.csv_form import (
     find_header,
+    has_empty_line,
     names_columns,
     read_first_records,
     read_separator_line,
     recognise_delimiter,
+    surely_names_columns,
 )
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
@@ -318,20 +320,49 @@ def _simplify_type(kind: str) -> str:
 def _refuse_other_header(table: CsvTable, reading: ReadSettings) -> None:
     """Raise PreparationError if the names of the columns are in another line, or in none."""
     opened = table.opened
-    header = find_header(opened, quoted=reading.quoted) if reading.header is None else None
+    header = find_other_header(table, reading)
     if header is not None:
-        delimiter = recognise_delimiter(opened, {}, quoted=reading.quoted, skipped=header - 1)
-        line = read_first_records(opened, delimiter, quoted=reading.quoted, skipped=header - 1)[0]
+        before = header - opened.shift - 1
+        delimiter = recognise_delimiter(opened, {}, quoted=reading.quoted, skipped=before)
+        line = read_first_records(opened, delimiter, quoted=reading.quoted, skipped=before)[0]
         raise PreparationError(
             f"{opened.name}: {opened.place(1)} does not name the columns, but"
-            f" {opened.place(header)} may ({', '.join(line)}): set ratings.header:"
-            f" {header + opened.shift}"
+            f" {opened.place(before + 1)} may ({', '.join(line)}): set ratings.header: {header}"
         )
     if not has_names(table):
         raise PreparationError(
             f"{opened.name} has no names in line 1 ({', '.join(table.columns)}): set"
             " ratings.columns by position, such as {user: 1, item: 2, rating: 3, timestamp: 4}"
         )
+
+
+def find_other_header(table: CsvTable, reading: ReadSettings) -> int | None:
+    """The header to declare for the file, if a run would take another line for it.
+
+    reading: how the table was recognised. With its columns by name, line 1 may be the right one.
+    With columns by position, a run takes line 1 for a row.
+    """
+    opened = table.opened
+    if reading.header is not None:
+        return None
+    if not table.has_header:
+        records = read_first_records(
+            opened, table.delimiter, quoted=reading.quoted, skipped=table.skipped
+        )
+        has_names = bool(records) and surely_names_columns(records[0], records[1:])
+        return table.skipped + opened.shift + 1 if has_names else None
+    header = find_header(opened, quoted=reading.quoted)
+    if header is None or header == table.skipped + 1:
+        return None
+    first_records = read_first_records(
+        opened, table.delimiter, quoted=reading.quoted, skipped=table.skipped
+    )
+    names = [name.strip() for name in first_records[0]] if first_records else []
+    if has_empty_line(opened, table.skipped):
+        return header + opened.shift
+    if recognise_columns(names) or not {*reading.columns.values()}.isdisjoint(names):
+        return None
+    return header + opened.shift
 
 
 def has_names(table: CsvTable) -> bool:

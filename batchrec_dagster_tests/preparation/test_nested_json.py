@@ -19,11 +19,8 @@ DAY = "2020-01-01T00:00:00Z"
 MS = SECONDS * 1_000
 ORDER = {"user_id": "u", "sku": "i", "ts": MS}
 
+# Those that shapes.py does not have.
 FORMS: dict[str, tuple[str, Sequence[Mapping[str, object]]]] = {
-    "objects": (
-        "nested JSON",
-        [{"user": {"id": "u"}, "product": {"id": "i", "price": {"eur": 5}}, "at": DAY}],
-    ),
     "a list in each order": (
         "nested JSON",
         [{"customerId": "u", "time": MS, "tags": ["a", "b"], "items": [{"sku": "i"}]}],
@@ -35,21 +32,6 @@ FORMS: dict[str, tuple[str, Sequence[Mapping[str, object]]]] = {
     "mongo": (
         "MongoDB's extended JSON",
         [{"_id": {"$oid": "d"}, "userId": {"$oid": "u"}, "itemId": "i", "at": {"$date": DAY}}],
-    ),
-    "mongo, canonical": (
-        "MongoDB's extended JSON",
-        [
-            {
-                "_id": {"$oid": "d"},
-                "user": "u",
-                "bought": [{"productId": {"$oid": "i"}, "n": {"$numberInt": "2"}}],
-                "date": {"$date": {"$numberLong": str(MS)}},
-            }
-        ],
-    ),
-    "connect": (
-        "a Kafka Connect envelope",
-        [{"schema": {"fields": [{"field": "user_id"}]}, "payload": ORDER}],
     ),
     "debezium": (
         "Debezium's change events",
@@ -65,10 +47,6 @@ FORMS: dict[str, tuple[str, Sequence[Mapping[str, object]]]] = {
     "a topic with texts": (
         "a dump of a Kafka topic",
         [{"topic": "t", "partition": 0, "ts": MS + 5, "payload": json.dumps(ORDER)}],
-    ),
-    "dynamo": (
-        "DynamoDB's JSON",
-        [{"Item": {"user_id": {"S": "u"}, "sku": {"S": "i"}, "ts": {"N": str(MS)}}}],
     ),
 }
 

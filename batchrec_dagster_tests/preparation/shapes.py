@@ -1,0 +1,522 @@
+"""Shapes in which people have their data: for each a small file, and what it takes to be right."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sqlite3
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import xlsxwriter
+
+from batchrec_dagster.preparation.layout import CONSTANT_TIME
+
+# The latest of the times is a year before the tests were written, whatever they are written in.
+START = datetime(2024, 1, 13, 14, 5, 6, tzinfo=UTC)
+STEP = timedelta(days=9, hours=1, minutes=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An interaction."""
+
+    user: str
+    item: str
+    time: datetime
+
+    @property
+    def seconds(self) -> int:
+        return int(self.time.timestamp())
+
+
+ROWS = [Row(f"u{number % 8}", f"i{number // 8}", START + number * STEP) for number in range(24)]
+# Interactions on days that may be months.
+FIRST_DAYS = [
+    Row(row.user, row.item, datetime(2024, 1 + number % 6, 1 + number // 2, tzinfo=UTC))
+    for number, row in enumerate(ROWS)
+]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape of data."""
+
+    name: str
+    """What the page calls it."""
+
+    example: str
+    """What of it the page shows."""
+
+    write: Callable[[Path], str]
+    """Writes it into a folder. Returns the source."""
+
+    message: str = ""
+    """What the first try says, if it is not right; of a shape that is refused, why."""
+
+    options: Sequence[str] = ()
+    """The options of the second try, as the message says."""
+
+    precision: int = 1
+    """To how many seconds the times are written; 0 if there are none."""
+
+    rows: Sequence[Row] = ()
+    """The interactions in it, if they are not ROWS."""
+
+    @property
+    def expected_lines(self) -> list[str]:
+        """The user, the item and the time of each interaction, in order."""
+        times = [
+            row.seconds - row.seconds % self.precision if self.precision else CONSTANT_TIME
+            for row in self.rows or ROWS
+        ]
+        pairs = zip(self.rows or ROWS, times, strict=True)
+        return sorted(f"{row.user},{row.item},{time}" for row, time in pairs)
+
+
+def write_text(name: str, content: str | bytes) -> Callable[[Path], str]:
+    """Writes one file."""
+
+    def write(root: Path) -> str:
+        (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return name
+
+    return write
+
+
+def format_lines(
+    template: str, header: str = "", rows: Iterable[Row] = ROWS, time: str | None = None
+) -> str:
+    """A line for each row, below the header.
+
+    template: with {u}, {i}, {t} and {d} for its user, item, time, and its time in Excel's days.
+    time: the strftime format of the times; None for seconds since 1970.
+    """
+    lines = [header] if header else []
+    for row in rows:
+        text = row.time.strftime(time) if time else str(row.seconds)
+        days = f"{row.seconds / 86_400 + 25_569:.9f}"
+        cells = {"{u}": row.user, "{i}": row.item, "{t}": text, "{d}": days}
+        line = template
+        for name, cell in cells.items():
+            line = line.replace(name, cell)
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def csv_file(header: str = "user_id,item_id,timestamp", **options: Any) -> Callable[[Path], str]:
+    """Writes a plain CSV file, of which something is different."""
+    template = options.pop("template", "{u},{i},{t}")
+    return write_text("orders.csv", format_lines(template, header, **options))
+
+
+def timed(time: str, precision: int = 1, *, quoted: bool = False) -> dict[str, Any]:
+    """The example and the file of a shape whose times are in this strftime format."""
+    template = '{u},{i},"{t}"' if quoted or "," in time else "{u},{i},{t}"
+    return {
+        "example": f"`{ROWS[2].time.strftime(time)}`",
+        "write": csv_file(template=template, time=time),
+        "precision": precision,
+    }
+
+
+def write_json(*values: Mapping[str, Any]) -> Callable[[Path], str]:
+    return write_text("orders.jsonl", "".join(json.dumps(value) + "\n" for value in values))
+
+
+def write_sheets(sheets: Mapping[str, Sequence[Sequence[Any]]]) -> Callable[[Path], str]:
+    """Writes a workbook with these rows on each sheet."""
+
+    def write(root: Path) -> str:
+        book = xlsxwriter.Workbook(root / "orders.xlsx", {"remove_timezone": True})
+        form = book.add_format({"num_format": "yyyy-mm-dd hh:mm:ss"})
+        for name, rows in sheets.items():
+            sheet = book.add_worksheet(name)
+            for number, row in enumerate(rows):
+                for place, cell in enumerate(row):
+                    if isinstance(cell, datetime):
+                        sheet.write_datetime(number, place, cell, form)
+                    else:
+                        sheet.write(number, place, cell)
+        book.close()
+        return "orders.xlsx"
+
+    return write
+
+
+def write_sqlite(root: Path) -> str:
+    with closing(sqlite3.connect(root / "shop.db")) as database:
+        database.execute("CREATE TABLE orders (customer_id TEXT, sku TEXT, ordered_at TEXT)")
+        rows = [(row.user, row.item, f"{row.time:%Y-%m-%d %H:%M:%S}") for row in ROWS]
+        database.executemany("INSERT INTO orders VALUES (?, ?, ?)", rows)
+        database.commit()
+    return "shop.db"
+
+
+def write_frame(name: str) -> Callable[[Path], str]:
+    """Writes Parquet or Feather, by the name."""
+
+    def write(root: Path) -> str:
+        frame = pl.DataFrame(
+            {
+                "user_id": [row.user for row in ROWS],
+                "item_id": [row.item for row in ROWS],
+                "created_at": [row.time for row in ROWS],
+            }
+        )
+        if name.endswith(".parquet"):
+            frame.write_parquet(root / name)
+        else:
+            frame.write_ipc(root / name)
+        return name
+
+    return write
+
+
+def write_zip(**members: str) -> Callable[[Path], str]:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.csv", content)
+    return write_text("orders.zip", file.getvalue())
+
+
+def write_folder(root: Path) -> str:
+    for number in range(3):
+        part = ROWS[number * 8 : number * 8 + 8]
+        folder = root / f"data/2024-0{number + 1}"
+        folder.mkdir(parents=True)
+        (folder / "part.csv").write_text(format_lines("{u},{i},{t}", HEADER, part))
+    (root / "data/README.md").write_text("Orders, one file for each month.")
+    return "data/"
+
+
+def write_quoted(root: Path) -> str:
+    with (root / "orders.csv").open("w", newline="") as file:
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerow(["user_id", "item_id", "title", "timestamp"])
+        for row in ROWS:
+            writer.writerow([row.user, row.item, 'A 27" screen,\nblack', row.seconds])
+    return "orders.csv"
+
+
+HEADER = "user_id,item_id,timestamp"
+PLAIN = format_lines("{u},{i},{t}", HEADER)
+REPORT = "Orders of May;;\n\nMade by;Ann;2024-06-01\n"
+
+
+def mongo(row: Row) -> dict[str, Any]:
+    return {
+        "_id": {"$oid": "65b0"},
+        "userId": {"$oid": row.user},
+        "itemId": row.item,
+        "createdAt": {"$date": f"{row.time:%Y-%m-%dT%H:%M:%SZ}"},
+    }
+
+
+def mongo_canonical(row: Row) -> dict[str, Any]:
+    milliseconds = {"$numberLong": str(row.seconds * 1_000)}
+    product = {"productId": row.item, "quantity": {"$numberInt": "1"}}
+    return {"customerId": row.user, "products": [product], "date": {"$date": milliseconds}}
+
+
+def plain(row: Row) -> dict[str, Any]:
+    return {"user_id": row.user, "item_id": row.item, "ts": row.seconds * 1_000}
+
+
+def write_cp1252(root: Path) -> str:
+    text = format_lines("{u};{i};{t};Größe für Männer", "user_id;item_id;timestamp;title")
+    return write_text("orders.csv", text.encode("cp1252"))(root)
+
+
+def twelve_hours(time: datetime) -> str:
+    return f"{time.month}/{time.day}/{time:%Y} {time.hour % 12 or 12}:{time:%M:%S %p}"
+
+
+def write_twelve_hours(root: Path) -> str:
+    lines = [f"{row.user},{row.item},{twelve_hours(row.time)}" for row in ROWS]
+    (root / "orders.csv").write_text("\n".join([HEADER, *lines]))
+    return "orders.csv"
+
+
+SHAPES = [
+    # How CSV is written.
+    Shape("Commas and a header", "`user_id,item_id,timestamp`", csv_file()),
+    Shape(
+        "Semicolons, decimal commas",
+        "`u1;i1;4,5;1705154706`",
+        csv_file("user_id;item_id;rating;timestamp", template="{u};{i};4,5;{t}"),
+    ),
+    Shape("Tabs", "`u1⇥i1⇥1705154706`", csv_file("user\titem\ttime", template="{u}\t{i}\t{t}")),
+    Shape("Pipes", r"`u1\|i1\|1705154706`", csv_file("user|item|time", template="{u}|{i}|{t}")),
+    Shape("Double colons, no header", "`u1::i1::5::…`", csv_file("", template="{u}::{i}::5::{t}")),
+    Shape("No header", "`u1,i1,1705154706` in line 1", csv_file("")),
+    Shape(
+        "No header, text alone",
+        "`u1,i1` in line 1",
+        csv_file("", template="{u},{i}"),
+        message="has no header",
+        options=["--user", "1", "--item", "2", "--time", "none"],
+        precision=0,
+    ),
+    Shape(
+        "`sep=;` for Excel",
+        "in line 1, above the header",
+        csv_file("sep=;\nuser_id;item_id;timestamp", template="{u};{i};{t}"),
+    ),
+    Shape(
+        "A report's title",
+        "three lines above the header",
+        csv_file(f"{REPORT}user_id;item_id;timestamp", template="{u};{i};{t}"),
+    ),
+    Shape(
+        "Comments", "`# exported by …` above the header", csv_file(f"# by Ann, today\n#\n{HEADER}")
+    ),
+    Shape("Blank lines first", "above the header", csv_file(f"\n\n{HEADER}")),
+    Shape("Quotes and line breaks", '`"A 27"" screen,⏎black"`', write_quoted),
+    Shape(
+        "Two unused columns of a name",
+        "`user_id,item_id,note,note,…`",
+        csv_file("user_id,item_id,note,note,timestamp", template="{u},{i},a,b,{t}"),
+    ),
+    Shape(
+        "Two used columns of a name",
+        "`id,id,timestamp`",
+        csv_file("id,id,timestamp"),
+        message="couldn't recognise the user and item columns",
+        options=["--user", "1", "--item", "2", "--time", "3"],
+    ),
+    Shape("A BOM", "of UTF-8", write_text("orders.csv", "\ufeff" + PLAIN)),
+    Shape("UTF-16", "Excel's *Unicode text*", write_text("orders.csv", PLAIN.encode("utf-16"))),
+    Shape("cp1252", "`Größe` in Windows' bytes", write_cp1252),
+    Shape("CRLF", "line ends of Windows", write_text("orders.csv", PLAIN.replace("\n", "\r\n"))),
+    Shape(
+        "A delimiter at each end",
+        "`u1,i1,1705154706,`",
+        csv_file(f"{HEADER},", template="{u},{i},{t},"),
+    ),
+    Shape(
+        "Names of one's own",
+        "`Kunde,Artikel,Wann`",
+        csv_file("Kunde,Artikel,Wann", time="%Y-%m-%d %H:%M:%S"),
+        message="--user Kunde --item Artikel",
+        options=["--user", "Kunde", "--item", "Artikel"],
+    ),
+    Shape(
+        "Shopify's orders",
+        "`Name,Email,Created at,Lineitem sku`",
+        csv_file(
+            "Name,Email,Created at,Lineitem sku,Paid at",
+            template="#1001,{u},{t},{i},",
+            time="%Y-%m-%d %H:%M:%S +0000",
+        ),
+        message="couldn't recognise the user and item columns",
+        options=["--user", "Email", "--item", "Lineitem sku"],
+    ),
+    Shape(
+        "A last line that is cut off",
+        "`u1,i` at the end",
+        write_text("orders.csv", f"{PLAIN}u1,i"),
+        message="--on-bad-rows skip",
+        options=["--on-bad-rows", "skip"],
+    ),
+    Shape(
+        "NULL for an id",
+        "`NULL,i1,1705154706`",
+        write_text("orders.csv", f"{PLAIN}NULL,i1,1705154706\n"),
+        message="--on-bad-rows skip",
+        options=["--on-bad-rows", "skip"],
+    ),
+    # Files.
+    Shape("gzip", "`orders.csv.gz`", write_text("orders.csv.gz", gzip.compress(PLAIN.encode()))),
+    Shape("A zip with one file", "`orders.zip`", write_zip(orders=PLAIN)),
+    Shape(
+        "A zip with several files",
+        "`orders.zip`",
+        write_zip(orders=PLAIN, customers="id\n1\n"),
+        message="it has orders.csv, customers.csv: add !/ and the path of one",
+        options=["!/orders.csv"],
+    ),
+    Shape("A folder of months", "`data/2024-01/part.csv`, …", write_folder),
+    Shape(
+        "Excel",
+        "a header and cells with dates",
+        write_sheets(
+            {"Orders": [["Customer", "SKU", "Date"], *([r.user, r.item, r.time] for r in ROWS)]}
+        ),
+    ),
+    Shape(
+        "Excel with a title",
+        "rows above the header",
+        write_sheets(
+            {
+                "Orders": [
+                    ["Orders of May"],
+                    [],
+                    ["Customer", "SKU", "Date"],
+                    *([row.user, row.item, row.time] for row in ROWS),
+                ]
+            }
+        ),
+    ),
+    Shape(
+        "Excel with several sheets",
+        "`About`, `Orders`",
+        write_sheets(
+            {
+                "About": [["Made by Ann"]],
+                "Orders": [
+                    ["Customer", "SKU", "Date"],
+                    *([row.user, row.item, row.time] for row in ROWS),
+                ],
+            }
+        ),
+        message="it has several sheets (About, Orders): name one, FILE!/SHEET",
+        options=["!/Orders"],
+    ),
+    Shape("SQLite", "a database with one table", write_sqlite),
+    Shape("Parquet", "`created_at` as a time", write_frame("orders.parquet")),
+    Shape("Feather", "`created_at` as a time", write_frame("orders.feather")),
+    # JSON.
+    Shape("JSON Lines", '`{"user_id": …}`', write_json(*map(plain, ROWS))),
+    Shape(
+        "A JSON array",
+        '`[{"user_id": …}, …]`',
+        write_text("orders.json", json.dumps([*map(plain, ROWS)], indent=1)),
+    ),
+    Shape(
+        "An answer of an API",
+        '`{"next": …, "data": [{…}, …]}`',
+        write_text("orders.json", json.dumps({"next": 2, "data": [*map(plain, ROWS)]}, indent=1)),
+    ),
+    Shape(
+        "Objects in objects",
+        '`{"user": {"id": …}, …}`',
+        write_json(
+            *(
+                {"user": {"id": row.user}, "product": {"id": row.item}, "ts": row.seconds}
+                for row in ROWS
+            )
+        ),
+    ),
+    Shape(
+        "A list of items in each order",
+        '`{…, "items": [{"sku": …}]}`',
+        write_json(
+            *(
+                {"customerId": row.user, "time": row.seconds, "items": [{"sku": row.item}]}
+                for row in ROWS
+            )
+        ),
+    ),
+    Shape("MongoDB", '`{"$oid": …}`, `{"$date": …}`', write_json(*map(mongo, ROWS))),
+    Shape(
+        "MongoDB, canonical",
+        '`{"$date": {"$numberLong": …}}`',
+        write_json(*map(mongo_canonical, ROWS)),
+    ),
+    Shape(
+        "DynamoDB",
+        '`{"Item": {"user_id": {"S": …}}}`',
+        write_json(
+            *(
+                {
+                    "Item": {
+                        "user_id": {"S": row.user},
+                        "sku": {"S": row.item},
+                        "ts": {"N": str(row.seconds)},
+                    }
+                }
+                for row in ROWS
+            )
+        ),
+    ),
+    Shape(
+        "Kafka Connect",
+        '`{"schema": …, "payload": …}`',
+        write_json(*({"schema": {"type": "struct"}, "payload": plain(row)} for row in ROWS)),
+    ),
+    Shape(
+        "Debezium",
+        '`{"before": …, "after": …, "op": "c"}`',
+        write_json(*({"before": None, "after": plain(row), "op": "c"} for row in ROWS)),
+    ),
+    Shape(
+        "A dump of a Kafka topic",
+        '`{"key": …, "value": "{\\"user_id\\": …}"}`',
+        write_json(*({"key": row.user, "value": json.dumps(plain(row))} for row in ROWS)),
+    ),
+    # Times.
+    Shape("Milliseconds", "`1705154706000`", csv_file(template="{u},{i},{t}000")),
+    Shape("Seconds with a fraction", "`1705154706.25`", csv_file(template="{u},{i},{t}.25")),
+    Shape(name="ISO 8601", **timed("%Y-%m-%dT%H:%M:%S.000Z")),
+    Shape(name="ISO 8601 and a zone behind a blank", **timed("%Y-%m-%d %H:%M:%S +0000")),
+    Shape(name="Days of 8 digits", **timed("%Y%m%d", 86_400)),
+    Shape(name="Times of 14 digits", **timed("%Y%m%d%H%M%S")),
+    Shape("US times of 12 hours", f"`{twelve_hours(ROWS[2].time)}`", write_twelve_hours),
+    Shape(name="German times", **timed("%d.%m.%Y %H:%M", 60)),
+    Shape(
+        "Days that may be months",
+        "`01/02/2024`",
+        csv_file(rows=FIRST_DAYS, time="%d/%m/%Y"),
+        message="(%d/%m/%Y or %m/%d/%Y?)",
+        options=["--time-format", "%d/%m/%Y"],
+        precision=86_400,
+        rows=FIRST_DAYS,
+    ),
+    Shape(name="Names of months", **timed("%d-%b-%Y", 86_400)),
+    Shape(name="Times of mails", **timed("%a, %d %b %Y %H:%M:%S +0000")),
+    Shape(name="Times of Twitter", **timed("%a %b %d %H:%M:%S +0000 %Y")),
+    Shape(name="Times of Apache", **timed("%d/%b/%Y:%H:%M:%S +0000")),
+    Shape(
+        "Excel's days",
+        "`45304.587`",
+        csv_file(template="{u},{i},{d}"),
+        message="ratings.timestamp_unit: excel",
+        options=["--time-format", "excel"],
+    ),
+    Shape(
+        "No times",
+        "`user_id,item_id`",
+        csv_file("user_id,item_id", template="{u},{i}"),
+        message="--time none",
+        options=["--time", "none"],
+        precision=0,
+    ),
+    Shape(
+        "Two columns of times",
+        "`registered_at` and `date`",
+        csv_file("user_id,item_id,registered_at,date", template="{u},{i},2020-01-01,{t}"),
+    ),
+    Shape(
+        "A time in the future",
+        "2061 in one row",
+        write_text("orders.csv", f"{PLAIN}u1,i1,2900000000\n"),
+        message="the timestamp is in the future",
+        options=["--on-bad-rows", "skip"],
+    ),
+    # Numbers.
+    Shape(
+        "Points between thousands",
+        "`u1;i1;1.234,5;1705154706`",
+        csv_file("user_id;item_id;rating;timestamp", template="{u};{i};1.234,5;{t}"),
+    ),
+]
+REFUSED = [
+    Shape("Avro", "`.avro`", write_text("orders.avro", b"Obj\x01\x04"), "an Avro file"),
+    Shape("ORC", "`.orc`", write_text("orders.orc", b"ORC\x08\x01\x02\x03\x04"), "an ORC file"),
+    Shape("pickle", "`.pkl`", write_text("orders.pkl", b"\x80\x04\x95\x01\x02"), "a Python pickle"),
+    Shape("R data", "`.rda`", write_text("orders.rda", b"RDX3\nX\n"), "an R data file"),
+    Shape("XML", "`.xml`", write_text("orders.xml", "<?xml version='1.0'?>"), "an XML file"),
+    Shape("A web page", "a login as `.csv`", write_text("a.csv", "<!DOCTYPE html>"), "a web page"),
+    Shape("7-Zip", "`.7z`", write_text("orders.7z", b"7z\xbc\xaf\x27\x1c\0"), "a 7-Zip archive"),
+    Shape("PDF", "`.pdf`", write_text("orders.pdf", "%PDF-1.7\n"), "a PDF"),
+]

@@ -1,0 +1,148 @@
+"""How many tries it takes with `batchrec new` until data of a shape are read as they are meant.
+
+The first try names nothing but the file. The second does what the message of the first says. What
+`new` writes is then read as a run reads it. docs/own-data.md has the results.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from batchrec_dagster.cli.new import new
+from batchrec_dagster_tests.preparation.own_data import prepare_interactions
+from batchrec_dagster_tests.preparation.shapes import PLAIN, REFUSED, SHAPES, Shape
+from batchrec_dagster_tests.support import REPOSITORY
+
+PAGE = REPOSITORY / "docs/own-data.md"
+# The line above the rows of the table.
+START = "| --- | --- | --- | --- |\n"
+# How many shapes must be right at once, of those that are read.
+LEAST_AT_ONCE = 0.8
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a project, in which `new` writes its declaration without loading it."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "shop"\n'
+    )
+    (tmp_path / "shop").mkdir()
+
+    def write_declaration(project: Any, name: str, text: str) -> Path:
+        path = Path(tmp_path, f"{name}.yaml")
+        path.write_text(text)
+        return path
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BATCHREC_HOME", str(tmp_path / ".batchrec"))
+    # The package has the command under the name of its module.
+    module = import_module("batchrec_dagster.cli.new")
+    monkeypatch.setattr(module, "_write_declaration", write_declaration)
+    monkeypatch.setattr(module, "_check_project", lambda *_: None)
+    # Fewer rows are quicker to write and to read.
+    monkeypatch.setattr("batchrec_dagster.steps.checks.MIN_INTERACTIONS", 20)
+    monkeypatch.setattr("batchrec_dagster.steps.checks.MIN_USERS_WITH_TWO_INTERACTIONS", 5)
+    return tmp_path
+
+
+def declare(folder: Path, source: str, options: Sequence[str]) -> tuple[list[str] | None, str]:
+    """The interactions that a run reads with what `new` declares, and what `new` says.
+
+    options: of `new`; one that starts with `!/` is added to the source.
+    """
+    parts = [option for option in options if option.startswith("!/")]
+    others = [option for option in options if option not in parts]
+    declaration = folder / "shop.yaml"
+    declaration.unlink(missing_ok=True)
+    result = CliRunner().invoke(new, ["shop", "--ratings", "".join([source, *parts]), *others])
+    if result.exit_code:
+        assert isinstance(result.exception, SystemExit | Exception)
+        return None, result.output + str(result.exception)
+    attributes = yaml.safe_load(declaration.read_text())["attributes"]
+    lines, _ = prepare_interactions(folder, attributes)
+    return sorted(line.rpartition(",")[0] for line in lines), result.output
+
+
+def count_tries(shape: Shape, folder: Path) -> int:
+    """How many tries the shape takes to be right; 3 if it takes more than two."""
+    source = shape.write(folder)
+    lines, message = declare(folder, source, [])
+    if lines == shape.expected_lines:
+        return 1
+    assert shape.message, (message, lines, shape.expected_lines)
+    assert shape.message in message
+    lines, message = declare(folder, source, shape.options)
+    assert lines == shape.expected_lines, (message, lines, shape.expected_lines)
+    return 2
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_a_shape_takes_as_many_tries_as_the_page_says(folder: Path, shape: Shape) -> None:
+    compare_row(shape, count_tries(shape, folder))
+
+
+@pytest.mark.parametrize("shape", REFUSED, ids=lambda shape: shape.name)
+def test_what_is_not_read_is_refused_by_its_name(folder: Path, shape: Shape) -> None:
+    lines, message = declare(folder, shape.write(folder), [])
+    assert lines is None
+    assert shape.message in message
+    compare_row(shape, None)
+
+
+def test_items_below_a_title_are_found_too(folder: Path) -> None:
+    (folder / "orders.csv").write_text(PLAIN)
+    lines = [f"i{number},Lamp {number},A" for number in range(3)]
+    text = "\n".join(["Catalogue of May", "", "item_id,title,category", *lines])
+    (folder / "items.csv").write_text(text)
+    declared_lines, message = declare(folder, "orders.csv", ["--items", "items.csv"])
+    assert declared_lines is not None, message
+    items = yaml.safe_load((folder / "shop.yaml").read_text())["attributes"]["items"]
+    assert items["header"] == 3
+    assert items["columns"]["title"] == "title"
+
+
+def test_most_shapes_are_right_at_once() -> None:
+    rows = read_rows()
+    assert list(rows) == [shape.name for shape in (*SHAPES, *REFUSED)]
+    tries = [row.split(" | ")[2] for row in rows.values()]
+    once, total = tries.count("1"), len(SHAPES)
+    assert once >= LEAST_AT_ONCE * total
+    assert tries.count("2") == total - once
+    sentence = f"{once} of these {total} shapes are right at once"
+    assert sentence in PAGE.read_text()
+
+
+def compare_row(shape: Shape, tries: int | None) -> None:
+    """Compare the row of the page's table with what was measured.
+
+    tries: None for a shape that is refused.
+    """
+    last = f"`{' '.join(shape.options)}`" if tries == 2 else ""
+    row = f"| {shape.name} | {shape.example} | {tries} | {last} |"
+    if tries is None:
+        row = f"| {shape.name} | {shape.example} | refused | {shape.message} |"
+    rows = read_rows()
+    if os.environ.get("BATCHREC_UPDATE_TEXTS") and rows.get(shape.name) != row:
+        rows[shape.name] = row
+        order = [known.name for known in (*SHAPES, *REFUSED)]
+        table = "".join(f"{rows[name]}\n" for name in order if name in rows)
+        before, _, after = PAGE.read_text().partition(START)
+        rest = after.splitlines(keepends=True)[len(read_rows()) :]
+        PAGE.write_text("".join([before, START, table, *rest]))
+    assert read_rows().get(shape.name) == row
+
+
+def read_rows() -> dict[str, str]:
+    """The rows of the page's table, by the names of the shapes."""
+    lines = PAGE.read_text().partition(START)[2].splitlines()
+    rows = takewhile(lambda line: line.startswith("| "), lines)
+    return {row.split(" | ")[0].removeprefix("| "): row for row in rows}
