@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from batchrec_dagster.config import Pipeline
     from batchrec_dagster.config.trial import Trial
+    from batchrec_dagster.pipeline.component import BatchRecommendations
     from batchrec_dagster.reporting.run_stages import RunStages
     from batchrec_dagster.storage.paths import PipelineFiles
 
@@ -46,6 +47,7 @@ def run_trials(
     Raises click.ClickException if the trial cannot be made.
     """
     from batchrec_dagster.config.trial import Trial, TrialError, parse_settings
+    from batchrec_dagster.steps.errors import StepError
     from batchrec_dagster.steps.trials import begin_trial
 
     days = _parse_days(as_of, every)
@@ -59,7 +61,11 @@ def run_trials(
     if as_of is not None:
         options += ["--as-of", as_of, *(("--every", str(every)) if every else ())]
     trial_run = _TrialRun(name, trial, options)
-    begin_trial(trial_run.lists[0].files, trial)
+    try:
+        files = trial_run.lists[0].files
+        begin_trial(files, trial, has_same_data=trial_run.has_same_data and days is None)
+    except StepError as error:
+        raise UnknownNameError(str(error)) from error
     exit_code = trial_run.run(trial) if days is None else trial_run.run_days(days)
     if not exit_code and keep:
         click.echo(_keep_settings(name, trial))
@@ -147,7 +153,9 @@ class _TrialRun:
         self._project = find_project()
         self._file = find_declared_pipelines(self._project)[name]
         self._describe_run = describe_run
-        self.lists = [*self._list_files(self._load())]
+        pipeline = self._load()
+        self.has_same_data = pipeline.has_same_data
+        self.lists = [*self._list_files(pipeline)]
         if all(tried.live_files.table.current() is None for tried in self.lists):
             raise UnknownNameError(
                 f"{name} has published nothing yet, so there is nothing to compare a trial with:"
@@ -159,7 +167,7 @@ class _TrialRun:
         """The folder of the trial in the storage, by which `batchrec diff` finds it."""
         return f"{self.name}/trials/{self.trial.name}"
 
-    def _load(self) -> Pipeline:
+    def _load(self) -> BatchRecommendations:
         """The pipeline with the trial's settings. Raises click.ClickException."""
         from batchrec_dagster.config.declaration_errors import DeclarationError
         from batchrec_dagster.config.trial import TrialError

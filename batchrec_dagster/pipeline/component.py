@@ -41,6 +41,7 @@ from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
 from batchrec_dagster.pipeline.automation.runs import build_console_logger, name_trial_job
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
+from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW
 from batchrec_dagster.pipeline.loading import find_components
 from batchrec_dagster.pipeline.resources import resolve_deployment
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
@@ -55,6 +56,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
     # What it was loaded from, for trials, which change it.
     _attributes: BaseModel | None = PrivateAttr(default=None)
     _load_context: dg.ComponentLoadContext | None = PrivateAttr(default=None)
+    _has_same_data: bool = PrivateAttr(default=False)
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
@@ -122,6 +124,11 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             text = explain_trial_error(self._file, self.name, trial, error.__cause__)
             raise TrialError(text) from error
         made._project, made._trial = context.project_root, trial
+        own, declared_versions = (
+            list(self._read_versions_of_data(view._build_assets()).values())
+            for view in (made, self)
+        )
+        made._has_same_data = trial.as_of is None and own == declared_versions
         # A backtest measures the lists of all its days.
         made.retention = made.retention.model_copy(update={"editions": MOST_DAYS})
         return made
@@ -165,17 +172,36 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         )
         return dg.Definitions(assets=assets, jobs=[job], resources=deployment.resources())
 
+    @property
+    def has_same_data(self) -> bool:
+        """Whether the trial's data are those that the pipeline prepared last, as nothing that it
+        changes decides what they are."""
+        return self._has_same_data
+
+    def _read_versions_of_data(
+        self, assets: Sequence[dg.AssetsDefinition]
+    ) -> dict[dg.AssetKey, str | None]:
+        """The code version of each of these assets that prepares data for Personalize."""
+        return {
+            spec.key: spec.code_version
+            for asset in assets
+            for spec in asset.specs
+            if spec.tags.get("stage") in (RAW, PREPARED)
+        }
+
     def build_trial_defs(self) -> dg.Definitions:
         """The assets of this trial, and the job `NAME_trial` that makes them."""
         trial, context = self.trial, self._load_context
         assert trial is not None
         assert context is not None
         assets = self._build_assets()
+        prepared = set(self._read_versions_of_data(assets)) if self.has_same_data else set()
         assets += self._build_reports(assets, with_outcomes=trial.as_of is not None)
+        keys = [key for asset in assets for key in asset.keys]
         deployment = self._resolve_deployment(context)
         job = dg.define_asset_job(
             name=name_trial_job(self.name),
-            selection=dg.AssetSelection.assets(*(key for asset in assets for key in asset.keys)),
+            selection=dg.AssetSelection.assets(*(key for key in keys if key not in prepared)),
             config={"loggers": {"console": {}}},
             executor_def=deployment.executor(),
             description="Makes the lists of a trial, which nobody reads.",

@@ -29,15 +29,6 @@ def describe_run(module: str, defs: Path, file: Path, pipeline: str, trial: Tria
     return json.dumps([module, str(defs), str(file), pipeline, trial.to_json()])
 
 
-def build_definitions(defs: Path, file: Path, pipeline: str, trial: Trial) -> dg.Definitions:
-    """The definitions of the trial. Its arguments are those of `describe_run`.
-
-    Raises DeclarationError if the pipeline or its changed settings are not valid.
-    """
-    declared = load_pipeline(defs, file, pipeline)
-    return declared.make_trial(trial).build_trial_defs()
-
-
 def load_pipeline(defs: Path, file: Path, name: str) -> BatchRecommendations:
     """The pipeline that the file declares, without those of other files.
 

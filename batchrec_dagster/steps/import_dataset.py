@@ -118,7 +118,7 @@ def import_dataset(
     work = work.for_data(version)
     ensure = work.ensure
     spending = Spending(work, ASSET, run)
-    last_record = work.files.record(ASSET, _LastImport)
+    last_record = work.live_files.record(ASSET, _LastImport)
     group_name = choose_dataset_group(work, fingerprint_schemas(files), version)
     remember_resources(work, group_name, describe_lists(pipeline).endings_in_use)
     group = _ensure_group(spending, files, group_name, last_record.get("dataset_group_arn"))

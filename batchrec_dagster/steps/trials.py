@@ -12,6 +12,7 @@ pipeline's own runs leave that alone.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,11 @@ from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys, read_reco
 # How many trials of a pipeline are kept, the newest.
 TRIALS_KEPT = 3
 IMPORT = "personalize_dataset"
+# What prepared data are, by their place in the pipeline's folder.
+COPIED = re.compile(
+    r"(lists/\w+/)?transformed/(interactions|items|users|item_titles|batch_users_input)/.+"
+    r"|records/size_of_\w+\.json"
+)
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,12 @@ class TrialRecord:
     """The names of the solutions and filters that it uses there."""
 
 
-def begin_trial(files: PipelineFiles, trial: Trial) -> None:
-    """Record that the trial starts, so that it is kept. Raises StorageError.
+def begin_trial(files: PipelineFiles, trial: Trial, *, has_same_data: bool) -> None:
+    """Record that the trial starts, so that it is kept, and copy its data if it prepares none.
 
     files: those of the trial.
+    has_same_data: whether its data are those that the pipeline prepared last.
+    Raises StorageError, and StepError if the pipeline has prepared none.
     """
     record = {
         **read_record(files.storage, files.uri(files.storage_keys.trial_record)),
@@ -60,6 +68,31 @@ def begin_trial(files: PipelineFiles, trial: Trial) -> None:
         "description": trial.description,
     }
     write_record(files.storage, files.storage_keys.trial_record, record)
+    if has_same_data:
+        _copy_prepared_data(files)
+
+
+def _copy_prepared_data(files: PipelineFiles) -> None:
+    """Copy what the pipeline prepared last: with the same data, models are tested on the same
+    people, and nothing is imported again.
+
+    files: those of the trial.
+    """
+    keys, store = files.storage_keys, files.storage.store
+    live_root, root = files.uri(f"{keys.pipeline}/"), files.uri(f"{keys.folder}/")
+    prepared = [
+        info.uri.removeprefix(live_root)
+        for folder in ("transformed/", "lists/", "records/")
+        for info in store.list(f"{live_root}{folder}")
+    ]
+    copied = [place for place in prepared if COPIED.fullmatch(place)]
+    if not copied:
+        raise StepError(
+            f"{keys.pipeline} has prepared no data yet, which a trial needs: run {keys.pipeline}"
+            " first"
+        )
+    for place in copied:
+        store.copy(f"{live_root}{place}", f"{root}{place}")
 
 
 def choose_dataset_group(work: PersonalizeWork, schemas: str, data_version: str) -> str:

@@ -76,6 +76,8 @@ class StorageKeys:
             pipeline = f"{pipeline}/trials/{trial}"
         # The folder of the files of the pipeline, or of the trial.
         self.folder = pipeline
+        # Who was erased from the pipeline stays out of its trials.
+        self.suppressed_users = f"{self.pipeline}/records/suppressed_users.json"
         list_folder = f"{pipeline}/lists/{list_name}" if list_name else pipeline
         users_folder = list_folder if has_own_users else pipeline
         # The name of the published table.

@@ -14,10 +14,8 @@ from pydantic import StringConstraints
 from batchrec_dagster.storage.hashed_users import HASH_BYTES, NOBODY, SuppressedUsers
 from batchrec_dagster.storage.json_records import parse_record
 from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectNotFoundError
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.paths import PipelineFiles, write_record
 
-# The name of the record.
-RECORD = "suppressed_users"
 FIX = (
     "restore it from a backup, or delete it and run batchrec forget again for everyone who was"
     " erased: without it they come back if a source still has them"
@@ -61,9 +59,11 @@ class SuppressionList:
         stored = self.read()
         extended = stored.add(users)
         if extended != stored:
-            self.files.write_record(RECORD, extended.to_json())
+            write_record(
+                self.files.storage, self.files.storage_keys.suppressed_users, extended.to_json()
+            )
         return extended
 
     @property
     def _uri(self) -> str:
-        return self.files.uri(self.files.storage_keys.record(RECORD))
+        return self.files.uri(self.files.storage_keys.suppressed_users)

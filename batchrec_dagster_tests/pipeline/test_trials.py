@@ -18,13 +18,15 @@ from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.pipeline.trial_definitions import build_definitions
+from batchrec_dagster.pipeline.component import BatchRecommendations
+from batchrec_dagster.pipeline.trial_definitions import load_pipeline
 from batchrec_dagster.reporting.comparison import compare_lists, name_lists
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.trials import TRIALS_KEPT, begin_trial, delete_old_trials, read_trials
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.first_run import DECLARATION, RATINGS
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
@@ -46,17 +48,26 @@ def run_trial(
     assets: list[str] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Run a trial of the pipeline `shop` in this process, or these assets of it."""
-    defs = project.package / "defs"
     with definitions(project), patch.dict("os.environ", variables(project)):
-        begin_trial(files(project, trial), trial)
-        built = build_definitions(defs, defs / "shop" / "defs.yaml", "shop", trial)
-        return built.resolve_job_def("shop_trial").execute_in_process(
-            instance=instance,
-            asset_selection=[dg.AssetKey(["shop", "on-trial", asset]) for asset in assets]
-            if assets
-            else None,
-            raise_on_error=False,
+        made = make_trial(project, trial)
+        begin_trial(files(project, trial), trial, has_same_data=made.has_same_data)
+        return (
+            made.build_trial_defs()
+            .resolve_job_def("shop_trial")
+            .execute_in_process(
+                instance=instance,
+                asset_selection=[dg.AssetKey(["shop", "on-trial", asset]) for asset in assets]
+                if assets
+                else None,
+                raise_on_error=False,
+            )
         )
+
+
+def make_trial(project: Project, trial: Trial) -> BatchRecommendations:
+    """The pipeline `shop` with the trial's changes."""
+    defs = project.package / "defs"
+    return load_pipeline(defs, defs / "shop" / "defs.yaml", "shop").make_trial(trial)
 
 
 def variables(project: Project) -> dict[str, str]:
@@ -97,13 +108,15 @@ def test_a_trial_leaves_no_trace_and_its_settings_can_be_kept(
     live = files(project)
     before = checksums(live.storage)
     trial = Trial.parse(RECIPE)
-    stopped = run_trial(project, instance, trial, ["raw_ratings", "interactions"])
+    stopped = run_trial(project, instance, trial, ["personalize_dataset", "solution_version"])
     assert stopped.success
+    # The source has other rows now. The trial goes on with those of the last night.
+    write_ratings(project.root / RATINGS, seed=1)
     result = run_trial(project, instance, trial)
     assert result.success
     assert checksums(live.storage) == before
     # What was made before it stopped, and what the pipeline has, is not made again.
-    assert outcome(result, "interactions") == "unchanged: not prepared again"
+    assert outcome(result, "solution_version") == "unchanged: not trained again"
     assert outcome(result, "personalize_dataset") == "unchanged: not imported again"
 
     edition, published = files(project, trial).table.current(), live.table.current()
@@ -125,6 +138,7 @@ def test_a_trial_leaves_no_trace_and_its_settings_can_be_kept(
     assert "Compared with what readers have" in report
     assert comparison.title in report
 
+    write_ratings(project.root / RATINGS)
     # The next night, with the settings of the trial, finds its model and its batch job.
     declared = project.package / "defs" / "shop" / "defs.yaml"
     declared.write_text(change_declaration(declared.read_text(), "shop", trial.settings))
@@ -140,7 +154,7 @@ def test_a_trial_leaves_no_trace_and_its_settings_can_be_kept(
     output = files(project, trial).uri(files(project, trial).storage_keys.all_batch_inference)
     for number in range(TRIALS_KEPT):
         newer = Trial(f"newer-{number}")
-        begin_trial(files(project, newer), newer)
+        begin_trial(files(project, newer), newer, has_same_data=False)
     assert refresh(project, "shop", instance).success
     left = live.storage.store.list(live.uri(files(project, trial).storage_keys.folder_of_trial))
     assert left
@@ -200,9 +214,13 @@ def test_all_that_a_trial_writes_is_in_its_folder(project: Project) -> None:
     more = {"lists": lists, "segments": segments, "items": items, "automation": "eager"}
     project.declare({**DECLARATION, **more})
     trial = Trial.parse({"lists.home.num_results": 7, "solution.recipe": "aws-popularity-count"})
-    defs = project.package / "defs"
     with definitions(project), patch.dict("os.environ", variables(project)):
-        built = build_definitions(defs, defs / "shop" / "defs.yaml", "shop", trial)
+        made = make_trial(project, trial)
+        built = made.build_trial_defs()
+        # What people get is no question of the data.
+        assert made.has_same_data
+        for setting in ("interactions.min_rating", "lists.news.users.column"):
+            assert not make_trial(project, Trial.parse({setting: "4"})).has_same_data
     assets = [asset for asset in built.assets or () if isinstance(asset, dg.AssetsDefinition)]
     specs = [spec for asset in assets for spec in asset.specs]
     names = {"__".join(spec.key.path[1:]) for spec in specs}
@@ -245,7 +263,7 @@ def test_the_newest_trials_are_kept(tmp_path: Path) -> None:
     for number in range(TRIALS_KEPT + 1):
         trial = Trial(f"number-{number}")
         own = PipelineFiles(storage, StorageKeys("shop", trial=trial.name))
-        begin_trial(own, trial)
+        begin_trial(own, trial, has_same_data=False)
         storage.store.put(own.uri(own.storage_keys.interactions), b"x")
     live = PipelineFiles(storage, StorageKeys("shop"))
     names = [f"number-{number}" for number in reversed(range(TRIALS_KEPT + 1))]
@@ -253,3 +271,10 @@ def test_the_newest_trials_are_kept(tmp_path: Path) -> None:
     delete_old_trials(live, logging.getLogger())
     assert [trial.name for trial in read_trials(live)] == names[:TRIALS_KEPT]
     assert not (tmp_path / "storage/shop/trials/number-0").exists()
+
+
+def test_the_erased_stay_out_of_trials(tmp_path: Path) -> None:
+    storage = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)}).storage_resource
+    SuppressionList(PipelineFiles(storage, StorageKeys("shop"))).add(["7"])
+    in_trial = SuppressionList(PipelineFiles(storage, StorageKeys("shop", trial="a"))).read()
+    assert in_trial.find(pl.Series(["7", "8"])).to_list() == ["7"]
