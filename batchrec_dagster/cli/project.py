@@ -247,9 +247,22 @@ def load_deployment(pipeline: str | None = None) -> Deployment:
             known = make_variables(variables, scope, root)
             settings = {name: fill_in(str(value), known) for name, value in declared.items()}
             variables |= DeploymentSettings.model_validate(settings).variables
-        return Deployment.from_environment(variables)
+        with _importable_project_if_any():
+            return Deployment.from_environment(variables)
     except (DeploymentError, ValueError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _importable_project_if_any() -> Iterator[None]:
+    """Lets a resource of the project be imported, if there is a project."""
+    try:
+        project = find_project()
+    except ProjectError:
+        yield
+        return
+    with importable_project(project):
+        yield
 
 
 def _read_deployments(

@@ -137,6 +137,7 @@ class Budget(dg.Model):
 
 _VARIABLES = {
     "storage": "BATCHREC_STORAGE",
+    "s3": "BATCHREC_S3_RESOURCE",
     "personalize": "BATCHREC_PERSONALIZE",
     "role_arn": "BATCHREC_ROLE_ARN",
     "region": "AWS_REGION",
@@ -166,6 +167,14 @@ class DeploymentSettings(dg.Model):
         default=None, description="The AWS region. Default: AWS_REGION.", examples=["eu-west-1"]
     )
     profile: str | None = Field(default=None, description="The AWS profile. Default: AWS_PROFILE.")
+
+    s3: str | None = Field(
+        default=None,
+        description="A dagster_aws.s3.S3Resource of the project, by its module and name: its keys,"
+        " profile, region and endpoint reach S3 and the other services of AWS. Default:"
+        " BATCHREC_S3_RESOURCE, or what AWS's own variables and files say.",
+        examples=["acme.resources:s3"],
+    )
 
     @property
     def variables(self) -> dict[str, str]:

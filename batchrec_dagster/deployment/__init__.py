@@ -22,6 +22,7 @@ from batchrec_dagster.deployment.io_managers import (
     UsersCsvIOManager,
 )
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
+from batchrec_dagster.deployment.s3_resource import S3_RESOURCE_VARIABLE, read_s3_resource
 from batchrec_dagster.deployment.tags import parse_tags
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.personalize import file_formats
@@ -54,6 +55,12 @@ class Setting:
 
 SETTINGS = (
     Setting("BATCHREC_STORAGE", ".batchrec/storage", "a folder, or s3://bucket/prefix"),
+    Setting(
+        S3_RESOURCE_VARIABLE,
+        "",
+        "a dagster_aws.s3.S3Resource of the project, whose keys, profile, region and endpoint reach"
+        " S3 and the other services of AWS: acme.resources:s3",
+    ),
     Setting("BATCHREC_PERSONALIZE", "embedded", "embedded, aws, or the URL of a Personalize"),
     Setting(
         "BATCHREC_ROLE_ARN", "", "the role with which Personalize reads and writes the bucket (aws)"
@@ -180,6 +187,9 @@ class Deployment:
     region: str | None
     profile: str | None
     s3_endpoint: str | None
+    aws_keys: tuple[tuple[str, str], ...] = ()
+    """The keys of a resource of the project, by the fields of S3Connection. Without them, AWS's own
+    variables and files have the keys."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Deployment:
@@ -204,6 +214,20 @@ class Deployment:
         def get_number(name: str, default: float) -> float:
             return limits.read_positive_number(environment, name) or default
 
+        own_s3: Mapping[str, str] = {}
+        s3_resource = get(S3_RESOURCE_VARIABLE)
+        if s3_resource:
+            try:
+                own_s3 = read_s3_resource(s3_resource)
+            except ValueError as error:
+                raise DeploymentError(
+                    f"{S3_RESOURCE_VARIABLE} is {s3_resource!r}: {error}"
+                ) from error
+
+        def get_own(field: str) -> str | None:
+            value = own_s3.get(field)
+            return value.get_value() if isinstance(value, dg.EnvVar) else value
+
         home = Path(get("BATCHREC_HOME", ".batchrec")).expanduser().absolute()
         personalize = get("BATCHREC_PERSONALIZE", EMBEDDED)
         on_aws = personalize == AWS
@@ -222,9 +246,13 @@ class Deployment:
             movielens_url=get(movielens.BASE_URL_VARIABLE, movielens.BASE_URL),
             quotas=tuple(get(QUOTAS_VARIABLE).split()),
             prices=Path(get(PRICES_VARIABLE, str(SHIPPED_PRICES))).expanduser().absolute(),
-            region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
-            profile=get("AWS_PROFILE") or None,
-            s3_endpoint=get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL") or None,
+            region=get_own("region_name") or get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
+            profile=get_own("profile_name") or get("AWS_PROFILE") or None,
+            s3_endpoint=get_own("endpoint_url")
+            or get("AWS_ENDPOINT_URL_S3")
+            or get("AWS_ENDPOINT_URL")
+            or None,
+            aws_keys=tuple(sorted(item for item in own_s3.items() if item[0].startswith("aws_"))),
         )
 
     @property
@@ -337,6 +365,7 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
         region_name=deployment.region,
         profile_name=deployment.profile,
         endpoint_url=deployment.s3_endpoint,
+        **dict(deployment.aws_keys),
     )
     home = deployment.home
     storage = StorageResource(

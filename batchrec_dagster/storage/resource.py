@@ -26,6 +26,7 @@ class S3Connection(dg.ConfigurableResource[Any]):
 
     Its fields are those of dagster-aws's S3Resource that are read here, by the same names. That
     class itself is not used, because its import takes longer than all the others together.
+    Keys may be `dg.EnvVar`, whose values Dagster does not show.
     """
 
     region_name: str | None = Field(default=None, description="The AWS region.")
@@ -104,4 +105,9 @@ class StorageResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def _session(self) -> boto3.Session:
-        return boto3.Session(**self.s3.model_dump(exclude={"endpoint_url"}))
+        settings: dict[str, Any] = {
+            # Dagster reads variables in runs alone, and commands open the storage outside of runs.
+            name: value.get_value() if isinstance(value, dg.EnvVar) else value
+            for name, value in self.s3.model_dump(exclude={"endpoint_url"}).items()
+        }
+        return boto3.Session(**settings)
