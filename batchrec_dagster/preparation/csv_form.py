@@ -118,28 +118,35 @@ def surely_names_columns(fields: Sequence[str], rows: Sequence[Sequence[str]]) -
     )
 
 
-def find_header(opened: OpenedFile, *, quoted: bool = True) -> int | None:
+def find_header(
+    opened: OpenedFile, declared_delimiter: str | None = None, *, quoted: bool = True
+) -> int | None:
     """The number of the line, from 1, that names the columns below comments, or the text of a
     report; None if it is line 1 or if no line does.
 
     It is the first line with known names for a user and an item, or the first from which on all
     lines have equally many fields, while those before it have other numbers of them.
+
+    declared_delimiter: None to recognise it.
     """
+    delimiters = _CANDIDATES if declared_delimiter is None else (declared_delimiter,)
     with opened.path.open(encoding="utf-8-sig", newline="\n") as file:
         lines = [line.rstrip("\r\n") for line in islice(file, SAMPLED_LINES)]
-    for delimiter in _CANDIDATES:
+    for delimiter in delimiters:
         records = [split_line(line, delimiter, quoted=quoted) if line else [] for line in lines]
         for number, record in enumerate(records, 1):
             if recognise_columns(record).keys() >= set(_ID_ROLES):
                 return number if number > 1 else None
     starts = {
         delimiter: start
-        for delimiter in _CANDIDATES
+        for delimiter in delimiters
         if (start := _find_even_lines(lines, delimiter, quoted=quoted)) is not None
     }
     if not starts or 0 in starts.values():
         return None
-    return min(starts.values()) + 1
+    delimiter = min(starts, key=lambda by: starts[by])
+    records = [split_line(line, delimiter, quoted=quoted) for line in lines[starts[delimiter] :]]
+    return starts[delimiter] + 1 if names_columns(records[0], records[1:]) else None
 
 
 def _find_even_lines(lines: Sequence[str], delimiter: str, *, quoted: bool) -> int | None:

@@ -351,7 +351,7 @@ def find_other_header(table: CsvTable, reading: ReadSettings) -> int | None:
         )
         has_names = bool(records) and surely_names_columns(records[0], records[1:])
         return table.skipped + opened.shift + 1 if has_names else None
-    header = find_header(opened, quoted=reading.quoted)
+    header = find_header(opened, reading.delimiter, quoted=reading.quoted)
     if header is None or header == table.skipped + 1:
         return None
     first_records = read_first_records(

@@ -118,6 +118,7 @@ def test_what_is_not_a_header_is_refused(
         ("a;b\nc\n" + NAMED.replace("user", "who").replace("item", "what"), 3),
         ("# a comment\nwho;what\na;b\nc;d\n", 2),
         ("just text\nand more\n", None),
+        (REPORT + ROWS + ROWS, None),
         ("a,b\nc,d\ne\n", None),
     ],
 )
