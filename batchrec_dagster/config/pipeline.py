@@ -282,7 +282,7 @@ class Pipeline(dg.Model):
         its own. All other settings, assets and files are those of the whole pipeline.
         """
         if not self.lists:
-            return [self]
+            return [self.whole]
         return [self.whole._narrow_to(name, settings) for name, settings in self.lists.items()]
 
     @property

@@ -74,7 +74,7 @@ def check_pipelines(package: Path) -> Iterator[Finding]:
         pipelines = tree.get_all_components(BatchRecommendations)
         for pipeline in pipelines:
             yield check_retention(pipeline, deployment)
-            for one_list in pipeline.list_pipelines:
+            for one_list in pipeline.published_pipelines:
                 yield from _check_filter(one_list)
             yield from check_sources(pipeline, deployment.storage_resource, tree.project_root)
             yield from check_alert_variable(pipeline, os.environ)

@@ -27,13 +27,14 @@ def check_retention(pipeline: Pipeline, deployment: Deployment) -> Finding:
                 _name_older_editions(one_list): _measure_objects(
                     files, PipelineFiles(files.storage, one_list.storage_keys).table.history
                 )
-                for one_list in pipeline.list_pipelines
+                for one_list in pipeline.published_pipelines
             },
             "batch outputs": sum(
                 _measure_objects(files, files.uri(key))
                 for key in (
                     pipeline.storage_keys.all_batch_inference,
                     pipeline.storage_keys.all_batch_segments,
+                    pipeline.storage_keys.all_batch_similar_items,
                 )
             ),
             "raw copies": _measure_objects(files, files.uri(pipeline.storage_keys.all_raw)),

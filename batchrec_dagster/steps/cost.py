@@ -14,11 +14,11 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost, format_usd
-from batchrec_dagster.personalize.schemas import USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.paths import name_spending
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS, name_spending
 
 # The name of the check of `check_budget`, and its finding where nothing costs anything.
 WITHIN_BUDGET = "within_budget"
@@ -74,7 +74,7 @@ def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Co
 
 
 def estimate_results(work: PersonalizeWork, paid_assets: Collection[str] = ()) -> list[Cost]:
-    """What recommendations and segments cost, which may exist already.
+    """What recommendations, segments and similar items cost, which may exist already.
 
     paid_assets: the assets that this run has already paid for, by the names of their records.
     """
@@ -85,7 +85,16 @@ def estimate_results(work: PersonalizeWork, paid_assets: Collection[str] = ()) -
             costs.append(_estimate_inference(work, group))
     if segments and "user_segments" not in paid_assets:
         costs.append(work.prices.price_segments(len(segments.queries), count_users(work)))
+    recipe = work.pipeline.similar_items_recipe
+    if recipe is not None and SIMILAR_ITEMS not in paid_assets:
+        costs.append(price_item_lists(work, recipe, _count_items(work)))
     return costs
+
+
+def price_item_lists(work: PersonalizeWork, recipe: str, items: int) -> Cost:
+    """The cost of lists for this many items: that of lists for as many users."""
+    cost = work.prices.price_recommendations(recipe, items)
+    return replace(cost, what=f"what is similar to {items:,} items")
 
 
 def _estimate_inference(work: PersonalizeWork, group: Sequence[Pipeline]) -> Cost:
@@ -161,6 +170,13 @@ def count_users(work: Work) -> int:
         return int(
             interactions.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item()
         )
+
+
+def _count_items(work: Work) -> int:
+    """How many items are in the file of interactions."""
+    with work.storage.local_file(work.files.interactions) as path:
+        items = scan_interactions(path).select(pl.col(ITEM_ID).n_unique())
+        return int(items.collect(engine="streaming").item())
 
 
 def _count_batch_users(work: Work) -> int:

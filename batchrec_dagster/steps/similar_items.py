@@ -40,6 +40,7 @@ from batchrec_dagster.steps.batch_jobs import (
 )
 from batchrec_dagster.steps.bought_together import find_bought_together
 from batchrec_dagster.steps.checks import CheckResult, require_passed
+from batchrec_dagster.steps.cost import price_item_lists
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.item_checks import ENOUGH_PEOPLE, check_requested_items_known
 from batchrec_dagster.steps.item_lists import (
@@ -415,12 +416,6 @@ def read_requested_items(
     enough = people.filter(pl.col("people") >= ENOUGH_PEOPLE).get_column("item")
     few = len(ids) - int(ids.is_in(enough.implode()).sum())
     return RequestedItems(ids, few, unknown)
-
-
-def price_item_lists(work: PersonalizeWork, recipe: str, items: int) -> Cost:
-    """The cost of lists for so many items, at the price of lists for so many users."""
-    cost = work.prices.price_recommendations(recipe, items)
-    return replace(cost, what=f"similar items of {items:,} items")
 
 
 def _prepare_rules(

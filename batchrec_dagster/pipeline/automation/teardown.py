@@ -17,7 +17,7 @@ from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.object_store import ObjectInfo
-from batchrec_dagster.storage.paths import is_of_list
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS, is_of_list
 from batchrec_dagster.storage.resource import StorageResource
 
 # The assets that work in Personalize, in order.
@@ -27,6 +27,8 @@ STEPS = (
     "segment_solution_version",
     "recommendations",
     "user_segments",
+    "similar_items_solution_version",
+    SIMILAR_ITEMS,
 )
 
 
