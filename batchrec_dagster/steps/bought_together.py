@@ -1,10 +1,12 @@
 """Which items people had together: batchrec's own count, without Amazon Personalize.
 
-Two items were had together if the same person had both within some days, or in the same basket. A
-pair's score is the number of people who had both together, over the geometric mean of the numbers
-of people who had either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering
-recommendation algorithms", WWW 2001), of people's baskets in place of their whole histories. Few
-people can be chance, so they count less.
+Two items were had together if the same person had both within some days. A pair's score is the
+number of people who had both together, over the geometric mean of the numbers of people who had
+either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering recommendation
+algorithms", WWW 2001). Two things differ from it. People who had both, but not within these days,
+count less, as few people ever buy two things at once, and what goes together by taste is better
+than nothing. And few people can be chance, so they count less. `benchmarks/similar_items.py` has
+what each is worth.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP,
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 from batchrec_dagster.rules.pairs import Numbers, find_positions
 
+# How much people count who had both items, but never within the days.
+WEIGHT_APART = 0.3
 # If this many people had both items, the discount is one half.
-DISCOUNT = 2
+DISCOUNT = 5
 # Of what somebody has after an item, so many are paired with it: nobody buys more together, while
 # an automatic import of a history would make millions of pairs.
 MOST_AFTER = 100
 # So many events are paired at once, which bounds the memory.
-EVENTS_AT_ONCE = 200_000
+EVENTS_AT_ONCE = 50_000
 # The counts of so many pairs are kept before those of the same pairs are added up.
 COUNTS_AT_ONCE = 20_000_000
 
@@ -44,8 +48,8 @@ def find_bought_together(
     go with no other are missing.
 
     interactions: the columns of Personalize's dataset.
-    within_days: how many days there may be between both, at most.
-    least_people: how many people must have had both together.
+    within_days: how many days there may be between both, at most, so that they count fully.
+    least_people: how many people must have had both, at whatever time.
     most: how many items an item's list has at most.
     events: only events of these types count, in any case; None for all.
     allowed: the ids of the items that may be on lists; None for all.
@@ -86,16 +90,18 @@ def find_bought_together(
 
 
 def count_people_of_pairs(rows: pl.DataFrame, within_seconds: int) -> pl.DataFrame:
-    """How many people had both items of a pair together: the columns item, other and people.
+    """How many people had both items of a pair: the columns item, other, people and together.
 
-    Each pair is there once, with the lower number first.
+    Each pair is there once, with the lower number first. `together` has how many of the people had
+    both within these seconds.
 
     rows: the columns user, item and time, in the order of users and of their times.
     """
     parts: list[pl.DataFrame] = []
     size = 0
     for codes in _iterate_pairs(rows, within_seconds):
-        counts = codes.unique().group_by("pair").agg(people=pl.len())
+        of_people = codes.group_by("user", "pair").agg(pl.col("is_near").any())
+        counts = of_people.group_by("pair").agg(people=pl.len(), together=pl.col("is_near").sum())
         parts.append(counts)
         size += counts.height
         if size > COUNTS_AT_ONCE:
@@ -106,18 +112,21 @@ def count_people_of_pairs(rows: pl.DataFrame, within_seconds: int) -> pl.DataFra
         item=(pl.col("pair") // 2**32).cast(pl.UInt32),
         other=(pl.col("pair") % 2**32).cast(pl.UInt32),
         people="people",
+        together="together",
     )
 
 
 def score_pairs(pairs: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
     """Each pair in both directions, with its score: the columns item, other, both and score.
 
+    `both` is how many people had both, by their weight.
+
     pairs: as from `count_people_of_pairs`.
     people: how many people had each item: the columns item and people.
     """
     of_other = people.rename({"item": "other", "people": "people_of_other"})
     of_item = people.rename({"people": "people_of_item"})
-    both = pl.col("people")
+    both = WEIGHT_APART * pl.col("people") + (1 - WEIGHT_APART) * pl.col("together")
     scored = (
         pairs.join(of_item, on="item")
         .join(of_other, on="other")
@@ -145,7 +154,7 @@ def _select_events(interactions: pl.LazyFrame, events: Sequence[str]) -> pl.Lazy
 
 
 def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataFrame]:
-    """Tables of user and pair, with all pairs of a user in one of them.
+    """Tables of user, pair and is_near, with all pairs of a user in one of them.
 
     A pair's number is that of the lower item, times 2 to the power of 32, and the other.
     """
@@ -166,26 +175,28 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataF
 def _pair_events(
     users: Numbers, items: np.ndarray, times: Numbers, within_seconds: int
 ) -> pl.DataFrame:
-    """The columns user and pair of all events that the same user had within these seconds."""
+    """The columns user, pair, and is_near: whether both events were within these seconds."""
     pairs: list[pl.DataFrame] = []
     for distance in range(1, min(len(users), MOST_AFTER + 1)):
-        is_near = users[distance:] == users[:-distance]
-        is_near &= times[distance:] - times[:-distance] <= within_seconds
-        rows = np.flatnonzero(is_near)
+        rows = np.flatnonzero(users[distance:] == users[:-distance])
         if not len(rows):
             break
         one, other = items[rows], items[rows + distance]
         is_pair = one != other
         lower = np.minimum(one, other)[is_pair] << np.uint64(32)
         codes = lower | np.maximum(one, other)[is_pair]
-        pairs.append(pl.DataFrame({"user": users[rows][is_pair], "pair": codes}))
-    schema = {"user": pl.UInt32, "pair": pl.UInt64}
+        is_near = times[rows + distance] - times[rows] <= within_seconds
+        pairs.append(
+            pl.DataFrame({"user": users[rows][is_pair], "pair": codes, "is_near": is_near[is_pair]})
+        )
+    schema = {"user": pl.UInt32, "pair": pl.UInt64, "is_near": pl.Boolean}
     return pl.concat([pl.DataFrame(schema=schema), *pairs])
 
 
 def _add_up(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    empty = pl.DataFrame(schema={"pair": pl.UInt64, "people": pl.UInt32})
-    return pl.concat([empty, *parts]).group_by("pair").agg(pl.col("people").sum())
+    schema = {"pair": pl.UInt64, "people": pl.UInt32, "together": pl.UInt32}
+    counts = pl.concat([pl.DataFrame(schema=schema), *parts])
+    return counts.group_by("pair").agg(pl.col("people", "together").sum())
 
 
 def _name_items(column: str, ids: pl.Series) -> pl.Expr:

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.steps import bought_together
-from batchrec_dagster.steps.bought_together import DISCOUNT, find_bought_together
+from batchrec_dagster.steps.bought_together import DISCOUNT, WEIGHT_APART, find_bought_together
 
 DAY = 86_400
 Rows = list[tuple[str, str, int, str]]
@@ -25,18 +25,23 @@ def to_frame(rows: Rows) -> pl.LazyFrame:
 def find_plainly(rows: Rows, days: int, least: int, most: int) -> list[tuple[str, str, float]]:
     """As the docstring says, with loops."""
     people_of_item, people_of_pair = defaultdict(set), defaultdict(set)
+    together_of_pair = defaultdict(set)
     for user, item, _, _ in rows:
         people_of_item[item].add(user)
     for (user, item, time, _), (other_user, other, other_time, _) in combinations(rows, 2):
-        if user == other_user and item != other and abs(time - other_time) <= days * DAY:
-            people_of_pair[item, other].add(user)
-            people_of_pair[other, item].add(user)
+        if user == other_user and item != other:
+            for pair in ((item, other), (other, item)):
+                people_of_pair[pair].add(user)
+                if abs(time - other_time) <= days * DAY:
+                    together_of_pair[pair].add(user)
     lists = []
     for item in sorted(people_of_item):
         scored = []
         for other in people_of_item:
-            both = len(people_of_pair[item, other])
-            if both >= least:
+            people = len(people_of_pair[item, other])
+            together = len(together_of_pair[item, other])
+            both = WEIGHT_APART * people + (1 - WEIGHT_APART) * together
+            if people >= least:
                 either = sqrt(len(people_of_item[item]) * len(people_of_item[other]))
                 scored.append((-both / (both + DISCOUNT) * both / either, -both, other))
         lists += [(item, other, -score) for score, _, other in sorted(scored)[:most]]
