@@ -46,8 +46,11 @@ pytestmark = pytest.mark.slow
 
 ACCOUNT = "111122223333"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/batchrec-personalize"
-# What must differ without AWS: the lines that come in addition, and the reason.
+# What must differ without AWS: the beginning of lines, and the reason. `-` are those on AWS.
 DIFFERENCES = {
+    r"[-+] CreateBatchInferenceJob ": (
+        "filters on AWS know the last 100 interactions of a user, so that numResults is larger"
+    ),
     r"\+ GetSolutionMetrics .* \(header: ": (
         "only the embedded engine has metrics of the target events alone"
     ),
@@ -55,6 +58,7 @@ DIFFERENCES = {
         "only the embedded engine gives up models, so the run looks for older ones"
     ),
 }
+NUM_RESULTS = re.compile(r"numResults=\d+")
 
 
 def write_shop(folder: Path) -> None:
@@ -147,6 +151,18 @@ PIPELINES = {
         {**SHOP, "recommendations": RULES, "similar_items": SIMILAR_ITEMS},
         write_shop,
         tags="team=data",
+    ),
+    # One training, and two jobs: home and app ask for the same users with the same filter.
+    "three lists": RecordedPipeline(
+        {
+            **{name: SHOP[name] for name in ("name", "ratings", "users", "solution")},
+            "lists": {
+                "newsletter": {"users": SHOP["batch_users"], "num_results": 6},
+                "home": {"num_results": 12},
+                "app": {"num_results": 5},
+            },
+        },
+        write_shop,
     ),
 }
 
@@ -256,6 +272,12 @@ def test_without_aws_only_what_must_differ_differs(recordings: dict[str, Recordi
     patterns = {line: [p for p in DIFFERENCES if re.match(p, line)] for line in lines}
     assert [line for line, matches in patterns.items() if not matches] == []
     assert {pattern for matches in patterns.values() for pattern in matches} == set(DIFFERENCES)
+    for recording in recordings.values():
+        created_on_aws, created_embedded = (
+            [NUM_RESULTS.sub("", line) for line in lines if line.startswith("Create")]
+            for lines in (recording.first_on_aws, recording.first_embedded)
+        )
+        assert created_on_aws == created_embedded
 
 
 @pytest.mark.parametrize("name", PIPELINES)
