@@ -212,15 +212,17 @@ def refresh(
     *,
     report: bool = False,
 ) -> dg.ExecuteInProcessResult:
-    """Run a pipeline's refresh job, or these assets of it, in this process. The report, which takes
-    a third of a small run, is made where it is asked for."""
+    """Run a pipeline's refresh job, or these assets of it, in this process. Reports, which take a
+    third of a small run, are made where they are asked for."""
     with definitions(project) as defs:
         job = defs.resolve_job_def(f"{name}_refresh")
         selection = {dg.AssetKey([name, asset]) for asset in assets or ()}
         if not assets:
-            selection = {*job.asset_layer.selected_asset_keys}
-            if not report:
-                selection.discard(dg.AssetKey([name, "recommendation_report"]))
+            selection = {
+                key
+                for key in job.asset_layer.selected_asset_keys
+                if report or key.path[-1] != "recommendation_report"
+            }
         return job.execute_in_process(
             instance=instance,
             run_config=run_config,
