@@ -60,7 +60,7 @@ def run_trials(
     options = [*(part for text in texts for part in ("--trial", text))]
     if as_of is not None:
         options += ["--as-of", as_of, *(("--every", str(every)) if every else ())]
-    trial_run = _TrialRun(name, trial, options)
+    trial_run = _TrialRun(name, trial, options, keep=keep)
     try:
         files = trial_run.lists[0].files
         begin_trial(files, trial, has_same_data=trial_run.has_same_data and days is None)
@@ -143,13 +143,15 @@ class _TrialRun:
     """Runs of the trial of a pipeline.
 
     options: those of `batchrec run` that start the same trial again.
+    keep: whether its settings are written into the defs.yaml afterwards.
     Raises click.ClickException if the trial cannot be made.
     """
 
-    def __init__(self, name: str, trial: Trial, options: Sequence[str]) -> None:
+    def __init__(self, name: str, trial: Trial, options: Sequence[str], *, keep: bool) -> None:
         from batchrec_dagster.pipeline.trial_definitions import describe_run
 
         self.name, self.trial, self.options = name, trial, options
+        self._is_kept = keep
         self._project = find_project()
         self._file = find_declared_pipelines(self._project)[name]
         self._describe_run = describe_run
@@ -251,7 +253,7 @@ class _TrialRun:
         lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
         for tried in self.lists:
             lines += ["", *self._describe_list(tried)]
-        if self.trial.settings and "--as-of" not in self.options:
+        if self.trial.settings and not self._is_kept and "--as-of" not in self.options:
             command = [format_program(), "run", self.name, *self.options, "--keep"]
             lines += ["", f"Keep these settings for the next run: {_join(command)}"]
         return lines
