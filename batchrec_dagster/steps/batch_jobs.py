@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,9 +210,12 @@ class JobOutput:
     def pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """All lines, in order, in pieces. There is at least one piece, which may be empty.
 
-        read: parses the bytes of a piece.
+        read: parses the bytes of a piece, in a thread, while the piece before it is in use.
         Raises StorageError, and RejectedOutputsError if there is no file, or a damaged one.
         """
+        return read_ahead(self._read_pieces(read))
+
+    def _read_pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
         files = self.files()
         if not files:
             reason = f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}"
@@ -320,6 +324,15 @@ def log_progress(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator
     for piece in pieces:
         yield piece
         progress.add(piece.height)
+
+
+def read_ahead(pieces: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Yield the same pieces. A thread makes the next one while one is in use."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        next_piece = thread.submit(next, pieces, None)
+        while (piece := next_piece.result()) is not None:
+            next_piece = thread.submit(next, pieces, None)
+            yield piece
 
 
 def split_at_lines(chunks: Iterable[bytes], size: int = PIECE_BYTES) -> Iterator[bytes]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import dagster as dg
@@ -15,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.file_formats import format_inference_line, read_inference
-from batchrec_dagster.steps.batch_jobs import JobOutput, split_at_lines
+from batchrec_dagster.steps.batch_jobs import JobOutput, read_ahead, split_at_lines
 from batchrec_dagster.steps.list_builder import ListBuilder
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
@@ -34,6 +36,24 @@ def test_lines_are_cut_where_they_end(chunks: list[bytes], size: int) -> None:
     assert b"".join(pieces) == b"".join(chunks)
     assert pieces
     assert all(piece.endswith(b"\n") for piece in pieces[:-1])
+
+
+def test_a_piece_is_read_while_the_one_before_is_in_use() -> None:
+    is_second_read = Event()
+
+    def read_pieces() -> Iterator[pl.DataFrame]:
+        for number in range(3):
+            if number == 1:
+                is_second_read.set()
+            yield pl.DataFrame({"number": [number]})
+        raise ValueError("the rest is damaged")
+
+    pieces = read_ahead(read_pieces())
+    assert next(pieces).item() == 0
+    assert is_second_read.wait(timeout=60)
+    assert [next(pieces).item(), next(pieces).item()] == [1, 2]
+    with pytest.raises(ValueError, match="damaged"):
+        next(pieces)
 
 
 def build_plainly(
