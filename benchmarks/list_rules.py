@@ -6,9 +6,11 @@
 The input is generated as in recommendation_table.py, with a file of items: a category, a price, the
 stock and the age. "without" makes the table from lists of `--results` items, and leaves out what is
 seen. "all rules" makes it from as many results as the rules ask for. "without, as long" is the
-first with as many results as the second, which tells what the longer lists cost by themselves. Each
-runs in its own process. Reported are the wall time (best of the rounds), the CPU time of all
-threads, and the process's peak memory, also as ratios to "without".
+first with as many results as the second, which tells what the longer lists cost by themselves. With
+`--longer`, the last two have that many results in place of what the rules ask for. Each runs in its
+own process, and all in turn in each round, so that a busy machine slows all of them. Reported are
+the wall time, the CPU time of all threads and the process's peak memory, each the least of the
+rounds, also as ratios to "without".
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from recommendation_table import ITEMS, generate
 from report import RESULTS, table, write
 
 WITHOUT, WITHOUT_AS_LONG, WITH_RULES = "without", "without, as long", "all rules"
+# Not measured, but run in a process of its own as well.
+CHOICE = "choice"
 NOW = 1_700_000_000
 DECLARED: dict[str, Any] = {
     "exclude_seen": {"days": 2000, "except": 'ITEMS.CATEGORY = "c7"'},
@@ -113,9 +117,21 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
         "rows": lists.rows,
     }
     if rules is not None:
-        facts["asked"] = rules.choose_num_results(500, max(2 * results, 10_000_000 // len(users)))
         facts["short"] = rules.filled.short_of_model
     return facts
+
+
+def choose_num_results(folder: Path, results: int) -> dict[str, Any]:
+    """How many results the rules ask for, as the asset limits it."""
+    import polars as pl
+
+    from batchrec_dagster.personalize.file_formats import MAX_RESULTS, scan_interactions
+    from batchrec_dagster.steps.shared_jobs import MAX_ROWS
+
+    users = pl.read_ndjson(folder / "users.json").get_column("userId")
+    rules = prepare(folder, results, users, scan_interactions(folder / "interactions.csv"))
+    most_for_others = max(2 * results, MAX_ROWS // len(users))
+    return {"asked": rules.choose_num_results(MAX_RESULTS, most_for_others)}
 
 
 def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
@@ -129,18 +145,27 @@ def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Generate both lengths, run each in turn, tell."""
-    outcomes: dict[str, dict[str, Any]] = {}
-    lengths = {arguments.results: [WITHOUT], arguments.longer: [WITHOUT_AS_LONG, WITH_RULES]}
-    for length, names in lengths.items():
-        with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-            folder = Path(scratch)
-            generate(folder, arguments.users, length, arguments.interactions)
-            generate_items(folder)
-            for name in names:
-                runs = [run_alone(name, folder, arguments.results) for _ in range(arguments.rounds)]
-                outcomes[name] = min(runs, key=lambda facts: facts["seconds"])
-    base = outcomes[WITHOUT]
+    """Generate both lengths, run all in turn, tell."""
+    rounds: dict[str, list[dict[str, Any]]] = {WITHOUT: [], WITHOUT_AS_LONG: [], WITH_RULES: []}
+    with (
+        tempfile.TemporaryDirectory(dir=arguments.scratch) as of_short,
+        tempfile.TemporaryDirectory(dir=arguments.scratch) as of_long,
+    ):
+        short, long = Path(of_short), Path(of_long)
+        generate(short, arguments.users, arguments.results, arguments.interactions)
+        generate_items(short)
+        longer = arguments.longer or run_alone(CHOICE, short, arguments.results)["asked"]
+        generate(long, arguments.users, longer, arguments.interactions)
+        generate_items(long)
+        for _ in range(arguments.rounds):
+            for name, runs in rounds.items():
+                folder = short if name == WITHOUT else long
+                runs.append(run_alone(name, folder, arguments.results))
+    least = {
+        name: {key: min(facts[key] for facts in runs) for key in runs[0]}
+        for name, runs in rounds.items()
+    }
+    base = least[WITHOUT]
     rows = [
         {
             "lists": name,
@@ -149,16 +174,18 @@ def measure(arguments: argparse.Namespace) -> None:
             "CPU s": f"{facts['cpu_seconds']:.1f}",
             "peak MB": f"{facts['peak_mb']:.0f}",
             "time": f"x {facts['seconds'] / base['seconds']:.2f}",
+            "CPU time": f"x {facts['cpu_seconds'] / base['cpu_seconds']:.2f}",
             "memory": f"x {facts['peak_mb'] / base['peak_mb']:.2f}",
         }
-        for name, facts in outcomes.items()
+        for name, facts in least.items()
     ]
     title = (
-        f"\n{arguments.users:,} users x {arguments.results}, rules on {arguments.longer} results;"
+        f"\n{arguments.users:,} users x {arguments.results}, rules on {longer} results;"
         f" {arguments.interactions:,} interactions"
     )
     print(table(title, rows), flush=True)
-    write(arguments.out, {**vars(arguments), "lists": outcomes, "out": "", "scratch": ""})
+    facts = {**vars(arguments), "longer": longer, "out": "", "scratch": ""}
+    write(arguments.out, {**facts, "lists": rounds})
 
 
 def main() -> None:
@@ -166,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--results", type=int, default=25)
-    parser.add_argument("--longer", type=int, default=50, help="results that the rules ask for")
+    parser.add_argument("--longer", type=int, help="results in place of what the rules ask for")
     parser.add_argument("--interactions", type=int, default=20_000_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--scratch", type=Path, help="where the generated files pass through")
@@ -176,7 +203,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.work:
         before = time.process_time()
-        facts = make_table(arguments.work, arguments.folder, arguments.results)
+        if arguments.work == CHOICE:
+            facts = choose_num_results(arguments.folder, arguments.results)
+        else:
+            facts = make_table(arguments.work, arguments.folder, arguments.results)
         facts["cpu_seconds"] = time.process_time() - before
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({**facts, "peak_mb": peak}))
