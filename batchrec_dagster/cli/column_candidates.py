@@ -69,14 +69,27 @@ def open_sample(
             if opened.size:
                 table = recognise(opened, reading)
                 if isinstance(table, CsvTable):
-                    header = find_other_header(table, reading)
+                    # The search goes by the usual delimiters.
+                    header = None if reading.delimiter else find_other_header(table, reading)
                     if header is not None:
                         table = recognise(opened, replace(reading, header=header))
-                if isinstance(table, CsvTable) and not reading.columns and not has_names(table):
+                is_free = not reading.columns and reading.header is None
+                if isinstance(table, CsvTable) and is_free and not has_names(table):
                     table = replace(table, has_header=False)
                 yield FileSample(table, quotes_fix)
                 return
     raise PreparationError(f"{files[0].name} is empty")
+
+
+def require_single_columns(sample: FileSample, columns: Mapping[str, Column]) -> None:
+    """Raise PreparationError if the file has one of these columns, given by role, several times."""
+    names = list(sample.columns)
+    for role, column in columns.items():
+        if isinstance(column, str) and names.count(column) > 1:
+            raise PreparationError(
+                f"{sample.name} has several columns {column!r} ({role}). Rename them, or give the"
+                " columns by position, and --header with the number of the line that names them"
+            )
 
 
 def list_columns(sample: FileSample) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise_attributes import AttributesBlock
     from batchrec_dagster.cli.recognised_source import RecognisedSource
     from batchrec_dagster.preparation.attributes import AttributesLayout
-    from batchrec_dagster.preparation.layout import Column
+    from batchrec_dagster.preparation.layout import Column, Header
 
 L = TypeVar("L", bound="AttributesLayout")
 
@@ -76,6 +76,11 @@ FILE = click.Path(readable=False)
 )
 @click.option("--event-type", metavar="COL", help="Column with the event type, if any.")
 @click.option("--delimiter", metavar="CHAR", help="Delimiter of the CSV file.")
+@click.option(
+    "--header",
+    metavar="LINE",
+    help="Line that names the columns; none: no line does. Default: as the file shows.",
+)
 @click.option("--time-format", metavar="FORMAT", help="Format of the times, as for strptime.")
 @click.option("--timezone", metavar="ZONE", help="Time zone of times without one. Default: UTC.")
 @click.option("--encoding", metavar="NAME", default="auto", help="Encoding, such as cp1250.")
@@ -247,6 +252,15 @@ def _parse_columns(given: Mapping[str, str | None]) -> dict[str, Column]:
     return columns
 
 
+def _parse_header(text: str | None) -> Header | None:
+    """The line that names the columns. Raises click.UsageError."""
+    if text is None or text == NO_COLUMN:
+        return text  # type: ignore[return-value]
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise click.UsageError(f"--header is {text!r}: write the number of a line, or none")
+    return int(text)
+
+
 def _parse_fields(setting: str, option: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The setting of each [NAME=]COL, such as categories.GENRES, and the column."""
     from batchrec_dagster.personalize.schemas import make_field_name
@@ -319,6 +333,7 @@ def _recognise_ratings(
         quoted=not options["no_quotes"],
         null_values=options["null_values"],
         timezone=options["timezone"],
+        header=_parse_header(options["header"]),
         skip=options["on_bad_rows"] == "skip",
     )
     with open_source(rows, storage, project.root) as files:

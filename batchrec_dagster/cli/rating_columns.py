@@ -24,6 +24,17 @@ from batchrec_dagster.preparation.layout import NO_TIMES, Column
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
 # An order has a user and items, and is neither.
 ORDER = re.compile("order|bestell|auftrag|rechnung|invoice", re.IGNORECASE)
+# Words in the name of a column that may hold such ids. They are a hint for people only.
+HINTS = {
+    "user": re.compile(
+        "customer|client|user|member|buyer|visitor|e-?mail|kunde|besteller|utilisateur|cliente",
+        re.IGNORECASE,
+    ),
+    "item": re.compile(
+        "sku|item|product|article|isbn|asin|artikel|produkt|produit|produto|film|movie|book|track",
+        re.IGNORECASE,
+    ),
+}
 # A column with more distinct values does not hold event types.
 MOST_EVENT_TYPES = 30
 
@@ -47,12 +58,13 @@ def choose_rating_columns(
     free = [name for name in sample.columns if name not in columns.values()]
     if sample.has_header and "timestamp" not in columns and not without_times:
         candidates = [name for name in sample.columns if has_times(sample, name)]
+        candidates = candidates or [name for name in free if holds_times(sample, name)]
         if len(candidates) == 1 and candidates[0] in free:
             columns["timestamp"] = candidates[0]
     required_roles = [role for role in REQUIRED_OPTIONS if role != "timestamp" or not without_times]
     missing = [role for role in required_roles if role not in columns]
     if missing:
-        raise _build_unknown_columns_error(sample, missing, free)
+        raise _build_unknown_columns_error(sample, missing, free, columns.get("user"))
     if "event_type" in columns and "event_type" not in columns_given:
         event_types = sample.read_cells(columns["event_type"])
         if not len(event_types) or event_types.n_unique() > MOST_EVENT_TYPES:
@@ -112,8 +124,14 @@ def _choose_by_position(sample: FileSample, *, without_times: bool) -> dict[str,
 
 
 def _build_unknown_columns_error(
-    sample: FileSample, missing: Sequence[str], free: Sequence[str]
+    sample: FileSample, missing: Sequence[str], free: Sequence[str], user: Column | None = None
 ) -> UnknownColumnsError:
+    """The error that says which columns to give, with a guess.
+
+    missing: the roles without a column.
+    free: the columns without a role.
+    user: the column of the user, if it is known.
+    """
     no_times = " (or --time none)" if "timestamp" in missing else ""
     if not sample.has_header:
         needed = " ".join(f"{REQUIRED_OPTIONS[role]} COL" for role in missing)
@@ -125,12 +143,30 @@ def _build_unknown_columns_error(
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
     dates = [name for name in free if holds_times(sample, name)]
     others = [name for name in free if name not in dates and not ORDER.search(name)]
+    likely_user = user or next(iter(_sort_by_hint(others, "user")), None)
+    if likely_user is not None:
+        # A time that is the same in all rows of a user is none of an interaction.
+        dates.sort(key=lambda name: sample.is_same_for_each(likely_user, name))
+    several = ""
+    if "timestamp" in missing and dates[1:]:
+        several = f" {' and '.join(dates)} have times."
     options = []
     for role in missing:
-        candidates = dates if role == "timestamp" else others
-        column = shlex.quote(candidates.pop(0)) if candidates else "COL"
-        options.append(f"{REQUIRED_OPTIONS[role]} {column}")
+        candidates = dates if role == "timestamp" else _sort_by_hint(others, role)
+        column = candidates[0] if candidates else None
+        if column in others:
+            others.remove(column)
+        options.append(f"{REQUIRED_OPTIONS[role]} {shlex.quote(column) if column else 'COL'}")
     return UnknownColumnsError(
-        f"{sample.name}: couldn't recognise the {what}. Found: {list_columns(sample)}."
+        f"{sample.name}: couldn't recognise the {what}. Found: {list_columns(sample)}.{several}"
         f" Try: {' '.join(options)}{no_times}"
     )
+
+
+def _sort_by_hint(names: Sequence[str], role: str) -> list[str]:
+    """The columns, those first whose name has a word for this role, and those last that have one
+    for the other."""
+    hint, other_hint = HINTS["user"], HINTS["item"]
+    if role == "item":
+        hint, other_hint = other_hint, hint
+    return sorted(names, key=lambda name: bool(other_hint.search(name)) - bool(hint.search(name)))

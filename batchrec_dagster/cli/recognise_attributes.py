@@ -7,7 +7,12 @@ from typing import Protocol, TypeVar
 
 import polars as pl
 
-from batchrec_dagster.cli.column_candidates import NO_COLUMN, check_columns, open_sample
+from batchrec_dagster.cli.column_candidates import (
+    NO_COLUMN,
+    check_columns,
+    open_sample,
+    require_single_columns,
+)
 from batchrec_dagster.cli.recognised_source import (
     ReadingOptions,
     RecognisedSource,
@@ -103,6 +108,7 @@ def recognise_attributes(
         with open_sample([file], reading, open_attributes_table, QUOTES_FIX) as sample:
             check_columns(sample, declared)
             layout = block.choose_layout(sample, given_columns, ratings.settings)
+            require_single_columns(sample, layout.roles)
             unused = find_unused_columns(sample, [*layout.roles.values()], layout.decimal)
             warnings += _describe_code(sample, layout, block.rows)
         columns = {role: getattr(layout, role) for role in block.roles}

@@ -11,8 +11,10 @@ import polars as pl
 
 from batchrec_dagster.cli.column_candidates import (
     describe_columns,
+    list_columns,
     open_sample,
     recognise_time_format,
+    require_single_columns,
 )
 from batchrec_dagster.cli.interaction_oddities import (
     count_repeated_rows,
@@ -170,10 +172,15 @@ def _recognise_reading(
         encoding=options.encoding,
         quoted=options.quoted,
         columns={role: column for role, column in given_columns.items() if column != NO_TIMES},
+        header=options.header,
     )
     notes = []
     with open_sample(files, settings_given) as sample:
         columns = choose_rating_columns(sample, given_columns)
+        require_single_columns(sample, columns)
+        if options.header is None and sample.header is not None:
+            names = list_columns(sample)
+            notes.append(f"line {sample.header} was taken for the names of the columns: {names}")
         if not sample.has_header and not given_columns:
             notes.append(
                 f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Check"
@@ -319,7 +326,7 @@ def _build_reading(
         decimal=sample.find_decimal([columns["rating"]] if "rating" in columns else []),
         null_values=[*NULL_VALUES, *options.null_values],
         timezone=options.timezone,
-        header=sample.header,
+        header=options.header or sample.header,
     )
 
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from batchrec_dagster.cli.unused_columns import UnusedColumn
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID, VALUE_SEPARATOR
-from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError
+from batchrec_dagster.preparation.layout import AUTO, Column, Header, PreparationError
 
 # Settings with these values are left out of the YAML.
 DEFAULTS = {
@@ -74,6 +74,9 @@ class ReadingOptions:
     quoted: bool = True
     null_values: Sequence[str] = ()
     timezone: str | None = None
+
+    header: Header | None = None
+    """The line that names the columns; None to find it."""
 
     skip: bool = False
     """Whether bad rows are dropped."""

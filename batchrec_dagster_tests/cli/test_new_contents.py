@@ -188,3 +188,87 @@ def test_categories_that_are_written_as_code_are_named(
     assert code == 0, output
     assert f"Warning: categories has {form} in each cell, such as" in output
     assert "set items.query: SELECT" in output
+
+
+def test_names_below_other_lines_are_found_and_declared(working_project: Project) -> None:
+    lines = [f"{user},{item},{START + number}" for number, (user, item) in enumerate(ROWS)]
+    header = "Sales report\nMade on a Monday\n\ncustomer_id,sku,ordered_at"
+    write_lines(working_project, "report.csv", header, lines)
+    write_lines(
+        working_project,
+        "catalogue.csv",
+        "Catalogue\n\nsku,title",
+        [f"{item},Lamp {item}" for item in range(80)],
+    )
+    code, output = run_new("shop", "--ratings", "report.csv", "--items", "catalogue.csv")
+    assert code == 0, output
+    assert "Warning: line 4 was taken for the names of the columns: customer_id, sku" in output
+    declared = read_declaration(working_project)
+    assert (declared["ratings"]["header"], declared["items"]["header"]) == (4, 3)
+    assert f"{len(ROWS):,} rows (csv)" in output
+    code, output = run_new("shop2", "--ratings", "report.csv", "--header", "4")
+    assert code == 0, output
+    assert "was taken for" not in output
+    code, output = run_new("shop3", "--ratings", "report.csv", "--header", "four")
+    assert code == 2
+    assert "--header is 'four': write the number of a line, or none" in output
+
+
+def test_a_file_without_names_can_be_declared_so(working_project: Project) -> None:
+    # Each word might be a name.
+    lines = ["user,item"] + [f"u{'abc'[user % 3]}{user},i{item}" for user, item in ROWS]
+    write_lines(working_project, "plays.csv", "", lines)
+    options = ("--user", "1", "--item", "2", "--time", "none", "--header", "none")
+    code, output = run_new("shop", "--ratings", "plays.csv", *options)
+    assert code == 0, output
+    assert read_declaration(working_project)["ratings"]["header"] == "none"
+    assert f"{len(lines):,} rows" in output
+
+
+def test_only_a_doubled_name_that_is_used_is_refused(working_project: Project) -> None:
+    write_ratings_file(
+        working_project.root / "orders.csv",
+        "userId,itemId,rating,time,note,note",
+        {"note": lambda _: "x", "more": lambda _: "y"},
+    )
+    code, output = run_new("shop", "--ratings", "orders.csv")
+    assert code == 0, output
+    write_ratings_file(
+        working_project.root / "doubled.csv",
+        "userId,itemId,rating,time,itemId",
+        {"item_again": lambda _: 1},
+    )
+    code, output = run_new("shop2", "--ratings", "doubled.csv")
+    assert code == 1
+    assert "doubled.csv has several columns 'itemId' (item). Rename them" in output
+
+
+def test_the_only_column_with_times_is_taken_whatever_their_format(
+    working_project: Project,
+) -> None:
+    lines = [
+        f"{user},{item},{1 + number % 28:02}.01.2024" for number, (user, item) in enumerate(ROWS)
+    ]
+    write_lines(working_project, "orders.csv", "userId,itemId,Bestelldatum", lines)
+    code, output = run_new("shop", "--ratings", "orders.csv")
+    assert code == 0, output
+    ratings = read_declaration(working_project)["ratings"]
+    assert ratings["columns"]["timestamp"] == "Bestelldatum"
+    assert ratings["timestamp_format"] == "%d.%m.%Y"
+
+
+def test_the_guess_goes_by_words_and_by_what_changes_within_a_user(
+    working_project: Project,
+) -> None:
+    lines = [
+        f"#{number},Ann,a{user}@example.com,2020-01-{1 + user % 28:02},"
+        f"2021-01-{1 + number % 28:02},P{item}"
+        for number, (user, item) in enumerate(ROWS)
+    ]
+    header = "Name,Shown,Email,Since,Paid,Lineitem sku"
+    write_lines(working_project, "shopify.csv", header, lines)
+    code, output = run_new("shop", "--ratings", "shopify.csv", "--user", "Email")
+    assert code == 2
+    assert "Paid and Since have times. Try: --item 'Lineitem sku' --time Paid (or" in output
+    code, output = run_new("shop", "--ratings", "shopify.csv")
+    assert "Try: --user Email --item 'Lineitem sku' --time Paid (or" in output
