@@ -11,9 +11,9 @@ from batchrec_dagster.cli.init import make_example_shop
 
 
 def write_example_shop(folder: Path, *, with_sinks: bool = False) -> dict[str, Any]:
-    """Write the data, and return the attributes of the pipeline, without its name.
+    """Write the data, and return the attributes of the newsletter as a pipeline, without its name.
 
-    The model is the most popular items.
+    The newsletter is the only list, and the model is the most popular items.
 
     with_sinks: whether it has sinks, with that for PostgreSQL, which is a comment in the example.
     """
@@ -26,8 +26,13 @@ def write_example_shop(folder: Path, *, with_sinks: bool = False) -> dict[str, A
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     attributes: dict[str, Any] = declaration["attributes"]
-    del attributes["name"]
-    if not with_sinks:
-        del attributes["sinks"]
+    newsletter = attributes["lists"]["newsletter"]
+    for name in ("name", "lists", "similar_items"):
+        del attributes[name]
+    attributes["batch_users"] = newsletter.pop("users")
+    sinks = newsletter.pop("sinks")
+    attributes["recommendations"] = newsletter
+    if with_sinks:
+        attributes["sinks"] = sinks
     # The tests' own declarations count ratings from 3.5 on unless this block is there.
     return {**attributes, "solution": {"recipe": "aws-popularity-count"}, "interactions": {}}

@@ -71,7 +71,7 @@ class ExampleShop:
 
     @property
     def table(self) -> pl.DataFrame:
-        file = "shop/curated/recommendations/recommendations.parquet"
+        file = "shop/lists/newsletter/curated/recommendations/recommendations.parquet"
         return pl.read_parquet(self.folder / ".batchrec/storage" / file)
 
     def _read(self, name: str) -> Iterator[dict[str, str]]:
@@ -93,9 +93,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> ExampleShop:
 
 def test_the_lists_are_made_again_only_where_the_rules_changed(shop: ExampleShop) -> None:
     assert "failed" not in shop.output
-    second_run = shop.output.partition("published edition 1")[2]
-    second_run, published, diff = second_run.partition("published edition 2")
+    second_run = shop.output.partition("shop/home: published edition 1")[2]
+    second_run, published, diff = second_run.partition("shop/newsletter: published edition 2")
     assert published
+    assert "shop/home: published edition 2" in diff
     for unchanged in ("not imported again", "not trained again", "not inferred again"):
         assert unchanged in second_run
     blocked = next(line for line in diff.splitlines() if line.startswith("Alpine planter"))
