@@ -377,6 +377,14 @@ class Pipeline(dg.Model):
         return any(view.recommendations.seen_items is not None for view in self.list_pipelines)
 
     @property
+    def published_io(self) -> str | None:
+        """The key of the project's own IO manager of published tables; None for batchrec's.
+
+        What a trial makes goes to no other place.
+        """
+        return self.assets.published_io if self.trial is None else None
+
+    @property
     def upstream(self) -> list[dg.AssetKey]:
         """The assets of others that its data come from, or that their files do."""
         blocks = [self.ratings, self.items, self.users, self.batch_users]

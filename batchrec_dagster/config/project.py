@@ -229,11 +229,18 @@ class AssetSettings(dg.Model):
         " unavailable. With the in-process executor, Dagster also retries a canceled step.",
     )
 
+    published_io: str | None = Field(
+        default=None,
+        description="The key of an IO manager of the project that also stores the published table,"
+        " as a polars DataFrame, in each run: for a warehouse. Assets of yours load it from there.",
+        examples=["warehouse_io"],
+    )
+
     _prefix_is_possible = validate_pattern(
         "key_prefix",
         pattern=r"[\w-]+(/[\w-]+)*",
         or_else="write parts of letters, digits, _ and -, separated by one /",
     )
-    _group_is_possible = validate_pattern(
-        "group", pattern=r"\w+", or_else="write letters, digits and _"
+    _names_are_possible = validate_pattern(
+        "group", "published_io", pattern=r"\w+", or_else="write letters, digits and _"
     )

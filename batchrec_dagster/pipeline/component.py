@@ -149,6 +149,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             block.pop("sinks", None)
         for name in ("alerts", "deployment"):
             changed.pop(name, None)
+        (changed.get("assets") or {}).pop("published_io", None)
         try:
             made = type(self).load(type(attributes).model_validate(changed), context)
         except ValidationError as error:

@@ -23,6 +23,10 @@ from batchrec_dagster.storage.resource import StorageResource
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
 
 
+# The IO manager of published tables, whose place one of the project's own can take.
+PUBLISHED_IO = "published_io"
+
+
 class AssetOptions(TypedDict):
     """The options of `@dg.asset` that a pipeline decides."""
 
@@ -57,6 +61,7 @@ def asset_options(
     stage: str = RESULT,
     storage_key: str | None = None,
     io_manager: str | None = None,
+    input_manager: str | None = None,
     deps: Collection[dg.AssetKey] = (),
     checks: Mapping[str, str] | None = None,
     warnings: Mapping[str, str] | None = None,
@@ -69,6 +74,8 @@ def asset_options(
     inputs: the names of the pipeline's assets that the function takes as parameters, or the asset
     of each parameter.
     resources: the names of the resources that the function uses.
+    input_manager: the IO manager of the pipeline that loads the inputs, if not the one that stored
+    them.
     storage_key, io_manager: where the value is stored, and how; neither for an asset that stores
     nothing in the pipeline's storage.
     checks, warnings: what each check checks, by its name; warnings do not block.
@@ -77,9 +84,16 @@ def asset_options(
     settings = pipeline.assets
     if not isinstance(inputs, Mapping):
         inputs = {asset: pipeline.asset_key(asset) for asset in inputs}
+    manager = pipeline.resource_key(io_manager) if io_manager else None
+    if io_manager == PUBLISHED_IO and pipeline.published_io is not None:
+        manager = pipeline.published_io
+    loaded_by = pipeline.resource_key(input_manager) if input_manager else None
     return {
         "key": key,
-        "ins": {name: dg.AssetIn(key=asset_key) for name, asset_key in inputs.items()},
+        "ins": {
+            name: dg.AssetIn(key=asset_key, input_manager_key=loaded_by)
+            for name, asset_key in inputs.items()
+        },
         "deps": [*deps],
         "group_name": settings.group or pipeline.name,
         "owners": pipeline.owners,
@@ -91,7 +105,7 @@ def asset_options(
         "retry_policy": settings.retries.policy if settings.retries else None,
         "automation_condition": _automation(pipeline) if pipeline.trial is None else None,
         "code_version": code_version,
-        "io_manager_key": pipeline.resource_key(io_manager) if io_manager else None,
+        "io_manager_key": manager,
         "metadata": {
             PIPELINE: pipeline.name,
             **({LIST: pipeline.list_name} if key != pipeline.whole.asset_key(name) else {}),

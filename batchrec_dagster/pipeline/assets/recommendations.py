@@ -17,6 +17,7 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.assets.sinks import write_sinks_again
 from batchrec_dagster.pipeline.automation.old_runs import delete_old_runs
 from batchrec_dagster.pipeline.declare_asset import (
+    PUBLISHED_IO,
     asset_options,
     budget_check,
     build_cost_metadata,
@@ -166,7 +167,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{made_with}",
-            io_manager="published_io",
+            io_manager=PUBLISHED_IO,
             checks=_checks(pipeline),
             warnings=_warnings(pipeline),
         )
@@ -210,12 +211,24 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(
+                value=load_own_value(work),
                 data_version=dg.DataVersion(lists.edition.version),
                 metadata=_lists_metadata(work, lists, solution_version),
             ),
         )
 
     return recommendations
+
+
+def load_own_value(work: PersonalizeWork) -> Any:
+    """The published table for the project's own IO manager.
+
+    Without one the table is where it was published, and no IO manager gets a value.
+    """
+    if work.pipeline.published_io is None:
+        return dg.MaterializeResult().value
+    _, table = work.files.table.read()
+    return table.collect(engine="streaming")
 
 
 def title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
@@ -386,6 +399,7 @@ def roll_back(
     return materialization_with_checks(
         [*read_checks(edition, names), *budget_checks],
         dg.MaterializeResult(
+            value=load_own_value(work),
             data_version=dg.DataVersion(edition.version),
             metadata={
                 "outcome": outcome,

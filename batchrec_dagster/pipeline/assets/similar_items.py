@@ -14,11 +14,13 @@ from batchrec_dagster.pipeline.assets.recommendations import (
     COLUMNS,
     PublicationConfig,
     describe_list_columns,
+    load_own_value,
     published_metadata,
     roll_back,
     title_assets,
 )
 from batchrec_dagster.pipeline.declare_asset import (
+    PUBLISHED_IO,
     asset_options,
     budget_check,
     build_cost_metadata,
@@ -95,7 +97,7 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(settings.deciding_settings, *titles)}",
-            io_manager="published_io",
+            io_manager=PUBLISHED_IO,
             checks=_checks(pipeline),
             warnings=_warnings(pipeline),
         )
@@ -129,6 +131,7 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(
+                value=load_own_value(work),
                 data_version=dg.DataVersion(lists.edition.version),
                 metadata=_build_metadata(work, lists),
             ),
