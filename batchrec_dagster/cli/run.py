@@ -115,6 +115,7 @@ def run(
       batchrec run shop --config force.yaml
       batchrec run shop | tee run.log          # one line a stage
       batchrec run shop --trial solution.recipe=aws-user-personalization
+      batchrec run shop/newsletter --trial lists.newsletter.num_results=12
       batchrec run shop --as-of 2026-11-24
       batchrec run shop --as-of 2026-09-01..2026-11-24 --every 7
 
@@ -125,15 +126,19 @@ def run(
       3    no such pipeline
       130  it was stopped by Ctrl-C
     """
-    name = _choose_pipeline(pipeline)
+    is_trial = bool(settings) or as_of is not None
+    # A trial may make one list alone, such as shop/newsletter.
+    list_name = pipeline.partition("/")[2] if pipeline and is_trial else ""
+    name = _choose_pipeline(pipeline.partition("/")[0] if pipeline and list_name else pipeline)
     if config:
         _require_settings(config)
-    if settings or as_of is not None:
+    if is_trial:
         if config:
             raise click.UsageError("--config is for runs that publish: leave it out of a trial")
         from batchrec_dagster.cli.trials import run_trials
 
-        exit_code = run_trials(name, settings, as_of, every, keep=keep)
+        address = f"{name}/{list_name}" if list_name else name
+        exit_code = run_trials(address, settings, as_of, every, keep=keep)
     elif keep or every is not None:
         raise click.UsageError("--keep and --every are for trials: name what to try with --trial")
     else:

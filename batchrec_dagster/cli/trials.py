@@ -36,10 +36,11 @@ DAYS_BETWEEN = 7
 
 
 def run_trials(
-    name: str, texts: Sequence[str], as_of: str | None, every: int | None, *, keep: bool
+    address: str, texts: Sequence[str], as_of: str | None, every: int | None, *, keep: bool
 ) -> int:
     """Run the trial of the pipeline, show what differs in its lists, and return the exit code.
 
+    address: the pipeline's name, or that of one of its lists, such as `shop/newsletter`.
     texts: the settings to try, such as `solution.recipe=aws-popularity-count`.
     as_of: the day at whose end the data end, or a range of days; None for all data.
     every: after how many days of the range comes the next.
@@ -50,17 +51,18 @@ def run_trials(
     from batchrec_dagster.steps.errors import StepError
     from batchrec_dagster.steps.trials import begin_trial
 
+    name, _, list_name = address.partition("/")
     days = _parse_days(as_of, every)
     if keep and (as_of is not None or not texts):
         raise click.UsageError("--keep keeps settings: name them with --trial, without --as-of")
     try:
-        trial = Trial.parse(parse_settings(tuple(texts)), as_of or "")
+        trial = Trial.parse(parse_settings(tuple(texts)), as_of or "", list_name or None)
     except TrialError as error:
         raise click.ClickException(str(error)) from error
     options = [*(part for text in texts for part in ("--trial", text))]
     if as_of is not None:
         options += ["--as-of", as_of, *(("--every", str(every)) if every else ())]
-    trial_run = _TrialRun(name, trial, options, keep=keep)
+    trial_run = _TrialRun(address, trial, options, keep=keep)
     try:
         files = trial_run.lists[0].files
         begin_trial(files, trial, has_same_data=trial_run.has_same_data and days is None)
@@ -142,15 +144,17 @@ class _TriedList:
 class _TrialRun:
     """Runs of the trial of a pipeline.
 
+    address: the pipeline's name, or that of one of its lists.
     options: those of `batchrec run` that start the same trial again.
     keep: whether its settings are written into the defs.yaml afterwards.
     Raises click.ClickException if the trial cannot be made.
     """
 
-    def __init__(self, name: str, trial: Trial, options: Sequence[str], *, keep: bool) -> None:
+    def __init__(self, address: str, trial: Trial, options: Sequence[str], *, keep: bool) -> None:
         from batchrec_dagster.pipeline.trial_definitions import describe_run
 
-        self.name, self.trial, self.options = name, trial, options
+        self.address, self.trial, self.options = address, trial, options
+        self.name = name = address.partition("/")[0]
         self._is_kept = keep
         self._project = find_project()
         self._file = find_declared_pipelines(self._project)[name]
@@ -209,7 +213,7 @@ class _TrialRun:
         project = self._project
         run = self._describe_run(project.module, project.defs, self._file, self.name, trial)
         return watch_run(
-            self.name,
+            self.address,
             make_job_command(f"{self.name}_trial", "batchrec_dagster.pipeline.trial_definitions"),
             self._describe_day if is_one_of_many else self._describe_result,
             environment={TRIAL_VARIABLE: run},
@@ -254,7 +258,7 @@ class _TrialRun:
         for tried in self.lists:
             lines += ["", *self._describe_list(tried)]
         if self.trial.settings and not self._is_kept and "--as-of" not in self.options:
-            command = [format_program(), "run", self.name, *self.options, "--keep"]
+            command = [format_program(), "run", self.address, *self.options, "--keep"]
             lines += ["", f"Keep these settings for the next run: {_join(command)}"]
         return lines
 

@@ -279,11 +279,17 @@ class Pipeline(dg.Model):
 
         A narrowed pipeline has one list: its settings are in `recommendations`, `batch_users`,
         `gate`, `retention`, `experiment` and `sinks`, and its published files are in a folder of
-        its own. All other settings, assets and files are those of the whole pipeline.
+        its own. All other settings, assets and files are those of the whole pipeline. A trial may
+        make one list alone.
         """
         if not self.lists:
             return [self.whole]
-        return [self.whole._narrow_to(name, settings) for name, settings in self.lists.items()]
+        only = self.trial.list_name if self.trial else None
+        return [
+            self.whole._narrow_to(name, settings)
+            for name, settings in self.lists.items()
+            if only in (None, name)
+        ]
 
     @property
     def similar_items_pipeline(self) -> Self | None:

@@ -54,13 +54,19 @@ class Trial:
     """For how many days after the data its lists are compared with what people did; None for all
     days until now."""
 
+    list_name: str | None = None
+    """The only one of the pipeline's lists that it makes; None for all."""
+
     @classmethod
-    def parse(cls, settings: Mapping[str, Any], as_of: str = "") -> Self:
+    def parse(
+        cls, settings: Mapping[str, Any], as_of: str = "", list_name: str | None = None
+    ) -> Self:
         """The trial with these settings.
 
         as_of: the day, or the range of days, that it is named after; empty without one.
+        list_name: the only list that it makes; None for all.
         """
-        return cls(_make_name(settings, as_of), settings)
+        return cls(_make_name(settings, as_of, list_name or ""), settings, list_name=list_name)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -148,8 +154,9 @@ def format_value(value: Any) -> str:
     )
 
 
-def _make_name(settings: Mapping[str, Any], as_of: str) -> str:
-    words = [
+def _make_name(settings: Mapping[str, Any], as_of: str, list_name: str) -> str:
+    words = [list_name] if list_name else []
+    words += [
         re.sub(r"[^\w.-]+", "-", f"{path.rpartition('.')[2]}-{format_value(value)}").strip("-")
         for path, value in settings.items()
     ]

@@ -124,6 +124,9 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             text = explain_trial_error(self._file, self.name, trial, error.__cause__)
             raise TrialError(text) from error
         made._project, made._trial = context.project_root, trial
+        if trial.list_name is not None and trial.list_name not in made.lists:
+            names = ", ".join(made.lists) or "it has one list, without a name"
+            raise TrialError(f"{self.name} has no list {trial.list_name!r}: {names}")
         own, declared_versions = (
             list(self._read_versions_of_data(view._build_assets()).values())
             for view in (made, self)

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config.changed_declaration import change_declaration
-from batchrec_dagster.config.trial import Trial
+from batchrec_dagster.config.trial import Trial, TrialError
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.evidence import NDCG
@@ -219,6 +219,10 @@ def test_all_that_a_trial_writes_is_in_its_folder(project: Project) -> None:
         built = made.build_trial_defs()
         # What people get is no question of the data.
         assert made.has_same_data
+        only = make_trial(project, Trial.parse({"gate.max_drop": 1}, "", "home"))
+        assert [one_list.address for one_list in only.list_pipelines] == ["shop/home"]
+        with pytest.raises(TrialError, match="shop has no list 'mail': news, home"):
+            make_trial(project, Trial.parse({}, "", "mail"))
         for setting in ("interactions.min_rating", "lists.news.users.column"):
             assert not make_trial(project, Trial.parse({setting: "4"})).has_same_data
     assets = [asset for asset in built.assets or () if isinstance(asset, dg.AssetsDefinition)]
