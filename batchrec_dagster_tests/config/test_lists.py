@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster_tests.support import COLUMNS
+from batchrec_dagster.samples import SHOP_PIPELINE
+from batchrec_dagster.steps.shared_jobs import group_lists
+from batchrec_dagster_tests.repository.typed_pages import list_code_blocks
+from batchrec_dagster_tests.support import COLUMNS, REPOSITORY
 
 USERS = {"source": "newsletter.csv", "column": "customer"}
 
@@ -85,3 +89,24 @@ def test_what_is_wrong_with_a_list_is_said_at_its_setting(
     (error,) = caught.value.errors()
     assert error["loc"] == place
     assert message in error["msg"]
+
+
+def test_the_example_of_the_documentation_can_be_declared() -> None:
+    section = "Several lists from one night"
+    blocks = list_code_blocks(REPOSITORY / "docs/lists.md", section)
+    (example,) = [text for language, text in blocks if language == "yaml"]
+    shop = yaml.safe_load(SHOP_PIPELINE.read_text())["attributes"]
+    settings = {name: shop[name] for name in ("name", "ratings", "items", "users", "solution")}
+    pipeline = Pipeline.model_validate({**settings, **yaml.safe_load(example)})
+    groups = [[view.list_name for view in group] for group in group_lists(pipeline)]
+    assert groups == [["newsletter"], ["home", "app"]]
+
+
+def test_a_narrowed_pipeline_knows_the_whole_one() -> None:
+    pipeline = declare({"newsletter": {"users": USERS, "retention": {"editions": 3}}, "home": {}})
+    newsletter, _ = pipeline.list_pipelines
+    assert newsletter.whole is pipeline.whole is pipeline
+    assert newsletter.list_pipelines == pipeline.list_pipelines
+    assert newsletter.list_pipelines[1].batch_users == pipeline.batch_users
+    assert newsletter.list_pipelines[1].retention == pipeline.retention
+    assert newsletter.users_setting == "lists.newsletter.users"

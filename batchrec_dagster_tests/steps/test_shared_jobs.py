@@ -1,0 +1,158 @@
+"""Which lists share a batch inference job, and how many results it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.steps.checks import CheckResult, name_list_settings
+from batchrec_dagster.steps.lists_declaration import describe_lists
+from batchrec_dagster.steps.shared_jobs import (
+    choose_num_results_of_group,
+    find_group,
+    group_lists,
+    locate_input,
+    name_sharing_lists,
+)
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster_tests.support import COLUMNS, declaration
+
+V1 = {"recipe": "aws-user-personalization"}
+EXPERIMENT = {"name": "spring", "control_share": 0.2}
+USERS = {"source": "users.csv", "column": "id"}
+ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"COLOUR": "colour"}}}
+BLUE = 'INCLUDE ItemID WHERE Items.COLOUR IN ("blue")'
+PLACEHOLDER = {
+    "filter": "INCLUDE ItemID WHERE Items.COLOUR IN ($C)",
+    "filter_values": {"C": "blue"},
+}
+
+
+def declare(lists: dict[str, Any], **settings: Any) -> Pipeline:
+    base = declaration("shop", "ratings.csv", items=ITEMS, lists=lists)
+    return Pipeline.model_validate({**base, **settings})
+
+
+def list_groups(pipeline: Pipeline) -> list[str]:
+    return [
+        " ".join(one_list.list_name or "" for one_list in group) for group in group_lists(pipeline)
+    ]
+
+
+def test_without_lists_there_is_one_job() -> None:
+    pipeline = declare({})
+    assert group_lists(pipeline) == [[pipeline]]
+    assert find_group(pipeline) == [pipeline]
+    assert name_sharing_lists(pipeline) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "groups"),
+    [
+        (
+            {"num_results": 5, "columns": ["COLOUR"], "rules": {"max_per": {"COLOUR": 1}}},
+            ["home app"],
+        ),
+        ({"users": USERS}, ["home", "app"]),
+        ({"filter": BLUE}, ["home", "app"]),
+        ({"exclude_seen": False}, ["home", "app"]),
+        ({"experiment": EXPERIMENT}, ["home", "app"]),
+        ({"newcomers": "popular"}, ["home", "app"]),
+    ],
+)
+def test_lists_share_a_job_that_is_the_same_for_each(
+    settings: dict[str, Any], groups: list[str]
+) -> None:
+    assert list_groups(declare({"home": {}, "app": settings})) == groups
+
+
+def test_lists_share_the_users_whom_the_model_serves_whatever_newcomers_get() -> None:
+    pipeline = declare({"home": {"newcomers": "popular"}, "app": {"newcomers": "leave_out"}})
+    assert list_groups(pipeline) == ["home app"]
+    assert {locate_input(one_list) for one_list in pipeline.list_pipelines} == {
+        "shop/transformed/batch_users_of_arms/"
+    }
+
+
+def test_the_values_of_a_filter_stand_in_the_input_so_each_list_has_its_own() -> None:
+    pipeline = declare({"home": PLACEHOLDER, "app": PLACEHOLDER})
+    assert list_groups(pipeline) == ["home", "app"]
+    assert {locate_input(one_list) for one_list in pipeline.list_pipelines} == {
+        f"shop/lists/{name}/transformed/batch_users_input/" for name in ("home", "app")
+    }
+
+
+def test_lists_of_one_size_share_what_is_explored() -> None:
+    lists = {
+        "home": {"exploration_weight": 0.3},
+        "app": {"exploration_weight": 0.3},
+        "mail": {"exploration_weight": 0.3, "num_results": 5},
+        "shelf": {"exploration_weight": 0.1},
+    }
+    pipeline = declare(lists, solution=V1)
+    assert list_groups(pipeline) == ["home app", "mail", "shelf"]
+    names = [name_sharing_lists(one_list) for one_list in pipeline.list_pipelines]
+    assert names == ["home and app", "home and app", None, None]
+
+
+@dataclass
+class Limits:
+    """Those of Personalize."""
+
+    max_results: int = 500
+    filter_interactions: int = 100
+
+
+@dataclass
+class Work:
+    ensure: Limits
+
+
+@pytest.mark.parametrize(
+    ("lists", "users", "longest", "num_results"),
+    [
+        # The larger one.
+        ([{"num_results": 5}, {"num_results": 8}], 100, 90, 8),
+        # Personalize's filter forgets 40 items of the longest history.
+        ([{"num_results": 5}, {"num_results": 8}], 100, 140, 48),
+        # What rules leave out is not known: a few users get as many results as can be had,
+        ([{}, {"num_results": 5, "rules": {"max_per": {"COLOUR": 1}}}], 100, 90, 500),
+        # and many users get twice the size of their list, and what the filter forgets.
+        ([{}, {"num_results": 20, "rules": {"max_per": {"COLOUR": 1}}}], 10**7, 90, 40),
+        ([{}, {"num_results": 20, "rules": {"max_per": {"COLOUR": 1}}}], 10**7, 110, 50),
+        # A rule that lets some items come back is not in the filter.
+        ([{}, {"num_results": 20, "rules": {"exclude_seen": {"days": 9}}}], 10**7, 90, 130),
+    ],
+)
+def test_a_job_is_asked_for_what_any_of_its_lists_can_need(
+    lists: list[dict[str, Any]], users: int, longest: int, num_results: int
+) -> None:
+    pipeline = declare({f"list_{number}": settings for number, settings in enumerate(lists)})
+    work = cast(PersonalizeWork, Work(Limits()))
+    chosen = choose_num_results_of_group(work, pipeline.list_pipelines, users, longest)
+    assert chosen == num_results
+
+
+def test_each_list_keeps_the_filters_of_the_others_and_names_its_own() -> None:
+    seen = {"rules": {"exclude_seen": {"events": ["buy"]}}}
+    ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
+    pipeline = declare({"home": {"filter": BLUE}, "app": seen}, ratings=ratings)
+    declared = [describe_lists(one_list) for one_list in pipeline.list_pipelines]
+    filters = [described.filter for described in declared]
+    assert [filter.setting if filter else None for filter in filters] == [
+        "lists.home.filter",
+        "lists.app.rules.exclude_seen",
+    ]
+    endings = {filter.ending for filter in filters if filter}
+    assert all(endings <= described.endings_in_use for described in declared)
+
+
+def test_a_finding_names_the_settings_of_its_list() -> None:
+    check = CheckResult("lists_full", False, "recommendations.filter excludes most of it")
+    assert name_list_settings(check, "recommendations") == check
+    assert (
+        name_list_settings(check, "lists.home").finding == "lists.home.filter excludes most of it"
+    )
