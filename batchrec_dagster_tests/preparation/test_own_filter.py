@@ -117,7 +117,9 @@ def test_lists_that_a_filter_leaves_all_empty_replace_none(
 def test_a_filter_that_only_personalize_refuses_is_reported_in_a_line(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.config.expression_problems.find_filter_problem", accept_filter)
+    monkeypatch.setattr(
+        "batchrec_dagster.config.expression_problems.find_filter_problem", accept_filter
+    )
     project.declare(declare_with_items(project, filter="EXCLUDE ItemID WHERE Items.GENRES < 3"))
     result = refresh(project, "shop", instance)
     assert not result.success

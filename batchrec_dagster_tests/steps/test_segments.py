@@ -179,7 +179,9 @@ def test_what_cannot_be_answered_is_reported_and_not_published(
     assert refresh(project, "shop", instance, assets=["user_segments"]).success
     assert count_jobs(project) == 3
 
-    monkeypatch.setattr("batchrec_dagster.config.expression_problems.find_filter_problem", accept_filter)
+    monkeypatch.setattr(
+        "batchrec_dagster.config.expression_problems.find_filter_problem", accept_filter
+    )
     settings["segments"] = {"items": ITEMS, "filter": "EXCLUDE UserID WHERE Users.AGE < 18"}
     project.declare(settings)
     message = why(refresh(project, "shop", instance))
