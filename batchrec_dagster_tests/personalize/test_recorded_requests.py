@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -278,6 +279,12 @@ def test_without_aws_only_what_must_differ_differs(recordings: dict[str, Recordi
             for lines in (recording.first_on_aws, recording.first_embedded)
         )
         assert created_on_aws == created_embedded
+
+
+def test_three_lists_are_one_training_and_two_jobs(recordings: dict[str, Recording]) -> None:
+    operations = Counter(line.split()[0] for line in recordings["three lists"].first_on_aws)
+    assert operations["CreateSolutionVersion"] == 1
+    assert operations["CreateBatchInferenceJob"] == 2
 
 
 @pytest.mark.parametrize("name", PIPELINES)
