@@ -71,8 +71,9 @@ class SimilarItems(dg.Model):
     )
     within_days: int | None = Field(
         default=None,
-        description="Bought together instead: items that the same people had within this many days."
-        " batchrec counts them itself, without Amazon Personalize. 0: at the same time.",
+        description="Bought together instead: items that the same people had within this many days;"
+        " what they had at other times counts less, and fills lists. batchrec counts this itself,"
+        " without Amazon Personalize. 0: at the same time.",
         examples=[7],
         json_schema_extra={"minimum": 0},
     )
@@ -82,7 +83,7 @@ class SimilarItems(dg.Model):
         examples=[["purchase"]],
     )
     least_people: int = Field(
-        default=3,
+        default=FEWEST_PEOPLE,
         description="Bought together: how many people must have had both items, at least"
         f" {FEWEST_PEOPLE}, so that no list shows what one person bought.",
         json_schema_extra={"minimum": FEWEST_PEOPLE},

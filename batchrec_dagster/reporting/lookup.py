@@ -25,6 +25,7 @@ from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.past_editions import LivePeriod, PastEdition
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.storage.extras import is_installed
+from batchrec_dagster.storage.list_subjects import ITEMS
 
 # The reason of a popular item.
 POPULAR = "popular"
@@ -107,6 +108,17 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class SimilarItem:
+    """An item of the published list of another."""
+
+    rank: int
+    item: str
+    title: str | None
+    score: float | None
+    """None if the recipe gives no scores, or a rule put it there."""
+
+
+@dataclass(frozen=True)
 class ItemDetails:
     """What a pipeline knows of an item."""
 
@@ -130,6 +142,8 @@ class ItemDetails:
     """The items whose audiences overlap most with the item's, best first."""
     titles: bool
     """Whether any of the items has a title."""
+    similar_items: list[SimilarItem] | None = None
+    """The published list of similar items, best first; None if the pipeline publishes none."""
 
 
 def find_user(published: PublishedResults, user: str) -> UserDetails | None:
@@ -338,7 +352,9 @@ def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
         if not (totals["len"] or rows.height):
             return None
         similar = find_similar_items(_sample_users(interactions, size), item, NEIGHBOURS)
-    titles = published.read_titles([item, *(other for other, _ in similar)])
+    listed = _read_similar_items(published, item)
+    listed_ids = [row[ITEMS.item_column] for row in listed or ()]
+    titles = published.read_titles([item, *(other for other, _ in similar), *listed_ids])
     return ItemDetails(
         pipeline=published.address,
         item=item,
@@ -355,7 +371,26 @@ def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
             for other, users_with_both in similar
         ],
         titles=bool(titles),
+        similar_items=None
+        if listed is None
+        else [
+            SimilarItem(
+                row["rank"],
+                row[ITEMS.item_column],
+                titles.get(row[ITEMS.item_column]),
+                row["score"],
+            )
+            for row in listed
+        ],
     )
+
+
+def _read_similar_items(published: PublishedResults, item: str) -> list[dict[str, Any]] | None:
+    """The rows of the published list of similar items; None if the pipeline publishes none."""
+    if published.similar_items is None:
+        return None
+    rows = published.similar_items.read_rows(ITEMS.column, item)
+    return rows.sort("rank").to_dicts()
 
 
 def find_similar_ids(published: PublishedResults, kind: str, name: str) -> list[str]:

@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.reporting.remote_file import RemoteFile
 from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publication, Publications
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.resource import StorageResource
 
 
 def list_published(storage: StorageResource, pipeline: str | None = None) -> list[str]:
-    """The addresses of what has a published table: `shop`, or `shop/newsletter` for a list.
+    """The addresses of what has published lists for users: `shop`, or `shop/newsletter`.
 
     pipeline: the only pipeline to look in; None for all.
 
@@ -39,7 +39,8 @@ def list_published(storage: StorageResource, pipeline: str | None = None) -> lis
     addresses: list[str] = []
     for name in pipelines:
         lists = storage.store.subfolders(storage.uri(StorageKeys(name).all_lists))
-        addresses += [name, *(f"{name}/{list_name}" for list_name in sorted(lists))]
+        names = sorted(set(lists).difference([SIMILAR_ITEMS]))
+        addresses += [name, *(f"{name}/{list_name}" for list_name in names)]
     return [name for name in addresses if PublishedResults(storage, name).edition is not None]
 
 
@@ -66,6 +67,13 @@ class PublishedResults:
         table = self.files.table
         with _convert_read_errors(self.storage, table.uri):
             return table.current()
+
+    @cached_property
+    def similar_items(self) -> PublishedResults | None:
+        """The published lists of similar items of the same pipeline; None if there are none."""
+        pipeline = self.files.storage_keys.pipeline
+        similar_items = PublishedResults(self.storage, f"{pipeline}/{SIMILAR_ITEMS}")
+        return similar_items if similar_items.edition is not None else None
 
     @property
     def publication_time(self) -> datetime:
@@ -101,7 +109,7 @@ class PublishedResults:
         return None
 
     def read_rows(self, column: str, value: str) -> pl.DataFrame:
-        """The rows of the table with this value in the column `user_id` or `item_id`."""
+        """The rows of the table with this value in the column, such as `user_id`."""
         with self._open_table() as table:
             return _read_matching_rows(table, column, value)
 

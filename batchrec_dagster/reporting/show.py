@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchrec_dagster.reporting.lookup import (
@@ -10,6 +10,7 @@ from batchrec_dagster.reporting.lookup import (
     Interaction,
     ItemDetails,
     Neighbour,
+    SimilarItem,
     UserDetails,
 )
 from batchrec_dagster.reporting.past_editions import join_periods
@@ -164,9 +165,24 @@ def _format_item(item: ItemDetails, width: int | None) -> str:
         if item.neighbours
         else "none: its users have no other item",
     )
+    tables = [users, neighbours]
+    if item.similar_items is not None:
+        tables.append(_make_similar_items_table(item.similar_items, item.titles))
     title = shorten_title(item.title)
     heading = f"Item {item.item} in {item.pipeline}" + (f": {title}" if title else "")
-    return render([heading, *facts], [[users, neighbours]], width=width)
+    return render([heading, *facts], [tables], width=width)
+
+
+def _make_similar_items_table(
+    similar_items: Sequence[SimilarItem], with_titles: bool
+) -> TerminalTable:
+    """The published list of similar items."""
+    return TerminalTable(
+        title="Its published list (similar_items)",
+        columns=[Column("#", right=True), *_make_item_columns(with_titles)],
+        rows=[[entry.rank, *_make_item_cells(entry, with_titles)] for entry in similar_items],
+        note="" if similar_items else "it has none: too few people had it, or rules left out all",
+    )
 
 
 def _make_item_columns(with_titles: bool) -> list[Column]:
@@ -174,6 +190,6 @@ def _make_item_columns(with_titles: bool) -> list[Column]:
 
 
 def _make_item_cells(
-    entry: Interaction | ExplainedItem | Neighbour, with_titles: bool
+    entry: Interaction | ExplainedItem | Neighbour | SimilarItem, with_titles: bool
 ) -> list[str | None]:
     return [entry.item, shorten_title(entry.title)] if with_titles else [entry.item]

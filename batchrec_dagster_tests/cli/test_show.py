@@ -209,6 +209,26 @@ def test_an_item_shows_its_lists_and_similar_items(home: Path) -> None:
     assert len(similar) == 10
 
 
+def test_an_item_shows_its_published_list_of_similar_items(home: Path) -> None:
+    publish(home)
+    (pipeline,) = show_pipelines("--item", "i04")
+    assert pipeline["similar_items"] is None
+    folder = home / "storage/shop/lists/similar_items/curated/similar_items"
+    folder.mkdir(parents=True)
+    rows = {"item_id": ["i03", "i04", "i04"], "rank": [1, 1, 2],
+            "similar_item_id": ["i07", "i02", "i09"], "score": [0.5, None, None]}  # fmt: skip
+    with TableWriter(folder / "similar_items.parquet") as writer:
+        writer.write(pl.DataFrame(rows).to_arrow())
+        writer.finish({"edition": 1, "version": "v1"})
+    (pipeline,) = show_pipelines("--item", "i04")
+    listed = [(row["rank"], row["item"]) for row in pipeline["similar_items"]]
+    assert listed == [(1, "i02"), (2, "i09")]
+    assert "Its published list (similar_items)" in show("--item", "i04")[1]
+    assert "it has none" in show("--item", "i05")[1]
+    # It is no list of users: these are shown as before.
+    assert len(show_pipelines("u3")) == 1
+
+
 def test_items_without_a_score_are_marked_where_personalize_added_them(home: Path) -> None:
     storage = publish(home)
     place = storage.uri(StorageKeys("shop").recommendations)
