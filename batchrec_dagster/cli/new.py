@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-import sys
-import tempfile
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -29,12 +25,10 @@ if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise_attributes import AttributesBlock
     from batchrec_dagster.cli.recognised_source import RecognisedSource
     from batchrec_dagster.preparation.attributes import AttributesLayout
-    from batchrec_dagster.preparation.layout import Column, Header
+    from batchrec_dagster.preparation.layout import Column
 
 L = TypeVar("L", bound="AttributesLayout")
 
-# As in column_candidates, which would make the help of all commands slow.
-NO_COLUMN = "none"
 # A folder of many files is judged by the first ones.
 MOST_FILES = 20
 # Shells complete it as a path; it may be a URL too.
@@ -161,27 +155,18 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
       batchrec new shop --ratings 's3://shop/orders/*.parquet' --time ordered_at
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
     """
-    roles = ("user", "item", "timestamp", "rating", "event_type")
-    columns = _parse_columns({role: options[role] for role in roles})
-    item_columns = _parse_columns(
-        {
-            **{
-                role: options[f"items_{role}"]
-                for role in ("item", "title", "image", "link", "created")
-            },
-            **dict(_parse_fields("categories", "--items-category", options["items_category"])),
-            **dict(_parse_fields("numbers", "--items-number", options["items_number"])),
-        }
+    from batchrec_dagster.cli.given_columns import (
+        get_item_columns,
+        get_rating_columns,
+        get_user_columns,
+    )
+
+    columns, item_columns, user_columns = (
+        get_columns(options)
+        for get_columns in (get_rating_columns, get_item_columns, get_user_columns)
     )
     if items is None and (item_columns or options["items_delimiter"] or options["items_format"]):
         raise click.UsageError("columns of the items are given, but not their file: --items FILE")
-    user_columns = _parse_columns(
-        {
-            "user": options["users_user"],
-            **dict(_parse_fields("categories", "--users-category", options["users_category"])),
-            **dict(_parse_fields("numbers", "--users-number", options["users_number"])),
-        }
-    )
     if users is None and (user_columns or options["users_delimiter"] or options["users_format"]):
         raise click.UsageError("columns of the users are given, but not their file: --users FILE")
     project = find_project()
@@ -189,6 +174,11 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
 
     from batchrec_dagster.cli.item_columns import ItemsBlock
     from batchrec_dagster.cli.user_columns import UsersBlock
+    from batchrec_dagster.cli.write_declaration import (
+        build_text,
+        require_loadable_project,
+        write_declaration,
+    )
     from batchrec_dagster.config.new_declaration import format_block, ignore_home_in_git
     from batchrec_dagster.reporting.terminal import escape_invisible
 
@@ -208,7 +198,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         )
         sources.append(recognised_users)
     on_bad_rows = options["on_bad_rows"]
-    text = _build_text(
+    text = build_text(
         project.defs / name,
         name,
         on_bad_rows,
@@ -216,7 +206,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         recognised_items,
         recognised_users,
     )
-    declaration_path = _write_declaration(project, name, text)
+    declaration_path = write_declaration(project, name, text)
     click.echo(f"{recognised_ratings.preview}\n")
     for source in sources:
         settings = {key: value for key, value in source.settings.items() if key != "source"}
@@ -229,7 +219,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     for source in sources:
         for warning in source.warnings:
             click.echo(f"Warning: {escape_invisible(warning)}", err=True)
-    _check_project(project, declaration_path)
+    require_loadable_project(project, declaration_path)
     ignore_home_in_git(project.root)
     batchrec = format_program()
     click.echo(
@@ -238,41 +228,6 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         f"  {batchrec} open --pipeline {name}\n"
         f"  {batchrec} show --pipeline {name}"
     )
-
-
-def _parse_columns(given: Mapping[str, str | None]) -> dict[str, Column]:
-    """The given columns, by name or position. Raises click.UsageError for a mix of both."""
-    columns: dict[str, Column] = {
-        role: int(text) if text.isascii() and text.isdecimal() else text
-        for role, text in given.items()
-        if text is not None
-    }
-    if len({type(column) for column in columns.values() if column != NO_COLUMN}) > 1:
-        raise click.UsageError("give the columns all by name, or all by position")
-    return columns
-
-
-def _parse_header(text: str | None) -> Header | None:
-    """The line that names the columns. Raises click.UsageError."""
-    if text is None or text == NO_COLUMN:
-        return text  # type: ignore[return-value]
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise click.UsageError(f"--header is {text!r}: write the number of a line, or none")
-    return int(text)
-
-
-def _parse_fields(setting: str, option: str, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The setting of each [NAME=]COL, such as categories.GENRES, and the column."""
-    from batchrec_dagster.personalize.schemas import make_field_name
-
-    for text in texts:
-        name, equals, column = text.partition("=")
-        if not equals and text.isdecimal():
-            raise click.UsageError(f"a column by position needs a name: {option} NAME={text}")
-        if equals:
-            yield f"{setting}.{name}", column
-        else:
-            yield f"{setting}.{make_field_name(text)}", text
 
 
 def _check_name(name: str, project: Project) -> None:
@@ -311,6 +266,7 @@ def _choose_declared_source(source: str, project: Project) -> str:
 def _recognise_ratings(
     source: str, project: Project, columns: Mapping[str, Column], options: Mapping[str, Any]
 ) -> RecognisedSource:
+    from batchrec_dagster.cli.given_columns import parse_header
     from batchrec_dagster.cli.nested_ratings import find_nested_form
     from batchrec_dagster.cli.recognise_ratings import recognise_ratings
     from batchrec_dagster.cli.recognised_source import ReadingOptions
@@ -333,7 +289,7 @@ def _recognise_ratings(
         quoted=not options["no_quotes"],
         null_values=options["null_values"],
         timezone=options["timezone"],
-        header=_parse_header(options["header"]),
+        header=parse_header(options["header"]),
         skip=options["on_bad_rows"] == "skip",
     )
     with open_source(rows, storage, project.root) as files:
@@ -383,104 +339,3 @@ def _with_format(
     source = recognised.settings["source"]
     settings = {"source": source, "format": table_format, **recognised.settings}
     return replace(recognised, settings=settings)
-
-
-def _build_text(
-    folder: Path,
-    name: str,
-    on_bad_rows: str,
-    ratings: RecognisedSource,
-    items: RecognisedSource | None = None,
-    users: RecognisedSource | None = None,
-) -> str:
-    from batchrec_dagster.cli.unused_columns import comment_item_columns, suggest_rules
-    from batchrec_dagster.config.new_declaration import format_block, format_declaration
-    from batchrec_dagster.reporting.terminal import escape_invisible
-
-    other_blocks = [
-        "  interactions:                 # which rows count",
-        *(f"    {line}" for line in ratings.rules),
-        f"    duplicates: keep            # {_comment_duplicates(ratings)}",
-        "    # window: {days: 365}       # only the newest days",
-        "",
-    ]
-    if items is not None:
-        other_blocks += [
-            "  items:                        # titles for people, metadata for Personalize"
-        ]
-        block = comment_item_columns([*format_block(items.settings)], items.suggested_columns)
-        other_blocks += [*block, ""]
-    if users is not None:
-        other_blocks += ["  users:                        # for filters and Personalize"]
-        other_blocks += [*format_block(users.settings)]
-        other_blocks += [*(f"  {rule}" for rule in users.rules), ""]
-    bad_rows = (
-        f"    on_bad_rows: {on_bad_rows}           # skip: leave out and count unreadable rows"
-    )
-    notes = ["Written by batchrec new, from", *map(escape_invisible, ratings.summary)]
-    return format_declaration(
-        folder,
-        name,
-        [*format_block(ratings.settings), bad_rows],
-        notes,
-        "\n" + "\n".join(other_blocks),
-        suggest_rules(items.suggested_columns) if items is not None else [],
-    )
-
-
-def _comment_duplicates(ratings: RecognisedSource) -> str:
-    if ratings.repeated_rows:
-        return f"drop: without the {ratings.repeated_rows:,} rows that repeat another"
-    return "or drop"
-
-
-def _write_declaration(project: Project, name: str, text: str) -> Path:
-    """Write defs/NAME/defs.yaml atomically, after it was loaded in a project of its own.
-
-    Raises DeclarationError, click.ClickException.
-    """
-    import dagster as dg
-
-    from batchrec_dagster.config.declaration_errors import DeclarationError
-    from batchrec_dagster.pipeline.loading import load_pipelines
-
-    target = project.defs / name
-    try:
-        trial_project = tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {project.root}: {error.strerror}") from error
-    with trial_project as root:
-        module = f"batchrec_new_{uuid.uuid4().hex}"
-        folder = Path(root, module, "defs", name)
-        folder.mkdir(parents=True)
-        (folder / "defs.yaml").write_text(text, encoding="utf-8")
-        Path(root, module, "__init__.py").touch()
-        Path(root, "pyproject.toml").write_text(
-            f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{module}"\n'
-        )
-        sys.path.insert(0, root)
-        try:
-            importlib.invalidate_caches()
-            dg.Definitions.validate_loadable(load_pipelines(Path(root, module)))
-        except DeclarationError as error:
-            raise DeclarationError(str(error).replace(str(folder), str(target))) from None
-        finally:
-            sys.path.remove(root)
-        project.defs.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.rename(target)
-        except OSError as error:
-            raise click.ClickException(f"cannot write {target}: {error.strerror}") from error
-    return target / "defs.yaml"
-
-
-def _check_project(project: Project, declaration_path: Path) -> None:
-    """Raise click.ClickException if the project does not load with the new declaration."""
-    from batchrec_dagster.cli.pipelines import find_project_errors
-
-    errors = find_project_errors(project)
-    if errors:
-        reasons = "\n  ".join(errors)
-        raise click.ClickException(
-            f"wrote {shorten_path(declaration_path)}; the project does not load:\n  {reasons}"
-        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BATCHREC_HOME", str(tmp_path / ".batchrec"))
-    # The package has the command under the name of its module.
-    module = import_module("batchrec_dagster.cli.new")
-    monkeypatch.setattr(module, "_write_declaration", write_declaration)
-    monkeypatch.setattr(module, "_check_project", lambda *_: None)
+    module = "batchrec_dagster.cli.write_declaration"
+    monkeypatch.setattr(f"{module}.write_declaration", write_declaration)
+    monkeypatch.setattr(f"{module}.require_loadable_project", lambda *_: None)
     # Fewer rows are quicker to write and to read.
     monkeypatch.setattr("batchrec_dagster.steps.checks.MIN_INTERACTIONS", 20)
     monkeypatch.setattr("batchrec_dagster.steps.checks.MIN_USERS_WITH_TWO_INTERACTIONS", 5)
