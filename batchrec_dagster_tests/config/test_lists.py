@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from batchrec_dagster import published
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.samples import SHOP_PIPELINE
 from batchrec_dagster.steps.shared_jobs import group_lists
@@ -110,3 +111,13 @@ def test_a_narrowed_pipeline_knows_the_whole_one() -> None:
     assert newsletter.list_pipelines[1].batch_users == pipeline.batch_users
     assert newsletter.list_pipelines[1].retention == pipeline.retention
     assert newsletter.users_setting == "lists.newsletter.users"
+
+
+def test_another_code_location_takes_a_list_by_its_address() -> None:
+    spec = published("shop/newsletter")
+    assert spec.key.path == ["shop", "newsletter", "recommendations"]
+    prefixed = published("shop/newsletter", key_prefix="team/web")
+    assert prefixed.key.path == ["team", "web", "newsletter", "recommendations"]
+    newsletter = declare({"newsletter": {}}).list_pipelines[0]
+    assert spec.key == newsletter.asset_key("recommendations")
+    assert newsletter.storage_keys.recommendations in spec.metadata.values()

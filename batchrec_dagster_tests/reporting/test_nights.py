@@ -124,6 +124,19 @@ def live_through_a_week(files: PipelineFiles, tmp_path: Path) -> list[Night]:
     return list_nights(files, {})
 
 
+def test_a_list_has_its_own_nights_and_those_in_which_all_lists_failed(
+    files: PipelineFiles,
+) -> None:
+    home, app = (
+        PipelineFiles(files.storage, files.storage_keys.of_list(name)) for name in ("home", "app")
+    )
+    record(files, 1, "failed", "raw_ratings")
+    record(home, 2, "refused", "recommendations")
+    record(app, 3, "unchanged", "recommendations")
+    assert [run.run for run in UnpublishedRuns(home).read()] == ["run 1", "run 2"]
+    assert [run.run for run in UnpublishedRuns(app).read()] == ["run 1", "run 3"]
+
+
 def test_each_night_has_a_row_that_says_how_it_ended(files: PipelineFiles, tmp_path: Path) -> None:
     nights = live_through_a_week(files, tmp_path)
     assert [(night.edition, night.description) for night in nights] == [

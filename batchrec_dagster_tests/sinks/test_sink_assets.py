@@ -302,6 +302,25 @@ def test_two_pipelines_that_write_to_one_place_are_refused_when_loaded(
         assert reason in line
 
 
+def test_two_lists_that_write_to_one_place_are_refused_when_loaded(project: Project) -> None:
+    lists = {
+        "home": {"sinks": {"export": {"path": "out/lists.csv"}}},
+        "app": {"sinks": {"export": {"path": "out/lists.csv", "format": "jsonl"}}},
+    }
+    file = project.declare(declaration("shop", "ratings.csv", lists=lists))
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    numbers = [
+        number
+        for number, line in enumerate(file.read_text().splitlines(), start=1)
+        if "path: out/lists.csv" in line
+    ]
+    lines = str(error.value).splitlines()
+    for line, number in zip(lines, numbers, strict=True):
+        assert f"/shop/defs.yaml, line {number}: " in line
+        assert "shop/home and shop/app write to the same place, sinks.export.path: " in line
+
+
 def test_two_pipelines_with_sinks_of_their_own_load(project: Project) -> None:
     for name in ("shop", "shop_2"):
         sinks = {

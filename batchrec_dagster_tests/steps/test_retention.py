@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.ensure import ACTIVE, Ensure, ResourceKind
+from batchrec_dagster.personalize.ensure import ACTIVE, IMPORT_JOB, Ensure, ResourceKind
 from batchrec_dagster.personalize.prices import PriceList
 from batchrec_dagster.steps.batch_jobs import JobOutput
 from batchrec_dagster.steps.retention import delete_unneeded, delete_unneeded_segments
@@ -22,6 +23,7 @@ from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, Keys, S3Server
 from batchrec_dagster_tests.support import declaration
 
+IMPORTED = datetime(2026, 11, 20, tzinfo=UTC)
 JOB = "arn:aws:personalize:us-east-1:000000000000:batch-inference-job/"
 SEGMENTS = {"items": ["1"]}
 UNTITLED = {"item": "id", "categories": {"GENRES": "genres"}}
@@ -37,10 +39,21 @@ class FakeEnsure(Ensure):
     """Lists these jobs, and is on AWS, so that no models are given up."""
 
     statuses: dict[str, str] = field(default_factory=dict)
-    """The status of each job, by its name."""
+    """The status of each job, by its name. Those of names with `new` are newer than the import."""
 
     def list(self, kind: ResourceKind, **within: str) -> list[Any]:
-        return [{kind.name: name, "status": status} for name, status in self.statuses.items()]
+        return [
+            {
+                kind.name: name,
+                "status": status,
+                "creationDateTime": IMPORTED + timedelta(hours=1 if "new" in name else -1),
+            }
+            for name, status in self.statuses.items()
+        ]
+
+    def describe(self, kind: ResourceKind, arn: str) -> dict[str, Any]:
+        assert kind is IMPORT_JOB
+        return {"creationDateTime": IMPORTED}
 
 
 @dataclass
@@ -140,6 +153,42 @@ def test_outputs_go_with_their_editions(place: Place, tmp_path: Path) -> None:
         assert list_jobs(storage) == ["shop-2", "shop-3", "shop-4", "shop-6", "shop-9"]
     assert all(is_usable(work, f"shop-{number}") for number in (2, 3, 4, 6, 9))
     assert len(list_keys(storage, "shop/curated/batch_inference/")) == 15
+
+
+def test_outputs_that_another_list_needs_or_will_adopt_stay(place: Place, tmp_path: Path) -> None:
+    storage = place.open()
+    jobs = dict.fromkeys(("home", "app", "gone", "new"), ACTIVE)
+    work = make_work(storage, jobs, lists={"home": {}, "app": {}})
+    imported = {"dataset_group_arn": "a", "dataset_group_name": "shop-1", "data_version": "v"}
+    work.files.write_record("personalize_dataset", {**imported, "dataset_import_job_arn": "i"})
+    for name in jobs:
+        write_output(work, name)
+    home, app = work.each_list()
+    for one_list in (home, app):
+        arn = f"{JOB}{one_list.pipeline.list_name}"
+        publish(one_list, tmp_path, batch_inference_job_arn=arn)
+    # A list that is made later in the run, or at the same time, adopts what was made of the data.
+    delete_unneeded(home, [])
+    assert list_jobs(storage) == ["app", "home", "new"]
+
+
+def test_removed_lists_keep_only_what_they_published(tmp_path: Path) -> None:
+    storage = Place(str(tmp_path / "storage")).open()
+    users = "transformed/batch_users_input/users.json"
+    arms = "transformed/batch_users_of_arms/model/users.json"
+    published = "curated/recommendations/recommendations.parquet"
+    kept = [
+        f"lists/mail/{users}",
+        f"lists/gone/{published}",
+        "lists/gone/records/publications.json",
+    ]
+    left = [users, arms, *(f"lists/gone/{key}" for key in (users, arms)), f"lists/mail/{arms}"]
+    for key in (*kept, *left):
+        storage.store.put(storage.uri(f"shop/{key}"), b"{}")
+    mail = {"users": {"source": "users.csv", "column": "id"}}
+    (one_list,) = make_work(storage, lists={"mail": mail}).each_list()
+    delete_unneeded(one_list, [])
+    assert list_keys(storage, "shop/") == sorted(kept)
 
 
 def test_all_jobs_of_an_experiment_stay_with_its_edition(place: Place, tmp_path: Path) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.personalize.ensure import Ensure
+from batchrec_dagster.personalize.prices import PriceList
 from batchrec_dagster.steps.checks import CheckResult, name_list_settings
+from batchrec_dagster.steps.cost import estimate_results
+from batchrec_dagster.steps.data_sizes import DataSize, SizeComparison
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.shared_jobs import (
     choose_num_results_of_group,
@@ -18,6 +25,9 @@ from batchrec_dagster.steps.shared_jobs import (
     name_sharing_lists,
 )
 from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.publications import PublicationRecord, Publications, WithdrawnLists
+from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import COLUMNS, declaration
 
 V1 = {"recipe": "aws-user-personalization"}
@@ -156,3 +166,39 @@ def test_a_finding_names_the_settings_of_its_list() -> None:
     assert (
         name_list_settings(check, "lists.home").finding == "lists.home.filter excludes most of it"
     )
+
+
+def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
+    storage = StorageResource(root=str(tmp_path), s3=S3Connection())
+    pipeline = declare({"mail": {"users": USERS}, "home": {}, "app": {}})
+    ensure = cast(Ensure, None)
+    work = PersonalizeWork(pipeline, storage, ensure, PriceList.read())
+    mail, home, _ = work.each_list()
+    for one_list, users in ((mail, 2), (home, 3)):
+        lines = pl.DataFrame({"userId": [str(user) for user in range(users)]})
+        one_list.files.batch_users.publish(lines, 100)
+    works = ["recommending to 2 users (mail)", "recommending to 3 users (home, app)"]
+    assert [cost.what for cost in estimate_results(work)] == works
+    # Whichever of them has paid.
+    assert [cost.what for cost in estimate_results(work, ["app.recommendations"])] == works[:1]
+    assert estimate_results(work, ["home.recommendations", "mail.recommendations"]) == []
+
+
+def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_path: Path) -> None:
+    storage = StorageResource(root=str(tmp_path), s3=S3Connection())
+    pipeline = declare({"mail": {}, "home": {}})
+    work = PersonalizeWork(pipeline, storage, cast(Ensure, None), PriceList.read())
+    mail, home = work.each_list()
+    for day, one_list in enumerate((home, mail), start=1):
+        sizes = {"sizes": {"interactions": {"rows": 100 * day}}, "settings": pipeline.making_lists}
+        about = {"edition": 1, "version": f"v{day}", "made_at": f"2026-11-0{day}", **sizes}
+        with TableWriter(tmp_path / "lists.parquet") as writer:
+            writer.write(pa.table({"user_id": ["1"]}))
+            writer.finish(about)
+        one_list.files.table.publish(writer.path, 7)
+    compare = SizeComparison(work, "interactions", "interactions").check
+    assert compare(DataSize(190)).finding.endswith("compared with 200 in edition 1 of mail")
+    withdrawn = WithdrawnLists(1, "v2", None, None, None)
+    Publications(mail.files).write(PublicationRecord(withdrawn=(withdrawn,)))
+    compare = SizeComparison(work, "interactions", "interactions").check
+    assert compare(DataSize(190)).finding.endswith("compared with 100 in edition 1 of home")
