@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.cli.project import Project as LocatedProject
 from batchrec_dagster.config.new_declaration import SCHEMA_FILE
 from batchrec_dagster_tests.config.test_schema import list_schema_errors
 from batchrec_dagster_tests.support import (
@@ -34,6 +35,23 @@ def working_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Projec
     return project
 
 
+@pytest.fixture
+def unloaded_project(working_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project, in which `batchrec new` writes a declaration without loading it, which takes
+    most of its time."""
+
+    def write(project: LocatedProject, name: str, text: str) -> Path:
+        path = project.defs / name / "defs.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        return path
+
+    module = "batchrec_dagster.cli.write_declaration"
+    monkeypatch.setattr(f"{module}.write_declaration", write)
+    monkeypatch.setattr(f"{module}.require_loadable_project", lambda *_: None)
+    return working_project
+
+
 def run_new(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, ["new", *arguments])
     return result.exit_code, result.output
@@ -44,14 +62,21 @@ def read_declaration(project: Project, name: str = "shop") -> dict[str, Any]:
 
     Both the loader and the editor's schema accept them.
     """
+    attributes = read_attributes(project, name)
     text = (project.package / "defs" / name / "defs.yaml").read_text()
-    attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
-    assert list_schema_errors(attributes) == []
     # The folder where the package is installed must not be in the file.
     assert "$schema" not in text
     assert str(SCHEMA_FILE.parent) not in text
     with definitions(project) as defs:
         assert defs.resolve_job_def(f"{name}_refresh")
+    return attributes
+
+
+def read_attributes(project: Project, name: str = "shop") -> dict[str, Any]:
+    """The attributes that were written for the pipeline, which the editor's schema accepts."""
+    text = (project.package / "defs" / name / "defs.yaml").read_text()
+    attributes: dict[str, Any] = yaml.safe_load(text)["attributes"]
+    assert list_schema_errors(attributes) == []
     return attributes
 
 

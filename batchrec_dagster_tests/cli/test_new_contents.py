@@ -11,15 +11,15 @@ import pytest
 from batchrec_dagster_tests.cli.new_support import (
     ROWS,
     START,
-    read_declaration,
+    read_attributes,
     run_new,
+    unloaded_project,
     working_project,
     write_ratings_file,
 )
 from batchrec_dagster_tests.support import Project
 
-__all__ = ["working_project"]
-pytestmark = pytest.mark.slow
+__all__ = ["unloaded_project", "working_project"]
 
 HOUR = 3600
 
@@ -31,49 +31,49 @@ def write_lines(project: Project, name: str, header: str, lines: list[str]) -> N
 
 @pytest.mark.parametrize("cell", ["", "true", "90"], ids=["empty", "flags", "durations"])
 def test_a_column_with_the_name_of_a_time_but_without_times_is_not_the_time(
-    working_project: Project, cell: str
+    unloaded_project: Project, cell: str
 ) -> None:
     write_ratings_file(
-        working_project.root / "orders.csv",
+        unloaded_project.root / "orders.csv",
         "userId,itemId,rating,bought,date",
         {"date": lambda _: cell},
     )
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
-    assert read_declaration(working_project)["ratings"]["columns"]["timestamp"] == "bought"
+    assert read_attributes(unloaded_project)["ratings"]["columns"]["timestamp"] == "bought"
 
 
-def test_an_empty_time_is_asked_for(working_project: Project) -> None:
+def test_an_empty_time_is_asked_for(unloaded_project: Project) -> None:
     lines = [f"{user},{item}," for user, item in ROWS]
-    write_lines(working_project, "orders.csv", "userId,itemId,date", lines)
+    write_lines(unloaded_project, "orders.csv", "userId,itemId,date", lines)
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 2
     assert "couldn't recognise the time column" in output
     assert "--time none" in output
 
 
-def test_of_two_names_of_a_user_the_one_with_ids_is_taken(working_project: Project) -> None:
+def test_of_two_names_of_a_user_the_one_with_ids_is_taken(unloaded_project: Project) -> None:
     write_ratings_file(
-        working_project.root / "orders.csv",
+        unloaded_project.root / "orders.csv",
         "customer_id,itemId,rating,time,user_id",
         {"empty": lambda _: ""},
     )
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
-    assert read_declaration(working_project)["ratings"]["columns"]["user"] == "customer_id"
+    assert read_attributes(unloaded_project)["ratings"]["columns"]["user"] == "customer_id"
 
 
-def test_flags_and_texts_are_not_when_an_item_was_created(working_project: Project) -> None:
-    write_ratings_file(working_project.root / "orders.csv", "userId,itemId,rating,time")
+def test_flags_and_texts_are_not_when_an_item_was_created(unloaded_project: Project) -> None:
+    write_ratings_file(unloaded_project.root / "orders.csv", "userId,itemId,rating,time")
     lines = [f"{item},Lamp {item},true,2020-01-0{1 + item % 9}" for item in range(80)]
-    write_lines(working_project, "items.csv", "Handle,Title,Published,Created At", lines)
+    write_lines(unloaded_project, "items.csv", "Handle,Title,Published,Created At", lines)
     options = ("--ratings", "orders.csv", "--items", "items.csv", "--items-id", "Handle")
     code, output = run_new("shop", *options)
     assert code == 0, output
-    assert read_declaration(working_project)["items"]["columns"]["created"] == "Created At"
+    assert read_attributes(unloaded_project)["items"]["columns"]["created"] == "Created At"
     code, output = run_new("shop2", *options, "--items-created", "none")
     assert code == 0, output
-    assert "created" not in read_declaration(working_project, "shop2")["items"]["columns"]
+    assert "created" not in read_attributes(unloaded_project, "shop2")["items"]["columns"]
 
 
 @pytest.mark.parametrize(
@@ -82,26 +82,26 @@ def test_flags_and_texts_are_not_when_an_item_was_created(working_project: Proje
     ids=["one", "many", "rating"],
 )
 def test_numbers_in_a_file_without_a_header_are_ratings_only_on_a_scale(
-    working_project: Project, category: str, column: int | None
+    unloaded_project: Project, category: str, column: int | None
 ) -> None:
     lines = []
     for number, (user, item) in enumerate(ROWS):
         cell = str(1 + item % 5) if category == "rating" else category.format(item % 12)
         lines.append(f"{user},{item},{cell},{START + number * HOUR}")
-    write_lines(working_project, "clicks.dat", "", lines)
+    write_lines(unloaded_project, "clicks.dat", "", lines)
     code, output = run_new("shop", "--ratings", "clicks.dat")
     assert code == 0, output
-    columns = read_declaration(working_project)["ratings"]["columns"]
+    columns = read_attributes(unloaded_project)["ratings"]["columns"]
     assert columns.get("rating") == column
     assert columns["timestamp"] == 4
 
 
-def test_another_column_with_times_is_named(working_project: Project) -> None:
+def test_another_column_with_times_is_named(unloaded_project: Project) -> None:
     lines = [
         f"{user},{item},{START + user * HOUR},{START + number * HOUR}"
         for number, (user, item) in enumerate(ROWS)
     ]
-    write_lines(working_project, "orders.csv", "userId,itemId,created_at,purchased_on", lines)
+    write_lines(unloaded_project, "orders.csv", "userId,itemId,created_at,purchased_on", lines)
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
     assert (
@@ -114,26 +114,26 @@ def test_another_column_with_times_is_named(working_project: Project) -> None:
     assert "has times too" not in output
 
 
-def test_repeated_rows_are_counted(working_project: Project) -> None:
+def test_repeated_rows_are_counted(unloaded_project: Project) -> None:
     lines = [f"{user},{item},{START + number}" for number, (user, item) in enumerate(ROWS)]
-    (working_project.root / "orders").mkdir()
+    (unloaded_project.root / "orders").mkdir()
     for number in range(3):
-        write_lines(working_project, f"orders/{number}.csv", "userId,itemId,time", lines)
+        write_lines(unloaded_project, f"orders/{number}.csv", "userId,itemId,time", lines)
     code, output = run_new("shop", "--ratings", "orders/")
     assert code == 0, output
     count = f"{2 * len(ROWS):,}"
     assert f"Warning: {count} of {3 * len(ROWS):,} rows repeat another one" in output
     assert "interactions.duplicates: drop" in output
-    text = (working_project.package / "defs/shop/defs.yaml").read_text()
+    text = (unloaded_project.package / "defs/shop/defs.yaml").read_text()
     assert f"duplicates: keep            # drop: without the {count} rows" in text
 
 
-def test_an_id_with_a_tenth_of_the_rows_is_named(working_project: Project) -> None:
+def test_an_id_with_a_tenth_of_the_rows_is_named(unloaded_project: Project) -> None:
     lines = [
         f"{user if number % 5 else 'NA'},{item},{START + number * HOUR}"
         for number, (user, item) in enumerate(ROWS)
     ]
-    write_lines(working_project, "orders.csv", "userId,itemId,time", lines)
+    write_lines(unloaded_project, "orders.csv", "userId,itemId,time", lines)
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
     most = (len(ROWS) + 4) // 5
@@ -142,12 +142,12 @@ def test_an_id_with_a_tenth_of_the_rows_is_named(working_project: Project) -> No
     assert "Warning: item" not in output
 
 
-def test_ids_that_differ_only_in_case_or_blanks_are_named(working_project: Project) -> None:
+def test_ids_that_differ_only_in_case_or_blanks_are_named(unloaded_project: Project) -> None:
     lines = [
         f"u{user},{'SKU-' if number % 2 else 'sku-'}{item},{START + number * HOUR}"
         for number, (user, item) in enumerate(ROWS)
     ]
-    write_lines(working_project, "orders.csv", "userId,itemId,time", lines)
+    write_lines(unloaded_project, "orders.csv", "userId,itemId,time", lines)
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
     assert (
@@ -158,7 +158,7 @@ def test_ids_that_differ_only_in_case_or_blanks_are_named(working_project: Proje
 
 
 @pytest.mark.parametrize("kind", ["decimal", "text"])
-def test_decimals_as_ids_in_parquet_are_named(working_project: Project, kind: str) -> None:
+def test_decimals_as_ids_in_parquet_are_named(unloaded_project: Project, kind: str) -> None:
     items = [Decimal(f"{item}.0") for _, item in ROWS]
     frame = pl.DataFrame(
         {
@@ -169,7 +169,7 @@ def test_decimals_as_ids_in_parquet_are_named(working_project: Project, kind: st
     )
     if kind == "text":
         frame = frame.with_columns(pl.col("itemId").cast(pl.String))
-    frame.write_parquet(working_project.root / "orders.parquet")
+    frame.write_parquet(unloaded_project.root / "orders.parquet")
     code, output = run_new("shop", "--ratings", "orders.parquet")
     assert code == 0, output
     assert "Warning: orders.parquet: the item ids (column itemId) are decimals such as" in output
@@ -179,23 +179,23 @@ def test_decimals_as_ids_in_parquet_are_named(working_project: Project, kind: st
     ("cell", "form"), [("\"['Garden', 'Home']\"", "a list"), ('"{""id"": 1}"', "an object")]
 )
 def test_categories_that_are_written_as_code_are_named(
-    working_project: Project, cell: str, form: str
+    unloaded_project: Project, cell: str, form: str
 ) -> None:
-    write_ratings_file(working_project.root / "orders.csv", "userId,itemId,rating,time")
+    write_ratings_file(unloaded_project.root / "orders.csv", "userId,itemId,rating,time")
     lines = [f"{item},Lamp {item},{cell}" for item in range(80)]
-    write_lines(working_project, "items.csv", "itemId,title,categories", lines)
+    write_lines(unloaded_project, "items.csv", "itemId,title,categories", lines)
     code, output = run_new("shop", "--ratings", "orders.csv", "--items", "items.csv")
     assert code == 0, output
     assert f"Warning: categories has {form} in each cell, such as" in output
     assert "set items.query: SELECT" in output
 
 
-def test_names_below_other_lines_are_found_and_declared(working_project: Project) -> None:
+def test_names_below_other_lines_are_found_and_declared(unloaded_project: Project) -> None:
     lines = [f"{user},{item},{START + number}" for number, (user, item) in enumerate(ROWS)]
     header = "Sales report\nMade on a Monday\n\ncustomer_id,sku,ordered_at"
-    write_lines(working_project, "report.csv", header, lines)
+    write_lines(unloaded_project, "report.csv", header, lines)
     write_lines(
-        working_project,
+        unloaded_project,
         "catalogue.csv",
         "Catalogue\n\nsku,title",
         [f"{item},Lamp {item}" for item in range(80)],
@@ -203,7 +203,7 @@ def test_names_below_other_lines_are_found_and_declared(working_project: Project
     code, output = run_new("shop", "--ratings", "report.csv", "--items", "catalogue.csv")
     assert code == 0, output
     assert "Warning: line 4 was taken for the names of the columns: customer_id, sku" in output
-    declared = read_declaration(working_project)
+    declared = read_attributes(unloaded_project)
     assert (declared["ratings"]["header"], declared["items"]["header"]) == (4, 3)
     assert f"{len(ROWS):,} rows (csv)" in output
     code, output = run_new("shop2", "--ratings", "report.csv", "--header", "4")
@@ -214,27 +214,27 @@ def test_names_below_other_lines_are_found_and_declared(working_project: Project
     assert "--header is 'four': write the number of a line, or none" in output
 
 
-def test_a_file_without_names_can_be_declared_so(working_project: Project) -> None:
+def test_a_file_without_names_can_be_declared_so(unloaded_project: Project) -> None:
     # Each word might be a name.
     lines = ["user,item"] + [f"u{'abc'[user % 3]}{user},i{item}" for user, item in ROWS]
-    write_lines(working_project, "plays.csv", "", lines)
+    write_lines(unloaded_project, "plays.csv", "", lines)
     options = ("--user", "1", "--item", "2", "--time", "none", "--header", "none")
     code, output = run_new("shop", "--ratings", "plays.csv", *options)
     assert code == 0, output
-    assert read_declaration(working_project)["ratings"]["header"] == "none"
+    assert read_attributes(unloaded_project)["ratings"]["header"] == "none"
     assert f"{len(lines):,} rows" in output
 
 
-def test_only_a_doubled_name_that_is_used_is_refused(working_project: Project) -> None:
+def test_only_a_doubled_name_that_is_used_is_refused(unloaded_project: Project) -> None:
     write_ratings_file(
-        working_project.root / "orders.csv",
+        unloaded_project.root / "orders.csv",
         "userId,itemId,rating,time,note,note",
         {"note": lambda _: "x", "more": lambda _: "y"},
     )
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
     write_ratings_file(
-        working_project.root / "doubled.csv",
+        unloaded_project.root / "doubled.csv",
         "userId,itemId,rating,time,itemId",
         {"item_again": lambda _: 1},
     )
@@ -244,21 +244,21 @@ def test_only_a_doubled_name_that_is_used_is_refused(working_project: Project) -
 
 
 def test_the_only_column_with_times_is_taken_whatever_their_format(
-    working_project: Project,
+    unloaded_project: Project,
 ) -> None:
     lines = [
         f"{user},{item},{1 + number % 28:02}.01.2024" for number, (user, item) in enumerate(ROWS)
     ]
-    write_lines(working_project, "orders.csv", "userId,itemId,Bestelldatum", lines)
+    write_lines(unloaded_project, "orders.csv", "userId,itemId,Bestelldatum", lines)
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
-    ratings = read_declaration(working_project)["ratings"]
+    ratings = read_attributes(unloaded_project)["ratings"]
     assert ratings["columns"]["timestamp"] == "Bestelldatum"
     assert ratings["timestamp_format"] == "%d.%m.%Y"
 
 
 def test_the_guess_goes_by_words_and_by_what_changes_within_a_user(
-    working_project: Project,
+    unloaded_project: Project,
 ) -> None:
     lines = [
         f"#{number},Ann,a{user}@example.com,2020-01-{1 + user % 28:02},"
@@ -266,7 +266,7 @@ def test_the_guess_goes_by_words_and_by_what_changes_within_a_user(
         for number, (user, item) in enumerate(ROWS)
     ]
     header = "Name,Shown,Email,Since,Paid,Lineitem sku"
-    write_lines(working_project, "shopify.csv", header, lines)
+    write_lines(unloaded_project, "shopify.csv", header, lines)
     code, output = run_new("shop", "--ratings", "shopify.csv", "--user", "Email")
     assert code == 2
     assert "Paid and Since have times. Try: --item 'Lineitem sku' --time Paid (or" in output

@@ -12,14 +12,14 @@ from batchrec_dagster_tests.cli.new_support import (
     ROWS,
     START,
     list_leftovers,
-    read_declaration,
+    read_attributes,
     run_new,
+    unloaded_project,
     working_project,
 )
 from batchrec_dagster_tests.support import Project
 
-__all__ = ["working_project"]
-pytestmark = pytest.mark.slow
+__all__ = ["unloaded_project", "working_project"]
 
 
 def write_objects(project: Project, make: Callable[[int, int, int], dict[str, Any]]) -> None:
@@ -53,47 +53,47 @@ def make_kafka_event(user: int, item: int, time: int) -> dict[str, Any]:
     ids=["mongo", "kafka"],
 )
 def test_the_query_of_a_known_form_is_written(
-    working_project: Project,
+    unloaded_project: Project,
     make: Callable[[int, int, int], dict[str, Any]],
     words: str,
     rows: int,
 ) -> None:
-    write_objects(working_project, make)
+    write_objects(unloaded_project, make)
     code, output = run_new("shop", "--ratings", "events.json")
     assert code == 0, output
     assert f"events.json: {rows:,} rows ({words})" in output
-    ratings = read_declaration(working_project)["ratings"]
+    ratings = read_attributes(unloaded_project)["ratings"]
     assert ratings["query"].startswith("SELECT ")
     assert ratings["columns"] == {"user": "user_id", "item": "item_id", "timestamp": "ts"}
-    text = (working_project.package / "defs/shop/defs.yaml").read_text()
+    text = (unloaded_project.package / "defs/shop/defs.yaml").read_text()
     assert "    query: |-\n      SELECT " in text
 
 
-def test_columns_that_names_do_not_show_are_asked_for(working_project: Project) -> None:
+def test_columns_that_names_do_not_show_are_asked_for(unloaded_project: Project) -> None:
     write_objects(
-        working_project,
+        unloaded_project,
         lambda user, item, time: {"who": {"key": user}, "what": {"key": item}, "ts": time},
     )
     code, output = run_new("shop", "--ratings", "events.json")
     assert code == 2
     assert "is nested JSON, of which a query makes the columns: ts, who_key, what_key." in output
     assert "for example: --user who_key --item what_key" in output
-    assert list_leftovers(working_project) == []
+    assert list_leftovers(unloaded_project) == []
     options = ("--user", "who_key", "--item", "what_key")
     code, output = run_new("shop", "--ratings", "events.json", *options)
     assert code == 0, output
-    assert read_declaration(working_project)["ratings"]["columns"] == {
+    assert read_attributes(unloaded_project)["ratings"]["columns"] == {
         "user": "who_key",
         "item": "what_key",
         "timestamp": "ts",
     }
 
 
-def test_plain_json_with_an_object_to_spare_needs_no_query(working_project: Project) -> None:
+def test_plain_json_with_an_object_to_spare_needs_no_query(unloaded_project: Project) -> None:
     write_objects(
-        working_project,
+        unloaded_project,
         lambda user, item, time: {"user_id": user, "item_id": item, "ts": time, "more": {"a": 1}},
     )
     code, output = run_new("shop", "--ratings", "events.json")
     assert code == 0, output
-    assert "query" not in read_declaration(working_project)["ratings"]
+    assert "query" not in read_attributes(unloaded_project)["ratings"]

@@ -216,6 +216,8 @@ def test_pip_installs_the_wheel_and_a_colleagues_project(
     write_ratings(tmp_path / "ratings.csv")
     environment.run(tmp_path, "batchrec", "init", "lists")
     project = tmp_path / "lists"
+    # Before its first pipeline.
+    assert "All definitions loaded" in environment.run(project, "dg", "check", "defs")
     colleague = Environment(tmp_path / "venv/bin", environment.pins)
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     dist = environment.bin.parent.parent / "clone/dist"
