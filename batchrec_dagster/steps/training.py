@@ -35,6 +35,7 @@ from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.spending import Spending
 from batchrec_dagster.steps.target_events import check_target_events_known, read_model_metrics
+from batchrec_dagster.steps.trials import require_same_data
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
@@ -215,6 +216,7 @@ def train(
     force: whether to train in any case.
     Raises FailedChecksError, StorageError, PersonalizeError.
     """
+    require_same_data(work, dataset)
     work = work.for_data(dataset.data_version)
     ensure = work.ensure
     trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)

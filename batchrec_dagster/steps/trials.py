@@ -112,17 +112,19 @@ def choose_dataset_group(work: PersonalizeWork, schemas: str, data_version: str)
     return name
 
 
-def require_same_data(work: PersonalizeWork, model: ModelRecord) -> None:
+def require_same_data(work: PersonalizeWork, record: DatasetRecord | ModelRecord) -> None:
     """Raise StepError if the pipeline has imported other data since the trial did.
 
-    Both work in one dataset group then, and inference reads the newest data. Raises StorageError
-    too.
+    Both work in one dataset group then, where training and inference read the newest data. Raises
+    StorageError too.
+
+    record: that of the trial's data, or of its model.
     """
     if work.pipeline.trial is None:
         return
     imported = work.live_files.record(IMPORT, DatasetRecord)
-    is_shared = imported.get("dataset_group_name") == model.dataset_group_name
-    if is_shared and imported.get("data_version") != model.data_version:
+    is_shared = imported.get("dataset_group_name") == record.dataset_group_name
+    if is_shared and imported.get("data_version") != record.data_version:
         raise StepError(
             f"{work.pipeline.name} has imported other data since the trial started: run the trial"
             " again, on these"

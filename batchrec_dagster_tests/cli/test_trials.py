@@ -86,7 +86,7 @@ def test_what_cannot_be_tried_is_said_at_once(
 
 @long_only
 def test_a_trial_that_was_killed_goes_on(shop: Project) -> None:
-    command = ("batchrec", "run", "shop", "--as-of", "2017-09-20..2017-10-10", "--every", "10")
+    command = ("batchrec", "run", "shop", "--as-of", "2017-09-25..2017-10-15", "--every", "10")
     killed_at(shop, command, "(2 of 3)")
     (folder,) = folders(shop)
     process = shop.run(*command)
@@ -95,7 +95,7 @@ def test_a_trial_that_was_killed_goes_on(shop: Project) -> None:
     # The first day is not made again.
     assert "(1 of 3)" not in process.stdout
     rows = [line.split()[:2] for line in process.stdout.splitlines() if line.startswith("2017-")]
-    assert [row[0] for row in rows] == ["2017-09-20", "2017-09-30", "2017-10-10"]
+    assert [row[0] for row in rows] == ["2017-09-25", "2017-10-05", "2017-10-15"]
     ends = [datetime.fromisoformat(row[1]).replace(tzinfo=UTC) for row in rows]
     assert (ends[2] - ends[1]).days == 10
 

@@ -198,6 +198,13 @@ def test_the_lists_of_earlier_days_are_measured_by_what_people_did_then(
     deployment = Deployment.from_environment(variables(project))
     ensure = deployment.personalize_resource.ensure(logging.getLogger(), {})
     assert group in [summary["name"] for summary in ensure.list(api.DATASET_GROUP)]
+    # It goes with the trial.
+    for number in range(TRIALS_KEPT):
+        newer = Trial(f"newer-{number}")
+        begin_trial(files(project, newer), newer, has_same_data=False)
+    delete_old_trials(live, logging.getLogger())
+    assert refresh(project, "shop", instance, assets=["recommendations"]).success
+    assert group not in [summary["name"] for summary in ensure.list(api.DATASET_GROUP)]
 
 
 def test_all_that_a_trial_writes_is_in_its_folder(project: Project) -> None:
