@@ -226,16 +226,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=RESULTS / "similar_items.json")
     args = parser.parse_args()
-    rows = []
-    for name, frame, days in read_baskets(args.data.resolve()) if args.only != "recipe" else ():
-        rows += summarize(name, compare_baskets(frame, days))
-    print(table("NDCG@10 of the other items of a held-out basket", rows))
-    of_recipe = []
-    for name, frame in data_sets(args.data.resolve()) if args.only != "baskets" else ():
-        if name in SETS:
-            data = Interactions.from_frame(frame.select("USER_ID", "ITEM_ID", "TIMESTAMP"))
-            of_recipe += summarize(name, compare_recipe(data, args.folds))
-    print(table("NDCG@25 of what people chose next, by their last item", of_recipe))
+    rows, of_recipe = [], []
+    if args.only != "recipe":
+        for name, frame, days in read_baskets(args.data.resolve()):
+            rows += summarize(name, compare_baskets(frame, days))
+        print(table("NDCG@10 of the other items of a held-out basket", rows))
+    if args.only != "baskets":
+        for name, frame in data_sets(args.data.resolve()):
+            if name in SETS:
+                data = Interactions.from_frame(frame.select("USER_ID", "ITEM_ID", "TIMESTAMP"))
+                of_recipe += summarize(name, compare_recipe(data, args.folds))
+        print(table("NDCG@25 of what people chose next, by their last item", of_recipe))
     write(args.out, {"baskets": rows, "recipe": of_recipe})
 
 

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 def rollback(address: str, to: str | None, yes: bool) -> None:
     """Publish an older edition of the recommendations again, or finish a rollback that was killed.
 
-    NAME is that of a pipeline, or of one of its lists, such as shop/newsletter. Shows the kept
-    editions, asks, and runs the job NAME_rollback, or shop__newsletter_rollback for a list: it
-    publishes the older edition in one atomic put, keeps the one it replaces, and updates the report
-    and the sinks. The next refresh publishes new recommendations, but not the rolled-back ones
-    again.
+    NAME is that of a pipeline, or of one of its lists, such as shop/newsletter or
+    shop/similar_items. Shows the kept editions, asks, and runs the job NAME_rollback, or
+    shop__newsletter_rollback for a list: it publishes the older edition in one atomic put, keeps
+    the one it replaces, and updates the report and the sinks. The next refresh publishes new
+    recommendations, but not the rolled-back ones again.
 
     \b
     Examples:
@@ -62,7 +62,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         build_rollback_config,
         choose_edition,
     )
-    from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+    from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, StorageKeys
 
     files = PipelineFiles(load_storage(address), StorageKeys(address))
     table, rollbacks = files.table, Rollbacks(files)
@@ -86,9 +86,10 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
     elif edition == current:
         raise click.ClickException(f"edition {edition.number} is already published")
     keys = files.storage_keys
-    list_names = [keys.list_name] if keys.list_name else []
+    has_own_key = keys.list_name not in ("", SIMILAR_ITEMS)
+    list_names = [keys.list_name] if has_own_key else []
     prefix = current.about.get("key_prefix", [keys.pipeline])
-    key = dg.AssetKey([*prefix, *list_names, "recommendations"])
+    key = dg.AssetKey([*prefix, *list_names, keys.table])
     job = f"{address.replace('/', '__')}_rollback"
     use_dagster_home()
     job_command = make_job_command(job)

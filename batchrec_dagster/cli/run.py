@@ -431,7 +431,11 @@ MOST_INDENTATION = 40
 def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
     """Lines about what the run has published, and the commands that show more of it."""
     from batchrec_dagster.reporting.published import PublishedResults
-    from batchrec_dagster.reporting.summary import describe_run_result, format_show_arguments
+    from batchrec_dagster.reporting.summary import (
+        describe_run_result,
+        describe_similar_items,
+        format_show_arguments,
+    )
 
     storage = load_storage(name)
     addresses = [
@@ -443,6 +447,7 @@ def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration:
     lines = []
     for published in all_published:
         lines += ["", *describe_run_result(published, run.run_id, duration)]
+    lines += describe_similar_items(all_published[0], run.run_id) if all_published else []
     lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
     user = next((results.find_example_user() for results in all_published if results.edition), None)
     commands = {

@@ -148,6 +148,25 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
     return lines
 
 
+def describe_similar_items(published: PublishedResults, run: str) -> list[str]:
+    """What `batchrec run` prints of the lists of similar items; nothing if there are none.
+
+    published: any of the results of the pipeline.
+    run: the run's id.
+    """
+    results = published.similar_items
+    if results is None or results.edition is None:
+        return []
+    edition = results.edition
+    state = "published" if edition.about.get("run_id") == run else "unchanged:"
+    about = edition.about
+    return [
+        "",
+        f"{results.address}: {state} edition {edition.number}",
+        f"  lists     {about.get('rows', 0):,} similar items of {about.get('items', 0):,} items",
+    ]
+
+
 def _shorten_path(place: str) -> str:
     """The path relative to the working folder, if it is in that folder."""
     path = Path(place)
