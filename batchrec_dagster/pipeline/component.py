@@ -110,10 +110,12 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             raise TrialError(f"{self.name} is declared in Python: change it there")
         declared = attributes.model_dump(mode="json", exclude_unset=True)
         changed = apply_settings(declared, trial.settings)
-        for block in [changed, *(changed.get("lists") or {}).values()]:
-            block.pop("sinks", None)
-            block.pop("segments", None)
-            block.pop("similar_items", None)
+        for block in ("sinks", "segments", "similar_items"):
+            changed.pop(block, None)
+        for settings in (changed.get("lists") or {}).values():
+            settings.pop("sinks", None)
+            # Of the trial's editions, all are kept.
+            settings.pop("retention", None)
         try:
             made = type(self).load(type(attributes).model_validate(changed), context)
         except ValidationError as error:

@@ -282,10 +282,10 @@ class Publishing:
         """
         publications = Publications(self.work.files)
         record, current = publications.read(), self.published_edition
-        is_trial = self.work.pipeline.trial is not None
-        if is_trial:
-            # What a trial is compared with is what readers have.
-            current = self.work.live_files.table.current()
+        trial = self.work.pipeline.trial
+        if trial is not None:
+            # A trial is compared with what readers have, unless its data end earlier.
+            current = None if trial.as_of else self.work.live_files.table.current()
         withdrawn = record.find_withdrawn(keys=self.made_by, source=self._source)
         if skip and withdrawn:
             publications.write(record.allow(withdrawn))
@@ -302,7 +302,7 @@ class Publishing:
             candidate,
             how_to_skip=self.declaration.how_to_skip_gate,
             skip_quality_gate=skip,
-            is_trial=is_trial,
+            is_trial=trial is not None,
         )
 
     @property

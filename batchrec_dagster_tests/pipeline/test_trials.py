@@ -28,6 +28,7 @@ from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.first_run import DECLARATION, RATINGS
+from batchrec_dagster_tests.personalize.recorded_requests import record_requests
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     Project,
@@ -108,8 +109,11 @@ def test_a_trial_leaves_no_trace_and_its_settings_can_be_kept(
     live = files(project)
     before = checksums(live.storage)
     trial = Trial.parse(RECIPE)
-    stopped = run_trial(project, instance, trial, ["personalize_dataset", "solution_version"])
+    with record_requests() as requests:
+        stopped = run_trial(project, instance, trial, ["personalize_dataset", "solution_version"])
     assert stopped.success
+    # What is compared with popularity has a model of this recipe already.
+    assert not [one for one in requests if one.operation.startswith(("Create", "Delete"))]
     # The source has other rows now. The trial goes on with those of the last night.
     write_ratings(project.root / RATINGS, seed=1)
     result = run_trial(project, instance, trial)
