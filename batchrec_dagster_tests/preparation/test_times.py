@@ -349,6 +349,8 @@ def test_usual_formats_are_recognised_by_a_run(
             "01/02/2024",
             r'several formats\. Set ratings\.timestamp_format: "%d/%m/%Y" or "%m/%d/%Y"',
         ),
+        ("24/01/05", r'"%d/%m/%y" or "%y/%m/%d"'),
+        ("1.2.3", r"column time: times such as '1.2.3' are in an unknown format"),
         ("31 of January", r"column time: times such as '31 of January' are in an unknown format"),
     ],
 )

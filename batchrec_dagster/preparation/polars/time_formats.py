@@ -12,9 +12,12 @@ from batchrec_dagster.preparation.polars import times
 
 _DAYS = (
     *("%d.%m.%Y", "%d.%m.%y", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y"),
+    # This one makes 24/01/05 ambiguous.
+    "%y/%m/%d",
     *("%d-%m-%Y", "%m-%d-%Y", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d"),
     *("%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%B %d, %Y", "%a, %d %b %Y"),
 )
+_YEAR_OF_TWO_DIGITS = r"^[0-9]{2}/|[./-][0-9]{2}(?:[^0-9]|$)"
 # What may follow a day. Of several that fit, the first one counts.
 _CLOCKS = (
     *("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", ", %H:%M", ", %H:%M:%S"),
@@ -57,9 +60,13 @@ def _find_readers(cells: pl.Series, formats: tuple[str, ...]) -> tuple[str, ...]
     """Those of the formats that read all of the cells."""
     if not formats:
         return ()
-    # With %Y, a year of two digits is one long ago.
+    # With %Y, a year of two digits is one long ago; and with %y, strptime takes one digit, too.
     reads_all = pl.select(
-        (times.parse_seconds(pl.lit(cells), text) >= 0).fill_null(value=False).all().alias(text)
+        (times.parse_seconds(pl.lit(cells), text) >= 0)
+        .fill_null(value=False)
+        .and_(pl.lit(cells).str.contains(_YEAR_OF_TWO_DIGITS) if "%y" in text else True)
+        .all()
+        .alias(text)
         for text in formats
     )
     return tuple(text for text in formats if reads_all.item(0, text))
