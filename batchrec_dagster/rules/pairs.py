@@ -52,9 +52,7 @@ class Pairs:
         )
         codes = encoded.get_column("pair").to_numpy()
         masks = [encoded.get_column(name).to_numpy() for name in selections]
-        del encoded
-        for mask in masks:
-            yield cls(codes[mask])
+        return (cls(codes[mask]) for mask in masks)
 
     @property
     def users(self) -> Numbers:

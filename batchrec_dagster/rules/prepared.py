@@ -55,19 +55,9 @@ class PreparedRules:
     ) -> None:
         self._num_results = context.num_results
         self._catalogue = context.catalogue
+        seen, price = _prepare_history_filters(rules, exclude_seen, context, filter_history)
+        # The numbers of many ids take as much memory as reading, which is over now.
         self._user_numbers = IdNumbers(context.user_ids)
-        price_selections, seen_selections = [], []
-        if rules.price is not None and not context.subjects_are_items:
-            price_selections.append(InteractionSelection(rules.price.events))
-        if exclude_seen is not None:
-            seen_selections.append(InteractionSelection(exclude_seen.events, exclude_seen.days))
-        histories = context.read_pairs([*price_selections, *seen_selections])
-        # price comes before exclude_seen, as it needs the pairs only for a moment.
-        price = seen = None
-        if rules.price is not None:
-            price = PriceFilter(rules.price, context, next(histories) if price_selections else None)
-        if exclude_seen is not None:
-            seen = SeenItemsFilter(exclude_seen, context, next(histories), filter_history)
         of_items: list[ItemFilter] = []
         if rules.block is not None:
             of_items.append(BlockedItemsFilter(context))
@@ -282,6 +272,29 @@ class PreparedRules:
         for item_filter in filters:
             items = items[item_filter.allow(np.zeros(len(items), dtype=np.int64), items)]
         return items[:MOST_POPULAR]
+
+
+def _prepare_history_filters(
+    rules: ListRules, exclude_seen: ExcludeSeen | None, context: RuleContext, filter_history: int
+) -> tuple[SeenItemsFilter | None, PriceFilter | None]:
+    """The filters that know what each user had: exclude_seen and price.
+
+    All arguments are as of `PreparedRules`.
+    """
+    of_items = context.subjects_are_items
+    selections = []
+    if rules.price is not None and not of_items:
+        selections.append(InteractionSelection(rules.price.events))
+    if exclude_seen is not None:
+        selections.append(InteractionSelection(exclude_seen.events, exclude_seen.days))
+    histories = context.read_pairs(selections)
+    seen = price = None
+    # price comes first, as it needs the pairs only for a moment.
+    if rules.price is not None:
+        price = PriceFilter(rules.price, context, None if of_items else next(histories))
+    if exclude_seen is not None:
+        seen = SeenItemsFilter(exclude_seen, context, next(histories), filter_history)
+    return seen, price
 
 
 @dataclass
