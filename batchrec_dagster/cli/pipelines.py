@@ -23,8 +23,8 @@ from batchrec_dagster.cli.project import (
     UnknownNameError,
     complete_lists,
     expand_names,
-    find_declared_lists,
-    find_declared_pipelines,
+    find_lists,
+    find_pipelines,
     find_project,
     format_program,
     get_terminal_width,
@@ -69,7 +69,7 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     from batchrec_dagster.reporting.overview import format_overview, summarize_pipeline
     from batchrec_dagster.reporting.published import PublishedResults, list_published
 
-    declared = sorted(find_declared_lists(find_project()))
+    declared = sorted(find_lists(find_project()))
     undeclared = sorted(set(list_published(load_storage())).difference(declared))
     # The editions of a pipeline or a list stay when its declaration is removed.
     addresses = [*declared, *(undeclared if editions else [])]
@@ -169,7 +169,7 @@ def check(no_sources: bool) -> None:
         errors = _find_source_errors(project, definitions)
     if errors:
         raise click.ClickException("\n".join(errors))
-    names = ", ".join(sorted(find_declared_pipelines(project)))
+    names = ", ".join(sorted(find_pipelines(project)))
     click.echo(
         f"All pipelines in {shorten_path(project.defs)} load: {names or 'there are none yet'}"
     )
@@ -320,7 +320,7 @@ def _find_report(pipeline: str | None) -> Path:
     existing_reports = [report for report in reports if report is not None]
     newest = max(existing_reports, key=lambda report: report.last_modified, default=None)
     if newest is None:
-        declared = find_declared_pipelines(find_project())
+        declared = find_pipelines(find_project())
         if pipeline is not None and pipeline not in declared:
             raise make_undeclared_error(pipeline, declared)
         raise UnknownNameError(f"no report yet. Make one: {format_program()} run {pipeline or ''}")

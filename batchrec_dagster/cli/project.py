@@ -17,6 +17,7 @@ import click
 import yaml
 
 if TYPE_CHECKING:
+    from batchrec_dagster.config import Pipeline
     from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.storage.resource import StorageResource
 
@@ -120,6 +121,49 @@ def expand_names(names: Iterable[str], addresses: Iterable[str]) -> list[str]:
 def read_pipeline_name(address: str) -> str:
     """The name of the pipeline that has this address, or whose list has it."""
     return address.partition("/")[0]
+
+
+def find_pipelines(project: Project) -> dict[str, Path]:
+    """The names of all pipelines, and the file of each: declared in YAML, or made by Python.
+
+    A project whose Python makes pipelines is loaded for that, which takes seconds.
+    """
+    made = {pipeline.name: file for pipeline, file in _load_made_pipelines(project)}
+    return {**made, **find_declared_pipelines(project)}
+
+
+def find_lists(project: Project) -> dict[str, Path]:
+    """The addresses of all pipelines and lists, as `find_declared_lists` has them."""
+    made = {
+        address: file
+        for pipeline, file in _load_made_pipelines(project)
+        for address in [f"{pipeline.name}/{name}" for name in pipeline.lists] or [pipeline.name]
+    }
+    return {**made, **find_declared_lists(project)}
+
+
+def _load_made_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
+    """The pipelines of a project whose Python names their class, and the file of each.
+
+    Empty for other projects, and if the project does not load: `batchrec check` says why.
+    """
+    name = COMPONENT_SUFFIX.removeprefix(".").encode()
+    ours = Path(__file__).parents[1]
+    files = [file for file in project.defs.parent.rglob("*.py") if not file.is_relative_to(ours)]
+    if not any(name in file.read_bytes() for file in files):
+        return []
+    from batchrec_dagster.config.declaration_errors import DeclarationError
+    from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
+    from batchrec_dagster.pipeline.loading import load_pipelines
+
+    load_environment()
+    with importable_project(project):
+        try:
+            tree = load_pipelines(project.defs.parent).component_tree
+        except DeclarationError:
+            return []
+    assert tree is not None, "load_pipelines makes one"
+    return get_built_pipelines(tree).places
 
 
 class TextDates(yaml.SafeLoader):

@@ -14,7 +14,7 @@ from batchrec_dagster.cli.project import (
     ProjectError,
     UnknownNameError,
     complete_lists,
-    find_declared_pipelines,
+    find_pipelines,
     find_project,
     load_environment,
     load_storage,
@@ -188,7 +188,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
 
 def _require_undeclared(pipeline: str) -> None:
     try:
-        declared = find_declared_pipelines(find_project())
+        declared = find_pipelines(find_project())
     except ProjectError:
         return
     if pipeline in declared:

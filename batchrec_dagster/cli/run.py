@@ -35,7 +35,7 @@ from batchrec_dagster.cli.project import (
     TextDates,
     complete_pipelines,
     find_declared_lists,
-    find_declared_pipelines,
+    find_pipelines,
     find_project,
     format_program,
     load_storage,
@@ -217,7 +217,7 @@ def _choose_pipeline(name: str | None) -> str:
 
     Raises click.UsageError if several could be meant, UnknownNameError if it is not declared.
     """
-    declared = find_declared_pipelines(find_project())
+    declared = find_pipelines(find_project())
     if name is None:
         if not declared:
             raise click.UsageError(NO_PIPELINES)

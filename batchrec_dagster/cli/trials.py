@@ -157,7 +157,10 @@ class _TrialRun:
         self.name = name = address.partition("/")[0]
         self._is_kept = keep
         self._project = find_project()
-        self._file = find_declared_pipelines(self._project)[name]
+        declared = find_declared_pipelines(self._project)
+        if name not in declared:
+            raise click.ClickException(f"{name} is made by Python: change its settings there")
+        self._file = declared[name]
         self._describe_run = describe_run
         pipeline = self._load()
         self.has_same_data = pipeline.has_same_data

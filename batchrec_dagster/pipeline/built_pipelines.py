@@ -65,6 +65,11 @@ class BuiltPipelines:
         """The pipelines that declare alerts, by name. It grows while others are built."""
         return self._watched
 
+    @property
+    def places(self) -> list[tuple[Pipeline, Path]]:
+        """Each pipeline with the file that declares or makes it."""
+        return [(built.pipeline, built.place) for built in self._by_name.values()]
+
     def brings_alerts(self, pipeline: Pipeline) -> bool:
         """Whether the sensors of alerts, which watch all pipelines, are in the definitions of this
         one."""

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.cli.forget import _load_pipelines
+from batchrec_dagster.cli.project import find_lists, find_pipelines, find_project
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.loading import load_valid_pipelines
 from batchrec_dagster_tests import support
@@ -154,6 +155,22 @@ def test_people_are_erased_from_pipelines_of_python(
     assert [work.pipeline.name for work in works] == ["one", "three", "two"]
     assert dg.AssetKey(["one", "recommendations"]) in assets["one"]
     assert {work.storage.root for work in works} == {str(project.storage)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_commands_know_pipelines_of_python(
+    project: Project, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    write(project, way)
+    project.declare(declaration("three", "ratings.csv"))
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    pipelines = find_pipelines(find_project())
+    assert sorted(pipelines) == sorted(find_lists(find_project())) == ["one", "three", "two"]
+    assert pipelines["one"].is_relative_to(project.package)
+    # One that does not load is none of the others' problem.
+    (project.package / "defs" / "three" / "defs.yaml").write_text("type: [")
+    assert find_pipelines(find_project()) == {}
 
 
 def test_sinks_of_pipelines_of_python_have_places_of_their_own(project: Project) -> None:
