@@ -361,6 +361,7 @@ class Publishing:
         pipeline, declaration, model = self.work.pipeline, self.declaration, self.model
         return {
             "pipeline": pipeline.name,
+            **({"list": pipeline.list_name} if pipeline.list_name else {}),
             **({"trial": pipeline.trial.description} if pipeline.trial else {}),
             **(
                 {"as_of": pipeline.trial.as_of.isoformat()}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.deployment import Deployment
@@ -33,6 +36,9 @@ from batchrec_dagster_tests.support import (
     definitions,
     killed_at,
     module_project,
+    real_data,
+    refresh,
+    table,
     write_ratings,
 )
 
@@ -259,3 +265,49 @@ def test_a_run_killed_in_a_list_goes_on_and_makes_nothing_twice(
     second_run = project.run(*REFRESH)
     assert second_run.returncode == 0, second_run.stdout + second_run.stderr
     assert count_jobs(project) == (1, 2)
+
+
+@pytest.mark.skipif(not IS_LONG, reason="three processes")
+def test_lists_that_are_made_at_the_same_time_share_one_job(tmp_path: Path) -> None:
+    project = copied_project(tmp_path)
+    write_shop(project)
+    declare(project, LISTS)
+    command = ("dagster", "asset", "materialize", "-m", "batchrec_dagster.definitions", "--select")
+    upstream = project.run(*command, "+key:shop/solution_version or key:shop/batch_users")
+    assert upstream.returncode == 0, upstream.stderr
+
+    def make_list(name: str) -> int:
+        # A history for each: Dagster's own storage sometimes fails where two processes set one up.
+        home = tmp_path / name
+        home.mkdir()
+        shutil.copy(project.root / "dagster.yaml", home)
+        environment = {"DAGSTER_HOME": str(home)}
+        run = replace(project, environment=environment).run(
+            *command, f"key:shop/{name}/recommendations"
+        )
+        return run.returncode
+
+    with ThreadPoolExecutor() as pool:
+        assert [*pool.map(make_list, ("home", "app"))] == [0, 0]
+    assert count_jobs(project) == (1, 1)
+
+
+@pytest.mark.skipif(not IS_LONG, reason="trains on real data")
+def test_a_list_from_a_shared_job_is_as_from_a_job_of_its_own(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    source = real_data("ml-latest-small") / "ratings.csv"
+    project = module_project(tmp_path)
+    short = {"num_results": 10}
+    project.declare(declaration("alone", source, recommendations=short))
+    project.declare(
+        declaration("shop", source, lists={"short": short, "long": {"num_results": 80}})
+    )
+    assert refresh(project, "alone", instance).success
+    shop = Shop(project, instance)
+    assert shop.run() == set()
+    short_list = shop.read_list("short")
+    assert shop.results["short"]["results_asked_for"] == 80
+    assert_frame_equal(short_list, table(project, "alone"))
+    first_ten = shop.read_list("long").filter(pl.col("rank") <= 10)
+    assert_frame_equal(first_ten, short_list)
