@@ -119,6 +119,14 @@ class Shop:
         }
         return {event.step_key or "" for event in result.all_events if event.is_step_failure}
 
+    def tear_down(self) -> bool:
+        """Delete everything, and return whether that worked."""
+        config = {"delete": True, "storage": True}
+        with definitions(self.project) as defs:
+            job = defs.resolve_job_def("shop_teardown")
+            ops = {"shop__teardown": {"config": config}}
+            return job.execute_in_process(instance=self.instance, run_config={"ops": ops}).success
+
     def read_list(self, name: str) -> pl.DataFrame:
         key = f"shop/lists/{name}/curated/recommendations/recommendations.parquet"
         storage = self.deployment.storage_resource
@@ -244,6 +252,9 @@ def test_each_list_is_changed_refused_rolled_back_and_removed_by_itself(shop: Sh
             assert all("2" not in rows.get_column(name) for name in users), uri
     assert "\n2," not in (shop.project.root / "mail.csv").read_text()
 
+    assert shop.tear_down()
+    assert [*shop.read_files()] == []
+
 
 @pytest.mark.skipif(not IS_LONG, reason="three processes for each kill")
 @pytest.mark.parametrize(
@@ -252,7 +263,7 @@ def test_each_list_is_changed_refused_rolled_back_and_removed_by_itself(shop: Sh
         "__recommendations - created batch inference job",
         "home__recommendations - home and app share",
         "newsletter__recommendations - ",
-        "newsletter__recommendations_export - ",
+        "newsletter__recommendation_outcomes - ",
     ],
 )
 def test_a_run_killed_in_a_list_goes_on_and_makes_nothing_twice(
