@@ -26,6 +26,7 @@ from batchrec_dagster.cli.project import (
     find_lists,
     find_pipelines,
     find_project,
+    find_similar_items,
     format_program,
     get_terminal_width,
     importable_project,
@@ -69,7 +70,8 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     from batchrec_dagster.reporting.overview import format_overview, summarize_pipeline
     from batchrec_dagster.reporting.published import PublishedResults, list_published
 
-    declared = sorted(find_lists(find_project()))
+    project = find_project()
+    declared = sorted({**find_lists(project), **find_similar_items(project)})
     undeclared = sorted(set(list_published(load_storage())).difference(declared))
     # The editions of a pipeline or a list stay when its declaration is removed.
     addresses = [*declared, *(undeclared if editions else [])]

@@ -142,6 +142,22 @@ def find_lists(project: Project) -> dict[str, Path]:
     return {**made, **find_declared_lists(project)}
 
 
+def find_similar_items(project: Project) -> dict[str, Path]:
+    """The address of each pipeline's similar items, such as shop/similar_items, and its file."""
+    from batchrec_dagster.storage.paths import SIMILAR_ITEMS
+
+    files: dict[str, Path] = {}
+    for pipeline, file in _load_made_pipelines(project):
+        if pipeline.similar_items is not None:
+            files[pipeline.name] = file
+    for component in _read_components(project):
+        name, settings = component.attributes.get("name"), component.attributes.get(SIMILAR_ITEMS)
+        is_pipeline = component.kind.endswith(COMPONENT_SUFFIX) and isinstance(name, str)
+        if is_pipeline and isinstance(settings, dict):
+            files[str(name)] = component.file
+    return {f"{name}/{SIMILAR_ITEMS}": file for name, file in files.items()}
+
+
 def _load_made_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
     """The pipelines of a project whose Python names their class, and the file of each.
 

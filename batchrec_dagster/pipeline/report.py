@@ -43,7 +43,11 @@ from batchrec_dagster.reporting.history import (
     describe_restoration,
 )
 from batchrec_dagster.reporting.list_links import PageLink, link_pages
-from batchrec_dagster.reporting.lists_page import render_lists_page, summarize_list
+from batchrec_dagster.reporting.lists_page import (
+    render_lists_page,
+    summarize_list,
+    summarize_similar_items,
+)
 from batchrec_dagster.reporting.night_tables import build_nights_section
 from batchrec_dagster.reporting.nights import list_nights
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
@@ -196,7 +200,13 @@ def build_lists_page(work: Work) -> str:
         )
         for one_list, link in zip(lists, links, strict=True)
     ]
-    return render_lists_page(pipeline.name, pipeline.description, summaries, datetime.now(UTC))
+    similar_items = None
+    if pipeline.similar_items_pipeline is not None:
+        address = pipeline.similar_items_pipeline.address
+        similar_items = summarize_similar_items(PublishedResults(work.storage, address))
+    return render_lists_page(
+        pipeline.name, pipeline.description, summaries, datetime.now(UTC), similar_items
+    )
 
 
 def _link_other_pages(pipeline: Pipeline) -> list[PageLink]:

@@ -49,8 +49,37 @@ def summarize_list(
     )
 
 
+@dataclass(frozen=True)
+class SimilarItemsSummary:
+    """What the page says of the published lists of similar items."""
+
+    edition: int
+    publication_time: datetime
+    rows: int
+    items: int
+    """Items with a list."""
+
+
+def summarize_similar_items(published: PublishedResults) -> SimilarItemsSummary | None:
+    """What the storage knows of the published lists of similar items; None if there are none.
+
+    Raises StorageError.
+    """
+    edition = published.edition
+    if edition is None:
+        return None
+    about = edition.about
+    return SimilarItemsSummary(
+        edition.number, published.publication_time, about.get("rows", 0), about.get("items", 0)
+    )
+
+
 def render_lists_page(
-    pipeline: str, description: str | None, lists: Sequence[ListSummary], report_time: datetime
+    pipeline: str,
+    description: str | None,
+    lists: Sequence[ListSummary],
+    report_time: datetime,
+    similar_items: SimilarItemsSummary | None = None,
 ) -> str:
     """The HTML of the page. It loads nothing from elsewhere, and no script runs on it."""
     style = read_style()
@@ -68,6 +97,7 @@ def render_lists_page(
             pipeline=pipeline,
             description=description,
             lists=lists,
+            similar_items=similar_items,
             report_time=report_time,
             policy="; ".join(policy),
             style=Markup(style),  # noqa: S704

@@ -115,6 +115,20 @@ def test_declared_lists_are_read_from_files_that_may_be_broken(tmp_path: Path) -
         ]
 
 
+def test_similar_items_are_listed_by_their_address(home: Path) -> None:
+    file = next(home.rglob("defs/shop/defs.yaml"))
+    content = yaml.safe_load(file.read_text())
+    content["attributes"]["similar_items"] = {"num_results": 8}
+    file.write_text(yaml.safe_dump(content))
+    code, output = invoke("list", "shop", "--editions", "--json")
+    assert code == 0, output
+    assert [nights["pipeline"] for nights in json.loads(output)] == [
+        "shop/home",
+        "shop/newsletter",
+        "shop/similar_items",
+    ]
+
+
 def test_a_name_stands_for_its_lists_alone() -> None:
     addresses = ["shop/home", "shop/mail", "shop2", "club"]
     assert expand_names(["shop"], addresses) == ["shop/home", "shop/mail"]

@@ -5,7 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from batchrec_dagster.reporting.list_links import PageLink, link_pages
-from batchrec_dagster.reporting.lists_page import ListSummary, render_lists_page
+from batchrec_dagster.reporting.lists_page import (
+    ListSummary,
+    SimilarItemsSummary,
+    render_lists_page,
+)
 from batchrec_dagster.reporting.verdict import Verdict
 
 TIME = datetime(2026, 11, 24, 3, 10, tzinfo=UTC)
@@ -40,6 +44,7 @@ def test_the_page_says_of_each_list_whether_it_is_safe_to_send() -> None:
             ListSummary(PageLink("mail", "x"), None),
         ],
         TIME,
+        SimilarItemsSummary(3, TIME, rows=2368, items=296),
     )
     assert '<a href="../../lists/home/curated/report/index.html">home</a>: Good to send' in page
     assert "The lists beat the popular items &lt;i&gt;" in page
@@ -48,3 +53,4 @@ def test_the_page_says_of_each_list_whether_it_is_safe_to_send() -> None:
     assert "Edition 7" in page
     assert page.count("Nothing is published yet.") == 1
     assert '<a href="x">' not in page
+    assert 'value="2368">2,368</data> similar items of <data value="296">' in page

@@ -200,7 +200,9 @@ def recommendation_report(
 
 def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the page about all lists of the pipeline, which leads to the page of each."""
-    described = [(one_list.list_name, one_list.description) for one_list in pipeline.list_pipelines]
+    one_lists = pipeline.list_pipelines
+    described = [(one_list.list_name, one_list.description) for one_list in one_lists]
+    similar_items = pipeline.similar_items_pipeline
 
     @dg.asset(
         **asset_options(
@@ -210,7 +212,8 @@ def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
             " own page.",
             kinds={"html"},
             deps=[
-                one_list.asset_key("recommendation_report") for one_list in pipeline.list_pipelines
+                *(one_list.asset_key("recommendation_report") for one_list in one_lists),
+                *([similar_items.asset_key("similar_items")] if similar_items else []),
             ],
             storage_key=pipeline.storage_keys.report,
             code_version=f"{CODE_VERSION}-{fingerprint(pipeline.description, described)}",
