@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from batchrec_dagster.reporting.list_links import PageLink, link_pages
 from batchrec_dagster.reporting.lists_page import (
@@ -11,6 +15,7 @@ from batchrec_dagster.reporting.lists_page import (
     render_lists_page,
 )
 from batchrec_dagster.reporting.verdict import Verdict
+from batchrec_dagster_tests.support import WCAG
 
 TIME = datetime(2026, 11, 24, 3, 10, tzinfo=UTC)
 
@@ -27,25 +32,23 @@ def test_links_lead_from_any_page_to_the_others() -> None:
     ]
 
 
-def test_the_page_says_of_each_list_whether_it_is_safe_to_send() -> None:
+def render() -> str:
     link = PageLink("home", "../../lists/home/curated/report/index.html")
-    page = render_lists_page(
+    verdict = Verdict("good", "Good to send: the lists beat the popular items <i>")
+    home = ListSummary(
+        link, "The home page", edition=7, publication_time=TIME, users=1234, verdict=verdict
+    )
+    return render_lists_page(
         "shop",
         "<b>All</b> lists",
-        [
-            ListSummary(
-                link,
-                "The home page",
-                edition=7,
-                publication_time=TIME,
-                users=1234,
-                verdict=Verdict("good", "Good to send: the lists beat the popular items <i>"),
-            ),
-            ListSummary(PageLink("mail", "x"), None),
-        ],
+        [home, ListSummary(PageLink("mail", "x"), None)],
         TIME,
         SimilarItemsSummary(3, TIME, rows=2368, items=296),
     )
+
+
+def test_the_page_says_of_each_list_whether_it_is_safe_to_send() -> None:
+    page = render()
     assert '<a href="../../lists/home/curated/report/index.html">home</a>: Good to send' in page
     assert "The lists beat the popular items &lt;i&gt;" in page
     assert "&lt;b&gt;All&lt;/b&gt; lists" in page
@@ -54,3 +57,19 @@ def test_the_page_says_of_each_list_whether_it_is_safe_to_send() -> None:
     assert page.count("Nothing is published yet.") == 1
     assert '<a href="x">' not in page
     assert 'value="2368">2,368</data> similar items of <data value="296">' in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+def test_the_page_is_accessible_and_nothing_overflows(
+    browser: Any, tmp_path: Path, width: int, scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    file = tmp_path / "index.html"
+    file.write_text(render(), encoding="utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.goto(file.as_uri())
+    violations = axe.run(page, options={"runOnly": WCAG})
+    assert violations.violations_count == 0, violations.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
