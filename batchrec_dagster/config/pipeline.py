@@ -282,14 +282,16 @@ class Pipeline(dg.Model):
         its own. All other settings, assets and files are those of the whole pipeline. A trial may
         make one list alone.
         """
+        only = self.trial.list_name if self.trial else None
+        declared = self.declared_list_pipelines
+        return [one_list for one_list in declared if only in (None, one_list.list_name)]
+
+    @property
+    def declared_list_pipelines(self) -> list[Self]:
+        """The same, with the lists that a trial does not make: they still decide what is shared."""
         if not self.lists:
             return [self.whole]
-        only = self.trial.list_name if self.trial else None
-        return [
-            self.whole._narrow_to(name, settings)
-            for name, settings in self.lists.items()
-            if only in (None, name)
-        ]
+        return [self.whole._narrow_to(name, settings) for name, settings in self.lists.items()]
 
     @property
     def similar_items_pipeline(self) -> Self | None:
@@ -299,7 +301,7 @@ class Pipeline(dg.Model):
         """
         if self.similar_items is None:
             return None
-        return self._narrow_to(SIMILAR_ITEMS, self.similar_items)
+        return self.whole._narrow_to(SIMILAR_ITEMS, self.similar_items)
 
     @property
     def published_pipelines(self) -> list[Self]:
@@ -380,7 +382,8 @@ class Pipeline(dg.Model):
     @property
     def excludes_seen(self) -> bool:
         """Whether a list leaves out what its users had."""
-        return any(view.recommendations.seen_items is not None for view in self.list_pipelines)
+        lists = [one_list.recommendations for one_list in self.declared_list_pipelines]
+        return any(settings.seen_items is not None for settings in lists)
 
     @property
     def published_io(self) -> str | None:

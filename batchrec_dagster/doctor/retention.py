@@ -7,6 +7,7 @@ from pathlib import Path
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.findings import Finding, ok, unknown
+from batchrec_dagster.steps.work import Work, list_removed_lists
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import PipelineFiles
 
@@ -38,6 +39,12 @@ def check_retention(pipeline: Pipeline, deployment: Deployment) -> Finding:
                 )
             ),
             "raw copies": _measure_objects(files, files.uri(pipeline.storage_keys.all_raw)),
+            **{
+                f"removed list {name}": _measure_objects(
+                    files, files.uri(f"{pipeline.storage_keys.of_list(name).list_folder}/")
+                )
+                for name in list_removed_lists(Work(pipeline, files.storage))
+            },
         }
     except StorageError as error:
         message, _, fix = str(error).partition("; ")

@@ -7,7 +7,7 @@ results, whichever of them is made first, so that all find the same job.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import polars as pl
@@ -25,8 +25,12 @@ MAX_ROWS = 10_000_000
 
 def group_lists(pipeline: Pipeline) -> list[list[Pipeline]]:
     """The pipeline, narrowed to each of its lists, in groups that share a batch inference job."""
+    return _group(pipeline.list_pipelines)
+
+
+def _group(lists: Iterable[Pipeline]) -> list[list[Pipeline]]:
     groups: dict[tuple[Any, ...], list[Pipeline]] = {}
-    for one_list in pipeline.list_pipelines:
+    for one_list in lists:
         groups.setdefault(_describe_job(one_list), []).append(one_list)
     return [*groups.values()]
 
@@ -36,7 +40,8 @@ def find_group(pipeline: Pipeline) -> list[Pipeline]:
 
     pipeline: one that is narrowed to a list, or that has only one.
     """
-    for group in group_lists(pipeline):
+    # A trial of one list asks for as much as the pipeline's own runs, to find their job.
+    for group in _group(pipeline.declared_list_pipelines):
         if any(one_list.list_name == pipeline.list_name for one_list in group):
             return group
     return [pipeline]

@@ -157,8 +157,8 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         **asset_options(
             pipeline,
             "recommendations",
-            description=f"The published table: the top {settings.num_results} items for every"
-            " user, as user_id, rank, item_id and score"
+            description=f"{_describe_purpose(pipeline)}The published table: the top"
+            f" {settings.num_results} items for every user, as user_id, rank, item_id and score"
             f"{describe_list_columns(pipeline)}{', and arm' if experiment else ''}."
             f"{without_seen if settings.excludes_all_seen else ''}",
             kinds={"personalize", "parquet"},
@@ -218,6 +218,14 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
 
     return recommendations
+
+
+def _describe_purpose(pipeline: Pipeline) -> str:
+    """What the list is for, as a sentence with a space after it; empty if that is not declared."""
+    settings = pipeline.lists.get(pipeline.list_name or "")
+    if settings is None or not settings.description:
+        return ""
+    return f"{settings.description.rstrip('.')}. "
 
 
 def load_own_value(work: PersonalizeWork) -> Any:
