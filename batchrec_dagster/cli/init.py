@@ -23,7 +23,7 @@ requires-python = "{requires_python}"
 dependencies = ["batchrec-dagster[{extras}]~={version}"]
 
 [tool.setuptools.packages.find]
-include = ["{module}*"]
+include = ["{module}", "{module}.*"]
 
 [tool.setuptools.package-data]
 "*" = ["**/*.yaml"]

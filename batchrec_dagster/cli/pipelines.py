@@ -325,7 +325,10 @@ def _find_report(pipeline: str | None) -> Path:
         declared = find_pipelines(find_project())
         if pipeline is not None and pipeline not in declared:
             raise make_undeclared_error(pipeline, declared)
-        raise UnknownNameError(f"no report yet. Make one: {format_program()} run {pipeline or ''}")
+        if not declared:
+            raise UnknownNameError(f"no report yet. {NO_PIPELINES}")
+        name = pipeline or next(iter(declared))
+        raise UnknownNameError(f"no report yet. Make one: {format_program()} run {name}")
     path = storage.store.local_path(newest.uri)
     if path is None:
         copy = f"aws s3 cp {newest.uri} report.html"

@@ -14,9 +14,13 @@ import click
 
 from batchrec_dagster.cli.dagster_home import HistoryError, open_instance_if_any
 from batchrec_dagster.cli.project import (
+    NO_PIPELINES,
+    ProjectError,
     UnknownNameError,
     complete_lists,
     expand_names,
+    find_declared_pipelines,
+    find_project,
     get_terminal_width,
     load_storage,
 )
@@ -173,9 +177,9 @@ def find_published(pipeline: str | None) -> list[PublishedResults]:
     names = list_published(storage)
     if not names:
         place = storage.where(storage.uri(""))
+        make = NO_PIPELINES if _is_nothing_declared() else "Make them with `batchrec run`"
         raise UnknownNameError(
-            f"no recommendations in {place} yet. Make them with `batchrec run`, or set"
-            " BATCHREC_STORAGE to where they are"
+            f"no recommendations in {place} yet. {make}, or set BATCHREC_STORAGE to where they are"
         )
     selected = names if pipeline is None else expand_names([pipeline], names)
     if pipeline is not None and not set(selected) <= set(names):
@@ -183,6 +187,14 @@ def find_published(pipeline: str | None) -> list[PublishedResults]:
             f"no recommendations of {pipeline!r} yet. Published pipelines: {', '.join(names)}"
         )
     return [PublishedResults(storage, name) for name in selected]
+
+
+def _is_nothing_declared() -> bool:
+    """Whether there is a project here, and it declares no pipeline."""
+    try:
+        return not find_declared_pipelines(find_project())
+    except ProjectError:
+        return False
 
 
 def _make_not_found_error(
