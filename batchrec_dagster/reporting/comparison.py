@@ -99,7 +99,10 @@ class Comparison:
                 " intervals overlap much, the difference may be chance"
             )
         ndcg, users = self.difference.ndcg, self.difference.users
-        text = f"for the same {users:,} held-out people, NDCG@25 differs by {ndcg.value:+.4f}"
+        text = f"for the same {users:,} held-out people, NDCG@25 "
+        if ndcg.interval == (0, 0):
+            return f"{text}is the same for each"
+        text += f"differs by {ndcg.value:+.4f}"
         if ndcg.interval is None:
             return f"{text}; they are too few for an interval"
         low, high = ndcg.interval
