@@ -7,7 +7,7 @@ The first try names nothing but the file. The second does what the message of th
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import yaml
 from click.testing import CliRunner
 
 from batchrec_dagster.cli.new import new
+from batchrec_dagster.preparation.confined import reader
+from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster_tests.preparation.own_data import prepare_interactions
 from batchrec_dagster_tests.preparation.shapes import PLAIN, REFUSED, SHAPES, Shape
 from batchrec_dagster_tests.support import REPOSITORY
@@ -28,8 +30,33 @@ START = "| --- | --- | --- | --- |\n"
 LEAST_AT_ONCE = 0.8
 
 
+@pytest.fixture(scope="module")
+def kept_child() -> Iterator[None]:
+    """One child process reads the packed files of all shapes.
+
+    Starting it takes longer than reading a small file, and each shape would start several.
+    """
+    children: list[Any] = []
+    start_child = reader._Child
+
+    def get_child(limits: Limits) -> Any:
+        if not children:
+            children.append(start_child(limits))
+        return children[0]
+
+    def leave_child(self: reader.ConfinedReader) -> None:
+        self._child = None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "_Child", get_child)
+        patch.setattr(reader.ConfinedReader, "_end", leave_child)
+        yield
+    for child in children:
+        child.end()
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_child: None) -> Path:
     """The folder of a project, in which `new` writes its declaration without loading it."""
     (tmp_path / "pyproject.toml").write_text(
         '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "shop"\n'
