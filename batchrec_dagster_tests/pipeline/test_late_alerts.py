@@ -178,3 +178,29 @@ def test_the_sensor_of_late_schedules_looks_at_the_last_lists(
         assert "is late: alert sent" in result.skip_message
     assert f"were made: {old['made_at'][:16].replace('T', ' ')}." in slack.posted[-1]
     assert len(slack.posted) == 2
+
+
+def test_the_alert_names_the_list_that_was_not_made(
+    project: Project, instance_with_schedules: dg.DagsterInstance, slack: Hook
+) -> None:
+    due = datetime.now(UTC) - hours(0.5)
+    project.declare(
+        declaration(
+            "shop",
+            "ratings.csv",
+            lists={"home": {}, "app": {}},
+            alerts={**ALERTS, "late_after_hours": 0.0001},
+            schedule={"cron": f"{due:%M %H} * * *", "enabled": True},
+        )
+    )
+    state = {"shop": {"since": (due - hours(0.5)).isoformat()}}
+    since = json.dumps({"state": state, "waiting": []})
+    home, app = (dg.AssetKey(["shop", name, "recommendations"]) for name in ("home", "app"))
+    with definitions(project) as defs:
+        instance_with_schedules.report_runless_asset_event(dg.AssetMaterialization(home))
+        result = tick(defs, WHEN_LATE, instance_with_schedules, since)
+        (text,) = slack.posted
+        assert text.startswith("batchrec: shop/app is late\n")
+        instance_with_schedules.report_runless_asset_event(dg.AssetMaterialization(app))
+        result = tick(defs, WHEN_LATE, instance_with_schedules, result.cursor)
+        assert "are there" in result.skip_message

@@ -12,6 +12,9 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.alert import Alert, Message, NewAlerts, State
 
+# Sorts before any time at which lists were made.
+NEVER = datetime.min.replace(tzinfo=UTC)
+
 
 def find_late_pipelines(
     pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, before: State
@@ -23,13 +26,12 @@ def find_late_pipelines(
     now = datetime.now(UTC)
     instance = context.instance
     triggers = _find_triggers(pipelines.values(), instance)
-    # A pipeline is as late as the list of it that was made first.
-    keys_of_pipeline = {
-        name: [one_list.asset_key("recommendations") for one_list in pipeline.list_pipelines]
-        for name, pipeline in pipelines.items()
+    keys = [
+        one_list.asset_key("recommendations")
+        for name in sorted(pipelines)
         if any(triggers[name])
-    }
-    keys = [key for name in sorted(keys_of_pipeline) for key in keys_of_pipeline[name]]
+        for one_list in pipelines[name].list_pipelines
+    ]
     records = instance.get_asset_records(keys) if keys else []
     entries = [record.asset_entry for record in records]
     made_at = {entry.asset_key: find_creation_time(entry.last_materialization) for entry in entries}
@@ -37,13 +39,17 @@ def find_late_pipelines(
     alerts = []
     names_of_reason: dict[str, list[str]] = {}
     for name, pipeline in pipelines.items():
-        times = [made_at.get(key) for key in keys_of_pipeline.get(name, [])]
-        known_times = [time for time in times if time is not None]
+        # A pipeline is as late as the list of it that was made first, or never.
+        times = [
+            (made_at.get(one_list.asset_key("recommendations")), one_list)
+            for one_list in pipeline.list_pipelines
+        ]
+        first_time, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
         lateness = check_lateness(
-            pipeline,
+            first_list,
             before.get(name, {}),
             now,
-            min(known_times) if known_times and len(known_times) == len(times) else None,
+            first_time,
             triggers[name],
             partial(_find_first_update, instance, pipeline.upstream),
         )
@@ -131,6 +137,7 @@ def check_lateness(
 ) -> Lateness:
     """Whether the pipeline is late.
 
+    pipeline: narrowed to the list of it that was made first, if it has several.
     before: what the last tick remembered of it.
     made_at: when the published lists were made; None if nothing was published.
     find_first_update: when the first upstream asset was updated after a time; None if none was.
@@ -163,7 +170,7 @@ def check_lateness(
         return Lateness(with_alert, None, f"already alerted that {due:%Y-%m-%d %H:%M} is late")
     last = f"{made_at.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made_at else "never"
     message = Message(
-        f"batchrec: {pipeline.name} is late",
+        f"batchrec: {pipeline.address} is late",
         [
             f"New recommendations were due at {due:%Y-%m-%d %H:%M %Z}. The published ones were"
             f" made: {last}.",
