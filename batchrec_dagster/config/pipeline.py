@@ -267,6 +267,18 @@ class Pipeline(dg.Model):
         return self
 
     @model_validator(mode="after")
+    def _lists_about_orders_have_what_they_need(self) -> Self:
+        about_orders = [name for name, settings in self.lists.items() if settings.about is not None]
+        if about_orders and self.similar_items is None:
+            message = "needs the block similar_items, which says what goes with each item: add it"
+            raise build_field_errors({("lists", name, "about"): message for name in about_orders})
+        if about_orders and len(about_orders) == len(self.lists):
+            raise build_field_errors(
+                {("lists",): "declare a list without `about` too, which the model makes"}
+            )
+        return self
+
+    @model_validator(mode="after")
     def _expressions_fit_the_datasets(self) -> Self:
         problems = find_expression_problems(self)
         if problems:
@@ -291,7 +303,26 @@ class Pipeline(dg.Model):
         """The same, with the lists that a trial does not make: they still decide what is shared."""
         if not self.lists:
             return [self.whole]
-        return [self.whole._narrow_to(name, settings) for name, settings in self.lists.items()]
+        return [
+            self.whole._narrow_to(name, settings)
+            for name, settings in self.lists.items()
+            if settings.about is None
+        ]
+
+    @property
+    def after_order_pipelines(self) -> list[Self]:
+        """This pipeline, narrowed to each list that is about a person's last order.
+
+        They are lists of users too, which similar items make and not the model. A trial, which is
+        of the model, has none.
+        """
+        if self.trial is not None:
+            return []
+        return [
+            self.whole._narrow_to(name, settings)
+            for name, settings in self.lists.items()
+            if settings.about is not None
+        ]
 
     @property
     def similar_items_pipeline(self) -> Self | None:
@@ -307,7 +338,8 @@ class Pipeline(dg.Model):
     def published_pipelines(self) -> list[Self]:
         """This pipeline, narrowed to each table that it publishes: its lists and similar items."""
         similar_items = self.similar_items_pipeline
-        return [*self.list_pipelines, *([similar_items] if similar_items is not None else [])]
+        others = [similar_items] if similar_items is not None else []
+        return [*self.list_pipelines, *self.after_order_pipelines, *others]
 
     def _narrow_to(self, name: str, settings: ListSettings | SimilarItems) -> Self:
         own_blocks: dict[str, Any] = {
@@ -505,6 +537,12 @@ class Pipeline(dg.Model):
         if recipe is not None:
             recipes_by_asset["similar_items_solution_version"] = {recipe: {}}
         return recipes_by_asset
+
+    @property
+    def order_events(self) -> list[str] | None:
+        """The types of events that are orders, in lists about a person's last one; None for all."""
+        of_similar_items = self.similar_items.events if self.similar_items is not None else None
+        return of_similar_items or self.solution.target_events or None
 
     @property
     def similar_items_recipe(self) -> str | None:

@@ -227,7 +227,9 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
 def _list_lists(work: PersonalizeWork) -> Iterator[list[Place]]:
     """The places of each list: of those declared, and of those that were removed."""
     declared = {
-        one_list.storage_keys.address: one_list for one_list in work.pipeline.list_pipelines
+        one_list.storage_keys.address: one_list
+        for one_list in work.pipeline.published_pipelines
+        if not one_list.is_of_items
     }
     removed = [f"{work.pipeline.name}/{name}" for name in list_removed_lists(work)]
     # The list of the pipeline itself, from before it had several.

@@ -19,6 +19,7 @@ from batchrec_dagster.config.declaration_errors import (
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.config.trial import MOST_DAYS, Trial, TrialError, apply_settings
 from batchrec_dagster.deployment import Deployment, DeploymentError
+from batchrec_dagster.pipeline.assets.after_order import after_order_lists
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw import raw_ratings
@@ -230,9 +231,14 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             personalize_dataset(self),
             solution_version(self),
         ]
-        if not all(one_list.has_own_users for one_list in narrowed):
+        after_order = self.after_order_pipelines
+        if not all(one_list.has_own_users for one_list in [*narrowed, *after_order]):
             assets.append(batch_users(self))
-        assets += [batch_users(one_list) for one_list in narrowed if one_list.has_own_users]
+        assets += [
+            batch_users(one_list)
+            for one_list in [*narrowed, *after_order]
+            if one_list.has_own_users
+        ]
         assets += [recommendations(one_list) for one_list in narrowed]
         if self.segments:
             assets += [
@@ -244,6 +250,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             if self.similar_items_recipe is not None:
                 assets.append(similar_items_solution_version(self, self.similar_items_recipe))
             assets.append(similar_items(similar_items_view, self.similar_items))
+        assets += [after_order_lists(one_list) for one_list in after_order]
         return assets
 
     def _build_reports(

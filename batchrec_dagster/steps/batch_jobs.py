@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -173,6 +173,16 @@ def _name_as_live(work: PersonalizeWork, request: Mapping[str, Any]) -> Mapping[
         work.files.uri(f"{keys.folder}/"), work.files.uri(f"{keys.pipeline}/")
     )
     return {**request, "jobInput": {"s3DataSource": {**source, "path": path}}}
+
+
+class LineSource(Protocol):
+    """What has lines of lists: the output of a job, or lists that are made here."""
+
+    def pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        """All lines, in order, in pieces. There is at least one piece, which may be empty.
+
+        read: parses the bytes of a piece.
+        """
 
 
 @dataclass(frozen=True)

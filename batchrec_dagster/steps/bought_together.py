@@ -55,7 +55,7 @@ def find_bought_together(
     allowed: the ids of the items that may be on lists; None for all.
     """
     if events is not None:
-        interactions = _select_events(interactions, events)
+        interactions = select_events(interactions, events)
     ids = interactions.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
     ids = ids.sort()
     users = interactions.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
@@ -146,7 +146,8 @@ def score_pairs(pairs: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([scored, mirrored])
 
 
-def _select_events(interactions: pl.LazyFrame, events: Sequence[str]) -> pl.LazyFrame:
+def select_events(interactions: pl.LazyFrame, events: Sequence[str]) -> pl.LazyFrame:
+    """The interactions of these types, in any case; none if they have no types."""
     if EVENT_TYPE not in interactions.collect_schema():
         return interactions.clear()
     names = [event.lower() for event in events]

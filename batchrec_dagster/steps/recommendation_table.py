@@ -11,10 +11,7 @@ import polars as pl
 from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.explanations.list_reasons import RESULTS_AT_ONCE
 from batchrec_dagster.personalize.file_formats import read_inference
-from batchrec_dagster.steps.batch_jobs import (
-    JobOutput,
-    log_progress,
-)
+from batchrec_dagster.steps.batch_jobs import LineSource, log_progress
 from batchrec_dagster.steps.batches import DividedUsers
 from batchrec_dagster.steps.checks import (
     check_items_known,
@@ -49,7 +46,7 @@ LIST_FACTS = (RULES, FILLED, DIVERSITY, POPULARITY, NEWCOMERS, RULE_COSTS, REASO
 
 def build_table(
     work: PersonalizeWork,
-    outputs: Sequence[JobOutput],
+    outputs: Sequence[LineSource],
     users: DividedUsers,
     interactions: KnownInteractions,
     table: TableWriter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -14,6 +15,20 @@ class RunHistory(Protocol):
 
     def is_unfinished(self, run_id: str) -> bool:
         """Whether the run is known, and neither it nor a retry of it has succeeded."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of the run that publishes."""
+
+    run: str
+    """Its id, for the metadata."""
+    root_run: str
+    """The id of the first of a run and its retries, which share a budget."""
+    start: datetime | None = None
+    """When it started; None if that is not known."""
+    skip_quality_gate: bool = False
+    """Whether it publishes even if the gate fails."""
 
 
 def measure_seconds(start: datetime | None) -> float | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -63,7 +62,7 @@ from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.retention import delete_unneeded_similar_items
-from batchrec_dagster.steps.runs import measure_seconds
+from batchrec_dagster.steps.runs import RunFacts, measure_seconds
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import temporary_folder
@@ -109,20 +108,6 @@ class ItemRules:
     prepared: PreparedRules
     suit_data: CheckResult
     """Whether each rule has what it needs."""
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What is known of the run that publishes."""
-
-    run: str
-    """Its id, for the metadata."""
-    root_run: str
-    """The id of the first of a run and its retries, which share a budget."""
-    start: datetime | None = None
-    """When it started; None if that is not known."""
-    skip_quality_gate: bool = False
-    """Whether it publishes even if the gate fails."""
 
 
 def publish_similar_items(

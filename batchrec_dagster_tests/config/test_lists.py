@@ -81,6 +81,24 @@ def test_only_what_is_published_is_the_lists_own() -> None:
             "CATEGORY",
         ),
         ({"home": {"num_results": 0}}, {}, ("lists", "home", "num_results"), "from 1"),
+        (
+            {"home": {}, "after": {"about": "last_order"}},
+            {},
+            ("lists", "after", "about"),
+            "needs the block similar_items",
+        ),
+        (
+            {"after": {"about": "last_order"}},
+            {"similar_items": {"within_days": 7}},
+            ("lists",),
+            "declare a list without `about` too",
+        ),
+        (
+            {"home": {}, "after": {"about": "last_order", "newcomers": "popular"}},
+            {"similar_items": {}},
+            ("lists", "after", "newcomers"),
+            "who bought nothing has no last order",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_list_is_said_at_its_setting(

@@ -9,11 +9,16 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.reporting.lookup import find_user
+from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.reporting.summary import describe_run_result, describe_similar_items
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.first_run import RATINGS, FirstRun
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
     definitions,
+    interactions,
     metadata,
     refresh,
     why,
@@ -104,3 +109,63 @@ def test_a_recipe_finds_similar_items_in_the_same_dataset_group(
     folders = project.storage / "shop/curated"
     for folder in ("batch_inference", "batch_similar_items"):
         assert len([*(folders / folder).iterdir()]) == 1
+
+
+@pytest.mark.slow  # a copied run, and lists that no job makes
+def test_a_list_about_the_last_order_is_made_of_similar_items(
+    project: Project, instance: dg.DagsterInstance, first_run: FirstRun
+) -> None:
+    first_run.copy_to(project, instance)
+    lists = {
+        "home": {},
+        "post_purchase": {
+            "about": "last_order",
+            "num_results": 3,
+            "rules": {"pin": [{"item": "1", "rank": 3}]},
+            "sinks": {"export": {}},
+        },
+    }
+    project.declare(declaration("shop", RATINGS, similar_items=BOUGHT_TOGETHER, lists=lists))
+    jobs = [*(project.storage / "shop/curated/batch_inference").iterdir()]
+
+    def run() -> dg.ExecuteInProcessResult:
+        with definitions(project) as defs:
+            job = defs.resolve_job_def("shop_refresh")
+            keys = [["shop", "similar_items"], ["shop", "post_purchase", "recommendations"],
+                    ["shop", "post_purchase", "recommendations_export"]]  # fmt: skip
+            selection = [dg.AssetKey(key) for key in keys]
+            return job.execute_in_process(
+                instance=instance, asset_selection=selection, raise_on_error=False
+            )
+
+    result = run()
+    assert result.success, why(result)
+    folder = project.storage / "shop/lists/post_purchase/curated"
+    table = pl.read_parquet(folder / "recommendations/recommendations.parquet")
+    assert table.columns == ["user_id", "rank", "item_id", "score", "reason"]
+    assert table.get_column("user_id").n_unique() == 60
+    history = interactions(project, "shop").select("USER_ID", "ITEM_ID").unique()
+    seen = table.join(history, left_on=["user_id", "item_id"], right_on=["USER_ID", "ITEM_ID"])
+    assert not seen.height
+    # Users of one taste bought items of one half mostly, and get more of it.
+    own = table.filter(pl.col("reason").is_null())
+    is_own_half = own.select(pl.col("user_id").cast(int) % 2 == pl.col("item_id").cast(int) % 2)
+    assert is_own_half.to_series().cast(float).mean() > 0.8
+    assert (folder / "exports/recommendations.csv").exists()
+    assert [*(project.storage / "shop/curated/batch_inference").iterdir()] == jobs
+    assert metadata(run(), "recommendations")["outcome"] == "unchanged: not made again"
+    with definitions(project) as defs:
+        assert "shop__post_purchase_rollback" in {job.name for job in defs.resolve_all_job_defs()}
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    published = PublishedResults(storage, "shop/post_purchase")
+    (heading, counts, *_) = describe_run_result(published, "another", "1 s")
+    assert "shop/post_purchase: the lists are unchanged" in heading
+    assert counts.endswith(f"{table.height} recommendations for 60 users")
+    user = find_user(published, "7")
+    assert user is not None
+    assert [entry.item for entry in user.recommendations] == table.filter(user_id="7")[
+        "item_id"
+    ].to_list()
+    (_, address, number) = describe_similar_items(published, "another")
+    assert address == "shop/similar_items: unchanged: edition 1"
+    assert number.endswith("similar items of 80 items")

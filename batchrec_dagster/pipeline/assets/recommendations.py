@@ -163,13 +163,13 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             f"{without_seen if settings.excludes_all_seen else ''}",
             kinds={"personalize", "parquet"},
             inputs=["solution_version", "batch_users"],
-            deps=[pipeline.asset_key("interactions"), *titles, *_attribute_assets(pipeline)],
+            deps=[pipeline.asset_key("interactions"), *titles, *attribute_assets(pipeline)],
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{made_with}",
             io_manager=PUBLISHED_IO,
-            checks=_checks(pipeline),
-            warnings=_warnings(pipeline),
+            checks=list_checks(pipeline),
+            warnings=list_warnings(pipeline),
         )
     )
     @asset_step
@@ -252,7 +252,7 @@ def describe_list_columns(pipeline: Pipeline) -> str:
     return "".join(f", {name}" for name in names)
 
 
-def _attribute_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
+def attribute_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     """The assets of what is known of items and users, for `deps`, as far as lists need them."""
     settings = pipeline.recommendations
     rules = settings.rules
@@ -265,7 +265,8 @@ def _attribute_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     return [pipeline.asset_key(asset) for asset, read in is_read.items() if read]
 
 
-def _checks(pipeline: Pipeline) -> dict[str, str]:
+def list_checks(pipeline: Pipeline) -> dict[str, str]:
+    """What each check of lists for users checks that blocks, by its name."""
     seen_check = {
         "no_seen_items": "No list contains an item that its user already interacted with."
     }
@@ -282,7 +283,8 @@ def _checks(pipeline: Pipeline) -> dict[str, str]:
     }
 
 
-def _warnings(pipeline: Pipeline) -> dict[str, str]:
+def list_warnings(pipeline: Pipeline) -> dict[str, str]:
+    """The same of checks that only warn."""
     items_check = {"items_known": "Most items in the lists are in the items file."}
     rule_checks = {
         "rules_suit_data": "Each rule has what it needs: events, categories, possible pins.",
@@ -300,21 +302,9 @@ def _warnings(pipeline: Pipeline) -> dict[str, str]:
 def _lists_metadata(
     work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord
 ) -> dict[str, Any]:
-    table, job = lists.table, lists.job
-    counts = asdict(table.counts)
-    rows = counts.pop("rows")
+    job = lists.job
     return {
-        "preview": _preview(table),
-        **_rules_metadata(table),
-        **_popularity_metadata(table),
-        **table_metadata(
-            work.pipeline,
-            rows,
-            _describe_columns(work.pipeline),
-            _trace_columns(work.pipeline),
-            table.sample.columns,
-        ),
-        **counts,
+        **describe_table(work.pipeline, lists.table),
         "results_asked_for": lists.num_results,
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),
         "batch_inference_job_arn": job.arn,
@@ -323,8 +313,27 @@ def _lists_metadata(
         "inference_seconds": measure_job_seconds(job),
         **build_cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
         **published_metadata(work, lists.edition),
-        "sample": sample_metadata(table.sample),
         **storage_links("table", work.storage, lists.edition.uri),
+    }
+
+
+def describe_table(pipeline: Pipeline, table: "RecommendationTable") -> dict[str, Any]:
+    """The metadata of a published table of lists for users, whatever made them."""
+    counts = asdict(table.counts)
+    rows = counts.pop("rows")
+    return {
+        "preview": _preview(table),
+        **_rules_metadata(table),
+        **_popularity_metadata(table),
+        **table_metadata(
+            pipeline,
+            rows,
+            _describe_columns(pipeline),
+            _trace_columns(pipeline),
+            table.sample.columns,
+        ),
+        **counts,
+        "sample": sample_metadata(table.sample),
     }
 
 

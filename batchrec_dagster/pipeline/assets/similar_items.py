@@ -43,6 +43,7 @@ from batchrec_dagster.steps.checks import ROWS_TITLED
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.records import read_model
+from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.similar_items_declaration import describe_similar_items
 from batchrec_dagster.steps.work import PersonalizeWork
 
@@ -107,7 +108,7 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
         context: dg.AssetExecutionContext, config: PublicationConfig
     ) -> dg.MaterializeResult[Any]:
         from batchrec_dagster.steps.retention import delete_unneeded_similar_items  # NumPy
-        from batchrec_dagster.steps.similar_items import RunFacts, publish_similar_items
+        from batchrec_dagster.steps.similar_items import publish_similar_items
 
         work = get_personalize_work(pipeline, context)
         with work.step_lease("similar_items", context.run.run_id):

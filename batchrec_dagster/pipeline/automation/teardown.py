@@ -132,7 +132,8 @@ def hold_all_leases(leases: ExitStack, work: PersonalizeWork, owner: str) -> Non
     """Hold the leases of the steps of all lists until the end, so that runs wait."""
     for step in STEPS:
         # Each list has a step of its own, or all share one.
-        for one_list in work.each_list() if is_of_list(step) else [work]:
+        views = [work.for_pipeline(view) for view in work.pipeline.published_pipelines]
+        for one_list in views if is_of_list(step) else [work]:
             leases.enter_context(one_list.step_lease(step, owner))
 
 
@@ -152,7 +153,7 @@ def _list_files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo
     """All files of the pipeline but the leases, which this run itself holds."""
     leases = tuple(
         storage.uri(one_list.storage_keys.lease(step))
-        for one_list in pipeline.list_pipelines
+        for one_list in pipeline.published_pipelines
         for step in STEPS
     )
     files = storage.store.list(storage.uri(f"{pipeline.name}/"))
