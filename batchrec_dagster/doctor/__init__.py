@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.deployment import Deployment, DeploymentError, find_misspelt_settings
@@ -17,6 +16,7 @@ from batchrec_dagster.doctor.retention import check_retention
 from batchrec_dagster.doctor.sources import check_sources
 from batchrec_dagster.doctor.storage import check_storage
 from batchrec_dagster.doctor.variables import check_alert_variable
+from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import SinkDescription
@@ -71,7 +71,7 @@ def check_pipelines(package: Path) -> Iterator[Finding]:
         tree = definitions.component_tree
         if tree is None:  # There are no pipelines.
             return
-        pipelines = tree.get_all_components(BatchRecommendations)
+        pipelines = [*get_built_pipelines(tree)]
         for pipeline in pipelines:
             yield check_retention(pipeline, deployment)
             for one_list in pipeline.published_pipelines:

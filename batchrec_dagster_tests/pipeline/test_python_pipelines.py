@@ -6,7 +6,9 @@ import logging
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from batchrec_dagster.cli import main
 from batchrec_dagster.cli.forget import _load_pipelines
 from batchrec_dagster.cli.project import find_lists, find_pipelines, find_project
 from batchrec_dagster.config.declaration_errors import DeclarationError
@@ -72,6 +74,21 @@ def write(project: Project, way: str, names: str = "[one, two]") -> None:
     (folder / "defs.yaml").write_text(
         f"type: {project.package.name}.shops.Shops\nattributes: {{names: {names}}}\n"
     )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_check_opens_their_sources_too(
+    project: Project, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    monkeypatch.setenv("SHOP_HOOK", "https://hooks.example.com/x")
+    write(project, way)
+    result = CliRunner().invoke(main, ["check"])
+    assert result.exit_code == 1
+    first, second = result.output.splitlines()
+    assert first.startswith("Error: one ratings: ratings.csv: there is no such file")
+    assert second.startswith("two ratings: ratings.csv: there is no such file")
 
 
 def list_jobs(defs: dg.Definitions) -> set[str]:
