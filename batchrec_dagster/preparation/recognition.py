@@ -225,6 +225,15 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         for role, column in (("user", layout.user), ("item", layout.item))
         if (example := sample.find_decimal_id(column, types))
     ]
+    if isinstance(table, CsvTable) and not table.has_header:
+        header = find_other_header(table, reading)
+        if header is not None:
+            warnings.append(
+                f"{opened.name}: columns are given by position, and"
+                f" {opened.place(table.skipped + 1)} seems to name them"
+                f" ({table.delimiter.join(table.first_line)}): set ratings.header: {header}, and it"
+                " is not read as a row"
+            )
     return RecognisedLayout(_with_types(layout, rules, types, table), types, recognised, warnings)
 
 

@@ -13,7 +13,9 @@ from batchrec_dagster.preparation.csv_form import find_header, names_columns
 from batchrec_dagster.preparation.items import ItemsLayout, parse_items
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
 from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster_tests.preparation.own_data import prepare_interactions
@@ -61,6 +63,18 @@ def test_messages_count_lines_from_the_start_of_the_file(tmp_path: Path) -> None
         prepare(tmp_path, REPORT + NAMED.replace("u1", '"u1'), header=5)
     with pytest.raises(PreparationError, match="has nothing in line 2, where by its header"):
         prepare(tmp_path, REPORT + NAMED, header=2)
+
+
+def test_positions_in_a_file_with_names_are_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text(NAMED)
+    for header, count in ((None, 1), (1, 0)):
+        reading = ReadSettings(columns=POSITIONS, header=header)
+        with open_ratings([RawFile(path, path.name)], reading, Rules("skip")) as read:
+            warnings = read.recognised_layout.warnings
+            assert read.inspect_rows().bad.total == count
+        assert len(warnings) == count
+        assert all("(user;item;time): set ratings.header: 1" in warning for warning in warnings)
 
 
 def test_the_rows_of_a_workbook_are_counted_as_people_see_them(tmp_path: Path) -> None:
