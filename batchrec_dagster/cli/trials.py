@@ -293,9 +293,11 @@ def _join(command: Sequence[str]) -> str:
 def _describe_days(tried: _TriedList) -> str:
     """What the lists of each day would have brought. It needs the extra `report`."""
     from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
+    from batchrec_dagster.outcomes.sums import pool_periods
     from batchrec_dagster.reporting.backtest import format_backtest
     from batchrec_dagster.steps.outcomes import read_sums
 
-    outcomes = [*estimate_outcomes(read_sums(tried.files))]
+    sums = read_sums(tried.files)
+    outcomes = [*estimate_outcomes(sums), *estimate_outcomes(pool_periods(sums))]
     editions = tried.files.table.all_editions()
     return format_backtest(tried.address, outcomes, editions, get_terminal_width())

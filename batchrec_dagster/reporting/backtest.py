@@ -29,16 +29,19 @@ def format_backtest(
     """The outcome of each day's lists.
 
     address: what people call the lists.
+    outcomes: of each day, and those of all days together, with the edition 0.
     editions: those that the outcomes are of.
     width: the terminal's; None for a pipe.
     """
     days = {edition.number: str(edition.about.get("as_of", "")) for edition in editions}
+    if len({outcome.edition for outcome in outcomes} - {0}) > 1:
+        days[0] = "all days"
     rows = [[*_list_cells(outcome, days)] for outcome in outcomes if outcome.edition in days]
     heading = f"{address}: {len(editions)} days tried"
     if not rows:
         return terminal.render([f"{heading}; people did nothing after them"], [], width=width)
     return terminal.render(
-        [heading], [[terminal.TerminalTable("", COLUMNS, rows, NOTE)]], width=width
+        [heading], [[terminal.TerminalTable("Each day", COLUMNS, rows, NOTE)]], width=width
     )
 
 

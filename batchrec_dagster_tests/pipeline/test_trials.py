@@ -16,10 +16,13 @@ import pytest
 from batchrec_dagster.config.changed_declaration import change_declaration
 from batchrec_dagster.config.trial import Trial, TrialError
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
+from batchrec_dagster.outcomes.sums import pool_periods
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.pipeline.trial_definitions import load_pipeline
+from batchrec_dagster.reporting.backtest import format_backtest
 from batchrec_dagster.reporting.comparison import compare_lists, name_lists
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.trials import TRIALS_KEPT, begin_trial, delete_old_trials, read_trials
@@ -193,6 +196,15 @@ def test_the_lists_of_earlier_days_are_measured_by_what_people_did_then(
     assert periods["end"][0] == periods["start"][1]
     assert (periods["end"] - periods["start"]).to_list()[1] == 14 * 86_400
     assert sums["active"].sum() > 0
+    each, (together,) = [*estimate_outcomes(sums)], [*estimate_outcomes(pool_periods(sums))]
+    assert together.active_users == sum(outcome.active_users for outcome in each)
+    assert together.on_list == sum(outcome.on_list for outcome in each)
+    table = format_backtest("shop", [*each, together], tried.table.all_editions(), None)
+    assert [line[:10] for line in table.splitlines() if " to " in line][:3] == [
+        "2017-10-01",
+        "2017-10-15",
+        "all days  ",
+    ]
     # Its data are not in the pipeline's dataset group, so the next night has nothing to do.
     group = read_trials(live)[0].dataset_group
     assert group != live.record("personalize_dataset")["dataset_group_name"]

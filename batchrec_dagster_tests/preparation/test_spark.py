@@ -530,6 +530,7 @@ def test_real_ratings_by_every_rule(spark: SparkSession, tmp_path: Path) -> None
     rules = Rules(
         min_rating=1.5,
         filter="rating <> 2.5",
+        until=1_400_000_000,
         window_days=3000,
         duplicates="drop",
         latest_per_pair=True,
@@ -540,7 +541,7 @@ def test_real_ratings_by_every_rule(spark: SparkSession, tmp_path: Path) -> None
     outcome = compare_engines(spark, [ratings], replace(COMMA, types={"rating": "double"}), rules)
     assert outcome.rows_read == 5_000
     assert outcome.left_out is not None
-    assert len(outcome.left_out) == 5
+    assert len(outcome.left_out) == 6
 
 
 def test_what_cannot_be_used_says_why(
