@@ -64,8 +64,11 @@ def _describe_job(one_list: Pipeline) -> tuple[Any, ...]:
         one_list.list_name if has_own_input else None,
         settings.newcomers is not None,
         settings.filter_expression,
-        # How many new items are among the first results depends on how many there are.
-        (settings.exploration_weight, settings.num_results) if explores else None,
+        # How many new items are among the first results depends on how many there are. Lists with
+        # rules ask for more.
+        (settings.exploration_weight, settings.num_results, settings.rules is None)
+        if explores
+        else None,
     )
 
 

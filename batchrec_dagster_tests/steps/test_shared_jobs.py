@@ -101,11 +101,12 @@ def test_lists_of_one_size_share_what_is_explored() -> None:
         "app": {"exploration_weight": 0.3},
         "mail": {"exploration_weight": 0.3, "num_results": 5},
         "shelf": {"exploration_weight": 0.1},
+        "page": {"exploration_weight": 0.3, "rules": {"max_per": {"COLOUR": 1}}},
     }
     pipeline = declare(lists, solution=V1)
-    assert list_groups(pipeline) == ["home app", "mail", "shelf"]
+    assert list_groups(pipeline) == ["home app", "mail", "shelf", "page"]
     names = [name_sharing_lists(one_list) for one_list in pipeline.list_pipelines]
-    assert names == ["home and app", "home and app", None, None]
+    assert names == ["home and app", "home and app", None, None, None]
 
 
 @dataclass
