@@ -80,23 +80,30 @@ def _copy_prepared_data(files: PipelineFiles) -> None:
     """
     keys, store = files.storage_keys, files.storage.store
     live_root, root = files.uri(f"{keys.pipeline}/"), files.uri(f"{keys.folder}/")
-    prepared = [
-        info.uri.removeprefix(live_root)
-        for folder in ("transformed/", "lists/", "records/")
-        for info in store.list(f"{live_root}{folder}")
-    ]
-    copied = [place for place in prepared if COPIED.fullmatch(place)]
+
+    def list_prepared(start: str) -> list[str]:
+        places = [
+            info.uri.removeprefix(start)
+            for folder in ("transformed/", "lists/", "records/")
+            for info in store.list(f"{start}{folder}")
+        ]
+        return [place for place in places if COPIED.fullmatch(place)]
+
+    copied = list_prepared(live_root)
     if not copied:
         raise StepError(
             f"{keys.pipeline} has prepared no data yet, which a trial needs: run {keys.pipeline}"
             " first"
         )
+    # What the same trial had, when it was started on earlier data.
+    for place in set(list_prepared(root)).difference(copied):
+        store.delete(f"{root}{place}")
     for place in copied:
         store.copy(f"{live_root}{place}", f"{root}{place}")
 
 
 def choose_dataset_group(work: PersonalizeWork, schemas: str, data_version: str) -> str:
-    """The name of the dataset group for data of this version, recorded if this is a trial.
+    """The name of the dataset group for data of this version: the pipeline's, or a trial's own.
 
     schemas: a fingerprint of the schemas.
     Raises StorageError.

@@ -24,6 +24,7 @@ from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.pipeline.trial_definitions import load_pipeline
 from batchrec_dagster.reporting.backtest import format_backtest
 from batchrec_dagster.reporting.comparison import compare_lists, name_lists
+from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.trials import TRIALS_KEPT, begin_trial, delete_old_trials, read_trials
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
@@ -298,6 +299,24 @@ def test_the_newest_trials_are_kept(tmp_path: Path) -> None:
     delete_old_trials(live, logging.getLogger())
     assert [trial.name for trial in read_trials(live)] == names[:TRIALS_KEPT]
     assert not (tmp_path / "storage/shop/trials/number-0").exists()
+
+
+def test_a_trial_has_the_prepared_data_of_the_pipeline_and_no_others(tmp_path: Path) -> None:
+    storage = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)}).storage_resource
+    trial = Trial("a")
+    own = PipelineFiles(storage, StorageKeys("shop", trial=trial.name))
+    with pytest.raises(StepError, match="shop has prepared no data yet"):
+        begin_trial(own, trial, has_same_data=True)
+    prepared = ("transformed/interactions/interactions.csv", "lists/a/transformed/users/users.csv")
+    others = ("raw/ratings.csv", "lists/a/curated/x", "records/publications.json")
+    for place in (*prepared, *others):
+        storage.store.put(storage.uri(f"shop/{place}"), place.encode())
+    earlier = own.uri(own.storage_keys.items)
+    storage.store.put(earlier, b"of the same trial, when there were items")
+    begin_trial(own, trial, has_same_data=True)
+    root = own.uri(own.storage_keys.folder_of_trial)
+    stored = {info.uri.removeprefix(root) for info in storage.store.list(root)}
+    assert stored == {"trial.json", *prepared}
 
 
 def test_the_erased_stay_out_of_trials(tmp_path: Path) -> None:
