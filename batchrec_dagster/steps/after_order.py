@@ -176,7 +176,7 @@ def _publish(
     output = CountedLines(lambda: make_lines(orders, table_of_items))
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
         table = build_table(work, [output], divided, interactions, writer, num_results=MAX_RESULTS)
-        checks = [gate, *table.checks]
+        checks = [gate, *map(_explain_short_lists, table.checks)]
         seconds = measure_seconds(run.start)
         facts = {
             "root_run": run.root_run,
@@ -193,6 +193,24 @@ def _publish(
         writer.finish(about)
         edition = publishing.publish(writer.path, gate, skip=run.skip_quality_gate)
     return PublishedAfterOrder(edition, table, checks, "made of similar items")
+
+
+def _explain_short_lists(check: CheckResult) -> CheckResult:
+    """The check, which says what short lists mean where no model was asked for results.
+
+    Few items go with a small order, so that lists are often short. The check warns if most are.
+    """
+    if check.name != "results_enough_for_rules":
+        return check
+    users, short = int(check.numbers["users"]), int(check.numbers["short"])
+    passed = 2 * short <= users
+    finding = (
+        f"for {short:,} of {users:,} users fewer items go with the last order than a list has,"
+        " once the rules have left out what they do; popular items fill these lists"
+    )
+    if not passed:
+        finding += ". Loosen the rules, or let similar_items have longer lists"
+    return replace(check, passed=passed, finding=finding, numbers={"users": users, "short": short})
 
 
 def _read_unchanged(
