@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,7 @@ from batchrec_dagster.preparation.nested_json import (
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.query import check_sql
 
 
@@ -32,6 +34,8 @@ def find_nested_form(
     Raises UnknownColumnsError if only a reader can say what a column of the result is, and
     PreparationError if the file cannot be read, or a query needs something that is not installed.
     """
+    if not any(_may_be_json(file) for file in files):
+        return None
     columns_given = {role: name for role, name in given_columns.items() if name != NO_COLUMN}
     roles = [
         role
@@ -63,6 +67,17 @@ def find_nested_form(
                 f" which is which, for example: {needed}{no_times}"
             )
         return form
+
+
+def _may_be_json(file: RawFile) -> bool:
+    """Whether the file starts like JSON, or is packed. Opening it shows the rest."""
+    with file.path.open("rb") as opened:
+        start = opened.read(formats.START)
+    if start.startswith((*formats.PACKED, *formats.UTF16)):
+        return True
+    if start.startswith(formats.ZIP):
+        return formats.recognise_format(start) != formats.EXCEL
+    return start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
 
 
 def _has_columns(
