@@ -430,7 +430,7 @@ MOST_INDENTATION = 40
 
 def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
     """Lines about what the run has published, and the commands that show more of it."""
-    from batchrec_dagster.reporting.published import PublishedResults
+    from batchrec_dagster.reporting.published import PublishedResults, list_published
     from batchrec_dagster.reporting.summary import (
         describe_run_result,
         describe_similar_items,
@@ -443,6 +443,8 @@ def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration:
         for address in find_declared_lists(find_project())
         if read_pipeline_name(address) == name
     ]
+    # A pipeline that Python makes is declared in no file.
+    addresses = addresses or list_published(storage, name)
     all_published = [PublishedResults(storage, address) for address in addresses]
     lines = []
     for published in all_published:
