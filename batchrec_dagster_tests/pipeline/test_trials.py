@@ -117,7 +117,9 @@ def test_a_trial_leaves_no_trace_and_its_settings_can_be_kept(
         stopped = run_trial(project, instance, trial, ["personalize_dataset", "solution_version"])
     assert stopped.success
     # What is compared with popularity has a model of this recipe already.
-    assert not [one for one in requests if one.operation.startswith(("Create", "Delete"))]
+    assert not [
+        request for request in requests if request.operation.startswith(("Create", "Delete"))
+    ]
     # The source has other rows now. The trial goes on with those of the last night.
     write_ratings(project.root / RATINGS, seed=1)
     result = run_trial(project, instance, trial)
@@ -197,10 +199,10 @@ def test_the_lists_of_earlier_days_are_measured_by_what_people_did_then(
     assert periods["end"][0] == periods["start"][1]
     assert (periods["end"] - periods["start"]).to_list()[1] == 14 * 86_400
     assert sums["active"].sum() > 0
-    each, (together,) = [*estimate_outcomes(sums)], [*estimate_outcomes(pool_periods(sums))]
-    assert together.active_users == sum(outcome.active_users for outcome in each)
-    assert together.on_list == sum(outcome.on_list for outcome in each)
-    table = format_backtest("shop", [*each, together], tried.table.all_editions(), None)
+    outcomes, (together,) = [*estimate_outcomes(sums)], [*estimate_outcomes(pool_periods(sums))]
+    assert together.active_users == sum(outcome.active_users for outcome in outcomes)
+    assert together.on_list == sum(outcome.on_list for outcome in outcomes)
+    table = format_backtest("shop", [*outcomes, together], tried.table.all_editions(), None)
     assert [line[:10] for line in table.splitlines() if " to " in line][:3] == [
         "2017-10-01",
         "2017-10-15",
