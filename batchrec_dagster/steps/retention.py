@@ -284,9 +284,10 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
             yield f"{view.storage_keys.all_arm_users}{MODEL}/"
         # A job made the control's lists until popular items were counted on this side.
         yield f"{view.storage_keys.all_arm_users}{CONTROL}/"
-    if pipeline.lists and all(one_list.has_own_users for one_list in views):
+    lists_of_users = [*views, *pipeline.after_order_pipelines]
+    if pipeline.lists and all(one_list.has_own_users for one_list in lists_of_users):
         yield pipeline.whole.storage_keys.all_batch_users
-    for one_list in views:
+    for one_list in lists_of_users:
         if one_list.list_name is not None and not one_list.has_own_users:
             yield keys.of_list(one_list.list_name, has_own_users=True).all_batch_users
 

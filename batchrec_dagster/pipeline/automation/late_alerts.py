@@ -30,7 +30,7 @@ def find_late_pipelines(
         one_list.asset_key("recommendations")
         for name in sorted(pipelines)
         if any(triggers[name])
-        for one_list in pipelines[name].list_pipelines
+        for one_list in _list_lists_of_users(pipelines[name])
     ]
     records = instance.get_asset_records(keys) if keys else []
     entries = [record.asset_entry for record in records]
@@ -42,7 +42,7 @@ def find_late_pipelines(
         # A pipeline is as late as the list of it that was made first, or never.
         times = [
             (made_at.get(one_list.asset_key("recommendations")), one_list)
-            for one_list in pipeline.list_pipelines
+            for one_list in _list_lists_of_users(pipeline)
         ]
         first_time, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
         lateness = check_lateness(
@@ -61,6 +61,11 @@ def find_late_pipelines(
         f"{', '.join(names)}: {reason}" for reason, names in names_of_reason.items()
     )
     return NewAlerts(after, alerts, summary)
+
+
+def _list_lists_of_users(pipeline: Pipeline) -> list[Pipeline]:
+    """The pipeline, narrowed to each of its lists of users."""
+    return [*pipeline.list_pipelines, *pipeline.after_order_pipelines]
 
 
 def find_creation_time(event: dg.EventLogEntry | None) -> datetime | None:
