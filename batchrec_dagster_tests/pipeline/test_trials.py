@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -237,8 +238,8 @@ def test_all_that_a_trial_writes_is_in_its_folder(project: Project) -> None:
         "source": "items.csv",
         "columns": {"item": "id", "title": "t", "categories": {"A": "a"}},
     }
-    more = {"lists": lists, "segments": segments, "items": items, "automation": "eager"}
-    project.declare({**DECLARATION, **more})
+    others = {"segments": segments, "similar_items": {}, "automation": "eager"}
+    project.declare({**DECLARATION, "lists": lists, "items": items, **others})
     trial = Trial.parse({"lists.home.num_results": 7, "solution.recipe": "aws-popularity-count"})
     with definitions(project), patch.dict("os.environ", variables(project)):
         made = make_trial(project, trial)
@@ -255,7 +256,7 @@ def test_all_that_a_trial_writes_is_in_its_folder(project: Project) -> None:
     specs = [spec for asset in assets for spec in asset.specs]
     names = {"__".join(spec.key.path[1:]) for spec in specs}
     assert {"on-trial__home__recommendations", "on-trial__news__batch_users"} <= names
-    assert not [name for name in names if "export" in name or "segment" in name]
+    assert not [name for name in names if re.search("export|segment|similar", name)]
     # Without a day, nothing can have followed.
     assert not [name for name in names if name.endswith("recommendation_outcomes")]
     for spec in specs:
