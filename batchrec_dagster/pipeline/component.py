@@ -113,6 +113,14 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         changed = apply_settings(declared, trial.settings)
         for block in ("sinks", "segments", "similar_items"):
             changed.pop(block, None)
+        about_orders = [one_list.list_name for one_list in self.after_order_pipelines]
+        if trial.list_name in about_orders:
+            raise TrialError(
+                f"{trial.list_name} is about the last order, so that similar items make it: a trial"
+                " makes only lists of the model"
+            )
+        for name in about_orders:
+            del changed["lists"][name]
         for settings in (changed.get("lists") or {}).values():
             settings.pop("sinks", None)
             # Of the trial's editions, all are kept.

@@ -37,6 +37,7 @@ from batchrec_dagster_tests.personalize.recorded_requests import record_requests
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     Project,
+    declaration,
     definitions,
     interactions,
     refresh,
@@ -320,6 +321,17 @@ def test_a_trial_has_the_prepared_data_of_the_pipeline_and_no_others(tmp_path: P
     root = own.uri(own.storage_keys.folder_of_trial)
     stored = {info.uri.removeprefix(root) for info in storage.store.list(root)}
     assert stored == {"trial.json", *prepared}
+
+
+def test_a_trial_makes_no_lists_of_similar_items(project: Project) -> None:
+    lists = {"home": {}, "after": {"about": "last_order"}}
+    source = project.root / "ratings.csv"
+    project.declare(declaration("shop", source, lists=lists, similar_items={"within_days": 7}))
+    with definitions(project), patch.dict("os.environ", variables(project)):
+        made = make_trial(project, Trial("a"))
+        assert [view.list_name for view in made.published_pipelines] == ["home"]
+        with pytest.raises(TrialError, match="after is about the last order"):
+            make_trial(project, Trial("b", list_name="after"))
 
 
 def test_the_erased_stay_out_of_trials(tmp_path: Path) -> None:
