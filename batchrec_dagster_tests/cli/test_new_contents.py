@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -176,10 +177,14 @@ def test_decimals_as_ids_in_parquet_are_named(unloaded_project: Project, kind: s
 
 
 @pytest.mark.parametrize(
-    ("cell", "form"), [("\"['Garden', 'Home']\"", "a list"), ('"{""id"": 1}"', "an object")]
+    ("cell", "form", "plain"),
+    [
+        ("\"['Garden', 'Home']\"", "a list", "Garden, Home"),
+        ('"{""id"": 1}"', "an object", "id: 1"),
+    ],
 )
 def test_categories_that_are_written_as_code_are_named(
-    unloaded_project: Project, cell: str, form: str
+    unloaded_project: Project, cell: str, form: str, plain: str
 ) -> None:
     write_ratings_file(unloaded_project.root / "orders.csv", "userId,itemId,rating,time")
     lines = [f"{item},Lamp {item},{cell}" for item in range(80)]
@@ -187,7 +192,12 @@ def test_categories_that_are_written_as_code_are_named(
     code, output = run_new("shop", "--ratings", "orders.csv", "--items", "items.csv")
     assert code == 0, output
     assert f"Warning: categories has {form} in each cell, such as" in output
-    assert "set items.query: SELECT" in output
+    query = output.partition("set items.query: ")[2].splitlines()[0]
+    items = pl.read_csv(unloaded_project.root / "items.csv")
+    with duckdb.connect() as connection:
+        connection.register("source", items.to_arrow())
+        rows = connection.execute(query).fetchall()
+    assert rows == [(number, title, plain) for number, title, _ in items.rows()]
 
 
 def test_names_below_other_lines_are_found_and_declared(unloaded_project: Project) -> None:
