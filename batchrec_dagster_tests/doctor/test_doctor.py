@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.dagster_home import use_dagster_home
+from batchrec_dagster.cli.doctor import _format_finding
 from batchrec_dagster.doctor import Finding, check_deployment, check_pipelines, machine
 from batchrec_dagster.doctor.storage import check_clock
 from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, embedded_client
@@ -90,6 +91,18 @@ def test_the_quotas_of_the_embedded_personalize_are_counted(
     findings = index_by_check(check_deployment({**home, QUOTAS_VARIABLE: "dataset_groups=1"}))
     assert findings["quota of dataset groups"].status == "warning"
     assert f"{QUOTAS_VARIABLE}=dataset_groups=2" in findings["quota of dataset groups"].fix
+
+
+def test_a_long_name_does_not_break_the_columns() -> None:
+    short = Finding("disk", "ok", "40 GB free")
+    long = Finding("quota of solutions in a dataset group", "warning", "10 of 10 used", "ask AWS")
+    lines = [line for finding in (short, long) for line in _format_finding(finding)]
+    assert lines == [
+        "ok       disk                   40 GB free",
+        "warning  quota of solutions in a dataset group",
+        "                                10 of 10 used",
+        "                                -> ask AWS",
+    ]
 
 
 def test_settings_are_read_from_dot_env(home: dict[str, str], tmp_path: Path) -> None:
