@@ -53,21 +53,22 @@ def run_trial(
     instance: dg.DagsterInstance,
     trial: Trial,
     assets: list[str] | None = None,
+    *,
+    report: bool = False,
 ) -> dg.ExecuteInProcessResult:
-    """Run a trial of the pipeline `shop` in this process, or these assets of it."""
+    """Run a trial of the pipeline `shop` in this process, or these assets of it. The report is made
+    where it is asked for."""
     with definitions(project), patch.dict("os.environ", variables(project)):
         made = make_trial(project, trial)
         begin_trial(files(project, trial), trial, has_same_data=made.has_same_data)
-        return (
-            made.build_trial_defs()
-            .resolve_job_def("shop_trial")
-            .execute_in_process(
-                instance=instance,
-                asset_selection=[dg.AssetKey(["shop", "on-trial", asset]) for asset in assets]
-                if assets
-                else None,
-                raise_on_error=False,
-            )
+        job = made.build_trial_defs().resolve_job_def("shop_trial")
+        selection = {made.asset_key(asset) for asset in assets or ()}
+        if not assets:
+            selection = {*job.asset_layer.selected_asset_keys}
+            if not report:
+                selection.discard(made.asset_key("recommendation_report"))
+        return job.execute_in_process(
+            instance=instance, asset_selection=[*selection], raise_on_error=False
         )
 
 
@@ -124,7 +125,7 @@ def test_a_trial_leaves_no_trace_and_its_settings_can_be_kept(
     ]
     # The source has other rows now. The trial goes on with those of the last night.
     write_ratings(project.root / RATINGS, seed=1)
-    result = run_trial(project, instance, trial)
+    result = run_trial(project, instance, trial, report=True)
     assert result.success
     assert checksums(live.storage) == before
     # What was made before it stopped, and what the pipeline has, is not made again.
