@@ -28,7 +28,7 @@ wheel: .venv/run  ## Builds the file in dist/ by which batchrec is installed els
 test: .venv/dev  ## Runs the whole test suite.
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
-test-long: .venv/dev  ## Runs all tests with more random input and more kills (an hour).
+test-long: .venv/dev  ## Runs all tests with more random input, kills and Pythons (an hour).
 	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=wild
 
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).

@@ -3,35 +3,25 @@ Dagster's own tools. Only what the docs say is typed."""
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
-from importlib.metadata import distributions
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from batchrec_dagster_tests.pipeline.fresh_environment import (
+    DBT,
+    Environment,
+    make_environment,
+    remember_the_version,
+)
 from batchrec_dagster_tests.repeats import IS_LONG
-from batchrec_dagster_tests.repository.typed_pages import clone_project, type_commands
 from batchrec_dagster_tests.support import REPOSITORY, write_ratings
 
 pytestmark = pytest.mark.slow
 
-# Pinned, as is what they have in common with this environment: a release by others fails no test.
-# dbt-core 1.12 builds a part of it from what GitHub has.
-PACKAGES = ("create-dagster", "dagster-dg-cli", "dagster-webserver", "s3fs==2026.9.0")
-DBT = ("dagster-dbt", "dbt-duckdb==1.11.1", "dbt-core==1.11.16")
-# Of which they need older ones.
-UNPINNED = ("batchrec", "boto", "pathspec", "s3transfer")
-NO_REGISTRY = re.compile(
-    "dns error|client error|server error|sending request|timed out|failed to (fetch|download)",
-    re.IGNORECASE,
-)
-UV = (sys.executable, "-m", "uv")
 LISTS = ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
 # Of the team: an asset upstream, and one downstream in the pipeline's group; IO managers, S3 and
 # loggers of its own, under the usual keys.
@@ -58,80 +48,10 @@ defs = dg.Definitions(
 """
 
 
-@dataclass(frozen=True)
-class Environment:
-    """A fresh virtual environment with the wheel."""
-
-    bin: Path
-    pins: Path
-
-    def install(self, *packages: str) -> None:
-        """Install them by the uv of these tests. Skips where no package registry can be reached."""
-        command = [*UV, "pip", "install", "-q", "--python", str(self.bin / "python")]
-        installation = subprocess.run(
-            [*command, "--constraints", str(self.pins), *packages],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if installation.returncode and NO_REGISTRY.search(installation.stderr):
-            pytest.skip(f"no package registry can be reached: {installation.stderr}")
-        assert installation.returncode == 0, installation.stderr
-
-    def run(self, folder: Path, *command: str, fails: bool = False) -> str:
-        """The output of a command that is typed in the folder."""
-        inherited_variables = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("BATCHREC_", "DAGSTER_", "VIRTUAL_ENV", "PYTHONPATH"))
-        }
-        # Dagster's own commands remember what was materialized only where this is set.
-        history = self.bin.parent / "history" / folder.name
-        history.mkdir(parents=True, exist_ok=True)
-        process = subprocess.run(
-            [str(self.bin / command[0]), *command[1:]],
-            cwd=folder,
-            env={
-                **inherited_variables,
-                "PATH": f"{self.bin}:{inherited_variables['PATH']}",
-                "PWD": str(folder),
-                "SHOP_ROOT": str(folder),
-                "DAGSTER_HOME": str(history),
-                "COLUMNS": "200",
-                "PYTHONWARNINGS": "ignore",
-            },
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        output = process.stdout + process.stderr
-        assert (process.returncode != 0) == fails, output
-        return output
-
-
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Skips where no package registry can be reached."""
-    root = tmp_path_factory.mktemp("fresh")
-    venv = root / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    pins = root / "pins.txt"
-    pins.write_text(
-        "".join(
-            f"{package.name}=={package.version}\n"
-            for package in distributions()
-            if not package.name.startswith(UNPINNED)
-        )
-    )
-    environment = Environment(venv / "bin", pins)
-    clone = clone_project(root / "clone")
-    hint = type_commands(["make wheel"], clone)
-    (wheel,) = (clone / "dist").iterdir()
-    assert f"pip install '{wheel.relative_to(clone)}[local,report,serve]'" in hint
-    assert not (clone / "build").exists()
-    environment.install(f"{wheel}[local,report]", *PACKAGES)
-    return environment
+    return make_environment(tmp_path_factory.mktemp("fresh"))
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +136,6 @@ def test_pip_installs_the_wheel_and_a_colleagues_project(
     write_ratings(tmp_path / "ratings.csv")
     environment.run(tmp_path, "batchrec", "init", "lists")
     project = tmp_path / "lists"
-    # Before its first pipeline.
-    assert "All definitions loaded" in environment.run(project, "dg", "check", "defs")
     colleague = Environment(tmp_path / "venv/bin", environment.pins)
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     dist = environment.bin.parent.parent / "clone/dist"
@@ -227,16 +145,6 @@ def test_pip_installs_the_wheel_and_a_colleagues_project(
     # A further part of it, as the messages say that ask for one.
     colleague.run(project, "pip", "install", "-q", "batchrec-dagster[sql]")
     colleague.run(project, "python", "-c", "import duckdb")
-
-
-def remember_the_version(dbt: Path) -> None:
-    """dagster-dbt asks for it before each of dbt's commands; dbt takes seconds of CPU to say it."""
-    version = subprocess.run([dbt, "--version"], capture_output=True, check=True).stdout
-    Path(f"{dbt}.version").write_bytes(version)
-    dbt.rename(f"{dbt}.real")
-    remembered = f'[ "$*" = --version ] && exec cat "{dbt}.version"'
-    dbt.write_text(f'#!/bin/sh\n{remembered}\nexec "{dbt}.real" "$@"\n')
-    dbt.chmod(0o755)
 
 
 def test_a_dbt_model_feeds_the_pipeline_and_another_reads_its_lists(

@@ -1,0 +1,197 @@
+"""A whole team's project on the oldest and the newest Python, in `make test-long`.
+
+It has dbt, a partitioned asset upstream, pipelines in Python, and its history in PostgreSQL, and is
+run by `dg`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from batchrec_dagster_tests.pipeline.fresh_environment import (
+    DBT,
+    Environment,
+    make_environment,
+    remember_the_version,
+)
+from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
+from batchrec_dagster_tests.processes import free_ports, started
+from batchrec_dagster_tests.repeats import IS_LONG
+from batchrec_dagster_tests.support import REPOSITORY, write_ratings
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not IS_LONG, reason="make test-long runs a whole team's project"),
+]
+
+PYTHONS = ["3.11", "3.13"]
+# Of the team, next to the project of examples/dbt: clicks by the day, which two pipelines read.
+CLICKS = """\
+import dagster as dg
+import polars as pl
+
+days = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-04")
+
+@dg.asset(partitions_def=days, io_manager_key="theirs")
+def clicks(context: dg.AssetExecutionContext) -> pl.DataFrame:
+    day = days.get_partition_keys().index(context.partition_key)
+    frame = pl.read_csv("clicks.csv")
+    return frame.filter(pl.col("userId") % 3 == day)
+
+@dg.asset(ins={"lists": dg.AssetIn(key=["all_days", "recommendations"])}, io_manager_key="theirs")
+def mailing(lists: pl.DataFrame) -> int:
+    return lists["user_id"].n_unique()
+
+defs = dg.Definitions(
+    assets=[clicks, mailing],
+    resources={"theirs": dg.FilesystemIOManager(base_dir="theirs")},
+)
+"""
+PIPELINES = """\
+import dagster as dg
+from batchrec_dagster import BatchRecommendations
+
+def make(name, **ratings):
+    columns = {"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp"}
+    return BatchRecommendations.model_validate({
+        "name": name,
+        "ratings": {"source": "asset://clicks", "columns": columns, **ratings},
+        "interactions": {"min_rating": 3.5},
+        "recommendations": {"num_results": 5},
+    })
+
+@dg.component_instance
+def all_days(context: dg.ComponentLoadContext) -> BatchRecommendations:
+    return make("all_days")
+
+class Shops(dg.Component, dg.Model, dg.Resolvable):
+    names: list[str]
+
+    def build_defs(self, context):
+        made = [make(name, partitions="2d") for name in self.names]
+        return dg.Definitions.merge(*[pipeline.build_defs(context) for pipeline in made])
+
+@dg.component_instance
+def two_days(context):
+    return Shops(names=["two_days"])
+"""
+TESTS = """\
+pytest_plugins = ["batchrec_dagster.testing"]
+
+def test_shop(run_pipeline):
+    columns = {"user": "userId", "item": "movieId", "timestamp": "timestamp"}
+    run = run_pipeline("shop", {"ratings.source": "clicks.csv", "ratings.columns": columns})
+    assert run.lists["user_id"].n_unique() == 60
+"""
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=PYTHONS)
+def environment(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Environment:
+    """Skips a Python that is not installed."""
+    wanted = request.param
+    python = find_python(wanted)
+    if python is None:
+        pytest.skip(f"Python {wanted} is not installed: apt-get install python{wanted}-venv")
+    environment = make_environment(
+        tmp_path_factory.mktemp("fresh"),
+        *DBT,
+        "pytest",
+        extras="local,report,postgres,serve",
+        python=python,
+    )
+    remember_the_version(environment.bin / "dbt")
+    return environment
+
+
+def find_python(wanted: str) -> str | None:
+    """The interpreter of this version; None where it is not installed, or only as a shim."""
+    for name in (sys.executable, f"/usr/bin/python{wanted}", shutil.which(f"python{wanted}")):
+        if name is not None and Path(name).exists():
+            question = "import sys, venv; print('{}.{}'.format(*sys.version_info))"
+            answer = subprocess.run(
+                [name, "-c", question], capture_output=True, text=True, check=False
+            )
+            if answer.stdout.strip() == wanted:
+                return name
+    return None
+
+
+def test_a_teams_project_runs_as_a_whole(
+    environment: Environment, database: PostgresServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "team"
+    shutil.copytree(REPOSITORY / "examples" / "dbt", folder)
+    (folder / "data").mkdir()
+    write_ratings(folder / "clicks.csv")
+    defs = folder / "shop_dbt" / "defs"
+    (defs / "clicks.py").write_text(CLICKS)
+    (defs / "pipelines.py").write_text(PIPELINES)
+    url = database.create_database(f"team_{environment.bin.parent.parent.name}")
+    storage = {"storage": {"postgres": {"postgres_url": url}}}
+    home = environment.home(folder)
+    (home / "dagster.yaml").write_text(yaml.safe_dump(storage))
+
+    def published(name: str) -> pl.DataFrame:
+        lists = f".batchrec/storage/{name}/curated/recommendations/recommendations.parquet"
+        return pl.read_parquet(folder / lists)
+
+    assert "All definitions loaded" in environment.run(folder, "dg", "check", "defs")
+    for day in ("2026-01-01", "2026-01-02", "2026-01-03"):
+        environment.run(folder, "dg", "launch", "--assets", "clicks", "--partition", day)
+    # dbt, the pipeline of its model, and the two of the clicks, in one run.
+    environment.run(folder, "dg", "launch", "--assets", "not key:clicks")
+    assert published("shop")["user_id"].n_unique() == 100
+    assert published("all_days")["user_id"].n_unique() == 60
+    assert {int(user) % 3 for user in published("two_days")["user_id"]} == {1, 2}
+    # Dagster's history is in PostgreSQL, and nowhere else.
+    assert not list(home.rglob("*.db"))
+    assert database.query("SELECT count(*) FROM runs", url=url) == [(4,)]
+    assert "shop" in environment.run(folder, "batchrec", "list")
+    (folder / "test_shop.py").write_text(TESTS)
+    assert "1 passed" in environment.run(folder, "python", "-m", "pytest", "-q", "test_shop.py")
+    require_location(environment, folder)
+
+
+def require_location(environment: Environment, folder: Path) -> None:
+    """`batchrec ui` serves the project, although it has no workspace.yaml."""
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    command = [str(environment.bin / "batchrec"), "ui", "--no-daemon", "--port", str(port)]
+    fields = "locationEntries {name locationOrLoadError {__typename}}"
+    query = f"{{workspaceOrError {{... on Workspace {{{fields}}}}}}}"
+
+    def find_locations() -> list[dict[str, object]] | None:
+        body = json.dumps({"query": query}).encode()
+        request = urllib.request.Request(
+            f"{address}/graphql", body, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                answer = json.load(response)
+        except OSError:
+            return None
+        entries: list[dict[str, object]] = answer["data"]["workspaceOrError"]["locationEntries"]
+        return entries if all(entry["locationOrLoadError"] for entry in entries) else None
+
+    with started(command, folder, environment.variables(folder), folder / "ui.log") as ui:
+        (entry,) = ui.wait_for(find_locations, "the code location", timeout=300)
+    kind = {"__typename": "RepositoryLocation"}
+    assert entry == {"name": folder.name, "locationOrLoadError": kind}
