@@ -1,45 +1,24 @@
-"""The whole declaration: its blocks, and the rules between them."""
+"""A declared pipeline as everything else sees it: whole, or narrowed to one of its lists."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import dagster as dg
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import PrivateAttr, model_validator
 
-from batchrec_dagster.config.batch_users import BatchUsers
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.block_problems import require_fitting_blocks
+from batchrec_dagster.config.declaration import Declaration
 from batchrec_dagster.config.expression_problems import find_expression_problems
-from batchrec_dagster.config.interactions import InteractionSettings, PreparationSettings
-from batchrec_dagster.config.items import ItemSettings
-from batchrec_dagster.config.lists import ListSettings, validate_list_names
+from batchrec_dagster.config.lists import ListSettings
 from batchrec_dagster.config.popularity import Popularity
-from batchrec_dagster.config.project import (
-    Alerts,
-    AssetSettings,
-    Budget,
-    DeploymentSettings,
-    OnNewFiles,
-    Schedule,
-    check_cron,
-    check_zone,
-)
-from batchrec_dagster.config.publication import Gate, Publication
-from batchrec_dagster.config.ratings import RatingsSettings
-from batchrec_dagster.config.recommendations import RecommendationSettings
-from batchrec_dagster.config.retention import Retention
-from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.config.similar_items import SimilarItems
-from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.trial import Trial
-from batchrec_dagster.config.users import UserSettings
-from batchrec_dagster.config.validation import build_field_errors, validate_pattern, validate_with
-from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
+from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,
@@ -48,7 +27,6 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.paths import SIMILAR_ITEMS, StorageKeys, is_of_list
 
 
@@ -63,219 +41,18 @@ def _flatten(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
-def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
-    """The block with its templates filled in, validated again with the values."""
-    if isinstance(part, str):
-        raise ValueError(f"write its settings on separate lines below it, not {part!r}")
-    return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
-
-
-def _resolve_lists(
-    context: dg.ResolutionContext, lists: Mapping[str, dg.Model | str] | str
-) -> dict[str, ListSettings]:
-    """The lists with their templates filled in, validated again with the values."""
-    if isinstance(lists, str):
-        raise ValueError(f"write the name of each list below it, not {lists!r}")
-    resolved = {name: _resolve(context, settings) for name, settings in lists.items()}
-    return {name: ListSettings.model_validate(settings) for name, settings in resolved.items()}
-
-
-def _block(part: type[dg.Model]) -> dg.Resolver:
-    """A block of the YAML, described by the docstring of its model."""
-    description = " ".join((part.__doc__ or "").split())
-    return dg.Resolver(_resolve, model_field_type=part, description=description)
-
-
-class Pipeline(dg.Model):
+class Pipeline(Declaration):
     """A pipeline from ratings to recommendations for every user."""
 
-    name: str = Field(
-        description="Prefix of the asset keys, of the storage paths and of the names in"
-        " Personalize: letters, digits and _, at most 32.",
-        examples=["movielens"],
-        # Or a template.
-        json_schema_extra={"pattern": r"^([A-Za-z][A-Za-z0-9_]{0,31}|.*\{\{.*)$"},
-    )
-    description: Annotated[
-        str | None, dg.Resolver.default(description="What the pipeline is for.")
-    ] = None
     _project: Path = PrivateAttr(default=Path())
     _trial: Trial | None = PrivateAttr(default=None)
-    owners: Annotated[
-        list[str],
-        dg.Resolver.default(description="The owners of the assets: e-mail addresses or team:NAME."),
-    ] = Field(default=["team:recommendations"])
-    ratings: Annotated[RatingsSettings, _block(RatingsSettings)]
-    interactions: Annotated[InteractionSettings, _block(InteractionSettings)] = Field(
-        default_factory=InteractionSettings
-    )
-    preparation: Annotated[PreparationSettings, _block(PreparationSettings)] = Field(
-        default_factory=PreparationSettings
-    )
-    items: Annotated[ItemSettings | None, _block(ItemSettings)] = None
-    users: Annotated[UserSettings | None, _block(UserSettings)] = None
-    solution: Annotated[Solution, _block(Solution)] = Field(default_factory=Solution)
-    batch_users: Annotated[BatchUsers, _block(BatchUsers)] = Field(default_factory=BatchUsers)
-    recommendations: Annotated[RecommendationSettings, _block(RecommendationSettings)] = Field(
-        default_factory=RecommendationSettings
-    )
-    lists: Annotated[
-        dict[str, ListSettings],
-        dg.Resolver(
-            _resolve_lists,
-            model_field_type=dict[str, ListSettings],
-            description="Several lists of one model, in place of `recommendations`: each has a name"
-            " and its own settings.",
-        ),
-    ] = Field(default_factory=dict)
-    similar_items: Annotated[SimilarItems | None, _block(SimilarItems)] = None
-    popularity: Annotated[Popularity, _block(Popularity)] = Field(default_factory=Popularity)
-    gate: Annotated[Gate, _block(Gate)] = Field(default_factory=Gate)
-    retention: Annotated[Retention, _block(Retention)] = Field(default_factory=Retention)
-    # Its own description in the schema tells editors that it is no longer to be used.
-    publication: Annotated[Publication | None, _block(Publication)] = Field(
-        default=None, json_schema_extra={"deprecated": True}
-    )
-    experiment: Annotated[Experiment | None, _block(Experiment)] = None
-    segments: Annotated[Segments | None, _block(Segments)] = None
-    sinks: Annotated[Sinks, _block(Sinks)] = Field(default_factory=Sinks)
-    budget: Annotated[Budget, _block(Budget)] = Field(default_factory=Budget)
-    assets: Annotated[AssetSettings, _block(AssetSettings)] = Field(default_factory=AssetSettings)
-    deployment: Annotated[DeploymentSettings, _block(DeploymentSettings)] = Field(
-        default_factory=DeploymentSettings
-    )
-    automation: Annotated[
-        str,
-        dg.Resolver.default(
-            description="How Dagster's declarative automation runs it: eager, whenever an upstream"
-            " asset is updated; a cron schedule, then and once upstream assets are updated since;"
-            " or none.",
-            examples=["eager", "0 3 * * *"],
-        ),
-    ] = "none"
-    automation_timezone: Annotated[
-        str,
-        dg.Resolver.default(
-            description="The IANA time zone of a cron schedule in automation.",
-            examples=["Europe/Berlin"],
-        ),
-    ] = "UTC"
-    schedule: Annotated[Schedule, _block(Schedule)] = Field(default_factory=Schedule)
-    alerts: Annotated[Alerts, _block(Alerts)] = Field(default_factory=Alerts)
-    on_new_files: Annotated[OnNewFiles, _block(OnNewFiles)] = Field(default_factory=OnNewFiles)
-
     # The name of the list that it is narrowed to, and the whole pipeline; see `list_pipelines`.
     _list_name: str | None = PrivateAttr(default=None)
     _whole: Self | None = PrivateAttr(default=None)
 
-    _list_names_are_possible = validate_list_names()
-
-    _name_is_possible = validate_pattern(
-        "name",
-        pattern=r"[A-Za-z][A-Za-z0-9_]{0,31}",
-        or_else="write a letter, then letters, digits and _, at most 32 in all",
-    )
-
-    @field_validator("automation")
-    @classmethod
-    def _automation_is_possible(cls, automation: str) -> str:
-        if automation not in ("none", "eager") and "{{" not in automation:
-            check_cron(automation)
-        return automation
-
-    _automation_timezone_exists = validate_with(check_zone, "automation_timezone")
-
-    @field_validator("owners")
-    @classmethod
-    def _owners_can_be_reached(cls, owners: list[str]) -> list[str]:
-        for owner in owners:
-            if not re.fullmatch(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
-                raise ValueError(f"{owner!r} is not an owner: write an e-mail address or team:NAME")
-        return owners
-
-    @model_validator(mode="after")
-    def _read_former_settings(self) -> Self:
-        if self.publication is None:
-            return self
-        if "retention" in self.model_fields_set:
-            message = "is now retention.editions: remove publication, and set it there"
-            raise build_field_errors({("publication", "history"): message})
-        self.retention = Retention(editions=self.publication.history)
-        return self
-
     @model_validator(mode="after")
     def _blocks_fit_each_other(self) -> Self:
-        for problem in self._problems():
-            raise ValueError(problem)
-        columns = self.ratings.columns
-        has_no_event_type = columns is not None and columns.event_type is None
-        for key in ("event_weights", "target_events"):
-            if getattr(self.solution, key) and has_no_event_type:
-                raise build_field_errors({("solution", key): "needs ratings.columns.event_type"})
-        if self.popularity.events and has_no_event_type:
-            raise build_field_errors({("popularity", "events"): "needs ratings.columns.event_type"})
-        if self.solution.event_value_threshold is not None and not self.event_value:
-            key = "event_value_threshold"
-            raise build_field_errors({("solution", key): "needs ratings.columns.event_value"})
-        return self
-
-    def _problems(self) -> Iterator[str]:
-        """Yield what is wrong between the blocks, in sentences."""
-        columns, recipes = self.ratings.columns, [*self.solution.recipes]
-        has_no_rating = columns and isinstance(columns.user, int) and columns.rating is None
-        if self.interactions.min_rating is not None and has_no_rating:
-            yield "interactions.min_rating needs ratings.columns.rating: set it, or omit min_rating"
-        needing_times = {
-            "interactions.window": self.interactions.window,
-            "interactions.latest_per_pair": self.interactions.latest_per_pair,
-            "batch_users.active_since": self.batch_users.active_since,
-            **{
-                f"lists.{name}.users.active_since": settings.users.active_since
-                for name, settings in self.lists.items()
-                if settings.users is not None
-            },
-        }
-        for name, value in needing_times.items() if not self.ratings.has_times else ():
-            if value:
-                yield (
-                    f"with ratings.columns.timestamp: none there are no times, which {name} needs:"
-                    " omit it. interactions.duplicates: drop keeps one row of each pair"
-                )
-        for view in self.list_pipelines:
-            if view.recommendations.exploration_weight and recipes[0] != USER_PERSONALIZATION:
-                yield (
-                    f"{view.list_setting}.exploration_weight is for {USER_PERSONALIZATION} only:"
-                    f" omit it, or set solution.recipe: {USER_PERSONALIZATION}"
-                )
-        if self.on_new_files.enabled and not self.ratings.has_visible_files:
-            yield (
-                "on_new_files sees new files at a path or in s3://, not at"
-                f" {self.ratings.shown_source}: copy them there, or refresh by schedule"
-            )
-
-    @model_validator(mode="after")
-    def _lists_replace_one_list(self) -> Self:
-        if self.lists:
-            replaced = ("recommendations", "sinks", "experiment")
-            problems: dict[tuple[str, ...], str] = {
-                (name,): "with `lists`, each list has its own: move it into a list"
-                for name in replaced
-                if name in self.model_fields_set
-            }
-            if problems:
-                raise build_field_errors(problems)
-        return self
-
-    @model_validator(mode="after")
-    def _lists_about_orders_have_what_they_need(self) -> Self:
-        about_orders = [name for name, settings in self.lists.items() if settings.about is not None]
-        if about_orders and self.similar_items is None:
-            message = "needs the block similar_items, which says what goes with each item: add it"
-            raise build_field_errors({("lists", name, "about"): message for name in about_orders})
-        if about_orders and len(about_orders) == len(self.lists):
-            raise build_field_errors(
-                {("lists",): "declare a list without `about` too, which the model makes"}
-            )
+        require_fitting_blocks(self)
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,103 @@
+"""Whether the blocks of a declaration fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchrec_dagster.config.declaration import Declaration
+from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.validation import build_field_errors
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
+
+Keys = tuple[str, ...]
+"""The keys of a setting, such as ("solution", "event_weights")."""
+
+
+def require_fitting_blocks(declaration: Declaration) -> None:
+    """Raise ValueError, or ValidationError with the keys of the settings, for blocks that do not
+    fit each other."""
+    for problem in _find_problems_of_several_blocks(declaration):
+        raise ValueError(problem)
+    for find_problems in (
+        _find_missing_columns,
+        _find_blocks_that_lists_replace,
+        _find_problems_of_lists_about_orders,
+    ):
+        problems = dict(find_problems(declaration))
+        if problems:
+            raise build_field_errors(problems)
+
+
+def _find_problems_of_several_blocks(declaration: Declaration) -> Iterator[str]:
+    """What is wrong between two blocks, in sentences that name both."""
+    ratings = declaration.ratings
+    columns = ratings.columns
+    has_no_rating = columns and isinstance(columns.user, int) and columns.rating is None
+    if declaration.interactions.min_rating is not None and has_no_rating:
+        yield "interactions.min_rating needs ratings.columns.rating: set it, or omit min_rating"
+    needing_times = {
+        "interactions.window": declaration.interactions.window,
+        "interactions.latest_per_pair": declaration.interactions.latest_per_pair,
+        "batch_users.active_since": declaration.batch_users.active_since,
+    }
+    lists: dict[str, RecommendationSettings] = {"recommendations": declaration.recommendations}
+    for name, settings in declaration.lists.items():
+        lists[f"lists.{name}"] = settings
+        if settings.users is not None:
+            needing_times[f"lists.{name}.users.active_since"] = settings.users.active_since
+    for name, value in needing_times.items() if not ratings.has_times else ():
+        if value:
+            yield (
+                f"with ratings.columns.timestamp: none there are no times, which {name} needs:"
+                " omit it. interactions.duplicates: drop keeps one row of each pair"
+            )
+    explores = declaration.solution.recipe == USER_PERSONALIZATION
+    for name, one_list in lists.items():
+        if one_list.exploration_weight and not explores:
+            yield (
+                f"{name}.exploration_weight is for {USER_PERSONALIZATION} only: omit it, or set"
+                f" solution.recipe: {USER_PERSONALIZATION}"
+            )
+    if declaration.on_new_files.enabled and not ratings.has_visible_files:
+        yield (
+            "on_new_files sees new files at a path or in s3://, not at"
+            f" {ratings.shown_source}: copy them there, or refresh by schedule"
+        )
+
+
+def _find_missing_columns(declaration: Declaration) -> Iterator[tuple[Keys, str]]:
+    """The settings that need a column of the ratings which is not declared."""
+    columns, solution = declaration.ratings.columns, declaration.solution
+    if columns is not None and columns.event_type is None:
+        needing_event_types = {
+            ("solution", "event_weights"): solution.event_weights,
+            ("solution", "target_events"): solution.target_events,
+            ("popularity", "events"): declaration.popularity.events,
+        }
+        for keys, value in needing_event_types.items():
+            if value:
+                yield keys, "needs ratings.columns.event_type"
+    has_event_values = columns is not None and columns.event_value is not None
+    if solution.event_value_threshold is not None and not has_event_values:
+        yield ("solution", "event_value_threshold"), "needs ratings.columns.event_value"
+
+
+def _find_blocks_that_lists_replace(declaration: Declaration) -> Iterator[tuple[Keys, str]]:
+    if not declaration.lists:
+        return
+    for name in ("recommendations", "sinks", "experiment"):
+        if name in declaration.model_fields_set:
+            yield (name,), "with `lists`, each list has its own: move it into a list"
+
+
+def _find_problems_of_lists_about_orders(declaration: Declaration) -> Iterator[tuple[Keys, str]]:
+    lists = declaration.lists
+    about_orders = [name for name, settings in lists.items() if settings.about is not None]
+    if about_orders and declaration.similar_items is None:
+        for name in about_orders:
+            yield (
+                ("lists", name, "about"),
+                "needs the block similar_items, which says what goes with each item: add it",
+            )
+    elif about_orders and len(about_orders) == len(lists):
+        yield ("lists",), "declare a list without `about` too, which the model makes"

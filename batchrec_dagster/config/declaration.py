@@ -1,0 +1,172 @@
+"""The whole declaration as the YAML has it: its blocks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+import dagster as dg
+from pydantic import Field, field_validator, model_validator
+
+from batchrec_dagster.config.batch_users import BatchUsers
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.interactions import InteractionSettings, PreparationSettings
+from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.lists import ListSettings, validate_list_names
+from batchrec_dagster.config.popularity import Popularity
+from batchrec_dagster.config.project import (
+    Alerts,
+    AssetSettings,
+    Budget,
+    DeploymentSettings,
+    OnNewFiles,
+    Schedule,
+    check_cron,
+    check_zone,
+)
+from batchrec_dagster.config.publication import Gate, Publication
+from batchrec_dagster.config.ratings import RatingsSettings
+from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.retention import Retention
+from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.config.similar_items import SimilarItems
+from batchrec_dagster.config.solution import Solution
+from batchrec_dagster.config.users import UserSettings
+from batchrec_dagster.config.validation import build_field_errors, validate_pattern, validate_with
+from batchrec_dagster.sinks import Sinks
+
+
+def _resolve(context: dg.ResolutionContext, part: dg.Model | str) -> dg.Model:
+    """The block with its templates filled in, validated again with the values."""
+    if isinstance(part, str):
+        raise ValueError(f"write its settings on separate lines below it, not {part!r}")
+    return type(part).model_validate(context.resolve_value(part.model_dump(exclude_unset=True)))
+
+
+def _resolve_lists(
+    context: dg.ResolutionContext, lists: Mapping[str, dg.Model | str] | str
+) -> dict[str, ListSettings]:
+    """The lists with their templates filled in, validated again with the values."""
+    if isinstance(lists, str):
+        raise ValueError(f"write the name of each list below it, not {lists!r}")
+    resolved = {name: _resolve(context, settings) for name, settings in lists.items()}
+    return {name: ListSettings.model_validate(settings) for name, settings in resolved.items()}
+
+
+def _block(part: type[dg.Model]) -> dg.Resolver:
+    """A block of the YAML, described by the docstring of its model."""
+    description = " ".join((part.__doc__ or "").split())
+    return dg.Resolver(_resolve, model_field_type=part, description=description)
+
+
+class Declaration(dg.Model):
+    """The blocks of the YAML, each of which is valid by itself."""
+
+    name: str = Field(
+        description="Prefix of the asset keys, of the storage paths and of the names in"
+        " Personalize: letters, digits and _, at most 32.",
+        examples=["movielens"],
+        # Or a template.
+        json_schema_extra={"pattern": r"^([A-Za-z][A-Za-z0-9_]{0,31}|.*\{\{.*)$"},
+    )
+    description: Annotated[
+        str | None, dg.Resolver.default(description="What the pipeline is for.")
+    ] = None
+    owners: Annotated[
+        list[str],
+        dg.Resolver.default(description="The owners of the assets: e-mail addresses or team:NAME."),
+    ] = Field(default=["team:recommendations"])
+    ratings: Annotated[RatingsSettings, _block(RatingsSettings)]
+    interactions: Annotated[InteractionSettings, _block(InteractionSettings)] = Field(
+        default_factory=InteractionSettings
+    )
+    preparation: Annotated[PreparationSettings, _block(PreparationSettings)] = Field(
+        default_factory=PreparationSettings
+    )
+    items: Annotated[ItemSettings | None, _block(ItemSettings)] = None
+    users: Annotated[UserSettings | None, _block(UserSettings)] = None
+    solution: Annotated[Solution, _block(Solution)] = Field(default_factory=Solution)
+    batch_users: Annotated[BatchUsers, _block(BatchUsers)] = Field(default_factory=BatchUsers)
+    recommendations: Annotated[RecommendationSettings, _block(RecommendationSettings)] = Field(
+        default_factory=RecommendationSettings
+    )
+    lists: Annotated[
+        dict[str, ListSettings],
+        dg.Resolver(
+            _resolve_lists,
+            model_field_type=dict[str, ListSettings],
+            description="Several lists of one model, in place of `recommendations`: each has a name"
+            " and its own settings.",
+        ),
+    ] = Field(default_factory=dict)
+    similar_items: Annotated[SimilarItems | None, _block(SimilarItems)] = None
+    popularity: Annotated[Popularity, _block(Popularity)] = Field(default_factory=Popularity)
+    gate: Annotated[Gate, _block(Gate)] = Field(default_factory=Gate)
+    retention: Annotated[Retention, _block(Retention)] = Field(default_factory=Retention)
+    # Its own description in the schema tells editors that it is no longer to be used.
+    publication: Annotated[Publication | None, _block(Publication)] = Field(
+        default=None, json_schema_extra={"deprecated": True}
+    )
+    experiment: Annotated[Experiment | None, _block(Experiment)] = None
+    segments: Annotated[Segments | None, _block(Segments)] = None
+    sinks: Annotated[Sinks, _block(Sinks)] = Field(default_factory=Sinks)
+    budget: Annotated[Budget, _block(Budget)] = Field(default_factory=Budget)
+    assets: Annotated[AssetSettings, _block(AssetSettings)] = Field(default_factory=AssetSettings)
+    deployment: Annotated[DeploymentSettings, _block(DeploymentSettings)] = Field(
+        default_factory=DeploymentSettings
+    )
+    automation: Annotated[
+        str,
+        dg.Resolver.default(
+            description="How Dagster's declarative automation runs it: eager, whenever an upstream"
+            " asset is updated; a cron schedule, then and once upstream assets are updated since;"
+            " or none.",
+            examples=["eager", "0 3 * * *"],
+        ),
+    ] = "none"
+    automation_timezone: Annotated[
+        str,
+        dg.Resolver.default(
+            description="The IANA time zone of a cron schedule in automation.",
+            examples=["Europe/Berlin"],
+        ),
+    ] = "UTC"
+    schedule: Annotated[Schedule, _block(Schedule)] = Field(default_factory=Schedule)
+    alerts: Annotated[Alerts, _block(Alerts)] = Field(default_factory=Alerts)
+    on_new_files: Annotated[OnNewFiles, _block(OnNewFiles)] = Field(default_factory=OnNewFiles)
+
+    _list_names_are_possible = validate_list_names()
+
+    _name_is_possible = validate_pattern(
+        "name",
+        pattern=r"[A-Za-z][A-Za-z0-9_]{0,31}",
+        or_else="write a letter, then letters, digits and _, at most 32 in all",
+    )
+
+    @field_validator("automation")
+    @classmethod
+    def _automation_is_possible(cls, automation: str) -> str:
+        if automation not in ("none", "eager") and "{{" not in automation:
+            check_cron(automation)
+        return automation
+
+    _automation_timezone_exists = validate_with(check_zone, "automation_timezone")
+
+    @field_validator("owners")
+    @classmethod
+    def _owners_can_be_reached(cls, owners: list[str]) -> list[str]:
+        for owner in owners:
+            if not re.fullmatch(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+                raise ValueError(f"{owner!r} is not an owner: write an e-mail address or team:NAME")
+        return owners
+
+    @model_validator(mode="after")
+    def _read_former_settings(self) -> Self:
+        if self.publication is None:
+            return self
+        if "retention" in self.model_fields_set:
+            message = "is now retention.editions: remove publication, and set it there"
+            raise build_field_errors({("publication", "history"): message})
+        self.retention = Retention(editions=self.publication.history)
+        return self
