@@ -241,6 +241,26 @@ def test_no_rule_changes_nothing_but_the_length(shop: Shop) -> None:
     assert apply_in_pieces(prepared, shop) == expected
 
 
+def test_results_have_the_score_that_the_model_gave_them_if_any() -> None:
+    """With a filter, popular items come without a score; a job may give none at all."""
+    shop = make_plain_shop()
+    prepared = PreparedRules(ListRules(), None, make_context(shop, ListRules()))
+    lines = pl.DataFrame(
+        {
+            "user_id": USERS,
+            "items": [["i1", "i2", "i3"], None, [], ["i3", "i2"]],
+            "scores": [[0.5, None], None, [0.7], [0.25]],
+        }
+    )
+    assert prepared.apply(lines).select("user_id", "item_id", "score").rows() == [
+        ("u1", "i1", 0.5),
+        ("u1", "i2", None),
+        ("u1", "i3", None),
+        ("ü4", "i3", 0.25),
+        ("ü4", "i2", None),
+    ]
+
+
 def make_plain_shop(**facts: Any) -> Shop:
     """Half of the items are blocked, and u1 has had three of them."""
     shop = Shop(
