@@ -42,7 +42,7 @@ from batchrec_dagster.steps.bought_together import find_bought_together
 
 DISCOUNTS = (0, 2, 5, 10)  # so many users more in the divisor
 NEIGHBORS = 500
-SETS = ("ml-100k", "ml-latest-small", "personalize-interactions", "groceries", "shop")
+SETS = ("ml-100k", "ml-latest-small", "personalize-interactions")
 DAY = 86_400
 LENGTH = 10  # of the lists of items bought together
 MOST_QUERIES = 10  # items of a basket that ask for the others
@@ -236,6 +236,7 @@ def main() -> None:
             if name in SETS:
                 data = Interactions.from_frame(frame.select("USER_ID", "ITEM_ID", "TIMESTAMP"))
                 of_recipe += summarize(name, compare_recipe(data, args.folds))
+                print(of_recipe[-1], flush=True)
         print(table("NDCG@25 of what people chose next, by their last item", of_recipe))
     write(args.out, {"baskets": rows, "recipe": of_recipe})
 

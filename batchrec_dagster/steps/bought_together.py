@@ -25,8 +25,9 @@ WEIGHT_APART = 0.3
 # If this many people had both items, the discount is one half.
 DISCOUNT = 5
 # Of what somebody has after an item, so many are paired with it: nobody buys more together, while
-# an automatic import of a history would make millions of pairs.
-MOST_AFTER = 100
+# an automatic import of a history would make millions of pairs. Of what comes later than the days,
+# only the next few: pairs of whole histories would take most of the time.
+MOST_AFTER, MOST_AFTER_APART = 100, 25
 # So many events are paired at once, which bounds the memory.
 EVENTS_AT_ONCE = 50_000
 # The counts of so many pairs are kept before those of the same pairs are added up.
@@ -179,7 +180,10 @@ def _pair_events(
     """The columns user, pair, and is_near: whether both events were within these seconds."""
     pairs: list[pl.DataFrame] = []
     for distance in range(1, min(len(users), MOST_AFTER + 1)):
-        rows = np.flatnonzero(users[distance:] == users[:-distance])
+        is_pair_of_events = users[distance:] == users[:-distance]
+        if distance > MOST_AFTER_APART:
+            is_pair_of_events &= times[distance:] - times[:-distance] <= within_seconds
+        rows = np.flatnonzero(is_pair_of_events)
         if not len(rows):
             break
         one, other = items[rows], items[rows + distance]
