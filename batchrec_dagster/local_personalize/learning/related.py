@@ -1,9 +1,9 @@
 """The model of aws-sims and aws-similar-items: items that the same users interacted with.
 
 The similarity of item j to item i is the number of users who have both, over the number of users
-of j to a power. Source: Sarwar et al., "Item-based collaborative filtering recommendation
-algorithms" (WWW 2001); Deshpande, Karypis, "Item-based top-N recommendation algorithms" (TOIS
-2004).
+of j to a power. Few users can be chance, so they count less. Source: Sarwar et al., "Item-based
+collaborative filtering recommendation algorithms" (WWW 2001); Deshpande, Karypis, "Item-based top-N
+recommendation algorithms" (TOIS 2004).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .threads import ordered_map
 
 POPULARITY_DISCOUNT = 0.5  # default of aws-sims' popularity_discount_factor
 MIN_COINTERACTIONS = 3  # default of its min_cointeraction_count
+FEW_USERS = 10  # if so many users have both items, their number counts one half
 NEIGHBORS = 500  # similar items that are kept of each item
 BLOCK_COUNTS = 4 << 20  # counts of pairs in memory at once, on each core
 
@@ -121,6 +122,8 @@ def fit(
 ) -> csr_matrix:
     """Similarities (n_items, n_items) float32: users of both items, over users(column)^discount.
 
+    c users of both count as c² / (c + FEW_USERS).
+
     An item keeps its NEIGHBORS largest similarities; of equal ones those of the lower columns.
 
     matrix: (users, n_items) of ones, the entries of a row from new to old. Of long histories only
@@ -139,6 +142,7 @@ def fit(
         row_item = np.repeat(np.arange(block.start, block.stop), np.diff(counts.indptr))
         is_itself = counts.indices == row_item
         counts.data[(counts.data < min_cointeractions) | is_itself] = 0
+        counts.data *= counts.data / (counts.data + np.float32(FEW_USERS))
         counts.data /= divisor[counts.indices]
         return top_k_per_row(counts, NEIGHBORS)
 

@@ -61,8 +61,8 @@ def test_popularity_is_discounted_by_the_hyperparameter() -> None:
         assert similar(model, ["a"], 2) == [list(order)]
     weights = model_of(rows).weights.toarray()
     ids = model_of(rows).item_ids.tolist()
-    assert weights[ids.index("a"), ids.index("p")] == pytest.approx(6 / 26**0.5)
-    assert weights[ids.index("q"), ids.index("a")] == pytest.approx(4 / 10**0.5)
+    assert weights[ids.index("a"), ids.index("p")] == pytest.approx(6 * 6 / 16 / 26**0.5)
+    assert weights[ids.index("q"), ids.index("a")] == pytest.approx(4 * 4 / 14 / 10**0.5)
 
 
 def test_a_pair_needs_enough_users() -> None:
@@ -132,7 +132,8 @@ def test_similarities_match_a_count(
     for a in range(7):
         for b in range(7):
             shared = together[a, b]
-            plain = shared / counts[b] ** discount if shared >= max(1, least) else 0
+            certain = shared * shared / (shared + related.FEW_USERS)
+            plain = certain / counts[b] ** discount if shared >= max(1, least) else 0
             assert found[a, b] == pytest.approx(plain)
 
 
