@@ -198,11 +198,11 @@ class _TrialRun:
         from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
         storage = load_storage(self.name)
-        for one_list in pipeline.list_pipelines:
-            live_keys = StorageKeys(one_list.address)
+        for list_pipeline in pipeline.list_pipelines:
+            live_keys = StorageKeys(list_pipeline.address)
             yield _TriedList(
-                one_list.address,
-                PipelineFiles(storage, one_list.storage_keys),
+                list_pipeline.address,
+                PipelineFiles(storage, list_pipeline.storage_keys),
                 PipelineFiles(storage, live_keys),
             )
 

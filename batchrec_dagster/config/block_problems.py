@@ -52,8 +52,8 @@ def _find_problems_of_several_blocks(declaration: Declaration) -> Iterator[str]:
                 " omit it. interactions.duplicates: drop keeps one row of each pair"
             )
     explores = declaration.solution.recipe == USER_PERSONALIZATION
-    for name, one_list in lists.items():
-        if one_list.exploration_weight and not explores:
+    for name, list_settings in lists.items():
+        if list_settings.exploration_weight and not explores:
             yield (
                 f"{name}.exploration_weight is for {USER_PERSONALIZATION} only: omit it, or set"
                 f" solution.recipe: {USER_PERSONALIZATION}"

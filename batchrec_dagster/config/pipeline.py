@@ -73,7 +73,9 @@ class Pipeline(Declaration):
         """
         only = self.trial.list_name if self.trial else None
         declared = self.declared_list_pipelines
-        return [one_list for one_list in declared if only in (None, one_list.list_name)]
+        return [
+            list_pipeline for list_pipeline in declared if only in (None, list_pipeline.list_name)
+        ]
 
     @property
     def declared_list_pipelines(self) -> list[Self]:
@@ -191,7 +193,7 @@ class Pipeline(Declaration):
     @property
     def excludes_seen(self) -> bool:
         """Whether a list leaves out what its users had."""
-        lists = [one_list.recommendations for one_list in self.declared_list_pipelines]
+        lists = [list_pipeline.recommendations for list_pipeline in self.declared_list_pipelines]
         return any(settings.seen_items is not None for settings in lists)
 
     @property

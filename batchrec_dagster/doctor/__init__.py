@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from batchrec_dagster.config import Pipeline
@@ -74,8 +75,8 @@ def check_pipelines(package: Path) -> Iterator[Finding]:
         pipelines = [*get_built_pipelines(tree)]
         for pipeline in pipelines:
             yield check_retention(pipeline, deployment)
-            for one_list in pipeline.published_pipelines:
-                yield from _check_filter(one_list)
+            for list_pipeline in pipeline.published_pipelines:
+                yield from _check_filter(list_pipeline)
             yield from check_sources(pipeline, deployment.storage_resource, tree.project_root)
             yield from check_alert_variable(pipeline, os.environ)
         yield from _check_sinks(pipelines, deployment.storage_resource, tree.project_root)
@@ -94,12 +95,14 @@ def _check_sinks(
     pipelines: Iterable[Pipeline], storage: StorageResource, project: Path
 ) -> Iterator[Finding]:
     """A finding for each sink that writes outside the pipeline's storage."""
-    for one_list in (view for pipeline in pipelines for view in pipeline.published_pipelines):
-        context = SinkContext(one_list.address, storage, project, os.environ)
-        for key, sink in one_list.sinks.declared.items():
+    for list_pipeline in chain.from_iterable(
+        pipeline.published_pipelines for pipeline in pipelines
+    ):
+        context = SinkContext(list_pipeline.address, storage, project, os.environ)
+        for key, sink in list_pipeline.sinks.declared.items():
             description = sink.describe(project)
             if description.place:
-                yield _check_sink(f"{one_list.address} {key}", sink, description, context)
+                yield _check_sink(f"{list_pipeline.address} {key}", sink, description, context)
 
 
 def _check_sink(

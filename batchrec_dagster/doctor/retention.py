@@ -25,10 +25,10 @@ def check_retention(pipeline: Pipeline, deployment: Deployment) -> Finding:
     try:
         sizes = {
             **{
-                _name_older_editions(one_list): _measure_objects(
-                    files, PipelineFiles(files.storage, one_list.storage_keys).table.history
+                _name_older_editions(list_pipeline): _measure_objects(
+                    files, PipelineFiles(files.storage, list_pipeline.storage_keys).table.history
                 )
-                for one_list in pipeline.published_pipelines
+                for list_pipeline in pipeline.published_pipelines
             },
             "batch outputs": sum(
                 _measure_objects(files, files.uri(key))
@@ -59,9 +59,9 @@ def check_retention(pipeline: Pipeline, deployment: Deployment) -> Finding:
     return ok(check, f"{pipeline.name}: {', '.join(parts)}")
 
 
-def _name_older_editions(one_list: Pipeline) -> str:
-    of_list = "" if one_list.list_name is None else f" of {one_list.list_name}"
-    return f"older editions{of_list} ({one_list.retention.editions})"
+def _name_older_editions(list_pipeline: Pipeline) -> str:
+    of_list = "" if list_pipeline.list_name is None else f" of {list_pipeline.list_name}"
+    return f"older editions{of_list} ({list_pipeline.retention.editions})"
 
 
 def _measure_objects(files: PipelineFiles, prefix: str) -> int:

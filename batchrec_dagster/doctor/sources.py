@@ -92,14 +92,17 @@ def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]
         yield f"{pipeline.name} items", partial(_make_attributes_block, items, ITEM_ROWS)
     if users is not None:
         yield f"{pipeline.name} users", partial(_make_attributes_block, users, USER_ROWS)
-    for one_list in pipeline.list_pipelines:
-        if one_list.batch_users.source is not None:
-            yield f"{one_list.address} batch_users", partial(_make_batch_users_block, one_list)
-    for one_list in pipeline.published_pipelines:
-        rules = one_list.recommendations.rules
+    for list_pipeline in pipeline.list_pipelines:
+        if list_pipeline.batch_users.source is not None:
+            yield (
+                f"{list_pipeline.address} batch_users",
+                partial(_make_batch_users_block, list_pipeline),
+            )
+    for list_pipeline in pipeline.published_pipelines:
+        rules = list_pipeline.recommendations.rules
         if rules is not None and rules.block is not None:
             make_block = partial(_make_items_block, "rules.block", rules.block)
-            yield f"{one_list.address} rules.block", make_block
+            yield f"{list_pipeline.address} rules.block", make_block
     if similar_items is not None and similar_items.items is not None:
         make_block = partial(_make_items_block, "similar_items.items", similar_items.items)
         yield f"{pipeline.name} similar_items.items", make_block
@@ -129,8 +132,8 @@ def _make_attributes_block(settings: ItemSettings | UserSettings, kind: RowKind)
     return _Block(settings.rows, layout.encoding, match_columns)
 
 
-def _make_batch_users_block(one_list: Pipeline) -> _Block:
-    users = one_list.batch_users
+def _make_batch_users_block(list_pipeline: Pipeline) -> _Block:
+    users = list_pipeline.batch_users
     rows = users.rows
     assert rows is not None, "it has a source"
     return _make_ids_block("batch_users", rows, "user", users.column, users.file_header)

@@ -16,10 +16,10 @@ def check_variables(
 
     The variables of sources are not among them: opening the source shows whether they are set.
     """
-    for one_list in pipeline.published_pipelines:
-        for key, sink in one_list.sinks.declared.items():
+    for list_pipeline in pipeline.published_pipelines:
+        for key, sink in list_pipeline.sinks.declared.items():
             secret = sink.describe(project).secret
-            yield from _check_variable(f"{one_list.address} {key}", secret, environment)
+            yield from _check_variable(f"{list_pipeline.address} {key}", secret, environment)
     yield from check_alert_variable(pipeline, environment)
 
 

@@ -220,16 +220,16 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
         JobOutputLines(files),
         PersonalizeData(work),
         ParquetRows("segments", storage, files.uri(keys.user_segments)),
-        *(place for one_list in _list_lists(work) for place in one_list),
+        *(place for list_pipeline in _list_lists(work) for place in list_pipeline),
     ]
 
 
 def _list_lists(work: PersonalizeWork) -> Iterator[list[Place]]:
     """The places of each list: of those declared, and of those that were removed."""
     declared = {
-        one_list.storage_keys.address: one_list
-        for one_list in work.pipeline.published_pipelines
-        if not one_list.is_of_items
+        list_pipeline.storage_keys.address: list_pipeline
+        for list_pipeline in work.pipeline.published_pipelines
+        if not list_pipeline.is_of_items
     }
     removed = [f"{work.pipeline.name}/{name}" for name in list_removed_lists(work)]
     # The list of the pipeline itself, from before it had several.
@@ -240,12 +240,12 @@ def _list_lists(work: PersonalizeWork) -> Iterator[list[Place]]:
 
 
 def _list_places_of_list(
-    work: PersonalizeWork, keys: StorageKeys, one_list: Pipeline | None
+    work: PersonalizeWork, keys: StorageKeys, list_pipeline: Pipeline | None
 ) -> list[Place]:
     """The places of a list.
 
     keys: those of its files.
-    one_list: the pipeline narrowed to it; None if it is not declared.
+    list_pipeline: the pipeline narrowed to it; None if it is not declared.
     """
     files = PipelineFiles(work.storage, keys)
     storage, store = files.storage, files.storage.store
@@ -257,7 +257,7 @@ def _list_places_of_list(
         uris = [files.uri(prefix) for prefix in prefixes]
         return WholeFiles(name + of_list, consequence, store, uris, [*map(files.uri, exceptions)])
 
-    sinks = {} if one_list is None else one_list.sinks.declared
+    sinks = {} if list_pipeline is None else list_pipeline.sinks.declared
     context = SinkContext(keys.address, storage, work.pipeline.project, os.environ)
     # Without a path of its own, an export is in the storage.
     exports = [

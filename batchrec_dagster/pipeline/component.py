@@ -113,7 +113,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         changed = apply_settings(declared, trial.settings)
         for block in ("sinks", "segments", "similar_items"):
             changed.pop(block, None)
-        about_orders = [one_list.list_name for one_list in self.after_order_pipelines]
+        about_orders = [list_pipeline.list_name for list_pipeline in self.after_order_pipelines]
         if trial.list_name in about_orders:
             raise TrialError(
                 f"{trial.list_name} is about the last order, so that similar items make it: a trial"
@@ -240,14 +240,14 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             solution_version(self),
         ]
         after_order = self.after_order_pipelines
-        if not all(one_list.has_own_users for one_list in [*narrowed, *after_order]):
+        if not all(list_pipeline.has_own_users for list_pipeline in [*narrowed, *after_order]):
             assets.append(batch_users(self))
         assets += [
-            batch_users(one_list)
-            for one_list in [*narrowed, *after_order]
-            if one_list.has_own_users
+            batch_users(list_pipeline)
+            for list_pipeline in [*narrowed, *after_order]
+            if list_pipeline.has_own_users
         ]
-        assets += [recommendations(one_list) for one_list in narrowed]
+        assets += [recommendations(list_pipeline) for list_pipeline in narrowed]
         if self.segments:
             assets += [
                 segment_solution_version(self, self.segments),
@@ -258,7 +258,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             if self.similar_items_recipe is not None:
                 assets.append(similar_items_solution_version(self, self.similar_items_recipe))
             assets.append(similar_items(similar_items_view, self.similar_items))
-        assets += [after_order_lists(one_list) for one_list in after_order]
+        assets += [after_order_lists(list_pipeline) for list_pipeline in after_order]
         return assets
 
     def _build_reports(
@@ -269,17 +269,19 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         if not is_installed("report"):
             return []
         narrowed = self.list_pipelines
-        reports = [recommendation_outcomes(one_list) for one_list in narrowed if with_outcomes]
+        reports = [
+            recommendation_outcomes(list_pipeline) for list_pipeline in narrowed if with_outcomes
+        ]
         folder_of_pipeline = self.key_prefix
-        for one_list in narrowed:
-            folder_of_list = one_list.asset_key("recommendations").path[:-1]
+        for list_pipeline in narrowed:
+            folder_of_list = list_pipeline.asset_key("recommendations").path[:-1]
             checks = [
                 spec.key
                 for asset in [*assets, *reports]
                 if asset.key.path[:-1] in (folder_of_pipeline, folder_of_list)
                 for spec in asset.check_specs
             ]
-            reports.append(recommendation_report(one_list, checks))
+            reports.append(recommendation_report(list_pipeline, checks))
         if self.lists and self.trial is None:
             reports.append(report_of_lists(self))
         return reports

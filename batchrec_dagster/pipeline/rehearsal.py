@@ -64,9 +64,9 @@ class Rehearsal:
         names = list(self._pipeline.lists)
         return self._read(self._pipeline.list_pipelines[names.index(name)])
 
-    def _read(self, one_list: BatchRecommendations) -> pl.DataFrame:
+    def _read(self, list_pipeline: BatchRecommendations) -> pl.DataFrame:
         storage = self._deployment.storage_resource
-        uri = storage.uri(one_list.storage_keys.recommendations)
+        uri = storage.uri(list_pipeline.storage_keys.recommendations)
         _, frame = PublishedTable(storage.store, uri).read()
         return frame.collect()
 

@@ -80,7 +80,9 @@ def estimate_results(work: PersonalizeWork, paid_assets: Collection[str] = ()) -
     """
     costs, segments = [], work.pipeline.segments
     for group in group_lists(work.pipeline):
-        records = {name_spending(one_list.list_name, "recommendations") for one_list in group}
+        records = {
+            name_spending(list_pipeline.list_name, "recommendations") for list_pipeline in group
+        }
         if records.isdisjoint(paid_assets):
             costs.append(_estimate_inference(work, group))
     if segments and "user_segments" not in paid_assets:
@@ -105,7 +107,9 @@ def _estimate_inference(work: PersonalizeWork, group: Sequence[Pipeline]) -> Cos
         # The control's lists cost nothing.
         users = round(users * (1 - pipeline.experiment.control_share))
     cost = work.prices.price_recommendations(pipeline.solution.recipe, users)
-    names = [one_list.list_name for one_list in group if one_list.list_name is not None]
+    names = [
+        list_pipeline.list_name for list_pipeline in group if list_pipeline.list_name is not None
+    ]
     return replace(cost, what=f"{cost.what} ({', '.join(names)})") if names else cost
 
 

@@ -162,11 +162,11 @@ class SizeComparison:
         """The newest published edition of any list that was not rolled back. None if there is
         none."""
         editions = []
-        for one_list in self.work.each_list():
-            edition = one_list.files.table.current()
+        for list_work in self.work.narrow_to_lists():
+            edition = list_work.files.table.current()
             if edition is not None:
-                is_withdrawn = Publications(one_list.files).read().is_withdrawn(edition)
-                list_name = one_list.pipeline.list_name
+                is_withdrawn = Publications(list_work.files).read().is_withdrawn(edition)
+                list_name = list_work.pipeline.list_name
                 editions.append(_PublishedEdition(edition, list_name, is_withdrawn))
         return max(editions, key=_PublishedEdition.rank, default=None)
 

@@ -328,7 +328,9 @@ def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> 
         trials = read_trials(work.files)
         in_use.update(*(trial.resources for trial in trials))
         other_groups = {
-            name for one_list in work.each_list() for name in _find_last_group(one_list, group)
+            name
+            for list_work in work.narrow_to_lists()
+            for name in _find_last_group(list_work, group)
         }
         other_groups.update(trial.dataset_group for trial in trials if trial.dataset_group)
         for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):

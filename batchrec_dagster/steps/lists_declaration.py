@@ -88,8 +88,8 @@ def _list_endings(pipeline: Pipeline) -> Iterator[str]:
     # It stays while exclude_seen is off or another filter is tried: either may change back.
     yield EXCLUDE_SEEN_ENDING
     # Each list of the pipeline prunes what none of them needs.
-    for one_list in pipeline.list_pipelines:
-        lists_filter = _declare_lists_filter(one_list)
+    for list_pipeline in pipeline.list_pipelines:
+        lists_filter = _declare_lists_filter(list_pipeline)
         if lists_filter is not None:
             yield lists_filter.ending
     if pipeline.segments and pipeline.segments.filter:

@@ -119,8 +119,8 @@ def _delete_inference_outputs(work: PersonalizeWork, jobs_in_use: Collection[str
 
 def _list_kept_editions(work: Work) -> Iterator[Edition]:
     """The published and the older editions of all lists of the pipeline."""
-    for one_list in work.each_list():
-        table = one_list.files.table
+    for list_pipeline in work.narrow_to_lists():
+        table = list_pipeline.files.table
         current = table.current()
         yield from [*table.older(), *([current] if current else [])]
 
@@ -278,18 +278,18 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
         yield keys.all_batch_similar_items
         yield keys.record("similar_items_solution_version")
     views = pipeline.list_pipelines
-    inputs_in_use = {locate_input(one_list) for one_list in views}
+    inputs_in_use = {locate_input(list_pipeline) for list_pipeline in views}
     for view in {view.address: view for view in (pipeline.whole, *views)}.values():
         if view.storage_keys.all_arm_users not in inputs_in_use:
             yield f"{view.storage_keys.all_arm_users}{MODEL}/"
         # A job made the control's lists until popular items were counted on this side.
         yield f"{view.storage_keys.all_arm_users}{CONTROL}/"
     lists_of_users = [*views, *pipeline.after_order_pipelines]
-    if pipeline.lists and all(one_list.has_own_users for one_list in lists_of_users):
+    if pipeline.lists and all(list_pipeline.has_own_users for list_pipeline in lists_of_users):
         yield pipeline.whole.storage_keys.all_batch_users
-    for one_list in lists_of_users:
-        if one_list.list_name is not None and not one_list.has_own_users:
-            yield keys.of_list(one_list.list_name, has_own_users=True).all_batch_users
+    for list_pipeline in lists_of_users:
+        if list_pipeline.list_name is not None and not list_pipeline.has_own_users:
+            yield keys.of_list(list_pipeline.list_name, has_own_users=True).all_batch_users
 
 
 def _list_prefixes_of_removed_lists(work: Work) -> Iterator[str]:

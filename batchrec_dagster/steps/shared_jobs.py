@@ -30,8 +30,8 @@ def group_lists(pipeline: Pipeline) -> list[list[Pipeline]]:
 
 def _group(lists: Iterable[Pipeline]) -> list[list[Pipeline]]:
     groups: dict[tuple[Any, ...], list[Pipeline]] = {}
-    for one_list in lists:
-        groups.setdefault(_describe_job(one_list), []).append(one_list)
+    for list_pipeline in lists:
+        groups.setdefault(_describe_job(list_pipeline), []).append(list_pipeline)
     return [*groups.values()]
 
 
@@ -42,7 +42,7 @@ def find_group(pipeline: Pipeline) -> list[Pipeline]:
     """
     # A trial of one list asks for as much as the pipeline's own runs, to find their job.
     for group in _group(pipeline.declared_list_pipelines):
-        if any(one_list.list_name == pipeline.list_name for one_list in group):
+        if any(list_pipeline.list_name == pipeline.list_name for list_pipeline in group):
             return group
     return [pipeline]
 
@@ -50,18 +50,20 @@ def find_group(pipeline: Pipeline) -> list[Pipeline]:
 def name_sharing_lists(pipeline: Pipeline) -> str | None:
     """The lists that share the job of this one, such as `home and app`; None if it has a job of its
     own."""
-    names = [one_list.list_name or "" for one_list in find_group(pipeline)]
+    names = [list_pipeline.list_name or "" for list_pipeline in find_group(pipeline)]
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else None
 
 
-def _describe_job(one_list: Pipeline) -> tuple[Any, ...]:
+def _describe_job(list_pipeline: Pipeline) -> tuple[Any, ...]:
     """What makes the list's job another one than those of other lists."""
-    settings = one_list.recommendations
+    settings = list_pipeline.recommendations
     # The job of an experiment is for some of the users.
-    has_own_input = one_list.has_own_users or one_list.experiment is not None
-    explores = one_list.solution.recipe == USER_PERSONALIZATION and settings.exploration_weight > 0
+    has_own_input = list_pipeline.has_own_users or list_pipeline.experiment is not None
+    explores = (
+        list_pipeline.solution.recipe == USER_PERSONALIZATION and settings.exploration_weight > 0
+    )
     return (
-        one_list.list_name if has_own_input else None,
+        list_pipeline.list_name if has_own_input else None,
         settings.newcomers is not None,
         settings.filter_expression,
         # How many new items are among the first results depends on how many there are. Lists with
@@ -72,17 +74,17 @@ def _describe_job(one_list: Pipeline) -> tuple[Any, ...]:
     )
 
 
-def locate_input(one_list: Pipeline) -> str:
+def locate_input(list_pipeline: Pipeline) -> str:
     """The folder, as a storage key with its final slash, of the users of the list's job.
 
     They are all users, or those of them whom the model makes lists for: in a folder for each arm of
     an experiment. Lists that share a job share them.
     """
-    experiment, newcomers = one_list.experiment, one_list.recommendations.newcomers
+    experiment, newcomers = list_pipeline.experiment, list_pipeline.recommendations.newcomers
     if experiment is None and newcomers is None:
-        return one_list.storage_keys.all_batch_users
-    is_shared = experiment is None and not one_list.has_own_users
-    return (one_list.whole if is_shared else one_list).storage_keys.all_arm_users
+        return list_pipeline.storage_keys.all_batch_users
+    is_shared = experiment is None and not list_pipeline.has_own_users
+    return (list_pipeline.whole if is_shared else list_pipeline).storage_keys.all_arm_users
 
 
 def choose_num_results_of_group(
@@ -96,7 +98,9 @@ def choose_num_results_of_group(
     users: how many users the job has.
     longest_history: how many items the one of them with the most has interacted with.
     """
-    return max(_find_most_results(work, one_list, users, longest_history) for one_list in group)
+    return max(
+        _find_most_results(work, list_pipeline, users, longest_history) for list_pipeline in group
+    )
 
 
 def count_longest_history(work: PersonalizeWork, users: pl.Series) -> int:
@@ -116,10 +120,10 @@ def count_longest_history(work: PersonalizeWork, users: pl.Series) -> int:
 
 
 def _find_most_results(
-    work: PersonalizeWork, one_list: Pipeline, users: int, longest_history: int
+    work: PersonalizeWork, list_pipeline: Pipeline, users: int, longest_history: int
 ) -> int:
     """The most results that the list can need, for each user."""
-    settings, seen = one_list.recommendations, one_list.recommendations.seen_items
+    settings, seen = list_pipeline.recommendations, list_pipeline.recommendations.seen_items
     if settings.rules is not None:
         most, most_for_others = limit_results_for_rules(work, settings.num_results, users)
         if seen is not None:

@@ -23,12 +23,12 @@ class Work:
     storage: StorageResource
 
     def for_pipeline(self, pipeline: Pipeline) -> Self:
-        """The same for another view of the pipeline: narrowed to one of its lists, or whole."""
+        """The same for the pipeline narrowed to one of its lists, or for the whole of it."""
         return replace(self, pipeline=pipeline)
 
-    def each_list(self) -> list[Self]:
-        """The same for each list of the pipeline."""
-        return [self.for_pipeline(one_list) for one_list in self.pipeline.list_pipelines]
+    def narrow_to_lists(self) -> list[Self]:
+        """The same for the pipeline narrowed to each of its lists that a model makes."""
+        return [self.for_pipeline(list_pipeline) for list_pipeline in self.pipeline.list_pipelines]
 
     @cached_property
     def files(self) -> PipelineFiles:

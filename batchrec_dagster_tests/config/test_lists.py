@@ -147,4 +147,4 @@ def test_a_trial_of_one_list_shares_what_all_lists_do() -> None:
     pipeline._trial = Trial("x", list_name="mail")
     (mail,) = pipeline.list_pipelines
     assert mail.excludes_seen
-    assert [one_list.list_name for one_list in find_group(mail)] == ["home", "mail"]
+    assert [list_pipeline.list_name for list_pipeline in find_group(mail)] == ["home", "mail"]

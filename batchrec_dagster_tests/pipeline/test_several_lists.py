@@ -224,7 +224,7 @@ def test_each_list_is_changed_refused_rolled_back_and_removed_by_itself(shop: Sh
     assert shop.results["newsletter"]["edition"] == 3
     assert count_jobs(shop.project) == (2, 3)
     work = shop.make_work()
-    home = work.each_list()[1].files
+    home = work.narrow_to_lists()[1].files
     edition = home.table.current()
     assert edition is not None
     assert edition.number == 1

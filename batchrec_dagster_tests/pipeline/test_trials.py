@@ -249,7 +249,7 @@ def test_all_that_a_trial_writes_is_in_its_folder(project: Project) -> None:
         # What people get is no question of the data.
         assert made.has_same_data
         only = make_trial(project, Trial.parse({"gate.max_drop": 1}, "", "home"))
-        assert [one_list.address for one_list in only.list_pipelines] == ["shop/home"]
+        assert [list_pipeline.address for list_pipeline in only.list_pipelines] == ["shop/home"]
         with pytest.raises(TrialError, match="shop has no list 'mail': news, home"):
             make_trial(project, Trial.parse({}, "", "mail"))
         for setting in ("interactions.min_rating", "lists.news.users.column"):

@@ -163,10 +163,10 @@ def test_outputs_that_another_list_needs_or_will_adopt_stay(place: Place, tmp_pa
     work.files.write_record("personalize_dataset", {**imported, "dataset_import_job_arn": "i"})
     for name in jobs:
         write_output(work, name)
-    home, app = work.each_list()
-    for one_list in (home, app):
-        arn = f"{JOB}{one_list.pipeline.list_name}"
-        publish(one_list, tmp_path, batch_inference_job_arn=arn)
+    home, app = work.narrow_to_lists()
+    for list_work in (home, app):
+        arn = f"{JOB}{list_work.pipeline.list_name}"
+        publish(list_work, tmp_path, batch_inference_job_arn=arn)
     # A list that is made later in the run, or at the same time, adopts what was made of the data.
     delete_unneeded(home, [])
     assert list_jobs(storage) == ["app", "home", "new"]
@@ -186,8 +186,8 @@ def test_removed_lists_keep_only_what_they_published(tmp_path: Path) -> None:
     for key in (*kept, *left):
         storage.store.put(storage.uri(f"shop/{key}"), b"{}")
     mail = {"users": {"source": "users.csv", "column": "id"}}
-    (one_list,) = make_work(storage, lists={"mail": mail}).each_list()
-    delete_unneeded(one_list, [])
+    (list_work,) = make_work(storage, lists={"mail": mail}).narrow_to_lists()
+    delete_unneeded(list_work, [])
     assert list_keys(storage, "shop/") == sorted(kept)
 
 
@@ -198,7 +198,7 @@ def test_users_stay_whom_only_a_list_about_orders_needs(tmp_path: Path) -> None:
     mail = {"users": {"source": "users.csv", "column": "id"}}
     lists = {"mail": mail, "thanks": {"about": "last_order"}}
     work = make_work(storage, lists=lists, similar_items={"within_days": 7})
-    delete_unneeded(work.each_list()[0], [])
+    delete_unneeded(work.narrow_to_lists()[0], [])
     assert list_keys(storage, "shop/") == [users]
 
 

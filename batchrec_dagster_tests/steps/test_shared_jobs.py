@@ -48,7 +48,8 @@ def declare(lists: dict[str, Any], **settings: Any) -> Pipeline:
 
 def list_groups(pipeline: Pipeline) -> list[str]:
     return [
-        " ".join(one_list.list_name or "" for one_list in group) for group in group_lists(pipeline)
+        " ".join(list_pipeline.list_name or "" for list_pipeline in group)
+        for group in group_lists(pipeline)
     ]
 
 
@@ -82,7 +83,7 @@ def test_lists_share_a_job_that_is_the_same_for_each(
 def test_lists_share_the_users_whom_the_model_serves_whatever_newcomers_get() -> None:
     pipeline = declare({"home": {"newcomers": "popular"}, "app": {"newcomers": "leave_out"}})
     assert list_groups(pipeline) == ["home app"]
-    assert {locate_input(one_list) for one_list in pipeline.list_pipelines} == {
+    assert {locate_input(list_pipeline) for list_pipeline in pipeline.list_pipelines} == {
         "shop/transformed/batch_users_of_arms/"
     }
 
@@ -90,7 +91,7 @@ def test_lists_share_the_users_whom_the_model_serves_whatever_newcomers_get() ->
 def test_the_values_of_a_filter_stand_in_the_input_so_each_list_has_its_own() -> None:
     pipeline = declare({"home": PLACEHOLDER, "app": PLACEHOLDER})
     assert list_groups(pipeline) == ["home", "app"]
-    assert {locate_input(one_list) for one_list in pipeline.list_pipelines} == {
+    assert {locate_input(list_pipeline) for list_pipeline in pipeline.list_pipelines} == {
         f"shop/lists/{name}/transformed/batch_users_input/" for name in ("home", "app")
     }
 
@@ -105,7 +106,7 @@ def test_lists_of_one_size_share_what_is_explored() -> None:
     }
     pipeline = declare(lists, solution=V1)
     assert list_groups(pipeline) == ["home app", "mail", "shelf", "page"]
-    names = [name_sharing_lists(one_list) for one_list in pipeline.list_pipelines]
+    names = [name_sharing_lists(list_pipeline) for list_pipeline in pipeline.list_pipelines]
     assert names == ["home and app", "home and app", None, None, None]
 
 
@@ -151,7 +152,7 @@ def test_each_list_keeps_the_filters_of_the_others_and_names_its_own() -> None:
     seen = {"rules": {"exclude_seen": {"events": ["buy"]}}}
     ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
     pipeline = declare({"home": {"filter": BLUE}, "app": seen}, ratings=ratings)
-    declared = [describe_lists(one_list) for one_list in pipeline.list_pipelines]
+    declared = [describe_lists(list_pipeline) for list_pipeline in pipeline.list_pipelines]
     filters = [described.filter for described in declared]
     assert [filter.setting if filter else None for filter in filters] == [
         "lists.home.filter",
@@ -174,10 +175,10 @@ def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
     pipeline = declare({"mail": {"users": USERS}, "home": {}, "app": {}})
     ensure = cast(Ensure, None)
     work = PersonalizeWork(pipeline, storage, ensure, PriceList.read())
-    mail, home, _ = work.each_list()
-    for one_list, users in ((mail, 2), (home, 3)):
+    mail, home, _ = work.narrow_to_lists()
+    for list_work, users in ((mail, 2), (home, 3)):
         lines = pl.DataFrame({"userId": [str(user) for user in range(users)]})
-        one_list.files.batch_users.publish(lines, 100)
+        list_work.files.batch_users.publish(lines, 100)
     works = ["recommending to 2 users (mail)", "recommending to 3 users (home, app)"]
     assert [cost.what for cost in estimate_results(work)] == works
     # Whichever of them has paid.
@@ -189,14 +190,14 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
     storage = StorageResource(root=str(tmp_path), s3=S3Connection())
     pipeline = declare({"mail": {}, "home": {}})
     work = PersonalizeWork(pipeline, storage, cast(Ensure, None), PriceList.read())
-    mail, home = work.each_list()
-    for day, one_list in enumerate((home, mail), start=1):
+    mail, home = work.narrow_to_lists()
+    for day, list_work in enumerate((home, mail), start=1):
         sizes = {"sizes": {"interactions": {"rows": 100 * day}}, "settings": pipeline.making_lists}
         about = {"edition": 1, "version": f"v{day}", "made_at": f"2026-11-0{day}", **sizes}
         with TableWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
             writer.finish(about)
-        one_list.files.table.publish(writer.path, 7)
+        list_work.files.table.publish(writer.path, 7)
     compare = SizeComparison(work, "interactions", "interactions").check
     assert compare(DataSize(190)).finding.endswith("compared with 200 in edition 1 of mail")
     withdrawn = WithdrawnLists(1, "v2", None, None, None)

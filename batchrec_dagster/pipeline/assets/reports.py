@@ -200,8 +200,10 @@ def recommendation_report(
 
 def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the page about all lists of the pipeline, which leads to the page of each."""
-    one_lists = pipeline.list_pipelines
-    described = [(one_list.list_name, one_list.description) for one_list in one_lists]
+    list_pipelines = pipeline.list_pipelines
+    described = [
+        (list_pipeline.list_name, list_pipeline.description) for list_pipeline in list_pipelines
+    ]
     similar_items = pipeline.similar_items_pipeline
 
     @dg.asset(
@@ -212,7 +214,10 @@ def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
             " own page.",
             kinds={"html"},
             deps=[
-                *(one_list.asset_key("recommendation_report") for one_list in one_lists),
+                *(
+                    list_pipeline.asset_key("recommendation_report")
+                    for list_pipeline in list_pipelines
+                ),
                 *([similar_items.asset_key("similar_items")] if similar_items else []),
             ],
             storage_key=pipeline.storage_keys.report,

@@ -49,8 +49,8 @@ def build_automation(
         jobs=[
             job,
             *(
-                rollback_job(one_list, assets, executor)
-                for one_list in pipeline.published_pipelines
+                rollback_job(list_pipeline, assets, executor)
+                for list_pipeline in pipeline.published_pipelines
             ),
             teardown_job(pipeline, assets),
         ],

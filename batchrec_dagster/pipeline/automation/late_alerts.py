@@ -27,10 +27,10 @@ def find_late_pipelines(
     instance = context.instance
     triggers = _find_triggers(pipelines.values(), instance)
     keys = [
-        one_list.asset_key("recommendations")
+        list_pipeline.asset_key("recommendations")
         for name in sorted(pipelines)
         if any(triggers[name])
-        for one_list in _list_lists_of_users(pipelines[name])
+        for list_pipeline in _list_lists_of_users(pipelines[name])
     ]
     records = instance.get_asset_records(keys) if keys else []
     entries = [record.asset_entry for record in records]
@@ -41,8 +41,8 @@ def find_late_pipelines(
     for name, pipeline in pipelines.items():
         # A pipeline is as late as the list of it that was made first, or never.
         times = [
-            (made_at.get(one_list.asset_key("recommendations")), one_list)
-            for one_list in _list_lists_of_users(pipeline)
+            (made_at.get(list_pipeline.asset_key("recommendations")), list_pipeline)
+            for list_pipeline in _list_lists_of_users(pipeline)
         ]
         first_time, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
         lateness = check_lateness(

@@ -24,7 +24,9 @@ def find_run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
 
 def list_job_names(pipeline: Pipeline) -> list[str]:
     """The names of the pipeline's jobs."""
-    rollbacks = [f"{one_list.job_prefix}_rollback" for one_list in pipeline.published_pipelines]
+    rollbacks = [
+        f"{list_pipeline.job_prefix}_rollback" for list_pipeline in pipeline.published_pipelines
+    ]
     return [f"{pipeline.name}_refresh", *rollbacks, f"{pipeline.name}_teardown"]
 
 

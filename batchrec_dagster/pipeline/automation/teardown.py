@@ -121,8 +121,8 @@ def _describe_sinks(pipeline: Pipeline) -> list[str]:
     """A line for each sink about what it wrote, which a teardown does not delete."""
     descriptions = [
         sink.describe(Path())
-        for one_list in pipeline.published_pipelines
-        for sink in one_list.sinks.declared.values()
+        for list_pipeline in pipeline.published_pipelines
+        for sink in list_pipeline.sinks.declared.values()
     ]
     removals = [description.removal for description in descriptions if description.removal]
     return [f"left alone, for those who use it: {removal}" for removal in removals]
@@ -133,8 +133,8 @@ def hold_all_leases(leases: ExitStack, work: PersonalizeWork, owner: str) -> Non
     for step in STEPS:
         # Each list has a step of its own, or all share one.
         views = [work.for_pipeline(view) for view in work.pipeline.published_pipelines]
-        for one_list in views if is_of_list(step) else [work]:
-            leases.enter_context(one_list.step_lease(step, owner))
+        for list_pipeline in views if is_of_list(step) else [work]:
+            leases.enter_context(list_pipeline.step_lease(step, owner))
 
 
 @contextmanager
@@ -152,8 +152,8 @@ def _hold_leases(work: PersonalizeWork, run: str, config: TeardownConfig) -> Ite
 def _list_files(storage: StorageResource, pipeline: Pipeline) -> list[ObjectInfo]:
     """All files of the pipeline but the leases, which this run itself holds."""
     leases = tuple(
-        storage.uri(one_list.storage_keys.lease(step))
-        for one_list in pipeline.published_pipelines
+        storage.uri(list_pipeline.storage_keys.lease(step))
+        for list_pipeline in pipeline.published_pipelines
         for step in STEPS
     )
     files = storage.store.list(storage.uri(f"{pipeline.name}/"))
