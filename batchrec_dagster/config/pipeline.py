@@ -64,12 +64,12 @@ class Pipeline(Declaration):
 
     @property
     def list_pipelines(self) -> list[Self]:
-        """This pipeline, narrowed to each of its lists. Without `lists` it is itself that.
+        """This pipeline, narrowed to each list that the model makes.
 
-        A narrowed pipeline has one list: its settings are in `recommendations`, `batch_users`,
-        `gate`, `retention`, `experiment` and `sinks`, and its published files are in a folder of
-        its own. All other settings, assets and files are those of the whole pipeline. A trial may
-        make one list alone.
+        Without `lists` it is itself that. A narrowed pipeline has one list: its settings are in
+        `recommendations`, `batch_users`, `gate`, `retention`, `experiment` and `sinks`, and its
+        published files are in a folder of its own. All other settings, assets and files are those
+        of the whole pipeline. A trial may make one list alone.
         """
         only = self.trial.list_name if self.trial else None
         declared = self.declared_list_pipelines
@@ -104,6 +104,11 @@ class Pipeline(Declaration):
         ]
 
     @property
+    def user_list_pipelines(self) -> list[Self]:
+        """This pipeline, narrowed to each list of users, whether the model makes it or not."""
+        return [*self.list_pipelines, *self.after_order_pipelines]
+
+    @property
     def similar_items_pipeline(self) -> Self | None:
         """This pipeline, narrowed to the lists of similar items; None if it declares none.
 
@@ -118,7 +123,7 @@ class Pipeline(Declaration):
         """This pipeline, narrowed to each table that it publishes: its lists and similar items."""
         similar_items = self.similar_items_pipeline
         others = [similar_items] if similar_items is not None else []
-        return [*self.list_pipelines, *self.after_order_pipelines, *others]
+        return [*self.user_list_pipelines, *others]
 
     def _narrow_to(self, name: str, settings: ListSettings | SimilarItems) -> Self:
         own_blocks: dict[str, Any] = {

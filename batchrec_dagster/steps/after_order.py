@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
 
 import polars as pl
 
@@ -242,8 +241,8 @@ def _replace_model(pipeline: Pipeline, work: Work) -> ModelRecord:
 
 def _read_similar_items(work: PersonalizeWork) -> tuple[Edition, pl.LazyFrame]:
     """The published similar items. Raises StorageError, and StepError if there are none."""
-    view: Any = work.pipeline.whole.similar_items_pipeline
-    table = work.for_pipeline(view).files.table
-    if table.current() is None:
+    pipeline = work.pipeline.whole.similar_items_pipeline
+    table = None if pipeline is None else work.for_pipeline(pipeline).files.table
+    if table is None or table.current() is None:
         raise StepError("similar_items has published nothing yet: materialize it first")
     return table.read()

@@ -119,8 +119,8 @@ def _delete_inference_outputs(work: PersonalizeWork, jobs_in_use: Collection[str
 
 def _list_kept_editions(work: Work) -> Iterator[Edition]:
     """The published and the older editions of all lists of the pipeline."""
-    for list_pipeline in work.narrow_to_lists():
-        table = list_pipeline.files.table
+    for list_work in work.narrow_to_lists():
+        table = list_work.files.table
         current = table.current()
         yield from [*table.older(), *([current] if current else [])]
 
@@ -277,19 +277,23 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     if pipeline.similar_items_recipe is None:
         yield keys.all_batch_similar_items
         yield keys.record("similar_items_solution_version")
-    views = pipeline.list_pipelines
-    inputs_in_use = {locate_input(list_pipeline) for list_pipeline in views}
-    for view in {view.address: view for view in (pipeline.whole, *views)}.values():
-        if view.storage_keys.all_arm_users not in inputs_in_use:
-            yield f"{view.storage_keys.all_arm_users}{MODEL}/"
+    inputs_in_use = {locate_input(list_pipeline) for list_pipeline in pipeline.list_pipelines}
+    # Without `lists`, the pipeline is its only list.
+    folders = dict.fromkeys(
+        narrowed.storage_keys.all_arm_users
+        for narrowed in (pipeline.whole, *pipeline.list_pipelines)
+    )
+    for folder in folders:
+        if folder not in inputs_in_use:
+            yield f"{folder}{MODEL}/"
         # A job made the control's lists until popular items were counted on this side.
-        yield f"{view.storage_keys.all_arm_users}{CONTROL}/"
-    lists_of_users = [*views, *pipeline.after_order_pipelines]
-    if pipeline.lists and all(list_pipeline.has_own_users for list_pipeline in lists_of_users):
+        yield f"{folder}{CONTROL}/"
+    user_lists = pipeline.user_list_pipelines
+    if pipeline.lists and all(user_list.has_own_users for user_list in user_lists):
         yield pipeline.whole.storage_keys.all_batch_users
-    for list_pipeline in lists_of_users:
-        if list_pipeline.list_name is not None and not list_pipeline.has_own_users:
-            yield keys.of_list(list_pipeline.list_name, has_own_users=True).all_batch_users
+    for user_list in user_lists:
+        if user_list.list_name is not None and not user_list.has_own_users:
+            yield keys.of_list(user_list.list_name, has_own_users=True).all_batch_users
 
 
 def _list_prefixes_of_removed_lists(work: Work) -> Iterator[str]:

@@ -30,7 +30,7 @@ def find_late_pipelines(
         list_pipeline.asset_key("recommendations")
         for name in sorted(pipelines)
         if any(triggers[name])
-        for list_pipeline in _list_lists_of_users(pipelines[name])
+        for list_pipeline in pipelines[name].user_list_pipelines
     ]
     records = instance.get_asset_records(keys) if keys else []
     entries = [record.asset_entry for record in records]
@@ -42,7 +42,7 @@ def find_late_pipelines(
         # A pipeline is as late as the list of it that was made first, or never.
         times = [
             (made_at.get(list_pipeline.asset_key("recommendations")), list_pipeline)
-            for list_pipeline in _list_lists_of_users(pipeline)
+            for list_pipeline in pipeline.user_list_pipelines
         ]
         first_time, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
         lateness = check_lateness(
@@ -61,11 +61,6 @@ def find_late_pipelines(
         f"{', '.join(names)}: {reason}" for reason, names in names_of_reason.items()
     )
     return NewAlerts(after, alerts, summary)
-
-
-def _list_lists_of_users(pipeline: Pipeline) -> list[Pipeline]:
-    """The pipeline, narrowed to each of its lists of users."""
-    return [*pipeline.list_pipelines, *pipeline.after_order_pipelines]
 
 
 def find_creation_time(event: dg.EventLogEntry | None) -> datetime | None:

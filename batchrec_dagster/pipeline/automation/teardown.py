@@ -132,9 +132,9 @@ def hold_all_leases(leases: ExitStack, work: PersonalizeWork, owner: str) -> Non
     """Hold the leases of the steps of all lists until the end, so that runs wait."""
     for step in STEPS:
         # Each list has a step of its own, or all share one.
-        views = [work.for_pipeline(view) for view in work.pipeline.published_pipelines]
-        for list_pipeline in views if is_of_list(step) else [work]:
-            leases.enter_context(list_pipeline.step_lease(step, owner))
+        pipelines = work.pipeline.published_pipelines if is_of_list(step) else [work.pipeline]
+        for pipeline in pipelines:
+            leases.enter_context(work.for_pipeline(pipeline).step_lease(step, owner))
 
 
 @contextmanager
