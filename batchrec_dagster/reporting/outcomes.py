@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
+from batchrec_dagster.reporting.badges import judge_outcome
 from batchrec_dagster.reporting.charts import Chart
+from batchrec_dagster.reporting.provenance import SMALL_SAMPLE
 from batchrec_dagster.reporting.sections import (
     Figure,
-    Judgement,
     ReportSection,
     Tile,
     describe_amount,
@@ -45,7 +46,8 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
     )
     interval = f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f} points)"
     if gain.low > 0:
-        yield f"The lists reached more people than popular items {interval}."
+        small = ", but in a small sample" if outcome.active_users < SMALL_SAMPLE else ""
+        yield f"The lists reached more people than popular items {interval}{small}."
     elif gain.high < 0:
         yield f"The lists reached fewer people than popular items {interval}."
     else:
@@ -111,19 +113,14 @@ def build_outcomes_section(
 def _make_tiles(outcome: Outcome) -> Iterator[Tile]:
     if outcome.hit_rate is None or outcome.recall is None or outcome.list_share is None:
         return
-    gain = outcome.gain
-    judgement: Judgement = "watch"
-    if gain is not None and gain.low > 0:
-        judgement = "good"
-    elif gain is not None and gain.high < 0:
-        judgement = "bad"
     yield Tile(
         "hit_rate",
         "Chose from their list",
         format_percent(outcome.hit_rate.value),
-        "Of those who did something new. Popular items would have reached"
+        f"Of those who did something new (95% interval {outcome.hit_rate.low:.1%} to"
+        f" {outcome.hit_rate.high:.1%}). Popular items would have reached"
         f" {outcome.popular_hit_rate:.1%}.",
-        judgement,
+        judge_outcome(outcome),
     )
     yield Tile(
         "list_share",

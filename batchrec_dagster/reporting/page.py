@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.reporting.badges import judge_concentration, judge_ndcg, judge_service
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.figures import (
     draw_bands,
@@ -29,12 +30,12 @@ from batchrec_dagster.reporting.figures import (
 )
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
 from batchrec_dagster.reporting.sections import (
+    Badge,
     format_count,
     format_percent,
     format_score,
     mark_days,
 )
-from batchrec_dagster.reporting.verdict import is_concentrated, judge_quality
 
 TEMPLATE = Path(__file__).parent / "template"
 # The page shows this many segments.
@@ -88,7 +89,7 @@ def render_page(facts: Facts) -> str:
         facts=facts,
         run=facts.run,
         metrics=name_metrics(facts.run.target_events),
-        judgements=_judge_tiles(facts),
+        badges=_judge_tiles(facts),
         quality_figures=[figure for figure in quality_figures if figure is not None],
         lengths=draw_lengths(facts),
         bands=draw_bands(facts),
@@ -105,13 +106,13 @@ def render_page(facts: Facts) -> str:
     )
 
 
-def _judge_tiles(facts: Facts) -> dict[str, str]:
-    """The judgements of the tiles that can be judged, by their metric or fact."""
+def _judge_tiles(facts: Facts) -> dict[str, Badge | None]:
+    """The badges of the template's tiles, by their metric or fact."""
     verdict_facts = facts.verdict_facts
     return {
-        NDCG: judge_quality(verdict_facts).judgement,
-        "top_lists": "watch" if is_concentrated(verdict_facts) else "good",
-        "served": "good" if facts.audience.served >= facts.requested else "watch",
+        NDCG: judge_ndcg(verdict_facts),
+        "top_lists": judge_concentration(verdict_facts),
+        "served": judge_service(facts.requested, facts.audience.served),
     }
 
 

@@ -10,7 +10,8 @@ from batchrec_dagster.personalize.evidence import ALL, EMBEDDED, join_events
 
 # The start of the sources of generated data.
 GENERATED = "sample://"
-# With fewer tested users, the metrics depend on who was drawn.
+# With fewer users, numbers depend on who was drawn: nothing that was measured on them is called
+# good. The verdict, the badges and the outcomes all go by it.
 SMALL_SAMPLE = 100
 # Why nobody may be tested, although users are held out.
 NOBODY_TESTED = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from batchrec_dagster.reporting.badges import judge_short_lists
 from batchrec_dagster.reporting.sections import Figure, ReportSection, Tile, format_count
 
 RULE_COLUMNS = ("rule", "results left out", "rows added", "lists that lack it", "lists emptied")
@@ -91,7 +92,7 @@ def build_rules_section(
                 f"of {filled['lists']:,} had too few of the model's results left."
                 f" {filled['popular_rows']:,} popular items fill these, and the places that"
                 " at_least keeps.",
-                "good" if filled["short_of_model"] <= 0.01 * filled["lists"] else "watch",
+                judge_short_lists(filled["short_of_model"], filled["lists"]),
             )
         )
     table = Figure(

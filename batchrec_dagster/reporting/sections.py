@@ -9,13 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
 from batchrec_dagster.reporting.charts import Chart
 
 Judgement = Literal["good", "watch", "bad"]
+
+
+class Badge(NamedTuple):
+    """A word next to a number that says whether it is good."""
+
+    judgement: Judgement
+    rule: str
+    """What the judgement means here, without a capital and a full stop."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,8 @@ class Tile:
     """The number as `format_count`, `format_percent` or `format_score` returns it."""
     meaning: str
     """What the number means, in a sentence."""
-    judgement: Judgement | None = None
-    """Whether the number is good; None if that cannot be said."""
+    badge: Badge | None = None
+    """Whether the number is good; None if nothing judges it."""
 
 
 @dataclass(frozen=True)
