@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
@@ -74,6 +74,8 @@ ChartKind = Literal["bars", "horizontal bars", "lines"]
 ChartRow = tuple[str, *tuple[float | None, ...]]
 """A label, and the value of each series. No value is negative; it is None if a series has none."""
 
+Interval = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -90,11 +92,32 @@ class Chart:
     rows: Sequence[ChartRow]
     percent: bool = False
     """Whether the values are shares."""
-    intervals: Sequence[tuple[float, float] | None] = ()
-    """For lines: the interval of each row's value in the first series, or in the last that has one;
-    None if it has none. Empty if no row has one."""
+    intervals: Sequence[Sequence[Interval | None]] = ()
+    """The interval of each row's value in each series; None if it has none. Empty if no row has
+    one."""
+    needs_intervals: bool = False
+    """For bars: whether those without an interval are grey, because their values may be chance."""
     unconnected: Sequence[str] = ()
     """For lines: the series that are dots only."""
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any value has an interval."""
+        return any(interval is not None for row in self.intervals for interval in row)
+
+    @property
+    def has_grey_bars(self) -> bool:
+        """Whether bars are grey because they have no interval."""
+        return self.needs_intervals and any(
+            self.get_interval(row, number) is None
+            for row, values in enumerate(self.rows)
+            for number, value in enumerate(values[1:])
+            if value is not None
+        )
+
+    def get_interval(self, row: int, series: int) -> Interval | None:
+        """The interval of the value in this row and series; None if it has none."""
+        return self.intervals[row][series] if self.intervals else None
 
     def draw_svg(self) -> Markup:
         """The chart as an SVG element."""
@@ -103,6 +126,15 @@ class Chart:
             '<svg viewBox="0 0 {} {:.0f}" font-family="system-ui, sans-serif" font-size="12"'
             ' fill="var(--ink)" aria-hidden="true" focusable="false">{}</svg>'
         ).format(WIDTH, drawing.height, Markup().join(drawing.draw()))
+
+
+class _Point(NamedTuple):
+    """A value of a chart."""
+
+    label: str
+    series: int
+    value: float
+    interval: Interval | None
 
 
 class _Drawing:
@@ -117,21 +149,14 @@ class _Drawing:
         self._is_horizontal = chart.kind == "horizontal bars"
         self._labels = make_labels(label for label, *_ in chart.rows)
         self._are_slanted = not self._is_horizontal and len(self._labels) > 4
-        # A label, the number of a series, and its value.
         self._points = [
-            (label, number, value)
-            for label, *values in chart.rows
+            _Point(label, number, value, chart.get_interval(row, number))
+            for row, (label, *values) in enumerate(chart.rows)
             for number, value in enumerate(values)
             if value is not None
         ]
-        # The label and the ends of each interval.
-        self._intervals = [
-            (row[0], interval)
-            for row, interval in zip(chart.rows, chart.intervals, strict=False)
-            if interval is not None
-        ]
-        ends = [high for _, (_, high) in self._intervals]
-        largest = max([*(value for *_, value in self._points), *ends])
+        ends = [point.interval[1] for point in self._points if point.interval]
+        largest = max([*(point.value for point in self._points), *ends])
         self._ticks = _choose_ticks(largest, percent=chart.percent)
         self._top = max(self._ticks)
 
@@ -203,16 +228,24 @@ class _Drawing:
     def _draw_bars(self) -> Iterator[Markup]:
         """The bars of a label stand next to each other, in four fifths of its band."""
         thickness = self._band * 0.8 / len(self._chart.series)
-        for label, number, value in self._points:
-            start = self._positions[label] - self._band * 0.4 + number * thickness
-            size = value / self._top
+        intervals = []
+        for point in self._points:
+            start = self._positions[point.label] - self._band * 0.4 + point.series * thickness
+            size = point.value / self._top
+            colour = COLOURS[point.series]
+            is_grey = self._chart.needs_intervals and point.interval is None
             if self._is_horizontal:
-                width = self._plot_width * size
-                yield _draw_bar(self._left, MARGIN + start, width, thickness, COLOURS[number])
+                x, y = self._left, MARGIN + start
+                width, height = self._plot_width * size, thickness
             else:
-                height = self._plot_height * size
-                y = MARGIN + self._plot_height * (1 - size)
-                yield _draw_bar(self._left + start, y, thickness, height, COLOURS[number])
+                x, y = self._left + start, MARGIN + self._plot_height * (1 - size)
+                width, height = thickness, self._plot_height * size
+            yield _draw_bar(x, y, width, height, colour, is_grey=is_grey)
+            if point.interval is not None:
+                middle = start + thickness / 2
+                half = min(4.0, thickness / 3)
+                intervals.append(self._draw_interval(point.interval, middle, half, "var(--ink)"))
+        yield from intervals
 
     def _draw_lines(self) -> Iterator[Markup]:
         """A line for each series, with a dot at each value."""
@@ -221,29 +254,45 @@ class _Drawing:
         # The number of the series, x and y.
         positions = sorted(
             (
-                number,
-                self._left + self._positions[label],
-                MARGIN + self._plot_height * (1 - value / self._top),
+                point.series,
+                self._left + self._positions[point.label],
+                MARGIN + self._plot_height * (1 - point.value / self._top),
             )
-            for label, number, value in self._points
+            for point in self._points
         )
-        yield from self._draw_intervals()
+        half = min(4.0, self._band / 3)
+        for point in self._points:
+            if point.interval is not None:
+                position, colour = self._positions[point.label], COLOURS[point.series]
+                yield self._draw_interval(point.interval, position, half, colour)
         for number, group in groupby(positions, lambda position: position[0]):
             dots = [(x, y) for _, x, y in group]
             if self._chart.series[number] not in self._chart.unconnected:
                 yield line.format("L".join(f"{x:.1f} {y:.1f}" for x, y in dots), COLOURS[number])
             yield from (dot.format(x, y, COLOURS[number]) for x, y in dots)
 
-    def _draw_intervals(self) -> Iterator[Markup]:
-        """A vertical line for each interval, with a short one across at both ends."""
-        shape = Markup('<path d="M{:.1f} {:.1f}V{:.1f}M{:.1f} {:.1f}h{}M{:.1f} {:.1f}h{}"{}/>')
-        style = Markup(' fill="none" stroke="{}" stroke-width="1.5"').format(COLOURS[0])
-        half = min(4.0, self._band / 3)
-        for label, ends in self._intervals:
-            x = self._left + self._positions[label]
-            low, high = (MARGIN + self._plot_height * (1 - end / self._top) for end in ends)
-            width = f"{2 * half:.1f}"
-            yield shape.format(x, low, high, x - half, low, width, x - half, high, width, style)
+    def _draw_interval(
+        self, interval: Interval, position: float, half: float, colour: str
+    ) -> Markup:
+        """A line along the values' axis, with a short one across at both ends.
+
+        position: where it is on the labels' axis, from its start.
+        half: half the length of the short lines.
+        """
+        low, high = (max(0.0, end) / self._top for end in interval)
+        if self._is_horizontal:
+            y = MARGIN + position
+            x_low, x_high = (self._left + self._plot_width * end for end in (low, high))
+            path = f"M{x_low:.1f} {y:.1f}H{x_high:.1f}"
+            path += "".join(f"M{x:.1f} {y - half:.1f}v{2 * half:.1f}" for x in (x_low, x_high))
+        else:
+            x = self._left + position
+            y_low, y_high = (MARGIN + self._plot_height * (1 - end) for end in (low, high))
+            path = f"M{x:.1f} {y_low:.1f}V{y_high:.1f}"
+            path += "".join(f"M{x - half:.1f} {y:.1f}h{2 * half:.1f}" for y in (y_low, y_high))
+        return Markup('<path d="{}" fill="none" stroke="{}" stroke-width="1.5"/>').format(
+            path, colour
+        )
 
 
 def _choose_ticks(largest: float, *, percent: bool) -> dict[float, str]:
@@ -270,7 +319,13 @@ def _draw_line(x1: float, y1: float, x2: float, y2: float) -> Markup:
     )
 
 
-def _draw_bar(x: float, y: float, width: float, height: float, colour: str) -> Markup:
-    return Markup(
-        '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1" fill="{}"/>'
-    ).format(x, y, width, height, colour)
+def _draw_bar(
+    x: float, y: float, width: float, height: float, colour: str, *, is_grey: bool
+) -> Markup:
+    """A bar. A grey one has its colour at its edge only, which is dashed."""
+    style = Markup('fill="{}"').format(colour)
+    if is_grey:
+        style = Markup('fill="var(--line)" stroke="{}" stroke-dasharray="3 2"').format(colour)
+    return Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1" {}/>').format(
+        x, y, width, height, style
+    )

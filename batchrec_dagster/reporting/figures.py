@@ -10,7 +10,7 @@ from markupsafe import Markup
 from batchrec_dagster.outcomes.measured_popularity import name_window
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate, name_ndcg
 from batchrec_dagster.reporting.catalogue import Shares
-from batchrec_dagster.reporting.charts import Chart
+from batchrec_dagster.reporting.charts import Chart, Interval
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.sections import Figure, format_count, format_percent, format_score
 
@@ -80,13 +80,29 @@ def draw_quality(facts: Facts) -> Figure | None:
         (metric.name, run.metrics.get(metric.key, 0.0), run.popularity.get(metric.key, 0.0))
         for metric in name_metrics(run.target_events)
     ]
+    caption = "This model compared with recommending the most popular items to everyone."
+    tested = run.tested
+    ndcg_intervals = [tested.ndcg.interval, tested.popular.interval] if tested else [None, None]
+    if any(ndcg_intervals):
+        caption += " NDCG@25 alone is measured with its 95% interval."
+    intervals = [ndcg_intervals if metric.key == NDCG else [None, None] for metric in METRICS]
     return Figure(
         "quality",
         "Quality compared with popularity",
-        "This model compared with recommending the most popular items to everyone.",
-        Chart("horizontal bars", "Metric", "Value, 0 to 1", [MODEL, POPULAR], rows),
+        caption,
+        Chart(
+            "horizontal bars",
+            "Metric",
+            "Value, 0 to 1",
+            [MODEL, POPULAR],
+            rows,
+            intervals=intervals,
+        ),
         ["Metric", MODEL, POPULAR],
-        [[name, format_score(model), format_score(popular)] for name, model, popular in rows],
+        [
+            [name, *map(_format_with_interval, values, ends)]
+            for (name, *values), ends in zip(rows, intervals, strict=True)
+        ],
     )
 
 
@@ -98,16 +114,24 @@ def draw_popularity(facts: Facts) -> Figure | None:
     own = f"batchrec, on {recent.users:,} users"
     ndcg_name = name_ndcg(run.target_events)
     rows = [(MODEL, run.metrics.get(NDCG, 0.0), run.engine)]
+    tested = run.tested
+    intervals = [tested.ndcg.interval if tested else None]
     # A chart cuts long names off.
     labels = [MODEL]
     if NDCG in run.popularity:
         rows.append((f"{POPULAR} of all time", run.popularity[NDCG], run.engine))
         labels.append("All time")
+        intervals.append(tested.popular.interval if tested else None)
     rows.append((f"{POPULAR} of all time, again", recent.all_time_ndcg, own))
     labels.append("All time, by batchrec")
+    intervals.append(None)
     if recent.days is not None:
         rows.append((f"{POPULAR} {name_window(recent.days)}", recent.ndcg, own))
         labels.append(name_window(recent.days).removeprefix("of the ").capitalize())
+        margin = recent.margin
+        intervals.append(
+            None if margin is None else (max(0.0, recent.ndcg - margin), recent.ndcg + margin)
+        )
     return Figure(
         "popularity",
         "What popular items reach",
@@ -122,9 +146,13 @@ def draw_popularity(facts: Facts) -> Figure | None:
             ndcg_name,
             [ndcg_name],
             [(label, row[1]) for label, row in zip(labels, rows, strict=True)],
+            intervals=[[interval] for interval in intervals],
         ),
         ["Lists", ndcg_name, "Measured by"],
-        [[name, format_score(value), engine] for name, value, engine in rows],
+        [
+            [name, _format_with_interval(value, interval), engine]
+            for (name, value, engine), interval in zip(rows, intervals, strict=True)
+        ],
     )
 
 
@@ -134,12 +162,14 @@ def draw_groups(facts: Facts) -> Figure | None:
     if not groups:
         return None
     bars = []
+    intervals = []
     rows = []
     ndcg_name = name_ndcg(facts.run.target_events)
     for evidence in groups:
         name = "All" if evidence.group == ALL else evidence.group
         label = f"{name} ({evidence.users:,} users)"
         bars.append((label, evidence.ndcg.value, evidence.popular.value))
+        intervals.append([evidence.ndcg.interval, evidence.popular.interval])
         rows.append(
             [
                 name,
@@ -154,7 +184,15 @@ def draw_groups(facts: Facts) -> Figure | None:
         "Quality by length of history",
         "Tested users by how many of their interactions the model saw. Cold users have nothing to"
         " hold out, so nothing is measured for them.",
-        Chart("horizontal bars", "Interactions", ndcg_name, [MODEL, POPULAR], bars),
+        Chart(
+            "horizontal bars",
+            "Interactions",
+            ndcg_name,
+            [MODEL, POPULAR],
+            bars,
+            intervals=intervals,
+            needs_intervals=True,
+        ),
         ["Interactions", "Users", "Model", "Popular", "Lead"],
         rows,
     )
@@ -164,8 +202,15 @@ def format_estimate(estimate: MetricEstimate) -> Markup:
     """A metric, and below it its 95% interval or a note that there is none."""
     if estimate.interval is None:
         return format_score(estimate.value) + Markup("<small>too few users for an interval</small>")
-    ends = Markup("<small>{} to {}</small>").format(*map(format_score, estimate.interval))
-    return format_score(estimate.value) + ends
+    return _format_with_interval(estimate.value, estimate.interval)
+
+
+def _format_with_interval(value: float, interval: Interval | None) -> Markup:
+    """A metric, and below it its interval if it has one."""
+    if interval is None:
+        return format_score(value)
+    ends = Markup("<small>{} to {}</small>").format(*map(format_score, interval))
+    return format_score(value) + ends
 
 
 def draw_exposure(facts: Facts) -> Figure:

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import join_events
-from batchrec_dagster.reporting.charts import Chart
+from batchrec_dagster.reporting.charts import Chart, Interval
 from batchrec_dagster.reporting.nights import Night
 from batchrec_dagster.reporting.run_stages import format_duration
 from batchrec_dagster.reporting.sections import (
@@ -188,12 +188,7 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
             "NDCG@25",
             series,
             [(label, *values[: len(series)]) for label, *values in points],
-            intervals=[
-                None
-                if night.ndcg_low is None or night.ndcg_high is None
-                else (night.ndcg_low, night.ndcg_high)
-                for night in drawn_nights
-            ],
+            intervals=[_list_intervals(night) for night in drawn_nights],
             unconnected=[REFUSED],
         )
     return Figure(
@@ -205,6 +200,14 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         [_make_report_cells(night) for night in newest],
         is_wide=True,
     )
+
+
+def _list_intervals(night: Night) -> list[Interval | None]:
+    """The intervals in the chart's three series: editions, popular items, refused lists."""
+    if night.ndcg_low is None or night.ndcg_high is None:
+        return [None, None, None]
+    interval = (night.ndcg_low, night.ndcg_high)
+    return [interval, None, None] if night.is_publication else [None, None, interval]
 
 
 # Added to the caption, with the space that separates it.

@@ -161,11 +161,23 @@ def _draw_outcomes_over_time(outcomes: Sequence[Outcome]) -> Figure:
         )
         for label, outcome in zip(labels, outcomes, strict=True)
     ]
-    lines = Chart("lines", "Edition", "Users", [LISTS, POPULAR], points, percent=True)
+    lines = Chart(
+        "lines",
+        "Edition",
+        "Users",
+        [LISTS, POPULAR],
+        points,
+        percent=True,
+        intervals=[
+            [(outcome.hit_rate.low, outcome.hit_rate.high) if outcome.hit_rate else None, None]
+            for outcome in outcomes
+        ],
+    )
     return Figure(
         "outcomes-over-time",
         "Who chose something from their list",
-        "Share of active users who chose something from their list, after each edition.",
+        "Share of active users who chose something from their list, after each edition, with its"
+        " 95% interval.",
         lines if len(outcomes) > 1 else None,
         ["Edition", LISTS, "95% interval", POPULAR, "Active users"],
         [

@@ -90,6 +90,7 @@ def render_page(facts: Facts) -> str:
         run=facts.run,
         metrics=name_metrics(facts.run.target_events),
         badges=_judge_tiles(facts),
+        intervals=_find_intervals(facts),
         quality_figures=[figure for figure in quality_figures if figure is not None],
         lengths=draw_lengths(facts),
         bands=draw_bands(facts),
@@ -114,6 +115,13 @@ def _judge_tiles(facts: Facts) -> dict[str, Badge | None]:
         "top_lists": judge_concentration(verdict_facts),
         "served": judge_service(facts.requested, facts.audience.served),
     }
+
+
+def _find_intervals(facts: Facts) -> dict[str, tuple[float, float]]:
+    """The 95% intervals that are known, by Personalize's name of the metric."""
+    tested = facts.run.tested
+    interval = tested.ndcg.interval if tested else None
+    return {} if interval is None else {NDCG: interval}
 
 
 def _capitalize(text: str) -> str:

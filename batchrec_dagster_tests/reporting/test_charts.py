@@ -69,3 +69,35 @@ def test_an_axis_of_shares_is_in_percent_and_of_round_steps() -> None:
     texts = [text.text for text in ElementTree.fromstring(svg).iter("text")]
     assert texts[:5] == ["0%", "1%", "2%", "3%", "4%"]
     assert len(re.findall("<circle", svg)) == 2
+
+
+@pytest.mark.parametrize("kind", get_args(ChartKind))
+def test_intervals_are_drawn_to_scale_and_bars_without_one_are_grey(kind: ChartKind) -> None:
+    chart = Chart(
+        kind,
+        "label",
+        "value",
+        ["A", "B"],
+        [("many", 0.4, 0.2), ("few", 0.9, None)],
+        intervals=[[(0.3, 0.5), (-0.1, 0.3)], [None, None]],
+        needs_intervals=kind != "lines",
+    )
+    root = ElementTree.fromstring(chart.draw_svg())
+    assert chart.has_intervals
+    assert chart.has_grey_bars == (kind != "lines")
+    is_horizontal = kind == "horizontal bars"
+    paths = [path.attrib for path in root.iter("path")]
+    ticks = [p["d"] for p in paths if p["stroke"] == "var(--line)"]
+    # Where the axis has 0 and 1.
+    start, end = (float(re.findall(r"[\d.]+", d)[0 if is_horizontal else 1]) for d in ticks[::5])
+    drawn = [
+        [float(number) for number in re.findall(r"[\d.]+", p["d"])[:3]]
+        for p in paths
+        if p.get("stroke-width") == "1.5"
+    ]
+    ends = [(a if is_horizontal else b, c) for a, b, c in drawn]
+    shares = [[(value - start) / (end - start) for value in pair] for pair in ends]
+    # No value is below 0.
+    assert shares == [pytest.approx([0.3, 0.5], abs=0.01), pytest.approx([0, 0.3], abs=0.01)]
+    dashed = [bar.attrib["fill"] for bar in root.iter("rect") if "stroke-dasharray" in bar.attrib]
+    assert dashed == ([] if kind == "lines" else ["var(--line)"])
