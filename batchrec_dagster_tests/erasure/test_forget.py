@@ -47,6 +47,8 @@ from batchrec_dagster_tests.texts import assert_texts
 pytestmark = pytest.mark.slow
 
 MARK = "zqmark"
+# Of texts in files, and in arrays of fixed width.
+ENCODINGS = ("latin-1", "utf-16-le", "utf-32-le")
 PLAIN, ODD = f"{MARK}-forget-me", f'{MARK};o"dd, é=1'
 KILLED_AFTER = ("interactions", "Personalize", "older editions", "run history")
 LISTS = "curated/recommendations/recommendations.parquet"
@@ -87,19 +89,22 @@ def declare(project: Project, **attributes: Any) -> None:
 
 def find_marks(files: Iterator[tuple[str, bytes]]) -> list[str]:
     """The names of the files that have the mark in their bytes or values."""
-    return [name for name, content in files if any(MARK in text for text in read_texts(content))]
+    return [name for name, content in files if any(map(has_mark, read_contents(content)))]
 
 
-def read_texts(content: bytes) -> Iterator[str]:
-    """What a file says: its bytes in the encodings of files and arrays, and its values."""
-    for encoding in ("latin-1", "utf-16-le", "utf-32-le"):
-        for start in range(len(MARK) * 2 if encoding != "latin-1" else 1):
-            yield content[start:].decode(encoding, errors="ignore")
+def has_mark(content: bytes) -> bool:
+    """Whether the mark is in the bytes, in any encoding of files and arrays."""
+    return any(MARK.encode(encoding) in content for encoding in ENCODINGS)
+
+
+def read_contents(content: bytes) -> Iterator[bytes]:
+    """What a file holds: its bytes, and the values that are packed in it."""
+    yield content
     if content.startswith(b"\x1f\x8b"):
-        yield gzip.decompress(content).decode("latin-1")
+        yield gzip.decompress(content)
     if content.startswith(b"PAR1"):
         for column in pl.read_parquet(content):
-            yield repr(column.to_list())
+            yield repr(column.to_list()).encode()
 
 
 def read_files(folder: Path) -> Iterator[tuple[str, bytes]]:
