@@ -18,6 +18,7 @@ from polars.testing import assert_frame_equal
 
 from batchrec_dagster_tests.example_shop import write_example_shop
 from batchrec_dagster_tests.nights.night import TABLE, night
+from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
     COLUMNS,
@@ -77,9 +78,12 @@ def _make_embedded(root: Path, files: Path, settings: dict[str, Any]) -> pl.Data
     return pl.read_parquet(project.storage / TABLE)
 
 
+# At night, of another length too, and on real data.
+LONG_HISTORIES = [(_write_long_histories, 10), (_write_long_histories, 25), (_copy_real_films, 10)]
+
+
 @pytest.mark.parametrize(
-    ("write_files", "num_results"),
-    [(_write_long_histories, 10), (_write_long_histories, 25), (_copy_real_films, 10)],
+    ("write_files", "num_results"), LONG_HISTORIES[: repeats(len(LONG_HISTORIES), 1)]
 )
 def test_long_histories_get_the_same_lists_over_http_as_embedded(
     tmp_path: Path, s3: S3Server, write_files: Any, num_results: int
