@@ -1,5 +1,6 @@
 """Fixtures for tests that run pipelines in this process, or look at pages in a browser."""
 
+import gc
 import os
 import re
 import sys
@@ -99,6 +100,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     # The longest files start first, so that no worker is left alone with one at the end.
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 99)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected lives as long as this process: it is never garbage."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """The process ends. pytest would search all that tests have left for garbage, five times."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
