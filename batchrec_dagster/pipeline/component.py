@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,14 +50,28 @@ from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """What a pipeline was loaded from. Trials and rehearsals load it again, with changes."""
+
+    file: Path
+    """The defs.yaml that declares it."""
+    attributes: BaseModel
+    """Its attributes, before templates are filled in."""
+    context: dg.ComponentLoadContext
+
+    @property
+    def declared_settings(self) -> dict[str, Any]:
+        """The attributes that are declared, as plain data."""
+        return self.attributes.model_dump(mode="json", exclude_unset=True)
+
+
 @dg.scaffold_with(PipelineScaffolder)
 class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
     """Recommendations for every user from a file of ratings, with Amazon Personalize."""
 
-    _file: Path | None = PrivateAttr(default=None)
-    # What it was loaded from, for trials, which change it.
-    _attributes: BaseModel | None = PrivateAttr(default=None)
-    _load_context: dg.ComponentLoadContext | None = PrivateAttr(default=None)
+    # None for a pipeline that Python makes.
+    _origin: _Origin | None = PrivateAttr(default=None)
     _has_same_data: bool = PrivateAttr(default=False)
 
     @classmethod
@@ -70,8 +85,8 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             loaded = super().load(attributes, context)
         except ValidationError as error:
             raise build_validation_error(file, error) from error
-        loaded._file = file
-        loaded._attributes, loaded._load_context = attributes, context
+        if attributes is not None:
+            loaded._origin = _Origin(file, attributes, context)
         users_of_lists = [settings.users for settings in loaded.lists.values()]
         blocks = (loaded.ratings, loaded.items, loaded.users, loaded.batch_users, *users_of_lists)
         for declared in blocks:
@@ -106,43 +121,29 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
         Raises TrialError if the changed settings are not valid.
         """
-        attributes, context = self._attributes, self._load_context
-        if attributes is None or context is None or self._file is None:
-            raise TrialError(f"{self.name} is declared in Python: change it there")
-        declared = attributes.model_dump(mode="json", exclude_unset=True)
-        changed = apply_settings(declared, trial.settings)
-        for block in ("sinks", "segments", "similar_items"):
-            changed.pop(block, None)
-        about_orders = [list_pipeline.list_name for list_pipeline in self.after_order_pipelines]
-        if trial.list_name in about_orders:
+        origin = self._require_origin()
+        if trial.list_name in self._names_of_lists_about_orders:
             raise TrialError(
                 f"{trial.list_name} is about the last order, so that similar items make it: a trial"
                 " makes only lists of the model"
             )
-        for name in about_orders:
-            del changed["lists"][name]
-        for settings in (changed.get("lists") or {}).values():
-            settings.pop("sinks", None)
-            # Of the trial's editions, all are kept.
-            settings.pop("retention", None)
+        changed = self._change_for_trial(origin, trial)
         try:
-            made = type(self).load(type(attributes).model_validate(changed), context)
-        except ValidationError as error:
-            raise TrialError(explain_trial_error(self._file, self.name, trial, error)) from error
+            made = self._load_changed(origin, changed, trial)
         except DeclarationError as error:
             if not isinstance(error.__cause__, ValidationError):
                 raise
-            text = explain_trial_error(self._file, self.name, trial, error.__cause__)
+            text = explain_trial_error(origin.file, self.name, trial, error.__cause__)
             raise TrialError(text) from error
-        made._project, made._trial = context.project_root, trial
+        made._trial = trial
         if trial.list_name is not None and trial.list_name not in made.lists:
             names = ", ".join(made.lists) or "it has one list, without a name"
             raise TrialError(f"{self.name} has no list {trial.list_name!r}: {names}")
-        own, declared_versions = (
-            list(self._read_versions_of_data(view._build_assets()).values())
-            for view in (made, self)
-        )
-        made._has_same_data = trial.as_of is None and own == declared_versions
+        # By value, as the keys of the trial's assets are others.
+        has_same_versions = [*made._read_versions_of_data().values()] == [
+            *self._read_versions_of_data().values()
+        ]
+        made._has_same_data = trial.as_of is None and has_same_versions
         # A backtest measures the lists of all its days.
         made.retention = made.retention.model_copy(update={"editions": MOST_DAYS})
         return made
@@ -154,24 +155,51 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         settings: the changed ones by their path, such as ratings.source.
         Raises TrialError if they are not valid, and DeclarationError if they are not together.
         """
-        attributes, context = self._attributes, self._load_context
-        assert attributes is not None
-        assert context is not None
-        declared = attributes.model_dump(mode="json", exclude_unset=True)
-        changed = apply_settings(declared, settings)
+        origin = self._require_origin()
+        changed = apply_settings(origin.declared_settings, settings)
         for block in [changed, *(changed.get("lists") or {}).values()]:
             block.pop("sinks", None)
         for name in ("alerts", "deployment"):
             changed.pop(name, None)
         (changed.get("assets") or {}).pop("published_io", None)
+        return self._load_changed(origin, changed, Trial.parse(settings))
+
+    def _require_origin(self) -> _Origin:
+        """What it was loaded from. Raises TrialError for a pipeline that Python makes."""
+        if self._origin is None:
+            raise TrialError(f"{self.name} is declared in Python: change it there")
+        return self._origin
+
+    @property
+    def _names_of_lists_about_orders(self) -> list[str]:
+        return [name for name, settings in self.lists.items() if settings.about is not None]
+
+    def _change_for_trial(self, origin: _Origin, trial: Trial) -> dict[str, Any]:
+        """The attributes with the trial's settings, and without what a trial does not make."""
+        changed = apply_settings(origin.declared_settings, trial.settings)
+        for block in ("sinks", "segments", "similar_items"):
+            changed.pop(block, None)
+        lists = changed.get("lists") or {}
+        for name in self._names_of_lists_about_orders:
+            lists.pop(name, None)
+        for settings in lists.values():
+            settings.pop("sinks", None)
+            # Of the trial's editions, all are kept.
+            settings.pop("retention", None)
+        return changed
+
+    def _load_changed(self, origin: _Origin, changed: Mapping[str, Any], trial: Trial) -> Self:
+        """The pipeline that the changed attributes declare, in the same project.
+
+        trial: what was changed, for messages.
+        Raises TrialError if they are not valid, and DeclarationError if they are not together.
+        """
         try:
-            made = type(self).load(type(attributes).model_validate(changed), context)
+            attributes = type(origin.attributes).model_validate(changed)
+            made = self.load(attributes, origin.context)
         except ValidationError as error:
-            assert self._file is not None
-            trial = Trial.parse(settings)
-            text = explain_trial_error(self._file, self.name, trial, error)
-            raise TrialError(text) from error
-        made._project = context.project_root
+            raise TrialError(explain_trial_error(origin.file, self.name, trial, error)) from error
+        made._project = origin.context.project_root
         return made
 
     def build_rehearsal_defs(self, deployment: Deployment, *, report: bool) -> dg.Definitions:
@@ -193,30 +221,27 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         changes decides what they are."""
         return self._has_same_data
 
-    def _read_versions_of_data(
-        self, assets: Sequence[dg.AssetsDefinition]
-    ) -> dict[dg.AssetKey, str | None]:
-        """The code version of each of these assets that prepares data for Personalize."""
+    def _read_versions_of_data(self) -> dict[dg.AssetKey, str | None]:
+        """The code version of each asset that prepares data for Personalize."""
         return {
             spec.key: spec.code_version
-            for asset in assets
+            for asset in self._build_assets()
             for spec in asset.specs
             if spec.tags.get("stage") in (RAW, PREPARED)
         }
 
     def build_trial_defs(self) -> dg.Definitions:
         """The assets of this trial, and the job `NAME_trial` that makes them."""
-        trial, context = self.trial, self._load_context
-        assert trial is not None
-        assert context is not None
+        is_of_earlier_day = self.trial is not None and self.trial.as_of is not None
         assets = self._build_assets()
-        prepared = set(self._read_versions_of_data(assets)) if self.has_same_data else set()
-        assets += self._build_reports(assets, with_outcomes=trial.as_of is not None)
-        keys = [key for asset in assets for key in asset.keys]
-        deployment = self._resolve_deployment(context)
+        assets += self._build_reports(assets, with_outcomes=is_of_earlier_day)
+        # What the pipeline has prepared last is copied, and not prepared again.
+        copied = self._read_versions_of_data().keys() if self.has_same_data else ()
+        keys = [key for asset in assets for key in asset.keys if key not in copied]
+        deployment = self._resolve_deployment(self._require_origin().context)
         job = dg.define_asset_job(
             name=name_trial_job(self.name),
-            selection=dg.AssetSelection.assets(*(key for key in keys if key not in prepared)),
+            selection=dg.AssetSelection.assets(*keys),
             config={"loggers": {"console": {}}},
             executor_def=deployment.executor(),
             description="Makes the lists of a trial, which nobody reads.",
@@ -230,7 +255,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
     def _build_assets(self) -> list[dg.AssetsDefinition]:
         """The assets from the raw files to the lists and segments."""
-        narrowed = self.list_pipelines
+        user_lists = self.user_list_pipelines
         assets = [
             raw_ratings(self),
             interactions(self),
@@ -239,27 +264,27 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             personalize_dataset(self),
             solution_version(self),
         ]
-        after_order = self.after_order_pipelines
-        if not all(list_pipeline.has_own_users for list_pipeline in [*narrowed, *after_order]):
+        if not all(user_list.has_own_users for user_list in user_lists):
             assets.append(batch_users(self))
-        assets += [
-            batch_users(list_pipeline)
-            for list_pipeline in [*narrowed, *after_order]
-            if list_pipeline.has_own_users
-        ]
-        assets += [recommendations(list_pipeline) for list_pipeline in narrowed]
+        assets += [batch_users(user_list) for user_list in user_lists if user_list.has_own_users]
+        assets += [recommendations(list_pipeline) for list_pipeline in self.list_pipelines]
         if self.segments:
             assets += [
                 segment_solution_version(self, self.segments),
                 user_segments(self, self.segments),
             ]
-        similar_items_view = self.similar_items_pipeline
-        if similar_items_view is not None and self.similar_items is not None:
-            if self.similar_items_recipe is not None:
-                assets.append(similar_items_solution_version(self, self.similar_items_recipe))
-            assets.append(similar_items(similar_items_view, self.similar_items))
-        assets += [after_order_lists(list_pipeline) for list_pipeline in after_order]
+        assets += self._build_similar_items()
+        assets += [after_order_lists(list_pipeline) for list_pipeline in self.after_order_pipelines]
         return assets
+
+    def _build_similar_items(self) -> list[dg.AssetsDefinition]:
+        """The asset of the similar items, and the one of their model if a recipe finds them."""
+        pipeline, settings = self.similar_items_pipeline, self.similar_items
+        if pipeline is None or settings is None:
+            return []
+        recipe = self.similar_items_recipe
+        model = [] if recipe is None else [similar_items_solution_version(self, recipe)]
+        return [*model, similar_items(pipeline, settings)]
 
     def _build_reports(
         self, assets: Sequence[dg.AssetsDefinition], *, with_outcomes: bool
@@ -268,12 +293,14 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         is made from."""
         if not is_installed("report"):
             return []
-        narrowed = self.list_pipelines
-        reports = [
-            recommendation_outcomes(list_pipeline) for list_pipeline in narrowed if with_outcomes
-        ]
+        list_pipelines = self.list_pipelines
+        reports = (
+            [recommendation_outcomes(list_pipeline) for list_pipeline in list_pipelines]
+            if with_outcomes
+            else []
+        )
         folder_of_pipeline = self.key_prefix
-        for list_pipeline in narrowed:
+        for list_pipeline in list_pipelines:
             folder_of_list = list_pipeline.asset_key("recommendations").path[:-1]
             checks = [
                 spec.key
@@ -291,14 +318,17 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
         It names them all, and those that are not built yet. Others are found when they are built.
         """
-        files = [other._file for other in pipelines if other.name == self.name and other._file]
+        origins = [pipeline._origin for pipeline in pipelines if pipeline.name == self.name]
+        files = [origin.file for origin in origins if origin is not None]
         if len(files) > 1:
             raise build_same_name_error(self.name, files)
 
     def _find_place(self, context: dg.ComponentLoadContext) -> Path:
         """The file that declares the pipeline, or the one of the component that made it."""
-        declaring = context.path / "defs.yaml"
-        return self._file or (declaring if declaring.is_file() else context.path)
+        if self._origin is not None:
+            return self._origin.file
+        file = context.path / "defs.yaml"
+        return file if file.is_file() else context.path
 
     def _resolve_deployment(self, context: dg.ComponentLoadContext) -> Deployment:
         try:
