@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,11 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.dagster_internals.asset_graphs import AssetNode, get_asset_graph
-from batchrec_dagster.pipeline.upstream_partitions import read_materializations, select_partitions
+from batchrec_dagster.pipeline.upstream_partitions import (
+    Materialization,
+    read_materializations,
+    select_partitions,
+)
 from batchrec_dagster.preparation.sources.computed import AssetRows, ResultFile
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
@@ -43,25 +47,26 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
     # None for an asset of another code location.
     node = graph.get(key) if graph.has(key) else None
     asset = _UpstreamAsset(source, key, node, context)
-    for path in _find_paths(node.metadata if node else {}, PATH_KEYS):
+    path = _find_path(node.metadata if node else {}, PATH_KEYS)
+    if path is not None:
         if source.partitions is not None:
             raise StepError(
                 f"{source.text}: its metadata names one path for all partitions: omit partitions"
             )
         # It was materialized, or there may be nothing yet, or something old.
-        asset.require_event()
+        asset.require_materialization()
         return asset.parse_path(path)
     if node is not None and node.partitions_def is not None:
         return asset.find_partitions(node.partitions_def)
-    event = asset.require_event()
+    materialization = asset.require_materialization()
     if source.partitions is not None:
         raise StepError(f"{source.text} has no partitions: omit partitions, or declare them on it")
-    if node is None and event.asset_materialization and event.asset_materialization.partition:
+    if node is None and materialization.partition:
         raise StepError(
             f"{source.text} is in another code location, and has partitions: add it here as an"
             " AssetSpec with its partitions_def"
         )
-    return asset.find_rows(event)
+    return asset.find_rows(materialization)
 
 
 @dataclass(frozen=True)
@@ -74,29 +79,30 @@ class _UpstreamAsset:
     """Its definition; None if it is defined in another code location alone."""
     context: dg.AssetExecutionContext
 
-    def require_event(self) -> dg.EventLogEntry:
+    def require_materialization(self) -> Materialization:
         """The last materialization. Raises StepError if there is none."""
         instance: dg.DagsterInstance = self.context.instance
         event = instance.get_latest_materialization_event(self.key)
-        if event is None or event.asset_materialization is None:
+        materialization = Materialization.find(event)
+        if materialization is None:
             raise StepError(
                 f"{self.source.text} was never materialized: materialize it, then run this again."
                 " Without DAGSTER_HOME, Dagster's own commands do not remember it"
             )
-        return event
+        return materialization
 
     def find_partitions(self, definition: dg.PartitionsDefinition[str]) -> PartitionedRows:
         """The rows of the declared partitions. Raises StepError if none is materialized."""
         text, log = self.source.text, self.context.log
-        events = read_materializations(self.context.instance, self.key)
+        materializations = read_materializations(self.context.instance, self.key)
         try:
             keys, gaps = select_partitions(
-                definition, events, self.source.partitions, self.context.instance
+                definition, materializations, self.source.partitions, self.context.instance
             )
         except StepError as error:
             raise StepError(f"{text}: {error}") from error
         if not keys:
-            self.require_event()
+            self.require_materialization()
             raise StepError(f"{text}: none of its partitions was materialized: materialize them")
         log.info(
             f"{text}: {len(keys):,} partition{'s' if len(keys) > 1 else ''}, from {keys[0]} to"
@@ -107,20 +113,22 @@ class _UpstreamAsset:
                 f"{text}: {len(gaps):,} of the partitions between were never materialized, such as"
                 f" {gaps[0]}: their rows are missing"
             )
-        return PartitionedRows(text, {key: self.find_rows(events[key], key) for key in keys})
+        return PartitionedRows(
+            text, {key: self.find_rows(materializations[key], key) for key in keys}
+        )
 
-    def find_rows(self, event: dg.EventLogEntry, partition: str | None = None) -> RatingsSource:
-        """Where the rows of the asset are, or those of one partition of it. Raises StepError.
+    def find_rows(
+        self, materialization: Materialization, partition: str | None = None
+    ) -> RatingsSource:
+        """Where the rows of the asset are. Raises StepError.
 
-        event: their last materialization.
+        materialization: the last one of these rows.
+        partition: the key of the only partition whose rows they are; None for all rows.
         """
-        materialization = event.asset_materialization
-        assert materialization is not None
         # What Dagster's own IO managers store is not a table, though they report its path.
         is_stored = self.node is not None and self.node.is_materializable
-        for path in _find_paths(
-            materialization.metadata, PATH_KEYS[:1] if is_stored else PATH_KEYS
-        ):
+        path = _find_path(materialization.metadata, PATH_KEYS[:1] if is_stored else PATH_KEYS)
+        if path is not None:
             return self.parse_path(path)
         if self.node is None:
             raise StepError(
@@ -128,10 +136,9 @@ class _UpstreamAsset:
                 " add it here as an AssetSpec with an IO manager, or let its materialization report"
                 " path"
             )
-        version = (materialization.tags or {}).get("dagster/data_version") or event.run_id
         filename = f"{safe_filename(self.source.text)}.parquet"
-        write = partial(self._write_loaded, partition)
-        return ResultFile(self.source.text, version, filename, write)
+        write = partial(self._write_rows, partition)
+        return ResultFile(self.source.text, materialization.version, filename, write)
 
     def parse_path(self, path: str) -> RatingsSource:
         """The source at a path that the metadata names. Raises StepError."""
@@ -142,7 +149,7 @@ class _UpstreamAsset:
                 f"{self.source.text}: its metadata names no file or folder: {error}"
             ) from error
 
-    def _write_loaded(self, partition: str | None, path: Path, context: SourceContext) -> None:
+    def _write_rows(self, partition: str | None, path: Path, context: SourceContext) -> None:
         """Write what the asset's IO manager loads to the path, as Parquet. Raises FileError."""
         try:
             value = self.context.load_asset_value(self.key, partition_key=partition)
@@ -161,9 +168,11 @@ def _to_table(value: Any) -> pl.DataFrame:
     return read_table(Path(value)) if isinstance(value, str | Path) else to_polars(value)
 
 
-def _find_paths(metadata: Mapping[str, Any], keys: Sequence[str]) -> Iterator[str]:
+def _find_path(metadata: Mapping[str, Any], keys: Sequence[str]) -> str | None:
+    """The path under the first of these keys that has one; None if none has."""
     for key in keys:
         value = metadata.get(key)
         text = getattr(value, "value", value)
         if isinstance(text, str) and text:
-            yield text.removeprefix("file://")
+            return text.removeprefix("file://")
+    return None

@@ -1,10 +1,10 @@
-"""Which partitions of an upstream asset are read, and what Dagster recorded of each."""
+"""Which partitions of an upstream asset are read, and what Dagster recorded of its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import dagster as dg
 
@@ -14,19 +14,41 @@ EVENTS_AT_ONCE = 1000
 LATEST = "latest"
 
 
+class Materialization(NamedTuple):
+    """What Dagster recorded when rows of an asset were made."""
+
+    metadata: Mapping[str, Any]
+
+    version: str
+    """The data version, or the run's id where there is none."""
+
+    partition: str | None
+    """The key of the partition; None if the asset has none."""
+
+    @classmethod
+    def find(cls, event: dg.EventLogEntry | None) -> Self | None:
+        """The materialization of an event; None without one."""
+        recorded = None if event is None else event.asset_materialization
+        if event is None or recorded is None:
+            return None
+        version = (recorded.tags or {}).get("dagster/data_version") or event.run_id
+        return cls(recorded.metadata, version, recorded.partition)
+
+
 def read_materializations(
     instance: dg.DagsterInstance, key: dg.AssetKey
-) -> dict[str, dg.EventLogEntry]:
+) -> dict[str, Materialization]:
     """The last materialization of each partition of an asset, by the partition's key."""
-    events: dict[str, dg.EventLogEntry] = {}
+    materializations: dict[str, Materialization] = {}
     cursor: str | None = None
     while True:
         page = instance.fetch_materializations(key, EVENTS_AT_ONCE, cursor)
         for record in page.records:
-            if record.partition_key is not None:
-                events.setdefault(record.partition_key, record.event_log_entry)
+            materialization = Materialization.find(record.event_log_entry)
+            if materialization is not None and materialization.partition is not None:
+                materializations.setdefault(materialization.partition, materialization)
         if not page.has_more:
-            return events
+            return materializations
         cursor = page.cursor
 
 
