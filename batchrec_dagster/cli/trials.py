@@ -132,8 +132,8 @@ def _parse_days(as_of: str | None, every: int | None) -> list[date] | None:
 
 
 @dataclass(frozen=True)
-class _TriedList:
-    """A list of a trial, and what readers have of it."""
+class _TrialList:
+    """A list that a trial makes, and the one that readers have."""
 
     address: str
     """What people call it: the pipeline, or a list of it."""
@@ -155,7 +155,7 @@ class _TrialRun:
 
         self.address, self.trial, self.options = address, trial, options
         self.name = name = address.partition("/")[0]
-        self._is_kept = keep
+        self._keeps_settings = keep
         self._project = find_project()
         declared = find_declared_pipelines(self._project)
         if name not in declared:
@@ -165,7 +165,7 @@ class _TrialRun:
         pipeline = self._load()
         self.has_same_data = pipeline.has_same_data
         self.lists = [*self._list_files(pipeline)]
-        if all(tried.live_files.table.current() is None for tried in self.lists):
+        if all(trial_list.live_files.table.current() is None for trial_list in self.lists):
             raise UnknownNameError(
                 f"{name} has published nothing yet, so there is nothing to compare a trial with:"
                 f" {format_program()} run {name}"
@@ -194,13 +194,13 @@ class _TrialRun:
             except (DeclarationError, TrialError, ValueError) as error:
                 raise click.ClickException(f"this cannot be tried: {error}") from error
 
-    def _list_files(self, pipeline: Pipeline) -> Iterator[_TriedList]:
+    def _list_files(self, pipeline: Pipeline) -> Iterator[_TrialList]:
         from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
         storage = load_storage(self.name)
         for list_pipeline in pipeline.list_pipelines:
             live_keys = StorageKeys(list_pipeline.address)
-            yield _TriedList(
+            yield _TrialList(
                 list_pipeline.address,
                 PipelineFiles(storage, list_pipeline.storage_keys),
                 PipelineFiles(storage, live_keys),
@@ -239,16 +239,19 @@ class _TrialRun:
             if exit_code:
                 return exit_code
         click.echo(f"{self._folder}: readers have what they had")
-        for tried in self.lists:
-            click.echo(_describe_days(tried), nl=False)
+        for trial_list in self.lists:
+            click.echo(_describe_days(trial_list), nl=False)
         return 0
 
     def _find_days_with_lists(self) -> set[str]:
         """The days whose lists are made, in each of the lists."""
         return set.intersection(
             *(
-                {str(edition.about.get("as_of")) for edition in tried.files.table.all_editions()}
-                for tried in self.lists
+                {
+                    str(edition.about.get("as_of"))
+                    for edition in trial_list.files.table.all_editions()
+                }
+                for trial_list in self.lists
             )
         )
 
@@ -258,28 +261,28 @@ class _TrialRun:
     def _describe_result(self, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
         lines = [f"\n{self._folder}: tried in {duration}. Readers have what they had"]
         lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
-        for tried in self.lists:
-            lines += ["", *self._describe_list(tried)]
-        if self.trial.settings and not self._is_kept and "--as-of" not in self.options:
+        for trial_list in self.lists:
+            lines += ["", *self._describe_list(trial_list)]
+        if self.trial.settings and not self._keeps_settings and "--as-of" not in self.options:
             command = [format_program(), "run", self.address, *self.options, "--keep"]
             lines += ["", f"Keep these settings for the next run: {_join(command)}"]
         return lines
 
-    def _describe_list(self, tried: _TriedList) -> Iterator[str]:
+    def _describe_list(self, trial_list: _TrialList) -> Iterator[str]:
         """Lines about the trial's lists, and what differs from those that readers have."""
         from batchrec_dagster.reporting.changes import format_comparison
         from batchrec_dagster.reporting.comparison import compare_lists, name_lists
 
-        live, edition = tried.live_files.table.current(), tried.files.table.current()
+        live, edition = trial_list.live_files.table.current(), trial_list.files.table.current()
         if live is None or edition is None:
-            yield f"{tried.address}: readers have nothing yet, so nothing is compared"
+            yield f"{trial_list.address}: readers have nothing yet, so nothing is compared"
         else:
             comparison = compare_lists(
-                name_lists(tried.live_files, live), name_lists(tried.files, edition)
+                name_lists(trial_list.live_files, live), name_lists(trial_list.files, edition)
             )
             yield format_comparison(comparison, get_terminal_width()).rstrip()
-        storage = tried.files.storage
-        report = tried.files.uri(tried.files.storage_keys.report)
+        storage = trial_list.files.storage
+        report = trial_list.files.uri(trial_list.files.storage_keys.report)
         if storage.store.head(report) is not None:
             yield f"\nreport  {storage.where(report)}"
 
@@ -290,14 +293,14 @@ def _join(command: Sequence[str]) -> str:
     return " ".join([command[0], shlex.join(command[1:])])
 
 
-def _describe_days(tried: _TriedList) -> str:
+def _describe_days(trial_list: _TrialList) -> str:
     """What the lists of each day would have brought. It needs the extra `report`."""
     from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
     from batchrec_dagster.outcomes.sums import pool_periods
     from batchrec_dagster.reporting.backtest import format_backtest
     from batchrec_dagster.steps.outcomes import read_sums
 
-    sums = read_sums(tried.files)
+    sums = read_sums(trial_list.files)
     outcomes = [*estimate_outcomes(sums), *estimate_outcomes(pool_periods(sums))]
-    editions = tried.files.table.all_editions()
-    return format_backtest(tried.address, outcomes, editions, get_terminal_width())
+    editions = trial_list.files.table.all_editions()
+    return format_backtest(trial_list.address, outcomes, editions, get_terminal_width())

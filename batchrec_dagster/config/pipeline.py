@@ -271,7 +271,7 @@ class Pipeline(Declaration):
         return {kind: schema for kind, schema in declared.items() if schema is not None}
 
     @property
-    def making_lists(self) -> dict[str, Any]:
+    def deciding_settings(self) -> dict[str, Any]:
         """The settings that decide what is in the lists, by path such as interactions.min_rating.
 
         Defaults are left out, and so are the queries of URLs, which may be signatures. A file in

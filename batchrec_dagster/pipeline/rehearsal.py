@@ -20,6 +20,13 @@ from batchrec_dagster.storage.published_table import PublishedTable
 
 # How often a run asks whether a job has ended. The embedded Personalize takes milliseconds.
 POLL_SECONDS = "0.02"
+# They say where a deployment's files and resources are, which a rehearsal must not reach.
+DEPLOYMENT_VARIABLES = (
+    "BATCHREC_STORAGE",
+    "BATCHREC_PERSONALIZE",
+    "BATCHREC_ROLE_ARN",
+    "BATCHREC_TAGS",
+)
 
 
 class RehearsalFailedError(AssertionError):
@@ -113,8 +120,9 @@ def rehearse(
 @contextmanager
 def _environment_of(home: Path) -> Iterator[Mapping[str, str]]:
     """The environment without a deployment's settings, and with this home, within the block."""
-    own = {"BATCHREC_HOME": str(home), "BATCHREC_POLL_SECONDS": POLL_SECONDS}
-    deploying = ("BATCHREC_STORAGE", "BATCHREC_PERSONALIZE", "BATCHREC_ROLE_ARN", "BATCHREC_TAGS")
-    others = {name: value for name, value in os.environ.items() if name not in deploying}
-    with patch.dict(os.environ, {**others, **own}, clear=True):
+    variables = {
+        name: value for name, value in os.environ.items() if name not in DEPLOYMENT_VARIABLES
+    }
+    variables |= {"BATCHREC_HOME": str(home), "BATCHREC_POLL_SECONDS": POLL_SECONDS}
+    with patch.dict(os.environ, variables, clear=True):
         yield os.environ

@@ -109,7 +109,7 @@ class RuleContext:
             item=find_positions(ITEM_ID, self.catalogue.ids),
             **conditions,
         )
-        return Pairs.read_each(pairs, [*conditions])
+        return Pairs.read_selections(pairs, [*conditions])
 
     def _build_condition(self, selection: InteractionSelection) -> pl.Expr:
         condition = pl.lit(value=True)

@@ -39,7 +39,7 @@ class Pairs:
         return cls(encoded.get_column("pair").to_numpy(writable=True))
 
     @classmethod
-    def read_each(cls, pairs: pl.LazyFrame, selections: Sequence[str]) -> Iterator[Pairs]:
+    def read_selections(cls, pairs: pl.LazyFrame, selections: Sequence[str]) -> Iterator[Pairs]:
         """The pairs of each selection of these rows, in turn. The rows are read once.
 
         pairs: the columns user and item, and one of booleans for each selection. Rows with a null

@@ -19,8 +19,8 @@ from batchrec_dagster.steps.batch_jobs import SAMPLE
 from batchrec_dagster.steps.batches import Batch, DividedUsers
 from batchrec_dagster.steps.bought_together import select_events
 from batchrec_dagster.steps.checks import CheckResult, require_passed
+from batchrec_dagster.steps.edition_interactions import read_interactions
 from batchrec_dagster.steps.errors import StepError
-from batchrec_dagster.steps.known_interactions import read_interactions
 from batchrec_dagster.steps.list_builder import ListCounts, RecommendationTable
 from batchrec_dagster.steps.list_rules import read_rule_inputs
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
@@ -52,7 +52,7 @@ class PublishedAfterOrder:
 
 
 @dataclass(frozen=True)
-class CountedLines:
+class LocalLines:
     """Lines that are made here, where a table expects the output of a job."""
 
     lines: Callable[[], Iterator[pl.DataFrame]]
@@ -172,7 +172,7 @@ def _publish(
     interactions = read_interactions(work, divided, read_rule_inputs(work))
     names = ("item_id", "rank", ITEMS.item_column, "score")
     table_of_items = similar_items.select(names).collect(engine="streaming")
-    output = CountedLines(lambda: make_lines(orders, table_of_items))
+    output = LocalLines(lambda: make_lines(orders, table_of_items))
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
         table = build_table(work, [output], divided, interactions, writer, num_results=MAX_RESULTS)
         checks = [gate, *map(_explain_short_lists, table.checks)]

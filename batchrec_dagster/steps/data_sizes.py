@@ -192,7 +192,7 @@ class SizeComparison:
 
     def _find_changed_settings(self, edition: Edition) -> Iterator[str]:
         """The settings that decide how much there is, and are not those of the edition."""
-        old, new = edition.about.get("settings", {}), self.work.pipeline.making_lists
+        old, new = edition.about.get("settings", {}), self.work.pipeline.deciding_settings
         for name in sorted({*old, *new}):
             if name.startswith(SETTINGS_OF_PART[self.part]) and old.get(name) != new.get(name):
                 yield name

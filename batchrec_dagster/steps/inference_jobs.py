@@ -33,7 +33,7 @@ from batchrec_dagster.steps.batches import (
 from batchrec_dagster.steps.checks import (
     CheckResult,
 )
-from batchrec_dagster.steps.known_interactions import KnownInteractions, read_interactions
+from batchrec_dagster.steps.edition_interactions import EditionInteractions, read_interactions
 from batchrec_dagster.steps.list_rules import RuleInputs
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.shared_jobs import (
@@ -59,7 +59,7 @@ class InferenceResult:
     users: DividedUsers
     jobs: list[ReadyResource]
     """The job of each batch."""
-    interactions: KnownInteractions
+    interactions: EditionInteractions
     num_results: int
     costs: list[Cost]
     """What each job costs if this run created it."""

@@ -44,7 +44,7 @@ def describe_lists(pipeline: Pipeline) -> ListsDeclaration:
     """What the pipeline's declaration says of its lists."""
     return ListsDeclaration(
         source=pipeline.ratings.shown_source,
-        settings=pipeline.making_lists,
+        settings=pipeline.deciding_settings,
         measured_on=fingerprint(pipeline.interactions),
         how_to_skip_gate=explain_skipping(pipeline, "recommendations"),
         filter=_declare_lists_filter(pipeline),

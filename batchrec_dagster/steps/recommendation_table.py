@@ -18,8 +18,8 @@ from batchrec_dagster.steps.checks import (
     name_list_settings,
 )
 from batchrec_dagster.steps.diversity import read_diversity
+from batchrec_dagster.steps.edition_interactions import EditionInteractions
 from batchrec_dagster.steps.items import read_item_columns, read_item_ids
-from batchrec_dagster.steps.known_interactions import KnownInteractions
 from batchrec_dagster.steps.list_builder import ListBuilder, RecommendationTable
 from batchrec_dagster.steps.list_reasons import merge_pieces
 from batchrec_dagster.steps.list_rules import (
@@ -48,7 +48,7 @@ def build_table(
     work: PersonalizeWork,
     outputs: Sequence[LineSource],
     users: DividedUsers,
-    interactions: KnownInteractions,
+    interactions: EditionInteractions,
     table: TableWriter,
     *,
     num_results: int,

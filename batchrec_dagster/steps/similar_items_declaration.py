@@ -17,7 +17,7 @@ def describe_similar_items(pipeline: Pipeline) -> ListsDeclaration:
     """
     return ListsDeclaration(
         source=pipeline.ratings.shown_source,
-        settings=pipeline.making_lists,
+        settings=pipeline.deciding_settings,
         measured_on=fingerprint(pipeline.interactions),
         how_to_skip_gate=explain_skipping(pipeline, "similar_items"),
         filter=declare_similar_items_filter(pipeline),

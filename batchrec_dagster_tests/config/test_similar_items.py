@@ -62,8 +62,8 @@ def test_it_is_a_view_of_the_pipeline_with_a_place_of_its_own() -> None:
     folder = "shop/lists/similar_items/curated/similar_items"
     assert view.storage_keys.recommendations == f"{folder}/similar_items.parquet"
     assert [one.address for one in pipeline.published_pipelines] == ["shop/home", view.address]
-    assert view.making_lists["similar_items.within_days"] == 7
-    assert not any(name.startswith("recommendations") for name in view.making_lists)
+    assert view.deciding_settings["similar_items.within_days"] == 7
+    assert not any(name.startswith("recommendations") for name in view.deciding_settings)
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_a_file_is_the_same_by_its_relative_and_its_absolute_path(
     monkeypatch.chdir(tmp_path)
 
     def settings(source: str) -> dict[str, Any]:
-        return Pipeline.model_validate(declaration("shop", source)).making_lists
+        return Pipeline.model_validate(declaration("shop", source)).deciding_settings
 
     assert settings(f"{tmp_path}/data/ratings.csv") == settings("data/ratings.csv")
     assert settings("/data/ratings.csv") != settings("data/ratings.csv")

@@ -192,7 +192,10 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
     work = PersonalizeWork(pipeline, storage, cast(Ensure, None), PriceList.read())
     mail, home = work.narrow_to_lists()
     for day, list_work in enumerate((home, mail), start=1):
-        sizes = {"sizes": {"interactions": {"rows": 100 * day}}, "settings": pipeline.making_lists}
+        sizes = {
+            "sizes": {"interactions": {"rows": 100 * day}},
+            "settings": pipeline.deciding_settings,
+        }
         about = {"edition": 1, "version": f"v{day}", "made_at": f"2026-11-0{day}", **sizes}
         with TableWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))

@@ -32,7 +32,7 @@ from batchrec_dagster.storage.published_table import Edition
 
 
 @dataclass(frozen=True)
-class KnownInteractions:
+class EditionInteractions:
     """The interactions that an edition is made from."""
 
     seen: SeenItems | None
@@ -57,7 +57,7 @@ def read_interactions(
     divided: DividedUsers,
     rule_inputs: RuleInputs | None = None,
     edition: Edition | None = None,
-) -> KnownInteractions:
+) -> EditionInteractions:
     """The interactions as they are when lists are made for these users. Raises StorageError.
 
     rule_inputs: what the rules of lists read besides; None without rules.
@@ -77,6 +77,6 @@ def read_interactions(
             )
             checks = [check_rules_suit_data(settings.rules, context, rules)]
             costs = measure_rule_costs(work, context, interactions, edition, popular.days)
-            return KnownInteractions(None, int(newest), rules, checks, popular, costs, reasons)
+            return EditionInteractions(None, int(newest), rules, checks, popular, costs, reasons)
         seen = SeenItems(interactions, users) if settings.exclude_seen else None
-        return KnownInteractions(seen, int(newest), popular=popular, reasons=reasons)
+        return EditionInteractions(seen, int(newest), popular=popular, reasons=reasons)
