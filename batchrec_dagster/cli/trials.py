@@ -140,6 +140,10 @@ class _TrialList:
     files: PipelineFiles
     live_files: PipelineFiles
 
+    def find_days(self) -> set[str]:
+        """The days that the trial has made the list for, in ISO 8601."""
+        return {str(edition.about.get("as_of")) for edition in self.files.table.all_editions()}
+
 
 class _TrialRun:
     """Runs of the trial of a pipeline.
@@ -245,15 +249,7 @@ class _TrialRun:
 
     def _find_days_with_lists(self) -> set[str]:
         """The days whose lists are made, in each of the lists."""
-        return set.intersection(
-            *(
-                {
-                    str(edition.about.get("as_of"))
-                    for edition in trial_list.files.table.all_editions()
-                }
-                for trial_list in self.lists
-            )
-        )
+        return set.intersection(*(trial_list.find_days() for trial_list in self.lists))
 
     def _describe_day(self, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
         return [f"tried in {duration}", *(f"  warning   {text}" for text in stages.warnings), ""]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import polars as pl
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import fingerprint
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS, USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY
@@ -22,7 +22,7 @@ from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.edition_interactions import read_interactions
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.list_builder import ListCounts, RecommendationTable
-from batchrec_dagster.steps.list_rules import read_rule_inputs
+from batchrec_dagster.steps.list_rules import RuleInputs, read_rule_inputs
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.recommendation_table import LIST_FACTS, build_table
@@ -76,7 +76,7 @@ def publish_after_order(
     publishing = Publishing(
         work,
         declaration,
-        _replace_model(work.pipeline, work),
+        _replace_model(work),
         work.files.batch_users.read_published().version,
         [similar_edition.version, *(rule_inputs.versions if rule_inputs is not None else ())],
     )
@@ -95,7 +95,9 @@ def publish_after_order(
                 batch_users.select(pl.col(USER_FIELD)).collect(engine="streaming").to_series(),
                 work.pipeline.order_events,
             )
-        published = _publish(work, publishing, orders, similar_items, version, gate, run)
+        published = _publish(
+            work, publishing, orders, similar_items, rule_inputs, version, gate, run
+        )
     return replace(published, checks=[*published.checks, *spending.reserve({})])
 
 
@@ -162,6 +164,7 @@ def _publish(
     publishing: Publishing,
     orders: pl.DataFrame,
     similar_items: pl.LazyFrame,
+    rule_inputs: RuleInputs | None,
     version: str,
     gate: CheckResult,
     run: RunFacts,
@@ -169,7 +172,7 @@ def _publish(
     users = orders.get_column("user_id").unique(maintain_order=True)
     nobody = pl.DataFrame(schema={"user_id": pl.String, "reason": pl.String})
     divided = DividedUsers([Batch("", "", users, "", "")], nobody)
-    interactions = read_interactions(work, divided, read_rule_inputs(work))
+    interactions = read_interactions(work, divided, rule_inputs)
     names = ("item_id", "rank", ITEMS.item_column, "score")
     table_of_items = similar_items.select(names).collect(engine="streaming")
     output = LocalLines(lambda: make_lines(orders, table_of_items))
@@ -233,9 +236,9 @@ def _read_unchanged(
     return PublishedAfterOrder(edition, table, [gate, *checks], "unchanged: not made again")
 
 
-def _replace_model(pipeline: Pipeline, work: Work) -> ModelRecord:
+def _replace_model(work: Work) -> ModelRecord:
     """What stands in the place of a model. Raises StorageError."""
-    name = f"after-order/{fingerprint(pipeline.order_events)}"
+    name = f"after-order/{fingerprint(work.pipeline.order_events)}"
     return ModelRecord(name, "", "", work.files.interactions_version(), engine="batchrec")
 
 

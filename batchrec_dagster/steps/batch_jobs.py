@@ -329,6 +329,26 @@ class OutputTable(ABC):
         self._outputs[-1].failed.append(answers.filter(pl.col("error").is_not_null()))
 
 
+def explode_results(lines: pl.DataFrame, subject: str) -> pl.DataFrame:
+    """The results of these lines as rows of the subject, result and score, in the same order.
+
+    The score is null where Personalize gave none.
+
+    lines: the subject's column, and items and scores (best first).
+    subject: the column of those who have the lists, such as user_id.
+    """
+    nulls = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
+    # One score for each item, however many there are.
+    scores = pl.coalesce(pl.col("scores").list.concat(nulls), nulls).list.head(
+        pl.col("items").list.len()
+    )
+    return (
+        lines.filter(pl.col("items").list.len() > 0)
+        .select(subject, result="items", score=scores)
+        .explode("result", "score")
+    )
+
+
 def log_progress(pieces: Iterable[pl.DataFrame], progress: Progress) -> Iterator[pl.DataFrame]:
     """Yield the same pieces, and log after the use of each how many rows there were so far."""
     for piece in pieces:

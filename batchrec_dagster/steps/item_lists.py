@@ -10,7 +10,7 @@ import polars as pl
 
 from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.steps.batch_jobs import AnswerCounts, OutputTable
+from batchrec_dagster.steps.batch_jobs import AnswerCounts, OutputTable, explode_results
 from batchrec_dagster.steps.checks import (
     CheckResult,
     check_items_known,
@@ -94,15 +94,9 @@ class ItemListBuilder(OutputTable):
     def _choose(self, lines: pl.DataFrame) -> pl.DataFrame:
         """What is on the lists, with the columns that rules know: the item whose list it is stands
         in the place of the user."""
-        nulls = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
-        # One score for each item, null where there is none.
-        scores = pl.coalesce(pl.col("scores").list.concat(nulls), nulls).list.head(
-            pl.col("items").list.len()
-        )
         results = (
-            lines.filter(pl.col("items").list.len() > 0)
-            .select(user_id="item_id", item_id="items", score=scores)
-            .explode("item_id", "score")
+            explode_results(lines, "item_id")
+            .select(user_id="item_id", item_id="result", score="score")
             # No item goes with itself, whatever a recipe says.
             .filter(pl.col("user_id") != pl.col("item_id"))
         )

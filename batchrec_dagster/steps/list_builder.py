@@ -13,10 +13,7 @@ from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.steps.batch_jobs import (
-    AnswerCounts,
-    OutputTable,
-)
+from batchrec_dagster.steps.batch_jobs import AnswerCounts, OutputTable, explode_results
 from batchrec_dagster.steps.checks import (
     CheckResult,
     check_every_user_answered,
@@ -224,16 +221,7 @@ class ListBuilder(OutputTable):
         self._results += int(lines.get_column("items").list.len().sum())
         if self.rules is not None:
             return self.rules.apply(lines)
-        # One score for each item, null where Personalize gave none.
-        nulls = pl.col("items").list.eval(pl.lit(None, dtype=pl.Float64))
-        scores = pl.coalesce(pl.col("scores").list.concat(nulls), nulls).list.head(
-            pl.col("items").list.len()
-        )
-        results = (
-            lines.filter(pl.col("items").list.len() > 0)
-            .select("user_id", item_id="items", score=scores)
-            .explode("item_id", "score")
-        )
+        results = explode_results(lines, "user_id").rename({"result": "item_id"})
         unseen = results if self.seen is None else results.filter(~self.seen.contain(results))
         if "reason" not in lines.columns:
             self.dropped += results.height - unseen.height

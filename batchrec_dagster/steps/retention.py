@@ -34,6 +34,7 @@ from batchrec_dagster.steps.trials import delete_old_trials, read_trials
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import Edition
 
 RAW_ITEMS, RAW_USERS = "raw_items", "raw_users"
@@ -145,17 +146,17 @@ def _find_import_time(work: PersonalizeWork) -> datetime | None:
 
 def _list_outputs_of_trials(work: PersonalizeWork) -> list[str]:
     """The URIs of the folders with the output of each kept edition's jobs, where trials have it."""
-    root = work.files.uri(work.files.storage_keys.all_trials)
     names = {
         _read_job_name(arn)
         for edition in _list_kept_editions(work)
         for arn in _list_jobs(edition) or []
     }
-    return [
-        f"{root}{trial.name}/curated/batch_inference/{name}/"
-        for trial in read_trials(work.files)
-        for name in sorted(names)
-    ]
+    pipeline = work.files.storage_keys.pipeline
+    uris: list[str] = []
+    for trial in read_trials(work.files):
+        keys = StorageKeys(pipeline, trial=trial.name)
+        uris += [work.files.uri(keys.batch_inference(name)) for name in sorted(names)]
+    return uris
 
 
 def _list_jobs(edition: Edition) -> list[str] | None:
