@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -38,12 +38,14 @@ from batchrec_dagster.cli.project import (
     find_pipelines,
     find_project,
     format_program,
+    load_component,
     load_storage,
     make_job_command,
     make_undeclared_error,
     read_pipeline_name,
 )
 from batchrec_dagster.dagster_internals.run_files import locate_events_of_run
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.processes import MACHINE_TAG, describe_machine
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ DescribeResult = Callable[["dg.DagsterRun", "RunStages", str], list[str]]
 SECONDS_BETWEEN_UPDATES = 0.25
 # Dagster names a run only when it has started: this tag finds it.
 TAG = "batchrec/run"
+# The stage after which a run has done what an option says. The next one does not do it again.
+STAGES_OF_OPTIONS = {"--import": "personalize_dataset", "--train": "solution_version"}
 # Ctrl-C, kill, and a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -67,7 +71,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     "-c",
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Run configuration as YAML, for example to force a training.",
+    help="Run configuration as YAML, as in Dagster's Launchpad.",
+)
+@click.option(
+    "--publish-anyway",
+    is_flag=True,
+    help="Publish all lists although the quality gate refuses them or much of the data is missing.",
+)
+@click.option("--train", is_flag=True, help="Train all models although nothing has changed.")
+@click.option(
+    "--import", "imports", is_flag=True, help="Import the data although nothing has changed."
 )
 @click.option(
     "--trial",
@@ -93,6 +106,9 @@ def run(
     context: click.Context,
     pipeline: str | None,
     config: Path | None,
+    publish_anyway: bool,
+    train: bool,
+    imports: bool,
     settings: tuple[str, ...],
     as_of: str | None,
     every: int | None,
@@ -104,6 +120,9 @@ def run(
     unchanged, and neither imports it nor trains on it again. Ctrl-C stops the run; the next one
     continues where it stopped. NAME can be left out if there is one pipeline.
 
+    With --publish-anyway neither the quality gate nor missing data stop this run: all its lists are
+    published. The next run compares with them. --import and --train cost what they cost on AWS.
+
     With --trial or --as-of it trains and infers as usual, but publishes nothing: the lists and a
     report are in a folder of their own, and what differs from the published lists is printed.
     --keep makes the settings of the trial those of the next run.
@@ -112,7 +131,8 @@ def run(
     Examples:
       batchrec run
       batchrec run shop
-      batchrec run shop --config force.yaml
+      batchrec run shop --publish-anyway
+      batchrec run shop --import --train
       batchrec run shop | tee run.log          # one line a stage
       batchrec run shop --trial solution.recipe=aws-user-personalization
       batchrec run shop/newsletter --trial lists.newsletter.num_results=12
@@ -132,9 +152,11 @@ def run(
     name = _choose_pipeline(pipeline.partition("/")[0] if pipeline and list_name else pipeline)
     if config:
         _require_settings(config)
+    chosen = {"--publish-anyway": publish_anyway, "--import": imports, "--train": train}
+    options = [option for option, is_chosen in chosen.items() if is_chosen]
     if is_trial:
-        if config:
-            raise click.UsageError("--config is for runs that publish: leave it out of a trial")
+        for option in ["--config"] * bool(config) + options:
+            raise click.UsageError(f"{option} is for runs that publish: leave it out of a trial")
         from batchrec_dagster.cli.trials import run_trials
 
         address = f"{name}/{list_name}" if list_name else name
@@ -143,7 +165,14 @@ def run(
         raise click.UsageError("--keep and --every are for trials: name what to try with --trial")
     else:
         command = make_job_command(f"{name}_refresh")
-        exit_code = watch_run(name, command, partial(_describe_result, name), config=config)
+        describe = partial(_describe_result, name)
+        with temporary_folder() as folder:
+            if options:
+                # Before the file of --config, because Dagster lets the first one decide.
+                file = folder / "options.yaml"
+                file.write_text(json.dumps(_configure(name, options)))
+                command += ["-c", str(file)]
+            exit_code = watch_run(name, command, describe, config=config, options=options)
     if exit_code:
         context.exit(exit_code)
 
@@ -203,6 +232,26 @@ def watch_run(
     if signals:
         return 128 + signals[0]
     return 1 if process.returncode else 0
+
+
+def _configure(name: str, options: Collection[str]) -> dict[str, Any]:
+    """The run config that says to the pipeline's ops what these options say.
+
+    Raises click.ClickException if the pipeline does not load.
+    """
+    from batchrec_dagster.config.declaration_errors import DeclarationError
+    from batchrec_dagster.pipeline import run_options
+
+    fields = {
+        "--publish-anyway": run_options.PUBLISH_ANYWAY,
+        "--import": run_options.FORCE_IMPORT,
+        "--train": run_options.FORCE_TRAIN,
+    }
+    try:
+        pipeline = load_component(find_project(), name)
+    except DeclarationError as error:
+        raise click.ClickException(str(error)) from error
+    return pipeline.build_run_config([fields[option] for option in options])
 
 
 def _import_for_conclusion() -> None:
@@ -346,7 +395,7 @@ class _RunProcess:
         stages = self.stages
         duration = format_duration(seconds)
         batchrec = format_program()
-        run_again = f"{batchrec} run {shlex.join([name, *self.options])}"
+        run_again = f"{batchrec} run {shlex.join([name, *self._list_remaining_options()])}"
         run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)
         if stages is None or run is None:
             if self.signals:
@@ -368,6 +417,14 @@ class _RunProcess:
             page = f"http://127.0.0.1:3000/runs/{run.run_id}"
             lines.append(f"Its log: {batchrec} ui, then {page}")
             click.echo("\n".join(lines), err=True)
+
+    def _list_remaining_options(self) -> list[str]:
+        """The options that the next run needs to go on from here."""
+        stages = self.stages.stages.values() if self.stages else ()
+        ended_well = {stage.name for stage in stages if stage.status == "done"}
+        return [
+            option for option in self.options if STAGES_OF_OPTIONS.get(option) not in ended_well
+        ]
 
     def _explain_failed_start(self) -> str:
         """Why the definitions do not load, or else the last lines of the process's output."""

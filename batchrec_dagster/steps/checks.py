@@ -538,7 +538,7 @@ def check_quality_gate(
             QUALITY_GATE, passed=False, finding=finding, numbers=numbers, severity="warn"
         )
     if reasons and skip_quality_gate:
-        finding += f"; published anyway (skip_quality_gate), although {', and '.join(reasons)}"
+        finding += f"; published anyway (--publish-anyway), although {', and '.join(reasons)}"
     elif reasons:
         nothing_published = candidate.published is None
         remains = "nothing was published" if nothing_published else "the published lists stay"

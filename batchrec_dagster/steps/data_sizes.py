@@ -246,7 +246,7 @@ def check_not_shrunk(
     finding = f"much is missing that {edition} was made from: {_join(losses)}"
     if skip:
         return CheckResult(
-            NOT_SHRUNK, True, f"{finding}; published anyway (skip_quality_gate)", numbers
+            NOT_SHRUNK, True, f"{finding}; published anyway (--publish-anyway)", numbers
         )
     finding += (
         f". gate.max_shrink allows {max_shrink:.0%}. Nothing was imported, and the published lists"

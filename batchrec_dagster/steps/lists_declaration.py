@@ -54,9 +54,9 @@ def describe_lists(pipeline: Pipeline) -> ListsDeclaration:
 
 def explain_skipping(pipeline: Pipeline, asset: str) -> str:
     """How to start a run in which a gate of the asset does not stop it."""
-    op = pipeline.op_name(asset)
     return (
-        f"run {pipeline.name}_refresh with ops: {{{op}: {{config: {{skip_quality_gate: true}}}}}}"
+        f"`batchrec run {pipeline.name} --publish-anyway` (in Dagster's Launchpad:"
+        f" skip_quality_gate: true of {pipeline.op_name(asset)})"
     )
 
 

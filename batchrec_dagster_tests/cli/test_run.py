@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -296,6 +297,62 @@ def working_project(project: Project, monkeypatch: pytest.MonkeyPatch) -> Projec
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     monkeypatch.chdir(project.root)
     return project
+
+
+def start_with_options(project: Project, *arguments: str) -> dict[str, Any]:
+    """The run configuration with which `batchrec run` starts Dagster, which does not start."""
+    configs: list[dict[str, Any]] = []
+
+    def start_process(command: list[str], **_: object) -> None:
+        files = [Path(command[place + 1]) for place, part in enumerate(command) if part == "-c"]
+        configs.extend(yaml.safe_load(file.read_text()) for file in files)
+        raise OSError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", start_process)
+        CliRunner().invoke(main, ["run", *arguments])
+    return configs[0] if configs else {}
+
+
+def test_options_of_a_run_are_those_of_all_ops_that_have_them(working_project: Project) -> None:
+    working_project.declare(
+        {
+            **declaration("shop", "ratings.csv"),
+            "items": {"source": "items.csv", "columns": {"item": "id", "title": "title"}},
+            "lists": {"home": {"num_results": 5}, "mail": {"num_results": 3}},
+        }
+    )
+    anyway = {"config": {"skip_quality_gate": True}}
+    assert start_with_options(working_project, "shop", "--publish-anyway")["ops"] == {
+        "shop__raw_items": anyway,
+        "shop__interactions": anyway,
+        "shop__home__recommendations": anyway,
+        "shop__mail__recommendations": anyway,
+    }
+    assert start_with_options(working_project, "shop", "--import", "--train")["ops"] == {
+        "shop__personalize_dataset": {"config": {"force_import": True}},
+        "shop__solution_version": {"config": {"force_train": True}},
+    }
+    assert start_with_options(working_project, "shop") == {}
+
+
+def test_the_launchpad_opens_with_the_options_of_a_run(working_project: Project) -> None:
+    working_project.declare(declaration("shop", "ratings.csv"))
+    config = find_job(working_project, "shop").run_config
+    assert config is not None
+    assert config["ops"] == {
+        "shop__interactions": {"config": {"skip_quality_gate": False}},
+        "shop__personalize_dataset": {"config": {"force_import": False}},
+        "shop__solution_version": {"config": {"force_train": False}},
+        "shop__recommendations": {"config": {"skip_quality_gate": False}},
+    }
+
+
+def test_a_trial_takes_no_options_of_runs_that_publish(working_project: Project) -> None:
+    working_project.declare(declaration("shop", "ratings.csv"))
+    code, output = run_batchrec("run", "--trial", "solution.recipe=x", "--publish-anyway")
+    assert code == 2
+    assert "--publish-anyway is for runs that publish: leave it out of a trial" in output
 
 
 def find_job(project: Project, name: str) -> dg.JobDefinition:

@@ -43,7 +43,7 @@ def test_the_tag_deletes_the_model_and_keeps_the_metrics(local: Local, versions:
     assert local.client.get_solution_metrics(solutionVersionArn=older)["metrics"] == metrics
     # Taking the tag away does not bring the model back.
     local.client.untag_resource(resourceArn=older, tagKeys=[MODEL_TAG])
-    with pytest.raises(ClientError, match=f"The model of {older} was deleted, .*force_train") as it:
+    with pytest.raises(ClientError, match=f"The model of {older} was deleted, .*--train") as it:
         local.recommend(older, ["u1"])
     assert it.value.response["Error"]["Code"] == "InvalidInputException"
     assert local.recommend(newer, ["u1"], "other")["u1"]

@@ -96,12 +96,12 @@ def test_half_of_the_data_is_neither_imported_nor_published(
     assert why(refused_items) == (
         "not_shrunk: much is missing that edition 1 was made from: items fell from 80 to 40 (50%"
         " fewer). gate.max_shrink allows 20%. Nothing was imported, and the published lists stay."
-        " Check the source and run again, or publish anyway: run shop_refresh with ops:"
-        " {shop__raw_items: {config: {skip_quality_gate: true}}}"
+        " Check the source and run again, or publish anyway: `batchrec run shop --publish-anyway`"
+        " (in Dagster's Launchpad: skip_quality_gate: true of shop__raw_items)"
     )
     refused_ratings = refresh(project, "shop", instance, assets=["raw_ratings", "interactions"])
     assert re.search("interactions fell from 2,[0-9]+ to 1,[0-9]+", why(refused_ratings))
-    assert "{shop__interactions: {config: {skip_quality_gate: true}}}" in why(refused_ratings)
+    assert "skip_quality_gate: true of shop__interactions" in why(refused_ratings)
     # Another run does not take them for the data of now either.
     assert not refresh(project, "shop", instance).success
     assert read_all(storage) == published
@@ -124,7 +124,7 @@ def test_data_are_compared_with_those_of_the_edition_that_is_live(
 
     items.write_text(all_items)
     halve(items)
-    assert publish(project, instance, skip_items=True).endswith("anyway (skip_quality_gate)")
+    assert publish(project, instance, skip_items=True).endswith("anyway (--publish-anyway)")
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
     titled = find_published_check(storage, ROWS_TITLED)
     assert titled["severity"] == "warn"

@@ -149,7 +149,7 @@ def test_a_run_may_go_on_and_says_so() -> None:
     assert check.passed
     assert check.finding == (
         "much is missing that edition 7 was made from: items fell from 1,000 to 500 (50% fewer);"
-        " published anyway (skip_quality_gate)"
+        " published anyway (--publish-anyway)"
     )
     assert compare(DataSize(990), DataSize(1000)).finding == (
         "990 items, compared with 1,000 in edition 7"

@@ -141,7 +141,7 @@ def test_what_is_worse_is_not_let_through(
     assert anyway.passed
     assert (
         reason is None
-        or f"published anyway (skip_quality_gate), although {reason}" in anyway.finding
+        or f"published anyway (--publish-anyway), although {reason}" in anyway.finding
     )
 
 
@@ -262,8 +262,8 @@ def test_a_broken_data_set_is_published_only_if_a_person_says_so(
     assert message.startswith("quality_gate: NDCG@25 0.0")
     assert "below the published lists'; gate.max_drop allows 30%" in message
     assert message.endswith(
-        "or publish anyway: run shop_refresh with ops: {shop__recommendations: {config:"
-        " {skip_quality_gate: true}}}"
+        "or publish anyway: `batchrec run shop --publish-anyway` (in Dagster's Launchpad:"
+        " skip_quality_gate: true of shop__recommendations)"
     )
     (verdict,) = [
         e for e in broken_result.get_asset_check_evaluations() if e.check_name == "quality_gate"

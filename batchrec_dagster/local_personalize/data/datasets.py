@@ -117,7 +117,7 @@ class DatasetReader:
                     # No FULL import has replaced the files, so that they are missing or damaged.
                     raise JobFailedError(
                         f"Create failed. The data of {dataset_arn} cannot be read: {error}. Import"
-                        " it again (force_import)."
+                        " it again (in a pipeline: batchrec run NAME --import)."
                     ) from error
                 folders = current_folders
         raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")

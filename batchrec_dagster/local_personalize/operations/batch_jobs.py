@@ -97,7 +97,8 @@ def load_version(job: Job) -> tuple[Resource, AnyModel]:
         return version, load_model(job.home.root / version.state["model"])
     except ModelFileError as error:
         raise JobFailedError(
-            f"The model of {arn} cannot be used: {error}. Train again (force_train)."
+            f"The model of {arn} cannot be used: {error}. Train again (in a"
+            " pipeline: batchrec run NAME --train)."
         ) from error
 
 

@@ -49,5 +49,5 @@ def require_model(version: Resource) -> None:
     if not has_model(version):
         raise InvalidInputError(
             f"The model of {version.arn} was deleted, as its tag says: create another solution"
-            " version (in a pipeline: force_train)."
+            " version (in a pipeline: batchrec run NAME --train)."
         )

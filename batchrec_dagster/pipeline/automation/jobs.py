@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextvars import ContextVar
+from typing import Any
 
 import dagster as dg
 
@@ -24,6 +25,7 @@ own_console: ContextVar[bool] = ContextVar("own_console", default=False)
 def build_automation(
     pipeline: Pipeline,
     assets: Collection[dg.AssetKey],
+    options: Mapping[str, Any],
     executor: dg.ExecutorDefinition | None = None,
 ) -> dg.Definitions:
     """The pipeline's jobs, schedule and sensors.
@@ -33,12 +35,14 @@ def build_automation(
     older lists again (`NAME__LIST_rollback` those of one of several lists), and `NAME_teardown`
     deletes everything.
 
+    options: the run config with which the Launchpad opens for `NAME_refresh`.
     executor: the executor of the jobs; None for the code location's.
     """
+    loggers: dict[str, Any] = {"loggers": {"console": {}}} if own_console.get() else {}
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
         selection=dg.AssetSelection.assets(*assets),
-        config={"loggers": {"console": {}}} if own_console.get() else None,
+        config={**loggers, **options},
         executor_def=executor,
         description="Updates every user's recommendations from the ratings. Unchanged data are"
         " neither imported nor trained on again.",
