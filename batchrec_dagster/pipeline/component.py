@@ -308,7 +308,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         for list_pipeline in list_pipelines:
             folder_of_list = list_pipeline.asset_key("recommendations").path[:-1]
             checks = [
-                spec.key
+                spec
                 for asset in [*assets, *reports]
                 if asset.key.path[:-1] in (folder_of_pipeline, folder_of_list)
                 for spec in asset.check_specs

@@ -24,6 +24,7 @@ from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interacti
 from batchrec_dagster.pipeline.automation.living_runs import has_died
 from batchrec_dagster.reporting.audience import describe_newcomers
 from batchrec_dagster.reporting.changes import build_changes_section, build_comparison_section
+from batchrec_dagster.reporting.checks import build_checks_section
 from batchrec_dagster.reporting.comparison import Comparison, compare_lists, name_lists
 from batchrec_dagster.reporting.drift import RunInputs
 from batchrec_dagster.reporting.editions import EditionDiff
@@ -82,14 +83,14 @@ class Report:
 def build_report(
     work: Work,
     solution_version: Mapping[str, Any],
-    checks: Sequence[dg.AssetCheckKey],
+    checks: Sequence[dg.AssetCheckSpec],
     instance: dg.DagsterInstance,
     run_id: str,
 ) -> Report:
     """The report of the published table.
 
     solution_version: the record of the newest one. The published table may be of an older one.
-    checks: those whose warnings it shows.
+    checks: those whose newest results it shows.
     run_id: the id of this run, to see whether it published the table.
     Raises StorageError.
     """
@@ -166,7 +167,14 @@ def build_report(
     rules_section = build_rules_section(
         edition.about.get("rules"), edition.about.get("filled"), edition.about.get("rule_costs")
     )
+    names_of_results = {(record.asset, record.check) for record in run.checks}
+    missing_checks = [
+        f"{spec.name} of {spec.asset_key.path[-1]}"
+        for spec in checks
+        if (spec.asset_key.path[-1], spec.name) not in names_of_results
+    ]
     sections = [
+        build_checks_section(run.checks, missing_checks),
         build_nights_section(nights),
         *([rules_section] if rules_section is not None else []),
         changes_section,

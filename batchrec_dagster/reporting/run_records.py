@@ -34,6 +34,13 @@ class CheckRecord:
     check: str
     passed: bool
     message: str
+    """What it measured, in words."""
+    expectation: str = ""
+    """What has to hold, in words; empty if that is not known."""
+    is_blocking: bool = False
+    """Whether it stops the run if it does not pass."""
+    time: datetime | None = None
+    """When it ran; None if that is not known."""
 
 
 def read_ended_runs(
@@ -75,21 +82,28 @@ def _find_failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
 
 
 def read_check_records(
-    instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]
+    instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckSpec]
 ) -> list[CheckRecord]:
     """The newest result of each check that has run."""
     records = []
-    for key in checks:
+    for spec in checks:
+        key = spec.key
         record = instance.get_latest_asset_check_evaluation_record(key)
-        evaluation = record.evaluation if record else None
+        if record is None or record.event is None:
+            continue
+        evaluation = record.evaluation
         # A check that is planned in a run under way has no evaluation yet.
         if isinstance(evaluation, dg.AssetCheckEvaluation):
+            is_error = evaluation.severity == dg.AssetCheckSeverity.ERROR
             records.append(
                 CheckRecord(
                     asset=key.asset_key.path[-1],
                     check=key.name,
                     passed=evaluation.passed,
                     message=unescape(evaluation.description or ""),
+                    expectation=spec.description or "",
+                    is_blocking=spec.blocking and is_error,
+                    time=datetime.fromtimestamp(record.event.timestamp, UTC),
                 )
             )
     return records

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -30,11 +32,20 @@ def test_the_newest_result_of_each_check_is_taken(instance: dg.DagsterInstance) 
     record_check(instance, "lists_full", False, "1 of 2 users")
     record_check(instance, "lists_full", True, "2 of 2 users")
     record_check(instance, "no_seen_items", False, "3 items")
-    keys = [dg.AssetCheckKey(ASSET, name) for name in ("lists_full", "no_seen_items", "never_run")]
-    assert read_check_records(instance, keys) == [
-        CheckRecord("solution_version", "lists_full", True, "2 of 2 users"),
-        CheckRecord("solution_version", "no_seen_items", False, "3 items"),
+    start = datetime.now(UTC)
+    specs = [
+        dg.AssetCheckSpec("lists_full", asset=ASSET),
+        dg.AssetCheckSpec("no_seen_items", asset=ASSET, description="None.", blocking=True),
+        dg.AssetCheckSpec("never_run", asset=ASSET),
     ]
+    records = read_check_records(instance, specs)
+    assert [replace(record, time=None) for record in records] == [
+        CheckRecord("solution_version", "lists_full", True, "2 of 2 users"),
+        CheckRecord("solution_version", "no_seen_items", False, "3 items", "None.", True),
+    ]
+    times = [record.time for record in records if record.time]
+    assert len(times) == 2
+    assert all(start - timedelta(seconds=60) < time <= datetime.now(UTC) for time in times)
 
 
 def build_inputs(users: int) -> RunInputs:

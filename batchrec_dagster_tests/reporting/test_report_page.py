@@ -19,6 +19,7 @@ from batchrec_dagster.explanations import item_overlaps
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting.changes import build_changes_section
+from batchrec_dagster.reporting.checks import build_checks_section
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import compare_editions
 from batchrec_dagster.reporting.facts import Facts, ReportedRun, combine_facts, count_tallies
@@ -136,11 +137,22 @@ def build_facts() -> Facts:
     ]
     drift = inputs[1].add_drift(inputs[0]).drift
     sections = [
+        build_checks_section(build_checks(), [SHOT]),
         build_nights_section(build_nights()),
         build_changes_section(changes, drift),
         build_outcomes_section(build_outcomes()),
     ]
     return replace(combine_facts(run(), count_tallies(run_tables)), drift=drift, sections=sections)
+
+
+def build_checks() -> list[CheckRecord]:
+    """A check that passed, one that warns and one that failed, with the longest real name."""
+    time = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    return [
+        CheckRecord("recommendations", "every_segment_answered", True, "0 of 9", time=time),
+        CheckRecord("interactions", "target_events_known", False, SHOT, SHOT, time=time),
+        CheckRecord("recommendations", "no_seen_items", False, "l" * 500, "None.", True),
+    ]
 
 
 def build_nights() -> list[Night]:

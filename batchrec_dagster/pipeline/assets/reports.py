@@ -148,9 +148,9 @@ def _describe_column(column: str) -> str:
 
 
 def recommendation_report(
-    pipeline: Pipeline, checks: Sequence[dg.AssetCheckKey] = ()
+    pipeline: Pipeline, checks: Sequence[dg.AssetCheckSpec] = ()
 ) -> dg.AssetsDefinition:
-    """The asset of the report, which shows the warnings of these checks."""
+    """The asset of the report, which shows these checks."""
     required = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
     keys = [pipeline.asset_key(name) for name in required]
     optional = [pipeline.asset_key(name) for name in list_optional_tables(pipeline)]
