@@ -170,7 +170,9 @@ def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:
     expect = pytest.importorskip("playwright.sync_api").expect
     body = tab.locator("body")
     for asset in sorted({check.asset_key.path[-1] for check in shop.checks}):
-        go(tab, f"{shop.address}/assets/shop/{asset}?view=checks")
+        is_opened = IS_LONG or asset in PLOTTED
+        if is_opened:
+            go(tab, f"{shop.address}/assets/shop/{asset}?view=checks")
         for check in shop.checks:
             if check.asset_key.path[-1] != asset:
                 continue
@@ -179,6 +181,8 @@ def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:
             evaluation = record.evaluation
             assert evaluation is not None
             assert re.search(r"\d", evaluation.description or ""), check.key
+            if not is_opened:
+                continue
             tab.get_by_text(check.name, exact=True).first.click()
             expect(body).to_contain_text(check.description or "")
             expect(body).to_contain_text(plain(evaluation.description or ""))
