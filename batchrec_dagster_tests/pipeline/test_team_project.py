@@ -147,6 +147,7 @@ def test_pip_installs_the_wheel_and_a_colleagues_project(
     colleague.run(project, "python", "-c", "import duckdb")
 
 
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: dbt takes 20 seconds of CPU")
 def test_a_dbt_model_feeds_the_pipeline_and_another_reads_its_lists(
     environment: Environment, tmp_path: Path
 ) -> None:
