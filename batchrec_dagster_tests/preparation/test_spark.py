@@ -33,6 +33,7 @@ from batchrec_dagster_tests.preparation.spark_support import (
     prepare_on_spark,
     quick_session,
 )
+from batchrec_dagster_tests.repeats import IS_LONG
 from batchrec_dagster_tests.support import real_data
 
 pytestmark = pytest.mark.slow
@@ -373,6 +374,7 @@ def test_times_in_parquet(spark: SparkSession, tmp_path: Path) -> None:
     ] == shifted_seconds
 
 
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: the next test has such numbers")
 def test_numbers_with_points_between_thousands(spark: SparkSession, tmp_path: Path) -> None:
     layout = replace(COMMA, delimiter=";", decimal=",", event_value="price", types={"n": "double"})
     header = "userId;movieId;rating;timestamp;price;n\n"
