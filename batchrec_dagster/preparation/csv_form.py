@@ -132,21 +132,40 @@ def find_header(
     delimiters = _CANDIDATES if declared_delimiter is None else (declared_delimiter,)
     with opened.path.open(encoding="utf-8-sig", newline="\n") as file:
         lines = [line.rstrip("\r\n") for line in islice(file, SAMPLED_LINES)]
+    number = _find_known_names(lines, delimiters, quoted=quoted)
+    if number is None:
+        number = _find_names_of_even_lines(lines, delimiters, quoted=quoted)
+    return None if number == 1 else number
+
+
+def _find_known_names(
+    lines: Sequence[str], delimiters: Sequence[str], *, quoted: bool
+) -> int | None:
+    """The number of the first line, from 1, with known names for a user and an item."""
     for delimiter in delimiters:
-        records = [split_line(line, delimiter, quoted=quoted) if line else [] for line in lines]
-        for number, record in enumerate(records, 1):
-            if recognise_columns(record).keys() >= set(_ID_ROLES):
-                return number if number > 1 else None
-    starts = {
-        delimiter: start
-        for delimiter in delimiters
-        if (start := _find_even_lines(lines, delimiter, quoted=quoted)) is not None
-    }
-    if not starts or 0 in starts.values():
+        for number, line in enumerate(lines, 1):
+            fields = split_line(line, delimiter, quoted=quoted) if line else []
+            if recognise_columns(fields).keys() >= set(_ID_ROLES):
+                return number
+    return None
+
+
+def _find_names_of_even_lines(
+    lines: Sequence[str], delimiters: Sequence[str], *, quoted: bool
+) -> int | None:
+    """The number of the first of the even lines, from 1, if it names their columns.
+
+    Of several delimiters, the one that makes the most lines even is taken.
+    """
+    first_delimiter, first_start = None, len(lines)
+    for delimiter in delimiters:
+        start = _find_even_lines(lines, delimiter, quoted=quoted)
+        if start is not None and start < first_start:
+            first_delimiter, first_start = delimiter, start
+    if first_delimiter is None:
         return None
-    delimiter = min(starts, key=lambda by: starts[by])
-    records = [split_line(line, delimiter, quoted=quoted) for line in lines[starts[delimiter] :]]
-    return starts[delimiter] + 1 if names_columns(records[0], records[1:]) else None
+    records = [split_line(line, first_delimiter, quoted=quoted) for line in lines[first_start:]]
+    return first_start + 1 if names_columns(records[0], records[1:]) else None
 
 
 def _find_even_lines(lines: Sequence[str], delimiter: str, *, quoted: bool) -> int | None:

@@ -7,7 +7,7 @@ Runs and `batchrec new` share it. What a run cannot recognise is an error that l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -171,40 +171,16 @@ def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_heade
 
 def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) -> RecognisedLayout:
     """How to read files such as this one. Raises PreparationError."""
-    columns: dict[str, Any] = dict(reading.columns)
     table = recognise_table(opened, reading)
     if isinstance(table, JsonTable) and not table.has_objects:
         _refuse_nested(table, REQUIRED)
     sample = FileSample(table)
-    if sample.format != "csv" and any(isinstance(column, int) for column in columns.values()):
-        raise PreparationError(
-            f"{opened.name} is {sample.format}, whose columns have names: give these in"
-            f" ratings.columns, of {', '.join(table.columns)}"
-        )
-    if sample.format != "csv" and reading.decimal != ".":
-        raise PreparationError(
-            f"{opened.name} is {sample.format}, whose numbers have a point: ratings.decimal is of"
-            " csv"
-        )
-    required = [role for role in REQUIRED if (role, reading.timestamp_unit) != NEEDLESS]
-    needed = [*required, *(["rating"] if rules.min_rating is not None else [])]
-    if not columns and rules.event_type:
-        needed.append("event_type")
-    recognised: dict[str, str] = {}
-    if set(needed) - columns.keys() and sample.has_header:
-        names = recognise_columns(table.columns)
-        recognised = {r: names[r] for r in needed if r in names and r not in columns}
-        columns.update(recognised)
-    if isinstance(table, JsonTable):
-        nested = [role for role, name in columns.items() if is_nested(opened, str(name))]
-        if nested:
-            _refuse_nested(table, needed)
-    if missing := [role for role in needed if role not in columns and role != "event_type"]:
-        if isinstance(table, JsonTable):
-            _refuse_nested(table, missing)
-        if not columns and isinstance(table, CsvTable):
-            _refuse_other_header(table, reading)
-        raise _build_not_recognised_error(table, missing)
+    if sample.format != "csv":
+        _require_no_csv_settings(table, sample.format, reading)
+    needed = _list_needed_roles(reading, rules)
+    recognised = _recognise_needed_columns(table, reading, needed) if sample.has_header else {}
+    columns: dict[str, Any] = {**reading.columns, **recognised}
+    _require_needed_columns(table, reading, columns, needed)
     layout = Layout(
         delimiter=sample.delimiter or ",",
         timestamp_unit=_choose_time_unit(sample, columns.get("timestamp"), reading),
@@ -218,23 +194,101 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         **{"rating": None, "timestamp": None, **columns},
     )
     types = {**sample.infer_types(layout.decimal), **reading.types}
-    warnings = [
-        f"{opened.name}: the {role} ids (column {column}) are decimals such as {example}, as pandas"
-        f" writes a column with missing values: {example} is not the id of {example.split('.')[0]}."
-        " Write them as whole numbers, or convert them in ratings.query"
-        for role, column in (("user", layout.user), ("item", layout.item))
-        if (example := sample.find_decimal_id(column, types))
-    ]
+    warnings = [*_describe_decimal_ids(sample, layout, types)]
     if isinstance(table, CsvTable) and not table.has_header:
-        header = find_other_header(table, reading)
-        if header is not None:
-            warnings.append(
-                f"{opened.name}: columns are given by position, and"
-                f" {opened.place(table.skipped + 1)} seems to name them"
-                f" ({table.delimiter.join(table.first_line)}): set ratings.header: {header}, and it"
-                " is not read as a row"
-            )
+        warnings += _describe_header_among_rows(table, reading)
     return RecognisedLayout(_with_types(layout, rules, types, table), types, recognised, warnings)
+
+
+def _require_no_csv_settings(table: RowTable, form: Format, reading: ReadSettings) -> None:
+    """Raise PreparationError for settings that only files of CSV can have.
+
+    form: the format of the file, which is another one.
+    """
+    name = table.opened.name
+    if any(isinstance(column, int) for column in reading.columns.values()):
+        raise PreparationError(
+            f"{name} is {form}, whose columns have names: give these in"
+            f" ratings.columns, of {', '.join(table.columns)}"
+        )
+    if reading.decimal != ".":
+        raise PreparationError(
+            f"{name} is {form}, whose numbers have a point: ratings.decimal is of csv"
+        )
+
+
+def _list_needed_roles(reading: ReadSettings, rules: Rules) -> list[str]:
+    """The roles for which a column is declared, or looked for."""
+    needed = [role for role in REQUIRED if (role, reading.timestamp_unit) != NEEDLESS]
+    if rules.min_rating is not None:
+        needed.append("rating")
+    if rules.event_type and not reading.columns:
+        needed.append("event_type")
+    return needed
+
+
+def _recognise_needed_columns(
+    table: RowTable, reading: ReadSettings, needed: Sequence[str]
+) -> dict[str, str]:
+    """The columns of the needed roles that are not declared, by role, as far as names show them."""
+    undeclared = [role for role in needed if role not in reading.columns]
+    if not undeclared:
+        return {}
+    names = recognise_columns(table.columns)
+    return {role: names[role] for role in undeclared if role in names}
+
+
+def _require_needed_columns(
+    table: CsvTable | JsonTable | ParquetTable,
+    reading: ReadSettings,
+    columns: Mapping[str, Column],
+    needed: Sequence[str],
+) -> None:
+    """Raise PreparationError if a needed role has no column, or one of objects or lists.
+
+    columns: those that are declared or recognised, by role.
+    """
+    if isinstance(table, JsonTable) and any(
+        is_nested(table.opened, str(column)) for column in columns.values()
+    ):
+        _refuse_nested(table, needed)
+    # Without event types, all interactions are of one.
+    missing = [role for role in needed if role not in columns and role != "event_type"]
+    if not missing:
+        return
+    if isinstance(table, JsonTable):
+        _refuse_nested(table, missing)
+    if not columns and isinstance(table, CsvTable):
+        _refuse_other_header(table, reading)
+    raise _build_not_recognised_error(table, missing)
+
+
+def _describe_decimal_ids(
+    sample: FileSample, layout: Layout, types: Mapping[str, str]
+) -> Iterator[str]:
+    """A warning for each column of ids that are decimals such as 12.0."""
+    for role, column in (("user", layout.user), ("item", layout.item)):
+        example = sample.find_decimal_id(column, types)
+        if example:
+            yield (
+                f"{sample.name}: the {role} ids (column {column}) are decimals such as {example},"
+                f" as pandas writes a column with missing values: {example} is not the id of"
+                f" {example.split('.')[0]}. Write them as whole numbers, or convert them in"
+                " ratings.query"
+            )
+
+
+def _describe_header_among_rows(table: CsvTable, reading: ReadSettings) -> Iterator[str]:
+    """The warning that a line names the columns, but is read as a row; none if no line does."""
+    opened = table.opened
+    header = find_other_header(table, reading)
+    if header is not None:
+        yield (
+            f"{opened.name}: columns are given by position, and"
+            f" {opened.place(table.skipped + 1)} seems to name them"
+            f" ({table.delimiter.join(table.first_line)}): set ratings.header: {header}, and it"
+            " is not read as a row"
+        )
 
 
 def _count_lines_as_declared(table: CsvTable | JsonTable | ParquetTable) -> int:
