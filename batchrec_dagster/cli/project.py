@@ -78,12 +78,7 @@ def find_project() -> Project:
 
 def find_declared_pipelines(project: Project) -> dict[str, Path]:
     """The names of the declared pipelines, and the file of each; skips unreadable files."""
-    return {
-        component.attributes["name"]: component.file
-        for component in _read_components(project)
-        if component.kind.endswith(COMPONENT_SUFFIX)
-        and isinstance(component.attributes.get("name"), str)
-    }
+    return {pipeline.name: pipeline.file for pipeline in _read_pipelines(project)}
 
 
 def find_declared_lists(project: Project) -> dict[str, Path]:
@@ -93,13 +88,16 @@ def find_declared_lists(project: Project) -> dict[str, Path]:
     its name. Unreadable files are skipped.
     """
     addresses: dict[str, Path] = {}
-    for component in _read_components(project):
-        name, lists = component.attributes.get("name"), component.attributes.get("lists")
-        if component.kind.endswith(COMPONENT_SUFFIX) and isinstance(name, str):
-            list_names = list(lists) if isinstance(lists, dict) else []
-            for address in [f"{name}/{list_name}" for list_name in list_names] or [name]:
-                addresses[address] = component.file
+    for pipeline in _read_pipelines(project):
+        lists = pipeline.settings.get("lists")
+        list_names = [*lists] if isinstance(lists, dict) else []
+        addresses |= dict.fromkeys(_list_addresses(pipeline.name, list_names), pipeline.file)
     return addresses
+
+
+def _list_addresses(pipeline: str, list_names: Iterable[str]) -> list[str]:
+    """The address of each list of a pipeline; without lists, its name alone."""
+    return [f"{pipeline}/{list_name}" for list_name in list_names] or [pipeline]
 
 
 def expand_names(names: Iterable[str], addresses: Iterable[str]) -> list[str]:
@@ -129,18 +127,16 @@ def find_pipelines(project: Project) -> dict[str, Path]:
 
     A project whose Python makes pipelines is loaded for that, which takes seconds.
     """
-    made = {pipeline.name: file for pipeline, file in _load_made_pipelines(project)}
-    return {**made, **find_declared_pipelines(project)}
+    files = {pipeline.name: file for pipeline, file in _load_python_pipelines(project)}
+    return {**files, **find_declared_pipelines(project)}
 
 
 def find_lists(project: Project) -> dict[str, Path]:
     """The addresses of all pipelines and lists, as `find_declared_lists` has them."""
-    made = {
-        address: file
-        for pipeline, file in _load_made_pipelines(project)
-        for address in [f"{pipeline.name}/{name}" for name in pipeline.lists] or [pipeline.name]
-    }
-    return {**made, **find_declared_lists(project)}
+    addresses: dict[str, Path] = {}
+    for pipeline, file in _load_python_pipelines(project):
+        addresses |= dict.fromkeys(_list_addresses(pipeline.name, pipeline.lists), file)
+    return {**addresses, **find_declared_lists(project)}
 
 
 def find_similar_items(project: Project) -> dict[str, Path]:
@@ -148,18 +144,16 @@ def find_similar_items(project: Project) -> dict[str, Path]:
     from batchrec_dagster.storage.paths import SIMILAR_ITEMS
 
     files: dict[str, Path] = {}
-    for pipeline, file in _load_made_pipelines(project):
+    for pipeline, file in _load_python_pipelines(project):
         if pipeline.similar_items is not None:
             files[pipeline.name] = file
-    for component in _read_components(project):
-        name, settings = component.attributes.get("name"), component.attributes.get(SIMILAR_ITEMS)
-        is_pipeline = component.kind.endswith(COMPONENT_SUFFIX) and isinstance(name, str)
-        if is_pipeline and isinstance(settings, dict):
-            files[str(name)] = component.file
+    for declared_pipeline in _read_pipelines(project):
+        if isinstance(declared_pipeline.settings.get(SIMILAR_ITEMS), dict):
+            files[declared_pipeline.name] = declared_pipeline.file
     return {f"{name}/{SIMILAR_ITEMS}": file for name, file in files.items()}
 
 
-def _load_made_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
+def _load_python_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
     """The pipelines of a project whose Python names their class, and the file of each.
 
     Empty for other projects, and if the project does not load: `batchrec check` says why.
@@ -196,7 +190,7 @@ def load_component(project: Project, name: str) -> BatchRecommendations:
     if name in declared:
         with importable_project(project):
             return load_pipeline(project.defs, declared[name], name)
-    for pipeline, _ in _load_made_pipelines(project):
+    for pipeline, _ in _load_python_pipelines(project):
         if pipeline.name == name and isinstance(pipeline, BatchRecommendations):
             return pipeline
     raise make_undeclared_error(name, declared)
@@ -240,6 +234,23 @@ def _read_components(project: Project) -> Iterator[_DeclaredComponent]:
                         file,
                         module if isinstance(module, str) else None,
                     )
+
+
+class _DeclaredPipeline(NamedTuple):
+    """A pipeline in a readable defs.yaml."""
+
+    name: str
+    settings: dict[str, Any]
+    """Its blocks, as they are written there."""
+    file: Path
+
+
+def _read_pipelines(project: Project) -> Iterator[_DeclaredPipeline]:
+    """Each pipeline that a readable file declares, if it has a name."""
+    for component in _read_components(project):
+        name = component.attributes.get("name")
+        if component.kind.endswith(COMPONENT_SUFFIX) and isinstance(name, str):
+            yield _DeclaredPipeline(name, component.attributes, component.file)
 
 
 def load_environment() -> Mapping[str, str]:
@@ -324,8 +335,8 @@ def load_deployment(pipeline: str | None = None) -> Deployment:
     variables = dict(load_environment())
     try:
         for declared, scope, root in _read_deployments(pipeline):
-            known = make_variables(variables, scope, root)
-            settings = {name: fill_in(str(value), known) for name, value in declared.items()}
+            values = make_variables(variables, scope, root)
+            settings = {name: fill_in(str(value), values) for name, value in declared.items()}
             variables |= DeploymentSettings.model_validate(settings).variables
         with _importable_project_if_any():
             return Deployment.from_environment(variables)
@@ -361,14 +372,14 @@ def _read_deployments(
     own: list[tuple[dict[str, Any], dict[str, Any], Path]] = []
     for component in _read_components(project):
         if component.kind.endswith(".BatchrecResources"):
-            settings, found = component.attributes, shared
+            settings, deployments = component.attributes, shared
         elif component.kind.endswith(COMPONENT_SUFFIX) and component.attributes.get("name") == name:
-            settings, found = component.attributes.get("deployment") or {}, own
+            settings, deployments = component.attributes.get("deployment") or {}, own
         else:
             continue
         if settings:
             scope = _load_template_variables(component, project)
-            found.append((settings, scope, project.root))
+            deployments.append((settings, scope, project.root))
     return [*shared, *own]
 
 
