@@ -92,12 +92,7 @@ def recognise_nested_form(
     table: what the query calls the file.
     """
     objects = [*_read_objects(opened)]
-    if not objects:
-        return None
-    values: dict[Path, list[object]] = {}
-    for value in objects:
-        for path, leaf in _walk(value, ()):
-            values.setdefault(path, []).append(leaf)
+    values = _collect_values(objects)
     if all(len(path) == 1 for path in values):
         return None
     root, words = _find_root(objects)
@@ -108,28 +103,16 @@ def recognise_nested_form(
         if not any(path[:depth] in values for depth in range(1, len(path)))
         and not _is_beside_rows(path, root)
     ]
-    types = {part for path in paths for part in path}
     if words is None:
-        lines_are_objects = _is_object(opened)
-        words = NESTED if lines_are_objects else ROWS_IN_OBJECT
-        if types & _MONGO_TYPES:
-            words = MONGO
-        elif any(path[-1] in _DYNAMO_TYPES and len(path) > 1 for path in paths):
-            words = DYNAMO
+        words = _describe_objects(paths, lines_are_objects=_is_object(opened))
     path_of_role = _choose_paths(paths, root)
     if "timestamp" not in path_of_role:
         free = {path: values[path] for path in paths if path not in path_of_role.values()}
         path_of_role |= _choose_time(free)
-    missing_roles = set(roles) - path_of_role.keys()
     column_of_path = {path: COLUMN_NAMES[role] for role, path in path_of_role.items()}
     other_paths: list[Path] = []
-    if missing_roles:
-        lists = max((_find_list(path) for path in path_of_role.values()), key=len, default=())
-        for path in paths:
-            if path not in column_of_path and _are_in_one_list(path, lists):
-                other_paths.append(path)
-                lists = max(lists, _find_list(path), key=len)
-        other_paths = other_paths[:MOST_COLUMNS]
+    if set(roles) - path_of_role.keys():
+        other_paths = _choose_other_paths(paths, [*path_of_role.values()])
     for path in other_paths:
         column_of_path[path] = _choose_alias(path, column_of_path.values())
     return NestedForm(
@@ -138,6 +121,38 @@ def recognise_nested_form(
         {role: COLUMN_NAMES[role] for role in path_of_role},
         [column_of_path[path] for path in other_paths],
     )
+
+
+def _collect_values(objects: Sequence[Mapping[str, object]]) -> dict[Path, list[object]]:
+    """The values of all objects that are neither objects nor lists, by their path."""
+    values: dict[Path, list[object]] = {}
+    for value in objects:
+        for path, leaf in _walk(value, ()):
+            values.setdefault(path, []).append(leaf)
+    return values
+
+
+def _describe_objects(paths: Sequence[Path], *, lines_are_objects: bool) -> str:
+    """What objects with values at these paths are called."""
+    if any(part in _MONGO_TYPES for path in paths for part in path):
+        return MONGO
+    if any(path[-1] in _DYNAMO_TYPES and len(path) > 1 for path in paths):
+        return DYNAMO
+    return NESTED if lines_are_objects else ROWS_IN_OBJECT
+
+
+def _choose_other_paths(paths: Sequence[Path], chosen_paths: Sequence[Path]) -> list[Path]:
+    """Further paths whose values can be in the same row as those of the chosen ones.
+
+    A person says then which of their columns has a missing role.
+    """
+    lists = max((_find_list(path) for path in chosen_paths), key=len, default=())
+    other_paths = []
+    for path in paths:
+        if path not in chosen_paths and _are_in_one_list(path, lists):
+            other_paths.append(path)
+            lists = max(lists, _find_list(path), key=len)
+    return other_paths[:MOST_COLUMNS]
 
 
 def describe_nested_form(name: str, form: NestedForm, setting: str = "ratings") -> str:
@@ -254,11 +269,12 @@ def _find_root(objects: Sequence[Mapping[str, object]]) -> tuple[Path, str | Non
 
 def _is_beside_rows(path: Path, root: Path) -> bool:
     """Whether the path is one of the schema of an envelope, or of the row before a change."""
-    return any(
-        path[: len(beside)] == beside
-        for depth, part in enumerate(root)
-        for beside in [(*root[:depth], {"payload": "schema", "after": "before"}.get(part, ""))]
-    )
+    neighbours = {"payload": "schema", "after": "before"}
+    for depth, part in enumerate(root):
+        neighbour = neighbours.get(part)
+        if neighbour is not None and path[: depth + 1] == (*root[:depth], neighbour):
+            return True
+    return False
 
 
 def _choose_paths(paths: Sequence[Path], root: Path) -> dict[str, Path]:
