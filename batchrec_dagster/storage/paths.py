@@ -83,8 +83,6 @@ class StorageKeys:
         # The name of the published table.
         table = SIMILAR_ITEMS if list_name == SIMILAR_ITEMS else "recommendations"
         self.table = table
-        # The folder, with its final slash, of a folder for each of several lists.
-        self.all_lists = f"{pipeline}/lists/"
         self.address = address
         self.trial = trial
         self.list_name = list_name
