@@ -139,6 +139,7 @@ def build_report(
         rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,
         untitled=_read_check_number(edition, ROWS_TITLED, "untitled") or 0,
         diversity=edition.about.get("diversity"),
+        similar_items=_describe_similar_items(work),
         other_pages=_link_other_pages(pipeline),
     )
     facts = combine_facts(run, _count_or_recall(work, edition, lists))
@@ -185,6 +186,31 @@ def build_report(
         history.write_inputs(edition, inputs)
     history.write_record(edition, facts)
     return Report(render_page(facts), facts)
+
+
+def _find_similar_items(work: Work) -> PublishedResults | None:
+    """The published lists of similar items; None if the pipeline declares none, or has published
+    none. Raises StorageError."""
+    if work.pipeline.whole.similar_items is None:
+        return None
+    return PublishedResults(work.storage, work.pipeline.address).similar_items
+
+
+def _describe_similar_items(work: Work) -> str:
+    """Which lists of similar items are published; empty if there are none."""
+    similar_items = _find_similar_items(work)
+    if similar_items is None:
+        return ""
+    assert similar_items.edition is not None
+    recipe = similar_items.edition.about.get("recipe")
+    engine = similar_items.edition.about.get("engine", ReportedRun.engine)
+    maker = (
+        f"by the recipe {recipe} of {engine}"
+        if recipe
+        else "what people had together, counted by batchrec"
+    )
+    day = similar_items.publication_time.strftime("%Y-%m-%d")
+    return f"{maker}: edition {similar_items.edition.number} of {day}"
 
 
 def _compare_with_live(work: Work, live: Edition | None, edition: Edition) -> Comparison | None:
@@ -308,7 +334,17 @@ def _fingerprint_tables(work: Work, edition: Edition) -> str:
         optional_keys,
         [work.storage.version(work.storage.uri(key)) for key in optional_keys],
         list(list_categories(work.pipeline)),
+        *_list_similar_items_versions(work),
     )
+
+
+def _list_similar_items_versions(work: Work) -> list[str]:
+    """The version of the published lists of similar items; empty if there are none."""
+    similar_items = _find_similar_items(work)
+    if similar_items is None:
+        return []
+    assert similar_items.edition is not None
+    return [similar_items.edition.version]
 
 
 @contextmanager
@@ -323,6 +359,7 @@ def _open_tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTable
         def read_parquet(key: str) -> pl.DataFrame:
             return pl.read_parquet(open_path(storage.uri(key)), glob=False)
 
+        similar_items = _find_similar_items(work)
         users = [glob.escape(open_path(uri)) for uri in work.files.batch_users.files()]
         yield RunTables(
             interactions=scan_interactions(Path(open_path(work.files.interactions))),
@@ -336,4 +373,5 @@ def _open_tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTable
             ),
             categories=list_categories(pipeline),
             segments=read_parquet(keys.user_segments) if pipeline.segments else None,
+            similar_items=None if similar_items is None else similar_items.files.table.read()[1],
         )

@@ -93,6 +93,8 @@ class ReportedRun:
     diversity: Mapping[str, Any] | None = None
     """How many values of a category a list has, as an edition's metadata have it; None if that is
     not known."""
+    similar_items: str = ""
+    """Which published lists of similar items the page shows, in words; empty if there are none."""
     other_pages: Sequence[PageLink] = ()
     """The pages of the pipeline's other lists, and the page about all of them."""
 

@@ -103,7 +103,13 @@ def render_page(facts: Facts) -> str:
         policy="; ".join(policy),
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        data=encode_json_for_html({"items": people.items, "people": people.people}),
+        data=encode_json_for_html(
+            {
+                "items": people.items,
+                "people": people.people,
+                **({} if people.similar_items is None else {"similar": people.similar_items}),
+            }
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from batchrec_dagster.explanations.list_reasons import BECAUSE, NEW
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
+from batchrec_dagster.storage.list_subjects import ITEMS
 
 MOST_PEOPLE = 2_500
 HISTORY = 25
@@ -25,6 +26,10 @@ LIST = 25
 # This many items have neighbours in the report, and each has this many.
 MOST_ITEMS = 5_000
 NEIGHBOURS = 5
+# Of the published list of similar items of each, the report has at most this many.
+SIMILAR_ITEMS = 10
+# Where a row of People.items has the id and the number of lists.
+ITEM_IN_ROW, LISTS_IN_ROW = 0, 3
 DAY = 86_400
 _NONE = np.empty(0, np.int64)
 # What stands for the explaining item where a rule put an item on a list, and for popular items of
@@ -57,6 +62,12 @@ class People:
     list is a flat list too, best first, in which two numbers follow each item: the item that
     explains it, and how many of the counted users have both. It is -1 if no item explains it, -2 if
     a rule put it on the list, and -3 for a popular item that is not the model's.
+    """
+    similar_items: dict[int, list[int]] | None = None
+    """The beginning of the published list of similar items, for the items in most lists.
+
+    The position in such a list is the rank. An item that is not in `items` is -1. None if no lists
+    of similar items are published.
     """
 
 
@@ -130,17 +141,21 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
         ]
         for item, pairs_of_item in neighbours_by_item.items()
     }
+    described_items = _describe_items(
+        tables,
+        counts,
+        ids=items.gather(items_used),
+        users=np.asarray(matrix.sum(axis=0))[items_used].tolist(),
+        neighbours=[flat_neighbours.get(column, []) for column in items_used.tolist()],
+    )
     return People(
         served=counts.served.len(),
         counted=users_counted.len(),
-        items=_describe_items(
-            tables,
-            counts,
-            ids=items.gather(items_used),
-            users=np.asarray(matrix.sum(axis=0))[items_used].tolist(),
-            neighbours=[flat_neighbours.get(column, []) for column in items_used.tolist()],
-        ),
+        items=described_items,
         people=rows,
+        similar_items=None
+        if tables.similar_items is None
+        else _collect_similar_items(tables.similar_items, described_items),
     )
 
 
@@ -164,6 +179,29 @@ def _describe_items(
         tables.look_up(ids, "link"),
     )
     return [[*row] for row in zip(*columns, strict=True)]
+
+
+def _collect_similar_items(
+    similar_items: pl.LazyFrame, items: list[list[Any]]
+) -> dict[int, list[int]]:
+    """People.similar_items.
+
+    items: People.items.
+    """
+    places = {item[ITEM_IN_ROW]: place for place, item in enumerate(items)}
+    by_lists = sorted(range(len(items)), key=lambda place: -items[place][LISTS_IN_ROW])
+    lists: dict[int, list[int]] = {place: [] for place in sorted(by_lists[:MOST_ITEMS])}
+    ids = pl.LazyFrame({ITEMS.column: [items[place][ITEM_IN_ROW] for place in lists]})
+    rows = (
+        similar_items.filter(pl.col("rank") <= SIMILAR_ITEMS)
+        .select(ITEMS.column, "rank", ITEMS.item_column)
+        .join(ids, on=ITEMS.column, how="semi")
+        .sort(ITEMS.column, "rank")
+        .collect(engine="streaming")
+    )
+    for item, _, similar_item in rows.iter_rows():
+        lists[places[item]].append(places.get(similar_item, -1))
+    return lists
 
 
 def _order_items(item_groups: list[Indices]) -> Indices:

@@ -25,6 +25,9 @@ class RunTables:
     categories: Sequence[str] = ()
     segments: pl.DataFrame | None = None
     """segment, rank, user_id and, if there are titles, title."""
+    similar_items: pl.LazyFrame | None = None
+    """item_id, rank and similar_item_id: the published lists of similar items. None if there are
+    none."""
 
     def look_up(self, items: pl.Series, column: str) -> list[str | None]:
         """The values of the items in a column of `titles`; None for an item without one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import Mock
 
@@ -40,14 +41,20 @@ def test_items_bought_together_are_published_kept_and_rolled_back(
 ) -> None:
     first_run.copy_to(project, instance)
 
-    def run(**settings: Any) -> dg.ExecuteInProcessResult:
+    def run(assets: Sequence[str] = (), **settings: Any) -> dg.ExecuteInProcessResult:
         similar_items = {**BOUGHT_TOGETHER, **settings}
         project.declare(declaration("shop", RATINGS, similar_items=similar_items))
-        return refresh(project, "shop", instance, assets=["similar_items"])
+        return refresh(project, "shop", instance, assets=["similar_items", *assets])
 
-    first = run()
+    first = run(["recommendation_report"])
     assert first.success, why(first)
     lists = read_lists(project)
+    page = (project.storage / "shop/curated/report/index.html").read_text()
+    data = json.loads(page.partition('id="people-data">')[2].partition("</script>")[0])
+    ids = [item[0] for item in data["items"]]
+    similar = [ids[place] for place in data["similar"][str(ids.index("7"))]]
+    assert similar == lists.filter(item_id="7").get_column("similar_item_id").to_list()
+    assert "What people had together, counted by batchrec: edition 1 of" in page
     assert lists.columns == ["item_id", "rank", "similar_item_id", "score"]
     # People of one taste have the items of one half together.
     same_half = lists.select(

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pydantic import TypeAdapter
 
 from batchrec_dagster.explanations import item_overlaps
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
@@ -22,7 +23,13 @@ from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.checks import build_checks_section
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import compare_editions
-from batchrec_dagster.reporting.facts import Facts, ReportedRun, combine_facts, count_tallies
+from batchrec_dagster.reporting.facts import (
+    Facts,
+    ReportedRun,
+    Tallies,
+    combine_facts,
+    count_tallies,
+)
 from batchrec_dagster.reporting.night_tables import build_nights_section
 from batchrec_dagster.reporting.nights import Night
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
@@ -76,7 +83,25 @@ def build_tables() -> RunTables:
         segments=pl.DataFrame(
             {"segment": items, "title": HOSTILE, "rank": [1] * 10, "user_id": users[:10]}
         ),
+        similar_items=build_similar_items(items),
     )
+
+
+def build_similar_items(items: list[str]) -> pl.LazyFrame:
+    """Lists of similar items whose second is not in the report. The last item has none."""
+    rows = [
+        (item, rank, similar_item)
+        for place, item in enumerate(items[:-1])
+        for rank, similar_item in enumerate(
+            [
+                items[place - 1],
+                SHOT,
+                *(items[(place + step) % len(items)] for step in range(1, 10)),
+            ],
+            1,
+        )
+    ]
+    return pl.LazyFrame(rows, ["item_id", "rank", "similar_item_id"], orient="row")
 
 
 def run() -> ReportedRun:
@@ -108,6 +133,7 @@ def run() -> ReportedRun:
             for group, users in (("all", 200), ("20+", 200))
         ],
         edition=2,
+        similar_items=f"by the recipe {SHOT}",
     )
 
 
@@ -537,8 +563,42 @@ def test_an_item_shows_who_gets_it_and_what_goes_with_it(opened_report: Any) -> 
     assert (
         f"{near[1]} of {users} people" in opened_report.locator("#goes .why").first.text_content()
     )
+    similar = opened_report.locator("#similar li").all_text_contents()
+    # Item 2 is the first of the published list. The second one of it is not on the page.
+    assert similar[0] == f"1{HOSTILE[2]}"
+    assert [text[0] for text in similar[1:8]] == [*"3456789"]
+    assert SHOT in opened_report.locator("#similar-title ~ p").text_content()
     opened_report.locator("#gets button").first.click()
     assert opened_report.locator("#person-name").text_content() == f"User {texts[0][1:]}"
+
+
+def test_an_item_has_the_beginning_of_its_published_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    people = count_tallies(build_tables()).people
+    places = {item[0]: place for place, item in enumerate(people.items)}
+    assert people.similar_items is not None
+    similar = people.similar_items[places["item 0"]]
+    expected = ["item 9", SHOT, *(f"item {number}" for number in range(1, 9))]
+    assert similar == [places.get(item, -1) for item in expected]
+    assert people.similar_items[places["item 9"]] == []
+
+    monkeypatch.setattr("batchrec_dagster.reporting.people.MOST_ITEMS", 3)
+    in_most_lists = sorted(range(len(places)), key=lambda place: -people.items[place][3])[:3]
+    few = count_tallies(build_tables()).people.similar_items
+    assert few == {place: people.similar_items[place] for place in sorted(in_most_lists)}
+
+
+def test_without_similar_items_the_page_has_the_same_data_as_before() -> None:
+    tallies = count_tallies(build_tables())
+    without = count_tallies(replace(build_tables(), similar_items=None))
+    assert without.people == replace(tallies.people, similar_items=None)
+    data = encode_json_for_html({"items": without.people.items, "people": without.people.people})
+    page = render_page(combine_facts(replace(run(), similar_items=""), without))
+    assert f'id="people-data">{data}</script>' in page
+    assert 'id="similar"' not in page
+    assert 'id="similar"' in render_page(combine_facts(run(), tallies))
+    # The next report of the same tables reads the tallies that this one stored.
+    stored = TypeAdapter(Tallies)
+    assert stored.validate_json(stored.dump_json(tallies)).people == tallies.people
 
 
 def test_what_is_shown_can_be_downloaded(opened_report: Any) -> None:

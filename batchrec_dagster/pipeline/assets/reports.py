@@ -154,6 +154,9 @@ def recommendation_report(
     required = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
     keys = [pipeline.asset_key(name) for name in required]
     optional = [pipeline.asset_key(name) for name in list_optional_tables(pipeline)]
+    similar_items = pipeline.whole.similar_items_pipeline
+    if similar_items is not None:
+        optional.append(similar_items.asset_key("similar_items"))
     settings = fingerprint(
         pipeline.description, pipeline.ratings.sources, pipeline.solution.recipe, *optional
     )

@@ -201,6 +201,16 @@
         [`${formatNumber(near[i + 1])} of ${formatNumber(users)} people who liked this also liked it`]));
     }
     element("goes").replaceChildren(...(rows.length ? rows : [create("li", "Nothing is counted for this item.")]));
+    if (data.similar) showSimilarItems(data.similar[place]);
+  }
+  // The published list of similar items. An item of it that is not on this page is -1.
+  function showSimilarItems(list) {
+    const rows = (list ?? []).flatMap((similar, i) => (similar < 0 ? [] : [createEntry(String(i + 1), similar)]));
+    const left = list === undefined ? "Its list is not on this page: batchrec show --item prints it."
+      : !list.length ? "It has no list: too few people had it, or rules left out all."
+      : rows.length < list.length ? "The page does not have the other items: batchrec show --item prints them." : "";
+    if (left) rows.push(create("li", left));
+    element("similar").replaceChildren(...rows);
   }
   // For each item the ranks and users of the lists that contain it, best first.
   let usersByItem = null;
