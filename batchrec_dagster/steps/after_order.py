@@ -24,7 +24,7 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.list_builder import ListCounts, RecommendationTable
 from batchrec_dagster.steps.list_rules import RuleInputs, read_rule_inputs
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
-from batchrec_dagster.steps.publishing import Publishing
+from batchrec_dagster.steps.publishing import Publishing, repeat_checks
 from batchrec_dagster.steps.recommendation_table import LIST_FACTS, build_table
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunFacts, measure_seconds
@@ -223,12 +223,7 @@ def _read_unchanged(
     if edition is None or edition.version != version or edition.users_dropped:
         return None
     about = edition.about
-    note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
-    checks = [
-        replace(check, finding=f"{check.finding}; {note}")
-        for check in map(CheckResult.from_json, about["checks"])
-        if check.name != gate.name
-    ]
+    checks = repeat_checks(edition, gate)
     counts = ListCounts(**{field.name: about[field.name] for field in fields(ListCounts)})
     facts = {name: about[name] for name in LIST_FACTS if name in about}
     sample = work.files.table.read_edition(edition).head(SAMPLE).collect(engine="streaming")

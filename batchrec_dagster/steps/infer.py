@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
-from typing import Any
 
 import polars as pl
 from botocore.exceptions import ClientError
@@ -43,12 +41,12 @@ from batchrec_dagster.steps.list_builder import ListCounts, RecommendationTable
 from batchrec_dagster.steps.list_rules import read_rule_inputs
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.popular_items import read_popularity_versions
-from batchrec_dagster.steps.publishing import Publishing
+from batchrec_dagster.steps.publishing import Publishing, repeat_checks
 from batchrec_dagster.steps.recommendation_table import LIST_FACTS, build_table
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.retention import delete_unneeded
-from batchrec_dagster.steps.runs import measure_seconds
+from batchrec_dagster.steps.runs import RunFacts, measure_seconds
 from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.spending import Spending
 from batchrec_dagster.steps.trials import compare_models, read_trials, require_same_data
@@ -83,18 +81,11 @@ def infer_and_publish(
     declaration: ListsDeclaration,
     model: ModelRecord,
     batch_users: pl.LazyFrame,
-    *,
-    run: str,
-    root_run: str,
-    run_start: datetime | None = None,
-    skip_quality_gate: bool,
+    run: RunFacts,
 ) -> PublishedLists:
     """Infer lists for the users with the model and publish them, if all checks pass.
 
     batch_users: the lines of the users' file.
-    run: the run's id, for the metadata.
-    root_run: the id of the first of a run and its retries, which share a budget.
-    run_start: when the run started; None if that is not known.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
     require_same_data(work, model)
@@ -110,13 +101,13 @@ def infer_and_publish(
             *read_popularity_versions(work),
         ],
     )
-    gate = publishing.gate(skip=skip_quality_gate)
+    gate = publishing.gate(skip=run.skip_quality_gate)
     is_trial = work.pipeline.trial is not None
     if gate.blocks and not is_trial:
         # Models are trained every night, however many of them the gate refuses.
         delete_unneeded(work, [])
     require_passed([gate])
-    spending = Spending(work.for_data(model.data_version), "recommendations", root_run)
+    spending = Spending(work.for_data(model.data_version), "recommendations", run.root_run)
     published = _read_unchanged(work, publishing, batch_users, gate)
     jobs_in_use: set[str] = set()
     if published is None:
@@ -133,8 +124,7 @@ def infer_and_publish(
                 inferred,
                 gate,
                 run,
-                {"root_run": root_run, **_measure_run(spending, run_start)},
-                skip=skip_quality_gate,
+                spending,
             ),
             inference.run_again,
             work.ensure.log,
@@ -165,17 +155,10 @@ def _publish(
     batch_users: pl.LazyFrame,
     inferred: InferenceResult,
     gate: CheckResult,
-    run: str,
-    run_facts: Mapping[str, Any],
-    *,
-    skip: bool,
+    run: RunFacts,
+    spending: Spending,
 ) -> tuple[Edition, RecommendationTable]:
-    """Publish the lists. Raises RejectedOutputsError if another job has to make them again.
-
-    run: the run's id.
-    run_facts: more metadata of the run.
-    skip: whether to publish lists that were rolled back.
-    """
+    """Publish the lists. Raises RejectedOutputsError if another job has to make them again."""
     pipeline, jobs, interactions = work.pipeline, inferred.jobs, inferred.interactions
     outputs = inferred.list_outputs(work)
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
@@ -186,7 +169,8 @@ def _publish(
         job_arns = [job.arn for job in jobs]
         version = _fingerprint_lists(publishing, job_arns)
         facts = {
-            **run_facts,
+            "root_run": run.root_run,
+            **_measure_run(spending, run),
             "batch_inference_job_arn": job_arns[0],
             **({"batch_inference_job_arns": job_arns} if pipeline.experiment else {}),
             **asdict(table.counts),
@@ -199,13 +183,13 @@ def _publish(
             "exclude_seen": pipeline.recommendations.excludes_all_seen,
             **({"experiment": pipeline.experiment.model_dump()} if pipeline.experiment else {}),
         }
-        about = publishing.about(version, run, checks, facts)
+        about = publishing.about(version, run.run, checks, facts)
         require_usable(outputs, checks, table.rejected)
         writer.finish(about)
         without_lists = pipeline.experiment or pipeline.recommendations.newcomers == "leave_out"
         if without_lists or table.counts.failed_users:
             keep_users_without_lists(work, version, batch_users, writer.path, table.failed)
-        edition = publishing.publish(writer.path, gate, skip=skip)
+        edition = publishing.publish(writer.path, gate, skip=run.skip_quality_gate)
     return edition, table
 
 
@@ -217,9 +201,9 @@ def _describe_new_edition(work: PersonalizeWork, job: ReadyResource) -> str:
     return f"not inferred again: one job is for {names}"
 
 
-def _measure_run(spending: Spending, run_start: datetime | None) -> dict[str, float]:
+def _measure_run(spending: Spending, run: RunFacts) -> dict[str, float]:
     """How long the run has taken so far, if that is known, and what it has paid."""
-    seconds = measure_seconds(run_start)
+    seconds = measure_seconds(run.start)
     times = {} if seconds is None else {"run_seconds": seconds}
     return {**times, "run_cost_usd": spending.read_total()}
 
@@ -275,12 +259,7 @@ def _read_unchanged(
     job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.info(describe_job(job, users))
-    note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
-    checks = [
-        replace(check, finding=f"{check.finding}; {note}")
-        for check in map(CheckResult.from_json, about["checks"])
-        if check.name != gate.name
-    ] + new_checks
+    checks = [*repeat_checks(edition, gate), *new_checks]
     # An edition of an earlier version does not have the number of failed users: there were none.
     names = [field.name for field in fields(ListCounts) if field.name in about]
     counts = ListCounts(**{name: about[name] for name in names})

@@ -75,8 +75,16 @@ class ListBuilder(OutputTable):
         self.with_reasons = with_reasons or rules is not None
         self.popular = popular
         self.columns, self.reasons = columns, reasons
-        self.users = self.dropped = self._unscored = self._of_model = self._seen = self._full = 0
+        self.users = 0
+        # Results in the lines, and those of them that users had already, which are left out.
         self._results = 0
+        self.dropped = 0
+        # Lists with all items, and rows: of the model, of it without a score, with an item that the
+        # user had, without a title.
+        self._full = 0
+        self._of_model = 0
+        self._unscored = 0
+        self._seen = 0
         self._untitled = 0
         self.items = pl.Series(dtype=pl.String)
 

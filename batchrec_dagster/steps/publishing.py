@@ -465,6 +465,21 @@ OLD_CHECKS = {
 }
 
 
+def repeat_checks(edition: Edition, gate: CheckResult) -> list[CheckResult]:
+    """The checks that an unchanged edition passed, with the day, except the gate.
+
+    gate: the check that was made again, by a gate that may have changed.
+    """
+    note = (
+        f"as checked {edition.about['made_at'][:10]}, when edition {edition.number} was published"
+    )
+    return [
+        replace(check, finding=f"{check.finding}; {note}")
+        for check in map(CheckResult.from_json, edition.about["checks"])
+        if check.name != gate.name
+    ]
+
+
 def read_checks(edition: Edition, names: Sequence[str]) -> list[CheckResult]:
     """The results that are stored with an edition, for checks of these names.
 

@@ -57,7 +57,7 @@ from batchrec_dagster.steps.list_rules import (
     read_rule_inputs,
 )
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
-from batchrec_dagster.steps.publishing import Publishing
+from batchrec_dagster.steps.publishing import Publishing, repeat_checks
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
@@ -358,12 +358,7 @@ def _read_unchanged(
     if edition.version != _fingerprint_lists(publishing, jobs):
         return None
     rows = work.files.table.read_edition(edition)
-    note = f"as checked {about['made_at'][:10]}, when edition {edition.number} was published"
-    checks = [
-        replace(check, finding=f"{check.finding}; {note}")
-        for check in map(CheckResult.from_json, about["checks"])
-        if check.name != gate.name
-    ]
+    checks = repeat_checks(edition, gate)
     counts = ItemListCounts(**{field.name: about[field.name] for field in fields(ItemListCounts)})
     facts = {RULES: about[RULES]} if RULES in about else {}
     sample = rows.head(SAMPLE).collect(engine="streaming")

@@ -10,25 +10,22 @@ from batchrec_dagster.pipeline.assets.recommendations import (
     PublicationConfig,
     attribute_assets,
     describe_list_columns,
+    describe_run,
     describe_table,
+    drop_absent_users_everywhere,
     list_checks,
     list_warnings,
     published_metadata,
     roll_back,
     title_assets,
 )
-from batchrec_dagster.pipeline.assets.sinks import write_sinks_again
 from batchrec_dagster.pipeline.declare_asset import asset_options, storage_links
-from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
     get_personalize_work,
     materialization_with_checks,
 )
-from batchrec_dagster.steps.absent_users import drop_absent_users_if_refused
-from batchrec_dagster.steps.checks import FailedChecksError
 from batchrec_dagster.steps.lists_declaration import describe_lists
-from batchrec_dagster.steps.runs import RunFacts
 
 CODE_VERSION = "1"
 
@@ -76,20 +73,9 @@ def after_order_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
             if config.roll_back_to:
                 # No job made these lists, so nothing of one is to be deleted.
                 return roll_back(work, context, config.roll_back_to, lambda work, jobs: None)
-            run = RunFacts(
-                context.run.run_id,
-                find_root_run(context),
-                find_run_start(context),
-                config.skip_quality_gate,
-            )
-            try:
-                with drop_absent_users_if_refused(work.files):
-                    lists = publish_after_order(work, declaration, batch_users, run)
-            except FailedChecksError:
-                edition = work.files.table.current()
-                if edition is not None and edition.users_dropped:
-                    write_sinks_again(work, context)
-                raise
+            run = describe_run(context, config)
+            with drop_absent_users_everywhere(work, context):
+                lists = publish_after_order(work, declaration, batch_users, run)
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(

@@ -1,6 +1,7 @@
 """The assets recommendations and user_segments: lists and segments of batch jobs, as tables."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.segment_table import UserSegments, segment_users
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.published_table import Edition
@@ -188,25 +190,10 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         with work.step_lease("recommendations", context.run.run_id):
             if config.roll_back_to:
                 return roll_back(work, context, config.roll_back_to, delete_unneeded)
-            try:
-                with drop_absent_users_if_refused(work.files):
-                    lists = infer_and_publish(
-                        work,
-                        declaration,
-                        solution_version,
-                        batch_users,
-                        run=context.run.run_id,
-                        root_run=find_root_run(context),
-                        run_start=find_run_start(context),
-                        skip_quality_gate=config.skip_quality_gate,
-                    )
-            except FailedChecksError:
-                edition = work.files.table.current()
-                # Also after a kill, or if a sink could not be written when they were dropped.
-                if edition is not None and edition.users_dropped:
-                    write_sinks_again(work, context)
-                raise
-            if lists.edition.about.get("root_run") != find_root_run(context):
+            run = describe_run(context, config)
+            with drop_absent_users_everywhere(work, context):
+                lists = infer_and_publish(work, declaration, solution_version, batch_users, run)
+            if lists.edition.about.get("root_run") != run.root_run:
                 record_unchanged(context)
         return materialization_with_checks(
             lists.checks,
@@ -218,6 +205,33 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
 
     return recommendations
+
+
+def describe_run(context: dg.AssetExecutionContext, config: PublicationConfig) -> RunFacts:
+    """What a step has to know of the run that publishes."""
+    return RunFacts(
+        context.run.run_id,
+        find_root_run(context),
+        find_run_start(context),
+        config.skip_quality_gate,
+    )
+
+
+@contextmanager
+def drop_absent_users_everywhere(
+    work: PersonalizeWork, context: dg.AssetExecutionContext
+) -> Iterator[None]:
+    """A block that makes new lists. If a check refuses them, the published ones stay, without users
+    who are gone, and the sinks are written again without them."""
+    try:
+        with drop_absent_users_if_refused(work.files):
+            yield
+    except FailedChecksError:
+        edition = work.files.table.current()
+        # Also after a kill, or if a sink could not be written when they were dropped.
+        if edition is not None and edition.users_dropped:
+            write_sinks_again(work, context)
+        raise
 
 
 def _describe_purpose(pipeline: Pipeline) -> str:

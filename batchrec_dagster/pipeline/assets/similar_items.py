@@ -14,6 +14,7 @@ from batchrec_dagster.pipeline.assets.recommendations import (
     COLUMNS,
     PublicationConfig,
     describe_list_columns,
+    describe_run,
     load_own_value,
     published_metadata,
     roll_back,
@@ -29,7 +30,6 @@ from batchrec_dagster.pipeline.declare_asset import (
     storage_links,
     table_metadata,
 )
-from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
     get_personalize_work,
@@ -43,7 +43,6 @@ from batchrec_dagster.steps.checks import ROWS_TITLED
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.records import read_model
-from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.similar_items_declaration import describe_similar_items
 from batchrec_dagster.steps.work import PersonalizeWork
 
@@ -117,18 +116,8 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
             model = read_model(work.files, MODEL_ASSET) if has_model else None
             if has_model and model is None:
                 raise StepError(f"there is no model: materialize {MODEL_ASSET} first")
-            lists = publish_similar_items(
-                work,
-                declaration,
-                settings,
-                model,
-                RunFacts(
-                    context.run.run_id,
-                    find_root_run(context),
-                    find_run_start(context),
-                    config.skip_quality_gate,
-                ),
-            )
+            run = describe_run(context, config)
+            lists = publish_similar_items(work, declaration, settings, model, run)
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(
