@@ -46,6 +46,7 @@ from batchrec_dagster.reporting.history import (
 from batchrec_dagster.reporting.list_links import PageLink, link_pages
 from batchrec_dagster.reporting.lists_page import (
     render_lists_page,
+    summarize_after_order_list,
     summarize_list,
     summarize_similar_items,
 )
@@ -238,8 +239,22 @@ def build_lists_page(work: Work) -> str:
     if pipeline.similar_items_pipeline is not None:
         address = pipeline.similar_items_pipeline.address
         similar_items = summarize_similar_items(PublishedResults(work.storage, address))
+    after_order = [
+        summarize_after_order_list(
+            PublishedResults(work.storage, list_pipeline.address),
+            name,
+            pipeline.lists[name].description,
+        )
+        for list_pipeline in pipeline.after_order_pipelines
+        if (name := list_pipeline.list_name) is not None
+    ]
     return render_lists_page(
-        pipeline.name, pipeline.description, summaries, datetime.now(UTC), similar_items
+        pipeline.name,
+        pipeline.description,
+        summaries,
+        datetime.now(UTC),
+        similar_items,
+        after_order,
     )
 
 

@@ -30,7 +30,9 @@ MOST_IN_REPORT = 100
 MOST_IN_CHART = 40
 
 NOT_KNOWN = "–"  # noqa: RUF001
-NOT_KNOWN_NOTE = f"{NOT_KNOWN}: not known, because an older batchrec did not record it"
+NOT_KNOWN_NOTE = (
+    f"{NOT_KNOWN}: not known, because it was not measured, or an older batchrec did not record it"
+)
 
 
 def describe_nights(pipeline: str, nights: Sequence[Night]) -> dict[str, Any]:

@@ -205,7 +205,8 @@ def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the page about all lists of the pipeline, which leads to the page of each."""
     list_pipelines = pipeline.list_pipelines
     described = [
-        (list_pipeline.list_name, list_pipeline.description) for list_pipeline in list_pipelines
+        (list_pipeline.list_name, list_pipeline.description)
+        for list_pipeline in pipeline.user_list_pipelines
     ]
     similar_items = pipeline.similar_items_pipeline
 
@@ -222,6 +223,10 @@ def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
                     for list_pipeline in list_pipelines
                 ),
                 *([similar_items.asset_key("similar_items")] if similar_items else []),
+                *(
+                    list_pipeline.asset_key("recommendations")
+                    for list_pipeline in pipeline.after_order_pipelines
+                ),
             ],
             storage_key=pipeline.storage_keys.report,
             code_version=f"{CODE_VERSION}-{fingerprint(pipeline.description, described)}",
