@@ -16,6 +16,7 @@ from batchrec_dagster.cli.dagster_home import (
     HistoryError,
     open_dagster_instance,
     open_instance_if_any,
+    use_dagster_home,
 )
 from batchrec_dagster.cli.project import (
     NO_PIPELINES,
@@ -271,8 +272,12 @@ def warn_of_errors() -> None:
 @click.command("open", short_help="Open the report or Dagster's web page in a browser.")
 @click.argument("what", type=click.Choice(["report", "ui"]), default="report")
 @click.option("--pipeline", metavar="NAME", shell_complete=complete_lists)
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the web page.")
-def open_page(what: str, pipeline: str | None, port: int) -> None:
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Of the web page. Default: that of `batchrec ui` here, or 3000.",
+)
+def open_page(what: str, pipeline: str | None, port: int | None) -> None:
     """Open the newest report, or Dagster's web page if it runs, and print where it is.
 
     Without NAME, the report that was written last.
@@ -284,8 +289,13 @@ def open_page(what: str, pipeline: str | None, port: int) -> None:
       batchrec open ui
     """
     import webbrowser
+    from urllib.parse import urlsplit
+
+    from batchrec_dagster.web.page_address import DEFAULT_ADDRESS, find_page
 
     if what == "ui":
+        page = urlsplit(find_page(use_dagster_home()) or DEFAULT_ADDRESS)
+        port = port or page.port or 3000
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 raise click.ClickException(
@@ -370,10 +380,12 @@ def ui(
     """
     require("serve", "batchrec ui")
     from batchrec_dagster.web.dagster_ui import serve_ui
+    from batchrec_dagster.web.page_address import recorded_page
 
     # Opening the instance makes the databases of a new home, before several processes need them.
     with open_dagster_instance(), ExitStack() as stack:
         files = workspace or [stack.enter_context(_default_workspace())]
+        stack.enter_context(recorded_page(use_dagster_home(), host, port))
         serve_ui(files, host, port, allowed_hosts, daemon=daemon)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +19,7 @@ from batchrec_dagster.cli.project import (
     load_storage,
     make_job_command,
 )
+from batchrec_dagster.cli.run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
@@ -100,11 +100,16 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         config.write_text(
             json.dumps(build_rollback_config(key.to_python_identifier(), str(edition.number)))
         )
-        process = subprocess.run([*job_command, "-c", str(config)], check=False)
-    after = table.current()
-    click.echo(f"{address}: {_describe_published(after)}")
-    if process.returncode:
-        raise click.ClickException(f"{job} failed; see above")
+        exit_code = watch_run(
+            address,
+            job_command,
+            lambda run, stages, duration: [f"\n{address}: {_describe_published(table.current())}"],
+            config=config,
+            arguments=["rollback", address, "--to", str(edition.number)],
+        )
+    if exit_code:
+        click.echo(f"{address}: {_describe_published(table.current())}")
+        click.get_current_context().exit(exit_code)
 
 
 def _explain_nothing_published(address: str, files: PipelineFiles) -> str:

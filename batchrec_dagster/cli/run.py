@@ -38,6 +38,7 @@ from batchrec_dagster.cli.project import (
     find_pipelines,
     find_project,
     format_program,
+    get_terminal_width,
     load_component,
     load_storage,
     make_job_command,
@@ -58,7 +59,8 @@ DescribeResult = Callable[["dg.DagsterRun", "RunStages", str], list[str]]
 
 SECONDS_BETWEEN_UPDATES = 0.25
 # Dagster names a run only when it has started: this tag finds it.
-TAG = "batchrec/run"
+# Dagster's web page hides what starts with a dot: the value says nothing to people.
+TAG = ".dagster/batchrec/run"
 # The stage after which a run has done what an option says. The next one does not do it again.
 STAGES_OF_OPTIONS = {"--import": "personalize_dataset", "--train": "solution_version"}
 # Ctrl-C, kill, and a terminal that is closed.
@@ -172,7 +174,8 @@ def run(
                 file = folder / "options.yaml"
                 file.write_text(json.dumps(_configure(name, options)))
                 command += ["-c", str(file)]
-            exit_code = watch_run(name, command, describe, config=config, options=options)
+            arguments = ["run", name, *options]
+            exit_code = watch_run(name, command, describe, config=config, arguments=arguments)
     if exit_code:
         context.exit(exit_code)
 
@@ -184,7 +187,7 @@ def watch_run(
     *,
     config: Path | None = None,
     environment: Mapping[str, str] | None = None,
-    options: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> int:
     """Run a job in a process of its own, show its stages and its result, and return the exit code.
 
@@ -193,7 +196,7 @@ def watch_run(
     describe: returns the lines about a run that succeeded.
     config: a file with the run configuration.
     environment: more variables for the process.
-    options: those of `batchrec run` that start the same run again.
+    arguments: those of batchrec that start the same run again; by default `run NAME`.
     """
     stream: Any = sys.stdout
     stream.reconfigure(errors="backslashreplace")
@@ -221,7 +224,15 @@ def watch_run(
             instance = stack.enter_context(open_dagster_instance())
             _import_for_conclusion()
             run_process = _RunProcess(
-                name, tag, instance, process, output, signals, config, describe, options
+                name,
+                tag,
+                instance,
+                process,
+                output,
+                signals,
+                config,
+                describe,
+                arguments or ("run", name),
             )
             run_process.watch()
             run_process.conclude(time.time() - started_at)
@@ -325,8 +336,8 @@ class _RunProcess:
     """The file with the run configuration."""
     describe: DescribeResult
     """Returns the lines about a run that succeeded."""
-    options: Sequence[str]
-    """Those of `batchrec run` that start the same run again."""
+    arguments: Sequence[str]
+    """Those of batchrec that start the same run again."""
     stages: RunStages | None = None
     """None until Dagster has started the run."""
 
@@ -389,13 +400,15 @@ class _RunProcess:
 
     def conclude(self, seconds: float) -> None:
         """Print the run's result, and what to do next."""
+        from batchrec_dagster.reporting.messages import format_message
         from batchrec_dagster.reporting.run_stages import format_duration
+        from batchrec_dagster.web.page_address import DEFAULT_ADDRESS, find_page
 
         name = self.pipeline
         stages = self.stages
         duration = format_duration(seconds)
         batchrec = format_program()
-        run_again = f"{batchrec} run {shlex.join([name, *self._list_remaining_options()])}"
+        command_again = f"{batchrec} {shlex.join(self._list_arguments_again())}"
         run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)
         if stages is None or run is None:
             if self.signals:
@@ -407,24 +420,25 @@ class _RunProcess:
         elif run.is_success:
             click.echo("\n".join(self.describe(run, stages, duration)))
         elif self.signals:
-            click.echo(f"\n{name}: stopped after {duration}. Continue with: {run_again}")
+            click.echo(f"\n{name}: stopped after {duration}. Continue with:\n  {command_again}")
         else:
+            width = get_terminal_width()
+            page = find_page(use_dagster_home())
+            start = "" if page else f", once `{batchrec} ui` runs"
             lines = [
                 f"\n{name}: failed after {duration}",
-                *(f"  {error}" for error in stages.errors),
+                *(format_message(error, width, program=batchrec) for error in stages.errors),
+                "",
+                f"Fix it, then continue with:\n  {command_again}",
+                f"Its log{start}:\n  {page or DEFAULT_ADDRESS}/runs/{run.run_id}",
             ]
-            lines.append(f"Fix it, then continue with: {run_again}")
-            page = f"http://127.0.0.1:3000/runs/{run.run_id}"
-            lines.append(f"Its log: {batchrec} ui, then {page}")
             click.echo("\n".join(lines), err=True)
 
-    def _list_remaining_options(self) -> list[str]:
-        """The options that the next run needs to go on from here."""
+    def _list_arguments_again(self) -> list[str]:
+        """Those of batchrec that go on from here."""
         stages = self.stages.stages.values() if self.stages else ()
         ended_well = {stage.name for stage in stages if stage.status == "done"}
-        return [
-            option for option in self.options if STAGES_OF_OPTIONS.get(option) not in ended_well
-        ]
+        return [part for part in self.arguments if STAGES_OF_OPTIONS.get(part) not in ended_well]
 
     def _explain_failed_start(self) -> str:
         """Why the definitions do not load, or else the last lines of the process's output."""

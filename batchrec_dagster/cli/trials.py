@@ -224,7 +224,7 @@ class _TrialRun:
             make_job_command(f"{self.name}_trial", "batchrec_dagster.pipeline.trial_definitions"),
             self._describe_day if is_one_of_many else self._describe_result,
             environment={TRIAL_VARIABLE: run},
-            options=self.options,
+            arguments=["run", self.address, *self.options],
         )
 
     def run_days(self, days: Sequence[date]) -> int:

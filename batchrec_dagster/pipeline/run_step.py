@@ -99,7 +99,7 @@ def asset_step(
             yield from check_results(failed.checks)
             blocking = [check for check in failed.checks if check.blocks]
             raise dg.Failure(
-                "; ".join(f"{check.name}: {check.finding}" for check in blocking),
+                "\n".join(f"{check.name}: {check.finding}" for check in blocking),
                 allow_retries=False,
             )
 

@@ -162,7 +162,10 @@ class RunStages:
             return
         failure_reason = find_failure_reason(event)
         if failure_reason:
-            self.errors.append(f"{stage.name}: {_make_line(failure_reason)}")
+            # Each check that failed has a line.
+            self.errors += [
+                f"{stage.name}: {_make_line(line)}" for line in failure_reason.splitlines() if line
+            ]
 
     @property
     def running(self) -> list[str]:

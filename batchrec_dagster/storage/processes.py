@@ -10,8 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
-# The tag of a Dagster run with `describe_machine` of its processes.
-MACHINE_TAG = "batchrec/machine"
+# The tag of a Dagster run with `describe_machine` of its processes. Dagster's web page hides what
+# starts with a dot: the value says nothing to people.
+MACHINE_TAG = ".dagster/batchrec/machine"
+# The tag of runs that earlier versions started.
+OLD_MACHINE_TAG = "batchrec/machine"
 # How much a process may seem to have started after it recorded its id: the clock of this machine
 # may have been corrected since.
 CLOCK_SECONDS = 600.0

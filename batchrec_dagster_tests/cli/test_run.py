@@ -33,6 +33,7 @@ from batchrec_dagster.reporting.run_stages import RunStages, format_duration, su
 from batchrec_dagster.sinks.sink import SinkUnavailableError
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.web.page_address import recorded_page
 from batchrec_dagster_tests.processes import started
 from batchrec_dagster_tests.support import (
     ASSETS,
@@ -431,6 +432,63 @@ def test_a_storage_that_the_project_declares_stays(working_project: Project) -> 
     storage_yaml = "storage: {sqlite: {base_dir: /var/lib/shop}}\n"
     (working_project.root / "dagster.yaml").write_text(storage_yaml)
     assert (use_dagster_home() / "dagster.yaml").read_text() == storage_yaml
+
+
+def test_a_failure_fits_the_terminal_and_its_commands_can_be_copied(
+    working_project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dg.op
+    def imports() -> None: ...
+
+    @dg.op(ins={"start": dg.In(dg.Nothing)})
+    def interactions() -> None:
+        checks = (
+            "few: 988 interactions\nnot_shrunk: interactions fell from 1,598 to 988, that is by"
+        )
+        raise dg.Failure(f"{checks} 38%. Publish anyway: `batchrec run shop --publish-anyway`")
+
+    @dg.job(executor_def=dg.in_process_executor)
+    def shop_refresh() -> None:
+        interactions(start=imports())
+
+    module = sys.modules["batchrec_dagster.cli.run"]
+    monkeypatch.setattr(module, "format_program", lambda: ".venv/bin/batchrec")
+    monkeypatch.setattr(module, "get_terminal_width", lambda: 80)
+    monkeypatch.setitem(module.STAGES_OF_OPTIONS, "--import", "imports")
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        recorded_page(use_dagster_home(), "127.0.0.1", 3001),
+    ):
+        run = shop_refresh.execute_in_process(instance=instance, raise_on_error=False).dagster_run
+        stages = RunStages(instance, run)
+        assert [stage.status for stage in stages.update()] == ["done", "failed"]
+        process = module._RunProcess(
+            pipeline="shop",
+            tag="",
+            instance=instance,
+            process=None,
+            output=None,
+            signals=[],
+            config=None,
+            describe=lambda *_: [],
+            arguments=["run", "shop", "--import", "--train"],
+            stages=stages,
+        )
+        capsys.readouterr()
+        process.conclude(12)
+    assert capsys.readouterr().err.splitlines() == [
+        "",
+        "shop: failed after 12 s",
+        "  interactions: few: 988 interactions",
+        "  interactions: not_shrunk: interactions fell from 1,598 to 988, that is by 38%.",
+        "    Publish anyway: `.venv/bin/batchrec run shop --publish-anyway`",
+        "",
+        "Fix it, then continue with:",
+        # What an option asked for is done.
+        "  .venv/bin/batchrec run shop --train",
+        "Its log:",
+        f"  http://127.0.0.1:3001/runs/{run.run_id}",
+    ]
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ from batchrec_dagster.pipeline.automation.new_files import (
 from batchrec_dagster.storage.processes import (
     CLOCK_SECONDS,
     MACHINE_TAG,
+    OLD_MACHINE_TAG,
     describe_machine,
     is_process_alive,
 )
@@ -129,7 +130,8 @@ def test_a_queued_run_waits_for_the_daemon(home: dg.DagsterInstance) -> None:
     run = dg.DagsterRun(
         job_name="idle",
         status=dg.DagsterRunStatus.QUEUED,
-        tags={MACHINE_TAG: json.dumps({"processes": "here", "boot": "an earlier one"})},
+        # As a version before this one tagged it.
+        tags={OLD_MACHINE_TAG: json.dumps({"processes": "here", "boot": "an earlier one"})},
         remote_job_origin=Mock(spec=RemoteJobOrigin),
     )
     assert is_run_process_alive(home, run) is None

@@ -15,6 +15,7 @@ import dagster as dg
 
 from batchrec_dagster.storage.processes import (
     MACHINE_TAG,
+    OLD_MACHINE_TAG,
     describe_machine,
     is_process_alive,
 )
@@ -82,7 +83,8 @@ def is_run_process_alive(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bo
 
 def _read_machine(run: dg.DagsterRun) -> dict[str, str] | None:
     """The machine of the run's processes; None if it is not recorded of this very run."""
-    machine: dict[str, str] = json.loads(run.tags.get(MACHINE_TAG, "{}"))
+    text = run.tags.get(MACHINE_TAG) or run.tags.get(OLD_MACHINE_TAG, "{}")
+    machine: dict[str, str] = json.loads(text)
     if "run" in machine:
         return machine if machine.pop("run") == run.run_id else None
     # A command that starts a run does not know its id before.
