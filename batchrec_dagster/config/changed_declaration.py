@@ -35,10 +35,10 @@ def change_declaration(text: str, pipeline: str, settings: Mapping[str, Any]) ->
         )
     # What is written must mean what was tried.
     try:
-        is_as_tried = _read_attributes(changed, pipeline) == apply_settings(declared, settings)
+        has_settings = _read_attributes(changed, pipeline) == apply_settings(declared, settings)
     except yaml.YAMLError:
-        is_as_tried = False
-    if not is_as_tried:
+        has_settings = False
+    if not has_settings:
         lines = ", ".join(f"{path}: {format_value(value)}" for path, value in settings.items())
         raise TrialError(f"these settings cannot be written there: write them yourself: {lines}")
     return changed
@@ -90,27 +90,29 @@ def _get(node: Node | None, key: str) -> Node | None:
 
 def _write(text: str, pipeline: str, keys: list[str], value: Any) -> str:
     """The text with the value at the path of these keys."""
-    node: Node = _find_attributes(text, pipeline)
-    while keys:
-        inner = _get(node, keys[0])
-        if inner is None or (len(keys) > 1 and not _has_keys(inner)):
-            break
-        node, keys = inner, keys[1:]
-    if not keys:
+    block = _find_attributes(text, pipeline)
+    for place, key in enumerate(keys[:-1]):
+        inner = _get(block, key)
+        if not isinstance(inner, MappingNode) or not _has_keys(inner):
+            # There is no such block, or one without a setting, such as `solution:`.
+            for inner_key in reversed(keys[place + 1 :]):
+                value = {inner_key: value}
+            return _write_entry(text, block, key, value)
+        block = inner
+    return _write_entry(text, block, keys[-1], value)
+
+
+def _write_entry(text: str, block: MappingNode, key: str, value: Any) -> str:
+    """The text with the value of this key in the block, which may have another one yet."""
+    node = _get(block, key)
+    if node is not None:
         return _replace(text, node, value)
-    inner = _get(node, keys[0])
-    for key in reversed(keys[1:]):
-        value = {key: value}
-    if inner is not None:
-        # A block without a setting, such as `solution:`.
-        return _replace(text, inner, value)
-    assert isinstance(node, MappingNode)
-    entry = f"{keys[0]}: {format_value(value)}"
-    end = _find_end(text, node)
-    if node.flow_style:
-        separator = ", " if node.value else ""
+    entry = f"{key}: {format_value(value)}"
+    end = _find_end(text, block)
+    if block.flow_style:
+        separator = ", " if block.value else ""
         return f"{text[: end - 1].rstrip()}{separator}{entry}{text[end - 1 :]}"
-    indent = " " * node.value[0][0].start_mark.column
+    indent = " " * block.value[0][0].start_mark.column
     # Behind a comment in the last line of the block.
     line_end = text.find("\n", end)
     line_end = len(text) if line_end < 0 else line_end
@@ -137,14 +139,16 @@ def _remove(text: str, pipeline: str, keys: list[str]) -> str:
     if _get(blocks[-1], keys[-1]) is None:
         return text
     block = blocks[-1]
-    number = next(i for i, (name, _) in enumerate(block.value) if name.value == keys[-1])
-    name, value = block.value[number]
+    names = [name.value for name, _ in block.value]
+    place = names.index(keys[-1])
+    name, value = block.value[place]
     start, end = name.start_mark.index, _find_end(text, value)
     if block.flow_style:
-        if number + 1 < len(block.value):
-            end = block.value[number + 1][0].start_mark.index
-        elif number:
-            start = _find_end(text, block.value[number - 1][1])
+        # The comma behind the entry goes too, or the one before the last entry.
+        if place + 1 < len(block.value):
+            end = block.value[place + 1][0].start_mark.index
+        elif place:
+            start = _find_end(text, block.value[place - 1][1])
         return text[:start] + text[end:]
     if len(block.value) == 1:
         return text[:start] + "{}" + text[end:]
@@ -153,8 +157,9 @@ def _remove(text: str, pipeline: str, keys: list[str]) -> str:
     return text[:line_start] + ("" if line_end < 0 else text[line_end + 1 :])
 
 
-def _has_keys(node: Node) -> bool:
-    return isinstance(node, MappingNode) and (bool(node.value) or bool(node.flow_style))
+def _has_keys(block: MappingNode) -> bool:
+    """Whether an entry can be written into the block: it has others, or braces."""
+    return bool(block.value) or bool(block.flow_style)
 
 
 def _find_end(text: str, node: Node) -> int:
