@@ -67,9 +67,11 @@ class Rehearsal:
         return self._read(only_list)
 
     def lists_of(self, name: str) -> pl.DataFrame:
-        """The published lists of one of the pipeline's `lists`."""
-        names = list(self._pipeline.lists)
-        return self._read(self._pipeline.list_pipelines[names.index(name)])
+        """The published lists of one of the pipeline's `lists`. Raises KeyError if it has none."""
+        for list_pipeline in self._pipeline.user_list_pipelines:
+            if list_pipeline.list_name == name:
+                return self._read(list_pipeline)
+        raise KeyError(f"{self._pipeline.name} has no list {name}")
 
     def _read(self, list_pipeline: BatchRecommendations) -> pl.DataFrame:
         storage = self._deployment.storage_resource

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from unittest.mock import Mock
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from batchrec_dagster.cli.project import UnknownNameError
 from batchrec_dagster.config.trial import TrialError
-from batchrec_dagster.pipeline.rehearsal import RehearsalFailedError
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.component import BatchRecommendations
+from batchrec_dagster.pipeline.rehearsal import Rehearsal, RehearsalFailedError
+from batchrec_dagster.storage.paths import StorageKeys
+from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.testing import RunPipeline, run_pipeline
 from batchrec_dagster_tests.support import Project, declaration, write_ratings
 
@@ -60,6 +67,25 @@ def test_a_run_that_fails_says_why(team: Project, run_pipeline: RunPipeline) -> 
     assert run.failed_checks == ["enough_interactions"]
     with pytest.raises(KeyError, match="shop/recommendations was not made"):
         run.metadata("recommendations")
+
+
+def test_lists_are_read_by_their_name(tmp_path: Path) -> None:
+    lists = {"thanks": {"about": "last_order"}, "home": {}}
+    attributes = declaration("shop", "ratings.csv", lists=lists, similar_items={"within_days": 7})
+    attributes.pop("recommendations", None)
+    pipeline = BatchRecommendations.model_validate(attributes)
+    deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path / "home")})
+    storage = deployment.storage_resource
+    for name in lists:
+        with TableWriter(tmp_path / "lists.parquet") as writer:
+            writer.write(pa.table({"user_id": [name]}))
+            writer.finish({"edition": 1, "version": "v1"})
+        uri = storage.uri(StorageKeys(f"shop/{name}").recommendations)
+        PublishedTable(storage.store, uri).publish(writer.path, 7)
+    run = Rehearsal(pipeline, deployment, Mock())
+    assert [run.lists_of(name).item() for name in lists] == [*lists]
+    with pytest.raises(KeyError, match="shop has no list mail"):
+        run.lists_of("mail")
 
 
 def test_what_cannot_run_is_refused(team: Project, run_pipeline: RunPipeline) -> None:
