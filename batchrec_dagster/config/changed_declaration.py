@@ -103,7 +103,7 @@ def _write(text: str, pipeline: str, keys: list[str], value: Any) -> str:
 
 
 def _write_entry(text: str, block: MappingNode, key: str, value: Any) -> str:
-    """The text with the value of this key in the block, which may have another one yet."""
+    """The text with the value of this key in the block, which may have one already."""
     node = _get(block, key)
     if node is not None:
         return _replace(text, node, value)
