@@ -53,20 +53,32 @@ def find_nested_form(
             check_sql(form.query)
         except ValueError as error:
             raise PreparationError(f"{sample.name} is {form.words}: {error}") from error
-        missing = [role for role in roles if role not in {**form.columns, **columns_given}]
-        if missing:
-            others = [*form.other_columns]
-            needed = " ".join(
-                f"{REQUIRED_OPTIONS[role]} {shlex.quote(others.pop(0)) if others else 'COL'}"
-                for role in missing
-            )
-            no_times = " (or --time none)" if "timestamp" in missing else ""
-            names = ", ".join([*form.columns.values(), *form.other_columns])
-            raise UnknownColumnsError(
-                f"{sample.name} is {form.words}, of which a query makes the columns: {names}. Say"
-                f" which is which, for example: {needed}{no_times}"
-            )
+        missing_roles = [role for role in roles if role not in {**form.columns, **columns_given}]
+        if missing_roles:
+            raise _build_unknown_roles_error(sample.name, form, missing_roles)
         return form
+
+
+def _build_unknown_roles_error(
+    name: str, form: NestedForm, missing_roles: Sequence[str]
+) -> UnknownColumnsError:
+    """The error for roles that no name of the result's columns shows, with options to give.
+
+    name: what messages call the file.
+    """
+    columns = [*map(shlex.quote, form.other_columns)]
+    # As an example, each role gets one of the other columns, as long as there are any.
+    columns += ["COL"] * (len(missing_roles) - len(columns))
+    options = " ".join(
+        f"{REQUIRED_OPTIONS[role]} {column}"
+        for role, column in zip(missing_roles, columns, strict=False)
+    )
+    no_times = " (or --time none)" if "timestamp" in missing_roles else ""
+    names = ", ".join([*form.columns.values(), *form.other_columns])
+    return UnknownColumnsError(
+        f"{name} is {form.words}, of which a query makes the columns: {names}. Say which is which,"
+        f" for example: {options}{no_times}"
+    )
 
 
 def _may_be_json(file: RawFile) -> bool:
