@@ -53,7 +53,6 @@ class Trial:
     days_measured: int | None = None
     """For how many days after the data its lists are compared with what people did; None for all
     days until now."""
-
     list_name: str | None = None
     """The only one of the pipeline's lists that it makes; None for all."""
 

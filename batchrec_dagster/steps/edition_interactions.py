@@ -12,9 +12,7 @@ from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batches import DividedUsers
-from batchrec_dagster.steps.checks import (
-    CheckResult,
-)
+from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.list_reasons import RowReasons, prepare_reasons
 from batchrec_dagster.steps.list_rules import (
     RuleInputs,

@@ -30,9 +30,7 @@ from batchrec_dagster.steps.batches import (
     Batch,
     DividedUsers,
 )
-from batchrec_dagster.steps.checks import (
-    CheckResult,
-)
+from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.edition_interactions import EditionInteractions, read_interactions
 from batchrec_dagster.steps.list_rules import RuleInputs
 from batchrec_dagster.steps.records import ModelRecord
@@ -197,6 +195,7 @@ def _prepare_job(
     batch: Batch,
     num_results: int,
 ) -> JobRequest:
+    """The job that infers the lists of a batch, to be found or created."""
     request: dict[str, Any] = {
         "solutionVersionArn": batch.solution_version_arn,
         "numResults": num_results,
@@ -210,9 +209,12 @@ def _prepare_job(
         request["batchInferenceJobConfig"] = {"itemExplorationConfig": weight}
     if lists_filter is not None:
         request["filterArn"] = ensure_filter(work.ensure, model, lists_filter)
-    folder, versions = (
+    return prepare_batch_job(
+        work,
+        BATCH_INFERENCE_JOB,
+        request,
         work.pipeline.storage_keys.batch_inference,
-        (batch.version, model.data_version),
+        work.prices.price_recommendations(batch.recipe, len(batch.users)),
+        batch.version,
+        model.data_version,
     )
-    cost = work.prices.price_recommendations(batch.recipe, len(batch.users))
-    return prepare_batch_job(work, BATCH_INFERENCE_JOB, request, folder, cost, *versions)

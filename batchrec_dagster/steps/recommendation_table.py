@@ -27,9 +27,7 @@ from batchrec_dagster.steps.list_rules import (
     check_results_enough,
     describe_rules,
 )
-from batchrec_dagster.steps.popular_items import (
-    make_popular_lines,
-)
+from batchrec_dagster.steps.popular_items import make_popular_lines
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter

@@ -27,13 +27,14 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import delete_empty_folders
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys, read_record, write_record
 
 # How many trials of a pipeline are kept, the newest.
 TRIALS_KEPT = 3
 IMPORT = "personalize_dataset"
-# What prepared data are, by their place in the pipeline's folder.
-COPIED = re.compile(
+# The paths of prepared data in the folder of a pipeline or a trial.
+PREPARED_DATA = re.compile(
     r"(lists/\w+/)?transformed/(interactions|items|users|item_titles|batch_users_input)/.+"
     r"|records/size_of_\w+\.json"
 )
@@ -80,26 +81,28 @@ def _copy_prepared_data(files: PipelineFiles) -> None:
     """
     keys, store = files.storage_keys, files.storage.store
     live_root, root = files.uri(f"{keys.pipeline}/"), files.uri(f"{keys.folder}/")
-
-    def list_prepared(start: str) -> list[str]:
-        places = [
-            info.uri.removeprefix(start)
-            for folder in ("transformed/", "lists/", "records/")
-            for info in store.list(f"{start}{folder}")
-        ]
-        return [place for place in places if COPIED.fullmatch(place)]
-
-    copied = list_prepared(live_root)
-    if not copied:
+    prepared_paths = _list_prepared_data(store, live_root)
+    if not prepared_paths:
         raise StepError(
             f"{keys.pipeline} has prepared no data yet, which a trial needs: run {keys.pipeline}"
             " first"
         )
     # What the same trial had, when it was started on earlier data.
-    for place in set(list_prepared(root)).difference(copied):
-        store.delete(f"{root}{place}")
-    for place in copied:
-        store.copy(f"{live_root}{place}", f"{root}{place}")
+    for path in set(_list_prepared_data(store, root)).difference(prepared_paths):
+        store.delete(f"{root}{path}")
+    for path in prepared_paths:
+        store.copy(f"{live_root}{path}", f"{root}{path}")
+
+
+def _list_prepared_data(store: ObjectStore, root: str) -> list[str]:
+    """The paths of the objects of prepared data, relative to the root.
+
+    root: the URI of the folder of a pipeline or a trial, with its final slash.
+    """
+    paths: list[str] = []
+    for folder in ("transformed/", "lists/", "records/"):
+        paths += [info.uri.removeprefix(root) for info in store.list(f"{root}{folder}")]
+    return [path for path in paths if PREPARED_DATA.fullmatch(path)]
 
 
 def choose_dataset_group(work: PersonalizeWork, schemas: str, data_version: str) -> str:
