@@ -26,6 +26,7 @@ from batchrec_dagster.reporting.audience import describe_newcomers
 from batchrec_dagster.reporting.changes import build_changes_section, build_comparison_section
 from batchrec_dagster.reporting.checks import build_checks_section
 from batchrec_dagster.reporting.comparison import Comparison, compare_lists, name_lists
+from batchrec_dagster.reporting.data_section import build_data_section
 from batchrec_dagster.reporting.drift import RunInputs
 from batchrec_dagster.reporting.editions import EditionDiff
 from batchrec_dagster.reporting.experiment import describe_control, describe_result
@@ -70,7 +71,7 @@ from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.unpublished_runs import UnpublishedRun, UnpublishedRuns
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
-TALLIES_VERSION = "3"
+TALLIES_VERSION = "4"
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,12 @@ def build_report(
     ]
     sections = [
         build_checks_section(run.checks, missing_checks),
+        build_data_section(
+            facts.profile,
+            facts.catalogue.items,
+            _read_preparation(pipeline, instance, facts.data.interactions),
+            run.source,
+        ),
         build_nights_section(nights),
         *([rules_section] if rules_section is not None else []),
         changes_section,
@@ -212,6 +219,20 @@ def _describe_similar_items(work: Work) -> str:
     )
     day = similar_items.publication_time.strftime("%Y-%m-%d")
     return f"{maker}: edition {similar_items.edition.number} of {day}"
+
+
+def _read_preparation(
+    pipeline: Pipeline, instance: dg.DagsterInstance, interactions: int
+) -> Mapping[str, Any]:
+    """The metadata of the preparation of the interactions; empty if Dagster has those of others.
+
+    interactions: how many there are.
+    """
+    event = instance.get_latest_materialization_event(pipeline.asset_key("interactions"))
+    if event is None or event.asset_materialization is None:
+        return {}
+    metadata = {name: value.value for name, value in event.asset_materialization.metadata.items()}
+    return metadata if metadata.get("dagster/row_count") == interactions else {}
 
 
 def _compare_with_live(work: Work, live: Edition | None, edition: Edition) -> Comparison | None:

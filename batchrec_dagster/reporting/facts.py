@@ -14,6 +14,7 @@ from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.audience import Audience, count_audience
 from batchrec_dagster.reporting.catalogue import Catalogue, count_catalogue
+from batchrec_dagster.reporting.data_profile import DataProfile, count_profile
 from batchrec_dagster.reporting.drift import DataFacts, Drift
 from batchrec_dagster.reporting.editions import EditionDiff
 from batchrec_dagster.reporting.list_links import PageLink
@@ -135,6 +136,7 @@ class Tallies:
     data: DataFacts
     audience: Audience
     catalogue: Catalogue
+    profile: DataProfile
     people: People
     item_ids: Ids
     """The ids of the items in the interactions, sorted."""
@@ -239,6 +241,7 @@ def count_tallies(tables: RunTables, most_people: int = MOST_PEOPLE) -> Tallies:
         item_ids=counts.items.get_column("item").sort(),
         audience=count_audience(tables, counts),
         catalogue=count_catalogue(tables, counts),
+        profile=count_profile(tables, counts),
         people=collect_people(tables, counts, most_people),
         segments=_group_segments(tables.segments),
     )

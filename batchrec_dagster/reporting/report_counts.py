@@ -27,6 +27,8 @@ class ReportCounts:
     """user_id and interactions, in order of user."""
     items: pl.DataFrame
     """item and interactions."""
+    days: pl.DataFrame
+    """day, counted from 1970-01-01, and interactions."""
     data: DataFacts
     served: pl.Series
     """The ids of the users with a list, sorted."""
@@ -54,6 +56,7 @@ def count_tables(tables: RunTables) -> ReportCounts:
             last=pl.col(TIMESTAMP).max(),
             mean_value=pl.col(EVENT_VALUE).mean() if has_event_values else None,
         ),
+        "days": interactions.group_by(day=pl.col(TIMESTAMP) // 86_400).agg(interactions=row_count),
         "events": interactions.group_by(event=event_type).agg(interactions=row_count),
         "served": recommendations.select(pl.col("user_id").unique()),
         "lists": recommendations.group_by(item="item_id").agg(lists=row_count),
@@ -65,6 +68,7 @@ def count_tables(tables: RunTables) -> ReportCounts:
     return ReportCounts(
         users=users.sort("user_id"),
         items=items,
+        days=results["days"],
         data=_describe_data(
             results["totals"],
             users.height,

@@ -21,6 +21,7 @@ from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.checks import build_checks_section
+from batchrec_dagster.reporting.data_section import build_data_section
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import compare_editions
 from batchrec_dagster.reporting.facts import (
@@ -162,13 +163,20 @@ def build_facts() -> Facts:
         for share, items in ((0.1, pl.Series(["a"])), (0.9, pl.Series(["b"])))
     ]
     drift = inputs[1].add_drift(inputs[0]).drift
+    tallies = count_tallies(run_tables)
     sections = [
         build_checks_section(build_checks(), [SHOT]),
+        build_data_section(tallies.profile, tallies.catalogue.items, build_preparation(), SHOT),
         build_nights_section(build_nights()),
         build_changes_section(changes, drift),
         build_outcomes_section(build_outcomes()),
     ]
-    return replace(combine_facts(run(), count_tallies(run_tables)), drift=drift, sections=sections)
+    return replace(combine_facts(run(), tallies), drift=drift, sections=sections)
+
+
+def build_preparation() -> dict[str, Any]:
+    """What the asset of the interactions says of the rows that it read."""
+    return {"rows_read": 100, "rows_left_out": 20, "left_out_by_reason": {SHOT: 19, "b": 1}}
 
 
 def build_checks() -> list[CheckRecord]:
@@ -379,7 +387,7 @@ def test_dark_mode_and_printing(opened_report: Any) -> None:
     )
     assert opened_report.pdf().startswith(b"%PDF")
     assert (
-        opened_report.evaluate("window.unfolded") == opened_report.locator("details").count() == 7
+        opened_report.evaluate("window.unfolded") == opened_report.locator("details").count() == 9
     )
     assert opened_report.locator("details[open]").count() == 0
     opened_report.emulate_media(media="print")
