@@ -115,42 +115,40 @@ def budget_checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
     }
 
 
-@pytest.mark.parametrize(
-    ("asset", "config", "attributes", "created"),
-    [
-        ("personalize_dataset", {"force_import": True}, {}, "DatasetImportJob"),
-        ("solution_version", FORCED_TRAINING, {}, "SolutionVersion"),
-        ("segment_solution_version", FORCED_TRAINING, {}, "SolutionVersion"),
-        ("recommendations", {}, {"recommendations": {"num_results": 3}}, "BatchInferenceJob"),
-        ("user_segments", {}, {"segments": {"items": ["4"]}}, "BatchSegmentJob"),
-    ],
-)
+# For each paying step: its config and the attributes that make it pay, and what it creates.
+PAYMENTS: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
+    "personalize_dataset": ({"force_import": True}, {}, "DatasetImportJob"),
+    "solution_version": (FORCED_TRAINING, {}, "SolutionVersion"),
+    "segment_solution_version": (FORCED_TRAINING, {}, "SolutionVersion"),
+    "recommendations": ({}, {"recommendations": {"num_results": 3}}, "BatchInferenceJob"),
+    "user_segments": ({}, {"segments": {"items": ["4"]}}, "BatchSegmentJob"),
+}
+
+
 def test_each_paying_step_alone_is_refused_above_the_budget_and_starts_nothing(
     shop: Shop,
-    asset: str,
-    config: dict[str, object],
-    attributes: dict[str, object],
-    created: str,
 ) -> None:
+    assert tuple(PAYMENTS) == PAYING_ASSETS
     declared: dict[str, Any] = {"solution": V2, "segments": SEGMENTS}
     shop.declare(**declared)
     assert shop.run().success
     shop.take_created()
 
-    shop.declare(TOO_LITTLE, **{**declared, **attributes})
-    refused = shop.run(asset, **config)
-    assert not refused.success
-    assert budget_checks(refused) == {asset: False}
-    assert shop.take_created() == []
-    message = why(refused)
-    assert message.startswith("within_budget: ")
-    assert "Nothing was started: raise budget.max_usd_per_run" in message
+    for asset, (config, attributes, created) in PAYMENTS.items():
+        shop.declare(TOO_LITTLE, **{**declared, **attributes})
+        refused = shop.run(asset, **config)
+        assert not refused.success, asset
+        assert budget_checks(refused) == {asset: False}
+        assert shop.take_created() == []
+        message = why(refused)
+        assert message.startswith("within_budget: ")
+        assert "Nothing was started: raise budget.max_usd_per_run" in message
 
-    shop.declare(ENOUGH, **{**declared, **attributes})
-    allowed = shop.run(asset, **config)
-    assert budget_checks(allowed) == {asset: True}
-    assert created in shop.take_created()
-    assert metadata(allowed, asset)["cost_usd"] > 0
+        shop.declare(ENOUGH, **{**declared, **attributes})
+        allowed = shop.run(asset, **config)
+        assert budget_checks(allowed) == {asset: True}
+        assert created in shop.take_created()
+        assert metadata(allowed, asset)["cost_usd"] > 0
 
 
 def test_what_exists_already_needs_no_budget(shop: Shop) -> None:
