@@ -7,6 +7,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster_tests.repeats import IS_LONG
 from batchrec_dagster_tests.support import real_data
 
 pytestmark = pytest.mark.slow
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.slow
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 
 
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: test_pipeline.py says so of MovieLens")
 def test_personalization_beats_popularity_by_half() -> None:
     """Clicks and watches, in Personalize's columns."""
     file = real_data("personalize-interactions") / "interactions.csv"
