@@ -6,12 +6,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
+from batchrec_dagster_tests.local_personalize.forked_aws import forked_aws
 
 pytestmark = pytest.mark.slow
 
@@ -25,19 +25,20 @@ def test_the_walkthrough_runs_unchanged(tmp_path: Path) -> None:
     personalize = StartedPersonalize(tmp_path, bucket="walkthrough")
     try:
         nobody = {name: value for name, value in os.environ.items() if "AWS" not in name}
-        result = subprocess.run(
-            [SCRIPT, tmp_path / "storage"],
-            env={
-                **nobody,
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "HOME": str(tmp_path),  # no configuration, no credentials
-                "AWS_ENDPOINT_URL_PERSONALIZE": personalize.endpoint_url,
-                "PAUSE": "0.1",
-            },
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        with forked_aws() as folder:
+            result = subprocess.run(
+                [SCRIPT, tmp_path / "storage"],
+                env={
+                    **nobody,
+                    "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+                    "HOME": str(tmp_path),  # no configuration, no credentials
+                    "AWS_ENDPOINT_URL_PERSONALIZE": personalize.endpoint_url,
+                    "PAUSE": "0.1",
+                },
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
         assert result.returncode == 0, result.stdout + result.stderr
         assert result.stderr == ""
         _check_recommendations(tmp_path / "storage", result.stdout)
