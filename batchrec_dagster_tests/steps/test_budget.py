@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
 # Without a second training to compare with, which would be charged by the hour.
 V2 = {"recipe": "aws-user-personalization-v2", "compare_with_popularity": False}
 SEGMENTS = {"items": ["1", "2", "3"], "users_per_segment": 10}
-FORCED_TRAINING = {"force_train": True}
+FORCED_TRAINING: dict[str, object] = {"force_train": True}
 
 TOO_LITTLE, ENOUGH = 1e-7, 1.0
 FIRST_RUN, SECOND_RUN = "11111111", "22222222"
