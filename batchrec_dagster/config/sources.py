@@ -181,14 +181,13 @@ class QueriedSource(dg.Model):
         if self.database is not None:
             assert self.query is not None
             return Database(self.database, self.query, self._version_query, setting)
-        formats = self.table_formats
-        tables = {
-            name: parse_source(source, formats.get(name)) for name, source in self.sources.items()
-        }
-        for name, partitions in self.partitions_by_source.items():
-            rows = tables[name]
-            assert isinstance(rows, AssetRows)
-            tables[name] = replace(rows, partitions=partitions)
+        formats, partitions = self.table_formats, self.partitions_by_source
+        tables: dict[str, RatingsSource] = {}
+        for name, source in self.sources.items():
+            rows = parse_source(source, formats.get(name))
+            if isinstance(rows, AssetRows):
+                rows = replace(rows, partitions=partitions.get(name))
+            tables[name] = rows
         if self.query is None:
             return tables[SOURCE]
         return FileQuery(check_sql(self.query), tables, form, setting, self.headers)
