@@ -18,6 +18,7 @@ from batchrec_dagster.explanations.item_overlaps import (
     find_best_explanations,
     find_similar_items,
 )
+from batchrec_dagster.explanations.last_orders import LAST_ORDER, find_last_orders
 from batchrec_dagster.explanations.list_reasons import BECAUSE
 from batchrec_dagster.outcomes.measured_popularity import describe_window
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
@@ -72,6 +73,14 @@ class ExplainedItem:
 
 
 @dataclass(frozen=True)
+class OrderedItem:
+    """An item of a user's last order."""
+
+    item: str
+    title: str | None
+
+
+@dataclass(frozen=True)
 class UserDetails:
     """What a pipeline knows of a user."""
 
@@ -95,6 +104,8 @@ class UserDetails:
     """When the edition was live that was asked for; None if the published one is shown."""
     notes: list[str] = field(default_factory=list)
     """What to know about a past list and its explanations, in sentences."""
+    last_order: list[OrderedItem] | None = None
+    """What the user ordered last, newest first, if the list is about that; None for other lists."""
 
 
 @dataclass(frozen=True)
@@ -218,12 +229,16 @@ def _find_user(
         .head(MOST_EXPLAINING)
         .to_list()
     )
+    about = published.edition.about if published.edition else {}
+    last_order = _find_last_order(interactions_of_user, user, about)
+    if last_order is not None:
+        latest = last_order
     # What the lists themselves say holds, also if other users are counted now.
     histories = [
         [item] if item is not None else latest for item in _read_column(table, REASON_ITEM)
     ]
     explanations = _explain_list(_sample_users(interactions, size), histories, listed_items)
-    reasons = _read_reasons(table, published.edition.about if published.edition else {})
+    reasons = _read_reasons(table, about)
     # What has another reason, the history does not explain.
     explanations = [
         explanation if reason is None else ("", 0)
@@ -233,11 +248,11 @@ def _find_user(
     explaining_items = [because for because, _ in explanations]
     titles = published.read_titles(
         [*latest_interactions.get_column(ITEM_ID), *listed_items, *explaining_items]
+        + (last_order or [])
     )
     if published.chosen_edition is not None and "title" in table.columns:
         # As the person saw it then.
         titles |= dict(table.select("item_id", "title").drop_nulls().iter_rows())
-    about = published.edition.about if published.edition else {}
     has_padding = bool(about.get("items_without_score"))
     return UserDetails(
         pipeline=published.address,
@@ -267,7 +282,27 @@ def _find_user(
         failure=failure,
         edition=published.edition.number if published.edition else 0,
         arm=_find_arm(published, user, table),
+        last_order=None
+        if last_order is None
+        else [OrderedItem(item, titles.get(item)) for item in last_order],
     )
+
+
+def _find_last_order(
+    interactions_of_user: pl.DataFrame, user: str, about: Mapping[str, Any]
+) -> list[str] | None:
+    """The items of the user's last order, newest first; None if the lists are not about that.
+
+    interactions_of_user: the newest first.
+    about: the metadata of the edition.
+    """
+    if LAST_ORDER not in about:
+        return None
+    orders = find_last_orders(
+        interactions_of_user.lazy(), pl.Series([user]), about[LAST_ORDER]["events"]
+    )
+    items = interactions_of_user.get_column(ITEM_ID).unique(maintain_order=True)
+    return items.filter(items.is_in(orders.get_column("item_id").implode())).to_list()
 
 
 def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> str | None:

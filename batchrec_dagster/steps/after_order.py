@@ -12,12 +12,10 @@ from dataclasses import asdict, dataclass, fields, replace
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.explanations.last_orders import LAST_ORDER, find_last_orders
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS, USER_FIELD, scan_interactions
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 from batchrec_dagster.steps.batch_jobs import SAMPLE
 from batchrec_dagster.steps.batches import Batch, DividedUsers
-from batchrec_dagster.steps.bought_together import select_events
 from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.edition_interactions import read_interactions
 from batchrec_dagster.steps.errors import StepError
@@ -101,30 +99,6 @@ def publish_after_order(
     return replace(published, checks=[*published.checks, *spending.reserve({})])
 
 
-def find_last_orders(
-    interactions: pl.LazyFrame, users: pl.Series, events: list[str] | None
-) -> pl.DataFrame:
-    """What each of these users bought last: the columns user_id and item_id, by users.
-
-    It is what they had within a day before their newest event that counts, that included. Users
-    without one are left out.
-
-    events: the types of events that are orders; None for all.
-    """
-    if events is not None:
-        interactions = select_events(interactions, events)
-    newest = interactions.group_by(USER_ID).agg(newest=pl.col(TIMESTAMP).max())
-    return (
-        interactions.filter(pl.col(USER_ID).is_in(users.implode()))
-        .join(newest, on=USER_ID)
-        .filter(pl.col(TIMESTAMP) > pl.col("newest") - SECONDS_A_DAY)
-        .select(user_id=USER_ID, item_id=ITEM_ID)
-        .unique()
-        .collect(engine="streaming")
-        .sort("user_id", "item_id")
-    )
-
-
 def make_lines(orders: pl.DataFrame, similar_items: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """What goes with each order, best first, in the form of the lines of a batch inference job.
 
@@ -183,10 +157,13 @@ def _publish(
         facts = {
             "root_run": run.root_run,
             **({} if seconds is None else {"run_seconds": seconds}),
+            "run_cost_usd": Spending(work, "recommendations", run.root_run).read_total(),
             **asdict(table.counts),
             **table.facts,
             "data_until": interactions.until,
             "exclude_seen": work.pipeline.recommendations.excludes_all_seen,
+            # What `batchrec show` needs to know to explain the lists.
+            LAST_ORDER: {"events": work.pipeline.order_events},
         }
         about = publishing.about(version, run.run, checks, facts)
         about["recipe"] = None
@@ -202,6 +179,12 @@ def _explain_short_lists(check: CheckResult) -> CheckResult:
 
     Few items go with a small order, so that lists are often short. The check warns if most are.
     """
+    if check.name == "lists_full":
+        users, full = int(check.numbers["users"]), int(check.numbers["full"])
+        finding = f"{full:,} of {users:,} users have a full list"
+        if full < users:
+            finding += "; fewer items go with the last orders of the others"
+        return replace(check, passed=2 * full >= users, finding=finding)
     if check.name != "results_enough_for_rules":
         return check
     users, short = int(check.numbers["users"]), int(check.numbers["short"])

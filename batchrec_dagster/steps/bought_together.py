@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.explanations.last_orders import select_events
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 from batchrec_dagster.rules.pairs import Numbers, find_positions
 
@@ -145,14 +146,6 @@ def score_pairs(pairs: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
         pl.col("other").alias("item"), pl.col("item").alias("other"), "both", "score"
     )
     return pl.concat([scored, mirrored])
-
-
-def select_events(interactions: pl.LazyFrame, events: Sequence[str]) -> pl.LazyFrame:
-    """The interactions of these types, in any case; none if they have no types."""
-    if EVENT_TYPE not in interactions.collect_schema():
-        return interactions.clear()
-    names = [event.lower() for event in events]
-    return interactions.filter(pl.col(EVENT_TYPE).str.to_lowercase().is_in(names))
 
 
 def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataFrame]:

@@ -13,6 +13,7 @@ import pytest
 
 from batchrec_dagster.reporting.lookup import find_user
 from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.reporting.show import format_text
 from batchrec_dagster.reporting.summary import describe_run_result, describe_similar_items
 from batchrec_dagster.steps import similar_items as steps_of_similar_items
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -178,11 +179,20 @@ def test_a_list_about_the_last_order_is_made_of_similar_items(
     (heading, counts, *_) = describe_run_result(published, "another", "1 s")
     assert "shop/post_purchase: the lists are unchanged" in heading
     assert counts.endswith(f"{table.height} recommendations for 60 users")
-    user = find_user(published, "7")
+    first_user = own.item(0, "user_id")
+    user = find_user(published, first_user)
     assert user is not None
-    assert [entry.item for entry in user.recommendations] == table.filter(user_id="7")[
-        "item_id"
-    ].to_list()
+    listed = table.filter(user_id=first_user).get_column("item_id").to_list()
+    assert [entry.item for entry in user.recommendations] == listed
+    # What explains the list is of the last order, not of the whole history.
+    assert user.last_order
+    ordered = {item.item for item in user.last_order}
+    explaining = {entry.because for entry in user.recommendations if entry.because is not None}
+    assert explaining
+    assert explaining <= ordered
+    text = format_text(user, None, with_runs=False)
+    assert f"last order: {user.last_order[0].item}" in text
+    assert "because of: the item in the last order" in text
     (_, address, number) = describe_similar_items(published, "another")
     assert address == "shop/similar_items: unchanged: edition 1"
     assert number.endswith("similar items of 80 items")

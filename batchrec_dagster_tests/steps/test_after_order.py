@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from batchrec_dagster.steps.after_order import find_last_orders, make_lines
+from batchrec_dagster.explanations.last_orders import find_last_orders
+from batchrec_dagster.steps.after_order import make_lines
 
 DAY = 86_400
 
