@@ -219,12 +219,12 @@ def test_the_next_good_file_works(shop: Project) -> None:
 
 # test_attack_tables reads each kind in both places, in this process.
 TABLES = [
-    *(("command", "folder"), ("iceberg", "S3"), ("delta", "folder")),
-    *(("command", "S3"), ("iceberg", "folder"), ("delta", "S3")),
+    *(("command", "folder"), ("iceberg", "S3")),
+    *(("delta", "folder"), ("command", "S3"), ("iceberg", "folder"), ("delta", "S3")),
 ]
 
 
-@pytest.mark.parametrize(("shape", "place"), TABLES[: repeats(len(TABLES), 3)])
+@pytest.mark.parametrize(("shape", "place"), TABLES[: repeats(len(TABLES), 2)])
 def test_a_hostile_table_is_refused_by_every_command(
     shop: Project, shape: str, place: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
