@@ -33,7 +33,7 @@ from batchrec_dagster_tests.preparation.spark_support import (
     prepare_on_spark,
     quick_session,
 )
-from batchrec_dagster_tests.repeats import IS_LONG
+from batchrec_dagster_tests.repeats import IS_LONG, repeats
 from batchrec_dagster_tests.support import real_data
 
 pytestmark = pytest.mark.slow
@@ -469,7 +469,7 @@ RULES = st.builds(
     seed=st.integers(0, 99),
     erased=st.sets(st.sampled_from(["u1", "u2", "1", "a,b", "é", "x"])),
 )
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=repeats(12, 2), deadline=None)
 def test_any_rules(
     spark: SparkSession,
     rules: Rules,
