@@ -17,6 +17,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.dagster_internals.expected_failure import ExpectedFailure
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
@@ -87,21 +88,25 @@ def asset_step(
     @wraps(function)
     def run(*arguments: Parameters.args, **inputs: Parameters.kwargs) -> Iterator[AssetResult]:
         started = time.monotonic()
-        failed: FailedChecksError | None = None
+        failed_checks: FailedChecksError | None = None
+        failure: dg.Failure | None = None
         try:
             with recorded_ending(arguments), expected_errors_as_failures():
                 for result in _iterate_results(function(*arguments, **inputs)):
                     yield round_metadata(result, time.monotonic() - started)
         except FailedChecksError as error:
-            failed = error
-        # Outside of the except block, so that the UI shows the failure alone.
-        if failed is not None:
-            yield from check_results(failed.checks)
-            blocking = [check for check in failed.checks if check.blocks]
-            raise dg.Failure(
-                "\n".join(f"{check.name}: {check.finding}" for check in blocking),
-                allow_retries=False,
-            )
+            failed_checks = error
+        except dg.Failure as error:
+            if error.allow_retries:
+                raise
+            failure = error
+        # Outside of the except blocks, so that the UI shows the message alone.
+        if failed_checks is not None:
+            yield from check_results(failed_checks.checks)
+            blocking = [check for check in failed_checks.checks if check.blocks]
+            raise ExpectedFailure("\n".join(f"{check.name}: {check.finding}" for check in blocking))
+        if failure is not None:
+            raise ExpectedFailure(failure.description or "", failure.metadata)
 
     return run
 

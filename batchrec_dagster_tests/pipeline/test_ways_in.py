@@ -103,7 +103,10 @@ def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:
             instance.get_runs()[0].run_id, of_type=dg.DagsterEventType.STEP_FAILURE
         )
     assert failure_log.dagster_event is not None
-    assert "in raw_ratings" in str(failure_log.dagster_event.step_failure_data.error)
+    error = failure_log.dagster_event.step_failure_data.error
+    assert error is not None
+    assert error.message.startswith("Failure: ratings.csv: there is no such file")
+    assert (error.stack, error.cause) == ([], None)
     # Nothing is stored but that the night failed.
     (record,) = project.storage.rglob("*.*")
     assert record.parent.name == "unpublished_runs"
