@@ -151,18 +151,18 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
 
     A file that is not plain text is downloaded whole. Raises StorageError, StepError.
     """
-    for uri in list_s3_uris(raw, storage):
+    for file, uri in zip(raw.files, list_s3_uris(raw, storage), strict=True):
         start = next(storage.store.chunks(uri), b"")
         if not start:
             continue
         if start.startswith((PARQUET, *PACKED)) or recognise_format(start[:START]):
             with storage.local_file(uri) as path:
-                yield [RawFile(path, uri)]
+                yield [RawFile(path, file.source)]
             return
         with temporary_folder() as folder:
             path = folder / "start"
             path.write_bytes(start[: start.rfind(b"\n") + 1] or start)
-            yield [RawFile(path, uri)]
+            yield [RawFile(path, file.source)]
         return
     raise StepError("all files of ratings.source are empty")
 
@@ -329,7 +329,10 @@ def _prepare_on_aws(
         layout = _find_layout(files, pipeline)
     folder = work.files.uri(f"{pipeline.storage_keys.work}{run}")
     task = SparkTask(
-        [SourceFile(uri, uri) for uri in list_s3_uris(raw, storage)],
+        [
+            SourceFile(uri, file.source)
+            for file, uri in zip(raw.files, list_s3_uris(raw, storage), strict=True)
+        ],
         layout,
         pipeline.rules,
         destination=f"{folder}/interactions.csv",

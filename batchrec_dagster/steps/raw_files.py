@@ -310,7 +310,8 @@ def open_copy(file: FileRecord, storage: StorageResource) -> Iterator[RawFile]:
             raise DamagedObjectError(
                 storage.where(file.uri), damage, "run the refresh, which copies it again"
             )
-        yield RawFile(path, storage.where(file.uri))
+        # Who reads a message about a row wants to open the source, not the copy.
+        yield RawFile(path, file.source)
 
 
 def _open_in_place(

@@ -186,6 +186,9 @@ def test_a_copy_of_other_content_is_named_and_made_again(
     assert raw.unchanged_version is None
     assert raw.record.version == record.version
     with open_raw_files(raw.record, parse_source("orders/"), storage, tmp_path) as files:
+        # Messages name the source's file, because nobody can correct a row in its copy.
+        assert [file.name for file in files] == [file.source for file in raw.record.files]
+        assert not any("raw/" in file.name for file in files)
         assert [file.path.read_text() for file in files] == ["1,2\n"] * 3
     raw = bring_again(storage, tmp_path)
     assert raw.outcome == "unchanged: not copied again"
