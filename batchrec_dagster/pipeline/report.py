@@ -246,15 +246,15 @@ def build_lists_page(work: Work) -> str:
     """The HTML of the page about all lists of the pipeline. Raises StorageError."""
     pipeline = work.pipeline
     lists = pipeline.list_pipelines
-    addresses = {one_list.list_name or "": one_list.address for one_list in lists}
+    addresses = {list_pipeline.list_name or "": list_pipeline.address for list_pipeline in lists}
     links = link_pages(pipeline.address, addresses)
     summaries = [
         summarize_list(
-            PublishedResults(work.storage, one_list.address),
+            PublishedResults(work.storage, list_pipeline.address),
             link,
             pipeline.lists[link.name].description,
         )
-        for one_list, link in zip(lists, links, strict=True)
+        for list_pipeline, link in zip(lists, links, strict=True)
     ]
     similar_items = None
     if pipeline.similar_items_pipeline is not None:
@@ -283,7 +283,10 @@ def _link_other_pages(pipeline: Pipeline) -> list[PageLink]:
     """Links to the page about all lists, and to those of the other lists; none without `lists`."""
     if pipeline.list_name is None:
         return []
-    lists = {one_list.list_name or "": one_list.address for one_list in pipeline.list_pipelines}
+    lists = {
+        list_pipeline.list_name or "": list_pipeline.address
+        for list_pipeline in pipeline.list_pipelines
+    }
     all_lists = {} if pipeline.trial is not None else {"All lists": pipeline.name}
     return link_pages(pipeline.address, {**all_lists, **lists})
 
