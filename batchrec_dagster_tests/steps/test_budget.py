@@ -343,7 +343,7 @@ def test_a_job_in_place_of_a_rejected_output_is_within_the_budget_too(
     refused = shop.run("recommendations")
     message = why(refused)
     assert message.startswith("no_duplicates: ")
-    assert "; within_budget: " in message
+    assert "\nwithin_budget: " in message
     assert "this run has already paid 0.01 USD; the middle of the sum is 0.02" in message
     assert shop.take_created() == ["BatchInferenceJob"]
     shop.declare(0.019, recommendations={"num_results": 4})
