@@ -26,7 +26,9 @@ LIST = 25
 # This many items have neighbours in the report, and each has this many.
 MOST_ITEMS = 5_000
 NEIGHBOURS = 5
-# Of the published list of similar items of each, the report has at most this many.
+# This many items have their published list of similar items in the report, and of each list there
+# are at most this many items. Those of 5,000 items would make a large page a tenth larger.
+MOST_SIMILAR_LISTS = 1_500
 SIMILAR_ITEMS = 10
 # Where a row of People.items has the id and the number of lists.
 ITEM_IN_ROW, LISTS_IN_ROW = 0, 3
@@ -190,7 +192,7 @@ def _collect_similar_items(
     """
     places = {item[ITEM_IN_ROW]: place for place, item in enumerate(items)}
     by_lists = sorted(range(len(items)), key=lambda place: -items[place][LISTS_IN_ROW])
-    lists: dict[int, list[int]] = {place: [] for place in sorted(by_lists[:MOST_ITEMS])}
+    lists: dict[int, list[int]] = {place: [] for place in sorted(by_lists[:MOST_SIMILAR_LISTS])}
     ids = pl.LazyFrame({ITEMS.column: [items[place][ITEM_IN_ROW] for place in lists]})
     rows = (
         similar_items.filter(pl.col("rank") <= SIMILAR_ITEMS)

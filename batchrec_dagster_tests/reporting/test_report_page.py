@@ -589,7 +589,7 @@ def test_an_item_has_the_beginning_of_its_published_list(monkeypatch: pytest.Mon
     assert similar == [places.get(item, -1) for item in expected]
     assert people.similar_items[places["item 9"]] == []
 
-    monkeypatch.setattr("batchrec_dagster.reporting.people.MOST_ITEMS", 3)
+    monkeypatch.setattr("batchrec_dagster.reporting.people.MOST_SIMILAR_LISTS", 3)
     in_most_lists = sorted(range(len(places)), key=lambda place: -people.items[place][3])[:3]
     few = count_tallies(build_tables()).people.similar_items
     assert few == {place: people.similar_items[place] for place in sorted(in_most_lists)}
