@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchrec_dagster.config.declaration import Declaration
+from batchrec_dagster.config.ratings import check_names_or_positions
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
@@ -20,6 +21,7 @@ def require_fitting_blocks(declaration: Declaration) -> None:
         raise ValueError(problem)
     for find_problems in (
         _find_missing_columns,
+        _find_problems_of_orders,
         _find_blocks_that_lists_replace,
         _find_problems_of_lists_about_orders,
     ):
@@ -80,6 +82,22 @@ def _find_missing_columns(declaration: Declaration) -> Iterator[tuple[Keys, str]
     has_event_values = columns is not None and columns.event_value is not None
     if solution.event_value_threshold is not None and not has_event_values:
         yield ("solution", "event_value_threshold"), "needs ratings.columns.event_value"
+
+
+def _find_problems_of_orders(declaration: Declaration) -> Iterator[tuple[Keys, str]]:
+    """What is wrong with the column of the orders' numbers, next to the other columns."""
+    similar_items, columns = declaration.similar_items, declaration.ratings.columns
+    order = None if similar_items is None else similar_items.order
+    if order is None:
+        return
+    declared = {} if columns is None else columns.declared
+    try:
+        check_names_or_positions([order, *declared.values()])
+    except ValueError as error:
+        yield ("similar_items", "order"), f"with ratings.columns: {error}"
+    for role, column in declared.items():
+        if column == order:
+            yield ("similar_items", "order"), f"is the column of ratings.columns.{role}"
 
 
 def _find_blocks_that_lists_replace(declaration: Declaration) -> Iterator[tuple[Keys, str]]:

@@ -21,6 +21,7 @@ from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH, parse
 from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS as SIMILAR_ITEMS_RECIPE
 from batchrec_dagster.personalize.recipes import SIMS
+from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.rules.settings import ListRules
@@ -76,6 +77,16 @@ class SimilarItems(dg.Model):
         " without Amazon Personalize. 0: at the same time.",
         examples=[7],
         json_schema_extra={"minimum": 0},
+    )
+    order: Column | None = Field(
+        default=None,
+        description="Bought together instead: the column of the ratings with the order's number, by"
+        " name or position as in ratings.columns. What a person had in one order counts fully, and"
+        " so does what they had within_days, if it is set. A row without a number is in no order."
+        " interactions.latest_per_pair leaves out earlier purchases of an item before orders are"
+        " seen; duplicates: drop leaves out only rows of the same order. The interactions"
+        " get a column ORDER_ID, on which Amazon Personalize does not train.",
+        examples=["order_id"],
     )
     events: list[str] | None = Field(
         default=None,
@@ -174,12 +185,12 @@ class SimilarItems(dg.Model):
             if self.recipe is not None:
                 problems["recipe",] = (
                     "items bought together need no recipe, as batchrec counts them itself: leave"
-                    " out recipe, or within_days"
+                    " out recipe, or within_days and order"
                 )
             if self.gate is not None:
                 problems["gate",] = (
                     "items bought together are counted, so there is no model to measure: leave out"
-                    " gate, or within_days"
+                    " gate, or within_days and order"
                 )
             if self._uses_current_item:
                 problems["filter",] = (
@@ -190,7 +201,8 @@ class SimilarItems(dg.Model):
             for name in ("events", "least_people"):
                 if name in self.model_fields_set:
                     problems[name,] = (
-                        "is for items bought together: set within_days too, or leave it out"
+                        "is for items bought together: set within_days or order too, or leave it"
+                        " out"
                     )
             if self._uses_current_item and self.recipe == SIMS:
                 problems["filter",] = f"CurrentItem works only with recipe: {SIMILAR_ITEMS_RECIPE}"
@@ -236,7 +248,7 @@ class SimilarItems(dg.Model):
     @property
     def is_bought_together(self) -> bool:
         """Whether batchrec counts what people had together, instead of training a recipe."""
-        return self.within_days is not None
+        return self.within_days is not None or self.order is not None
 
     @property
     def recommendations(self) -> RecommendationSettings:

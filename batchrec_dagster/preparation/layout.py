@@ -26,7 +26,8 @@ A row is read in four steps, so that engines agree to the byte.
    floating-point number. A whole number is `[+-]?D+`, from -2^63 to 2^63 - 1. With the `decimal`
    `,` numbers have a comma in place of the point. Points between groups of three digits are left
    out if there is a comma behind them, or if there are two points or more; any other number with a
-   point is not a number. An event value may be missing.
+   point is not a number. An event value may be missing, and so may an order's number, which
+   is text and loses the spaces and tabs around it.
 4. Problems. A row with a problem is bad. If it has several, it counts under the first: what is
    wrong with its line, then those of `row_problems.list_row_problems`, then those of
    `row_problems.list_time_problems`.
@@ -127,6 +128,11 @@ class Layout:
 
     event_type: Column | None = None
     event_value: Column | None = None
+
+    order: Column | None = None
+    """The number of the order that a row belongs to; None if rows are not counted by their orders.
+    """
+
     format: Format = "csv"
 
     encoding: Encoding = "auto"
@@ -195,7 +201,7 @@ class Layout:
     @property
     def columns(self) -> dict[str, Column]:
         """The columns by role, but for those of the filter."""
-        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
+        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value", "order")
         columns = {role: getattr(self, role) for role in roles}
         return {role: column for role, column in columns.items() if column is not None}
 

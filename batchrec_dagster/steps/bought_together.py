@@ -1,33 +1,34 @@
 """Which items people had together: batchrec's own count, without Amazon Personalize.
 
-Two items were had together if the same person had both within some days. A pair's score is the
-number of people who had both together, over the geometric mean of the numbers of people who had
-either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering recommendation
-algorithms", WWW 2001). Two things differ from it. People who had both, but not within these days,
-count less, as few people ever buy two things at once, and what goes together by taste is better
-than nothing. And few people can be chance, so they count less. `benchmarks/similar_items.py` has
-what each is worth.
+Two items were had together if the same person had both in one order, or within some days. A
+pair's score is the number of people who had both together, over the geometric mean of the numbers
+of people who had either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering
+recommendation algorithms", WWW 2001). Two things differ from it. People who had both, but not
+together, count less, as few people ever buy two things at once, and what goes together by taste is
+better than nothing. And few people can be chance, so they count less. `benchmarks/similar_items.py`
+has what each is worth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from batchrec_dagster.explanations.last_orders import select_events
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, ORDER_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 from batchrec_dagster.rules.pairs import Numbers, find_positions
 
-# How much people count who had both items, but never within the days.
+# How much people count who had both items, but never together.
 WEIGHT_APART = 0.3
 # If this many people had both items, the discount is one half.
 DISCOUNT = 5
 # Of what somebody has after an item, so many are paired with it: nobody buys more together, while
-# an automatic import of a history would make millions of pairs. Of what comes later than the days,
-# only the next few: pairs of whole histories would take most of the time.
+# an automatic import of a history would make millions of pairs. Of what was not had together, only
+# the next few: pairs of whole histories would take most of the time.
 MOST_AFTER, MOST_AFTER_APART = 100, 25
 # So many events are paired at once, which bounds the memory.
 EVENTS_AT_ONCE = 50_000
@@ -38,7 +39,7 @@ COUNTS_AT_ONCE = 20_000_000
 def find_bought_together(
     interactions: pl.LazyFrame,
     *,
-    within_days: int,
+    within_days: int | None,
     least_people: int,
     most: int,
     events: Sequence[str] | None = None,
@@ -49,8 +50,10 @@ def find_bought_together(
     The columns are item_id, similar_item_id and score, in the order of the items' ids. Items that
     go with no other are missing.
 
-    interactions: the columns of Personalize's dataset.
-    within_days: how many days there may be between both, at most, so that they count fully.
+    interactions: the columns of Personalize's dataset. Those with the same ORDER_ID of a person
+    were had together.
+    within_days: how many days there may be between both, at most, so that they were had together
+    too; None if only orders count.
     least_people: how many people must have had both, at whatever time.
     most: how many items an item's list has at most.
     events: only events of these types count, in any case; None for all.
@@ -58,6 +61,7 @@ def find_bought_together(
     """
     if events is not None:
         interactions = select_events(interactions, events)
+    within_seconds = None if within_days is None else within_days * SECONDS_A_DAY
     ids = interactions.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
     ids = ids.sort()
     users = interactions.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
@@ -66,16 +70,15 @@ def find_bought_together(
             user=find_positions(USER_ID, users.sort()),
             item=find_positions(ITEM_ID, ids),
             time=TIMESTAMP,
+            order=_number_orders(interactions),
         )
-        .cast({"user": pl.UInt32, "item": pl.UInt32})
+        .cast({"user": pl.UInt32, "item": pl.UInt32, "order": pl.UInt32})
         .unique()
-        .sort("user", "time", "item")
+        .sort("user", "time", "order", "item")
         .collect(engine="streaming")
     )
     people = rows.select("user", "item").unique().group_by("item").len("people")
-    pairs = count_people_of_pairs(rows, within_days * SECONDS_A_DAY).filter(
-        pl.col("people") >= least_people
-    )
+    pairs = count_people_of_pairs(rows, within_seconds).filter(pl.col("people") >= least_people)
     scored = score_pairs(pairs, people)
     if allowed is not None:
         scored = scored.filter(_name_items("other", ids).is_in(allowed.implode()))
@@ -91,13 +94,15 @@ def find_bought_together(
     )
 
 
-def count_people_of_pairs(rows: pl.DataFrame, within_seconds: int) -> pl.DataFrame:
+def count_people_of_pairs(rows: pl.DataFrame, within_seconds: int | None) -> pl.DataFrame:
     """How many people had both items of a pair: the columns item, other, people and together.
 
     Each pair is there once, with the lower number first. `together` has how many of the people had
-    both within these seconds.
+    both together.
 
-    rows: the columns user, item and time, in the order of users and of their times.
+    rows: the columns user, item, time and order, in the order of users and of their times. Without
+    an order, `order` is 0.
+    within_seconds: what was had within them was had together; None if only orders count.
     """
     parts: list[pl.DataFrame] = []
     size = 0
@@ -148,7 +153,16 @@ def score_pairs(pairs: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([scored, mirrored])
 
 
-def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataFrame]:
+def _number_orders(interactions: pl.LazyFrame) -> pl.Expr:
+    """The number of the order from 1, or 0 without one."""
+    if ORDER_ID not in interactions.collect_schema():
+        return pl.lit(0)
+    orders = interactions.select(pl.col(ORDER_ID).drop_nulls().unique())
+    names = orders.collect(engine="streaming").to_series()
+    return (find_positions(ORDER_ID, names.sort()).cast(pl.UInt32) + 1).fill_null(0)
+
+
+def _iterate_pairs(rows: pl.DataFrame, within_seconds: int | None) -> Iterator[pl.DataFrame]:
     """Tables of user, pair and is_near, with all pairs of a user in one of them.
 
     A pair's number is that of the lower item, times 2 to the power of 32, and the other.
@@ -156,6 +170,7 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataF
     users = rows.get_column("user").to_numpy()
     items = rows.get_column("item").to_numpy().astype(np.uint64)
     times = rows.get_column("time").to_numpy()
+    orders = rows.get_column("order").to_numpy()
     first_rows = np.flatnonzero(np.diff(users, prepend=-1))
     start = 0
     while start < len(users):
@@ -163,27 +178,47 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataF
         place = np.searchsorted(first_rows, start + EVENTS_AT_ONCE)
         end = int(first_rows[place]) if place < len(first_rows) else len(users)
         part = slice(start, end)
-        yield _pair_events(users[part], items[part], times[part], within_seconds)
+        events = Events(users[part], items[part], times[part], orders[part])
+        yield _pair_events(events, within_seconds)
         start = end
 
 
-def _pair_events(
-    users: Numbers, items: np.ndarray, times: Numbers, within_seconds: int
-) -> pl.DataFrame:
-    """The columns user, pair, and is_near: whether both events were within these seconds."""
+@dataclass(frozen=True)
+class Events:
+    """What people had: an entry for each event, in the order of users and of their times."""
+
+    users: Numbers
+    items: np.ndarray
+    times: Numbers
+    orders: Numbers
+    """0 without an order."""
+
+    def are_together(self, rows: Numbers, distance: int, within_seconds: int | None) -> np.ndarray:
+        """Whether the events at these rows, and those this far behind them, were had together."""
+        orders = self.orders[rows]
+        together: np.ndarray = (orders != 0) & (orders == self.orders[rows + distance])
+        if within_seconds is not None:
+            together |= self.times[rows + distance] - self.times[rows] <= within_seconds
+        return together
+
+
+def _pair_events(events: Events, within_seconds: int | None) -> pl.DataFrame:
+    """The columns user, pair, and is_near: whether both events were had together."""
+    users, items = events.users, events.items
+    has_orders = bool(events.orders.any())
     pairs: list[pl.DataFrame] = []
     for distance in range(1, min(len(users), MOST_AFTER + 1)):
-        is_pair_of_events = users[distance:] == users[:-distance]
+        rows = np.flatnonzero(users[distance:] == users[:-distance])
+        is_near = events.are_together(rows, distance, within_seconds)
         if distance > MOST_AFTER_APART:
-            is_pair_of_events &= times[distance:] - times[:-distance] <= within_seconds
-        rows = np.flatnonzero(is_pair_of_events)
-        if not len(rows):
+            rows, is_near = rows[is_near], is_near[is_near]
+        # Those further apart are not within the days either, but may be of one order.
+        if not len(rows) and not has_orders:
             break
         one, other = items[rows], items[rows + distance]
         is_pair = one != other
         lower = np.minimum(one, other)[is_pair] << np.uint64(32)
         codes = lower | np.maximum(one, other)[is_pair]
-        is_near = times[rows + distance] - times[rows] <= within_seconds
         pairs.append(
             pl.DataFrame({"user": users[rows][is_pair], "pair": codes, "is_near": is_near[is_pair]})
         )

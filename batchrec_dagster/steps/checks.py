@@ -166,14 +166,14 @@ def check_enough_interactions(
     )
 
 
-def check_few_event_types(count: int, *, event_value: bool = False) -> CheckResult:
+def check_few_event_types(count: int, optional_columns: int = 0) -> CheckResult:
     """Whether there are as few distinct event types as Personalize allows.
 
     count: the number of event types, 0 if there is no such column.
-    event_value: whether there is a column EVENT_VALUE. Personalize counts it and EVENT_TYPE as one
-    type each.
+    optional_columns: how many of the columns EVENT_VALUE and ORDER_ID there are. Personalize counts
+    each of them, and EVENT_TYPE, as one type.
     """
-    max_types = MAX_EVENT_TYPES - 1 - event_value
+    max_types = MAX_EVENT_TYPES - 1 - optional_columns
     passed = count <= max_types
     finding = f"{count:,} event types"
     if not passed:

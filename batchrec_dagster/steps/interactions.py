@@ -19,7 +19,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.file_formats import choose_csv_types
-from batchrec_dagster.personalize.schemas import EVENT_VALUE, list_interactions_columns
+from batchrec_dagster.personalize.schemas import EVENT_VALUE
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
@@ -109,7 +109,7 @@ def inspect_ratings(work: Work, raw: RawRecord, suppressed: SuppressedUsers) -> 
     ) as files:
         size = sum(file.path.stat().st_size for file in files)
         try:
-            with open_ratings(files, ratings.reading, pipeline.rules, suppressed) as opened:
+            with open_ratings(files, pipeline.reading, pipeline.rules, suppressed) as opened:
                 rows = opened.inspect_rows()
                 check = check_rows_readable(
                     "rows_readable", "ratings", rows.rows_read, rows.bad, ratings.on_bad_rows
@@ -200,8 +200,8 @@ class PreparedInteractions:
     """The counts of what is kept."""
     sample: pl.DataFrame
     """The first few interactions."""
-    event_value: bool
-    """Whether they have EVENT_VALUE."""
+    optional_columns: int
+    """How many of the columns EVENT_VALUE and ORDER_ID they have."""
     job: Mapping[str, Any]
     """The metadata of the Spark job; empty without one."""
     check_size: CheckSize
@@ -227,7 +227,7 @@ class PreparedInteractions:
                 self.result.left_out.get(BELOW_MIN_RATING, 0),
             ),
             check_timestamps_plausible(self.counts.earliest, self.counts.latest, unit, now),
-            check_few_event_types(self.counts.event_types, event_value=self.event_value),
+            check_few_event_types(self.counts.event_types, self.optional_columns),
             check_source_without_erased(
                 self.result.left_out.get(ERASED_USER, 0), self.result.erased_users
             ),
@@ -287,8 +287,7 @@ def _prepare_here(
     result: PreparationResult
     job: Mapping[str, Any] = {}
     if run_spark is None:
-        reading = pipeline.ratings.reading
-        with open_ratings(files, reading, pipeline.rules, suppressed) as ratings:
+        with open_ratings(files, pipeline.reading, pipeline.rules, suppressed) as ratings:
             result = ratings.write_interactions(csv)
     else:
         suppressed_file = folder / "suppressed_users.json"
@@ -303,15 +302,14 @@ def _prepare_here(
             suppressed=f"file://{suppressed_file}" if suppressed else None,
         )
         result, job = run_spark(task)
-    columns = list_interactions_columns(
-        event_type=pipeline.rules.event_type, event_value=pipeline.event_value
-    )
-    interactions = pl.scan_csv(csv, schema=choose_csv_types(columns), glob=False)
+    types = choose_csv_types(pipeline.interactions_columns)
+    interactions = pl.scan_csv(csv, schema=types, glob=False)
     version, sample = compute_version(read_pieces(csv)), interactions.head(SAMPLE).collect()
     value = csv if run_spark is None else PreparedFiles(csv, users, version)
     counts = count_rows(interactions)
+    optional_columns = pipeline.event_value + pipeline.has_orders
     return PreparedInteractions(
-        value, version, result, counts, sample, pipeline.event_value, job, check_size
+        value, version, result, counts, sample, optional_columns, job, check_size
     )
 
 
@@ -349,8 +347,9 @@ def _prepare_on_aws(
     sample = pl.read_csv(b"\n".join(start.split(b"\n")[: SAMPLE + 1]), infer_schema=False)
     version = result.sha256[:16]
     value = PreparedFiles(task.destination, task.users, version)
+    optional_columns = pipeline.event_value + pipeline.has_orders
     prepared = PreparedInteractions(
-        value, version, result, result, sample, pipeline.event_value, job, check_size
+        value, version, result, result, sample, optional_columns, job, check_size
     )
     if any(check.blocks for check in prepared.checks):
         # They will not be published, so no copy stays.
@@ -385,5 +384,5 @@ def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) 
 
 
 def _find_layout(files: list[RawFile], pipeline: Pipeline) -> Layout:
-    with open_ratings(files, pipeline.ratings.reading, pipeline.rules) as ratings:
+    with open_ratings(files, pipeline.reading, pipeline.rules) as ratings:
         return ratings.layout

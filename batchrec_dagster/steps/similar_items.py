@@ -22,7 +22,7 @@ from batchrec_dagster.personalize.file_formats import (
     scan_interactions,
 )
 from batchrec_dagster.personalize.prices import Cost
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, ORDER_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, read_ids
 from batchrec_dagster.rules.catalogue import build_catalogue
@@ -198,7 +198,11 @@ class NewEdition:
         self, settings: SimilarItems, interactions: pl.LazyFrame
     ) -> PublishedSimilarItems:
         """Count what people had together, of what the filter allows, and publish it."""
-        assert settings.within_days is not None
+        if settings.order is not None and ORDER_ID not in interactions.collect_schema():
+            raise StepError(
+                "the interactions were prepared without similar_items.order: materialise"
+                " interactions first"
+            )
         lists = find_bought_together(
             interactions,
             within_days=settings.within_days,

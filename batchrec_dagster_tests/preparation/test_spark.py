@@ -206,6 +206,10 @@ def test_files_in_order_each_with_its_header_some_empty(
             "10^1^1000^\n10^1^1000^7.5\n1^2^3^ x\n1^2^3^ 1e3 \n1^2^3^NULL\n-1^2^3^4\n",
             Layout("^", 2, 1, None, 3, event_value=4, null_values=["NULL", "-1"]),
         ),
+        (
+            '10^1^1000^\n10^1^1000^7,a\n1^2^3^ x\t\n1^2^3^NULL\n1^2^3^"a\n"\n1^2^3\n1^2^3^ \n',
+            Layout("^", 2, 1, None, 3, order=4, null_values=["NULL"]),
+        ),
     ],
     ids=[
         "tab",
@@ -216,6 +220,7 @@ def test_files_in_order_each_with_its_header_some_empty(
         "backslash",
         "no quotes",
         "value",
+        "order",
     ],
 )
 def test_layouts_without_a_header(
@@ -464,6 +469,7 @@ RULES = st.builds(
     rules=RULES,
     event_type=st.sampled_from([None, "kind"]),
     event_value=st.sampled_from([None, "rating"]),
+    order=st.sampled_from([None, "kind"]),
     unit=st.sampled_from(["auto", "s", "ms"]),
     dirt=st.sampled_from([[], DIRTY[:12], QUOTED]),
     seed=st.integers(0, 99),
@@ -475,6 +481,7 @@ def test_any_rules(
     rules: Rules,
     event_type: str | None,
     event_value: str | None,
+    order: str | None,
     unit: str,
     dirt: list[str],
     seed: int,
@@ -491,7 +498,12 @@ def test_any_rules(
     content = HEADER.strip() + ",kind\n" + "\n".join(rows)
     types = {"rating": "double", "kind": "string"} if rules.filter else {}
     layout = replace(
-        COMMA, timestamp_unit=unit, event_type=event_type, event_value=event_value, types=types
+        COMMA,
+        timestamp_unit=unit,
+        event_type=event_type,
+        event_value=event_value,
+        order=order,
+        types=types,
     )
     with tempfile.TemporaryDirectory() as folder:
         prepare_by_both(spark, Path(folder), content, layout, rules, NOBODY.add(erased))

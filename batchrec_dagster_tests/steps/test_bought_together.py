@@ -15,24 +15,33 @@ from batchrec_dagster.steps.bought_together import DISCOUNT, WEIGHT_APART, find_
 
 DAY = 86_400
 Rows = list[tuple[str, str, int, str]]
+Orders = list[str | None]
 
 
-def to_frame(rows: Rows) -> pl.LazyFrame:
+def to_frame(rows: Rows, orders: Orders | None = None) -> pl.LazyFrame:
     names = ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE"]
-    return pl.DataFrame(rows, names, orient="row").lazy()
+    frame = pl.DataFrame(rows, names, orient="row").lazy()
+    return (
+        frame if orders is None else frame.with_columns(ORDER_ID=pl.Series(orders, dtype=pl.String))
+    )
 
 
-def find_plainly(rows: Rows, days: int, least: int, most: int) -> list[tuple[str, str, float]]:
+def find_plainly(
+    rows: Rows, days: int | None, least: int, most: int, orders: Orders | None = None
+) -> list[tuple[str, str, float]]:
     """As the docstring says, with loops."""
+    ordered = [*zip(rows, orders or [None] * len(rows), strict=True)]
     people_of_item, people_of_pair = defaultdict(set), defaultdict(set)
     together_of_pair = defaultdict(set)
     for user, item, _, _ in rows:
         people_of_item[item].add(user)
-    for (user, item, time, _), (other_user, other, other_time, _) in combinations(rows, 2):
+    for (row, order), (other_row, other_order) in combinations(ordered, 2):
+        (user, item, time, _), (other_user, other, other_time, _) = row, other_row
         if user == other_user and item != other:
+            is_near = days is not None and abs(time - other_time) <= days * DAY
             for pair in ((item, other), (other, item)):
                 people_of_pair[pair].add(user)
-                if abs(time - other_time) <= days * DAY:
+                if is_near or (order is not None and order == other_order):
                     together_of_pair[pair].add(user)
     lists = []
     for item in sorted(people_of_item):
@@ -65,6 +74,34 @@ def test_pairs_are_those_of_a_plain_count(
     assert expected
     assert [row[:2] for row in lists.iter_rows()] == [row[:2] for row in expected]
     assert lists["score"].to_list() == pytest.approx([score for _, _, score in expected])
+
+
+@pytest.mark.parametrize("days", [None, 2])
+def test_what_is_in_one_order_is_bought_together(
+    days: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(1)
+    rows = [
+        (f"u{chance.randrange(20)}", f"i{chance.randrange(12)}", chance.randrange(40) * DAY, "x")
+        for _ in range(300)
+    ]
+    # Numbers of several people, whose orders have several times, and a third without one.
+    orders: Orders = [chance.choice(["1", "2", "a", None, None]) for _ in rows]
+    monkeypatch.setattr(bought_together, "EVENTS_AT_ONCE", 70)
+    lists = find_bought_together(to_frame(rows, orders), within_days=days, least_people=2, most=4)
+    expected = find_plainly(rows, days, 2, 4, orders)
+    assert expected
+    assert expected != find_plainly(rows, days, 2, 4)
+    assert [row[:2] for row in lists.iter_rows()] == [row[:2] for row in expected]
+    assert lists["score"].to_list() == pytest.approx([score for _, _, score in expected])
+
+
+def test_the_lines_of_an_order_may_have_others_between_them() -> None:
+    rows = [(f"u{user}", f"i{time:02}", time, "x") for user in range(2) for time in range(60)]
+    orders: Orders = ["first" if time in (0, 59) else None for _ in range(2) for time in range(60)]
+    lists = find_bought_together(to_frame(rows, orders), within_days=None, least_people=2, most=99)
+    assert ("i00", "i59") in lists.select("item_id", "similar_item_id").rows()
+    assert ("i00", "i58") not in lists.select("item_id", "similar_item_id").rows()
 
 
 def test_only_events_and_items_that_count_are_on_lists() -> None:

@@ -59,6 +59,7 @@ COLUMNS = {
     schemas.TIMESTAMP: ("long", "When, in epoch seconds."),
     schemas.EVENT_TYPE: ("string", "The kind of interaction, for filters on interactions."),
     schemas.EVENT_VALUE: ("float", "A number that belongs to the event; may be missing."),
+    schemas.ORDER_ID: ("string", "The number of the order; may be missing."),
 }
 
 # The role in ratings.columns of the source of each column.
@@ -68,14 +69,15 @@ ROLES = {
     schemas.TIMESTAMP: "timestamp",
     schemas.EVENT_TYPE: "event_type",
     schemas.EVENT_VALUE: "event_value",
+    schemas.ORDER_ID: "order",
 }
 
 
 def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the ratings that count."""
-    ratings, rules = pipeline.ratings, pipeline.rules
+    rules = pipeline.rules
     engine = pipeline.preparation.engine
-    settings = fingerprint(ratings.reading, rules)
+    settings = fingerprint(pipeline.reading, rules)
     if rules.until is not None:
         settings += f"-{rules.until}"
 

@@ -61,6 +61,7 @@ PARSED_ROWS: Columns = {
     SECONDS: "long",
     "event_type": "string",
     "event_value": "string",
+    "order": "string",
     PROBLEM: "string",
     CELL: "string",
     REASON: "string",
