@@ -161,8 +161,7 @@ def test_skip_keeps_the_good_rows_and_reports_the_others(
     assert reasons["the rating is not a number"] == 1
     assert counts["rows_read"] == 1803
     assert counts["bad_row_examples"][0].endswith(
-        "line 1802: the rating is not a number: 'great' in column rating of"
-        " '1,2,great,1500000000'"
+        "line 1802: the rating is not a number: 'great' in column rating of '1,2,great,1500000000'"
     )
 
 
