@@ -24,8 +24,8 @@ def build_options_config(
     ops = {}
     for asset in assets:
         field = asset.op.config_field
-        known: Mapping[str, Any] = getattr(field.config_type, "fields", {}) if field else {}
-        values = {name: value for name, value in options.items() if name in known}
+        fields: Mapping[str, Any] = getattr(field.config_type, "fields", {}) if field else {}
+        values = {name: value for name, value in options.items() if name in fields}
         if values:
             ops[asset.op.name] = {"config": values}
     return {"ops": ops}

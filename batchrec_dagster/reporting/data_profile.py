@@ -110,8 +110,8 @@ def _count_known(tables: RunTables, catalogue: pl.DataFrame) -> Iterator[tuple[s
             for name in tables.categories
         ]
     for name, values in columns:
-        known = values.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
-        yield name, catalogue.join(known.select("item").unique(), on="item", how="semi").height
+        filled = values.filter(pl.col("value").is_not_null() & (pl.col("value") != ""))
+        yield name, catalogue.join(filled.select("item").unique(), on="item", how="semi").height
 
 
 def _make_label(low: int, high: int) -> str:

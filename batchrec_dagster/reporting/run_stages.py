@@ -206,10 +206,10 @@ class RunStages:
 def _shorten_keys(keys: Sequence[str]) -> list[str]:
     """The keys of steps without the parts that all of them start with, such as the pipeline."""
     parts = [key.split("__") for key in keys]
-    same = 0
-    while all(len(own) > same + 1 and own[same] == parts[0][same] for own in parts):
-        same += 1
-    return ["/".join(own[same:]) for own in parts]
+    shared = 0
+    while all(len(own) > shared + 1 and own[shared] == parts[0][shared] for own in parts):
+        shared += 1
+    return ["/".join(own[shared:]) for own in parts]
 
 
 def summarize_metadata(metadata: Mapping[str, Any]) -> str:

@@ -262,11 +262,11 @@ class NewEdition:
         ):
             rules = None if self.rules is None else self.rules.prepared
             table = build_item_lists(self.work, pieces, requested.ids, rules, writer)
-            known = check_requested_items_known(
+            items_known = check_requested_items_known(
                 len(requested.ids), requested.few, requested.unknown
             )
             suit_data = [] if self.rules is None else [self.rules.suit_data]
-            checks = [self.gate, *table.checks, known, *suit_data]
+            checks = [self.gate, *table.checks, items_known, *suit_data]
             about = self._describe(table, checks, jobs, outputs)
             require_usable(outputs, checks, range(len(outputs)))
             writer.finish(about)
@@ -384,9 +384,9 @@ def read_requested_items(
         .agg(people=pl.col(USER_ID).n_unique())
         .collect(engine="streaming")
     )
-    known = people.get_column("item")
+    items_with_people = people.get_column("item")
     if settings.items is None:
-        ids = known.sort()
+        ids = items_with_people.sort()
     else:
         source, setting = parse_source(settings.items.source), "similar_items.items.column"
         null_values = pipeline.ratings.all_null_values
@@ -394,7 +394,7 @@ def read_requested_items(
             ids = read_ids(files, "item", settings.items.column, setting, null_values).to_series()
         if not len(ids):
             raise StepError("similar_items.items has no items: correct its rows, or leave it out")
-    unknown = ids.filter(~ids.is_in(known.implode()))
+    unknown = ids.filter(~ids.is_in(items_with_people.implode()))
     if len(unknown) and pipeline.items is not None:
         unknown = unknown.filter(~unknown.is_in(read_item_ids(work).implode()))
     enough = people.filter(pl.col("people") >= ENOUGH_PEOPLE).get_column("item")

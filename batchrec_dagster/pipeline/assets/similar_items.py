@@ -131,14 +131,15 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
 
 
 def _describe(pipeline: Pipeline, settings: SimilarItems) -> str:
-    found = (
+    similarity = (
         "people had together, as batchrec counts them"
         if settings.is_bought_together
         else f"are similar, by the recipe {pipeline.similar_items_recipe}"
     )
     return (
-        f"The published table: up to {settings.num_results} items for each item, which {found}, as"
-        f" item_id, rank, {SIMILAR_ITEM_COLUMN} and score{describe_list_columns(pipeline)}."
+        f"The published table: up to {settings.num_results} items for each item, which"
+        f" {similarity}, as item_id, rank, {SIMILAR_ITEM_COLUMN} and score"
+        f"{describe_list_columns(pipeline)}."
     )
 
 
