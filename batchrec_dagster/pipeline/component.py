@@ -24,7 +24,7 @@ from batchrec_dagster.pipeline.assets.after_order import after_order_lists
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw import raw_ratings
-from batchrec_dagster.pipeline.assets.recommendations import recommendations, user_segments
+from batchrec_dagster.pipeline.assets.recommendations import recommendations
 from batchrec_dagster.pipeline.assets.reports import (
     recommendation_outcomes,
     recommendation_report,
@@ -38,6 +38,7 @@ from batchrec_dagster.pipeline.assets.training import (
     similar_items_solution_version,
     solution_version,
 )
+from batchrec_dagster.pipeline.assets.user_segments import user_segments
 from batchrec_dagster.pipeline.assets.users import user_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation

@@ -22,7 +22,11 @@ from batchrec_dagster.personalize.ensure import (
     StartedResource,
 )
 from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
-from batchrec_dagster.pipeline.assets import recommendations, training
+from batchrec_dagster.pipeline.assets import (
+    published_lists,
+    training,
+    user_segments,
+)
 from batchrec_dagster.reporting.nights import list_nights
 from batchrec_dagster.steps import spending
 from batchrec_dagster.steps.spending import read_run_costs
@@ -93,7 +97,7 @@ def shop(project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.Mon
 
 def as_one_run(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
     """From now on each run is a retry of the run of this id."""
-    for module in (training, recommendations):
+    for module in (training, published_lists, user_segments):
         monkeypatch.setattr(module, "find_root_run", lambda context: run)
 
 

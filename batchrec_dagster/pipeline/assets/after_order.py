@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.assets.recommendations import (
+from batchrec_dagster.pipeline.assets.published_lists import (
     PublicationConfig,
     attribute_assets,
     describe_list_columns,

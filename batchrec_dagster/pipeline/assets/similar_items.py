@@ -9,7 +9,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.pipeline.assets.recommendations import (
+from batchrec_dagster.pipeline.assets.published_lists import (
     COLUMN_LINEAGE,
     COLUMNS,
     PublicationConfig,

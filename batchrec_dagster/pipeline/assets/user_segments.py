@@ -1,0 +1,123 @@
+"""The asset user_segments: the users of a batch segment job, as a table."""
+
+from typing import Any
+
+import dagster as dg
+
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.pipeline.assets.published_lists import title_assets
+from batchrec_dagster.pipeline.declare_asset import (
+    asset_options,
+    budget_check,
+    build_cost_metadata,
+    dataset_group_link,
+    preview_metadata,
+    sample_metadata,
+    storage_links,
+    table_metadata,
+)
+from batchrec_dagster.pipeline.run_endings import find_root_run
+from batchrec_dagster.pipeline.run_step import (
+    asset_step,
+    get_personalize_work,
+    materialization_with_checks,
+)
+from batchrec_dagster.reporting.markdown import format_table as markdown_table
+from batchrec_dagster.steps.batch_jobs import JobOutput, describe_outcome, measure_job_seconds
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.segment_table import UserSegments, segment_users
+from batchrec_dagster.steps.work import PersonalizeWork
+
+CODE_VERSION = "1"
+
+MAX_SEGMENTS_SHOWN = 10
+SEGMENT_COLUMNS = {
+    "segment": ("string", "What the users belong to: an item's id, or an expression on items."),
+    "title": ("string", "The item's title; null where the items file has none."),
+    "rank": ("int", "1 is the user who belongs to the segment most."),
+    "user_id": ("string", "The user's id."),
+}
+
+
+SEGMENTS_COLUMN_LINEAGE: dict[str, list[tuple[str, str]]] = {
+    "segment": [],
+    "title": [("item_titles", "title")],
+    "rank": [("interactions", USER_ID), ("interactions", ITEM_ID)],
+    "user_id": [("interactions", USER_ID)],
+}
+
+
+def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
+    """The asset of the users who belong to each segment."""
+    titles = title_assets(pipeline) if segments.items else []
+    columns = ", ".join(name for name in SEGMENT_COLUMNS if titles or name != "title")
+
+    @dg.asset(
+        **asset_options(
+            pipeline,
+            "user_segments",
+            description=f"The {segments.users_per_segment:,} users who belong most to each of"
+            f" {len(segments.queries):,} segments, as one table of {columns}.",
+            kinds={"personalize", "parquet"},
+            inputs=["segment_solution_version"],
+            deps=titles,
+            resources=["personalize"],
+            storage_key=pipeline.storage_keys.user_segments,
+            code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
+            io_manager="parquet_io",
+            checks={
+                "every_segment_answered": "Every requested segment has exactly one result.",
+                "no_failed_segments": "No segment has an error instead of users.",
+                "no_duplicates": "No segment contains a user twice.",
+                **budget_check(pipeline),
+            },
+        )
+    )
+    @asset_step
+    def user_segments(
+        context: dg.AssetExecutionContext, segment_solution_version: ModelRecord
+    ) -> dg.MaterializeResult[Any]:
+        work = get_personalize_work(pipeline, context)
+        with work.step_lease("user_segments", context.run.run_id):
+            segmentation = segment_users(
+                work, segments, segment_solution_version, run=find_root_run(context)
+            )
+        return materialization_with_checks(
+            segmentation.checks,
+            dg.MaterializeResult(
+                data_version=dg.DataVersion(segmentation.version),
+                metadata=_segments_metadata(work, segments, segmentation, segment_solution_version),
+            ),
+        )
+
+    return user_segments
+
+
+def _segments_metadata(
+    work: PersonalizeWork, segments: Segments, segmentation: UserSegments, model: ModelRecord
+) -> dict[str, Any]:
+    table, job = segmentation.table, segmentation.job
+    columns = table.sample.columns
+    return {
+        "preview": preview_metadata(
+            f"**{len(table.sizes):,} segments** have users. The first:",
+            markdown_table(["segment", "users"], table.sizes.head(MAX_SEGMENTS_SHOWN).iter_rows()),
+        ),
+        **table_metadata(
+            work.pipeline, table.rows, SEGMENT_COLUMNS, SEGMENTS_COLUMN_LINEAGE, columns
+        ),
+        "segments": len(table.sizes),
+        "empty_segments": len(segments.queries) - len(table.sizes),
+        "users": len(table.users),
+        "batch_segment_job_arn": job.arn,
+        "batch_segment_output": JobOutput(work.storage, job.description).folder,
+        "outcome": describe_outcome(job, "segmented"),
+        "inference_seconds": measure_job_seconds(job),
+        "sample": sample_metadata(table.sample),
+        "dagster/uri": segmentation.uri,
+        **storage_links("table", work.storage, segmentation.uri),
+        **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),
+        **build_cost_metadata("cost_usd", segmentation.cost, on_aws=work.ensure.on_aws),
+    }
