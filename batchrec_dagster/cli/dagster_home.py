@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
 RUNS = "history/runs.db"
 EVENTS_OF_ALL_RUNS = "history/runs/index.db"
 SCHEDULES = "schedules/schedules.db"
+
+
+# What SQLite answers to a process that makes tables which another process has just made.
+MADE_BY_ANOTHER_PROCESS = re.compile(
+    r"table \w+ already exists|UNIQUE constraint failed: alembic_version|database is locked"
+)
+TRIES_WHILE_DATABASES_ARE_MADE = 10
 
 
 # What batchrec 0.2 and earlier appended to the dagster.yaml of the homes that it made.
@@ -146,7 +155,6 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
     Raises HistoryError if its databases cannot be opened, DagsterInvariantViolationError for a
     wrong dagster.yaml, click.ClickException if the home cannot be written.
     """
-    import dagster as dg
     from sqlalchemy.exc import ArgumentError, DatabaseError
 
     from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
@@ -159,7 +167,7 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
             stack.enter_context(copy_permissions(home))
             stack.callback(share_with_writers, home)
         try:
-            opened = dg.DagsterInstance.get()
+            opened = _open_databases()
             for database in (RUNS, EVENTS_OF_ALL_RUNS, SCHEDULES):
                 _require_readable(home / database)
         except (DatabaseError, sqlite3.Error) as error:
@@ -177,6 +185,26 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
             raise _explain_database_error(home, error) from error
         finally:
             share_with_writers(home)
+
+
+def _open_databases() -> dg.DagsterInstance:
+    """Dagster's instance, tried again while a process of Dagster's own makes the databases.
+
+    A web server or a daemon that starts for the first time does not take the lock of the home. What
+    makes the same tables a moment later fails in Dagster, which tries again for one of its three
+    databases only.
+    """
+    import dagster as dg
+    from sqlalchemy.exc import DatabaseError
+
+    for _ in range(TRIES_WHILE_DATABASES_ARE_MADE - 1):
+        try:
+            return dg.DagsterInstance.get()
+        except DatabaseError as error:
+            if not MADE_BY_ANOTHER_PROCESS.search(str(error.orig)):
+                raise
+            time.sleep(0.2)
+    return dg.DagsterInstance.get()
 
 
 def _require_readable(database: Path) -> None:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
 import yaml
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickStatus
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from batchrec_dagster.cli import NO_MEMORY
 from batchrec_dagster.cli.dagster_home import (
@@ -176,6 +177,21 @@ def test_a_damaged_database_of_dagster_is_one_line(home_of_0_2: Path, database: 
     assert "\n" not in message
 
 
+def test_databases_that_another_process_makes_are_waited_for(
+    home_of_0_2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by_another = sqlite3.IntegrityError(
+        "UNIQUE constraint failed: alembic_version.version_num"
+    )
+    with open_dagster_instance() as instance:
+        answers = [IntegrityError("INSERT INTO alembic_version", {}, made_by_another), instance]
+    tries = Mock(side_effect=answers)
+    monkeypatch.setattr(dg.DagsterInstance, "get", tries)
+    with open_dagster_instance() as opened:
+        assert opened is instance
+    assert tries.call_count == 2
+
+
 def test_a_full_disk_under_dagsters_history_is_one_line(home_of_0_2: Path) -> None:
     full = sqlite3.OperationalError("database or disk is full")
     with pytest.raises(HistoryError) as caught, open_dagster_instance():
@@ -196,6 +212,10 @@ def test_commands_report_a_damaged_database_in_one_line(tmp_path: Path, command:
         assert instance.get_runs() == []
     events = tmp_path / ".batchrec/dagster" / EVENTS_OF_ALL_RUNS
     events.write_bytes(b"wild bytes " * 1000)
+    for name in ("index.db-wal", "index.db-shm"):
+        # Python may not have closed a connection of this process: with its log, SQLite reads a part
+        # of what the file had.
+        events.with_name(name).unlink(missing_ok=True)
     result = project.run("batchrec", *command)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
