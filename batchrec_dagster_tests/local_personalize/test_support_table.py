@@ -23,7 +23,7 @@ from batchrec_dagster_tests.local_personalize.support import RECIPE, ROLE, Local
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).parents[2] / "docs" / "local-personalize.md"
+PAGE = Path(__file__).parents[2] / "docs" / "local-personalize-support.md"
 BETWEEN = r"<!-- made by: batchrec local-personalize --support -->\n(.*?)<!-- end -->"
 EXISTS, MISSING, IN_USE, LIMIT, INVALID, TAGS = (
     f"{name}Exception"

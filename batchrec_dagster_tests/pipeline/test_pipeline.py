@@ -225,7 +225,7 @@ def test_an_analysts_own_asset_gets_the_table_by_its_name(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     project.declare(declaration("movielens", write_ratings(project.root / "ratings.csv")))
-    page = (REPOSITORY / "docs/lists.md").read_text()
+    page = (REPOSITORY / "docs/publishing.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (project.package / "defs" / "top10.py").write_text(code)
     assert refresh(project, "movielens", instance).success

@@ -26,6 +26,7 @@ PROGRAMS = re.compile(r"^\s*\$? ?(make|batchrec|dagster|aws|pip|docker|export|cp
 # `bash` is what a reader types, and another test looks after.
 LOOKED_AFTER = {
     "aws.md": "test_deploy.py holds the commands beside AWS's own",
+    "verify-aws.md": "doctor/test_verify_aws.py runs it",
     "aws-cdk-terraform.md": "test_cdk_and_terraform.py runs what can be run without an account",
     "README.md": "pipeline/test_team_project.py installs the wheel",
     "plug-in.md": "test_team_project.py types them in a fresh environment",

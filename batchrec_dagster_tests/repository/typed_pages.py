@@ -20,7 +20,13 @@ from batchrec_dagster_tests.support import REPOSITORY
 BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # The pages whose `sh` blocks test_tutorial.py types, in this order: the others go on from what the
 # first one makes.
-TYPED = ("docs/tutorial.md", "docs/operations.md", "README.md")
+TYPED = (
+    "docs/tutorial.md",
+    "docs/operations.md",
+    "docs/cost.md",
+    "docs/retention.md",
+    "README.md",
+)
 # The section of the tutorial that test_example_shop.py types, in a clone of its own.
 EXAMPLE_SHOP = "A shop's rules"
 
