@@ -22,6 +22,8 @@ class MeasuredPopularity:
     """Half of its 95% interval; None with too few users."""
     all_time_ndcg: float
     """That of the items with the most interactions of all time."""
+    all_time_margin: float | None = None
+    """Half of its 95% interval. None with too few users, or if an older batchrec measured it."""
 
     def to_json(self) -> dict[str, Any]:
         """What a record and an edition's metadata have of it."""

@@ -56,7 +56,7 @@ class Outcome:
     """The share of all new interactions that was on the user's list."""
     gain: Rate | None
     """hit_rate - popular_hit_rate."""
-    popular_hit_rate: float | None
+    popular_hit_rate: Rate | None
     popular_recall: float | None
     popular_list_share: float | None
     target_events: str = ""
@@ -81,7 +81,15 @@ class Outcome:
         return row
 
 
-RATES = ("hit_rate", "recall", "list_share", "gain", "event_value", "list_event_value")
+RATES = (
+    "hit_rate",
+    "recall",
+    "list_share",
+    "gain",
+    "popular_hit_rate",
+    "event_value",
+    "list_event_value",
+)
 
 
 def _list_columns(name: str) -> list[tuple[str, str]]:

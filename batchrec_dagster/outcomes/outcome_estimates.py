@@ -38,9 +38,8 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
             return None
         return estimate_share(part[numerator], part[denominator], active)
 
-    def estimate_popular(numerator: str, denominator: str) -> float | None:
-        share = estimate_share(part[numerator], part[denominator], active)
-        return None if share is None else share.value
+    def estimate_popular(numerator: str, denominator: str) -> Rate | None:
+        return estimate_share(part[numerator], part[denominator], active)
 
     def estimate_value(column: str) -> Rate | None:
         if part[column].is_null().all():
@@ -50,6 +49,8 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         return None if value is None else to_rate(value)
 
     popular_value = estimate_value("popular_hit_value")
+    popular_recall = estimate_popular("popular_recall", "active")
+    popular_list_share = estimate_popular("popular_hits", "new")
     return Outcome(
         edition=key["edition"],
         since=key["since"],
@@ -68,8 +69,8 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         list_share=estimate("hits", "new"),
         gain=None if without_lists else _estimate_gain(part, active),
         popular_hit_rate=estimate_popular("popular_hit_users", "active"),
-        popular_recall=estimate_popular("popular_recall", "active"),
-        popular_list_share=estimate_popular("popular_hits", "new"),
+        popular_recall=None if popular_recall is None else popular_recall.value,
+        popular_list_share=None if popular_list_share is None else popular_list_share.value,
         target_events=key["target_events"],
         event_value=estimate_value("value"),
         list_event_value=None if without_lists else estimate_value("hit_value"),

@@ -51,7 +51,7 @@ def _list_cells(outcome: Outcome, days: dict[int, str]) -> Iterator[str]:
     yield f"{outcome.active_users:,}"
     yield _format_rate(outcome.hit_rate)
     popular = outcome.popular_hit_rate
-    yield "" if popular is None else f"{popular:.1%}"
+    yield "" if popular is None else f"{popular.value:.1%}"
     gain = outcome.gain
     if gain is None:
         yield ""

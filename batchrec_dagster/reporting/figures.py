@@ -124,14 +124,11 @@ def draw_popularity(facts: Facts) -> Figure | None:
         intervals.append(tested.popular.interval if tested else None)
     rows.append((f"{POPULAR} of all time, again", recent.all_time_ndcg, own))
     labels.append("All time, by batchrec")
-    intervals.append(None)
+    intervals.append(_make_interval(recent.all_time_ndcg, recent.all_time_margin))
     if recent.days is not None:
         rows.append((f"{POPULAR} {name_window(recent.days)}", recent.ndcg, own))
         labels.append(name_window(recent.days).removeprefix("of the ").capitalize())
-        margin = recent.margin
-        intervals.append(
-            None if margin is None else (max(0.0, recent.ndcg - margin), recent.ndcg + margin)
-        )
+        intervals.append(_make_interval(recent.ndcg, recent.margin))
     return Figure(
         "popularity",
         "What popular items reach",
@@ -154,6 +151,11 @@ def draw_popularity(facts: Facts) -> Figure | None:
             for (name, value, engine), interval in zip(rows, intervals, strict=True)
         ],
     )
+
+
+def _make_interval(value: float, margin: float | None) -> Interval | None:
+    """The interval around a metric, which is not negative; None without a margin of error."""
+    return None if margin is None else (max(0.0, value - margin), value + margin)
 
 
 def draw_groups(facts: Facts) -> Figure | None:

@@ -37,12 +37,13 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
         yield _describe_value(outcome.event_value, outcome)
     rate = outcome.hit_rate
     gain = outcome.gain
-    if rate is None or gain is None:
+    popular = outcome.popular_hit_rate
+    if rate is None or gain is None or popular is None:
         return
     yield (
         f"{rate.value:.1%} of these users chose something from their list (95% interval"
         f" {rate.low:.1%} to {rate.high:.1%}). The most popular items of that day would have"
-        f" reached {outcome.popular_hit_rate:.1%}."
+        f" reached {popular.value:.1%}."
     )
     interval = f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f} points)"
     if gain.low > 0:
@@ -113,13 +114,14 @@ def build_outcomes_section(
 def _make_tiles(outcome: Outcome) -> Iterator[Tile]:
     if outcome.hit_rate is None or outcome.recall is None or outcome.list_share is None:
         return
+    popular = outcome.popular_hit_rate
     yield Tile(
         "hit_rate",
         "Chose from their list",
         format_percent(outcome.hit_rate.value),
         f"Of those who did something new (95% interval {outcome.hit_rate.low:.1%} to"
         f" {outcome.hit_rate.high:.1%}). Popular items would have reached"
-        f" {outcome.popular_hit_rate:.1%}.",
+        f" {popular.value if popular else 0.0:.1%}.",
         judge_outcome(outcome),
     )
     yield Tile(
@@ -157,7 +159,7 @@ def _draw_outcomes_over_time(outcomes: Sequence[Outcome]) -> Figure:
         (
             label,
             outcome.hit_rate.value if outcome.hit_rate else None,
-            outcome.popular_hit_rate or 0.0,
+            outcome.popular_hit_rate.value if outcome.popular_hit_rate else None,
         )
         for label, outcome in zip(labels, outcomes, strict=True)
     ]
@@ -169,7 +171,10 @@ def _draw_outcomes_over_time(outcomes: Sequence[Outcome]) -> Figure:
         points,
         percent=True,
         intervals=[
-            [(outcome.hit_rate.low, outcome.hit_rate.high) if outcome.hit_rate else None, None]
+            [
+                None if rate is None else (rate.low, rate.high)
+                for rate in (outcome.hit_rate, outcome.popular_hit_rate)
+            ]
             for outcome in outcomes
         ],
     )
@@ -179,16 +184,22 @@ def _draw_outcomes_over_time(outcomes: Sequence[Outcome]) -> Figure:
         "Share of active users who chose something from their list, after each edition, with its"
         " 95% interval.",
         lines if len(outcomes) > 1 else None,
-        ["Edition", LISTS, "95% interval", POPULAR, "Active users"],
+        ["Edition", LISTS, "95% interval", POPULAR, "95% interval", "Active users"],
         [
             [
                 label,
-                format_percent(outcome.hit_rate.value),
-                f"{outcome.hit_rate.low:.1%} to {outcome.hit_rate.high:.1%}",
-                format_percent(outcome.popular_hit_rate or 0.0),
+                *_format_rate(outcome.hit_rate),
+                *_format_rate(outcome.popular_hit_rate),
                 format_count(outcome.active_users),
             ]
             for label, outcome in reversed([*zip(labels, outcomes, strict=True)])
             if outcome.hit_rate is not None
         ],
     )
+
+
+def _format_rate(rate: Rate | None) -> tuple[str, str]:
+    """The rate, and its 95% interval. Both are empty without a rate."""
+    if rate is None:
+        return "", ""
+    return format_percent(rate.value), f"{rate.low:.1%} to {rate.high:.1%}"

@@ -100,8 +100,17 @@ class Verdict:
     """Whether the lists can be sent."""
 
     judgement: Judgement
-    """`good` if they are safe to send, `watch` if somebody should look first, `bad` if not."""
+    """`good` if nothing speaks against sending them, `watch` if somebody should look first, `bad`
+    if they should not be sent."""
     text: str
+    is_proved: bool = True
+    """Whether an interval says that the model is better than popular items. Without one, `good`
+    only means that all checks passed."""
+
+    @property
+    def appearance(self) -> str:
+        """How pages show it: by its judgement, or as `unproved` if that is good without proof."""
+        return self.judgement if self.judgement != "good" or self.is_proved else "unproved"
 
 
 class Reason(NamedTuple):
@@ -110,6 +119,8 @@ class Reason(NamedTuple):
     judgement: Judgement
     text: str
     """The reason in words, without a capital and a full stop."""
+    is_proved: bool = True
+    """Whether it holds by more than chance."""
 
 
 # How a verdict's text begins. The judgements go from the best to the worst.
@@ -118,6 +129,8 @@ OPENINGS: dict[Judgement, str] = {
     "watch": "Look before you send",
     "bad": "Do not send",
 }
+# How it begins if nothing speaks against sending, and no interval proves that the model is better.
+UNPROVED_OPENING = "Checks passed"
 
 
 def judge_edition(facts: VerdictFacts) -> Verdict:
@@ -128,7 +141,9 @@ def judge_edition(facts: VerdictFacts) -> Verdict:
     explanations = [reason.text for reason in reasons if reason.judgement == worst_judgement]
     if worst_judgement != "good" and quality.judgement == "good":
         explanations.append(f"apart from that, {quality.text}")
-    text = f"{OPENINGS[worst_judgement]}: {'; '.join(explanations)}."
+    is_proved = worst_judgement != "good" or quality.is_proved
+    opening = OPENINGS[worst_judgement] if is_proved else UNPROVED_OPENING
+    text = f"{opening}: {'; '.join(explanations)}."
     comparison = _compare_with_previous(facts)
     if comparison:
         text += f" {comparison}"
@@ -137,7 +152,7 @@ def judge_edition(facts: VerdictFacts) -> Verdict:
     if facts.dropped:
         users = "1 user was" if facts.dropped == 1 else f"{facts.dropped:,} users were"
         text += f" {users} dropped from these lists later: gone from the current users, or erased."
-    return Verdict(worst_judgement, text)
+    return Verdict(worst_judgement, text, is_proved)
 
 
 def judge_quality(facts: VerdictFacts) -> Reason:
@@ -184,10 +199,10 @@ def _compare_with_recent(facts: VerdictFacts, recent: MeasuredPopularity) -> Rea
     lead = facts.ndcg - recent.ndcg
     interval = facts.tested.ndcg.interval if facts.tested else None
     if interval is None or recent.margin is None:
+        if facts.tested is None:
+            return _judge_unproved(recent.name, measurement, is_better=lead > 0)
         verb = "beats" if lead > 0 else "is no better than"
         text = f"the model {verb} {recent.name}: {measurement}, without an interval"
-        if facts.tested is None:
-            return Reason("good" if lead > 0 else "bad", f"{text}, so chance is not ruled out")
         return Reason("watch", text)
     margin = math.hypot((interval[1] - interval[0]) / 2, recent.margin)
     measurement += f", a difference of {lead:.4f} with a margin of error of {margin:.4f}"
@@ -204,14 +219,29 @@ def _compare_with_recent(facts: VerdictFacts, recent: MeasuredPopularity) -> Rea
 
 def _judge_without_interval(facts: VerdictFacts, measurement: str) -> Reason:
     is_better = facts.popular is not None and facts.ndcg > facts.popular
+    if facts.tested is None:
+        return _judge_unproved("the most popular items", measurement, is_better=is_better)
     verb = "beats" if is_better else "is no better than"
     text = f"the model {verb} the most popular items: {measurement}"
-    if facts.tested is None:
-        text += ", without an interval, so chance is not ruled out"
-        return Reason("good" if is_better else "bad", text)
     number = facts.tested.users
     users = "1 tested user" if number == 1 else f"{number} tested users"
     return Reason("watch", f"{text} on only {users}, too few for an interval")
+
+
+def _judge_unproved(popular_items: str, measurement: str, *, is_better: bool) -> Reason:
+    """How a model compares with popular items by numbers alone, as Amazon's metrics are.
+
+    popular_items: what they are called.
+    measurement: both numbers, in words.
+    """
+    if not is_better:
+        text = f"the model is no better than {popular_items}: {measurement}, without an interval"
+        return Reason("bad", text)
+    text = (
+        f"the model's number is above that of {popular_items}: {measurement}. It has no interval,"
+        " so nobody can say whether that is chance"
+    )
+    return Reason("good", text, is_proved=False)
 
 
 def _judge_lists(facts: VerdictFacts) -> Iterator[Reason]:

@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
@@ -63,10 +64,21 @@ def measure_popularity(
     counts = np.bincount(others["item"].to_numpy(), minlength=sample.items).astype(np.float64)
     places = np.stack([recent_places, place_by_popularity(counts, counts)])
     recent, all_time = measure_lists(places, chosen, seen).T
-    users, margin = len(recent), None
-    if users > 1:
-        margin = STANDARD_ERRORS * float(recent.std(ddof=1)) / float(np.sqrt(users))
-    return MeasuredPopularity(days, users, float(recent.mean()), margin, float(all_time.mean()))
+    return MeasuredPopularity(
+        days,
+        users=len(recent),
+        ndcg=float(recent.mean()),
+        margin=_compute_margin(recent),
+        all_time_ndcg=float(all_time.mean()),
+        all_time_margin=_compute_margin(all_time),
+    )
+
+
+def _compute_margin(values: NDArray[np.float64]) -> float | None:
+    """Half of the 95% interval of the mean of these values, one a user; None of one user alone."""
+    if len(values) < 2:
+        return None
+    return STANDARD_ERRORS * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
 
 
 def _hold_out(

@@ -70,7 +70,7 @@ def build_outcome(active_users: int, low: float, high: float) -> Outcome:
         recall=rate,
         list_share=rate,
         gain=Rate((low + high) / 2, low, high),
-        popular_hit_rate=0.375,
+        popular_hit_rate=Rate(0.375, 0.3, 0.45),
         popular_recall=0.2,
         popular_list_share=0.15,
     )

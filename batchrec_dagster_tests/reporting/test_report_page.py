@@ -233,7 +233,7 @@ def build_outcomes() -> list[Outcome]:
             recall=Rate(0.3, 0.1, 0.6),
             list_share=Rate(0.25, 0.1, 0.5),
             gain=Rate(0.125 * number, -0.1, 0.4),
-            popular_hit_rate=0.375,
+            popular_hit_rate=Rate(0.375, 0.1, 0.7),
             popular_recall=0.2,
             popular_list_share=0.15,
         )

@@ -195,11 +195,33 @@ def test_the_verdict_follows_from_the_facts() -> None:
         verdict = judge_edition(build_facts(**changes))
         assert verdict.judgement == judgement, verdict.text
         assert "times" not in verdict.text
-        assert verdict.text.startswith(openings[judgement])
+        opening = openings[judgement] if verdict.is_proved else "Checks passed:"
+        assert verdict.text.startswith(opening)
         assert verdict.text.endswith(".")
         differences = [_name_difference(*change) for change in changes.items()]
         texts.append((", ".join(differences) or "nothing differs", verdict.text))
     assert_texts("verdicts", texts)
+
+
+def test_only_an_interval_proves_that_lists_are_good() -> None:
+    """Amazon gives the means alone: nothing is called good, and pages show no green."""
+    verdicts = {
+        tested: judge_edition(build_facts(tested=evidence, **changes))
+        for tested, evidence, changes in (
+            ("with an interval", build_evidence(211), {}),
+            ("without", None, {}),
+            ("without, and no better", None, {"ndcg": 0.05}),
+            ("without, and a check warns", None, {"checks": ["fresh"]}),
+        )
+    }
+    assert {name: verdict.appearance for name, verdict in verdicts.items()} == {
+        "with an interval": "good",
+        "without": "unproved",
+        "without, and no better": "bad",
+        "without, and a check warns": "watch",
+    }
+    # Programs read the judgement, whose values stay.
+    assert verdicts["without"].judgement == "good"
 
 
 def _name_difference(fact: str, value: object) -> str:

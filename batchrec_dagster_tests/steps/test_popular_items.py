@@ -237,6 +237,9 @@ def test_popularity_is_measured_as_personalize_measures() -> None:
     assert recent.users == all_time.users
     assert 15 < recent.users < 45
     assert recent.all_time_ndcg == all_time.all_time_ndcg
+    assert recent.all_time_margin == all_time.all_time_margin
+    assert recent.all_time_margin is not None
+    assert 0 < recent.all_time_margin < 2 * recent.all_time_ndcg
     # Everybody's newest interactions are recent here.
     assert recent.ndcg > recent.all_time_ndcg
     assert recent.margin is not None
