@@ -105,15 +105,6 @@ def _shorten(text: str) -> str:
     return text.replace(__file__, "FILE").replace(str(Path.cwd()), "FOLDER")
 
 
-def test_readme_has_every_setting_with_its_default() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    rows = {
-        name: default.strip().replace("`", "")
-        for name, default in re.findall(r"(?m)^\| `((?:BATCHREC|DAGSTER)_\w+)` \|([^|]*)\|", readme)
-    }
-    assert rows == {setting.name: setting.default for setting in SETTINGS}
-
-
 def test_no_code_reads_a_variable_that_is_no_setting() -> None:
     """Beside those of the local Personalize's own server, which --help tells."""
     read = {

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster_tests.repository.typed_pages import TYPED, list_code_blocks
+from batchrec_dagster.deployment import SETTINGS
+from batchrec_dagster_tests.repository.typed_pages import README, TYPED, list_code_blocks
 from batchrec_dagster_tests.support import REPOSITORY, WCAG
 
 PAGES = [
@@ -47,7 +48,7 @@ def test_what_is_typed_is_marked_so_that_it_is_run(page: Path) -> None:
         if language == "bash":
             assert page.name in LOOKED_AFTER, f"which test runs this?\n{text}"
         elif language == "sh":
-            assert page.name in {name.rpartition("/")[2] for name in TYPED}, text
+            assert page.name in {Path(name).name for name in (README, *TYPED)}, text
         elif page.name not in OF_DEVELOPERS:
             assert not typed_lines, f"mark as sh what is typed: {typed_lines}"
 
@@ -81,7 +82,8 @@ def test_the_site_asks_nothing_of_others(site: Path) -> None:
         resource_urls += re.findall(r"<link[^>]+href=\"(.+?)\"", page.read_text())
         assert not [url for url in resource_urls if "//" in url], page.name
     reference = (site / "reference.html").read_text()
-    assert "BATCHREC_STORAGE" in reference
+    for variable in SETTINGS:
+        assert f"<code>{variable.name}</code>" in reference
     former_settings = {"publication"}
     for setting in Pipeline.model_fields:
         assert (f"<code>{setting}</code>" in reference) == (setting not in former_settings)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from batchrec_dagster_tests.pipeline.web_ui import LOCATION, UPRIGHT, ui_of
 from batchrec_dagster_tests.repeats import IS_LONG
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
+    README,
     TYPED,
     clone_project,
+    list_code_blocks,
     list_commands,
     type_commands,
 )
@@ -79,7 +82,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def demo(clone: Path) -> str:
     """What the demo says, which README starts with."""
-    return type_commands(["make demo"], clone)
+    return type_commands(list_commands(README)[:1], clone)
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +180,25 @@ def test_the_demo_says_little_and_fits_a_terminal(demo: str) -> None:
     assert max(map(len, lines)) <= 80, demo
 
 
+def test_readme_shows_what_the_demo_says(demo: str) -> None:
+    (shown,) = (text for name, text in list_code_blocks(REPOSITORY / README) if name == "text")
+
+    def without_seconds(text: str) -> str:
+        return re.sub(r" in [\d.]+ s$", "", text, flags=re.MULTILINE)
+
+    assert without_seconds(shown) in without_seconds(demo)
+
+
+def test_the_commands_of_readme_are_the_demo_and_those_of_the_tutorial() -> None:
+    demo, own_lists = list_commands(README)
+    assert demo.startswith("make demo ")
+    typed_in_tutorial = iter("\n".join(list_commands(TYPED[0])).splitlines())
+    for line in own_lists.splitlines():
+        assert line in typed_in_tutorial, f"test_tutorial.py does not type: {line}"
+
+
 def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo: str) -> None:
-    tutorial, operations, cost, retention, readme = map(list_commands, TYPED)
+    tutorial, operations, cost, retention = map(list_commands, TYPED)
     files = list_files(clone)
     later = list_commands(TYPED[0], EXAMPLE_SHOP)
     output = type_commands([block for block in tutorial if block not in later], clone)
@@ -192,7 +212,6 @@ def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo
     output = type_commands([*operations, *cost, *retention], clone, project)
     assert "not imported again" in output
     assert "nothing was deleted" in output
-    type_commands(readme, clone)
 
 
 def list_files(clone: Path) -> set[str]:

@@ -19,14 +19,10 @@ from batchrec_dagster_tests.support import REPOSITORY
 
 BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # The pages whose `sh` blocks test_tutorial.py types, in this order: the others go on from what the
-# first one makes.
-TYPED = (
-    "docs/tutorial.md",
-    "docs/operations.md",
-    "docs/cost.md",
-    "docs/retention.md",
-    "README.md",
-)
+# first makes.
+TYPED = ("docs/tutorial.md", "docs/operations.md", "docs/cost.md", "docs/retention.md")
+# Its `sh` blocks are the demo, and commands of the tutorial.
+README = "README.md"
 # The section of the tutorial that test_example_shop.py types, in a clone of its own.
 EXAMPLE_SHOP = "A shop's rules"
 
@@ -47,8 +43,6 @@ def list_commands(page: str, section: str = "") -> list[str]:
     """What a reader of the page, or of a section, types, block by block."""
     blocks = list_code_blocks(REPOSITORY / page, section)
     script = [text for language, text in blocks if language == "sh"]
-    # README first shows the commands that the tutorial starts with, which have been typed already.
-    script = [text for text in script if page != "README.md" or not text.startswith("make demo ")]
     assert script
     return script
 
