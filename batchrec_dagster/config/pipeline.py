@@ -19,6 +19,7 @@ from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.config.validation import build_field_errors
+from batchrec_dagster.explanations.last_orders import OrderSettings
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,
@@ -345,10 +346,11 @@ class Pipeline(Declaration):
         return recipes_by_asset
 
     @property
-    def order_events(self) -> list[str] | None:
-        """The types of events that are orders, in lists about a person's last one; None for all."""
+    def order_settings(self) -> OrderSettings:
+        """What the last order of a person is, in lists about it."""
         of_similar_items = self.similar_items.events if self.similar_items is not None else None
-        return of_similar_items or self.solution.target_events or None
+        events = of_similar_items or self.solution.target_events or None
+        return OrderSettings(events, has_numbers=self.has_orders)
 
     @property
     def similar_items_recipe(self) -> str | None:

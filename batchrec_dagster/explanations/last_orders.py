@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, ORDER_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 
-# The metadata of an edition that was made of last orders: the types of events that are orders.
+# The metadata of an edition that was made of last orders, as `OrderSettings.to_json` writes them.
 LAST_ORDER = "last_order"
 
 
+@dataclass(frozen=True)
+class OrderSettings:
+    """What the last order of a person is."""
+
+    events: list[str] | None
+    """The types of events that are orders; None for all."""
+    has_numbers: bool = False
+    """Whether orders have numbers, in the column ORDER_ID of the interactions."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The settings that `to_json` wrote."""
+        return cls(values["events"], values.get("has_numbers", False))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"events": self.events, "has_numbers": self.has_numbers}
+
+    @property
+    def fingerprint_parts(self) -> list[Any]:
+        """What fingerprints have of them. Earlier versions knew no numbers."""
+        return [self.events, *(["has_numbers"] if self.has_numbers else [])]
+
+
 def find_last_orders(
-    interactions: pl.LazyFrame, users: pl.Series, events: list[str] | None
+    interactions: pl.LazyFrame, users: pl.Series, settings: OrderSettings
 ) -> pl.DataFrame:
     """What each of these users bought last: the columns user_id and item_id, by users.
 
-    It is what they had within a day before their newest event that counts, that included. Users
-    without one are left out.
-
-    events: the types of events that are orders; None for all.
+    If the newest event that counts has the number of an order, it is what has the same number. If
+    not, it is what they had within a day before that event, that included. Of several orders at
+    the same second it is the one with the highest number. Users without such an event are left out.
     """
-    if events is not None:
-        interactions = select_events(interactions, events)
-    newest = interactions.group_by(USER_ID).agg(newest=pl.col(TIMESTAMP).max())
+    if settings.events is not None:
+        interactions = select_events(interactions, settings.events)
+    columns = interactions.collect_schema()
+    has_numbers = settings.has_numbers and ORDER_ID in columns
+    # Rows without a number are read as null, and those of a quoted empty cell as an empty text.
+    number = pl.col(ORDER_ID).replace("", None) if has_numbers else pl.lit(None, pl.String)
+    own = interactions.filter(pl.col(USER_ID).is_in(users.implode())).select(
+        USER_ID, ITEM_ID, TIMESTAMP, number=number
+    )
+    newest = own.group_by(USER_ID).agg(newest=pl.col(TIMESTAMP).max())
+    rows = own.join(newest, on=USER_ID)
+    # "10" is higher than "9".
+    highest = pl.col("number").sort_by(pl.col("number").str.len_chars(), "number").last()
+    last_numbers = (
+        rows.filter(pl.col("number").is_not_null(), pl.col(TIMESTAMP) == pl.col("newest"))
+        .group_by(USER_ID)
+        .agg(last_number=highest)
+    )
+    is_recent = pl.col(TIMESTAMP) > pl.col("newest") - SECONDS_A_DAY
+    is_in_order = (pl.col("number") == pl.col("last_number")).fill_null(value=False)
     return (
-        interactions.filter(pl.col(USER_ID).is_in(users.implode()))
-        .join(newest, on=USER_ID)
-        .filter(pl.col(TIMESTAMP) > pl.col("newest") - SECONDS_A_DAY)
+        rows.join(last_numbers, on=USER_ID, how="left")
+        .filter(pl.when(pl.col("last_number").is_null()).then(is_recent).otherwise(is_in_order))
         .select(user_id=USER_ID, item_id=ITEM_ID)
         .unique()
         .collect(engine="streaming")

@@ -18,7 +18,7 @@ from batchrec_dagster.explanations.item_overlaps import (
     find_best_explanations,
     find_similar_items,
 )
-from batchrec_dagster.explanations.last_orders import LAST_ORDER, find_last_orders
+from batchrec_dagster.explanations.last_orders import LAST_ORDER, OrderSettings, find_last_orders
 from batchrec_dagster.explanations.list_reasons import BECAUSE
 from batchrec_dagster.outcomes.measured_popularity import describe_window
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
@@ -299,7 +299,9 @@ def _find_last_order(
     if LAST_ORDER not in about:
         return None
     orders = find_last_orders(
-        interactions_of_user.lazy(), pl.Series([user]), about[LAST_ORDER]["events"]
+        interactions_of_user.lazy(),
+        pl.Series([user]),
+        OrderSettings.from_json(about[LAST_ORDER]),
     )
     items = interactions_of_user.get_column(ITEM_ID).unique(maintain_order=True)
     return items.filter(items.is_in(orders.get_column("item_id").implode())).to_list()

@@ -91,7 +91,7 @@ def publish_after_order(
             orders = find_last_orders(
                 scan_interactions(path),
                 batch_users.select(pl.col(USER_FIELD)).collect(engine="streaming").to_series(),
-                work.pipeline.order_events,
+                work.pipeline.order_settings,
             )
         published = _publish(
             work, publishing, orders, similar_items, rule_inputs, version, gate, run
@@ -163,7 +163,7 @@ def _publish(
             "data_until": interactions.until,
             "exclude_seen": work.pipeline.recommendations.excludes_all_seen,
             # What `batchrec show` needs to know to explain the lists.
-            LAST_ORDER: {"events": work.pipeline.order_events},
+            LAST_ORDER: work.pipeline.order_settings.to_json(),
         }
         about = publishing.about(version, run.run, checks, facts)
         about["recipe"] = None
@@ -216,7 +216,7 @@ def _read_unchanged(
 
 def _replace_model(work: Work) -> ModelRecord:
     """What stands in the place of a model. Raises StorageError."""
-    name = f"after-order/{fingerprint(work.pipeline.order_events)}"
+    name = f"after-order/{fingerprint(*work.pipeline.order_settings.fingerprint_parts)}"
     return ModelRecord(name, "", "", work.files.interactions_version(), engine="batchrec")
 
 

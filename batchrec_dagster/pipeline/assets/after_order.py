@@ -37,7 +37,9 @@ def after_order_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
     """
     settings, titles = pipeline.recommendations, title_assets(pipeline)
     declaration = describe_lists(pipeline)
-    made_with = fingerprint(settings, pipeline.order_events, *pipeline.own_popularity, *titles)
+    made_with = fingerprint(
+        settings, *pipeline.order_settings.fingerprint_parts, *pipeline.own_popularity, *titles
+    )
 
     @dg.asset(
         **asset_options(
