@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchrec_dagster.config.declaration import Declaration
+from batchrec_dagster.config.lists import ListSettings
 from batchrec_dagster.config.ratings import check_names_or_positions
 from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 
 Keys = tuple[str, ...]
 """The keys of a setting, such as ("solution", "event_weights")."""
+
+# The settings in blocks of lists that would have no effect, as what they decide is shared: their
+# block and name, and the reason.
+SHARED_BY_LISTS = {
+    ("gate", "max_shrink"): "the data are compared once, before anything is imported",
+    ("retention", "models"): "the models are those of the whole pipeline",
+    ("retention", "runs_days"): "the runs are those of the whole pipeline",
+}
 
 
 def require_fitting_blocks(declaration: Declaration) -> None:
@@ -24,6 +34,7 @@ def require_fitting_blocks(declaration: Declaration) -> None:
         _find_problems_of_orders,
         _find_blocks_that_lists_replace,
         _find_problems_of_lists_about_orders,
+        _find_settings_that_lists_share,
     ):
         problems = dict(find_problems(declaration))
         if problems:
@@ -119,3 +130,20 @@ def _find_problems_of_lists_about_orders(declaration: Declaration) -> Iterator[t
             )
     elif about_orders and len(about_orders) == len(lists):
         yield ("lists",), "declare a list without `about` too, which the model makes"
+
+
+def _find_settings_that_lists_share(declaration: Declaration) -> Iterator[tuple[Keys, str]]:
+    """The settings of single lists that only the pipeline can have."""
+    lists: dict[Keys, ListSettings | SimilarItems] = {
+        ("lists", name): settings for name, settings in declaration.lists.items()
+    }
+    if declaration.similar_items is not None:
+        lists["similar_items",] = declaration.similar_items
+    for keys, settings in lists.items():
+        for (block_name, name), reason in SHARED_BY_LISTS.items():
+            block = getattr(settings, block_name)
+            if block is not None and name in block.model_fields_set:
+                yield (
+                    (*keys, block_name, name),
+                    f"{reason}: set the pipeline's {block_name}.{name}, and omit it here",
+                )

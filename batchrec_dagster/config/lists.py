@@ -35,13 +35,13 @@ class ListSettings(RecommendationSettings):
     )
     gate: Gate | None = Field(
         default=None,
-        description="When this list is published. Default: the pipeline's gate. Of max_shrink the"
-        " pipeline's counts: it is compared before anything is imported.",
+        description="When this list is published. Default: the pipeline's gate. max_shrink is the"
+        " pipeline's alone, as the data are compared once, before anything is imported.",
     )
     retention: Retention | None = Field(
         default=None,
         description="How many editions of this list are kept. Default: the pipeline's retention."
-        " Of models and runs the pipeline's counts.",
+        " models and runs_days are the pipeline's alone.",
     )
     experiment: Experiment | None = Field(
         default=None, description="An experiment on the users of this list."
