@@ -468,8 +468,10 @@ def _stages_view(name: str) -> Iterator[Show]:
     It takes the stages (None before the run has started), those that have ended since the last
     call, and whether the run has ended.
     """
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
+    from rich.padding import Padding
+    from rich.text import Text
 
     console = Console(highlight=False)
     if not sys.stdout.isatty() or console.is_dumb_terminal:
@@ -490,7 +492,9 @@ def _stages_view(name: str) -> Iterator[Show]:
             if ended:
                 stages.finish()
                 live.vertical_overflow = "visible"
-            live.update(stages.build_table(time.time()), refresh=True)
+            # A cell of the table has no room for why a stage waits.
+            notes = [Padding(Text(line, style="yellow"), (0, 0, 0, 2)) for line in stages.retries]
+            live.update(Group(stages.build_table(time.time()), *notes), refresh=True)
 
         yield update_table
 

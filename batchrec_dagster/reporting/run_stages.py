@@ -196,6 +196,15 @@ class RunStages:
             table.add_row(*cells, Text(stage.details, no_wrap=True, overflow="ellipsis"))
         return table
 
+    @property
+    def retries(self) -> list[str]:
+        """Why stages wait for another try, and for how long: a line for each such stage."""
+        return [
+            f"{stage.name}: {stage.details}"
+            for stage in self.stages.values()
+            if stage.status == "retrying"
+        ]
+
     def format_line(self, stage: Stage) -> str:
         """A line about a stage that has ended or waits for another try, for a pipe."""
         width = max(len(other.name) for other in self.stages.values())
@@ -265,9 +274,11 @@ def _describe_retry(event: DagsterEvent) -> str:
     retry = event.step_retry_data
     cause = retry.error.cause or retry.error
     # The name of the error's class tells a user nothing.
-    message = re.sub(rf"^[\w.]*{cause.cls_name}: ", "", cause.message)
+    message = re.sub(rf"^[\w.]*{cause.cls_name}: ", "", cause.message).strip()
+    if "trying again" in message:
+        return message
     pause = f"in {format_duration(retry.seconds_to_wait)}" if retry.seconds_to_wait else "now"
-    return f"tries again {pause}: {message}"
+    return f"{message}, trying again {pause}"
 
 
 def _make_line(text: str) -> str:

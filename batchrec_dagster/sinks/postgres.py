@@ -120,4 +120,4 @@ class PostgresSink(dg.Model):
         # psycopg2 is installed only with the extra that was just required.
         from batchrec_dagster.sinks.postgres_table import PostgresTarget
 
-        return PostgresTarget(url, self.table, self.schema_name, context.pipeline)
+        return PostgresTarget(url, self.table, self.schema_name, context.pipeline, self.url_env)

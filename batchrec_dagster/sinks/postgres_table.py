@@ -14,6 +14,7 @@ nothing behind, because PostgreSQL undoes the transaction. PostgreSQL 11 or newe
 from __future__ import annotations
 
 import io
+import re
 import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -73,9 +74,28 @@ LASTING_ERRORS = (
     "server does not support SSL",
     "does not exist",
     "invalid",
+    "is not permitted to log in",
+    "Name or service not known",
     "no password",
     "no pg_hba.conf entry",
+    "permission denied",
 )
+# How libpq begins its message if there is no connection.
+NO_CONNECTION = re.compile(
+    r'connection to server at "(?P<host>[^"]+)"(?: \([^)]+\))?, port (?P<port>\d+) failed:'
+    r" (?:FATAL: +)?(?P<reason>.+)"
+)
+UNKNOWN_HOST = re.compile(r'could not translate host name "(?P<host>[^"]+)" to address: .+')
+# What to do about errors before there is a connection, by a part of their text.
+CONNECTION_FIXES = {
+    "authentication failed": "correct the user or the password in {variable}",
+    "no password": "add the password to {variable}",
+    "does not exist": "create it, or correct its name in {variable}",
+    "Connection refused": "check that PostgreSQL runs there, and that {variable} has its host and"
+    " port",
+    "timeout expired": "check that a firewall lets this machine through, and that {variable} has"
+    " the right host and port",
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +109,8 @@ class PostgresTarget:
     """The table's schema; None for that of the connection."""
     pipeline: str = ""
     """Whose lists they are. If it is set, the lists of another pipeline are not replaced."""
+    variable: str = "the URL"
+    """What messages call the place of the URL: the environment variable."""
 
 
 def replace_lists(frame: pl.LazyFrame, target: PostgresTarget) -> sink.SinkResult:
@@ -511,14 +533,33 @@ class _CopyStream(io.RawIOBase):
 def _make_sink_error(
     error: psycopg2.Error, target: PostgresTarget, password: str | None
 ) -> sink.SinkError:
-    """The error in one line, without the password."""
+    """The error in one line, without the password. A semicolon separates what to do."""
     text = str(error).strip().partition("\n")[0]
     if password:
         text = text.replace(password, "…")
-    message = f"cannot write the table {target.table}: {text}"
-    if isinstance(error, errors.InsufficientPrivilege):
-        message += RIGHTS_HINT
+    message = _describe_failed_connection(text, target.variable)
+    if message is None:
+        message = f"cannot write the table {target.table}: {text}"
+        if isinstance(error, errors.InsufficientPrivilege):
+            message += RIGHTS_HINT
     may_be_temporary = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
     if may_be_temporary and not any(part in text for part in LASTING_ERRORS):
         return sink.SinkUnavailableError(message)
     return sink.SinkError(message)
+
+
+def _describe_failed_connection(text: str, variable: str) -> str | None:
+    """What libpq says of a connection that it could not open, where that was, and what to do.
+
+    None if the text is about something else.
+    """
+    unknown_host = UNKNOWN_HOST.match(text)
+    if unknown_host is not None:
+        return f"there is no host {unknown_host['host']}; correct it in {variable}"
+    match = NO_CONNECTION.match(text)
+    if match is None:
+        return None
+    reason = match["reason"]
+    message = f"{reason[0].lower()}{reason[1:]} at {match['host']}:{match['port']}"
+    fixes = [fix for part, fix in CONNECTION_FIXES.items() if part in reason]
+    return f"{message}; {fixes[0].format(variable=variable)}" if fixes else message

@@ -509,8 +509,13 @@ def test_a_stage_that_waits_for_another_try_says_when_and_why() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = shop_refresh.execute_in_process(instance=instance).dagster_run
         view = RunStages(instance, run)
-        lines = [" ".join(view.format_line(stage).split()) for stage in view.update()]
-    retry_comment = "tries again in 0.1 s: cannot write the table lists: connection refused"
+        lines = []
+        for stage in view.update():
+            if stage.status == "retrying":
+                assert view.retries == [f"sink: {stage.details}"]
+            lines.append(" ".join(view.format_line(stage).split()))
+        assert view.retries == []
+    retry_comment = "cannot write the table lists: connection refused, trying again in 0.1 s"
     assert re.fullmatch(rf"sink retrying [\d.]+ s {retry_comment}", lines[0])
     assert re.match(r"sink done [\d.]+ s", lines[1])
     assert len(lines) == 2

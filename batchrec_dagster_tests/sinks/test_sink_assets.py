@@ -25,6 +25,7 @@ from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
 from batchrec_dagster.storage.io_managers import ParquetIOManager
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.postgres_server import PostgresServer
+from batchrec_dagster_tests.processes import free_ports
 from batchrec_dagster_tests.sinks.support import build_large_table
 from batchrec_dagster_tests.support import (
     Project,
@@ -167,7 +168,7 @@ def test_what_does_not_pass_is_a_failure_in_the_end(
 ) -> None:
     outcomes_left = patch_attempts(monkeypatch, BUSY, BUSY, BUSY, None)
     result = write_lists(tmp_path, instance, POSTGRES, build_large_table(1))
-    assert why(result) == "sinks.postgres: the server is starting up"
+    assert why(result) == "sinks.postgres: the server is starting up, 3 times in a row"
     assert outcomes_left() == [None]
 
 
@@ -341,5 +342,27 @@ def test_a_password_that_is_refused_is_not_kept(
 ) -> None:
     monkeypatch.setenv(URL_ENV, postgres.url(password="sesame"))
     result = write_lists(tmp_path, instance, POSTGRES, build_large_table(1))
-    assert "password authentication failed" in why(result)
-    assert "sesame" not in read_run_text(instance, result.run_id)
+    assert why(result) == (
+        'sinks.postgres: password authentication failed for user "owner" at'
+        f" 127.0.0.1:{postgres.port}; correct the user or the password in {URL_ENV}"
+    )
+    text = read_run_text(instance, result.run_id)
+    assert "sesame" not in text
+    assert "trying again" not in text
+
+
+def test_a_database_that_cannot_be_reached_is_tried_again_and_named(
+    tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setenv(URL_ENV, f"postgresql://owner:sesame@127.0.0.1:{port}/shop")
+    monkeypatch.setattr(sinks, "RETRIES", dg.RetryPolicy(max_retries=2, delay=0))
+    result = write_lists(tmp_path, instance, POSTGRES, build_large_table(1))
+    assert why(result) == (
+        f"sinks.postgres: connection refused at 127.0.0.1:{port}, 3 times in a row; check that"
+        f" PostgreSQL runs there, and that {URL_ENV} has its host and port"
+    )
+    text = read_run_text(instance, result.run_id)
+    for attempt in (2, 3):
+        assert f"refused at 127.0.0.1:{port}, trying again in 0 s, {attempt} of 3" in text
+    assert "sesame" not in text

@@ -35,9 +35,7 @@ CODE_VERSION = "1"
 
 # Not set as the policy of the assets, because Dagster would then retry a step that somebody
 # cancels.
-RETRIES = dg.RetryPolicy(
-    max_retries=3, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
-)
+RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL)
 
 
 def sink_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
@@ -149,11 +147,14 @@ def _retry_if_unavailable(context: dg.AssetExecutionContext, key: str) -> Iterat
     try:
         yield
     except SinkUnavailableError as error:
+        attempts = RETRIES.max_retries + 1
+        problem, _, fix = f"sinks.{key}: {error}".partition("; ")
         if context.retry_number >= RETRIES.max_retries:
-            raise dg.Failure(f"sinks.{key}: {error}", allow_retries=False) from error
-        context.log.warning(f"sinks.{key}: {error}; trying again")
-        raise dg.RetryRequested(
-            RETRIES.max_retries, RETRIES.calculate_delay(context.retry_number + 1)
-        ) from error
+            text = f"{problem}, {attempts} times in a row" + (f"; {fix}" if fix else "")
+            raise dg.Failure(text, allow_retries=False) from error
+        delay = RETRIES.calculate_delay(context.retry_number + 1)
+        text = f"{problem}, trying again in {delay:g} s, {context.retry_number + 2} of {attempts}"
+        context.log.warning(text)
+        raise dg.RetryRequested(RETRIES.max_retries, delay) from SinkUnavailableError(text)
     except SinkError as error:
         raise dg.Failure(f"sinks.{key}: {error}", allow_retries=False) from error
