@@ -180,12 +180,11 @@ def run_pipeline(tmp_path_factory: pytest.TempPathFactory) -> RunPipeline:
     Each run has a home of its own, writes to no sinks and sends no alerts.
     """
     # Imported here, because they take seconds that other tests save.
-    from batchrec_dagster.cli.project import (
+    from batchrec_dagster.cli.declared_pipelines import (
         find_declared_pipelines,
-        find_project,
-        importable_project,
         make_undeclared_error,
     )
+    from batchrec_dagster.cli.project import find_project, importable_project
     from batchrec_dagster.pipeline.rehearsal import RehearsalFailedError, rehearse
 
     def run(

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchrec_dagster.cli.completion import complete_pipelines
 from batchrec_dagster.cli.dagster_home import find_dagster_home, open_dagster_instance
-from batchrec_dagster.cli.project import (
+from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
     UnknownNameError,
-    complete_pipelines,
-    find_project,
-    importable_project,
-    load_environment,
-    load_storage,
     make_undeclared_error,
     read_pipeline_name,
 )
+from batchrec_dagster.cli.project import find_project, importable_project, load_environment
+from batchrec_dagster.cli.project_deployment import load_storage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from batchrec_dagster.cli.dagster_home import RUN_MONITORING, TICK_RETENTION
-from batchrec_dagster.cli.project import format_program, shorten_path
+from batchrec_dagster.cli.terminal import format_program, shorten_path
 
 _PYPROJECT = """\
 [build-system]

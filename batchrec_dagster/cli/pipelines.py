@@ -12,31 +12,26 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
+from batchrec_dagster.cli.completion import complete_lists
 from batchrec_dagster.cli.dagster_home import (
     HistoryError,
     open_dagster_instance,
     open_instance_if_any,
     use_dagster_home,
 )
-from batchrec_dagster.cli.project import (
+from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
-    Project,
     UnknownNameError,
-    complete_lists,
     expand_names,
     find_lists,
     find_pipelines,
-    find_project,
     find_similar_items,
-    format_program,
-    get_terminal_width,
-    importable_project,
-    load_environment,
-    load_storage,
     make_undeclared_error,
     read_pipeline_name,
-    shorten_path,
 )
+from batchrec_dagster.cli.project import Project, find_project, importable_project, load_environment
+from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.web import allowed_hosts
 

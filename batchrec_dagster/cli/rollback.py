@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchrec_dagster.cli.completion import complete_lists
 from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_home
+from batchrec_dagster.cli.declared_pipelines import UnknownNameError, find_pipelines
 from batchrec_dagster.cli.project import (
     ProjectError,
-    UnknownNameError,
-    complete_lists,
-    find_pipelines,
     find_project,
     load_environment,
-    load_storage,
     make_job_command,
 )
+from batchrec_dagster.cli.project_deployment import load_storage
 from batchrec_dagster.cli.run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
 

@@ -22,6 +22,8 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import yaml
 
+from batchrec_dagster.cli.completion import complete_pipelines
+from batchrec_dagster.cli.component_files import TextDates
 from batchrec_dagster.cli.dagster_home import (
     EVENTS_OF_ALL_RUNS,
     RUNS,
@@ -30,21 +32,17 @@ from batchrec_dagster.cli.dagster_home import (
     open_dagster_instance,
     use_dagster_home,
 )
-from batchrec_dagster.cli.project import (
+from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
-    TextDates,
-    complete_pipelines,
     find_declared_lists,
     find_pipelines,
-    find_project,
-    format_program,
-    get_terminal_width,
     load_component,
-    load_storage,
-    make_job_command,
     make_undeclared_error,
     read_pipeline_name,
 )
+from batchrec_dagster.cli.project import find_project, make_job_command
+from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.terminal import format_program, get_terminal_width
 from batchrec_dagster.dagster_internals.run_files import locate_events_of_run
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.processes import MACHINE_TAG, describe_machine

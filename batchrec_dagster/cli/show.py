@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchrec_dagster.cli.completion import complete_lists
 from batchrec_dagster.cli.dagster_home import HistoryError, open_instance_if_any
-from batchrec_dagster.cli.project import (
+from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
-    ProjectError,
     UnknownNameError,
-    complete_lists,
     expand_names,
     find_declared_pipelines,
-    find_project,
-    get_terminal_width,
-    load_storage,
 )
+from batchrec_dagster.cli.project import ProjectError, find_project
+from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.terminal import get_terminal_width
 
 if TYPE_CHECKING:
     from batchrec_dagster.reporting.history import EditionHistory

@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchrec_dagster.cli.declared_pipelines import UnknownNameError, find_declared_pipelines
 from batchrec_dagster.cli.project import (
-    UnknownNameError,
-    find_declared_pipelines,
     find_project,
-    format_program,
-    get_terminal_width,
     importable_project,
     load_environment,
-    load_storage,
     make_job_command,
-    shorten_path,
 )
+from batchrec_dagster.cli.project_deployment import load_storage
 from batchrec_dagster.cli.run import watch_run
+from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
 
 if TYPE_CHECKING:
     import dagster as dg

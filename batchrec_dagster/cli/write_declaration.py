@@ -12,8 +12,9 @@ import click
 import dagster as dg
 
 from batchrec_dagster.cli.pipelines import find_project_errors
-from batchrec_dagster.cli.project import Project, shorten_path
+from batchrec_dagster.cli.project import Project
 from batchrec_dagster.cli.recognised_source import RecognisedSource
+from batchrec_dagster.cli.terminal import shorten_path
 from batchrec_dagster.cli.unused_columns import comment_item_columns, suggest_rules
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.new_declaration import format_block, format_declaration

@@ -11,7 +11,8 @@ import yaml
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.cli.project import expand_names, find_declared_lists, find_project
+from batchrec_dagster.cli.declared_pipelines import expand_names, find_declared_lists
+from batchrec_dagster.cli.project import find_project
 from batchrec_dagster_tests.cli.test_show import publish
 from batchrec_dagster_tests.support import declaration, module_project
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.cli.project import load_storage
+from batchrec_dagster.cli.project_deployment import load_storage
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines

@@ -8,7 +8,7 @@ import sys
 import dagster as dg
 import pytest
 
-from batchrec_dagster.cli.project import load_storage
+from batchrec_dagster.cli.project_deployment import load_storage
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.storage.resource import StorageResource

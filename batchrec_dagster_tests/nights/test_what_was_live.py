@@ -18,7 +18,7 @@ from unittest.mock import patch
 import polars as pl
 import pytest
 
-from batchrec_dagster.cli.project import UnknownNameError
+from batchrec_dagster.cli.declared_pipelines import UnknownNameError
 from batchrec_dagster.cli.show import _choose_editions
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.reporting.history import EditionHistory, describe_restoration

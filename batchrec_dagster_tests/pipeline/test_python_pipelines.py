@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.cli.declared_pipelines import find_lists, find_pipelines
 from batchrec_dagster.cli.forget import _load_pipelines
-from batchrec_dagster.cli.project import find_lists, find_pipelines, find_project
+from batchrec_dagster.cli.project import find_project
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.loading import load_valid_pipelines
 from batchrec_dagster_tests import support

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from batchrec_dagster.cli.project import UnknownNameError
+from batchrec_dagster.cli.declared_pipelines import UnknownNameError
 from batchrec_dagster.config.trial import TrialError
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.component import BatchRecommendations
