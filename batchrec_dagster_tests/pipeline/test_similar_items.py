@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -18,16 +19,21 @@ from batchrec_dagster.reporting.summary import describe_run_result, describe_sim
 from batchrec_dagster.steps import similar_items as steps_of_similar_items
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.first_run import RATINGS, FirstRun
+from batchrec_dagster_tests.repeats import IS_LONG
 from batchrec_dagster_tests.support import (
     Project,
+    copied_project,
     declaration,
     definitions,
     interactions,
+    killed_at,
     metadata,
     refresh,
     why,
+    write_ratings,
 )
 
+REFRESH = ("dagster", "job", "execute", "-m", "batchrec_dagster.definitions", "-j", "shop_refresh")
 BOUGHT_TOGETHER = {"within_days": 30, "num_results": 4}
 
 
@@ -127,6 +133,52 @@ def test_a_recipe_finds_similar_items_in_the_same_dataset_group(
     folders = project.storage / "shop/curated"
     for folder in ("batch_inference", "batch_similar_items"):
         assert len([*(folders / folder).iterdir()]) == 1
+
+
+# What the steps of a copied project have in the place of a function: it waits to be killed.
+WAITING = """
+
+
+def {function}(work, *others, **settings):
+    import time
+
+    work.ensure.log.info("before the publication")
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: three processes for each kill")
+@pytest.mark.parametrize(
+    ("module", "function", "unpublished"),
+    [
+        # Its job is finished.
+        ("similar_items", "build_item_lists", "similar_items/curated/similar_items"),
+        ("after_order", "build_table", "thanks/curated/recommendations"),
+    ],
+)
+def test_a_run_killed_before_lists_of_similar_items_are_published_goes_on(
+    tmp_path: Path, module: str, function: str, unpublished: str
+) -> None:
+    project = copied_project(tmp_path)
+    write_ratings(tmp_path / "ratings.csv")
+    lists = {"home": {}, "thanks": {"about": "last_order"}}
+    project.declare(declaration("shop", "ratings.csv", similar_items={}, lists=lists))
+    step = tmp_path / "batchrec_dagster" / "steps" / f"{module}.py"
+    code = step.read_text()
+    step.write_text(code + WAITING.format(function=function))
+    killed_at(project, REFRESH, "before the publication")
+    step.write_text(code)
+    assert not (project.storage / "shop/lists" / unpublished).exists()
+    jobs = [*(project.storage / "shop/curated/batch_similar_items").iterdir()]
+    assert len(jobs) == 1
+
+    second_run = project.run(*REFRESH)
+    assert second_run.returncode == 0, second_run.stdout + second_run.stderr
+    assert [*(project.storage / "shop/curated/batch_similar_items").iterdir()] == jobs
+    assert read_lists(project).get_column("item_id").n_unique() == 80
+    thanks = project.storage / "shop/lists/thanks/curated/recommendations/recommendations.parquet"
+    assert pl.read_parquet(thanks).get_column("user_id").n_unique() == 60
 
 
 @pytest.mark.slow  # a copied run, and lists that no job makes
