@@ -115,9 +115,10 @@ class Pipeline(Declaration):
     def similar_items_pipeline(self) -> Self | None:
         """This pipeline, narrowed to the lists of similar items; None if it declares none.
 
-        Its `recommendations` have what these lists have in common with those of users.
+        Its `recommendations` have what these lists have in common with those of users. A trial has
+        none, though its data may have the orders' numbers that they need.
         """
-        if self.similar_items is None:
+        if self.similar_items is None or self.trial is not None:
             return None
         return self.whole._narrow_to(SIMILAR_ITEMS, self.similar_items)
 

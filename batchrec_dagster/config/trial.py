@@ -146,6 +146,35 @@ def apply_settings(attributes: Mapping[str, Any], settings: Mapping[str, Any]) -
     return changed
 
 
+def find_lists_about_orders(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the lists of a declaration that are about a person's last order, by name."""
+    lists = attributes.get("lists") or {}
+    return {
+        name: settings
+        for name, settings in lists.items()
+        if isinstance(settings, Mapping) and settings.get("about") is not None
+    }
+
+
+def require_same_lists_about_orders(
+    declared: Mapping[str, Any], changed: Mapping[str, Any], trial: Trial
+) -> None:
+    """Raise TrialError if the trial names a list about a person's last order, or changes one.
+
+    declared: the attributes of the declaration.
+    changed: the same with the trial's settings.
+    """
+    before, after = find_lists_about_orders(declared), find_lists_about_orders(changed)
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if trial.list_name in before:
+        names.insert(0, trial.list_name)
+    if names:
+        raise TrialError(
+            f"lists.{names[0]} cannot be tried: it is about the last order, so that similar items"
+            " make it, and a trial makes the lists of the model alone"
+        )
+
+
 def format_value(value: Any) -> str:
     """The value in one line of YAML."""
     return (

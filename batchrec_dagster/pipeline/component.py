@@ -18,7 +18,14 @@ from batchrec_dagster.config.declaration_errors import (
     find_repeated_settings,
 )
 from batchrec_dagster.config.templates import Sandboxed
-from batchrec_dagster.config.trial import MOST_DAYS, Trial, TrialError, apply_settings
+from batchrec_dagster.config.trial import (
+    MOST_DAYS,
+    Trial,
+    TrialError,
+    apply_settings,
+    find_lists_about_orders,
+    require_same_lists_about_orders,
+)
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.pipeline.assets.after_order import after_order_lists
 from batchrec_dagster.pipeline.assets.items import item_assets
@@ -124,11 +131,6 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         Raises TrialError if the changed settings are not valid.
         """
         origin = self._require_origin()
-        if trial.list_name in self._names_of_lists_about_orders:
-            raise TrialError(
-                f"{trial.list_name} is about the last order, so that similar items make it: a trial"
-                " makes only lists of the model"
-            )
         changed = self._change_for_trial(origin, trial)
         try:
             made = self._load_changed(origin, changed, trial)
@@ -172,18 +174,23 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             raise TrialError(f"{self.name} is declared in Python: change it there")
         return self._origin
 
-    @property
-    def _names_of_lists_about_orders(self) -> list[str]:
-        return [name for name, settings in self.lists.items() if settings.about is not None]
-
     def _change_for_trial(self, origin: _Origin, trial: Trial) -> dict[str, Any]:
-        """The attributes with the trial's settings, and without what a trial does not make."""
-        changed = apply_settings(origin.declared_settings, trial.settings)
-        for block in ("sinks", "segments", "similar_items"):
+        """The attributes with the trial's settings, and without what a trial does not make.
+
+        Raises TrialError if it changes or names a list that is about orders.
+        """
+        declared = origin.declared_settings
+        changed = apply_settings(declared, trial.settings)
+        require_same_lists_about_orders(declared, changed, trial)
+        similar_items = changed.pop("similar_items", None) or {}
+        if similar_items.get("order") is not None:
+            # The interactions have its column, so that they stay those of the pipeline.
+            changed["similar_items"] = {"order": similar_items["order"]}
+        for block in ("sinks", "segments"):
             changed.pop(block, None)
         lists = changed.get("lists") or {}
-        for name in self._names_of_lists_about_orders:
-            lists.pop(name, None)
+        for name in find_lists_about_orders(changed):
+            lists.pop(name)
         for settings in lists.values():
             settings.pop("sinks", None)
             # Of the trial's editions, all are kept.

@@ -199,7 +199,7 @@ def build_report(
 def _find_similar_items(work: Work) -> PublishedResults | None:
     """The published lists of similar items; None if the pipeline declares none, or has published
     none. Raises StorageError."""
-    if work.pipeline.whole.similar_items is None:
+    if work.pipeline.similar_items_pipeline is None:
         return None
     return PublishedResults(work.storage, work.pipeline.address).similar_items
 

@@ -327,12 +327,26 @@ def test_a_trial_has_the_prepared_data_of_the_pipeline_and_no_others(tmp_path: P
 def test_a_trial_makes_no_lists_of_similar_items(project: Project) -> None:
     lists = {"home": {}, "after": {"about": "last_order"}}
     source = project.root / "ratings.csv"
-    project.declare(declaration("shop", source, lists=lists, similar_items={"within_days": 7}))
+    similar_items = {"order": "order_id", "rules": {"only": "ITEMS.STOCK > 0"}}
+    items = {"source": "items.csv", "columns": {"item": "sku", "numbers": {"STOCK": "stock"}}}
+    project.declare(
+        declaration("shop", source, lists=lists, items=items, similar_items=similar_items)
+    )
     with definitions(project), patch.dict("os.environ", variables(project)):
-        made = make_trial(project, Trial("a"))
+        made = make_trial(project, Trial.parse({"lists.home.num_results": 5}))
         assert [view.list_name for view in made.published_pipelines] == ["home"]
-        with pytest.raises(TrialError, match="after is about the last order"):
-            make_trial(project, Trial("b", list_name="after"))
+        # The interactions have the orders' numbers, as those that the pipeline prepared.
+        assert made.has_same_data
+        for trial in (
+            Trial.parse({}, list_name="after"),
+            Trial.parse({"lists.after.num_results": 5}),
+            Trial.parse({"lists.after.about": None}),
+            Trial.parse({"lists.home.about": "last_order"}),
+        ):
+            with pytest.raises(
+                TrialError, match=r"lists\.\w+ cannot be tried: it is about the last"
+            ):
+                make_trial(project, trial)
 
 
 def test_the_erased_stay_out_of_trials(tmp_path: Path) -> None:
