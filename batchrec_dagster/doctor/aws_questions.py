@@ -20,6 +20,15 @@ from batchrec_dagster.personalize.file_formats import USER_FIELD, read_inference
 from batchrec_dagster.personalize.prices import Cost, PriceList
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION as V1
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
+from batchrec_dagster.personalize.resource_kinds import (
+    BATCH_INFERENCE_JOB,
+    DATASET,
+    DATASET_GROUP,
+    FILTER,
+    IMPORT_JOB,
+    SOLUTION,
+    SOLUTION_VERSION,
+)
 from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.training import now
 from batchrec_dagster.storage.object_store import split_uri
@@ -227,11 +236,11 @@ def _ask_exploration(trial: Trial) -> dict[str, Any]:
 
 
 def _ask_event_types(trial: Trial) -> dict[str, Any]:
-    trial.ensure.wait_until_ready(api.IMPORT_JOB, trial.start_import())
+    trial.ensure.wait_until_ready(IMPORT_JOB, trial.start_import())
     outcomes = {}
     for types in (9, 10, 11):
         try:
-            trial.ensure.wait_until_ready(api.IMPORT_JOB, trial.start_import(types))
+            trial.ensure.wait_until_ready(IMPORT_JOB, trial.start_import(types))
             outcomes[f"{types}"] = "imported"
         except PersonalizeError as error:
             outcomes[f"{types}"] = explain_refusal(error)
@@ -321,15 +330,15 @@ def _ask_tags(trial: Trial) -> dict[str, Any]:
     solution = trial.ensure_solution(V2).arn
     version = trial.train_version(V2).arn
     lists = trial.start_filtered_lists()
-    (filter_summary, *_) = trial.ensure.list(api.FILTER, datasetGroupArn=group)
+    (filter_summary, *_) = trial.ensure.list(FILTER, datasetGroupArn=group)
     arns = {
-        api.DATASET_GROUP: group,
-        api.DATASET: dataset,
-        api.IMPORT_JOB: trial.start_import().arn,
-        api.SOLUTION: solution,
-        api.SOLUTION_VERSION: version,
-        api.FILTER: filter_summary[api.FILTER.arn],
-        api.BATCH_INFERENCE_JOB: lists.arn,
+        DATASET_GROUP: group,
+        DATASET: dataset,
+        IMPORT_JOB: trial.start_import().arn,
+        SOLUTION: solution,
+        SOLUTION_VERSION: version,
+        FILTER: filter_summary[FILTER.arn],
+        BATCH_INFERENCE_JOB: lists.arn,
     }
     answers = {}
     for kind, arn in arns.items():

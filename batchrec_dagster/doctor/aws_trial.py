@@ -23,6 +23,17 @@ from batchrec_dagster.personalize.data_deletion import DeletionResult, erase_use
 from batchrec_dagster.personalize.file_formats import ITEM_FIELD, OUTPUT_SUFFIX, USER_FIELD
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2 as V2
 from batchrec_dagster.personalize.recipes import build_recipe_arn
+from batchrec_dagster.personalize.resource_kinds import (
+    BATCH_INFERENCE_JOB,
+    DATASET,
+    DATASET_GROUP,
+    FILTER,
+    IMPORT_JOB,
+    SCHEMA,
+    SOLUTION,
+    SOLUTION_VERSION,
+    ResourceKind,
+)
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.batch_jobs import JobOutput
 from batchrec_dagster.storage.paths import StorageKeys
@@ -34,7 +45,7 @@ Line = dict[str, Any]
 class Creation:
     """A resource that can be created."""
 
-    kind: api.ResourceKind
+    kind: ResourceKind
     request: dict[str, Any]
     """Create's arguments."""
     parent: Mapping[str, str]
@@ -95,11 +106,11 @@ class Trial:
         name = self.make_name("interactions", event_type=event_type)
         text = schemas.build_interactions_schema(event_type=event_type)
         group_name = self.make_name(event_type=event_type)
-        group = self.ensure.find_or_create(api.DATASET_GROUP, group_name, {}).arn
-        schema = self.ensure.find_or_create(api.SCHEMA, name, {"schema": text}).arn
+        group = self.ensure.find_or_create(DATASET_GROUP, group_name, {}).arn
+        schema = self.ensure.find_or_create(SCHEMA, name, {"schema": text}).arn
         parent = {"datasetGroupArn": group}
         request = {"datasetType": schemas.INTERACTIONS, "schemaArn": schema, **parent}
-        return group, self.ensure.find_or_create(api.DATASET, name, request, **parent).arn
+        return group, self.ensure.find_or_create(DATASET, name, request, **parent).arn
 
     def start_import(self, event_types: int = 1) -> api.StartedResource:
         """The import of the data with this many event types.
@@ -121,18 +132,18 @@ class Trial:
             "importMode": "FULL",
         }
         return self.ensure.start_named(
-            api.IMPORT_JOB, self.make_name(name), request, datasetArn=dataset
+            IMPORT_JOB, self.make_name(name), request, datasetArn=dataset
         )
 
     def ensure_solution(self, recipe: str, *, event_type: bool = True) -> api.ReadyResource:
         """The solution of the recipe, in a dataset group whose data have been imported."""
         ensure = self.ensure
-        ensure.wait_until_ready(api.IMPORT_JOB, self.start_import(1 if event_type else 0))
+        ensure.wait_until_ready(IMPORT_JOB, self.start_import(1 if event_type else 0))
         parent = {"datasetGroupArn": self.ensure_dataset(event_type=event_type)[0]}
         arn = build_recipe_arn(recipe, ensure.client.meta.partition)
         request = {"recipeArn": arn, "performAutoTraining": False, **parent}
         name = self.make_name(recipe.removeprefix("aws-"), event_type=event_type)
-        return ensure.find_or_create(api.SOLUTION, name, request, **parent)
+        return ensure.find_or_create(SOLUTION, name, request, **parent)
 
     def train_version(
         self, recipe: str, mode: str = FULL, *, event_type: bool = True
@@ -141,7 +152,7 @@ class Trial:
 
         It is trained once. If that failed, it is not trained and paid for again.
         """
-        kind = api.SOLUTION_VERSION
+        kind = SOLUTION_VERSION
         ensure = self.ensure
         solution = self.ensure_solution(recipe, event_type=event_type).arn
         # It is found by its mode, because whether an UPDATE has a name is one of the questions.
@@ -180,7 +191,10 @@ class Trial:
             **request,
         }
         return self.ensure.start_named(
-            api.BATCH_INFERENCE_JOB, self.make_name(name), creation, solutionVersionArn=version
+            BATCH_INFERENCE_JOB,
+            self.make_name(name),
+            creation,
+            solutionVersionArn=version,
         )
 
     def read_lines(self, *started: api.StartedResource) -> list[list[Line]]:
@@ -188,7 +202,7 @@ class Trial:
 
         Raises LookupError or ValueError if the output has another form.
         """
-        jobs = self.ensure.wait_until_all_ready(api.BATCH_INFERENCE_JOB, started)
+        jobs = self.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
         return [sorted(self._output(job), key=lambda line: str(line["input"])) for job in jobs]
 
     def _output(self, job: api.ReadyResource) -> Iterator[Line]:
@@ -212,7 +226,7 @@ class Trial:
         started = self.start_lists(
             "bad-requests", V2, FEW_RESULTS, jobInput={"s3DataSource": {"path": uri}}
         )
-        job = self.ensure.wait_until_ready(api.BATCH_INFERENCE_JOB, started)
+        job = self.ensure.wait_until_ready(BATCH_INFERENCE_JOB, started)
         return [line.decode(errors="replace") for line in self._output_lines(job)]
 
     def read_lists(self, *started: api.StartedResource) -> list[list[list[str]]]:
@@ -230,7 +244,7 @@ class Trial:
         parent = {"datasetGroupArn": self.ensure_dataset(event_type=event_type)[0]}
         request = {"filterExpression": WITHOUT_SEEN_ITEMS, **parent}
         name = self.make_name("seen", event_type=event_type)
-        arn = self.ensure.find_or_create(api.FILTER, name, request, **parent).arn
+        arn = self.ensure.find_or_create(FILTER, name, request, **parent).arn
         lists = "lines" if event_type else "lines-without-types"
         return self.start_lists(lists, V2, FEW_RESULTS, event_type=event_type, filterArn=arn)
 
@@ -261,11 +275,17 @@ class Trial:
         in_group = {"datasetGroupArn": group}
         creations = [
             Creation(
-                api.SCHEMA, {"schema": schemas.build_interactions_schema(event_type=True)}, {}
+                SCHEMA,
+                {"schema": schemas.build_interactions_schema(event_type=True)},
+                {},
             ),
-            Creation(api.FILTER, {"filterExpression": WITHOUT_SEEN_ITEMS, **in_group}, in_group),
             Creation(
-                api.SOLUTION,
+                FILTER,
+                {"filterExpression": WITHOUT_SEEN_ITEMS, **in_group},
+                in_group,
+            ),
+            Creation(
+                SOLUTION,
                 {
                     "recipeArn": solution.description["recipeArn"],
                     "performAutoTraining": False,
@@ -274,7 +294,7 @@ class Trial:
                 in_group,
             ),
             Creation(
-                api.IMPORT_JOB,
+                IMPORT_JOB,
                 {
                     "datasetArn": dataset,
                     "dataSource": {"dataLocation": data},
@@ -286,10 +306,10 @@ class Trial:
         ]
         if with_training:
             parent = {"solutionArn": solution.arn}
-            creations.append(Creation(api.SOLUTION_VERSION, parent, parent))
+            creations.append(Creation(SOLUTION_VERSION, parent, parent))
         tags = [{"tagKey": key, "tagValue": value} for key, value in self.ensure.tags.items()]
         for creation in creations:
-            if creation.kind is api.SCHEMA:
+            if creation.kind is SCHEMA:
                 # It has no tags. Teardown finds it by a name that a dataset's schema can have.
                 creation.request["name"] = f"{self.pipeline}-{secrets.token_hex(4)}-interactions"
             else:

@@ -15,17 +15,50 @@ from batchrec_dagster.doctor.policies import SERVICE, Permission
 from batchrec_dagster.doctor.simulator import Denial, find_denials
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.recipes import USER_RECIPES, build_recipe_arn
+from batchrec_dagster.personalize.resource_kinds import (
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+    CAMPAIGN,
+    DATA_DELETION_JOB,
+    DATASET,
+    DATASET_GROUP,
+    EVENT_TRACKER,
+    FILTER,
+    IMPORT_JOB,
+    METRIC_ATTRIBUTION,
+    RECOMMENDER,
+    SCHEMA,
+    SOLUTION,
+    SOLUTION_VERSION,
+    ResourceKind,
+)
 from batchrec_dagster.personalize.teardown import ORDER
 
 CHECK = "permissions"
 
 _CREATED = (
-    *(api.DATASET_GROUP, api.SCHEMA, api.DATASET, api.IMPORT_JOB, api.SOLUTION),
-    *(api.SOLUTION_VERSION, api.FILTER, api.BATCH_INFERENCE_JOB, api.BATCH_SEGMENT_JOB),
-    api.DATA_DELETION_JOB,
+    *(
+        DATASET_GROUP,
+        SCHEMA,
+        DATASET,
+        IMPORT_JOB,
+        SOLUTION,
+    ),
+    *(
+        SOLUTION_VERSION,
+        FILTER,
+        BATCH_INFERENCE_JOB,
+        BATCH_SEGMENT_JOB,
+    ),
+    DATA_DELETION_JOB,
 )
 # A teardown lists them, for it must not delete what others created in the pipeline's groups.
-_FOREIGN = (api.CAMPAIGN, api.EVENT_TRACKER, api.METRIC_ATTRIBUTION, api.RECOMMENDER)
+_FOREIGN = (
+    CAMPAIGN,
+    EVENT_TRACKER,
+    METRIC_ATTRIBUTION,
+    RECOMMENDER,
+)
 
 # How many of the missing permissions a message names.
 _MOST_NAMED = 4
@@ -47,14 +80,14 @@ def _generate_permissions(region: str, role_arn: str) -> Iterator[Permission]:
         yield f"personalize:List{_name_in_actions(kind)}s", "*"
     for kind in _CREATED:
         # IAM knows a solution's versions by their solution.
-        segment = "solution" if kind is api.SOLUTION_VERSION else kind.label.replace(" ", "-")
+        segment = "solution" if kind is SOLUTION_VERSION else kind.label.replace(" ", "-")
         arn = f"{prefix}:{segment}/batchrec-doctor"
         for verb in ("Create", "Describe", "Delete") if kind in ORDER else ("Create", "Describe"):
             yield f"personalize:{verb}{_name_in_actions(kind)}", arn
-        if kind is not api.SCHEMA:  # Schemas have no tags.
+        if kind is not SCHEMA:  # Schemas have no tags.
             yield "personalize:TagResource", arn
             yield "personalize:ListTagsForResource", arn
-        if kind is api.SOLUTION_VERSION:
+        if kind is SOLUTION_VERSION:
             yield "personalize:GetSolutionMetrics", arn
             yield "personalize:StopSolutionVersionCreation", arn
     for recipe in USER_RECIPES:
@@ -62,7 +95,7 @@ def _generate_permissions(region: str, role_arn: str) -> Iterator[Permission]:
     yield "iam:PassRole", role_arn
 
 
-def _name_in_actions(kind: api.ResourceKind) -> str:
+def _name_in_actions(kind: ResourceKind) -> str:
     """`dataset group` -> `DatasetGroup`."""
     return "".join(word.capitalize() for word in kind.label.split())
 

@@ -31,6 +31,17 @@ from typing import Protocol
 
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.resource_kinds import (
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+    DATA_DELETION_JOB,
+    DATASET,
+    DATASET_GROUP,
+    IMPORT_JOB,
+    SOLUTION,
+    SOLUTION_VERSION,
+    ResourceKind,
+)
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.personalize.teardown import ResourceToDelete, is_busy, is_ours
 
@@ -79,7 +90,7 @@ class DeletionResult:
 def find_dataset_groups(ensure: api.Ensure, pipeline: str) -> list[str]:
     """The ARNs of the pipeline's dataset groups, also of those that earlier settings left."""
     name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    kind = api.DATASET_GROUP
+    kind = DATASET_GROUP
     groups = [
         ResourceToDelete(kind, summary[kind.name], summary[kind.arn], summary["status"])
         for summary in ensure.list(kind)
@@ -114,7 +125,7 @@ def erase_users(
     Raises PersonalizeError if the job failed, or if `ensure.deadline_seconds` passed, and whatever
     the storage raises. After a failure, another call starts another job.
     """
-    kind = api.DATA_DELETION_JOB
+    kind = DATA_DELETION_JOB
     stem = _make_stem(dataset_group_arn, request)
     uri = f"{folder}{stem}.csv"
     arn = ensure.find_numbered(kind, stem, datasetGroupArn=dataset_group_arn)
@@ -224,19 +235,19 @@ def _wait_until_idle(ensure: api.Ensure, dataset_group_arn: str) -> None:
 
 def _list_work(
     ensure: api.Ensure, dataset_group_arn: str
-) -> Iterator[tuple[api.ResourceKind, api.Description]]:
+) -> Iterator[tuple[ResourceKind, api.Description]]:
     """Yield the summaries of imports, trainings and batch jobs in the dataset group."""
-    for dataset in ensure.list(api.DATASET, datasetGroupArn=dataset_group_arn):
-        for job in ensure.list(api.IMPORT_JOB, datasetArn=dataset[api.DATASET.arn]):
-            yield api.IMPORT_JOB, job
+    for dataset in ensure.list(DATASET, datasetGroupArn=dataset_group_arn):
+        for job in ensure.list(IMPORT_JOB, datasetArn=dataset[DATASET.arn]):
+            yield IMPORT_JOB, job
     versions = set()
-    for solution in ensure.list(api.SOLUTION, datasetGroupArn=dataset_group_arn):
-        for version in ensure.list(api.SOLUTION_VERSION, solutionArn=solution[api.SOLUTION.arn]):
-            versions.add(version[api.SOLUTION_VERSION.arn])
-            yield api.SOLUTION_VERSION, version
-    for kind in (api.BATCH_INFERENCE_JOB, api.BATCH_SEGMENT_JOB) if versions else ():
+    for solution in ensure.list(SOLUTION, datasetGroupArn=dataset_group_arn):
+        for version in ensure.list(SOLUTION_VERSION, solutionArn=solution[SOLUTION.arn]):
+            versions.add(version[SOLUTION_VERSION.arn])
+            yield SOLUTION_VERSION, version
+    for kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB) if versions else ():
         for job in ensure.list(kind):
-            if job[api.SOLUTION_VERSION.arn] in versions:
+            if job[SOLUTION_VERSION.arn] in versions:
                 yield kind, job
 
 

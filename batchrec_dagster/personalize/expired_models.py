@@ -13,6 +13,7 @@ import re
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize.resource_kinds import DATASET_GROUP, SOLUTION, SOLUTION_VERSION
 from batchrec_dagster.personalize.teardown import is_ours, list_resources
 
 MODEL_TAG, EXPIRED = "batchrec:model", "expired"
@@ -35,9 +36,9 @@ def expire_models(ensure: api.Ensure, pipeline: str, keep: int) -> None:
     if ensure.on_aws:
         return
     group_name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for group in list_resources(ensure, api.DATASET_GROUP):
+    for group in list_resources(ensure, DATASET_GROUP):
         if group_name.fullmatch(group.name) and is_ours(ensure, group, pipeline):
-            for solution in list_resources(ensure, api.SOLUTION, datasetGroupArn=group.arn):
+            for solution in list_resources(ensure, SOLUTION, datasetGroupArn=group.arn):
                 if is_ours(ensure, solution, pipeline):
                     _expire_versions(ensure, pipeline, solution.arn, keep)
 
@@ -61,14 +62,14 @@ def _expire_versions(ensure: api.Ensure, pipeline: str, solution: str, keep: int
 def _list_unneeded(ensure: api.Ensure, pipeline: str, solution: str, keep: int) -> list[str]:
     """The ARNs of the older versions that still have a model, the newest first."""
     versions = sorted(
-        ensure.list(api.SOLUTION_VERSION, solutionArn=solution),
+        ensure.list(SOLUTION_VERSION, solutionArn=solution),
         key=lambda version: version["creationDateTime"],
         reverse=True,
     )
     models = 0
     unneeded = []
     for version in versions:
-        arn = str(version[api.SOLUTION_VERSION.arn])
+        arn = str(version[SOLUTION_VERSION.arn])
         tags = ensure.tags_of(arn) if version["status"] == api.ACTIVE else {}
         # Somebody else may have trained a version of the solution, such as in a notebook.
         if tags.get(api.PIPELINE_TAG) != pipeline:

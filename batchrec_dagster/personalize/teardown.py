@@ -19,10 +19,35 @@ from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.resource_kinds import (
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+    CAMPAIGN,
+    DATASET,
+    DATASET_GROUP,
+    EVENT_TRACKER,
+    FILTER,
+    IMPORT_JOB,
+    METRIC_ATTRIBUTION,
+    RECOMMENDER,
+    SCHEMA,
+    SOLUTION,
+    SOLUTION_VERSION,
+    ResourceKind,
+)
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
-ORDER = (api.FILTER, api.SOLUTION, api.DATASET, api.SCHEMA, api.DATASET_GROUP)
-WORK = {api.SOLUTION: (api.SOLUTION_VERSION,), api.DATASET: (api.IMPORT_JOB,)}
+ORDER = (
+    FILTER,
+    SOLUTION,
+    DATASET,
+    SCHEMA,
+    DATASET_GROUP,
+)
+WORK = {
+    SOLUTION: (SOLUTION_VERSION,),
+    DATASET: (IMPORT_JOB,),
+}
 
 
 # How many of a kind stay in a dataset group besides those in use: a setting may be changed back.
@@ -35,7 +60,7 @@ PRUNE_SECONDS = 600
 class ResourceToDelete:
     """A resource: its kind, name and ARN, and its status when found."""
 
-    kind: api.ResourceKind
+    kind: ResourceKind
     name: str
     arn: str
     status: str = ""
@@ -83,7 +108,7 @@ def plan_teardown(ensure: api.Ensure, pipeline: str) -> TeardownPlan:
     """Everything that the pipeline created, in whatever state an earlier teardown left it."""
     plan = TeardownPlan()
     group_name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for group in list_resources(ensure, api.DATASET_GROUP):
+    for group in list_resources(ensure, DATASET_GROUP):
         if group_name.fullmatch(group.name):
             with _ignore_missing():
                 if is_ours(ensure, group, pipeline):
@@ -142,9 +167,9 @@ def prune(
     """
     plan = TeardownPlan()
     group_name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for dataset_group in list_resources(ensure, api.DATASET_GROUP):
+    for dataset_group in list_resources(ensure, DATASET_GROUP):
         if dataset_group.name == group:
-            for kind in (api.FILTER, api.SOLUTION):
+            for kind in (FILTER, SOLUTION):
                 summaries = ensure.list(kind, datasetGroupArn=dataset_group.arn)
                 unused = [summary for summary in summaries if summary[kind.name] not in in_use]
                 unused.sort(key=lambda summary: summary["creationDateTime"], reverse=True)
@@ -164,9 +189,9 @@ def _add_idle(
     with _ignore_missing():
         if not is_ours(ensure, piece, pipeline):
             return
-        if piece.kind is api.DATASET_GROUP:
+        if piece.kind is DATASET_GROUP:
             _add_group_content(ensure, piece, pipeline, own_plan)
-            schemas = list_resources(ensure, api.SCHEMA)
+            schemas = list_resources(ensure, SCHEMA)
             own_plan.pieces.extend(
                 schema for schema in schemas if schema.name.startswith(f"{piece.name}-")
             )
@@ -181,7 +206,7 @@ def _add_group_content(
     ensure: api.Ensure, group: ResourceToDelete, pipeline: str, plan: TeardownPlan
 ) -> None:
     plan.pieces.append(group)
-    for kind in (api.FILTER, api.SOLUTION, api.DATASET):
+    for kind in (FILTER, SOLUTION, DATASET):
         for piece in list_resources(ensure, kind, datasetGroupArn=group.arn):
             with _ignore_missing():
                 if not is_ours(ensure, piece, pipeline):
@@ -190,7 +215,11 @@ def _add_group_content(
                     )
                     continue
                 _add_with_work(ensure, piece, plan)
-    for kind in (api.EVENT_TRACKER, api.METRIC_ATTRIBUTION, api.RECOMMENDER):
+    for kind in (
+        EVENT_TRACKER,
+        METRIC_ATTRIBUTION,
+        RECOMMENDER,
+    ):
         _report_foreign(ensure, kind, group, plan)
 
 
@@ -199,12 +228,15 @@ def _add_with_work(ensure: api.Ensure, piece: ResourceToDelete, plan: TeardownPl
     for work in WORK.get(piece.kind, ()):
         summaries = ensure.list(work, **{piece.kind.arn: piece.arn})
         plan.work.extend(_to_resources(work, filter(is_busy, summaries)))
-    if piece.kind is api.SOLUTION:
-        _report_foreign(ensure, api.CAMPAIGN, piece, plan)
+    if piece.kind is SOLUTION:
+        _report_foreign(ensure, CAMPAIGN, piece, plan)
 
 
 def _report_foreign(
-    ensure: api.Ensure, kind: api.ResourceKind, parent: ResourceToDelete, plan: TeardownPlan
+    ensure: api.Ensure,
+    kind: ResourceKind,
+    parent: ResourceToDelete,
+    plan: TeardownPlan,
 ) -> None:
     """Report resources of this kind in the parent: no pipeline creates them."""
     summaries = ensure.list(kind, **{parent.kind.arn: parent.arn})
@@ -215,13 +247,13 @@ def _report_foreign(
 
 def _find_schemas(ensure: api.Ensure, group_name: re.Pattern[str], plan: TeardownPlan) -> None:
     mine = re.compile(rf"{group_name.pattern}-(interactions|items|users)")
-    schemas = [s for s in list_resources(ensure, api.SCHEMA) if mine.fullmatch(s.name)]
+    schemas = [s for s in list_resources(ensure, SCHEMA) if mine.fullmatch(s.name)]
     if not schemas:
         return
     datasets = {piece.arn for piece in plan.pieces}
     used = {
-        ensure.describe(api.DATASET, other.arn)["schemaArn"]: other
-        for other in list_resources(ensure, api.DATASET)
+        ensure.describe(DATASET, other.arn)["schemaArn"]: other
+        for other in list_resources(ensure, DATASET)
         if other.arn not in datasets
     }
     for schema in schemas:
@@ -232,8 +264,8 @@ def _find_schemas(ensure: api.Ensure, group_name: re.Pattern[str], plan: Teardow
 
 
 def _find_jobs(ensure: api.Ensure, plan: TeardownPlan) -> None:
-    solutions = [piece.arn for piece in plan.pieces if piece.kind is api.SOLUTION]
-    for kind in (api.BATCH_INFERENCE_JOB, api.BATCH_SEGMENT_JOB) if solutions else ():
+    solutions = [piece.arn for piece in plan.pieces if piece.kind is SOLUTION]
+    for kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB) if solutions else ():
         jobs = [
             job
             for job in ensure.list(kind)
@@ -258,9 +290,7 @@ def is_busy(summary: Mapping[str, Any]) -> bool:
     return summary["status"] not in (*api.READY, *api.FAILED)
 
 
-def list_resources(
-    ensure: api.Ensure, kind: api.ResourceKind, **within: str
-) -> list[ResourceToDelete]:
+def list_resources(ensure: api.Ensure, kind: ResourceKind, **within: str) -> list[ResourceToDelete]:
     """All resources of this kind, whoever created them.
 
     within: List's filter, for example a dataset group.
@@ -269,7 +299,7 @@ def list_resources(
 
 
 def _to_resources(
-    kind: api.ResourceKind, summaries: Iterable[api.Description]
+    kind: ResourceKind, summaries: Iterable[api.Description]
 ) -> list[ResourceToDelete]:
     return [
         # The summary of a solution version has no name.
@@ -295,7 +325,7 @@ def _ignore_missing() -> Iterator[None]:
 
 def _stop_or_wait(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
     """Stop a training, or wait for other work, which Personalize cannot stop."""
-    if piece.kind is api.SOLUTION_VERSION:
+    if piece.kind is SOLUTION_VERSION:
         try:
             ensure.client.stop_solution_version_creation(solutionVersionArn=piece.arn)
             ensure.log.info(f"stopping {piece}")

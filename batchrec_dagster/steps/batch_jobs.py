@@ -15,6 +15,7 @@ from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
+from batchrec_dagster.personalize.resource_kinds import FILTER, ResourceKind
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import RejectedOutputsError
@@ -97,7 +98,7 @@ class JobRequest:
     """A job that serves this request: that of an earlier run, or a new one."""
 
     ensure: api.Ensure
-    kind: api.ResourceKind
+    kind: ResourceKind
     stem: str
     """What the job's name starts with. It says what the job is made from."""
     create: Callable[[str], Mapping[str, Any]]
@@ -131,7 +132,7 @@ class JobRequest:
 
 def prepare_batch_job(
     work: PersonalizeWork,
-    kind: api.ResourceKind,
+    kind: ResourceKind,
     request: Mapping[str, Any],
     folder: Callable[[str], str],
     cost: Cost,
@@ -409,7 +410,7 @@ def ensure_filter(ensure: api.Ensure, model: ModelRecord, declaration: FilterDec
     group = model.dataset_group_arn
     try:
         return ensure.find_or_create(
-            api.FILTER,
+            FILTER,
             f"{model.dataset_group_name}-{declaration.ending}",
             {"datasetGroupArn": group, "filterExpression": declaration.expression},
             datasetGroupArn=group,

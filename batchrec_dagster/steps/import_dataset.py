@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.personalize.resource_kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import CheckResult
@@ -138,7 +139,7 @@ def import_dataset(
     ensure.log.info(f"{place}this run costs {work.prices.summarize(estimate)}")
     checks = spending.reserve(new_costs, later_costs)
     started = spending.start(requests)
-    jobs = ensure.wait_until_all_ready(api.IMPORT_JOB, started)
+    jobs = ensure.wait_until_all_ready(IMPORT_JOB, started)
     imports = [
         FileImport(file, dataset, job)
         for file, dataset, job in zip(files, datasets, jobs, strict=True)
@@ -191,7 +192,7 @@ def _ensure_group(
     """
     work = spending.work
     pipeline, ensure = work.pipeline, work.ensure
-    exists = any(group["name"] == name for group in ensure.list(api.DATASET_GROUP))
+    exists = any(group["name"] == name for group in ensure.list(DATASET_GROUP))
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
         spending.check(
@@ -201,7 +202,7 @@ def _ensure_group(
                 *estimate_results(work),
             ]
         )
-    group = ensure.find_or_create(api.DATASET_GROUP, name, {})
+    group = ensure.find_or_create(DATASET_GROUP, name, {})
     if not group.created:
         _check_owner(ensure, group, recorded_arn)
     return group
@@ -242,9 +243,9 @@ def _ensure_dataset(
     ensure: api.Ensure, group: api.ReadyResource, file: DatasetFile
 ) -> api.ReadyResource:
     name = f"{group.description['name']}-{file.asset}"
-    schema = ensure.find_or_create(api.SCHEMA, name, {"schema": file.schema}).arn
+    schema = ensure.find_or_create(SCHEMA, name, {"schema": file.schema}).arn
     return ensure.find_or_create(
-        api.DATASET,
+        DATASET,
         name,
         {"datasetGroupArn": group.arn, "datasetType": file.dataset_type, "schemaArn": schema},
         datasetGroupArn=group.arn,
@@ -286,7 +287,7 @@ def _prepare_import(
         name = f"{name}-{force_run[:6]}"
     return JobRequest(
         work.ensure,
-        api.IMPORT_JOB,
+        IMPORT_JOB,
         name,
         create,
         usable=is_of_this_dataset,

@@ -9,13 +9,10 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
-from batchrec_dagster.personalize.ensure import (
-    ACTIVE,
-    BATCH_INFERENCE_JOB,
-    ReadyResource,
-)
+from batchrec_dagster.personalize.ensure import ACTIVE, ReadyResource
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
 from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.batch_jobs import (
     SAMPLE,

@@ -10,12 +10,10 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.ensure import (
-    BATCH_INFERENCE_JOB,
-    ReadyResource,
-)
+from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
+from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
     FilterDeclaration,

@@ -16,14 +16,14 @@ from datetime import datetime
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.ensure import (
+from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.expired_models import expire_models
+from batchrec_dagster.personalize.resource_kinds import (
     BATCH_INFERENCE_JOB,
     BATCH_SEGMENT_JOB,
     IMPORT_JOB,
     ResourceKind,
 )
-from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.expired_models import expire_models
 from batchrec_dagster.personalize.teardown import is_busy
 from batchrec_dagster.steps.batch_jobs import DAMAGED
 from batchrec_dagster.steps.data_sizes import name_record

@@ -16,8 +16,9 @@ import numpy as np
 import polars as pl
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.ensure import ACTIVE, BATCH_INFERENCE_JOB
+from batchrec_dagster.personalize.ensure import ACTIVE
 from batchrec_dagster.personalize.file_formats import read_inference
+from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.catalogue import Floats
 from batchrec_dagster.rules.context import RuleContext

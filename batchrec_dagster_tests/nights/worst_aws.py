@@ -26,19 +26,32 @@ from urllib.parse import urlsplit
 
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
+from batchrec_dagster.personalize.resource_kinds import (
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+    DATA_DELETION_JOB,
+    DATASET,
+    DATASET_GROUP,
+    FILTER,
+    IMPORT_JOB,
+    SCHEMA,
+    SOLUTION,
+    SOLUTION_VERSION,
+    ResourceKind,
+)
 from batchrec_dagster.storage.object_store import ObjectStore
 
 KINDS = (
-    api.DATASET_GROUP,
-    api.SCHEMA,
-    api.DATASET,
-    api.IMPORT_JOB,
-    api.SOLUTION,
-    api.SOLUTION_VERSION,
-    api.FILTER,
-    api.BATCH_INFERENCE_JOB,
-    api.BATCH_SEGMENT_JOB,
-    api.DATA_DELETION_JOB,
+    DATASET_GROUP,
+    SCHEMA,
+    DATASET,
+    IMPORT_JOB,
+    SOLUTION,
+    SOLUTION_VERSION,
+    FILTER,
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+    DATA_DELETION_JOB,
 )
 # The marker that the local Personalize writes when an output is complete.
 CHECK_MARKER = "_CHECK"
@@ -62,11 +75,11 @@ class Request:
         return next((verb for verb in ("Create", "Describe", "List") if self._kind(verb)), "")
 
     @cached_property
-    def kind(self) -> api.ResourceKind | None:
+    def kind(self) -> ResourceKind | None:
         """The kind of resource; None for operations of another verb."""
         return self._kind(self.verb) if self.verb else None
 
-    def _kind(self, verb: str) -> api.ResourceKind | None:
+    def _kind(self, verb: str) -> ResourceKind | None:
         noun = self.operation.removeprefix(verb).removesuffix("s" if verb == "List" else "")
         member = noun[:1].lower() + noun[1:]
         return next((kind for kind in KINDS if kind.member == member), None)
@@ -108,9 +121,9 @@ class Answer:
         return []
 
 
-def _name_status(kind: api.ResourceKind, status: str) -> str:
+def _name_status(kind: ResourceKind, status: str) -> str:
     """The status as resources of the kind have it."""
-    return status.removeprefix("CREATE ") if kind is api.DATA_DELETION_JOB else status
+    return status.removeprefix("CREATE ") if kind is DATA_DELETION_JOB else status
 
 
 def make_error(code: str, message: str) -> Answer:
@@ -226,7 +239,7 @@ class ChangedOutputs(Misbehaviour):
     """The ARNs of jobs whose outputs are as they shall be."""
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
-        if request.kind in (api.BATCH_INFERENCE_JOB, api.BATCH_SEGMENT_JOB):
+        if request.kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB):
             for summary in answer.summaries(request):
                 arn = summary[request.kind.arn]
                 # Only Describe says where the output is.

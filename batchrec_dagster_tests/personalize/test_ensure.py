@@ -14,14 +14,9 @@ import dagster as dg
 import pytest
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.ensure import (
-    DATASET_GROUP,
-    IMPORT_JOB,
-    SOLUTION_VERSION,
-    Ensure,
-    StartedResource,
-)
+from batchrec_dagster.personalize.ensure import Ensure, StartedResource
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.resource_kinds import DATASET_GROUP, IMPORT_JOB, SOLUTION_VERSION
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
 

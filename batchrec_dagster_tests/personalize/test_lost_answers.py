@@ -16,7 +16,19 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize import resource_kinds
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.resource_kinds import (
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+    DATASET,
+    DATASET_GROUP,
+    FILTER,
+    IMPORT_JOB,
+    SCHEMA,
+    SOLUTION_VERSION,
+    ResourceKind,
+)
 
 ACCOUNT = "arn:aws:personalize:eu-west-1:123456789012"
 GROUP = f"{ACCOUNT}:dataset-group/shop"
@@ -24,20 +36,23 @@ SOLUTION = f"{ACCOUNT}:solution/shop"
 VERSION = f"{SOLUTION}/0123abcd"
 RECIPE = "arn:aws:personalize:::recipe/aws-user-personalization"
 # Each numbered kind with its parent, and the beginning of its ARNs.
-NUMBERED: dict[api.ResourceKind, tuple[dict[str, str], str]] = {
-    api.IMPORT_JOB: ({"datasetArn": f"{ACCOUNT}:dataset/shop/ITEMS"}, ":dataset-import-job/"),
-    api.SOLUTION_VERSION: ({"solutionArn": SOLUTION}, ":solution/shop/"),
-    api.BATCH_INFERENCE_JOB: ({"solutionVersionArn": VERSION}, ":batch-inference-job/"),
-    api.BATCH_SEGMENT_JOB: ({"solutionVersionArn": VERSION}, ":batch-segment-job/"),
+NUMBERED: dict[ResourceKind, tuple[dict[str, str], str]] = {
+    IMPORT_JOB: (
+        {"datasetArn": f"{ACCOUNT}:dataset/shop/ITEMS"},
+        ":dataset-import-job/",
+    ),
+    SOLUTION_VERSION: ({"solutionArn": SOLUTION}, ":solution/shop/"),
+    BATCH_INFERENCE_JOB: ({"solutionVersionArn": VERSION}, ":batch-inference-job/"),
+    BATCH_SEGMENT_JOB: ({"solutionVersionArn": VERSION}, ":batch-segment-job/"),
 }
 # Each named kind with List's filter and Create's arguments.
 IN_GROUP = {"datasetGroupArn": GROUP}
-NAMED: dict[api.ResourceKind, tuple[dict[str, str], dict[str, str]]] = {
-    api.DATASET_GROUP: ({}, {}),
-    api.SCHEMA: ({}, {"schema": "{}"}),
-    api.DATASET: (IN_GROUP, {**IN_GROUP, "datasetType": "ITEMS"}),
-    api.SOLUTION: (IN_GROUP, {"recipeArn": RECIPE, **IN_GROUP}),
-    api.FILTER: (IN_GROUP, {"filterExpression": "EXCLUDE", **IN_GROUP}),
+NAMED: dict[ResourceKind, tuple[dict[str, str], dict[str, str]]] = {
+    DATASET_GROUP: ({}, {}),
+    SCHEMA: ({}, {"schema": "{}"}),
+    DATASET: (IN_GROUP, {**IN_GROUP, "datasetType": "ITEMS"}),
+    resource_kinds.SOLUTION: (IN_GROUP, {"recipeArn": RECIPE, **IN_GROUP}),
+    FILTER: (IN_GROUP, {"filterExpression": "EXCLUDE", **IN_GROUP}),
 }
 KINDS = {kind.snake: kind for kind in (*NUMBERED, *NAMED)}
 TAGS = {api.PIPELINE_TAG: "shop", api.STORAGE_TAG: "s3://shop/"}
@@ -79,7 +94,7 @@ class LaggingPersonalize:
         self.connection_errors = 0
         """How many are lost for good."""
         self.resources: dict[str, dict[str, Any]] = {}
-        self.kinds: dict[str, api.ResourceKind] = {}
+        self.kinds: dict[str, ResourceKind] = {}
         self.tags: dict[str, dict[str, str]] = {}
         self.calls: Counter[str] = Counter()
 
@@ -87,7 +102,7 @@ class LaggingPersonalize:
         verb, _, snake = operation.partition("_")
         return partial(getattr(self, f"_{verb}"), KINDS[snake])
 
-    def _create(self, kind: api.ResourceKind, tags: Any = (), **arguments: Any) -> dict[str, Any]:
+    def _create(self, kind: ResourceKind, tags: Any = (), **arguments: Any) -> dict[str, Any]:
         self.calls["create"] += 1
         arn = self._make_arn(kind, arguments)
         if arn in self.resources:
@@ -104,7 +119,7 @@ class LaggingPersonalize:
 
     def add(
         self,
-        kind: api.ResourceKind,
+        kind: ResourceKind,
         arn: str,
         arguments: Mapping[str, Any],
         tags: Mapping[str, str],
@@ -121,15 +136,15 @@ class LaggingPersonalize:
             "creationDateTime": self.clock.at_personalize,
         }
 
-    def _make_arn(self, kind: api.ResourceKind, arguments: Mapping[str, Any]) -> str:
+    def _make_arn(self, kind: ResourceKind, arguments: Mapping[str, Any]) -> str:
         name = arguments[kind.name]
-        if kind is api.SOLUTION_VERSION:
+        if kind is SOLUTION_VERSION:
             parent = arguments["solutionArn"]
             for arn, resource in self.resources.items():
                 if arn.startswith(f"{parent}/") and resource["name"] == name:
                     return arn
             return f"{parent}/{len(self.resources):08x}"
-        if kind is api.DATASET:
+        if kind is DATASET:
             return f"{ACCOUNT}:dataset/shop/{arguments['datasetType']}"
         return f"{ACCOUNT}:{kind.snake.replace('_', '-')}/{name}"
 
@@ -139,7 +154,7 @@ class LaggingPersonalize:
         error: Any = {"Code": code, "Message": "from the test"}
         return ClientError({"Error": error, "ResponseMetadata": metadata}, "Operation")
 
-    def _describe(self, kind: api.ResourceKind, **arguments: str) -> dict[str, Any]:
+    def _describe(self, kind: ResourceKind, **arguments: str) -> dict[str, Any]:
         self.calls["describe"] += 1
         arn = arguments[kind.arn]
         if self.missing_descriptions:
@@ -153,7 +168,7 @@ class LaggingPersonalize:
         kind = KINDS[operation.removeprefix("list_").removesuffix("s")]
         return SimpleNamespace(paginate=lambda **within: [{kind.members: self._list(kind, within)}])
 
-    def _list(self, kind: api.ResourceKind, within: Mapping[str, str]) -> list[dict[str, Any]]:
+    def _list(self, kind: ResourceKind, within: Mapping[str, str]) -> list[dict[str, Any]]:
         self.calls["list"] += 1
         hidden = self.hidden_arns if self.lists_that_lag else set()
         if self.hidden_arns and self.lists_that_lag:
@@ -163,7 +178,7 @@ class LaggingPersonalize:
             is_inside = all(resource.get(member) == parent for member, parent in within.items())
             if self.kinds[arn] is kind and is_inside and arn not in hidden:
                 summary = dict(resource)
-                if kind is api.SOLUTION_VERSION:
+                if kind is SOLUTION_VERSION:
                     del summary["name"]
                 summaries.append(summary)
         return summaries
@@ -201,9 +216,7 @@ def ensure(client: LaggingPersonalize) -> api.Ensure:
     )
 
 
-def start(
-    ensure: api.Ensure, kind: api.ResourceKind, *, usable: bool = True
-) -> api.StartedResource:
+def start(ensure: api.Ensure, kind: ResourceKind, *, usable: bool = True) -> api.StartedResource:
     """Start a numbered resource. usable: whether one that exists can serve."""
     parent, _ = NUMBERED[kind]
     return ensure.start_numbered(
@@ -216,7 +229,7 @@ def start(
     )
 
 
-def start_named(ensure: api.Ensure, kind: api.ResourceKind) -> api.StartedResource:
+def start_named(ensure: api.Ensure, kind: ResourceKind) -> api.StartedResource:
     within, arguments = NAMED[kind]
     return ensure.start_named(kind, "shop", arguments, **within)
 
@@ -224,7 +237,7 @@ def start_named(ensure: api.Ensure, kind: api.ResourceKind) -> api.StartedResour
 @pytest.mark.parametrize("lists_that_lag", range(4))
 @numbered_kinds
 def test_a_job_whose_answer_is_lost_is_adopted_as_created_by_this_run(
-    kind: api.ResourceKind,
+    kind: ResourceKind,
     lists_that_lag: int,
     clock: Clock,
     client: LaggingPersonalize,
@@ -235,7 +248,7 @@ def test_a_job_whose_answer_is_lost_is_adopted_as_created_by_this_run(
     assert resource.created
     assert list(client.resources) == [resource.arn]
     assert NUMBERED[kind][1] in resource.arn
-    if kind is not api.SOLUTION_VERSION:
+    if kind is not SOLUTION_VERSION:
         assert clock.seconds == 1  # Its ARN follows from its name, so no list is waited for.
     assert client.calls["create"] == 1
     assert ensure.wait_until_ready(kind, resource).created
@@ -246,7 +259,7 @@ def test_a_job_whose_answer_is_lost_is_adopted_as_created_by_this_run(
 @pytest.mark.parametrize("lists_that_lag", range(4))
 @named_kinds
 def test_a_named_resource_whose_answer_is_lost_is_adopted_as_created_by_this_run(
-    kind: api.ResourceKind,
+    kind: ResourceKind,
     lists_that_lag: int,
     clock: Clock,
     client: LaggingPersonalize,
@@ -265,7 +278,7 @@ def test_a_named_resource_whose_answer_is_lost_is_adopted_as_created_by_this_run
 @pytest.mark.parametrize("tags", [TAGS, {**TAGS, api.STORAGE_TAG: "s3://other/"}])
 @numbered_kinds
 def test_what_another_run_created_and_lists_do_not_show_is_adopted(
-    kind: api.ResourceKind,
+    kind: ResourceKind,
     tags: dict[str, str],
     clock: Clock,
     client: LaggingPersonalize,
@@ -273,7 +286,7 @@ def test_what_another_run_created_and_lists_do_not_show_is_adopted(
 ) -> None:
     """Its cost is the other run's: it is older than the request, or has other tags."""
     parent, beginning = NUMBERED[kind]
-    ending = "00000001" if kind is api.SOLUTION_VERSION else "shop-ab12-1"
+    ending = "00000001" if kind is SOLUTION_VERSION else "shop-ab12-1"
     arn = f"{ACCOUNT}{beginning}{ending}"
     client.add(kind, arn, {kind.name: "shop-ab12-1", **parent}, tags)
     if tags == TAGS:
@@ -286,7 +299,7 @@ def test_what_another_run_created_and_lists_do_not_show_is_adopted(
 @pytest.mark.parametrize("tags", [TAGS, {**TAGS, api.STORAGE_TAG: "s3://other/"}])
 @named_kinds
 def test_a_named_resource_of_another_run_is_adopted(
-    kind: api.ResourceKind,
+    kind: ResourceKind,
     tags: dict[str, str],
     clock: Clock,
     client: LaggingPersonalize,
@@ -310,13 +323,13 @@ def test_a_response_without_a_date_leaves_the_clock_of_this_machine(
     monkeypatch.setattr(client, "_make_error", make_error)
     client.lost_answers, client.lists_that_lag = 1, 3
     # The resource seems years old.
-    assert start(ensure, api.IMPORT_JOB).created is False
+    assert start(ensure, IMPORT_JOB).created is False
     assert len(client.resources) == 1
 
 
-@pytest.mark.parametrize("kind", [api.IMPORT_JOB, api.BATCH_INFERENCE_JOB])
+@pytest.mark.parametrize("kind", [IMPORT_JOB, BATCH_INFERENCE_JOB])
 def test_a_name_taken_under_another_parent_leaves_the_next_number_at_once(
-    kind: api.ResourceKind, clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
+    kind: ResourceKind, clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
     (member,) = NUMBERED[kind][0]
     arn = f"{ACCOUNT}{NUMBERED[kind][1]}shop-ab12-1"
@@ -329,9 +342,9 @@ def test_a_name_taken_under_another_parent_is_reported_at_once(
     clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
     other = {"name": "shop", "datasetGroupArn": f"{GROUP}-2"}
-    client.add(api.FILTER, f"{ACCOUNT}:filter/shop", other, TAGS)
+    client.add(FILTER, f"{ACCOUNT}:filter/shop", other, TAGS)
     with pytest.raises(PersonalizeError, match="Rename the pipeline, or delete that filter"):
-        start_named(ensure, api.FILTER)
+        start_named(ensure, FILTER)
     assert clock.seconds == 0
     assert client.calls["create"] == 1
 
@@ -340,7 +353,7 @@ def test_a_name_taken_under_another_parent_is_reported_at_once(
 def test_a_job_that_cannot_serve_leaves_the_next_number(
     usable: bool, status: str, clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
-    kind, (parent, beginning) = api.IMPORT_JOB, NUMBERED[api.IMPORT_JOB]
+    kind, (parent, beginning) = IMPORT_JOB, NUMBERED[IMPORT_JOB]
     arn = f"{ACCOUNT}{beginning}shop-ab12-1"
     client.add(kind, arn, {kind.name: "shop-ab12-1", **parent}, TAGS, status)
     clock.sleep(10)
@@ -354,9 +367,9 @@ def test_a_rejected_job_of_a_moment_ago_is_not_adopted(
     client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
     """No time has passed since, so its age does not tell it from what this call creates."""
-    rejected = start(ensure, api.BATCH_INFERENCE_JOB)
+    rejected = start(ensure, BATCH_INFERENCE_JOB)
     client.lists_that_lag = 3
-    assert start(ensure, api.BATCH_INFERENCE_JOB, usable=False).arn != rejected.arn
+    assert start(ensure, BATCH_INFERENCE_JOB, usable=False).arn != rejected.arn
     assert len(client.resources) == 2
 
 
@@ -366,16 +379,16 @@ def test_a_job_that_failed_before_its_answer_arrived_is_reported(
     """Another one would fail, and cost, in the same way."""
     monkeypatch.setattr(client, "add", partial(client.add, status="CREATE FAILED"))
     client.lost_answers, client.lists_that_lag = 1, 3
-    resource = start(ensure, api.IMPORT_JOB)
+    resource = start(ensure, IMPORT_JOB)
     with pytest.raises(PersonalizeError, match="dataset import job failed"):
-        ensure.wait_until_ready(api.IMPORT_JOB, resource)
+        ensure.wait_until_ready(IMPORT_JOB, resource)
 
 
 def test_a_name_that_nothing_shows_is_looked_for_with_growing_pauses(
     clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
     client.lost_answers, client.lists_that_lag, client.missing_descriptions = 1, 99, 99
-    resource = start(ensure, api.IMPORT_JOB)
+    resource = start(ensure, IMPORT_JOB)
     assert resource.arn.endswith("shop-ab12-2")
     attempts = 1 + len(api.PAUSES_UNTIL_SHOWN)
     assert client.calls == {"create": 2, "list": 2 + attempts, "describe": attempts}
@@ -388,7 +401,7 @@ def test_a_named_resource_that_nothing_shows_is_reported(
 ) -> None:
     client.lost_answers, client.lists_that_lag, client.missing_descriptions = 1, 99, 99
     with pytest.raises(PersonalizeError, match="already has a dataset group named shop, but"):
-        start_named(ensure, api.DATASET_GROUP)
+        start_named(ensure, DATASET_GROUP)
     assert client.calls["create"] == api.MAX_COLLISIONS
     assert clock.seconds < 600
 
@@ -397,19 +410,19 @@ def test_a_name_that_is_being_deleted_is_waited_for(
     client: LaggingPersonalize, ensure: api.Ensure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arn = f"{ACCOUNT}:dataset-group/shop"
-    client.add(api.DATASET_GROUP, arn, {"name": "shop"}, TAGS, "DELETE PENDING")
+    client.add(DATASET_GROUP, arn, {"name": "shop"}, TAGS, "DELETE PENDING")
     client.lists_that_lag = 1
 
     def delete(seconds: float) -> None:
         client.resources.clear()
 
     monkeypatch.setattr("time.sleep", delete)
-    assert start_named(ensure, api.DATASET_GROUP) == api.StartedResource(arn, created=True)
+    assert start_named(ensure, DATASET_GROUP) == api.StartedResource(arn, created=True)
 
 
 @numbered_kinds
 def test_after_a_connection_error_the_next_try_finds_what_was_created(
-    kind: api.ResourceKind, clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
+    kind: ResourceKind, clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
     client.connection_errors = 1
     with pytest.raises(ReadTimeoutError):
@@ -422,7 +435,7 @@ def test_after_a_connection_error_the_next_try_finds_what_was_created(
 
 @numbered_kinds
 def test_what_this_run_created_is_waited_for_until_it_is_shown(
-    kind: api.ResourceKind, client: LaggingPersonalize, ensure: api.Ensure
+    kind: ResourceKind, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
     resource = start(ensure, kind)
     client.missing_descriptions = 3
@@ -431,7 +444,7 @@ def test_what_this_run_created_is_waited_for_until_it_is_shown(
 
 @numbered_kinds
 def test_what_is_listed_before_it_is_shown_is_adopted(
-    kind: api.ResourceKind, client: LaggingPersonalize, ensure: api.Ensure
+    kind: ResourceKind, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
     arn = start(ensure, kind).arn
     client.missing_descriptions = 3
@@ -441,9 +454,9 @@ def test_what_is_listed_before_it_is_shown_is_adopted(
 def test_what_is_never_shown_is_reported(
     clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
-    resource = start(ensure, api.IMPORT_JOB)
+    resource = start(ensure, IMPORT_JOB)
     client.resources.clear()
     error = re.escape(f"does not know the dataset import job {resource.arn}")
     with pytest.raises(PersonalizeError, match=f"{error}.* Run again"):
-        ensure.wait_until_ready(api.IMPORT_JOB, resource)
+        ensure.wait_until_ready(IMPORT_JOB, resource)
     assert clock.seconds == pytest.approx(sum(api.PAUSES_UNTIL_SHOWN) * POLL_SECONDS)

@@ -19,16 +19,16 @@ from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.catalog.kinds import JobQueue
 from batchrec_dagster.local_personalize.jobs.pace import JobPace
 from batchrec_dagster.local_personalize.jobs.worker import Worker
-from batchrec_dagster.personalize.ensure import (
+from batchrec_dagster.personalize.ensure import Ensure
+from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, build_recipe_arn
+from batchrec_dagster.personalize.resource_kinds import (
     DATASET,
     DATASET_GROUP,
     FILTER,
     SCHEMA,
     SOLUTION,
-    Ensure,
 )
-from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, build_recipe_arn
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.storage.object_store import ObjectStore

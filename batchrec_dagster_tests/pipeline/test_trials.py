@@ -19,8 +19,8 @@ from batchrec_dagster.config.trial import Trial, TrialError
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.outcomes.sums import pool_periods
-from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.personalize.resource_kinds import DATASET_GROUP
 from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.pipeline.trial_definitions import load_pipeline
 from batchrec_dagster.reporting.backtest import format_backtest
@@ -219,14 +219,14 @@ def test_the_lists_of_earlier_days_are_measured_by_what_people_did_then(
     assert outcome(night, "solution_version") == "unchanged: not trained again"
     deployment = Deployment.from_environment(variables(project))
     ensure = deployment.personalize_resource.ensure(logging.getLogger(), {})
-    assert group in [summary["name"] for summary in ensure.list(api.DATASET_GROUP)]
+    assert group in [summary["name"] for summary in ensure.list(DATASET_GROUP)]
     # It goes with the trial.
     for number in range(TRIALS_KEPT):
         newer = Trial(f"newer-{number}")
         begin_trial(files(project, newer), newer, has_same_data=False)
     delete_old_trials(live, logging.getLogger())
     assert refresh(project, "shop", instance, assets=["recommendations"]).success
-    assert group not in [summary["name"] for summary in ensure.list(api.DATASET_GROUP)]
+    assert group not in [summary["name"] for summary in ensure.list(DATASET_GROUP)]
 
 
 def test_all_that_a_trial_writes_is_in_its_folder(project: Project) -> None:

@@ -14,14 +14,13 @@ import yaml
 from botocore.client import BaseClient
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.personalize.ensure import (
+from batchrec_dagster.personalize.ensure import Ensure, StartedResource
+from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
+from batchrec_dagster.personalize.resource_kinds import (
     BATCH_INFERENCE_JOB,
     SOLUTION_VERSION,
-    Ensure,
     ResourceKind,
-    StartedResource,
 )
-from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
 from batchrec_dagster.pipeline.assets import (
     published_lists,
     training,

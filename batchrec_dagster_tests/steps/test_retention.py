@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.ensure import ACTIVE, IMPORT_JOB, Ensure, ResourceKind
+from batchrec_dagster.personalize.ensure import ACTIVE, Ensure
 from batchrec_dagster.personalize.prices import PriceList
+from batchrec_dagster.personalize.resource_kinds import IMPORT_JOB, ResourceKind
 from batchrec_dagster.steps.batch_jobs import JobOutput
 from batchrec_dagster.steps.retention import delete_unneeded, delete_unneeded_segments
 from batchrec_dagster.steps.work import PersonalizeWork
