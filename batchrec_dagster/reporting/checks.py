@@ -24,7 +24,7 @@ WORDS = {PASSED: "Passed", WARNS: "Warns", FAILED: "Failed"}
 def build_checks_section(
     records: Sequence[CheckRecord], missing: Sequence[str] = ()
 ) -> ReportSection:
-    """The section: a table of the checks, those that did not pass first.
+    """The section: a table of the checks that did not pass, and a folded one of those that did.
 
     records: the newest result of each check, in the order of the pipeline.
     missing: the names of the checks that have no result.
@@ -36,17 +36,34 @@ def build_checks_section(
     ]
     if missing:
         text.append(f"Without a result, because they have not run: {', '.join(missing)}.")
-    rows = [_make_cells(record) for record in sorted(records, key=lambda record: record.passed)]
-    table = Figure(
-        "checks",
-        "All checks",
+    failed_records = [record for record in records if not record.passed]
+    passed_records = [record for record in records if record.passed]
+    figures = []
+    if failed_records:
+        figures.append(
+            _tabulate_checks("failed-checks", "Checks that did not pass", failed_records)
+        )
+    if passed_records:
+        title = f"All {passed} checks" if passed == len(records) else f"The {passed} that passed"
+        figures.append(
+            _tabulate_checks("checks", title, passed_records, fold="with what each measured")
+        )
+    return ReportSection(NAME, TITLE, text, figures=figures)
+
+
+def _tabulate_checks(
+    name: str, title: str, records: Sequence[CheckRecord], fold: str = ""
+) -> Figure:
+    return Figure(
+        name,
+        title,
         "Below each check's name: what it is about, and what has to hold.",
         None,
         COLUMNS,
-        rows,
+        [_make_cells(record) for record in records],
         is_wide=True,
+        fold=fold,
     )
-    return ReportSection(NAME, TITLE, text, figures=[table] if rows else [])
 
 
 def judge_check(record: CheckRecord) -> Badge:

@@ -33,9 +33,9 @@ def build_data_section(
         " compares the data with those of the edition before."
     )
     figures = [
-        _tabulate_rows(preparation, source),
         _draw_periods(profile),
         _draw_items(profile),
+        _tabulate_rows(preparation, source),
         _tabulate_attributes(profile, items),
     ]
     return ReportSection(
@@ -77,10 +77,11 @@ def _draw_periods(profile: DataProfile) -> Figure | None:
     return Figure(
         "periods",
         "Interactions over time",
-        f"By {axis_title.lower()}, in UTC. The first and the last one may not be complete.",
+        f"By {axis_title.lower()}, in UTC.",
         Chart("bars", axis_title, "Interactions", ["Interactions"], profile.periods),
         [axis_title, "Interactions"],
         [[label, format_count(number)] for label, number in profile.periods],
+        note=f"The first and the last {axis_title.lower()} may not be complete.",
     )
 
 
@@ -89,11 +90,11 @@ def _draw_items(profile: DataProfile) -> Figure:
     return Figure(
         "item-lengths",
         "How much is known about each item",
-        "Items by their number of interactions. A cold item has none, and is recommended only by"
-        " what is known of it.",
+        "Items by their number of interactions.",
         Chart("bars", "Interactions", "Items", ["Items"], profile.items),
         ["Interactions", "Items"],
         [[label, format_count(number)] for label, number in profile.items],
+        note="A cold item has no interactions, and is recommended only by what is known of it.",
     )
 
 

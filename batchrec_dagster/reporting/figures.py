@@ -29,7 +29,9 @@ class Metric:
     short: str
     """Its name in Dagster's metadata."""
     meaning: str
-    """What it says, in a sentence or two."""
+    """What it says, in a short sentence."""
+    scale: str
+    """Which values it has, in a sentence or two."""
 
 
 METRICS = (
@@ -37,28 +39,30 @@ METRICS = (
         "NDCG@25",
         NDCG,
         "ndcg_at_25",
-        "How well the first 25 items match what people chose next. 1 is a perfect list; a hit near"
-        " the top counts for more.",
+        "How well the first 25 items match what people chose next.",
+        "1 is a perfect list; a hit near the top counts for more.",
     ),
     Metric(
         "Precision@10",
         "precision_at_10",
         "precision_at_10",
-        "Share of the first ten items that people chose next. 0.2 is two of ten.",
+        "Share of the first ten items that people chose next.",
+        "0.2 is two of ten.",
     ),
     Metric(
         "MRR@25",
         "mean_reciprocal_rank_at_25",
         "mrr_at_25",
-        "How early the first hit comes: 1 in first place, 0.5 in second, 0.33 in third.",
+        "How early the first hit comes.",
+        "1 in first place, 0.5 in second, 0.33 in third.",
     ),
     Metric(
         "Coverage",
         COVERAGE,
         "coverage",
-        "Share of the items recommended to at least one test user; batchrec's engine counts those"
-        " with interactions. More is not always better, but very little means that everyone gets"
-        " the same items.",
+        "Share of the items recommended to at least one test user.",
+        "batchrec's engine counts the items with interactions, and the first 25 of a list. More is"
+        " not always better, but very little means that everyone gets the same items.",
     ),
 )
 
@@ -132,11 +136,7 @@ def draw_popularity(facts: Facts) -> Figure | None:
     return Figure(
         "popularity",
         "What popular items reach",
-        "A shop would show what is popular now. batchrec measures that itself, as Personalize"
-        " measures a model: for a tenth of the users, whose newest tenth of interactions is held"
-        " out, with popularity counted on all others. The items of all time are measured in the"
-        " same way, so that one sees the difference. Users who were last here long ago chose what"
-        " was popular then.",
+        "A shop would show what is popular now, which batchrec measures itself.",
         Chart(
             "horizontal bars",
             "Lists",
@@ -150,6 +150,11 @@ def draw_popularity(facts: Facts) -> Figure | None:
             [name, _format_with_interval(value, interval), engine]
             for (name, value, engine), interval in zip(rows, intervals, strict=True)
         ],
+        note="It does so as Personalize measures a model: for a tenth of the users, whose newest"
+        " tenth of interactions is held out, with popularity counted on all others. The items of"
+        " all time are measured in the same way, so that one sees the difference. Users who were"
+        " last here long ago chose what was popular then.",
+        fold=f"{rows[-1][1]:.4f} with {rows[-1][0][0].lower()}{rows[-1][0][1:]}",
     )
 
 
@@ -184,8 +189,7 @@ def draw_groups(facts: Facts) -> Figure | None:
     return Figure(
         "groups",
         "Quality by length of history",
-        "Tested users by how many of their interactions the model saw. Cold users have nothing to"
-        " hold out, so nothing is measured for them.",
+        "Tested users by how many of their interactions the model saw.",
         Chart(
             "horizontal bars",
             "Interactions",
@@ -197,6 +201,7 @@ def draw_groups(facts: Facts) -> Figure | None:
         ),
         ["Interactions", "Users", "Model", "Popular", "Lead"],
         rows,
+        note="Cold users have nothing to hold out, so nothing is measured for them.",
     )
 
 
@@ -237,11 +242,13 @@ def draw_exposure(facts: Facts) -> Figure:
         "exposure",
         "How few items take the lists",
         "The share of all recommendations that the most recommended items take, compared with what"
-        " the most popular ones take of all interactions. Gini: 0 if all items are shown equally"
-        " often, 1 if one takes all.",
+        " the most popular ones take of all interactions.",
         Chart("lines", "Items that are shown most", "Share of all", series, curve, percent=True),
         ["Items", *series],
         [*rows, gini],
+        note="Gini: 0 if all items are shown equally often, 1 if one takes all.",
+        fold=f"Gini {exposure.gini.recommendations:.2f} in the lists,"
+        f" {exposure.gini.interactions:.2f} in the histories",
     )
 
 
@@ -263,8 +270,8 @@ def draw_bands(facts: Facts) -> Figure:
     return _draw_shares(
         "bands",
         "Popularity of the recommended items",
-        "Items from the most to the least popular: their share of all recommendations compared with"
-        " their share of all interactions.",
+        "Items from the most to the least popular: their share of the recommendations and of the"
+        " interactions.",
         "Items by popularity",
         facts.catalogue.bands,
     )
@@ -274,13 +281,17 @@ def draw_categories(facts: Facts) -> Iterator[Figure]:
     """The shares of the values of each category in lists and histories."""
     for number, (category, shares) in enumerate(facts.catalogue.values.items(), 1):
         if shares:
-            yield _draw_shares(
+            figure = _draw_shares(
                 f"category{number}",
                 f"{category} in lists and histories",
                 f"For each value of {category}, its share of all recommendations compared with its"
                 " share of all interactions. An item with several values counts for each.",
                 category,
                 shares,
+            )
+            first = shares[0]
+            yield replace(
+                figure, fold=f"{first.label} {first.recommendations:.1%} of the recommendations"
             )
 
 

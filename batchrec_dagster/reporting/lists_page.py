@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.list_links import PageLink
-from batchrec_dagster.reporting.page import hash_source, make_environment, read_style
+from batchrec_dagster.reporting.page import hash_source, make_environment, read_script, read_style
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.verdict import Verdict
 
@@ -120,10 +120,12 @@ def render_lists_page(
     similar_items: SimilarItemsSummary | None = None,
     after_order: Sequence[AfterOrderSummary] = (),
 ) -> str:
-    """The HTML of the page. It loads nothing from elsewhere, and no script runs on it."""
+    """The HTML of the page. It loads nothing from elsewhere."""
     style = read_style()
+    script = read_script("page.js")
     policy = [
         "default-src 'none'",
+        f"script-src '{hash_source(script)}'",
         f"style-src '{hash_source(style)}'",
         "img-src data:",
         "base-uri 'none'",
@@ -141,5 +143,6 @@ def render_lists_page(
             report_time=report_time,
             policy="; ".join(policy),
             style=Markup(style),  # noqa: S704
+            script=Markup(script),  # noqa: S704
         )
     )

@@ -28,6 +28,8 @@ from batchrec_dagster.reporting.terminal import Column, TerminalTable, format_ti
 MOST_IN_TERMINAL = 60
 MOST_IN_REPORT = 100
 MOST_IN_CHART = 40
+# The table of the report has this many nights in view; the others are folded.
+NIGHTS_IN_VIEW = 5
 
 NOT_KNOWN = "–"  # noqa: RUF001
 NOT_KNOWN_NOTE = (
@@ -181,7 +183,8 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         caption += SETTINGS_CHANGED
     caption += "".join(f" {sentence}" for sentence in _describe_target_events(newest))
     chart = None
-    if any(value is not None for _, *values in points for value in values):
+    # One night makes no line, and the table has its numbers.
+    if sum(any(value is not None for value in values) for _, *values in points) > 1:
         has_refused = any(point[3] is not None for point in points)
         series = [EDITIONS, POPULAR, *([REFUSED] if has_refused else [])]
         chart = Chart(
@@ -201,6 +204,7 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         ["Night", "Edition", "Status", "NDCG@25", "Users", "USD", "Time"],
         [_make_report_cells(night) for night in newest],
         is_wide=True,
+        rows_in_view=NIGHTS_IN_VIEW,
     )
 
 

@@ -68,11 +68,16 @@ def read_style() -> str:
     return (TEMPLATE / "report.css").read_text(encoding="utf-8")
 
 
+def read_script(*names: str) -> str:
+    """The scripts with these names, in one."""
+    return "".join((TEMPLATE / name).read_text(encoding="utf-8") for name in names)
+
+
 def render_page(facts: Facts) -> str:
     """The HTML of the report, about 1 MB for 2,500 users."""
     environment = make_environment()
     style = read_style()
-    script = (TEMPLATE / "report.js").read_text(encoding="utf-8")
+    script = read_script("page.js", "lookup.js")
     people = facts.people
     has_images = any(item[-2] for item in people.items)
     policy = [
@@ -94,8 +99,9 @@ def render_page(facts: Facts) -> str:
         quality_figures=[figure for figure in quality_figures if figure is not None],
         lengths=draw_lengths(facts),
         bands=draw_bands(facts),
-        exposure=draw_exposure(facts),
-        categories=draw_categories(facts),
+        catalogue_figures=[draw_exposure(facts), *draw_categories(facts)],
+        sections=[section for section in facts.sections if not section.is_quiet],
+        quiet_sections=[section for section in facts.sections if section.is_quiet],
         segments=facts.segments[:MOST_SEGMENTS],
         history_length=HISTORY,
         list_length=min(LIST, facts.catalogue.longest),

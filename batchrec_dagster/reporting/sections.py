@@ -58,6 +58,13 @@ class Figure:
     """The formatted cells of the table."""
     is_wide: bool = False
     """Whether it takes the whole width of the page, with its table in view."""
+    note: str = ""
+    """What else there is to know, which stands with the numbers."""
+    fold: str = ""
+    """The key number on the line that the figure is folded behind. The figure stands open if this
+    is empty: open figures are those that a reader needs to believe the section's conclusion."""
+    rows_in_view: int | None = None
+    """How many rows of the table stand open; all if this is None. The others are folded."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,11 @@ class ReportSection:
     """Its paragraphs."""
     tiles: Sequence[Tile] = ()
     figures: Sequence[Figure] = ()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it has no number to show yet, so that the page gives it a line."""
+        return not self.tiles and not self.figures
 
 
 def format_count(value: float) -> Markup:

@@ -66,7 +66,7 @@ def test_the_page_says_of_each_list_whether_it_is_safe_to_send() -> None:
 
 
 def test_lists_after_an_order_say_how_to_look_at_them() -> None:
-    (section,) = re.findall(r'<section aria-labelledby="bought">.*?</section>', render(), re.S)
+    (section,) = re.findall(r'<section id="bought".*?</section>', render(), re.S)
     text = re.sub("<[^>]*>", "", section)
     assert "5,000 items that go with the last orders of 1,250 users" in text
     assert "batchrec show USER --pipeline shop/bought" in text

@@ -1,8 +1,11 @@
 "use strict";
+// The sections in which users and items are looked up.
 (() => {
-  // This many matches of a search are listed, and this many users who get an item.
+  // This many matches of a search are listed, this many users who get an item, and this many rows of
+  // a list before the reader asks for all.
   const MOST_MATCHES = 24;
-  const MOST_USERS = 25;
+  const MOST_USERS = 50;
+  const MOST_ROWS = 10;
   const element = (id) => document.getElementById(id);
   const create = (name, text, kind) => {
     const node = document.createElement(name);
@@ -62,6 +65,33 @@
     return row;
   }
 
+  // Puts the rows into the list with this id, and below it a button for those beyond the first ones.
+  // A list that the reader unfolded stays so for the next user or item.
+  function fillList(id, rows, empty) {
+    const list = element(id);
+    list.replaceChildren(...(rows.length || !empty ? rows : [create("li", empty)]));
+    let button = element(`${id}-all`);
+    if (button === null) {
+      button = create("button", undefined, "all");
+      Object.assign(button, { id: `${id}-all`, type: "button" });
+      button.setAttribute("aria-controls", id);
+      button.setAttribute("aria-expanded", "false");
+      button.addEventListener("click", () => {
+        button.setAttribute("aria-expanded", String(button.ariaExpanded === "false"));
+        showRows(list, button);
+      });
+      list.after(button);
+    }
+    showRows(list, button);
+  }
+  function showRows(list, button) {
+    const count = list.children.length;
+    const areAll = button.ariaExpanded === "true";
+    [...list.children].forEach((row, number) => (row.hidden = !areAll && number >= MOST_ROWS));
+    button.hidden = count <= MOST_ROWS;
+    button.textContent = areAll ? `Show the first ${MOST_ROWS}` : `Show all ${count}`;
+  }
+
   // Spreadsheets run cells that start like a formula. Some end a cell at another separator, so what
   // follows one is escaped too.
   const escapeCell = (value) => {
@@ -88,6 +118,8 @@
   function createFinder(what, article, count, texts, draw, describeMissing, weight = () => 0) {
     let chosenPlace = -1;
     let summary = "";
+    // The places in the order of the last search, in which the buttons go on.
+    let order = [];
     const part = (name) => element(`${what}-${name}`);
     const names = Array.from({ length: count }, (_, place) => texts(place).map((t) => t.toLowerCase()));
 
@@ -113,7 +145,8 @@
       });
       places.sort((one, other) =>
         one[0] - other[0] || weight(other[1]) - weight(one[1]) || one[1] - other[1]);
-      if (chosenPlace < 0) chosenPlace = places[0][1];
+      if (places.length) order = places.map(([, place]) => place);
+      if (chosenPlace < 0) chosenPlace = order[0];
       part("matches").replaceChildren(...places.slice(0, MOST_MATCHES).map(([, place]) => {
         const button = create("button");
         Object.assign(button, { type: "button", value: String(place) });
@@ -123,14 +156,16 @@
         item.append(button);
         return item;
       }));
-      const more = places.length > MOST_MATCHES ? `, first ${MOST_MATCHES} listed` : "";
-      summary = places.length === 1 ? `1 ${what} found` : `${formatNumber(places.length)} ${what}s found${more}`;
+      const first = places.length > MOST_MATCHES ? `the first ${MOST_MATCHES} ` : "";
+      summary = places.length === 1 ? `1 ${what} found`
+        : `${formatNumber(places.length)} ${what}s found, ${first}${query ? "best match first" : part("found").dataset.order}`;
       element(article).hidden = !places.length;
       if (places.length) show(query ? places[0][1] : chosenPlace, byHand);
       else part("found").replaceChildren(...describeMissing(isolate(query)));
     }
 
-    const turnBy = (step) => () => show((chosenPlace + step + count) % count);
+    const turnBy = (step) => () =>
+      show(order[(order.indexOf(chosenPlace) + step + order.length) % order.length]);
     part("text").addEventListener("input", () => search());
     element(`find-${what}`).addEventListener("submit", (event) => event.preventDefault());
     part("previous").addEventListener("click", turnBy(-1));
@@ -149,7 +184,7 @@
       open(id) {
         const place = Array.from({ length: count }, (_, candidate) => texts(candidate)[0]).indexOf(id);
         part("text").value = "";
-        if (place >= 0) { show(place, false); scrollToArticle(article); }
+        if (place >= 0) { chosenPlace = place; search(false); scrollToArticle(article); }
         else part("found").replaceChildren(...describeMissing(isolate(id)));
       },
     };
@@ -161,8 +196,7 @@
     element("person-known").textContent = interactions === 1 ? "1 interaction" : `${formatNumber(interactions)} interactions`;
     const pastRows = [];
     for (let i = 0; i < past.length; i += 2) pastRows.push(createEntry(formatDay(past[i + 1]), past[i]));
-    const createNoHistory = () => create("li", "No history yet: the list shows what most people like.");
-    element("history").replaceChildren(...(pastRows.length ? pastRows : [createNoHistory()]));
+    fillList("history", pastRows, "No history yet: the list shows what most people like.");
     const rows = [];
     for (let i = 0; i < list.length; i += 3) {
       const because = list[i + 1];
@@ -172,7 +206,7 @@
           : because === -3 ? ["popular, not the model's choice"]
           : interactions ? ["no item in their history shares an audience with this"] : null));
     }
-    element("recommended").replaceChildren(...rows);
+    fillList("recommended", rows);
   }
   // For example "361 of 613 people who liked X also liked this".
   const describeOverlap = (both, liked, other) =>
@@ -185,23 +219,35 @@
       ...(title === null ? [] : ["item ", isolate(id), "; "]),
       `in ${formatNumber(lists)} lists; ${formatNumber(users)} of the people counted have it`
     );
-    const listedUsers = getListedUsers().get(place) ?? [];
-    element("gets").replaceChildren(...listedUsers.slice(0, MOST_USERS).map(([rank, user]) => {
-      const row = create("li");
-      const button = create("button", undefined, "link");
-      button.type = "button";
-      button.append(isolate(data.people[user][ID]));
-      button.addEventListener("click", () => { userFinder.show(user); scrollToArticle("person"); });
-      row.append(create("span", String(rank), "mark"), button);
-      return row;
-    }), ...(listedUsers.length ? [] : [create("li", "Nobody among the users above.")]));
+    fillList("gets", createUserRows(getListedUsers().get(place) ?? []), "Nobody among the users above.");
     const rows = [];
     for (let i = 0; i < near.length; i += 2) {
       rows.push(createEntry("", near[i],
         [`${formatNumber(near[i + 1])} of ${formatNumber(users)} people who liked this also liked it`]));
     }
-    element("goes").replaceChildren(...(rows.length ? rows : [create("li", "Nothing is counted for this item.")]));
+    fillList("goes", rows, "Nothing is counted for this item.");
     if (data.similar) showSimilarItems(data.similar[place]);
+  }
+  // A row for each rank, with the users whose list has the item there.
+  function createUserRows(listedUsers) {
+    const rows = [];
+    let users = null;
+    listedUsers.slice(0, MOST_USERS).forEach(([rank, user], number) => {
+      if (rank !== listedUsers[number - 1]?.[0]) {
+        const row = create("li");
+        users = create("div", undefined, "users");
+        row.append(create("span", `rank ${rank}`, "mark"), users);
+        rows.push(row);
+      }
+      const button = create("button", undefined, "link");
+      button.type = "button";
+      button.append(isolate(data.people[user][ID]));
+      button.addEventListener("click", () => { userFinder.show(user); scrollToArticle("person"); });
+      users.append(button);
+    });
+    const left = listedUsers.length - MOST_USERS;
+    if (left > 0) rows.push(create("li", `${formatNumber(left)} more are in the CSV.`));
+    return rows;
   }
   // The published list of similar items. An item of it that is not on this page is -1.
   function showSimilarItems(list) {
@@ -210,7 +256,7 @@
       : !list.length ? "It has no list: too few people had it, or rules left out all."
       : rows.length < list.length ? "The page does not have the other items: batchrec show --item prints them." : "";
     if (left) rows.push(create("li", left));
-    element("similar").replaceChildren(...rows);
+    fillList("similar", rows);
   }
   // For each item the ranks and users of the lists that contain it, best first.
   let usersByItem = null;
@@ -265,26 +311,4 @@
     addEventListener("hashchange", openAddress);
     openAddress();
   }
-
-  const theme = element("theme");
-  let dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const showTheme = () => {
-    theme.setAttribute("aria-pressed", String(dark));
-    theme.textContent = `Dark: ${dark ? "on" : "off"}`;
-  };
-  theme.hidden = false;
-  showTheme();
-  theme.addEventListener("click", () => {
-    dark = !dark;
-    document.documentElement.dataset.theme = dark ? "dark" : "light";
-    showTheme();
-  });
-
-  // Tables that are collapsed would be missing on paper.
-  let collapsed = [];
-  addEventListener("beforeprint", () => {
-    collapsed = [...document.querySelectorAll("details:not([open])")];
-    collapsed.forEach((details) => (details.open = true));
-  });
-  addEventListener("afterprint", () => collapsed.forEach((details) => (details.open = false)));
 })();
