@@ -2,8 +2,9 @@
 
     python benchmarks/reporting.py [--size hetrec] [--size million] [--out reporting.json]
 
-The input is generated: interactions, users, a list of 25 items for each, titles and genres. Times
-are wall and CPU time of what the asset recommendation_report does, in its own process.
+The input is generated: interactions, users, a list of 25 items for each, lists of similar items,
+titles and genres, but no addresses of pictures, which the page has as they are. Times are wall and
+CPU time of what the asset recommendation_report does, in its own process.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ GENRES = 18
 
 
 def generate(folder: Path, size: Size) -> None:
-    """interactions.csv, users.json, recommendations.parquet, titles.parquet, items.parquet."""
+    """interactions.csv, users.json, and the other tables of a run as Parquet."""
     import polars as pl
     import pyarrow.parquet as pq
 
@@ -46,6 +47,14 @@ def generate(folder: Path, size: Size) -> None:
     genres = chance.integers(0, GENRES, (size.items, 2))
     kinds = [f"Genre {genre}|Genre {other}" for genre, other in genres.tolist()]
     pl.DataFrame({"ITEM_ID": items, "GENRES": kinds}).write_parquet(folder / "items.parquet")
+    ranks = np.arange(1, LIST + 1)
+    similar = (np.arange(size.items)[:, np.newaxis] + ranks) % size.items
+    similar_items = {
+        "item_id": np.repeat(items.to_numpy(), LIST),
+        "rank": np.tile(ranks, size.items),
+        "similar_item_id": items.gather(similar.ravel()),
+    }
+    pl.DataFrame(similar_items).write_parquet(folder / "similar_items.parquet")
     writer = None
     for start in range(0, size.users, USERS_AT_ONCE):
         count = min(USERS_AT_ONCE, size.users - start)
@@ -94,6 +103,7 @@ def make(folder: Path) -> dict[str, float]:
         titles=pl.read_parquet(folder / "titles.parquet"),
         items=pl.read_parquet(folder / "items.parquet"),
         categories=["GENRES"],
+        similar_items=pl.scan_parquet(folder / "similar_items.parquet"),
     )
     html = render_page(combine_facts(run, count_tallies(tables)))
     return {

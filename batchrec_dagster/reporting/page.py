@@ -28,6 +28,7 @@ from batchrec_dagster.reporting.figures import (
     draw_quality,
     name_metrics,
 )
+from batchrec_dagster.reporting.page_data import pack_people
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
 from batchrec_dagster.reporting.sections import (
     Badge,
@@ -109,13 +110,7 @@ def render_page(facts: Facts) -> str:
         policy="; ".join(policy),
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        data=encode_json_for_html(
-            {
-                "items": people.items,
-                "people": people.people,
-                **({} if people.similar_items is None else {"similar": people.similar_items}),
-            }
-        ),
+        data=encode_json_for_html(pack_people(people)),
     )
 
 

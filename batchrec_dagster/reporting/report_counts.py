@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -43,37 +44,35 @@ def count_tables(tables: RunTables) -> ReportCounts:
     interactions = tables.interactions
     recommendations = tables.recommendations
     columns = interactions.collect_schema().names()
-    has_event_types = EVENT_TYPE in columns
-    has_event_values = EVENT_VALUE in columns
     row_count = pl.len().cast(pl.Int64)
-    event_type = EVENT_TYPE if has_event_types else pl.lit(None)
     queries = {
         "users": interactions.group_by(user_id=USER_ID).agg(interactions=row_count),
         "items": interactions.group_by(item=ITEM_ID).agg(interactions=row_count),
-        "totals": interactions.select(
-            pl.len().alias("interactions"),
-            first=pl.col(TIMESTAMP).min(),
-            last=pl.col(TIMESTAMP).max(),
-            mean_value=pl.col(EVENT_VALUE).mean() if has_event_values else None,
+        "days": interactions.group_by(day=pl.col(TIMESTAMP) // 86_400).agg(
+            interactions=row_count, first=pl.col(TIMESTAMP).min(), last=pl.col(TIMESTAMP).max()
         ),
-        "days": interactions.group_by(day=pl.col(TIMESTAMP) // 86_400).agg(interactions=row_count),
-        "events": interactions.group_by(event=event_type).agg(interactions=row_count),
         "served": recommendations.select(pl.col("user_id").unique()),
         "lists": recommendations.group_by(item="item_id").agg(lists=row_count),
         "longest": recommendations.select(pl.col("rank").max()),
     }
+    if EVENT_TYPE in columns:
+        queries["events"] = interactions.group_by(event=EVENT_TYPE).agg(interactions=row_count)
+    if EVENT_VALUE in columns:
+        queries["mean_value"] = interactions.select(pl.col(EVENT_VALUE).mean())
     tables_counted = pl.collect_all(list(queries.values()), engine="streaming")
     results = dict(zip(queries, tables_counted, strict=True))
-    users, items, events = results["users"], results["items"], results["events"]
+    users, items = results["users"], results["items"]
+    days, events, mean_value = results["days"], results.get("events"), results.get("mean_value")
     return ReportCounts(
         users=users.sort("user_id"),
         items=items,
-        days=results["days"],
+        days=days.select("day", "interactions"),
         data=_describe_data(
-            results["totals"],
-            users.height,
-            items.height,
-            events if has_event_types else events.clear(),
+            days,
+            users=users.height,
+            items=items.height,
+            events={} if events is None else dict(events.iter_rows()),
+            mean_value=None if mean_value is None else mean_value.item(),
         ),
         served=results["served"].to_series().sort(),
         lists=results["lists"],
@@ -81,23 +80,32 @@ def count_tables(tables: RunTables) -> ReportCounts:
     )
 
 
-def _describe_data(totals: pl.DataFrame, users: int, items: int, events: pl.DataFrame) -> DataFacts:
+def _describe_data(
+    days: pl.DataFrame,
+    *,
+    users: int,
+    items: int,
+    events: Mapping[str, int],
+    mean_value: float | None,
+) -> DataFacts:
     """The facts about the interactions.
 
-    totals: one row of interactions, first and last (epoch seconds) and mean_value.
+    days: the columns interactions, first and last (epoch seconds), with a row for each day.
     users: how many users there are.
     items: how many items there are.
-    events: the columns event and interactions.
+    events: the number of interactions of each type; empty if there is no such column.
     """
-    interactions, first, last = totals.row(0)[:3]
+    interactions, first, last = days.select(
+        pl.col("interactions").sum(), pl.col("first").min(), pl.col("last").max()
+    ).row(0)
     return DataFacts(
         interactions=interactions,
         users=users,
         items=items,
         first="" if first == last == CONSTANT_TIME else _format_day(first),
         last=_format_day(last),
-        events={str(event): number / interactions for event, number in sorted(events.iter_rows())},
-        mean_value=totals.item(0, "mean_value"),
+        events={str(event): number / interactions for event, number in sorted(events.items())},
+        mean_value=mean_value,
     )
 
 

@@ -13,7 +13,19 @@
     if (kind) node.className = kind;
     return node;
   };
+  // The page has the items by column, without columns that are empty for all. See page_data.py.
+  function unpackItems({ id, title, users, lists, near, image, link }) {
+    return id.map((own, place) => [
+      own, title?.[place] ?? null, users[place], lists[place], near[place] ?? [], image?.[place], link?.[place],
+    ]);
+  }
+  // Each day but the newest is the number of days before the interaction that precedes it.
+  function unpackHistory(history) {
+    for (let i = 3; i < history.length; i += 2) history[i] = history[i - 2] - history[i];
+  }
   const data = JSON.parse(element("people-data").textContent);
+  data.items = unpackItems(data.items);
+  for (const [, , history] of data.people) unpackHistory(history);
   const formatNumber = (value) => value.toLocaleString("en");
   const formatDay = (days) => {
     const date = new Date(days * 86400000);
