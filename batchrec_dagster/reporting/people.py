@@ -77,16 +77,18 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
     """All users with a list, or every n-th by id so that there are at most `most`."""
     users_shown = _take_every(counts.served, -(-counts.served.len() // most))
     users_counted = choose_counted_users(counts.users)
-    lists, histories, pairs = pl.collect_all(
+    lists, histories = pl.collect_all(
         [
             _select_lists(tables, users_shown),
-            _select_histories(tables, users_shown),
-            _select_interactions(users_counted, tables).select("user_id", "item").unique(),
+            _select_histories(tables, pl.concat([users_shown, users_counted]).unique()),
         ],
         engine="streaming",
     )
     lists = lists.sort("user_id", "rank")
-    histories = histories.sort("user_id", "last", "item", descending=[False, True, False])
+    pairs = _take_users(histories, users_counted).select("user_id", "item")
+    histories = _take_users(histories, users_shown).sort(
+        "user_id", "last", "item", descending=[False, True, False]
+    )
     items = pl.concat([frame.get_column("item") for frame in (lists, histories, pairs)])
     items = items.unique().sort()
     matrix = build_user_item_matrix(pairs.lazy(), items)
@@ -226,11 +228,9 @@ def _take_every(values: pl.Series, step: int) -> pl.Series:
     return values.gather_every(max(1, step))
 
 
-def _select_interactions(users: pl.Series, tables: RunTables) -> pl.LazyFrame:
-    """The users' interactions: user_id, item and time."""
-    return tables.interactions.select(user_id=USER_ID, item=ITEM_ID, time=TIMESTAMP).join(
-        users.to_frame("user_id").lazy(), on="user_id", how="semi"
-    )
+def _take_users(rows: pl.DataFrame, users: pl.Series) -> pl.DataFrame:
+    """The rows of these users."""
+    return rows.join(users.to_frame("user_id"), on="user_id", how="semi")
 
 
 def _select_lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
@@ -258,7 +258,8 @@ def _select_lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
 def _select_histories(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
     """Each user's items: user_id, item, day (since 1970), last (epoch seconds) and times."""
     return (
-        _select_interactions(users, tables)
+        tables.interactions.select(user_id=USER_ID, item=ITEM_ID, time=TIMESTAMP)
+        .join(users.to_frame("user_id").lazy(), on="user_id", how="semi")
         .group_by("user_id", "item")
         .agg(day=pl.col("time").max() // DAY, last=pl.col("time").max(), times=pl.len())
     )
