@@ -26,6 +26,8 @@ TARGET_EVENTS_HEADER = "x-batchrec-target-events"
 # same users. The engine answers with the header COMPARED_HEADER if both were tested on the same.
 COMPARE_HEADER = "x-batchrec-compare-with"
 COMPARED_HEADER = "x-batchrec-compared"
+# In a request, any value asks for the quality in parts. In the answer, it is these as JSON.
+BREAKDOWN_HEADER = "x-batchrec-breakdown"
 ALL = "all"
 
 EMBEDDED = "the embedded engine"
@@ -48,11 +50,14 @@ def get_solution_metrics(
     solution_version_arn: str,
     target_events: Sequence[str] = (),
     compare_with: str = "",
+    *,
+    breakdown: bool = False,
 ) -> GetSolutionMetricsResponseTypeDef:
     """The answer of GetSolutionMetrics, which counts these events alone if the engine can.
 
     target_events: the types of events; empty for all. `read_counted_events` says whether it did.
     compare_with: the ARN of another solution version, or empty. `read_compared` reads the result.
+    breakdown: whether to ask for the quality in parts. `read_breakdown` reads it.
     """
     events = client.meta.events
     for event, handler in (
@@ -68,6 +73,7 @@ def get_solution_metrics(
     headers = {
         **({TARGET_EVENTS_HEADER: json.dumps(list(target_events))} if target_events else {}),
         **({COMPARE_HEADER: compare_with} if compare_with else {}),
+        **({BREAKDOWN_HEADER: "true"} if breakdown else {}),
     }
     # botocore knows no headers of single requests, so they travel as a parameter up to the handler.
     extra: Any = {_HEADERS_PARAMETER: headers} if headers else {}

@@ -26,6 +26,7 @@ from click.testing import CliRunner
 from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.personalize.breakdown import read_breakdown
 from batchrec_dagster.personalize.evidence import (
     get_solution_metrics,
     read_counted_events,
@@ -148,6 +149,8 @@ def test_the_walk_over_http(server: Server) -> None:
     watched = get_solution_metrics(client, version["solutionVersionArn"], ["Watch"])
     assert read_counted_events(watched) == ["Watch"]
     assert watched["metrics"] == answer["metrics"]
+    in_parts = get_solution_metrics(client, version["solutionVersionArn"], breakdown=True)
+    assert [part[0] for part in read_breakdown(in_parts)["depths"]] == [5, 10, 25]
     batch = client.create_batch_inference_job(
         jobName="b",
         solutionVersionArn=version["solutionVersionArn"],

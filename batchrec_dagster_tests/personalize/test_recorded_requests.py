@@ -55,8 +55,8 @@ DIFFERENCES = {
     r"[-+] CreateBatchInferenceJob ": (
         "filters on AWS know the last 100 interactions of a user, so that numResults is larger"
     ),
-    r"\+ GetSolutionMetrics .* \(header: ": (
-        "only the embedded engine has metrics of the target events alone"
+    r"[-+] GetSolutionMetrics ": (
+        "only the embedded engine has metrics of the target events alone, and the quality in parts"
     ),
     r"\+ List(DatasetGroups|Solutions|SolutionVersions|TagsForResource)\b": (
         "only the embedded engine gives up models, so the run looks for older ones"

@@ -20,7 +20,11 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from urllib3 import HTTPResponse
 
-from batchrec_dagster.personalize.evidence import COMPARE_HEADER, TARGET_EVENTS_HEADER
+from batchrec_dagster.personalize.evidence import (
+    BREAKDOWN_HEADER,
+    COMPARE_HEADER,
+    TARGET_EVENTS_HEADER,
+)
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -85,15 +89,15 @@ def make_client(service: LocalPersonalize) -> PersonalizeClient:
     from .service import answer
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
-        target, events, compare_with = (
+        target, *headers = (
             _decode_header(request.headers.get(name, ""))
-            for name in ("X-Amz-Target", TARGET_EVENTS_HEADER, COMPARE_HEADER)
+            for name in ("X-Amz-Target", TARGET_EVENTS_HEADER, COMPARE_HEADER, BREAKDOWN_HEADER)
         )
         body = _encode_body(request.body)
-        response = answer(service.call, target, body, events, compare_with)
+        response = answer(service.call, target, body, *headers)
         raw = HTTPResponse(BytesIO(response.body), preload_content=False)
-        headers = HTTPHeaders.from_dict(response.headers)
-        return AWSResponse(request.url, response.status, headers, raw)
+        answer_headers = HTTPHeaders.from_dict(response.headers)
+        return AWSResponse(request.url, response.status, answer_headers, raw)
 
     session = botocore.session.Session(session_vars=_SESSION)
     session.register_component("data_loader", _LOADER)

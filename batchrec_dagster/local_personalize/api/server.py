@@ -15,7 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from batchrec_dagster.personalize.evidence import COMPARE_HEADER, TARGET_EVENTS_HEADER
+from batchrec_dagster.personalize.evidence import (
+    BREAKDOWN_HEADER,
+    COMPARE_HEADER,
+    TARGET_EVENTS_HEADER,
+)
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import BodyTooLargeError, LimitedServer, read_body
@@ -43,8 +47,9 @@ def make_application(
             target = request.headers.get("x-amz-target", "")
             events = request.headers.get(TARGET_EVENTS_HEADER, "")
             compare_with = request.headers.get(COMPARE_HEADER, "")
+            breakdown = request.headers.get(BREAKDOWN_HEADER, "")
             response = await run_in_threadpool(
-                answer, service.call, target, body, events, compare_with
+                answer, service.call, target, body, events, compare_with, breakdown
             )
         except TimeoutError:
             response = HttpResponse.make_error(

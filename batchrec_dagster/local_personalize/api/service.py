@@ -38,10 +38,11 @@ _UNKNOWN_OPERATION, _NOT_JSON = "UnknownOperationException", "SerializationExcep
 _SCHEDULE_CHECK_SECONDS = 1.0
 """How often requests look for solutions whose automatic training is due."""
 
-CallOperation = Callable[[str, dict[str, Any], Sequence[str], str], dict[str, Any]]
+CallOperation = Callable[[str, dict[str, Any], Sequence[str], str, bool], dict[str, Any]]
 """Returns the members of the response to the operation with this name and these parameters.
 
-The last argument has the types of events that metrics are to count; all if empty."""
+The others have the types of events that metrics are to count, all if empty; the ARN of a solution
+version to compare with; and whether the quality in parts is wanted."""
 
 
 class HttpResponse(NamedTuple):
@@ -73,6 +74,7 @@ def answer(
     body: bytes,
     target_events: str = "",
     compare_with: str = "",
+    breakdown: str = "",
 ) -> HttpResponse:
     """Return the response to one HTTP request. Errors become error responses of the protocol.
 
@@ -80,13 +82,14 @@ def answer(
     body: the request's JSON.
     target_events: the header of TARGET_EVENTS_HEADER; empty without one.
     compare_with: the header of COMPARE_HEADER; empty without one.
+    breakdown: the header of BREAKDOWN_HEADER; empty if the quality in parts is not wanted.
 
     Raises CatalogError, which the caller of an embedded client gets as it is.
     """
     try:
         operation, params = _parse_target(target), _parse_body(body)
         events = _parse_target_events(target_events)
-        content = call_operation(operation, params, events, compare_with)
+        content = call_operation(operation, params, events, compare_with, bool(breakdown))
         headers = content.pop(HEADERS, {})
         return HttpResponse.make(content, **headers)
     except ServiceError as error:
@@ -185,6 +188,7 @@ class LocalPersonalize:
         params: dict[str, Any],
         target_events: Sequence[str] = (),
         compare_with: str = "",
+        wants_breakdown: bool = False,
     ) -> dict[str, Any]:
         """Return the members of the response to one request.
 
@@ -192,6 +196,7 @@ class LocalPersonalize:
         params: the request's members, which are validated here.
         target_events: the types of events that metrics are to count; all if empty.
         compare_with: the ARN of a solution version that metrics are to be compared with, or empty.
+        wants_breakdown: whether metrics are to come with the quality in parts.
 
         Raises ServiceError if the request is refused, and CatalogError.
         """
@@ -220,6 +225,7 @@ class LocalPersonalize:
                 account=self._account,
                 target_events=target_events,
                 compare_with=compare_with,
+                wants_breakdown=wants_breakdown,
                 v2_lines=self._v2_lines,
             )
             response = OPERATIONS[operation](request)

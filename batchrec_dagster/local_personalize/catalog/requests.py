@@ -39,6 +39,8 @@ class ApiRequest:
     """The types of events that metrics are to count; all if empty."""
     compare_with: str = ""
     """The ARN of a solution version that metrics are to be compared with; empty for none."""
+    wants_breakdown: bool = False
+    """Whether metrics are to come with the quality in parts."""
     files_to_remove: list[str] = field(default_factory=list)
     """The files to remove once the transaction is committed, relative to the home."""
 

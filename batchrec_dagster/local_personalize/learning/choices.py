@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .choice_attributes import ChoiceAttributes
 from .evaluation import MAX_DEPTH, Bool, Evaluation, measure_ranks, ndcg
 from .evidence import summarize_difference, summarize_evidence
 from .interactions import Float64, Ids, Int32, Int64, ModelFileError, find_positions
@@ -21,6 +23,23 @@ from .store import LOAD_ERRORS, load_arrays, require_array, require_indices, sav
 CHOICES = "choices"  # a subfolder of the model's folder, and the kind in its manifest
 MAX_TYPES = 62
 """So many types of events have a bit each in `EventChoices.types`."""
+
+
+@dataclass(frozen=True)
+class MarkedHits:
+    """Which places of the lists of 25 have an item that their user chose."""
+
+    users: Int32
+    """(users,) indices of the tested users with a choice that counts, sorted."""
+
+    relevant: Int64
+    """(users,) how many choices count, at least 1."""
+
+    hits: Bool
+    """(users, 25) whether the item at that place of the model's list is relevant."""
+
+    popular_hits: Bool
+    """(users, 25) the same for the most popular items."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +58,26 @@ class ListPlaces:
     lengths: Int64
     """(tested,) how many interactions the model saw of each user."""
 
+    def mark_hits(self, is_counted: Bool) -> MarkedHits:
+        """The hits of each user with such a choice.
+
+        is_counted: (choices,) whether a choice counts.
+        """
+        users, numbers = np.unique(self.users[is_counted], return_inverse=True)
+        return MarkedHits(
+            users,
+            np.bincount(numbers, minlength=len(users)).astype(np.int64),
+            _mark_hits(numbers, self.places[is_counted], len(users)),
+            _mark_hits(numbers, self.popular_places[is_counted], len(users)),
+        )
+
     def rate(self, is_counted: Bool) -> Float64:
         """(users,) the model's NDCG at 25 of each user with such a choice, in order of users.
 
         is_counted: (choices,) whether a choice counts.
         """
-        users, numbers = np.unique(self.users[is_counted], return_inverse=True)
-        relevant = np.bincount(numbers, minlength=len(users)).astype(np.int64)
-        return ndcg(_mark_hits(numbers, self.places[is_counted], len(users)), relevant)
+        marked = self.mark_hits(is_counted)
+        return ndcg(marked.hits, marked.relevant)
 
     def measure(self, is_counted: Bool) -> tuple[dict[str, float], dict[str, float]]:
         """The metrics of these choices alone, but for the coverage, and the evidence for them.
@@ -55,14 +86,13 @@ class ListPlaces:
 
         is_counted: (choices,) whether a choice counts.
         """
-        users, numbers = np.unique(self.users[is_counted], return_inverse=True)
-        relevant = np.bincount(numbers, minlength=len(users)).astype(np.int64)
-        hits = _mark_hits(numbers, self.places[is_counted], len(users))
-        popular_hits = _mark_hits(numbers, self.popular_places[is_counted], len(users))
+        marked = self.mark_hits(is_counted)
         evidence = summarize_evidence(
-            ndcg(hits, relevant), ndcg(popular_hits, relevant), self.lengths[users]
+            ndcg(marked.hits, marked.relevant),
+            ndcg(marked.popular_hits, marked.relevant),
+            self.lengths[marked.users],
         )
-        return measure_ranks(hits, relevant), evidence
+        return measure_ranks(marked.hits, marked.relevant), evidence
 
 
 def _mark_hits(users: npt.NDArray[np.intp], places: Int32, n_users: int) -> Bool:
@@ -140,12 +170,24 @@ class EventChoices:
     names: Sequence[str]
     """The types of events, in the order of their bits."""
 
+    attributes: ChoiceAttributes | None = None
+    """What is known of the users and of the items; None if an older version trained the model."""
+
+    def find_counted(self, events: Collection[str]) -> Bool:
+        """(choices,): whether a choice has such an event; all have if there are no events.
+
+        events: types of events, in upper or lower case.
+        """
+        if not events:
+            return np.ones(len(self.types), dtype=bool)
+        return (self.types & self._find_bits(events)) > 0
+
     def measure(self, events: Collection[str]) -> tuple[dict[str, float], dict[str, float]]:
         """The metrics and the evidence of the choices with such events; see `ListPlaces.measure`.
 
         events: types of events, in upper or lower case.
         """
-        return self.places.measure((self.types & self._find_bits(events)) > 0)
+        return self.places.measure(self.find_counted(events))
 
     def compare(self, other: EventChoices, events: Collection[str]) -> dict[str, float]:
         """By how much NDCG at 25 is higher than that of another model.
@@ -164,9 +206,7 @@ class EventChoices:
         )
         if not is_same:
             return {}
-        is_counted = np.ones(len(self.types), dtype=bool)
-        if events:
-            is_counted = (self.types & self._find_bits(events)) > 0
+        is_counted = self.find_counted(events)
         return summarize_difference(own.rate(is_counted) - others.rate(is_counted))
 
     def _find_bits(self, events: Collection[str]) -> int:
@@ -176,8 +216,12 @@ class EventChoices:
     def save(self, model: Path) -> None:
         """Write them into the folder of a model."""
         arrays = {name: np.asarray(getattr(self.places, name)) for name in _PLACES}
-        facts = {"event_types": list(self.names)}
-        save_arrays(model / CHOICES, CHOICES, {**arrays, "types": self.types}, facts)
+        arrays["types"] = self.types
+        facts: dict[str, Any] = {"event_types": list(self.names)}
+        if self.attributes is not None:
+            arrays |= self.attributes.arrays
+            facts[_ATTRIBUTES] = self.attributes.facts
+        save_arrays(model / CHOICES, CHOICES, arrays, facts)
 
     @classmethod
     def load(cls, model: Path) -> EventChoices | None:
@@ -208,7 +252,13 @@ class EventChoices:
                 raise ValueError("event_types in the manifest is not a list of names")
             if len(names) > MAX_TYPES:
                 raise ValueError(f"the manifest has more than {MAX_TYPES} event_types")
-            return cls(ListPlaces(users, places, popular_places, lengths), types, names)
+            attributes = None
+            if _ATTRIBUTES in facts:
+                attributes = ChoiceAttributes.read(
+                    facts[_ATTRIBUTES], arrays, len(lengths), len(users)
+                )
+            list_places = ListPlaces(users, places, popular_places, lengths)
+            return cls(list_places, types, names, attributes)
         except KeyError as error:
             raise ModelFileError(f"{folder} is incomplete: {error}") from error
         except LOAD_ERRORS as error:
@@ -216,3 +266,4 @@ class EventChoices:
 
 
 _PLACES = ("users", "places", "popular_places", "lengths")
+_ATTRIBUTES = "attributes"

@@ -6,9 +6,11 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from batchrec_dagster.personalize import evidence, schemas
+from batchrec_dagster.personalize.breakdown import format_header
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
 
 from ..catalog.catalog import CatalogTransaction
@@ -17,9 +19,11 @@ from ..catalog.requests import HEADERS, ApiRequest
 from ..catalog.resource import Resource, Status
 from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
 from ..jobs.job import Job, logger
+from ..learning.breakdown import measure_breakdown
 from ..learning.choices import EventChoices
 from ..learning.interactions import ModelFileError, TrainingError
 from ..recipes import RECIPES, Recipe, hpo_search, train, training_parameters
+from .choice_attributes import read_choice_attributes
 from .datasets import find_dataset
 from .expired_versions import has_model
 from .training_data import (
@@ -142,6 +146,9 @@ def _perform(job: Job) -> JobResult:
     job.checkpoint()
     choices = trained.measurements.choices
     event_choices = None if choices is None else add_event_types(job, choices)
+    if choices is not None and event_choices is not None:
+        attributes = read_choice_attributes(job, choices)
+        event_choices = replace(event_choices, attributes=attributes)
     with home.open_workspace(home.models, version.arn) as work:
         trained.model.save(work)
         if event_choices is not None:
@@ -177,14 +184,15 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     A header has what AWS does not give: the evidence for the metrics, as JSON with the keys of
     learning/evidence.py. If the request names target events, and the version was measured so that
     they are known, metrics and evidence count these alone, and another header repeats their names.
-    If it names another version that was tested on the same choices, a header compares both.
+    If it names another version that was tested on the same choices, a header compares both. If it
+    asks for the breakdown, a header has the quality in parts.
 
     Raises ResourceNotFoundError, and InUseError until the version is ACTIVE.
     """
     version = request.get_active("SolutionVersion", request.params["solutionVersionArn"])
     metrics, numbers = version.state["metrics"], version.state.get("evidence", {})
     headers = {}
-    is_loaded = request.target_events or request.compare_with
+    is_loaded = request.target_events or request.compare_with or request.wants_breakdown
     choices = _load_choices(request, version) if is_loaded else None
     if choices is not None and request.compare_with:
         other = request.get_active("SolutionVersion", request.compare_with)
@@ -197,6 +205,9 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
         # The lists are the same, and so is what is in them.
         metrics = {"coverage": metrics["coverage"], **ranks}
         headers[evidence.TARGET_EVENTS_HEADER] = json.dumps(list(request.target_events))
+    if choices is not None and request.wants_breakdown:
+        is_counted = choices.find_counted(request.target_events)
+        headers[evidence.BREAKDOWN_HEADER] = format_header(measure_breakdown(choices, is_counted))
     headers[evidence.HEADER] = json.dumps(_round(numbers), separators=(",", ":"))
     return {"solutionVersionArn": version.arn, "metrics": _round(metrics), HEADERS: headers}
 
