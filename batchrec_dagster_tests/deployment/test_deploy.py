@@ -365,38 +365,6 @@ def test_the_webserver_stands_behind_the_guard() -> None:
     main([*command[1:3], "--help"], standalone_mode=False)
 
 
-def list_aws_commands() -> list[tuple[str, str, set[str]]]:
-    """Service, operation and options of each `aws` command of docs/aws.md."""
-    page = (REPOSITORY / "docs" / "aws.md").read_text()
-    commands = []
-    for block in re.findall(r"(?ms)^ *```\w*\n(.*?)^ *```$", page):
-        for command in re.findall(r"(?ms)^aws (\S+ \S+.*?)(?=^\w|\Z)", block.replace("\\\n", " ")):
-            service, operation = command.split()[:2]
-            command_without_values = re.sub(r"(?s)\"\$\(.*?\)\"|'.*?'|\".*?\"", "VALUE", command)
-            commands.append(
-                (service, operation, set(re.findall(r" --([\w-]+)", command_without_values)))
-            )
-    return commands
-
-
-def test_the_commands_of_the_page_are_aws_s() -> None:
-    """Each operation exists and has these options; `deploy` is the aws command's own."""
-    commands = list_aws_commands()
-    assert len(commands) > 10
-    session = boto3.Session(region_name=REGION)
-    for service, operation, options in commands:
-        own = {"output", "query", "region"}
-        if (service, operation) == ("cloudformation", "deploy"):
-            own |= {"stack-name", "template-file", "capabilities"}
-            own |= {"parameter-overrides", "tags"}
-        else:
-            client: Any = session._session.get_service_model(service.removesuffix("api"))
-            names = {xform_name(name, "-"): name for name in client.operation_names}
-            members = client.operation_model(names[operation]).input_shape.members
-            own |= {xform_name(member, "-") for member in members}
-        assert options <= own, f"aws {service} {operation}"
-
-
 def test_the_parameters_of_the_page_are_the_template_s() -> None:
     page = (REPOSITORY / "docs" / "aws.md").read_text()
     template = FILE.read_text()

@@ -1,4 +1,4 @@
-"""README and docs: the site builds, links lead somewhere, and every command is run by some test."""
+"""README and docs: the site builds, and links lead somewhere. test_examples.py has the examples."""
 
 from __future__ import annotations
 
@@ -13,44 +13,12 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import SETTINGS
-from batchrec_dagster_tests.repository.typed_pages import README, TYPED, list_code_blocks
 from batchrec_dagster_tests.support import REPOSITORY, WCAG
 
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
-# What a block of code may hold. `sh` is what a reader types, and test_tutorial.py runs.
-LANGUAGES = {"sh", "bash", "yaml", "json", "csv", "python", "sql", "text", "mermaid"}
-LANGUAGES |= {"javascript", "terraform"}
-PROGRAMS = re.compile(r"^\s*\$? ?(make|batchrec|dagster|aws|pip|docker|export|cp|dg|python) ")
-# `bash` is what a reader types, and another test looks after.
-LOOKED_AFTER = {
-    "aws.md": "test_deploy.py holds the commands beside AWS's own",
-    "verify-aws.md": "doctor/test_verify_aws.py runs it",
-    "aws-cdk-terraform.md": "test_cdk_and_terraform.py runs what can be run without an account",
-    "README.md": "pipeline/test_team_project.py installs the wheel",
-    "plug-in.md": "test_team_project.py types them in a fresh environment",
-    "personal-data.md": "erasure/test_forget.py runs them",
-    "trials.md": "cli/test_trials.py runs them",
-    "upgrades.md": "nights/test_upgrades.py upgrades a home, and runs them",
-    "local-personalize.md": "local_personalize/test_aws_command.py runs them",
-}
-# They run the tests.
-OF_DEVELOPERS = {"CONTRIBUTING.md"}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_is_typed_is_marked_so_that_it_is_run(page: Path) -> None:
-    for language, text in list_code_blocks(page):
-        assert language in LANGUAGES, f"of which language is this?\n{text}"
-        typed_lines = [line for line in text.splitlines() if PROGRAMS.match(line)]
-        if language == "bash":
-            assert page.name in LOOKED_AFTER, f"which test runs this?\n{text}"
-        elif language == "sh":
-            assert page.name in {Path(name).name for name in (README, *TYPED)}, text
-        elif page.name not in OF_DEVELOPERS:
-            assert not typed_lines, f"mark as sh what is typed: {typed_lines}"
 
 
 @pytest.fixture(scope="module")

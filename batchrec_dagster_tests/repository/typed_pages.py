@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from batchrec_dagster_tests.support import REPOSITORY
 
+FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
 BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # The pages whose `sh` blocks test_tutorial.py types, in this order: the others go on from what the
 # first makes.
@@ -25,6 +27,40 @@ TYPED = ("docs/tutorial.md", "docs/operations.md", "docs/cost.md", "docs/retenti
 README = "README.md"
 # The section of the tutorial that test_example_shop.py types, in a clone of its own.
 EXAMPLE_SHOP = "A shop's rules"
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """A block of code on a page."""
+
+    page: str
+    """The page's path in the repository."""
+    line: int
+    """The line of its first fence."""
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def read_code_blocks(page: str) -> list[CodeBlock]:
+    """All blocks of the page, which is named by its path in the repository.
+
+    Raises AssertionError if there is a fence that belongs to none, so that a test sees all.
+    """
+    text = (REPOSITORY / page).read_text()
+    blocks = [
+        CodeBlock(
+            page,
+            text.count("\n", 0, match.start()) + 1,
+            match[2],
+            re.sub(f"^{match[1]}", "", match[3], flags=re.MULTILINE),
+        )
+        for match in BLOCK.finditer(text)
+    ]
+    assert len(FENCE.findall(text)) == 2 * len(blocks), f"{page}: a block of code has no end"
+    return blocks
 
 
 def list_code_blocks(page: Path, section: str = "") -> Iterator[tuple[str, str]]:

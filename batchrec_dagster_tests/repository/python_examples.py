@@ -1,0 +1,130 @@
+"""Python that the documentation shows: it runs, in a project of its own or with a stand-in."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import create_autospec
+
+import dagster as dg
+import polars as pl
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.local_personalize.api.archive import export_home
+from batchrec_dagster.personalize.schemas import build_interactions_schema
+from batchrec_dagster.pipeline.rehearsal import Rehearsal
+from batchrec_dagster.testing import StartedPersonalize
+from batchrec_dagster_tests.repository.typed_pages import CodeBlock
+from batchrec_dagster_tests.support import declaration, definitions, module_project
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+# The folder of a bucket in the examples.
+BUCKET = "/data/my-bucket"
+# The pipeline that examples name, where they do not make one.
+DEMO = "movielens"
+VERSION = "arn:aws:personalize:us-east-1:000000000000:solution/shop/1a2b3c4d"
+
+
+def check_python(block: CodeBlock, folder: Path) -> None:
+    """Run the example. Raises what it raises.
+
+    Definitions and components are loaded in a project, and the functions of tests are called.
+
+    folder: an empty one.
+    """
+    text = block.text.replace(BUCKET, str(folder / "bucket"))
+    if "import dagster as dg" in text:
+        _load(text, folder)
+    else:
+        _run(text, folder)
+
+
+def _load(text: str, folder: Path) -> None:
+    project = module_project(folder)
+    classes = [node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    if classes:
+        (project.package / "example.py").write_text(text)
+        file = project.package / "defs" / "example" / "defs.yaml"
+        file.parent.mkdir()
+        file.write_text(
+            f"type: {project.package.name}.example.{classes[0]}\n"
+            "attributes: {countries: [at, de]}\n"
+        )
+    else:
+        (project.package / "defs" / "example.py").write_text(text)
+    if DEMO in text:
+        project.declare(declaration(DEMO, "ratings.csv"))
+    with definitions(project) as defs:
+        dg.Definitions.validate_loadable(defs)
+        assert defs.resolve_all_asset_keys()
+
+
+def _run(text: str, folder: Path) -> None:
+    personalize = StartedPersonalize(folder / "personalize")
+
+    def my_pipeline(client: PersonalizeClient, *, bucket: str) -> None:
+        """The pipeline of a reader, which reads what the test wrote, and writes lists."""
+        assert client.meta.service_model.service_name == "personalize"
+        assert (personalize.bucket, personalize.keys()) == (bucket, ["interactions.csv"])
+        personalize.put("recommendations/users.json.out", b"{}")
+
+    names: dict[str, Any] = {
+        "Iterator": Iterator,
+        "Path": Path,
+        "StartedPersonalize": StartedPersonalize,
+        "my_pipeline": my_pipeline,
+        "personalize": personalize.client,
+        # A fixture is called here as the function that it is.
+        "pytest": SimpleNamespace(fixture=lambda function: function),
+        "version": VERSION,
+    }
+    fixtures = {
+        "local_personalize": personalize,
+        "run_pipeline": _rehearse,
+        "tmp_path": folder / "fixture",
+    }
+    try:
+        with chdir(folder):
+            _export_a_home(folder / "exported", folder / "tests" / "trained.tar")
+            exec(compile(text, "example.py", "exec"), names)
+            for node in ast.parse(text).body:
+                if isinstance(node, ast.FunctionDef):
+                    function = names[node.name]
+                    arguments = [fixtures[name] for name in inspect.signature(function).parameters]
+                    result = function(*arguments)
+                    if inspect.isgenerator(result):
+                        assert len([*result]) == 1
+    except ClientError as error:
+        # The request is well-formed; there is no such model.
+        if error.response["Error"]["Code"] != "ResourceNotFoundException":
+            raise
+    finally:
+        personalize.close()
+
+
+def _export_a_home(folder: Path, file: Path) -> None:
+    """The file of a Personalize that has one schema."""
+    exported = StartedPersonalize(folder)
+    exported.client.create_schema(
+        name="interactions", schema=build_interactions_schema(event_type=True)
+    )
+    exported.close()
+    file.parent.mkdir()
+    export_home(folder / "home", file)
+
+
+def _rehearse(name: str, settings: dict[str, Any]) -> Rehearsal:
+    """A rehearsal that went well, of lists of five items. test_rehearsal.py makes real ones."""
+    assert (name, [*settings]) == ("shop", ["ratings.source"])
+    rehearsal: Any = create_autospec(Rehearsal, instance=True)
+    rehearsal.lists = pl.DataFrame({"user_id": ["1"] * 5 + ["2"] * 5, "rank": [*range(1, 6)] * 2})
+    rehearsal.failed_checks = []
+    rehearsal.metadata.return_value = {"dagster/row_count": 1_100}
+    return rehearsal  # type: ignore[no-any-return]

@@ -1,0 +1,248 @@
+"""Commands that the documentation shows: programs, subcommands, options and files exist.
+
+Nothing is run here, so that no account, network or privilege is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import boto3
+import click
+import yaml
+from botocore import xform_name
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster_tests.repository.typed_pages import CodeBlock
+from batchrec_dagster_tests.support import REPOSITORY
+
+# The shell's own, and programs of the system. The whole block is parsed by bash.
+OF_THE_SYSTEM = {
+    *("cat", "cd", "chgrp", "chmod", "cp", "cut", "echo", "eval", "export", "git", "head", "mkdir"),
+    *("newgrp", "printf", "sed", "tar", "umask", "vi", "whoami"),
+}
+# What only a registry, or the account of somebody, can answer; and the test that comes nearest.
+RUN_ELSEWHERE = {
+    "npm": "deployment/test_cdk_and_terraform.py",
+    "npx": "deployment/test_cdk_and_terraform.py",
+    "terraform": "deployment/test_cdk_and_terraform.py",
+    "pip": "pipeline/test_team_project.py",
+}
+# Options that the aws command has for each operation, and those of commands of its own.
+OF_AWS = {"max-items", "output", "query", "region"}
+OF_DEPLOY = {"capabilities", "parameter-overrides", "stack-name", "tags", "template-file"}
+PROJECT = """\
+[tool.dg]
+directory_type = "project"
+[tool.dg.project]
+root_module = "shop"
+"""
+# Components take options of their own, which dg learns from the project's environment.
+OF_COMPONENTS = {"--format", "--items", "--ratings", "--users"}
+
+SCRIPT = REPOSITORY / "docs" / "walkthrough.sh"
+COMMENT = re.compile(r"(?:(?<=\s)|^)#.*$", re.MULTILINE)
+SUBSTITUTION = re.compile(r"\$\((.+)\)", re.DOTALL)
+MENTION = re.compile(r"(?:\.venv/bin/)?(?:batchrec|dagster|dg|docker|make) ")
+FUNCTION = re.compile(r"^(\w+)\(\) \{", re.MULTILINE)
+ASSIGNMENT = re.compile(r"\w+=")
+PATH_OF_REPOSITORY = re.compile(r"(?:\./)?((?:deploy|docs|examples)/[\w./-]+)")
+# What the commands read. They look whether it exists.
+SOURCE = re.compile(r"[\w/-]+\.(?:csv|tar|yaml)")
+
+
+def check_shell(block: CodeBlock, folder: Path) -> None:
+    """Look for everything that the block types.
+
+    folder: an empty one, where the files are that it names.
+
+    Raises AssertionError, which says what does not exist.
+    """
+    bash = subprocess.run(
+        ["bash", "-n"], input=block.text, capture_output=True, text=True, check=False
+    )
+    assert bash.returncode == 0, bash.stderr
+    if block.text == SCRIPT.read_text():
+        # local_personalize/test_aws_command.py runs it.
+        return
+    functions = frozenset(FUNCTION.findall((REPOSITORY / block.page).read_text()))
+    for command in split_commands(block.text):
+        check_command(command, folder, functions)
+
+
+def check_mention(code: str, folder: Path) -> bool:
+    """Whether the code of a sentence is a command. If so, it exists, with these options.
+
+    It may lack arguments, as the sentence is about the command, and have words for them.
+    """
+    if not MENTION.match(code):
+        return False
+    with_values = code.replace(" DAY", " 2026-11-24")
+    try:
+        for command in split_commands(with_values):
+            check_command(command, folder)
+    except AssertionError as error:
+        if "Missing argument" not in str(error):
+            raise
+    return True
+
+
+def split_commands(text: str) -> Iterator[list[str]]:
+    """The words of each command, also of those in pipes and substitutions."""
+    plain = COMMENT.sub("", text.replace("\\\n", " "))
+    lexer = shlex.shlex(plain, posix=True, punctuation_chars=";&|()<>\n")
+    lexer.whitespace, lexer.commenters = " \t", ""
+    lexer.whitespace_split = True
+    command: list[str] = []
+    is_redirected = False
+    for word in lexer:
+        if set(word) <= set("<>"):
+            is_redirected = True
+        elif set(word) <= set(";&|()\n"):
+            yield from [command] if command else []
+            command = []
+        elif is_redirected:
+            is_redirected = False
+        else:
+            command.append(word)
+        for inner in SUBSTITUTION.findall(word):
+            yield from split_commands(inner)
+    yield from [command] if command else []
+
+
+def check_command(
+    words: Sequence[str], folder: Path, functions: frozenset[str] = frozenset()
+) -> None:
+    """Look for a command's program, options and files.
+
+    functions: names of shell functions that may be called.
+    """
+    words = [word for word in words if word not in {"{", "}", "…"}]
+    while words and ASSIGNMENT.match(words[0]):
+        del words[0]
+    for path in (match[1] for word in words if (match := PATH_OF_REPOSITORY.fullmatch(word))):
+        # These two are the reader's own.
+        assert (REPOSITORY / path).exists() or path in {"deploy/.env"}, f"there is no {path}"
+    if not words or words[0] in functions:
+        return
+    program, *arguments = words
+    program = program.removeprefix(".venv/bin/")
+    if program == "sudo":
+        return
+    check = CHECKS.get(program)
+    if check is not None:
+        check(arguments, folder)
+    else:
+        assert program in OF_THE_SYSTEM | RUN_ELSEWHERE.keys(), f"which program is {program}?"
+
+
+def _check_batchrec(arguments: list[str], folder: Path) -> None:
+    for argument in arguments:
+        if SOURCE.fullmatch(argument):
+            (folder / argument).parent.mkdir(parents=True, exist_ok=True)
+            (folder / argument).touch()
+    if "--export" in arguments:
+        (folder / arguments[arguments.index("--export") + 1]).unlink(missing_ok=True)
+    _parse(main, arguments, folder)
+
+
+def _check_dg(arguments: list[str], folder: Path) -> None:
+    from dagster_dg_cli.cli import create_dg_cli
+
+    if arguments[:2] == ["scaffold", "defs"]:
+        assert arguments[2] == "batchrec_dagster.BatchRecommendations"
+        options = {word for word in arguments if word.startswith("-")}
+        assert options <= OF_COMPONENTS, options
+    else:
+        (folder / "pyproject.toml").write_text(PROJECT)
+        _parse(create_dg_cli(), arguments, folder)  # type: ignore[no-untyped-call]
+
+
+def _check_dagster(arguments: list[str], folder: Path) -> None:
+    from dagster._cli import cli
+
+    _parse(cli, arguments, folder)
+
+
+def _parse(command: click.Command, arguments: list[str], folder: Path) -> None:
+    """Let the command parse its arguments, and do nothing."""
+    with patch.object(click.Command, "invoke", lambda *_: None), chdir(folder):
+        result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def _check_make(arguments: list[str], _folder: Path) -> None:
+    targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    for argument in arguments:
+        assert argument in targets or ASSIGNMENT.match(argument), f"make has no {argument}"
+
+
+def _check_docker(arguments: list[str], folder: Path) -> None:
+    if "-f" not in arguments:
+        # The page looks for docker itself, or names a command that stands above with its file.
+        assert arguments[1] in {"version", "exec"}, arguments
+        return
+    file = arguments[arguments.index("-f") + 1]
+    services = yaml.safe_load((REPOSITORY / file).read_text())["services"]
+    if "exec" in arguments:
+        inner = [word for word in arguments[arguments.index("exec") + 1 :] if word != "-T"]
+        assert inner[0] in services, f"{file} has no {inner[0]}"
+        check_command(inner[1:], folder)
+
+
+def _check_sh(arguments: list[str], folder: Path) -> None:
+    assert arguments[0] == "-c"
+    for command in split_commands(arguments[1]):
+        check_command(command, folder)
+
+
+def _check_python(arguments: list[str], _folder: Path) -> None:
+    assert arguments[0] == "-c"
+    compile(arguments[1], "-c", "exec")
+
+
+def _check_aws(arguments: list[str], _folder: Path) -> None:
+    """The operation exists and has these options. JSON is JSON, and a policy allows something."""
+    service, operation, *values = arguments
+    known = OF_AWS | _list_aws_options(service, operation)
+    options = {value.removeprefix("--") for value in values if value.startswith("--")}
+    assert options <= known, f"aws {service} {operation} has no {options - known}"
+    for document in [value for value in values if value.lstrip().startswith("{\n")]:
+        for statement in json.loads(document)["Statement"]:
+            assert statement.keys() == {"Effect", "Action", "Resource"}
+            assert re.fullmatch(r"\w+:\w+", statement["Action"])
+            assert statement["Resource"].startswith("arn:aws:")
+
+
+@cache
+def _list_aws_options(service: str, operation: str) -> set[str]:
+    if (service, operation) == ("cloudformation", "deploy"):
+        return OF_DEPLOY
+    model = boto3.Session(region_name="us-east-1")._session.get_service_model(
+        service.removesuffix("api")
+    )
+    names = {xform_name(name, "-"): name for name in model.operation_names}
+    assert operation in names, f"aws {service} has no {operation}"
+    shape = model.operation_model(names[operation]).input_shape
+    return {xform_name(member, "-") for member in shape.members} if shape else set()
+
+
+CHECKS: dict[str, Callable[[list[str], Path], None]] = {
+    "aws": _check_aws,
+    "batchrec": _check_batchrec,
+    "dagster": _check_dagster,
+    "dg": _check_dg,
+    "docker": _check_docker,
+    "make": _check_make,
+    "python": _check_python,
+    "sh": _check_sh,
+}

@@ -1,0 +1,220 @@
+"""Each example of README and docs is loaded, parsed or run, and none passes unseen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster.deployment import SETTINGS
+from batchrec_dagster_tests.first_run import FirstRun
+from batchrec_dagster_tests.repository.output_examples import (
+    check_csv,
+    check_diagram,
+    check_json,
+    check_output,
+)
+from batchrec_dagster_tests.repository.python_examples import check_python
+from batchrec_dagster_tests.repository.shell_examples import (
+    check_mention,
+    check_shell,
+    split_commands,
+)
+from batchrec_dagster_tests.repository.typed_pages import (
+    BLOCK,
+    README,
+    TYPED,
+    CodeBlock,
+    read_code_blocks,
+)
+from batchrec_dagster_tests.repository.yaml_examples import check_setting, check_yaml
+from batchrec_dagster_tests.support import REPOSITORY, Project
+
+PAGES = [
+    README,
+    "CONTRIBUTING.md",
+    *sorted(
+        path.relative_to(REPOSITORY).as_posix()
+        for folder in ("docs", "examples")
+        for path in (REPOSITORY / folder).rglob("*.md")
+    ),
+]
+RULES: dict[str, Callable[[CodeBlock, Path], None]] = {
+    "bash": check_shell,
+    "csv": check_csv,
+    "json": check_json,
+    "mermaid": check_diagram,
+    "python": check_python,
+    "sh": check_shell,
+    "text": check_output,
+    "yaml": check_yaml,
+}
+# Languages whose tools are not at hand in each environment, and the test that has them.
+RUN_ELSEWHERE = {
+    "javascript": "deployment/test_cdk_and_terraform.py",
+    "terraform": "deployment/test_cdk_and_terraform.py",
+}
+# Readers type `sh` and `bash`. test_tutorial.py runs `sh`. Commands in `bash` are parsed here, and
+# run by these tests, or not at all for this reason.
+BASH = {
+    README: "pipeline/test_team_project.py installs the wheel",
+    "CONTRIBUTING.md": "it runs the tests",
+    "docs/aws-cdk-terraform.md": "it needs an account; deployment/test_cdk_and_terraform.py",
+    "docs/aws.md": "it needs an account; deployment/test_deploy.py reads what it deploys",
+    "docs/local-personalize.md": "local_personalize/test_aws_command.py runs the walkthrough",
+    "docs/personal-data.md": "erasure/test_forget.py runs them",
+    "docs/plug-in.md": "pipeline/test_team_project.py types them in a fresh environment",
+    "docs/retention.md": "it changes who may read folders of the system",
+    "docs/trials.md": "cli/test_trials.py runs them",
+    "docs/upgrades.md": "nights/test_upgrades.py upgrades a home, and runs them",
+    "docs/verify-aws.md": "it needs an account; doctor/test_verify_aws.py has a stand-in",
+}
+TESTS = REPOSITORY / "batchrec_dagster_tests"
+CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+# Code of a sentence that reads like a setting of pipelines and is none.
+NO_SETTINGS = {
+    "storage: true": "config of the step that tears down",
+    "engine: emr_serverless": "a setting of an earlier version",
+}
+# What says that an example is wrong.
+WRONG = (
+    *(AssertionError, AttributeError, ImportError, KeyError, ValueError),
+    *(dg.DagsterInvalidConfigError, duckdb.Error),
+)
+# Commands that change nothing, and may be run on any project.
+READ_ONLY = re.compile(r"batchrec (?:check|list|show|schema|forget \d+ --dry-run)\b")
+PLACEHOLDER = re.compile(r" [A-Z]{2,}\b| --experiment\b")
+
+
+def list_all_blocks() -> Iterator[CodeBlock]:
+    for page in PAGES:
+        yield from read_code_blocks(page)
+
+
+def read_mentions(page: str) -> list[str]:
+    """The code in sentences and tables of the page, each once."""
+    prose = BLOCK.sub("", (REPOSITORY / page).read_text())
+    return [code.replace(r"\|", "|") for code in dict.fromkeys(CODE.findall(prose))]
+
+
+def check_example(block: CodeBlock, folder: Path) -> None:
+    """Check the block by the rule of its language. AssertionError names it if there is none."""
+    if block.language in RUN_ELSEWHERE:
+        test = (TESTS / RUN_ELSEWHERE[block.language]).read_text()
+        assert Path(block.page).name in test
+        assert f'"{block.language}"' in test
+        return
+    assert block.language in RULES, f"{block}: of which language is this?\n{block.text}"
+    RULES[block.language](block, folder)
+
+
+@pytest.mark.parametrize("block", [*list_all_blocks()], ids=str)
+def test_the_example_is_right(block: CodeBlock, tmp_path: Path) -> None:
+    check_example(block, tmp_path)
+    if block.language == "sh":
+        assert block.page in (README, *TYPED, "examples/dbt/README.md"), "which test types this?"
+    if block.language == "bash":
+        assert block.page in BASH, "which test runs this, or why does none?"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_sentences_name_exists(page: str, tmp_path: Path) -> None:
+    """Commands, settings and variables of the environment."""
+    variables = {setting.name for setting in SETTINGS}
+    for code in read_mentions(page):
+        if not check_mention(code, tmp_path) and code not in NO_SETTINGS:
+            check_setting(code)
+        for variable in re.findall(r"^BATCHREC_[A-Z_]+$", code):
+            assert variable in variables or variable.startswith("BATCHREC_LOCAL_"), variable
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("", "batchrec run shop"),
+        ("toml", "name = 'shop'"),
+        ("bash", "batchrec run shop --trian"),
+        ("bash", "batchrec runs shop"),
+        ("bash", "make everything"),
+        ("bash", "if true"),
+        ("bash", "aws personalize create-solutions --name shop"),
+        ("bash", "aws personalize create-solution --nam shop"),
+        ("bash", "docker compose -f deploy/compose.yaml exec web batchrec check"),
+        ("bash", "cp deploy/no.example .env"),
+        ("bash", 'echo "$(batchrec lists)"'),
+        ("csv", "order_id,customer\n"),
+        ("json", '{"user_id": "7", "items": [{"item_id": "1", "rank": 1}, …]'),
+        ("mermaid", 'flowchart TD\n  a["cellar/<br>wine"]'),
+        ("python", "import batchrec_dagster.no_such_module"),
+        ("text", "the lists were cooked"),
+        ("yaml", "gate: {max_shrinks: 0.2}"),
+        (
+            "yaml",
+            "recommendations:\n  rules:\n    # only: ITEMS.COLOUR > 0\n    max_per: {CATEGORY: 3}",
+        ),
+        ("yaml", "ratings: {source: orders.csv, query: SELEC 1}"),
+        ("yaml", "ops: {shop__teardown: {config: {remove: true}}}"),
+        ("yaml", "compute_logs: {module: a, klass: b}"),
+    ],
+)
+def test_a_wrong_example_is_noticed(language: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(WRONG):
+        check_example(CodeBlock(README, 1, language, text), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "batchrec show --pipelines shop",
+        "gate: {max_shrinks: 0.2}",
+        "only: ITEMS.COLOUR > 0",
+        "retention.edition",
+        "duplicates: forget",
+    ],
+)
+def test_a_wrong_name_in_a_sentence_is_noticed(code: str, tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        check_mention(code, tmp_path) or check_setting(code)
+
+
+def test_no_block_of_a_page_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchrec_dagster_tests.repository.typed_pages.REPOSITORY", tmp_path)
+    (tmp_path / "page.md").write_text("```sh\nls\n```\n\n  ```yaml\n  a: 1\n  ```\n")
+    assert [(str(block), block.text) for block in read_code_blocks("page.md")] == [
+        ("page.md:1", "ls\n"),
+        ("page.md:5", "a: 1\n"),
+    ]
+    (tmp_path / "page.md").write_text("```sh\nls\n````\n")
+    with pytest.raises(AssertionError, match=r"page\.md"):
+        read_code_blocks("page.md")
+
+
+@pytest.mark.slow
+def test_commands_that_change_nothing_run(
+    project: Project, first_run: FirstRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_run.copy_to(project)
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
+    texts = [block.text for block in list_all_blocks() if block.language == "bash"]
+    texts += [code for page in PAGES for code in read_mentions(page) if READ_ONLY.match(code)]
+    commands = {
+        " ".join(words) for text in texts for words in split_commands(text) if len(words) > 1
+    }
+    commands = {
+        command
+        for command in commands
+        if READ_ONLY.match(command) and not PLACEHOLDER.search(command)
+    }
+    assert len(commands) > 5
+    for command in sorted(commands):
+        # The project's users are 1 to 60.
+        arguments = ["7" if word.isdigit() else word for word in command.split()[1:]]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, f"{command}: {result.output}"

@@ -1,0 +1,262 @@
+"""YAML that the documentation shows: whole files, or a part of a pipeline's settings."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import dagster as dg
+import duckdb
+import jsonschema
+import yaml
+from dagster._core.instance.ref import InstanceRef
+
+from batchrec_dagster.config import COMPONENT_TYPE
+from batchrec_dagster.config.json_schema import build_declaration_schema
+from batchrec_dagster.personalize.price_file import SHIPPED_PRICES, parse_prices
+from batchrec_dagster.pipeline.component import BatchRecommendations
+from batchrec_dagster_tests.repository.typed_pages import CodeBlock
+from batchrec_dagster_tests.support import Project, definitions, module_project
+
+# What the examples leave out: the shop whose settings they show.
+SHOP = yaml.safe_load("""
+name: shop
+ratings:
+  source: data/orders.csv
+  columns:
+    user: customer_id
+    item: sku
+    timestamp: ordered_at
+    event_type: event
+    event_value: paid
+items:
+  source: data/products.csv
+  columns:
+    item: sku
+    title: title
+    image: image
+    link: link
+    created: created
+    numbers: {PRICE: price, STOCK: stock}
+    categories: {CATEGORY: category, CONSUMABLE: consumable, STATUS: status, GENRES: genres}
+users:
+  source: data/customers.csv
+  columns:
+    user: customer_id
+    numbers: {AGE: age}
+    categories: {COUNTRY: country, CONSENT: newsletter}
+""")
+# The environment of examples that read it, and a module of the team's that they name.
+ENVIRONMENT = {"STAGE": "staging", "PERSONALIZE_ROLE": "arn:aws:iam::123456789012:role/Personalize"}
+TEAM_RESOURCES = "from dagster_aws.s3 import S3Resource\n\ns3 = S3Resource()\n"
+# A setting that is a comment: a suggestion, or another way to write it.
+SUGGESTION = re.compile(r"^( *)# ( *\w+:.*)$", re.MULTILINE)
+# Blocks whose settings sentences show without the block around them.
+PLACES = (
+    (),
+    ("batch_users",),
+    ("interactions",),
+    ("recommendations",),
+    ("recommendations", "rules"),
+)
+FILE_NAME = re.compile(r"\.(csv|dat|json|jsonl|md|parquet|py|yaml)$")
+
+
+def check_yaml(block: CodeBlock, folder: Path) -> None:
+    """Load the example by what would load it, without its suggestions and with them.
+
+    folder: an empty one, for files of the example's project.
+
+    Raises whatever says that it cannot be loaded.
+    """
+    for text in {block.text, SUGGESTION.sub(r"\1\2", block.text)}:
+        _check_document(yaml.safe_load(text), text, folder)
+
+
+def _check_document(content: dict[str, Any], text: str, folder: Path) -> None:
+    keys = set(content)
+    if content.get("type") == COMPONENT_TYPE:
+        declare(content["attributes"])
+    elif "type" in keys:
+        _load_component(text, folder)
+    elif keys == {"attributes"}:
+        declare(complement(content["attributes"]))
+    elif keys == {"regions"}:
+        shipped = yaml.safe_load(SHIPPED_PRICES.read_text())
+        regions = {**shipped["regions"], **content["regions"]}
+        parse_prices(SHIPPED_PRICES, {**shipped, "regions": regions})
+    elif keys == {"ops"}:
+        _check_run_config(content, folder)
+    elif keys <= {"storage", "compute_logs"}:
+        (folder / "dagster.yaml").write_text(text)
+        InstanceRef.from_dir(str(folder))
+    else:
+        declare(complement(content))
+
+
+def complement(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The shop with these settings in place of its own, block by block.
+
+    Ratings without a source are those of the shop with these changes.
+    """
+    pipeline = {**SHOP, **settings}
+    ratings = settings.get("ratings", {})
+    if "source" not in ratings:
+        columns = {**SHOP["ratings"]["columns"], **ratings.get("columns", {})}
+        pipeline["ratings"] = {**SHOP["ratings"], **ratings, "columns": columns}
+    return pipeline
+
+
+def declare(attributes: Mapping[str, Any]) -> None:
+    """Declare the pipeline, and parse its queries."""
+    pipeline = BatchRecommendations.model_validate(attributes)
+    for block in (pipeline.ratings, pipeline.items, pipeline.users, pipeline.batch_users):
+        for name in ("query", "version_query"):
+            query = getattr(block, name, None)
+            if query:
+                (_,) = duckdb.extract_statements(query)
+
+
+def _load_component(text: str, folder: Path) -> None:
+    project = _make_project(folder)
+    declared = project.package / "defs" / "example" / "defs.yaml"
+    declared.parent.mkdir(parents=True)
+    declared.write_text(text)
+    acme = project.root / "acme"
+    acme.mkdir()
+    (acme / "resources.py").write_text(TEAM_RESOURCES)
+    with patch.dict("os.environ", ENVIRONMENT), definitions(project) as defs:
+        assert defs.resources
+
+
+def _check_run_config(content: Mapping[str, Any], folder: Path) -> None:
+    project = _make_project(folder)
+    project.declare(SHOP)
+    with definitions(project) as defs:
+        jobs = [
+            job
+            for job in defs.resolve_all_job_defs()
+            if content["ops"].keys() <= {node.name for node in job.nodes}
+        ]
+        assert jobs, f"no job has these steps: {', '.join(content['ops'])}"
+        for job in jobs:
+            dg.validate_run_config(job, dict(content))
+
+
+def _make_project(folder: Path) -> Project:
+    root = folder / uuid.uuid4().hex
+    root.mkdir()
+    return module_project(root)
+
+
+def check_setting(code: str) -> bool:
+    """Whether the code of a sentence is a setting, or names one. If so, it exists and fits.
+
+    code: such as `recommendations.filter`, or `gate: {max_shrink: 0.2}`.
+
+    Raises whatever says that the setting cannot be loaded, or AssertionError if there is none.
+    """
+    name, colon, value = code.partition(":")
+    path = name.split(".")
+    if not re.fullmatch(r"[a-z_]+(\.\w+)*", name) or FILE_NAME.search(name) or "…" in code:
+        return False
+    if not colon or not value.strip():
+        is_setting = path[0] in _settings_at(()) and (len(path) > 1 or bool(colon))
+        if is_setting:
+            assert _find_settings(path), f"there is no setting {code}"
+        return is_setting
+    if value.startswith(" ") and path[0] in _list_all_settings():
+        _require_fit(path, yaml.safe_load(code)[name], code)
+        return True
+    return False
+
+
+def _require_fit(path: list[str], value: object, code: str) -> None:
+    """The setting fits in one of the blocks that may have it.
+
+    A block of PLACES is loaded with it; of other blocks the JSON schema decides.
+    """
+    errors = []
+    for place in PLACES:
+        if path[0] in _settings_at(place):
+            settings = value
+            for outer in reversed((*place, *path)):
+                settings = {outer: settings}
+            assert isinstance(settings, dict)
+            try:
+                declare(complement(settings))
+            except ValueError as error:
+                errors.append(str(error))
+            else:
+                return
+    schema = {"$defs": _schema()["$defs"]}
+    known = [{**schema, **setting} for setting in _list_all_settings()[path[0]]]
+    plain = json.loads(json.dumps(value, default=str))
+    if len(path) > 1 or not any(map(partial(_is_valid, plain), known)):
+        raise AssertionError("\n".join([f"{code} fits nowhere", *errors]))
+
+
+def _is_valid(value: object, schema: dict[str, Any]) -> bool:
+    return not [*jsonschema.Draft7Validator(schema).iter_errors(value)]
+
+
+@cache
+def _list_all_settings() -> dict[str, list[dict[str, Any]]]:
+    """The schemas of all settings of this name, of blocks that are not among PLACES."""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    of_places = {id(setting) for place in PLACES for setting in _settings_at(place).values()}
+    blocks = [_schema()["properties"]["attributes"], *_schema()["$defs"].values()]
+    for block in blocks:
+        for name, setting in block.get("properties", {}).items():
+            others = settings.setdefault(name, [])
+            if id(setting) not in of_places:
+                others.append(setting)
+    return settings
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return build_declaration_schema()
+
+
+def _settings_at(place: tuple[str, ...]) -> dict[str, Any]:
+    """The settings of the block, by their names."""
+    part = _schema()["properties"]["attributes"]
+    for name in place:
+        part = next(
+            inner for inner in _list_parts(part["properties"][name]) if "properties" in inner
+        )
+    properties: dict[str, Any] = part["properties"]
+    return properties
+
+
+def _list_parts(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a setting may be: itself, and each alternative, without references."""
+    yield part
+    if "$ref" in part:
+        yield from _list_parts(_schema()["$defs"][part["$ref"].rpartition("/")[2]])
+    for alternative in (*part.get("anyOf", ()), *part.get("allOf", ())):
+        yield from _list_parts(alternative)
+    if isinstance(part.get("items"), dict):
+        yield from _list_parts(part["items"])
+
+
+def _find_settings(path: list[str]) -> list[dict[str, Any]]:
+    """The schemas of the setting: several, if a block may be one of several kinds."""
+    parts = [_schema()["properties"]["attributes"]]
+    for name in path:
+        inner = []
+        for part in itertools.chain.from_iterable(map(_list_parts, parts)):
+            if name in part.get("properties", {}):
+                inner.append(part["properties"][name])
+            elif isinstance(part.get("additionalProperties"), dict):
+                inner.append(part["additionalProperties"])
+        parts = inner
+    return parts
