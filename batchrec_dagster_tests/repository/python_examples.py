@@ -7,9 +7,8 @@ import inspect
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest.mock import create_autospec
+from unittest.mock import create_autospec, patch
 
 import dagster as dg
 import polars as pl
@@ -81,8 +80,6 @@ def _run(text: str, folder: Path) -> None:
         "StartedPersonalize": StartedPersonalize,
         "my_pipeline": my_pipeline,
         "personalize": personalize.client,
-        # A fixture is called here as the function that it is.
-        "pytest": SimpleNamespace(fixture=lambda function: function),
         "version": VERSION,
     }
     fixtures = {
@@ -91,7 +88,8 @@ def _run(text: str, folder: Path) -> None:
         "tmp_path": folder / "fixture",
     }
     try:
-        with chdir(folder):
+        # A fixture is called here as the function that it is.
+        with chdir(folder), patch("pytest.fixture", lambda function: function):
             _export_a_home(folder / "exported", folder / "tests" / "trained.tar")
             exec(compile(text, "example.py", "exec"), names)
             for node in ast.parse(text).body:
