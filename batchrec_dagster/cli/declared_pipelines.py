@@ -13,7 +13,6 @@ from batchrec_dagster.cli.project import Project, importable_project, load_envir
 
 if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
-    from batchrec_dagster.pipeline.component import BatchRecommendations
 
 
 # The end of the component's type. `config` has the whole name, but importing it would make shell
@@ -134,25 +133,6 @@ def _load_python_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
             return []
     assert tree is not None, "load_pipelines makes one"
     return get_built_pipelines(tree).places
-
-
-def load_component(project: Project, name: str) -> BatchRecommendations:
-    """The pipeline of this name, declared in YAML or made by Python.
-
-    Raises DeclarationError if its file is broken, and UnknownNameError if there is none.
-    """
-    from batchrec_dagster.pipeline.component import BatchRecommendations
-    from batchrec_dagster.pipeline.trial_definitions import load_pipeline
-
-    load_environment()
-    declared = find_declared_pipelines(project)
-    if name in declared:
-        with importable_project(project):
-            return load_pipeline(project.defs, declared[name], name)
-    for pipeline, _ in _load_python_pipelines(project):
-        if pipeline.name == name and isinstance(pipeline, BatchRecommendations):
-            return pipeline
-    raise make_undeclared_error(name, declared)
 
 
 class _DeclaredPipeline(NamedTuple):

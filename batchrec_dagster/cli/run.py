@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,6 @@ from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
     find_declared_lists,
     find_pipelines,
-    load_component,
     make_undeclared_error,
     read_pipeline_name,
 )
@@ -152,8 +151,9 @@ def run(
     name = _choose_pipeline(pipeline.partition("/")[0] if pipeline and list_name else pipeline)
     if config:
         _require_settings(config)
-    chosen = {"--publish-anyway": publish_anyway, "--import": imports, "--train": train}
-    options = [option for option, is_chosen in chosen.items() if is_chosen]
+    chosen = {"publish_anyway": publish_anyway, "import": imports, "train": train}
+    switched_on = [option for option, is_chosen in chosen.items() if is_chosen]
+    options = [f"--{option.replace('_', '-')}" for option in switched_on]
     if is_trial:
         for option in ["--config"] * bool(config) + options:
             raise click.UsageError(f"{option} is for runs that publish: leave it out of a trial")
@@ -170,7 +170,7 @@ def run(
             if options:
                 # Before the file of --config, because Dagster lets the first one decide.
                 file = folder / "options.yaml"
-                file.write_text(json.dumps(_configure(name, options)))
+                file.write_text(json.dumps(dict.fromkeys(switched_on, True)))
                 command += ["-c", str(file)]
             arguments = ["run", name, *options]
             exit_code = watch_run(name, command, describe, config=config, arguments=arguments)
@@ -241,26 +241,6 @@ def watch_run(
     if signals:
         return 128 + signals[0]
     return 1 if process.returncode else 0
-
-
-def _configure(name: str, options: Collection[str]) -> dict[str, Any]:
-    """The run config that says to the pipeline's ops what these options say.
-
-    Raises click.ClickException if the pipeline does not load.
-    """
-    from batchrec_dagster.config.declaration_errors import DeclarationError
-    from batchrec_dagster.pipeline import run_options
-
-    fields = {
-        "--publish-anyway": run_options.PUBLISH_ANYWAY,
-        "--import": run_options.FORCE_IMPORT,
-        "--train": run_options.FORCE_TRAIN,
-    }
-    try:
-        pipeline = load_component(find_project(), name)
-    except DeclarationError as error:
-        raise click.ClickException(str(error)) from error
-    return pipeline.build_run_config([fields[option] for option in options])
 
 
 def _import_for_conclusion() -> None:

@@ -1,7 +1,7 @@
 """The component of the YAML: wires a declared pipeline to Dagster's definitions."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -54,7 +54,6 @@ from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW
 from batchrec_dagster.pipeline.loading import find_components
 from batchrec_dagster.pipeline.resources import resolve_deployment
-from batchrec_dagster.pipeline.run_options import build_default_config, build_options_config
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
 
@@ -112,12 +111,11 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         assets += self._build_reports(assets, with_outcomes=True)
         for published in self.published_pipelines:
             assets += sink_assets(published)
-        keys = [key for asset in assets for key in asset.keys]
         deployment = self._resolve_deployment(context)
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
             dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
-            build_automation(self, keys, build_default_config(assets), executor),
+            build_automation(self, assets, executor),
             dg.Definitions(
                 sensors=alert_sensors(built_pipelines.watched)
                 if built_pipelines.brings_alerts(self)
@@ -223,10 +221,6 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             executor_def=deployment.executor(),
         )
         return dg.Definitions(assets=assets, jobs=[job], resources=deployment.resources())
-
-    def build_run_config(self, options: Collection[str]) -> dict[str, Any]:
-        """The run config of `NAME_refresh` that turns these of `run_options.OPTIONS` on."""
-        return build_options_config(self._build_assets(), dict.fromkeys(options, True))
 
     @property
     def has_same_data(self) -> bool:

@@ -1,36 +1,79 @@
-"""The options of one run, such as to train although nothing has changed, in the config of its ops.
+"""The options of one run of a pipeline, such as to train although nothing has changed.
 
-`batchrec run` has a command line option for each, and the Launchpad opens with all of them.
+`batchrec run` has a command line option for each, and the Launchpad of `NAME_refresh` opens with
+them. Each stands for a field in the config of the ops that it means something to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-# The options in the config of ops. An op has those that mean something to it.
-PUBLISH_ANYWAY = "skip_quality_gate"
-FORCE_IMPORT = "force_import"
-FORCE_TRAIN = "force_train"
-OPTIONS = (PUBLISH_ANYWAY, FORCE_IMPORT, FORCE_TRAIN)
+
+@dataclass(frozen=True)
+class RunOption:
+    """A switch of one run."""
+
+    name: str
+    """As the Launchpad has it. The command line has it with dashes."""
+    field: str
+    """The field in the config of the ops that it turns on."""
+    description: str
 
 
-def build_options_config(
-    assets: Iterable[dg.AssetsDefinition], options: Mapping[str, bool]
-) -> dict[str, Any]:
-    """The run config that sets these options in the op of each asset that has them."""
-    ops = {}
-    for asset in assets:
-        field = asset.op.config_field
-        fields: Mapping[str, Any] = getattr(field.config_type, "fields", {}) if field else {}
-        values = {name: value for name, value in options.items() if name in fields}
-        if values:
-            ops[asset.op.name] = {"config": values}
-    return {"ops": ops}
+PUBLISH_ANYWAY = RunOption(
+    "publish_anyway",
+    "skip_quality_gate",
+    "Publish all lists although the quality gate refuses them or much of the data is missing.",
+)
+IMPORT = RunOption("import", "force_import", "Import the data although nothing has changed.")
+TRAIN = RunOption("train", "force_train", "Train all models although nothing has changed.")
+OPTIONS = (PUBLISH_ANYWAY, IMPORT, TRAIN)
 
 
-def build_default_config(assets: Iterable[dg.AssetsDefinition]) -> dict[str, Any]:
-    """The run config in which no option is on: with it, the Launchpad shows which there are."""
-    return build_options_config(assets, dict.fromkeys(OPTIONS, False))
+def build_job_config(
+    assets: Iterable[dg.AssetsDefinition], base: Mapping[str, Any]
+) -> dg.ConfigMapping:
+    """The config of a job that makes these assets: a switch for each option.
+
+    Dagster's own config, such as `ops`, can stand next to the switches. It decides where both say
+    something of an op.
+    base: the config that each run has.
+    """
+    fields = {asset.op.name: _list_config_fields(asset) for asset in assets}
+
+    def build_config(config: Mapping[str, Any]) -> dict[str, Any]:
+        values = dict(config)
+        switched_on = [option for option in OPTIONS if values.pop(option.name, False)]
+        own_ops = values.pop("ops", {})
+        ops = {op: dict(own_ops[op] or {}) for op in own_ops}
+        for op, names in fields.items():
+            chosen = {option.field: True for option in switched_on if option.field in names}
+            if chosen:
+                own_config = ops.setdefault(op, {}).get("config") or {}
+                ops[op]["config"] = {**chosen, **own_config}
+        return {**base, **values, "ops": ops}
+
+    switches = {
+        option.name: dg.Field(bool, default_value=False, description=option.description)
+        for option in OPTIONS
+    }
+    schema = dg.Permissive(switches)  # type: ignore[no-untyped-call]
+    return dg.ConfigMapping(config_fn=build_config, config_schema=schema)
+
+
+def is_training_forced(config: Mapping[str, Any], op: str) -> bool:
+    """Whether the config of a run makes this op train although nothing has changed."""
+    ops = config.get("ops") or {}
+    own_config = (ops.get(op) or {}).get("config") or {}
+    return bool(own_config.get(TRAIN.field, config.get(TRAIN.name)))
+
+
+def _list_config_fields(asset: dg.AssetsDefinition) -> set[str]:
+    """The names of the fields in the config of the asset's op."""
+    field = asset.op.config_field
+    fields: Mapping[str, Any] = getattr(field.config_type, "fields", {}) if field else {}
+    return set(fields)

@@ -152,8 +152,6 @@ class SizeComparison:
 
     work: Work
     part: Part
-    asset: str
-    """The asset that reads the part."""
     skip: bool = False
     """Whether this run goes on although much is missing."""
 
@@ -213,7 +211,7 @@ class SizeComparison:
             published_size,
             published.name,
             pipeline.gate.max_shrink,
-            how_to_skip=explain_skipping(pipeline, self.asset),
+            how_to_skip=explain_skipping(pipeline),
             skip=self.skip,
         )
 

@@ -46,17 +46,17 @@ def describe_lists(pipeline: Pipeline) -> ListsDeclaration:
         source=pipeline.ratings.shown_source,
         settings=pipeline.deciding_settings,
         measured_on=fingerprint(pipeline.interactions),
-        how_to_skip_gate=explain_skipping(pipeline, "recommendations"),
+        how_to_skip_gate=explain_skipping(pipeline),
         filter=_declare_lists_filter(pipeline),
         endings_in_use=frozenset(_list_endings(pipeline)),
     )
 
 
-def explain_skipping(pipeline: Pipeline, asset: str) -> str:
-    """How to start a run in which a gate of the asset does not stop it."""
+def explain_skipping(pipeline: Pipeline) -> str:
+    """How to start a run that no gate stops."""
     return (
         f"`batchrec run {pipeline.name} --publish-anyway` (in Dagster's Launchpad:"
-        f" skip_quality_gate: true of {pipeline.op_name(asset)})"
+        " publish_anyway: true)"
     )
 
 

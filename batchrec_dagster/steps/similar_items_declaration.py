@@ -19,7 +19,7 @@ def describe_similar_items(pipeline: Pipeline) -> ListsDeclaration:
         source=pipeline.ratings.shown_source,
         settings=pipeline.deciding_settings,
         measured_on=fingerprint(pipeline.interactions),
-        how_to_skip_gate=explain_skipping(pipeline, "similar_items"),
+        how_to_skip_gate=explain_skipping(pipeline),
         filter=declare_similar_items_filter(pipeline),
         endings_in_use=frozenset(),
     )

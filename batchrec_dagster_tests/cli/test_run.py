@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -315,7 +315,9 @@ def start_with_options(project: Project, *arguments: str) -> dict[str, Any]:
     return configs[0] if configs else {}
 
 
-def test_options_of_a_run_are_those_of_all_ops_that_have_them(working_project: Project) -> None:
+@pytest.fixture
+def job_of_lists(working_project: Project) -> dg.JobDefinition:
+    """The job of a pipeline with items and two lists."""
     working_project.declare(
         {
             **declaration("shop", "ratings.csv"),
@@ -323,30 +325,69 @@ def test_options_of_a_run_are_those_of_all_ops_that_have_them(working_project: P
             "lists": {"home": {"num_results": 5}, "mail": {"num_results": 3}},
         }
     )
+    return find_job(working_project, "shop")
+
+
+def resolve_ops(job: dg.JobDefinition, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the ops of a run that is started with this config."""
+    assert job.config_mapping is not None
+    resolved = job.config_mapping.resolve_from_unvalidated_config(config)
+    dg.validate_run_config(job, config)
+    return dict(resolved["ops"])
+
+
+def test_options_of_a_run_are_those_of_the_launchpad(working_project: Project) -> None:
+    working_project.declare(declaration("shop", "ratings.csv"))
+    assert start_with_options(working_project, "shop", "--publish-anyway") == {
+        "publish_anyway": True
+    }
+    options = ("--import", "--train")
+    assert start_with_options(working_project, "shop", *options) == {"import": True, "train": True}
+    assert start_with_options(working_project, "shop") == {}
+
+
+def test_an_option_is_that_of_all_ops_that_have_it(job_of_lists: dg.JobDefinition) -> None:
     anyway = {"config": {"skip_quality_gate": True}}
-    assert start_with_options(working_project, "shop", "--publish-anyway")["ops"] == {
+    assert resolve_ops(job_of_lists, {"publish_anyway": True, "train": False}) == {
         "shop__raw_items": anyway,
         "shop__interactions": anyway,
         "shop__home__recommendations": anyway,
         "shop__mail__recommendations": anyway,
     }
-    assert start_with_options(working_project, "shop", "--import", "--train")["ops"] == {
+    assert resolve_ops(job_of_lists, {"import": True, "train": True}) == {
         "shop__personalize_dataset": {"config": {"force_import": True}},
         "shop__solution_version": {"config": {"force_train": True}},
     }
-    assert start_with_options(working_project, "shop") == {}
+    assert resolve_ops(job_of_lists, {}) == {}
 
 
-def test_the_launchpad_opens_with_the_options_of_a_run(working_project: Project) -> None:
-    working_project.declare(declaration("shop", "ratings.csv"))
-    config = find_job(working_project, "shop").run_config
-    assert config is not None
-    assert config["ops"] == {
-        "shop__interactions": {"config": {"skip_quality_gate": False}},
-        "shop__personalize_dataset": {"config": {"force_import": False}},
-        "shop__solution_version": {"config": {"force_train": False}},
-        "shop__recommendations": {"config": {"skip_quality_gate": False}},
+def test_the_config_of_an_op_can_stand_next_to_the_options(job_of_lists: dg.JobDefinition) -> None:
+    own_ops = {"shop__mail__recommendations": {"config": {"skip_quality_gate": True}}}
+    assert resolve_ops(job_of_lists, {"ops": own_ops}) == own_ops
+    assert resolve_ops(job_of_lists, {"ops": own_ops, "train": True}) == {
+        **own_ops,
+        "shop__solution_version": {"config": {"force_train": True}},
     }
+    not_this_model = {"shop__solution_version": {"config": {"force_train": False}}}
+    assert resolve_ops(job_of_lists, {"ops": not_this_model, "train": True}) == not_this_model
+    with pytest.raises(dg.DagsterInvalidConfigError, match="publish_anway"):
+        dg.validate_run_config(job_of_lists, {"publish_anway": True})
+
+
+def test_a_part_of_the_job_takes_the_options_too(job_of_lists: dg.JobDefinition) -> None:
+    part = job_of_lists.get_subset(asset_selection={dg.AssetKey(["shop", "raw_ratings"])})
+    dg.validate_run_config(part, {"publish_anyway": True, "train": True})
+
+
+def test_the_launchpad_opens_with_the_options_of_a_run(job_of_lists: dg.JobDefinition) -> None:
+    schema = job_of_lists.run_config_schema.config_type
+    assert isinstance(schema, dg.Permissive)
+    assert {name: field.default_value for name, field in schema.fields.items()} == {
+        "publish_anyway": False,
+        "import": False,
+        "train": False,
+    }
+    assert all(str(field.description).endswith(".") for field in schema.fields.values())
 
 
 def test_a_trial_takes_no_options_of_runs_that_publish(working_project: Project) -> None:

@@ -97,11 +97,11 @@ def test_half_of_the_data_is_neither_imported_nor_published(
         "not_shrunk: much is missing that edition 1 was made from: items fell from 80 to 40 (50%"
         " fewer). gate.max_shrink allows 20%. Nothing was imported, and the published lists stay."
         " Check the source and run again, or publish anyway: `batchrec run shop --publish-anyway`"
-        " (in Dagster's Launchpad: skip_quality_gate: true of shop__raw_items)"
+        " (in Dagster's Launchpad: publish_anyway: true)"
     )
     refused_ratings = refresh(project, "shop", instance, assets=["raw_ratings", "interactions"])
     assert re.search("interactions fell from 2,[0-9]+ to 1,[0-9]+", why(refused_ratings))
-    assert "skip_quality_gate: true of shop__interactions" in why(refused_ratings)
+    assert "publish_anyway: true" in why(refused_ratings)
     # Another run does not take them for the data of now either.
     assert not refresh(project, "shop", instance).success
     assert read_all(storage) == published

@@ -7,8 +7,7 @@ from batchrec_dagster.reporting.messages import format_message
 MESSAGE = (
     "interactions: not_shrunk: much is missing that edition 1 was made from: interactions fell from"
     " 1,598 to 988 (38% fewer). Check the source and run again, or publish anyway:"
-    " `batchrec run shop --publish-anyway` (in Dagster's Launchpad: skip_quality_gate: true of"
-    " shop__interactions)"
+    " `batchrec run shop --publish-anyway` (in Dagster's Launchpad: publish_anyway: true)"
 )
 
 
@@ -18,7 +17,7 @@ def test_a_message_fits_the_terminal_and_its_command_stays_in_one_line() -> None
         "  interactions: not_shrunk: much is missing that edition 1 was made from:",
         "    interactions fell from 1,598 to 988 (38% fewer). Check the source and run",
         "    again, or publish anyway: `.venv/bin/batchrec run shop --publish-anyway` (in",
-        "    Dagster's Launchpad: skip_quality_gate: true of shop__interactions)",
+        "    Dagster's Launchpad: publish_anyway: true)",
     ]
 
 

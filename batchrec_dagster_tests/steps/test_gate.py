@@ -263,7 +263,7 @@ def test_a_broken_data_set_is_published_only_if_a_person_says_so(
     assert "below the published lists'; gate.max_drop allows 30%" in message
     assert message.endswith(
         "or publish anyway: `batchrec run shop --publish-anyway` (in Dagster's Launchpad:"
-        " skip_quality_gate: true of shop__recommendations)"
+        " publish_anyway: true)"
     )
     (verdict,) = [
         e for e in broken_result.get_asset_check_evaluations() if e.check_name == "quality_gate"

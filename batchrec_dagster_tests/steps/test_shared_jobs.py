@@ -201,9 +201,9 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
             writer.write(pa.table({"user_id": ["1"]}))
             writer.finish(about)
         list_work.files.table.publish(writer.path, 7)
-    compare = SizeComparison(work, "interactions", "interactions").check
+    compare = SizeComparison(work, "interactions").check
     assert compare(DataSize(190)).finding.endswith("compared with 200 in edition 1 of mail")
     withdrawn = WithdrawnLists(1, "v2", None, None, None)
     Publications(mail.files).write(PublicationRecord(withdrawn=(withdrawn,)))
-    compare = SizeComparison(work, "interactions", "interactions").check
+    compare = SizeComparison(work, "interactions").check
     assert compare(DataSize(190)).finding.endswith("compared with 100 in edition 1 of home")

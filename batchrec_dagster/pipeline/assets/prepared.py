@@ -111,9 +111,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     ) -> Iterator[AssetResult]:
         start = time.monotonic()
         work = get_work(pipeline, context)
-        comparison = SizeComparison(
-            work, "interactions", "interactions", skip=config.skip_quality_gate
-        )
+        comparison = SizeComparison(work, "interactions", skip=config.skip_quality_gate)
         suppressed = SuppressionList(work.files).read()
         earlier_result = reusable_result(
             context,

@@ -296,7 +296,7 @@ def _raw_attributes(
         context: dg.AssetExecutionContext, config: DataConfig
     ) -> Iterator[AssetResult]:
         work = get_work(pipeline, context)
-        comparison = SizeComparison(work, part, asset, skip=config.skip_quality_gate)
+        comparison = SizeComparison(work, part, skip=config.skip_quality_gate)
         with bring_raw_files(
             find_upstream(source, context),
             work.storage,

@@ -24,6 +24,7 @@ from batchrec_dagster.pipeline.declare_asset import (
     preview_metadata,
 )
 from batchrec_dagster.pipeline.run_endings import find_root_run
+from batchrec_dagster.pipeline.run_options import is_training_forced
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
     get_personalize_work,
@@ -101,13 +102,13 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext) -> set[str]:
-    """The assets of models that this run trains in any case, by the config of their ops."""
-    ops: Any = context.run.run_config.get("ops") or {}
-    configs = {
-        asset: (ops.get(pipeline.op_name(asset)) or {}).get("config") or {}
+    """The assets of models that this run trains in any case."""
+    config = context.run.run_config
+    return {
+        asset
         for asset in pipeline.recipes_by_asset
+        if is_training_forced(config, pipeline.op_name(asset))
     }
-    return {asset for asset, config in configs.items() if config.get("force_train")}
 
 
 def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,6 +15,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
 from batchrec_dagster.pipeline.automation.runs import find_run_under_way
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
+from batchrec_dagster.pipeline.run_options import build_job_config
 from batchrec_dagster.steps.publishing import PREVIOUS, build_rollback_config
 
 # Whether the code location has batchrec's console logger: a job uses it only if its config names
@@ -24,8 +25,7 @@ own_console: ContextVar[bool] = ContextVar("own_console", default=False)
 
 def build_automation(
     pipeline: Pipeline,
-    assets: Collection[dg.AssetKey],
-    options: Mapping[str, Any],
+    assets: Sequence[dg.AssetsDefinition],
     executor: dg.ExecutorDefinition | None = None,
 ) -> dg.Definitions:
     """The pipeline's jobs, schedule and sensors.
@@ -35,14 +35,14 @@ def build_automation(
     older lists again (`NAME__LIST_rollback` those of one of several lists), and `NAME_teardown`
     deletes everything.
 
-    options: the run config with which the Launchpad opens for `NAME_refresh`.
     executor: the executor of the jobs; None for the code location's.
     """
+    keys = [key for asset in assets for key in asset.keys]
     loggers: dict[str, Any] = {"loggers": {"console": {}}} if own_console.get() else {}
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
-        selection=dg.AssetSelection.assets(*assets),
-        config={**loggers, **options},
+        selection=dg.AssetSelection.assets(*keys),
+        config=build_job_config(assets, loggers),
         executor_def=executor,
         description="Updates every user's recommendations from the ratings. Unchanged data are"
         " neither imported nor trained on again.",
@@ -53,13 +53,13 @@ def build_automation(
         jobs=[
             job,
             *(
-                rollback_job(list_pipeline, assets, executor)
+                rollback_job(list_pipeline, keys, executor)
                 for list_pipeline in pipeline.published_pipelines
             ),
-            teardown_job(pipeline, assets),
+            teardown_job(pipeline, keys),
         ],
         schedules=[refresh_schedule(pipeline, job)],
-        sensors=[*sensors, *_automation_sensors(pipeline, assets)],
+        sensors=[*sensors, *_automation_sensors(pipeline, keys)],
     )
 
 
