@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.completion import complete_lists
+from batchrec_dagster.cli.completion import complete_lists, complete_pipelines
 from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_home
-from batchrec_dagster.cli.declared_pipelines import UnknownNameError, find_pipelines
+from batchrec_dagster.cli.declared_pipelines import (
+    UnknownNameError,
+    find_pipelines,
+    load_component,
+)
 from batchrec_dagster.cli.project import (
     ProjectError,
     find_project,
-    load_environment,
     make_job_command,
+    shorten_path,
 )
-from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.project_deployment import load_deployment, load_storage
 from batchrec_dagster.cli.run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -147,31 +151,30 @@ def _list_editions(
     return "\n".join(lines)
 
 
-@click.command(short_help="Delete what a pipeline that is no longer declared left.")
-@click.argument("pipeline", metavar="NAME")
+@click.command(short_help="Delete what a pipeline left in Personalize.")
+@click.argument("pipeline", metavar="NAME", shell_complete=complete_pipelines)
 @click.option("--storage", "files", is_flag=True, help="Also delete its files in the storage.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def teardown(pipeline: str, files: bool, yes: bool) -> None:
-    """Delete what a pipeline that is no longer declared left in Personalize.
+    """Delete what a pipeline left in Personalize, whether it is still declared or not.
 
-    Shows what it would delete, asks, and deletes it. A pipeline that is still declared has the
-    job NAME_teardown, which also waits for its runs.
+    Shows what it would delete, asks, and deletes it. Of a pipeline that is declared, it runs the
+    job NAME_teardown, which deletes nothing while another run of the pipeline is under way.
 
     \b
     Examples:
       batchrec teardown shop               # show, ask, delete
       batchrec teardown shop --storage     # the tables and copied ratings too
     """
-    from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.personalize.ensure import PIPELINE_TAG
     from batchrec_dagster.personalize.teardown import delete, plan_teardown
     from batchrec_dagster.storage.durable import delete_empty_folders
 
-    _require_undeclared(pipeline)
+    left_alone = _list_what_stays(pipeline)
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
-    deployment = Deployment.from_environment(load_environment())
+    deployment = load_deployment(pipeline)
     storage, personalize = deployment.storage_resource, deployment.personalize_resource
     store, root = storage.store, storage.uri(f"{pipeline}/")
     ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
@@ -180,8 +183,13 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     click.echo("\n".join(plan.describe([file.size for file in files_to_delete], root)))
     if not plan.pieces and not files_to_delete:
         raise UnknownNameError(f"there is nothing of {pipeline} to delete")
+    for line in left_alone or ():
+        click.echo(line)
     if not yes:
         click.confirm("Delete this?", abort=True)
+    if left_alone is not None:
+        _run_teardown(pipeline, files)
+        return
     delete(ensure, plan)
     for file in files_to_delete:
         store.delete(file.uri)
@@ -190,12 +198,46 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     click.echo(f"deleted what {pipeline} left")
 
 
-def _require_undeclared(pipeline: str) -> None:
+def _list_what_stays(pipeline: str) -> list[str] | None:
+    """Lines on what a teardown of a declared pipeline leaves: its declaration, and its sinks.
+
+    None if the pipeline is not declared. Raises click.ClickException if it does not load.
+    """
+    from batchrec_dagster.config.declaration_errors import DeclarationError
+    from batchrec_dagster.pipeline.automation.teardown import describe_sinks
+
     try:
-        declared = find_pipelines(find_project())
+        project = find_project()
     except ProjectError:
-        return
-    if pipeline in declared:
-        raise click.ClickException(
-            f"{pipeline} is declared in {declared[pipeline]}: run its job {pipeline}_teardown"
+        return None
+    declaration = find_pipelines(project).get(pipeline)
+    if declaration is None:
+        return None
+    try:
+        sinks = describe_sinks(load_component(project, pipeline))
+    except DeclarationError as error:
+        raise click.ClickException(str(error)) from error
+    return [
+        *sinks,
+        f"{pipeline} is still declared in {shorten_path(declaration)}: its next run makes all of"
+        f" this again. Stop {pipeline}_schedule and {pipeline}_new_files first.",
+    ]
+
+
+def _run_teardown(pipeline: str, files: bool) -> None:
+    """Run the pipeline's job that deletes. Ends the command if it fails."""
+    job_command = make_job_command(f"{pipeline}_teardown")
+    use_dagster_home()
+    config = {"delete": True, "storage": files}
+    with temporary_folder() as folder:
+        file = folder / "teardown.yaml"
+        file.write_text(json.dumps({"ops": {f"{pipeline}__teardown": {"config": config}}}))
+        exit_code = watch_run(
+            pipeline,
+            job_command,
+            lambda run, stages, duration: [f"\ndeleted what {pipeline} left"],
+            config=file,
+            arguments=["teardown", pipeline, *["--storage"] * files],
         )
+    if exit_code:
+        click.get_current_context().exit(exit_code)

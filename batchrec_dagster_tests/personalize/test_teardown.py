@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -199,10 +201,24 @@ def test_a_pipeline_whose_declaration_is_gone_is_torn_down_by_its_name(
     file = project.storage / "shop" / "records" / "x.json"
     file.parent.mkdir(parents=True)
     file.write_text("{}")
-    project.declare({"name": "shop"})
-    running_result = run.invoke(main, ["teardown", "shop"])
-    assert running_result.exit_code == 1
-    assert "run its job shop_teardown" in running_result.output
+    project.declare(declaration("shop", "ratings.csv", sinks={"export": {"path": "out/lists.csv"}}))
+    jobs: list[tuple[list[str], dict[str, Any]]] = []
+
+    def watch_job(name: str, command: list[str], describe: Any, **options: Any) -> int:
+        jobs.append((command, json.loads(options["config"].read_text())))
+        return 0
+
+    # The name in the package is that of the command.
+    module = import_module("batchrec_dagster.cli.rollback")
+    monkeypatch.setattr(module, "watch_run", watch_job)
+    declared_result = run.invoke(main, ["teardown", "shop", "--storage", "--yes"])
+    assert declared_result.exit_code == 0, declared_result.output
+    assert "left alone, for those who use it: " in declared_result.output
+    assert "/defs/shop/defs.yaml: its next run makes all of this again" in declared_result.output
+    ((command, config),) = jobs
+    assert command[-1] == "shop_teardown"
+    assert config == {"ops": {"shop__teardown": {"config": {"delete": True, "storage": True}}}}
+    assert list_arns(client) == set(group_made.values())
     (project.package / "defs" / "shop" / "defs.yaml").unlink()
 
     plan_result = run.invoke(main, ["teardown", "shop", "--storage"], input="n\n")

@@ -71,7 +71,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
                 files = _list_files(storage, pipeline) if config.storage else []
                 sizes = [file.size for file in files]
                 lines = plan.describe(sizes, root, running) or ["there is nothing to delete"]
-                lines += _describe_sinks(pipeline)
+                lines += describe_sinks(pipeline)
                 heading = "deleting:" if config.delete else "this would be deleted:"
                 context.log.info("\n".join([heading, *lines]))
                 if config.delete:
@@ -82,9 +82,10 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
             if config.delete and config.storage:
                 delete_empty_folders(storage.store.local_path(root))
         if not config.delete:
+            with_files = " --storage" if config.storage else ""
             context.log.info(
-                f"nothing was deleted. To delete, run with ops: {{{pipeline.name}__teardown:"
-                f" {{config: {{delete: true, storage: {str(config.storage).lower()}}}}}}}"
+                f"nothing was deleted. To delete: `batchrec teardown {pipeline.name}{with_files}`"
+                f" (in Dagster's Launchpad: delete: true of {pipeline.name}__teardown)"
             )
         context.add_output_metadata(
             {
@@ -117,7 +118,7 @@ def _build_busy_failure(running: list[str]) -> dg.Failure:
     )
 
 
-def _describe_sinks(pipeline: Pipeline) -> list[str]:
+def describe_sinks(pipeline: Pipeline) -> list[str]:
     """A line for each sink about what it wrote, which a teardown does not delete."""
     descriptions = [
         sink.describe(Path())
