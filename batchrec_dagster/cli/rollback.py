@@ -10,19 +10,18 @@ import click
 
 from batchrec_dagster.cli.completion import complete_lists, complete_pipelines
 from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_home
-from batchrec_dagster.cli.declared_pipelines import (
-    UnknownNameError,
-    find_pipelines,
-    load_component,
-)
+from batchrec_dagster.cli.declared_pipelines import UnknownNameError, find_pipelines
 from batchrec_dagster.cli.project import (
     ProjectError,
     find_project,
+    importable_project,
+    load_environment,
     make_job_command,
-    shorten_path,
 )
 from batchrec_dagster.cli.project_deployment import load_deployment, load_storage
 from batchrec_dagster.cli.run import watch_run
+from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
+from batchrec_dagster.reporting.messages import format_message
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     if not plan.pieces and not files_to_delete:
         raise UnknownNameError(f"there is nothing of {pipeline} to delete")
     for line in left_alone or ():
-        click.echo(line)
+        click.echo(format_message(line, get_terminal_width(), program=format_program()))
     if not yes:
         click.confirm("Delete this?", abort=True)
     if left_alone is not None:
@@ -205,6 +204,7 @@ def _list_what_stays(pipeline: str) -> list[str] | None:
     """
     from batchrec_dagster.config.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.automation.teardown import describe_sinks
+    from batchrec_dagster.pipeline.trial_definitions import load_pipeline
 
     try:
         project = find_project()
@@ -213,14 +213,19 @@ def _list_what_stays(pipeline: str) -> list[str] | None:
     declaration = find_pipelines(project).get(pipeline)
     if declaration is None:
         return None
-    try:
-        sinks = describe_sinks(load_component(project, pipeline))
-    except DeclarationError as error:
-        raise click.ClickException(str(error)) from error
+    sinks = []
+    # What Python makes has no file to read.
+    if declaration.suffix == ".yaml":
+        load_environment()
+        try:
+            with importable_project(project):
+                sinks = describe_sinks(load_pipeline(project.defs, declaration, pipeline))
+        except DeclarationError as error:
+            raise click.ClickException(str(error)) from error
     return [
         *sinks,
         f"{pipeline} is still declared in {shorten_path(declaration)}: its next run makes all of"
-        f" this again. Stop {pipeline}_schedule and {pipeline}_new_files first.",
+        " this again. Stop its schedule and its sensors first.",
     ]
 
 

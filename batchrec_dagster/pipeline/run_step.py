@@ -20,10 +20,11 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.dagster_internals.expected_failure import ExpectedFailure
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.pipeline.last_checks import add_last_numbers
 from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.errors import SourceError
-from batchrec_dagster.reporting.markdown import escape
+from batchrec_dagster.reporting.markdown import escape, unescape
 from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require_passed
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.work import PersonalizeWork, Work
@@ -82,7 +83,8 @@ def asset_step(
     """Decorate an asset's function: what all of them have in common when they run.
 
     Errors that tell the user what to do fail the asset without a traceback. Checks that fail in the
-    step are reported before they fail the asset. Numbers in the metadata are rounded.
+    step are reported before they fail the asset, and say what the last run measured. Numbers in the
+    metadata are rounded.
     """
 
     @wraps(function)
@@ -93,7 +95,8 @@ def asset_step(
         try:
             with recorded_ending(arguments), expected_errors_as_failures():
                 for result in _iterate_results(function(*arguments, **inputs)):
-                    yield round_metadata(result, time.monotonic() - started)
+                    compared = _compare_failed_checks(arguments, result)
+                    yield round_metadata(compared, time.monotonic() - started)
         except FailedChecksError as error:
             failed_checks = error
         except dg.Failure as error:
@@ -102,9 +105,16 @@ def asset_step(
             failure = error
         # Outside of the except blocks, so that the UI shows the message alone.
         if failed_checks is not None:
-            yield from check_results(failed_checks.checks)
-            blocking = [check for check in failed_checks.checks if check.blocks]
-            raise ExpectedFailure("\n".join(f"{check.name}: {check.finding}" for check in blocking))
+            results = _compare_with_last_run(arguments, check_results(failed_checks.checks))
+            yield from results
+            blocking = {check.name for check in failed_checks.checks if check.blocks}
+            raise ExpectedFailure(
+                "\n".join(
+                    f"{result.check_name}: {unescape(result.description or '')}"
+                    for result in results
+                    if result.check_name in blocking
+                )
+            )
         if failure is not None:
             raise ExpectedFailure(failure.description or "", failure.metadata)
 
@@ -119,6 +129,34 @@ def _iterate_results(
         yield from returned
     elif isinstance(returned, dg.MaterializeResult):
         yield returned
+
+
+def _compare_failed_checks(arguments: Sequence[object], result: AssetResult) -> AssetResult:
+    """The asset's result, whose checks that warn say what the last run measured.
+
+    arguments: those of the asset's function. The first is its context.
+    """
+    if not isinstance(result, dg.MaterializeResult) or not result.check_results:
+        return result
+    return result._replace(check_results=_compare_with_last_run(arguments, result.check_results))
+
+
+def _compare_with_last_run(
+    arguments: Sequence[object], results: Sequence[dg.AssetCheckResult]
+) -> Sequence[dg.AssetCheckResult]:
+    """The checks, of which those that failed say what the last run that stored the asset measured.
+
+    arguments: those of the asset's function. The first is its context.
+    """
+    context = arguments[0] if arguments else None
+    if all(result.passed for result in results):
+        return results
+    if not isinstance(context, dg.AssetExecutionContext):
+        return results
+    event = context.instance.get_latest_materialization_event(context.asset_key)
+    if event is None:
+        return results
+    return add_last_numbers(results, _repeat_checks(context, event.run_id))
 
 
 def round_metadata(result: AssetResult, seconds: float) -> AssetResult:
