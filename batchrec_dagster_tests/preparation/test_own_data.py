@@ -1,4 +1,4 @@
-"""Data of one's own, as docs/own-data.md shows: from the declaration to interactions and users."""
+"""Data of one's own, as the docs show them: from the declaration to interactions and users."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from batchrec_dagster_tests.support import (
 
 pytestmark = pytest.mark.slow
 
+PAGES = ("own-data.md", "queries.md")
 START = 1_700_000_000
 EVENTS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)]
 
@@ -50,8 +51,9 @@ def prepare(
 
 
 def read_documented_yaml(section: str) -> str:
-    """The declaration in that section of docs/own-data.md."""
-    text = (REPOSITORY / "docs/own-data.md").read_text().partition(f"## {section}\n")[2]
+    """The declaration in that section of the pages."""
+    pages = "".join((REPOSITORY / "docs" / page).read_text() for page in PAGES)
+    text = pages.partition(f"## {section}\n")[2]
     return text.partition("```yaml\n")[2].partition("```")[0]
 
 

@@ -1,7 +1,7 @@
 """How many tries it takes with `batchrec new` until data of a shape are read as they are meant.
 
 The first try names nothing but the file. The second does what the message of the first says. What
-`new` writes is then read as a run reads it. docs/own-data.md has the results.
+`new` writes is then read as a run reads it. docs/known-shapes.md has the results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from batchrec_dagster_tests.preparation.shapes import PLAIN, REFUSED, SHAPES, Sh
 from batchrec_dagster_tests.repeats import IS_LONG
 from batchrec_dagster_tests.support import REPOSITORY
 
-PAGE = REPOSITORY / "docs/own-data.md"
+PAGE = REPOSITORY / "docs/known-shapes.md"
 # The line above the rows of the table.
 START = "| --- | --- | --- | --- |\n"
 # How many shapes must be right at once, of those that are read.

@@ -67,6 +67,7 @@ BASH = {
     "CONTRIBUTING.md": "it runs the tests",
     "docs/aws-cdk-terraform.md": "it needs an account; deployment/test_cdk_and_terraform.py",
     "docs/aws.md": "it needs an account; deployment/test_deploy.py reads what it deploys",
+    "docs/own-data.md": "preparation/test_shapes.py runs it on files of many shapes",
     "docs/local-personalize.md": "local_personalize/test_aws_command.py runs the walkthrough",
     "docs/personal-data.md": "erasure/test_forget.py runs them",
     "docs/plug-in.md": "pipeline/test_team_project.py types them in a fresh environment",
