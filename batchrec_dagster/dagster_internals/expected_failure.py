@@ -7,7 +7,8 @@ described it, so this failure describes itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -32,3 +33,17 @@ class ExpectedFailure(dg.Failure, _DescribedError):  # noqa: N818, it is a dg.Fa
         self, description: str, metadata: Mapping[str, dg.MetadataValue[Any]] | None = None
     ) -> None:
         super().__init__(description, metadata=metadata, allow_retries=False)
+
+
+@contextmanager
+def failures_without_stack() -> Iterator[None]:
+    """A block whose failures are expected ones, unless another try may help."""
+    expected: dg.Failure | None = None
+    try:
+        yield
+    except dg.Failure as failure:
+        if failure.allow_retries:
+            raise
+        expected = failure
+    if expected is not None:
+        raise ExpectedFailure(expected.description or "", expected.metadata)

@@ -20,6 +20,7 @@ from batchrec_dagster.deployment.io_managers import (
     InteractionsIOManager,
     ItemsCsvIOManager,
     UsersCsvIOManager,
+    tell_failures,
 )
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.deployment.s3_resource import S3_RESOURCE_VARIABLE, read_s3_resource
@@ -390,14 +391,14 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
     return {
         "storage": storage,
         "personalize": personalize,
-        "parquet_io": io_managers.ParquetIOManager(storage=storage),
-        "published_io": io_managers.PublishedTableIOManager(storage=storage),
-        "interactions_io": InteractionsIOManager(storage=storage),
-        "items_io": ItemsCsvIOManager(storage=storage),
-        "users_io": UsersCsvIOManager(storage=storage),
-        "batch_users_io": io_managers.UsersIOManager(
+        "parquet_io": tell_failures(io_managers.ParquetIOManager)(storage=storage),
+        "published_io": tell_failures(io_managers.PublishedTableIOManager)(storage=storage),
+        "interactions_io": tell_failures(InteractionsIOManager)(storage=storage),
+        "items_io": tell_failures(ItemsCsvIOManager)(storage=storage),
+        "users_io": tell_failures(UsersCsvIOManager)(storage=storage),
+        "batch_users_io": tell_failures(io_managers.UsersIOManager)(
             storage=storage, max_records=file_formats.MAX_INPUT_RECORDS
         ),
-        "html_io": io_managers.HtmlIOManager(storage=storage),
-        "record_io": io_managers.JsonRecordIOManager(storage=storage),
+        "html_io": tell_failures(io_managers.HtmlIOManager)(storage=storage),
+        "record_io": tell_failures(io_managers.JsonRecordIOManager)(storage=storage),
     }

@@ -1,4 +1,5 @@
-"""IO managers of the CSV files that Personalize reads: interactions, items and users.
+"""IO managers of the CSV files that Personalize reads: interactions, items and users; and what all
+IO managers of a deployment do when they fail.
 
 The IO managers in `storage/io_managers.py` do not depend on Personalize's formats.
 """
@@ -7,16 +8,35 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.dagster_internals.expected_failure import failures_without_stack
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.storage.io_managers import CsvIOManager, storage_errors
+from batchrec_dagster.storage.io_managers import CsvIOManager, StorageIOManager, storage_errors
 from batchrec_dagster.storage.paths import PreparedFiles, UsersOfInteractions
 from batchrec_dagster.storage.resource import StorageResource
+
+Manager = TypeVar("Manager", bound=StorageIOManager)
+
+
+def tell_failures(manager: type[Manager]) -> type[Manager]:
+    """The IO manager whose failures Dagster records as their messages, without Python's stack."""
+
+    class TellingManager(manager):  # type: ignore[valid-type, misc]
+        def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+            with failures_without_stack():
+                super().handle_output(context, obj)
+
+        def load_input(self, context: dg.InputContext) -> Any:
+            with failures_without_stack():
+                return super().load_input(context)
+
+    TellingManager.__name__ = TellingManager.__qualname__ = manager.__name__
+    return TellingManager
 
 
 class AttributesCsvIOManager(CsvIOManager):

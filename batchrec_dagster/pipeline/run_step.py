@@ -17,7 +17,10 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.dagster_internals.expected_failure import ExpectedFailure
+from batchrec_dagster.dagster_internals.expected_failure import (
+    ExpectedFailure,
+    failures_without_stack,
+)
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.pipeline.last_checks import add_last_numbers
@@ -91,19 +94,18 @@ def asset_step(
     def run(*arguments: Parameters.args, **inputs: Parameters.kwargs) -> Iterator[AssetResult]:
         started = time.monotonic()
         failed_checks: FailedChecksError | None = None
-        failure: dg.Failure | None = None
         try:
-            with recorded_ending(arguments), expected_errors_as_failures():
+            with (
+                failures_without_stack(),
+                recorded_ending(arguments),
+                expected_errors_as_failures(),
+            ):
                 for result in _iterate_results(function(*arguments, **inputs)):
                     compared = _compare_failed_checks(arguments, result)
                     yield round_metadata(compared, time.monotonic() - started)
         except FailedChecksError as error:
             failed_checks = error
-        except dg.Failure as error:
-            if error.allow_retries:
-                raise
-            failure = error
-        # Outside of the except blocks, so that the UI shows the message alone.
+        # Outside of the except block, so that the UI shows the message alone.
         if failed_checks is not None:
             results = _compare_with_last_run(arguments, check_results(failed_checks.checks))
             yield from results
@@ -115,8 +117,6 @@ def asset_step(
                     if result.check_name in blocking
                 )
             )
-        if failure is not None:
-            raise ExpectedFailure(failure.description or "", failure.metadata)
 
     return run
 

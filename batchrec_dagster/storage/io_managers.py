@@ -126,10 +126,12 @@ class StorageIOManager(dg.ConfigurableIOManager):
                 if target_type is pl.LazyFrame
                 else convert_table(frame.collect(), target_type)
             )
-        except ObjectNotFoundError:
+        except ObjectNotFoundError as error:
             if optional:
                 return None
-            raise
+            raise ObjectNotFoundError(
+                f"there is no {self.storage.where(uri)}: materialize the asset that stores it"
+            ) from error
         except (ValueError, pl.exceptions.PolarsError) as error:
             raise DamagedObjectError(self.storage.where(uri), error, MAKE_AGAIN) from error
 
