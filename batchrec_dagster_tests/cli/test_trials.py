@@ -107,7 +107,7 @@ def test_a_trial_that_was_killed_goes_on(shop: Project) -> None:
 def test_the_commands_of_the_page(shop: Project) -> None:
     blocks = list_code_blocks(REPOSITORY / "docs" / "trials.md")
     for text in [text for language, text in blocks if language == "bash"]:
-        for line in text.splitlines():
+        for line in text.replace("\\\n", " ").splitlines():
             typed = line.replace("other_shop", "shop")
             process = shop.run(*shlex.split(typed))
             assert process.returncode == 0, process.stderr
