@@ -57,7 +57,7 @@ FUNCTION = re.compile(r"^(\w+)\(\) \{", re.MULTILINE)
 ASSIGNMENT = re.compile(r"\w+=")
 PATH_OF_REPOSITORY = re.compile(r"(?:\./)?((?:deploy|docs|examples)/[\w./-]+)")
 # What the commands read. They look whether it exists.
-SOURCE = re.compile(r"[\w/-]+\.(?:csv|tar|yaml)")
+SOURCE = re.compile(r"FILE|[\w/-]+\.(?:csv|tar|yaml)")
 
 
 def check_shell(block: CodeBlock, folder: Path) -> None:

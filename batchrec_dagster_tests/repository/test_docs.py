@@ -79,3 +79,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor:
             heads = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_row_of_a_table_belongs_to_one(page: Path) -> None:
+    """Rows after an empty line, and a line that runs on in the next, are shown as text."""
+    tables = re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE)
+    for table in tables:
+        head, rule, *rows = table.splitlines()
+        assert re.fullmatch(r"\|(?: ?-+ ?\|)+", rule), f"no head: {head}"
+        assert all(row.endswith("|") for row in (head, *rows)), f"a row is not closed: {head}"

@@ -67,6 +67,7 @@ BASH = {
     "CONTRIBUTING.md": "it runs the tests",
     "docs/aws-cdk-terraform.md": "it needs an account; deployment/test_cdk_and_terraform.py",
     "docs/aws.md": "it needs an account; deployment/test_deploy.py reads what it deploys",
+    "docs/outcomes.md": "outcomes/test_experiment.py shows experiments",
     "docs/own-data.md": "preparation/test_shapes.py runs it on files of many shapes",
     "docs/local-personalize.md": "local_personalize/test_aws_command.py runs the walkthrough",
     "docs/personal-data.md": "erasure/test_forget.py runs them",
@@ -86,7 +87,7 @@ NO_SETTINGS = {
 # What says that an example is wrong.
 WRONG = (
     *(AssertionError, AttributeError, ImportError, KeyError, ValueError),
-    *(dg.DagsterInvalidConfigError, duckdb.Error),
+    *(dg.DagsterInvalidConfigError, duckdb.Error, ExceptionGroup),
 )
 # Commands that change nothing, and may be run on any project.
 READ_ONLY = re.compile(r"batchrec (?:check|list|show|schema|forget \d+ --dry-run)\b")
@@ -161,6 +162,7 @@ def test_what_sentences_name_exists(page: str, tmp_path: Path) -> None:
         ),
         ("yaml", "ratings: {source: orders.csv, query: SELEC 1}"),
         ("yaml", "ops: {shop__teardown: {config: {remove: true}}}"),
+        ("yaml", "train: perhaps"),
         ("yaml", "compute_logs: {module: a, klass: b}"),
     ],
 )

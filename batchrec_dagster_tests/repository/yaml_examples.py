@@ -22,6 +22,7 @@ from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.json_schema import build_declaration_schema
 from batchrec_dagster.personalize.price_file import SHIPPED_PRICES, parse_prices
 from batchrec_dagster.pipeline.component import BatchRecommendations
+from batchrec_dagster.pipeline.run_options import OPTIONS
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 from batchrec_dagster_tests.support import Project, definitions, module_project
 
@@ -56,6 +57,8 @@ users:
 # The environment of examples that read it, and a module of the team's that they name.
 ENVIRONMENT = {"STAGE": "staging", "PERSONALIZE_ROLE": "arn:aws:iam::123456789012:role/Personalize"}
 TEAM_RESOURCES = "from dagster_aws.s3 import S3Resource\n\ns3 = S3Resource()\n"
+# What the Launchpad of a pipeline's jobs may have.
+LAUNCHPAD = {"ops", *(option.name for option in OPTIONS)}
 # A setting that is a comment: a suggestion, or another way to write it.
 SUGGESTION = re.compile(r"^( *)# ( *\w+:.*)$", re.MULTILINE)
 # Blocks whose settings sentences show without the block around them.
@@ -92,7 +95,7 @@ def _check_document(content: dict[str, Any], text: str, folder: Path) -> None:
         shipped = yaml.safe_load(SHIPPED_PRICES.read_text())
         regions = {**shipped["regions"], **content["regions"]}
         parse_prices(SHIPPED_PRICES, {**shipped, "regions": regions})
-    elif keys == {"ops"}:
+    elif keys <= LAUNCHPAD:
         _check_run_config(content, folder)
     elif keys <= {"storage", "compute_logs"}:
         (folder / "dagster.yaml").write_text(text)
@@ -137,17 +140,19 @@ def _load_component(text: str, folder: Path) -> None:
 
 
 def _check_run_config(content: Mapping[str, Any], folder: Path) -> None:
+    """One of the pipeline's jobs takes the config."""
     project = _make_project(folder)
     project.declare(SHOP)
+    errors = []
     with definitions(project) as defs:
-        jobs = [
-            job
-            for job in defs.resolve_all_job_defs()
-            if content["ops"].keys() <= {node.name for node in job.nodes}
-        ]
-        assert jobs, f"no job has these steps: {', '.join(content['ops'])}"
-        for job in jobs:
-            dg.validate_run_config(job, dict(content))
+        for job in defs.resolve_all_job_defs():
+            try:
+                dg.validate_run_config(job, dict(content))
+            except dg.DagsterInvalidConfigError as error:
+                errors.append(error)
+            else:
+                return
+    raise ExceptionGroup("no job takes the config", errors)
 
 
 def _make_project(folder: Path) -> Project:
