@@ -87,7 +87,7 @@ NO_SETTINGS = {
 # What says that an example is wrong.
 WRONG = (
     *(AssertionError, AttributeError, ImportError, KeyError, ValueError),
-    *(dg.DagsterInvalidConfigError, duckdb.Error, ExceptionGroup),
+    *(dg.DagsterInvalidConfigError, duckdb.Error),
 )
 # Commands that change nothing, and may be run on any project.
 READ_ONLY = re.compile(r"batchrec (?:check|list|show|schema|forget \d+ --dry-run)\b")

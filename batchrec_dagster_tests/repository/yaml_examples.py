@@ -140,19 +140,21 @@ def _load_component(text: str, folder: Path) -> None:
 
 
 def _check_run_config(content: Mapping[str, Any], folder: Path) -> None:
-    """One of the pipeline's jobs takes the config."""
+    """The refresh takes the options of a run, and each job with these steps their config."""
     project = _make_project(folder)
     project.declare(SHOP)
-    errors = []
+    steps = content.get("ops", {}).keys()
     with definitions(project) as defs:
-        for job in defs.resolve_all_job_defs():
-            try:
-                dg.validate_run_config(job, dict(content))
-            except dg.DagsterInvalidConfigError as error:
-                errors.append(error)
-            else:
-                return
-    raise ExceptionGroup("no job takes the config", errors)
+        jobs = [defs.resolve_job_def("shop_refresh")]
+        if steps:
+            jobs = [
+                job
+                for job in defs.resolve_all_job_defs()
+                if steps <= {node.name for node in job.nodes}
+            ]
+        assert jobs, f"no job has these steps: {', '.join(steps)}"
+        for job in jobs:
+            dg.validate_run_config(job, dict(content))
 
 
 def _make_project(folder: Path) -> Project:
