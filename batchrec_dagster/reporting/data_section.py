@@ -28,10 +28,7 @@ def build_data_section(
     preparation: the metadata of the interactions' asset; empty if they are not known.
     source: that of the ratings, without secrets.
     """
-    text = (
-        "What was read, what counts of it, and what is known of the items. The section What changed"
-        " compares the data with those of the edition before."
-    )
+    text = "What was read, what counts of it, and what is known of the items."
     figures = [
         _draw_periods(profile),
         _draw_items(profile),

@@ -291,7 +291,7 @@ def draw_categories(facts: Facts) -> Iterator[Figure]:
             )
             first = shares[0]
             yield replace(
-                figure, fold=f"{first.label} {first.recommendations:.1%} of the recommendations"
+                figure, fold=f"{first.label}: {first.recommendations:.1%} of the recommendations"
             )
 
 

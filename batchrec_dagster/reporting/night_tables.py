@@ -149,7 +149,7 @@ def build_nights_section(nights: Sequence[Night]) -> ReportSection:
     newest = [*reversed(nights)][:MOST_IN_REPORT]
     text = [
         "What each night published, or why it published nothing. USD is what the run paid, Time how"
-        " long it took until its lists were live, or until it ended. Days and times are in UTC."
+        " long it took until its lists were live, or until it ended."
     ]
     if len(nights) > len(newest):
         text.append(
@@ -170,21 +170,20 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         published = night.ndcg if night.is_publication else None
         refused = None if night.is_publication else night.ndcg
         points.append((label, published, night.popular_ndcg, refused))
-    caption = (
-        "NDCG@25 of the editions by their numbers, with its 95% interval, the newest on the right."
-        " The table has the newest first."
-    )
+    note = ""
     settings = {
         (night.target_events, night.measured_on)
         for night in drawn_nights
         if night.measured_on is not None
     }
     if len(settings) > len({events for events, _ in settings}):
-        caption += SETTINGS_CHANGED
-    caption += "".join(f" {sentence}" for sentence in _describe_target_events(newest))
+        note += SETTINGS_CHANGED
+    note += "".join(f" {sentence}" for sentence in _describe_target_events(newest))
+    caption = "NDCG@25 with its 95% interval, the newest night first."
     chart = None
     # One night makes no line, and the table has its numbers.
     if sum(any(value is not None for value in values) for _, *values in points) > 1:
+        caption = "NDCG@25 with its 95% interval: the newest on the right, and first in the table."
         has_refused = any(point[3] is not None for point in points)
         series = [EDITIONS, POPULAR, *([REFUSED] if has_refused else [])]
         chart = Chart(
@@ -201,9 +200,10 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         "Nights",
         caption,
         chart,
-        ["Night", "Edition", "Status", "NDCG@25", "Users", "USD", "Time"],
+        ["Night (UTC)", "Edition", "Status", "NDCG@25", "Users", "USD", "Time"],
         [_make_report_cells(night) for night in newest],
         is_wide=True,
+        note=note.strip(),
         rows_in_view=NIGHTS_IN_VIEW,
     )
 
@@ -216,7 +216,7 @@ def _list_intervals(night: Night) -> list[Interval | None]:
     return [interval, None, None] if night.is_publication else [None, None, interval]
 
 
-# Added to the caption, with the space that separates it.
+# Added to the note, with the space that separates it.
 SETTINGS_CHANGED = (
     " The settings of the interactions changed between some of them: these cannot be compared."
 )

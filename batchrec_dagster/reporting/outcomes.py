@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from markupsafe import Markup
+
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.reporting.badges import judge_outcome
 from batchrec_dagster.reporting.charts import Chart
@@ -184,12 +186,12 @@ def _draw_outcomes_over_time(outcomes: Sequence[Outcome]) -> Figure:
         "Share of active users who chose something from their list, after each edition, with its"
         " 95% interval.",
         lines if len(outcomes) > 1 else None,
-        ["Edition", LISTS, "95% interval", POPULAR, "95% interval", "Active users"],
+        ["Edition", LISTS, POPULAR, "Active users"],
         [
             [
                 label,
-                *_format_rate(outcome.hit_rate),
-                *_format_rate(outcome.popular_hit_rate),
+                _format_rate(outcome.hit_rate),
+                _format_rate(outcome.popular_hit_rate),
                 format_count(outcome.active_users),
             ]
             for label, outcome in reversed([*zip(labels, outcomes, strict=True)])
@@ -198,8 +200,9 @@ def _draw_outcomes_over_time(outcomes: Sequence[Outcome]) -> Figure:
     )
 
 
-def _format_rate(rate: Rate | None) -> tuple[str, str]:
-    """The rate, and its 95% interval. Both are empty without a rate."""
+def _format_rate(rate: Rate | None) -> Markup:
+    """The rate, and below it its 95% interval. Empty without a rate."""
     if rate is None:
-        return "", ""
-    return format_percent(rate.value), f"{rate.low:.1%} to {rate.high:.1%}"
+        return Markup()
+    ends = Markup("<small>{:.1%} to {:.1%}</small>").format(rate.low, rate.high)
+    return format_percent(rate.value) + ends

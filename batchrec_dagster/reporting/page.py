@@ -66,12 +66,19 @@ def make_environment() -> Environment:
 
 def read_style() -> str:
     """The style sheet of all pages."""
-    return (TEMPLATE / "report.css").read_text(encoding="utf-8")
+    return _read_compactly("report.css")
 
 
 def read_script(*names: str) -> str:
     """The scripts with these names, in one."""
-    return "".join((TEMPLATE / name).read_text(encoding="utf-8") for name in names)
+    return "".join(map(_read_compactly, names))
+
+
+def _read_compactly(name: str) -> str:
+    """The lines of the template's file, without indentation and without comments of one line."""
+    text = (TEMPLATE / name).read_text(encoding="utf-8")
+    lines = (line.strip() for line in text.splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith(("//", "/*")))
 
 
 def render_page(facts: Facts) -> str:

@@ -71,6 +71,11 @@ def describe_costs(costs: Mapping[str, Any]) -> str:
     )
 
 
+def _align_numbers(rows: Sequence[Sequence[str]]) -> list[list[str | Markup]]:
+    """The rows, whose cells but the first are numbers, as the page aligns them."""
+    return [[name, *map(Markup("{}").format, numbers)] for name, *numbers in rows]
+
+
 def build_rules_section(
     rules: Sequence[Mapping[str, Any]] | None,
     filled: Mapping[str, int] | None,
@@ -102,11 +107,11 @@ def build_rules_section(
         " it asks for, and how many it left empty.",
         None,
         [column.capitalize() for column in RULE_COLUMNS],
-        list_rule_rows(rules),
+        _align_numbers(list_rule_rows(rules)),
     )
     tables = [table]
     if costs is not None:
         title = "What rules cost"
-        rows = list_cost_rows(costs)
+        rows = _align_numbers(list_cost_rows(costs))
         tables.append(Figure("rules-costs", title, describe_costs(costs), None, COST_COLUMNS, rows))
     return ReportSection("rules", "Rules", [_TEXT], tiles, tables)

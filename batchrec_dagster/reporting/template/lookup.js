@@ -6,6 +6,8 @@
   const MOST_MATCHES = 24;
   const MOST_USERS = 50;
   const MOST_ROWS = 10;
+  // The rows of a history are lower than those of the list beside it.
+  const MOST_HISTORY_ROWS = 15;
   const element = (id) => document.getElementById(id);
   const create = (name, text, kind) => {
     const node = document.createElement(name);
@@ -73,7 +75,7 @@
       line.append(...why);
       body.append(line);
     }
-    row.append(create("span", mark, "mark"), ...createPicture(place), body);
+    row.append(...(mark ? [create("span", mark, "mark")] : []), ...createPicture(place), body);
     return row;
   }
 
@@ -98,10 +100,11 @@
   }
   function showRows(list, button) {
     const count = list.children.length;
+    const most = list.id === "history" ? MOST_HISTORY_ROWS : MOST_ROWS;
     const areAll = button.ariaExpanded === "true";
-    [...list.children].forEach((row, number) => (row.hidden = !areAll && number >= MOST_ROWS));
-    button.hidden = count <= MOST_ROWS;
-    button.textContent = areAll ? `Show the first ${MOST_ROWS}` : `Show all ${count}`;
+    [...list.children].forEach((row, number) => (row.hidden = !areAll && number >= most));
+    button.hidden = count <= most;
+    button.textContent = areAll ? `Show the first ${most}` : `Show all ${count}`;
   }
 
   // Spreadsheets run cells that start like a formula. Some end a cell at another separator, so what

@@ -26,12 +26,12 @@
   let target = null, targetPosition = 0;
   function markLink() {
     if (Math.abs(scrollY - targetPosition) > 2) target = null;
-    const section = target ?? (isAtEnd ? sections.at(-1) : sections.findLast((candidate) => reaching.has(candidate)));
+    const section = target ?? (isAtEnd ? sections.at(-1) : scrollY < 2 ? sections[0] : sections.findLast((candidate) => reaching.has(candidate)));
     for (const [candidate, link] of links) {
       if (candidate !== section) link.removeAttribute("aria-current");
       else if (!link.hasAttribute("aria-current")) {
         link.setAttribute("aria-current", "true");
-        if (bar.scrollWidth > bar.clientWidth) bar.scrollTo({ left: link.offsetLeft - bar.clientWidth / 3 });
+        if (bar.scrollWidth > bar.clientWidth) bar.scrollTo({ left: link.offsetLeft - bar.clientWidth / 2 });
       }
     }
   }
