@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from batchrec_dagster.reporting.badges import judge_short_lists
 from batchrec_dagster.reporting.sections import Figure, ReportSection, Tile, format_count
 

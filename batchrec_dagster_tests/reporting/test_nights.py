@@ -267,10 +267,10 @@ def test_the_report_plots_the_editions_by_their_numbers(
     assert len(re.findall(r'stroke-width="1.5"', svg)) == 5
     assert len(re.findall(r'stroke-width="2"', svg)) == 2
     assert len(figure.rows) == 7
-    assert "cannot be compared" not in figure.caption
+    assert "cannot be compared" not in figure.note
     publish(files, tmp_path, 7, measured_on="b")
     (figure,) = build_nights_section(list_nights(files, {})).figures
-    assert "cannot be compared" in figure.caption
+    assert "cannot be compared" in figure.note
 
 
 def test_a_run_that_was_killed_is_known_from_dagster(
