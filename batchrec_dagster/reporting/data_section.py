@@ -88,7 +88,7 @@ def _draw_items(profile: DataProfile) -> Figure:
         "item-lengths",
         "How much is known about each item",
         "Items by their number of interactions.",
-        Chart("bars", "Interactions", "Items", ["Items"], profile.items),
+        Chart("horizontal bars", "Interactions", "Items", ["Items"], profile.items),
         ["Interactions", "Items"],
         [[label, format_count(number)] for label, number in profile.items],
         note="A cold item has no interactions, and is recommended only by what is known of it.",

@@ -96,7 +96,7 @@ def draw_quality(facts: Facts) -> Figure | None:
         caption,
         Chart(
             "horizontal bars",
-            "Metric",
+            "",
             "Value, 0 to 1",
             [MODEL, POPULAR],
             rows,
@@ -139,7 +139,7 @@ def draw_popularity(facts: Facts) -> Figure | None:
         "A shop would show what is popular now, which batchrec measures itself.",
         Chart(
             "horizontal bars",
-            "Lists",
+            "",
             ndcg_name,
             [ndcg_name],
             [(label, row[1]) for label, row in zip(labels, rows, strict=True)],
@@ -259,7 +259,7 @@ def draw_lengths(facts: Facts) -> Figure:
         "lengths",
         "How much is known about each user",
         "Requested users by their number of interactions.",
-        Chart("bars", "Interactions", "Users", ["Users"], groups),
+        Chart("horizontal bars", "Interactions", "Users", ["Users"], groups),
         ["Interactions", "Users"],
         [[label, format_count(users)] for label, users in groups],
     )
@@ -299,7 +299,7 @@ def _draw_shares(
     name: str, title: str, caption: str, axis_title: str, shares: Sequence[Shares]
 ) -> Figure:
     rows = [(share.label, share.recommendations, share.interactions) for share in shares]
-    chart = Chart("horizontal bars", axis_title, "Share", [LISTS, HISTORIES], rows, percent=True)
+    chart = Chart("horizontal bars", "", "Share", [LISTS, HISTORIES], rows, percent=True)
     cells = [
         [label, format_percent(lists), format_percent(histories)]
         for label, lists, histories in rows

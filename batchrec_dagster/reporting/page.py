@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting.badges import judge_concentration, judge_ndcg, judge_service
+from batchrec_dagster.reporting.drawing.svg import draw_svg
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.figures import (
     draw_bands,
@@ -54,6 +55,7 @@ def make_environment() -> Environment:
     )
     environment.filters |= {
         "count": format_count,
+        "draw_svg": draw_svg,
         "percent": format_percent,
         "score": format_score,
         "short_title": shorten_title,

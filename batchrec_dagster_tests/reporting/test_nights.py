@@ -14,6 +14,7 @@ import pytest
 
 from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.reporting.drawing.svg import draw_svg
 from batchrec_dagster.reporting.night_tables import (
     build_nights_section,
     describe_nights,
@@ -262,7 +263,7 @@ def test_the_report_plots_the_editions_by_their_numbers(
     labels = [label for label, *_ in figure.chart.rows]
     assert labels == ["1", "refused 11-21", "failed 11-22", "2", "1 again", "3"]
     assert figure.chart.series == ["Editions", "Most popular items", "Refused"]
-    svg = figure.chart.draw_svg()
+    svg = draw_svg(figure.chart)
     # A vertical line for each interval, and one line for each of the two connected series.
     assert len(re.findall(r'stroke-width="1.5"', svg)) == 5
     assert len(re.findall(r'stroke-width="2"', svg)) == 2
