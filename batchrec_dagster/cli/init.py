@@ -59,7 +59,8 @@ _DAGSTER_YAML = """\
 # batchrec's commands copy it into Dagster's home, .batchrec/dagster, when they make that.
 telemetry: {enabled: false}
 nux: {enabled: false}
-python_logs: {python_log_level: INFO}
+# Also each state of each job in Personalize, which the page of a run shows with the level Debug.
+python_logs: {python_log_level: DEBUG}
 """
 _ENV = """\
 # Settings of the deployment, which `batchrec doctor` checks. Default: everything is in .batchrec.

@@ -332,7 +332,7 @@ class Ensure:
             now = time.monotonic()
             if description.get("status", ACTIVE) != status:
                 status, last_logged = description.get("status", ACTIVE), now
-                self.log.info(f"{kind.label} {started.arn}: {status}")
+                self.log.debug(f"{kind.label} {started.arn}: {status}")
             elif now - last_logged >= self.heartbeat_seconds:
                 last_logged = now
                 self.log.info(
@@ -347,6 +347,13 @@ class Ensure:
             longest_pause = POLLS_PER_WAIT * self.poll_seconds
             pause = min(max(self.poll_seconds, (now - start) / POLLS_PER_WAIT), longest_pause)
             self.sleep(pause, deadline, f"{kind.label} {started.arn} is {status}")
+
+    def log_resource(self, message: str) -> None:
+        """Log what concerns a single resource or costs money.
+
+        On this machine, where nothing costs, Dagster's page hides it at first.
+        """
+        self.log.log(logging.INFO if self.on_aws else logging.DEBUG, message)
 
     def list(self, kind: ResourceKind, **within: str) -> list[Description]:
         """All summaries of this kind."""
@@ -427,7 +434,7 @@ class Ensure:
                 self.sleep(self.busy_seconds, deadline, f"Personalize is still busy: {message}")
             else:
                 arn: str = answer[kind.arn]
-                self.log.info(f"created {kind.label} {arn}")
+                self.log_resource(f"created {kind.label} {arn}")
                 return arn
 
     def _find_taken(
@@ -510,7 +517,7 @@ class Ensure:
             tags = self.tags_of(arn)
             if any(tags.get(key) != self.tags.get(key) for key in (PIPELINE_TAG, STORAGE_TAG)):
                 return False
-        self.log.info(f"created {kind.label} {arn}; the first answer was lost")
+        self.log_resource(f"created {kind.label} {arn}; the first answer was lost")
         return True
 
     def sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:

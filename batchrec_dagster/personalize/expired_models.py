@@ -56,7 +56,7 @@ def _expire_versions(ensure: api.Ensure, pipeline: str, solution: str, keep: int
             ensure.log.info(f"retention: the model of {arn} stays until no job uses it")
             # A tagged version has none without a tag before it, which `_list_unneeded` relies on.
             return
-        ensure.log.info(f"retention: deleted the model of {arn}; its metrics stay")
+        ensure.log_resource(f"retention: deleted the model of {arn}; its metrics stay")
 
 
 def _list_unneeded(ensure: api.Ensure, pipeline: str, solution: str, keep: int) -> list[str]:

@@ -25,6 +25,7 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.pipeline.last_checks import add_last_numbers
 from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
+from batchrec_dagster.pipeline.step_story import log_story
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.reporting.markdown import escape, unescape
@@ -68,8 +69,8 @@ def recorded_ending(arguments: Sequence[object]) -> Iterator[None]:
 
     arguments: those of the asset's function. The first is its context.
     """
-    context = arguments[0] if arguments else None
-    if not isinstance(context, dg.AssetExecutionContext):
+    context = _find_context(arguments)
+    if context is None:
         yield
         return
     try:
@@ -80,6 +81,39 @@ def recorded_ending(arguments: Sequence[object]) -> Iterator[None]:
     forget_failure(context)
 
 
+@contextmanager
+def logged_failures(arguments: Sequence[object]) -> Iterator[None]:
+    """A step whose failure is an error in the log too.
+
+    Dagster's page shows events of failures as events, and hides them where only what the steps say
+    is shown.
+    arguments: those of the asset's function. The first is its context.
+    """
+    try:
+        yield
+    except dg.Failure as failure:
+        _log_failure(arguments, failure.description or "")
+        raise
+
+
+def _find_context(arguments: Sequence[object]) -> dg.AssetExecutionContext | None:
+    """The context among the arguments of an asset's function; None where a test calls it."""
+    context = arguments[0] if arguments else None
+    return context if isinstance(context, dg.AssetExecutionContext) else None
+
+
+def _log_failure(arguments: Sequence[object], message: str) -> None:
+    context = _find_context(arguments)
+    if context is not None:
+        context.log.error(message)
+
+
+def _log_result(arguments: Sequence[object], result: AssetResult) -> None:
+    context = _find_context(arguments)
+    if context is not None and isinstance(result, dg.MaterializeResult):
+        log_story(context, result.metadata or {})
+
+
 def asset_step(
     function: Callable[Parameters, dg.MaterializeResult[Any] | Iterator[AssetResult]],
 ) -> Callable[Parameters, Iterator[AssetResult]]:
@@ -87,7 +121,7 @@ def asset_step(
 
     Errors that tell the user what to do fail the asset without a traceback. Checks that fail in the
     step are reported before they fail the asset, and say what the last run measured. Numbers in the
-    metadata are rounded.
+    metadata are rounded. The log says in a line what the step did, or why it failed.
     """
 
     @wraps(function)
@@ -97,12 +131,15 @@ def asset_step(
         try:
             with (
                 failures_without_stack(),
+                logged_failures(arguments),
                 recorded_ending(arguments),
                 expected_errors_as_failures(),
             ):
                 for result in _iterate_results(function(*arguments, **inputs)):
                     compared = _compare_failed_checks(arguments, result)
-                    yield round_metadata(compared, time.monotonic() - started)
+                    rounded = round_metadata(compared, time.monotonic() - started)
+                    _log_result(arguments, rounded)
+                    yield rounded
         except FailedChecksError as error:
             failed_checks = error
         # Outside of the except block, so that the UI shows the message alone.
@@ -110,13 +147,13 @@ def asset_step(
             results = _compare_with_last_run(arguments, check_results(failed_checks.checks))
             yield from results
             blocking = {check.name for check in failed_checks.checks if check.blocks}
-            raise ExpectedFailure(
-                "\n".join(
-                    f"{result.check_name}: {unescape(result.description or '')}"
-                    for result in results
-                    if result.check_name in blocking
-                )
+            message = "\n".join(
+                f"{result.check_name}: {unescape(result.description or '')}"
+                for result in results
+                if result.check_name in blocking
             )
+            _log_failure(arguments, message)
+            raise ExpectedFailure(message)
 
     return run
 
@@ -148,10 +185,8 @@ def _compare_with_last_run(
 
     arguments: those of the asset's function. The first is its context.
     """
-    context = arguments[0] if arguments else None
-    if all(result.passed for result in results):
-        return results
-    if not isinstance(context, dg.AssetExecutionContext):
+    context = _find_context(arguments)
+    if context is None or all(result.passed for result in results):
         return results
     event = context.instance.get_latest_materialization_event(context.asset_key)
     if event is None:

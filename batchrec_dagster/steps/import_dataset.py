@@ -136,7 +136,7 @@ def import_dataset(
     ]
     estimate = [*new_costs.values(), *later_costs]
     place = "" if ensure.on_aws else "on AWS "
-    ensure.log.info(f"{place}this run costs {work.prices.summarize(estimate)}")
+    ensure.log_resource(f"{place}this run costs {work.prices.summarize(estimate)}")
     checks = spending.reserve(new_costs, later_costs)
     started = spending.start(requests)
     jobs = ensure.wait_until_all_ready(IMPORT_JOB, started)
@@ -145,7 +145,7 @@ def import_dataset(
         for file, dataset, job in zip(files, datasets, jobs, strict=True)
     ]
     for file_import in imports:
-        ensure.log.info(
+        ensure.log.debug(
             f"{file_import.file.asset}: {file_import.outcome}, {file_import.seconds:.1f} s"
         )
     record = DatasetRecord(group.arn, group_name, version, **_collect_arns(imports))

@@ -255,7 +255,7 @@ def _read_unchanged(
     new_checks = _make_new_checks(work, rows, {check["name"] for check in about["checks"]})
     job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
-    work.ensure.log.info(describe_job(job, users))
+    work.ensure.log.debug(describe_job(job, users))
     checks = [*repeat_checks(edition, gate), *new_checks]
     # An edition of an earlier version does not have the number of failed users: there were none.
     names = [field.name for field in fields(ListCounts) if field.name in about]

@@ -147,7 +147,7 @@ class Inference:
             started = self.spending.start(requests)
         jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
         for job, batch in zip(jobs, batches, strict=True):
-            work.ensure.log.info(describe_job(job, len(batch.users)))
+            work.ensure.log.debug(describe_job(job, len(batch.users)))
         return jobs, [request.cost for request in requests], checks
 
 
@@ -167,7 +167,7 @@ def _hold_shared_jobs(work: PersonalizeWork, run: str) -> Iterator[None]:
     if names is None:
         yield
         return
-    work.ensure.log.info(f"{names} share one batch inference job")
+    work.ensure.log.debug(f"{names} share one batch inference job")
     with work.step_lease(SHARED_JOBS, run):
         yield
 

@@ -79,7 +79,7 @@ def build_table(
         reasons=reasons,
     )
     requested = [batch.users for batch in users.batches]
-    progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.info)
+    progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.debug)
     for output in outputs:
         pieces = output.pieces(read_inference)
         if reasons is not None:

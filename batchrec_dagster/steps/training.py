@@ -250,9 +250,9 @@ def train(
     if record.on_earlier_data:
         days, day = work.pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
         outcome = f"kept: trained {day} on earlier data; solution.retrain: {days} days"
-    ensure.log.info(f"{recipe} on data {dataset.data_version}: {outcome}")
+    ensure.log.debug(f"{recipe} on data {dataset.data_version}: {outcome}")
     if version.created:
-        ensure.log.info(f"{version.arn}: trained in {measure_job_seconds(version):.1f} s")
+        ensure.log.debug(f"{version.arn}: trained in {measure_job_seconds(version):.1f} s")
     trained = {
         name: trained_version
         for name, trained_version in zip(recipes, versions, strict=True)

@@ -147,7 +147,7 @@ def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCapt
     client = ScriptedPersonalize(
         statuses=["CREATE PENDING", *["CREATE IN_PROGRESS"] * 14, "ACTIVE"]
     )
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         outcome = ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
     messages = [
         record.message.removeprefix(f"dataset import job {ARN}: ") for record in caplog.records

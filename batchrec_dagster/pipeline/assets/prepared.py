@@ -213,12 +213,10 @@ def _delete_copies_of_erased(
 def _log_result(
     context: dg.AssetExecutionContext, result: PreparationResult, seconds: float
 ) -> None:
-    context.log.info(
+    context.log.debug(
         f"kept {result.rows_kept:,} of {result.rows_read:,} rows in {seconds:.1f} s"
         f" ({result.rows_read / seconds:,.0f} rows a second)"
     )
-    for reason, count in result.left_out.items():
-        context.log.info(f"left out {count:,} rows: {reason}")
     for example in result.bad_row_examples:
         context.log.warning(f"left out {example}")
 

@@ -112,7 +112,6 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             record=keys.record("raw_ratings"),
             place=keys.raw if ratings.copy_to_storage else None,
         ) as files:
-            context.log.info(f"{ratings.rows.display_name}: {files.outcome}")
             suppressed = SuppressionList(work.files).read()
             # Nothing of a person who was erased since may be shown again.
             inspected_now = "-".join(filter(None, [inspected_with, suppressed.version]))
@@ -304,7 +303,6 @@ def _raw_attributes(
             record=keys.record(asset),
             place=place,
         ) as files:
-            context.log.info(f"{source.display_name}: {files.outcome}")
             # Nothing of a person who was erased since may be shown again. Items have no people.
             inspected_now = (
                 SuppressionList(work.files).read().version if kind == USER_ROWS else None

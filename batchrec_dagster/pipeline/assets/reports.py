@@ -3,6 +3,7 @@
 The report is an HTML page.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +186,7 @@ def recommendation_report(
         work = get_work(pipeline, context)
         newest_model = solution_version.to_json()
         report = build_report(work, newest_model, checks, context.instance, context.run.run_id)
-        context.log.info(report.facts.verdict.text)
+        _log_verdict(context.log, report)
         for warning in report.facts.warnings:
             context.log.warning(warning)
         return dg.MaterializeResult(
@@ -239,6 +240,7 @@ def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
 
         work = get_work(pipeline, context)
         html = build_lists_page(work)
+        context.log.info(f"the page about all lists: {len(described):,} lists for users")
         return dg.MaterializeResult(
             value=html,
             metadata={
@@ -251,6 +253,13 @@ def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
 
     return recommendation_report
+
+
+def _log_verdict(log: logging.Logger, report: "Report") -> None:
+    """Log whether the published lists are safe to send, so that doubts stand out."""
+    verdict = report.facts.verdict
+    level = logging.INFO if verdict.judgement == "good" else logging.WARNING
+    log.log(level, f"edition {report.facts.run.edition} is published. {verdict.text}")
 
 
 def _report_metadata(report: "Report") -> dict[str, Any]:
