@@ -34,7 +34,8 @@ class Chart:
     """Horizontal bars have room for a label each. Bars and lines are for what has an order, such as
     days: where their labels are too long to stand next to each other, some are left out."""
     labels: str
-    """The title of the labels' axis. It is empty where the figure's title says it already."""
+    """The title of the labels' axis, in few words. It is empty where the figure's title says it
+    already."""
     values: str
     """The title of the values' axis."""
     series: Sequence[str]

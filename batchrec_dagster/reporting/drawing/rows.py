@@ -23,7 +23,8 @@ class RowDrawing:
     def __init__(self, chart: Chart) -> None:
         self._chart = chart
         self._labels = make_labels(label for label, *_ in chart.rows)
-        self._left = MARGIN + measure_widest(self._labels) + LABEL_GAP
+        # The title stands above the labels, as in a table.
+        self._left = MARGIN + measure_widest([*self._labels, chart.labels]) + LABEL_GAP
         scale = make_scale(
             chart.largest_value,
             WIDTH - self._left - MARGIN,
@@ -58,7 +59,8 @@ class RowDrawing:
 
     def _draw_axes(self) -> Iterator[Markup]:
         if self._chart.labels:
-            yield shapes.draw_title(MARGIN, MARGIN + LINE_HEIGHT / 2, self._chart.labels, "start")
+            y = MARGIN + LINE_HEIGHT / 2
+            yield shapes.draw_title(self._left - LABEL_GAP, y, self._chart.labels, "end")
         for tick in self._scale.ticks:
             x = self._left + self._scale.locate(tick.value)
             yield shapes.draw_grid_line(x, self._top, x, self._bottom)
