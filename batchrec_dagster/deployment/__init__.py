@@ -55,95 +55,105 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("BATCHREC_STORAGE", ".batchrec/storage", "a folder, or s3://bucket/prefix"),
+    Setting("BATCHREC_STORAGE", ".batchrec/storage", "A folder, or `s3://bucket/prefix`."),
     Setting(
         S3_RESOURCE_VARIABLE,
         "",
-        "a dagster_aws.s3.S3Resource of the project, whose keys, profile, region and endpoint reach"
-        " S3 and the other services of AWS: acme.resources:s3",
+        "A `dagster_aws.s3.S3Resource` of the project, by its module and name, such as"
+        " `acme.resources:s3`. Its keys, profile, region and endpoint then reach S3 and the other"
+        " services of AWS.",
     ),
-    Setting("BATCHREC_PERSONALIZE", "embedded", "embedded, aws, or the URL of a Personalize"),
     Setting(
-        "BATCHREC_ROLE_ARN", "", "the role with which Personalize reads and writes the bucket (aws)"
+        "BATCHREC_PERSONALIZE",
+        "embedded",
+        "`embedded`, `aws`, or the URL of a Personalize endpoint.",
+    ),
+    Setting(
+        "BATCHREC_ROLE_ARN",
+        "",
+        "The role with which Personalize reads and writes the bucket; needed for `aws`.",
     ),
     Setting(
         "BATCHREC_TAGS",
         "",
-        "tags on everything that batchrec creates on AWS: team=data,cost-center=42",
+        "Tags on everything that batchrec creates on AWS: `team=data,cost-center=42`.",
     ),
     Setting(
         "BATCHREC_POLL_SECONDS",
         "30 on aws, else 0.05",
-        "initial polling interval; backs off on long jobs",
+        "How often a run asks whether a job has ended, at first. On long jobs it asks less often.",
     ),
     Setting(
         "BATCHREC_BUSY_SECONDS",
         "300 on aws, else 5",
-        "how long to wait before retrying when Personalize is busy",
+        "How long a run waits before it tries again when Personalize is busy.",
     ),
     Setting(
         "BATCHREC_DEADLINE_HOURS",
         "24",
-        "how long one import, training or batch inference may take before the run gives up",
+        "How long a run waits for one import, training or batch inference before it gives up.",
     ),
-    Setting("BATCHREC_HOME", ".batchrec", "where the embedded Personalize and downloads are kept"),
     Setting(
-        "BATCHREC_MOVIELENS_URL", movielens.BASE_URL, "where movielens:// sources are downloaded"
+        "BATCHREC_HOME", ".batchrec", "The folder of the embedded Personalize and of downloads."
+    ),
+    Setting(
+        "BATCHREC_MOVIELENS_URL", movielens.BASE_URL, "Where `movielens://` sources are downloaded."
     ),
     Setting(
         PRICES_VARIABLE,
         "",
-        "a file of what Personalize charges in each region, in place of the one that batchrec"
-        " ships",
+        "A file of what Personalize charges in each region, for estimates and budgets. Without it,"
+        " the prices that batchrec ships count.",
     ),
     Setting(
         QUOTAS_VARIABLE,
         "",
-        "quotas of the embedded Personalize that differ, such as dataset_groups=100",
+        "Quotas of the embedded Personalize that differ from AWS's: `dataset_groups=100`.",
     ),
     Setting(
         limits.MAX_FILE_GB,
         "200 times its size: at least 0.1, at most 50",
-        "what one file of a source may unfold to (archives, compressed files, Parquet); a download"
-        " may have 50",
+        "How large one file of a source may become when it is unpacked (archives, compressed files,"
+        " Parquet). A download may have 50 GB.",
     ),
     Setting(
         limits.MAX_LINE_KB,
         str(limits.DEFAULT_LINE_KB),
-        "the longest line of a source's text file; a cell of Parquet may have a sixteenth",
+        "The longest line of a source's text file. A cell of Parquet may have a sixteenth of that.",
     ),
     Setting(
         limits.MAX_FILE_MEMORY_GB,
         str(limits.DEFAULT_FILE_MEMORY_GB),
-        "the memory, counted as address space, of the process that reads a source's archives,"
-        " workbooks, databases, Parquet files and tables",
+        "The memory, counted as address space, of the process that reads a source's archives,"
+        " workbooks, databases, Parquet files and tables.",
     ),
     Setting(
         limits.MAX_FILE_MINUTES,
         str(limits.DEFAULT_FILE_MINUTES),
-        "the CPU time in which that process must have read one file or table",
+        "How much CPU time that process may take for one file or table.",
     ),
     Setting(
         limits.QUERY_MEMORY_GB,
         str(limits.DEFAULT_QUERY_MEMORY_GB),
-        "the memory of one query of a source's files; what needs more spills to disk",
+        "The memory of one query of a source's files. What needs more spills to disk.",
     ),
     Setting(
         limits.QUERY_MINUTES,
         str(limits.DEFAULT_QUERY_MINUTES),
-        "how long one query of a source may take",
+        "How long one query of a source may take.",
     ),
     Setting(
         HOSTS_VARIABLE,
         "",
-        "host names, other than localhost, by which clients reach batchrec ui and batchrec"
-        " local-personalize: a.example,b.example",
+        "Host names, other than localhost, by which clients reach `batchrec ui` and"
+        " `batchrec local-personalize`: `a.example,b.example`.",
     ),
-    Setting("BATCHREC_LOG_FORMAT", "text", "how runs write their console log: text or json"),
+    Setting("BATCHREC_LOG_FORMAT", "text", "How runs write their console log: `text` or `json`."),
     Setting(
         "DAGSTER_HOME",
         "BATCHREC_HOME/dagster",
-        "where Dagster keeps its dagster.yaml and its history, as batchrec's commands do",
+        "Where Dagster keeps its `dagster.yaml` and its history: an absolute path. The default is"
+        " for batchrec's commands. Dagster's own keep no history unless it is set.",
     ),
 )
 

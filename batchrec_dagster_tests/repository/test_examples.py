@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import dagster as dg
@@ -31,6 +33,7 @@ from batchrec_dagster_tests.repository.typed_pages import (
     README,
     TYPED,
     CodeBlock,
+    parse_code_blocks,
     read_code_blocks,
 )
 from batchrec_dagster_tests.repository.yaml_examples import check_setting, check_yaml
@@ -99,9 +102,9 @@ def list_all_blocks() -> Iterator[CodeBlock]:
         yield from read_code_blocks(page)
 
 
-def read_mentions(page: str) -> list[str]:
+def read_mentions(text: str) -> list[str]:
     """The code in sentences and tables of the page, each once."""
-    prose = BLOCK.sub("", (REPOSITORY / page).read_text())
+    prose = BLOCK.sub("", text)
     return [code.replace(r"\|", "|") for code in dict.fromkeys(CODE.findall(prose))]
 
 
@@ -127,13 +130,39 @@ def test_the_example_is_right(block: CodeBlock, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_sentences_name_exists(page: str, tmp_path: Path) -> None:
-    """Commands, settings and variables of the environment."""
+    check_mentions((REPOSITORY / page).read_text(), tmp_path)
+
+
+def check_mentions(text: str, folder: Path) -> None:
+    """Look for the commands, settings and variables of the environment that sentences name."""
     variables = {setting.name for setting in SETTINGS}
-    for code in read_mentions(page):
-        if not check_mention(code, tmp_path) and code not in NO_SETTINGS:
+    for code in read_mentions(text):
+        if not check_mention(code, folder) and code not in NO_SETTINGS:
             check_setting(code)
         for variable in re.findall(r"^BATCHREC_[A-Z_]+$", code):
             assert variable in variables or variable.startswith("BATCHREC_LOCAL_"), variable
+
+
+def test_the_examples_of_the_reference_are_right(tmp_path: Path) -> None:
+    """Its pages are made from the code; the examples of blocks are written by hand."""
+    spec = spec_from_file_location("reference", REPOSITORY / "docs/reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    reference = module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    pages = reference.build_pages()
+    languages = Counter(
+        block.language for name in pages for block in parse_code_blocks(name, pages[name])
+    )
+    assert languages["yaml"] == len(reference.EXAMPLES) + 1
+    assert languages["text"] == len(main.commands)
+    for name, text in pages.items():
+        for block in parse_code_blocks(name, text):
+            # The others are what click prints of each command.
+            if block.language == "yaml":
+                check_example(block, tmp_path)
+    for variable in SETTINGS:
+        assert f"| `{variable.name}`" in pages["environment.md"]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +235,9 @@ def test_commands_that_change_nothing_run(
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
     texts = [block.text for block in list_all_blocks() if block.language == "bash"]
-    texts += [code for page in PAGES for code in read_mentions(page) if READ_ONLY.match(code)]
+    for page in PAGES:
+        mentions = read_mentions((REPOSITORY / page).read_text())
+        texts += [code for code in mentions if READ_ONLY.match(code)]
     commands = {
         " ".join(words) for text in texts for words in split_commands(text) if len(words) > 1
     }

@@ -49,7 +49,11 @@ def read_code_blocks(page: str) -> list[CodeBlock]:
 
     Raises AssertionError if there is a fence that belongs to none, so that a test sees all.
     """
-    text = (REPOSITORY / page).read_text()
+    return parse_code_blocks(page, (REPOSITORY / page).read_text())
+
+
+def parse_code_blocks(page: str, text: str) -> list[CodeBlock]:
+    """The same of a page of this name and text."""
     blocks = [
         CodeBlock(
             page,
