@@ -39,6 +39,7 @@ from batchrec_dagster.reporting.page_data import pack_people
 from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.support import WCAG
 from batchrec_dagster_tests.unpacked_page import unpack_page_data
 
@@ -313,6 +314,56 @@ def test_a_default_does_not_break_on_a_phone(opened_report: Any) -> None:
     rows = """(cell) => { const text = document.createRange(); text.selectNodeContents(cell);
       return new Set([...text.getClientRects()].map((row) => row.top)).size; }"""
     assert cell.evaluate(rows) == 1
+
+
+@pytest.mark.parametrize(
+    "opened_report",
+    [{"viewport": {"width": width, "height": 900}} for width in WIDTHS],
+    indirect=True,
+)
+def test_the_navigation_stays_in_view_and_marks_the_section(opened_report: Any) -> None:
+    expect = pytest.importorskip("playwright.sync_api").expect
+    bar = opened_report.locator("#bar")
+    marked = bar.locator("[aria-current]")
+    expect(marked).to_have_text("Summary")
+    opened_report.evaluate("document.getElementById('catalogue').scrollIntoView()")
+    expect(marked).to_have_text("Catalogue")
+    bar_box = bar.bounding_box()
+    assert bar_box["y"] == 0
+    heading = opened_report.locator("#catalogue-heading").bounding_box()
+    is_beside = bar_box["width"] < opened_report.viewport_size["width"]
+    assert heading["y"] >= (0 if is_beside else bar_box["height"])
+    # The last section is too short to reach the top of the window.
+    bar.get_by_role("link", name="About this report").click()
+    expect(marked).to_have_text("About this report")
+    expect(marked).to_be_in_viewport()
+    assert opened_report.locator("#about-heading").is_visible()
+
+
+def test_a_link_opens_what_is_folded(opened_report: Any) -> None:
+    expect = pytest.importorskip("playwright.sync_api").expect
+    table = opened_report.locator("#exposure-table")
+    assert not table.is_visible()
+    opened_report.evaluate("location.hash = '#exposure-table'")
+    expect(table).to_be_in_viewport()
+    assert not opened_report.locator("#category1-table").is_visible()
+
+
+def test_a_long_list_shows_ten_rows_until_all_are_asked_for(
+    browser: Any, first_run: FirstRun
+) -> None:
+    tab = browser.new_page()
+    tab.goto((first_run.storage / "shop/curated/report/index.html").as_uri())
+    rows = tab.locator("#recommended li")
+    assert [row.is_visible() for row in rows.all()] == [True] * 10 + [False] * 15
+    tab.locator("#recommended + button", has_text="Show all 25").click()
+    assert rows.last.is_visible()
+    # The next user's list is unfolded too.
+    tab.locator("#user-next").click()
+    assert rows.last.is_visible()
+    tab.locator("#recommended + button", has_text="Show the first 10").click()
+    assert not rows.last.is_visible()
+    tab.close()
 
 
 @pytest.mark.attack

@@ -39,6 +39,8 @@ TAKES_LINEAGE = IS_LONG or "BATCHREC_PICTURES" in os.environ
 if TAKES_LINEAGE:
     NAMES.append("lineage.png")
 MOST_BYTES = 250_000
+# In pixels, in a window of 1280 x 900.
+MOST_SECTION_HEIGHT, MOST_PAGE_HEIGHT = 900, 6_000
 
 # Pictures are compared as so many grey cells. A time or a number that has changed makes a cell
 # differ by a few of 255; what comes, goes or moves makes many differ by far more.
@@ -123,9 +125,26 @@ def _take_lineage(browser: Any, project: Project, assets: list[str], file: Path)
 
 
 def _take_report(browser: Any, address: str, scheme: str, file: Path) -> None:
-    page = browser.new_page(viewport={"width": 1000, "height": 1000}, color_scheme=scheme)
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
     page.goto(address)
     page.screenshot(path=file)
+    page.close()
+
+
+def test_the_report_of_the_demo_takes_a_screen_for_a_section(
+    demo: str, clone: Path, browser: Any
+) -> None:
+    report = (Project(clone).storage / DEMO / "curated/report/index.html").as_uri()
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(report)
+    sections = page.locator("main > section")
+    heights = {
+        section.get_attribute("id"): section.bounding_box()["height"] for section in sections.all()
+    }
+    assert {name: height for name, height in heights.items() if height > MOST_SECTION_HEIGHT} == {}
+    assert page.evaluate("document.documentElement.scrollHeight") <= MOST_PAGE_HEIGHT
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.close()
 
 
@@ -151,7 +170,7 @@ def test_another_picture_is_not_taken_for_the_same(
     report = new_pictures / "report.png"
     people = new_pictures / "report-people.png"
     shifted_picture = tmp_path / "m.png"
-    page = browser.new_page(viewport={"width": 1000, "height": 1000})
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_content(f"<body style='margin: 40px 0 0'><img src='{_encode_url(report)}'>")
     page.locator("img").evaluate("image => image.decode()")
     page.screenshot(path=shifted_picture)

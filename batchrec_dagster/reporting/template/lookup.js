@@ -171,9 +171,9 @@
         item.append(button);
         return item;
       }));
-      const first = places.length > MOST_MATCHES ? `the first ${MOST_MATCHES} ` : "";
+      const listed = places.length > MOST_MATCHES ? ` (${MOST_MATCHES} listed)` : "";
       summary = places.length === 1 ? `1 ${what} found`
-        : `${formatNumber(places.length)} ${what}s found, ${first}${query ? "best match first" : part("found").dataset.order}`;
+        : `${formatNumber(places.length)} ${what}s found, ${query ? "best match first" : part("found").dataset.order}${listed}`;
       element(article).hidden = !places.length;
       if (places.length) show(query ? places[0][1] : chosenPlace, byHand);
       else part("found").replaceChildren(...describeMissing(isolate(query)));
