@@ -183,6 +183,12 @@ class Pipeline(Declaration):
         return self._list_name == SIMILAR_ITEMS
 
     @property
+    def is_about_orders(self) -> bool:
+        """Whether it is narrowed to a list about a person's last order, which no model makes."""
+        settings = self.lists.get(self._list_name or "")
+        return settings is not None and settings.about is not None
+
+    @property
     def published_asset(self) -> str:
         """The name of the asset of its published table."""
         return SIMILAR_ITEMS if self.is_of_items else "recommendations"

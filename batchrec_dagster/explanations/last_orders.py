@@ -39,14 +39,21 @@ class OrderSettings:
 
 
 def find_last_orders(
-    interactions: pl.LazyFrame, users: pl.Series, settings: OrderSettings
+    interactions: pl.LazyFrame,
+    users: pl.Series,
+    settings: OrderSettings,
+    until: int | None = None,
 ) -> pl.DataFrame:
     """What each of these users bought last: the columns user_id and item_id, by users.
 
     If the newest event that counts has the number of an order, it is what has the same number. If
     not, it is what they had within a day before that event, that included. Of several orders at
     the same second it is the one with the highest number. Users without such an event are left out.
+
+    until: only what happened until then counts, in epoch seconds; None for all.
     """
+    if until is not None:
+        interactions = interactions.filter(pl.col(TIMESTAMP) <= until)
     if settings.events is not None:
         interactions = select_events(interactions, settings.events)
     columns = interactions.collect_schema()

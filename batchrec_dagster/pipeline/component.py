@@ -300,7 +300,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         is made from."""
         if not is_installed("report"):
             return []
-        list_pipelines = self.list_pipelines
+        list_pipelines = self.user_list_pipelines
         reports = (
             [recommendation_outcomes(list_pipeline) for list_pipeline in list_pipelines]
             if with_outcomes

@@ -16,6 +16,7 @@ import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.explanations.last_orders import LAST_ORDER, OrderSettings
 from batchrec_dagster.outcomes.experiment import summarize_experiment
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
@@ -47,7 +48,6 @@ from batchrec_dagster.reporting.history import (
 from batchrec_dagster.reporting.list_links import PageLink, link_pages
 from batchrec_dagster.reporting.lists_page import (
     render_lists_page,
-    summarize_after_order_list,
     summarize_list,
     summarize_similar_items,
 )
@@ -84,14 +84,15 @@ class Report:
 
 def build_report(
     work: Work,
-    solution_version: Mapping[str, Any],
+    newest_model: Mapping[str, Any],
     checks: Sequence[dg.AssetCheckSpec],
     instance: dg.DagsterInstance,
     run_id: str,
 ) -> Report:
     """The report of the published table.
 
-    solution_version: the record of the newest one. The published table may be of an older one.
+    newest_model: its record; empty for lists that no model makes. The published table may be of an
+        older one.
     checks: those whose newest results it shows.
     run_id: the id of this run, to see whether it published the table.
     Raises StorageError.
@@ -105,7 +106,7 @@ def build_report(
     baseline = work.live_files.table.current() if is_trial else history.find_baseline(edition)
     restoration = history.find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
-    model = {"recipe": pipeline.solution.recipe, **solution_version, **edition.about}
+    model = {"recipe": pipeline.solution.recipe, **newest_model, **edition.about}
     target_events = edition.about.get("target_events") or ()
     run = ReportedRun(
         pipeline=pipeline.address,
@@ -113,20 +114,20 @@ def build_report(
         source=pipeline.ratings.shown_source,
         recipe=model["recipe"],
         report_time=datetime.now(UTC),
-        solution_version=model["solution_version_arn"],
+        solution_version=model.get("solution_version_arn", ""),
         metrics=model["metrics"],
         popularity=model["popularity_metrics"],
         recent=MeasuredPopularity.from_json(edition.about.get("recent_popularity")),
         checks=read_check_records(instance, checks),
         # A run may have prepared data that it did not import, or whose lists were refused.
-        earlier_data=model["data_version"] != compute_data_version(work),
+        earlier_data=model["data_version"] != _find_data_version(work),
         training_time=_find_training_time(model),
         engine=model.get("engine", ReportedRun.engine),
         evidence=Evidence.read(model.get("evidence", {})),
         target_events=target_events,
         uncounted=(
             ""
-            if target_events
+            if target_events or pipeline.is_about_orders
             else describe_counted_events(pipeline.solution.target_events, None, model.get("engine"))
         ).strip(),
         edition=edition.number,
@@ -168,7 +169,10 @@ def build_report(
     ended_runs = [] if is_trial else remember_ended_runs(work.files, instance)
     nights = list_nights(work.files, read_run_costs(work.files), ended_runs)
     rules_section = build_rules_section(
-        edition.about.get("rules"), edition.about.get("filled"), edition.about.get("rule_costs")
+        edition.about.get("rules"),
+        edition.about.get("filled"),
+        edition.about.get("rule_costs"),
+        has_model=run.has_model,
     )
     names_of_results = {(record.asset, record.check) for record in run.checks}
     missing_checks = [
@@ -194,6 +198,13 @@ def build_report(
         history.write_inputs(edition, inputs)
     history.write_record(edition, facts)
     return Report(render_page(facts), facts)
+
+
+def _find_data_version(work: Work) -> str:
+    """The version of the data that lists made now would be of. Raises StorageError."""
+    if work.pipeline.is_about_orders:
+        return work.files.interactions_version()
+    return compute_data_version(work)
 
 
 def _find_similar_items(work: Work) -> PublishedResults | None:
@@ -245,7 +256,7 @@ def _compare_with_live(work: Work, live: Edition | None, edition: Edition) -> Co
 def build_lists_page(work: Work) -> str:
     """The HTML of the page about all lists of the pipeline. Raises StorageError."""
     pipeline = work.pipeline
-    lists = pipeline.list_pipelines
+    lists = pipeline.user_list_pipelines
     addresses = {list_pipeline.list_name or "": list_pipeline.address for list_pipeline in lists}
     links = link_pages(pipeline.address, addresses)
     summaries = [
@@ -260,22 +271,12 @@ def build_lists_page(work: Work) -> str:
     if pipeline.similar_items_pipeline is not None:
         address = pipeline.similar_items_pipeline.address
         similar_items = summarize_similar_items(PublishedResults(work.storage, address))
-    after_order = [
-        summarize_after_order_list(
-            PublishedResults(work.storage, list_pipeline.address),
-            name,
-            pipeline.lists[name].description,
-        )
-        for list_pipeline in pipeline.after_order_pipelines
-        if (name := list_pipeline.list_name) is not None
-    ]
     return render_lists_page(
         pipeline.name,
         pipeline.description,
         summaries,
         datetime.now(UTC),
         similar_items,
-        after_order,
     )
 
 
@@ -285,7 +286,7 @@ def _link_other_pages(pipeline: Pipeline) -> list[PageLink]:
         return []
     lists = {
         list_pipeline.list_name or "": list_pipeline.address
-        for list_pipeline in pipeline.list_pipelines
+        for list_pipeline in pipeline.user_list_pipelines
     }
     all_lists = {} if pipeline.trial is not None else {"All lists": pipeline.name}
     return link_pages(pipeline.address, {**all_lists, **lists})
@@ -354,7 +355,7 @@ def _count_or_recall(work: Work, edition: Edition, lists: pl.LazyFrame) -> Talli
         stored = _STORED_TALLIES.validate_json(store.get(uri))
         if stored.version == version:
             return stored.tallies
-    with _open_tables(work, lists) as tables:
+    with _open_tables(work, edition, lists) as tables:
         tallies = count_tallies(tables)
     store.put(uri, _STORED_TALLIES.dump_json(_StoredTallies(version, tallies)))
     return tallies
@@ -387,8 +388,14 @@ def _list_similar_items_versions(work: Work) -> list[str]:
 
 
 @contextmanager
-def _open_tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTables]:
-    """The published tables; large ones are scanned, not loaded. Raises StorageError."""
+def _open_tables(
+    work: Work, edition: Edition, recommendations: pl.LazyFrame
+) -> Iterator[RunTables]:
+    """The published tables; large ones are scanned, not loaded. Raises StorageError.
+
+    edition: that of the recommendations.
+    """
+    orders = edition.about.get(LAST_ORDER)
     pipeline, storage, keys = work.pipeline, work.storage, work.pipeline.storage_keys
     with ExitStack() as stack:
 
@@ -413,4 +420,6 @@ def _open_tables(work: Work, recommendations: pl.LazyFrame) -> Iterator[RunTable
             categories=list_categories(pipeline),
             segments=read_parquet(keys.user_segments) if pipeline.segments else None,
             similar_items=None if similar_items is None else similar_items.files.table.read()[1],
+            orders=None if orders is None else OrderSettings.from_json(orders),
+            orders_until=edition.about.get("data_until"),
         )

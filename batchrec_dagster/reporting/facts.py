@@ -43,11 +43,12 @@ class ReportedRun:
     description: str | None
     source: str
     """The source of the ratings, without secrets."""
-    recipe: str
+    recipe: str | None
+    """The recipe of the model; None for lists about orders, which no model makes."""
     report_time: datetime
     """When the report was made."""
     solution_version: str
-    """The ARN of the model."""
+    """The ARN of the model; empty without one."""
     metrics: Mapping[str, float]
     """The model's metrics, by Personalize's names."""
     popularity: Mapping[str, float]
@@ -98,6 +99,11 @@ class ReportedRun:
     """Which published lists of similar items the page shows, in words; empty if there are none."""
     other_pages: Sequence[PageLink] = ()
     """The pages of the pipeline's other lists, and the page about all of them."""
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model made the lists."""
+        return self.recipe is not None
 
     @property
     def tested(self) -> Evidence | None:
@@ -166,6 +172,7 @@ class Facts(Tallies):
             last=self.data.last,
             tested=tested.users if tested else None,
             target_events=self.run.target_events,
+            has_model=self.run.has_model,
         )
 
     @property
@@ -225,6 +232,7 @@ class Facts(Tallies):
             target_events=run.target_events,
             uncounted=run.uncounted,
             restored=run.restored,
+            has_model=run.has_model,
         )
 
 

@@ -74,51 +74,12 @@ def summarize_similar_items(published: PublishedResults) -> SimilarItemsSummary 
     )
 
 
-@dataclass(frozen=True)
-class AfterOrderSummary:
-    """What the page says of lists about people's last orders, which have no page of their own."""
-
-    address: str
-    """The address of the list, such as `shop/post_purchase`."""
-    name: str
-    description: str | None
-    edition: int | None = None
-    """The number of the published edition; None if nothing is published."""
-    publication_time: datetime | None = None
-    """When the edition was made."""
-    rows: int = 0
-    users: int = 0
-    """Users with a list."""
-
-
-def summarize_after_order_list(
-    published: PublishedResults, name: str, description: str | None
-) -> AfterOrderSummary:
-    """What the storage knows of the published edition of a list about last orders.
-
-    Raises StorageError.
-    """
-    edition = published.edition
-    if edition is None:
-        return AfterOrderSummary(published.address, name, description)
-    return AfterOrderSummary(
-        published.address,
-        name,
-        description,
-        edition.number,
-        published.publication_time,
-        rows=edition.about.get("rows", 0),
-        users=edition.users or 0,
-    )
-
-
 def render_lists_page(
     pipeline: str,
     description: str | None,
     lists: Sequence[ListSummary],
     report_time: datetime,
     similar_items: SimilarItemsSummary | None = None,
-    after_order: Sequence[AfterOrderSummary] = (),
 ) -> str:
     """The HTML of the page. It loads nothing from elsewhere."""
     style = read_style()
@@ -139,7 +100,6 @@ def render_lists_page(
             description=description,
             lists=lists,
             similar_items=similar_items,
-            after_order=after_order,
             report_time=report_time,
             policy="; ".join(policy),
             style=Markup(style),  # noqa: S704

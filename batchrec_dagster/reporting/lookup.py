@@ -302,6 +302,7 @@ def _find_last_order(
         interactions_of_user.lazy(),
         pl.Series([user]),
         OrderSettings.from_json(about[LAST_ORDER]),
+        about.get("data_until"),
     )
     items = interactions_of_user.get_column(ITEM_ID).unique(maintain_order=True)
     return items.filter(items.is_in(orders.get_column("item_id").implode())).to_list()

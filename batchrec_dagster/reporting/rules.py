@@ -7,13 +7,18 @@ from typing import Any
 
 from markupsafe import Markup
 
-from batchrec_dagster.reporting.badges import judge_short_lists
+from batchrec_dagster.reporting.badges import FEW_SHORT_LISTS, judge_short_lists
 from batchrec_dagster.reporting.sections import Figure, ReportSection, Tile, format_count
+from batchrec_dagster.reporting.verdict import MANY_SHORT_SHARE
 
 RULE_COLUMNS = ("rule", "results left out", "rows added", "lists that lack it", "lists emptied")
 _TEXT = (
     "recommendations.rules were applied in this order to the results of the model, of which more"
     " were asked for than a list has. What they left short was filled with popular items."
+)
+_TEXT_WITHOUT_MODEL = (
+    "The rules were applied in this order to what goes with the last orders. What they left short"
+    " was filled with popular items."
 )
 
 
@@ -82,24 +87,32 @@ def build_rules_section(
     rules: Sequence[Mapping[str, Any]] | None,
     filled: Mapping[str, int] | None,
     costs: Mapping[str, Any] | None = None,
+    *,
+    has_model: bool = True,
 ) -> ReportSection | None:
     """The section; None if no rules made the lists.
 
     rules, filled, costs: as an edition's metadata have them; None where they do not.
+    has_model: whether a model made the lists, and not similar items of last orders.
     """
     if not rules:
         return None
     tiles = []
     if filled is not None:
+        results = "of the model's results" if has_model else "items that go with the last order"
         tiles.append(
             Tile(
                 "rules_short_lists",
                 "Lists that rules left short",
                 format_count(filled["short_of_model"]),
-                f"of {filled['lists']:,} had too few of the model's results left."
+                f"of {filled['lists']:,} had too few {results} left."
                 f" {filled['popular_rows']:,} popular items fill these, and the places that"
                 " at_least keeps.",
-                judge_short_lists(filled["short_of_model"], filled["lists"]),
+                judge_short_lists(
+                    filled["short_of_model"],
+                    filled["lists"],
+                    FEW_SHORT_LISTS if has_model else MANY_SHORT_SHARE,
+                ),
             )
         )
     table = Figure(
@@ -116,4 +129,5 @@ def build_rules_section(
         title = "What rules cost"
         rows = _align_numbers(list_cost_rows(costs))
         tables.append(Figure("rules-costs", title, describe_costs(costs), None, COST_COLUMNS, rows))
-    return ReportSection("rules", "Rules", [_TEXT], tiles, tables)
+    text = _TEXT if has_model else _TEXT_WITHOUT_MODEL
+    return ReportSection("rules", "Rules", [text], tiles, tables)

@@ -72,7 +72,11 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     # An old table does not say which model made it, so assume the newest.
     newest_model = files.record("solution_version", _NewestModel)
     about = edition.about or newest_model
-    is_earlier = about.get("data_version") != newest_model.get("data_version")
+    newest_data = newest_model.get("data_version")
+    if "recipe" in about and about["recipe"] is None:
+        # No model made these lists.
+        newest_data = files.interactions_version()
+    is_earlier = about.get("data_version") != newest_data
     if instance is not None and not is_earlier:
         is_earlier = not _is_imported(instance, prefix)
     facts["earlier_data"] = is_earlier

@@ -199,18 +199,18 @@ def test_a_list_about_the_last_order_is_made_of_similar_items(
     project.declare(declaration("shop", RATINGS, similar_items=BOUGHT_TOGETHER, lists=lists))
     jobs = [*(project.storage / "shop/curated/batch_inference").iterdir()]
 
-    def run() -> dg.ExecuteInProcessResult:
+    def run(*assets: str) -> dg.ExecuteInProcessResult:
         with definitions(project) as defs:
             job = defs.resolve_job_def("shop_refresh")
-            keys = [["shop", "similar_items"], ["shop", "post_purchase", "recommendations"],
-                    ["shop", "post_purchase", "recommendations_export"]]  # fmt: skip
-            selection = [dg.AssetKey(key) for key in keys]
-            return job.execute_in_process(
+            selection = [dg.AssetKey(["shop", *asset.split("/")]) for asset in assets]
+            result = job.execute_in_process(
                 instance=instance, asset_selection=selection, raise_on_error=False
             )
+        assert result.success, why(result)
+        return result
 
-    result = run()
-    assert result.success, why(result)
+    lists_alone = ("similar_items", "post_purchase/recommendations")
+    run(*lists_alone, "post_purchase/recommendations_export")
     folder = project.storage / "shop/lists/post_purchase/curated"
     table = pl.read_parquet(folder / "recommendations/recommendations.parquet")
     assert table.columns == ["user_id", "rank", "item_id", "score", "reason"]
@@ -224,7 +224,8 @@ def test_a_list_about_the_last_order_is_made_of_similar_items(
     assert is_own_half.to_series().sum() > 0.8 * own.height
     assert (folder / "exports/recommendations.csv").exists()
     assert [*(project.storage / "shop/curated/batch_inference").iterdir()] == jobs
-    assert metadata(run(), "recommendations")["outcome"] == "unchanged: not made again"
+    repeated = run(*lists_alone)
+    assert metadata(repeated, "recommendations")["outcome"] == "unchanged: not made again"
     with definitions(project) as defs:
         assert "shop__post_purchase_rollback" in {job.name for job in defs.resolve_all_job_defs()}
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
@@ -246,6 +247,31 @@ def test_a_list_about_the_last_order_is_made_of_similar_items(
     text = format_text(user, None, with_runs=False)
     assert f"last order: {user.last_order[0].item}" in text
     assert "because of: the item in the last order" in text
+    # Later, some people choose what is on their list.
+    with (project.root / RATINGS).open("a") as ratings:
+        for listed_user, item in (
+            own.filter(rank=1).select("user_id", "item_id").head(20).iter_rows()
+        ):
+            ratings.write(f"{listed_user},{item},5,1600000000\n")
+    later = run(
+        *("raw_ratings", "interactions", "post_purchase/recommendation_outcomes"),
+        *("post_purchase/recommendation_report", "recommendation_report"),
+    )
+    outcome = metadata(later, "recommendation_outcomes")
+    assert (outcome["edition"], outcome["hit_rate"], outcome["active_users"]) == (1, 1, 20)
+    page = (folder / "report/index.html").read_text()
+    data = json.loads(page.partition('id="people-data">')[2].partition("</script>")[0])
+    assert "No model made these lists, so there is no quality to measure" in page
+    assert "The lists were made from earlier data" in page
+    # What explains a list is the order that it was made from, also on the page.
+    place = [row[0] for row in data["people"]].index(first_user)
+    names, listed_places = data["items"]["id"], data["people"][place][3]
+    assert {names[item] for item in data["orders"][place]} == ordered
+    assert {names[item] for item in listed_places[1::3] if item >= 0} == explaining
+    assert (
+        "lists/post_purchase/curated/report/index.html"
+        in (project.storage / "shop/curated/report/index.html").read_text()
+    )
     (_, address, number) = describe_similar_items(published, "another")
     assert address == "shop/similar_items: unchanged: edition 1"
     assert number.endswith("similar items of 80 items")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 
 from batchrec_dagster.reporting.list_links import PageLink, link_pages
 from batchrec_dagster.reporting.lists_page import (
-    AfterOrderSummary,
     ListSummary,
     SimilarItemsSummary,
     render_lists_page,
@@ -46,10 +44,6 @@ def render() -> str:
         [home, ListSummary(PageLink("mail", "x"), None)],
         TIME,
         SimilarItemsSummary(3, TIME, rows=2368, items=296),
-        [
-            AfterOrderSummary("shop/bought", "bought", "After <i>orders</i>", 4, TIME, 5000, 1250),
-            AfterOrderSummary("shop/later", "later", None),
-        ],
     )
 
 
@@ -60,18 +54,9 @@ def test_the_page_says_of_each_list_whether_it_is_safe_to_send() -> None:
     assert "&lt;b&gt;All&lt;/b&gt; lists" in page
     assert 'value="1234">1,234</data> users' in page
     assert "Edition 7" in page
-    assert page.count("Nothing is published yet.") == 2
+    assert page.count("Nothing is published yet.") == 1
     assert '<a href="x">' not in page
     assert 'value="2368">2,368</data> similar items of <data value="296">' in page
-
-
-def test_lists_after_an_order_say_how_to_look_at_them() -> None:
-    (section,) = re.findall(r'<section id="bought".*?</section>', render(), re.S)
-    text = re.sub("<[^>]*>", "", section)
-    assert "5,000 items that go with the last orders of 1,250 users" in text
-    assert "batchrec show USER --pipeline shop/bought" in text
-    assert "Edition 4" in text
-    assert "After &lt;i&gt;orders&lt;/i&gt;" in section
 
 
 @pytest.mark.slow

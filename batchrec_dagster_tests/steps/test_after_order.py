@@ -26,6 +26,8 @@ def test_the_last_order_is_what_was_bought_within_a_day_before_the_newest() -> N
     users = pl.Series(["ann", "bob"])
     orders = find_last_orders(interactions, users, OrderSettings(["buy"]))
     assert orders.rows() == [("ann", "lid"), ("ann", "pot")]
+    until_day_9 = find_last_orders(interactions, users, OrderSettings(["buy"]), 9 * DAY)
+    assert until_day_9.rows() == [("ann", "pot")]
     of_any_type = find_last_orders(interactions, users, OrderSettings(None))
     assert of_any_type.rows() == [("ann", "ad"), ("bob", "pot")]
 

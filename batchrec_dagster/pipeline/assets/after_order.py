@@ -15,11 +15,12 @@ from batchrec_dagster.pipeline.assets.published_lists import (
     drop_absent_users_everywhere,
     list_checks,
     list_warnings,
+    load_own_value,
     published_metadata,
     roll_back,
     title_assets,
 )
-from batchrec_dagster.pipeline.declare_asset import asset_options, storage_links
+from batchrec_dagster.pipeline.declare_asset import PUBLISHED_IO, asset_options, storage_links
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
     get_personalize_work,
@@ -59,7 +60,7 @@ def after_order_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{made_with}",
-            io_manager="published_io",
+            io_manager=PUBLISHED_IO,
             checks=list_checks(pipeline),
             warnings=list_warnings(pipeline),
         )
@@ -81,6 +82,7 @@ def after_order_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(
+                value=load_own_value(work),
                 data_version=dg.DataVersion(lists.edition.version),
                 metadata={
                     **describe_table(work.pipeline, lists.table),

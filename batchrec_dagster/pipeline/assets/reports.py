@@ -4,7 +4,7 @@ The report is an HTML page.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -14,6 +14,7 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import (
+    AssetOptions,
     asset_options,
     preview_metadata,
     sample_metadata,
@@ -152,6 +153,28 @@ def recommendation_report(
     pipeline: Pipeline, checks: Sequence[dg.AssetCheckSpec] = ()
 ) -> dg.AssetsDefinition:
     """The asset of the report, which shows these checks."""
+    options = _declare_report(pipeline)
+    if pipeline.is_about_orders:
+        # No model made these lists.
+        @dg.asset(**options)
+        @asset_step
+        def report_about_orders(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+            return _build_report(pipeline, context, {}, checks)
+
+        return report_about_orders
+
+    @dg.asset(**options)
+    @asset_step
+    def recommendation_report(
+        context: dg.AssetExecutionContext, solution_version: ModelRecord
+    ) -> dg.MaterializeResult[Any]:
+        return _build_report(pipeline, context, solution_version.to_json(), checks)
+
+    return recommendation_report
+
+
+def _declare_report(pipeline: Pipeline) -> AssetOptions:
+    """The options of the asset of the report."""
     required = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
     keys = [pipeline.asset_key(name) for name in required]
     optional = [pipeline.asset_key(name) for name in list_optional_tables(pipeline)]
@@ -161,53 +184,52 @@ def recommendation_report(
     settings = fingerprint(
         pipeline.description, pipeline.ratings.sources, pipeline.solution.recipe, *optional
     )
-
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            "recommendation_report",
-            description="A page for people, in one HTML file: how good the lists are, whom they"
-            " reach, what they recommend, and each user's history next to their list.",
-            kinds={"html"},
-            inputs=["solution_version"],
-            deps=[*keys, *optional],
-            storage_key=pipeline.storage_keys.report,
-            code_version=f"{CODE_VERSION}-{settings}",
-            io_manager="html_io",
-        )
+    return asset_options(
+        pipeline,
+        "recommendation_report",
+        description="A page for people, in one HTML file: how good the lists are, whom they"
+        " reach, what they recommend, and each user's history next to their list.",
+        kinds={"html"},
+        inputs=[] if pipeline.is_about_orders else ["solution_version"],
+        deps=[*keys, *optional],
+        storage_key=pipeline.storage_keys.report,
+        code_version=f"{CODE_VERSION}-{settings}",
+        io_manager="html_io",
     )
-    @asset_step
-    def recommendation_report(
-        context: dg.AssetExecutionContext, solution_version: ModelRecord
-    ) -> dg.MaterializeResult[Any]:
-        # Imported here, because it needs SciPy.
-        from batchrec_dagster.pipeline.report import build_report
 
-        work = get_work(pipeline, context)
-        newest_model = solution_version.to_json()
-        report = build_report(work, newest_model, checks, context.instance, context.run.run_id)
-        _log_verdict(context.log, report)
-        for warning in report.facts.warnings:
-            context.log.warning(warning)
-        return dg.MaterializeResult(
-            value=report.html,
-            metadata={
-                **_report_metadata(report),
-                **storage_links(
-                    "report", work.storage, work.storage.uri(pipeline.storage_keys.report)
-                ),
-            },
-        )
 
-    return recommendation_report
+def _build_report(
+    pipeline: Pipeline,
+    context: dg.AssetExecutionContext,
+    newest_model: Mapping[str, Any],
+    checks: Sequence[dg.AssetCheckSpec],
+) -> dg.MaterializeResult[Any]:
+    """The page, with its metadata. Raises StorageError.
+
+    newest_model: its record; empty for lists that no model makes.
+    """
+    # Imported here, because it needs SciPy.
+    from batchrec_dagster.pipeline.report import build_report
+
+    work = get_work(pipeline, context)
+    report = build_report(work, newest_model, checks, context.instance, context.run.run_id)
+    _log_verdict(context.log, report)
+    for warning in report.facts.warnings:
+        context.log.warning(warning)
+    return dg.MaterializeResult(
+        value=report.html,
+        metadata={
+            **_report_metadata(report),
+            **storage_links("report", work.storage, work.storage.uri(pipeline.storage_keys.report)),
+        },
+    )
 
 
 def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the page about all lists of the pipeline, which leads to the page of each."""
-    list_pipelines = pipeline.list_pipelines
+    list_pipelines = pipeline.user_list_pipelines
     described = [
-        (list_pipeline.list_name, list_pipeline.description)
-        for list_pipeline in pipeline.user_list_pipelines
+        (list_pipeline.list_name, list_pipeline.description) for list_pipeline in list_pipelines
     ]
     similar_items = pipeline.similar_items_pipeline
 
@@ -224,10 +246,6 @@ def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
                     for list_pipeline in list_pipelines
                 ),
                 *([similar_items.asset_key("similar_items")] if similar_items else []),
-                *(
-                    list_pipeline.asset_key("recommendations")
-                    for list_pipeline in pipeline.after_order_pipelines
-                ),
             ],
             storage_key=pipeline.storage_keys.report,
             code_version=f"{CODE_VERSION}-{fingerprint(pipeline.description, described)}",
