@@ -14,6 +14,7 @@ from batchrec_dagster.cli.pipelines import check, list_pipelines, open_page, ui
 from batchrec_dagster.cli.rollback import rollback, teardown
 from batchrec_dagster.cli.run import run
 from batchrec_dagster.cli.show import diff, show
+from batchrec_dagster.cli.terminal import fit_terminal
 from batchrec_dagster.local_personalize.api.command import local_personalize
 
 # With Python's own threshold, searching all that Dagster imports for garbage takes up to half a
@@ -36,7 +37,7 @@ class Commands(click.Group):
             raise
         except click.ClickException as error:
             # The message may repeat text of a file or an argument.
-            error.message = _escape_message(error.message)  # type: ignore[misc]
+            error.message = _format_message(error.message)  # type: ignore[misc]
             raise
         except Exception as error:
             # Explaining any other error imports more, for which there is no memory either.
@@ -45,7 +46,7 @@ class Commands(click.Group):
             message = _explain_error(error)
             if not message:
                 raise
-            raise click.ClickException(_escape_message(message)) from error
+            raise click.ClickException(_format_message(message)) from error
 
 
 NO_MEMORY = (
@@ -63,11 +64,13 @@ def is_memory_error(error: BaseException) -> bool:
     )
 
 
-def _escape_message(message: str) -> str:
-    """The message with characters that control a terminal as escape sequences."""
+def _format_message(message: str) -> str:
+    """The message in lines that fit the terminal, without characters that control it."""
     from batchrec_dagster.reporting.terminal import escape_invisible
 
-    return "\n".join(map(escape_invisible, message.splitlines()))
+    # Click prints this in front.
+    start = "Error: "
+    return fit_terminal("\n".join(map(escape_invisible, message.splitlines())), start=start)
 
 
 def _explain_error(error: Exception) -> str:

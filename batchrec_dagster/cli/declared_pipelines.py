@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # The end of the component's type. `config` has the whole name, but importing it would make shell
 # completion slow.
 COMPONENT_SUFFIX = ".BatchRecommendations"
-NO_PIPELINES = "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE"
+NO_PIPELINES = "No pipeline is declared. Declare one: `batchrec new NAME --ratings FILE`"
 
 
 class UnknownNameError(click.ClickException):

@@ -41,7 +41,7 @@ from batchrec_dagster.cli.declared_pipelines import (
 )
 from batchrec_dagster.cli.project import find_project, make_job_command
 from batchrec_dagster.cli.project_deployment import load_storage
-from batchrec_dagster.cli.terminal import format_program, get_terminal_width
+from batchrec_dagster.cli.terminal import fit_terminal, format_program, get_terminal_width
 from batchrec_dagster.dagster_internals.run_files import locate_events_of_run
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.processes import MACHINE_TAG, describe_machine
@@ -392,9 +392,8 @@ class _RunProcess:
             if self.signals:
                 click.echo(f"{name}: stopped before the run started")
             else:
-                click.echo(
-                    f"{name}: the run did not start. {self._explain_failed_start()}", err=True
-                )
+                reason = fit_terminal(self._explain_failed_start(), indentation="  ")
+                click.echo(f"{name}: the run did not start\n{reason}", err=True)
         elif run.is_success:
             click.echo("\n".join(self.describe(run, stages, duration)))
         elif self.signals:
@@ -405,8 +404,9 @@ class _RunProcess:
             start = "" if page else f", once `{batchrec} ui` runs"
             lines = [
                 f"\n{name}: failed after {duration}",
-                *(format_message(error, width, program=batchrec) for error in stages.errors),
+                *(format_message(reason, width, program=batchrec) for reason in stages.reasons),
                 "",
+                *_describe_remaining_lists(stages),
                 f"Fix it, then continue with:\n  {command_again}",
                 f"Its log{start}:\n  {page or DEFAULT_ADDRESS}/runs/{run.run_id}",
             ]
@@ -434,6 +434,24 @@ class _RunProcess:
         if re.search(r"MemoryError|failed to map segment|annot allocate memory", text):
             return "Memory ran out while it started. Give this process more."
         return "\n".join(text.splitlines()[-20:])
+
+
+def _describe_remaining_lists(stages: RunStages) -> list[str]:
+    """A line about what readers have after a run that failed; none if it was to publish nothing."""
+    publishing = [
+        stage for stage in stages.stages.values() if stage.name.split("/")[-1] == "recommendations"
+    ]
+    published = [stage for stage in publishing if stage.status == "done"]
+    if not publishing:
+        return []
+    if not published:
+        is_first = all(stage.last_duration is None for stage in publishing)
+        remain = "" if is_first else " Readers keep the lists that they have."
+        return [f"Nothing was published.{remain}"]
+    if len(published) == len(publishing):
+        return ["The lists are published."]
+    names = ", ".join(stage.name.removesuffix("/recommendations") for stage in published)
+    return [f"Published: {names}. Of the others, readers keep the lists that they have."]
 
 
 Show = Callable[["RunStages | None", "list[Stage]", bool], None]
@@ -472,7 +490,8 @@ def _stages_view(name: str) -> Iterator[Show]:
                 live.vertical_overflow = "visible"
             # A cell of the table has no room for why a stage waits.
             notes = [Padding(Text(line, style="yellow"), (0, 0, 0, 2)) for line in stages.retries]
-            live.update(Group(stages.build_table(time.time()), *notes), refresh=True)
+            table = stages.build_table(time.time(), console.width)
+            live.update(Group(table, *notes), refresh=True)
 
         yield update_table
 

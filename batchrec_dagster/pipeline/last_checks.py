@@ -61,9 +61,10 @@ def _add_last_numbers(
         return result
     numbers: dict[str, Any] = {name: value.value for name, value in (last.metadata or {}).items()}
     try:
+        # A check that could not measure anything has no number to compare with.
+        template.format(**{name: value.value for name, value in (result.metadata or {}).items()})
         text = template.format(**numbers)
     except (KeyError, ValueError):
-        # An earlier version measured something else.
         return result
     last_numbers = {
         f"{LAST}{name}": value for name, value in numbers.items() if not name.startswith(LAST)

@@ -60,6 +60,7 @@ from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.rules import build_rules_section
 from batchrec_dagster.reporting.run_records import read_check_records, read_ended_runs
 from batchrec_dagster.reporting.run_tables import RunTables
+from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
@@ -137,6 +138,11 @@ def build_report(
         requested=_read_check_number(edition, LISTS_FULL, "users"),
         failed=edition.about.get("failed_users", 0),
         dropped=edition.users_dropped,
+        overruled=[
+            stored["name"]
+            for stored in edition.about.get("checks", [])
+            if stored["numbers"].get(PUBLISHED_ANYWAY)
+        ],
         newcomers=describe_newcomers(edition.about.get("newcomers")),
         full=_read_check_number(edition, LISTS_FULL, "full"),
         rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,

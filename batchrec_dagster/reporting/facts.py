@@ -77,6 +77,8 @@ class ReportedRun:
     """Which edition is still published, if this run published none."""
     restored: str | None = None
     """Since when readers have these lists again, as after a rollback; None if they are new."""
+    overruled: Sequence[str] = ()
+    """The names of the checks that refused these lists, which somebody published anyway."""
     full: int | None = None
     """Users whose list has all its items; None if unknown."""
     rows: int = 0
@@ -233,6 +235,7 @@ class Facts(Tallies):
             uncounted=run.uncounted,
             restored=run.restored,
             has_model=run.has_model,
+            overruled=run.overruled,
         )
 
 

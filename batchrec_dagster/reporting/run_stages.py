@@ -28,6 +28,8 @@ STYLES = {"running": "bold", "retrying": "yellow", "done": "green", "failed": "b
 # The names of Personalize's resources in log messages are too long for a line.
 ARN = re.compile(r"\s?\barn:\S+")
 RECORDS_AT_ONCE = 1000
+# The columns of the terminal between two columns of the table of stages.
+COLUMN_GAP = 2
 
 
 def name_stage(step: str) -> str:
@@ -168,6 +170,22 @@ class RunStages:
             ]
 
     @property
+    def reasons(self) -> list[str]:
+        """Why the run failed, with the names of all stages that failed for the same reason."""
+        names = {stage.name for stage in self.stages.values()}
+        stages_by_reason: dict[str, list[str]] = {}
+        for error in self.errors:
+            stage, separator, reason = error.partition(": ")
+            if separator and stage in names:
+                stages_by_reason.setdefault(reason, []).append(stage)
+            else:
+                stages_by_reason.setdefault(error, [])
+        return [
+            f"{', '.join(stages)}: {reason}" if stages else reason
+            for reason, stages in stages_by_reason.items()
+        ]
+
+    @property
     def running(self) -> list[str]:
         """The names of the stages that are running."""
         return [stage.name for stage in self.stages.values() if stage.status == "running"]
@@ -178,22 +196,34 @@ class RunStages:
             if stage.status not in ENDED:
                 stage.status = "not run" if stage.start_time is None else "stopped"
 
-    def build_table(self, now: float) -> Table:
-        """The stages, a line each. `now` is in seconds since the epoch."""
+    def build_table(self, now: float, width: int) -> Table:
+        """The stages, a line each.
+
+        now: in seconds since the epoch.
+        width: the columns of the terminal.
+        """
+        headings = ["stage", "status", "time"]
         timed = any(stage.last_duration is not None for stage in self.stages.values())
         table = Table(box=None, pad_edge=False, expand=True, show_header=timed, header_style="dim")
-        table.add_column("stage", no_wrap=True)
-        table.add_column("status", no_wrap=True)
-        table.add_column("time", justify="right", no_wrap=True)
         if timed:
-            table.add_column("last run", justify="right", no_wrap=True)
+            headings.append("last run")
+        for heading in headings:
+            is_time = heading in ("time", "last run")
+            table.add_column(heading, justify="right" if is_time else "left", no_wrap=True)
         table.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+        rows = []
         for stage in self.stages.values():
             cells = [Text(stage.name), Text(stage.status, style=STYLES.get(stage.status, "dim"))]
             cells.append(Text(format_duration(stage.measure_seconds(now))))
             if timed:
                 cells.append(Text(format_duration(stage.last_duration), style="dim"))
-            table.add_row(*cells, Text(stage.details, no_wrap=True, overflow="ellipsis"))
+            rows.append((cells, stage.details))
+        columns = zip(headings, *(cells for cells, _ in rows), strict=True)
+        taken = sum(max(map(len, column)) + COLUMN_GAP for column in columns)
+        for cells, details in rows:
+            # Of "unchanged: not trained again", the first word is what matters.
+            text = details if taken + len(details) <= width else details.partition(": ")[0]
+            table.add_row(*cells, Text(text, no_wrap=True, overflow="ellipsis"))
         return table
 
     @property

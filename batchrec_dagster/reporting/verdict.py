@@ -84,6 +84,8 @@ class VerdictFacts:
     """What has changed much in the data, in words."""
     checks: Sequence[str] = ()
     """The names of the checks that warn."""
+    overruled: Sequence[str] = ()
+    """The names of the checks that refused the lists, which somebody published anyway."""
     unchanged: str | None = None
     """Which edition is still published, if a run changed nothing."""
     target_events: Sequence[str] = ()
@@ -286,6 +288,9 @@ def _judge_lists(facts: VerdictFacts) -> Iterator[Reason]:
         yield Reason("watch", "the model is worse than the one before")
     if facts.drift:
         yield Reason("watch", f"the data changed a lot: {', '.join(facts.drift)}")
+    for check in facts.overruled:
+        text = f"the check {check} refused these lists, and they were published anyway"
+        yield Reason("watch", text)
     for check in facts.checks:
         yield Reason("watch", f"the check {check} warns")
 

@@ -46,6 +46,8 @@ MAX_IDS_NAMED = 3
 
 # The name of the check of `check_quality_gate`.
 QUALITY_GATE = "quality_gate"
+# The number by which a check that would have failed says that somebody published anyway.
+PUBLISHED_ANYWAY = "published_anyway"
 
 # The name of the check of `check_rows_titled`.
 ROWS_TITLED = "rows_titled"
@@ -539,6 +541,7 @@ def check_quality_gate(
         )
     if reasons and skip_quality_gate:
         finding += f"; published anyway (--publish-anyway), although {', and '.join(reasons)}"
+        numbers[PUBLISHED_ANYWAY] = 1
     elif reasons:
         nothing_published = candidate.published is None
         remains = "nothing was published" if nothing_published else "the published lists stay"

@@ -80,6 +80,10 @@ IAM_ACTIONS = {
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
+# What the system says of a full disk.
+NO_SPACE = "No space left on device"
+
+
 class StorageError(Exception):
     """An object could not be read or written; the message names the URI and what to do."""
 
@@ -395,6 +399,11 @@ class ObjectStore:
             if path is not None and isinstance(error, (PermissionError, PermissionDeniedError)):
                 raise StorageError(
                     f"cannot {verb} {path}: permission denied; let this user {verb} there"
+                ) from error
+            if NO_SPACE in str(error):
+                raise StorageError(
+                    f"cannot {verb} {path or uri}: {NO_SPACE}; free some space. `batchrec doctor`"
+                    " names the disks"
                 ) from error
             raise _explain_error(uri, verb, error, lambda: self._arn) from error
 

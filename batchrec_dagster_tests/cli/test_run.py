@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ import dagster as dg
 import pytest
 import yaml
 from click.testing import CliRunner
+from rich.console import Console
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.dagster_home import use_dagster_home
@@ -531,6 +533,81 @@ def test_a_failure_fits_the_terminal_and_its_commands_can_be_copied(
         "Its log:",
         f"  http://127.0.0.1:3001/runs/{run.run_id}",
     ]
+
+
+@pytest.fixture
+def stages() -> Iterator[RunStages]:
+    """The stages of a run of two lists, which has not started."""
+
+    @dg.op
+    def shop__home__recommendations() -> None: ...
+
+    @dg.op
+    def shop__newsletter__recommendations() -> None: ...
+
+    @dg.job(executor_def=dg.in_process_executor)
+    def shop_refresh() -> None:
+        shop__home__recommendations()
+        shop__newsletter__recommendations()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield RunStages(instance, instance.create_run_for_job(shop_refresh))
+
+
+def test_a_reason_that_several_stages_have_is_said_once(stages: RunStages) -> None:
+    names = [stage.name for stage in stages.stages.values()]
+    assert names == ["home/recommendations", "newsletter/recommendations"]
+    stages.errors = [*(f"{name}: blocked.csv: no such file" for name in names), "killed: why"]
+    assert stages.reasons == [f"{', '.join(names)}: blocked.csv: no such file", "killed: why"]
+
+
+def test_a_run_that_failed_says_what_readers_have(stages: RunStages) -> None:
+    describe = sys.modules["batchrec_dagster.cli.run"]._describe_remaining_lists
+    home, newsletter = stages.stages.values()
+    assert describe(stages) == ["Nothing was published."]
+    home.last_duration = newsletter.last_duration = 1.0
+    assert describe(stages) == ["Nothing was published. Readers keep the lists that they have."]
+    home.status, newsletter.status = "done", "failed"
+    assert describe(stages) == [
+        "Published: home. Of the others, readers keep the lists that they have."
+    ]
+    newsletter.status = "done"
+    assert describe(stages) == ["The lists are published."]
+    del stages.stages[next(iter(stages.stages))]
+    next(iter(stages.stages.values())).name = "teardown"
+    assert describe(stages) == []
+
+
+def test_what_a_stage_did_is_shortened_where_it_does_not_fit(stages: RunStages) -> None:
+    for stage in stages.stages.values():
+        stage.details = "unchanged: not inferred again"
+    for width, text in ((200, "unchanged: not inferred again"), (60, "unchanged")):
+        console = Console(width=width, file=io.StringIO())
+        console.print(stages.build_table(0.0, width))
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert all(line.rstrip().endswith(text) for line in lines)
+
+
+@pytest.mark.parametrize("width", [None, 75])
+def test_an_error_fits_the_terminal(
+    working_project: Project, monkeypatch: pytest.MonkeyPatch, width: int | None
+) -> None:
+    working_project.declare(declaration("shop", "ratings.csv", recommendation={}))
+    monkeypatch.setattr("batchrec_dagster.cli.terminal.get_terminal_width", lambda: width)
+    code, output = run_batchrec("run", "shopp")
+    assert code == 3
+    lines = output.splitlines()
+    if width is None:
+        assert lines[0].endswith("`batchrec check` names files that do not load.")
+        return
+    assert lines[0].startswith("Error: no pipeline 'shopp'. Declared: shop.")
+    assert lines[-1].startswith("  ")
+    code, output = run_batchrec("check")
+    assert code == 1
+    assert " ".join(output.split()).startswith(
+        f"Error: {working_project.package.name}/defs/shop/defs.yaml, line "
+    )
+    assert all(len(line) <= 75 for line in output.splitlines())
 
 
 @pytest.mark.slow

@@ -66,6 +66,8 @@ def test_checks_that_passed_and_those_without_a_last_run_are_left_as_they_are() 
     assert add_last_numbers(failed, []) == failed
     other = [CheckResult("rows_readable", passed=True, finding="from an earlier version")]
     assert add_last_numbers(failed, check_results(other)) == failed
+    unread = [CheckResult("rows_readable", passed=False, finding="no column 'customer' (x)")]
+    assert add_last_numbers(check_results(unread), passed) == check_results(unread)
     assert insert_last_time("3 missing", "0") == "3 missing (last time 0)"
 
 

@@ -117,6 +117,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     # The data and the checks.
     ({"drift": ["40% fewer users"]}, "watch"),
     ({"checks": ["lists_full"]}, "watch"),
+    ({"overruled": ["quality_gate"]}, "watch"),
     # All reasons of the worst judgement, and what is good apart from them.
     (
         {"full": 1900, "checks": ["fresh"]},
