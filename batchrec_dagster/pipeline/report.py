@@ -20,6 +20,7 @@ from batchrec_dagster.explanations.last_orders import LAST_ORDER, OrderSettings
 from batchrec_dagster.outcomes.experiment import summarize_experiment
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
+from batchrec_dagster.personalize.breakdown import Breakdown
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.pipeline.automation.living_runs import has_died
@@ -62,7 +63,7 @@ from batchrec_dagster.reporting.run_records import read_check_records, read_ende
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.import_dataset import compute_data_version
-from batchrec_dagster.steps.items import list_categories, list_optional_tables
+from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.steps.work import Work
@@ -72,7 +73,7 @@ from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.unpublished_runs import UnpublishedRun, UnpublishedRuns
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
-TALLIES_VERSION = "4"
+TALLIES_VERSION = "5"
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def build_report(
         training_time=_find_training_time(model),
         engine=model.get("engine", ReportedRun.engine),
         evidence=Evidence.read(model.get("evidence", {})),
+        breakdown=Breakdown.from_json(edition.about.get("breakdown")),
+        user_columns=[*pipeline.users.layout.categories] if pipeline.users else [],
         target_events=target_events,
         uncounted=(
             ""
@@ -420,7 +423,7 @@ def _open_tables(
             titles=read_parquet(keys.item_titles) if pipeline.has_titles else None,
             items=(
                 pl.read_csv(open_path(storage.uri(keys.items)), infer_schema=False, glob=False)
-                if list_categories(pipeline)
+                if has_item_table(pipeline)
                 else None
             ),
             categories=list_categories(pipeline),

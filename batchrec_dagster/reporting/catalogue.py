@@ -11,6 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, VALUE_SEPARATOR
+from batchrec_dagster.reporting.item_ages import ItemAges, measure_ages
+from batchrec_dagster.reporting.novelty import Novelty, measure_novelty
 from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
 
@@ -83,6 +85,9 @@ class Catalogue:
     bands: list[Shares]
     """The shares of the bands of popularity."""
     exposure: Exposure
+    novelty: Novelty
+    ages: ItemAges | None
+    """How new the items are; None if it is not known."""
     values: dict[str, list[Shares]]
     """The most frequent values of each category."""
     most: list[ListedItem]
@@ -110,6 +115,8 @@ def count_catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
         ),
         bands=bands,
         exposure=measure_exposure(items),
+        novelty=measure_novelty(items),
+        ages=measure_ages(tables, counts),
         values={category: _count_values(items, tables, category) for category in tables.categories},
         most=[ListedItem(**row) for row in most.with_columns(title=titles).iter_rows(named=True)],
     )
@@ -155,7 +162,8 @@ def _join_items(tables: RunTables, counts: ReportCounts) -> pl.DataFrame:
 
     The columns are item, interactions, lists and popularity, the rank from 1.
     """
-    items = counts.items.join(counts.lists, on="item", how="full", coalesce=True)
+    items = counts.items.select("item", "interactions")
+    items = items.join(counts.lists, on="item", how="full", coalesce=True)
     if tables.items is not None:
         declared_items = tables.items.select(item=ITEM_ID).unique()
         items = items.join(declared_items, on="item", how="full", coalesce=True)

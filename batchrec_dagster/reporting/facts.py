@@ -11,12 +11,14 @@ import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
+from batchrec_dagster.personalize.breakdown import Breakdown
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.audience import Audience, count_audience
 from batchrec_dagster.reporting.catalogue import Catalogue, count_catalogue
 from batchrec_dagster.reporting.data_profile import DataProfile, count_profile
 from batchrec_dagster.reporting.drift import DataFacts, Drift
 from batchrec_dagster.reporting.editions import EditionDiff
+from batchrec_dagster.reporting.list_diversity import ValuesPerList, count_values_per_list
 from batchrec_dagster.reporting.list_links import PageLink
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
 from batchrec_dagster.reporting.provenance import Provenance
@@ -65,6 +67,10 @@ class ReportedRun:
     """What trained and measured the model, in words."""
     evidence: Sequence[Evidence] = ()
     """How sure the metrics are; empty if that is not known."""
+    breakdown: Breakdown | None = None
+    """The quality in parts; None if it was not measured."""
+    user_columns: Sequence[str] = ()
+    """The declared categories of users."""
     target_events: Sequence[str] = ()
     """The types of events that the metrics count alone; all if empty."""
     uncounted: str = ""
@@ -146,6 +152,8 @@ class Tallies:
     catalogue: Catalogue
     profile: DataProfile
     people: People
+    values_per_list: ValuesPerList | None
+    """How many values of a category the lists have; None without one."""
     item_ids: Ids
     """The ids of the items in the interactions, sorted."""
     segments: list[Segment]
@@ -247,13 +255,15 @@ def combine_facts(run: ReportedRun, tallies: Tallies) -> Facts:
 def count_tallies(tables: RunTables, most_people: int = MOST_PEOPLE) -> Tallies:
     """The tallies of the tables, with at most `most_people` users to look up."""
     counts = count_tables(tables)
+    people = collect_people(tables, counts, most_people)
     return Tallies(
         data=counts.data,
         item_ids=counts.items.get_column("item").sort(),
         audience=count_audience(tables, counts),
         catalogue=count_catalogue(tables, counts),
         profile=count_profile(tables, counts),
-        people=collect_people(tables, counts, most_people),
+        people=people,
+        values_per_list=count_values_per_list(tables, people),
         segments=_group_segments(tables.segments),
     )
 

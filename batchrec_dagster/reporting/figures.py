@@ -11,7 +11,7 @@ from batchrec_dagster.outcomes.measured_popularity import name_window
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate, name_ndcg
 from batchrec_dagster.reporting.catalogue import Shares
 from batchrec_dagster.reporting.charts import Chart, Interval
-from batchrec_dagster.reporting.facts import Facts
+from batchrec_dagster.reporting.facts import Facts, ReportedRun
 from batchrec_dagster.reporting.sections import Figure, format_count, format_percent, format_score
 
 # The series of the charts.
@@ -75,7 +75,7 @@ def name_metrics(target_events: Sequence[str]) -> list[Metric]:
     ]
 
 
-def draw_quality(facts: Facts) -> Figure | None:
+def draw_quality(facts: Facts, *, is_folded: bool = False) -> Figure | None:
     """The metrics compared with those of popularity; None if these were not measured."""
     run = facts.run
     if not run.popularity:
@@ -85,11 +85,8 @@ def draw_quality(facts: Facts) -> Figure | None:
         for metric in name_metrics(run.target_events)
     ]
     caption = "This model compared with recommending the most popular items to everyone."
-    tested = run.tested
-    ndcg_intervals = [tested.ndcg.interval, tested.popular.interval] if tested else [None, None]
-    if any(ndcg_intervals):
-        caption += " NDCG@25 alone is measured with its 95% interval."
-    intervals = [ndcg_intervals if metric.key == NDCG else [None, None] for metric in METRICS]
+    known_intervals = find_intervals(run)
+    intervals = [known_intervals.get(metric.key, (None, None)) for metric in METRICS]
     return Figure(
         "quality",
         "Quality compared with popularity",
@@ -107,7 +104,25 @@ def draw_quality(facts: Facts) -> Figure | None:
             [name, *map(_format_with_interval, values, ends)]
             for (name, *values), ends in zip(rows, intervals, strict=True)
         ],
+        fold=f"{rows[0][0]} {rows[0][1]:.4f}, of popular items {rows[0][2]:.4f}"
+        if is_folded
+        else "",
     )
+
+
+def find_intervals(run: ReportedRun) -> dict[str, tuple[Interval | None, Interval | None]]:
+    """The 95% intervals of the model's metrics and of those of popular items, by Personalize's
+    names of the metrics; without those of which neither is known."""
+    intervals: dict[str, tuple[Interval | None, Interval | None]] = {}
+    if run.tested is not None:
+        intervals[NDCG] = run.tested.ndcg.interval, run.tested.popular.interval
+    for part in run.breakdown.depths if run.breakdown else ():
+        precision = part.precision
+        intervals[f"precision_at_{part.depth}"] = (
+            precision.model.interval,
+            precision.popular.interval,
+        )
+    return {name: ends for name, ends in intervals.items() if any(ends)}
 
 
 def draw_popularity(facts: Facts) -> Figure | None:

@@ -27,10 +27,24 @@ from batchrec_dagster.reporting.figures import (
     draw_lengths,
     draw_popularity,
     draw_quality,
+    find_intervals,
     name_metrics,
+)
+from batchrec_dagster.reporting.item_figures import (
+    draw_ages,
+    draw_novelty,
+    draw_values_per_list,
+    make_age_tile,
 )
 from batchrec_dagster.reporting.page_data import pack_people
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
+from batchrec_dagster.reporting.quality_figures import (
+    draw_list_lengths,
+    draw_user_columns,
+    explain_missing_columns,
+    group_item_categories,
+    group_user_columns,
+)
 from batchrec_dagster.reporting.sections import (
     Badge,
     format_count,
@@ -99,7 +113,24 @@ def render_page(facts: Facts) -> str:
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    quality_figures = [draw_quality(facts), draw_popularity(facts), draw_groups(facts)]
+    user_columns = draw_user_columns(facts)
+    # The tiles have its numbers, so it gives way to what stands nowhere else.
+    quality = draw_quality(facts, is_folded=bool(user_columns))
+    quality_figures = [
+        quality,
+        draw_groups(facts),
+        *user_columns[:1],
+        draw_list_lengths(facts),
+        draw_popularity(facts),
+    ]
+    quality_groups = [group_user_columns(facts, user_columns), group_item_categories(facts)]
+    catalogue_figures = [
+        draw_values_per_list(facts),
+        draw_ages(facts),
+        draw_novelty(facts),
+        draw_exposure(facts),
+        *draw_categories(facts),
+    ]
     return environment.get_template("report.html").render(
         facts=facts,
         run=facts.run,
@@ -107,9 +138,12 @@ def render_page(facts: Facts) -> str:
         badges=_judge_tiles(facts),
         intervals=_find_intervals(facts),
         quality_figures=[figure for figure in quality_figures if figure is not None],
+        missing_columns=explain_missing_columns(facts),
         lengths=draw_lengths(facts),
         bands=draw_bands(facts),
-        catalogue_figures=[draw_exposure(facts), *draw_categories(facts)],
+        quality_groups=[group for group in quality_groups if group is not None],
+        catalogue_figures=[figure for figure in catalogue_figures if figure is not None],
+        age_tile=make_age_tile(facts),
         sections=[section for section in facts.sections if not section.is_quiet],
         quiet_sections=[section for section in facts.sections if section.is_quiet],
         segments=facts.segments[:MOST_SEGMENTS],
@@ -134,10 +168,9 @@ def _judge_tiles(facts: Facts) -> dict[str, Badge | None]:
 
 
 def _find_intervals(facts: Facts) -> dict[str, tuple[float, float]]:
-    """The 95% intervals that are known, by Personalize's name of the metric."""
-    tested = facts.run.tested
-    interval = tested.ndcg.interval if tested else None
-    return {} if interval is None else {NDCG: interval}
+    """The 95% intervals of the model's metrics that are known, by Personalize's names."""
+    intervals = find_intervals(facts.run)
+    return {name: interval for name, (interval, _) in intervals.items() if interval is not None}
 
 
 def _capitalize(text: str) -> str:

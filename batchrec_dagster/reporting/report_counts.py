@@ -19,6 +19,10 @@ from batchrec_dagster.preparation.layout import CONSTANT_TIME
 from batchrec_dagster.reporting.drift import DataFacts
 from batchrec_dagster.reporting.run_tables import RunTables
 
+# What people chose lately is what they chose in this many days before the newest interaction.
+RECENT_DAYS = 30
+DAY = 86_400
+
 
 @dataclass(frozen=True)
 class ReportCounts:
@@ -27,7 +31,7 @@ class ReportCounts:
     users: pl.DataFrame
     """user_id and interactions, in order of user."""
     items: pl.DataFrame
-    """item and interactions."""
+    """item, interactions and first, the time of its first one in epoch seconds."""
     days: pl.DataFrame
     """day, counted from 1970-01-01, and interactions."""
     data: DataFacts
@@ -37,6 +41,11 @@ class ReportCounts:
     """item and lists, the number of lists that contain it."""
     longest: int
     """The number of items in the longest list."""
+    newest: int
+    """The time of the newest interaction, in epoch seconds."""
+    recent: pl.DataFrame
+    """item, day, counted from 1970-01-01, and interactions, of those of the last RECENT_DAYS days
+    of the data."""
 
 
 def count_tables(tables: RunTables) -> ReportCounts:
@@ -45,10 +54,18 @@ def count_tables(tables: RunTables) -> ReportCounts:
     recommendations = tables.recommendations
     columns = interactions.collect_schema().names()
     row_count = pl.len().cast(pl.Int64)
+    day = pl.col(TIMESTAMP) // DAY
+    # Reading one column costs little, and then all else is one pass.
+    newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item() or 0
     queries = {
         "users": interactions.group_by(user_id=USER_ID).agg(interactions=row_count),
-        "items": interactions.group_by(item=ITEM_ID).agg(interactions=row_count),
-        "days": interactions.group_by(day=pl.col(TIMESTAMP) // 86_400).agg(
+        "items": interactions.group_by(item=ITEM_ID).agg(
+            interactions=row_count, first=pl.col(TIMESTAMP).min()
+        ),
+        "recent": interactions.filter(pl.col(TIMESTAMP) > newest - RECENT_DAYS * DAY)
+        .group_by(item=ITEM_ID, day=day)
+        .agg(interactions=row_count),
+        "days": interactions.group_by(day=day).agg(
             interactions=row_count, first=pl.col(TIMESTAMP).min(), last=pl.col(TIMESTAMP).max()
         ),
         "served": recommendations.select(pl.col("user_id").unique()),
@@ -77,6 +94,8 @@ def count_tables(tables: RunTables) -> ReportCounts:
         served=results["served"].to_series().sort(),
         lists=results["lists"],
         longest=results["longest"].item() or 0,
+        newest=newest,
+        recent=results["recent"],
     )
 
 

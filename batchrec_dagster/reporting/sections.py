@@ -68,6 +68,18 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class FigureGroup:
+    """Figures behind one line."""
+
+    name: str
+    """The beginning of the HTML id of the line."""
+    title: str
+    key: str
+    """The key number on the line."""
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
 class ReportSection:
     """A section of the page."""
 

@@ -58,12 +58,18 @@ def list_categories(pipeline: Pipeline) -> list[str]:
     return [*pipeline.items.layout.categories] if pipeline.items else []
 
 
+def has_item_table(pipeline: Pipeline) -> bool:
+    """Whether the items have something that the report counts: categories, or when they came."""
+    layout = pipeline.items.layout if pipeline.items else None
+    return layout is not None and (bool(layout.categories) or layout.created is not None)
+
+
 def list_optional_tables(pipeline: Pipeline) -> list[str]:
     """The assets of this pipeline that not every pipeline has, and whose tables the report
     shows."""
     is_declared = {
         "item_titles": pipeline.has_titles,
-        "items": bool(list_categories(pipeline)),
+        "items": has_item_table(pipeline),
         "user_segments": pipeline.segments is not None,
     }
     return [name for name, declared in is_declared.items() if declared]
