@@ -211,7 +211,7 @@ def group_item_categories(facts: Facts) -> FigureGroup | None:
     return FigureGroup(
         "items-columns",
         f"Recall by {_join_names(columns[:MOST_FIGURES])}",
-        _summarize("recall", columns, "{:.1%}"),
+        _summarize("recall", columns[:MOST_FIGURES], "{:.1%}"),
         _name_others(figures, columns),
     )
 

@@ -116,6 +116,23 @@ def declare_with_items(project: Project, **attributes: Any) -> dict[str, Any]:
     )
 
 
+def check_parts(report: Reader, training: dict[str, Any]) -> None:
+    """Whether the quality in parts is that of the model's metrics. Lists have ten items."""
+    rows = report.tables["list-lengths-table"][1:]
+    assert [row[0] for row in rows] == ["5", "10"]
+    for depth, *cells in rows:
+        # The tested users are too few for intervals.
+        hit_rate, _, ndcg, precision = (cell for cell in cells if isinstance(cell, float))
+        assert ndcg == training[f"ndcg_at_{depth}"]
+        assert precision == training[f"precision_at_{depth}"]
+        # No user with a hit has less than one, or more than all items of the list.
+        assert precision <= hit_rate <= precision * int(depth)
+    recalls = {str(row[0]): row[2:] for row in report.tables["items-column1-table"][1:]}
+    # Odd items are comedies and romances.
+    assert recalls.keys() == {"Comedy", "Romance", "Drama"}
+    assert recalls["Comedy"] == recalls["Romance"]
+
+
 @pytest.mark.slow
 def test_each_number_agrees_with_the_tables(project: Project, instance: dg.DagsterInstance) -> None:
     # Three of these users have no history.
@@ -123,7 +140,7 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
     users_file.write_text("user_id\n" + "\n".join(str(user) for user in range(21, 64)))
     settings = declare_with_items(
         project,
-        recommendations={"num_results": 5},
+        recommendations={"num_results": 10},
         segments={"items": ["1", "2"], "users_per_segment": 12},
         batch_users={"source": str(users_file)},
     )
@@ -151,6 +168,14 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
         is_odd = int(entry["item_id"]) % 2 == 1
         genres[entry["user_id"]] |= {"Comedy", "Romance"} if is_odd else {"Drama"}
     training = metadata(result, "solution_version")
+    newest = max(row["TIMESTAMP"] for row in rows)
+    items_file = project.storage / "shop/transformed/items/items.csv"
+    created = dict(
+        pl.read_csv(items_file)
+        .select(pl.col("ITEM_ID").cast(pl.String), "CREATION_TIMESTAMP")
+        .iter_rows()
+    )
+    ages = sorted((newest - created[entry["item_id"]]) / 86_400 for entry in lists)
     assert report.facts == pytest.approx(
         {
             "interactions": len(rows),
@@ -158,7 +183,7 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
             "items": len(had),
             "requested": 43,
             "served": len({row["user_id"] for row in lists}),
-            "longest": 5,
+            "longest": 10,
             "checks": len(result.get_asset_check_evaluations()),
             "median": histories[21],
             "cold": histories.count(0),
@@ -172,6 +197,7 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
             "tail_interactions": compute_shares(order[16:])[1],
             "people": len({row["user_id"] for row in lists}),
             "counted": len(history_lengths),
+            "median_item_age": round(ages[(len(ages) - 1) // 2]),
             "categories_per_list": round(sum(map(len, genres.values())) / len(genres), 2),
             "lists_of_one_category": sum(len(values) == 1 for values in genres.values()),
             **{
@@ -190,6 +216,15 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
         [name, training[short], training[f"popularity_{short}"]]
         for name, short in zip(NAMES, SHORT.values(), strict=True)
     ]
+    check_parts(report, training)
+    numbers = Counter(len(values) for values in genres.values())
+    assert {str(row[0]): row[1] for row in report.tables["values-per-list-table"][1:]} == {
+        str(number): lists for number, lists in numbers.items()
+    }
+    places = sorted(order.index(entry["item_id"]) + 1 for entry in lists)
+    assert report.tables["novelty-table"][1][1] == places[(len(places) - 1) // 2]
+    bits = [-math.log2(had[entry["item_id"]] / len(rows)) for entry in lists]
+    assert report.tables["novelty-table"][3][1] == pytest.approx(sum(bits) / len(bits), abs=0.051)
     ends = [0, *(math.ceil(80 * share) for share in (0.01, 0.05, 0.2, 0.5, 1))]
     for row, start, end in zip(report.tables["bands-table"][1:], ends, ends[1:], strict=False):
         assert row[1:] == pytest.approx(compute_shares(order[start:end]))

@@ -465,7 +465,7 @@ def test_dark_mode_and_printing(opened_report: Any) -> None:
     )
     assert opened_report.pdf().startswith(b"%PDF")
     assert (
-        opened_report.evaluate("window.unfolded") == opened_report.locator("details").count() == 15
+        opened_report.evaluate("window.unfolded") == opened_report.locator("details").count() == 18
     )
     assert opened_report.locator("details[open]").count() == 0
     opened_report.emulate_media(media="print")
