@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import dagster_webserver
 import pytest
 import yaml
 
@@ -19,6 +20,11 @@ from batchrec_dagster_tests.support import (
     definitions,
     module_project,
 )
+
+# What Dagster's page names in words, as it has no picture of it.
+KINDS_WITHOUT_ICON = {"dynamodb", "html", "personalize"}
+# Dagster shows no more at an asset.
+MOST_KINDS = 3
 
 ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"GENRES": "genres"}}}
 
@@ -59,10 +65,39 @@ def test_assets_say_what_they_are(tmp_path: Path) -> None:
     assert names == {f"shop/{name}" for name in ASSETS}
     for spec in specs:
         assert spec.description
+        assert 20 < len(spec.description.partition(". ")[0]) <= 160, spec.description
         assert spec.kinds
         assert spec.owners == ["ann@example.com"]
         assert spec.group_name == "shop"
         assert spec.code_version
+
+
+def test_kinds_tell_the_stage_by_icons_that_dagster_has(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    lists = {"home": {"num_results": 5}, "mail": {"sinks": {"export": {"format": "csv"}}}}
+    project.declare(
+        declaration(
+            "shop",
+            "ratings.csv",
+            items=ITEMS,
+            users={"source": "users.csv", "columns": {"user": "id", "categories": {"SEX": "sex"}}},
+            lists=lists,
+            similar_items={"num_results": 5},
+            segments={"items": [1]},
+        )
+    )
+    with definitions(project) as defs:
+        kinds = {spec.key.path[-1]: spec.kinds for spec in defs.resolve_all_asset_specs()}
+    chunks = Path(dagster_webserver.__file__).parent / "webapp/build/_next/static/chunks"
+    scripts = [file.read_text() for file in chunks.glob("*.js")]
+    for kind in set().union(*kinds.values()) - KINDS_WITHOUT_ICON:
+        assert any(f"{kind}:{{icon:" in script for script in scripts), kind
+    assert max(map(len, kinds.values())) <= MOST_KINDS
+    assert "source" in kinds["raw_users"]
+    assert "polars" in kinds["users"]
+    assert "personalize" in kinds["solution_version"]
+    assert "table" in kinds["recommendations"]
+    assert "report" in kinds["recommendation_report"]
 
 
 def test_the_pipeline_that_the_readme_shows_loads(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.pipeline import declare_asset as links
+from batchrec_dagster.pipeline.headline_numbers import NAMES, QUALITY
 from batchrec_dagster.reporting.markdown import WORD_JOINER
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import ADDRESSES, HOSTILE, OUTSIDE, quote_cells
@@ -164,6 +166,33 @@ def test_each_asset_says_what_it_is_and_its_numbers_are_plotted(shop: Shop, tab:
                 expect(tab.get_by_text(key, exact=True).first).to_be_visible()
         expect(tab.locator(LINKS)).to_have_count(0)
     assert tab.evaluate("window.shot") is None
+
+
+def test_plots_of_lists_start_with_quality_coverage_cost_and_failures(shop: Shop) -> None:
+    """On each night, also if nothing has changed."""
+    asset = dg.AssetKey(["shop", "recommendations"])
+    nights = shop.instance.fetch_materializations(asset, limit=10).records
+    assert len(nights) == 2
+    for night in nights:
+        assert night.asset_materialization is not None
+        values = night.asset_materialization.metadata
+        quality = values[QUALITY].value
+        assert isinstance(quality, float)
+        assert 0 < quality < 1
+        assert sorted(numbers(dict(values)))[: len(NAMES)] == sorted(NAMES)
+
+
+def test_a_run_is_told_in_a_line_a_step(shop: Shop) -> None:
+    for run in shop.instance.get_runs():
+        lines = [
+            entry
+            for entry in shop.instance.all_logs(run.run_id)
+            if entry.dagster_event is None and int(entry.level) >= logging.INFO
+        ]
+        steps = [entry.step_key for entry in lines if entry.level == logging.INFO]
+        assert len(steps) == len(set(steps))
+        assert "edition 1" in " ".join(entry.user_message for entry in lines)
+        assert not [entry.user_message for entry in lines if "arn:aws:" in entry.user_message]
 
 
 def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:

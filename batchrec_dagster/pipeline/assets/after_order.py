@@ -49,7 +49,7 @@ def after_order_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
             description=f"The published table: up to {settings.num_results} items that go with what"
             " each user bought last, by similar_items, as user_id, rank, item_id and score"
             f"{describe_list_columns(pipeline)}.",
-            kinds={"parquet"},
+            kinds={"parquet", "table"},
             inputs=["batch_users"],
             deps=[
                 pipeline.asset_key("interactions"),
@@ -87,7 +87,7 @@ def after_order_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
                 metadata={
                     **describe_table(work.pipeline, lists.table),
                     "outcome": lists.outcome,
-                    **published_metadata(work, lists.edition),
+                    **published_metadata(work, lists.edition, run.root_run),
                     **storage_links("table", work.storage, lists.edition.uri),
                 },
             ),

@@ -63,7 +63,7 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
             "items",
             description="What Personalize learns about each item, such as its genres and when it"
             " came out: the CSV file that it imports, for models and filters.",
-            kinds={"csv"},
+            kinds={"polars", "csv"},
             inputs=["raw_items"],
             stage=PREPARED,
             storage_key=key,
@@ -108,7 +108,7 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
             "item_titles",
             description="Each item's title, for the people who read the tables and the report."
             " Personalize does not get them.",
-            kinds={"parquet"},
+            kinds={"polars", "parquet"},
             inputs=["raw_items"],
             stage=PREPARED,
             storage_key=key,

@@ -279,7 +279,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
             "batch_users",
             description="The users who get a list, as JSON Lines, the input of a batch inference"
             f" job. {_describe_users(settings)}, each once.",
-            kinds={"json"},
+            kinds={"polars", "json"},
             deps=[
                 pipeline.asset_key("interactions"),
                 *settings.upstream,

@@ -21,6 +21,7 @@ from batchrec_dagster.pipeline.declare_asset import (
     sample_metadata,
     table_metadata,
 )
+from batchrec_dagster.pipeline.headline_numbers import build_headline_numbers
 from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
@@ -41,6 +42,7 @@ from batchrec_dagster.steps.cost import WITHIN_BUDGET, check_budget
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.runs import RunFacts
+from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.published_table import Edition
 
@@ -283,8 +285,17 @@ def _popularity_metadata(table: "RecommendationTable") -> dict[str, Any]:
     return metadata
 
 
-def published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any]:
-    return {"dagster/uri": work.files.table.uri, "edition": edition.number}
+def published_metadata(work: PersonalizeWork, edition: Edition, run: str) -> dict[str, Any]:
+    """Which edition is published, and the numbers that Dagster plots first.
+
+    run: the id of the first of this run and its retries.
+    """
+    cost_usd = read_run_costs(work.files).get(run, 0.0)
+    return {
+        "edition": edition.number,
+        **build_headline_numbers(edition.about, edition.users, cost_usd),
+        "dagster/uri": work.files.table.uri,
+    }
 
 
 def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
@@ -336,7 +347,7 @@ def roll_back(
                 },
                 **({"users": edition.users} if edition.users is not None else {}),
                 **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
-                **published_metadata(work, edition),
+                **published_metadata(work, edition, find_root_run(context)),
                 "table": work.storage.where(work.files.table.uri),
             },
         ),

@@ -91,7 +91,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             "raw_ratings",
             description="Who rated, bought or watched what, and when: the files that everything"
             f" else is made of, {file_note}. Unchanged files are not copied again.",
-            kinds={"file"},
+            kinds={"source", "file"},
             deps=ratings.upstream,
             stage=RAW,
             storage_key=keys.record("raw_ratings"),
@@ -277,7 +277,7 @@ def _raw_attributes(
             pipeline,
             asset,
             description=f"{description}: {file_note}.",
-            kinds={"file"},
+            kinds={"source", "file"},
             deps=settings.upstream,
             stage=RAW,
             storage_key=keys.record(asset),

@@ -65,7 +65,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             f" {settings.num_results} items for every user, as user_id, rank, item_id and score"
             f"{describe_list_columns(pipeline)}{', and arm' if experiment else ''}."
             f"{without_seen if settings.excludes_all_seen else ''}",
-            kinds={"personalize", "parquet"},
+            kinds={"personalize", "parquet", "table"},
             inputs=["solution_version", "batch_users"],
             deps=[pipeline.asset_key("interactions"), *titles, *attribute_assets(pipeline)],
             resources=["personalize"],
@@ -102,7 +102,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             dg.MaterializeResult(
                 value=load_own_value(work),
                 data_version=dg.DataVersion(lists.edition.version),
-                metadata=_lists_metadata(work, lists, solution_version),
+                metadata=_lists_metadata(work, lists, solution_version, run.root_run),
             ),
         )
 
@@ -118,18 +118,24 @@ def _describe_purpose(pipeline: Pipeline) -> str:
 
 
 def _lists_metadata(
-    work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord
+    work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord, run: str
 ) -> dict[str, Any]:
+    """The metadata, of which Dagster's page shows the first ones at the top.
+
+    run: the id of the first of this run and its retries.
+    """
     job = lists.job
+    table = describe_table(work.pipeline, lists.table)
     return {
-        **describe_table(work.pipeline, lists.table),
+        "preview": table.pop("preview"),
+        "outcome": lists.outcome,
+        **published_metadata(work, lists.edition, run),
+        **table,
         "results_asked_for": lists.num_results,
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),
         "batch_inference_job_arn": job.arn,
         "batch_inference_output": JobOutput(work.storage, job.description).folder,
-        "outcome": lists.outcome,
         "inference_seconds": measure_job_seconds(job),
         **build_cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
-        **published_metadata(work, lists.edition),
         **storage_links("table", work.storage, lists.edition.uri),
     }

@@ -80,7 +80,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             "recommendation_outcomes",
             description="What people did with the lists: each published edition against what its"
             " users did after it, compared with the most popular items of that day.",
-            kinds={"parquet"},
+            kinds={"report", "parquet"},
             deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
             storage_key=pipeline.storage_keys.outcomes,
             code_version=f"{CODE_VERSION}{counted}",
@@ -189,7 +189,7 @@ def _declare_report(pipeline: Pipeline) -> AssetOptions:
         "recommendation_report",
         description="A page for people, in one HTML file: how good the lists are, whom they"
         " reach, what they recommend, and each user's history next to their list.",
-        kinds={"html"},
+        kinds={"report", "html"},
         inputs=[] if pipeline.is_about_orders else ["solution_version"],
         deps=[*keys, *optional],
         storage_key=pipeline.storage_keys.report,
@@ -239,7 +239,7 @@ def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
             "recommendation_report",
             description="A page about all lists: whether each is safe to send, and the way to its"
             " own page.",
-            kinds={"html"},
+            kinds={"report", "html"},
             deps=[
                 *(
                     list_pipeline.asset_key("recommendation_report")

@@ -87,7 +87,7 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
             pipeline,
             "similar_items",
             description=_describe(pipeline, settings),
-            kinds={"personalize", "parquet"} if has_model else {"parquet"},
+            kinds={"personalize", "parquet", "table"} if has_model else {"parquet", "table"},
             deps=[
                 pipeline.asset_key("interactions"),
                 *([pipeline.asset_key(MODEL_ASSET)] if has_model else []),
@@ -123,7 +123,7 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
             dg.MaterializeResult(
                 value=load_own_value(work),
                 data_version=dg.DataVersion(lists.edition.version),
-                metadata=_build_metadata(work, lists),
+                metadata=_build_metadata(work, lists, run.root_run),
             ),
         )
 
@@ -178,7 +178,13 @@ def _warnings(pipeline: Pipeline) -> dict[str, str]:
     }
 
 
-def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> dict[str, Any]:
+def _build_metadata(
+    work: PersonalizeWork, lists: "PublishedSimilarItems", run: str
+) -> dict[str, Any]:
+    """The metadata, of which Dagster's page shows the first ones at the top.
+
+    run: the id of the first of this run and its retries.
+    """
     table, job = lists.table, lists.job
     counts = asdict(table.counts)
     rows = counts.pop("rows")
@@ -195,6 +201,8 @@ def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> di
     rules = table.facts.get("rules")
     return {
         "preview": _preview(lists),
+        "outcome": lists.outcome,
+        **published_metadata(work, lists.edition, run),
         **(
             {"rules": dg.MetadataValue.md(markdown_table(RULE_COLUMNS, list_rule_rows(rules)))}
             if rules
@@ -208,7 +216,6 @@ def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> di
             table.sample.columns,
         ),
         **counts,
-        "outcome": lists.outcome,
         **(
             {
                 "batch_inference_job_arn": job.arn,
@@ -219,7 +226,6 @@ def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> di
             else {}
         ),
         **build_cost_metadata("cost_usd", lists.cost, on_aws=work.ensure.on_aws),
-        **published_metadata(work, lists.edition),
         "sample": sample_metadata(table.sample),
         **storage_links("table", work.storage, lists.edition.uri),
     }

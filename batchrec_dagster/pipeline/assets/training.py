@@ -68,7 +68,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             description=f"The {' and '.join(file.asset for file in files)}, imported into Amazon"
             " Personalize for training: a dataset group, a schema, a dataset and an import job."
             " Unchanged data are not imported again.",
-            kinds={"personalize"},
+            kinds={"personalize", "dataset"},
             deps=[pipeline.asset_key(file.asset) for file in files],
             resources=["personalize"],
             stage=MODEL,
@@ -124,9 +124,6 @@ def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> di
                 ],
             ),
         ),
-        **record.to_json(),
-        **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
-        "dagster/uri": work.storage.uri(work.pipeline.storage_keys.record("personalize_dataset")),
         **{
             "outcome" if part.file.is_interactions else f"{part.file.asset}_outcome": part.outcome
             for part in dataset_import.imports
@@ -134,6 +131,9 @@ def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> di
         "import_seconds": sum(part.seconds for part in dataset_import.imports),
         **build_cost_metadata("estimated_usd", dataset_import.estimate, on_aws=work.ensure.on_aws),
         **build_cost_metadata("cost_usd", dataset_import.cost, on_aws=work.ensure.on_aws),
+        **record.to_json(),
+        **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
+        "dagster/uri": work.storage.uri(work.pipeline.storage_keys.record("personalize_dataset")),
     }
 
 
@@ -246,38 +246,37 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
     metrics = _shorten_names(record.metrics)
     baseline = _shorten_names(record.popularity_metrics)
     all_events = _shorten_names(record.all_events_metrics or {})
+    counted_events = describe_counted_events(
+        work.pipeline.solution.target_events, record.target_events, record.engine
+    ).strip()
     return {
         "preview": preview_metadata(
             f"The recipe `{training.recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is"
             " better.",
             f"Trained and measured by {escape(record.engine)}, on"
             f" {describe_tested_users(training.tested)}."
-            + escape(
-                describe_counted_events(
-                    work.pipeline.solution.target_events, record.target_events, record.engine
-                )
-            ),
+            + (f" {escape(counted_events)}" if counted_events else ""),
             _format_metrics(metrics, baseline, all_events),
             *_describe_popularity(record),
         ),
-        "solution_version_arn": record.solution_version_arn,
-        "solution_arn": version["solutionArn"],
-        **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
+        "outcome": training.outcome,
         "recipe": training.recipe,
         "hyperparameters": dict(training.hyperparameters),
-        "outcome": training.outcome,
         "data_version": record.data_version,
         "trained_on": record.trained_on,
         "trained_at": record.trained_at,
         "training_hours": version.get("trainingHours", 0.0),
         "training_seconds": training.seconds,
-        **build_cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
         **metrics,
         **{f"popularity_{key}": value for key, value in baseline.items()},
+        **build_cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
         **{f"recent_popularity_{key}": value for key, value in record.recent_popularity.items()},
         **{f"all_events_{key}": value for key, value in all_events.items()},
         **({"target_events": list(record.target_events)} if record.target_events else {}),
         "interactions": work.pipeline.interactions.model_dump(mode="json"),
+        "solution_version_arn": record.solution_version_arn,
+        "solution_arn": version["solutionArn"],
+        **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
     }
 
 

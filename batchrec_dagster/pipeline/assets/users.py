@@ -56,7 +56,7 @@ def users(pipeline: Pipeline, layout: UsersLayout) -> dg.AssetsDefinition:
             "users",
             description="What is known of each user, such as country and consent: the CSV file that"
             " Personalize imports, for models and filters, and that conditions on users read.",
-            kinds={"csv"},
+            kinds={"polars", "csv"},
             inputs=["raw_users"],
             stage=PREPARED,
             storage_key=key,
