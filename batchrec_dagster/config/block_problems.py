@@ -9,11 +9,8 @@ from batchrec_dagster.config.lists import ListSettings
 from batchrec_dagster.config.ratings import check_names_or_positions
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.similar_items import SimilarItems
-from batchrec_dagster.config.validation import build_field_errors
+from batchrec_dagster.config.validation import Keys, raise_field_errors
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
-
-Keys = tuple[str, ...]
-"""The keys of a setting, such as ("solution", "event_weights")."""
 
 # The settings in blocks of lists that would have no effect, as what they decide is shared: their
 # block and name, and the reason.
@@ -36,9 +33,7 @@ def require_fitting_blocks(declaration: Declaration) -> None:
         _find_problems_of_lists_about_orders,
         _find_settings_that_lists_share,
     ):
-        problems = dict(find_problems(declaration))
-        if problems:
-            raise build_field_errors(problems)
+        raise_field_errors(find_problems(declaration))
 
 
 def _find_problems_of_several_blocks(declaration: Declaration) -> Iterator[str]:

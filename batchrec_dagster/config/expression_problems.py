@@ -20,6 +20,7 @@ from batchrec_dagster.config.list_columns import (
 )
 from batchrec_dagster.config.recommendations import PopularBy, RecommendationSettings
 from batchrec_dagster.config.similar_items import SimilarItems
+from batchrec_dagster.config.validation import Keys
 from batchrec_dagster.personalize.schemas import ITEMS, USERS, Schema, parse_schema
 from batchrec_dagster.rules.conditions import add_age
 from batchrec_dagster.rules.settings import ListRules
@@ -27,9 +28,6 @@ from batchrec_dagster.storage.paths import SIMILAR_ITEMS
 
 if TYPE_CHECKING:
     from batchrec_dagster.config.pipeline import Pipeline
-
-Keys = tuple[str, ...]
-"""The keys of a setting, such as ("recommendations", "filter")."""
 
 
 def find_expression_problems(pipeline: Pipeline) -> dict[Keys, str]:

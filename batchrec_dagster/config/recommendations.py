@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 
 import dagster as dg
@@ -15,21 +14,20 @@ from pydantic import (
 )
 
 from batchrec_dagster.config.filter_problems import explain_open_filter, find_filter_traits
+from batchrec_dagster.config.filter_values import (
+    FilterValue,
+    FilterValues,
+    list_values,
+    require_filter_values,
+    validate_filter_values,
+)
 from batchrec_dagster.config.validation import validate_range
-from batchrec_dagster.personalize.file_formats import (
-    MAX_RESULTS,
-)
-from batchrec_dagster.personalize.filter_expressions import (
-    EXCLUDE_SEEN,
-    MAX_VALUE_LENGTH,
-    format_values,
-)
+from batchrec_dagster.personalize.file_formats import MAX_RESULTS
+from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN, format_values
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
-
-FilterValue = str | int | float
 
 
 class PopularBy(dg.Model):
@@ -60,7 +58,7 @@ class RecommendationSettings(dg.Model):
         description="A Personalize filter expression, in addition to exclude_seen.",
         examples=["EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"],
     )
-    filter_values: dict[str, FilterValue | list[FilterValue]] = Field(
+    filter_values: FilterValues = Field(
         default_factory=dict,
         description="The value of each $PLACEHOLDER of the filter.",
         examples=[{"GENRES": ["Horror", "War"]}],
@@ -125,18 +123,11 @@ class RecommendationSettings(dg.Model):
             raise ValueError("recommendations are items: write ItemID instead of UserID")
         return expression
 
-    @field_validator("filter_values")
-    @classmethod
-    def _filter_values_can_be_written(
-        cls, filter_values: dict[str, FilterValue | list[FilterValue]]
-    ) -> dict[str, FilterValue | list[FilterValue]]:
-        return check_filter_values(filter_values)
+    _filter_values_can_be_written = validate_filter_values()
 
     @model_validator(mode="after")
     def _every_placeholder_has_values(self) -> Self:
-        traits = find_filter_traits(self.filter)
-        if traits or not self.filter:
-            check_placeholders(traits.placeholders if traits else (), self.filter_values)
+        require_filter_values(self.filter, self.filter_values, "every user")
         return self
 
     @model_validator(mode="after")
@@ -206,7 +197,7 @@ class RecommendationSettings(dg.Model):
     @property
     def values_of_placeholders(self) -> dict[str, list[FilterValue]]:
         """The values of each placeholder of the filter, by its name."""
-        return {name: _to_list(values) for name, values in self.filter_values.items()}
+        return {name: list_values(values) for name, values in self.filter_values.items()}
 
     @property
     def open_filter(self) -> str | None:
@@ -218,57 +209,10 @@ class RecommendationSettings(dg.Model):
     def line_filter_values(self) -> dict[str, str]:
         """`filterValues` of every line of the batch input."""
         return {
-            name: format_values(_to_list(values)) for name, values in self.filter_values.items()
+            name: format_values(list_values(values)) for name, values in self.filter_values.items()
         }
-
-
-def check_filter_values(
-    filter_values: dict[str, FilterValue | list[FilterValue]],
-) -> dict[str, FilterValue | list[FilterValue]]:
-    """The values of placeholders, if an input line can have them. Raises ValueError."""
-    for name, values in filter_values.items():
-        if values in ("", []):
-            raise ValueError(f"{name} has no value")
-        if any('"' in str(value) for value in _to_list(values)):
-            raise ValueError(f"{name} has a value with a quote, which filters do not allow")
-        if len(format_values(_to_list(values))) > MAX_VALUE_LENGTH:
-            raise ValueError(
-                f"{name} is too long: Personalize takes {MAX_VALUE_LENGTH} characters, with quotes"
-                " and commas"
-            )
-    return filter_values
-
-
-def check_placeholders(
-    placeholders: Collection[str],
-    filter_values: Mapping[str, FilterValue | list[FilterValue]],
-    lines: str = "every user",
-) -> None:
-    """Raise ValueError unless each placeholder of a filter has a value, and there is no other.
-
-    lines: what the input lines are of, which need the values.
-    """
-    missing, unknown = {*placeholders} - {*filter_values}, {*filter_values} - {*placeholders}
-    if missing:
-        raise ValueError(
-            f"filter_values is missing {', '.join(sorted(missing))}: the filter has"
-            f" {_format_placeholders(missing)}, for which {lines} needs a value"
-        )
-    if unknown:
-        raise ValueError(
-            f"filter_values has {', '.join(sorted(unknown))}, but the filter has no"
-            f" {_format_placeholders(unknown)}"
-        )
-
-
-def _to_list(values: FilterValue | list[FilterValue]) -> list[FilterValue]:
-    return values if isinstance(values, list) else [values]
 
 
 def _chain_filters(*expressions: str) -> str:
     """One filter from several: a batch job takes only one."""
     return " | ".join(expressions)
-
-
-def _format_placeholders(names: set[str]) -> str:
-    return ", ".join(f"${name}" for name in sorted(names))

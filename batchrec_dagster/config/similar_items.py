@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.publication import Gate
-from batchrec_dagster.config.recommendations import (
-    FilterValue,
-    RecommendationSettings,
-    check_filter_values,
-    check_placeholders,
+from batchrec_dagster.config.filter_values import (
+    FilterValues,
+    require_filter_values,
+    validate_filter_values,
 )
+from batchrec_dagster.config.publication import Gate
+from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
-from batchrec_dagster.config.validation import build_field_errors, validate_range, validate_with
+from batchrec_dagster.config.validation import (
+    Keys,
+    raise_field_errors,
+    validate_range,
+    validate_with,
+)
 from batchrec_dagster.personalize import filter_check
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH, parse
@@ -105,7 +111,7 @@ class SimilarItems(dg.Model):
         " CurrentItem, the item whose list it is.",
         examples=['INCLUDE ItemID WHERE Items.STATUS IN ("active")'],
     )
-    filter_values: dict[str, FilterValue | list[FilterValue]] = Field(
+    filter_values: FilterValues = Field(
         default_factory=dict,
         description="The value of each $PLACEHOLDER of the filter.",
         examples=[{"GENRES": ["Horror", "War"]}],
@@ -156,18 +162,11 @@ class SimilarItems(dg.Model):
             )
         return expression
 
-    @field_validator("filter_values")
-    @classmethod
-    def _filter_values_can_be_written(
-        cls, filter_values: dict[str, FilterValue | list[FilterValue]]
-    ) -> dict[str, FilterValue | list[FilterValue]]:
-        return check_filter_values(filter_values)
+    _filter_values_can_be_written = validate_filter_values()
 
     @model_validator(mode="after")
     def _every_placeholder_has_values(self) -> Self:
-        if self.filter is None or "{{" not in self.filter:
-            names = filter_check.find_traits(self.filter).placeholders if self.filter else ()
-            check_placeholders(names, self.filter_values, "every item")
+        require_filter_values(self.filter, self.filter_values, "every item")
         return self
 
     @model_validator(mode="after")
@@ -180,63 +179,44 @@ class SimilarItems(dg.Model):
 
     @model_validator(mode="after")
     def _settings_fit_how_items_are_found(self) -> Self:
-        problems: dict[tuple[str, ...], str] = {}
+        raise_field_errors(self._find_problems_of_way())
+        return self
+
+    def _find_problems_of_way(self) -> Iterator[tuple[Keys, str]]:
+        """The settings that do not go with the way in which similar items are found."""
         if self.is_bought_together:
             if self.recipe is not None:
-                problems["recipe",] = (
+                yield (
+                    ("recipe",),
                     "items bought together need no recipe, as batchrec counts them itself: leave"
-                    " out recipe, or within_days and order"
+                    " out recipe, or within_days and order",
                 )
             if self.gate is not None:
-                problems["gate",] = (
+                yield (
+                    ("gate",),
                     "items bought together are counted, so there is no model to measure: leave out"
-                    " gate, or within_days and order"
+                    " gate, or within_days and order",
                 )
             if self._uses_current_item:
-                problems["filter",] = (
+                yield (
+                    ("filter",),
                     "CurrentItem works only with a recipe: for items bought together, write a"
-                    " condition on Items"
+                    " condition on Items",
                 )
-        else:
-            for name in ("events", "least_people"):
-                if name in self.model_fields_set:
-                    problems[name,] = (
-                        "is for items bought together: set within_days or order too, or leave it"
-                        " out"
-                    )
-            if self._uses_current_item and self.recipe == SIMS:
-                problems["filter",] = f"CurrentItem works only with recipe: {SIMILAR_ITEMS_RECIPE}"
-        if problems:
-            raise build_field_errors(problems)
-        return self
+            return
+        for name in ("events", "least_people"):
+            if name in self.model_fields_set:
+                yield (
+                    (name,),
+                    "is for items bought together: set within_days or order too, or leave it out",
+                )
+        if self._uses_current_item and self.recipe == SIMS:
+            yield ("filter",), f"CurrentItem works only with recipe: {SIMILAR_ITEMS_RECIPE}"
 
     @model_validator(mode="after")
     def _rules_are_for_items(self) -> Self:
-        rules = self.rules
-        if rules is None:
-            return self
-        problems: dict[tuple[str, ...], str] = {}
-        if rules.exclude_seen is not None:
-            problems["rules", "exclude_seen"] = (
-                "an item's list is the same for everybody, whatever they had: leave it out. In a"
-                " list for people, such as one of `lists`, it works"
-            )
-        if rules.price is not None and rules.price.events is not None:
-            problems["rules", "price", "events"] = (
-                "here `within` is in prices of the item whose list it is, and no event has another:"
-                " leave it out"
-            )
-        conflict = rules.find_conflict(self.num_results)
-        if conflict:
-            name, _, text = conflict.partition(" ")
-            problems["rules", name.rstrip(":")] = text
-        if rules.block is not None and "{{" not in rules.block.source:
-            try:
-                parse_source(rules.block.source)
-            except SourceError as error:
-                problems["rules", "block", "source"] = str(error)
-        if problems:
-            raise build_field_errors(problems)
+        if self.rules is not None:
+            raise_field_errors(_find_problems_of_rules(self.rules, self.num_results))
         return self
 
     @property
@@ -276,3 +256,28 @@ class SimilarItems(dg.Model):
         if self.filter is None or "{{" in self.filter:
             return False
         return filter_check.find_traits(self.filter).uses_current_item
+
+
+def _find_problems_of_rules(rules: ListRules, num_results: int) -> Iterator[tuple[Keys, str]]:
+    """The rules that make no sense for lists of items, or that cannot be met."""
+    if rules.exclude_seen is not None:
+        yield (
+            ("rules", "exclude_seen"),
+            "an item's list is the same for everybody, whatever they had: leave it out. In a list"
+            " for people, such as one of `lists`, it works",
+        )
+    if rules.price is not None and rules.price.events is not None:
+        yield (
+            ("rules", "price", "events"),
+            "here `within` is in prices of the item whose list it is, and no event has another:"
+            " leave it out",
+        )
+    conflict = rules.find_conflict(num_results)
+    if conflict:
+        name, _, text = conflict.partition(" ")
+        yield ("rules", name.rstrip(":")), text
+    if rules.block is not None and "{{" not in rules.block.source:
+        try:
+            parse_source(rules.block.source)
+        except SourceError as error:
+            yield ("rules", "block", "source"), str(error)

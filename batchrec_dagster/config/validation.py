@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError, field_validator
@@ -12,8 +12,18 @@ from pydantic_core import InitErrorDetails
 
 from batchrec_dagster.preparation.sources.errors import SourceError
 
+Keys = tuple[str, ...]
+"""The keys of a setting, such as ("solution", "event_weights")."""
 
-def build_field_errors(messages: Mapping[tuple[str, ...], str]) -> ValidationError:
+
+def raise_field_errors(problems: Iterable[tuple[Keys, str]]) -> None:
+    """Raise ValidationError if there are problems, with the keys of their settings."""
+    messages = dict(problems)
+    if messages:
+        raise build_field_errors(messages)
+
+
+def build_field_errors(messages: Mapping[Keys, str]) -> ValidationError:
     """The error for a validator to raise.
 
     messages: each by its keys within the validated model.
