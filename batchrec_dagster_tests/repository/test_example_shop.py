@@ -16,14 +16,17 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
     TYPED,
     clone_project,
+    list_code_blocks,
     list_commands,
     type_commands,
 )
+from batchrec_dagster_tests.support import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +92,19 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> ExampleShop:
     path = "export PATH=$PWD/.venv/bin:$PATH"
     output = type_commands([path, *list_commands(TYPED[0], EXAMPLE_SHOP)], clone)
     return ExampleShop(clone.parent / "example", output)
+
+
+def test_the_tutorial_shows_the_lists_that_the_example_declares(shop: ExampleShop) -> None:
+    (shown,) = (
+        yaml.safe_load(text)["lists"]
+        for language, text in list_code_blocks(REPOSITORY / TYPED[0], EXAMPLE_SHOP)
+        if language == "yaml"
+    )
+    declared = yaml.safe_load((shop.folder / "example/defs/shop/defs.yaml").read_text())
+    lists = declared["attributes"]["lists"]
+    assert shown.keys() == lists.keys()
+    for name, settings in shown.items():
+        assert {**lists[name], **settings} == lists[name]
 
 
 def test_the_lists_are_made_again_only_where_the_rules_changed(shop: ExampleShop) -> None:
