@@ -5,17 +5,18 @@
 #   docs/walkthrough.sh /tmp/walkthrough                                # in another
 #
 # The folder is the bucket s3://walkthrough. No account is needed, and nothing leaves this
-# machine: the keys are fake. On AWS the same commands do the same, in an hour or so.
+# machine: the keys are fake. The commands are those of AWS, where nobody has tried the script yet.
 set -euo pipefail
 
 folder=${1:?"usage: $0 FOLDER (the server's folder for the bucket walkthrough)"}
 bucket=s3://walkthrough
+# On AWS, this role lets Personalize read and write the bucket. The local one asks for its name alone.
 role=arn:aws:iam::000000000000:role/personalize
 export AWS_ENDPOINT_URL_PERSONALIZE=${AWS_ENDPOINT_URL_PERSONALIZE:-http://127.0.0.1:9500}
 export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_DEFAULT_REGION=us-east-1
 export AWS_DEFAULT_OUTPUT=text AWS_PAGER=""
 
-# wait_until_active KIND ARN: Personalize works in the background, so ask until it is done.
+# wait_until_active KIND ARN: Personalize works in the background, so ask until it has finished.
 wait_until_active() {
   local status
   while true; do
@@ -37,10 +38,10 @@ wait_until_gone() {
   done
 }
 
-# A job's name can be used only once, so each run needs a new one.
+# A job's name can be used only once, so each run of this script needs new ones.
 now=$(date +%s)
 
-echo "== Data: 100 users who watch 20 of 60 films each, those of their own taste"
+echo "== Data: 100 users of two tastes, who watch 20 of the 30 films of their own taste"
 mkdir -p "$folder"
 awk 'BEGIN {
   print "USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE"
@@ -100,7 +101,7 @@ batch=$(aws personalize create-batch-inference-job --job-name "walkthrough-$now"
 wait_until_active batch-inference-job "$batch"
 head -n 3 "$folder/recommendations/users.json.out"
 
-echo "== And the other way round: for two films the ten users who are likeliest to watch them"
+echo "== The other way round: for each of two films, the ten users who are likeliest to watch it"
 printf '{"itemId":"%s"}\n' film0 film1 >"$folder/films.json"
 segments=$(aws personalize create-solution --name walkthrough-segments \
   --dataset-group-arn "$group" --recipe-arn arn:aws:personalize:::recipe/aws-item-affinity \
