@@ -8,6 +8,7 @@ import shlex
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ from batchrec_dagster.cli.declared_pipelines import (
     UnknownNameError,
     expand_names,
     find_declared_pipelines,
+    read_pipeline_name,
 )
 from batchrec_dagster.cli.project import ProjectError, find_project
 from batchrec_dagster.cli.project_deployment import load_storage
@@ -83,6 +85,7 @@ def show(
       batchrec show 10028 --pipeline movielens --json
       batchrec show 10028 --pipeline shop/newsletter
       batchrec show --item 3189
+      batchrec show --item "dark wedding"     # by words of the title
       batchrec show --experiment --pipeline movielens
       batchrec show -- -7                     # an id that starts with a dash
     """
@@ -108,7 +111,7 @@ def show(
     elif user is not None:
         answers = [lookup.find_user(results, user) for results in pipelines]
     elif item is not None:
-        answers = [lookup.find_item(results, item) for results in pipelines]
+        answers = _find_items(pipelines, item)
     elif experiment:
         answers = _view_experiments(pipelines)
     else:
@@ -129,6 +132,29 @@ def show(
     for number, answer in enumerate(answers):
         separator = "\n" if number else ""
         print_safely(separator + _format_text(answer))
+
+
+def _find_items(pipelines: list[PublishedResults], item: str) -> list[Any]:
+    """What each pipeline and list knows of the item of this id.
+
+    If none has it, this is about the item with this text in its title; or, of a pipeline that has
+    several, about which these are.
+    """
+    from batchrec_dagster.reporting.lookup import find_item, find_items_by_title
+
+    answers: list[Any] = [find_item(results, item) for results in pipelines]
+    if any(answer is not None for answer in answers):
+        return answers
+    answers = []
+    # The lists of a pipeline have the same titles.
+    for _, group in groupby(pipelines, lambda results: read_pipeline_name(results.address)):
+        lists = [*group]
+        matches = find_items_by_title(lists[0], item)
+        if matches is not None and matches.total == 1:
+            answers += [find_item(results, matches.items[0].item) for results in lists]
+        else:
+            answers.append(matches)
+    return answers
 
 
 def _find_past_users(

@@ -33,6 +33,7 @@ POPULAR = "popular"
 HISTORY = 25
 FIRST_USERS = 10
 NEIGHBOURS = 10
+MOST_MATCHES = 20
 # Counting this many bytes of interactions takes a second or two. Of larger files, only a sample of
 # the users is counted.
 MOST_COUNTED = 256 * 1024 * 1024
@@ -155,6 +156,26 @@ class ItemDetails:
     """Whether any of the items has a title."""
     similar_items: list[SimilarItem] | None = None
     """The published list of similar items, best first; None if the pipeline publishes none."""
+
+
+@dataclass(frozen=True)
+class TitledItem:
+    """An item whose title has what somebody looks for."""
+
+    item: str
+    title: str
+
+
+@dataclass(frozen=True)
+class ItemMatches:
+    """Several items of a pipeline whose titles have the text that somebody looks for."""
+
+    pipeline: str
+    text: str
+    total: int
+    """How many there are."""
+    items: list[TitledItem]
+    """The first of them, by title."""
 
 
 def find_user(published: PublishedResults, user: str) -> UserDetails | None:
@@ -421,6 +442,19 @@ def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
             for row in listed
         ],
     )
+
+
+def find_items_by_title(published: PublishedResults, text: str) -> ItemMatches | None:
+    """The items of the pipeline whose title has this text; None if there is none.
+
+    published: those of the pipeline, or of any of its lists.
+    Raises StorageError.
+    """
+    rows = published.find_titles(text)
+    if not rows:
+        return None
+    items = [TitledItem(item, title) for item, title in rows[:MOST_MATCHES]]
+    return ItemMatches(published.files.storage_keys.pipeline, text, len(rows), items)
 
 
 def _read_similar_items(published: PublishedResults, item: str) -> list[dict[str, Any]] | None:

@@ -50,7 +50,7 @@ def format_overview(overviews: Sequence[Mapping[str, Any]], width: int | None) -
     """
     columns = [Column("pipeline"), Column("last run"), Column("time", right=True)]
     columns += [Column("edition", right=True), Column("made"), Column("users", right=True)]
-    section = TerminalTable("Pipelines", columns, [*map(_make_overview_row, overviews)])
+    section = TerminalTable("Pipelines, by name", columns, [*map(_make_overview_row, overviews)])
     return render([], [[section]], width=width).lstrip("\n")
 
 

@@ -148,6 +148,24 @@ class PublishedResults:
             titles = pl.DataFrame(table.read(["item_id", "title"], use_threads=False))
             return dict(titles.filter(pl.col("item_id").is_in(items)).rows())
 
+    def find_titles(self, text: str) -> list[tuple[str, str]]:
+        """The ids and titles of the items whose title has this text, in any case, by title.
+
+        If no title has it, those that have all of its words.
+        """
+        uri = self.storage.uri(self.files.storage_keys.item_titles)
+        phrase = " ".join(text.lower().split())
+        if not phrase or self.storage.store.head(uri) is None:
+            return []
+        with self._open_parquet(uri) as table:
+            titles = pl.DataFrame(table.read(["item_id", "title"], use_threads=False))
+        lowercase = pl.col("title").str.to_lowercase()
+        for parts in ([phrase], phrase.split()):
+            matches = titles.filter([lowercase.str.contains(part, literal=True) for part in parts])
+            if matches.height:
+                return matches.sort("title", "item_id").rows()
+        return []
+
     @contextmanager
     def open_interactions(self) -> Iterator[tuple[pl.LazyFrame, int]]:
         """The interactions (see scan_interactions), and the size of their file in bytes."""

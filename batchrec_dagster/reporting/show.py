@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from batchrec_dagster.reporting.lookup import (
     ExplainedItem,
     Interaction,
     ItemDetails,
+    ItemMatches,
     Neighbour,
     OrderedItem,
     SimilarItem,
@@ -24,7 +26,10 @@ MOST_ORDERED = 5
 
 
 def format_text(
-    results: UserDetails | ItemDetails | Mapping[str, Any], width: int | None, *, with_runs: bool
+    results: UserDetails | ItemDetails | ItemMatches | Mapping[str, Any],
+    width: int | None,
+    *,
+    with_runs: bool,
 ) -> str:
     """The text about a user, an item or a pipeline.
 
@@ -36,7 +41,9 @@ def format_text(
             return _format_user(results, width)
         case ItemDetails():
             return _format_item(results, width)
-    return format_summary(results, with_runs=with_runs)
+        case ItemMatches():
+            return _format_matches(results, width)
+    return format_summary(results, width, with_runs=with_runs)
 
 
 def _format_user(user: UserDetails, width: int | None) -> str:
@@ -62,7 +69,8 @@ def _list_ordered_items(items: Sequence[OrderedItem]) -> str:
 def _make_history_table(user: UserDetails) -> TerminalTable:
     has_events = any(entry.event is not None for entry in user.history)
     return TerminalTable(
-        title=f"History: latest {len(user.history):,} of {user.interactions:,} interactions",
+        title=f"History: latest {len(user.history):,} of {user.interactions:,} interactions"
+        + _name_order(len(user.history), "newest"),
         columns=[
             Column("when (UTC)"),
             *([Column("event")] if has_events else []),
@@ -88,7 +96,8 @@ def _explain_no_history(user: UserDetails) -> str:
 
 def _make_list_table(user: UserDetails) -> TerminalTable:
     return TerminalTable(
-        title=f"Recommended: {len(user.recommendations):,} items",
+        title=f"Recommended: {len(user.recommendations):,} items"
+        + _name_order(len(user.recommendations), "best"),
         columns=[
             Column("#", right=True),
             *_make_item_columns(user.titles),
@@ -175,7 +184,7 @@ def _format_item(item: ItemDetails, width: int | None) -> str:
         note="" if item.first_users else "nobody",
     )
     neighbours = TerminalTable(
-        title="Similar items",
+        title="Similar items" + _name_order(len(item.neighbours), "closest"),
         columns=[*_make_item_columns(item.titles), Column("both", right=True)],
         rows=[
             [*_make_item_cells(neighbour, item.titles), neighbour.users_with_both]
@@ -193,12 +202,33 @@ def _format_item(item: ItemDetails, width: int | None) -> str:
     return render([heading, *facts], [tables], width=width)
 
 
+def _format_matches(matches: ItemMatches, width: int | None) -> str:
+    table = TerminalTable(
+        title=f"{matches.total:,} items with {matches.text!r} in the title, by title",
+        columns=[Column("item"), Column("title")],
+        rows=[[entry.item, shorten_title(entry.title)] for entry in matches.items],
+        note=_explain_matches(matches),
+    )
+    return render([f"Items in {matches.pipeline}"], [[table]], width=width)
+
+
+def _explain_matches(matches: ItemMatches) -> str:
+    more = matches.total - len(matches.items)
+    more_items = f"{more:,} more: add a word. " if more else ""
+    return f"{more_items}One of them: batchrec show --item {shlex.quote(matches.items[0].item)}"
+
+
+def _name_order(count: int, order: str) -> str:
+    """In which order so many rows are, behind a comma; empty if that says nothing."""
+    return f", {order} first" if count > 1 else ""
+
+
 def _make_similar_items_table(
     similar_items: Sequence[SimilarItem], with_titles: bool
 ) -> TerminalTable:
     """The published list of similar items."""
     return TerminalTable(
-        title="Its published list (similar_items)",
+        title="Its published list (similar_items)" + _name_order(len(similar_items), "best"),
         columns=[Column("#", right=True), *_make_item_columns(with_titles)],
         rows=[[entry.rank, *_make_item_cells(entry, with_titles)] for entry in similar_items],
         note="" if similar_items else "it has none: too few people had it, or rules left out all",

@@ -250,21 +250,38 @@ def _read_latest_tags(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping
     return event.asset_materialization.tags or {}
 
 
-def format_summary(facts: Mapping[str, Any], *, with_runs: bool) -> str:
+def format_summary(facts: Mapping[str, Any], width: int | None, *, with_runs: bool) -> str:
     """The text about a pipeline's newest results.
 
-    `facts` are those of `summarize`. If they do not include Dagster's runs (`with_runs`), the text
-    says how to include them.
+    facts: those of `summarize`.
+    width: the terminal's; None for a pipe, in which each fact is a line.
+    with_runs: whether the facts include Dagster's runs. If not, the text says how to include them.
     """
-    lines = [
-        facts["pipeline"],
-        *(f"  {name:<13} {value}" for name, value in _describe_summary(facts)),
-    ]
+    lines = [facts["pipeline"]]
+    for name, value in _describe_summary(facts):
+        lines += _format_fact(name, escape_invisible(value), width)
     if "example_user" in facts:
         lines.append(f"  {'try':<13} batchrec {format_show_arguments(facts['example_user'])}")
     if not with_runs:
         lines.append("  To include Dagster's runs, set DAGSTER_HOME to its folder.")
     return "\n".join(map(escape_invisible, lines)) + "\n"
+
+
+def _format_fact(name: str, value: str, width: int | None) -> list[str]:
+    """The fact behind its name, in lines that fit; a path stays whole."""
+    label = f"  {name:<13} "
+    if width is None:
+        return [f"{label}{value}"]
+    if name in ("table", "report"):
+        value = _shorten_path(value)
+    return wrap(
+        value,
+        width,
+        initial_indent=label,
+        subsequent_indent=" " * len(f"  {'':<13} "),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def format_show_arguments(user: str) -> str:

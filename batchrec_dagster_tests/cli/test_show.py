@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import shlex
 import subprocess
 import sys
 import unicodedata
@@ -139,6 +140,8 @@ COMMANDS = [
     ("new", 0),
     ("u0", 0),
     ("--item i04", 0),
+    ("--item 'NO. 1'", 0),
+    ("--item '13 item'", 0),
     ("nobody", 3),
     ("U3", 3),
     ("i00", 3),
@@ -155,7 +158,7 @@ def test_what_is_shown_on_a_terminal(home: Path) -> None:
     file.write_text(file.read_text().replace("u0,", "new,"))
     texts = []
     for arguments, expected_code in COMMANDS:
-        code, output = show(*arguments.split())
+        code, output = show(*shlex.split(arguments))
         assert code == expected_code, output
         assert "\x1b" not in output
         assert not re.search("[│┃━─]", output)
@@ -207,6 +210,29 @@ def test_an_item_shows_its_lists_and_similar_items(home: Path) -> None:
     similar = [(other["item"], other["users_with_both"]) for other in pipeline["neighbours"]]
     assert similar[:6] == [(f"i{number:02}", 27) for number in (1, 7, 10, 13, 16, 19)]
     assert len(similar) == 10
+
+
+def test_items_are_found_by_words_of_their_titles(home: Path) -> None:
+    titles = ["Dark Wedding", "The dark, dark wedding", "Wedding", None, *["Ä. Dark"] * 16]
+    publish(home, titles=titles)
+    (pipeline,) = show_pipelines("--item", "DARK wedding")
+    assert pipeline == {
+        "pipeline": "shop",
+        "text": "DARK wedding",
+        "total": 2,
+        "items": [
+            {"item": "i00", "title": "Dark Wedding"},
+            {"item": "i01", "title": "The dark, dark wedding"},
+        ],
+    }
+    (pipeline,) = show_pipelines("--item", "the wedding")
+    assert pipeline["item"] == "i01"
+    (pipeline,) = show_pipelines("--item", "ä")
+    assert (pipeline["total"], len(pipeline["items"])) == (16, 16)
+    # An id comes first.
+    (pipeline,) = show_pipelines("--item", "i04")
+    assert pipeline["item"] == "i04"
+    assert show("--item", "weddings")[0] == 3
 
 
 def test_an_item_shows_its_published_list_of_similar_items(home: Path) -> None:
