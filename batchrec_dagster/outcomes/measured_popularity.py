@@ -24,6 +24,14 @@ class MeasuredPopularity:
     """That of the items with the most interactions of all time."""
     all_time_margin: float | None = None
     """Half of its 95% interval. None with too few users, or if an older batchrec measured it."""
+    newcomers: int = 0
+    """How many of the newest users were tested as if nothing were known of them; 0 if none were, or
+    if an older batchrec measured it."""
+    newcomer_hit_rate: float | None = None
+    """The share of them who chose one of the 25 items that were popular before they came, among the
+    first that they chose."""
+    newcomer_margin: float | None = None
+    """Half of its 95% interval; None with too few users."""
 
     def to_json(self) -> dict[str, Any]:
         """What a record and an edition's metadata have of it."""

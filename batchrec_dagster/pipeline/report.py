@@ -110,6 +110,7 @@ def build_report(
     # What the record knows of the model, and what the published table knows of its own.
     model = {"recipe": pipeline.solution.recipe, **newest_model, **edition.about}
     target_events = edition.about.get("target_events") or ()
+    recent = MeasuredPopularity.from_json(edition.about.get("recent_popularity"))
     run = ReportedRun(
         pipeline=pipeline.address,
         description=pipeline.description,
@@ -119,7 +120,7 @@ def build_report(
         solution_version=model.get("solution_version_arn", ""),
         metrics=model["metrics"],
         popularity=model["popularity_metrics"],
-        recent=MeasuredPopularity.from_json(edition.about.get("recent_popularity")),
+        recent=recent,
         checks=read_check_records(instance, checks),
         # A run may have prepared data that it did not import, or whose lists were refused.
         earlier_data=model["data_version"] != _find_data_version(work),
@@ -146,7 +147,7 @@ def build_report(
             for stored in edition.about.get("checks", [])
             if stored["numbers"].get(PUBLISHED_ANYWAY)
         ],
-        newcomers=describe_newcomers(edition.about.get("newcomers")),
+        newcomers=describe_newcomers(edition.about.get("newcomers"), recent),
         full=_read_check_number(edition, LISTS_FULL, "full"),
         rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,
         untitled=_read_check_number(edition, ROWS_TITLED, "untitled") or 0,

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.reporting.audience import draw_newcomers
 from batchrec_dagster.reporting.badges import judge_concentration, judge_ndcg, judge_service
 from batchrec_dagster.reporting.drawing.svg import draw_svg
 from batchrec_dagster.reporting.facts import Facts
@@ -140,6 +141,7 @@ def render_page(facts: Facts) -> str:
         quality_figures=[figure for figure in quality_figures if figure is not None],
         missing_columns=explain_missing_columns(facts),
         lengths=draw_lengths(facts),
+        newcomers=draw_newcomers(facts.run.recent),
         bands=draw_bands(facts),
         quality_groups=[group for group in quality_groups if group is not None],
         catalogue_figures=[figure for figure in catalogue_figures if figure is not None],

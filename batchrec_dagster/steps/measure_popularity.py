@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
+from batchrec_dagster.steps.measure_newcomers import find_newcomer_hits
 from batchrec_dagster.steps.popularity_window import (
     SECONDS_A_DAY,
     PeopleOfItems,
@@ -64,6 +65,8 @@ def measure_popularity(
     counts = np.bincount(others["item"].to_numpy(), minlength=sample.items).astype(np.float64)
     places = np.stack([recent_places, place_by_popularity(counts, counts)])
     recent, all_time = measure_lists(places, chosen, seen).T
+    hits = find_newcomer_hits(sample, days)
+    newcomer_hits = np.zeros(0) if hits is None else hits.cast(pl.Float64).to_numpy()
     return MeasuredPopularity(
         days,
         users=len(recent),
@@ -71,6 +74,9 @@ def measure_popularity(
         margin=_compute_margin(recent),
         all_time_ndcg=float(all_time.mean()),
         all_time_margin=_compute_margin(all_time),
+        newcomers=len(newcomer_hits),
+        newcomer_hit_rate=float(newcomer_hits.mean()) if len(newcomer_hits) else None,
+        newcomer_margin=_compute_margin(newcomer_hits),
     )
 
 
