@@ -68,7 +68,8 @@ def count_tables(tables: RunTables) -> ReportCounts:
         "days": interactions.group_by(day=day).agg(
             interactions=row_count, first=pl.col(TIMESTAMP).min(), last=pl.col(TIMESTAMP).max()
         ),
-        "served": recommendations.select(pl.col("user_id").unique()),
+        # Each user has one item of rank 1.
+        "served": recommendations.filter(pl.col("rank") == 1).select("user_id"),
         "lists": recommendations.group_by(item="item_id").agg(lists=row_count),
         "longest": recommendations.select(pl.col("rank").max()),
     }
