@@ -10,7 +10,7 @@ set -euo pipefail
 
 folder=${1:?"usage: $0 FOLDER (the server's folder for the bucket walkthrough)"}
 bucket=s3://walkthrough
-# On AWS, this role lets Personalize read and write the bucket. The local one asks for its name alone.
+# On AWS, this role lets Personalize read and write the bucket. The local one needs only its name.
 role=arn:aws:iam::000000000000:role/personalize
 export AWS_ENDPOINT_URL_PERSONALIZE=${AWS_ENDPOINT_URL_PERSONALIZE:-http://127.0.0.1:9500}
 export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local AWS_DEFAULT_REGION=us-east-1
