@@ -64,7 +64,7 @@ from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
-from batchrec_dagster.steps.outcomes import read_sums
+from batchrec_dagster.steps.outcomes import read_outcomes_by_value, read_sums
 from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
@@ -174,7 +174,9 @@ def build_report(
     if result:
         editions = [edition, *work.files.table.older()]
         sentences = [*describe_result(result), *describe_control(editions, result.name)]
-    outcomes_section = build_outcomes_section([*estimate_outcomes(sums)], sentences)
+    outcomes_section = build_outcomes_section(
+        [*estimate_outcomes(sums)], sentences, read_outcomes_by_value(work.files)
+    )
     # Dagster's runs are those of the pipeline, not of its trials.
     ended_runs = [] if is_trial else remember_ended_runs(work.files, instance)
     nights = list_nights(work.files, read_run_costs(work.files), ended_runs)
