@@ -194,33 +194,59 @@ def attribute_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
 
 
 def list_checks(pipeline: Pipeline) -> dict[str, str]:
-    """What each check of lists for users checks that blocks, by its name."""
+    """What each check of published lists checks that blocks, by its name.
+
+    pipeline: narrowed to lists for users, or to similar items.
+    """
+    if pipeline.is_of_items:
+        subject_checks = {
+            "every_item_answered": "Every requested item has exactly one result, and some item a"
+            " list.",
+            "no_failed_items": "Few enough items have an error instead of similar items.",
+        }
+        emptied_check = {"lists_not_emptied": "The rules leave nearly every item a list."}
+    else:
+        subject_checks = {
+            "every_user_answered": "Every requested user has exactly one result, and somebody a"
+            " list.",
+            "no_failed_users": "Few enough users have an error instead of items:"
+            " recommendations.max_failed_share.",
+        }
+        emptied_check = {"lists_not_emptied": "The rules leave nearly everybody a list."}
     seen_check = {
         "no_seen_items": "No list contains an item that its user already interacted with."
     }
-    rules_check = {"lists_not_emptied": "The rules leave nearly everybody a list."}
     return {
         "quality_gate": "The model is good enough to publish its lists.",
-        "every_user_answered": "Every requested user has exactly one result, and somebody a list.",
-        "no_failed_users": "Few enough users have an error instead of items:"
-        " recommendations.max_failed_share.",
+        **subject_checks,
         "no_duplicates": "No list contains an item twice.",
         **(seen_check if pipeline.recommendations.seen_items is not None else {}),
-        **(rules_check if pipeline.recommendations.rules is not None else {}),
+        **(emptied_check if pipeline.recommendations.rules is not None else {}),
         **budget_check(pipeline),
     }
 
 
 def list_warnings(pipeline: Pipeline) -> dict[str, str]:
     """The same of checks that only warn."""
+    if pipeline.is_of_items:
+        length_checks = {
+            "items_have_lists": "Most of the requested items have a list.",
+            "requested_items_known": "All requested items are in the interactions or the items"
+            " file.",
+        }
+        rule_checks = {"rules_suit_data": "Each rule has what it needs: categories, possible pins."}
+    else:
+        length_checks = {
+            "lists_full": f"Every user has all {pipeline.recommendations.num_results} items."
+        }
+        rule_checks = {
+            "rules_suit_data": "Each rule has what it needs: events, categories, possible pins.",
+            "results_enough_for_rules": "The rules leave nearly all users enough results.",
+        }
     items_check = {"items_known": "Most items in the lists are in the items file."}
-    rule_checks = {
-        "rules_suit_data": "Each rule has what it needs: events, categories, possible pins.",
-        "results_enough_for_rules": "The rules leave nearly all users enough results.",
-    }
     titles_check = {ROWS_TITLED: "Nearly all rows have a title."}
     return {
-        "lists_full": f"Every user has all {pipeline.recommendations.num_results} items.",
+        **length_checks,
         **(items_check if pipeline.items else {}),
         **(titles_check if "title" in pipeline.list_columns else {}),
         **(rule_checks if pipeline.recommendations.rules is not None else {}),

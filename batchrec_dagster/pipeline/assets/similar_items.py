@@ -15,6 +15,8 @@ from batchrec_dagster.pipeline.assets.published_lists import (
     PublicationConfig,
     describe_list_columns,
     describe_run,
+    list_checks,
+    list_warnings,
     load_own_value,
     published_metadata,
     roll_back,
@@ -23,7 +25,6 @@ from batchrec_dagster.pipeline.assets.published_lists import (
 from batchrec_dagster.pipeline.declare_asset import (
     PUBLISHED_IO,
     asset_options,
-    budget_check,
     build_cost_metadata,
     preview_metadata,
     sample_metadata,
@@ -39,7 +40,6 @@ from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
 from batchrec_dagster.steps.batch_jobs import JobOutput, measure_job_seconds
-from batchrec_dagster.steps.checks import ROWS_TITLED
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.records import read_model
@@ -98,8 +98,8 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
             storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(settings.deciding_settings, *titles)}",
             io_manager=PUBLISHED_IO,
-            checks=_checks(pipeline),
-            warnings=_warnings(pipeline),
+            checks=list_checks(pipeline),
+            warnings=list_warnings(pipeline),
         )
     )
     @asset_step
@@ -151,31 +151,6 @@ def _reads_items(pipeline: Pipeline) -> bool:
         return False
     in_rules = rules is not None and (rules.reads_items or rules.reads_users)
     return in_rules or settings.filter is not None or bool(list_attribute_columns(pipeline))
-
-
-def _checks(pipeline: Pipeline) -> dict[str, str]:
-    rules_check = {"lists_not_emptied": "The rules leave nearly every item a list."}
-    return {
-        "quality_gate": "The model is good enough to publish its lists.",
-        "every_item_answered": "Every requested item has exactly one result, and some item a list.",
-        "no_failed_items": "Few enough items have an error instead of similar items.",
-        "no_duplicates": "No list contains an item twice.",
-        **(rules_check if pipeline.recommendations.rules is not None else {}),
-        **budget_check(pipeline),
-    }
-
-
-def _warnings(pipeline: Pipeline) -> dict[str, str]:
-    rules_check = {"rules_suit_data": "Each rule has what it needs: categories, possible pins."}
-    items_check = {"items_known": "Most items in the lists are in the items file."}
-    titles_check = {ROWS_TITLED: "Nearly all rows have a title."}
-    return {
-        "items_have_lists": "Most of the requested items have a list.",
-        "requested_items_known": "All requested items are in the interactions or the items file.",
-        **(items_check if pipeline.items else {}),
-        **(titles_check if "title" in pipeline.list_columns else {}),
-        **(rules_check if pipeline.recommendations.rules is not None else {}),
-    }
 
 
 def _build_metadata(
