@@ -232,16 +232,16 @@ def _describe_similar_items(work: Work) -> str:
     similar_items = _find_similar_items(work)
     if similar_items is None:
         return ""
-    assert similar_items.edition is not None
-    recipe = similar_items.edition.about.get("recipe")
-    engine = similar_items.edition.about.get("engine", ReportedRun.engine)
+    edition = similar_items.require_edition()
+    recipe = edition.about.get("recipe")
+    engine = edition.about.get("engine", ReportedRun.engine)
     maker = (
         f"by the recipe {recipe} of {engine}"
         if recipe
         else "what people had together, counted by batchrec"
     )
     day = similar_items.publication_time.strftime("%Y-%m-%d")
-    return f"{maker}: edition {similar_items.edition.number} of {day}"
+    return f"{maker}: edition {edition.number} of {day}"
 
 
 def _read_preparation(
@@ -395,8 +395,7 @@ def _list_similar_items_versions(work: Work) -> list[str]:
     similar_items = _find_similar_items(work)
     if similar_items is None:
         return []
-    assert similar_items.edition is not None
-    return [similar_items.edition.version]
+    return [similar_items.require_edition().version]
 
 
 @contextmanager

@@ -334,8 +334,8 @@ def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> st
 
     table: the user's rows.
     """
-    assert published.edition is not None
-    if "experiment" not in published.edition.about:
+    about = published.require_edition().about
+    if "experiment" not in about:
         return None
     if "arm" in table.columns and table.height:
         return str(table.item(0, "arm"))
@@ -344,7 +344,7 @@ def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> st
     from batchrec_dagster.config.experiment import Experiment
     from batchrec_dagster.outcomes.arms import assign_arm
 
-    return assign_arm(user, Experiment.model_validate(published.edition.about["experiment"]))
+    return assign_arm(user, Experiment.model_validate(about["experiment"]))
 
 
 def _read_reasons(rows: pl.DataFrame, about: Mapping[str, Any]) -> list[str | None]:

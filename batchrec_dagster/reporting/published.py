@@ -68,6 +68,13 @@ class PublishedResults:
         with _convert_read_errors(self.storage, table.uri):
             return table.current()
 
+    def require_edition(self) -> Edition:
+        """The same. Raises StorageError if there is none."""
+        if self.edition is None:
+            name = self.address.partition("/")[0]
+            raise StorageError(f"{self.address} has published nothing yet: `batchrec run {name}`")
+        return self.edition
+
     @cached_property
     def similar_items(self) -> PublishedResults | None:
         """The published lists of similar items of the same pipeline; None if there are none."""
@@ -78,10 +85,10 @@ class PublishedResults:
     @property
     def publication_time(self) -> datetime:
         """When the table was made, or, if an old table does not say, when it was written."""
-        assert self.edition is not None
-        if "made_at" in self.edition.about:
-            return datetime.fromisoformat(self.edition.about["made_at"])
-        object_info = self.storage.store.head(self.edition.uri)
+        edition = self.require_edition()
+        if "made_at" in edition.about:
+            return datetime.fromisoformat(edition.about["made_at"])
+        object_info = self.storage.store.head(edition.uri)
         return datetime.fromtimestamp(0, UTC) if object_info is None else object_info.last_modified
 
     def read_publication(self) -> Publication | None:
@@ -115,9 +122,8 @@ class PublishedResults:
 
     def read_failure(self, user: str) -> str | None:
         """The error that Personalize returned instead of the user's list; None if it did not."""
-        assert self.edition is not None
         # Files of editions without errors, which older versions wrote, do not have the column.
-        if not self.edition.about.get("failed_users"):
+        if not self.require_edition().about.get("failed_users"):
             return None
         users = self._read_users_without_lists()
         if users is None:
@@ -131,8 +137,7 @@ class PublishedResults:
         return users is not None and user in users.get_column("user_id")
 
     def _read_users_without_lists(self) -> pl.DataFrame | None:
-        assert self.edition is not None
-        key = self.files.storage_keys.users_without_lists(self.edition.version)
+        key = self.files.storage_keys.users_without_lists(self.require_edition().version)
         return self.files.parquet(key, "delete it: it only says why some users have no list")
 
     def has_interactions(self) -> bool:
@@ -175,8 +180,7 @@ class PublishedResults:
             yield scan_interactions(path), path.stat().st_size
 
     def _open_table(self) -> AbstractContextManager[pq.ParquetFile]:
-        assert self.edition is not None
-        return self._open_parquet(self.edition.uri)
+        return self._open_parquet(self.require_edition().uri)
 
     @contextmanager
     def _open_parquet(self, uri: str) -> Iterator[pq.ParquetFile]:

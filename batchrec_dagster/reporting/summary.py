@@ -67,8 +67,7 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
             for asset, key, name in _METADATA
             if metadata[asset].get(key) is not None
         }
-    edition = published.edition
-    assert edition is not None
+    edition = published.require_edition()
     # An old table does not say which model made it, so assume the newest.
     newest_model = files.record("solution_version", _NewestModel)
     about = edition.about or newest_model

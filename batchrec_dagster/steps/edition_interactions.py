@@ -58,7 +58,7 @@ def read_interactions(
 ) -> EditionInteractions:
     """The interactions as they are when lists are made for these users. Raises StorageError.
 
-    rule_inputs: what the rules of lists read besides; None without rules.
+    rule_inputs: the rules of lists, and what they read besides; None without rules.
     edition: the published one, by which it is measured what rules cost.
     """
     settings, users = work.pipeline.recommendations, divided.ids
@@ -67,13 +67,13 @@ def read_interactions(
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
         reasons = prepare_reasons(work, interactions, users)
         popular = None
-        if settings.rules is not None or divided.popular.height:
+        if rule_inputs is not None or divided.popular.height:
             popular = read_popular_items(work, interactions, divided.popular.get_column("reason"))
-        if settings.rules is not None and rule_inputs is not None and popular is not None:
+        if rule_inputs is not None and popular is not None:
             rules, context = prepare_rules(
-                work, settings.rules, rule_inputs, interactions, users, int(newest), popular
+                work, rule_inputs, interactions, users, int(newest), popular
             )
-            checks = [check_rules_suit_data(settings.rules, context, rules)]
+            checks = [check_rules_suit_data(rule_inputs.rules, context, rules)]
             costs = measure_rule_costs(work, context, interactions, edition, popular.days)
             return EditionInteractions(None, int(newest), rules, checks, popular, costs, reasons)
         seen = SeenItems(interactions, users) if settings.exclude_seen else None

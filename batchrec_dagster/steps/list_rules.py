@@ -30,8 +30,9 @@ MAX_SHORT_SHARE = 0.01
 
 @dataclass(frozen=True)
 class RuleInputs:
-    """What rules read besides the interactions, before lists are made."""
+    """The rules of lists, and what they read besides the interactions, before lists are made."""
 
+    rules: ListRules
     today: date
     """The day of the run, in UTC."""
     items: pl.DataFrame | None = None
@@ -69,7 +70,7 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
         versions.append(work.storage.version(work.storage.uri(keys.users)))
     if blocked is not None:
         versions.append(fingerprint(blocked.to_list()))
-    return RuleInputs(today, items, users, blocked, versions)
+    return RuleInputs(rules, today, items, users, blocked, versions)
 
 
 def _read_blocked(work: Work, block: Block) -> pl.Series:
@@ -82,7 +83,6 @@ def _read_blocked(work: Work, block: Block) -> pl.Series:
 
 def prepare_rules(
     work: PersonalizeWork,
-    rules: ListRules,
     inputs: RuleInputs,
     interactions: pl.LazyFrame,
     users: pl.Series,
@@ -96,7 +96,7 @@ def prepare_rules(
     now: the time of the newest interaction, in epoch seconds.
     popular: the items that fill lists which are too short.
     """
-    settings = work.pipeline.recommendations
+    settings, rules = work.pipeline.recommendations, inputs.rules
     seen = settings.seen_items
     context = RuleContext(
         num_results=settings.num_results,
@@ -119,7 +119,6 @@ def prepare_rules(
 
 def prepare_item_rules(
     work: Work,
-    rules: ListRules,
     inputs: RuleInputs,
     interactions: pl.LazyFrame,
     items: pl.Series,
@@ -132,7 +131,7 @@ def prepare_item_rules(
     interactions, now: as of `prepare_rules`.
     items: the ids of the items that lists are made for.
     """
-    settings = work.pipeline.recommendations
+    settings, rules = work.pipeline.recommendations, inputs.rules
     subjects = None
     if inputs.items is not None:
         # The condition of a pin is on the item whose list it is.

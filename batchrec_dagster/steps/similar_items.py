@@ -145,10 +145,11 @@ def publish_similar_items(
             if rule_inputs is not None:
                 rules = _prepare_rules(work, rule_inputs, interactions, requested.ids)
             edition = NewEdition(work, publishing, gate, requested, rules, spending, run)
-            if model is None:
+            recipe = work.pipeline.similar_items_recipe
+            if model is None or recipe is None:
                 published = edition.publish_counted(settings, interactions)
             else:
-                published = edition.publish_found(declaration, model)
+                published = edition.publish_found(declaration, model, recipe)
         else:
             published = replace(published, checks=[*published.checks, *spending.reserve({})])
     delete_unneeded_similar_items(work, [published.job.arn] if published.job is not None else [])
@@ -217,11 +218,11 @@ class NewEdition:
         return PublishedSimilarItems(edition, table, None, [], checks, "counted")
 
     def publish_found(
-        self, declaration: ListsDeclaration, model: ModelRecord
+        self, declaration: ListsDeclaration, model: ModelRecord, recipe: str
     ) -> PublishedSimilarItems:
-        """Find similar items with the model, by a batch inference job, and publish them."""
+        """Find similar items by a batch inference job with the recipe's model, and publish them."""
         lines = self._write_lines()
-        request = self._prepare_job(declaration, model, lines)
+        request = self._prepare_job(declaration, model, recipe, lines)
         work, budget_checks = self.spending.work, list[CheckResult]()
 
         def run_job() -> ReadyResource:
@@ -317,7 +318,7 @@ class NewEdition:
         return text
 
     def _prepare_job(
-        self, declaration: ListsDeclaration, model: ModelRecord, lines: str
+        self, declaration: ListsDeclaration, model: ModelRecord, recipe: str, lines: str
     ) -> JobRequest:
         """The job for these lines: a new one, or that of an earlier run."""
         work, keys = self.spending.work, self.work.pipeline.storage_keys
@@ -329,8 +330,6 @@ class NewEdition:
         }
         if declaration.filter is not None:
             request["filterArn"] = ensure_filter(work.ensure, model, declaration.filter)
-        recipe = work.pipeline.similar_items_recipe
-        assert recipe is not None
         cost = price_item_lists(work, recipe, len(self.requested.ids))
         return prepare_batch_job(
             work,
@@ -406,11 +405,9 @@ def read_requested_items(
 def _prepare_rules(
     work: Work, inputs: RuleInputs, interactions: pl.LazyFrame, items: pl.Series
 ) -> ItemRules:
-    rules = work.pipeline.recommendations.rules
-    assert rules is not None
     newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-    prepared, context = prepare_item_rules(work, rules, inputs, interactions, items, int(newest))
-    return ItemRules(prepared, check_rules_suit_data(rules, context, prepared))
+    prepared, context = prepare_item_rules(work, inputs, interactions, items, int(newest))
+    return ItemRules(prepared, check_rules_suit_data(inputs.rules, context, prepared))
 
 
 def _find_allowed_items(work: Work, interactions: pl.LazyFrame) -> pl.Series | None:
