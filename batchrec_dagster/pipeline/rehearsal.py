@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import dagster as dg
 import polars as pl
@@ -126,5 +125,14 @@ def _environment_of(home: Path) -> Iterator[Mapping[str, str]]:
         name: value for name, value in os.environ.items() if name not in DEPLOYMENT_VARIABLES
     }
     variables |= {"BATCHREC_HOME": str(home), "BATCHREC_POLL_SECONDS": POLL_SECONDS}
-    with patch.dict(os.environ, variables, clear=True):
+    outer_variables = dict(os.environ)
+    _replace_environment(variables)
+    try:
         yield os.environ
+    finally:
+        _replace_environment(outer_variables)
+
+
+def _replace_environment(variables: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
