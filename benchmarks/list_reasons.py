@@ -34,7 +34,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.explanations.list_reasons import RESULTS_AT_ONCE, ListReasons
     from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
     from batchrec_dagster.steps.batch_jobs import JobOutput
-    from batchrec_dagster.steps.list_builder import ListBuilder
+    from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
     from batchrec_dagster.steps.list_reasons import RowReasons, merge_pieces
     from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.published_table import TableWriter
@@ -50,7 +50,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     prepare_seconds = time.perf_counter() - start
     seen = SeenItems(interactions, users)
     columns = [] if reasons is None else ["reason", "reason_item"]
-    lists = ListBuilder(results, seen, columns=columns, reasons=reasons)
+    lists = ListBuilder(ListInputs(results, seen, columns=columns, reasons=reasons))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / "t") as writer:
         pieces = JobOutput(storage, job).pieces(read_inference)

@@ -93,7 +93,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
 
     from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
     from batchrec_dagster.steps.batch_jobs import JobOutput
-    from batchrec_dagster.steps.list_builder import ListBuilder
+    from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
     from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.published_table import TableWriter
     from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -105,7 +105,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     rules = prepare(folder, results, users, interactions) if name == WITH_RULES else None
     seen = None if rules is not None else SeenItems(interactions, users)
     prepared = time.perf_counter()
-    lists = ListBuilder(results, seen, rules=rules)
+    lists = ListBuilder(ListInputs(results, seen, rules=rules))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / "t") as writer:
         lists.write(JobOutput(storage, job).pieces(read_inference), writer)

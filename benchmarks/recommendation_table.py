@@ -92,7 +92,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.deployment.io_managers import InteractionsIOManager
     from batchrec_dagster.personalize.file_formats import MAX_INPUT_RECORDS, read_inference
     from batchrec_dagster.steps.batch_jobs import JobOutput
-    from batchrec_dagster.steps.list_builder import ListBuilder
+    from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
     from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.io_managers import UsersIOManager
     from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
@@ -105,7 +105,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     users = requested_users.select("userId").collect(engine="streaming").get_column("userId")
     csv = InteractionsIOManager(storage=storage)
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
-    lists = ListBuilder(results, SeenItems(interactions, users))
+    lists = ListBuilder(ListInputs(results, SeenItems(interactions, users)))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = PublishedTable(storage.store, storage.uri(f"storage/lists/{TABLE}"))
     with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / TABLE) as writer:

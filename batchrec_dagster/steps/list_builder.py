@@ -34,47 +34,54 @@ from batchrec_dagster.steps.popular_items import (
 from batchrec_dagster.steps.seen_items import SeenItems
 
 
+@dataclass(frozen=True)
+class ListInputs:
+    """What lists are like, and what they are made with besides the lines of jobs."""
+
+    num_results: int
+    """How many items a list has."""
+    seen: SeenItems | None = None
+    """The items that are left out of each user's list; None leaves out none."""
+    rules: PreparedRules | None = None
+    """The rules of lists, which leave out seen items themselves; None without rules."""
+    item_columns: pl.DataFrame | None = None
+    """The column item_id, and what lists have of each item; None for ids alone."""
+    columns: Sequence[str] | None = None
+    """The columns of the items, and the reasons, that lists have, in their order; None for all of
+    `item_columns`."""
+    experiment: Experiment | None = None
+    """If there is one, a row has its user's arm."""
+    max_failed_share: float = 0.0
+    """The largest share of users whose line may have an error."""
+    diversity: ListDiversity | None = None
+    """Counts the categories of each list; None if no categories are declared."""
+    popular: PopularItems | None = None
+    """The items that lines with a reason have."""
+    says_what_is_added: bool = False
+    """Whether a row says why an item that is not the model's is there, also without rules."""
+    reasons: RowReasons | None = None
+    """Says why each item is on the list; None if lists do not have that."""
+
+    @property
+    def has_reasons(self) -> bool:
+        """Whether a row says why an item that is not the model's is there."""
+        return self.says_what_is_added or self.rules is not None
+
+    @property
+    def has_titles(self) -> bool:
+        """Whether rows have a title."""
+        return self.item_columns is not None and "title" in self.item_columns.columns
+
+
 class ListBuilder(OutputTable):
     """The best items of each line as rows of user_id, rank, item_id and score.
 
     Users are in the lines' order.
-
-    num_results: how many items a list has.
-    seen: the items that are left out of each user's list; None leaves out none.
-    rules: the rules of lists, which leave out seen items themselves; None without rules.
-    item_columns: the column item_id, and what lists have of each item; None for ids alone.
-    experiment: if there is one, a row has its user's arm.
-    max_failed_share: the largest share of users whose line may have an error.
-    diversity: counts the categories of each list; None if no categories are declared.
-    with_reasons: whether a row says why an item that is not the model's is there.
-    popular: the items that lines with a reason have.
-    columns: the columns of the items, and the reasons, that lists have, in their order; None for
-        all of `item_columns`.
-    reasons: says why each item is on the list; None if lists do not have that.
     """
 
-    def __init__(
-        self,
-        num_results: int,
-        seen: SeenItems | None = None,
-        item_columns: pl.DataFrame | None = None,
-        experiment: Experiment | None = None,
-        max_failed_share: float = 0.0,
-        rules: PreparedRules | None = None,
-        diversity: ListDiversity | None = None,
-        *,
-        with_reasons: bool = False,
-        popular: PopularItems | None = None,
-        columns: Sequence[str] | None = None,
-        reasons: RowReasons | None = None,
-    ) -> None:
-        super().__init__(pl.col("user_id"), item_columns)
-        self.num_results, self.seen, self.experiment = num_results, seen, experiment
-        self.max_failed_share = max_failed_share
-        self.rules, self.diversity = rules, diversity
-        self.with_reasons = with_reasons or rules is not None
-        self.popular = popular
-        self.columns, self.reasons = columns, reasons
+    def __init__(self, inputs: ListInputs) -> None:
+        super().__init__(pl.col("user_id"), inputs.item_columns)
+        self.inputs = inputs
         self.users = 0
         # Results in the lines, and those of them that users had already, which are left out.
         self._results = 0
@@ -94,30 +101,32 @@ class ListBuilder(OutputTable):
         lines: the columns user_id, items and scores (best first), and error; with reason, they are
             lists of popular items.
         """
+        inputs = self.inputs
         table = self._table(lines)
-        if self.with_reasons:
-            table = _add_reasons(table, lines, self.popular)
+        if inputs.has_reasons:
+            table = _add_reasons(table, lines, inputs.popular)
         if self.item_columns is not None:
             table = add_item_columns(table, self.item_columns)
-        if self.experiment is not None:
+        if inputs.experiment is not None:
             users = lines.select("user_id").unique()
-            users = users.with_columns(assign_arms(users.get_column("user_id"), self.experiment))
+            users = users.with_columns(assign_arms(users.get_column("user_id"), inputs.experiment))
             table = table.join(users, on="user_id", how="left", maintain_order="left")
         self._count(table)
-        if self.reasons is not None:
-            table = self.reasons.add(table)
+        if inputs.reasons is not None:
+            table = inputs.reasons.add(table)
         return self._arrange(table)
 
     def _arrange(self, table: pl.DataFrame) -> pl.DataFrame:
         """The table with its columns in the declared order."""
-        columns = self.columns
+        inputs = self.inputs
+        columns = inputs.columns
         if columns is None:
             columns = self.item_columns.columns[1:] if self.item_columns is not None else []
         names = ["user_id", "rank", "item_id", *columns, "score"]
         others = [name for name in table.columns if name not in names]
-        if self.reasons is not None:
+        if inputs.reasons is not None:
             # Lists with rules or newcomers have a reason, whatever is declared.
-            undeclared = [REASON_ITEM, *([] if self.with_reasons else [REASON])]
+            undeclared = [REASON_ITEM, *([] if inputs.has_reasons else [REASON])]
             others = [name for name in others if name not in undeclared]
         return table.select(*names, *others)
 
@@ -151,6 +160,7 @@ class ListBuilder(OutputTable):
         users: those whom lists were requested for.
         filtered: whether recommendations.filter is set.
         """
+        inputs = self.inputs
         total = AnswerCounts.add_up(self._outputs)
         every_user, *others = self._check_answers(users, total)
         failed, padding = total.failed_lines, self.items_without_score
@@ -158,7 +168,7 @@ class ListBuilder(OutputTable):
         # Where all users failed, that is what is wrong, and where rules left nothing of the model's
         # results, their own check says so.
         all_failed = 0 < failed == sum(map(len, total.answered))
-        emptied_by_rules = self.rules is not None and self._results > 0
+        emptied_by_rules = inputs.rules is not None and self._results > 0
         if not (self.rows or all_failed or emptied_by_rules):
             every_user = explain_empty_lists(every_user)
         return [
@@ -168,31 +178,27 @@ class ListBuilder(OutputTable):
             check_lists_full(
                 self._full,
                 len(users),
-                self.num_results,
+                inputs.num_results,
                 failed=failed,
                 filtered=filtered,
-                ruled=self.rules is not None,
+                ruled=inputs.rules is not None,
                 padding=padding,
             ),
-            *([check_rows_titled(self.rows, self._untitled)] if self._has_titles else []),
+            *([check_rows_titled(self.rows, self._untitled)] if inputs.has_titles else []),
         ]
-
-    @property
-    def _has_titles(self) -> bool:
-        """Whether rows have a title."""
-        return self.item_columns is not None and "title" in self.item_columns.columns
 
     @property
     def seen_items_listed(self) -> int | None:
         """How many rows have an item that the user had; None if lists may contain that."""
-        if self.rules is not None:
-            return self.rules.filled.seen if self.rules.leaves_out_seen else None
-        return None if self.seen is None else self._seen
+        inputs = self.inputs
+        if inputs.rules is not None:
+            return inputs.rules.filled.seen if inputs.rules.leaves_out_seen else None
+        return None if inputs.seen is None else self._seen
 
     @property
     def seen_items_dropped(self) -> int:
         """How many results were left out because their user had the item."""
-        return self.dropped if self.rules is None else self.rules.count_seen_dropped()
+        return self.dropped if self.inputs.rules is None else self.inputs.rules.count_seen_dropped()
 
     def _check_answers(self, users: pl.Series, counts: AnswerCounts) -> list[CheckResult]:
         """What another job may make better: every_user_answered and two more."""
@@ -200,7 +206,10 @@ class ListBuilder(OutputTable):
         return [
             check_every_user_answered(users, answered),
             check_no_failed_users(
-                counts.failed_lines, len(answered), counts.first_failure, self.max_failed_share
+                counts.failed_lines,
+                len(answered),
+                counts.first_failure,
+                self.inputs.max_failed_share,
             ),
             check_no_duplicates(counts.repeated),
         ]
@@ -226,40 +235,42 @@ class ListBuilder(OutputTable):
         return self._unscored if self._unscored < self._of_model else 0
 
     def _table(self, lines: pl.DataFrame) -> pl.DataFrame:
+        inputs = self.inputs
         self._results += int(lines.get_column("items").list.len().sum())
-        if self.rules is not None:
-            return self.rules.apply(lines)
+        if inputs.rules is not None:
+            return inputs.rules.apply(lines)
         results = explode_results(lines, "user_id").rename({"result": "item_id"})
-        unseen = results if self.seen is None else results.filter(~self.seen.contain(results))
+        unseen = results if inputs.seen is None else results.filter(~inputs.seen.contain(results))
         if "reason" not in lines.columns:
             self.dropped += results.height - unseen.height
         return (
             unseen.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
-            .filter(pl.col("rank") <= self.num_results)
+            .filter(pl.col("rank") <= inputs.num_results)
             .select("user_id", "rank", "item_id", "score")
         )
 
     def _count(self, table: pl.DataFrame) -> None:
+        inputs = self.inputs
         lengths = table.group_by("user_id").agg(
             pl.len(), pl.col("item_id").n_unique().alias("items")
         )
         self.users += lengths.height
         # Popularity's lists, which a control may get, have no scores.
-        of_model = table if self.experiment is None else table.filter(arm=MODEL)
-        if self.with_reasons:
+        of_model = table if inputs.experiment is None else table.filter(arm=MODEL)
+        if inputs.has_reasons:
             # What was added to the model's results has no score either.
             of_model = of_model.filter(pl.col("reason").is_null())
         self._of_model += of_model.height
-        if self._has_titles:
+        if inputs.has_titles:
             self._untitled += table.get_column("title").null_count()
         self._unscored += of_model.get_column("score").null_count()
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
-        self._full += lengths.filter(pl.col("len") >= self.num_results).height
+        self._full += lengths.filter(pl.col("len") >= inputs.num_results).height
         self._outputs[-1].repeated += table.height - int(lengths.get_column("items").sum())
-        if self.seen is not None:
-            self._seen += int(self.seen.contain(table).sum())
-        if self.diversity is not None:
-            self.diversity.add(table)
+        if inputs.seen is not None:
+            self._seen += int(inputs.seen.contain(table).sum())
+        if inputs.diversity is not None:
+            inputs.diversity.add(table)
 
 
 def _add_reasons(

@@ -20,7 +20,7 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.diversity import read_diversity
 from batchrec_dagster.steps.edition_interactions import EditionInteractions
 from batchrec_dagster.steps.items import read_item_columns, read_item_ids
-from batchrec_dagster.steps.list_builder import ListBuilder, RecommendationTable
+from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs, RecommendationTable
 from batchrec_dagster.steps.list_reasons import merge_pieces
 from batchrec_dagster.steps.list_rules import (
     check_lists_not_emptied,
@@ -58,7 +58,6 @@ def build_table(
     Raises StorageError, and RejectedOutputsError if an output cannot be read.
     """
     pipeline, settings, rules = work.pipeline, work.pipeline.recommendations, interactions.rules
-    item_columns = read_item_columns(work)
     diversity = read_diversity(work)
     if rules is not None:
         rules.start()
@@ -66,17 +65,19 @@ def build_table(
     if reasons is not None:
         reasons.start()
     lists = ListBuilder(
-        settings.num_results,
-        interactions.seen,
-        item_columns,
-        pipeline.experiment,
-        settings.max_failed_share,
-        rules,
-        diversity,
-        with_reasons=settings.lists_have_reasons,
-        popular=interactions.popular,
-        columns=[name_published_column(name) for name in pipeline.list_columns],
-        reasons=reasons,
+        ListInputs(
+            settings.num_results,
+            interactions.seen,
+            rules,
+            item_columns=read_item_columns(work),
+            columns=[name_published_column(name) for name in pipeline.list_columns],
+            experiment=pipeline.experiment,
+            max_failed_share=settings.max_failed_share,
+            diversity=diversity,
+            popular=interactions.popular,
+            says_what_is_added=settings.lists_have_reasons,
+            reasons=reasons,
+        )
     )
     requested = [batch.users for batch in users.batches]
     progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.debug)

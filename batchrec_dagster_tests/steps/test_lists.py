@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.file_formats import format_inference_line, read_inference
 from batchrec_dagster.steps.batch_jobs import JobOutput, read_ahead, split_at_lines
-from batchrec_dagster.steps.list_builder import ListBuilder
+from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -97,7 +97,7 @@ def test_a_piece_at_a_time_is_as_good_as_all_at_once(batch: Any) -> None:
     schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
     interactions = pl.LazyFrame(seen_pairs or [], schema=schema, orient="row")
     builder = ListBuilder(
-        num_results, None if seen_pairs is None else SeenItems(interactions, everyone)
+        ListInputs(num_results, None if seen_pairs is None else SeenItems(interactions, everyone))
     )
     with tempfile.TemporaryDirectory() as folder:
         with TableWriter(Path(folder) / "lists.parquet") as writer:
@@ -178,7 +178,7 @@ def write_wild_lines(name: str, output: WildOutput) -> list[str]:
 def test_wild_outputs_are_published_without_few_failed_users_or_rejected(
     outputs: list[WildOutput], max_share: float, lines_at_once: int, random: random.Random | None
 ) -> None:
-    builder = ListBuilder(len(ITEMS), max_failed_share=max_share)
+    builder = ListBuilder(ListInputs(len(ITEMS), max_failed_share=max_share))
     requested = []
     with tempfile.TemporaryDirectory() as folder:
         with TableWriter(Path(folder) / "lists.parquet") as writer:
@@ -230,7 +230,7 @@ def test_wild_outputs_are_published_without_few_failed_users_or_rejected(
 
 
 def test_a_line_that_failed_is_reported_from_whichever_piece_it_is_in() -> None:
-    builder = ListBuilder(2)
+    builder = ListBuilder(ListInputs(2))
     for user, error in [("a", None), ("b", "User error"), ("c", "other"), ("a", None)]:
         line = format_inference_line({"userId": user}, [] if error else ["1"], error=error)
         builder.add(read_inference(line.encode()))
@@ -249,7 +249,7 @@ def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
         '{"input":{"userId":"d"},"output":{"recommendedItems":["4"],"scores":null}}',
         '{"input":{"userId":"e"},"output":{"recommendedItems":["4"],"reasons":["popular"]}}',
     ]
-    builder = ListBuilder(3)
+    builder = ListBuilder(ListInputs(3))
     table = builder.add(read_inference("\n".join(lines).encode()))
     assert table.select("user_id", "item_id", "score").rows() == [
         ("a", "1", 0.5),
@@ -268,7 +268,7 @@ def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:
     with pytest.raises(ValueError, match="not a batch inference output file"):
         read_inference(b'{"input": NaN')
 
-    popular = ListBuilder(3)
+    popular = ListBuilder(ListInputs(3))
     popular.add(read_inference(format_inference_line({"userId": "a"}, ["1", "2"]).encode()))
     assert popular.items_without_score == 0
 
