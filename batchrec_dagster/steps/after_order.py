@@ -7,14 +7,14 @@ of a job's, so that they go through the same rules, checks and columns as other 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.explanations.last_orders import LAST_ORDER, find_last_orders
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS, USER_FIELD, scan_interactions
-from batchrec_dagster.steps.batch_jobs import SAMPLE
+from batchrec_dagster.steps.batch_jobs import SAMPLE, read_counts
 from batchrec_dagster.steps.batches import Batch, DividedUsers
 from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.edition_interactions import read_interactions
@@ -207,7 +207,7 @@ def _read_unchanged(
         return None
     about = edition.about
     checks = repeat_checks(edition, gate)
-    counts = ListCounts(**{field.name: about[field.name] for field in fields(ListCounts)})
+    counts = read_counts(ListCounts, about)
     facts = {name: about[name] for name in LIST_FACTS if name in about}
     sample = work.files.table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
     table = RecommendationTable(counts, sample, checks, facts=facts)

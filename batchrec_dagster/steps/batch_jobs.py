@@ -4,8 +4,8 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
 
@@ -16,6 +16,7 @@ from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.personalize.resource_kinds import FILTER, ResourceKind
+from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rejected_outputs import RejectedOutputsError
@@ -282,6 +283,31 @@ class AnswerCounts:
             total.failed += counts.failed
             total.repeated += counts.repeated
         return total
+
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class WrittenTable(Generic[C]):
+    """A written table of lists: its numbers, first rows and checks."""
+
+    counts: C
+    """What is in it. An edition's metadata have these numbers too."""
+    sample: pl.DataFrame
+    checks: list[CheckResult]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """More about the lists, for their metadata."""
+
+
+def read_counts(counts: type[C], about: Mapping[str, Any]) -> C:
+    """The numbers of a table, as the metadata of its edition have them.
+
+    counts: the dataclass of the numbers. Those that an edition of an earlier version does not have
+        are the default, such as no failed users.
+    """
+    names = [field.name for field in fields(counts) if field.name in about]  # type: ignore[arg-type]
+    return counts(**{name: about[name] for name in names})
 
 
 class OutputTable(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 import polars as pl
 from botocore.exceptions import ClientError
@@ -19,6 +19,7 @@ from batchrec_dagster.steps.batch_jobs import (
     JobOutput,
     describe_outcome,
     fingerprint_outputs,
+    read_counts,
 )
 from batchrec_dagster.steps.batches import (
     divide_users,
@@ -257,9 +258,7 @@ def _read_unchanged(
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.debug(describe_job(job, users))
     checks = [*repeat_checks(edition, gate), *new_checks]
-    # An edition of an earlier version does not have the number of failed users: there were none.
-    names = [field.name for field in fields(ListCounts) if field.name in about]
-    counts = ListCounts(**{name: about[name] for name in names})
+    counts = read_counts(ListCounts, about)
     facts = {name: about[name] for name in LIST_FACTS if name in about}
     recommendations = RecommendationTable(counts, sample, checks, facts=facts)
     return PublishedLists(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.steps.batch_jobs import AnswerCounts, OutputTable, explode_results
+from batchrec_dagster.steps.batch_jobs import (
+    AnswerCounts,
+    OutputTable,
+    WrittenTable,
+    explode_results,
+)
 from batchrec_dagster.steps.checks import (
-    CheckResult,
     check_items_known,
     check_no_duplicates,
     check_rows_titled,
@@ -35,7 +38,7 @@ ITEMS_AT_ONCE = 20_000
 
 @dataclass(frozen=True)
 class ItemListCounts:
-    """What is in a table of similar items. An edition's metadata have these numbers too."""
+    """What is in a table of similar items."""
 
     rows: int
     items: int
@@ -46,15 +49,8 @@ class ItemListCounts:
     """How many requested items have no list because Personalize returned an error for them."""
 
 
-@dataclass(frozen=True)
-class SimilarItemsTable:
-    """A written table: its numbers, first rows and checks."""
-
-    counts: ItemListCounts
-    sample: pl.DataFrame
-    checks: list[CheckResult]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """More about the lists, for their metadata."""
+SimilarItemsTable = WrittenTable[ItemListCounts]
+"""The written table of similar items. Its facts have what each rule did."""
 
 
 class ItemListBuilder(OutputTable):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import polars as pl
 
@@ -13,7 +12,12 @@ from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.steps.batch_jobs import AnswerCounts, OutputTable, explode_results
+from batchrec_dagster.steps.batch_jobs import (
+    AnswerCounts,
+    OutputTable,
+    WrittenTable,
+    explode_results,
+)
 from batchrec_dagster.steps.checks import (
     CheckResult,
     check_every_user_answered,
@@ -302,7 +306,7 @@ def _add_reasons(
 
 @dataclass(frozen=True)
 class ListCounts:
-    """What is in a table. An edition's metadata have these numbers too."""
+    """What is in a table of lists for users."""
 
     rows: int
     users: int
@@ -317,15 +321,10 @@ class ListCounts:
 
 
 @dataclass(frozen=True)
-class RecommendationTable:
-    """A written table: its numbers, first rows and checks."""
+class RecommendationTable(WrittenTable[ListCounts]):
+    """A written table of lists for users, whose facts have the names in LIST_FACTS."""
 
-    counts: ListCounts
-    sample: pl.DataFrame
-    checks: list[CheckResult]
     failed: pl.DataFrame = field(default_factory=pl.DataFrame)
     """The columns user_id and error, of the users whose line has an error."""
     rejected: Sequence[int] = ()
     """The places of the outputs that another job should make again, if a check blocks."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """More about the lists, for their metadata, by the names in LIST_FACTS."""

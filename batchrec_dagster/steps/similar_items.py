@@ -7,7 +7,7 @@ rollback. What differs is whose lists they are: an item has one, so nothing here
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -37,6 +37,7 @@ from batchrec_dagster.steps.batch_jobs import (
     ensure_filter,
     fingerprint_outputs,
     prepare_batch_job,
+    read_counts,
 )
 from batchrec_dagster.steps.bought_together import find_bought_together
 from batchrec_dagster.steps.checks import CheckResult, require_passed
@@ -363,7 +364,7 @@ def _read_unchanged(
         return None
     rows = work.files.table.read_edition(edition)
     checks = repeat_checks(edition, gate)
-    counts = ItemListCounts(**{field.name: about[field.name] for field in fields(ItemListCounts)})
+    counts = read_counts(ItemListCounts, about)
     facts = {RULES: about[RULES]} if RULES in about else {}
     sample = rows.head(SAMPLE).collect(engine="streaming")
     table = SimilarItemsTable(counts, sample, checks, facts)
