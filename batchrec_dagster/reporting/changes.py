@@ -25,6 +25,7 @@ from batchrec_dagster.reporting.sections import (
     format_count,
     format_percent,
     format_score,
+    mark_days,
 )
 
 TITLE = "What changed"
@@ -115,8 +116,8 @@ def _make_data_figure(drift: Drift) -> Figure:
         for name, value in now.numbers.items()
     ]
     rows += [
-        ["first day", before.first, now.first],
-        ["last day", before.last, now.last],
+        ["first day", mark_days(before.first), mark_days(now.first)],
+        ["last day", mark_days(before.last), mark_days(now.last)],
         ["new items", "", format_count(drift.new_items)],
         ["vanished items", "", format_count(drift.vanished_items)],
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from markupsafe import Markup
 
@@ -277,7 +278,13 @@ def draw_lengths(facts: Facts) -> Figure:
         Chart("horizontal bars", "Interactions", "Users", ["Users"], groups),
         ["Interactions", "Users"],
         [[label, format_count(users)] for label, users in groups],
+        fold=_describe_largest_group(groups),
     )
+
+
+def _describe_largest_group(groups: Sequence[tuple[str, int]]) -> str:
+    label, users = max(groups, key=itemgetter(1))
+    return f"the largest group: {users:,} users with {label} interactions"
 
 
 def draw_bands(facts: Facts) -> Figure:

@@ -125,6 +125,7 @@ def render_page(facts: Facts) -> str:
         draw_popularity(facts),
     ]
     quality_groups = [group_user_columns(facts, user_columns), group_item_categories(facts)]
+    audience_figures = [draw_newcomers(facts.run.recent), draw_lengths(facts)]
     catalogue_figures = [
         draw_values_per_list(facts),
         draw_ages(facts),
@@ -140,8 +141,7 @@ def render_page(facts: Facts) -> str:
         intervals=_find_intervals(facts),
         quality_figures=[figure for figure in quality_figures if figure is not None],
         missing_columns=explain_missing_columns(facts),
-        lengths=draw_lengths(facts),
-        newcomers=draw_newcomers(facts.run.recent),
+        audience_figures=[figure for figure in audience_figures if figure is not None],
         bands=draw_bands(facts),
         quality_groups=[group for group in quality_groups if group is not None],
         catalogue_figures=[figure for figure in catalogue_figures if figure is not None],

@@ -27,6 +27,8 @@
   function markLink() {
     if (Math.abs(scrollY - targetPosition) > 2) target = null;
     const section = target ?? (isAtEnd ? sections.at(-1) : scrollY < 2 ? sections[0] : sections.findLast((candidate) => reaching.has(candidate)));
+    // Between two sections, the one before stays marked.
+    if (section === undefined) return;
     for (const [candidate, link] of links) {
       if (candidate !== section) link.removeAttribute("aria-current");
       else if (!link.hasAttribute("aria-current")) {
