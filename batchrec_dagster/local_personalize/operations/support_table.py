@@ -117,7 +117,9 @@ RULES = (
         "four decimals; with the header `x-batchrec-target-events`, a JSON array, they count these"
         " event types alone, and the answer repeats the header; with `x-batchrec-compare-with`, the"
         " ARN of another version of the same data, the header `x-batchrec-compared` has the mean"
-        " difference of NDCG at 25 for the same people, with its interval",
+        " difference of NDCG at 25 for the same people, with its interval; with"
+        " `x-batchrec-breakdown`, the answer's header of this name has the quality by length of"
+        " list, by categories of users and by categories of items",
     ),
     SupportRow("roleArn", "stored; storage is read with the server's own credentials"),
     SupportRow("kmsKeyArn", "stored; nothing is encrypted"),
