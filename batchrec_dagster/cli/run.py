@@ -253,11 +253,16 @@ def _import_for_conclusion() -> None:
 def _choose_pipeline(name: str | None) -> str:
     """The pipeline of this name, or the only one.
 
-    Raises click.UsageError if several could be meant, UnknownNameError if it is not declared.
+    Raises click.UsageError if several could be meant, UnknownNameError if it is not declared, and
+    click.ClickException if nothing is declared but what does not load.
     """
     declared = find_pipelines(find_project())
     if name is None:
         if not declared:
+            from batchrec_dagster.cli.pipelines import find_pipeline_errors
+
+            if errors := find_pipeline_errors(find_project()):
+                raise click.ClickException("\n".join(errors))
             raise click.UsageError(NO_PIPELINES)
         if len(declared) > 1:
             names = ", ".join(sorted(declared))

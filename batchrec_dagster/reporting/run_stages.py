@@ -217,7 +217,8 @@ class RunStages:
             cells.append(Text(format_duration(stage.measure_seconds(now))))
             if timed:
                 cells.append(Text(format_duration(stage.last_duration), style="dim"))
-            rows.append((cells, stage.details))
+            # What a stage waits for has no room here, and is below the table.
+            rows.append((cells, "" if stage.status == "retrying" else stage.details))
         columns = zip(headings, *(cells for cells, _ in rows), strict=True)
         taken = sum(max(map(len, column)) + COLUMN_GAP for column in columns)
         for cells, details in rows:

@@ -413,6 +413,13 @@ def run_batchrec(*arguments: str) -> tuple[int, str]:
 def test_a_pipeline_that_is_not_declared_is_not_found(working_project: Project) -> None:
     assert run_batchrec("run")[0] == 2
     assert "batchrec new NAME" in run_batchrec("run")[1]
+    broken = working_project.package / "defs/odd/defs.yaml"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("attributes:\n\tname: odd\n")
+    code, output = run_batchrec("run")
+    assert code == 1
+    assert "odd/defs.yaml, line 2" in output
+    broken.unlink()
     working_project.declare(declaration("shop", "ratings.csv"))
     working_project.declare(declaration("club", "ratings.csv"))
     code, output = run_batchrec("run")

@@ -35,7 +35,7 @@ CODE_VERSION = "1"
 
 # Not set as the policy of the assets, because Dagster would then retry a step that somebody
 # cancels.
-RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.LINEAR)
 
 
 def sink_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
