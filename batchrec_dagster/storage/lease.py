@@ -95,7 +95,7 @@ class Lease:
                 is_wait_logged = True
                 owner = _describe_owner(content)
                 place = "" if _Content.parse(content) else f" ({self._uri(number)})"
-                self.log.info(f"{owner}{place} is working on this: waiting until it is done")
+                self.log.info(f"waiting for {owner}{place}, which is working on this")
             if now > deadline:
                 raise StorageError(
                     f"{_describe_owner(content)} is still working on this after"

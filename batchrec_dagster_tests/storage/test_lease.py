@@ -160,7 +160,7 @@ def test_another_waits_says_for_whom_and_has_it_next(
         order.append("first")
     second.join()
     assert order == ["first", "second"]
-    assert "is working on this: waiting" in caplog.text
+    assert "which is working on this" in caplog.text
     assert "dead" not in caplog.text
 
 
@@ -273,7 +273,7 @@ def test_a_run_waits_for_the_one_that_trains_and_finds_it_done(
 
     def is_waiting() -> bool:
         return any(
-            "is working on this: waiting" in entry.user_message
+            "which is working on this" in entry.user_message
             for record in instance.get_run_records()
             for entry in instance.all_logs(record.dagster_run.run_id)
         )
