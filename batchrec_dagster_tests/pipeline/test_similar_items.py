@@ -18,6 +18,7 @@ from batchrec_dagster.reporting.show import format_text
 from batchrec_dagster.reporting.summary import describe_run_result, describe_similar_items
 from batchrec_dagster.steps import similar_items as steps_of_similar_items
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.unpublished_runs import UnpublishedRuns
 from batchrec_dagster_tests.first_run import RATINGS, FirstRun
 from batchrec_dagster_tests.repeats import IS_LONG
 from batchrec_dagster_tests.support import (
@@ -203,14 +204,13 @@ def test_a_list_about_the_last_order_is_made_of_similar_items(
         with definitions(project) as defs:
             job = defs.resolve_job_def("shop_refresh")
             selection = [dg.AssetKey(["shop", *asset.split("/")]) for asset in assets]
-            result = job.execute_in_process(
+            return job.execute_in_process(
                 instance=instance, asset_selection=selection, raise_on_error=False
             )
-        assert result.success, why(result)
-        return result
 
     lists_alone = ("similar_items", "post_purchase/recommendations")
-    run(*lists_alone, "post_purchase/recommendations_export")
+    first = run(*lists_alone, "post_purchase/recommendations_export")
+    assert first.success, why(first)
     folder = project.storage / "shop/lists/post_purchase/curated"
     table = pl.read_parquet(folder / "recommendations/recommendations.parquet")
     assert table.columns == ["user_id", "rank", "item_id", "score", "reason"]
@@ -257,6 +257,7 @@ def test_a_list_about_the_last_order_is_made_of_similar_items(
         *("raw_ratings", "interactions", "post_purchase/recommendation_outcomes"),
         *("post_purchase/recommendation_report", "recommendation_report"),
     )
+    assert later.success, why(later)
     outcome = metadata(later, "recommendation_outcomes")
     assert (outcome["edition"], outcome["hit_rate"], outcome["active_users"]) == (1, 1, 20)
     page = (folder / "report/index.html").read_text()
@@ -275,3 +276,13 @@ def test_a_list_about_the_last_order_is_made_of_similar_items(
     (_, address, number) = describe_similar_items(published, "another")
     assert address == "shop/similar_items: unchanged: edition 1"
     assert number.endswith("similar items of 80 items")
+
+    # Rules that leave nothing are refused, and that night has no quality of another list's model.
+    (project.root / "blocked.csv").write_text("\n".join(["item", *map(str, range(1, 81))]))
+    lists["post_purchase"] = {"about": "last_order", "rules": {"block": {"source": "blocked.csv"}}}
+    project.declare(declaration("shop", RATINGS, similar_items=BOUGHT_TOGETHER, lists=lists))
+    assert not run("post_purchase/recommendations").success
+    nights = {night.ending: night for night in UnpublishedRuns(published.files).read()}
+    assert nights.keys() == {"unchanged", "refused"}
+    assert nights["refused"].checks == ("lists_not_emptied",)
+    assert nights["refused"].ndcg is None

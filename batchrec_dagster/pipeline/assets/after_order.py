@@ -21,6 +21,7 @@ from batchrec_dagster.pipeline.assets.published_lists import (
     title_assets,
 )
 from batchrec_dagster.pipeline.declare_asset import PUBLISHED_IO, asset_options, storage_links
+from batchrec_dagster.pipeline.run_endings import record_unchanged
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
     get_personalize_work,
@@ -79,6 +80,8 @@ def after_order_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
             run = describe_run(context, config)
             with drop_absent_users_everywhere(work, context):
                 lists = publish_after_order(work, declaration, batch_users, run)
+            if lists.edition.about.get("root_run") != run.root_run:
+                record_unchanged(context)
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(
