@@ -140,6 +140,13 @@ class Project:
         return {**inherited, "DAGSTER_HOME": str(home), **self.environment}
 
 
+def log_on_level_debug(project: Project) -> tuple[str, str]:
+    """The arguments of a job with which its process logs what is on level DEBUG, too."""
+    config = project.root / "debug.yaml"
+    config.write_text("loggers: {console: {config: {log_level: DEBUG}}}")
+    return "-c", str(config)
+
+
 def killed_at(project: Project, command: Sequence[str], moment: str) -> None:
     """Start the command, and SIGKILL it with all its processes once its log has `moment`."""
     log = project.root / "killed.log"

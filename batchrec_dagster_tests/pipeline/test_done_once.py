@@ -17,6 +17,7 @@ from batchrec_dagster_tests.support import (
     copied_project,
     declaration,
     killed_at,
+    log_on_level_debug,
     table,
     write_ratings,
 )
@@ -47,12 +48,13 @@ def test_a_run_killed_in_training_goes_on_and_trains_once(tmp_path: Path) -> Non
     # Enough to be busy for a few seconds with training, so that the kill meets it.
     source = write_ratings(tmp_path / "ratings.csv", users=1500, items=4000)
     project.declare(declaration("shop", source))
-    # The first look at the training's status is logged while it is under way.
-    killed_at(project, REFRESH, " - solution version arn:")
+    # The first look at the training's status is logged while it is under way, on level DEBUG.
+    logged_refresh = (*REFRESH, *log_on_level_debug(project))
+    killed_at(project, logged_refresh, " - solution version arn:")
     assert "CREATE IN_PROGRESS" in (project.root / "killed.log").read_text().splitlines()[-1]
     assert not list(project.storage.glob("shop/curated/**/*"))
 
-    second_run = project.run(*REFRESH)
+    second_run = project.run(*logged_refresh)
     assert second_run.returncode == 0, second_run.stdout + second_run.stderr
     log = second_run.stdout + second_run.stderr
     assert "unchanged: not imported again" in log

@@ -35,6 +35,7 @@ from batchrec_dagster_tests.support import (
     declaration,
     definitions,
     killed_at,
+    log_on_level_debug,
     module_project,
     real_data,
     refresh,
@@ -262,8 +263,8 @@ def test_each_list_is_changed_refused_rolled_back_and_removed_by_itself(shop: Sh
     [
         "__recommendations - created batch inference job",
         "home__recommendations - home and app share",
-        "newsletter__recommendations - ",
-        "newsletter__recommendation_outcomes - ",
+        "newsletter__recommendations - batch inference job",
+        "newsletter__recommendation_outcomes - There are no",
     ],
 )
 def test_a_run_killed_in_a_list_goes_on_and_makes_nothing_twice(
@@ -272,7 +273,7 @@ def test_a_run_killed_in_a_list_goes_on_and_makes_nothing_twice(
     project = copied_project(tmp_path)
     write_shop(project)
     declare(project, LISTS)
-    killed_at(project, REFRESH, moment)
+    killed_at(project, (*REFRESH, *log_on_level_debug(project)), moment)
     second_run = project.run(*REFRESH)
     assert second_run.returncode == 0, second_run.stdout + second_run.stderr
     assert count_jobs(project) == (1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,15 @@ def prepare(
 
 
 def find_warning(result: dg.ExecuteInProcessResult) -> str | None:
-    """What the check of the source says, if it warns."""
+    """What the check of the source says, without the last run's number; None if it passes."""
     (check,) = [
         check
         for check in result.get_asset_check_evaluations()
         if check.check_name == SOURCE_WITHOUT_ERASED
     ]
     assert check.severity == dg.AssetCheckSeverity.WARN
-    return None if check.passed else str(check.description).replace("\\", "")
+    finding = str(check.description).replace("\\", "")
+    return None if check.passed else re.sub(r" \(last time \d+\)", "", finding)
 
 
 def list_mentions(folder: Path) -> list[str]:
