@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrec_dagster.cli.project import load_environment
+from batchrec_dagster.cli.terminal import get_terminal_width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,14 +62,18 @@ def doctor(context: click.Context, as_json: bool) -> None:
 
 def _format_finding(finding: Finding) -> Iterator[str]:
     """The lines for people: three columns, of which a long name has a line of its own."""
+    from batchrec_dagster.reporting.messages import format_labelled
+
+    width = get_terminal_width()
     mark = "FAILED" if finding.status == "failed" else finding.status
+    no_name = f"{'':8} {'':{NAME_WIDTH}} "
     if len(finding.check) > NAME_WIDTH:
         yield f"{mark:8} {finding.check}"
-        yield f"{'':8} {'':{NAME_WIDTH}} {finding.message}"
+        yield format_labelled(no_name, finding.message, width)
     else:
-        yield f"{mark:8} {finding.check:{NAME_WIDTH}} {finding.message}"
+        yield format_labelled(f"{mark:8} {finding.check:{NAME_WIDTH}} ", finding.message, width)
     if finding.status != "ok":
-        yield f"{'':8} {'':{NAME_WIDTH}} -> {finding.fix}"
+        yield format_labelled(f"{no_name}-> ", finding.fix, width)
 
 
 def _check_pipelines() -> Iterator[Finding]:

@@ -14,7 +14,7 @@ import click
 from batchrec_dagster.cli.declared_pipelines import find_declared_pipelines
 from batchrec_dagster.cli.project import Project, find_project
 from batchrec_dagster.cli.project_deployment import load_storage
-from batchrec_dagster.cli.terminal import format_program, shorten_path
+from batchrec_dagster.cli.terminal import fit_terminal, format_program, shorten_path
 from batchrec_dagster.preparation.layout import TableFormat
 
 if TYPE_CHECKING:
@@ -214,7 +214,8 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         click.echo("\n".join(map(escape_invisible, lines)))
     for source in sources:
         for warning in source.warnings:
-            click.echo(f"Warning: {escape_invisible(warning)}", err=True)
+            message = fit_terminal(escape_invisible(warning), start="Warning: ")
+            click.echo(f"Warning: {message}", err=True)
     require_loadable_project(project, declaration_path)
     ignore_home_in_git(project.root)
     batchrec = format_program()

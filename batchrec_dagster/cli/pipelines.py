@@ -31,7 +31,12 @@ from batchrec_dagster.cli.declared_pipelines import (
 )
 from batchrec_dagster.cli.project import Project, find_project, importable_project, load_environment
 from batchrec_dagster.cli.project_deployment import load_storage
-from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
+from batchrec_dagster.cli.terminal import (
+    fit_terminal,
+    format_program,
+    get_terminal_width,
+    shorten_path,
+)
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.web import allowed_hosts
 
@@ -260,7 +265,7 @@ def warn_of_errors() -> None:
 
     errors = find_pipeline_errors(find_project())
     if errors:
-        lines = "\n".join(f"  {escape_invisible(line)}" for line in errors)
+        lines = fit_terminal("\n".join(map(escape_invisible, errors)), indentation="  ")
         click.echo(f"Pipelines do not load, and are not refreshed until fixed:\n{lines}", err=True)
 
 

@@ -507,6 +507,7 @@ MOST_INDENTATION = 40
 
 def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: str) -> list[str]:
     """Lines about what the run has published, and the commands that show more of it."""
+    from batchrec_dagster.reporting.messages import format_labelled
     from batchrec_dagster.reporting.published import PublishedResults, list_published
     from batchrec_dagster.reporting.summary import (
         describe_run_result,
@@ -527,7 +528,8 @@ def _describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration:
     for published in all_published:
         lines += ["", *describe_run_result(published, run.run_id, duration)]
     lines += describe_similar_items(all_published[0], run.run_id) if all_published else []
-    lines += [f"  {'warning':<9} {warning}" for warning in stages.warnings]
+    width = get_terminal_width()
+    lines += [format_labelled(f"  {'warning':<9} ", warning, width) for warning in stages.warnings]
     user = next((results.find_example_user() for results in all_published if results.edition), None)
     commands = {
         "open": "the report, in a browser",

@@ -34,3 +34,22 @@ def format_message(text: str, width: int | None, *, program: str, indentation: s
         break_on_hyphens=False,
     )
     return "\n".join(lines).replace(_UNBREAKABLE, " ")
+
+
+def format_labelled(label: str, text: str, width: int | None) -> str:
+    """The text behind its label, in lines that fit, below each other. Paths and words stay whole.
+
+    label: with the spaces behind it.
+    width: the columns of the terminal; None for a pipe, in which the text is one line.
+    """
+    if width is None:
+        return f"{label}{text}"
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=label,
+        subsequent_indent=" " * len(label),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)

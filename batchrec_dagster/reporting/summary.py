@@ -14,6 +14,7 @@ import dagster as dg
 from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.personalize.evidence import name_ndcg
 from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.messages import format_labelled
 from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.rules import summarize_rules
@@ -256,31 +257,17 @@ def format_summary(facts: Mapping[str, Any], width: int | None, *, with_runs: bo
     width: the terminal's; None for a pipe, in which each fact is a line.
     with_runs: whether the facts include Dagster's runs. If not, the text says how to include them.
     """
-    lines = [facts["pipeline"]]
+    lines = [escape_invisible(facts["pipeline"])]
     for name, value in _describe_summary(facts):
-        lines += _format_fact(name, escape_invisible(value), width)
+        if width is not None and name in ("table", "report"):
+            value = _shorten_path(value)
+        lines.append(format_labelled(f"  {name:<13} ", escape_invisible(value), width))
     if "example_user" in facts:
-        lines.append(f"  {'try':<13} batchrec {format_show_arguments(facts['example_user'])}")
+        command = f"batchrec {format_show_arguments(facts['example_user'])}"
+        lines.append(f"  {'try':<13} {escape_invisible(command)}")
     if not with_runs:
         lines.append("  To include Dagster's runs, set DAGSTER_HOME to its folder.")
-    return "\n".join(map(escape_invisible, lines)) + "\n"
-
-
-def _format_fact(name: str, value: str, width: int | None) -> list[str]:
-    """The fact behind its name, in lines that fit; a path stays whole."""
-    label = f"  {name:<13} "
-    if width is None:
-        return [f"{label}{value}"]
-    if name in ("table", "report"):
-        value = _shorten_path(value)
-    return wrap(
-        value,
-        width,
-        initial_indent=label,
-        subsequent_indent=" " * len(f"  {'':<13} "),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return "\n".join(lines) + "\n"
 
 
 def format_show_arguments(user: str) -> str:
