@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,9 +74,6 @@ def _run(text: str, folder: Path) -> None:
         personalize.put("recommendations/users.json.out", b"{}")
 
     names: dict[str, Any] = {
-        "Iterator": Iterator,
-        "Path": Path,
-        "StartedPersonalize": StartedPersonalize,
         "my_pipeline": my_pipeline,
         "personalize": personalize.client,
         "version": VERSION,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -82,6 +83,9 @@ BASH = {
 }
 TESTS = REPOSITORY / "batchrec_dagster_tests"
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+EXTRA = re.compile(r"\bbatchrec-dagster\[([a-z,]+)\]")
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+EXTRAS = PYPROJECT["project"]["optional-dependencies"].keys()
 # Code of a sentence that reads like a setting of pipelines and is none.
 NO_SETTINGS = {
     "storage: true": "config of the step that tears down",
@@ -139,6 +143,8 @@ def check_mentions(text: str, folder: Path) -> None:
     for code in read_mentions(text):
         if not check_mention(code, folder) and code not in NO_SETTINGS:
             check_setting(code)
+        for names in EXTRA.findall(code):
+            assert {*names.split(",")} <= EXTRAS, code
         for variable in re.findall(r"^BATCHREC_[A-Z_]+$", code):
             assert variable in variables or variable.startswith("BATCHREC_LOCAL_"), variable
 
@@ -208,11 +214,12 @@ def test_a_wrong_example_is_noticed(language: str, text: str, tmp_path: Path) ->
         "only: ITEMS.COLOUR > 0",
         "retention.edition",
         "duplicates: forget",
+        "pip install 'batchrec-dagster[duck]'",
     ],
 )
 def test_a_wrong_name_in_a_sentence_is_noticed(code: str, tmp_path: Path) -> None:
     with pytest.raises((AssertionError, ValueError)):
-        check_mention(code, tmp_path) or check_setting(code)
+        check_mentions(f"Write `{code}`.", tmp_path)
 
 
 def test_no_block_of_a_page_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
