@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 import yaml
 
+from batchrec_dagster_tests.reporting.test_report import Reader
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
     TYPED,
@@ -58,6 +59,12 @@ class ExampleShop:
             if row["event"] == "purchase":
                 purchases[row["customer_id"]].append((row["sku"], row["time"]))
         return purchases
+
+    @cached_property
+    def events(self) -> list[tuple[str, str, str]]:
+        """The customer, the product and the time of each purchase and click."""
+        rows = self._read("data/orders_and_clicks.csv")
+        return [(row["customer_id"], row["sku"], row["time"]) for row in rows]
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
@@ -227,3 +234,41 @@ def test_newcomers_get_what_sold_in_their_country_in_the_last_month(shop: Exampl
             checked += 1
     assert len(newcomers) > 50
     assert checked > 5 * len(newcomers)
+
+
+def test_the_report_shows_quality_in_parts_and_what_is_recommended(shop: ExampleShop) -> None:
+    page = shop.folder / ".batchrec/storage/shop/lists/newsletter/curated/report/index.html"
+    report = Reader(page.read_text(encoding="utf-8"))
+    tested, ndcg = report.tables["groups-table"][1][1:3]
+    # Each customer has one country, so that the whole is the mean of the parts.
+    parts = [
+        [cell for cell in row if isinstance(cell, float)]
+        for row in report.tables["users-column1-table"][1:]
+    ]
+    assert {row[0] for row in report.tables["users-column1-table"][1:]} <= {"AT", "CH", "DE"}
+    assert sum(users for users, *_ in parts) == tested
+    mean = sum(users * own for users, own, *_ in parts) / float(tested)
+    assert mean == pytest.approx(ndcg, abs=1e-3)
+    lengths = report.tables["list-lengths-table"][1:]
+    assert [row[0] for row in lengths] == ["5", "10"]
+
+    values = Counter(
+        len({shop.products[item]["category"] for item in items}) for items in shop.lists.values()
+    )
+    assert {str(row[0]): row[1] for row in report.tables["values-per-list-table"][1:]} == {
+        str(number): values[number] for number in range(min(values), max(values) + 1)
+    }
+    newest = datetime.fromisoformat(max(time for *_, time in shop.events))
+    created = {
+        sku: datetime.fromisoformat(f"{product['created']}T00:00:00Z")
+        for sku, product in shop.products.items()
+    }
+    ages = [(newest - created[item]).days for items in shop.lists.values() for item in items]
+    assert report.facts["median_item_age"] == pytest.approx(statistics.median(ages), abs=1)
+    # No model has a newcomer to be measured on, but popular items have.
+    [[_, newcomers, hit_rate, *_]] = report.tables["newcomers-table"][1:]
+    first: dict[str, str] = {}
+    for customer, _, time in sorted(shop.events, key=lambda event: event[2]):
+        first.setdefault(customer, time)
+    assert 0 < float(newcomers) <= len(first) // 10
+    assert 0 < float(hit_rate) < 1
