@@ -20,6 +20,8 @@ from batchrec_dagster.reporting.sections import (
 CATALOGUE = "In the catalogue"
 RECENT = f"Chosen in the last {RECENT_DAYS} days"
 DAYS_A_YEAR = 365.25
+# The least share that is not written as 0.0%.
+LEAST_SHARE = 0.0005
 
 
 def make_age_tile(facts: Facts) -> Tile | None:
@@ -47,7 +49,8 @@ def draw_novelty(facts: Facts) -> Figure:
         " mean is LensKit's MeanPopRank. Self-information is the negative binary logarithm of an"
         " item's share of all interactions: one bit more is half as popular."
     )
-    if novelty.unknown:
+    # Less would be written as none.
+    if novelty.unknown >= LEAST_SHARE:
         note += f" {novelty.unknown:.1%} of all recommendations are items without interactions."
     return Figure(
         "novelty",
@@ -61,7 +64,7 @@ def draw_novelty(facts: Facts) -> Figure:
             ["Mean popularity percentile", *(format_score(side.percentile) for side in sides)],
             [
                 "Mean self-information, bits",
-                *(format_count(round(side.information, 1)) for side in sides),
+                *(_format_bits(side.information) for side in sides),
             ],
         ],
         note=note,
@@ -78,8 +81,9 @@ def draw_ages(facts: Facts) -> Figure | None:
     sides: dict[str, AgeGroups] = {LISTS: ages.lists, CATALOGUE: ages.catalogue}
     if ages.recent is not None:
         sides[RECENT] = ages.recent
+    compared = RECENT if RECENT in sides else CATALOGUE
     rows: list[ChartRow] = [
-        (label, *(side.shares[number] for side in sides.values()))
+        (label, ages.lists.shares[number], sides[compared].shares[number])
         for number, label in enumerate(AGES)
     ]
     medians = [format_count(round(side.median)) for side in sides.values()]
@@ -87,8 +91,8 @@ def draw_ages(facts: Facts) -> Figure | None:
         "ages",
         "How new the recommended items are",
         f"Items by their age, {_name_beginning(ages)}: the share of all recommendations compared"
-        " with the share of the catalogue and with what people chose lately.",
-        Chart("horizontal bars", "Age", "Share", [*sides], rows, percent=True),
+        " with what people chose lately and with the catalogue.",
+        Chart("horizontal bars", "Age", "Share", [LISTS, compared], rows, percent=True),
         ["Age", *sides],
         [
             *(
@@ -99,7 +103,7 @@ def draw_ages(facts: Facts) -> Figure | None:
         ],
         note="Ages are those at the end of the data, and of what people chose those on the day of"
         f" the choice. {ages.known:,} items have one.",
-        fold=f"half of the recommendations are newer than {describe_days(ages.lists.median)}",
+        fold=f"half of the recommendations are at most {describe_days(ages.lists.median)} old",
     )
 
 
@@ -137,6 +141,10 @@ def describe_days(days: float) -> str:
         whole_days = round(days)
         return "1 day" if whole_days == 1 else f"{whole_days} days"
     return f"{days / DAYS_A_YEAR:.1f} years"
+
+
+def _format_bits(value: float) -> Markup:
+    return Markup('<data value="{}">{:.1f}</data>').format(value, value)
 
 
 def _format_age(days: float) -> Markup:

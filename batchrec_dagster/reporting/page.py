@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,14 @@ def render_page(facts: Facts) -> str:
         draw_list_lengths(facts),
         draw_popularity(facts),
     ]
-    quality_groups = [group_user_columns(facts, user_columns), group_item_categories(facts)]
+    possible_groups = [group_user_columns(facts, user_columns), group_item_categories(facts)]
+    quality_groups = [group for group in possible_groups if group is not None]
+    # A figure alone needs no title besides that of its line.
+    quality_figures += [
+        replace(group.figures[0], fold=group.key)
+        for group in quality_groups
+        if len(group.figures) == 1
+    ]
     audience_figures = [draw_newcomers(facts.run.recent), draw_lengths(facts)]
     catalogue_figures = [
         draw_values_per_list(facts),
@@ -143,7 +151,7 @@ def render_page(facts: Facts) -> str:
         missing_columns=explain_missing_columns(facts),
         audience_figures=[figure for figure in audience_figures if figure is not None],
         bands=draw_bands(facts),
-        quality_groups=[group for group in quality_groups if group is not None],
+        quality_groups=[group for group in quality_groups if len(group.figures) > 1],
         catalogue_figures=[figure for figure in catalogue_figures if figure is not None],
         age_tile=make_age_tile(facts),
         sections=[section for section in facts.sections if not section.is_quiet],

@@ -5,7 +5,7 @@ All intervals are 95 % percentile bootstrap intervals that resample users, as th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -36,12 +36,22 @@ def measure_breakdown(choices: EventChoices, is_counted: Bool) -> Breakdown:
         return Breakdown(_measure_depths(marked), None, None)
     return Breakdown(
         _measure_depths(marked),
-        [ColumnQuality(part.column, [*_measure_users(marked, part)]) for part in attributes.users],
         [
-            ColumnQuality(part.column, [*_measure_items(choices.places, is_counted, part)])
+            ColumnQuality(part.column, _sort_groups(_measure_users(marked, part)))
+            for part in attributes.users
+        ],
+        [
+            ColumnQuality(
+                part.column, _sort_groups(_measure_items(choices.places, is_counted, part))
+            )
             for part in attributes.items
         ],
     )
+
+
+def _sort_groups(groups: Iterable[GroupQuality]) -> list[GroupQuality]:
+    """The groups with the most users first, and the one of all other values last."""
+    return sorted(groups, key=lambda group: (group.value is None, -group.users))
 
 
 def _measure_depths(marked: MarkedHits) -> list[DepthQuality]:
