@@ -14,7 +14,10 @@ from batchrec_dagster.reporting.lists_page import (
     SimilarItemsSummary,
     render_lists_page,
 )
+from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.verdict import Verdict
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.support import WCAG
 
 TIME = datetime(2026, 11, 24, 3, 10, tzinfo=UTC)
@@ -73,3 +76,9 @@ def test_the_page_is_accessible_and_nothing_overflows(
     assert violations.violations_count == 0, violations.generate_report()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
+
+
+def test_what_has_published_nothing_says_what_to_run(tmp_path: Path) -> None:
+    storage = StorageResource(root=str(tmp_path), s3=S3Connection())
+    with pytest.raises(StorageError, match=r"shop/mail has published nothing.*batchrec run shop`"):
+        PublishedResults(storage, "shop/mail").require_edition()
