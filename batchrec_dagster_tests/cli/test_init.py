@@ -95,7 +95,7 @@ def require_health(check_output: str) -> None:
     assert {finding["status"] for finding in json.loads(doctor.output)} <= {"ok", "warning"}
     for command in ("list", "run", "open", "show"):
         output = CliRunner().invoke(main, [command]).output
-        assert "No pipeline is declared. Declare one: batchrec new NAME --ratings FILE" in output
+        assert "No pipeline is declared. Declare one: `batchrec new NAME --ratings FILE`" in output
 
 
 def test_the_project_can_be_installed_and_names_what_it_needs(
