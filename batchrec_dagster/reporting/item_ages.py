@@ -17,12 +17,12 @@ from batchrec_dagster.reporting.run_tables import RunTables
 DAY = 86_400
 # The groups of ages, each with the number of days at which it ends. The last has no end.
 AGES = {
-    "Up to 30 days": 30.0,
-    "Up to 90 days": 90.0,
-    "Up to a year": 365.0,
-    "Up to 3 years": 1096.0,
-    "Up to 10 years": 3653.0,
-    "Older": np.inf,
+    "0-30 days": 30.0,
+    "31-90 days": 90.0,
+    "91-365 days": 365.0,
+    "1-3 years": 1096.0,
+    "3-10 years": 3653.0,
+    "Over 10 years": np.inf,
 }
 # What stands for a time in epoch seconds that nobody meant, and in milliseconds.
 LATEST_TIME = 10**11

@@ -178,14 +178,23 @@ def test_every_number_is_that_of_a_plain_reading(
 
 
 def is_estimate(metric: ComparedEstimate, users: int) -> bool:
-    """Whether the lead is right, and there are intervals if and only if users are enough."""
+    """Whether the lead is right, and there are intervals only if users are enough."""
     lead = metric.model.value - metric.popular.value
     if not math.isclose(metric.difference.value, lead, abs_tol=1e-9):
         return False
     intervals = [part.interval for part in (metric.model, metric.popular, metric.difference)]
     if users < MIN_USERS:
         return intervals == [None, None, None]
-    return all(interval is not None and interval[0] <= interval[1] for interval in intervals)
+    return all(interval is None or interval[0] < interval[1] for interval in intervals)
+
+
+def test_what_all_users_have_alike_has_no_interval() -> None:
+    # Twelve users, of whom the list reaches every second one, and popular items none.
+    breakdown = measure(make_choices([(user, user % 2, 0) for user in range(12)]))
+    [at_5, *_] = breakdown.depths
+    assert at_5.hit_rate.model.value == 0.5
+    assert at_5.hit_rate.model.interval is not None
+    assert at_5.hit_rate.popular == MetricEstimate(0)
 
 
 def test_without_tested_users_there_is_nothing() -> None:

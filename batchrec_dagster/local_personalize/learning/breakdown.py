@@ -160,11 +160,14 @@ def _add_differences(means: Float64) -> Float64:
 def _list_estimates(means: Float64, bounds: Float64 | None) -> Iterator[MetricEstimate]:
     """An estimate for each column.
 
+    One has no interval where all users have the same value, such as no hit: resampling them says
+    nothing then.
+
     means: (columns,)
     bounds: (2, columns); None without intervals.
     """
     for number, mean in enumerate(means.tolist()):
-        if bounds is None:
+        if bounds is None or bounds[0, number] == bounds[1, number]:
             yield MetricEstimate(mean)
         else:
             yield MetricEstimate(mean, float(bounds[0, number]), float(bounds[1, number]))
