@@ -71,11 +71,15 @@ def _draw_periods(profile: DataProfile) -> Figure | None:
     if not profile.periods:
         return None
     axis_title = PERIODS[len(profile.periods[0][0])]
+    # The table has the number of a single period.
+    chart = None
+    if len(profile.periods) > 1:
+        chart = Chart("bars", axis_title, "Interactions", ["Interactions"], profile.periods)
     return Figure(
         "periods",
         "Interactions over time",
         f"By {axis_title.lower()}, in UTC.",
-        Chart("bars", axis_title, "Interactions", ["Interactions"], profile.periods),
+        chart,
         [axis_title, "Interactions"],
         [[label, format_count(number)] for label, number in profile.periods],
         note=f"The first and the last {axis_title.lower()} may not be complete.",

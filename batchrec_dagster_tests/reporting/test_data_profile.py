@@ -11,6 +11,7 @@ from batchrec_dagster.preparation.layout import CONSTANT_TIME
 from batchrec_dagster.reporting.data_profile import MOST_PERIODS, count_periods, count_profile
 from batchrec_dagster.reporting.data_section import build_data_section
 from batchrec_dagster.reporting.report_counts import count_tables
+from batchrec_dagster.reporting.sections import Figure
 from batchrec_dagster_tests.reporting.test_report_page import (
     build_preparation,
     build_tables_with_pictures,
@@ -56,6 +57,19 @@ def test_the_profile_agrees_with_the_tables() -> None:
     assert timeless_profile.periods == timeless_profile.known == []
     section = build_data_section(timeless_profile, 10, {}, "ratings.csv")
     assert [figure.name for figure in section.figures] == ["item-lengths"]
+
+
+def test_a_single_day_is_a_row_of_a_table_and_no_chart() -> None:
+    tables = build_tables_with_pictures()
+    profile = count_profile(tables, count_tables(tables))
+
+    def draw_periods(*periods: tuple[str, int]) -> Figure:
+        section = build_data_section(replace(profile, periods=[*periods]), 10, {}, "ratings.csv")
+        return section.figures[0]
+
+    assert draw_periods(("2026-11-28", 3)).chart is None
+    assert len(draw_periods(("2026-11-28", 3)).rows) == 1
+    assert draw_periods(("2026-11-28", 3), ("2026-11-29", 4)).chart is not None
 
 
 def test_the_rows_left_out_are_named_by_their_reasons() -> None:
