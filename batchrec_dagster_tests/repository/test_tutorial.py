@@ -202,10 +202,10 @@ def test_the_demo_says_little_and_fits_a_terminal(demo: str) -> None:
 def test_readme_shows_what_the_demo_says(demo: str) -> None:
     (shown,) = (text for name, text in list_code_blocks(REPOSITORY / README) if name == "text")
 
-    def without_seconds(text: str) -> str:
-        return re.sub(r" in [\d.]+ s$", "", text, flags=re.MULTILINE)
+    def without_time(text: str) -> str:
+        return re.sub(r" in (?:\d+ min )?[\d.]+ s$", "", text, flags=re.MULTILINE)
 
-    assert without_seconds(shown) in without_seconds(demo)
+    assert without_time(shown) in without_time(demo)
 
 
 def test_the_commands_of_readme_are_the_demo_and_those_of_the_tutorial() -> None:
