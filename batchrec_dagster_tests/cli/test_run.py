@@ -257,7 +257,7 @@ def test_a_run_that_cannot_start_says_which_line_is_wrong(shop: Project) -> None
     finally:
         file.unlink()
     assert result.returncode == 1
-    assert re.search(r"odd: the run did not start. .*odd/defs.yaml, line \d+", result.stderr)
+    assert re.search(r"odd: the run did not start\n  .*odd/defs.yaml, line \d+", result.stderr)
     assert "no_such_setting" in result.stderr
 
 
@@ -269,7 +269,7 @@ def test_a_run_configuration_with_an_unknown_setting_is_named(shop: Project) -> 
     assert result.returncode == 1
     assert f'{file}: Received unexpected config entry "force_tran"' in result.stderr
     assert "Traceback" not in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert len(result.stderr.splitlines()) == 2
 
 
 # In this process
