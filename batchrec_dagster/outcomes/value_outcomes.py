@@ -126,8 +126,11 @@ def estimate_by_value(
 
 def _estimate(value: str | None, people: pl.DataFrame) -> ValueOutcome | None:
     """The outcome of these people; None if none of them was active."""
-    sums = people.group_by("group").agg(
-        pl.col("active", "hit_users", "popular_hit_users").cast(pl.Float64).fill_null(0).sum()
+    sums = (
+        people.group_by("group")
+        .agg(pl.col("active", "hit_users", "popular_hit_users").cast(pl.Float64).fill_null(0).sum())
+        # Sums of numbers depend on their order in the last digit.
+        .sort("group")
     )
     active = float(sums["active"].sum())
     if not active:
