@@ -154,7 +154,8 @@ def test_a_damaged_lease_is_named_where_it_is_waited_for(
     lease = Lease(store, folder, "us", logging.getLogger("test"), 0, poll_seconds=0)
     with pytest.raises(StorageError, match="a run whose lease is damaged is still"), lease.hold():
         pass
-    assert f"a run whose lease is damaged ({folder}000001.json) is working" in caplog.text
+    damaged = f"a run whose lease is damaged ({folder}000001.json), which is working"
+    assert damaged in caplog.text
 
 
 def test_a_foreign_file_is_no_users_of_interactions(files: PipelineFiles) -> None:
