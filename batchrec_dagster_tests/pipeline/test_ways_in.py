@@ -99,14 +99,20 @@ def test_what_fails_ends_the_command_with_an_error(project: Project) -> None:
     assert "Failure: ratings.csv: there is no such file" in reason
     assert "Stack Trace" not in process.stderr
     with instance_of(project) as instance:
-        (failure_log,) = instance.all_logs(
-            instance.get_runs()[0].run_id, of_type=dg.DagsterEventType.STEP_FAILURE
-        )
+        run = instance.get_runs()[0].run_id
+        (failure_log,) = instance.all_logs(run, of_type=dg.DagsterEventType.STEP_FAILURE)
+        errors = [
+            entry.user_message
+            for entry in instance.all_logs(run)
+            if entry.dagster_event is None and entry.step_key == failure_log.step_key
+        ]
     assert failure_log.dagster_event is not None
     error = failure_log.dagster_event.step_failure_data.error
     assert error is not None
     assert error.message.startswith("Failure: ratings.csv: there is no such file")
     assert (error.stack, error.cause) == ([], None)
+    # Also where Dagster's page hides events.
+    assert [f"Failure: {text}" for text in errors] == [error.message.rstrip()]
     # Nothing is stored but that the night failed.
     (record,) = project.storage.rglob("*.*")
     assert record.parent.name == "unpublished_runs"
