@@ -96,7 +96,6 @@ def test_kinds_tell_the_stage_by_icons_that_dagster_has(tmp_path: Path) -> None:
     assert "source" in kinds["raw_users"]
     assert "polars" in kinds["users"]
     assert "personalize" in kinds["solution_version"]
-    assert "table" in kinds["recommendations"]
     assert "report" in kinds["recommendation_report"]
 
 

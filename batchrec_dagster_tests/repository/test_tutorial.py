@@ -43,7 +43,7 @@ if LOOKS_AT_DAGSTER:
 # The ratings that the further nights of the plots learn from.
 MIN_RATINGS = (3, 4, 3.5)
 # How high Dagster draws a plot, with its title.
-PLOT_HEIGHT = 210
+PLOT_HEIGHT = 230
 MOST_BYTES = 250_000
 # In pixels, in a window of 1280 x 900.
 MOST_SECTION_HEIGHT, MOST_PAGE_HEIGHT = 900, 6_000

@@ -50,7 +50,7 @@ def after_order_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
             description=f"The published table: up to {settings.num_results} items that go with what"
             " each user bought last, by similar_items, as user_id, rank, item_id and score"
             f"{describe_list_columns(pipeline)}.",
-            kinds={"parquet", "table"},
+            kinds={"parquet"},
             inputs=["batch_users"],
             deps=[
                 pipeline.asset_key("interactions"),

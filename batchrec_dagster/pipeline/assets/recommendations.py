@@ -65,7 +65,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             f" {settings.num_results} items for every user, as user_id, rank, item_id and score"
             f"{describe_list_columns(pipeline)}{', and arm' if experiment else ''}."
             f"{without_seen if settings.excludes_all_seen else ''}",
-            kinds={"personalize", "parquet", "table"},
+            kinds={"personalize", "parquet"},
             inputs=["solution_version", "batch_users"],
             deps=[pipeline.asset_key("interactions"), *titles, *attribute_assets(pipeline)],
             resources=["personalize"],

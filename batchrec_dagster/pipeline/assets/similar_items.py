@@ -87,7 +87,7 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
             pipeline,
             "similar_items",
             description=_describe(pipeline, settings),
-            kinds={"personalize", "parquet", "table"} if has_model else {"parquet", "table"},
+            kinds={"personalize", "parquet"} if has_model else {"parquet"},
             deps=[
                 pipeline.asset_key("interactions"),
                 *([pipeline.asset_key(MODEL_ASSET)] if has_model else []),

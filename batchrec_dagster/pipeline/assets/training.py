@@ -68,7 +68,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             description=f"The {' and '.join(file.asset for file in files)}, imported into Amazon"
             " Personalize for training: a dataset group, a schema, a dataset and an import job."
             " Unchanged data are not imported again.",
-            kinds={"personalize", "dataset"},
+            kinds={"personalize"},
             deps=[pipeline.asset_key(file.asset) for file in files],
             resources=["personalize"],
             stage=MODEL,

@@ -60,7 +60,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
             "user_segments",
             description=f"The {segments.users_per_segment:,} users who belong most to each of"
             f" {len(segments.queries):,} segments, as one table of {columns}.",
-            kinds={"personalize", "parquet", "table"},
+            kinds={"personalize", "parquet"},
             inputs=["segment_solution_version"],
             deps=titles,
             resources=["personalize"],
