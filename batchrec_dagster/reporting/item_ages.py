@@ -54,7 +54,8 @@ class ItemAges:
     catalogue: AgeGroups
     """At the end of the data, of all items once each."""
     recent: AgeGroups | None
-    """When they were chosen, of the interactions of the last RECENT_DAYS days; None without any."""
+    """Of the interactions of the last RECENT_DAYS days, at the mean time of those with the same
+    item; None without any."""
 
 
 def measure_ages(tables: RunTables, counts: ReportCounts) -> ItemAges | None:
@@ -65,12 +66,17 @@ def measure_ages(tables: RunTables, counts: ReportCounts) -> ItemAges | None:
     is_declared = created is not None
     if created is None:
         created = counts.items.select("item", created="first")
-    items = created.join(counts.lists, on="item", how="left").with_columns(
-        pl.col("lists").fill_null(0), age=_measure_days(pl.lit(counts.newest))
+    chosen = counts.items.select("item", "recent", "recent_time")
+    items = (
+        created.join(counts.lists, on="item", how="left")
+        .join(chosen, on="item", how="left")
+        .with_columns(
+            pl.col("lists", "recent").fill_null(0),
+            age=_measure_days(pl.lit(counts.newest)),
+            age_when_chosen=_measure_days(pl.col("recent_time")),
+        )
     )
-    recent = counts.recent.join(created, on="item").with_columns(
-        age=_measure_days(pl.col("day") * DAY + DAY // 2)
-    )
+    recent = items.filter(pl.col("recent") > 0).select("recent", age="age_when_chosen")
     of_lists = _group_ages(items, "lists")
     of_catalogue = _group_ages(items.with_columns(one=pl.lit(1)), "one")
     if of_lists is None or of_catalogue is None:
@@ -80,7 +86,7 @@ def measure_ages(tables: RunTables, counts: ReportCounts) -> ItemAges | None:
         known=items.height,
         lists=of_lists,
         catalogue=of_catalogue,
-        recent=_group_ages(recent, "interactions"),
+        recent=_group_ages(recent, "recent"),
     )
 
 

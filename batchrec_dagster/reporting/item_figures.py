@@ -101,8 +101,8 @@ def draw_ages(facts: Facts) -> Figure | None:
             ),
             ["Median, days", *medians],
         ],
-        note="Ages are those at the end of the data, and of what people chose those on the day of"
-        f" the choice. {ages.known:,} items have one.",
+        note="Ages are those at the end of the data, and of what people chose those when they"
+        f" chose it. {ages.known:,} items have one.",
         fold=f"half of the recommendations are at most {describe_days(ages.lists.median)} old",
     )
 

@@ -31,7 +31,8 @@ class ReportCounts:
     users: pl.DataFrame
     """user_id and interactions, in order of user."""
     items: pl.DataFrame
-    """item, interactions and first, the time of its first one in epoch seconds."""
+    """item, interactions, first, the time of its first one in epoch seconds, recent, how many it
+    has of the last RECENT_DAYS days of the data, and recent_time, the mean time of these."""
     days: pl.DataFrame
     """day, counted from 1970-01-01, and interactions."""
     data: DataFacts
@@ -43,9 +44,6 @@ class ReportCounts:
     """The number of items in the longest list."""
     newest: int
     """The time of the newest interaction, in epoch seconds."""
-    recent: pl.DataFrame
-    """item, day, counted from 1970-01-01, and interactions, of those of the last RECENT_DAYS days
-    of the data."""
 
 
 def count_tables(tables: RunTables) -> ReportCounts:
@@ -62,14 +60,16 @@ def count_tables(tables: RunTables) -> ReportCounts:
         .collect(engine="streaming")
     )
     newest = days.select(pl.col("last").max()).item() or 0
+    time = pl.col(TIMESTAMP)
+    is_recent = time > newest - RECENT_DAYS * DAY
     queries = {
         "users": interactions.group_by(user_id=USER_ID).agg(interactions=row_count),
         "items": interactions.group_by(item=ITEM_ID).agg(
-            interactions=row_count, first=pl.col(TIMESTAMP).min()
+            interactions=row_count,
+            first=time.min(),
+            recent=is_recent.sum().cast(pl.Int64),
+            recent_time=time.filter(is_recent).mean(),
         ),
-        "recent": interactions.filter(pl.col(TIMESTAMP) > newest - RECENT_DAYS * DAY)
-        .group_by(item=ITEM_ID, day=day)
-        .agg(interactions=row_count),
         # Each user has one item of rank 1.
         "served": recommendations.filter(pl.col("rank") == 1).select("user_id"),
         "lists": recommendations.group_by(item="item_id").agg(lists=row_count),
@@ -98,7 +98,6 @@ def count_tables(tables: RunTables) -> ReportCounts:
         lists=results["lists"],
         longest=results["longest"].item() or 0,
         newest=newest,
-        recent=results["recent"],
     )
 
 
