@@ -8,7 +8,7 @@ from operator import itemgetter
 
 from markupsafe import Markup
 
-from batchrec_dagster.outcomes.measured_popularity import name_window
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity, name_window
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate, name_ndcg
 from batchrec_dagster.reporting.catalogue import Shares
 from batchrec_dagster.reporting.charts import Chart, Interval
@@ -86,8 +86,8 @@ def draw_quality(facts: Facts, *, is_folded: bool = False) -> Figure | None:
         for metric in name_metrics(run.target_events)
     ]
     caption = "This model compared with recommending the most popular items to everyone."
-    known_intervals = find_intervals(run)
-    intervals = [known_intervals.get(metric.key, (None, None)) for metric in METRICS]
+    intervals_by_key = find_intervals(run)
+    intervals = [intervals_by_key.get(metric.key, (None, None)) for metric in METRICS]
     return Figure(
         "quality",
         "Quality compared with popularity",
@@ -102,8 +102,8 @@ def draw_quality(facts: Facts, *, is_folded: bool = False) -> Figure | None:
         ),
         ["Metric", MODEL, POPULAR],
         [
-            [name, *map(_format_with_interval, values, ends)]
-            for (name, *values), ends in zip(rows, intervals, strict=True)
+            [name, *map(_format_with_interval, values, pair)]
+            for (name, *values), pair in zip(rows, intervals, strict=True)
         ],
         fold=f"{rows[0][0]} {rows[0][1]:.4f}, of popular items {rows[0][2]:.4f}"
         if is_folded
@@ -112,8 +112,10 @@ def draw_quality(facts: Facts, *, is_folded: bool = False) -> Figure | None:
 
 
 def find_intervals(run: ReportedRun) -> dict[str, tuple[Interval | None, Interval | None]]:
-    """The 95% intervals of the model's metrics and of those of popular items, by Personalize's
-    names of the metrics; without those of which neither is known."""
+    """The 95% intervals of the model's metrics and of those of popular items.
+
+    They are by Personalize's names of the metrics. Metrics without any interval are left out.
+    """
     intervals: dict[str, tuple[Interval | None, Interval | None]] = {}
     if run.tested is not None:
         intervals[NDCG] = run.tested.ndcg.interval, run.tested.popular.interval
@@ -123,32 +125,29 @@ def find_intervals(run: ReportedRun) -> dict[str, tuple[Interval | None, Interva
             precision.model.interval,
             precision.popular.interval,
         )
-    return {name: ends for name, ends in intervals.items() if any(ends)}
+    return {name: pair for name, pair in intervals.items() if any(pair)}
+
+
+@dataclass(frozen=True)
+class _MeasuredLists:
+    """Lists whose NDCG the figure of popular items compares."""
+
+    name: str
+    label: str
+    """A shorter name for the chart, which cuts long ones off."""
+    ndcg: float
+    interval: Interval | None
+    engine: str
+    """What measured it."""
 
 
 def draw_popularity(facts: Facts) -> Figure | None:
     """The NDCG compared with all kinds of popular items; None if recent ones were not measured."""
-    run, recent = facts.run, facts.run.recent
-    if recent is None:
+    if facts.run.recent is None:
         return None
-    own = f"batchrec, on {recent.users:,} users"
-    ndcg_name = name_ndcg(run.target_events)
-    rows = [(MODEL, run.metrics.get(NDCG, 0.0), run.engine)]
-    tested = run.tested
-    intervals = [tested.ndcg.interval if tested else None]
-    # A chart cuts long names off.
-    labels = [MODEL]
-    if NDCG in run.popularity:
-        rows.append((f"{POPULAR} of all time", run.popularity[NDCG], run.engine))
-        labels.append("All time")
-        intervals.append(tested.popular.interval if tested else None)
-    rows.append((f"{POPULAR} of all time, again", recent.all_time_ndcg, own))
-    labels.append("All time, by batchrec")
-    intervals.append(_make_interval(recent.all_time_ndcg, recent.all_time_margin))
-    if recent.days is not None:
-        rows.append((f"{POPULAR} {name_window(recent.days)}", recent.ndcg, own))
-        labels.append(name_window(recent.days).removeprefix("of the ").capitalize())
-        intervals.append(_make_interval(recent.ndcg, recent.margin))
+    measured_lists = [*_compare_with_popular_items(facts.run, facts.run.recent)]
+    ndcg_name = name_ndcg(facts.run.target_events)
+    last = measured_lists[-1]
     return Figure(
         "popularity",
         "What popular items reach",
@@ -158,20 +157,54 @@ def draw_popularity(facts: Facts) -> Figure | None:
             "",
             ndcg_name,
             [ndcg_name],
-            [(label, row[1]) for label, row in zip(labels, rows, strict=True)],
-            intervals=[[interval] for interval in intervals],
+            [(lists.label, lists.ndcg) for lists in measured_lists],
+            intervals=[[lists.interval] for lists in measured_lists],
         ),
         ["Lists", ndcg_name, "Measured by"],
         [
-            [name, _format_with_interval(value, interval), engine]
-            for (name, value, engine), interval in zip(rows, intervals, strict=True)
+            [lists.name, _format_with_interval(lists.ndcg, lists.interval), lists.engine]
+            for lists in measured_lists
         ],
         note="It does so as Personalize measures a model: for a tenth of the users, whose newest"
         " tenth of interactions is held out, with popularity counted on all others. The items of"
         " all time are measured in the same way, so that one sees the difference. Users who were"
         " last here long ago chose what was popular then.",
-        fold=f"{rows[-1][1]:.4f} with {rows[-1][0][0].lower()}{rows[-1][0][1:]}",
+        fold=f"{last.ndcg:.4f} with {last.name[0].lower()}{last.name[1:]}",
     )
+
+
+def _compare_with_popular_items(
+    run: ReportedRun, recent: MeasuredPopularity
+) -> Iterator[_MeasuredLists]:
+    """The model's lists first, then those of popular items as far as they were measured."""
+    tested = run.tested
+    model_interval = tested.ndcg.interval if tested else None
+    yield _MeasuredLists(MODEL, MODEL, run.metrics.get(NDCG, 0.0), model_interval, run.engine)
+    if NDCG in run.popularity:
+        yield _MeasuredLists(
+            f"{POPULAR} of all time",
+            "All time",
+            run.popularity[NDCG],
+            tested.popular.interval if tested else None,
+            run.engine,
+        )
+    measured_here = f"batchrec, on {recent.users:,} users"
+    yield _MeasuredLists(
+        f"{POPULAR} of all time, again",
+        "All time, by batchrec",
+        recent.all_time_ndcg,
+        _make_interval(recent.all_time_ndcg, recent.all_time_margin),
+        measured_here,
+    )
+    if recent.days is not None:
+        window = name_window(recent.days)
+        yield _MeasuredLists(
+            f"{POPULAR} {window}",
+            window.removeprefix("of the ").capitalize(),
+            recent.ndcg,
+            _make_interval(recent.ndcg, recent.margin),
+            measured_here,
+        )
 
 
 def _make_interval(value: float, margin: float | None) -> Interval | None:

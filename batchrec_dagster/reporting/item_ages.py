@@ -24,7 +24,7 @@ AGES = {
     "3-10 years": 3653.0,
     "Over 10 years": np.inf,
 }
-# What stands for a time in epoch seconds that nobody meant, and in milliseconds.
+# Times further from 1970 than this many seconds are not meant: they may be milliseconds.
 LATEST_TIME = 10**11
 
 Floats = npt.NDArray[np.float64]
@@ -47,7 +47,7 @@ class ItemAges:
     is_declared: bool
     """Whether ages count from the items' declared time of creation; else from their first
     interaction in the data."""
-    known: int
+    items_with_age: int
     """How many items of the catalogue have an age."""
     lists: AgeGroups
     """At the end of the data, of the recommendations."""
@@ -78,12 +78,12 @@ def measure_ages(tables: RunTables, counts: ReportCounts) -> ItemAges | None:
     )
     recent = items.filter(pl.col("recent") > 0).select("recent", age="age_when_chosen")
     of_lists = _group_ages(items, "lists")
-    of_catalogue = _group_ages(items.with_columns(one=pl.lit(1)), "one")
+    of_catalogue = _group_ages(items.with_columns(weight=pl.lit(1)), "weight")
     if of_lists is None or of_catalogue is None:
         return None
     return ItemAges(
         is_declared=is_declared,
-        known=items.height,
+        items_with_age=items.height,
         lists=of_lists,
         catalogue=of_catalogue,
         recent=_group_ages(recent, "recent"),
@@ -110,13 +110,14 @@ def _measure_days(until: pl.Expr) -> pl.Expr:
     return ((until - pl.col("created")) / DAY).clip(lower_bound=0.0)
 
 
-def _group_ages(items: pl.DataFrame, weight: str) -> AgeGroups | None:
+def _group_ages(items: pl.DataFrame, weight_column: str) -> AgeGroups | None:
     """The groups of ages; None without any weight.
 
-    items: the columns age, in days, and the weight of each row.
+    items: the column age, in days, and one with the weight of each row.
+    weight_column: the name of the column with the weights.
     """
     ages = items.get_column("age").to_numpy()
-    weights = items.get_column(weight).to_numpy().astype(np.float64)
+    weights = items.get_column(weight_column).to_numpy().astype(np.float64)
     median = find_weighted_median(ages, weights)
     if median is None:
         return None

@@ -20,7 +20,7 @@ from batchrec_dagster.reporting.sections import (
 CATALOGUE = "In the catalogue"
 RECENT = f"Chosen in the last {RECENT_DAYS} days"
 DAYS_A_YEAR = 365.25
-# The least share that is not written as 0.0%.
+# Smaller shares are written as 0.0%, as if there were none.
 LEAST_SHARE = 0.0005
 
 
@@ -36,7 +36,7 @@ def make_age_tile(facts: Facts) -> Tile | None:
         "median_item_age",
         "Median item age",
         _format_age(ages.lists.median),
-        f"in the lists, {_name_beginning(ages)}; {compared}",
+        f"in the lists, {_describe_beginning(ages)}; {compared}",
     )
 
 
@@ -49,9 +49,11 @@ def draw_novelty(facts: Facts) -> Figure:
         " mean is LensKit's MeanPopRank. Self-information is the negative binary logarithm of an"
         " item's share of all interactions: one bit more is half as popular."
     )
-    # Less would be written as none.
-    if novelty.unknown >= LEAST_SHARE:
-        note += f" {novelty.unknown:.1%} of all recommendations are items without interactions."
+    if novelty.share_without_interactions >= LEAST_SHARE:
+        note += (
+            f" {novelty.share_without_interactions:.1%} of all recommendations are items without"
+            " interactions."
+        )
     return Figure(
         "novelty",
         "How well known the recommended items are",
@@ -90,8 +92,8 @@ def draw_ages(facts: Facts) -> Figure | None:
     return Figure(
         "ages",
         "How new the recommended items are",
-        f"Items by their age, {_name_beginning(ages)}: the share of all recommendations compared"
-        " with what people chose lately and with the catalogue.",
+        f"Items by their age, {_describe_beginning(ages)}: the share of all recommendations"
+        " compared with what people chose lately and with the catalogue.",
         Chart("horizontal bars", "Age", "Share", [LISTS, compared], rows, percent=True),
         ["Age", *sides],
         [
@@ -101,8 +103,8 @@ def draw_ages(facts: Facts) -> Figure | None:
             ),
             ["Median, days", *medians],
         ],
-        note="Ages are those at the end of the data, and of what people chose those when they"
-        f" chose it. {ages.known:,} items have one.",
+        note="Ages are those at the end of the data. Those of what people chose are of the time of"
+        f" the choice. {ages.items_with_age:,} items have one.",
         fold=f"half of the recommendations are at most {describe_days(ages.lists.median)} old",
     )
 
@@ -152,6 +154,6 @@ def _format_age(days: float) -> Markup:
     return Markup('<data value="{}">{}</data>').format(round(days), describe_days(days))
 
 
-def _name_beginning(ages: ItemAges) -> str:
-    """What the ages count from."""
+def _describe_beginning(ages: ItemAges) -> str:
+    """What the ages count from, such as `since their first interaction`."""
     return "since their time of creation" if ages.is_declared else "since their first interaction"

@@ -22,7 +22,8 @@ class ValuesPerList:
     is_sample: bool
     """Whether there are more lists."""
     numbers: list[tuple[int, int]]
-    """Numbers of different values, and how many lists have this many, without gaps in between."""
+    """How many lists have each number of different values, from the least number to the most, also
+    where that is none."""
 
     def find_quantile(self, share: float) -> int:
         """The number of values that this share of the lists does not exceed."""

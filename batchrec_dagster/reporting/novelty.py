@@ -1,10 +1,12 @@
 """How novel the recommended items are: how well known they are, compared with what people had.
 
-The measures are those of the literature. The median popularity rank is what the page says; the
-table beside it has the mean popularity percentile, which LensKit calls MeanPopRank (Ekstrand and
-Mahant, "Sturgeon and the cool kids", FLAIRS 2017), and the mean self-information, the inverse free
-discovery of Vargas and Castells ("Rank and relevance in novelty and diversity metrics", RecSys
-2011).
+The page has three measures:
+
+- the median popularity rank;
+- the mean popularity percentile, which LensKit calls MeanPopRank (Ekstrand and Mahant, "Sturgeon
+  and the cool kids", FLAIRS 2017);
+- the mean self-information, the inverse free discovery of Vargas and Castells ("Rank and relevance
+  in novelty and diversity metrics", RecSys 2011).
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Novelty:
 
     lists: ItemNovelty
     histories: ItemNovelty
-    unknown: float
+    share_without_interactions: float
     """The share of all recommendations that are items without interactions."""
 
 
@@ -56,7 +58,7 @@ def measure_novelty(items: pl.DataFrame) -> Novelty:
     return Novelty(
         lists=_measure_places(lists, interactions, ranks, percentiles),
         histories=_measure_places(interactions, interactions, ranks, percentiles),
-        unknown=float(lists[interactions == 0].sum() / max(1.0, lists.sum())),
+        share_without_interactions=float(lists[interactions == 0].sum() / max(1.0, lists.sum())),
     )
 
 
@@ -72,8 +74,8 @@ def find_weighted_median(values: Floats, weights: Floats) -> float | None:
 def _rank_percentiles(interactions: pl.Series) -> Floats:
     """The percentile of each item among those with interactions; equal ones share their mean."""
     ranks = interactions.replace(0, None).rank("average")
-    known = int((interactions > 0).sum())
-    return (ranks / max(1, known)).fill_null(0.0).to_numpy()
+    items_with_interactions = int((interactions > 0).sum())
+    return (ranks / max(1, items_with_interactions)).fill_null(0.0).to_numpy()
 
 
 def _measure_places(
@@ -81,13 +83,19 @@ def _measure_places(
 ) -> ItemNovelty:
     """The novelty of places; each argument has a number for each item.
 
-    places: how many places have it.
+    places: how many places have the item.
     ranks, percentiles: those of its popularity.
     """
-    known = places * (interactions > 0)
+    measurable_places = places * (interactions > 0)
     shares = np.maximum(interactions, 1.0) / max(1.0, float(interactions.sum()))
     return ItemNovelty(
         median_rank=int(find_weighted_median(ranks, places) or 0),
-        percentile=float(places @ percentiles / max(1.0, float(places.sum()))),
-        information=float(known @ -np.log2(shares) / max(1.0, float(known.sum()))) + 0.0,
+        percentile=_average(percentiles, places),
+        information=_average(-np.log2(shares), measurable_places),
     )
+
+
+def _average(values: Floats, weights: Floats) -> float:
+    """The weighted mean; 0 without any weight."""
+    # Adding zero makes a negative zero positive.
+    return float(weights @ values / max(1.0, float(weights.sum()))) + 0.0

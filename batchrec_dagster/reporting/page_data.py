@@ -1,7 +1,7 @@
-"""The users and items of the report as its script reads them, in as few characters as is simple.
+"""The users and items of the report as its script reads them, in few characters.
 
-The page of a million users has 2,500 of them and almost 50,000 items. Their rows are nearly all of
-its bytes.
+The page of a million users has 2,500 of them and almost 50,000 items, whose rows are nearly all of
+the page's bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from batchrec_dagster.reporting.people import People
 
 
 def pack_people(people: People) -> dict[str, Any]:
-    """The users and items for the JSON in the page, which `unpack` in report.js reads.
+    """The users and items for the JSON in the page, which lookup.js reads.
 
     `items` has a list for each column of People.items. The columns title, image and link are
     missing if no item has any. Of the neighbours there are only those of items that have some, by

@@ -1,12 +1,12 @@
 """The figures of quality in parts: by length of list, by columns of users, by categories of items.
 
 The embedded engine measures its tested users one by one, and so has these parts. Amazon Personalize
-gives means over all tested users: of them, those of the first items of the lists are the only part.
+gives only means over all tested users, so that the first items of the lists are the only part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from markupsafe import Markup
@@ -29,17 +29,28 @@ from batchrec_dagster.reporting.sections import (
     format_score,
 )
 
-# So many columns have a figure, those whose values differ most. The others are named.
+# How many columns have a figure: those whose values differ most. The others are only named.
 MOST_FIGURES = 3
-OTHERS = "All others"
+# What the group of all values that do not stand alone is called.
+OTHER_VALUES = "All others"
+# The headings of the tables of groups, after the one of their values.
+GROUP_HEADINGS = ("Users", "Model", "Popular", "Lead")
+# What all figures of list lengths are called.
+LENGTHS_NAME, LENGTHS_TITLE = "list-lengths", "Quality by list length"
+LENGTHS_NOTE = (
+    "Precision is the share of these items that people chose next; NDCG also counts how near the"
+    " top they are. Measured on the model's own lists, before rules."
+)
 # The lengths that Personalize measures.
 DEPTHS = (5, 10, 25)
 DEPTH_METRICS = ("normalized_discounted_cumulative_gain_at_{}", "precision_at_{}")
 
 
 def draw_list_lengths(facts: Facts) -> Figure | None:
-    """The quality of the first 5, 10 and 25 items, as far as the lists have so many; None if it is
-    not known."""
+    """The quality of the first 5, 10 and 25 items of the lists; None if it is not known.
+
+    Only lengths that the published lists have are shown.
+    """
     longest = max(facts.catalogue.longest, DEPTHS[0])
     breakdown = facts.run.breakdown
     if breakdown is not None:
@@ -52,19 +63,11 @@ def draw_list_lengths(facts: Facts) -> Figure | None:
     )
 
 
-# What all figures of list lengths are called.
-_LENGTHS_NAME, _LENGTHS_TITLE = "list-lengths", "Quality by list length"
-_LENGTHS_NOTE = (
-    "Precision is the share of these items that people chose next; NDCG also counts how near the"
-    " top they are. Measured on the model's own lists, before rules."
-)
-
-
 def _draw_measured_lengths(depths: Sequence[DepthQuality]) -> Figure:
     first, last = depths[0], depths[-1]
     return Figure(
-        _LENGTHS_NAME,
-        _LENGTHS_TITLE,
+        LENGTHS_NAME,
+        LENGTHS_TITLE,
         "The share of tested users who chose at least one of the first items of their list (hit"
         " rate).",
         Chart(
@@ -90,7 +93,7 @@ def _draw_measured_lengths(depths: Sequence[DepthQuality]) -> Figure:
             ]
             for part in depths
         ],
-        note=_LENGTHS_NOTE,
+        note=LENGTHS_NOTE,
         fold=f"{first.depth} items reach {first.hit_rate.model.value:.1%} of the tested users,"
         f" {last.depth} reach {last.hit_rate.model.value:.1%}",
     )
@@ -111,8 +114,8 @@ def _draw_mean_lengths(
     sources = [metrics, popularity] if has_popularity else [metrics]
     values = {depth: [source[ndcg.format(depth)] for source in sources] for depth in depths}
     return Figure(
-        _LENGTHS_NAME,
-        _LENGTHS_TITLE,
+        LENGTHS_NAME,
+        LENGTHS_TITLE,
         "NDCG of the first items of the lists.",
         Chart(
             "lines",
@@ -130,7 +133,7 @@ def _draw_mean_lengths(
             ]
             for depth, numbers in values.items()
         ],
-        note=f"{_LENGTHS_NOTE} These are means, whose intervals are not known.",
+        note=f"{LENGTHS_NOTE} These are means, whose intervals are not known.",
         fold=f"NDCG {values[depths[0]][0]:.4f} for {depths[0]} items,"
         f" {values[depths[-1]][0]:.4f} for {depths[-1]}",
     )
@@ -138,8 +141,7 @@ def _draw_mean_lengths(
 
 def draw_user_columns(facts: Facts) -> list[Figure]:
     """NDCG@25 by the columns of users whose values differ most."""
-    breakdown = facts.run.breakdown
-    columns = _sort_by_difference(breakdown.users or () if breakdown else ())
+    columns = _list_user_columns(facts)
     name = name_ndcg(facts.run.target_events)
     figures = [
         Figure(
@@ -147,29 +149,19 @@ def draw_user_columns(facts: Facts) -> list[Figure]:
             f"Quality by {column.column}",
             f"{name} of the tested users with each value of {column.column} in the file of users.",
             _draw_groups(column, name, percent=False),
-            [column.column, "Users", "Model", "Popular", "Lead"],
-            [
-                [
-                    _name_value(group),
-                    format_count(group.users),
-                    format_score(group.metric.model.value),
-                    format_score(group.metric.popular.value),
-                    format_estimate(group.metric.difference),
-                ]
-                for group in column.groups
-            ],
+            [column.column, *GROUP_HEADINGS],
+            _list_group_rows(column, format_score, format_estimate),
             note="A difference between values is no fault of the model: some people's choices are"
             " harder to foresee.",
         )
         for number, column in enumerate(columns[:MOST_FIGURES], 1)
     ]
-    return _name_others(figures, columns)
+    return _name_columns_without_figure(figures, columns)
 
 
 def group_user_columns(facts: Facts, figures: Sequence[Figure]) -> FigureGroup | None:
     """The figures of `draw_user_columns` after the first, which stands open; None without any."""
-    breakdown = facts.run.breakdown
-    columns = _sort_by_difference(breakdown.users or () if breakdown else ())[1:MOST_FIGURES]
+    columns = _list_user_columns(facts)[1:MOST_FIGURES]
     if not columns:
         return None
     return FigureGroup(
@@ -192,17 +184,8 @@ def group_item_categories(facts: Facts) -> FigureGroup | None:
             f"Recall by {column.column}",
             "Of the items that tested users chose next, the share that was on their list of 25.",
             _draw_groups(column, "Recall", percent=True),
-            [column.column, "Users", "Model", "Popular", "Lead"],
-            [
-                [
-                    _name_value(group),
-                    format_count(group.users),
-                    format_percent(group.metric.model.value),
-                    format_percent(group.metric.popular.value),
-                    _format_share(group.metric.difference),
-                ]
-                for group in column.groups
-            ],
+            [column.column, *GROUP_HEADINGS],
+            _list_group_rows(column, format_percent, _format_share),
             note="Users are those who chose such an item. An item with several values counts for"
             " each.",
         )
@@ -212,7 +195,7 @@ def group_item_categories(facts: Facts) -> FigureGroup | None:
         "items-columns",
         f"Recall by {_join_names(columns[:MOST_FIGURES])}",
         _summarize("recall", columns[:MOST_FIGURES], "{:.1%}"),
-        _name_others(figures, columns),
+        _name_columns_without_figure(figures, columns),
     )
 
 
@@ -238,11 +221,17 @@ def explain_missing_columns(facts: Facts) -> str:
     return f"No tested user has a value of {names}."
 
 
+def _list_user_columns(facts: Facts) -> list[ColumnQuality]:
+    """The quality by columns of users, those first whose values differ most; empty if unknown."""
+    breakdown = facts.run.breakdown
+    return _sort_by_difference(breakdown.users or () if breakdown else ())
+
+
 def _sort_by_difference(columns: Sequence[ColumnQuality]) -> list[ColumnQuality]:
     """The columns that have groups, those first whose groups with an interval differ most."""
 
     def measure_difference(column: ColumnQuality) -> float:
-        values = _list_measured(column)
+        values = _list_certain_values(column)
         return max(values) - min(values) if values else 0.0
 
     return sorted(
@@ -250,7 +239,7 @@ def _sort_by_difference(columns: Sequence[ColumnQuality]) -> list[ColumnQuality]
     )
 
 
-def _list_measured(column: ColumnQuality) -> list[float]:
+def _list_certain_values(column: ColumnQuality) -> list[float]:
     """The model's metric of each group that has an interval."""
     return [
         group.metric.model.value
@@ -265,20 +254,40 @@ def _join_names(columns: Sequence[ColumnQuality]) -> str:
 
 def _summarize(metric: str, columns: Sequence[ColumnQuality], pattern: str) -> str:
     """The range of the metric over the groups that have an interval, on the line of a fold."""
-    values = [value for column in columns for value in _list_measured(column)]
+    values = [value for column in columns for value in _list_certain_values(column)]
     if not values:
         return "too few users for an interval"
     low, high = (pattern.format(end) for end in (min(values), max(values)))
     return f"{metric} {low}" if low == high else f"{metric} from {low} to {high}"
 
 
-def _name_others(figures: list[Figure], columns: Sequence[ColumnQuality]) -> list[Figure]:
+def _name_columns_without_figure(
+    figures: list[Figure], columns: Sequence[ColumnQuality]
+) -> list[Figure]:
     """The figures, of which the last names the columns that have none."""
-    others = _join_names(columns[MOST_FIGURES:])
-    if not others:
+    names = _join_names(columns[MOST_FIGURES:])
+    if not names:
         return figures
-    *first, last = figures
-    return [*first, replace(last, note=f"{last.note} Values of {others} differ less.")]
+    *first_figures, last = figures
+    return [*first_figures, replace(last, note=f"{last.note} Values of {names} differ less.")]
+
+
+def _list_group_rows(
+    column: ColumnQuality,
+    format_value: Callable[[float], Markup],
+    format_lead: Callable[[MetricEstimate], Markup],
+) -> list[list[str | Markup]]:
+    """A row for each group of the column, with the cells of GROUP_HEADINGS."""
+    return [
+        [
+            _name_value(group),
+            format_count(group.users),
+            format_value(group.metric.model.value),
+            format_value(group.metric.popular.value),
+            format_lead(group.metric.difference),
+        ]
+        for group in column.groups
+    ]
 
 
 def _draw_groups(column: ColumnQuality, metric: str, *, percent: bool) -> Chart:
@@ -302,7 +311,7 @@ def _draw_groups(column: ColumnQuality, metric: str, *, percent: bool) -> Chart:
 
 
 def _name_value(group: GroupQuality) -> str:
-    return OTHERS if group.value is None else group.value
+    return OTHER_VALUES if group.value is None else group.value
 
 
 def _list_intervals(metric: ComparedEstimate) -> list[tuple[float, float] | None]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.reporting.drawing.labels import LONGEST_LABEL, make_labels, measure_widest
-from batchrec_dagster.reporting.drawing.scale import GAP, choose_ticks, make_scale
+from batchrec_dagster.reporting.drawing.scale import LEAST_TICK_GAP, choose_ticks, make_scale
 from batchrec_dagster_tests.repeats import repeats
 
 VALUES = st.floats(0, 1e9) | st.floats(1e-6, 1)
@@ -55,7 +55,7 @@ def test_a_scale_keeps_the_order_and_the_proportion_of_values(
 def test_labels_along_an_axis_do_not_touch(largest: float, length: int, percent: bool) -> None:
     scale = make_scale(largest, length, percent=percent, are_labels_in_line=True)
     space = length / (len(scale.ticks) - 1)
-    assert scale.label_width + GAP <= space or len(scale.ticks) == 2
+    assert scale.label_width + LEAST_TICK_GAP <= space or len(scale.ticks) == 2
 
 
 @given(st.lists(st.text(max_size=60), max_size=30))

@@ -61,7 +61,7 @@ def test_novelty_by_hand() -> None:
     # One bit for the half of all interactions, two for the quarters; nothing for the unknown item.
     assert novelty.lists.information == pytest.approx((1 + 2 * 2) / 3)
     assert novelty.histories.information == pytest.approx((4 * 1 + 4 * 2) / 8)
-    assert novelty.unknown == 0.25
+    assert novelty.share_without_interactions == 0.25
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=30))
@@ -72,7 +72,7 @@ def test_novelty_is_a_number_whatever_there_is(counts: list[tuple[int, int]]) ->
         assert 0 <= side.median_rank <= len(counts)
         assert 0 <= side.percentile <= 1
         assert 0 <= side.information < math.inf
-    assert 0 <= novelty.unknown <= 1
+    assert 0 <= novelty.share_without_interactions <= 1
     listed = sum(lists for _, lists in counts)
     median = novelty.lists.median_rank
     # The median splits the recommendations in halves.
@@ -95,7 +95,7 @@ def test_ages_count_from_the_declared_creation() -> None:
     tables = make_tables(INTERACTIONS, {"u": ["c", "d"], "v": ["c"], "w": ["a"]}, items)
     ages = measure_ages(tables, count_tables(tables))
     assert ages is not None
-    assert (ages.is_declared, ages.known) == (True, 3)
+    assert (ages.is_declared, ages.items_with_age) == (True, 3)
     # Two of the three places with an age have the item of 20 days.
     assert ages.lists.median == 20
     assert ages.lists.shares == pytest.approx([2 / 3, 0, 0, 1 / 3, 0, 0])
@@ -110,7 +110,7 @@ def test_without_a_declared_creation_ages_count_from_the_first_interaction() -> 
     tables = make_tables(INTERACTIONS, {"u": ["a"], "v": ["b"], "w": ["b"]})
     ages = measure_ages(tables, count_tables(tables))
     assert ages is not None
-    assert (ages.is_declared, ages.known) == (False, 2)
+    assert (ages.is_declared, ages.items_with_age) == (False, 2)
     assert (ages.lists.median, ages.catalogue.median) == (100, 100)
 
 
@@ -127,7 +127,7 @@ def test_ages_that_nobody_can_know() -> None:
     tables = make_tables(INTERACTIONS, {"u": ["a", "b"]}, items)
     ages = measure_ages(tables, count_tables(tables))
     assert ages is not None
-    assert (ages.known, ages.lists.median) == (1, 0)
+    assert (ages.items_with_age, ages.lists.median) == (1, 0)
 
 
 Items = st.sampled_from(["a", "b", "c", "unseen"])

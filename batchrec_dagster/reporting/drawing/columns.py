@@ -10,7 +10,13 @@ from markupsafe import Markup
 from batchrec_dagster.reporting.charts import Chart, Interval, Point
 from batchrec_dagster.reporting.drawing import shapes
 from batchrec_dagster.reporting.drawing.labels import make_labels, measure_widest
-from batchrec_dagster.reporting.drawing.layout import LABEL_GAP, LINE_HEIGHT, MARGIN, WIDTH
+from batchrec_dagster.reporting.drawing.layout import (
+    BASELINE,
+    LABEL_GAP,
+    LINE_HEIGHT,
+    MARGIN,
+    WIDTH,
+)
 from batchrec_dagster.reporting.drawing.scale import make_scale
 
 # The height of the plot.
@@ -30,10 +36,10 @@ class ColumnDrawing:
         self._labels = make_labels(label for label, *_ in chart.rows)
         self._scale = make_scale(chart.largest_value, PLOT_HEIGHT, percent=chart.percent)
         self._label_width = measure_widest(self._labels)
-        # Of the first and the last label, half reaches out of a narrow band.
-        half = self._label_width / 2
-        self._left = MARGIN + max(self._scale.label_width + LABEL_GAP, half)
-        self._right = WIDTH - MARGIN - half
+        # Half of the first and of the last label may reach out of a narrow band.
+        half_label = self._label_width / 2
+        self._left = MARGIN + max(self._scale.label_width + LABEL_GAP, half_label)
+        self._right = WIDTH - MARGIN - half_label
         self._band = (self._right - self._left) / max(1, len(self._labels))
         self._top = MARGIN + LINE_HEIGHT + LABEL_GAP
         self._bottom = self._top + PLOT_HEIGHT
@@ -52,12 +58,12 @@ class ColumnDrawing:
         for tick in self._scale.ticks:
             y = self._find_y(tick.value)
             yield shapes.draw_grid_line(self._left, y, self._right, y)
-            yield shapes.draw_text(self._left - LABEL_GAP, y + 4, tick.label, "end")
-        # Where the labels are wider than the bands, some are left out, but not the last, which is
-        # the newest.
+            yield shapes.draw_text(self._left - LABEL_GAP, y + BASELINE, tick.label, "end")
+        # Where the labels are wider than the bands, some are left out, but never the last one: it
+        # is often the newest.
         step = max(1, math.ceil((self._label_width + 2 * LABEL_GAP) / self._band))
-        first = (len(self._labels) - 1) % step
-        for row in range(first, len(self._labels), step):
+        first_row = (len(self._labels) - 1) % step
+        for row in range(first_row, len(self._labels), step):
             x = self._find_middle(row)
             yield shapes.draw_text(x, self._bottom + LINE_HEIGHT, self._labels[row], "middle")
         if self._chart.labels:

@@ -8,3 +8,5 @@ LINE_HEIGHT = 18
 # The space between a label and the plot.
 LABEL_GAP = 6
 FONT_SIZE = 12
+# How far below its middle a line of text stands on its baseline.
+BASELINE = 4

@@ -10,11 +10,19 @@ from markupsafe import Markup
 from batchrec_dagster.reporting.charts import Chart, Point
 from batchrec_dagster.reporting.drawing import shapes
 from batchrec_dagster.reporting.drawing.labels import make_labels, measure_widest
-from batchrec_dagster.reporting.drawing.layout import LABEL_GAP, LINE_HEIGHT, MARGIN, WIDTH
+from batchrec_dagster.reporting.drawing.layout import (
+    BASELINE,
+    LABEL_GAP,
+    LINE_HEIGHT,
+    MARGIN,
+    WIDTH,
+)
 from batchrec_dagster.reporting.drawing.scale import make_scale
 
-# The height of a bar, of the space between two rows, and of the least row.
-BAR, ROW_GAP, LEAST_ROW = 14, 8, 20
+BAR_HEIGHT = 14
+# The space between the bars of two rows.
+ROW_GAP = 8
+LEAST_ROW_HEIGHT = 20
 
 
 class RowDrawing:
@@ -34,7 +42,7 @@ class RowDrawing:
         # Half of the last tick's label is on the right of the axis.
         self._scale = replace(scale, length=scale.length - scale.label_width / 2)
         self._top = MARGIN + (LINE_HEIGHT if chart.labels else 0)
-        self._row_height = max(LEAST_ROW, BAR * len(chart.series) + ROW_GAP)
+        self._row_height = max(LEAST_ROW_HEIGHT, BAR_HEIGHT * len(chart.series) + ROW_GAP)
         self._bottom = self._top + self._row_height * len(self._labels)
         self.height = self._bottom + 2 * LINE_HEIGHT + MARGIN
 
@@ -45,9 +53,9 @@ class RowDrawing:
         for point in points:
             yield shapes.draw_bar(
                 self._left,
-                self._find_middle(point) - BAR / 2,
+                self._find_middle(point) - BAR_HEIGHT / 2,
                 self._scale.locate(point.value),
-                BAR,
+                BAR_HEIGHT,
                 shapes.COLOURS[point.series],
                 is_grey=self._chart.is_grey(point),
             )
@@ -66,7 +74,7 @@ class RowDrawing:
             yield shapes.draw_grid_line(x, self._top, x, self._bottom)
             yield shapes.draw_text(x, self._bottom + LINE_HEIGHT, tick.label, "middle")
         for row, label in enumerate(self._labels):
-            y = self._top + self._row_height * (row + 0.5) + LABEL_GAP - 2
+            y = self._top + self._row_height * (row + 0.5) + BASELINE
             yield shapes.draw_text(self._left - LABEL_GAP, y, label, "end")
         middle = self._left + self._scale.length / 2
         title_y = self._bottom + 2 * LINE_HEIGHT
@@ -75,4 +83,4 @@ class RowDrawing:
     def _find_middle(self, point: Point) -> float:
         """The middle of the point's bar, from the top. The bars of a row touch each other."""
         middle_of_row = self._top + self._row_height * (point.row + 0.5)
-        return middle_of_row + BAR * (point.series - (len(self._chart.series) - 1) / 2)
+        return middle_of_row + BAR_HEIGHT * (point.series - (len(self._chart.series) - 1) / 2)

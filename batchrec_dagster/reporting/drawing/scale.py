@@ -10,10 +10,10 @@ from batchrec_dagster.reporting.drawing.labels import LETTER
 
 # An axis has at most this many steps between its ticks.
 MOST_STEPS = 5
-# The space between the labels of two ticks, in pixels.
-GAP = 12
+# The least space between the labels of two ticks, in pixels.
+LEAST_TICK_GAP = 12
 # Axes of values that are all smaller than this end at 1.
-SMALLEST = 1e-6
+LEAST_VALUE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,20 @@ def make_scale(
     for steps in range(MOST_STEPS, 0, -1):
         scale = Scale(choose_ticks(largest, steps, percent=percent), length)
         space = length / (len(scale.ticks) - 1)
-        if not are_labels_in_line or scale.label_width + GAP <= space:
+        if not are_labels_in_line or scale.label_width + LEAST_TICK_GAP <= space:
             break
     return scale
 
 
 def choose_ticks(largest: float, most_steps: int, *, percent: bool) -> list[Tick]:
-    """Round values from zero to the largest or a little more, in steps of 1, 2 or 5 times a power
-    of ten.
+    """Round values at equal distances, from zero to the largest value or a little more.
+
+    A step is 1, 2 or 5 times a power of ten.
 
     most_steps: how many steps there are at most.
     percent: whether the labels are percentages.
     """
-    shortest_step = (largest if largest > SMALLEST else 1.0) / most_steps
+    shortest_step = (largest if largest > LEAST_VALUE else 1.0) / most_steps
     power = 10.0 ** math.floor(math.log10(shortest_step))
     # The factors leave room for what floating point loses.
     step = next(
