@@ -478,8 +478,9 @@ def _stages_view(name: str) -> Iterator[Show]:
     if not sys.stdout.isatty() or console.is_dumb_terminal:
 
         def print_lines(stages: RunStages | None, ended_stages: list[Stage], ended: bool) -> None:
+            if stages is None:
+                return
             for stage in ended_stages:
-                assert stages is not None
                 click.echo(stages.format_line(stage))
 
         yield print_lines

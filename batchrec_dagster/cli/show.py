@@ -27,7 +27,10 @@ from batchrec_dagster.cli.project_deployment import load_storage
 from batchrec_dagster.cli.terminal import get_terminal_width
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchrec_dagster.reporting.history import EditionHistory
+    from batchrec_dagster.reporting.past_editions import PastEdition, PastEditions
     from batchrec_dagster.reporting.published import PublishedResults
     from batchrec_dagster.storage.published_table import Edition
 
@@ -94,8 +97,7 @@ def show(
         raise click.UsageError("give only one of these: a user, --item or --experiment")
     if day is not None and edition is not None:
         raise click.UsageError("give only one of these: --on or --edition")
-    is_past = day is not None or edition is not None
-    if is_past and user is None:
+    if user is None and (day is not None or edition is not None):
         raise click.UsageError("--on and --edition are about a user: name one")
     from batchrec_dagster.cli.pipelines import warn_of_errors
     from batchrec_dagster.reporting import lookup
@@ -106,8 +108,12 @@ def show(
     pipelines = find_published(pipeline)
     # What to show of each pipeline. It is None if the pipeline does not have the user or the item.
     answers: list[Any]
-    if user is not None and is_past:
-        answers = _find_past_users(pipelines, user, day, edition)
+    if user is not None and day is not None:
+        answers = _find_past_users(
+            pipelines, user, lambda editions: editions.find_on(day.date(), datetime.now(UTC))
+        )
+    elif user is not None and edition is not None:
+        answers = _find_past_users(pipelines, user, lambda editions: editions.find(edition))
     elif user is not None:
         answers = [lookup.find_user(results, user) for results in pipelines]
     elif item is not None:
@@ -158,9 +164,9 @@ def _find_items(pipelines: list[PublishedResults], item: str) -> list[Any]:
 
 
 def _find_past_users(
-    pipelines: list[PublishedResults], user: str, day: datetime | None, edition: int | None
+    pipelines: list[PublishedResults], user: str, find: Callable[[PastEditions], PastEdition]
 ) -> list[Any]:
-    """What the user got in this edition, or on this day, of each pipeline that still has it.
+    """What the user got in the edition that `find` returns, of each pipeline that still has it.
 
     Raises UnknownNameError if no pipeline has the edition.
     """
@@ -172,11 +178,7 @@ def _find_past_users(
     for results in pipelines:
         editions = PastEditions(results.files)
         try:
-            if day is not None:
-                past = editions.find_on(day.date(), datetime.now(UTC))
-            else:
-                assert edition is not None
-                past = editions.find(edition)
+            past = find(editions)
         except UnknownEditionError as error:
             reasons.append(str(error))
             continue
@@ -274,8 +276,7 @@ def _format_text(answer: Any) -> str:
 
 
 def _format_json(records: list[dict[str, Any]]) -> str:
-    def format_time(value: object) -> str:
-        assert isinstance(value, datetime)
+    def format_time(value: datetime) -> str:
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     text = json.dumps({"pipelines": records}, indent=2, default=format_time)
@@ -376,9 +377,10 @@ def _choose_editions(history: EditionHistory, numbers: tuple[int, ...]) -> tuple
 
     Raises UnknownNameError if one of them is not kept, or if there is only one; and StorageError.
     """
-    current = history.files.table.current()
-    assert current is not None  # find_published lists only pipelines that have one.
-    editions = {edition.number: edition for edition in [current, *history.files.table.older()]}
+    # The newest comes first. find_published lists only pipelines that have one.
+    kept_editions = history.files.table.all_editions()
+    current = kept_editions[0]
+    editions = {edition.number: edition for edition in kept_editions}
     for number in numbers:
         if number not in editions:
             numbers_kept = ", ".join(map(str, sorted(editions)))

@@ -16,49 +16,15 @@ from batchrec_dagster.doctor.simulator import Denial, find_denials
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.recipes import USER_RECIPES, build_recipe_arn
 from batchrec_dagster.personalize.resource_kinds import (
-    BATCH_INFERENCE_JOB,
-    BATCH_SEGMENT_JOB,
-    CAMPAIGN,
-    DATA_DELETION_JOB,
-    DATASET,
-    DATASET_GROUP,
-    EVENT_TRACKER,
-    FILTER,
-    IMPORT_JOB,
-    METRIC_ATTRIBUTION,
-    RECOMMENDER,
+    CREATED_KINDS,
+    FOREIGN_KINDS,
     SCHEMA,
-    SOLUTION,
     SOLUTION_VERSION,
     ResourceKind,
 )
 from batchrec_dagster.personalize.teardown import ORDER
 
 CHECK = "permissions"
-
-_CREATED = (
-    *(
-        DATASET_GROUP,
-        SCHEMA,
-        DATASET,
-        IMPORT_JOB,
-        SOLUTION,
-    ),
-    *(
-        SOLUTION_VERSION,
-        FILTER,
-        BATCH_INFERENCE_JOB,
-        BATCH_SEGMENT_JOB,
-    ),
-    DATA_DELETION_JOB,
-)
-# A teardown lists them, for it must not delete what others created in the pipeline's groups.
-_FOREIGN = (
-    CAMPAIGN,
-    EVENT_TRACKER,
-    METRIC_ATTRIBUTION,
-    RECOMMENDER,
-)
 
 # How many of the missing permissions a message names.
 _MOST_NAMED = 4
@@ -76,9 +42,11 @@ def list_needed_permissions(region: str, role_arn: str) -> list[Permission]:
 def _generate_permissions(region: str, role_arn: str) -> Iterator[Permission]:
     _, partition, _, _, account, _ = role_arn.split(":", 5)
     prefix = f"arn:{partition}:personalize:{region}:{account}"
-    for kind in (*_CREATED, *_FOREIGN):
+    # A teardown lists foreign kinds too, so that it does not delete what others created in the
+    # pipeline's dataset groups.
+    for kind in (*CREATED_KINDS, *FOREIGN_KINDS):
         yield f"personalize:List{_name_in_actions(kind)}s", "*"
-    for kind in _CREATED:
+    for kind in CREATED_KINDS:
         # IAM knows a solution's versions by their solution.
         segment = "solution" if kind is SOLUTION_VERSION else kind.label.replace(" ", "-")
         arn = f"{prefix}:{segment}/batchrec-doctor"

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 from batchrec_dagster.personalize.evidence import BREAKDOWN_HEADER, MetricEstimate
 
-# So many columns of users, and so many categories of items, have a part in it: the first ones of
-# the schema. With the limits below, the header stays within what HTTP clients take.
+# How many columns of users, and how many categories of items, it has: the first ones of the schema.
+# With the limits below, the header stays within what HTTP clients take.
 MOST_COLUMNS = 5
-# So many values of a column stand alone, those of most tested users or choices. All others are one
+# How many values of a column stand alone: those of most tested users or choices. All others are one
 # group.
 MOST_VALUES = 8
 LONGEST_VALUE = 40
@@ -87,26 +87,22 @@ class Breakdown:
 
     def to_json(self) -> dict[str, Any]:
         """What a header, a record and an edition's metadata have of it."""
-        return {
+        values: dict[str, Any] = {
             "depths": [
-                [part.depth, *(m.to_json() for m in (part.ndcg, part.precision, part.hit_rate))]
-                for part in self.depths
-            ],
-            **{
-                name: [
-                    [
-                        column.column,
-                        [
-                            [group.value, group.users, group.metric.to_json()]
-                            for group in column.groups
-                        ],
-                    ]
-                    for column in columns
+                [
+                    part.depth,
+                    part.ndcg.to_json(),
+                    part.precision.to_json(),
+                    part.hit_rate.to_json(),
                 ]
-                for name, columns in (("users", self.users), ("items", self.items))
-                if columns is not None
-            },
+                for part in self.depths
+            ]
         }
+        if self.users is not None:
+            values["users"] = _write_columns(self.users)
+        if self.items is not None:
+            values["items"] = _write_columns(self.items)
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any] | None) -> Self | None:
@@ -114,25 +110,40 @@ class Breakdown:
         if not values:
             return None
 
-        def read_columns(name: str) -> list[ColumnQuality] | None:
-            if name not in values:
-                return None
-            return [
-                ColumnQuality(
-                    column,
-                    [
-                        GroupQuality(value, users, ComparedEstimate.from_json(metric))
-                        for value, users, metric in groups
-                    ],
-                )
-                for column, groups in values[name]
-            ]
-
         depths = [
             DepthQuality(depth, *(ComparedEstimate.from_json(metric) for metric in metrics))
             for depth, *metrics in values["depths"]
         ]
-        return cls(depths, read_columns("users"), read_columns("items"))
+        return cls(
+            depths,
+            users=_read_columns(values["users"]) if "users" in values else None,
+            items=_read_columns(values["items"]) if "items" in values else None,
+        )
+
+
+def _write_columns(columns: Sequence[ColumnQuality]) -> list[list[Any]]:
+    """The name of each column, and its groups."""
+    return [
+        [
+            column.column,
+            [[group.value, group.users, group.metric.to_json()] for group in column.groups],
+        ]
+        for column in columns
+    ]
+
+
+def _read_columns(values: Sequence[Sequence[Any]]) -> list[ColumnQuality]:
+    """What `_write_columns` returned."""
+    return [
+        ColumnQuality(
+            column,
+            [
+                GroupQuality(value, users, ComparedEstimate.from_json(metric))
+                for value, users, metric in groups
+            ],
+        )
+        for column, groups in values
+    ]
 
 
 def _write_estimate(estimate: MetricEstimate) -> list[float]:

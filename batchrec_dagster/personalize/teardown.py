@@ -37,18 +37,9 @@ from batchrec_dagster.personalize.resource_kinds import (
 )
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
-ORDER = (
-    FILTER,
-    SOLUTION,
-    DATASET,
-    SCHEMA,
-    DATASET_GROUP,
-)
-WORK = {
-    SOLUTION: (SOLUTION_VERSION,),
-    DATASET: (IMPORT_JOB,),
-}
-
+ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
+# What is under way in a kind that is to be deleted: it ends first.
+WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
 
 # How many of a kind stay in a dataset group besides those in use: a setting may be changed back.
 SPARE_RESOURCES = 2
@@ -215,11 +206,7 @@ def _add_group_content(
                     )
                     continue
                 _add_with_work(ensure, piece, plan)
-    for kind in (
-        EVENT_TRACKER,
-        METRIC_ATTRIBUTION,
-        RECOMMENDER,
-    ):
+    for kind in (EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER):
         _report_foreign(ensure, kind, group, plan)
 
 

@@ -47,8 +47,8 @@ def add_last_numbers(
 
     last_results: those of the last run that stored the asset.
     """
-    last = {result.check_name: result for result in last_results}
-    return [_add_last_numbers(result, last.get(result.check_name)) for result in results]
+    last_by_name = {result.check_name: result for result in last_results}
+    return [_add_last_numbers(result, last_by_name.get(result.check_name)) for result in results]
 
 
 def _add_last_numbers(
@@ -81,8 +81,9 @@ def _add_last_numbers(
 
 def insert_last_time(finding: str, last_time: str) -> str:
     """The finding with what the last run measured behind its first statement."""
-    end = _END_OF_STATEMENT.search(finding)
-    assert end is not None
-    if end[0] == " (":
-        return f"{finding[: end.end()]}last time {last_time}; {finding[end.end() :]}"
-    return f"{finding[: end.start()]} (last time {last_time}){finding[end.start() :]}"
+    # There always is an end: if nothing else, that of the text.
+    separator = next(_END_OF_STATEMENT.finditer(finding))
+    start, end = separator.span()
+    if separator[0] == " (":
+        return f"{finding[:end]}last time {last_time}; {finding[end:]}"
+    return f"{finding[:start]} (last time {last_time}){finding[start:]}"

@@ -39,22 +39,23 @@ def build_job_config(
 ) -> dg.ConfigMapping:
     """The config of a job that makes these assets: a switch for each option.
 
-    Dagster's own config, such as `ops`, can stand next to the switches. It decides where both say
-    something of an op.
+    Dagster's own config, such as `ops`, can stand next to the switches. Where both set a field of
+    an op, Dagster's own config counts.
+
     base: the config that each run has.
     """
-    fields = {asset.op.name: _list_config_fields(asset) for asset in assets}
+    fields_by_op = {asset.op.name: _list_config_fields(asset) for asset in assets}
 
     def build_config(config: Mapping[str, Any]) -> dict[str, Any]:
         values = dict(config)
         switched_on = [option for option in OPTIONS if values.pop(option.name, False)]
         own_ops = values.pop("ops", {})
         ops = {op: dict(own_ops[op] or {}) for op in own_ops}
-        for op, names in fields.items():
-            chosen = {option.field: True for option in switched_on if option.field in names}
-            if chosen:
+        for op, fields in fields_by_op.items():
+            new_config = {option.field: True for option in switched_on if option.field in fields}
+            if new_config:
                 own_config = ops.setdefault(op, {}).get("config") or {}
-                ops[op]["config"] = {**chosen, **own_config}
+                ops[op]["config"] = {**new_config, **own_config}
         return {**base, **values, "ops": ops}
 
     switches = {

@@ -64,12 +64,11 @@ def expected_errors_as_failures() -> Iterator[None]:
 
 
 @contextmanager
-def recorded_ending(arguments: Sequence[object]) -> Iterator[None]:
+def recorded_ending(context: dg.AssetExecutionContext | None) -> Iterator[None]:
     """A step whose error is recorded in the storage as the end of its run.
 
-    arguments: those of the asset's function. The first is its context.
+    context: None where a test calls the asset's function. Then nothing is recorded.
     """
-    context = _find_context(arguments)
     if context is None:
         yield
         return
@@ -82,17 +81,18 @@ def recorded_ending(arguments: Sequence[object]) -> Iterator[None]:
 
 
 @contextmanager
-def logged_failures(arguments: Sequence[object]) -> Iterator[None]:
+def logged_failures(context: dg.AssetExecutionContext | None) -> Iterator[None]:
     """A step whose failure is an error in the log too.
 
     Dagster's page shows events of failures as events, and hides them where only what the steps say
     is shown.
-    arguments: those of the asset's function. The first is its context.
+
+    context: None where a test calls the asset's function. Then nothing is logged.
     """
     try:
         yield
     except dg.Failure as failure:
-        _log_failure(arguments, failure.description or "")
+        _log_failure(context, failure.description or "")
         raise
 
 
@@ -102,14 +102,12 @@ def _find_context(arguments: Sequence[object]) -> dg.AssetExecutionContext | Non
     return context if isinstance(context, dg.AssetExecutionContext) else None
 
 
-def _log_failure(arguments: Sequence[object], message: str) -> None:
-    context = _find_context(arguments)
+def _log_failure(context: dg.AssetExecutionContext | None, message: str) -> None:
     if context is not None:
         context.log.error(message)
 
 
-def _log_result(arguments: Sequence[object], result: AssetResult) -> None:
-    context = _find_context(arguments)
+def _log_result(context: dg.AssetExecutionContext | None, result: AssetResult) -> None:
     if context is not None and isinstance(result, dg.MaterializeResult):
         log_story(context, result.metadata or {})
 
@@ -126,25 +124,26 @@ def asset_step(
 
     @wraps(function)
     def run(*arguments: Parameters.args, **inputs: Parameters.kwargs) -> Iterator[AssetResult]:
-        started = time.monotonic()
+        start = time.monotonic()
+        context = _find_context(arguments)
         failed_checks: FailedChecksError | None = None
         try:
             with (
                 failures_without_stack(),
-                logged_failures(arguments),
-                recorded_ending(arguments),
+                logged_failures(context),
+                recorded_ending(context),
                 expected_errors_as_failures(),
             ):
                 for result in _iterate_results(function(*arguments, **inputs)):
-                    compared = _compare_failed_checks(arguments, result)
-                    rounded = round_metadata(compared, time.monotonic() - started)
-                    _log_result(arguments, rounded)
+                    compared = _compare_failed_checks(context, result)
+                    rounded = round_metadata(compared, time.monotonic() - start)
+                    _log_result(context, rounded)
                     yield rounded
         except FailedChecksError as error:
             failed_checks = error
         # Outside of the except block, so that the UI shows the message alone.
         if failed_checks is not None:
-            results = _compare_with_last_run(arguments, check_results(failed_checks.checks))
+            results = _compare_with_last_run(context, check_results(failed_checks.checks))
             yield from results
             blocking = {check.name for check in failed_checks.checks if check.blocks}
             message = "\n".join(
@@ -152,7 +151,7 @@ def asset_step(
                 for result in results
                 if result.check_name in blocking
             )
-            _log_failure(arguments, message)
+            _log_failure(context, message)
             raise ExpectedFailure(message)
 
     return run
@@ -168,24 +167,19 @@ def _iterate_results(
         yield returned
 
 
-def _compare_failed_checks(arguments: Sequence[object], result: AssetResult) -> AssetResult:
-    """The asset's result, whose checks that warn say what the last run measured.
-
-    arguments: those of the asset's function. The first is its context.
-    """
+def _compare_failed_checks(
+    context: dg.AssetExecutionContext | None, result: AssetResult
+) -> AssetResult:
+    """The asset's result, whose checks that warn say what the last run measured."""
     if not isinstance(result, dg.MaterializeResult) or not result.check_results:
         return result
-    return result._replace(check_results=_compare_with_last_run(arguments, result.check_results))
+    return result._replace(check_results=_compare_with_last_run(context, result.check_results))
 
 
 def _compare_with_last_run(
-    arguments: Sequence[object], results: Sequence[dg.AssetCheckResult]
+    context: dg.AssetExecutionContext | None, results: Sequence[dg.AssetCheckResult]
 ) -> Sequence[dg.AssetCheckResult]:
-    """The checks, of which those that failed say what the last run that stored the asset measured.
-
-    arguments: those of the asset's function. The first is its context.
-    """
-    context = _find_context(arguments)
+    """The checks, of which the failed ones say what the last run that stored the asset measured."""
     if context is None or all(result.passed for result in results):
         return results
     event = context.instance.get_latest_materialization_event(context.asset_key)
@@ -195,7 +189,7 @@ def _compare_with_last_run(
 
 
 def round_metadata(result: AssetResult, seconds: float) -> AssetResult:
-    """An asset's result with rounded numbers and without empty metadata.
+    """An asset's result with its seconds, with rounded numbers, and without empty metadata.
 
     seconds: how long the asset took, with any wait for another run's lease.
     """

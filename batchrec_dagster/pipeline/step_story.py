@@ -10,18 +10,18 @@ from typing import Any
 
 import dagster as dg
 
-# The assets that log a line of their own, because their metadata do not have it.
-TELL_THEMSELVES = {"recommendation_outcomes", "recommendation_report"}
+# The assets that log a line of their own, because their metadata do not have what it says.
+ASSETS_WITH_OWN_LINE = {"recommendation_outcomes", "recommendation_report"}
 # What has an outcome of its own in the metadata of an import, apart from the interactions.
 IMPORTED_PARTS = ("items", "users")
 
 
 def log_story(context: dg.AssetExecutionContext, metadata: Mapping[str, Any]) -> None:
-    """Log what the asset's step did, unless it has said so itself.
+    """Log what the asset's step did, unless the asset logs a line of its own.
 
     metadata: those of the asset's result.
     """
-    if context.asset_key.path[-1] not in TELL_THEMSELVES:
+    if context.asset_key.path[-1] not in ASSETS_WITH_OWN_LINE:
         values = {name: getattr(value, "value", value) for name, value in metadata.items()}
         context.log.info(describe_step(values))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any, Literal
 
 from batchrec_dagster.outcomes.edition_facts import complete_facts
@@ -114,8 +113,8 @@ def list_nights(
     other_runs = [run for run in ended_runs if run.run not in recorded_ids]
     endings = _group_by_run([*recorded_runs, *other_runs])
     nights = []
-    for publication, successor in pairwise([*record.publications, None]):
-        assert publication is not None
+    publications = [*record.publications]
+    for publication, successor in zip(publications, [*publications[1:], None], strict=False):
         is_withdrawn = (publication.edition, publication.version) in withdrawn
         night = _describe_publication(publication, successor, is_withdrawn=is_withdrawn)
         ending = endings.pop(night.run or "", None)

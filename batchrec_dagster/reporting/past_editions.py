@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
-from itertools import pairwise
 
 from batchrec_dagster.reporting.terminal import format_time
 from batchrec_dagster.storage.paths import PipelineFiles
@@ -141,8 +140,8 @@ class PastEditions:
 
     def _list_periods(self, publication: Publication) -> Iterator[LivePeriod]:
         """When the edition of this publication was live."""
-        for past, successor in pairwise([*self._publications, None]):
-            assert past is not None
+        publications = [*self._publications]
+        for past, successor in zip(publications, [*publications[1:], None], strict=False):
             if (past.edition, past.version) == (publication.edition, publication.version):
                 until = successor.since if successor is not None else None
                 yield LivePeriod(past.since, until, successor is None)

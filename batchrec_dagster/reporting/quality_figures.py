@@ -209,8 +209,8 @@ def explain_missing_columns(facts: Facts) -> str:
     names = ", ".join(columns)
     if run.engine != EMBEDDED:
         return (
-            f"{run.engine} gives the means over all tested users alone, so nobody knows the quality"
-            f" by {names}. What people with each value did after they had the lists is measured"
+            f"{run.engine} gives only means over all tested users, so the quality by {names} is not"
+            " known. What people with each value did after they had the lists is measured"
             " by batchrec, in the section about what people did with the lists."
         )
     if run.breakdown is None or run.breakdown.users is None:

@@ -29,30 +29,12 @@ from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.resource_kinds import (
     BATCH_INFERENCE_JOB,
     BATCH_SEGMENT_JOB,
+    CREATED_KINDS,
     DATA_DELETION_JOB,
-    DATASET,
-    DATASET_GROUP,
-    FILTER,
-    IMPORT_JOB,
-    SCHEMA,
-    SOLUTION,
-    SOLUTION_VERSION,
     ResourceKind,
 )
 from batchrec_dagster.storage.object_store import ObjectStore
 
-KINDS = (
-    DATASET_GROUP,
-    SCHEMA,
-    DATASET,
-    IMPORT_JOB,
-    SOLUTION,
-    SOLUTION_VERSION,
-    FILTER,
-    BATCH_INFERENCE_JOB,
-    BATCH_SEGMENT_JOB,
-    DATA_DELETION_JOB,
-)
 # The marker that the local Personalize writes when an output is complete.
 CHECK_MARKER = "_CHECK"
 SOFT_QUOTA = "More than 5 resources with PENDING or IN_PROGRESS status."
@@ -82,7 +64,7 @@ class Request:
     def _kind(self, verb: str) -> ResourceKind | None:
         noun = self.operation.removeprefix(verb).removesuffix("s" if verb == "List" else "")
         member = noun[:1].lower() + noun[1:]
-        return next((kind for kind in KINDS if kind.member == member), None)
+        return next((kind for kind in CREATED_KINDS if kind.member == member), None)
 
     @property
     def name(self) -> str:

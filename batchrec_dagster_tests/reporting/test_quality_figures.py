@@ -152,7 +152,7 @@ def test_columns_whose_values_differ_most_come_first() -> None:
     ("run", "reason"),
     [
         ({"user_columns": []}, ""),
-        ({"engine": AMAZON}, "Amazon Personalize gives the means over all tested users alone"),
+        ({"engine": AMAZON}, "Amazon Personalize gives only means over all tested users"),
         ({}, "An earlier version of batchrec trained this model"),
         ({"breakdown": Breakdown(DEPTHS, None, None)}, "An earlier version of batchrec trained"),
         ({"breakdown": Breakdown(DEPTHS, [], [])}, "No tested user has a value of COUNTRY."),

@@ -1,6 +1,6 @@
 """The quality in parts: by length of list, by columns of users, by categories of items.
 
-All intervals are 95 % percentile bootstrap intervals that resample users, as those of the evidence.
+All intervals are 95% percentile bootstrap intervals that resample users, like those of evidence.py.
 """
 
 from __future__ import annotations
@@ -30,23 +30,20 @@ def measure_breakdown(choices: EventChoices, is_counted: Bool) -> Breakdown:
 
     is_counted: (choices,) whether a choice counts.
     """
-    marked = choices.places.mark_hits(is_counted)
-    attributes = choices.attributes
+    places, attributes = choices.places, choices.attributes
+    marked = places.mark_hits(is_counted)
+    depths = _measure_depths(marked)
     if attributes is None:
-        return Breakdown(_measure_depths(marked), None, None)
-    return Breakdown(
-        _measure_depths(marked),
-        [
-            ColumnQuality(part.column, _sort_groups(_measure_users(marked, part)))
-            for part in attributes.users
-        ],
-        [
-            ColumnQuality(
-                part.column, _sort_groups(_measure_items(choices.places, is_counted, part))
-            )
-            for part in attributes.items
-        ],
-    )
+        return Breakdown(depths, users=None, items=None)
+    users = [
+        ColumnQuality(values.column, _sort_groups(_measure_users(marked, values)))
+        for values in attributes.users
+    ]
+    items = [
+        ColumnQuality(values.column, _sort_groups(_measure_items(places, is_counted, values)))
+        for values in attributes.items
+    ]
+    return Breakdown(depths, users, items)
 
 
 def _sort_groups(groups: Iterable[GroupQuality]) -> list[GroupQuality]:
@@ -67,7 +64,7 @@ def _measure_depths(marked: MarkedHits) -> list[DepthQuality]:
             strict=True,
         )
     ]
-    # One bootstrap for all, so that each sample of users is drawn once.
+    # All metrics share one bootstrap, so that each sample of users is drawn once.
     estimates = _compare([np.column_stack(pair) for pair in values])
     return [DepthQuality(depth, *(next(estimates) for _ in range(3))) for depth in DEPTHS]
 
@@ -160,8 +157,8 @@ def _add_differences(means: Float64) -> Float64:
 def _list_estimates(means: Float64, bounds: Float64 | None) -> Iterator[MetricEstimate]:
     """An estimate for each column.
 
-    One has no interval where all users have the same value, such as no hit: resampling them says
-    nothing then.
+    There is no interval where all users have the same value, such as no hit, because resampling
+    says nothing then.
 
     means: (columns,)
     bounds: (2, columns); None without intervals.

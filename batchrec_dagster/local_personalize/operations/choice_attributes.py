@@ -49,18 +49,17 @@ def _index_columns(job: Job, dataset_type: str, id_column: str, ids: Ids) -> lis
         for field in fields
         if field.type == "string" and not field.textual and field.name.upper() != id_column
     ]
-    wanted = pl.Series(ids, dtype=pl.String).unique()
+    unique_ids = pl.Series(ids, dtype=pl.String).unique()
+
+    def select_ids(rows: pl.LazyFrame) -> pl.DataFrame:
+        has_id = pl.col(id_column).is_in(unique_ids.implode())
+        return rows.filter(has_id).collect(engine="streaming")
+
     reader = job.make_reader()
     columns = []
     for name in choose_columns(names):
-
-        def read_wanted(rows: pl.LazyFrame) -> pl.DataFrame:
-            return rows.filter(pl.col(id_column).is_in(wanted.implode())).collect(
-                engine="streaming"
-            )
-
         try:
-            table = reader.read_rows(dataset.arn, [id_column, name], read_wanted)
+            table = reader.read_rows(dataset.arn, [id_column, name], select_ids)
         except pl.exceptions.ColumnNotFoundError:
             # The data were imported before the schema had this column.
             continue
