@@ -79,19 +79,20 @@ def _read_deployments(
         project = find_project()
     except ProjectError:
         return []
-    shared: list[tuple[dict[str, Any], dict[str, Any], Path]] = []
-    own: list[tuple[dict[str, Any], dict[str, Any], Path]] = []
+    shared_deployments: list[tuple[dict[str, Any], dict[str, Any], Path]] = []
+    pipeline_deployments: list[tuple[dict[str, Any], dict[str, Any], Path]] = []
     for component in read_components(project):
         if component.kind.endswith(".BatchrecResources"):
-            settings, deployments = component.attributes, shared
+            settings, deployments = component.attributes, shared_deployments
         elif component.kind.endswith(COMPONENT_SUFFIX) and component.attributes.get("name") == name:
-            settings, deployments = component.attributes.get("deployment") or {}, own
+            settings = component.attributes.get("deployment") or {}
+            deployments = pipeline_deployments
         else:
             continue
         if settings:
             scope = _load_template_variables(component, project)
             deployments.append((settings, scope, project.root))
-    return [*shared, *own]
+    return [*shared_deployments, *pipeline_deployments]
 
 
 def _load_template_variables(component: DeclaredComponent, project: Project) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _explain_nothing_published(address: str, files: PipelineFiles) -> str:
 
 def _describe_published(edition: Edition | None) -> str:
     if edition is None:
-        return "edition none is published"
+        return "no edition is published"
     text = f"edition {edition.number} is published"
     if edition.users_dropped:
         dropped = f"{edition.users_dropped:,} of its {edition.about.get('users', 0):,} users"

@@ -112,15 +112,15 @@ def estimate_by_value(
         is_alone = pl.col("value").is_in(names.implode())
         grouped = values.with_columns(pl.when(is_alone).then("value").alias("value")).unique()
         outcomes = [
-            _estimate(name, people.join(grouped.filter(which), on="user_id"))
-            for name, which in [
+            _estimate(name, people.join(grouped.filter(has_value), on="user_id"))
+            for name, has_value in [
                 *((name, pl.col("value") == name) for name in names),
                 (None, pl.col("value").is_null()),
             ]
         ]
-        known = [outcome for outcome in outcomes if outcome is not None]
-        if known:
-            parts.append(ColumnOutcomes(column, known))
+        outcomes_of_active = [outcome for outcome in outcomes if outcome is not None]
+        if outcomes_of_active:
+            parts.append(ColumnOutcomes(column, outcomes_of_active))
     return parts
 
 
@@ -141,14 +141,14 @@ def _estimate(value: str | None, people: pl.DataFrame) -> ValueOutcome | None:
         assert rate is not None, "somebody was active"
         return rate
 
-    own, popular = estimate("hit_users"), estimate("popular_hit_users")
+    hits, popular_hits = estimate("hit_users"), estimate("popular_hit_users")
     is_sure = active >= FEWEST_ACTIVE
     return ValueOutcome(
         value,
         users=people.height,
         active_users=int(active),
-        hit_rate=own.value,
-        popular_hit_rate=popular.value,
-        interval=(own.low, own.high) if is_sure else None,
-        popular_interval=(popular.low, popular.high) if is_sure else None,
+        hit_rate=hits.value,
+        popular_hit_rate=popular_hits.value,
+        interval=(hits.low, hits.high) if is_sure else None,
+        popular_interval=(popular_hits.low, popular_hits.high) if is_sure else None,
     )

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.list_links import PageLink
-from batchrec_dagster.reporting.page import hash_source, make_environment, read_script, read_style
+from batchrec_dagster.reporting.page import build_policy, make_environment, read_script, read_style
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.verdict import Verdict
 
@@ -84,14 +84,6 @@ def render_lists_page(
     """The HTML of the page. It loads nothing from elsewhere."""
     style = read_style()
     script = read_script("page.js")
-    policy = [
-        "default-src 'none'",
-        f"script-src '{hash_source(script)}'",
-        f"style-src '{hash_source(style)}'",
-        "img-src data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
     return (
         make_environment()
         .get_template("lists.html")
@@ -101,7 +93,7 @@ def render_lists_page(
             lists=lists,
             similar_items=similar_items,
             report_time=report_time,
-            policy="; ".join(policy),
+            policy=build_policy(style, script, pictures="data:"),
             style=Markup(style),  # noqa: S704
             script=Markup(script),  # noqa: S704
         )

@@ -254,17 +254,8 @@ def _find_user(
     last_order = _find_last_order(interactions_of_user, user, about)
     if last_order is not None:
         latest = last_order
-    # What the lists themselves say holds, also if other users are counted now.
-    histories = [
-        [item] if item is not None else latest for item in _read_column(table, REASON_ITEM)
-    ]
-    explanations = _explain_list(_sample_users(interactions, size), histories, listed_items)
     reasons = _read_reasons(table, about)
-    # What has another reason, the history does not explain.
-    explanations = [
-        explanation if reason is None else ("", 0)
-        for explanation, reason in zip(explanations, reasons, strict=True)
-    ]
+    explanations = _explain_rows(_sample_users(interactions, size), table, reasons, latest)
     latest_interactions = interactions_of_user.head(HISTORY)
     explaining_items = [because for because, _ in explanations]
     titles = published.read_titles(
@@ -274,31 +265,18 @@ def _find_user(
     if published.chosen_edition is not None and "title" in table.columns:
         # As the person saw it then.
         titles |= dict(table.select("item_id", "title").drop_nulls().iter_rows())
-    has_padding = bool(about.get("items_without_score"))
     return UserDetails(
         pipeline=published.address,
         user=user,
         interactions=interactions_of_user.height,
         history=_make_history(latest_interactions, titles),
-        recommendations=[
-            ExplainedItem(
-                rank=rank,
-                item=item,
-                title=titles.get(item),
-                score=score,
-                because=because or None,
-                because_title=titles.get(because),
-                users_with_both=users_with_both,
-                padding=has_padding and score is None and reason is None,
-                reason=reason,
-            )
-            for (rank, item, score), reason, (because, users_with_both) in zip(
-                table.select("rank", "item_id", "score").iter_rows(),
-                reasons,
-                explanations,
-                strict=True,
-            )
-        ],
+        recommendations=_list_explained_items(
+            table,
+            reasons,
+            explanations,
+            titles,
+            has_padding=bool(about.get("items_without_score")),
+        ),
         titles=bool(titles),
         failure=failure,
         edition=published.edition.number if published.edition else 0,
@@ -307,6 +285,57 @@ def _find_user(
         if last_order is None
         else [OrderedItem(item, titles.get(item)) for item in last_order],
     )
+
+
+def _explain_rows(
+    pairs: pl.LazyFrame, table: pl.DataFrame, reasons: list[str | None], latest: list[str]
+) -> list[tuple[str, int]]:
+    """What explains each row of a user's list, as `_explain_list` returns it.
+
+    pairs: the users who are counted, with their items.
+    reasons: those of `_read_reasons`. Rows with one are not explained by the history.
+    latest: the latest items of the user.
+    """
+    # What the lists themselves say holds, also if other users are counted now.
+    histories = [
+        [item] if item is not None else latest for item in _read_column(table, REASON_ITEM)
+    ]
+    explanations = _explain_list(pairs, histories, table.get_column("item_id").to_list())
+    return [
+        explanation if reason is None else ("", 0)
+        for explanation, reason in zip(explanations, reasons, strict=True)
+    ]
+
+
+def _list_explained_items(
+    table: pl.DataFrame,
+    reasons: list[str | None],
+    explanations: list[tuple[str, int]],
+    titles: Mapping[str, str | None],
+    *,
+    has_padding: bool,
+) -> list[ExplainedItem]:
+    """The rows of a user's list, each with what explains it.
+
+    has_padding: whether Personalize added popular items without a score to short lists.
+    """
+    rows = table.select("rank", "item_id", "score").iter_rows()
+    return [
+        ExplainedItem(
+            rank=rank,
+            item=item,
+            title=titles.get(item),
+            score=score,
+            because=because or None,
+            because_title=titles.get(because),
+            users_with_both=users_with_both,
+            padding=has_padding and score is None and reason is None,
+            reason=reason,
+        )
+        for (rank, item, score), reason, (because, users_with_both) in zip(
+            rows, reasons, explanations, strict=True
+        )
+    ]
 
 
 def _find_last_order(

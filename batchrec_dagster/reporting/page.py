@@ -49,6 +49,8 @@ from batchrec_dagster.reporting.quality_figures import (
 )
 from batchrec_dagster.reporting.sections import (
     Badge,
+    Figure,
+    FigureGroup,
     format_count,
     format_percent,
     format_score,
@@ -106,33 +108,7 @@ def render_page(facts: Facts) -> str:
     script = read_script("page.js", "lookup.js")
     people = facts.people
     has_images = any(item[-2] for item in people.items)
-    policy = [
-        "default-src 'none'",
-        f"script-src '{hash_source(script)}'",
-        f"style-src '{hash_source(style)}'",
-        # The page loads pictures only when the reader allows it.
-        f"img-src data:{' https: http:' if has_images else ''}",
-        "base-uri 'none'",
-        "form-action 'none'",
-    ]
-    user_columns = draw_user_columns(facts)
-    # The tiles have its numbers, so it gives way to what stands nowhere else.
-    quality = draw_quality(facts, is_folded=bool(user_columns))
-    quality_figures = [
-        quality,
-        draw_groups(facts),
-        *user_columns[:1],
-        draw_list_lengths(facts),
-        draw_popularity(facts),
-    ]
-    possible_groups = [group_user_columns(facts, user_columns), group_item_categories(facts)]
-    quality_groups = [group for group in possible_groups if group is not None]
-    # A figure alone needs no title besides that of its line.
-    quality_figures += [
-        replace(group.figures[0], fold=group.key)
-        for group in quality_groups
-        if len(group.figures) == 1
-    ]
+    quality_figures, quality_groups = _draw_quality_section(facts)
     audience_figures = [draw_newcomers(facts.run.recent), draw_lengths(facts)]
     catalogue_figures = [
         draw_values_per_list(facts),
@@ -147,11 +123,11 @@ def render_page(facts: Facts) -> str:
         metrics=name_metrics(facts.run.target_events),
         badges=_judge_tiles(facts),
         intervals=_find_intervals(facts),
-        quality_figures=[figure for figure in quality_figures if figure is not None],
+        quality_figures=quality_figures,
         missing_columns=explain_missing_columns(facts),
         audience_figures=[figure for figure in audience_figures if figure is not None],
         bands=draw_bands(facts),
-        quality_groups=[group for group in quality_groups if len(group.figures) > 1],
+        quality_groups=quality_groups,
         catalogue_figures=[figure for figure in catalogue_figures if figure is not None],
         age_tile=make_age_tile(facts),
         sections=[section for section in facts.sections if not section.is_quiet],
@@ -160,10 +136,34 @@ def render_page(facts: Facts) -> str:
         history_length=HISTORY,
         list_length=min(LIST, facts.catalogue.longest),
         has_images=has_images,
-        policy="; ".join(policy),
+        # The page loads pictures only when the reader allows it.
+        policy=build_policy(
+            style, script, pictures="data: https: http:" if has_images else "data:"
+        ),
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
         data=encode_json_for_html(pack_people(people)),
+    )
+
+
+def _draw_quality_section(facts: Facts) -> tuple[list[Figure], list[FigureGroup]]:
+    """The figures of the section about quality, and the groups of figures behind one line."""
+    user_columns = draw_user_columns(facts)
+    possible_groups = [group_user_columns(facts, user_columns), group_item_categories(facts)]
+    groups = [group for group in possible_groups if group is not None]
+    figures = [
+        # The tiles have its numbers, so it gives way to what stands nowhere else.
+        draw_quality(facts, is_folded=bool(user_columns)),
+        draw_groups(facts),
+        *user_columns[:1],
+        draw_list_lengths(facts),
+        draw_popularity(facts),
+        # A figure alone needs no title besides that of its line.
+        *(replace(group.figures[0], fold=group.key) for group in groups if len(group.figures) == 1),
+    ]
+    return (
+        [figure for figure in figures if figure is not None],
+        [group for group in groups if len(group.figures) > 1],
     )
 
 
@@ -190,6 +190,23 @@ def _capitalize(text: str) -> str:
 def allow_breaks(text: str) -> Markup:
     """The heading, which may wrap before an @."""
     return Markup("<wbr>@").join(text.split("@"))
+
+
+def build_policy(style: str, script: str, *, pictures: str) -> str:
+    """The content security policy of a page, which allows its own style and script alone.
+
+    pictures: the sources of pictures that it allows.
+    """
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src '{hash_source(script)}'",
+            f"style-src '{hash_source(style)}'",
+            f"img-src {pictures}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
 
 
 def encode_json_for_html(value: Any) -> Markup:

@@ -13,10 +13,10 @@ import polars as pl
 from batchrec_dagster.steps.popularity_window import LIST_LENGTH, SECONDS_A_DAY, PeopleOfItems
 from batchrec_dagster.steps.sampled_interactions import SampledInteractions
 
-# One user in so many counts as a newcomer, those whose first interaction is the latest.
+# One user in this many counts as a newcomer: those whose first interaction is the latest.
 PARTS_OF_USERS = 10
-# So many of the items that a newcomer chose first count: with all of them, who stayed longest would
-# be the easiest to please.
+# How many of the items that a newcomer chose first count. With all of them, those who stayed
+# longest would be the easiest to please.
 FIRST_CHOICES = 10
 
 
@@ -33,7 +33,7 @@ def find_newcomer_hits(sample: SampledInteractions, days: int | None) -> pl.Seri
     number = len(newest_first) // PARTS_OF_USERS
     if not number:
         return None
-    # The last who is no newcomer came at this time. Who came at the same time is none either.
+    # The last user who is no newcomer came at this time. Users who came then are none either.
     latest = int(newest_first[number])
     newcomers = starts.filter(pl.col("start") > latest).select("user")
     before = sample.rows.filter(pl.col("time") <= latest)

@@ -26,11 +26,11 @@ from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 from batchrec_dagster_tests.support import REPOSITORY
 
 # The shell's own, and programs of the system. The whole block is parsed by bash.
-OF_THE_SYSTEM = {
+SYSTEM_PROGRAMS = {
     *("cat", "cd", "chgrp", "chmod", "cp", "cut", "echo", "eval", "export", "git", "head", "mkdir"),
     *("newgrp", "printf", "sed", "tar", "umask", "vi", "whoami"),
 }
-# What only a registry, or the account of somebody, can answer; and the test that comes nearest.
+# Programs that need a registry or somebody's account, and the test that comes nearest.
 RUN_ELSEWHERE = {
     "npm": "deployment/test_cdk_and_terraform.py",
     "npx": "deployment/test_cdk_and_terraform.py",
@@ -38,8 +38,8 @@ RUN_ELSEWHERE = {
     "pip": "pipeline/test_team_project.py",
 }
 # Options that the aws command has for each operation, and those of commands of its own.
-OF_AWS = {"max-items", "output", "query", "region"}
-OF_DEPLOY = {"capabilities", "parameter-overrides", "stack-name", "tags", "template-file"}
+OPTIONS_OF_AWS = {"max-items", "output", "query", "region"}
+OPTIONS_OF_DEPLOY = {"capabilities", "parameter-overrides", "stack-name", "tags", "template-file"}
 PROJECT = """\
 [tool.dg]
 directory_type = "project"
@@ -47,7 +47,7 @@ directory_type = "project"
 root_module = "shop"
 """
 # Components take options of their own, which dg learns from the project's environment.
-OF_COMPONENTS = {"--format", "--items", "--ratings", "--users"}
+OPTIONS_OF_COMPONENTS = {"--format", "--items", "--ratings", "--users"}
 
 SCRIPT = REPOSITORY / "docs" / "walkthrough.sh"
 COMMENT = re.compile(r"(?:(?<=\s)|^)#.*$", re.MULTILINE)
@@ -56,7 +56,7 @@ MENTION = re.compile(r"(?:\.venv/bin/)?(?:batchrec|dagster|dg|docker|make) ")
 FUNCTION = re.compile(r"^(\w+)\(\) \{", re.MULTILINE)
 ASSIGNMENT = re.compile(r"\w+=")
 PATH_OF_REPOSITORY = re.compile(r"(?:\./)?((?:deploy|docs|examples)/[\w./-]+)")
-# What the commands read. They look whether it exists.
+# Files that the commands read, and that must exist.
 SOURCE = re.compile(r"FILE|[\w/-]+\.(?:csv|tar|yaml)")
 
 
@@ -130,8 +130,8 @@ def check_command(
     while words and ASSIGNMENT.match(words[0]):
         del words[0]
     for path in (match[1] for word in words if (match := PATH_OF_REPOSITORY.fullmatch(word))):
-        # These two are the reader's own.
-        assert (REPOSITORY / path).exists() or path in {"deploy/.env"}, f"there is no {path}"
+        # The reader writes deploy/.env.
+        assert (REPOSITORY / path).exists() or path == "deploy/.env", f"there is no {path}"
     if not words or words[0] in functions:
         return
     program, *arguments = words
@@ -142,7 +142,7 @@ def check_command(
     if check is not None:
         check(arguments, folder)
     else:
-        assert program in OF_THE_SYSTEM | RUN_ELSEWHERE.keys(), f"which program is {program}?"
+        assert program in SYSTEM_PROGRAMS | RUN_ELSEWHERE.keys(), f"which program is {program}?"
 
 
 def _check_batchrec(arguments: list[str], folder: Path) -> None:
@@ -161,7 +161,7 @@ def _check_dg(arguments: list[str], folder: Path) -> None:
     if arguments[:2] == ["scaffold", "defs"]:
         assert arguments[2] == "batchrec_dagster.BatchRecommendations"
         options = {word for word in arguments if word.startswith("-")}
-        assert options <= OF_COMPONENTS, options
+        assert options <= OPTIONS_OF_COMPONENTS, options
     else:
         (folder / "pyproject.toml").write_text(PROJECT)
         _parse(create_dg_cli(), arguments, folder)  # type: ignore[no-untyped-call]
@@ -213,9 +213,10 @@ def _check_python(arguments: list[str], _folder: Path) -> None:
 def _check_aws(arguments: list[str], _folder: Path) -> None:
     """The operation exists and has these options. JSON is JSON, and a policy allows something."""
     service, operation, *values = arguments
-    known = OF_AWS | _list_aws_options(service, operation)
+    valid_options = OPTIONS_OF_AWS | _list_aws_options(service, operation)
     options = {value.removeprefix("--") for value in values if value.startswith("--")}
-    assert options <= known, f"aws {service} {operation} has no {options - known}"
+    unknown_options = options - valid_options
+    assert not unknown_options, f"aws {service} {operation} has no {unknown_options}"
     for document in [value for value in values if value.lstrip().startswith("{\n")]:
         for statement in json.loads(document)["Statement"]:
             assert statement.keys() == {"Effect", "Action", "Resource"}
@@ -226,7 +227,7 @@ def _check_aws(arguments: list[str], _folder: Path) -> None:
 @cache
 def _list_aws_options(service: str, operation: str) -> set[str]:
     if (service, operation) == ("cloudformation", "deploy"):
-        return OF_DEPLOY
+        return OPTIONS_OF_DEPLOY
     model = boto3.Session(region_name="us-east-1")._session.get_service_model(
         service.removesuffix("api")
     )

@@ -204,9 +204,9 @@ def _require_fit(path: list[str], value: object, code: str) -> None:
             else:
                 return
     schema = {"$defs": _schema()["$defs"]}
-    known = [{**schema, **setting} for setting in _list_all_settings()[path[0]]]
+    possible_schemas = [{**schema, **setting} for setting in _list_all_settings()[path[0]]]
     plain = json.loads(json.dumps(value, default=str))
-    if len(path) > 1 or not any(map(partial(_is_valid, plain), known)):
+    if len(path) > 1 or not any(map(partial(_is_valid, plain), possible_schemas)):
         raise AssertionError("\n".join([f"{code} fits nowhere", *errors]))
 
 
@@ -222,9 +222,9 @@ def _list_all_settings() -> dict[str, list[dict[str, Any]]]:
     blocks = [_schema()["properties"]["attributes"], *_schema()["$defs"].values()]
     for block in blocks:
         for name, setting in block.get("properties", {}).items():
-            others = settings.setdefault(name, [])
+            schemas = settings.setdefault(name, [])
             if id(setting) not in of_places:
-                others.append(setting)
+                schemas.append(setting)
     return settings
 
 

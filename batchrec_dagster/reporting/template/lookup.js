@@ -17,8 +17,8 @@
   };
   // The page has the items by column, without columns that are empty for all. See page_data.py.
   function unpackItems({ id, title, users, lists, near, image, link }) {
-    return id.map((own, place) => [
-      own, title?.[place] ?? null, users[place], lists[place], near[place] ?? [], image?.[place], link?.[place],
+    return id.map((itemId, place) => [
+      itemId, title?.[place] ?? null, users[place], lists[place], near[place] ?? [], image?.[place], link?.[place],
     ]);
   }
   // Each day but the newest is the number of days before the interaction that precedes it.
@@ -136,7 +136,7 @@
     // The places in the order of the last search, in which the buttons go on.
     let order = [];
     const part = (name) => element(`${what}-${name}`);
-    const names = Array.from({ length: count }, (_, place) => texts(place).map((t) => t.toLowerCase()));
+    const lowerTexts = Array.from({ length: count }, (_, place) => texts(place).map((text) => text.toLowerCase()));
 
     function show(place, byHand = true) {
       chosenPlace = place;
@@ -152,14 +152,14 @@
     function search(byHand = true) {
       const query = part("text").value.trim().toLowerCase();
       const places = [];
-      names.forEach((own, place) => {
-        if (own.some((name) => name.includes(query))) {
-          const rank = own.includes(query) ? 0 : own.some((name) => name.startsWith(query)) ? 1 : 2;
+      lowerTexts.forEach((candidates, place) => {
+        if (candidates.some((text) => text.includes(query))) {
+          const rank = candidates.includes(query) ? 0 : candidates.some((text) => text.startsWith(query)) ? 1 : 2;
           places.push([rank, place]);
         }
       });
-      places.sort((one, other) =>
-        one[0] - other[0] || weight(other[1]) - weight(one[1]) || one[1] - other[1]);
+      places.sort(([firstRank, first], [secondRank, second]) =>
+        firstRank - secondRank || weight(second) - weight(first) || first - second);
       if (places.length) order = places.map(([, place]) => place);
       if (chosenPlace < 0) chosenPlace = order[0];
       part("matches").replaceChildren(...places.slice(0, MOST_MATCHES).map(([, place]) => {
@@ -288,7 +288,7 @@
           usersByItem.get(list[i]).push([i / 3 + 1, user]);
         }
       });
-      for (const ranks of usersByItem.values()) ranks.sort((one, other) => one[0] - other[0]);
+      for (const ranks of usersByItem.values()) ranks.sort(([firstRank], [secondRank]) => firstRank - secondRank);
     }
     return usersByItem;
   }
