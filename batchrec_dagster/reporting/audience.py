@@ -81,11 +81,11 @@ def describe_newcomers(
         return None
     policy = newcomers["get"]
     if policy == "leave_out":
-        return "They get no list (recommendations.newcomers)."
+        return "They get no list."
     gets = "popular items"
     if isinstance(policy, dict):
         gets = f"what is popular by {policy['popular_by']}"
-    text = f"They get {gets} (recommendations.newcomers)."
+    text = f"They get {gets}."
     if recent is None or recent.newcomer_hit_rate is None:
         text += " Nobody has measured these lists yet."
     return text

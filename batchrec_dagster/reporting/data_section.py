@@ -48,10 +48,11 @@ def _tabulate_rows(preparation: Mapping[str, Any], source: str) -> Figure | None
     reasons = sorted(
         preparation.get("left_out_by_reason", {}).items(), key=lambda item: (-item[1], item[0])
     )
+    rows_kept = rows_read - preparation["rows_left_out"]
     counts = [
         ("Rows read", rows_read),
         *((f"Left out: {reason}", count) for reason, count in reasons if count),
-        ("Kept as interactions", rows_read - preparation["rows_left_out"]),
+        ("Kept as interactions", rows_kept),
     ]
     return Figure(
         "rows",
@@ -63,6 +64,7 @@ def _tabulate_rows(preparation: Mapping[str, Any], source: str) -> Figure | None
             [label, format_count(count), format_percent(count / max(1, rows_read))]
             for label, count in counts
         ],
+        fold=f"{format_percent(rows_kept / max(1, rows_read))} of {format_count(rows_read)} rows",
     )
 
 
@@ -103,6 +105,7 @@ def _tabulate_attributes(profile: DataProfile, items: int) -> Figure | None:
     """The share of the items with each declared attribute; None if none is declared."""
     if not profile.known:
         return None
+    rarest_name, rarest_number = min(profile.known, key=lambda attribute: attribute[1])
     return Figure(
         "attributes",
         "What is known of the items",
@@ -113,4 +116,5 @@ def _tabulate_attributes(profile: DataProfile, items: int) -> Figure | None:
             [name, format_count(number), format_percent(number / max(1, items))]
             for name, number in profile.known
         ],
+        fold=f"{rarest_name} of {format_percent(rarest_number / max(1, items))} of the items",
     )

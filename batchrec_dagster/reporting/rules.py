@@ -123,6 +123,8 @@ def build_rules_section(
         None,
         [column.capitalize() for column in RULE_COLUMNS],
         _align_numbers(list_rule_rows(rules)),
+        fold=f"{sum(rule['removed'] for rule in rules):,} results left out,"
+        f" {sum(rule['added'] for rule in rules):,} rows added",
     )
     tables = [table]
     if costs is not None:

@@ -464,9 +464,8 @@ def test_dark_mode_and_printing(opened_report: Any) -> None:
         " window.unfolded = document.querySelectorAll('details[open]').length })"
     )
     assert opened_report.pdf().startswith(b"%PDF")
-    assert (
-        opened_report.evaluate("window.unfolded") == opened_report.locator("details").count() == 18
-    )
+    folds = opened_report.locator("details").count()
+    assert opened_report.evaluate("window.unfolded") == folds > 0
     assert opened_report.locator("details[open]").count() == 0
     opened_report.emulate_media(media="print")
     assert read_colour() == "rgb(255, 255, 255)"

@@ -121,7 +121,7 @@ def test_it_is_measured_with_popularity_and_stands_in_the_report() -> None:
     assert ">0.0%<" in figure.rows[0][2]
     assert ">100.0%<" in figure.rows[0][2]
     gets = {"get": "popular"}
-    assert describe_newcomers(gets, again) == "They get popular items (recommendations.newcomers)."
+    assert describe_newcomers(gets, again) == "They get popular items."
     old = MeasuredPopularity(30, 400, 0.1, 0.01, 0.1)
     assert draw_newcomers(old) is draw_newcomers(None) is None
     assert str(describe_newcomers(gets, old)).endswith("Nobody has measured these lists yet.")
