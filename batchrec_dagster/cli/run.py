@@ -151,8 +151,8 @@ def run(
     name = _choose_pipeline(pipeline.partition("/")[0] if pipeline and list_name else pipeline)
     if config:
         _require_settings(config)
-    chosen = {"publish_anyway": publish_anyway, "import": imports, "train": train}
-    switched_on = [option for option, is_chosen in chosen.items() if is_chosen]
+    switches = {"publish_anyway": publish_anyway, "import": imports, "train": train}
+    switched_on = [option for option, is_on in switches.items() if is_on]
     options = [f"--{option.replace('_', '-')}" for option in switched_on]
     if is_trial:
         for option in ["--config"] * bool(config) + options:

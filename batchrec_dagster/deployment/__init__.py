@@ -20,7 +20,7 @@ from batchrec_dagster.deployment.io_managers import (
     InteractionsIOManager,
     ItemsCsvIOManager,
     UsersCsvIOManager,
-    tell_failures,
+    hide_failure_stacks,
 )
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.deployment.s3_resource import S3_RESOURCE_VARIABLE, read_s3_resource
@@ -401,14 +401,14 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
     return {
         "storage": storage,
         "personalize": personalize,
-        "parquet_io": tell_failures(io_managers.ParquetIOManager)(storage=storage),
-        "published_io": tell_failures(io_managers.PublishedTableIOManager)(storage=storage),
-        "interactions_io": tell_failures(InteractionsIOManager)(storage=storage),
-        "items_io": tell_failures(ItemsCsvIOManager)(storage=storage),
-        "users_io": tell_failures(UsersCsvIOManager)(storage=storage),
-        "batch_users_io": tell_failures(io_managers.UsersIOManager)(
+        "parquet_io": hide_failure_stacks(io_managers.ParquetIOManager)(storage=storage),
+        "published_io": hide_failure_stacks(io_managers.PublishedTableIOManager)(storage=storage),
+        "interactions_io": hide_failure_stacks(InteractionsIOManager)(storage=storage),
+        "items_io": hide_failure_stacks(ItemsCsvIOManager)(storage=storage),
+        "users_io": hide_failure_stacks(UsersCsvIOManager)(storage=storage),
+        "batch_users_io": hide_failure_stacks(io_managers.UsersIOManager)(
             storage=storage, max_records=file_formats.MAX_INPUT_RECORDS
         ),
-        "html_io": tell_failures(io_managers.HtmlIOManager)(storage=storage),
-        "record_io": tell_failures(io_managers.JsonRecordIOManager)(storage=storage),
+        "html_io": hide_failure_stacks(io_managers.HtmlIOManager)(storage=storage),
+        "record_io": hide_failure_stacks(io_managers.JsonRecordIOManager)(storage=storage),
     }

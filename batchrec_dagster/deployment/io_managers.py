@@ -23,10 +23,10 @@ from batchrec_dagster.storage.resource import StorageResource
 Manager = TypeVar("Manager", bound=StorageIOManager)
 
 
-def tell_failures(manager: type[Manager]) -> type[Manager]:
+def hide_failure_stacks(manager: type[Manager]) -> type[Manager]:
     """The IO manager whose failures Dagster records as their messages, without Python's stack."""
 
-    class TellingManager(manager):  # type: ignore[valid-type, misc]
+    class ManagerWithoutStacks(manager):  # type: ignore[valid-type, misc]
         def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
             with failures_without_stack():
                 super().handle_output(context, obj)
@@ -35,8 +35,8 @@ def tell_failures(manager: type[Manager]) -> type[Manager]:
             with failures_without_stack():
                 return super().load_input(context)
 
-    TellingManager.__name__ = TellingManager.__qualname__ = manager.__name__
-    return TellingManager
+    ManagerWithoutStacks.__name__ = ManagerWithoutStacks.__qualname__ = manager.__name__
+    return ManagerWithoutStacks
 
 
 class AttributesCsvIOManager(CsvIOManager):

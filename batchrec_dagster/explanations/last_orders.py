@@ -47,7 +47,7 @@ def find_last_orders(
     """What each of these users bought last: the columns user_id and item_id, by users.
 
     If the newest event that counts has the number of an order, it is what has the same number. If
-    not, it is what they had within a day before that event, that included. Of several orders at
+    not, it is what they had within a day before that event, including it. Of several orders at
     the same second it is the one with the highest number. Users without such an event are left out.
 
     until: only what happened until then counts, in epoch seconds; None for all.
@@ -60,11 +60,11 @@ def find_last_orders(
     has_numbers = settings.has_numbers and ORDER_ID in columns
     # Rows without a number are read as null, and those of a quoted empty cell as an empty text.
     number = pl.col(ORDER_ID).replace("", None) if has_numbers else pl.lit(None, pl.String)
-    own = interactions.filter(pl.col(USER_ID).is_in(users.implode())).select(
+    interactions_of_users = interactions.filter(pl.col(USER_ID).is_in(users.implode())).select(
         USER_ID, ITEM_ID, TIMESTAMP, number=number
     )
-    newest = own.group_by(USER_ID).agg(newest=pl.col(TIMESTAMP).max())
-    rows = own.join(newest, on=USER_ID)
+    newest = interactions_of_users.group_by(USER_ID).agg(newest=pl.col(TIMESTAMP).max())
+    rows = interactions_of_users.join(newest, on=USER_ID)
     # "10" is higher than "9".
     highest = pl.col("number").sort_by(pl.col("number").str.len_chars(), "number").last()
     last_numbers = (

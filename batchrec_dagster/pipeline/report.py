@@ -59,8 +59,13 @@ from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.provenance import describe_counted_events
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.rules import build_rules_section
-from batchrec_dagster.reporting.run_records import read_check_records, read_ended_runs
+from batchrec_dagster.reporting.run_records import (
+    CheckRecord,
+    read_check_records,
+    read_ended_runs,
+)
 from batchrec_dagster.reporting.run_tables import RunTables
+from batchrec_dagster.reporting.sections import ReportSection
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
@@ -106,12 +111,74 @@ def build_report(
     live_history = EditionHistory(work.live_files)
     is_trial = pipeline.trial is not None
     baseline = work.live_files.table.current() if is_trial else history.find_baseline(edition)
-    restoration = history.find_restoration(edition)
+    run = _describe_run(
+        work, newest_model, edition, baseline, read_check_records(instance, checks), run_id
+    )
+    facts = combine_facts(run, _count_or_recall(work, edition, lists))
+    inputs = RunInputs(facts.data, facts.item_ids)
+    # Data that the lists were not made from, such as those that the quality gate refused, are
+    # compared with nothing, and nothing is compared with them later.
+    if baseline is not None and not run.earlier_data:
+        inputs = inputs.add_drift(live_history.read_inputs(baseline))
+    comparison = _compare_with_live(work, baseline, edition) if is_trial else None
+    if comparison is not None:
+        changes: EditionDiff | None = comparison.diff
+        changes_section = build_comparison_section(comparison, inputs.drift)
+    else:
+        changes = history.compare(baseline, edition) if baseline else None
+        changes_section = build_changes_section(changes, inputs.drift)
+    # Dagster's runs are those of the pipeline, not of its trials.
+    ended_runs = [] if is_trial else remember_ended_runs(work.files, instance)
+    nights = list_nights(work.files, read_run_costs(work.files), ended_runs)
+    rules_section = build_rules_section(
+        edition.about.get("rules"),
+        edition.about.get("filled"),
+        edition.about.get("rule_costs"),
+        has_model=run.has_model,
+    )
+    sections = [
+        build_checks_section(run.checks, _name_missing_checks(run.checks, checks)),
+        build_data_section(
+            facts.profile,
+            facts.catalogue.items,
+            _read_preparation(pipeline, instance, facts.data.interactions),
+            run.source,
+        ),
+        build_nights_section(nights),
+        *([rules_section] if rules_section is not None else []),
+        changes_section,
+        _build_outcomes(work, edition),
+    ]
+    facts = replace(facts, drift=inputs.drift, changes=changes, sections=sections)
+    if not run.earlier_data:
+        history.write_inputs(edition, inputs)
+    history.write_record(edition, facts)
+    return Report(render_page(facts), facts)
+
+
+def _describe_run(
+    work: Work,
+    newest_model: Mapping[str, Any],
+    edition: Edition,
+    baseline: Edition | None,
+    checks: Sequence[CheckRecord],
+    run_id: str,
+) -> ReportedRun:
+    """The run that published the edition, as far as its metadata and records know it.
+
+    newest_model: its record; empty for lists that no model makes.
+    baseline: the edition that it is compared with; None without one.
+    checks: the newest result of each check.
+    run_id: the id of this run, to see whether it published the edition.
+    Raises StorageError.
+    """
+    pipeline = work.pipeline
+    restoration = EditionHistory(work.files).find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
     model = {"recipe": pipeline.solution.recipe, **newest_model, **edition.about}
     target_events = edition.about.get("target_events") or ()
     recent = MeasuredPopularity.from_json(edition.about.get("recent_popularity"))
-    run = ReportedRun(
+    return ReportedRun(
         pipeline=pipeline.address,
         description=pipeline.description,
         source=pipeline.ratings.shown_source,
@@ -121,7 +188,7 @@ def build_report(
         metrics=model["metrics"],
         popularity=model["popularity_metrics"],
         recent=recent,
-        checks=read_check_records(instance, checks),
+        checks=checks,
         # A run may have prepared data that it did not import, or whose lists were refused.
         earlier_data=model["data_version"] != _find_data_version(work),
         training_time=_find_training_time(model),
@@ -155,61 +222,34 @@ def build_report(
         similar_items=_describe_similar_items(work),
         other_pages=_link_other_pages(pipeline),
     )
-    facts = combine_facts(run, _count_or_recall(work, edition, lists))
-    inputs = RunInputs(facts.data, facts.item_ids)
-    # Data that the lists were not made from, such as those that the quality gate refused, are
-    # compared with nothing, and nothing is compared with them later.
-    if baseline is not None and not run.earlier_data:
-        inputs = inputs.add_drift(live_history.read_inputs(baseline))
-    comparison = _compare_with_live(work, baseline, edition) if is_trial else None
-    if comparison is not None:
-        changes: EditionDiff | None = comparison.diff
-        changes_section = build_comparison_section(comparison, inputs.drift)
-    else:
-        changes = history.compare(baseline, edition) if baseline else None
-        changes_section = build_changes_section(changes, inputs.drift)
+
+
+def _build_outcomes(work: Work, edition: Edition) -> ReportSection:
+    """The section about what people did with the lists, and about an experiment.
+
+    Raises StorageError.
+    """
     sums = read_sums(work.files)
     result = summarize_experiment(sums)
     sentences: list[str] = []
     if result:
         editions = [edition, *work.files.table.older()]
         sentences = [*describe_result(result), *describe_control(editions, result.name)]
-    outcomes_section = build_outcomes_section(
+    return build_outcomes_section(
         [*estimate_outcomes(sums)], sentences, read_outcomes_by_value(work.files)
     )
-    # Dagster's runs are those of the pipeline, not of its trials.
-    ended_runs = [] if is_trial else remember_ended_runs(work.files, instance)
-    nights = list_nights(work.files, read_run_costs(work.files), ended_runs)
-    rules_section = build_rules_section(
-        edition.about.get("rules"),
-        edition.about.get("filled"),
-        edition.about.get("rule_costs"),
-        has_model=run.has_model,
-    )
-    names_of_results = {(record.asset, record.check) for record in run.checks}
-    missing_checks = [
+
+
+def _name_missing_checks(
+    records: Sequence[CheckRecord], specs: Sequence[dg.AssetCheckSpec]
+) -> list[str]:
+    """The names of the checks that have no result."""
+    names_of_results = {(record.asset, record.check) for record in records}
+    return [
         f"{spec.name} of {spec.asset_key.path[-1]}"
-        for spec in checks
+        for spec in specs
         if (spec.asset_key.path[-1], spec.name) not in names_of_results
     ]
-    sections = [
-        build_checks_section(run.checks, missing_checks),
-        build_data_section(
-            facts.profile,
-            facts.catalogue.items,
-            _read_preparation(pipeline, instance, facts.data.interactions),
-            run.source,
-        ),
-        build_nights_section(nights),
-        *([rules_section] if rules_section is not None else []),
-        changes_section,
-        outcomes_section,
-    ]
-    facts = replace(facts, drift=inputs.drift, changes=changes, sections=sections)
-    if not run.earlier_data:
-        history.write_inputs(edition, inputs)
-    history.write_record(edition, facts)
-    return Report(render_page(facts), facts)
 
 
 def _find_data_version(work: Work) -> str:

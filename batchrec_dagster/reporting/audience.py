@@ -8,14 +8,18 @@ from itertools import pairwise
 from typing import Any
 
 import polars as pl
-from markupsafe import Markup
 
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity, name_window
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.reporting.provenance import SMALL_SAMPLE
 from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
-from batchrec_dagster.reporting.sections import Figure, format_count, format_percent
+from batchrec_dagster.reporting.sections import (
+    Figure,
+    format_count,
+    format_percent,
+    format_with_interval,
+)
 
 # The lower ends of the groups of users by number of interactions. The last group has no upper end.
 STEPS = (0, 1, 5, 10, 20, 50, 100, 200, 500)
@@ -96,10 +100,10 @@ def draw_newcomers(recent: MeasuredPopularity | None) -> Figure | None:
     if recent is None or recent.newcomer_hit_rate is None:
         return None
     hit_rate, margin = recent.newcomer_hit_rate, recent.newcomer_margin
-    cell = format_percent(hit_rate)
+    interval = None
     if margin is not None:
-        ends = max(0.0, hit_rate - margin), min(1.0, hit_rate + margin)
-        cell += Markup("<small>{} to {}</small>").format(*map(format_percent, ends))
+        interval = max(0.0, hit_rate - margin), min(1.0, hit_rate + margin)
+    cell = format_with_interval(hit_rate, interval, format_percent)
     small = ", a small sample" if recent.newcomers < SMALL_SAMPLE else ""
     return Figure(
         "newcomers",

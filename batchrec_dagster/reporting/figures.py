@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 
@@ -13,7 +13,13 @@ from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEst
 from batchrec_dagster.reporting.catalogue import Shares
 from batchrec_dagster.reporting.charts import Chart, Interval
 from batchrec_dagster.reporting.facts import Facts, ReportedRun
-from batchrec_dagster.reporting.sections import Figure, format_count, format_percent, format_score
+from batchrec_dagster.reporting.sections import (
+    Figure,
+    format_count,
+    format_percent,
+    format_score,
+    format_with_interval,
+)
 
 # The series of the charts.
 MODEL, POPULAR = "This model", "Most popular items"
@@ -102,7 +108,7 @@ def draw_quality(facts: Facts, *, is_folded: bool = False) -> Figure | None:
         ),
         ["Metric", MODEL, POPULAR],
         [
-            [name, *map(_format_with_interval, values, pair)]
+            [name, *map(format_with_interval, values, pair)]
             for (name, *values), pair in zip(rows, intervals, strict=True)
         ],
         fold=f"{rows[0][0]} {rows[0][1]:.4f}, of popular items {rows[0][2]:.4f}"
@@ -162,7 +168,7 @@ def draw_popularity(facts: Facts) -> Figure | None:
         ),
         ["Lists", ndcg_name, "Measured by"],
         [
-            [lists.name, _format_with_interval(lists.ndcg, lists.interval), lists.engine]
+            [lists.name, format_with_interval(lists.ndcg, lists.interval), lists.engine]
             for lists in measured_lists
         ],
         note="It does so as Personalize measures a model: for a tenth of the users, whose newest"
@@ -254,19 +260,14 @@ def draw_groups(facts: Facts) -> Figure | None:
     )
 
 
-def format_estimate(estimate: MetricEstimate) -> Markup:
+def format_estimate(
+    estimate: MetricEstimate, format_number: Callable[[float], Markup] = format_score
+) -> Markup:
     """A metric, and below it its 95% interval or a note that there is none."""
     if estimate.interval is None:
-        return format_score(estimate.value) + Markup("<small>too few users for an interval</small>")
-    return _format_with_interval(estimate.value, estimate.interval)
-
-
-def _format_with_interval(value: float, interval: Interval | None) -> Markup:
-    """A metric, and below it its interval if it has one."""
-    if interval is None:
-        return format_score(value)
-    ends = Markup("<small>{} to {}</small>").format(*map(format_score, interval))
-    return format_score(value) + ends
+        note = Markup("<small>too few users for an interval</small>")
+        return format_number(estimate.value) + note
+    return format_with_interval(estimate.value, estimate.interval, format_number)
 
 
 def draw_exposure(facts: Facts) -> Figure:

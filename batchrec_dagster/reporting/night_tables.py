@@ -19,7 +19,7 @@ from batchrec_dagster.reporting.sections import (
     Figure,
     ReportSection,
     format_count,
-    format_score,
+    format_with_interval,
     mark_days,
 )
 from batchrec_dagster.reporting.terminal import Column, TerminalTable, format_time, render
@@ -245,11 +245,10 @@ def _make_report_cells(night: Night) -> list[str | Markup]:
     unknown = Markup("{}").format(NOT_KNOWN if night.is_publication else "")
     estimate: Markup = unknown
     if night.ndcg is not None:
-        estimate = format_score(night.ndcg)
+        interval = None
         if night.ndcg_low is not None and night.ndcg_high is not None:
-            estimate += Markup("<small>{} to {}</small>").format(
-                format_score(night.ndcg_low), format_score(night.ndcg_high)
-            )
+            interval = night.ndcg_low, night.ndcg_high
+        estimate = format_with_interval(night.ndcg, interval)
     return [
         mark_days(when),
         Markup("{}").format(night.edition or ""),

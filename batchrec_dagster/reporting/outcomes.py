@@ -20,6 +20,8 @@ from batchrec_dagster.reporting.sections import (
     format_amount,
     format_count,
     format_percent,
+    format_with_interval,
+    name_value,
 )
 
 NOTHING_YET = (
@@ -85,7 +87,6 @@ REPLAYED = (
 NAME, TITLE = "outcomes", "What people did with the lists"
 # The two lines of the chart.
 LISTS, POPULAR = "These lists", "Most popular items"
-OTHERS = "All others"
 # The chart shows this many editions.
 MOST_EDITIONS = 30
 
@@ -171,7 +172,7 @@ def _draw_column(number: int, column: ColumnOutcomes) -> Figure:
     number: that of the column, from 1.
     """
     values = column.values
-    names = [OTHERS if part.value is None else part.value for part in values]
+    names = [name_value(part.value) for part in values]
     rates = [part.hit_rate for part in values if part.interval is not None]
     fold = "too few active people for an interval"
     if rates:
@@ -262,5 +263,4 @@ def _format_rate(rate: Rate | None) -> Markup:
     """The rate, and below it its 95% interval. Empty without a rate."""
     if rate is None:
         return Markup()
-    ends = Markup("<small>{:.1%} to {:.1%}</small>").format(rate.low, rate.high)
-    return format_percent(rate.value) + ends
+    return format_with_interval(rate.value, (rate.low, rate.high), format_percent)

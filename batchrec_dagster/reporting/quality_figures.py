@@ -15,9 +15,8 @@ from batchrec_dagster.personalize.breakdown import (
     ColumnQuality,
     ComparedEstimate,
     DepthQuality,
-    GroupQuality,
 )
-from batchrec_dagster.personalize.evidence import EMBEDDED, MetricEstimate, name_ndcg
+from batchrec_dagster.personalize.evidence import EMBEDDED, name_ndcg
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.figures import MODEL, POPULAR, format_estimate
@@ -27,12 +26,11 @@ from batchrec_dagster.reporting.sections import (
     format_count,
     format_percent,
     format_score,
+    name_value,
 )
 
 # How many columns have a figure: those whose values differ most. The others are only named.
 MOST_FIGURES = 3
-# What the group of all values that do not stand alone is called.
-OTHER_VALUES = "All others"
 # The headings of the tables of groups, after the one of their values.
 GROUP_HEADINGS = ("Users", "Model", "Popular", "Lead")
 # What all figures of list lengths are called.
@@ -86,8 +84,8 @@ def _draw_measured_lengths(depths: Sequence[DepthQuality]) -> Figure:
         [
             [
                 f"{part.depth}",
-                _format_share(part.hit_rate.model),
-                _format_share(part.hit_rate.popular),
+                format_estimate(part.hit_rate.model, format_percent),
+                format_estimate(part.hit_rate.popular, format_percent),
                 format_estimate(part.ndcg.model),
                 format_estimate(part.precision.model),
             ]
@@ -150,7 +148,7 @@ def draw_user_columns(facts: Facts) -> list[Figure]:
             f"{name} of the tested users with each value of {column.column} in the file of users.",
             _draw_groups(column, name, percent=False),
             [column.column, *GROUP_HEADINGS],
-            _list_group_rows(column, format_score, format_estimate),
+            _list_group_rows(column, format_score),
             note="A difference between values is no fault of the model: some people's choices are"
             " harder to foresee.",
         )
@@ -185,7 +183,7 @@ def group_item_categories(facts: Facts) -> FigureGroup | None:
             "Of the items that tested users chose next, the share that was on their list of 25.",
             _draw_groups(column, "Recall", percent=True),
             [column.column, *GROUP_HEADINGS],
-            _list_group_rows(column, format_percent, _format_share),
+            _list_group_rows(column, format_percent),
             note="Users are those who chose such an item. An item with several values counts for"
             " each.",
         )
@@ -273,18 +271,16 @@ def _name_columns_without_figure(
 
 
 def _list_group_rows(
-    column: ColumnQuality,
-    format_value: Callable[[float], Markup],
-    format_lead: Callable[[MetricEstimate], Markup],
+    column: ColumnQuality, format_number: Callable[[float], Markup]
 ) -> list[list[str | Markup]]:
     """A row for each group of the column, with the cells of GROUP_HEADINGS."""
     return [
         [
-            _name_value(group),
+            name_value(group.value),
             format_count(group.users),
-            format_value(group.metric.model.value),
-            format_value(group.metric.popular.value),
-            format_lead(group.metric.difference),
+            format_number(group.metric.model.value),
+            format_number(group.metric.popular.value),
+            format_estimate(group.metric.difference, format_number),
         ]
         for group in column.groups
     ]
@@ -298,7 +294,7 @@ def _draw_groups(column: ColumnQuality, metric: str, *, percent: bool) -> Chart:
         [MODEL, POPULAR],
         [
             (
-                f"{_name_value(group)} ({group.users:,})",
+                f"{name_value(group.value)} ({group.users:,})",
                 group.metric.model.value,
                 group.metric.popular.value,
             )
@@ -310,18 +306,5 @@ def _draw_groups(column: ColumnQuality, metric: str, *, percent: bool) -> Chart:
     )
 
 
-def _name_value(group: GroupQuality) -> str:
-    return OTHER_VALUES if group.value is None else group.value
-
-
 def _list_intervals(metric: ComparedEstimate) -> list[tuple[float, float] | None]:
     return [metric.model.interval, metric.popular.interval]
-
-
-def _format_share(estimate: MetricEstimate) -> Markup:
-    """A share, or a difference of shares, and below it its 95% interval."""
-    if estimate.interval is None:
-        text = Markup("<small>too few users for an interval</small>")
-    else:
-        text = Markup("<small>{} to {}</small>").format(*map(format_percent, estimate.interval))
-    return format_percent(estimate.value) + text

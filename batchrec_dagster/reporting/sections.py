@@ -7,13 +7,13 @@ them in the order of the page.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
-from batchrec_dagster.reporting.charts import Chart
+from batchrec_dagster.reporting.charts import Chart, Interval
 
 Judgement = Literal["good", "watch", "bad"]
 
@@ -111,6 +111,23 @@ def format_percent(value: float) -> Markup:
 def format_score(value: float) -> Markup:
     """A metric with four decimals, as text for people and as a value for programs."""
     return _number(value, f"{value:.4f}")
+
+
+def format_with_interval(
+    value: float,
+    interval: Interval | None,
+    format_number: Callable[[float], Markup] = format_score,
+) -> Markup:
+    """A number, and below it the ends of its interval if it has one."""
+    if interval is None:
+        return format_number(value)
+    ends = Markup("<small>{} to {}</small>").format(*map(format_number, interval))
+    return format_number(value) + ends
+
+
+def name_value(value: str | None) -> str:
+    """The value of a column; for None, the name of all values that do not stand alone."""
+    return "All others" if value is None else value
 
 
 def format_amount(value: float) -> Markup:

@@ -219,7 +219,7 @@ def _explain_matches(matches: ItemMatches) -> str:
 
 
 def _name_order(count: int, order: str) -> str:
-    """In which order so many rows are, behind a comma; empty if that says nothing."""
+    """The order of rows, behind a comma; empty for a single row, which has none."""
     return f", {order} first" if count > 1 else ""
 
 

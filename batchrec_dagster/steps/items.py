@@ -59,7 +59,7 @@ def list_categories(pipeline: Pipeline) -> list[str]:
 
 
 def has_item_table(pipeline: Pipeline) -> bool:
-    """Whether the items have something that the report counts: categories, or when they came."""
+    """Whether the items have something that the report counts: categories, or times of creation."""
     layout = pipeline.items.layout if pipeline.items else None
     return layout is not None and (bool(layout.categories) or layout.created is not None)
 

@@ -215,7 +215,7 @@ class MeasuredUsers:
 
     users: pl.DataFrame
     """user_id, arm and group of each, and the numbers of SUMS and VALUES but `users`. They are null
-    for who did nothing."""
+    for users who did nothing."""
     length: int
     """How many items the longest list has."""
 

@@ -107,8 +107,10 @@ def read_model_metrics(
     breakdown: whether to ask for the quality in parts, which Amazon Personalize does not have.
     """
     client, on_aws = ensure.client, ensure.on_aws
-    wanted = () if on_aws else target_events
-    answer = get_solution_metrics(client, version, wanted, breakdown=breakdown and not on_aws)
+    requested_events = () if on_aws else target_events
+    answer = get_solution_metrics(
+        client, version, requested_events, breakdown=breakdown and not on_aws
+    )
     counted, evidence = read_counted_events(answer), read_evidence(answer)
     popularity: Mapping[str, float] = {}
     if popularity_version is not None:

@@ -22,7 +22,11 @@ from .store import LOAD_ERRORS, load_arrays, require_array, require_indices, sav
 
 CHOICES = "choices"  # a subfolder of the model's folder, and the kind in its manifest
 MAX_TYPES = 62
-"""So many types of events have a bit each in `EventChoices.types`."""
+"""How many types of events have a bit each in `EventChoices.types`."""
+# The names of the arrays of the places.
+_PLACES = ("users", "places", "popular_places", "lengths")
+# The name of the attributes among the facts of the file.
+_ATTRIBUTES = "attributes"
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,3 @@ class EventChoices:
             raise ModelFileError(f"{folder} is incomplete: {error}") from error
         except LOAD_ERRORS as error:
             raise ModelFileError(f"{folder} is damaged: {error}") from error
-
-
-_PLACES = ("users", "places", "popular_places", "lengths")
-_ATTRIBUTES = "attributes"

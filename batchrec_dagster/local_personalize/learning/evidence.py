@@ -97,10 +97,11 @@ def resample_means(values: Float64) -> Float64:
     step = max(1, DRAWN_AT_ONCE // size)
     sums = []
     with single_threaded_blas():
-        for first in range(0, RESAMPLES, step):
-            drawn = rng.integers(size, size=(min(step, RESAMPLES - first), size))
+        for start in range(0, RESAMPLES, step):
+            drawn_users = rng.integers(size, size=(min(step, RESAMPLES - start), size))
             # How often each user was drawn: multiplying by that is faster than copying values.
-            cells = drawn + size * np.arange(len(drawn))[:, None]
-            times = np.bincount(cells.ravel(), minlength=drawn.size).reshape(drawn.shape)
-            sums.append(times.astype(np.float64) @ values)
+            cells = drawn_users + size * np.arange(len(drawn_users))[:, None]
+            draws = np.bincount(cells.ravel(), minlength=drawn_users.size)
+            draws_by_user = draws.reshape(drawn_users.shape)
+            sums.append(draws_by_user.astype(np.float64) @ values)
     return np.concatenate(sums) / size
