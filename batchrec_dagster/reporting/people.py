@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,24 +101,13 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
     history_items = _to_arrays(histories_by_user, "column")
     lists_by_user = _group_by_user(lists, items, users_shown)
     listed_items = _to_arrays(lists_by_user, "column")
-    # What can explain a list: the whole history, or the last order that it is about.
-    explaining_by_user = history_items
-    if tables.orders is not None:
-        orders = find_last_orders(
-            tables.interactions, users_shown, tables.orders, tables.orders_until
-        )
-        orders_by_user = _group_by_user(orders.rename({"item_id": "item"}), items, users_shown)
-        explaining_by_user = _to_arrays(orders_by_user, "column")
+    ordered_items = _list_ordered_items(tables, users_shown, items)
+    # What can explain a list: the last order that it is about, or else the whole history.
+    explaining_by_user = history_items if tables.orders is None else ordered_items
     explanations, neighbours_by_item = find_best_explanations(
         matrix, explaining_by_user, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
     )
-    # The history explains only the model's own items.
-    explanations = [
-        (np.where(reason < 0, reason, because), np.where(reason < 0, 0, users_with_both))
-        for (because, users_with_both), reason in zip(
-            explanations, _to_arrays(lists_by_user, "reason"), strict=True
-        )
-    ]
+    explanations = _keep_reasons(explanations, _to_arrays(lists_by_user, "reason"))
 
     recent_items = [items_of_user[:HISTORY] for items_of_user in history_items]
     # The page shows explaining and neighbouring items by their titles, so it needs them too.
@@ -126,7 +116,6 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
         np.array([neighbour for neighbour, _ in pairs_of_item], np.int64)
         for pairs_of_item in neighbours_by_item.values()
     ]
-    ordered_items = [] if tables.orders is None else explaining_by_user
     items_used = _order_items(
         [*recent_items, *listed_items, *explaining_items, *ordered_items, *neighbours]
     )
@@ -152,20 +141,15 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
             strict=True,
         )
     ]
-    flat_neighbours = {
-        item: [
-            value
-            for neighbour, users_with_both in pairs_of_item
-            for value in (int(places[neighbour]), users_with_both)
-        ]
-        for item, pairs_of_item in neighbours_by_item.items()
-    }
     described_items = _describe_items(
         tables,
         counts,
         ids=items.gather(items_used),
         users=np.asarray(matrix.sum(axis=0))[items_used].tolist(),
-        neighbours=[flat_neighbours.get(column, []) for column in items_used.tolist()],
+        neighbours=[
+            _flatten_neighbours(neighbours_by_item.get(column, ()), places)
+            for column in items_used.tolist()
+        ],
     )
     return People(
         served=counts.served.len(),
@@ -179,6 +163,39 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
         if tables.orders is None
         else [places[items_of_user].tolist() for items_of_user in ordered_items],
     )
+
+
+def _list_ordered_items(tables: RunTables, users: pl.Series, items: pl.Series) -> list[Indices]:
+    """The indices of the items of each user's last order; empty if lists are not about orders."""
+    if tables.orders is None:
+        return []
+    orders = find_last_orders(tables.interactions, users, tables.orders, tables.orders_until)
+    orders_by_user = _group_by_user(orders.rename({"item_id": "item"}), items, users)
+    return _to_arrays(orders_by_user, "column")
+
+
+def _keep_reasons(
+    explanations: list[tuple[Indices, Indices]], reasons: list[Indices]
+) -> list[tuple[Indices, Indices]]:
+    """The explanations of each list, in which an item with a reason of its own keeps that.
+
+    The history explains only the model's own items.
+
+    reasons: _BY_RULE or _POPULAR for each item of a list; 0 for those of the model.
+    """
+    return [
+        (np.where(reason < 0, reason, because), np.where(reason < 0, 0, users_with_both))
+        for (because, users_with_both), reason in zip(explanations, reasons, strict=True)
+    ]
+
+
+def _flatten_neighbours(neighbours: Sequence[tuple[int, int]], places: Indices) -> list[int]:
+    """The place of each neighbour in People.items, followed by its number of users with both."""
+    return [
+        value
+        for neighbour, users_with_both in neighbours
+        for value in (int(places[neighbour]), users_with_both)
+    ]
 
 
 def _describe_items(

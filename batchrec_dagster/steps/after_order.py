@@ -83,9 +83,8 @@ def publish_after_order(
         finding = "these lists are made of similar_items, so there is no model to measure"
         gate = replace(gate, finding=finding)
     require_passed([gate])
-    version = fingerprint(*publishing.made_by, TABLE_VERSION)
     spending = Spending(work, "recommendations", run.root_run)
-    published = _read_unchanged(work, publishing, version, gate)
+    published = _read_unchanged(work, publishing, gate)
     if published is None:
         with work.storage.local_file(work.files.interactions) as path:
             orders = find_last_orders(
@@ -93,9 +92,7 @@ def publish_after_order(
                 batch_users.select(pl.col(USER_FIELD)).collect(engine="streaming").to_series(),
                 work.pipeline.order_settings,
             )
-        published = _publish(
-            work, publishing, orders, similar_items, rule_inputs, version, gate, run
-        )
+        published = _publish(work, publishing, orders, similar_items, rule_inputs, gate, run)
     return replace(published, checks=[*published.checks, *spending.reserve({})])
 
 
@@ -111,19 +108,27 @@ def make_lines(orders: pl.DataFrame, similar_items: pl.DataFrame) -> Iterator[pl
     """
     item = pl.col(ITEMS.item_column)
     scored = similar_items.select(
-        "item_id", other=item, value=pl.coalesce(pl.col("score"), 1 / pl.col("rank"))
+        "item_id", similar_item=item, value=pl.coalesce(pl.col("score"), 1 / pl.col("rank"))
     )
     users = orders.select(pl.col("user_id").unique(maintain_order=True))
     for piece in users.iter_slices(USERS_AT_ONCE) if users.height else [users]:
         bought = orders.join(piece, on="user_id", how="semi", maintain_order="left")
         results = (
             bought.join(scored, on="item_id")
-            .group_by("user_id", "other")
+            .group_by("user_id", "similar_item")
             .agg(pl.col("value").sum())
-            .join(bought, left_on=["user_id", "other"], right_on=["user_id", "item_id"], how="anti")
-            .sort("user_id", "value", "other", descending=[False, True, False])
+            .join(
+                bought,
+                left_on=["user_id", "similar_item"],
+                right_on=["user_id", "item_id"],
+                how="anti",
+            )
+            .sort("user_id", "value", "similar_item", descending=[False, True, False])
             .group_by("user_id", maintain_order=True)
-            .agg(items=pl.col("other").head(MAX_RESULTS), scores=pl.col("value").head(MAX_RESULTS))
+            .agg(
+                items=pl.col("similar_item").head(MAX_RESULTS),
+                scores=pl.col("value").head(MAX_RESULTS),
+            )
         )
         yield piece.join(results, on="user_id", how="left", maintain_order="left").select(
             "user_id",
@@ -139,10 +144,13 @@ def _publish(
     orders: pl.DataFrame,
     similar_items: pl.LazyFrame,
     rule_inputs: RuleInputs | None,
-    version: str,
     gate: CheckResult,
     run: RunFacts,
 ) -> PublishedAfterOrder:
+    """Make the lists and publish them. Raises FailedChecksError, StorageError."""
+    # The version is known before the items are read: if these change in between, the next run
+    # publishes again.
+    version = _compute_version(publishing)
     users = orders.get_column("user_id").unique(maintain_order=True)
     nobody = pl.DataFrame(schema={"user_id": pl.String, "reason": pl.String})
     divided = DividedUsers([Batch("", "", users, "", "")], nobody)
@@ -199,11 +207,13 @@ def _explain_short_lists(check: CheckResult) -> CheckResult:
 
 
 def _read_unchanged(
-    work: Work, publishing: Publishing, version: str, gate: CheckResult
+    work: Work, publishing: Publishing, gate: CheckResult
 ) -> PublishedAfterOrder | None:
     """The published lists with their checks, if making them again would give the same."""
     edition = publishing.published_edition
-    if edition is None or edition.version != version or edition.users_dropped:
+    if edition is None or edition.users_dropped:
+        return None
+    if edition.version != _compute_version(publishing):
         return None
     about = edition.about
     checks = repeat_checks(edition, gate)
@@ -212,6 +222,11 @@ def _read_unchanged(
     sample = work.files.table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
     table = RecommendationTable(counts, sample, checks, facts=facts)
     return PublishedAfterOrder(edition, table, [gate, *checks], "unchanged: not made again")
+
+
+def _compute_version(publishing: Publishing) -> str:
+    """The version of the table that is made of what is there now."""
+    return fingerprint(*publishing.made_by, TABLE_VERSION)
 
 
 def _replace_model(work: Work) -> ModelRecord:
