@@ -14,7 +14,6 @@ import polars as pl
 
 from batchrec_dagster.outcomes.arms import MODEL
 from batchrec_dagster.outcomes.estimates import estimate_share
-from batchrec_dagster.outcomes.outcome import Rate
 from batchrec_dagster.personalize.breakdown import LONGEST_VALUE, MOST_COLUMNS, MOST_VALUES
 from batchrec_dagster.personalize.schemas import USER_ID, VALUE_SEPARATOR
 
@@ -97,31 +96,36 @@ def estimate_by_value(
     columns: the first MOST_COLUMNS of them count.
     """
     people = measured.filter(pl.col("arm") == MODEL)
-    parts = []
+    outcomes_by_column = []
     for column in columns[:MOST_COLUMNS]:
-        values = (
-            attributes.select(user_id=USER_ID, value=pl.col(column).str.split(VALUE_SEPARATOR))
-            .join(people.select("user_id"), on="user_id", how="semi")
-            .explode("value")
-            .with_columns(pl.col("value").str.strip_chars().str.slice(0, LONGEST_VALUE))
-            .filter(pl.col("value") != "")
-            .unique()
+        values = _read_values(attributes, column).join(
+            people.select("user_id"), on="user_id", how="semi"
         )
         counts = values.group_by("value").len().sort("len", "value", descending=[True, False])
         names = counts.get_column("value").head(MOST_VALUES)
-        is_alone = pl.col("value").is_in(names.implode())
-        grouped = values.with_columns(pl.when(is_alone).then("value").alias("value")).unique()
-        outcomes = [
-            _estimate(name, people.join(grouped.filter(has_value), on="user_id"))
-            for name, has_value in [
-                *((name, pl.col("value") == name) for name in names),
-                (None, pl.col("value").is_null()),
-            ]
-        ]
+        stands_alone = pl.col("value").is_in(names.implode())
+        outcomes = []
+        for name in names:
+            users = values.filter(pl.col("value") == name).select("user_id")
+            outcomes.append(_estimate(name, people.join(users, on="user_id")))
+        # A person may have several of the other values, and counts once.
+        users = values.filter(~stands_alone).select("user_id").unique()
+        outcomes.append(_estimate(None, people.join(users, on="user_id")))
         outcomes_of_active = [outcome for outcome in outcomes if outcome is not None]
         if outcomes_of_active:
-            parts.append(ColumnOutcomes(column, outcomes_of_active))
-    return parts
+            outcomes_by_column.append(ColumnOutcomes(column, outcomes_of_active))
+    return outcomes_by_column
+
+
+def _read_values(attributes: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Each user_id with each of its values of the column."""
+    return (
+        attributes.select(user_id=USER_ID, value=pl.col(column).str.split(VALUE_SEPARATOR))
+        .explode("value")
+        .with_columns(pl.col("value").str.strip_chars().str.slice(0, LONGEST_VALUE))
+        .filter(pl.col("value") != "")
+        .unique()
+    )
 
 
 def _estimate(value: str | None, people: pl.DataFrame) -> ValueOutcome | None:
@@ -133,15 +137,10 @@ def _estimate(value: str | None, people: pl.DataFrame) -> ValueOutcome | None:
         .sort("group")
     )
     active = float(sums["active"].sum())
-    if not active:
+    hits = estimate_share(sums["hit_users"], sums["active"], active)
+    popular_hits = estimate_share(sums["popular_hit_users"], sums["active"], active)
+    if hits is None or popular_hits is None:
         return None
-
-    def estimate(column: str) -> Rate:
-        rate = estimate_share(sums[column], sums["active"], active)
-        assert rate is not None, "somebody was active"
-        return rate
-
-    hits, popular_hits = estimate("hit_users"), estimate("popular_hit_users")
     is_sure = active >= FEWEST_ACTIVE
     return ValueOutcome(
         value,

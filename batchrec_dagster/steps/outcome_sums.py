@@ -220,13 +220,6 @@ class MeasuredUsers:
     """How many items the longest list has."""
 
 
-def sum_period(
-    period: Period, lists: PeriodLists, later: LaterInteractions, groups: UserGroups
-) -> pl.DataFrame:
-    """The period's sums by arm and group, with the columns of SCHEMA."""
-    return sum_users(period, lists, later, measure_users(period, lists, later, groups))
-
-
 def measure_users(
     period: Period, lists: PeriodLists, later: LaterInteractions, groups: UserGroups
 ) -> MeasuredUsers:

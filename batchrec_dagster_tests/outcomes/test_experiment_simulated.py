@@ -19,7 +19,12 @@ from batchrec_dagster.outcomes.experiment import (
 )
 from batchrec_dagster.outcomes.periods import PUBLICATION, Period
 from batchrec_dagster.reporting.experiment import ExperimentView, describe_result, format_experiment
-from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
+from batchrec_dagster.steps.outcome_sums import (
+    LaterInteractions,
+    PeriodLists,
+    measure_users,
+    sum_users,
+)
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster_tests.repeats import repeats
 
@@ -68,22 +73,18 @@ def simulate_world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
     )
     nobody = pl.Series("user_id", [], pl.String)
     period_lists = PeriodLists(rows, nobody, experiment, exclude_seen=False)
-    user_groups = UserGroups()
-    return pl.concat(
-        sum_period(
-            Period(
-                Edition({"edition": night_number + 1, "version": "v"}, ""),
-                0,
-                night_number * DAY,
-                (night_number + 1) * DAY,
-                PUBLICATION,
-            ),
-            period_lists,
-            later_interactions,
-            user_groups,
+    sums = []
+    for night_number in range(NIGHTS):
+        period = Period(
+            Edition({"edition": night_number + 1, "version": "v"}, ""),
+            0,
+            night_number * DAY,
+            (night_number + 1) * DAY,
+            PUBLICATION,
         )
-        for night_number in range(NIGHTS)
-    )
+        measured = measure_users(period, period_lists, later_interactions, UserGroups())
+        sums.append(sum_users(period, period_lists, later_interactions, measured))
+    return pl.concat(sums)
 
 
 def simulate_results(lift: float) -> list[ExperimentResult]:

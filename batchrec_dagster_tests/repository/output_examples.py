@@ -50,10 +50,10 @@ def _read_words_of_the_code() -> str:
 
 def check_json(block: CodeBlock, _folder: Path) -> None:
     """Lists as an export writes them: the same keys in the same order."""
-    shown = json.loads(block.text.replace(ELISION, "]"))
-    rows = pl.DataFrame([{"user_id": shown["user_id"], **item} for item in shown["items"]])
+    example = json.loads(block.text.replace(ELISION, "]"))
+    rows = pl.DataFrame([{"user_id": example["user_id"], **item} for item in example["items"]])
     users = pl.concat(group_by_user(rows.lazy()))
-    assert json.dumps(json.loads(users.write_ndjson())) == json.dumps(shown)
+    assert json.dumps(json.loads(users.write_ndjson())) == json.dumps(example)
 
 
 def check_csv(block: CodeBlock, _folder: Path) -> None:
