@@ -122,17 +122,16 @@ def _load_python_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
     if not any(name in file.read_bytes() for file in files):
         return []
     from batchrec_dagster.config.declaration_errors import DeclarationError
-    from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
+    from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
     from batchrec_dagster.pipeline.loading import load_pipelines
 
     load_environment()
     with importable_project(project):
         try:
-            tree = load_pipelines(project.defs.parent).component_tree
+            definitions = load_pipelines(project.defs.parent)
         except DeclarationError:
             return []
-    assert tree is not None, "load_pipelines makes one"
-    return get_built_pipelines(tree).places
+    return find_built_pipelines(definitions).places
 
 
 class _DeclaredPipeline(NamedTuple):

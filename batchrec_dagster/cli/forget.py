@@ -175,7 +175,7 @@ def _load_pipelines(
 
     Raises UnknownNameError, and DeclarationError if one does not load.
     """
-    from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
+    from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
     from batchrec_dagster.pipeline.loading import load_pipelines
     from batchrec_dagster.pipeline.run_endings import PIPELINE
     from batchrec_dagster.steps.work import PersonalizeWork
@@ -184,10 +184,8 @@ def _load_pipelines(
     load_environment()
     with importable_project(project):
         definitions = load_pipelines(project.defs.parent)
-        tree = definitions.component_tree
-        assert tree is not None, "load_pipelines makes one"
         # Those that Python makes are among them.
-        pipelines = {pipeline.name: pipeline for pipeline in get_built_pipelines(tree)}
+        pipelines = {pipeline.name: pipeline for pipeline in find_built_pipelines(definitions)}
         specs = list(definitions.resolve_all_asset_specs())
     if not pipelines:
         raise UnknownNameError(NO_PIPELINES)

@@ -182,14 +182,11 @@ def _find_source_errors(project: Project, definitions: dg.Definitions) -> list[s
     """A line for each source that does not open as declared, and for each variable not set."""
     from batchrec_dagster.doctor.sources import check_sources
     from batchrec_dagster.doctor.variables import check_variables
-    from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
+    from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
 
-    tree = definitions.component_tree
-    if tree is None:  # There are no pipelines.
-        return []
     findings: list[Finding] = []
     with importable_project(project):
-        for pipeline in get_built_pipelines(tree):
+        for pipeline in find_built_pipelines(definitions):
             findings += check_sources(pipeline, load_storage(pipeline.name), project.root)
             findings += check_variables(pipeline, project.root, os.environ)
     return [

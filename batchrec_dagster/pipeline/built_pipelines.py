@@ -95,6 +95,12 @@ def get_built_pipelines(tree: dg.ComponentTree) -> BuiltPipelines:
     return _pipelines_of_tree.setdefault(tree.state_tracker, BuiltPipelines())
 
 
+def find_built_pipelines(definitions: dg.Definitions) -> BuiltPipelines:
+    """The pipelines of what `load_pipelines` returned; none for a project without definitions."""
+    tree = definitions.component_tree
+    return BuiltPipelines() if tree is None else get_built_pipelines(tree)
+
+
 @contextmanager
 def building_in_parts() -> Iterator[None]:
     """A block in which several trees build the pipelines of one code location."""

@@ -93,8 +93,8 @@ def require_health(check_output: str) -> None:
     doctor = CliRunner().invoke(main, ["doctor", "--json"])
     assert doctor.exit_code == 0, doctor.output
     assert {finding["status"] for finding in json.loads(doctor.output)} <= {"ok", "warning"}
-    for command in ("list", "run", "open", "show"):
-        output = CliRunner().invoke(main, [command]).output
+    for command in ("list", "run", "open", "show", "forget 7"):
+        output = CliRunner().invoke(main, command.split()).output
         assert "No pipeline is declared. Declare one: `batchrec new NAME --ratings FILE`" in output
 
 
