@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
-from batchrec_dagster.outcomes.value_outcomes import ColumnOutcomes, OutcomesByValue
+from batchrec_dagster.outcomes.outcomes_by_value import ColumnOutcomes, OutcomesByValue
 from batchrec_dagster.reporting.badges import judge_outcome
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.provenance import SMALL_SAMPLE

@@ -14,13 +14,11 @@ from batchrec_dagster.outcomes.arms import UserGroups
 from batchrec_dagster.outcomes.experiment import ExperimentResult, summarize_experiment
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
+from batchrec_dagster.outcomes.outcomes_by_value import OutcomesByValue
 from batchrec_dagster.outcomes.periods import Period, find_periods
 from batchrec_dagster.outcomes.sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.outcomes.sums import complete_sums, leave_out_unused
-from batchrec_dagster.outcomes.value_outcomes import (
-    OutcomesByValue,
-    estimate_by_value,
-)
+from batchrec_dagster.outcomes.value_outcomes import estimate_by_value
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.preparation.rules import SECONDS_A_DAY

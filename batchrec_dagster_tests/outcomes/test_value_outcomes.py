@@ -10,11 +10,8 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL
-from batchrec_dagster.outcomes.value_outcomes import (
-    FEWEST_ACTIVE,
-    OutcomesByValue,
-    estimate_by_value,
-)
+from batchrec_dagster.outcomes.outcomes_by_value import OutcomesByValue
+from batchrec_dagster.outcomes.value_outcomes import FEWEST_ACTIVE, estimate_by_value
 from batchrec_dagster.personalize.breakdown import MOST_VALUES
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.steps.outcomes import (
