@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import boto3
 import obstore
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta, PutResult
     from obstore.store import RetryConfig
 
+
+Answer = TypeVar("Answer")
 
 MB = 1024 * 1024
 CHUNK_BYTES = 8 * MB
@@ -163,7 +165,9 @@ class ObjectStore:
     def _read(self, uri: str, options: GetOptions) -> bytes:
         store, key = self._locate(uri)
         with self._explain_errors(uri, "read"):
-            return bytes(obstore.get(store, key, options=options).bytes())
+            return _retry_until_answered(
+                lambda: bytes(obstore.get(store, key, options=options).bytes())
+            )
 
     def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
         """Yield the object piece by piece, in bounded memory.
@@ -278,7 +282,7 @@ class ObjectStore:
         store, key = self._locate(uri)
         try:
             with self._explain_errors(uri, "read"):
-                meta = obstore.head(store, key)
+                meta = _retry_until_answered(lambda: obstore.head(store, key))
         except ObjectNotFoundError:
             return None
         return _read_info(uri, meta)
@@ -437,13 +441,16 @@ def _read_info(uri: str, meta: ObjectMeta) -> ObjectInfo:
     return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
 
-def _retry_until_answered(attempt: Callable[[], object]) -> None:
-    """Retry on broken connections. obstore does not, where a request might run twice."""
+def _retry_until_answered(attempt: Callable[[], Answer]) -> Answer:
+    """The answer of an attempt, which is repeated while connections break.
+
+    obstore does not repeat a request that might then run twice, nor each that is cut while the
+    answer to it begins.
+    """
     deadline = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
     while True:
         try:
-            attempt()
-            return
+            return attempt()
         except GenericError as error:
             if _UNANSWERED not in str(error) or time.monotonic() > deadline:
                 raise

@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import boto3
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.exceptions import GenericError
 from obstore.store import S3Store
 
 from batchrec_dagster.storage import durable
@@ -54,6 +57,36 @@ def test_what_is_put_can_be_read_listed_and_deleted(store: ObjectStore) -> None:
     assert store.head("s3://local/a/ü b.csv") is None
     with pytest.raises(ObjectNotFoundError, match=r"cannot read s3://local/a/ü b\.csv"):
         store.get("s3://local/a/ü b.csv")
+
+
+@pytest.mark.parametrize("request_name", ["head", "get"])
+def test_a_read_whose_connection_is_cut_is_repeated(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, request_name: str
+) -> None:
+    store.put("s3://local/a", b"four")
+    send = getattr(obstore, request_name)
+    cut = GenericError("Generic S3 error: HTTP error: error sending request")
+    answers = iter([cut, cut])
+
+    def send_when_whole(*arguments: object, **options: object) -> object:
+        for error in answers:
+            raise error
+        return send(*arguments, **options)
+
+    monkeypatch.setattr(obstore, request_name, send_when_whole)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    if request_name == "head":
+        info = store.head("s3://local/a")
+        assert info is not None
+        assert info.size == 4
+    else:
+        assert store.get("s3://local/a") == b"four"
+    assert next(answers, None) is None
+
+    refused = GenericError("the server is out of order")
+    monkeypatch.setattr(obstore, request_name, Mock(side_effect=refused))
+    with pytest.raises(StorageError, match="the server is out of order"):
+        getattr(store, request_name)("s3://local/a")
 
 
 def test_files_and_pieces_can_be_put_too(store: ObjectStore, tmp_path: Path) -> None:
