@@ -20,7 +20,7 @@ from batchrec_dagster.reporting.run_tables import RunTables
 BANDS = {"Top 1%": 0.01, "Next 4%": 0.05, "Next 15%": 0.20, "Next 30%": 0.50, "Last 50%": 1.00}
 # The long tail is all items but this most popular share of the catalogue.
 HEAD = 0.20
-MOST_RECOMMENDED = 10
+MOST_RECOMMENDED = 9
 MAX_VALUES = 12
 
 

@@ -64,7 +64,7 @@ def _tabulate_rows(preparation: Mapping[str, Any], source: str) -> Figure | None
             [label, format_count(count), format_percent(count / max(1, rows_read))]
             for label, count in counts
         ],
-        fold=f"{format_percent(rows_kept / max(1, rows_read))} of {format_count(rows_read)} rows",
+        fold=f"{rows_kept / max(1, rows_read):.1%} of {rows_read:,} rows kept",
     )
 
 
@@ -89,14 +89,17 @@ def _draw_periods(profile: DataProfile) -> Figure | None:
 
 
 def _draw_items(profile: DataProfile) -> Figure:
-    """How many items have how many interactions."""
+    """How many items have how many interactions, up to the largest number that one has."""
+    groups = list(profile.items)
+    while len(groups) > 1 and not groups[-1][1]:
+        groups.pop()
     return Figure(
         "item-lengths",
         "How much is known about each item",
         "Items by their number of interactions.",
-        Chart("horizontal bars", "Interactions", "Items", ["Items"], profile.items),
+        Chart("horizontal bars", "Interactions", "Items", ["Items"], groups),
         ["Interactions", "Items"],
-        [[label, format_count(number)] for label, number in profile.items],
+        [[label, format_count(number)] for label, number in groups],
         note="A cold item has no interactions, and is recommended only by what is known of it.",
     )
 
@@ -116,5 +119,5 @@ def _tabulate_attributes(profile: DataProfile, items: int) -> Figure | None:
             [name, format_count(number), format_percent(number / max(1, items))]
             for name, number in profile.known
         ],
-        fold=f"{rarest_name} of {format_percent(rarest_number / max(1, items))} of the items",
+        fold=f"{rarest_name} of {rarest_number / max(1, items):.1%} of the items",
     )

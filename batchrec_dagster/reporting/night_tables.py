@@ -29,7 +29,7 @@ MOST_IN_TERMINAL = 60
 MOST_IN_REPORT = 100
 MOST_IN_CHART = 40
 # The table of the report has this many nights in view; the others are folded.
-NIGHTS_IN_VIEW = 5
+NIGHTS_IN_VIEW = 4
 
 NOT_KNOWN = "–"  # noqa: RUF001
 NOT_KNOWN_NOTE = (

@@ -25,8 +25,7 @@ from batchrec_dagster.reporting.sections import (
 )
 
 NOTHING_YET = (
-    "There are no later interactions yet: outcomes are measured once the data contain what users"
-    " did after an edition was published."
+    "There are no later interactions yet, so nobody knows what users did after they got a list."
 )
 
 

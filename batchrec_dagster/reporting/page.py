@@ -110,13 +110,7 @@ def render_page(facts: Facts) -> str:
     has_images = any(item[-2] for item in people.items)
     quality_figures, quality_groups = _draw_quality_section(facts)
     audience_figures = [draw_newcomers(facts.run.recent), draw_lengths(facts)]
-    catalogue_figures = [
-        draw_values_per_list(facts),
-        draw_ages(facts),
-        draw_novelty(facts),
-        draw_exposure(facts),
-        *draw_categories(facts),
-    ]
+    catalogue_figures, catalogue_groups = _draw_catalogue_section(facts)
     return environment.get_template("report.html").render(
         facts=facts,
         run=facts.run,
@@ -128,7 +122,8 @@ def render_page(facts: Facts) -> str:
         audience_figures=[figure for figure in audience_figures if figure is not None],
         bands=draw_bands(facts),
         quality_groups=quality_groups,
-        catalogue_figures=[figure for figure in catalogue_figures if figure is not None],
+        catalogue_figures=catalogue_figures,
+        catalogue_groups=catalogue_groups,
         age_tile=make_age_tile(facts),
         sections=[section for section in facts.sections if not section.is_quiet],
         quiet_sections=[section for section in facts.sections if section.is_quiet],
@@ -165,6 +160,22 @@ def _draw_quality_section(facts: Facts) -> tuple[list[Figure], list[FigureGroup]
         [figure for figure in figures if figure is not None],
         [group for group in groups if len(group.figures) > 1],
     )
+
+
+def _draw_catalogue_section(facts: Facts) -> tuple[list[Figure], list[FigureGroup]]:
+    """As `_draw_quality_section`, of the catalogue. Several categories are behind one line."""
+    possible_figures = [
+        draw_values_per_list(facts),
+        draw_ages(facts),
+        draw_novelty(facts),
+        draw_exposure(facts),
+    ]
+    figures = [figure for figure in possible_figures if figure is not None]
+    categories = list(draw_categories(facts))
+    if len(categories) < 2:
+        return [*figures, *categories], []
+    title = f"{', '.join(facts.catalogue.values)} in lists and histories"
+    return figures, [FigureGroup("categories", title, categories[0].fold, categories)]
 
 
 def _judge_tiles(facts: Facts) -> dict[str, Badge | None]:

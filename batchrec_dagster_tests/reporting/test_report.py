@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.reporting.catalogue import MOST_RECOMMENDED
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.summary import summarize
 from batchrec_dagster.storage.io_managers import HtmlIOManager
@@ -255,7 +256,7 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
     assert lengths["20-49"] == sum(20 <= length < 50 for length in histories)
     assert sum(float(number) for number in lengths.values()) == 43
 
-    most_shown = sorted(list_counts, key=lambda item: (-list_counts[item], item))[:10]
+    most_shown = sorted(list_counts, key=lambda item: (-list_counts[item], item))[:MOST_RECOMMENDED]
     assert report.tables["most-table"][1:] == [
         [
             f"Film, no. {item}",

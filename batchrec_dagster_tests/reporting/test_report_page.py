@@ -374,19 +374,19 @@ def test_a_link_opens_what_is_folded(opened_report: Any) -> None:
     assert not opened_report.locator("#category1-table").is_visible()
 
 
-def test_a_long_list_shows_ten_rows_until_all_are_asked_for(
+def test_a_long_list_shows_eight_rows_until_all_are_asked_for(
     browser: Any, first_run: FirstRun
 ) -> None:
     tab = browser.new_page()
     tab.goto((first_run.storage / "shop/curated/report/index.html").as_uri())
     rows = tab.locator("#recommended li")
-    assert [row.is_visible() for row in rows.all()] == [True] * 10 + [False] * 15
+    assert [row.is_visible() for row in rows.all()] == [True] * 8 + [False] * 17
     tab.locator("#recommended + button", has_text="Show all 25").click()
     assert rows.last.is_visible()
     # The next user's list is unfolded too.
     tab.locator("#user-next").click()
     assert rows.last.is_visible()
-    tab.locator("#recommended + button", has_text="Show the first 10").click()
+    tab.locator("#recommended + button", has_text="Show the first 8").click()
     assert not rows.last.is_visible()
     tab.close()
 

@@ -5,9 +5,9 @@
   // a list before the reader asks for all.
   const MOST_MATCHES = 24;
   const MOST_USERS = 50;
-  const MOST_ROWS = 10;
+  const MOST_ROWS = 8;
   // The rows of a history are lower than those of the list beside it.
-  const MOST_HISTORY_ROWS = 15;
+  const MOST_HISTORY_ROWS = 12;
   const element = (id) => document.getElementById(id);
   const create = (name, text, kind) => {
     const node = document.createElement(name);
