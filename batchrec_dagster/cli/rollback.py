@@ -19,8 +19,8 @@ from batchrec_dagster.cli.project import (
     make_job_command,
 )
 from batchrec_dagster.cli.project_deployment import load_deployment, load_storage
-from batchrec_dagster.cli.run import watch_run
 from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
+from batchrec_dagster.cli.watched_run import watch_run
 from batchrec_dagster.reporting.messages import format_message
 from batchrec_dagster.storage.durable import temporary_folder
 

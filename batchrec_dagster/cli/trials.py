@@ -17,8 +17,8 @@ from batchrec_dagster.cli.project import (
     make_job_command,
 )
 from batchrec_dagster.cli.project_deployment import load_storage
-from batchrec_dagster.cli.run import watch_run
 from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
+from batchrec_dagster.cli.watched_run import watch_run
 
 if TYPE_CHECKING:
     import dagster as dg

@@ -28,9 +28,9 @@ import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
-from batchrec_dagster.cli import main
+from batchrec_dagster.cli import main, watched_run
 from batchrec_dagster.cli.dagster_home import use_dagster_home
-from batchrec_dagster.cli.run import align_comments
+from batchrec_dagster.cli.run_result import align_comments
 from batchrec_dagster.reporting.run_stages import RunStages, format_duration, summarize_metadata
 from batchrec_dagster.sinks.sink import SinkUnavailableError
 from batchrec_dagster.storage.lease import Lease
@@ -461,10 +461,7 @@ def test_a_run_starts_before_this_process_opens_a_history_that_is_there(
         events.append("started")
         raise OSError
 
-    # The module is looked up by name, because the attribute `run` of the package is the command.
-    monkeypatch.setattr(
-        sys.modules["batchrec_dagster.cli.run"], "open_dagster_instance", open_instance
-    )
+    monkeypatch.setattr(watched_run, "open_dagster_instance", open_instance)
     monkeypatch.setattr(subprocess, "Popen", start_process)
     (working_project.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     CliRunner().invoke(main, ["run", "shop"])
@@ -502,10 +499,9 @@ def test_a_failure_fits_the_terminal_and_its_commands_can_be_copied(
     def shop_refresh() -> None:
         interactions(start=imports())
 
-    module = sys.modules["batchrec_dagster.cli.run"]
-    monkeypatch.setattr(module, "format_program", lambda: ".venv/bin/batchrec")
-    monkeypatch.setattr(module, "get_terminal_width", lambda: 80)
-    monkeypatch.setitem(module.STAGES_OF_OPTIONS, "--import", "imports")
+    monkeypatch.setattr(watched_run, "format_program", lambda: ".venv/bin/batchrec")
+    monkeypatch.setattr(watched_run, "get_terminal_width", lambda: 80)
+    monkeypatch.setitem(watched_run.STAGES_OF_OPTIONS, "--import", "imports")
     with (
         dg.DagsterInstance.ephemeral() as instance,
         recorded_page(use_dagster_home(), "127.0.0.1", 3001),
@@ -513,7 +509,7 @@ def test_a_failure_fits_the_terminal_and_its_commands_can_be_copied(
         run = shop_refresh.execute_in_process(instance=instance, raise_on_error=False).dagster_run
         stages = RunStages(instance, run)
         assert [stage.status for stage in stages.update()] == ["done", "failed"]
-        process = module._RunProcess(
+        process = watched_run._RunProcess(
             pipeline="shop",
             tag="",
             instance=instance,
@@ -569,7 +565,7 @@ def test_a_reason_that_several_stages_have_is_said_once(stages: RunStages) -> No
 
 
 def test_a_run_that_failed_says_what_readers_have(stages: RunStages) -> None:
-    describe = sys.modules["batchrec_dagster.cli.run"]._describe_remaining_lists
+    describe = watched_run._describe_remaining_lists
     home, newsletter = stages.stages.values()
     assert describe(stages) == ["Nothing was published."]
     home.last_duration = newsletter.last_duration = 1.0

@@ -505,9 +505,9 @@ def test_the_end_of_a_run_imports_nothing_that_could_be_imported_while_it_ran(
     publish(tmp_path)
     script = (
         "import sys; from types import SimpleNamespace as fake\n"
-        "from batchrec_dagster.cli import main; run = sys.modules['batchrec_dagster.cli.run']\n"
-        "run._import_for_conclusion(); before = {*sys.modules}\n"
-        "lines = run._describe_result('shop', fake(run_id='r'), fake(warnings=[]), '1 s')\n"
+        "from batchrec_dagster.cli import run_result, watched_run\n"
+        "watched_run._import_for_conclusion(); before = {*sys.modules}\n"
+        "lines = run_result.describe_result('shop', fake(run_id='r'), fake(warnings=[]), '1 s')\n"
         "print(*lines, sep='\\n')\n"
         "print('imported:', *sorted({*sys.modules} - before))"
     )

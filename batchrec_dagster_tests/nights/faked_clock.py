@@ -246,7 +246,7 @@ FORKING = SimpleNamespace(
     STDOUT=subprocess.STDOUT,
     TimeoutExpired=subprocess.TimeoutExpired,
 )
-STARTERS = ("batchrec_dagster.cli.run", "batchrec_dagster.cli.rollback")
+STARTERS = ("batchrec_dagster.cli.watched_run", "batchrec_dagster.cli.rollback")
 
 
 def _serve(address: str) -> None:
