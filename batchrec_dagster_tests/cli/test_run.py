@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
@@ -513,8 +514,8 @@ def test_a_failure_fits_the_terminal_and_its_commands_can_be_copied(
             pipeline="shop",
             tag="",
             instance=instance,
-            process=None,
-            output=None,
+            process=Mock(),
+            output=io.BytesIO(),
             signals=[],
             config=None,
             describe=lambda *_: [],
