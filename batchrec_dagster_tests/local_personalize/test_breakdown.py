@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.learning import choices as saved_choices
+from batchrec_dagster.local_personalize.learning import held_out
 from batchrec_dagster.local_personalize.learning.breakdown import measure_breakdown
 from batchrec_dagster.local_personalize.learning.choice_attributes import (
     ChoiceAttributes,
@@ -273,6 +274,23 @@ def test_saved_attributes_are_checked_when_they_are_read(tmp_path: Path) -> None
     choices.save(tmp_path)
     with pytest.raises(ModelFileError, match=r"attribute_codes.npy has the index 3"):
         EventChoices.load(tmp_path)
+
+
+def test_nothing_that_was_known_of_anyone_stays_when_users_are_erased(tmp_path: Path) -> None:
+    choices = make_choices([(0, 1, 2), (1, 0, 1)], [("COUNTRY", [(0, 0), (1, 1)])])
+    model, copy = tmp_path / "model", tmp_path / "copy"
+    choices.save(model)
+    (model / "arrays").write_bytes(b"4711")
+    copy.mkdir()
+    assert held_out.copy_without_users(model, copy, {"bob"})
+    assert (copy / "arrays").read_bytes() == b"4711"
+    saved = EventChoices.load(copy)
+    assert saved is not None
+    assert saved.attributes is None
+    assert saved.measure([]) == choices.measure([])
+    assert not any(b"COUNTRY" in path.read_bytes() for path in copy.rglob("*") if path.is_file())
+    # What has nothing of users is not copied again.
+    assert not held_out.copy_without_users(copy, tmp_path / "next", {"bob"})
 
 
 def test_a_model_of_an_older_batchrec_has_no_columns(tmp_path: Path) -> None:

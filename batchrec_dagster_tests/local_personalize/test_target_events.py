@@ -244,6 +244,7 @@ def test_a_model_without_erased_users_has_them(local: Local, version: str, tmp_p
     [copy, original] = [EventChoices.load(model) for model in (tmp_path, folder.parent)]
     assert copy is not None
     assert original is not None
+    assert (copy.attributes is None, original.attributes is None) == (True, False)
     assert copy.measure(["purchase"]) == original.measure(["purchase"])
 
 

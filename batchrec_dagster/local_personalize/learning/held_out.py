@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.personalize.recipes import HYPERPARAMETERS, Values
 
 from .blend import HELD_OUT, BlendModel
-from .choices import CHOICES
+from .choices import EventChoices
 from .components import SEQUENCE, SYMMETRIC_COOC, ItemItemScorer
 from .interactions import Ids, ModelFileError
 from .store import LOAD_ERRORS, load_arrays, pack_ids, save_arrays, unpack_distinct_ids
@@ -25,17 +25,34 @@ _HYPERPARAMETERS = {
 
 
 def copy_without_users(model: Path, target: Path, users: Collection[str]) -> bool:
-    """Copy a saved model, without the users among its held-out ones. Nothing else in it has users.
+    """Copy a saved model, without the users among its held-out ones, and without what was known of
+    any tested user.
 
     Returns False, and copies nothing, if it has none of them.
 
     model: the model's folder.
     target: an empty folder.
-    Raises ModelFileError when a file of the held-out users is missing or damaged.
+    Raises ModelFileError when a file of the held-out users or of the choices is missing or damaged.
     """
+    choices = EventChoices.load(model)
     folder = model / HELD_OUT
-    if not folder.exists():
+    if folder.exists():
+        if not _copy_held_out(folder, target / HELD_OUT, users):
+            return False
+    elif choices is None or choices.attributes is None:
         return False
+    for path in model.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, target / path.name)
+    if choices is not None:
+        # The choices have no ids, and nothing of which item it was. So nobody can tell which of the
+        # attributes are those of an erased user: all go. The next training makes new ones.
+        replace(choices, attributes=None).save(target)
+    return True
+
+
+def _copy_held_out(folder: Path, target: Path, users: Collection[str]) -> bool:
+    """Copy the folder of held-out users without these; returns False if it has none of them."""
     kind, arrays, facts = load_arrays(folder)
     try:
         ids = unpack_distinct_ids(arrays, "user_")
@@ -47,13 +64,7 @@ def copy_without_users(model: Path, target: Path, users: Collection[str]) -> boo
     is_kept = np.array([user not in erased for user in ids], dtype=bool)
     if is_kept.all():
         return False
-    save_arrays(target / HELD_OUT, kind, arrays | pack_ids(ids[is_kept], "user_"), facts)
-    for path in model.iterdir():
-        if path.is_file():
-            shutil.copyfile(path, target / path.name)
-    if (model / CHOICES).exists():
-        # It has no ids, and nothing of which item it was.
-        shutil.copytree(model / CHOICES, target / CHOICES)
+    save_arrays(target, kind, arrays | pack_ids(ids[is_kept], "user_"), facts)
     return True
 
 
