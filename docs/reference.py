@@ -133,7 +133,7 @@ segments:
 sinks:
   postgres: {url_env: SHOP_DATABASE_URL, table: recommendations}
   export: {format: jsonl, path: mail/lists.jsonl}""",
-    "retention": "retention: {editions: 14, models: 2, runs_days: 30}",
+    "retention": "retention: {editions: 14, models: 2}",
     "schedule": 'schedule: {cron: "0 3 * * *", timezone: Europe/Vienna, enabled: true}',
     "on_new_files": "on_new_files: {enabled: true, every_seconds: 300}",
     "alerts": "alerts: {slack_webhook_env: SLACK_WEBHOOK, late_after_hours: 3}",

@@ -25,6 +25,11 @@ EVENTS_OF_ALL_RUNS = "history/runs/index.db"
 SCHEDULES = "schedules/schedules.db"
 
 
+def locate_events_of_run(run_id: str) -> str:
+    """The database with the events of one run, relative to Dagster's home."""
+    return f"history/runs/{run_id}.db"
+
+
 # What SQLite answers to a process that makes tables which another process has just made.
 MADE_BY_ANOTHER_PROCESS = re.compile(
     r"table \w+ already exists|UNIQUE constraint failed: alembic_version|database is locked"

@@ -25,13 +25,13 @@ from batchrec_dagster.cli.dagster_home import (
     RUNS,
     has_history,
     hold_databases_open,
+    locate_events_of_run,
     open_dagster_instance,
     use_dagster_home,
 )
 from batchrec_dagster.cli.project import find_project
 from batchrec_dagster.cli.project_deployment import load_storage
 from batchrec_dagster.cli.terminal import fit_terminal, format_program, get_terminal_width
-from batchrec_dagster.dagster_internals.run_files import locate_events_of_run
 from batchrec_dagster.storage.processes import MACHINE_TAG, describe_machine
 
 if TYPE_CHECKING:

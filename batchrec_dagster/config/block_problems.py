@@ -17,7 +17,6 @@ from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 SHARED_BY_LISTS = {
     ("gate", "max_shrink"): "the data are compared once, before anything is imported",
     ("retention", "models"): "the models are those of the whole pipeline",
-    ("retention", "runs_days"): "the runs are those of the whole pipeline",
 }
 
 

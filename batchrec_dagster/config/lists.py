@@ -41,7 +41,7 @@ class ListSettings(RecommendationSettings):
     retention: Retention | None = Field(
         default=None,
         description="How many editions of this list are kept. Default: the pipeline's retention."
-        " models and runs_days are the pipeline's alone.",
+        " models is the pipeline's alone.",
     )
     experiment: Experiment | None = Field(
         default=None, description="An experiment on the users of this list."

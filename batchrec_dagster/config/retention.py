@@ -1,4 +1,4 @@
-"""How long what earlier editions and runs left is kept."""
+"""How much of what earlier editions left is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchrec_dagster.config.validation import validate_range
 
 
 class Retention(dg.Model):
-    """What is kept of earlier editions and runs. The rest is deleted after each publication."""
+    """What is kept of earlier editions. The rest is deleted after each publication."""
 
     editions: int = Field(
         default=7,
@@ -24,11 +24,5 @@ class Retention(dg.Model):
         " nothing, and Amazon Personalize cannot delete one by itself.",
         examples=[3],
     )
-    runs_days: int = Field(
-        default=90,
-        description="For how many days Dagster keeps the runs of the pipeline's jobs; at least 1."
-        " A run stays longer if an asset or a check has its last result from it.",
-        examples=[30],
-    )
 
-    _numbers_in_range = validate_range("editions", "models", "runs_days", least=1)
+    _numbers_in_range = validate_range("editions", "models", least=1)

@@ -1,4 +1,4 @@
-"""How much a pipeline's earlier editions and runs take, next to what its retention says."""
+"""How much a pipeline's earlier editions take, next to what its retention says."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ MB = 1_000_000
 def check_retention(pipeline: Pipeline, deployment: Deployment) -> Finding:
     """The sizes of what is kept for a pipeline.
 
-    The models of the embedded Personalize and Dagster's runs are of all pipelines that share its
-    home.
+    The models of the embedded Personalize are of all pipelines that share its home.
     """
     check, settings = "retention", pipeline.retention
     files = PipelineFiles(deployment.storage_resource, pipeline.storage_keys)
@@ -53,9 +52,6 @@ def check_retention(pipeline: Pipeline, deployment: Deployment) -> Finding:
     if deployment.embedded:
         models = _measure_folder(deployment.home / "personalize" / "models")
         parts.append(f"models ({settings.models} a solution) {_format_size(models)}")
-    dagster_home = deployment.dagster_home or deployment.home / "dagster"
-    runs = sum(_measure_folder(dagster_home / name) for name in ("history", "storage"))
-    parts.append(f"Dagster's runs ({settings.runs_days} days) {_format_size(runs)}")
     return ok(check, f"{pipeline.name}: {', '.join(parts)}")
 
 

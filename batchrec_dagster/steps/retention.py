@@ -3,8 +3,6 @@
 It finds what to delete by what is stored, not by what the last run did. So a run goes on where a
 killed one stopped, and deletes nothing twice. The lists are published already: what cannot be
 deleted is named in the log, and the next run tries again.
-
-Dagster's runs are deleted by `pipeline/automation/old_runs.py`, as steps know no Dagster.
 """
 
 from __future__ import annotations

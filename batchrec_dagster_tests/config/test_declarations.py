@@ -106,7 +106,6 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"publication": {"history": 0}}, 14, "publication.history"),
     ({"retention": {"editions": 0}}, 14, "retention.editions"),
     ({"retention": {"models": 0}}, 14, "retention.models"),
-    ({"retention": {"runs_days": 0}}, 14, "retention.runs_days"),
     ({"retention": {"models": 1}, "publication": {"history": 3}}, 16, "publication.history"),
     ({"publication": {"max_file_gb": 6}}, 14, "publication.max_file_gb"),
     (

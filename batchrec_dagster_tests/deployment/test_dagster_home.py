@@ -28,10 +28,10 @@ from batchrec_dagster.cli.dagster_home import (
     TICK_RETENTION,
     HistoryError,
     hold_databases_open,
+    locate_events_of_run,
     open_dagster_instance,
     use_dagster_home,
 )
-from batchrec_dagster.dagster_internals.run_files import locate_events_of_run
 from batchrec_dagster_tests.support import REPOSITORY, declaration, module_project
 
 TELEMETRY = "telemetry: {enabled: false}\n"

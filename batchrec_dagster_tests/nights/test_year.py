@@ -53,7 +53,7 @@ SETTINGS: dict[str, Any] = {
     # With four tested people, popular items are better than a good model by chance in some nights.
     "solution": {"compare_with_popularity": False},
     "popularity": {"days": "all"},
-    "retention": {"editions": KEPT, "models": 2, "runs_days": 5},
+    "retention": {"editions": KEPT, "models": 2},
     "experiment": {"name": "holdout", "control_share": 0.3},
     "sinks": {"export": {"format": "csv", "rows": "per_item"}},
 }
@@ -597,7 +597,7 @@ def test_a_year_of_nights(shop: Shop) -> None:
     print(json.dumps(shop.sizes))
     if NIGHTS >= ENOUGH_NIGHTS:
         third = NIGHTS // 3
-        for folder in ("dagster", "personalize", "storage"):
+        for folder in ("personalize", "storage"):
             sizes = [sizes[folder] for sizes in shop.sizes]
             # Without pruning, it would be half more. The data themselves grow a little each night.
             assert max(sizes[-third:]) < 1.25 * max(sizes[third:-third]), folder

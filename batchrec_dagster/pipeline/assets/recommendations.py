@@ -20,7 +20,6 @@ from batchrec_dagster.pipeline.assets.published_lists import (
     roll_back,
     title_assets,
 )
-from batchrec_dagster.pipeline.automation.old_runs import delete_old_runs
 from batchrec_dagster.pipeline.declare_asset import (
     PUBLISHED_IO,
     asset_options,
@@ -87,8 +86,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.retention import delete_unneeded
 
         work = get_personalize_work(pipeline, context)
-        if pipeline.trial is None:
-            delete_old_runs(context.instance, pipeline, context.log)
         with work.step_lease("recommendations", context.run.run_id):
             if config.roll_back_to:
                 return roll_back(work, context, config.roll_back_to, delete_unneeded)
