@@ -168,7 +168,7 @@ VARIABLES = {
 COMMANDS = {
     "Make lists": ("init", "new", "check", "run"),
     "Look at them": ("open", "show", "list", "diff", "ui"),
-    "Put something right": ("doctor", "rollback", "forget", "teardown", "verify-aws"),
+    "Put something right": ("doctor", "rollback", "forget", "teardown"),
     "Help other programs": ("local-personalize", "schema", "completion"),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from batchrec_dagster.cli.doctor import doctor, verify_aws
+from batchrec_dagster.cli.doctor import doctor
 from batchrec_dagster.cli.forget import forget
 from batchrec_dagster.cli.init import init
 from batchrec_dagster.cli.new import new
@@ -154,7 +154,7 @@ def schema() -> None:
 
 for command in (
     *(init, new, check, run, list_pipelines, show, diff, open_page, ui, rollback),
-    *(forget, teardown, doctor, verify_aws, schema, completion, local_personalize),
+    *(forget, teardown, doctor, schema, completion, local_personalize),
 ):
     main.add_command(command)
 

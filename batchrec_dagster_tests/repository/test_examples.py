@@ -79,7 +79,6 @@ BASH = {
     "docs/retention.md": "it changes who may read folders of the system",
     "docs/trials.md": "cli/test_trials.py runs them",
     "docs/upgrades.md": "nights/test_upgrades.py upgrades a home, and runs them",
-    "docs/verify-aws.md": "it needs an account; doctor/test_verify_aws.py has a stand-in",
 }
 TESTS = REPOSITORY / "batchrec_dagster_tests"
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
