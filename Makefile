@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONWARNINGS := ignore:Function
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui wheel test test-long test-fast attack bench docs pictures check lint format lock clean
+.PHONY: help setup demo ui wheel test test-long test-fast attack bench docs pictures schema check lint format lock clean
 
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ docs: .venv/dev  ## Builds the documentation, and checks its links.
 
 pictures: .venv/dev  ## Takes the pictures of docs/images anew, of the demo.
 	BATCHREC_PICTURES=docs/images $(BIN)/pytest -q batchrec_dagster_tests/repository/test_tutorial.py -k picture
+
+schema: .venv/run  ## Writes the JSON schema of the settings, which editors read, anew.
+	@$(BIN)/python -c 'from batchrec_dagster.config.json_schema import render_declaration_schema as render; \
+	from batchrec_dagster.config.new_declaration import SCHEMA_FILE; SCHEMA_FILE.write_text(render())'
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

@@ -21,8 +21,9 @@ This page lists every setting of a pipeline's YAML. Look here for the name of a 
 may be, and for its default. To learn what the settings are for, start with the
 [tutorial](tutorial.md) and [your own data](own-data.md).
 
-The page is generated from the code. `batchrec schema` prints the same as a JSON schema, by which
-editors complete and check the YAML. Only `name` and `ratings.source` are needed:
+The page is generated from the code. `batchrec init` writes the same as a JSON schema,
+`defs.schema.json`, by which editors complete and check the YAML. Only `name` and
+`ratings.source` are needed:
 
 ```yaml
 type: batchrec_dagster.BatchRecommendations
@@ -169,7 +170,7 @@ COMMANDS = {
     "Make lists": ("init", "new", "check", "run"),
     "Look at them": ("open", "show", "list", "diff", "ui"),
     "Put something right": ("doctor", "rollback", "forget", "teardown"),
-    "Help other programs": ("local-personalize", "schema", "completion"),
+    "Help other programs": ("local-personalize",),
 }
 
 

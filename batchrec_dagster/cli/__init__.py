@@ -113,48 +113,9 @@ def main() -> None:
     """
 
 
-@click.command(short_help="Print a script that makes a shell complete batchrec's commands.")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(context: click.Context, shell: str) -> None:
-    """Print a script that makes a shell complete commands, options and pipelines.
-
-    \b
-    Examples:
-      eval "$(batchrec completion bash)"       # this session; add it to ~/.bashrc to keep it
-      eval "$(batchrec completion zsh)"        # in ~/.zshrc, after compinit
-      batchrec completion fish > ~/.config/fish/completions/batchrec.fish
-    """
-    from click.shell_completion import get_completion_class
-
-    completion_class = get_completion_class(shell)
-    assert completion_class is not None
-    group = context.find_root().command
-    shell_completion = completion_class(group, {}, "batchrec", "_BATCHREC_COMPLETE")
-    click.echo(shell_completion.source())
-
-
-@click.command(short_help="Print the JSON schema of defs.yaml.")
-def schema() -> None:
-    """Print the JSON schema of defs.yaml. Editors complete and check the file with it.
-
-    \b
-    Examples:
-      batchrec schema > defs.schema.json
-      batchrec schema | jq '.["$defs"].Ratings.properties.source.description'
-
-    \b
-    An editor with the YAML language server finds it by this line in the file:
-      # yaml-language-server: $schema=PATH
-    """
-    from batchrec_dagster.config.json_schema import render_declaration_schema
-
-    click.echo(render_declaration_schema(), nl=False)
-
-
 for command in (
     *(init, new, check, run, list_pipelines, show, diff, open_page, ui, rollback),
-    *(forget, teardown, doctor, schema, completion, local_personalize),
+    *(forget, teardown, doctor, local_personalize),
 ):
     main.add_command(command)
 

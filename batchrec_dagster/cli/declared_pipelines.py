@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
 
 
-# The end of the component's type. `config` has the whole name, but importing it would make shell
-# completion slow.
+# The end of the component's type.
 COMPONENT_SUFFIX = ".BatchRecommendations"
 NO_PIPELINES = "No pipeline is declared. Declare one: `batchrec new NAME --ratings FILE`"
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.completion import complete_pipelines
 from batchrec_dagster.cli.dagster_home import find_dagster_home, open_dagster_instance
 from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
@@ -48,7 +47,6 @@ HEADERS = {"user", "users", "user_id", "userid", "id", "ids"}
     metavar="NAME",
     multiple=True,
     help="Only this pipeline; repeat for more. Default: all that are declared.",
-    shell_complete=complete_pipelines,
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be erased.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")

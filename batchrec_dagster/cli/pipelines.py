@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from batchrec_dagster.cli.completion import complete_lists
 from batchrec_dagster.cli.dagster_home import (
     HistoryError,
     open_dagster_instance,
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 
 
 @click.command("list", short_help="List the pipelines, their last runs and editions.")
-@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_lists)
+@click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option(
     "--editions", is_flag=True, help="List each night: what it published, or why nothing."
 )
@@ -268,7 +267,7 @@ def warn_of_errors() -> None:
 
 @click.command("open", short_help="Open the report or Dagster's web page in a browser.")
 @click.argument("what", type=click.Choice(["report", "ui"]), default="report")
-@click.option("--pipeline", metavar="NAME", shell_complete=complete_lists)
+@click.option("--pipeline", metavar="NAME")
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),

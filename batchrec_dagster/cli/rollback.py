@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.completion import complete_lists, complete_pipelines
 from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_home
 from batchrec_dagster.cli.declared_pipelines import UnknownNameError, find_pipelines
 from batchrec_dagster.cli.project import (
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Publish an older edition of the recommendations again.")
-@click.argument("address", metavar="NAME", shell_complete=complete_lists)
+@click.argument("address", metavar="NAME")
 @click.option(
     "--to",
     metavar="EDITION",
@@ -151,7 +150,7 @@ def _list_editions(
 
 
 @click.command(short_help="Delete what a pipeline left in Personalize.")
-@click.argument("pipeline", metavar="NAME", shell_complete=complete_pipelines)
+@click.argument("pipeline", metavar="NAME")
 @click.option("--storage", "files", is_flag=True, help="Also delete its files in the storage.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def teardown(pipeline: str, files: bool, yes: bool) -> None:

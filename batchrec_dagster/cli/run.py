@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 import yaml
 
-from batchrec_dagster.cli.completion import complete_pipelines
 from batchrec_dagster.cli.component_files import TextDates
 from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
@@ -23,7 +22,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 
 
 @click.command(short_help="Run a pipeline, and watch its stages.")
-@click.argument("pipeline", metavar="[NAME]", required=False, shell_complete=complete_pipelines)
+@click.argument("pipeline", metavar="[NAME]", required=False)
 @click.option(
     "-c",
     "--config",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.completion import complete_lists
 from batchrec_dagster.cli.dagster_home import HistoryError, open_instance_if_any
 from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
@@ -42,10 +41,7 @@ DEFAULT_CONTROL_SHARE = 0.1
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")
 @click.argument("user", required=False)
 @click.option(
-    "--pipeline",
-    metavar="NAME",
-    help="Show only this pipeline, or a list of it: shop/newsletter.",
-    shell_complete=complete_lists,
+    "--pipeline", metavar="NAME", help="Show only this pipeline, or a list of it: shop/newsletter."
 )
 @click.option("--item", metavar="ITEM", help="Who gets this item, and similar items.")
 @click.option(
@@ -293,15 +289,8 @@ def print_safely(text: str) -> None:
 @click.command(
     short_help="Show what changed between two editions, or what two pipelines differ in."
 )
-@click.argument(
-    "names", metavar="[EDITION|NAME] [EDITION|NAME]", nargs=-1, shell_complete=complete_lists
-)
-@click.option(
-    "--pipeline",
-    metavar="NAME",
-    help="Needed if there are several.",
-    shell_complete=complete_lists,
-)
+@click.argument("names", metavar="[EDITION|NAME] [EDITION|NAME]", nargs=-1)
+@click.option("--pipeline", metavar="NAME", help="Needed if there are several.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
     """Show what changed from one edition of the recommendations to another.

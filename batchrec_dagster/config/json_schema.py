@@ -1,4 +1,4 @@
-"""The JSON schema of a defs.yaml, for completion and checks in editors.
+"""The JSON schema of a defs.yaml, by which editors complete and check it.
 
 Editors read its copy in `defs.schema.json` in this folder; a test compares the two.
 """

@@ -16,11 +16,11 @@ import yaml
 from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.templates import escape_template
 
-# Editors complete and check a declaration with it. `batchrec schema` prints it.
+# Editors complete and check a declaration with it. `batchrec init` writes it, too.
 SCHEMA_FILE = Path(__file__).parent / "defs.schema.json"
 
 _DECLARATION = """\
-{notes}# `batchrec schema` describes every setting; omitted settings have their defaults.
+{notes}# Settings that are left out have their defaults.
 type: {type}
 
 attributes:

@@ -95,36 +95,3 @@ def test_help_waits_for_no_heavy_import() -> None:
     modules = output.partition("imported: ")[2].split()
     assert "click" in modules
     assert not {"dagster", "polars", "pyarrow", "pandas", "boto3", "rich"} & {*modules}
-
-
-def test_shells_complete_commands_and_the_pipelines_that_are_declared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = module_project(tmp_path)
-    project.declare(declaration("shop", "ratings.csv"))
-    project.declare(declaration("club", "ratings.csv"))
-    (project.package / "defs" / "broken").mkdir()
-    (project.package / "defs" / "broken" / "defs.yaml").write_text("type: [")
-    monkeypatch.chdir(project.root)
-
-    def complete(words: str) -> list[str]:
-        environment = {
-            "_BATCHREC_COMPLETE": "bash_complete",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(len(words.split()) - (not words.endswith(" "))),
-        }
-        lines = CliRunner(env=environment).invoke(main, prog_name="batchrec").output.split()
-        return [line.removeprefix("plain,") for line in lines]
-
-    assert complete("batchrec new --ratings da") == ["file,da"]
-    assert "show" in complete("batchrec sh")
-    assert complete("batchrec show --pipeline ") == ["club", "shop"]
-    assert complete("batchrec show --pipeline s") == ["shop"]
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_of_a_shell_is_printed(shell: str) -> None:
-    result = CliRunner().invoke(main, ["completion", shell])
-    assert result.exit_code == 0
-    assert f"_BATCHREC_COMPLETE={shell}_complete" in result.output
-    assert CliRunner().invoke(main, ["completion", "tcsh"]).exit_code == 2

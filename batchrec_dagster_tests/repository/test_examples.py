@@ -96,7 +96,7 @@ WRONG = (
     *(dg.DagsterInvalidConfigError, duckdb.Error),
 )
 # Commands that change nothing, and may be run on any project.
-READ_ONLY = re.compile(r"batchrec (?:check|list|show|schema|forget \d+ --dry-run)\b")
+READ_ONLY = re.compile(r"batchrec (?:check|list|show|forget \d+ --dry-run)\b")
 PLACEHOLDER = re.compile(r" [A-Z]{2,}\b| --experiment\b")
 
 
