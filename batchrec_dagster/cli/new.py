@@ -264,20 +264,15 @@ def _recognise_ratings(
     source: str, project: Project, columns: Mapping[str, Column], options: Mapping[str, Any]
 ) -> RecognisedSource:
     from batchrec_dagster.cli.given_columns import parse_header
-    from batchrec_dagster.cli.nested_ratings import find_nested_form
     from batchrec_dagster.cli.recognise_ratings import recognise_ratings
     from batchrec_dagster.cli.recognised_source import ReadingOptions
     from batchrec_dagster.preparation.sources.parsing import parse_source
-    from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery
-    from batchrec_dagster.preparation.sources.tables import TextForm
     from batchrec_dagster.steps.raw_files import open_source
 
     lowest = options["min_rating"]
     if lowest not in (None, "none") and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", lowest):
         raise click.UsageError(f"--min-rating is {lowest!r}: write a number such as 3.5, or none")
     table_format = options["table_format"]
-    storage = load_storage()
-    rows = parse_source(source, table_format)
     reading = ReadingOptions(
         options["delimiter"],
         options["time_format"],
@@ -289,16 +284,9 @@ def _recognise_ratings(
         header=parse_header(options["header"]),
         skip=options["on_bad_rows"] == "skip",
     )
-    with open_source(rows, storage, project.root) as files:
-        is_known = rows.layout is not None
-        form = None if is_known else find_nested_form(files[:MOST_FILES], columns, reading)
-        if form is None:
-            reading = replace(reading, whole=len(files) <= MOST_FILES)
-            recognised = recognise_ratings(source, files[:MOST_FILES], columns, reading)
-    if form is not None:
-        query = FileQuery(form.query, {SOURCE: rows}, TextForm(encoding=reading.encoding))
-        with open_source(query, storage, project.root) as files:
-            recognised = recognise_ratings(source, files, columns, reading, form)
+    with open_source(parse_source(source, table_format), load_storage(), project.root) as files:
+        reading = replace(reading, whole=len(files) <= MOST_FILES)
+        recognised = recognise_ratings(source, files[:MOST_FILES], columns, reading)
     unread_count = len(files) - MOST_FILES
     if unread_count > 0:
         recognised.warnings.append(f"{unread_count:,} more files were not looked at")

@@ -19,6 +19,7 @@ from batchrec_dagster.cli.liked_ratings import is_usual_scale
 from batchrec_dagster.preparation.column_names import NAMES, find_columns
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import NO_TIMES, Column
+from batchrec_dagster.preparation.polars.json_table import JsonTable, describe_nested
 
 # The options that give the columns that every source of ratings must have.
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
@@ -150,6 +151,9 @@ def _build_unknown_columns_error(
     several = ""
     if "timestamp" in missing and dates[1:]:
         several = f" {' and '.join(dates)} have times."
+    nested = ""
+    if isinstance(sample.table, JsonTable) and sample.table.nested_columns:
+        nested = f". {describe_nested(sample.table.nested_columns)}"
     options = []
     for role in missing:
         candidates = dates if role == "timestamp" else _sort_by_hint(others, role)
@@ -159,7 +163,7 @@ def _build_unknown_columns_error(
         options.append(f"{REQUIRED_OPTIONS[role]} {shlex.quote(column) if column else 'COL'}")
     return UnknownColumnsError(
         f"{sample.name}: couldn't recognise the {what}. Found: {list_columns(sample)}.{several}"
-        f" Try: {' '.join(options)}{no_times}"
+        f" Try: {' '.join(options)}{no_times}{nested}"
     )
 
 

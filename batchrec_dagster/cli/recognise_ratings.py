@@ -61,7 +61,6 @@ from batchrec_dagster.preparation.layout import (
     Column,
     PreparationError,
 )
-from batchrec_dagster.preparation.nested_json import NestedForm
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
@@ -94,17 +93,14 @@ def recognise_ratings(
     files: Sequence[RawFile],
     given_columns: Mapping[str, Column],
     options: ReadingOptions,
-    nested_form: NestedForm | None = None,
 ) -> RecognisedSource:
     """What the ratings in these files are, and how many.
 
     given_columns: the columns that need not be recognised, by role.
-    nested_form: the form of the source's JSON, if the files are what its query makes of that.
 
     Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
     """
-    is_known = not given_columns and nested_form is None
-    known_layout = parse_source(source).layout if is_known else None
+    known_layout = None if given_columns else parse_source(source).layout
     notes: list[str] = []
     unused: list[UnusedColumn] = []
     if known_layout is not None:
@@ -120,7 +116,6 @@ def recognise_ratings(
             else:
                 liked = choose_liked_ratings(ratings, options.min_rating)
             preview = _render_preview(ratings)
-            form = ratings.layout.format if nested_form is None else nested_form.words
             ratings = _select_liked(ratings, liked)
             path = folder / "interactions.csv"
             result = ratings.write_interactions(path)
@@ -132,14 +127,10 @@ def recognise_ratings(
     settings: dict[str, object] = {"source": source}
     if known_layout is None:
         settings = _build_settings(source, reading, liked, options)
-    if nested_form is not None:
-        # The format is that of the query's result.
-        del settings["format"]
-        settings = {"source": source, "query": nested_form.query, **settings}
     return RecognisedSource(
         settings,
         summary=[
-            f"{hide_query(source)}: {result.rows_read:,} rows ({form})",
+            f"{hide_query(source)}: {result.rows_read:,} rows ({recognised_layout.layout.format})",
             f"{result.rows_kept:,} of them count: {counts.users:,} users and"
             f" {counts.items:,} items",
             _check_times(counts, result).finding.partition(";")[0],

@@ -39,14 +39,9 @@ from batchrec_dagster.preparation.layout import (
     PreparationError,
     format_fields,
 )
-from batchrec_dagster.preparation.nested_json import (
-    describe_nested_form,
-    is_nested,
-    recognise_nested_form,
-)
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
-from batchrec_dagster.preparation.polars.json_table import JsonTable
+from batchrec_dagster.preparation.polars.json_table import JsonTable, describe_nested
 from batchrec_dagster.preparation.polars.row_conditions import (
     RowConditionError,
     check_types,
@@ -174,8 +169,6 @@ def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_heade
 def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) -> RecognisedLayout:
     """How to read files such as this one. Raises PreparationError."""
     table = recognise_table(opened, reading)
-    if isinstance(table, JsonTable) and not table.has_objects:
-        _refuse_nested(table, REQUIRED)
     sample = FileSample(table)
     if sample.format != "csv":
         _require_no_csv_settings(table, sample.format, reading)
@@ -250,16 +243,15 @@ def _require_needed_columns(
 
     columns: those that are declared or recognised, by role.
     """
-    if isinstance(table, JsonTable) and any(
-        is_nested(table.opened, str(column)) for column in columns.values()
-    ):
-        _refuse_nested(table, needed)
+    if isinstance(table, JsonTable):
+        used = {*columns.values()}
+        nested = [name for name in table.nested_columns if name in used]
+        if nested:
+            raise PreparationError(f"{table.opened.name}: {describe_nested(nested)}")
     # Without event types, all interactions are of one.
     missing = [role for role in needed if role not in columns and role != "event_type"]
     if not missing:
         return
-    if isinstance(table, JsonTable):
-        _refuse_nested(table, missing)
     if not columns.keys() - OF_OTHER_BLOCKS and isinstance(table, CsvTable):
         _refuse_other_header(table, reading)
     raise _build_not_recognised_error(table, missing)
@@ -438,21 +430,12 @@ def has_names(table: CsvTable) -> bool:
     return names_columns(table.first_line, records[1:])
 
 
-def _refuse_nested(table: JsonTable, roles: Sequence[str]) -> None:
-    """Raise PreparationError with the query to set, if the values lie within objects or lists.
-
-    roles: the roles that must have a column.
-    """
-    # Without event types all rows get the same one.
-    form = recognise_nested_form(table.opened, [role for role in roles if role != "event_type"])
-    if form is not None:
-        raise PreparationError(describe_nested_form(table.opened.name, form))
-
-
 def _build_not_recognised_error(table: RowTable, missing: Sequence[str]) -> PreparationError:
     hint = ""
     if "timestamp" in missing:
         hint = "; if there is no time, set ratings.columns.timestamp: none"
+    if isinstance(table, JsonTable) and table.nested_columns:
+        hint += f"; {describe_nested(table.nested_columns)}"
     return PreparationError(
         f"{table.opened.name}: could not recognise the {' and '.join(missing)} column. Found:"
         f" {', '.join(filter(None, table.columns))}. Set ratings.columns{hint}"

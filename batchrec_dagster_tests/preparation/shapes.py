@@ -51,10 +51,7 @@ class Shape:
     """A shape of data."""
 
     name: str
-    """What the page calls it."""
-
-    example: str
-    """What of it the page shows."""
+    """What it is called."""
 
     write: Callable[[Path], str]
     """Writes it into a folder. Returns the source."""
@@ -119,10 +116,9 @@ def csv_file(header: str = "user_id,item_id,timestamp", **options: Any) -> Calla
 
 
 def timed(time: str, precision: int = 1, *, quoted: bool = False) -> dict[str, Any]:
-    """The example and the file of a shape whose times are in this strftime format."""
+    """The file of a shape whose times are in this strftime format."""
     template = '{u},{i},"{t}"' if quoted or "," in time else "{u},{i},{t}"
     return {
-        "example": f"`{ROWS[2].time.strftime(time)}`",
         "write": csv_file(template=template, time=time),
         "precision": precision,
     }
@@ -213,21 +209,6 @@ PLAIN = format_lines("{u},{i},{t}", HEADER)
 REPORT = "Orders of May;;\n\nMade by;Ann;2024-06-01\n"
 
 
-def mongo(row: Row) -> dict[str, Any]:
-    return {
-        "_id": {"$oid": "65b0"},
-        "userId": {"$oid": row.user},
-        "itemId": row.item,
-        "createdAt": {"$date": f"{row.time:%Y-%m-%dT%H:%M:%SZ}"},
-    }
-
-
-def mongo_canonical(row: Row) -> dict[str, Any]:
-    milliseconds = {"$numberLong": str(row.seconds * 1_000)}
-    product = {"productId": row.item, "quantity": {"$numberInt": "1"}}
-    return {"customerId": row.user, "products": [product], "date": {"$date": milliseconds}}
-
-
 def plain(row: Row) -> dict[str, Any]:
     return {"user_id": row.user, "item_id": row.item, "ts": row.seconds * 1_000}
 
@@ -249,19 +230,17 @@ def write_twelve_hours(root: Path) -> str:
 
 SHAPES = [
     # How CSV is written.
-    Shape("Commas and a header", "`user_id,item_id,timestamp`", csv_file()),
+    Shape("Commas and a header", csv_file()),
     Shape(
         "Semicolons, decimal commas",
-        "`u1;i1;4,5;1705154706`",
         csv_file("user_id;item_id;rating;timestamp", template="{u};{i};4,5;{t}"),
     ),
-    Shape("Tabs", "`u1⇥i1⇥1705154706`", csv_file("user\titem\ttime", template="{u}\t{i}\t{t}")),
-    Shape("Pipes", r"`u1\|i1\|1705154706`", csv_file("user|item|time", template="{u}|{i}|{t}")),
-    Shape("Double colons, no header", "`u1::i1::5::…`", csv_file("", template="{u}::{i}::5::{t}")),
-    Shape("No header", "`u1,i1,1705154706` in line 1", csv_file("")),
+    Shape("Tabs", csv_file("user\titem\ttime", template="{u}\t{i}\t{t}")),
+    Shape("Pipes", csv_file("user|item|time", template="{u}|{i}|{t}")),
+    Shape("Double colons, no header", csv_file("", template="{u}::{i}::5::{t}")),
+    Shape("No header", csv_file("")),
     Shape(
         "No header, text alone",
-        "`u1,i1` in line 1",
         csv_file("", template="{u},{i}"),
         message="has no header",
         options=["--user", "1", "--item", "2", "--time", "none"],
@@ -269,50 +248,41 @@ SHAPES = [
     ),
     Shape(
         "`sep=;` for Excel",
-        "in line 1, above the header",
         csv_file("sep=;\nuser_id;item_id;timestamp", template="{u};{i};{t}"),
     ),
     Shape(
         "A report's title",
-        "three lines above the header",
         csv_file(f"{REPORT}user_id;item_id;timestamp", template="{u};{i};{t}"),
     ),
-    Shape(
-        "Comments", "`# exported by …` above the header", csv_file(f"# by Ann, today\n#\n{HEADER}")
-    ),
-    Shape("Blank lines first", "above the header", csv_file(f"\n\n{HEADER}")),
-    Shape("Quotes and line breaks", '`"A 27"" screen,⏎black"`', write_quoted),
+    Shape("Comments", csv_file(f"# by Ann, today\n#\n{HEADER}")),
+    Shape("Blank lines first", csv_file(f"\n\n{HEADER}")),
+    Shape("Quotes and line breaks", write_quoted),
     Shape(
         "Two unused columns of a name",
-        "`user_id,item_id,note,note,…`",
         csv_file("user_id,item_id,note,note,timestamp", template="{u},{i},a,b,{t}"),
     ),
     Shape(
         "Two used columns of a name",
-        "`id,id,timestamp`",
         csv_file("id,id,timestamp"),
         message="couldn't recognise the user and item columns",
         options=["--user", "1", "--item", "2", "--time", "3"],
     ),
-    Shape("A BOM", "of UTF-8", write_text("orders.csv", "\ufeff" + PLAIN)),
-    Shape("UTF-16", "Excel's *Unicode text*", write_text("orders.csv", PLAIN.encode("utf-16"))),
-    Shape("cp1252", "`Größe` in Windows' bytes", write_cp1252),
-    Shape("CRLF", "line ends of Windows", write_text("orders.csv", PLAIN.replace("\n", "\r\n"))),
+    Shape("A BOM", write_text("orders.csv", "\ufeff" + PLAIN)),
+    Shape("UTF-16", write_text("orders.csv", PLAIN.encode("utf-16"))),
+    Shape("cp1252", write_cp1252),
+    Shape("CRLF", write_text("orders.csv", PLAIN.replace("\n", "\r\n"))),
     Shape(
         "A delimiter at each end",
-        "`u1,i1,1705154706,`",
         csv_file(f"{HEADER},", template="{u},{i},{t},"),
     ),
     Shape(
         "Names of one's own",
-        "`Kunde,Artikel,Wann`",
         csv_file("Kunde,Artikel,Wann", time="%Y-%m-%d %H:%M:%S"),
         message="--user Kunde --item Artikel",
         options=["--user", "Kunde", "--item", "Artikel"],
     ),
     Shape(
         "Shopify's orders",
-        "`Name,Email,Created at,Lineitem sku`",
         csv_file(
             "Name,Email,Created at,Lineitem sku,Paid at",
             template="#1001,{u},{t},{i},",
@@ -323,39 +293,34 @@ SHAPES = [
     ),
     Shape(
         "A last line that is cut off",
-        "`u1,i` at the end",
         write_text("orders.csv", f"{PLAIN}u1,i"),
         message="--on-bad-rows skip",
         options=["--on-bad-rows", "skip"],
     ),
     Shape(
         "NULL for an id",
-        "`NULL,i1,1705154706`",
         write_text("orders.csv", f"{PLAIN}NULL,i1,1705154706\n"),
         message="--on-bad-rows skip",
         options=["--on-bad-rows", "skip"],
     ),
     # Files.
-    Shape("gzip", "`orders.csv.gz`", write_text("orders.csv.gz", gzip.compress(PLAIN.encode()))),
-    Shape("A zip with one file", "`orders.zip`", write_zip(orders=PLAIN)),
+    Shape("gzip", write_text("orders.csv.gz", gzip.compress(PLAIN.encode()))),
+    Shape("A zip with one file", write_zip(orders=PLAIN)),
     Shape(
         "A zip with several files",
-        "`orders.zip`",
         write_zip(orders=PLAIN, customers="id\n1\n"),
         message="it has orders.csv, customers.csv: add !/ and the path of one",
         options=["!/orders.csv"],
     ),
-    Shape("A folder of months", "`data/2024-01/part.csv`, …", write_folder),
+    Shape("A folder of months", write_folder),
     Shape(
         "Excel",
-        "a header and cells with dates",
         write_sheets(
             {"Orders": [["Customer", "SKU", "Date"], *([r.user, r.item, r.time] for r in ROWS)]}
         ),
     ),
     Shape(
         "Excel with a title",
-        "rows above the header",
         write_sheets(
             {
                 "Orders": [
@@ -369,7 +334,6 @@ SHAPES = [
     ),
     Shape(
         "Excel with several sheets",
-        "`About`, `Orders`",
         write_sheets(
             {
                 "About": [["Made by Ann"]],
@@ -382,90 +346,26 @@ SHAPES = [
         message="it has several sheets (About, Orders): name one, FILE!/SHEET",
         options=["!/Orders"],
     ),
-    Shape("SQLite", "a database with one table", write_sqlite),
-    Shape("Parquet", "`created_at` as a time", write_frame("orders.parquet")),
-    Shape("Feather", "`created_at` as a time", write_frame("orders.feather")),
+    Shape("SQLite", write_sqlite),
+    Shape("Parquet", write_frame("orders.parquet")),
+    Shape("Feather", write_frame("orders.feather")),
     # JSON.
-    Shape("JSON Lines", '`{"user_id": …}`', write_json(*map(plain, ROWS))),
+    Shape("JSON Lines", write_json(*map(plain, ROWS))),
     Shape(
         "A JSON array",
-        '`[{"user_id": …}, …]`',
         write_text("orders.json", json.dumps([*map(plain, ROWS)], indent=1)),
     ),
-    Shape(
-        "An answer of an API",
-        '`{"next": …, "data": [{…}, …]}`',
-        write_text("orders.json", json.dumps({"next": 2, "data": [*map(plain, ROWS)]}, indent=1)),
-    ),
-    Shape(
-        "Objects in objects",
-        '`{"user": {"id": …}, …}`',
-        write_json(
-            *(
-                {"user": {"id": row.user}, "product": {"id": row.item}, "ts": row.seconds}
-                for row in ROWS
-            )
-        ),
-    ),
-    Shape(
-        "A list of items in each order",
-        '`{…, "items": [{"sku": …}]}`',
-        write_json(
-            *(
-                {"customerId": row.user, "time": row.seconds, "items": [{"sku": row.item}]}
-                for row in ROWS
-            )
-        ),
-    ),
-    Shape("MongoDB", '`{"$oid": …}`, `{"$date": …}`', write_json(*map(mongo, ROWS))),
-    Shape(
-        "MongoDB, canonical",
-        '`{"$date": {"$numberLong": …}}`',
-        write_json(*map(mongo_canonical, ROWS)),
-    ),
-    Shape(
-        "DynamoDB",
-        '`{"Item": {"user_id": {"S": …}}}`',
-        write_json(
-            *(
-                {
-                    "Item": {
-                        "user_id": {"S": row.user},
-                        "sku": {"S": row.item},
-                        "ts": {"N": str(row.seconds)},
-                    }
-                }
-                for row in ROWS
-            )
-        ),
-    ),
-    Shape(
-        "Kafka Connect",
-        '`{"schema": …, "payload": …}`',
-        write_json(*({"schema": {"type": "struct"}, "payload": plain(row)} for row in ROWS)),
-    ),
-    Shape(
-        "Debezium",
-        '`{"before": …, "after": …, "op": "c"}`',
-        write_json(*({"before": None, "after": plain(row), "op": "c"} for row in ROWS)),
-    ),
-    Shape(
-        "A dump of a Kafka topic",
-        '`{"key": …, "value": "{\\"user_id\\": …}"}`',
-        write_json(*({"key": row.user, "value": json.dumps(plain(row))} for row in ROWS)),
-    ),
     # Times.
-    Shape("Milliseconds", "`1705154706000`", csv_file(template="{u},{i},{t}000")),
-    Shape("Seconds with a fraction", "`1705154706.25`", csv_file(template="{u},{i},{t}.25")),
+    Shape("Milliseconds", csv_file(template="{u},{i},{t}000")),
+    Shape("Seconds with a fraction", csv_file(template="{u},{i},{t}.25")),
     Shape(name="ISO 8601", **timed("%Y-%m-%dT%H:%M:%S.000Z")),
     Shape(name="ISO 8601 and a zone behind a blank", **timed("%Y-%m-%d %H:%M:%S +0000")),
     Shape(name="Days of 8 digits", **timed("%Y%m%d", 86_400)),
     Shape(name="Times of 14 digits", **timed("%Y%m%d%H%M%S")),
-    Shape("US times of 12 hours", f"`{twelve_hours(ROWS[2].time)}`", write_twelve_hours),
+    Shape("US times of 12 hours", write_twelve_hours),
     Shape(name="German times", **timed("%d.%m.%Y %H:%M", 60)),
     Shape(
         "Days that may be months",
-        "`01/02/2024`",
         csv_file(rows=FIRST_DAYS, time="%d/%m/%Y"),
         message="(%d/%m/%Y or %m/%d/%Y?)",
         options=["--time-format", "%d/%m/%Y"],
@@ -478,14 +378,12 @@ SHAPES = [
     Shape(name="Times of Apache", **timed("%d/%b/%Y:%H:%M:%S +0000")),
     Shape(
         "Excel's days",
-        "`45304.587`",
         csv_file(template="{u},{i},{d}"),
         message="ratings.timestamp_unit: excel",
         options=["--time-format", "excel"],
     ),
     Shape(
         "No times",
-        "`user_id,item_id`",
         csv_file("user_id,item_id", template="{u},{i}"),
         message="--time none",
         options=["--time", "none"],
@@ -493,12 +391,10 @@ SHAPES = [
     ),
     Shape(
         "Two columns of times",
-        "`registered_at` and `date`",
         csv_file("user_id,item_id,registered_at,date", template="{u},{i},2020-01-01,{t}"),
     ),
     Shape(
         "A time in the future",
-        "2061 in one row",
         write_text("orders.csv", f"{PLAIN}u1,i1,2900000000\n"),
         message="the timestamp is in the future",
         options=["--on-bad-rows", "skip"],
@@ -506,17 +402,31 @@ SHAPES = [
     # Numbers.
     Shape(
         "Points between thousands",
-        "`u1;i1;1.234,5;1705154706`",
         csv_file("user_id;item_id;rating;timestamp", template="{u};{i};1.234,5;{t}"),
     ),
 ]
 REFUSED = [
-    Shape("Avro", "`.avro`", write_text("orders.avro", b"Obj\x01\x04"), "an Avro file"),
-    Shape("ORC", "`.orc`", write_text("orders.orc", b"ORC\x08\x01\x02\x03\x04"), "an ORC file"),
-    Shape("pickle", "`.pkl`", write_text("orders.pkl", b"\x80\x04\x95\x01\x02"), "a Python pickle"),
-    Shape("R data", "`.rda`", write_text("orders.rda", b"RDX3\nX\n"), "an R data file"),
-    Shape("XML", "`.xml`", write_text("orders.xml", "<?xml version='1.0'?>"), "an XML file"),
-    Shape("A web page", "a login as `.csv`", write_text("a.csv", "<!DOCTYPE html>"), "a web page"),
-    Shape("7-Zip", "`.7z`", write_text("orders.7z", b"7z\xbc\xaf\x27\x1c\0"), "a 7-Zip archive"),
-    Shape("PDF", "`.pdf`", write_text("orders.pdf", "%PDF-1.7\n"), "a PDF"),
+    Shape(
+        "Objects in objects",
+        write_json(
+            *(
+                {"user": {"id": row.user}, "product": {"id": row.item}, "ts": row.seconds}
+                for row in ROWS
+            )
+        ),
+        'user, product have objects or lists in place of values: write a query, as under "Nested',
+    ),
+    Shape(
+        "Rows within one object",
+        write_text("orders.json", json.dumps({"next": 2, "data": [*map(plain, ROWS)]}, indent=1)),
+        'For rows within one object, write a query, as under "Nested JSON" in docs/own-data.md',
+    ),
+    Shape("Avro", write_text("orders.avro", b"Obj\x01\x04"), "an Avro file"),
+    Shape("ORC", write_text("orders.orc", b"ORC\x08\x01\x02\x03\x04"), "an ORC file"),
+    Shape("pickle", write_text("orders.pkl", b"\x80\x04\x95\x01\x02"), "a Python pickle"),
+    Shape("R data", write_text("orders.rda", b"RDX3\nX\n"), "an R data file"),
+    Shape("XML", write_text("orders.xml", "<?xml version='1.0'?>"), "an XML file"),
+    Shape("A web page", write_text("a.csv", "<!DOCTYPE html>"), "a web page"),
+    Shape("7-Zip", write_text("orders.7z", b"7z\xbc\xaf\x27\x1c\0"), "a 7-Zip archive"),
+    Shape("PDF", write_text("orders.pdf", "%PDF-1.7\n"), "a PDF"),
 ]

@@ -217,6 +217,18 @@ def write_segment(root: Path) -> None:
     (root / "segment-logs" / "1.gz").write_bytes(gzip.compress(text.encode()))
 
 
+def write_mongo(root: Path) -> None:
+    lines = []
+    for user in range(1, 61):
+        order = {
+            "userId": {"$oid": f"{user:024x}"},
+            "items": [{"sku": str(item)} for owner, item in EVENTS if owner == user],
+            "createdAt": {"$date": "2023-11-14T22:13:20Z"},
+        }
+        lines.append(json.dumps(order))
+    (root / "orders.json").write_text("\n".join(lines))
+
+
 def write_baskets(root: Path) -> None:
     lines = ["order_id,customer,day,products"]
     for user in range(1, 61):
@@ -254,6 +266,7 @@ def write_iceberg(root: Path) -> None:
     [
         ("GA4 export", write_ga4),
         ("Segment", write_segment),
+        ("Nested JSON", write_mongo),
         ("Baskets", write_baskets),
         ("Delta and Iceberg", write_delta),
         ("Delta and Iceberg", write_iceberg),

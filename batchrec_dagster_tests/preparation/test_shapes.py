@@ -1,14 +1,12 @@
 """How many tries it takes with `batchrec new` until data of a shape are read as they are meant.
 
 The first try names nothing but the file. The second does what the message of the first says. What
-`new` writes is then read as a run reads it. docs/known-shapes.md has the results.
+`new` writes is then read as a run reads it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,9 @@ from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster_tests.preparation.own_data import prepare_interactions
 from batchrec_dagster_tests.preparation.shapes import PLAIN, REFUSED, SHAPES, Shape
 from batchrec_dagster_tests.repeats import IS_LONG
-from batchrec_dagster_tests.support import REPOSITORY
 
-PAGE = REPOSITORY / "docs/known-shapes.md"
-# The line above the rows of the table.
-START = "| --- | --- | --- | --- |\n"
-# How many shapes must be right at once, of those that are read.
-LEAST_AT_ONCE = 0.8
-# Tests of formats and of nested JSON read these too.
-AT_NIGHT = {"Debezium", "Feather"}
+# Tests of formats read these too.
+AT_NIGHT = {"Feather"}
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +110,10 @@ def count_tries(shape: Shape, folder: Path) -> int:
     [shape for shape in SHAPES if IS_LONG or shape.name not in AT_NIGHT],
     ids=lambda shape: shape.name,
 )
-def test_a_shape_takes_as_many_tries_as_the_page_says(folder: Path, shape: Shape) -> None:
-    compare_row(shape, count_tries(shape, folder))
+def test_a_shape_is_right_at_once_or_with_the_options_of_the_message(
+    folder: Path, shape: Shape
+) -> None:
+    assert count_tries(shape, folder) == (2 if shape.options else 1)
 
 
 @pytest.mark.parametrize("shape", REFUSED, ids=lambda shape: shape.name)
@@ -127,7 +121,6 @@ def test_what_is_not_read_is_refused_by_its_name(folder: Path, shape: Shape) -> 
     lines, message = declare(folder, shape.write(folder), [])
     assert lines is None
     assert shape.message in message
-    compare_row(shape, None)
 
 
 def test_items_below_a_title_are_found_too(folder: Path) -> None:
@@ -140,41 +133,3 @@ def test_items_below_a_title_are_found_too(folder: Path) -> None:
     items = yaml.safe_load((folder / "shop.yaml").read_text())["attributes"]["items"]
     assert items["header"] == 3
     assert items["columns"]["title"] == "title"
-
-
-def test_most_shapes_are_right_at_once() -> None:
-    rows = read_rows()
-    assert list(rows) == [shape.name for shape in (*SHAPES, *REFUSED)]
-    tries = [row.split(" | ")[2] for row in rows.values()]
-    once, total = tries.count("1"), len(SHAPES)
-    assert once >= LEAST_AT_ONCE * total
-    assert tries.count("2") == total - once
-    sentence = f"{once} of these {total} shapes are right at once"
-    assert sentence in PAGE.read_text()
-
-
-def compare_row(shape: Shape, tries: int | None) -> None:
-    """Compare the row of the page's table with what was measured.
-
-    tries: None for a shape that is refused.
-    """
-    last = f"`{' '.join(shape.options)}`" if tries == 2 else ""
-    row = f"| {shape.name} | {shape.example} | {tries} | {last} |"
-    if tries is None:
-        row = f"| {shape.name} | {shape.example} | refused | {shape.message} |"
-    rows = read_rows()
-    if os.environ.get("BATCHREC_UPDATE_TEXTS") and rows.get(shape.name) != row:
-        rows[shape.name] = row
-        order = [known.name for known in (*SHAPES, *REFUSED)]
-        table = "".join(f"{rows[name]}\n" for name in order if name in rows)
-        before, _, after = PAGE.read_text().partition(START)
-        rest = after.splitlines(keepends=True)[len(read_rows()) :]
-        PAGE.write_text("".join([before, START, table, *rest]))
-    assert read_rows().get(shape.name) == row
-
-
-def read_rows() -> dict[str, str]:
-    """The rows of the page's table, by the names of the shapes."""
-    lines = PAGE.read_text().partition(START)[2].splitlines()
-    rows = takewhile(lambda line: line.startswith("| "), lines)
-    return {row.split(" | ")[0].removeprefix("| "): row for row in rows}

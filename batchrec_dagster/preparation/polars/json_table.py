@@ -22,6 +22,8 @@ from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
 from batchrec_dagster.preparation.polars.tables import cast_cells
 
+NESTED_RECIPE = 'write a query, as under "Nested JSON" in docs/own-data.md'
+
 
 @dataclass(frozen=True)
 class JsonTable:
@@ -35,11 +37,6 @@ class JsonTable:
     separator: str | None = None
     """What stands between the values of a list in its text; None: a list is a missing cell."""
 
-    @property
-    def has_objects(self) -> bool:
-        """Whether there is an object in one of the first lines."""
-        return any(self._first_lines())
-
     @cached_property
     def columns(self) -> Sequence[str]:
         names: dict[str, None] = {}
@@ -47,9 +44,21 @@ class JsonTable:
             names.update(dict.fromkeys(line_fields))
         if not names:
             raise PreparationError(
-                f"{self.opened.name}, line 1: {NOT_AN_OBJECT}; ratings.format json wants one a line"
+                f"{self.opened.name}, line 1: {NOT_AN_OBJECT}; ratings.format json wants one a"
+                f" line. For rows within one object, {NESTED_RECIPE}"
             )
         return list(names)
+
+    @property
+    def nested_columns(self) -> list[str]:
+        """The columns that have only objects or lists in the first lines, in place of values."""
+        has_values: dict[str, bool] = {}
+        for line_fields in self._first_lines():
+            for name, value in line_fields.items():
+                if value is not None:
+                    is_value = not isinstance(value, dict | list)
+                    has_values[name] = has_values.get(name, False) or is_value
+        return [name for name in has_values if not has_values[name]]
 
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
         lines = pl.scan_lines(
@@ -83,3 +92,9 @@ class JsonTable:
         with self.opened.path.open(encoding="utf-8-sig") as file:
             for line in islice(file, JSON_LINES_SAMPLED):
                 yield parse_json(line) or {}
+
+
+def describe_nested(columns: Sequence[str]) -> str:
+    """What to do about columns of objects or lists, in words."""
+    verb = "has" if len(columns) == 1 else "have"
+    return f"{', '.join(columns)} {verb} objects or lists in place of values: {NESTED_RECIPE}"

@@ -1,4 +1,4 @@
-"""The shapes of docs/known-shapes.md: the YAML of each row of the table, on a file like it."""
+"""The shapes of docs/own-data.md: the YAML of each row of the table, on a file like it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNDATED = [f"u1,i1,{CONSTANT_TIME},rating", f"u2,i2,{CONSTANT_TIME},rating"]
 
 def read_documented_shapes() -> dict[str, str]:
     """The YAML of each shape."""
-    text = (REPOSITORY / "docs/known-shapes.md").read_text().partition("## Well-known files")[2]
+    text = (REPOSITORY / "docs/own-data.md").read_text().partition("## Well-known files")[2]
     rows = re.findall(r"^\| (.+?) \| (.+) \| (`.+`) \|$", text.partition("\n## ")[0], re.MULTILINE)
     return {shape: "\n".join(re.findall("`([^`]+)`", cell)) for shape, _, cell in rows}
 
