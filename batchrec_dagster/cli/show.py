@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 
 # The share of users in the control arm, where no experiment says otherwise.
-DEFAULT_CONTROL_SHARE = 0.1
 
 
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")
@@ -44,9 +43,7 @@ DEFAULT_CONTROL_SHARE = 0.1
     "--pipeline", metavar="NAME", help="Show only this pipeline, or a list of it: shop/newsletter."
 )
 @click.option("--item", metavar="ITEM", help="Who gets this item, and similar items.")
-@click.option(
-    "--experiment", is_flag=True, help="What an experiment shows, and how many users one needs."
-)
+@click.option("--experiment", is_flag=True, help="What an experiment shows.")
 @click.option(
     "--on",
     "day",
@@ -241,23 +238,20 @@ def _make_not_found_error(
 
 
 def _view_experiments(pipelines: list[PublishedResults]) -> list[Any]:
-    """What the experiment of each pipeline shows, and how many users the next one needs."""
+    """What the experiment of each pipeline shows."""
     from batchrec_dagster.storage.extras import require
 
     require("report", "batchrec show --experiment")
-    from batchrec_dagster.outcomes.experiment import plan_experiment, summarize_experiment
+    from batchrec_dagster.outcomes.experiment import summarize_experiment
     from batchrec_dagster.reporting.experiment import ExperimentView
     from batchrec_dagster.steps.outcomes import read_sums
 
     views = []
     for results in pipelines:
-        sums = read_sums(results.files)
-        result = summarize_experiment(sums)
+        result = summarize_experiment(read_sums(results.files))
         about = results.edition.about if results.edition else {}
-        current = about.get("experiment", {})
-        last_share = result.control_share if result else DEFAULT_CONTROL_SHARE
-        plan = plan_experiment(sums, current.get("control_share", last_share))
-        views.append(ExperimentView(results.address, current.get("name"), result, plan))
+        published = about.get("experiment", {}).get("name")
+        views.append(ExperimentView(results.address, published, result))
     return views
 
 

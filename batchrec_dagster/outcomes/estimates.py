@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike
 
 from batchrec_dagster.outcomes.outcome import Rate
 
-# The level of intervals, and the power of the experiments that are planned.
+# The level of intervals.
 LEVEL = 0.95
-POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -113,25 +112,6 @@ def estimate_lift(first: RateEstimate, second: RateEstimate) -> RateEstimate | N
     log = _estimate_with_interval(math.log(first.value / second.value), variance, degrees)
     low, high = (math.expm1(min(end, 700.0)) for end in (log.low, log.high))
     return RateEstimate(math.expm1(log.value), low, high, variance, degrees)
-
-
-def count_users_needed(
-    measured: RateEstimate, users: float, effect: float, control_share: float
-) -> int:
-    """How many users an experiment needs, in both arms together, to find a lift four times of five.
-
-    That is a power of 80%, two-sided at 5%, if it lasts as long as what was measured.
-
-    measured: the mean of `users` users.
-    effect: the lift; 0.05 is 5%.
-    Source: Kohavi et al., ch. 17.
-    """
-    from scipy import special  # It belongs to an extra.
-
-    quantiles = float(special.ndtri((1 + LEVEL) / 2) + special.ndtri(POWER))
-    variance_of_user = measured.variance * users
-    arms_factor = 1 / control_share + 1 / (1 - control_share)
-    return math.ceil(quantiles**2 * variance_of_user * arms_factor / (effect * measured.value) ** 2)
 
 
 def _estimate_with_interval(value: float, variance: float, degrees: float) -> RateEstimate:

@@ -1,4 +1,4 @@
-"""What an experiment shows, and how many users one needs.
+"""What an experiment shows.
 
 All editions of the experiment are taken together. A user counts with each day on which they had its
 lists, and is in the same group over all editions, so that the interval accounts for the same user.
@@ -6,8 +6,6 @@ lists, and is in the same group over all editions, so that the interval accounts
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -17,7 +15,6 @@ from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL
 from batchrec_dagster.outcomes.estimates import (
     RateEstimate,
-    count_users_needed,
     estimate_difference,
     estimate_lift,
     estimate_ratio,
@@ -25,8 +22,6 @@ from batchrec_dagster.outcomes.estimates import (
 )
 from batchrec_dagster.outcomes.outcome import Rate
 
-# The lifts whose number of users a plan gives.
-LIFTS = (0.01, 0.02, 0.05, 0.1, 0.2)
 # Arms as uneven as in one of a thousand divisions by chance are a sign of a fault.
 UNEVEN = 0.001
 # How many groups of users an arm needs: what varies between fewer says little.
@@ -71,25 +66,6 @@ class ExperimentResult:
     """How many editions of the experiment count other events. They are left out."""
     effects: list[Effect] = field(default_factory=list)
     """The main measure comes first. Empty if an arm has too few users."""
-
-
-@dataclass(frozen=True)
-class ExperimentPlan:
-    """How many users an experiment takes that lasts as long as the measured periods."""
-
-    interactions: float
-    """How many interactions a user has in a day."""
-    users: int
-    """How many users are on the lists."""
-    days: float
-    """How many days were measured."""
-    control_share: float
-    needed: Sequence[tuple[float, int]]
-    """Lifts, and how many users it takes to find each."""
-    smallest: float
-    """The smallest lift that the present number of users can show."""
-    target_events: str = ""
-    """The types of events that `interactions` counts alone; empty if it counts all."""
 
 
 def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
@@ -163,37 +139,6 @@ def _estimate_effects(newest_sums: pl.DataFrame, experiment: Experiment) -> list
             )
         )
     return effects
-
-
-def plan_experiment(sums: pl.DataFrame, control_share: float) -> ExperimentPlan | None:
-    """A plan for the next experiment; None if nobody did anything.
-
-    It is based on the periods that start with what the newest period starts with, and count the
-    same events.
-    """
-    if sums.is_empty():
-        return None
-    newest = sums.sort("start").row(-1, named=True)
-    of_kind = sums.filter(
-        pl.col("since") == newest["since"], pl.col("target_events") == newest["target_events"]
-    )
-    measured = _estimate_per_day(of_kind, "interactions")
-    if measured is None or not measured.value or not measured.variance > 0:
-        return None
-    periods = of_kind.unique(["name", "start"])
-    days = float((periods["end"] - periods["start"]).sum()) / 86_400
-    users = float((of_kind["users"] * (of_kind["end"] - of_kind["start"])).sum()) / 86_400 / days
-    needed = [(lift, count_users_needed(measured, users, lift, control_share)) for lift in LIFTS]
-    smallest_lift, most_users = needed[0]
-    return ExperimentPlan(
-        measured.value,
-        round(users),
-        days,
-        control_share,
-        needed,
-        smallest_lift * math.sqrt(most_users / users),
-        newest["target_events"],
-    )
 
 
 def _estimate_per_day(sums: pl.DataFrame, column: str) -> RateEstimate | None:

@@ -69,7 +69,7 @@ from batchrec_dagster.reporting.sections import ReportSection
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
-from batchrec_dagster.steps.outcomes import read_outcomes_by_value, read_sums
+from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
@@ -235,9 +235,7 @@ def _build_outcomes(work: Work, edition: Edition) -> ReportSection:
     if result:
         editions = [edition, *work.files.table.older()]
         sentences = [*describe_result(result), *describe_control(editions, result.name)]
-    return build_outcomes_section(
-        [*estimate_outcomes(sums)], sentences, read_outcomes_by_value(work.files)
-    )
+    return build_outcomes_section([*estimate_outcomes(sums)], sentences)
 
 
 def _name_missing_checks(

@@ -1,4 +1,4 @@
-"""What an experiment shows, and how many users one needs, in words."""
+"""What an experiment shows, in words."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from batchrec_dagster.outcomes.experiment import Effect, ExperimentPlan, ExperimentResult
+from batchrec_dagster.outcomes.experiment import Effect, ExperimentResult
 from batchrec_dagster.outcomes.measured_popularity import name_window
-from batchrec_dagster.reporting.outcomes import NOTHING_YET
-from batchrec_dagster.reporting.terminal import Column, TerminalTable, render
+from batchrec_dagster.reporting.terminal import render
 from batchrec_dagster.storage.published_table import Edition
 
 # What the users in each kind of control get.
@@ -25,8 +24,6 @@ class ExperimentView:
     """The name of the experiment that the published lists are of; None if there is none."""
     result: ExperimentResult | None
     """What the newest measured experiment shows; None if nothing is measured."""
-    plan: ExperimentPlan | None
-    """How many users an experiment needs; None if nothing is measured."""
 
 
 def format_experiment(view: ExperimentView, width: int | None) -> str:
@@ -40,15 +37,7 @@ def format_experiment(view: ExperimentView, width: int | None) -> str:
         )
     if not sentences:
         sentences = [NO_EXPERIMENT]
-    if view.plan is None:
-        return render([heading, *sentences, NOTHING_YET], [], width=width)
-    table = TerminalTable(
-        "Users needed, in both arms together",
-        [Column("to find a lift of", right=True), Column("users", right=True)],
-        [[f"{lift:.0%}", f"{users:,}"] for lift, users in view.plan.needed],
-        note=describe_plan(view.plan),
-    )
-    return render([heading, *sentences], [[table]], width=width)
+    return render([heading, *sentences], [], width=width)
 
 
 NO_EXPERIMENT = "There is no experiment. The setting experiment in the pipeline's YAML starts one."
@@ -97,16 +86,10 @@ def describe_control(editions: Sequence[Edition], name: str) -> Iterator[str]:
         if edition.about.get("experiment", {}).get("name") == name
         and edition.about["experiment"].get("control") == "popular"
     ]
-    if not of_experiment or "popularity" not in of_experiment[-1].about:
+    if not of_experiment:
         return
     window = name_window(of_experiment[-1].about["popularity"]["days"])
     yield f"In edition {of_experiment[-1].number} these are the most popular items {window}."
-    older = [edition for edition in of_experiment if "popularity" not in edition.about]
-    if older:
-        yield (
-            f"Until edition {older[-1].number} they were Personalize's most popular items of all"
-            " time, so the experiment compares with two kinds of control: give it another name."
-        )
 
 
 def _describe_effect(effect: Effect, period: str) -> str:
@@ -121,18 +104,6 @@ def _describe_effect(effect: Effect, period: str) -> str:
     lift = effect.lift
     interval = f"95% interval {lift.low:+.1%} to {lift.high:+.1%}"
     return f"{means}, {conclusion} {lift.value:+.1%} ({interval}; {period})."
-
-
-def describe_plan(plan: ExperimentPlan) -> str:
-    """What the numbers of users needed are based on."""
-    of_type = f" of type {plan.target_events}" if plan.target_events else ""
-    return (
-        "With that many users, an experiment finds such a lift four times out of five, if it lasts"
-        f" as long as the {_format_number(plan.days)} days measured, with"
-        f" {_format_number(plan.interactions)} interactions{of_type} per user and day and a"
-        f" control_share of {plan.control_share:g}. The {plan.users:,} present users can show a"
-        f" lift of {plan.smallest:.1%} or more."
-    )
 
 
 def _format_number(value: float) -> str:

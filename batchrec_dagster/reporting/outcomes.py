@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
-from batchrec_dagster.outcomes.outcomes_by_value import ColumnOutcomes, OutcomesByValue
 from batchrec_dagster.reporting.badges import judge_outcome
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.provenance import SMALL_SAMPLE
@@ -21,7 +20,6 @@ from batchrec_dagster.reporting.sections import (
     format_count,
     format_percent,
     format_with_interval,
-    name_value,
 )
 
 NOTHING_YET = (
@@ -91,15 +89,12 @@ MOST_EDITIONS = 30
 
 
 def build_outcomes_section(
-    outcomes: Sequence[Outcome],
-    experiment: Sequence[str] = (),
-    by_value: OutcomesByValue | None = None,
+    outcomes: Sequence[Outcome], experiment: Sequence[str] = ()
 ) -> ReportSection:
     """The section of the report.
 
     outcomes: those of all arms and editions, the newest last.
     experiment: sentences about what an experiment shows.
-    by_value: what people did by columns of users; None if it is not known.
     """
     model_outcomes = [outcome for outcome in outcomes if outcome.arm == "model"]
     if not model_outcomes:
@@ -115,11 +110,6 @@ def build_outcomes_section(
     figures = []
     if measured_outcomes:
         figures.append(_draw_outcomes_over_time(measured_outcomes[-MOST_EDITIONS:]))
-    is_newest = by_value is not None and by_value.start == newest.start.timestamp()
-    if by_value is not None and is_newest and by_value.edition == newest.edition:
-        figures += [
-            _draw_column(number, column) for number, column in enumerate(by_value.columns, 1)
-        ]
     return ReportSection(NAME, TITLE, paragraphs, [*_make_tiles(newest)], figures)
 
 
@@ -162,54 +152,6 @@ def _make_tiles(outcome: Outcome) -> Iterator[Tile]:
         "Did something new",
         format_count(outcome.active_users),
         f"Of {outcome.users:,} users with a list.",
-    )
-
-
-def _draw_column(number: int, column: ColumnOutcomes) -> Figure:
-    """What people with each value of a column did.
-
-    number: that of the column, from 1.
-    """
-    values = column.values
-    names = [name_value(part.value) for part in values]
-    rates = [part.hit_rate for part in values if part.interval is not None]
-    fold = "too few active people for an interval"
-    if rates:
-        fold = f"{min(rates):.1%} to {max(rates):.1%} chose something from their list"
-    return Figure(
-        f"outcomes-column{number}",
-        f"Who chose something, by {column.column}",
-        "Share of active users who chose something from their list, by their value in the file of"
-        " users, after the newest edition.",
-        Chart(
-            "horizontal bars",
-            f"{column.column} (active users)",
-            "Users",
-            [LISTS, POPULAR],
-            [
-                (f"{name} ({part.active_users:,})", part.hit_rate, part.popular_hit_rate)
-                for name, part in zip(names, values, strict=True)
-            ],
-            percent=True,
-            intervals=[[part.interval, part.popular_interval] for part in values],
-            needs_intervals=True,
-        ),
-        [column.column, "Users", "Active", LISTS, "95% interval", POPULAR],
-        [
-            [
-                name,
-                format_count(part.users),
-                format_count(part.active_users),
-                format_percent(part.hit_rate),
-                "too few users"
-                if part.interval is None
-                else f"{part.interval[0]:.1%} to {part.interval[1]:.1%}",
-                format_percent(part.popular_hit_rate),
-            ]
-            for name, part in zip(names, values, strict=True)
-        ],
-        note="batchrec counts this itself, with Amazon Personalize too.",
-        fold=fold,
     )
 
 

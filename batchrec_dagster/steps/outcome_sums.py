@@ -209,21 +209,10 @@ def _is_target(target_events: Sequence[str], columns: Collection[str]) -> pl.Exp
     return pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode()).fill_null(value=False)
 
 
-@dataclass(frozen=True)
-class MeasuredUsers:
-    """What the requested users did in a period."""
-
-    users: pl.DataFrame
-    """user_id, arm and group of each, and the numbers of SUMS and VALUES but `users`. They are null
-    for users who did nothing."""
-    length: int
-    """How many items the longest list has."""
-
-
-def measure_users(
+def sum_period(
     period: Period, lists: PeriodLists, later: LaterInteractions, groups: UserGroups
-) -> MeasuredUsers:
-    """What each requested user did in the period."""
+) -> pl.DataFrame:
+    """The sums of the requested users by arm and group, with the columns of SCHEMA."""
     chosen = later.find_chosen_items(period, new=lists.exclude_seen)
     listed, hits = _match_lists(lists, later, chosen)
     length = listed.select(pl.col("length").max().fill_null(0)).item()
@@ -234,17 +223,11 @@ def measure_users(
     arms = pl.lit(MODEL) if lists.experiment is None else assign_arms(ids, lists.experiment)
     requested = groups.add_to(requested.with_columns(arm=arms))
     measures = _measure_users(period, lists, later, chosen, hits, requested)
-    return MeasuredUsers(requested.join(measures, on="user_id", how="left"), length)
-
-
-def sum_users(
-    period: Period, lists: PeriodLists, later: LaterInteractions, measured: MeasuredUsers
-) -> pl.DataFrame:
-    """The sums of the users by arm and group, with the columns of SCHEMA."""
     name = lists.experiment.model_dump_json() if lists.experiment else ""
     summed = (*SUMS, *VALUES) if later.has_values else SUMS
     sums = (
-        measured.users.with_columns(users=pl.lit(1.0))
+        requested.join(measures, on="user_id", how="left")
+        .with_columns(users=pl.lit(1.0))
         .group_by("arm", "group")
         .agg(pl.col(column).cast(pl.Float64).fill_null(0).sum() for column in summed)
         .with_columns(
@@ -254,7 +237,7 @@ def sum_users(
             since=pl.lit(period.since),
             start=period.start,
             end=period.end,
-            length=measured.length,
+            length=length,
             target_events=pl.lit(later.target_events),
         )
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -14,30 +13,17 @@ from batchrec_dagster.outcomes.arms import UserGroups
 from batchrec_dagster.outcomes.experiment import ExperimentResult, summarize_experiment
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
-from batchrec_dagster.outcomes.outcomes_by_value import OutcomesByValue
 from batchrec_dagster.outcomes.periods import Period, find_periods
 from batchrec_dagster.outcomes.sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.outcomes.sums import complete_sums, leave_out_unused
-from batchrec_dagster.outcomes.value_outcomes import estimate_by_value
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.preparation.rules import SECONDS_A_DAY
 from batchrec_dagster.steps.batches import read_users_without_lists
-from batchrec_dagster.steps.outcome_sums import (
-    LaterInteractions,
-    MeasuredUsers,
-    PeriodLists,
-    measure_users,
-    sum_users,
-)
-from batchrec_dagster.steps.user_attributes import read_user_attributes
+from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.publications import Publications
-
-# The name of the record of the newest period by columns of users.
-VALUES_RECORD = "outcomes_by_value"
 
 
 @dataclass(frozen=True)
@@ -88,43 +74,13 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
             since = min(min(period.start, period.known_until) for period in periods)
             later = LaterInteractions(interactions, since, known_until, target_events)
             groups = UserGroups()
-            newest_period = max(periods, key=lambda period: (period.start, period.edition.number))
-            for period in periods:
-                lists = _read_lists(work, period)
-                measured_users = measure_users(period, lists, later, groups)
-                parts.append(sum_users(period, lists, later, measured_users))
-                if period is newest_period:
-                    _write_values(work, period, measured_users)
+            parts += [
+                sum_period(period, _read_lists(work, period), later, groups) for period in periods
+            ]
         measured = pl.concat(parts).sort("start", "edition", "arm", "group")
         if not measured.equals(last_sums):
             files.write_parquet(files.storage_keys.outcome_sums, leave_out_unused(measured))
     return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])
-
-
-def _write_values(work: Work, period: Period, measured: MeasuredUsers) -> None:
-    """Remember what people with each value of the declared categories of users did in the period.
-
-    Raises StorageError.
-    """
-    users, files = work.pipeline.users, work.files
-    has_attributes = work.storage.store.head(files.uri(files.storage_keys.users)) is not None
-    if users is None or not users.layout.categories or not has_attributes:
-        return
-    columns = [*users.layout.categories]
-    by_value = estimate_by_value(measured.users, read_user_attributes(work), columns)
-    record = OutcomesByValue(period.edition.number, period.start, by_value).to_json()
-    if read_outcomes_by_value(files) != OutcomesByValue.from_json(record):
-        files.write_list_record(VALUES_RECORD, record)
-
-
-def read_outcomes_by_value(files: PipelineFiles) -> OutcomesByValue | None:
-    """The outcomes of the newest period by columns of users; None if they were not measured.
-
-    Raises StorageError.
-    """
-    with suppress(DamagedObjectError):
-        return OutcomesByValue.from_json(files.list_record(VALUES_RECORD, OutcomesByValue))
-    return None
 
 
 def _shorten_periods(periods: Sequence[Period], trial: Trial) -> list[Period]:
