@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchrec_dagster.pipeline.component import BatchRecommendations
-    from batchrec_dagster.pipeline.resources import BatchrecResources, published, resources
+    from batchrec_dagster.pipeline.resources import published, resources
 
-__all__ = ["BatchRecommendations", "BatchrecResources", "published", "resources"]
+__all__ = ["BatchRecommendations", "published", "resources"]
 
 _MODULES = {
     "BatchRecommendations": "batchrec_dagster.pipeline.component",
-    "BatchrecResources": "batchrec_dagster.pipeline.resources",
     "published": "batchrec_dagster.pipeline.resources",
     "resources": "batchrec_dagster.pipeline.resources",
 }

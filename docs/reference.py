@@ -76,7 +76,7 @@ BLOCKS = {
     "What is published, and where": ("gate", "sinks", "retention"),
     "When and where it runs": (
         *("schedule", "automation", "automation_timezone", "on_new_files", "alerts"),
-        *("budget", "assets", "deployment"),
+        *("budget", "assets"),
     ),
 }
 EXAMPLES = {
@@ -144,10 +144,6 @@ assets:
   key_prefix: marketing/shop-eu
   group: lists
   tags: {domain: marketing}""",
-    "deployment": """
-deployment:
-  storage: s3://lists-eu/batchrec
-  region: eu-west-1""",
 }
 VARIABLES = {
     "Where data and models are": (
@@ -215,11 +211,7 @@ class _SettingsPage:
         self._words: dict[tuple[str, str], str] = {}
 
     def parts(self) -> Iterator[str]:
-        settings = {
-            name: setting
-            for name, setting in self._attributes["properties"].items()
-            if not setting.get("deprecated")
-        }
+        settings = self._attributes["properties"]
         _require_all(BLOCKS, settings)
         yield _table(
             ("what you decide", "blocks"),
@@ -272,11 +264,10 @@ class _SettingsPage:
         rows = []
         for name in sorted(settings, key=lambda name: name not in required):
             setting = settings[name]
-            if not setting.get("deprecated"):
-                notes = [self._kind(f"{path}.{name}", setting)]
-                default = _default(setting)
-                notes += ["**needed**"] if name in required else [default] if default else []
-                rows.append((f"`{name}`<br>{', '.join(notes)}", self._meaning(path, name, setting)))
+            notes = [self._kind(f"{path}.{name}", setting)]
+            default = _default(setting)
+            notes += ["**needed**"] if name in required else [default] if default else []
+            rows.append((f"`{name}`<br>{', '.join(notes)}", self._meaning(path, name, setting)))
         return _table(("setting", "what it is"), rows)
 
     def _kind(self, path: str, setting: dict[str, Any]) -> str:

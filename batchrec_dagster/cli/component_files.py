@@ -28,7 +28,6 @@ class DeclaredComponent(NamedTuple):
     """Its `type`."""
     attributes: dict[str, Any]
     file: Path
-    template_vars_module: str | None
 
 
 def read_components(project: Project) -> Iterator[DeclaredComponent]:
@@ -41,11 +40,5 @@ def read_components(project: Project) -> Iterator[DeclaredComponent]:
         for document in documents:
             if isinstance(document, dict):
                 attributes = document.get("attributes") or {}
-                module = document.get("template_vars_module")
                 if isinstance(attributes, dict):
-                    yield DeclaredComponent(
-                        str(document.get("type")),
-                        attributes,
-                        file,
-                        module if isinstance(module, str) else None,
-                    )
+                    yield DeclaredComponent(str(document.get("type")), attributes, file)

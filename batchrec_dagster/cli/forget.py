@@ -18,8 +18,12 @@ from batchrec_dagster.cli.declared_pipelines import (
     make_undeclared_error,
     read_pipeline_name,
 )
-from batchrec_dagster.cli.project import find_project, importable_project, load_environment
-from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.project import (
+    find_project,
+    importable_project,
+    load_environment,
+    load_storage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -173,6 +177,7 @@ def _load_pipelines(
 
     Raises UnknownNameError, and DeclarationError if one does not load.
     """
+    from batchrec_dagster.deployment import resource_key
     from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
     from batchrec_dagster.pipeline.loading import load_pipelines
     from batchrec_dagster.pipeline.run_endings import PIPELINE
@@ -194,8 +199,8 @@ def _load_pipelines(
     works, assets = [], {}
     for name in sorted(names or pipelines):
         pipeline = pipelines[name]
-        personalize = resources[pipeline.resource_key("personalize")]
-        storage = resources[pipeline.resource_key("storage")]
+        personalize = resources[resource_key("personalize")]
+        storage = resources[resource_key("storage")]
         ensure = personalize.ensure(log, pipeline.tags)
         works.append(PersonalizeWork(pipeline, storage, ensure, personalize.read_prices()))
         assets[name] = [spec.key for spec in specs if spec.metadata.get(PIPELINE) == name]

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from batchrec_dagster.cli.declared_pipelines import find_declared_pipelines
-from batchrec_dagster.cli.project import Project, find_project
-from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.project import Project, find_project, load_storage
 from batchrec_dagster.cli.terminal import fit_terminal, format_program, shorten_path
 from batchrec_dagster.preparation.layout import TableFormat
 

@@ -28,8 +28,13 @@ from batchrec_dagster.cli.declared_pipelines import (
     make_undeclared_error,
     read_pipeline_name,
 )
-from batchrec_dagster.cli.project import Project, find_project, importable_project, load_environment
-from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.project import (
+    Project,
+    find_project,
+    importable_project,
+    load_environment,
+    load_storage,
+)
 from batchrec_dagster.cli.terminal import (
     fit_terminal,
     format_program,
@@ -72,7 +77,8 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
 
     project = find_project()
     declared = sorted({**find_lists(project), **find_similar_items(project)})
-    undeclared = sorted(set(list_published(load_storage())).difference(declared))
+    storage = load_storage()
+    undeclared = sorted(set(list_published(storage)).difference(declared))
     # The editions of a pipeline or a list stay when its declaration is removed.
     addresses = [*declared, *(undeclared if editions else [])]
     pipelines = expand_names(names, addresses) or declared
@@ -85,8 +91,7 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
         return
     with open_dagster_instance() as instance:
         overviews = [
-            summarize_pipeline(PublishedResults(load_storage(name), name), instance)
-            for name in pipelines
+            summarize_pipeline(PublishedResults(storage, name), instance) for name in pipelines
         ]
     if as_json:
         click.echo(json.dumps(overviews, indent=2))
@@ -115,7 +120,8 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
 
     if not pipelines:
         raise UnknownNameError(NO_PIPELINES)
-    all_files = [PipelineFiles(load_storage(name), StorageKeys(name)) for name in pipelines]
+    storage = load_storage()
+    all_files = [PipelineFiles(storage, StorageKeys(name)) for name in pipelines]
     ended_runs = {}
     try:
         with open_instance_if_any() as instance:
@@ -184,9 +190,10 @@ def _find_source_errors(project: Project, definitions: dg.Definitions) -> list[s
     from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
 
     findings: list[Finding] = []
+    storage = load_storage()
     with importable_project(project):
         for pipeline in find_built_pipelines(definitions):
-            findings += check_sources(pipeline, load_storage(pipeline.name), project.root)
+            findings += check_sources(pipeline, storage, project.root)
             findings += check_variables(pipeline, project.root, os.environ)
     return [
         f"{finding.check}: {finding.message}" for finding in findings if finding.status == "failed"
@@ -317,7 +324,7 @@ def _find_report(pipeline: str | None) -> Path:
     """
     from batchrec_dagster.reporting.published import PublishedResults, list_published
 
-    storage = load_storage(pipeline)
+    storage = load_storage()
     if pipeline is not None and pipeline != read_pipeline_name(pipeline):
         addresses = [pipeline]
     else:

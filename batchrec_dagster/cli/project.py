@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    pass
+    from batchrec_dagster.deployment import Deployment
+    from batchrec_dagster.storage.resource import StorageResource
 
 
 class ProjectError(click.ClickException):
@@ -59,6 +60,41 @@ def load_environment() -> Mapping[str, str]:
     values = dotenv_values(Path(".env"))
     os.environ.update({name: value for name, value in values.items() if value is not None})
     return os.environ
+
+
+def load_storage() -> StorageResource:
+    """The project's storage.
+
+    Raises click.ClickException if a setting of the deployment is wrong.
+    """
+    return load_deployment().storage_resource
+
+
+def load_deployment() -> Deployment:
+    """The project's deployment.
+
+    Raises click.ClickException if a setting is wrong.
+    """
+    from batchrec_dagster.deployment import Deployment, DeploymentError
+
+    variables = load_environment()
+    try:
+        with _importable_project_if_any():
+            return Deployment.from_environment(variables)
+    except DeploymentError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _importable_project_if_any() -> Iterator[None]:
+    """Lets a resource of the project be imported, if there is a project."""
+    try:
+        project = find_project()
+    except ProjectError:
+        yield
+        return
+    with importable_project(project):
+        yield
 
 
 def make_job_command(job: str, module: str | None = None) -> list[str]:

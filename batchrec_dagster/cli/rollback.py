@@ -14,10 +14,11 @@ from batchrec_dagster.cli.project import (
     ProjectError,
     find_project,
     importable_project,
+    load_deployment,
     load_environment,
+    load_storage,
     make_job_command,
 )
-from batchrec_dagster.cli.project_deployment import load_deployment, load_storage
 from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
 from batchrec_dagster.cli.watched_run import watch_run
 from batchrec_dagster.reporting.messages import format_message
@@ -65,7 +66,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
     )
     from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, StorageKeys
 
-    files = PipelineFiles(load_storage(address), StorageKeys(address))
+    files = PipelineFiles(load_storage(), StorageKeys(address))
     table, rollbacks = files.table, Rollbacks(files)
     try:
         current, record = table.current(), rollbacks.publications.read()
@@ -172,7 +173,7 @@ def teardown(pipeline: str, files: bool, yes: bool) -> None:
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
-    deployment = load_deployment(pipeline)
+    deployment = load_deployment()
     storage, personalize = deployment.storage_resource, deployment.personalize_resource
     store, root = storage.store, storage.uri(f"{pipeline}/")
     ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})

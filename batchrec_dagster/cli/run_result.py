@@ -9,8 +9,7 @@ from batchrec_dagster.cli.declared_pipelines import (
     find_declared_lists,
     read_pipeline_name,
 )
-from batchrec_dagster.cli.project import find_project
-from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.project import find_project, load_storage
 from batchrec_dagster.cli.terminal import format_program, get_terminal_width
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: 
         format_show_arguments,
     )
 
-    storage = load_storage(name)
+    storage = load_storage()
     addresses = [
         address
         for address in find_declared_lists(find_project())

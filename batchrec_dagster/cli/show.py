@@ -21,8 +21,7 @@ from batchrec_dagster.cli.declared_pipelines import (
     find_declared_pipelines,
     read_pipeline_name,
 )
-from batchrec_dagster.cli.project import ProjectError, find_project
-from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.project import ProjectError, find_project, load_storage
 from batchrec_dagster.cli.terminal import get_terminal_width
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ def find_published(pipeline: str | None) -> list[PublishedResults]:
     """
     from batchrec_dagster.reporting.published import PublishedResults, list_published
 
-    storage = load_storage(pipeline)
+    storage = load_storage()
     names = list_published(storage)
     if not names:
         place = storage.where(storage.uri(""))
@@ -336,9 +335,9 @@ def _compare_pipelines(names: tuple[str, ...], pipeline: str | None, *, as_json:
     if len(names) != 2 or pipeline is not None or any(name.isdecimal() for name in names):
         raise click.UsageError("name two pipelines, or editions of one: --pipeline NAME 12 14")
     lists = []
+    storage = load_storage()
     for name in names:
         address, _, trial = name.partition("/trials/")
-        storage = load_storage(address.partition("/")[0])
         files = PipelineFiles(storage, StorageKeys(address, trial=trial or None))
         edition = files.table.current()
         if edition is None:

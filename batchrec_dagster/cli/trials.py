@@ -14,9 +14,9 @@ from batchrec_dagster.cli.project import (
     find_project,
     importable_project,
     load_environment,
+    load_storage,
     make_job_command,
 )
-from batchrec_dagster.cli.project_deployment import load_storage
 from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
 from batchrec_dagster.cli.watched_run import watch_run
 
@@ -198,7 +198,7 @@ class _TrialRun:
     def _list_files(self, pipeline: Pipeline) -> Iterator[_TrialList]:
         from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
-        storage = load_storage(self.name)
+        storage = load_storage()
         for list_pipeline in pipeline.list_pipelines:
             live_keys = StorageKeys(list_pipeline.address)
             yield _TrialList(

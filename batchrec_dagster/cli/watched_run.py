@@ -29,8 +29,7 @@ from batchrec_dagster.cli.dagster_home import (
     open_dagster_instance,
     use_dagster_home,
 )
-from batchrec_dagster.cli.project import find_project
-from batchrec_dagster.cli.project_deployment import load_storage
+from batchrec_dagster.cli.project import find_project, load_storage
 from batchrec_dagster.cli.terminal import fit_terminal, format_program, get_terminal_width
 from batchrec_dagster.storage.processes import MACHINE_TAG, describe_machine
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated
 
 import dagster as dg
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.interactions import InteractionSettings, PreparationSettings
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.lists import ListSettings, validate_list_names
@@ -19,13 +20,11 @@ from batchrec_dagster.config.project import (
     Alerts,
     AssetSettings,
     Budget,
-    DeploymentSettings,
     OnNewFiles,
     Schedule,
     check_cron,
     check_zone,
 )
-from batchrec_dagster.config.publication import Gate, Publication
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
@@ -33,7 +32,7 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.users import UserSettings
-from batchrec_dagster.config.validation import build_field_errors, validate_pattern, validate_with
+from batchrec_dagster.config.validation import validate_pattern, validate_with
 from batchrec_dagster.sinks import Sinks
 
 
@@ -104,18 +103,11 @@ class Declaration(dg.Model):
     popularity: Annotated[Popularity, _block(Popularity)] = Field(default_factory=Popularity)
     gate: Annotated[Gate, _block(Gate)] = Field(default_factory=Gate)
     retention: Annotated[Retention, _block(Retention)] = Field(default_factory=Retention)
-    # Its own description in the schema tells editors that it is no longer to be used.
-    publication: Annotated[Publication | None, _block(Publication)] = Field(
-        default=None, json_schema_extra={"deprecated": True}
-    )
     experiment: Annotated[Experiment | None, _block(Experiment)] = None
     segments: Annotated[Segments | None, _block(Segments)] = None
     sinks: Annotated[Sinks, _block(Sinks)] = Field(default_factory=Sinks)
     budget: Annotated[Budget, _block(Budget)] = Field(default_factory=Budget)
     assets: Annotated[AssetSettings, _block(AssetSettings)] = Field(default_factory=AssetSettings)
-    deployment: Annotated[DeploymentSettings, _block(DeploymentSettings)] = Field(
-        default_factory=DeploymentSettings
-    )
     automation: Annotated[
         str,
         dg.Resolver.default(
@@ -160,13 +152,3 @@ class Declaration(dg.Model):
             if not re.fullmatch(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
                 raise ValueError(f"{owner!r} is not an owner: write an e-mail address or team:NAME")
         return owners
-
-    @model_validator(mode="after")
-    def _read_former_settings(self) -> Self:
-        if self.publication is None:
-            return self
-        if "retention" in self.model_fields_set:
-            message = "is now retention.editions: remove publication, and set it there"
-            raise build_field_errors({("publication", "history"): message})
-        self.retention = Retention(editions=self.publication.history)
-        return self

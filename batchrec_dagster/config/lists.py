@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.list_columns import REASONS
-from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.validation import build_field_errors

@@ -13,9 +13,9 @@ from pydantic import PrivateAttr, model_validator
 from batchrec_dagster.config.block_problems import require_fitting_blocks
 from batchrec_dagster.config.declaration import Declaration
 from batchrec_dagster.config.expression_problems import find_expression_problems
+from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.lists import ListSettings
 from batchrec_dagster.config.popularity import Popularity
-from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.config.validation import build_field_errors
@@ -400,16 +400,6 @@ class Pipeline(Declaration):
     def op_name(self, asset: str) -> str:
         """The name of the asset's step in a run's config."""
         return self.asset_key(asset).to_python_identifier()
-
-    def resource_key(self, resource: str) -> str:
-        """The key of the pipeline's resource or IO manager of this name."""
-        return f"batchrec_{resource}{self.resource_suffix}"
-
-    @cached_property
-    def resource_suffix(self) -> str:
-        """What the keys of its resources end with; empty if it shares those of the other
-        pipelines."""
-        return f"_{self.name}" if self.deployment.variables else ""
 
     @property
     def tags(self) -> dict[str, str]:

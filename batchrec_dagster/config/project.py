@@ -135,54 +135,6 @@ class Budget(dg.Model):
     _amount_in_range = validate_range("max_usd_per_run", above=0)
 
 
-_VARIABLES = {
-    "storage": "BATCHREC_STORAGE",
-    "s3": "BATCHREC_S3_RESOURCE",
-    "personalize": "BATCHREC_PERSONALIZE",
-    "role_arn": "BATCHREC_ROLE_ARN",
-    "region": "AWS_REGION",
-    "profile": "AWS_PROFILE",
-}
-
-
-class DeploymentSettings(dg.Model):
-    """Where data and Personalize are. What is omitted, the environment decides."""
-
-    storage: str | None = Field(
-        default=None,
-        description="A folder, or s3://bucket/prefix. Default: BATCHREC_STORAGE.",
-        examples=["s3://lists-eu/batchrec"],
-    )
-    personalize: str | None = Field(
-        default=None,
-        description="embedded, aws, or the URL of a Personalize. Default: BATCHREC_PERSONALIZE.",
-    )
-    role_arn: str | None = Field(
-        default=None,
-        description="The role with which Personalize reads and writes the bucket. Default:"
-        " BATCHREC_ROLE_ARN.",
-        examples=["arn:aws:iam::123456789012:role/personalize-eu"],
-    )
-    region: str | None = Field(
-        default=None, description="The AWS region. Default: AWS_REGION.", examples=["eu-west-1"]
-    )
-    profile: str | None = Field(default=None, description="The AWS profile. Default: AWS_PROFILE.")
-
-    s3: str | None = Field(
-        default=None,
-        description="A dagster_aws.s3.S3Resource of the project, by its module and name: its keys,"
-        " profile, region and endpoint reach S3 and the other services of AWS. Default:"
-        " BATCHREC_S3_RESOURCE, or what AWS's own variables and files say.",
-        examples=["acme.resources:s3"],
-    )
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """The environment variables that these settings replace."""
-        own: dict[str, Any] = {name: getattr(self, name) for name in _VARIABLES}
-        return {_VARIABLES[name]: value for name, value in own.items() if value is not None}
-
-
 class Retries(dg.Model):
     """How often Dagster runs a failed step again in the same run."""
 

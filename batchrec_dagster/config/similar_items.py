@@ -13,7 +13,7 @@ from batchrec_dagster.config.filter_values import (
     require_filter_values,
     validate_filter_values,
 )
-from batchrec_dagster.config.publication import Gate
+from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.validation import (

@@ -89,20 +89,17 @@ class Sandboxed(dg.Resolvable):
 _OF_DAGSTER = frozenset({"automation_condition", "context", "datetime", "dg", "env"})
 
 
-def make_variables(
-    environment: Mapping[str, str], scope: Mapping[str, Any], project_root: Path | None = None
-) -> dict[str, object]:
+def make_variables(environment: Mapping[str, str], scope: Mapping[str, Any]) -> dict[str, object]:
     """What templates know, by name.
 
     scope: the project's variables, and what Dagster adds to them.
-    project_root: the project's folder, if the scope does not have it.
     """
     variables = {
         name: plain_value
         for name, value in scope.items()
         if name not in _OF_DAGSTER and (plain_value := _make_plain(value)) is not _NOT_PLAIN
     }
-    root = getattr(scope.get("context"), "project_root", project_root)
+    root = getattr(scope.get("context"), "project_root", None)
     if root is not None:
         # Dagster's own templates say context.project_root.
         variables = {

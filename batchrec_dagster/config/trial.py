@@ -24,7 +24,6 @@ MOST_DAYS = 400
 # Settings that say nothing of what is in the lists, or where a trial would no longer be one.
 FIXED_SETTINGS = {
     "name": "a trial keeps the pipeline's name, by which it finds what is trained already",
-    "deployment": "a trial is made in the pipeline's own deployment",
     "sinks": "a trial writes to no sinks",
     "segments": "a trial makes no segments",
     "similar_items": "a trial makes no similar items",

@@ -171,6 +171,11 @@ def find_misspelt_settings(environment: Mapping[str, str]) -> dict[str, str]:
     return corrections
 
 
+def resource_key(name: str) -> str:
+    """The key that the resource or IO manager of this name has in a code location."""
+    return f"batchrec_{name}"
+
+
 class DeploymentError(ValueError):
     """An environment variable is invalid. The message names it and the values that it may have."""
 
@@ -339,15 +344,9 @@ class Deployment:
         with suppress(OSError):
             durable.make_folders(self.home, 0o700)
 
-    def resources(self, suffix: str = "") -> dict[str, Any]:
-        """Dagster's resources and IO managers by key. Every call returns the same objects.
-
-        suffix: the end of the keys, for a pipeline with a deployment of its own.
-        """
-        return {
-            f"batchrec_{name}{suffix}": resource
-            for name, resource in _build_resources(self).items()
-        }
+    def resources(self) -> dict[str, Any]:
+        """Dagster's resources and IO managers by key. Every call returns the same objects."""
+        return {resource_key(name): resource for name, resource in _build_resources(self).items()}
 
     @property
     def storage_resource(self) -> StorageResource:

@@ -26,7 +26,7 @@ from batchrec_dagster.config.trial import (
     find_lists_about_orders,
     require_same_lists_about_orders,
 )
-from batchrec_dagster.deployment import Deployment, DeploymentError
+from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.assets.after_order import after_order_lists
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
@@ -53,7 +53,6 @@ from batchrec_dagster.pipeline.automation.runs import build_console_logger, name
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW
 from batchrec_dagster.pipeline.loading import find_components
-from batchrec_dagster.pipeline.resources import resolve_deployment
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
 
@@ -111,10 +110,10 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         assets += self._build_reports(assets, with_outcomes=True)
         for published in self.published_pipelines:
             assets += sink_assets(published)
-        deployment = self._resolve_deployment(context)
+        deployment = _open_deployment()
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
-            dg.Definitions(assets=assets, resources=deployment.resources(self.resource_suffix)),
+            dg.Definitions(assets=assets, resources=deployment.resources()),
             build_automation(self, assets, executor),
             dg.Definitions(
                 sensors=alert_sensors(built_pipelines.watched)
@@ -153,7 +152,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
     def make_rehearsal(self, settings: Mapping[str, Any]) -> "BatchRecommendations":
         """The pipeline with other settings, for a run in a home of its own.
 
-        It has no sinks, no alerts and no deployment of its own, so that it reaches nobody.
+        It has no sinks and no alerts, so that it reaches nobody.
         settings: the changed ones by their path, such as ratings.source.
         Raises TrialError if they are not valid, and DeclarationError if they are not together.
         """
@@ -161,8 +160,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         changed = apply_settings(origin.declared_settings, settings)
         for block in [changed, *(changed.get("lists") or {}).values()]:
             block.pop("sinks", None)
-        for name in ("alerts", "deployment"):
-            changed.pop(name, None)
+        changed.pop("alerts", None)
         (changed.get("assets") or {}).pop("published_io", None)
         return self._load_changed(origin, changed, Trial.parse(settings))
 
@@ -245,7 +243,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         # What the pipeline has prepared last is copied, and not prepared again.
         copied = self._read_versions_of_data().keys() if self.has_same_data else ()
         keys = [key for asset in assets for key in asset.keys if key not in copied]
-        deployment = self._resolve_deployment(self._require_origin().context)
+        deployment = _open_deployment()
         job = dg.define_asset_job(
             name=name_trial_job(self.name),
             selection=dg.AssetSelection.assets(*keys),
@@ -256,7 +254,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         return dg.Definitions(
             assets=assets,
             jobs=[job],
-            resources=deployment.resources(self.resource_suffix),
+            resources=deployment.resources(),
             loggers={"console": build_console_logger(deployment.log_format)},
         )
 
@@ -337,10 +335,9 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         file = context.path / "defs.yaml"
         return file if file.is_file() else context.path
 
-    def _resolve_deployment(self, context: dg.ComponentLoadContext) -> Deployment:
-        try:
-            deployment = resolve_deployment(self.deployment, context)
-        except DeploymentError as error:
-            raise DeclarationError(f"{self._find_place(context)}: {error}") from error
-        deployment.make_home()
-        return deployment
+
+def _open_deployment() -> Deployment:
+    """The deployment of the environment, with its folder. Raises DeploymentError."""
+    deployment = Deployment.from_environment(os.environ)
+    deployment.make_home()
+    return deployment

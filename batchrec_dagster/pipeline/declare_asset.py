@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE, TRIAL
 from batchrec_dagster.pipeline.run_step import check_specs
@@ -84,10 +85,10 @@ def asset_options(
     settings = pipeline.assets
     if not isinstance(inputs, Mapping):
         inputs = {asset: pipeline.asset_key(asset) for asset in inputs}
-    manager = pipeline.resource_key(io_manager) if io_manager else None
+    manager = resource_key(io_manager) if io_manager else None
     if io_manager == PUBLISHED_IO and pipeline.published_io is not None:
         manager = pipeline.published_io
-    loaded_by = pipeline.resource_key(input_manager) if input_manager else None
+    loaded_by = resource_key(input_manager) if input_manager else None
     return {
         "key": key,
         "ins": {
@@ -114,7 +115,7 @@ def asset_options(
             **({STORAGE_KEY: storage_key} if storage_key else {}),
         },
         "check_specs": check_specs(key, checks or {}, warnings or {}),
-        "required_resource_keys": {pipeline.resource_key(resource) for resource in resources},
+        "required_resource_keys": {resource_key(resource) for resource in resources},
     }
 
 

@@ -206,15 +206,14 @@ def round_metadata(result: AssetResult, seconds: float) -> AssetResult:
 def get_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> Work:
     """The pipeline with its storage. Raises dg.Failure for a partition of the asset."""
     _refuse_partitions(pipeline, context)
-    return Work(pipeline, getattr(context.resources, pipeline.resource_key("storage")))
+    return Work(pipeline, context.resources.batchrec_storage)
 
 
 def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> PersonalizeWork:
     """The pipeline with its storage and Personalize. Raises dg.Failure for a partition of the
     asset."""
     _refuse_partitions(pipeline, context)
-    key = pipeline.resource_key("personalize")
-    personalize: PersonalizeResource = getattr(context.resources, key)
+    personalize: PersonalizeResource = context.resources.batchrec_personalize
     ensure = personalize.ensure(context.log, pipeline.tags)
     return PersonalizeWork(pipeline, personalize.storage, ensure, personalize.read_prices())
 

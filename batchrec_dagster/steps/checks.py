@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 import polars as pl
 
-from batchrec_dagster.config.publication import Gate
+from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import (
     ALL,

@@ -103,11 +103,8 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"interactions": {"window": {"days": 0}}}, 13, "interactions.window.days"),
     ({"gate": {"max_drop": 30}}, 14, "gate.max_drop"),
     ({"recommendations": {"max_failed_share": 5}}, 14, "recommendations.max_failed_share"),
-    ({"publication": {"history": 0}}, 14, "publication.history"),
     ({"retention": {"editions": 0}}, 14, "retention.editions"),
     ({"retention": {"models": 0}}, 14, "retention.models"),
-    ({"retention": {"models": 1}, "publication": {"history": 3}}, 16, "publication.history"),
-    ({"publication": {"max_file_gb": 6}}, 14, "publication.max_file_gb"),
     (
         {"interactions": {"min_interactions_per_user": 0}},
         12,
@@ -622,20 +619,3 @@ def test_a_threshold_of_event_values_is_personalizes_and_another_solution() -> N
 def test_events_are_checked(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         Solution.model_validate(settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "editions"),
-    [
-        ({}, 7),
-        ({"publication": {"history": 3}}, 3),
-        ({"publication": {}}, 7),
-        ({"retention": {"editions": 14}}, 14),
-        ({"retention": {"models": 1}}, 7),
-    ],
-)
-def test_the_former_setting_of_older_editions_is_still_read(
-    settings: dict[str, Any], editions: int
-) -> None:
-    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", **settings))
-    assert pipeline.retention.editions == editions

@@ -162,8 +162,6 @@ def test_the_last_order_is_found_by_number_where_orders_have_one() -> None:
 def test_another_code_location_takes_a_list_by_its_address() -> None:
     spec = published("shop/newsletter")
     assert spec.key.path == ["shop", "newsletter", "recommendations"]
-    prefixed = published("shop/newsletter", key_prefix="team/web")
-    assert prefixed.key.path == ["team", "web", "newsletter", "recommendations"]
     newsletter = declare({"newsletter": {}}).list_pipelines[0]
     assert spec.key == newsletter.asset_key("recommendations")
     assert newsletter.storage_keys.recommendations in spec.metadata.values()

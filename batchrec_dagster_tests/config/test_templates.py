@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.cli.project_deployment import load_storage
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
@@ -198,17 +197,3 @@ def test_templates_reach_nothing_but_plain_values(tmp_path: Path, template: str)
     with pytest.raises(DeclarationError, match="cannot fill in"), definitions(project):
         pass
     assert not Path("harm").exists()
-
-
-def test_commands_find_a_storage_that_a_template_variable_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = module_project(tmp_path)
-    (project.package / "defs" / "shared.py").write_text(VARIABLES)
-    file = project.package / "defs" / "defs.yaml"
-    file.write_text(
-        "type: batchrec_dagster.BatchrecResources\ntemplate_vars_module: .shared\n"
-        "attributes: {storage: '{{ project_root }}/{{ shop_name }}'}\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    assert load_storage().root == f"{tmp_path}/outlet"

@@ -8,8 +8,7 @@ import sys
 import dagster as dg
 import pytest
 
-from batchrec_dagster.cli.project_deployment import load_storage
-from batchrec_dagster.config.declaration_errors import DeclarationError
+from batchrec_dagster.cli.project import load_storage
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
@@ -47,21 +46,12 @@ def team(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def share(project: Project, resource: str, bucket: str) -> None:
-    """The storage of all pipelines of the project, reached by this resource."""
-    folder = project.package / "defs" / "batchrec"
-    folder.mkdir()
-    (folder / "defs.yaml").write_text(
-        "type: batchrec_dagster.BatchrecResources\nattributes:\n"
-        f"  storage: s3://{bucket}/batchrec\n  s3: {project.package.name}.resources:{resource}\n"
-    )
-
-
 def test_its_keys_reach_the_bucket_and_are_not_shown(
     team: Project, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = s3.create_bucket()
-    share(team, "s3", bucket)
+    monkeypatch.setenv("BATCHREC_STORAGE", f"s3://{bucket}/batchrec")
+    monkeypatch.setenv("BATCHREC_S3_RESOURCE", f"{team.package.name}.resources:s3")
     monkeypatch.setenv("TEAM_ENDPOINT", s3.endpoint)
     monkeypatch.setenv("TEAM_KEY", OWNER.access)
     monkeypatch.setenv("TEAM_SECRET", OWNER.secret)
@@ -86,15 +76,11 @@ def test_its_keys_reach_the_bucket_and_are_not_shown(
     assert storage.store.get(storage.uri("x")) == b"lists"
 
 
-def test_a_pipeline_has_a_connection_of_its_own(team: Project) -> None:
-    module = f"{team.package.name}.resources"
-    own = {"storage": "s3://lists-eu/batchrec", "s3": f"{module}:lazy"}
-    team.declare(declaration("eu", "ratings.csv", deployment=own))
-    with definitions(team) as defs:
-        resources = defs.resources or {}
-    connection = resources["batchrec_storage_eu"].s3
+def test_a_function_of_the_project_makes_it(team: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCHREC_STORAGE", "s3://lists-eu/batchrec")
+    monkeypatch.setenv("BATCHREC_S3_RESOURCE", f"{team.package.name}.resources:lazy")
+    connection = Deployment.from_environment(os.environ).storage_resource.s3
     assert (connection.profile_name, connection.region_name) == ("lists", "eu-west-1")
-    assert resources["batchrec_storage"].s3.profile_name is None
 
 
 @pytest.mark.parametrize(
@@ -111,6 +97,3 @@ def test_what_is_no_s3_resource_is_refused(team: Project, name: str, reason: str
     text = name.replace("RES", f"{team.package.name}.resources")
     with pytest.raises(DeploymentError, match=f"BATCHREC_S3_RESOURCE is '{text}': {reason}"):
         Deployment.from_environment({"BATCHREC_S3_RESOURCE": text})
-    team.declare(declaration("eu", "ratings.csv", deployment={"s3": text}))
-    with pytest.raises(DeclarationError, match=reason), definitions(team):
-        pass

@@ -41,7 +41,7 @@ from batchrec_dagster_tests.support import declaration
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 KEPT = 3
 SHOP = Pipeline.model_validate(
-    declaration("shop", "ratings.csv", publication={"history": KEPT}, gate={"max_drop": 1})
+    declaration("shop", "ratings.csv", retention={"editions": KEPT}, gate={"max_drop": 1})
 )
 T0, DAY = 1_700_000_000, 86_400
 NIGHTS = 12

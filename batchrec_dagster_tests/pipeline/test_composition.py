@@ -16,7 +16,6 @@ from click.testing import CliRunner
 import batchrec_dagster
 from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.support import (
@@ -70,7 +69,7 @@ def few(lists: pl.DataFrame) -> list[str]:
 def whole(lists: pd.DataFrame) -> int:
     return len(lists)
 
-other = batchrec_dagster.published("other", key_prefix="team/other-shop")
+other = batchrec_dagster.published("other")
 
 @dg.asset(ins={"lists": dg.AssetIn(key=other.key)})
 def none(lists: Optional[pl.DataFrame]) -> bool:
@@ -174,51 +173,6 @@ def test_automation_by_cron_has_a_time_zone(team: Project) -> None:
         (spec,) = defs.resolve_assets_def(dg.AssetKey(["shop", "raw_ratings"])).specs
     expected = dg.AutomationCondition.on_cron("0 3 * * *", "Europe/Berlin")
     assert spec.automation_condition == expected
-
-
-def test_two_pipelines_cannot_share_a_key_prefix(team: Project) -> None:
-    team.declare(declaration("other", "ratings.csv", assets={"key_prefix": "shop"}))
-    with (
-        pytest.raises(DeclarationError, match=r"assets\.key_prefix: .* has the same"),
-        definitions(team),
-    ):
-        pass
-
-
-def test_pipelines_of_one_location_have_their_own_buckets_or_those_of_the_project(
-    team: Project,
-) -> None:
-    file = team.package / "defs" / "batchrec" / "defs.yaml"
-    file.parent.mkdir()
-    file.write_text(
-        "type: batchrec_dagster.BatchrecResources\n"
-        "attributes: {storage: 's3://{{ env.STAGE }}-lists/all', region: eu-west-1}\n"
-    )
-    with (
-        pytest.raises(DeclarationError, match=r"env\.STAGE.* variable in it is not set") as error,
-        definitions(team),
-    ):
-        pass
-    assert str(error.value).startswith(f"{file}, line 2: ")
-    team.environment["STAGE"] = "dev"
-    team.declare(declaration("us", "ratings.csv", deployment={"storage": "s3://lists-us/batchrec"}))
-    with definitions(team) as defs:
-        resources = defs.resources or {}
-        job = defs.resolve_job_def("us_teardown")
-    assert resources["batchrec_storage"].root == "s3://dev-lists/all"
-    assert resources["batchrec_personalize"].storage.s3.region_name == "eu-west-1"
-    assert resources["batchrec_storage_us"].root == "s3://lists-us/batchrec"
-    assert {"batchrec_storage_us", "batchrec_personalize_us"} <= set(job.resource_defs)
-    assert not {"io_manager", "s3", "storage"} & set(resources)
-
-
-def test_a_deployment_that_cannot_be_is_refused_by_the_file(team: Project) -> None:
-    team.declare(declaration("us", "ratings.csv", deployment={"storage": "gs://lists"}))
-    with (
-        pytest.raises(DeclarationError, match=r"us/defs\.yaml: BATCHREC_STORAGE .*gs://"),
-        definitions(team),
-    ):
-        pass
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.deployment import Deployment, resource_key
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
     check_specs,
@@ -71,7 +71,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
     @dg.asset(
         key=key,
         check_specs=check_specs(key, {"small": "It is small."}, {}),
-        required_resource_keys={SHOP.resource_key("personalize")},
+        required_resource_keys={resource_key("personalize")},
     )
     @asset_step
     def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
@@ -85,7 +85,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
 
     shelf = Shelf(leases)
     personalize = deployment.personalize_resource
-    resources = {SHOP.resource_key("personalize"): personalize, "io_manager": shelf}
+    resources = {resource_key("personalize"): personalize, "io_manager": shelf}
     result = dg.materialize([step], instance=instance, resources=resources, raise_on_error=False)
     assert [path.name for path in files_during_step] == ["000001.json"]
     assert files(leases) == []

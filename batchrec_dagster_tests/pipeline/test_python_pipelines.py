@@ -201,21 +201,3 @@ def test_sinks_of_pipelines_of_python_have_places_of_their_own(project: Project)
         definitions(project),
     ):
         pass
-
-
-@pytest.mark.parametrize(("returns", "is_seen"), [(" -> BatchrecResources", True), ("", False)])
-def test_resources_of_python_are_seen_by_pipelines_or_refused(
-    project: Project, returns: str, *, is_seen: bool
-) -> None:
-    write(project, "instances")
-    (project.package / "defs" / "resources.py").write_text(
-        "import dagster as dg\nfrom batchrec_dagster import BatchrecResources\n\n"
-        f"@dg.component_instance\ndef resources(context){returns}:\n"
-        "    return BatchrecResources(storage='s3://lists-eu/batchrec')\n"
-    )
-    if is_seen:
-        with definitions(project) as defs:
-            assert (defs.resources or {})["batchrec_storage"].root == "s3://lists-eu/batchrec"
-        return
-    with pytest.raises(DeclarationError, match=r"\(-> BatchrecResources\)"), definitions(project):
-        pass

@@ -33,7 +33,6 @@ def team(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     attributes = declaration(
         "shop",
         "s3://warehouse/orders.csv",
-        deployment={"storage": "s3://lists/batchrec", "personalize": "aws"},
         sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
         alerts={"slack_webhook_env": "SHOP_HOOK"},
     )

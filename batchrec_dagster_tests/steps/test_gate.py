@@ -10,7 +10,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.config.publication import Gate
+from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import AMAZON

@@ -9,6 +9,7 @@ from hashlib import sha256
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.pipeline.automation.living_runs import has_died
 from batchrec_dagster.pipeline.automation.runs import find_run_under_way
 from batchrec_dagster.preparation.sources.errors import SourceError
@@ -61,14 +62,14 @@ def new_files_sensor(
         name=name,
         job=job,
         minimum_interval_seconds=settings.every_seconds,
-        required_resource_keys={pipeline.resource_key("storage")},
+        required_resource_keys={resource_key("storage")},
         default_status=(
             dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED
         ),
         description=f"Refreshes {pipeline.name} when files of its ratings are new or changed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        storage: StorageResource = getattr(context.resources, pipeline.resource_key("storage"))
+        storage: StorageResource = context.resources.batchrec_storage
         before = Cursor.read(context.cursor)
         # The run is sought before the record is read, because a refresh that ends now writes it.
         running = find_run_under_way(context.instance, job.name)

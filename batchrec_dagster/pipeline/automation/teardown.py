@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
@@ -46,19 +47,18 @@ class TeardownConfig(dg.Config):
 
 def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobDefinition:
     """The job. It deletes nothing while a run writes one of these assets."""
-    keys = {name: pipeline.resource_key(name) for name in ("storage", "personalize")}
 
     # Ops and jobs share one namespace, so the op is named like an asset.
     @dg.op(
         name=f"{pipeline.name}__teardown",
         out=dg.Out(dg.Nothing),
-        required_resource_keys={keys["storage"], keys["personalize"]},
+        required_resource_keys={resource_key("storage"), resource_key("personalize")},
         description=f"Deletes the filters, solutions, datasets, schemas and dataset groups of"
         f" {pipeline.name} in Amazon Personalize and, if requested, its files.",
     )
     def teardown(context: dg.OpExecutionContext, config: TeardownConfig) -> None:
-        storage: StorageResource = getattr(context.resources, keys["storage"])
-        personalize: PersonalizeResource = getattr(context.resources, keys["personalize"])
+        storage: StorageResource = context.resources.batchrec_storage
+        personalize: PersonalizeResource = context.resources.batchrec_personalize
         root = storage.uri(f"{pipeline.name}/")
         running = describe_runs_under_way(pipeline, assets, context.instance)
         if config.delete and running:

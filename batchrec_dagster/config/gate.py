@@ -1,4 +1,4 @@
-"""When lists are published."""
+"""Which lists are published."""
 
 from __future__ import annotations
 
@@ -51,13 +51,3 @@ class Gate(dg.Model):
         least=0,
         most=1,
     )
-
-
-class Publication(dg.Model):
-    """The former place of retention.editions, which is still read."""
-
-    history: int = Field(
-        default=7, description="The former name of retention.editions; at least 1."
-    )
-
-    _history_in_range = validate_range("history", least=1)
