@@ -12,21 +12,17 @@ import dagster as dg
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.automation.jobs import own_console
 from batchrec_dagster.pipeline.automation.runs import build_console_logger
-from batchrec_dagster.pipeline.loading import load_pipelines, load_valid_pipelines
+from batchrec_dagster.pipeline.loading import load_pipelines
 
 
 def load(package: Path) -> dg.Definitions:
     """The definitions of the pipelines under defs/ of a package's folder."""
     deployment = Deployment.from_environment(os.environ)
     deployment.make_home()
-    # `dagster definitions validate` and `dg check defs` fail if any pipeline is broken. Other
-    # commands load the pipelines that are not.
-    is_validation = "DAGSTER_IS_DEFS_VALIDATION_CLI" in os.environ
-    load_declared = load_pipelines if is_validation else load_valid_pipelines
     token = own_console.set(True)
     try:
         with _paused_garbage_collection():
-            pipelines = load_declared(package)
+            pipelines = load_pipelines(package)
     finally:
         own_console.reset(token)
     return dg.Definitions.merge(

@@ -260,16 +260,19 @@ def find_definitions_errors(project: Project) -> list[str]:
 
 
 def warn_of_errors() -> None:
-    """Print to stderr the errors that keep declared pipelines from loading.
+    """Print to stderr the errors that keep the project from loading.
 
-    The lists of such a pipeline grow old, which nobody would notice otherwise.
+    Its lists grow old, which nobody would notice otherwise.
     """
     from batchrec_dagster.reporting.terminal import escape_invisible
 
     errors = find_pipeline_errors(find_project())
     if errors:
         lines = fit_terminal("\n".join(map(escape_invisible, errors)), indentation="  ")
-        click.echo(f"Pipelines do not load, and are not refreshed until fixed:\n{lines}", err=True)
+        click.echo(
+            f"The project does not load, so nothing is refreshed until it is fixed:\n{lines}",
+            err=True,
+        )
 
 
 @click.command("open", short_help="Open the report or Dagster's web page in a browser.")

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from pydoc import locate
 from typing import NamedTuple
@@ -71,16 +71,21 @@ def build_validation_error(file: Path, error: ValidationError) -> DeclarationErr
     return DeclarationError("\n".join(format_problems(problems)))
 
 
-def build_same_name_error(name: str, files: Sequence[Path]) -> DeclarationError:
-    """The error for a name that several pipelines declare, a line for each of their files.
+def build_same_name_error(name: str, places: Sequence[Path]) -> DeclarationError:
+    """The error for a name that two pipelines have, a line for each of their places.
 
     Dagster's own error names only an asset key.
+
+    places: the files that declare them, or those of the Python that makes them.
     """
     lines = []
-    for file in sorted(set(files)):
-        others = " and ".join(str(other) for other in sorted(files) if other != file) or file
+    for place in sorted(set(places)):
+        others = " and ".join(str(other) for other in places if other != place) or place
         message = f"{name} is also the name of the pipeline in {others}: rename one"
-        lines += format_problems([Problem(file, ["attributes", "name"], message)])
+        if place.suffix == ".yaml":
+            lines += format_problems([Problem(place, ["attributes", "name"], message)])
+        else:
+            lines.append(f"{place}: {message}")
     return DeclarationError("\n".join(lines))
 
 
@@ -168,15 +173,13 @@ def _parse_template_error(text: str) -> Problem | None:
     return Problem(Path(place["file"]), keys, message)
 
 
-def find_unreadable_files(folder: Path, without: Collection[Path] = ()) -> list[str]:
+def find_unreadable_files(folder: Path) -> list[str]:
     """A line for each defs.yaml that is not text, is empty or has an unknown type.
 
     Dagster's own errors about these do not name the file.
-
-    without: files that are left out.
     """
     lines = []
-    for file in sorted({*folder.rglob("defs.yaml")}.difference(without)):
+    for file in sorted(folder.rglob("defs.yaml")):
         content = file.read_bytes()
         try:
             documents = list(yaml.compose_all(content.decode()))
@@ -282,14 +285,3 @@ def _locate(file: Path, keys: Sequence[str]) -> Place:
                 return Place(line, [*path, last])
             return Place(line, path, node.value if isinstance(node, yaml.ScalarNode) else None)
     return Place(1, keys)
-
-
-def group_by_file(folder: Path, error: DeclarationError) -> Mapping[Path, list[str]]:
-    """The lines of an error by the defs.yaml below the folder that they name."""
-    files = list(folder.rglob("defs.yaml"))
-    lines_of_file: dict[Path, list[str]] = {}
-    for line in str(error).splitlines():
-        for file in files:
-            if line.startswith(f"{file}, line "):
-                lines_of_file.setdefault(file, []).append(line)
-    return lines_of_file

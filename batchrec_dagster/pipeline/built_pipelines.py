@@ -7,15 +7,13 @@ team that makes thirty of them. Dagster can list the declared ones, but all of t
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import dagster as dg
 
-from batchrec_dagster.config.declaration_errors import DeclarationError
+from batchrec_dagster.config.declaration_errors import DeclarationError, build_same_name_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,8 +46,7 @@ class BuiltPipelines:
             if built.pipeline.name == pipeline.name:
                 if built == (pipeline, place):
                     continue
-                problem = f"{pipeline.name} is also the name of the pipeline in {built.place}"
-                raise DeclarationError(f"{place}: {problem}: rename one")
+                raise build_same_name_error(pipeline.name, [built.place, place])
             if built.pipeline.key_prefix == pipeline.key_prefix:
                 raise DeclarationError(
                     f"{place}: assets.key_prefix: {built.pipeline.name} in {built.place} has the"
@@ -83,15 +80,9 @@ class BuiltPipelines:
 # have built different things.
 _pipelines_of_tree: WeakKeyDictionary[object, BuiltPipelines] = WeakKeyDictionary()
 
-# Of a project that is loaded in parts, by several trees.
-_pipelines_of_parts: ContextVar[BuiltPipelines | None] = ContextVar("pipelines", default=None)
-
 
 def get_built_pipelines(tree: dg.ComponentTree) -> BuiltPipelines:
     """The pipelines of the code location that were built so far."""
-    of_parts = _pipelines_of_parts.get()
-    if of_parts is not None:
-        return of_parts
     return _pipelines_of_tree.setdefault(tree.state_tracker, BuiltPipelines())
 
 
@@ -99,13 +90,3 @@ def find_built_pipelines(definitions: dg.Definitions) -> BuiltPipelines:
     """The pipelines of what `load_pipelines` returned; none for a project without definitions."""
     tree = definitions.component_tree
     return BuiltPipelines() if tree is None else get_built_pipelines(tree)
-
-
-@contextmanager
-def building_in_parts() -> Iterator[None]:
-    """A block in which several trees build the pipelines of one code location."""
-    token = _pipelines_of_parts.set(BuiltPipelines())
-    try:
-        yield
-    finally:
-        _pipelines_of_parts.reset(token)

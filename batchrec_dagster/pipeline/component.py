@@ -13,7 +13,6 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.changed_declaration import explain_trial_error
 from batchrec_dagster.config.declaration_errors import (
     DeclarationError,
-    build_same_name_error,
     build_validation_error,
     find_repeated_settings,
 )
@@ -52,7 +51,6 @@ from batchrec_dagster.pipeline.automation.jobs import build_automation
 from batchrec_dagster.pipeline.automation.runs import build_console_logger, name_trial_job
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW
-from batchrec_dagster.pipeline.loading import find_components
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
 
@@ -103,7 +101,6 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self._project = context.project_root
-        self._require_own_name(find_components(context, BatchRecommendations))
         built_pipelines = get_built_pipelines(context.component_tree)
         built_pipelines.add(self, self._find_place(context))
         assets = self._build_assets()
@@ -317,16 +314,6 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         if self.lists and self.trial is None:
             reports.append(report_of_lists(self))
         return reports
-
-    def _require_own_name(self, pipelines: Sequence["BatchRecommendations"]) -> None:
-        """Raises DeclarationError if another of these pipelines has its name in another file.
-
-        It names them all, and those that are not built yet. Others are found when they are built.
-        """
-        origins = [pipeline._origin for pipeline in pipelines if pipeline.name == self.name]
-        files = [origin.file for origin in origins if origin is not None]
-        if len(files) > 1:
-            raise build_same_name_error(self.name, files)
 
     def _find_place(self, context: dg.ComponentLoadContext) -> Path:
         """The file that declares the pipeline, or the one of the component that made it."""

@@ -13,8 +13,6 @@ from batchrec_dagster.cli.declared_pipelines import find_lists, find_pipelines
 from batchrec_dagster.cli.forget import _load_pipelines
 from batchrec_dagster.cli.project import find_project
 from batchrec_dagster.config.declaration_errors import DeclarationError
-from batchrec_dagster.pipeline.loading import load_valid_pipelines
-from batchrec_dagster_tests import support
 from batchrec_dagster_tests.pipeline.alerts_support import ON_FAILURE, WHEN_LATE, Hook, slack, tick
 from batchrec_dagster_tests.support import Project, declaration, definitions
 
@@ -147,19 +145,6 @@ def test_a_template_that_makes_a_name_twice_is_refused(project: Project) -> None
     write(project, "wrapper", "[one, one]")
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="one"), definitions(project) as defs:
         defs.get_repository_def()
-
-
-def test_a_broken_file_stops_no_pipeline_of_python(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(project, "instances")
-    write(project, "wrapper", "[three]")
-    project.declare(declaration("later", "ftp://x/y"))
-    monkeypatch.setattr(support, "load_pipelines", load_valid_pipelines)
-    with definitions(project) as defs:
-        assert list_jobs(defs) == {"one_refresh", "two_refresh", "three_refresh"}
-        sensors = [sensor.name for sensor in defs.get_repository_def().sensor_defs]
-    assert sorted(name for name in sensors if "alert" in name) == [ON_FAILURE, WHEN_LATE]
 
 
 def test_people_are_erased_from_pipelines_of_python(
