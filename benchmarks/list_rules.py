@@ -40,8 +40,11 @@ DECLARED: dict[str, Any] = {
     "only": "ITEMS.STOCK > 0",
     "price": {"of": "PRICE", "within": [0.2, 5.0]},
     "max_per": {"CATEGORY": 3},
-    "at_least": [{"count": 2, "of": "ITEMS.AGE_DAYS < 100"}],
-    "pin": [{"item": "11", "rank": 1}, {"item": "12", "rank": 7}],
+    "pin": [
+        {"item": "11", "rank": 1},
+        {"item": "12", "rank": 7},
+        {"only": "ITEMS.AGE_DAYS < 100", "rank": 4},
+    ],
 }
 
 

@@ -119,7 +119,7 @@ class SimilarItems(dg.Model):
     rules: ListRules | None = Field(
         default=None,
         description="What a shop says of these lists: block, only, price (near the item's own"
-        " price), max_per, at_least and pin, whose `for` is a condition on the item whose list it"
+        " price), max_per and pin, whose `for` is a condition on the item whose list it"
         " is.",
     )
     columns: list[str] | None = Field(

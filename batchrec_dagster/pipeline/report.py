@@ -133,7 +133,6 @@ def build_report(
     rules_section = build_rules_section(
         edition.about.get("rules"),
         edition.about.get("filled"),
-        edition.about.get("rule_costs"),
         has_model=run.has_model,
     )
     sections = [
@@ -218,7 +217,6 @@ def _describe_run(
         full=_read_check_number(edition, LISTS_FULL, "full"),
         rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,
         untitled=_read_check_number(edition, ROWS_TITLED, "untitled") or 0,
-        diversity=edition.about.get("diversity"),
         similar_items=_describe_similar_items(work),
         other_pages=_link_other_pages(pipeline),
     )

@@ -158,9 +158,6 @@ def _list_measures(before: Edition, after: Edition) -> Iterator[Measure]:
         "of popular items": _format_popular_ndcg,
         "coverage": lambda about: _format_metric(about, COVERAGE),
         "users with a list": lambda about: _format_number(about.get("users")),
-        "categories per list": lambda about: _format_number(
-            about.get("diversity", {}).get("values_per_list")
-        ),
         "paid for the run": lambda about: _format_cost(about.get("run_cost_usd")),
         "inference on AWS": lambda about: _format_cost(about.get(INFERENCE_COST)),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import polars as pl
 from pydantic import PlainSerializer, PlainValidator
@@ -100,9 +100,6 @@ class ReportedRun:
     """Users whose list was removed after the edition was published."""
     newcomers: str | None = None
     """What users without interactions get, in sentences; None if that is the model's choice."""
-    diversity: Mapping[str, Any] | None = None
-    """How many values of a category a list has, as an edition's metadata have it; None if that is
-    not known."""
     similar_items: str = ""
     """Which published lists of similar items the page shows, in words; empty if there are none."""
     other_pages: Sequence[PageLink] = ()

@@ -47,37 +47,6 @@ def summarize_rules(rules: Sequence[Mapping[str, Any]], filled: Mapping[str, int
     return ", ".join(parts) or "they changed nothing"
 
 
-COST_COLUMNS = ("rule", "NDCG", "change", "95% interval of the change")
-
-
-def list_cost_rows(costs: Mapping[str, Any]) -> list[list[str]]:
-    """The cells under COST_COLUMNS: without rules, with each rule alone, and with all.
-
-    costs: as an edition's metadata have them.
-    """
-    return [
-        ["none", f"{costs['ndcg_without']:.4f}", "", ""],
-        *(
-            [
-                rule["rule"],
-                f"{rule['ndcg']:.4f}",
-                f"{rule['change']:+.4f}",
-                f"{rule['low']:+.4f} to {rule['high']:+.4f}",
-            ]
-            for rule in costs["rules"]
-        ),
-    ]
-
-
-def describe_costs(costs: Mapping[str, Any]) -> str:
-    """What the costs were measured on."""
-    return (
-        f"Lists of the results that edition {costs['edition']} was made from, before rules: without"
-        f" any, with each rule alone and with all, by what {costs['users']:,} users chose since."
-        " People may have seen the edition's lists, which favours its rules."
-    )
-
-
 def _align_numbers(rows: Sequence[Sequence[str]]) -> list[list[str | Markup]]:
     """The rows, whose cells but the first are numbers, as the page aligns them."""
     return [[name, *map(Markup("{}").format, numbers)] for name, *numbers in rows]
@@ -86,13 +55,12 @@ def _align_numbers(rows: Sequence[Sequence[str]]) -> list[list[str | Markup]]:
 def build_rules_section(
     rules: Sequence[Mapping[str, Any]] | None,
     filled: Mapping[str, int] | None,
-    costs: Mapping[str, Any] | None = None,
     *,
     has_model: bool = True,
 ) -> ReportSection | None:
     """The section; None if no rules made the lists.
 
-    rules, filled, costs: as an edition's metadata have them; None where they do not.
+    rules, filled: as an edition's metadata have them; None where they do not.
     has_model: whether a model made the lists, and not similar items of last orders.
     """
     if not rules:
@@ -106,8 +74,7 @@ def build_rules_section(
                 "Lists that rules left short",
                 format_count(filled["short_of_model"]),
                 f"of {filled['lists']:,} had too few {results} left."
-                f" {filled['popular_rows']:,} popular items fill these, and the places that"
-                " at_least keeps.",
+                f" {filled['popular_rows']:,} popular items fill these.",
                 judge_short_lists(
                     filled["short_of_model"],
                     filled["lists"],
@@ -118,7 +85,7 @@ def build_rules_section(
     table = Figure(
         "rules-counts",
         "What each rule did",
-        "How many results it left out, how many rows it added or moved up, how many lists lack what"
+        "How many results it left out, how many rows it put at a rank, how many lists lack what"
         " it asks for, and how many it left empty.",
         None,
         [column.capitalize() for column in RULE_COLUMNS],
@@ -126,10 +93,5 @@ def build_rules_section(
         fold=f"{sum(rule['removed'] for rule in rules):,} results left out,"
         f" {sum(rule['added'] for rule in rules):,} rows added",
     )
-    tables = [table]
-    if costs is not None:
-        title = "What rules cost"
-        rows = _align_numbers(list_cost_rows(costs))
-        tables.append(Figure("rules-costs", title, describe_costs(costs), None, COST_COLUMNS, rows))
     text = _TEXT if has_model else _TEXT_WITHOUT_MODEL
-    return ReportSection("rules", "Rules", [text], tiles, tables)
+    return ReportSection("rules", "Rules", [text], tiles, [table])

@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.rules.catalogue import ItemCatalogue
-from batchrec_dagster.rules.pairs import Numbers
-from batchrec_dagster.rules.selection import Masks, Matrix
+from batchrec_dagster.rules.pairs import Masks, Matrix, Numbers
 
 
 class Candidates:

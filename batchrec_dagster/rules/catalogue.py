@@ -9,7 +9,7 @@ import polars as pl
 
 from batchrec_dagster.personalize.filter_grammar import Condition
 from batchrec_dagster.personalize.schemas import ITEM_ID, VALUE_SEPARATOR
-from batchrec_dagster.rules.conditions import Values, find_matches
+from batchrec_dagster.rules.conditions import find_matches
 from batchrec_dagster.rules.pairs import IdNumbers, Mask, Numbers
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -44,12 +44,9 @@ class ItemCatalogue:
         """The number of each item."""
         return self._numbers.find(item_ids)
 
-    def match(self, condition: Condition, values: Values | None = None) -> Mask:
-        """Whether the item of each number, that of others included, meets the condition.
-
-        values: those of its placeholders, by their names.
-        """
-        return find_matches(condition, self._attributes, values).to_numpy()
+    def match(self, condition: Condition) -> Mask:
+        """Whether the item of each number, that of others included, meets the condition."""
+        return find_matches(condition, self._attributes).to_numpy()
 
     def read_numbers(self, column: str) -> Floats:
         """The value in a column of numbers for each item; NaN where there is none."""

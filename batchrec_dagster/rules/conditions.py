@@ -8,7 +8,7 @@ that `|` separates. Names match in any case, values do not.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -19,10 +19,7 @@ from batchrec_dagster.personalize.filter_grammar import (
     LISTS,
     Comparison,
     Condition,
-    Literal,
-    Operand,
     Or,
-    Placeholder,
 )
 from batchrec_dagster.personalize.schemas import (
     CREATION_TIMESTAMP,
@@ -68,32 +65,25 @@ def add_age_column(items: pl.DataFrame, now: int) -> pl.DataFrame:
     return items.with_columns(age.cast(pl.Float64).alias(AGE_DAYS))
 
 
-Values = Mapping[str, Sequence[Literal]]
-"""The values of placeholders, by their names."""
-
-
-def find_matches(
-    condition: Condition, table: pl.DataFrame, values: Values | None = None
-) -> pl.Series:
+def find_matches(condition: Condition, table: pl.DataFrame) -> pl.Series:
     """Whether each row of the table meets the condition.
 
-    condition: one that suits the types of the table's columns.
-    values: those of its placeholders.
+    condition: one that suits the types of the table's columns, without placeholders.
     """
     columns = {name.upper(): name for name in table.columns}
-    return table.select(_build_expression(condition, columns, values or {})).to_series()
+    return table.select(_build_expression(condition, columns)).to_series()
 
 
-def _build_expression(condition: Condition, columns: Mapping[str, str], values: Values) -> pl.Expr:
+def _build_expression(condition: Condition, columns: Mapping[str, str]) -> pl.Expr:
     if isinstance(condition, Comparison):
         column = pl.col(columns[condition.field.column])
-        return _compare(condition, column, values).fill_null(value=False)
+        return _compare(condition, column).fill_null(value=False)
     combine = operator.or_ if isinstance(condition, Or) else operator.and_
-    return reduce(combine, [_build_expression(part, columns, values) for part in condition.parts])
+    return reduce(combine, [_build_expression(part, columns) for part in condition.parts])
 
 
-def _compare(comparison: Comparison, column: pl.Expr, values: Values) -> pl.Expr:
-    sign, operands = comparison.operator, _list_values(comparison, values)
+def _compare(comparison: Comparison, column: pl.Expr) -> pl.Expr:
+    sign, operands = comparison.operator, comparison.operands
     if sign not in LISTS and not isinstance(operands[0], str):
         return _OPERATORS[sign](column, pl.lit(operands[0]))
     texts = pl.Series(map(str, operands), dtype=pl.String).implode()
@@ -102,13 +92,3 @@ def _compare(comparison: Comparison, column: pl.Expr, values: Values) -> pl.Expr
         | column.str.split(VALUE_SEPARATOR).list.eval(pl.element().is_in(texts)).list.any()
     )
     return has_value if sign in ("=", "IN") else ~has_value
-
-
-def _list_values(comparison: Comparison, values: Values) -> list[Operand]:
-    operands: list[Operand] = []
-    for operand in comparison.operands:
-        if isinstance(operand, Placeholder):
-            operands += values[operand.name]
-        else:
-            operands.append(operand)
-    return operands

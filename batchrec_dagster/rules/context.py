@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 
 import polars as pl
 
-from batchrec_dagster.personalize.filter_grammar import Literal
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.catalogue import ItemCatalogue, build_catalogue
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY, add_age_column
 from batchrec_dagster.rules.pairs import Numbers, Pairs, find_positions
-from batchrec_dagster.rules.service_filter import ServiceFilter
 
 
 @dataclass(frozen=True)
@@ -52,21 +50,13 @@ class RuleContext:
     """The ids that `block` names; None without that rule."""
     pinned: Sequence[str] = ()
     """The ids that `pin` names."""
-    filter: str | None = None
-    """The declared filter in Personalize, which popular and pinned items obey too."""
-    filter_values: Mapping[str, Sequence[Literal]] = field(default_factory=dict)
-    """The values of its placeholders, by their names."""
     subjects_are_items: bool = False
     """Whether lists are made for items: then `user_ids` are ids of items, and `users` is what is
     known of these, with their ids as USER_ID."""
-    made_catalogue: ItemCatalogue | None = None
-    """The catalogue of another context, if it is the same."""
 
     @cached_property
     def catalogue(self) -> ItemCatalogue:
         """The items of the interactions, the Items dataset and the rules."""
-        if self.made_catalogue is not None:
-            return self.made_catalogue
         counts = self.interactions.group_by(ITEM_ID).agg(interactions=pl.len())
         named = [pl.Series(self.pinned, dtype=pl.String)]
         named += [self.user_ids] if self.subjects_are_items else []
@@ -78,13 +68,6 @@ class RuleContext:
     def own_items(self) -> Numbers:
         """For lists of items: the number, in the catalogue, of the item whose list it is."""
         return self.catalogue.find_numbers(self.user_ids)
-
-    @cached_property
-    def service_filter(self) -> ServiceFilter | None:
-        """The declared filter, applied to the catalogue; None without one."""
-        if self.filter is None:
-            return None
-        return ServiceFilter(self.filter, self.filter_values, self.catalogue)
 
     @cached_property
     def event_types(self) -> set[str] | None:

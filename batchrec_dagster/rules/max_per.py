@@ -75,12 +75,10 @@ def pad_values(rows: pl.DataFrame, catalogue: ItemCatalogue, filler: int) -> Val
 class CategoryCounter:
     """How many items of each value the lists of a piece have."""
 
-    name = NAME
-
     def __init__(self, values: Values, limits: Limits, counts: Counts) -> None:
         self._values, self._limits, self._counts = values, limits, counts
 
-    def admit(self, lists: Numbers, items: Numbers, places: Numbers) -> Mask:
+    def admit(self, lists: Numbers, items: Numbers) -> Mask:
         """Whether each value of the item is on the list less often than its limit."""
         values = self._values[items]
         has_room = self._counts[lists[:, None], values] < self._limits[values]

@@ -12,6 +12,9 @@ NO_PAIR = 2**64 - 1
 
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.int32]]
+"""Items at each place (row) of each list (column)."""
+Masks = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
 Codes = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
@@ -130,14 +133,6 @@ class IdNumbers:
 def find_positions(column: str, values: pl.Series) -> pl.Expr:
     """The position of the column's value in these distinct values; null if it is not there."""
     return pl.col(column).cast(pl.Enum(values), strict=False).to_physical()
-
-
-def _sort_distinct(codes: Codes) -> Codes:
-    """The distinct codes in order. The array itself is sorted."""
-    # np.unique would hash them: ten times the time, five times the memory.
-    codes.sort()
-    is_repeated = codes[1:] == codes[:-1]
-    return codes[np.append(True, ~is_repeated)] if is_repeated.any() else codes
 
 
 def _encode_pairs() -> pl.Expr:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.rules import at_least, max_per, pin
-from batchrec_dagster.rules.at_least import RequiredItems
+from batchrec_dagster.rules import max_per, pin
 from batchrec_dagster.rules.block import BlockedItemsFilter
 from batchrec_dagster.rules.candidates import Candidates
 from batchrec_dagster.rules.context import InteractionSelection, RuleContext
@@ -17,11 +16,11 @@ from batchrec_dagster.rules.exclude_seen import SeenItemsFilter
 from batchrec_dagster.rules.max_per import CategoryLimits
 from batchrec_dagster.rules.only import MatchingItemsFilter
 from batchrec_dagster.rules.other_items import OtherItemsFilter
-from batchrec_dagster.rules.pairs import IdNumbers, Mask, Numbers
+from batchrec_dagster.rules.pairs import IdNumbers, Mask, Masks, Matrix, Numbers
 from batchrec_dagster.rules.pin import NO_ITEM, PinnedItems, PinnedRanks
 from batchrec_dagster.rules.price import PriceFilter
-from batchrec_dagster.rules.rule import ItemFilter, ListCounter, RuleCounts
-from batchrec_dagster.rules.selection import EMPTY, FIRST_POPULAR, ListSelection, Masks, Matrix
+from batchrec_dagster.rules.rule import ItemFilter, RuleCounts
+from batchrec_dagster.rules.selection import EMPTY, FIRST_POPULAR, ListSelection
 from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 
 # Why a row is on a list, in the column `reason`; null for the model's own.
@@ -72,7 +71,6 @@ class PreparedRules:
             *([price] if price is not None else []),
         ]
         self._limits = CategoryLimits(rules.max_per, context) if rules.max_per else None
-        self._required = RequiredItems(rules.at_least, context) if rules.at_least else None
         filters_of_pins = [item_filter for item_filter in self._filters if item_filter is not price]
         if context.subjects_are_items:
             filters_of_pins.append(OtherItemsFilter(context))
@@ -89,7 +87,6 @@ class PreparedRules:
         """Count from the start, for a table that is made again."""
         names = [item_filter.name for item_filter in self._filters]
         names += [max_per.NAME] if self._limits else []
-        names += [at_least.NAME] if self._required else []
         names += [pin.NAME] if self._has_pins else []
         self.counts = {name: RuleCounts(name) for name in names}
         self.filled = FilledLists()
@@ -101,7 +98,7 @@ class PreparedRules:
         most_for_others: the largest number for what other rules than exclude_seen leave out. What
             users had is certain to be left out, while of other rules it is only likely how much.
         """
-        others = [rule for rule in (*self._filters, self._limits, self._required) if rule]
+        others = [rule for rule in (*self._filters, self._limits, self.pinned) if rule is not None]
         seen = self._seen
         more_for_seen = 0 if seen is None else seen.count_more_results(self._num_results)
         more = sum(
@@ -141,26 +138,16 @@ class PreparedRules:
         lists = lines.height
         candidates = Candidates(lines, self._catalogue)
         user_numbers = self._user_numbers.find(candidates.users)
-        pinned = self.pinned.place(user_numbers, self._num_results)
-        allowed, emptied_by = self._filter(candidates, user_numbers, pinned)
-        counters: list[ListCounter] = []
-        if self._limits is not None:
-            counters.append(self._limits.start(lists))
-        requirements = None
-        if self._required is not None:
-            requirements = self._required.start(lists, self.counts[at_least.NAME])
-            counters.append(requirements)
-        selection = ListSelection(pinned, counters, self._catalogue.other)
-        selection.fill(candidates.items, allowed, np.arange(lists))
-        # New items, for example, are rarely among the model's results. That is no shortage of them.
-        kept_places = requirements.count_unmet() if requirements is not None else 0
-        self.filled.short_of_model += int((selection.count_free_places() > kept_places).sum())
-        self._fill(selection, candidates.items, allowed, user_numbers)
+        allowed, emptied_by = self._filter(candidates, user_numbers)
+        pinned = self._pin(candidates, allowed, user_numbers)
+        limits = None if self._limits is None else self._limits.start(lists)
+        selection = ListSelection(pinned, limits, self._catalogue.other)
+        selection.fill(candidates.items, allowed)
+        self.filled.short_of_model += len(selection.open_lists)
+        self._fill_from_popular(selection, user_numbers)
         places = selection.rank_places()
-        if requirements is not None:
-            self.counts[at_least.NAME].unmet += int(requirements.unmet.sum())
-        if self._limits is not None:
-            self.counts[max_per.NAME].removed += selection.refused[max_per.NAME]
+        if limits is not None:
+            self.counts[max_per.NAME].removed += selection.refused
         self._count(places, emptied_by)
         list_of_row, ranks = np.nonzero(places.T != EMPTY)
         chosen = places[ranks, list_of_row].astype(np.int64)
@@ -170,9 +157,7 @@ class PreparedRules:
             self.filled.seen += int((~self._seen.allow(user_numbers[list_of_row], items)).sum())
         return self._write(candidates, list_of_row, ranks, chosen)
 
-    def _filter(
-        self, candidates: Candidates, users: Numbers, pinned: PinnedRanks
-    ) -> tuple[Masks, Numbers]:
+    def _filter(self, candidates: Candidates, users: Numbers) -> tuple[Masks, Numbers]:
         """Which candidates all filters allow; and for each list the place, among the filters, of
         the one that left out its last candidate, or -1."""
         allowed = candidates.is_result.copy()
@@ -185,21 +170,21 @@ class PreparedRules:
             emptied_by[had_any & ~has_any] = number
             results_before, results = results, int(np.count_nonzero(allowed))
             self.counts[item_filter.name].removed += results_before - results
-        # The pinned items have their ranks.
+        return allowed, emptied_by
+
+    def _pin(self, candidates: Candidates, allowed: Masks, users: Numbers) -> PinnedRanks:
+        """The pinned items, which then are not allowed as candidates any more."""
+        pinned, unmet = self.pinned.place(users, self._num_results, candidates.items, allowed)
+        if pin.NAME in self.counts:
+            self.counts[pin.NAME].unmet += int(unmet.sum())
         for items in pinned:
             lists = np.flatnonzero(items != NO_ITEM)
             if len(lists):
                 allowed[:, lists] &= candidates.items[:, lists] != items[lists]
-        return allowed, emptied_by
+        return pinned
 
-    def _fill(
-        self,
-        selection: ListSelection,
-        items: Matrix,
-        allowed: Masks,
-        users: Numbers,
-    ) -> None:
-        """Fill short lists from popular items, and then with what at_least left out before."""
+    def _fill_from_popular(self, selection: ListSelection, users: Numbers) -> None:
+        """Fill short lists from popular items."""
 
         def allow(lists: Numbers, items: Numbers) -> Mask:
             mask = np.ones(len(lists), dtype=bool)
@@ -207,11 +192,7 @@ class PreparedRules:
                 mask &= item_filter.allow(users[lists], items)
             return mask
 
-        selection.fill_from_popular(self._popular, allow, selection.open_lists)
-        if self._required is not None:
-            lists, without = selection.open_lists, [at_least.NAME]
-            selection.fill(items, allowed, lists, without)
-            selection.fill_from_popular(self._popular, allow, lists, without)
+        selection.fill_from_popular(self._popular, allow)
 
     def _count(self, places: Matrix, emptied_by: Numbers) -> None:
         is_missing = places >= FIRST_POPULAR
@@ -267,8 +248,6 @@ class PreparedRules:
         if context.popular is None:
             return np.zeros(0, dtype=np.int64)
         items = self._catalogue.find_numbers(context.popular)
-        if context.service_filter is not None:
-            items = items[context.service_filter.allows_for_all[items]]
         for item_filter in filters:
             items = items[item_filter.allow(np.zeros(len(items), dtype=np.int64), items)]
         return items[:MOST_POPULAR]
@@ -304,10 +283,7 @@ class FilledLists:
     lists: int = 0
     """How many lists there are, with those of users for whom nothing is left."""
     short_of_model: int = 0
-    """For how many lists the rules left fewer of the model's results than a list has items.
-
-    The places that at_least keeps for items that it requires do not count.
-    """
+    """For how many lists the rules left fewer of the model's results than a list has items."""
     popular_rows: int = 0
     """How many popular items fill lists."""
     empty: int = 0

@@ -1,7 +1,7 @@
 """What a rule is, once it is prepared for the users and items of a run.
 
-A filter says which items a user may get at all, whatever else is on the list. A counter says which
-items still fit on a list, by what is on it already. Filters come first, so that counters count only
+A filter says which items a user may get at all, whatever else is on the list. max_per says which
+items still fit on a list, by what is on it already. Filters come first, so that it counts only
 items that may stay.
 
 Users and items are numbers: the position of a user in `RuleContext.user_ids`, the number after the
@@ -30,23 +30,6 @@ class ItemFilter(Protocol):
         """How many more results it may need to leave so many."""
 
 
-class ListCounter(Protocol):
-    """What a rule counts on the lists of a piece of users while they are filled."""
-
-    name: str
-    """The rule's key in recommendations.rules."""
-
-    def admit(self, lists: Numbers, items: Numbers, places: Numbers) -> Mask:
-        """Whether the item still fits on each of these lists.
-
-        lists: the numbers of distinct lists of the piece.
-        places: how many places each of them still has.
-        """
-
-    def add(self, lists: Numbers, items: Numbers) -> None:
-        """Count an item that was put on each of these lists."""
-
-
 @dataclass
 class RuleCounts:
     """What a rule did to the lists of a run."""
@@ -54,8 +37,8 @@ class RuleCounts:
     rule: str
     """Its key in recommendations.rules."""
     removed: int = 0
-    """How many results it left out: of a filter all that it does not allow, of a counter those that
-    had no place on a list with free places."""
+    """How many results it left out: of a filter all that it does not allow, of max_per those that
+    it refused on a list with free places."""
     added: int = 0
     """How many rows it put on lists."""
     emptied: int = 0

@@ -6,94 +6,75 @@ the candidates' places, not over users, asks the rules about one candidate of ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from batchrec_dagster.rules.pairs import Mask, Numbers
+from batchrec_dagster.rules.max_per import CategoryCounter
+from batchrec_dagster.rules.pairs import Mask, Masks, Matrix, Numbers
 from batchrec_dagster.rules.pin import NO_ITEM, PinnedRanks
-from batchrec_dagster.rules.rule import ListCounter
 
 # The place of a popular item among the candidates is this and its rank, after all of the model's.
 FIRST_POPULAR = 1_000_000
 # What stands at a rank without a candidate: after all places.
 EMPTY = np.iinfo(np.int32).max
 
-Matrix = np.ndarray[tuple[int, int], np.dtype[np.int32]]
-Masks = np.ndarray[tuple[int, int], np.dtype[np.bool_]]
-
 
 class ListSelection:
     """The candidates that are chosen for each list.
 
     pinned: the pinned items, as `PinnedItems.place` returns them. They take places from the start.
-    counters: the rules that count what is on a list. They count the pinned items first.
+    limits: counts for max_per what is on each list, the pinned items first; None without the rule.
     unknown: the number of all items that are not in the catalogue.
     """
 
-    def __init__(self, pinned: PinnedRanks, counters: Sequence[ListCounter], unknown: int) -> None:
+    def __init__(self, pinned: PinnedRanks, limits: CategoryCounter | None, unknown: int) -> None:
         self._pinned = pinned
         self._unknown = unknown
-        self._counters = counters
+        self._limits = limits
         num_results, lists = pinned.shape
         self._places = np.full((num_results, lists), EMPTY, dtype=np.int32)
         self._items = np.full((num_results, lists), NO_ITEM, dtype=np.int32)
         self._sizes = np.zeros(lists, dtype=np.int64)
         self._capacities = num_results - (pinned != NO_ITEM).sum(axis=0)
-        self.refused = {counter.name: 0 for counter in counters}
-        """How many candidates each counter did not admit to a list with free places."""
+        self.refused = 0
+        """How many of the model's candidates max_per did not admit to a list with free places."""
         for items in pinned:
             lists_pinned = np.flatnonzero(items != NO_ITEM)
-            for counter in counters:
-                counter.add(lists_pinned, items[lists_pinned].astype(np.int64))
+            if limits is not None:
+                limits.add(lists_pinned, items[lists_pinned].astype(np.int64))
 
     @property
     def open_lists(self) -> Numbers:
         """The numbers of the lists with free places."""
         return self._keep_open(np.arange(len(self._sizes)))
 
-    def count_free_places(self) -> Numbers:
-        """How many places of each list are free."""
-        return np.asarray(self._capacities - self._sizes)
+    def fill(self, items: Matrix, allowed: Masks) -> None:
+        """Fill the lists from the model's candidates, in their order.
 
-    def fill(
-        self, items: Matrix, allowed: Masks, lists: Numbers, without: Sequence[str] = ()
-    ) -> None:
-        """Fill these lists from the model's candidates, in their order.
-
-        allowed: which candidates the filters allow.
-        without: the names of counters that are not asked, so that candidates get another chance.
+        allowed: which candidates may be on a list.
         """
+        lists = self.open_lists
         for place in range(len(items)):
             lists = self._keep_open(lists)
             if not len(lists):
                 break
             offered = lists[allowed[place, lists]]
-            numbers = items[place, offered].astype(np.int64)
-            if without:
-                is_new = ~self._have(offered, numbers)
-                is_new &= ~(self._places[:, offered] == place).any(axis=0)
-                offered, numbers = offered[is_new], numbers[is_new]
-            self._offer(offered, numbers, place, without)
+            self._offer(offered, items[place, offered].astype(np.int64), place)
 
-    def fill_from_popular(
-        self,
-        items: Numbers,
-        allow: Callable[[Numbers, Numbers], Mask],
-        lists: Numbers,
-        without: Sequence[str] = (),
-    ) -> None:
-        """Fill these lists from popular items, in their order.
+    def fill_from_popular(self, items: Numbers, allow: Callable[[Numbers, Numbers], Mask]) -> None:
+        """Fill lists that are too short from popular items, in their order.
 
         allow: whether the user of each list may get the item, by the numbers of both.
         """
+        lists = self.open_lists
         for rank, item in enumerate(items):
             lists = self._keep_open(lists)
             if not len(lists):
                 break
             offered = lists[~self._have(lists, np.full(len(lists), item))]
             offered = offered[allow(offered, np.full(len(offered), item))]
-            self._offer(offered, np.full(len(offered), item), FIRST_POPULAR + rank, without)
+            self._offer(offered, np.full(len(offered), item), FIRST_POPULAR + rank)
 
     def rank_places(self) -> Matrix:
         """The place of the candidate of each rank and list.
@@ -119,18 +100,14 @@ class ListSelection:
         is_open: Mask = self._sizes[lists] < self._capacities[lists]
         return lists[is_open]
 
-    def _offer(self, lists: Numbers, items: Numbers, place: int, without: Sequence[str]) -> None:
-        """Put the item on each of these lists, if all counters admit it."""
-        for counter in self._counters:
-            if counter.name in without:
-                continue
-            places_left = self._capacities[lists] - self._sizes[lists]
-            admitted = counter.admit(lists, items, places_left)
-            if place < FIRST_POPULAR and not without:
-                self.refused[counter.name] += int(len(admitted) - admitted.sum())
+    def _offer(self, lists: Numbers, items: Numbers, place: int) -> None:
+        """Put the item on each of these lists, if max_per admits it."""
+        if self._limits is not None:
+            admitted = self._limits.admit(lists, items)
+            if place < FIRST_POPULAR:
+                self.refused += int(len(admitted) - admitted.sum())
             lists, items = lists[admitted], items[admitted]
-        for counter in self._counters:
-            counter.add(lists, items)
+            self._limits.add(lists, items)
         self._places[self._sizes[lists], lists] = place
         self._items[self._sizes[lists], lists] = items
         self._sizes[lists] += 1

@@ -114,35 +114,26 @@ class PriceRange(dg.Model):
         return _check_events(events)
 
 
-class AtLeast(dg.Model):
-    """So many items of each list meet a condition.
-
-    If those of the model do not, the best ones that do are moved up to the end of the list.
-    """
-
-    count: int = Field(
-        description="How many items, at least 1.", examples=[2], json_schema_extra={"minimum": 1}
-    )
-    of: str = Field(description="The condition on an item.", examples=["ITEMS.AGE_DAYS < 30"])
-
-    @field_validator("count")
-    @classmethod
-    def _count_is_possible(cls, count: int) -> int:
-        if count < 1:
-            raise ValueError("write a number of 1 or more")
-        return count
-
-
 class Pin(dg.Model):
-    """An item at a rank of the list, until a day, for some users.
+    """An item, or the best one that meets a condition, at a rank of the list, until a day, for some
+    users.
 
     Of pins at the same rank the first that a user may have counts. A pinned item obeys
-    exclude_seen, block and only, counts for max_per and at_least, and may have any price.
+    exclude_seen, block and only, counts for max_per, and may have any price. The best one that
+    meets a condition is a result of the model, and obeys price too.
     """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
-    item: str = Field(description="The item's id.", examples=["4711"])
+    item: str | None = Field(
+        default=None, description="The item's id. Either this or only.", examples=["4711"]
+    )
+    only: str | None = Field(
+        default=None,
+        description="A condition on an item. The best of the model's results that meets it, and"
+        " that no earlier pin has, is put at the rank. Either this or item.",
+        examples=["ITEMS.AGE_DAYS < 30"],
+    )
     rank: int = Field(
         default=1,
         description="Its place on the list, from 1.",
@@ -185,6 +176,17 @@ class Pin(dg.Model):
                 raise ValueError("write a day such as 2026-12-24") from None
         return day
 
+    @model_validator(mode="after")
+    def _item_or_condition(self) -> Self:
+        if (self.item is None) == (self.only is None):
+            raise ValueError("write either item or only")
+        return self
+
+    @property
+    def target(self) -> str:
+        """The item's id, or the condition that the item meets."""
+        return self.item or self.only or ""
+
     def is_over(self, today: date) -> bool:
         """Whether its last day was before today."""
         return self.until is not None and date.fromisoformat(self.until) < today
@@ -225,16 +227,14 @@ class ListRules(dg.Model):
         description="How many items of one value a list has at most, by the name of the category.",
         examples=[{"CATEGORY": 3}],
     )
-    at_least: list[AtLeast] = Field(
-        default_factory=list,
-        description="How many items of each list meet a condition at least; max_per comes first.",
-        examples=[[{"count": 2, "of": "ITEMS.AGE_DAYS < 30"}]],
-    )
     pin: list[Pin] = Field(
         default_factory=list,
-        description="Items at fixed ranks.",
+        description="Items at fixed ranks, such as a campaign's, or the best new one.",
         examples=[
-            [{"item": "4711", "rank": 1, "until": "2026-12-24", "for": 'USERS.COUNTRY = "AT"'}]
+            [
+                {"item": "4711", "rank": 1, "until": "2026-12-24", "for": 'USERS.COUNTRY = "AT"'},
+                {"only": "ITEMS.AGE_DAYS < 30", "rank": 4},
+            ]
         ],
     )
 
@@ -253,11 +253,12 @@ class ListRules(dg.Model):
             first = of_everybody.get(pin.rank)
             if first is not None and first.until is None:
                 raise ValueError(
-                    f"pin: {pin.item} has rank {pin.rank}, which {first.item} has for everybody"
+                    f"pin: {pin.target} has rank {pin.rank}, which {first.item} has for everybody"
                     " without an end: give one of them another rank, or put the one with `for` or"
                     " `until` first"
                 )
-            if pin.users is None:
+            # Where no result meets a condition, the next pin at the rank counts.
+            if pin.users is None and pin.item is not None:
                 of_everybody.setdefault(pin.rank, pin)
         return self
 
@@ -268,10 +269,7 @@ class ListRules(dg.Model):
         conditions: dict[tuple[str, ...], str | None] = {
             ("exclude_seen", "except"): seen.unless if seen else None,
             ("only",): self.only,
-            **{
-                ("at_least", str(number), "of"): requirement.of
-                for number, requirement in enumerate(self.at_least)
-            },
+            **{("pin", str(number), "only"): pin.only for number, pin in enumerate(self.pin)},
         }
         return {keys: text for keys, text in conditions.items() if text is not None}
 
@@ -308,10 +306,7 @@ class ListRules(dg.Model):
         """Why no list of this length can obey the rules; None if one can."""
         for pin in self.pin:
             if pin.rank > num_results:
-                return f"pin: {pin.item} has rank {pin.rank}, but a list has {num_results} items"
-        required = sum(requirement.count for requirement in self.at_least)
-        if required > num_results:
-            return f"at_least requires {required} items, but a list has {num_results}"
+                return f"pin: {pin.target} has rank {pin.rank}, but a list has {num_results} items"
         return None
 
 

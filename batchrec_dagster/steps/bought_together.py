@@ -43,7 +43,6 @@ def find_bought_together(
     least_people: int,
     most: int,
     events: Sequence[str] | None = None,
-    allowed: pl.Series | None = None,
 ) -> pl.DataFrame:
     """For each item those that people had together with it, best first.
 
@@ -57,7 +56,6 @@ def find_bought_together(
     least_people: how many people must have had both, at whatever time.
     most: how many items an item's list has at most.
     events: only events of these types count, in any case; None for all.
-    allowed: the ids of the items that may be on lists; None for all.
     """
     if events is not None:
         interactions = select_events(interactions, events)
@@ -80,8 +78,6 @@ def find_bought_together(
     people = rows.select("user", "item").unique().group_by("item").len("people")
     pairs = count_people_of_pairs(rows, within_seconds).filter(pl.col("people") >= least_people)
     scored = score_pairs(pairs, people)
-    if allowed is not None:
-        scored = scored.filter(_name_items("other", ids).is_in(allowed.implode()))
     return (
         scored.sort("item", "score", "both", "other", descending=[False, True, True, False])
         .group_by("item", maintain_order=True)

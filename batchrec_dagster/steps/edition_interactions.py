@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
@@ -23,10 +22,8 @@ from batchrec_dagster.steps.popular_items import (
     PopularItems,
     read_popular_items,
 )
-from batchrec_dagster.steps.rule_costs import measure_rule_costs
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.published_table import Edition
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,6 @@ class EditionInteractions:
     """Whether the rules suit the interactions and what else they read."""
     popular: PopularItems | None = None
     """The popular items; None if no list needs any."""
-    rule_costs: Mapping[str, Any] | None = None
-    """What each rule costs in NDCG; None where that is not known."""
     reasons: RowReasons | None = None
     """Says why each item is on a list; None if lists do not have that."""
 
@@ -54,12 +49,10 @@ def read_interactions(
     work: PersonalizeWork,
     divided: DividedUsers,
     rule_inputs: RuleInputs | None = None,
-    edition: Edition | None = None,
 ) -> EditionInteractions:
     """The interactions as they are when lists are made for these users. Raises StorageError.
 
     rule_inputs: the rules of lists, and what they read besides; None without rules.
-    edition: the published one, by which it is measured what rules cost.
     """
     settings, users = work.pipeline.recommendations, divided.ids
     with work.storage.local_file(work.files.interactions) as path:
@@ -74,7 +67,6 @@ def read_interactions(
                 work, rule_inputs, interactions, users, int(newest), popular
             )
             checks = [check_rules_suit_data(rule_inputs.rules, context, rules)]
-            costs = measure_rule_costs(work, context, interactions, edition, popular.days)
-            return EditionInteractions(None, int(newest), rules, checks, popular, costs, reasons)
+            return EditionInteractions(None, int(newest), rules, checks, popular, reasons)
         seen = SeenItems(interactions, users) if settings.exclude_seen else None
         return EditionInteractions(seen, int(newest), popular=popular, reasons=reasons)

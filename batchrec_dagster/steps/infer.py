@@ -110,9 +110,7 @@ def infer_and_publish(
     jobs_in_use: set[str] = set()
     if published is None:
         users = divide_users(work, model, batch_users, published_users)
-        inference = Inference(
-            spending, declaration.filter, model, rule_inputs, publishing.published_edition
-        )
+        inference = Inference(spending, declaration.filter, model, rule_inputs)
         inferred, (edition, table) = make_table(
             inference.run(users),
             lambda inferred: _publish(

@@ -42,7 +42,6 @@ from batchrec_dagster.steps.shared_jobs import (
 )
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.published_table import Edition
 
 # The name of the lease on the jobs that several lists share.
 SHARED_JOBS = "batch_inference"
@@ -86,8 +85,6 @@ class Inference:
     model: ModelRecord
     rule_inputs: RuleInputs | None = None
     """What the rules of lists read; None without rules."""
-    edition: Edition | None = None
-    """The published one; None if there is none."""
 
     @property
     def work(self) -> PersonalizeWork:
@@ -96,7 +93,7 @@ class Inference:
     def run(self, divided: DividedUsers) -> InferenceResult:
         """The finished jobs: new ones, or those of earlier runs."""
         work, users = self.work, divided.ids
-        interactions = read_interactions(work, divided, self.rule_inputs, self.edition)
+        interactions = read_interactions(work, divided, self.rule_inputs)
         num_results = work.pipeline.recommendations.num_results
         group = find_group(work.pipeline)
         if len(group) > 1:

@@ -28,7 +28,6 @@ from batchrec_dagster.steps.checks import (
     check_rows_titled,
     explain_empty_lists,
 )
-from batchrec_dagster.steps.diversity import ListDiversity
 from batchrec_dagster.steps.items import add_item_columns
 from batchrec_dagster.steps.list_reasons import RowReasons
 from batchrec_dagster.steps.popular_items import (
@@ -57,8 +56,6 @@ class ListInputs:
     """If there is one, a row has its user's arm."""
     max_failed_share: float = 0.0
     """The largest share of users whose line may have an error."""
-    diversity: ListDiversity | None = None
-    """Counts the categories of each list; None if no categories are declared."""
     popular: PopularItems | None = None
     """The items that lines with a reason have."""
     says_what_is_added: bool = False
@@ -273,8 +270,6 @@ class ListBuilder(OutputTable):
         self._outputs[-1].repeated += table.height - int(lengths.get_column("items").sum())
         if inputs.seen is not None:
             self._seen += int(inputs.seen.contain(table).sum())
-        if inputs.diversity is not None:
-            inputs.diversity.add(table)
 
 
 def _add_reasons(

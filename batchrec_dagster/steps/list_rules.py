@@ -56,13 +56,12 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
         return None
     trial = work.pipeline.trial
     today = (trial and trial.as_of) or datetime.now(UTC).date()
-    has_filter = settings.filter is not None
     of_items = work.pipeline.is_of_items
-    reads_items = rules.reads_items or (of_items and rules.reads_users) or has_filter
+    reads_items = rules.reads_items or (of_items and rules.reads_users)
     items = read_attributes(work) if reads_items else None
     users = read_user_attributes(work) if rules.reads_users and not of_items else None
     blocked = _read_blocked(work, rules.block) if rules.block is not None else None
-    versions = [fingerprint([pin.item for pin in rules.pin if not pin.is_over(today)])]
+    versions = [fingerprint([pin.target for pin in rules.pin if not pin.is_over(today)])]
     keys = work.pipeline.storage_keys
     if items is not None:
         versions.append(work.storage.version(work.storage.uri(keys.items)))
@@ -108,9 +107,7 @@ def prepare_rules(
         users=inputs.users,
         popular=popular.ids,
         blocked=inputs.blocked,
-        pinned=[pin.item for pin in rules.pin],
-        filter=settings.filter,
-        filter_values=settings.values_of_placeholders,
+        pinned=[pin.item for pin in rules.pin if pin.item is not None],
     )
     is_filtered = seen is not None and seen.filter_expression is not None
     filter_history = work.ensure.filter_interactions if is_filtered else 0
@@ -145,9 +142,7 @@ def prepare_item_rules(
         items=inputs.items,
         users=subjects,
         blocked=inputs.blocked,
-        pinned=[pin.item for pin in rules.pin],
-        filter=settings.filter,
-        filter_values=settings.values_of_placeholders,
+        pinned=[pin.item for pin in rules.pin if pin.item is not None],
         subjects_are_items=True,
     )
     return PreparedRules(rules, None, context), context
@@ -189,10 +184,12 @@ def _find_impossible_pins(prepared: PreparedRules) -> list[str]:
     pinned = prepared.pinned
     problems = []
     for pin, exists, is_allowed in zip(pinned.pins, pinned.exists, pinned.is_allowed, strict=True):
-        if not exists:
+        if not exists and pin.only is not None:
+            problems.append(f"pin: no item meets {pin.only}")
+        elif not exists:
             problems.append(f"pin: {pin.item} is neither an item nor in the interactions")
         elif not is_allowed:
-            problems.append(f"pin: {pin.item} is on no list: block, only or filter leaves it out")
+            problems.append(f"pin: {pin.target} is on no list: block or only leaves it out")
     return problems
 
 

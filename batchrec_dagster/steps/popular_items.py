@@ -12,10 +12,7 @@ import polars as pl
 from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.rules.catalogue import build_catalogue
 from batchrec_dagster.rules.pairs import Pairs, find_positions
-from batchrec_dagster.rules.service_filter import ServiceFilter
-from batchrec_dagster.steps.items import read_attributes
 from batchrec_dagster.steps.popularity_window import (
     SECONDS_A_DAY,
     WindowChoice,
@@ -85,32 +82,18 @@ class PopularItems:
 
 
 def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Series) -> PopularItems:
-    """The popular items of a pipeline that its filter may allow. Raises StorageError.
-
-    What the filter says of items by the user or their interactions is not asked.
+    """The popular items of a pipeline. Raises StorageError.
 
     reasons: those of the users who get lists of popular items.
     """
     settings, popularity = work.pipeline.recommendations, work.pipeline.popularity
-    allowed = None
-    if settings.filter is not None:
-        counts = interactions.group_by(ITEM_ID).agg(interactions=pl.len())
-        catalogue = build_catalogue(
-            counts.collect(engine="streaming").sort(ITEM_ID), read_attributes(work), []
-        )
-        service_filter = ServiceFilter(settings.filter, settings.values_of_placeholders, catalogue)
-        allowed = catalogue.ids.filter(pl.Series(service_filter.may_allow[: catalogue.other]))
     excludes_seen = settings.seen_items is not None
-    popular = find_popular_items(
-        interactions, popularity, exclude_seen=excludes_seen, allowed=allowed
-    )
+    popular = find_popular_items(interactions, popularity, exclude_seen=excludes_seen)
     groups = reasons.filter(reasons != POPULAR).unique().sort()
     if not len(groups):
         return popular
     users = read_user_groups(work).filter(pl.col("reason").is_in(groups.implode()))
     items = count_popular_items_by_group(interactions, users, popular.days, popularity.weights)
-    if allowed is not None:
-        items = items.filter(pl.col(ITEM_ID).is_in(allowed.implode()))
     of_groups = items.select("reason", ITEM_ID)
     return replace(popular, of_groups=of_groups, groups=groups.to_list())
 
@@ -145,12 +128,10 @@ def find_popular_items(
     settings: Popularity,
     *,
     exclude_seen: bool,
-    allowed: pl.Series | None = None,
 ) -> PopularItems:
     """The popular items of these interactions.
 
     exclude_seen: whether lists leave out what users had. Then auto chooses the days by such lists.
-    allowed: the ids of the items that may be in lists; None for all.
     """
     choice = None
     if settings.days == AUTO:
@@ -164,8 +145,6 @@ def find_popular_items(
         others = count_popular_items(interactions, None, settings.weights)
         others = others.join(items, on=ITEM_ID, how="anti", maintain_order="left")
         items = pl.concat([items, others.with_columns(popularity=0.0)])
-    if allowed is not None:
-        items = items.filter(pl.col(ITEM_ID).is_in(allowed.implode()))
     return PopularItems(items, days, choice)
 
 

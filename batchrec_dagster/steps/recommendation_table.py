@@ -17,7 +17,6 @@ from batchrec_dagster.steps.checks import (
     check_items_known,
     name_list_settings,
 )
-from batchrec_dagster.steps.diversity import read_diversity
 from batchrec_dagster.steps.edition_interactions import EditionInteractions
 from batchrec_dagster.steps.items import read_item_columns, read_item_ids
 from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs, RecommendationTable
@@ -33,13 +32,13 @@ from batchrec_dagster.storage.progress import Progress
 from batchrec_dagster.storage.published_table import TableWriter
 
 # What an edition's metadata have besides `ListCounts`, where there is something to say: what each
-# rule did, how lists were filled then, and how many values of a category a list has.
-RULES, FILLED, DIVERSITY = "rules", "filled", "diversity"
+# rule did, and how lists were filled then.
+RULES, FILLED = "rules", "filled"
 # Besides, which items were popular, if lists have such items, and what newcomers got.
 POPULARITY, NEWCOMERS = "popularity", "newcomers"
-# And what each rule costs in NDCG, and how many rows have each reason.
-RULE_COSTS, REASON_COUNTS = "rule_costs", "reasons"
-LIST_FACTS = (RULES, FILLED, DIVERSITY, POPULARITY, NEWCOMERS, RULE_COSTS, REASON_COUNTS)
+# And how many rows have each reason.
+REASON_COUNTS = "reasons"
+LIST_FACTS = (RULES, FILLED, POPULARITY, NEWCOMERS, REASON_COUNTS)
 
 
 def build_table(
@@ -58,7 +57,6 @@ def build_table(
     Raises StorageError, and RejectedOutputsError if an output cannot be read.
     """
     pipeline, settings, rules = work.pipeline, work.pipeline.recommendations, interactions.rules
-    diversity = read_diversity(work)
     if rules is not None:
         rules.start()
     reasons = interactions.reasons
@@ -73,7 +71,6 @@ def build_table(
             columns=[name_published_column(name) for name in pipeline.list_columns],
             experiment=pipeline.experiment,
             max_failed_share=settings.max_failed_share,
-            diversity=diversity,
             popular=interactions.popular,
             says_what_is_added=settings.lists_have_reasons,
             reasons=reasons,
@@ -108,8 +105,6 @@ def build_table(
         }
     if pipeline.items is not None:
         checks.append(check_items_known(lists.items, read_item_ids(work), settings.open_filter))
-    if diversity is not None:
-        facts[DIVERSITY] = diversity.summarize()
     if rules is not None:
         checks += interactions.rule_checks
         checks += [
@@ -118,8 +113,6 @@ def build_table(
         ]
         facts[RULES] = describe_rules(rules)
         facts[FILLED] = asdict(rules.filled)
-        if interactions.rule_costs is not None:
-            facts[RULE_COSTS] = interactions.rule_costs
     if reasons is not None:
         facts[REASON_COUNTS] = dict(reasons.counts)
     checks = [name_list_settings(check, pipeline.list_setting) for check in checks]

@@ -26,9 +26,7 @@ from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
 from batchrec_dagster.personalize.schemas import ITEM_ID, ORDER_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, read_ids
-from batchrec_dagster.rules.catalogue import build_catalogue
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.rules.service_filter import ServiceFilter
 from batchrec_dagster.steps.batch_jobs import (
     SAMPLE,
     JobOutput,
@@ -51,7 +49,7 @@ from batchrec_dagster.steps.item_lists import (
     build_item_lists,
     make_item_lines,
 )
-from batchrec_dagster.steps.items import read_attributes, read_item_ids
+from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_rules import (
     RuleInputs,
     check_rules_suit_data,
@@ -200,7 +198,7 @@ class NewEdition:
     def publish_counted(
         self, settings: SimilarItems, interactions: pl.LazyFrame
     ) -> PublishedSimilarItems:
-        """Count what people had together, of what the filter allows, and publish it."""
+        """Count what people had together, and publish it."""
         if settings.order is not None and ORDER_ID not in interactions.collect_schema():
             raise StepError(
                 "the interactions were prepared without similar_items.order: materialise"
@@ -212,7 +210,6 @@ class NewEdition:
             least_people=settings.least_people,
             most=self.num_results,
             events=settings.events,
-            allowed=_find_allowed_items(self.work, interactions),
         )
         edition, table = self._publish(make_item_lines(self.requested.ids, lists), [])
         checks = [*table.checks, *self.spending.reserve({})]
@@ -409,16 +406,3 @@ def _prepare_rules(
     newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
     prepared, context = prepare_item_rules(work, inputs, interactions, items, int(newest))
     return ItemRules(prepared, check_rules_suit_data(inputs.rules, context, prepared))
-
-
-def _find_allowed_items(work: Work, interactions: pl.LazyFrame) -> pl.Series | None:
-    """The ids of the items that the filter allows; None without a filter. Raises StorageError."""
-    settings = work.pipeline.recommendations
-    if settings.filter is None:
-        return None
-    counts = interactions.group_by(ITEM_ID).agg(interactions=pl.len())
-    catalogue = build_catalogue(
-        counts.collect(engine="streaming").sort(ITEM_ID), read_attributes(work), []
-    )
-    allowed = ServiceFilter(settings.filter, settings.values_of_placeholders, catalogue)
-    return catalogue.ids.filter(pl.Series(allowed.allows_for_all[: catalogue.other]))

@@ -391,11 +391,17 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     (declare_rules(max_per={"PRICE": 3}), 25, "recommendations.rules.max_per.PRICE"),
     (declare_rules(max_per={"CATEGORY": 0}), 24, "recommendations.rules.max_per"),
     (
-        declare_rules(at_least=[{"count": 1, "of": "ITEMS.AGE < 30"}]),
+        declare_rules(pin=[{"only": "ITEMS.AGE < 30"}]),
         24,
-        "recommendations.rules.at_least.of",
+        "recommendations.rules.pin.only",
     ),
-    (declare_rules(at_least=[{"count": 26, "of": "ITEMS.AGE_DAYS < 30"}]), 22, "recommendations"),
+    (declare_rules(pin=[{"only": "ITEMS.AGE_DAYS < 30", "rank": 26}]), 22, "recommendations"),
+    (
+        declare_rules(pin=[{"item": 1, "only": "ITEMS.STOCK > 0"}]),
+        24,
+        "recommendations.rules.pin.0",
+    ),
+    (declare_rules(pin=[{"rank": 3}]), 24, "recommendations.rules.pin.0"),
     (
         declare_rules(pin=[{"item": 1, "for": 'USERS.COUNTRY = "AT"'}]),
         24,

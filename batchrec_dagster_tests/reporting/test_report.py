@@ -199,8 +199,6 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
             "people": len({row["user_id"] for row in lists}),
             "counted": len(history_lengths),
             "median_item_age": round(ages[(len(ages) - 1) // 2]),
-            "categories_per_list": round(sum(map(len, genres.values())) / len(genres), 2),
-            "lists_of_one_category": sum(len(values) == 1 for values in genres.values()),
             **{
                 prefix + key: training[prefix + short]
                 for prefix in ("", "popularity_")

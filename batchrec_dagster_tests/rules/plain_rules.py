@@ -30,17 +30,6 @@ USER_CONDITIONS: dict[str, Callable[[Item], bool]] = {
     'Users.COUNTRY NOT IN ("AT")': lambda user: user["COUNTRY"] not in (None, "AT"),
 }
 
-# What filters say of an item: whether every user may get it, and whether some may.
-FILTERS: dict[str, Callable[[Item], tuple[bool, bool]]] = {
-    "EXCLUDE ItemID WHERE Items.STOCK = $STOCK": lambda item: (item["STOCK"] != 0,) * 2,
-    'INCLUDE ItemID WHERE Items.KIND IN ("a") | EXCLUDE ItemID WHERE Items.BRAND = "x"': (
-        lambda item: ("a" in split(item["KIND"]) and item["BRAND"] != "x",) * 2
-    ),
-    'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("view")': lambda item: (False, True),
-    "INCLUDE ItemID WHERE Items.STOCK > 0 IF CurrentUser.AGE > 18": lambda item: (False, True),
-}
-FILTER_VALUES = {"STOCK": [0]}
-
 
 def split(text: str | None) -> list[str]:
     """The values of a category, and the whole."""
@@ -62,8 +51,6 @@ class Shop:
     today: date
     candidates: dict[str, list[str]]
     """The model's items of each user for whom it has an answer."""
-    filter: str | None = None
-    """The filter in Personalize, one of FILTERS."""
     counts: Counter[str] = field(default_factory=Counter)
 
     def read_item(self, item: str) -> Item:
@@ -85,8 +72,6 @@ def build_lists(rules: ListRules, seen: ExcludeSeen | None, shop: Shop) -> list[
 def _build_list(rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: str) -> list[Row]:
     counts = shop.counts
     filters = _list_filters(rules, seen, shop, user)
-    pinned = _pin(rules, shop, user, filters)
-    counts["pin added"] += len(pinned)
     allowed, emptied_by = [*enumerate(shop.candidates[user])], None
     for name, allows in filters.items():
         remaining = [(place, item) for place, item in allowed if allows(item)]
@@ -94,22 +79,19 @@ def _build_list(rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: st
         if allowed and not remaining:
             emptied_by = name
         allowed = remaining
+    pinned, unmet = _pin(rules, shop, user, filters, [item for _, item in allowed])
+    counts["pin added"] += len(pinned)
+    counts["pin unmet"] += unmet
     chosen = _Chosen(rules, shop, [*pinned.values()], shop.num_results - len(pinned))
     model = [(place, item) for place, item in allowed if item not in pinned.values()]
     popular = [
         (1000 + place, item)
         for place, item in enumerate(shop.popular)
         if all(allows(item) for allows in filters.values())
-        and (shop.filter is None or FILTERS[shop.filter](shop.read_item(item))[0])
     ]
-    chosen.fill(model, requirements=True, counts=counts)
-    free = chosen.capacity - len(chosen.places)
-    counts["short of model"] += free > sum(chosen.unmet)
-    chosen.fill(popular, requirements=True)
-    if rules.at_least:
-        chosen.fill(model, requirements=False)
-        chosen.fill(popular, requirements=False)
-        counts["at_least unmet"] += any(chosen.unmet)
+    counts["max_per removed"] += chosen.fill(model)
+    counts["short of model"] += len(chosen.places) < chosen.capacity
+    chosen.fill(popular)
     entries: list[tuple[str, float | None, str | None]] = []
     for place, item in sorted(chosen.places):
         is_popular = place >= 1000
@@ -162,21 +144,33 @@ def _list_filters(
 
 
 def _pin(
-    rules: ListRules, shop: Shop, user: str, filters: dict[str, Callable[[str], bool]]
-) -> dict[int, str]:
+    rules: ListRules,
+    shop: Shop,
+    user: str,
+    filters: dict[str, Callable[[str], bool]],
+    candidates: Sequence[str],
+) -> tuple[dict[int, str], bool]:
+    """The pinned items by rank, and whether no candidate meets the condition of a pin."""
     pinned: dict[int, str] = {}
+    unmet = False
     for pin in rules.pin:
         is_over = pin.until is not None and pin.until < shop.today.isoformat()
         values = shop.users.get(user, {"COUNTRY": None})
         is_for_user = pin.users is None or USER_CONDITIONS[pin.users](values)
-        may_have = shop.filter is None or FILTERS[shop.filter](shop.read_item(pin.item))[1]
-        if is_over or not is_for_user or not shop.exists(pin.item) or not may_have:
+        if is_over or not is_for_user or pin.rank in pinned:
             continue
-        if pin.rank in pinned or pin.item in pinned.values():
-            continue
-        if all(allows(pin.item) for name, allows in filters.items() if name != "price"):
-            pinned[pin.rank] = pin.item
-    return pinned
+        if pin.only is not None:
+            meets = ITEM_CONDITIONS[pin.only]
+            matching = [item for item in candidates if meets(shop.read_item(item))]
+            remaining = [item for item in matching if item not in pinned.values()]
+            if remaining:
+                pinned[pin.rank] = remaining[0]
+            unmet |= not remaining
+        elif pin.item is not None and shop.exists(pin.item) and pin.item not in pinned.values():
+            obeyed = [allows for name, allows in filters.items() if name != "price"]
+            if all(allows(pin.item) for allows in obeyed):
+                pinned[pin.rank] = pin.item
+    return pinned, unmet
 
 
 class _Chosen:
@@ -186,37 +180,23 @@ class _Chosen:
         self.rules, self.shop, self.pinned, self.capacity = rules, shop, pinned, capacity
         self.places: list[tuple[int, str]] = []
         self.on_list: Counter[tuple[str, str]] = Counter()
-        self.unmet = [requirement.count for requirement in rules.at_least]
-        self.has_skipped = False
         for item in pinned:
             self._count(item)
 
-    def fill(
-        self,
-        candidates: Sequence[tuple[int, str]],
-        *,
-        requirements: bool,
-        counts: Counter[str] | None = None,
-    ) -> None:
+    def fill(self, candidates: Sequence[tuple[int, str]]) -> int:
+        """Returns how many of them max_per refused."""
+        refused = 0
         for place, item in candidates:
             if len(self.places) == self.capacity:
                 break
             if item in self.pinned or any(item == other for _, other in self.places):
                 continue
             if not self._has_room(item):
-                if counts is not None:
-                    counts["max_per removed"] += 1
-                continue
-            is_reserved = requirements and sum(self.unmet) >= self.capacity - len(self.places)
-            if is_reserved and not self._is_required(item):
-                self.has_skipped = True
+                refused += 1
                 continue
             self.places.append((place, item))
-            self.shop.counts["at_least added"] += self.has_skipped and self._is_required(item)
             self._count(item)
-
-    def _is_required(self, item: str) -> bool:
-        return any(left and self._meets(number, item) for number, left in enumerate(self.unmet))
+        return refused
 
     def _has_room(self, item: str) -> bool:
         return all(
@@ -229,9 +209,3 @@ class _Chosen:
         for column in self.rules.max_per:
             for value in set((self.shop.read_item(item)[column] or "").split("|")) - {""}:
                 self.on_list[column, value] += 1
-        for number, left in enumerate(self.unmet):
-            if left and self._meets(number, item):
-                self.unmet[number] -= 1
-
-    def _meets(self, number: int, item: str) -> bool:
-        return ITEM_CONDITIONS[self.rules.at_least[number].of](self.shop.read_item(item))

@@ -74,8 +74,17 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangedShop]:
         ),
         ({"max_per": {"BRAND": 2}}, "recommendations.rules.max_per.BRAND"),
         ({"pin": [{"item": "P-276", "rank": 13}]}, "pin: P-276 has rank 13, but a list has 12"),
+        (
+            {"pin": [{"only": "ITEMS.SEASON = 12"}]},
+            "recommendations.rules.pin.only: Items.SEASON does not exist: items.columns declares",
+        ),
+        (
+            {"pin": [{"item": "P-276", "only": "ITEMS.STOCK > 9"}]},
+            "recommendations.rules.pin.0: write either item or only",
+        ),
+        ({"pin": [{"rank": 2}]}, "recommendations.rules.pin.0: write either item or only"),
     ],
-    ids=["only", "pin.for", "max_per", "pin.rank"],
+    ids=["only", "pin.for", "max_per", "pin.rank", "pin.only", "pin.both", "pin.neither"],
 )
 def test_a_rule_that_cannot_be_is_one_line_at_load_time(
     shop: ChangedShop, rules: dict[str, Any], message: str
@@ -94,7 +103,7 @@ def test_a_pin_of_what_is_blocked_is_named_by_a_check(shop: ChangedShop) -> None
     assert result.success
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert checks["rules_suit_data"].description == (
-        "pin: P-016 is on no list: block, only or filter leaves it out"
+        "pin: P-016 is on no list: block or only leaves it out"
     )
     pinned = shop.lists.filter(reason="pinned")
     assert pinned.select("rank", "item_id").unique().rows() == [(2, "P-276")]

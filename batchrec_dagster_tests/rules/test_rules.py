@@ -17,8 +17,6 @@ from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 from batchrec_dagster_tests.rules.plain_rules import (
     DAY,
-    FILTER_VALUES,
-    FILTERS,
     ITEM_CONDITIONS,
     USER_CONDITIONS,
     Row,
@@ -60,11 +58,16 @@ exclude_seen = st.builds(
 )
 pins = st.lists(
     st.fixed_dictionaries(
-        {"item": items, "rank": st.integers(1, 4)},
+        {"rank": st.integers(1, 4)},
         optional={
             "until": st.sampled_from(["2026-12-23", "2026-12-24"]),
             "for": st.sampled_from(sorted(USER_CONDITIONS)),
         },
+    ).flatmap(
+        lambda pin: st.one_of(
+            items.map(lambda item: {**pin, "item": item}),
+            item_conditions.map(lambda condition: {**pin, "only": condition}),
+        )
     ),
     max_size=3,
     unique_by=lambda pin: pin["rank"],
@@ -77,9 +80,6 @@ RULES: dict[str, st.SearchStrategy[Any]] = {
         optional={"events": st.just(["purchase"])},
     ),
     "max_per": st.dictionaries(st.sampled_from(["KIND", "BRAND"]), st.integers(1, 2), min_size=1),
-    "at_least": st.lists(
-        st.fixed_dictionaries({"count": st.integers(1, 2), "of": item_conditions}), max_size=2
-    ),
     "pin": pins,
 }
 
@@ -108,7 +108,6 @@ def shops(draw: st.DrawFn) -> Shop:
         now=NOW,
         today=TODAY,
         candidates={user: draw(ids) for user in draw(st.permutations(USERS))},
-        filter=draw(st.none() | st.sampled_from(sorted(FILTERS))),
     )
 
 
@@ -143,9 +142,7 @@ def make_context(shop: Shop, rules: ListRules) -> RuleContext:
         users=pl.DataFrame(users, schema={"USER_ID": pl.String, "COUNTRY": pl.String}),
         popular=pl.Series(shop.popular, dtype=pl.String),
         blocked=pl.Series(shop.blocked, dtype=pl.String) if rules.block else None,
-        pinned=[pin.item for pin in rules.pin],
-        filter=shop.filter,
-        filter_values=FILTER_VALUES,
+        pinned=[pin.item for pin in rules.pin if pin.item is not None],
     )
 
 
@@ -291,7 +288,9 @@ def make_plain_shop(**facts: Any) -> Shop:
         ({"only": "ITEMS.STOCK > 0"}, None, 20),
         ({"max_per": {"KIND": 3}}, None, 75),
         # No item is as new, so no number of results helps.
-        ({"at_least": [{"count": 2, "of": "ITEMS.AGE_DAYS < 30"}]}, None, 20),
+        ({"pin": [{"only": "ITEMS.AGE_DAYS < 30"}]}, None, 20),
+        # Twice as many as the pins take, rounded up; every item is as new.
+        ({"pin": [{"only": "ITEMS.AGE_DAYS < 60", "rank": n} for n in range(1, 16)]}, None, 50),
         # None is in stock.
         ({"only": "ITEMS.STOCK > 9"}, None, 200),
     ],

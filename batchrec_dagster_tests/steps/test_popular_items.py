@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.steps.measure_popularity import measure_popularity
 from batchrec_dagster.steps.popular_items import (
@@ -23,7 +21,6 @@ from batchrec_dagster.steps.popular_items import (
     count_popular_items_by_group,
     find_popular_items,
     make_popular_lines,
-    read_popular_items,
 )
 from batchrec_dagster.steps.popularity_window import (
     LIST_LENGTH,
@@ -32,9 +29,6 @@ from batchrec_dagster.steps.popularity_window import (
     measure_lists,
 )
 from batchrec_dagster.steps.sampled_interactions import choose_users, sample_interactions
-from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.support import declaration
 
 DAY = 86_400
 NOW = 1_700_000_000
@@ -110,9 +104,6 @@ def test_popularity_is_a_plain_count(
     recent = [item for item, _ in count_plainly(rows, days, weights)]
     others = [item for item, _ in count_plainly(rows, None, weights) if item not in recent]
     assert popular.ids.to_list() == recent + others
-    allowed = pl.Series(["i1", "i3", "other"])
-    filtered = find_popular_items(to_frame(rows), declared, exclude_seen=True, allowed=allowed)
-    assert filtered.ids.to_list() == [item for item in recent + others if item in ("i1", "i3")]
 
     sample = sample_interactions(to_frame(rows), weights)
     ids = sorted({row.item for row in rows})
@@ -258,38 +249,3 @@ def test_lines_of_popular_items_have_the_reason_of_their_user() -> None:
     assert lines["error"].null_count() == 3
     (nothing,) = make_popular_lines(users.clear(), ids)
     assert nothing.schema == lines.schema
-
-
-def test_what_the_filter_excludes_by_its_attributes_is_not_popular(tmp_path: Path) -> None:
-    def list_popular(filter_expression: str, **values: Any) -> list[str]:
-        attributes = declaration(
-            "shop",
-            "ratings.csv",
-            items={
-                "source": "items.csv",
-                "columns": {"item": "id", "categories": {"KIND": "kind"}},
-            },
-            recommendations={"filter": filter_expression, "filter_values": values},
-            popularity={"days": "all"},
-        )
-        pipeline = Pipeline.model_validate(attributes)
-        storage = StorageResource(root=str(tmp_path), s3=S3Connection())
-        items = pl.DataFrame({"ITEM_ID": ["i0", "i1", "i2"], "KIND": ["toy", "book|toy", "book"]})
-        items_file = storage.uri(pipeline.storage_keys.items)
-        storage.store.put(items_file, items.write_csv().encode())
-        popular = read_popular_items(
-            Work(pipeline, storage), to_frame(rows), pl.Series(["popular"])
-        )
-        return popular.ids.to_list()
-
-    rows = [
-        Row(f"u{user}", f"i{item}", 0, "purchase") for item in range(4) for user in range(5 - item)
-    ]
-    # i3 is not in the items file: a filter knows nothing of it.
-    assert list_popular('EXCLUDE ItemID WHERE Items.KIND IN ("toy")') == ["i2", "i3"]
-    assert list_popular('INCLUDE ItemID WHERE Items.KIND = "toy"') == ["i0", "i1"]
-    assert list_popular("INCLUDE ItemID WHERE Items.KIND IN ($K)", K=["book"]) == ["i1", "i2"]
-    # What a filter says of the user's own interactions does not apply.
-    own = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*") | '
-    own += 'EXCLUDE ItemID WHERE Items.KIND IN ("book")'
-    assert list_popular(own) == ["i0", "i3"]

@@ -30,10 +30,7 @@ from batchrec_dagster.pipeline.run_step import (
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.reporting.rules import (
-    COST_COLUMNS,
     RULE_COLUMNS,
-    describe_costs,
-    list_cost_rows,
     list_rule_rows,
 )
 from batchrec_dagster.steps.absent_users import drop_absent_users_if_refused
@@ -274,27 +271,17 @@ def describe_table(pipeline: Pipeline, table: "RecommendationTable") -> dict[str
 
 
 def _rules_metadata(table: "RecommendationTable") -> dict[str, Any]:
-    """What each rule did, and how many categories a list has, where that is known."""
+    """What each rule did, and how many rows have each reason, where that is known."""
     metadata: dict[str, Any] = {}
-    rules, diversity = table.facts.get("rules"), table.facts.get("diversity")
+    rules = table.facts.get("rules")
     if rules:
         metadata["rules"] = dg.MetadataValue.md(markdown_table(RULE_COLUMNS, list_rule_rows(rules)))
         for rule in rules:
             # Dagster plots these over the runs.
-            count = "added" if rule["rule"] in ("at_least", "pin") else "removed"
+            count = "added" if rule["rule"] == "pin" else "removed"
             metadata[f"rule_{rule['rule']}_{count}"] = rule[count]
         metadata["lists_short_of_results"] = table.facts["filled"]["short_of_model"]
         metadata["popular_rows"] = table.facts["filled"]["popular_rows"]
-    costs = table.facts.get("rule_costs")
-    if costs:
-        metadata["rule_costs"] = dg.MetadataValue.md(
-            f"{describe_costs(costs)}\n\n{markdown_table(COST_COLUMNS, list_cost_rows(costs))}"
-        )
-        for rule in costs["rules"]:
-            metadata[f"rule_{rule['rule']}_ndcg_change"] = rule["change"]
-    if diversity:
-        metadata["categories_per_list"] = diversity["values_per_list"]
-        metadata["lists_of_one_category"] = diversity["lists_of_one"]
     for reason, count in table.facts.get("reasons", {}).items():
         metadata[f"reason_{reason}"] = count
     return metadata
