@@ -7,14 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from batchrec_dagster.cli.declared_pipelines import find_declared_pipelines
 from batchrec_dagster.cli.project import Project, find_project, load_storage
 from batchrec_dagster.cli.terminal import fit_terminal, format_program, shorten_path
-from batchrec_dagster.preparation.layout import TableFormat
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise_attributes import AttributesBlock
@@ -47,12 +46,6 @@ FILE = click.Path(readable=False)
     metavar="FILE",
     type=FILE,
     help="What is known of users, such as country and consent.",
-)
-@click.option(
-    "--format",
-    "table_format",
-    type=click.Choice(get_args(TableFormat)),
-    help="The ratings are the folder of such a table.",
 )
 @click.option("--user", metavar="COL", help="Column with the user's id.")
 @click.option("--item", metavar="COL", help="Column with the item's id.")
@@ -87,11 +80,6 @@ FILE = click.Path(readable=False)
     default="fail",
     help="skip: drop unreadable rows. fail, the default: refuse a file with any.",
 )
-@click.option(
-    "--items-format",
-    type=click.Choice(get_args(TableFormat)),
-    help="The items are the folder of such a table.",
-)
 @click.option("--items-id", "items_item", metavar="COL", help="Items: column of the id.")
 @click.option("--items-title", metavar="COL", help="Items: column of the title.")
 @click.option("--items-image", metavar="COL", help="Items: column of a picture's address.")
@@ -112,11 +100,6 @@ FILE = click.Path(readable=False)
     help="Items: column of numbers for Personalize; repeatable.",
 )
 @click.option("--items-delimiter", metavar="CHAR", help="Items: delimiter of the file.")
-@click.option(
-    "--users-format",
-    type=click.Choice(get_args(TableFormat)),
-    help="The users are the folder of such a table.",
-)
 @click.option("--users-id", "users_user", metavar="COL", help="Users: column of the id.")
 @click.option(
     "--users-category",
@@ -160,9 +143,9 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         get_columns(options)
         for get_columns in (get_rating_columns, get_item_columns, get_user_columns)
     )
-    if items is None and (item_columns or options["items_delimiter"] or options["items_format"]):
+    if items is None and (item_columns or options["items_delimiter"]):
         raise click.UsageError("columns of the items are given, but not their file: --items FILE")
-    if users is None and (user_columns or options["users_delimiter"] or options["users_format"]):
+    if users is None and (user_columns or options["users_delimiter"]):
         raise click.UsageError("columns of the users are given, but not their file: --users FILE")
     project = find_project()
     _check_name(name, project)
@@ -271,7 +254,6 @@ def _recognise_ratings(
     lowest = options["min_rating"]
     if lowest not in (None, "none") and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", lowest):
         raise click.UsageError(f"--min-rating is {lowest!r}: write a number such as 3.5, or none")
-    table_format = options["table_format"]
     reading = ReadingOptions(
         options["delimiter"],
         options["time_format"],
@@ -283,14 +265,14 @@ def _recognise_ratings(
         header=parse_header(options["header"]),
         skip=options["on_bad_rows"] == "skip",
     )
-    with open_source(parse_source(source, table_format), load_storage(), project.root) as files:
+    with open_source(parse_source(source), load_storage(), project.root) as files:
         reading = replace(reading, whole=len(files) <= MOST_FILES)
         recognised = recognise_ratings(source, files[:MOST_FILES], columns, reading)
     unread_count = len(files) - MOST_FILES
     if unread_count > 0:
         recognised.warnings.append(f"{unread_count:,} more files were not looked at")
         recognised.summary.append(f"in the first {MOST_FILES} of {len(files):,} files")
-    return _with_format(recognised, table_format)
+    return recognised
 
 
 def _recognise_attributes(
@@ -307,19 +289,6 @@ def _recognise_attributes(
     from batchrec_dagster.steps.raw_files import open_source
 
     name = block.rows.block
-    table_format = options[f"{name}_format"]
     reading = ReadingOptions(options[f"{name}_delimiter"], skip=options["on_bad_rows"] == "skip")
-    with open_source(parse_source(source, table_format), load_storage(), project.root) as files:
-        recognised = recognise_attributes(block, source, files[0], columns, reading, ratings)
-    return _with_format(recognised, table_format)
-
-
-def _with_format(
-    recognised: RecognisedSource, table_format: TableFormat | None
-) -> RecognisedSource:
-    """The source with the format of the table that it is, if it is one."""
-    if table_format is None:
-        return recognised
-    source = recognised.settings["source"]
-    settings = {"source": source, "format": table_format, **recognised.settings}
-    return replace(recognised, settings=settings)
+    with open_source(parse_source(source), load_storage(), project.root) as files:
+        return recognise_attributes(block, source, files[0], columns, reading, ratings)

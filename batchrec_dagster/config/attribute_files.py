@@ -28,7 +28,7 @@ class AttributesFileSettings(SourceSettings):
 
     format: TableFormat | dict[str, TableFormat] | None = Field(
         default=None,
-        description="delta or iceberg: the source is the folder of such a table, as in ratings.",
+        description="delta: the source is the folder of a Delta table, as in ratings.",
         examples=["delta"],
     )
     delimiter: str | None = Field(

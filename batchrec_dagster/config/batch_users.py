@@ -31,7 +31,7 @@ class BatchUsers(QueriedSource):
     )
     format: TableFormat | dict[str, TableFormat] | None = Field(
         default=None,
-        description="delta or iceberg: the source is the folder of such a table, as in ratings.",
+        description="delta: the source is the folder of a Delta table, as in ratings.",
         examples=["delta"],
     )
     column: str | int | None = Field(

@@ -164,9 +164,9 @@ class RatingsSettings(SourceSettings):
         default=None,
         description="csv (with any delimiter), json (JSON Lines: an object a line) or parquet."
         " Excel and SQLite are read as csv, a JSON array as json, Feather as parquet."
-        " Default: detected from the first file. delta, iceberg: the source is the folder of such"
-        " a table; of several sources, the format of each that is one.",
-        examples=["delta", {"orders": "iceberg"}],
+        " Default: detected from the first file. delta: the source is the folder of a Delta table;"
+        " of several sources, the name of each that is one.",
+        examples=["delta", {"orders": "delta"}],
     )
     delimiter: str | None = Field(
         default=None,
@@ -278,7 +278,7 @@ class RatingsSettings(SourceSettings):
     def _file_format(self) -> Format | None:
         """The declared format of the files; None for a table, whose format is that of its
         folder."""
-        names_files = isinstance(self.format, str) and not self.table_formats
+        names_files = isinstance(self.format, str) and not self.delta_tables
         return cast(Format, self.format) if names_files else None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import dagster as dg
 from pydantic import (
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from batchrec_dagster.config.validation import build_field_errors
-from batchrec_dagster.preparation.layout import Header, TableFormat
+from batchrec_dagster.preparation.layout import Header
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.errors import SourceError
@@ -103,14 +103,13 @@ class QueriedSource(dg.Model):
         return {SOURCE: self.partitions} if self.partitions is not None else {}
 
     @property
-    def table_formats(self) -> dict[str, TableFormat]:
-        """The format of each source that is declared to be a table, by its name."""
+    def delta_tables(self) -> set[str]:
+        """The names of the sources that are declared to be Delta tables."""
         # Each kind of source has a field of its own for it, with what else it may be.
         setting: Any = getattr(self, "format", None)
-        formats: dict[str, Any] = (
-            setting if isinstance(setting, dict) else dict.fromkeys(self.sources, setting)
-        )
-        return {name: form for name, form in formats.items() if form in get_args(TableFormat)}
+        if isinstance(setting, dict):
+            return {*setting}
+        return {*self.sources} if setting == "delta" else set()
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -181,10 +180,10 @@ class QueriedSource(dg.Model):
         if self.database is not None:
             assert self.query is not None
             return Database(self.database, self.query, self._version_query, setting)
-        formats, partitions = self.table_formats, self.partitions_by_source
+        delta_tables, partitions = self.delta_tables, self.partitions_by_source
         tables: dict[str, RatingsSource] = {}
         for name, source in self.sources.items():
-            rows = parse_source(source, formats.get(name))
+            rows = parse_source(source, is_delta=name in delta_tables)
             if isinstance(rows, AssetRows):
                 rows = replace(rows, partitions=partitions.get(name))
             tables[name] = rows
@@ -227,15 +226,15 @@ class QueriedSource(dg.Model):
 
     def _parse(self, name: str, source: str) -> None:
         """Raise SourceError unless the source may be one."""
-        table_format = self.table_formats.get(name)
-        if self.many or self.query is not None or table_format is not None:
-            parse_source(source, table_format)
+        is_delta = name in self.delta_tables
+        if self.many or self.query is not None or is_delta:
+            parse_source(source, is_delta=is_delta)
         else:
             parse_file(source)
 
     def _format_problems(self) -> dict[tuple[str, ...], str]:
         declared = getattr(self, "format", None)
-        if not self.table_formats and not isinstance(declared, dict):
+        if not self.delta_tables and not isinstance(declared, dict):
             return {}
         if self.database is not None:
             return {("format",): "it is for a folder, not for a database: omit it"}

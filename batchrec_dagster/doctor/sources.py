@@ -35,10 +35,10 @@ from batchrec_dagster.preparation.recognition import (
 from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.computed import AssetRows
 from batchrec_dagster.preparation.sources.databases import Database
+from batchrec_dagster.preparation.sources.delta_table import DeltaTable
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.file_start import MOST_PACKED_BYTES, open_start
 from batchrec_dagster.preparation.sources.files import LocalFile, WebFile
-from batchrec_dagster.preparation.sources.lake_tables import LakeTable
 from batchrec_dagster.preparation.sources.movielens import GeneratedFile, PublishedArchive
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.query import FileQuery
@@ -173,7 +173,7 @@ def _open_block(block: _Block, context: SourceContext) -> str | None:
         query = rows.sql.rstrip().rstrip(";")
         sql = f"SELECT * FROM ({query}\n) batchrec_checked WHERE 1 = 0"  # noqa: S608
         return _open_result(block, replace(rows, sql=sql, version_sql=None), context)
-    if isinstance(rows, LakeTable):
+    if isinstance(rows, DeltaTable):
         rows.files(context)
         return f"{rows.display_name} can be opened"
     files = _list_files(rows, context)

@@ -143,7 +143,7 @@ class _UpstreamAsset:
     def parse_path(self, path: str) -> RatingsSource:
         """The source at a path that the metadata names. Raises StepError."""
         try:
-            return parse_source(path, self.source.table_format)
+            return parse_source(path, is_delta=self.source.is_delta)
         except SourceError as error:
             raise StepError(
                 f"{self.source.text}: its metadata names no file or folder: {error}"

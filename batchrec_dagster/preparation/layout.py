@@ -49,8 +49,8 @@ class PreparationError(Exception):
 
 Column = str | int
 Format = Literal["csv", "json", "parquet"]
-# The formats of a table that is a folder of files.
-TableFormat = Literal["delta", "iceberg"]
+# The format of a source that is the folder of a Delta table.
+TableFormat = Literal["delta"]
 # `auto`, or Python's name of an encoding. See `Layout.encoding`.
 Encoding = str
 # With `auto`, the encoding of files that are not UTF-8: Latin-1, with characters such as € in place

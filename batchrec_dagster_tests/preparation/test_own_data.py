@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
-import pyarrow as pa
 import pytest
 import yaml
 from deltalake import DeltaTable, write_deltalake
@@ -247,20 +246,6 @@ def write_delta(root: Path) -> None:
     DeltaTable(str(root / "lake/orders")).delete("customer_id = 999")
 
 
-def write_iceberg(root: Path) -> None:
-    # Importing it takes half a second in each worker, and only one worker runs this.
-    from pyiceberg.catalog.sql import SqlCatalog
-
-    users = pa.array([user for user, _ in EVENTS] + [999])
-    rows = pa.table({"customer_id": users, "sku": [f"s{item}" for _, item in EVENTS] + ["x"]})
-    rows = rows.append_column("ordered_at", pa.array([START] * len(rows)))
-    catalog = SqlCatalog("shop", uri="sqlite://", warehouse=f"file://{root}")
-    catalog.create_namespace("shop")
-    table = catalog.create_table("shop.o", rows.schema, location=f"file://{root}/lake/orders")
-    table.append(rows)
-    table.delete("customer_id = 999")
-
-
 @pytest.mark.parametrize(
     ("section", "make"),
     [
@@ -268,8 +253,7 @@ def write_iceberg(root: Path) -> None:
         ("Segment", write_segment),
         ("Nested JSON", write_mongo),
         ("Baskets", write_baskets),
-        ("Delta and Iceberg", write_delta),
-        ("Delta and Iceberg", write_iceberg),
+        ("A Delta table", write_delta),
     ],
 )
 def test_a_shape_of_the_page(
@@ -280,8 +264,6 @@ def test_a_shape_of_the_page(
 ) -> None:
     make(project.root)
     declaration_yaml = read_documented_yaml(section).replace("s3://shop/", "")
-    if make is write_iceberg:
-        declaration_yaml = declaration_yaml.replace("format: delta", "format: iceberg")
     assert len(declaration_yaml.splitlines()) <= 10
     read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
     interactions_kept = interactions(project, "shop")

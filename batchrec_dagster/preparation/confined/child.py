@@ -1,8 +1,8 @@
 """The child process: takes jobs from its standard input, one JSON object a line, and does them
 within limits of the kernel.
 
-It answers with one JSON object a line: `result`, or `error` and `kind`. Before that it may ask for
-files by `wanted`, and say by `packed` of how many bytes the next file that it writes is made.
+It answers with one JSON object a line: `result`, or `error` and `kind`. Before that it may say by
+`packed` of how many bytes the next file that it writes is made.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from batchrec_dagster.preparation.confined.reader import build_memory_error
@@ -27,12 +25,10 @@ from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 # Where each job's function is. Modules are imported when their first job comes: each needs other
 # libraries.
 JOBS = {
-    "describe_delta": "delta",
-    "describe_iceberg": "iceberg",
     "find_member": "archive_members",
+    "list_delta": "delta",
     "open_file": "open_file",
     "read_delta": "delta",
-    "read_iceberg": "iceberg",
     "write_member": "archive_members",
 }
 PARENT_WATCHED_SECONDS = 1
@@ -46,22 +42,8 @@ class ConfinedJob:
     limits: Limits
     """What the job may take."""
 
-    requests: BinaryIO
-    """What the parent sends, a message a line."""
-
     answers: BinaryIO
     """What the parent reads, a message a line."""
-
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while a thread of a library waits for the files that it asked for."""
-
-    def fetch(self, names: Sequence[str]) -> list[Path]:
-        """The paths on this machine of a table's files, which the parent checks and fetches."""
-        if not names:
-            return []
-        with self._lock:
-            send(self.answers, {"wanted": list(names)})
-            return [Path(path) for path in json.loads(self.requests.readline())["paths"]]
 
     def limit_output(self, packed: int) -> None:
         """Let no file grow larger from now on than what `packed` bytes may unfold to."""
@@ -82,9 +64,8 @@ def main() -> None:
     if sys.platform == "linux":
         # macOS maps hundreds of gigabytes into each process, and refuses such a limit.
         _set_limit(resource.RLIMIT_AS, limits.file_memory)
-    requests = sys.stdin.buffer
-    for line in iter(requests.readline, b""):
-        send(answers, _answer(json.loads(line), ConfinedJob(limits, requests, answers)))
+    for line in iter(sys.stdin.buffer.readline, b""):
+        send(answers, _answer(json.loads(line), ConfinedJob(limits, answers)))
 
 
 def _answer(request: dict[str, Any], job: ConfinedJob) -> dict[str, Any]:

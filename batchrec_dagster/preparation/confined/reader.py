@@ -9,9 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import IO, Any, Self
 
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
@@ -43,7 +42,6 @@ FEW_THREADS = {
     "TOKIO_WORKER_THREADS": "2",
     "OMP_NUM_THREADS": "2",
     "OPENBLAS_NUM_THREADS": "1",
-    "PYICEBERG_MAX_WORKERS": "2",
 }
 # A child that waits, instead of computing, for this many times the allowed CPU time is ended too.
 WAITING_TIMES = 2
@@ -51,9 +49,6 @@ WAITING_TIMES = 2
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 STDERR_BYTES = 4096
 _OUT_OF_MEMORY = ("memory allocation of", "out of memory", "bad_alloc", "cannot allocate memory")
-
-# Gives the paths on this machine of the named files, or raises FileError.
-FileProvider = Callable[[Sequence[str]], Sequence[Path]]
 
 
 class ConfinedReader:
@@ -77,13 +72,11 @@ class ConfinedReader:
         job: str,
         arguments: Mapping[str, Any],
         packed: int | None = None,
-        provide: FileProvider | None = None,
     ) -> Any:
         """The answer of the child's function `job` to these arguments.
 
         packed: the size in bytes of the file as it came. No file that the child writes may be
         larger than what that many bytes may unfold to; without it, the job itself sets this limit.
-        provide: fetches the files of a table for which the child asks by name.
 
         Raises FileError if the file cannot be read, its subclass DamagedError if it is damaged, and
         LimitError if reading it takes more memory, disk or time than the limits of the environment
@@ -92,9 +85,7 @@ class ConfinedReader:
         if self._child is None:
             self._child = _Child(Limits.from_environment())
         try:
-            answer = self._child.ask(
-                {"job": job, "arguments": dict(arguments), "packed": packed}, provide
-            )
+            answer = self._child.ask({"job": job, "arguments": dict(arguments), "packed": packed})
         except BaseException:
             # What it does now is of no use to anyone.
             self._end()
@@ -128,20 +119,16 @@ class _Child:
             cwd="/",
         )
 
-    def ask(self, request: Mapping[str, Any], provide: FileProvider | None) -> dict[str, Any]:
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The child's last message about this request. Raises LimitError or FileError if the child
         dies of it."""
         packed = request["packed"]
         self._send(request)
         while True:
             answer = self._receive(packed)
-            if "wanted" in answer:
-                assert provide is not None
-                self._send({"paths": [str(path) for path in provide(answer["wanted"])]})
-            elif "packed" in answer:
-                packed = answer["packed"]
-            else:
+            if "packed" not in answer:
                 return answer
+            packed = answer["packed"]
 
     def end(self) -> None:
         """Kill the process, which may be in the middle of a job."""
@@ -167,8 +154,7 @@ class _Child:
 
     def _receive(self, packed: int | None) -> dict[str, Any]:
         assert self._process.stdout is not None
-        # A child that sleeps uses no CPU time. What the parent does itself meanwhile, such as
-        # downloads, does not count.
+        # A child that sleeps uses no CPU time.
         watchdog = threading.Timer(WAITING_TIMES * self._limits.file_seconds, self._stop_waiting)
         watchdog.daemon = True
         watchdog.start()

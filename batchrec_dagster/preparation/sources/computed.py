@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.source import (
     File,
@@ -52,19 +51,19 @@ class ResultFile(File):
 class AssetRows(File):
     """The rows of an asset, before a run has found out where they are."""
 
-    table_format: TableFormat | None = None
-    """The format of the table whose folder the asset's metadata name, if it is one."""
+    is_delta: bool = False
+    """Whether the asset's metadata name the folder of a Delta table."""
 
     partitions: str | None = None
     """Which partitions of the asset are read: `latest`, those of the last days (`30d`), or None for
     all."""
 
     @classmethod
-    def parse(cls, text: str, table_format: TableFormat | None = None) -> Self:
+    def parse(cls, text: str, *, is_delta: bool = False) -> Self:
         """Raises FileError."""
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", text.removeprefix(ASSET)):
             raise FileError("write an asset's key, its parts separated by /: asset://shop/orders")
-        return cls(text, table_format)
+        return cls(text, is_delta)
 
     @property
     def key(self) -> list[str]:

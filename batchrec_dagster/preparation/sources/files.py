@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
@@ -24,13 +23,8 @@ from batchrec_dagster.preparation.sources.source import (
     name_errors,
     safe_filename,
 )
-from batchrec_dagster.preparation.sources.undeclared_tables import (
-    refuse_table_above,
-    refuse_tables,
-    refuse_undeclared_table,
-)
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.object_store import ObjectInfo, StorageError, split_uri
+from batchrec_dagster.storage.object_store import ObjectInfo, split_uri
 
 CHUNK = 1024 * 1024
 _WILD = re.compile(r"[*?]")
@@ -110,8 +104,6 @@ class LocalFile(File):
             is_folder = _expand_path(self.text, context).is_dir()
         if is_folder:
             return Folder(self.text, f"{self.text}/", "**").files(context)
-        with name_errors(self.display_name):
-            _refuse_table_above(str(self.path(context).parent), [self.text], context)
         return super().files(context)
 
 
@@ -131,11 +123,6 @@ class S3File(File):
         if not key or key.endswith("/"):
             raise FileError("it names a bucket or a folder: write s3://bucket/key of one object")
         return cls(text)
-
-    def files(self, context: SourceContext) -> list[ListedFile]:
-        with name_errors(self.display_name):
-            _refuse_table_above(self.text.rpartition("/")[0], [self.text], context)
-        return super().files(context)
 
     def describe(self, context: SourceContext) -> FileDescription:
         info = self.snapshot or self._request_info(context)
@@ -279,22 +266,15 @@ class Folder(RatingsSource):
         """The files by path. Empty files still count. Raises SourceError."""
         matches = re.compile(_build_regex(self.pattern)).fullmatch
         with name_errors(self.display_name):
-            all_files = sorted(self._list_all(context), key=lambda pair: pair[0])
-            if self.pattern == "**":
-                refuse_undeclared_table(path for path, _ in all_files)
             files = [
                 (path, file)
-                for path, file in all_files
+                for path, file in sorted(self._list_all(context), key=lambda pair: pair[0])
                 if matches(path)
                 and not any(part[0] in "._" for part in PurePosixPath(path).parts)
                 and not (self.pattern == "**" and _NOT_DATA.fullmatch(PurePosixPath(path).name))
             ]
             if not files:
                 raise FileError("no file matches: check the folder and the names")
-            paths = [path for path, _ in files]
-            refuse_tables(paths, (path for path, _ in all_files))
-            root = self.root if self.root.startswith("s3://") else _expand_path(self.root, context)
-            _refuse_table_above(str(root).rstrip("/"), paths, context)
         listed_files: dict[str, ListedFile] = {}
         for path, file in files:
             filename = "/".join(safe_filename(part) for part in path.split("/"))
@@ -317,22 +297,6 @@ class Folder(RatingsSource):
         for path in folder.rglob("*"):
             if path.is_file():
                 yield path.relative_to(folder).as_posix(), LocalFile(str(path), folder)
-
-
-def _refuse_table_above(folder: str, files: Sequence[str], context: SourceContext) -> None:
-    """Raise FileError if Parquet files are in a table whose folder is this one or above it."""
-
-    def names_in(folder: str) -> list[str]:
-        if not folder.startswith("s3://"):
-            path = Path(folder)
-            return [file.name for file in path.iterdir()] if path.is_dir() else []
-        # What may be read need not be all that may be listed.
-        with suppress(StorageError):
-            return [info.uri.rpartition("/")[2] for info in context.store.list(f"{folder}/")]
-        return []
-
-    if any(file.lower().endswith(".parquet") for file in files):
-        refuse_table_above(folder, names_in)
 
 
 def _build_regex(pattern: str) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.archives import THE_ONLY_FILE, Member
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
+from batchrec_dagster.preparation.sources.delta_table import DeltaTable
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File, WebFile
-from batchrec_dagster.preparation.sources.lake_tables import LakeTable
 from batchrec_dagster.preparation.sources.movielens import GeneratedFile, parse_movielens
 from batchrec_dagster.preparation.sources.source import File, RatingsSource, hide_query, name_errors
 
@@ -28,19 +27,18 @@ ALLOWED = (
 )
 
 
-def parse_source(text: str, table_format: TableFormat | None = None) -> RatingsSource:
+def parse_source(text: str, *, is_delta: bool = False) -> RatingsSource:
     """The file, the folder or the pattern of files that the text names. Nothing is opened.
 
-    table_format: the format of the table in the folder, if the declaration has one. The text then
-    names a table of a lake, or an asset whose rows are in one.
+    is_delta: whether the text names the folder of a Delta table, or an asset whose rows are in one.
 
     Raises SourceError if the text cannot be a source.
     """
-    if table_format is not None:
+    if is_delta:
         with name_errors(hide_query(text)):
             if text.startswith(ASSET):
-                return AssetRows.parse(text, table_format)
-            return LakeTable.parse(text, table_format)
+                return AssetRows.parse(text, is_delta=True)
+            return DeltaTable.parse(text)
     # A folder or a pattern can only be on this machine or in S3, and not in an archive.
     has_other_scheme = re.match(r"(?!s3:)\w+://", text)
     may_be_folder = "!/" not in text and not has_other_scheme

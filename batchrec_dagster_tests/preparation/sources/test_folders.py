@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -198,56 +197,3 @@ def test_a_file_on_this_machine_is_opened_in_place_and_any_other_as_a_temporary_
     with parse_file("ml.zip!/ml/ratings.csv").open_locally(place.context) as path:
         assert path.read_bytes() == CONTENT
     assert not path.exists()
-
-
-TABLES = {
-    "a Delta table": "_delta_log/00000000000000000000.json",
-    "an Iceberg table": "metadata/00001-8d0a.metadata.json",
-    "a Hudi table": ".hoodie/hoodie.properties",
-}
-
-
-def write(place: Place, kind: str, *names: str) -> str:
-    """The address of a folder with these files."""
-    root = f"{place.base}/lake/" if kind == "path" else "s3://lake/tables/"
-    for name in names:
-        if kind == "path":
-            path = Path(root, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(CONTENT)
-        else:
-            place.store.put(root + name, CONTENT)
-    return root
-
-
-@pytest.mark.parametrize("kind", ["path", "bucket"])
-@pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize(
-    "source",
-    [
-        "",
-        "shop/orders/",
-        "shop/orders/**/*.parquet",
-        "shop/orders/day=1/",
-        "shop/orders/day=1/*.parquet",
-        "shop/orders/day=1/part-0.parquet",
-    ],
-)
-def test_a_table_is_no_folder_of_loose_files(
-    place: Place, kind: str, table: str, source: str
-) -> None:
-    data = "shop/orders/day=1/part-0.parquet"
-    root = write(place, kind, data, f"shop/orders/{TABLES[table]}")
-    with pytest.raises(SourceError) as error:
-        list_files(place, root + source)
-    assert str(error.value).startswith(f"{root}{source}: ")
-    assert re.search(f"(is|looks like) {table}", str(error.value))
-
-
-@pytest.mark.parametrize("kind", ["path", "bucket"])
-def test_files_next_to_a_table_are_read(place: Place, kind: str) -> None:
-    names = ["metadata/notes.json", "a.csv", "exports/b.parquet"]
-    root = write(place, kind, *names, *(f"orders/{log}" for log in TABLES.values()))
-    for source, filename in [("exports/", "b.parquet"), ("*.csv", "a.csv"), ("a.csv", "a.csv")]:
-        assert [file.filename for file in list_files(place, root + source)] == [filename]
-    assert [file.filename for file in list_files(place, f"{root}metadata/")] == ["notes.json"]
