@@ -24,6 +24,7 @@ and recommends, without simulated waiting. A program to which no client can be p
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -40,12 +41,25 @@ from batchrec_dagster.local_personalize.catalog.requests import ACCOUNT_ID
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
+    import dagster as dg
+    import polars as pl
     import uvicorn
     from types_boto3_personalize import PersonalizeClient
 
-    from batchrec_dagster.pipeline.rehearsal import Rehearsal
+    from batchrec_dagster.cli.project import Project
+    from batchrec_dagster.deployment import Deployment
+    from batchrec_dagster.pipeline.component import BatchRecommendations
 
 _SLEEP_SECONDS = 0.01
+# How often a run asks whether a job has ended. The embedded Personalize takes milliseconds.
+_POLL_SECONDS = "0.02"
+# They say where a deployment's files and resources are, which a test must not reach.
+_DEPLOYMENT_VARIABLES = (
+    "BATCHREC_STORAGE",
+    "BATCHREC_PERSONALIZE",
+    "BATCHREC_ROLE_ARN",
+    "BATCHREC_TAGS",
+)
 
 
 class StartedPersonalize:
@@ -152,6 +166,75 @@ class StartedPersonalize:
         self._service.close()
 
 
+class RunFailedError(AssertionError):
+    """The run failed. The message says which step, and why."""
+
+
+class PipelineRun:
+    """A finished run of a pipeline, and what it left."""
+
+    def __init__(
+        self,
+        pipeline: BatchRecommendations,
+        deployment: Deployment,
+        result: dg.ExecuteInProcessResult,
+    ) -> None:
+        self._pipeline, self._deployment, self._result = pipeline, deployment, result
+
+    @property
+    def success(self) -> bool:
+        """Whether the run succeeded."""
+        return self._result.success
+
+    @property
+    def reason(self) -> str:
+        """Which steps failed, and why; empty if none did."""
+        from batchrec_dagster.reporting.failure_reasons import find_failure_reason
+
+        events = [event for event in self._result.all_events if event.is_step_failure]
+        return "\n".join(f"{event.step_key}: {find_failure_reason(event)}" for event in events)
+
+    @property
+    def home(self) -> Path:
+        """The folder with all that it left: storage, models, report."""
+        return self._deployment.home
+
+    @property
+    def lists(self) -> pl.DataFrame:
+        """The published lists: user_id, rank, item_id and further columns."""
+        (only_list,) = self._pipeline.user_list_pipelines
+        return self._read(only_list)
+
+    def lists_of(self, name: str) -> pl.DataFrame:
+        """The published lists of one of the pipeline's `lists`. Raises KeyError if it has none."""
+        for list_pipeline in self._pipeline.user_list_pipelines:
+            if list_pipeline.list_name == name:
+                return self._read(list_pipeline)
+        raise KeyError(f"{self._pipeline.name} has no list {name}")
+
+    def _read(self, list_pipeline: BatchRecommendations) -> pl.DataFrame:
+        from batchrec_dagster.storage.paths import PipelineFiles
+
+        files = PipelineFiles(self._deployment.storage_resource, list_pipeline.storage_keys)
+        _, frame = files.table.read()
+        return frame.collect()
+
+    def metadata(self, asset: str) -> dict[str, Any]:
+        """What the asset of this name, such as interactions, reported about itself."""
+        key = self._pipeline.asset_key(asset)
+        for event in self._result.get_asset_materialization_events():
+            if event.asset_key == key:
+                metadata = event.materialization.metadata
+                return {name: value.value for name, value in metadata.items()}
+        raise KeyError(f"{key.to_user_string()} was not made")
+
+    @property
+    def failed_checks(self) -> list[str]:
+        """The names of the checks that did not pass, those that only warn too."""
+        evaluations = self._result.get_asset_check_evaluations()
+        return [evaluation.check_name for evaluation in evaluations if not evaluation.passed]
+
+
 class RunPipeline(Protocol):
     """Runs a pipeline of the project."""
 
@@ -162,30 +245,30 @@ class RunPipeline(Protocol):
         *,
         report: bool = False,
         may_fail: bool = False,
-    ) -> Rehearsal:
+    ) -> PipelineRun:
         """The finished run.
 
         name: the pipeline's name, or its folder below defs/.
         settings: what is changed for this run, by path such as `ratings.source`. Relative paths
             start at the project's folder.
         report: whether the report is made too.
-        may_fail: whether a failed run is returned. Otherwise RehearsalFailedError is raised.
+        may_fail: whether a failed run is returned. Otherwise RunFailedError is raised.
         """
 
 
 @pytest.fixture
-def run_pipeline(tmp_path_factory: pytest.TempPathFactory) -> RunPipeline:
+def run_pipeline(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> RunPipeline:
     """Runs a pipeline of the project around the working folder, on the embedded Personalize.
 
     Each run has a home of its own, writes to no sinks and sends no alerts.
     """
     # Imported here, because they take seconds that other tests save.
-    from batchrec_dagster.cli.declared_pipelines import (
-        find_declared_pipelines,
-        make_undeclared_error,
-    )
+    import dagster as dg
+
     from batchrec_dagster.cli.project import find_project, importable_project
-    from batchrec_dagster.pipeline.rehearsal import RehearsalFailedError, rehearse
+    from batchrec_dagster.deployment import Deployment
 
     def run(
         name: str,
@@ -193,20 +276,47 @@ def run_pipeline(tmp_path_factory: pytest.TempPathFactory) -> RunPipeline:
         *,
         report: bool = False,
         may_fail: bool = False,
-    ) -> Rehearsal:
+    ) -> PipelineRun:
         project = find_project()
-        declared = find_declared_pipelines(project)
-        file = declared.get(name, project.defs / name / "defs.yaml")
-        if not file.is_file():
-            raise make_undeclared_error(name, declared)
-        home = tmp_path_factory.mktemp("batchrec")
-        with importable_project(project):
-            finished = rehearse(project.defs, file, settings or {}, home, report=report)
+        with monkeypatch.context() as environment, importable_project(project):
+            for variable in _DEPLOYMENT_VARIABLES:
+                environment.delenv(variable, raising=False)
+            environment.setenv("BATCHREC_HOME", str(tmp_path_factory.mktemp("batchrec")))
+            environment.setenv("BATCHREC_POLL_SECONDS", _POLL_SECONDS)
+            pipeline = _load_pipeline(project, name).change(settings or {})
+            deployment = Deployment.from_environment(os.environ)
+            deployment.make_home()
+            result = dg.materialize(
+                pipeline.build_assets(report=report),
+                resources=deployment.resources(),
+                raise_on_error=False,
+            )
+        finished = PipelineRun(pipeline, deployment, result)
         if not finished.success and not may_fail:
-            raise RehearsalFailedError(finished.reason)
+            raise RunFailedError(finished.reason)
         return finished
 
     return run
+
+
+def _load_pipeline(project: Project, name: str) -> BatchRecommendations:
+    """The declared pipeline of this name, or in this folder below defs/.
+
+    Raises DeclarationError, and UnknownNameError if there is none.
+    """
+    from batchrec_dagster.cli.declared_pipelines import (
+        find_declared_pipelines,
+        make_undeclared_error,
+    )
+    from batchrec_dagster.pipeline.component import BatchRecommendations
+    from batchrec_dagster.pipeline.loading import load_components
+
+    declared = find_declared_pipelines(project)
+    file = declared.get(name, project.defs / name / "defs.yaml")
+    if not file.is_file():
+        raise make_undeclared_error(name, declared)
+    pipelines = load_components(project.defs, file.parent, BatchRecommendations)
+    return next((pipeline for pipeline in pipelines if pipeline.name == name), pipelines[0])
 
 
 @pytest.fixture

@@ -97,16 +97,14 @@ def _importable_project_if_any() -> Iterator[None]:
         yield
 
 
-def make_job_command(job: str, module: str | None = None) -> list[str]:
+def make_job_command(job: str) -> list[str]:
     """Dagster's command that runs a job of the project in a process of its own.
 
     Its run configuration and tags can be appended as options.
-
-    module: the module whose definitions have the job; by default the project's.
     """
     project = find_project()
     dagster = [sys.executable, "-m", "batchrec_dagster.cli.dagster_command"]
-    definitions = ["-m", module or project.definitions_module, "-d", str(project.code)]
+    definitions = ["-m", project.definitions_module, "-d", str(project.code)]
     return [*dagster, "job", "execute", *definitions, "-j", job]
 
 

@@ -204,7 +204,8 @@ def _list_what_stays(pipeline: str) -> list[str] | None:
     """
     from batchrec_dagster.config.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.automation.teardown import describe_sinks
-    from batchrec_dagster.pipeline.trial_definitions import load_pipeline
+    from batchrec_dagster.pipeline.component import BatchRecommendations
+    from batchrec_dagster.pipeline.loading import load_components
 
     try:
         project = find_project()
@@ -219,7 +220,9 @@ def _list_what_stays(pipeline: str) -> list[str] | None:
         load_environment()
         try:
             with importable_project(project):
-                sinks = describe_sinks(load_pipeline(project.defs, declaration, pipeline))
+                components = load_components(project.defs, declaration.parent, BatchRecommendations)
+            declared = next(component for component in components if component.name == pipeline)
+            sinks = describe_sinks(declared)
         except DeclarationError as error:
             raise click.ClickException(str(error)) from error
     return [

@@ -38,25 +38,6 @@ from batchrec_dagster.storage.durable import temporary_folder
 @click.option(
     "--import", "imports", is_flag=True, help="Import the data although nothing has changed."
 )
-@click.option(
-    "--trial",
-    "settings",
-    metavar="SETTING=VALUE",
-    multiple=True,
-    help="Try another value of a setting, by its path: nothing is published. Repeat for more.",
-)
-@click.option(
-    "--as-of",
-    metavar="DAY[..DAY]",
-    help="Try the data as they were at the end of this day, in UTC, or of days in this range.",
-)
-@click.option(
-    "--every",
-    metavar="DAYS",
-    type=click.IntRange(1),
-    help="With a range of days: try each so many days. Default: 7.",
-)
-@click.option("--keep", is_flag=True, help="After a trial, write its settings into the defs.yaml.")
 @click.pass_context
 def run(
     context: click.Context,
@@ -65,10 +46,6 @@ def run(
     publish_anyway: bool,
     train: bool,
     imports: bool,
-    settings: tuple[str, ...],
-    as_of: str | None,
-    every: int | None,
-    keep: bool,
 ) -> None:
     """Make a pipeline's recommendations: run its job NAME_refresh, and show its stages.
 
@@ -79,10 +56,6 @@ def run(
     With --publish-anyway neither the quality gate nor missing data stop this run: all its lists are
     published. The next run compares with them. --import and --train cost what they cost on AWS.
 
-    With --trial or --as-of it trains and infers as usual, but publishes nothing: the lists and a
-    report are in a folder of their own, and what differs from the published lists is printed.
-    --keep makes the settings of the trial those of the next run.
-
     \b
     Examples:
       batchrec run
@@ -90,10 +63,6 @@ def run(
       batchrec run shop --publish-anyway
       batchrec run shop --import --train
       batchrec run shop | tee run.log          # one line a stage
-      batchrec run shop --trial solution.recipe=aws-user-personalization
-      batchrec run shop/newsletter --trial lists.newsletter.num_results=12
-      batchrec run shop --as-of 2026-11-24
-      batchrec run shop --as-of 2026-09-01..2026-11-24 --every 7
 
     \b
     Exit codes:
@@ -102,35 +71,22 @@ def run(
       3    no such pipeline
       130  it was stopped by Ctrl-C
     """
-    is_trial = bool(settings) or as_of is not None
-    # A trial may make one list alone, such as shop/newsletter.
-    list_name = pipeline.partition("/")[2] if pipeline and is_trial else ""
-    name = _choose_pipeline(pipeline.partition("/")[0] if pipeline and list_name else pipeline)
+    name = _choose_pipeline(pipeline)
     if config:
         _require_settings(config)
     switches = {"publish_anyway": publish_anyway, "import": imports, "train": train}
     switched_on = [option for option, is_on in switches.items() if is_on]
     options = [f"--{option.replace('_', '-')}" for option in switched_on]
-    if is_trial:
-        for option in ["--config"] * bool(config) + options:
-            raise click.UsageError(f"{option} is for runs that publish: leave it out of a trial")
-        from batchrec_dagster.cli.trials import run_trials
-
-        address = f"{name}/{list_name}" if list_name else name
-        exit_code = run_trials(address, settings, as_of, every, keep=keep)
-    elif keep or every is not None:
-        raise click.UsageError("--keep and --every are for trials: name what to try with --trial")
-    else:
-        command = make_job_command(f"{name}_refresh")
-        describe = partial(describe_result, name)
-        with temporary_folder() as folder:
-            if options:
-                # Before the file of --config, because Dagster lets the first one decide.
-                file = folder / "options.yaml"
-                file.write_text(json.dumps(dict.fromkeys(switched_on, True)))
-                command += ["-c", str(file)]
-            arguments = ["run", name, *options]
-            exit_code = watch_run(name, command, describe, config=config, arguments=arguments)
+    command = make_job_command(f"{name}_refresh")
+    describe = partial(describe_result, name)
+    with temporary_folder() as folder:
+        if options:
+            # Before the file of --config, because Dagster lets the first one decide.
+            file = folder / "options.yaml"
+            file.write_text(json.dumps(dict.fromkeys(switched_on, True)))
+            command += ["-c", str(file)]
+        arguments = ["run", name, *options]
+        exit_code = watch_run(name, command, describe, config=config, arguments=arguments)
     if exit_code:
         context.exit(exit_code)
 

@@ -293,8 +293,7 @@ def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
     never an edition that was rolled back; one EDITION is compared with the published one.
     `batchrec rollback` lists the editions that are kept.
 
-    With two NAMES, the published lists of two pipelines are compared: the second with the first. A
-    trial is named by its folder, as `batchrec run --trial` prints it.
+    With two NAMES, the published lists of two pipelines are compared: the second with the first.
 
     \b
     Examples:
@@ -327,7 +326,7 @@ def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
 
 
 def _compare_pipelines(names: tuple[str, ...], pipeline: str | None, *, as_json: bool) -> None:
-    """Print what tells the lists of the second pipeline or trial from those of the first."""
+    """Print what tells the lists of the second pipeline from those of the first."""
     from batchrec_dagster.reporting.changes import format_comparison
     from batchrec_dagster.reporting.comparison import compare_lists, name_lists
     from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
@@ -337,8 +336,7 @@ def _compare_pipelines(names: tuple[str, ...], pipeline: str | None, *, as_json:
     lists = []
     storage = load_storage()
     for name in names:
-        address, _, trial = name.partition("/trials/")
-        files = PipelineFiles(storage, StorageKeys(address, trial=trial or None))
+        files = PipelineFiles(storage, StorageKeys(name))
         edition = files.table.current()
         if edition is None:
             raise UnknownNameError(

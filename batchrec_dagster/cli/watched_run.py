@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,18 +55,16 @@ def watch_run(
     command: Sequence[str],
     describe: DescribeResult,
     *,
+    arguments: Sequence[str],
     config: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    arguments: Sequence[str] = (),
 ) -> int:
     """Run a job in a process of its own, show its stages and its result, and return the exit code.
 
     name: the pipeline's.
     command: as `make_job_command` returns it.
     describe: returns the lines about a run that succeeded.
+    arguments: those of batchrec that start the same run again.
     config: a file with the run configuration.
-    environment: more variables for the process.
-    arguments: those of batchrec that start the same run again; by default `run NAME`.
     """
     stream: Any = sys.stdout
     stream.reconfigure(errors="backslashreplace")
@@ -88,7 +85,6 @@ def watch_run(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **(environment or {})},
         )
         try:
             # Only now, because both processes take their time to import Dagster.
@@ -103,7 +99,7 @@ def watch_run(
                 signals,
                 config,
                 describe,
-                arguments or ("run", name),
+                arguments,
             )
             run_process.watch()
             run_process.conclude(time.time() - started_at)

@@ -17,7 +17,6 @@ from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.lists import ListSettings
 from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.config.similar_items import SimilarItems
-from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.explanations.last_orders import OrderSettings
 from batchrec_dagster.personalize.schemas import (
@@ -48,7 +47,6 @@ class Pipeline(Declaration):
     """A pipeline from ratings to recommendations for every user."""
 
     _project: Path = PrivateAttr(default=Path())
-    _trial: Trial | None = PrivateAttr(default=None)
     # The name of the list that it is narrowed to, and the whole pipeline; see `list_pipelines`.
     _list_name: str | None = PrivateAttr(default=None)
     _whole: Self | None = PrivateAttr(default=None)
@@ -72,17 +70,8 @@ class Pipeline(Declaration):
         Without `lists` it is itself that. A narrowed pipeline has one list: its settings are in
         `recommendations`, `batch_users`, `gate`, `retention`, `experiment` and `sinks`, and its
         published files are in a folder of its own. All other settings, assets and files are those
-        of the whole pipeline. A trial may make one list alone.
+        of the whole pipeline.
         """
-        only = self.trial.list_name if self.trial else None
-        declared = self.declared_list_pipelines
-        return [
-            list_pipeline for list_pipeline in declared if only in (None, list_pipeline.list_name)
-        ]
-
-    @property
-    def declared_list_pipelines(self) -> list[Self]:
-        """The same, with the lists that a trial does not make: they still decide what is shared."""
         if not self.lists:
             return [self.whole]
         return [
@@ -95,11 +84,8 @@ class Pipeline(Declaration):
     def after_order_pipelines(self) -> list[Self]:
         """This pipeline, narrowed to each list that is about a person's last order.
 
-        They are lists of users too, which similar items make and not the model. A trial, which is
-        of the model, has none.
+        They are lists of users too, which similar items make and not the model.
         """
-        if self.trial is not None:
-            return []
         return [
             self.whole._narrow_to(name, settings)
             for name, settings in self.lists.items()
@@ -115,10 +101,9 @@ class Pipeline(Declaration):
     def similar_items_pipeline(self) -> Self | None:
         """This pipeline, narrowed to the lists of similar items; None if it declares none.
 
-        Its `recommendations` have what these lists have in common with those of users. A trial has
-        none, though its data may have the orders' numbers that they need.
+        Its `recommendations` have what these lists have in common with those of users.
         """
-        if self.similar_items is None or self.trial is not None:
+        if self.similar_items is None:
             return None
         return self.whole._narrow_to(SIMILAR_ITEMS, self.similar_items)
 
@@ -208,16 +193,13 @@ class Pipeline(Declaration):
     @property
     def excludes_seen(self) -> bool:
         """Whether a list leaves out what its users had."""
-        lists = [list_pipeline.recommendations for list_pipeline in self.declared_list_pipelines]
+        lists = [list_pipeline.recommendations for list_pipeline in self.list_pipelines]
         return any(settings.seen_items is not None for settings in lists)
 
     @property
     def published_io(self) -> str | None:
-        """The key of the project's own IO manager of published tables; None for batchrec's.
-
-        What a trial makes goes to no other place.
-        """
-        return self.assets.published_io if self.trial is None else None
+        """The key of the project's own IO manager of published tables; None for batchrec's."""
+        return self.assets.published_io
 
     @property
     def upstream(self) -> list[dg.AssetKey]:
@@ -255,11 +237,10 @@ class Pipeline(Declaration):
         """Which rows of the ratings become interactions."""
         columns = self.ratings.columns
         has_event_type = columns is not None and columns.event_type is not None
-        rules = self.interactions.rules(
+        return self.interactions.rules(
             self.ratings.on_bad_rows,
             event_type=has_event_type or self.excludes_seen,
         )
-        return replace(rules, until=self.trial.until) if self.trial else rules
 
     @property
     def event_value(self) -> bool:
@@ -367,27 +348,19 @@ class Pipeline(Declaration):
         return self.similar_items.choose_recipe(has_item_data=ITEMS in self.schemas)
 
     @property
-    def trial(self) -> Trial | None:
-        """What it is a trial of; None for the declared pipeline."""
-        return self._trial
-
-    @property
     def project(self) -> Path:
         """The folder where relative paths start."""
         return self._project
 
     @cached_property
     def storage_keys(self) -> StorageKeys:
-        """The pipeline's storage keys, or those of the trial."""
-        trial = self.trial.name if self.trial else None
-        return StorageKeys(self.address, has_own_users=self.has_own_users, trial=trial)
+        """The pipeline's storage keys."""
+        return StorageKeys(self.address, has_own_users=self.has_own_users)
 
     @cached_property
     def key_prefix(self) -> list[str]:
         """The parts of the asset keys' prefix."""
-        prefix = (self.assets.key_prefix or self.name).split("/")
-        # No list can have this name.
-        return [*prefix, "on-trial"] if self.trial else prefix
+        return (self.assets.key_prefix or self.name).split("/")
 
     def asset_key(self, asset: str) -> dg.AssetKey:
         """The key of the pipeline's asset of this name."""

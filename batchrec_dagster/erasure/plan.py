@@ -208,7 +208,6 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
             "deleted; the next refresh copies the source again, and leaves these people out",
             keys.raw_users(""),
         ),
-        whole_files("trials", "deleted; run them again", keys.all_trials),
         whole_files("unfinished work of Spark", "deleted", keys.work),
         *make_imported_places(files, trains_again=trains_with_next_refresh(work)),
         whole_files(

@@ -33,8 +33,6 @@ def find_periods(
     editions: Sequence[Edition],
     newest: int,
     publications: Sequence[Publication],
-    *,
-    is_read: bool = True,
 ) -> list[Period]:
     """The periods of the editions that are kept, oldest first.
 
@@ -46,7 +44,6 @@ def find_periods(
     newest: the time of the newest interaction, in epoch seconds.
     publications: all publications, also those of editions that are not kept, because they end the
     periods of others.
-    is_read: whether people may have seen the lists, as they have not seen those of a trial.
     """
     publication_times = [
         (publication, int(publication.since.timestamp()))
@@ -55,7 +52,7 @@ def find_periods(
     ]
     if not publication_times:
         return []
-    if is_read and newest > min(time for _, time in publication_times):
+    if newest > min(time for _, time in publication_times):
         since = PUBLICATION
         starts = [
             (_start_after_data(publication, time), publication)

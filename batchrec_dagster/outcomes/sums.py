@@ -63,22 +63,3 @@ def leave_out_unused(sums: pl.DataFrame) -> pl.DataFrame:
     if (sums.get_column("target_events") != "").any():
         return sums
     return sums.drop("target_events", *VALUES)
-
-
-def pool_periods(sums: pl.DataFrame) -> pl.DataFrame:
-    """The sums of all periods together, with the columns of SCHEMA and the edition 0.
-
-    A user who is active in several periods counts in each. Groups stay apart, so that the intervals
-    of estimates know that these are the same users.
-    """
-    keys = ["experiment", "since", "arm", "target_events", "group"]
-    pooled = sums.group_by(keys, maintain_order=True).agg(
-        pl.col(*SUMS).sum(),
-        *(pl.col(name).sum() for name in VALUES if not sums[name].is_null().all()),
-    )
-    times = {
-        "start": pl.lit(sums["start"].min()),
-        "end": pl.lit(sums["end"].max()),
-        "length": pl.lit(sums["length"].max()),
-    }
-    return complete_sums(pooled.with_columns(edition=0, name=pl.lit(""), **times))

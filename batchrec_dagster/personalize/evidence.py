@@ -49,14 +49,12 @@ def get_solution_metrics(
     client: PersonalizeClient,
     solution_version_arn: str,
     target_events: Sequence[str] = (),
-    compare_with: str = "",
     *,
     breakdown: bool = False,
 ) -> GetSolutionMetricsResponseTypeDef:
     """The answer of GetSolutionMetrics, which counts these events alone if the engine can.
 
     target_events: the types of events; empty for all. `read_counted_events` says whether it did.
-    compare_with: the ARN of another solution version, or empty. `read_compared` reads the result.
     breakdown: whether to ask for the quality in parts. `read_breakdown` reads it.
     """
     events = client.meta.events
@@ -72,7 +70,6 @@ def get_solution_metrics(
         )
     headers = {
         **({TARGET_EVENTS_HEADER: json.dumps(list(target_events))} if target_events else {}),
-        **({COMPARE_HEADER: compare_with} if compare_with else {}),
         **({BREAKDOWN_HEADER: "true"} if breakdown else {}),
     }
     # botocore knows no headers of single requests, so they travel as a parameter up to the handler.
@@ -90,20 +87,6 @@ def _take_headers(params: dict[str, Any], context: dict[str, Any], **_: Any) -> 
 
 def _add_headers(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
     params["headers"].update(context.get(_HEADERS_PARAMETER, {}))
-
-
-def read_compared(answer: Mapping[str, Any]) -> dict[str, float]:
-    """By how much NDCG at 25 is higher than that of the other solution version, for the same users.
-
-    The keys are users, difference and, where users are enough, low and high, the ends of its 95%
-    interval. Empty where the engine did not compare them.
-
-    answer: that of GetSolutionMetrics.
-    """
-    numbers: dict[str, float] = json.loads(
-        answer["ResponseMetadata"]["HTTPHeaders"].get(COMPARED_HEADER, "{}")
-    )
-    return numbers
 
 
 def read_counted_events(answer: Mapping[str, Any]) -> list[str]:

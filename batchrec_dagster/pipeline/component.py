@@ -10,21 +10,12 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.changed_declaration import explain_trial_error
 from batchrec_dagster.config.declaration_errors import (
     DeclarationError,
     build_validation_error,
     find_repeated_settings,
 )
 from batchrec_dagster.config.templates import Sandboxed
-from batchrec_dagster.config.trial import (
-    MOST_DAYS,
-    Trial,
-    TrialError,
-    apply_settings,
-    find_lists_about_orders,
-    require_same_lists_about_orders,
-)
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.assets.after_order import after_order_lists
 from batchrec_dagster.pipeline.assets.items import item_assets
@@ -48,27 +39,20 @@ from batchrec_dagster.pipeline.assets.user_segments import user_segments
 from batchrec_dagster.pipeline.assets.users import user_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
-from batchrec_dagster.pipeline.automation.runs import build_console_logger, name_trial_job
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
-from batchrec_dagster.pipeline.declare_asset import PREPARED, RAW
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a pipeline was loaded from. Trials and rehearsals load it again, with changes."""
+    """What a pipeline was loaded from."""
 
     file: Path
     """The defs.yaml that declares it."""
     attributes: BaseModel
     """Its attributes, before templates are filled in."""
     context: dg.ComponentLoadContext
-
-    @property
-    def declared_settings(self) -> dict[str, Any]:
-        """The attributes that are declared, as plain data."""
-        return self.attributes.model_dump(mode="json", exclude_unset=True)
 
 
 @dg.scaffold_with(PipelineScaffolder)
@@ -77,7 +61,6 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
     # None for a pipeline that Python makes.
     _origin: _Origin | None = PrivateAttr(default=None)
-    _has_same_data: bool = PrivateAttr(default=False)
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
@@ -103,8 +86,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         self._project = context.project_root
         built_pipelines = get_built_pipelines(context.component_tree)
         built_pipelines.add(self, self._find_place(context))
-        assets = self._build_assets()
-        assets += self._build_reports(assets, with_outcomes=True)
+        assets = self.build_assets()
         for published in self.published_pipelines:
             assets += sink_assets(published)
         deployment = _open_deployment()
@@ -119,144 +101,40 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             ),
         )
 
-    def make_trial(self, trial: Trial) -> "BatchRecommendations":
-        """The pipeline with the trial's changes, which writes to a folder of its own and no sinks.
+    def change(self, settings: Mapping[str, Any]) -> Self:
+        """The pipeline with other settings, for a test: it reaches no sinks and nobody.
 
-        Raises TrialError if the changed settings are not valid.
-        """
-        origin = self._require_origin()
-        changed = self._change_for_trial(origin, trial)
-        try:
-            made = self._load_changed(origin, changed, trial)
-        except DeclarationError as error:
-            if not isinstance(error.__cause__, ValidationError):
-                raise
-            text = explain_trial_error(origin.file, self.name, trial, error.__cause__)
-            raise TrialError(text) from error
-        made._trial = trial
-        if trial.list_name is not None and trial.list_name not in made.lists:
-            names = ", ".join(made.lists) or "it has one list, without a name"
-            raise TrialError(f"{self.name} has no list {trial.list_name!r}: {names}")
-        # By value, as the keys of the trial's assets are others.
-        has_same_versions = [*made._read_versions_of_data().values()] == [
-            *self._read_versions_of_data().values()
-        ]
-        made._has_same_data = trial.as_of is None and has_same_versions
-        # A backtest measures the lists of all its days.
-        made.retention = made.retention.model_copy(update={"editions": MOST_DAYS})
-        return made
-
-    def make_rehearsal(self, settings: Mapping[str, Any]) -> "BatchRecommendations":
-        """The pipeline with other settings, for a run in a home of its own.
-
-        It has no sinks and no alerts, so that it reaches nobody.
         settings: the changed ones by their path, such as ratings.source.
-        Raises TrialError if they are not valid, and DeclarationError if they are not together.
+        Raises DeclarationError if they are not valid.
         """
-        origin = self._require_origin()
-        changed = apply_settings(origin.declared_settings, settings)
+        if self._origin is None:
+            raise DeclarationError(f"{self.name} is declared in Python: change it there")
+        file, context = self._origin.file, self._origin.context
+        attributes = self._origin.attributes
+        changed = attributes.model_dump(mode="json", exclude_unset=True)
+        for path, value in settings.items():
+            *blocks, last = path.split(".")
+            block = changed
+            for name in blocks:
+                block[name] = dict(block.get(name) or {})
+                block = block[name]
+            block[last] = value
         for block in [changed, *(changed.get("lists") or {}).values()]:
             block.pop("sinks", None)
         changed.pop("alerts", None)
         (changed.get("assets") or {}).pop("published_io", None)
-        return self._load_changed(origin, changed, Trial.parse(settings))
-
-    def _require_origin(self) -> _Origin:
-        """What it was loaded from. Raises TrialError for a pipeline that Python makes."""
-        if self._origin is None:
-            raise TrialError(f"{self.name} is declared in Python: change it there")
-        return self._origin
-
-    def _change_for_trial(self, origin: _Origin, trial: Trial) -> dict[str, Any]:
-        """The attributes with the trial's settings, and without what a trial does not make.
-
-        Raises TrialError if it changes or names a list that is about orders.
-        """
-        declared = origin.declared_settings
-        changed = apply_settings(declared, trial.settings)
-        require_same_lists_about_orders(declared, changed, trial)
-        similar_items = changed.pop("similar_items", None) or {}
-        if similar_items.get("order") is not None:
-            # The interactions have its column, so that they stay those of the pipeline.
-            changed["similar_items"] = {"order": similar_items["order"]}
-        for block in ("sinks", "segments"):
-            changed.pop(block, None)
-        lists = changed.get("lists") or {}
-        for name in find_lists_about_orders(changed):
-            lists.pop(name)
-        for settings in lists.values():
-            settings.pop("sinks", None)
-            # Of the trial's editions, all are kept.
-            settings.pop("retention", None)
-        return changed
-
-    def _load_changed(self, origin: _Origin, changed: Mapping[str, Any], trial: Trial) -> Self:
-        """The pipeline that the changed attributes declare, in the same project.
-
-        trial: what was changed, for messages.
-        Raises TrialError if they are not valid, and DeclarationError if they are not together.
-        """
         try:
-            attributes = type(origin.attributes).model_validate(changed)
-            made = self.load(attributes, origin.context)
+            made = self.load(type(attributes).model_validate(changed), context)
         except ValidationError as error:
-            raise TrialError(explain_trial_error(origin.file, self.name, trial, error)) from error
-        made._project = origin.context.project_root
+            raise build_validation_error(file, error) from error
+        made._project = context.project_root
         return made
 
-    def build_rehearsal_defs(self, deployment: Deployment, *, report: bool) -> dg.Definitions:
-        """The assets of the pipeline in this deployment, and the job `NAME_refresh`."""
-        assets = self._build_assets()
-        if report:
-            assets += self._build_reports(assets, with_outcomes=True)
-        keys = [key for asset in assets for key in asset.keys]
-        job = dg.define_asset_job(
-            f"{self.name}_refresh",
-            dg.AssetSelection.assets(*keys),
-            executor_def=deployment.executor(),
-        )
-        return dg.Definitions(assets=assets, jobs=[job], resources=deployment.resources())
+    def build_assets(self, *, report: bool = True) -> list[dg.AssetsDefinition]:
+        """The assets from the raw files to the lists, segments and reports, without sinks.
 
-    @property
-    def has_same_data(self) -> bool:
-        """Whether the trial's data are those that the pipeline prepared last, as nothing that it
-        changes decides what they are."""
-        return self._has_same_data
-
-    def _read_versions_of_data(self) -> dict[dg.AssetKey, str | None]:
-        """The code version of each asset that prepares data for Personalize."""
-        return {
-            spec.key: spec.code_version
-            for asset in self._build_assets()
-            for spec in asset.specs
-            if spec.tags.get("stage") in (RAW, PREPARED)
-        }
-
-    def build_trial_defs(self) -> dg.Definitions:
-        """The assets of this trial, and the job `NAME_trial` that makes them."""
-        is_of_earlier_day = self.trial is not None and self.trial.as_of is not None
-        assets = self._build_assets()
-        assets += self._build_reports(assets, with_outcomes=is_of_earlier_day)
-        # What the pipeline has prepared last is copied, and not prepared again.
-        copied = self._read_versions_of_data().keys() if self.has_same_data else ()
-        keys = [key for asset in assets for key in asset.keys if key not in copied]
-        deployment = _open_deployment()
-        job = dg.define_asset_job(
-            name=name_trial_job(self.name),
-            selection=dg.AssetSelection.assets(*keys),
-            config={"loggers": {"console": {}}},
-            executor_def=deployment.executor(),
-            description="Makes the lists of a trial, which nobody reads.",
-        )
-        return dg.Definitions(
-            assets=assets,
-            jobs=[job],
-            resources=deployment.resources(),
-            loggers={"console": build_console_logger(deployment.log_format)},
-        )
-
-    def _build_assets(self) -> list[dg.AssetsDefinition]:
-        """The assets from the raw files to the lists and segments."""
+        report: whether the outcomes and reports are among them.
+        """
         user_lists = self.user_list_pipelines
         assets = [
             raw_ratings(self),
@@ -277,7 +155,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             ]
         assets += self._build_similar_items()
         assets += [after_order_lists(list_pipeline) for list_pipeline in self.after_order_pipelines]
-        return assets
+        return [*assets, *self._build_reports(assets)] if report else assets
 
     def _build_similar_items(self) -> list[dg.AssetsDefinition]:
         """The asset of the similar items, and the one of their model if a recipe finds them."""
@@ -288,19 +166,13 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         model = [] if recipe is None else [similar_items_solution_version(self, recipe)]
         return [*model, similar_items(pipeline, settings)]
 
-    def _build_reports(
-        self, assets: Sequence[dg.AssetsDefinition], *, with_outcomes: bool
-    ) -> list[dg.AssetsDefinition]:
+    def _build_reports(self, assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
         """The assets of the outcomes and the reports. A report shows the checks of what its list
         is made from."""
         if not is_installed("report"):
             return []
         list_pipelines = self.user_list_pipelines
-        reports = (
-            [recommendation_outcomes(list_pipeline) for list_pipeline in list_pipelines]
-            if with_outcomes
-            else []
-        )
+        reports = [recommendation_outcomes(list_pipeline) for list_pipeline in list_pipelines]
         folder_of_pipeline = self.key_prefix
         for list_pipeline in list_pipelines:
             folder_of_list = list_pipeline.asset_key("recommendations").path[:-1]
@@ -311,7 +183,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
                 for spec in asset.check_specs
             ]
             reports.append(recommendation_report(list_pipeline, checks))
-        if self.lists and self.trial is None:
+        if self.lists:
             reports.append(report_of_lists(self))
         return reports
 

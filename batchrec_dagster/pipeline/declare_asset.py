@@ -12,7 +12,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.personalize.prices import Cost
-from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE, TRIAL
+from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.cost import WITHIN_BUDGET
@@ -104,13 +104,12 @@ def asset_options(
         "op_tags": settings.op_tags,
         "pool": settings.pool,
         "retry_policy": settings.retries.policy if settings.retries else None,
-        "automation_condition": _automation(pipeline) if pipeline.trial is None else None,
+        "automation_condition": _automation(pipeline),
         "code_version": code_version,
         "io_manager_key": manager,
         "metadata": {
             PIPELINE: pipeline.name,
             **({LIST: pipeline.list_name} if key != pipeline.whole.asset_key(name) else {}),
-            **({TRIAL: pipeline.trial.name} if pipeline.trial else {}),
             **(metadata or {}),
             **({STORAGE_KEY: storage_key} if storage_key else {}),
         },

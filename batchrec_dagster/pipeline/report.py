@@ -25,12 +25,10 @@ from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.pipeline.automation.living_runs import has_died
 from batchrec_dagster.reporting.audience import describe_newcomers
-from batchrec_dagster.reporting.changes import build_changes_section, build_comparison_section
+from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.checks import build_checks_section
-from batchrec_dagster.reporting.comparison import Comparison, compare_lists, name_lists
 from batchrec_dagster.reporting.data_section import build_data_section
 from batchrec_dagster.reporting.drift import RunInputs
-from batchrec_dagster.reporting.editions import EditionDiff
 from batchrec_dagster.reporting.experiment import describe_control, describe_result
 from batchrec_dagster.reporting.facts import (
     LISTS_FULL,
@@ -107,10 +105,7 @@ def build_report(
     pipeline = work.pipeline
     history = EditionHistory(work.files)
     edition, lists = work.files.table.read()
-    # A trial is compared with what readers have.
-    live_history = EditionHistory(work.live_files)
-    is_trial = pipeline.trial is not None
-    baseline = work.live_files.table.current() if is_trial else history.find_baseline(edition)
+    baseline = history.find_baseline(edition)
     run = _describe_run(
         work, newest_model, edition, baseline, read_check_records(instance, checks), run_id
     )
@@ -119,16 +114,9 @@ def build_report(
     # Data that the lists were not made from, such as those that the quality gate refused, are
     # compared with nothing, and nothing is compared with them later.
     if baseline is not None and not run.earlier_data:
-        inputs = inputs.add_drift(live_history.read_inputs(baseline))
-    comparison = _compare_with_live(work, baseline, edition) if is_trial else None
-    if comparison is not None:
-        changes: EditionDiff | None = comparison.diff
-        changes_section = build_comparison_section(comparison, inputs.drift)
-    else:
-        changes = history.compare(baseline, edition) if baseline else None
-        changes_section = build_changes_section(changes, inputs.drift)
-    # Dagster's runs are those of the pipeline, not of its trials.
-    ended_runs = [] if is_trial else remember_ended_runs(work.files, instance)
+        inputs = inputs.add_drift(history.read_inputs(baseline))
+    changes = history.compare(baseline, edition) if baseline else None
+    ended_runs = remember_ended_runs(work.files, instance)
     nights = list_nights(work.files, read_run_costs(work.files), ended_runs)
     rules_section = build_rules_section(
         edition.about.get("rules"),
@@ -145,7 +133,7 @@ def build_report(
         ),
         build_nights_section(nights),
         *([rules_section] if rules_section is not None else []),
-        changes_section,
+        build_changes_section(changes, inputs.drift),
         _build_outcomes(work, edition),
     ]
     facts = replace(facts, drift=inputs.drift, changes=changes, sections=sections)
@@ -294,13 +282,6 @@ def _read_preparation(
     return metadata if metadata.get("dagster/row_count") == interactions else {}
 
 
-def _compare_with_live(work: Work, live: Edition | None, edition: Edition) -> Comparison | None:
-    """The comparison of a trial's lists with those that readers have; None if they have none."""
-    if live is None:
-        return None
-    return compare_lists(name_lists(work.live_files, live), name_lists(work.files, edition))
-
-
 def build_lists_page(work: Work) -> str:
     """The HTML of the page about all lists of the pipeline. Raises StorageError."""
     pipeline = work.pipeline
@@ -336,8 +317,7 @@ def _link_other_pages(pipeline: Pipeline) -> list[PageLink]:
         list_pipeline.list_name or "": list_pipeline.address
         for list_pipeline in pipeline.user_list_pipelines
     }
-    all_lists = {} if pipeline.trial is not None else {"All lists": pipeline.name}
-    return link_pages(pipeline.address, {**all_lists, **lists})
+    return link_pages(pipeline.address, {"All lists": pipeline.name, **lists})
 
 
 def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> list[UnpublishedRun]:

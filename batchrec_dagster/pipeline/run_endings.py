@@ -25,8 +25,6 @@ from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, Un
 # The metadata of every asset that names its pipeline, and of those of one of several lists that
 # names the list.
 PIPELINE, LIST = "batchrec/pipeline", "batchrec/list"
-# The metadata of the assets of a trial that names it.
-TRIAL = "batchrec/trial"
 # The step that decides whether lists are published.
 PUBLISHING_STEP = "recommendations"
 
@@ -115,6 +113,5 @@ def _find_files(context: dg.AssetExecutionContext) -> PipelineFiles | None:
         if isinstance(resource, PersonalizeResource):
             resource = resource.storage
         if isinstance(resource, StorageResource):
-            keys = StorageKeys(read_address(metadata), trial=metadata.get(TRIAL))
-            return PipelineFiles(resource, keys)
+            return PipelineFiles(resource, StorageKeys(read_address(metadata)))
     return None

@@ -6,7 +6,7 @@ All of it is plain data, which can be sent to Spark as JSON.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from batchrec_dagster.preparation.layout import PreparationError
@@ -16,7 +16,6 @@ from batchrec_dagster.preparation.layout import PreparationError
 ERASED_USER = "of a user who was erased"
 BELOW_MIN_RATING = "rating below min_rating"
 NOT_IN_FILTER = "not in the filter"
-AFTER_DAY = "after the day of the trial"
 BEFORE_WINDOW = "before the window"
 DUPLICATE = "duplicate of an earlier row"
 NOT_LATEST = "not the latest of its user and item"
@@ -59,10 +58,6 @@ class Rules:
     """A condition in SQL on the columns of one row. Only rows for which it is true stay, not those
     for which it is false or NULL. A column has the type in `Layout.types`. In a file without a
     header its name is `column_1` and so on."""
-
-    until: int | None = field(default=None, repr=False)
-    """Rows with a later TIMESTAMP are left out, for the lists of an earlier day. It is no setting,
-    and so it is not in the representation, which fingerprints of settings are made from."""
 
     window_days: int | None = None
     """Rows with TIMESTAMP < newest - 86,400 x days are left out. `newest` is the largest TIMESTAMP

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
@@ -29,25 +28,6 @@ from batchrec_dagster.reporting.sections import (
 )
 
 TITLE = "What changed"
-COMPARISON_TITLE = "Compared with what readers have"
-
-
-def build_comparison_section(comparison: Comparison, drift: Drift | None) -> ReportSection:
-    """The section of the report of a trial: how its lists differ from those that readers have.
-
-    `drift` is None if both were made from the same data.
-    """
-    section = build_changes_section(comparison.diff, drift)
-    text = [f"{comparison.title}.", f"{comparison.quality[0].upper()}{comparison.quality[1:]}."]
-    rows = [[measure.name, measure.before, measure.after] for measure in comparison.measures]
-    caption = "Quality, with 95% intervals where they are known, and cost."
-    figure = _make_figure("measures", "Quality and cost", caption, rows)
-    return replace(
-        section,
-        title=COMPARISON_TITLE,
-        text=[*text, *section.text[1:]],
-        figures=[figure, *section.figures],
-    )
 
 
 def build_changes_section(changes: EditionDiff | None, drift: Drift | None) -> ReportSection:

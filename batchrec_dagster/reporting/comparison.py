@@ -1,5 +1,4 @@
-"""Compares two editions that did not follow each other: a trial with what readers have, or the
-lists of two pipelines."""
+"""Compares the lists of two pipelines."""
 
 from __future__ import annotations
 
@@ -10,7 +9,6 @@ from typing import Any
 from batchrec_dagster.personalize.evidence import (
     COVERAGE,
     NDCG,
-    MetricEstimate,
     name_ndcg,
     read_ndcg,
 )
@@ -23,9 +21,8 @@ from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import Edition
 
-# The keys of an edition's metadata: by how much the model of a trial is better than that of the
-# published lists, and what its lists cost where Amazon infers them.
-PAIRED, INFERENCE_COST = "paired", "inference_cost_on_aws_usd"
+# The key, in an edition's metadata, of what its lists cost where Amazon infers them.
+INFERENCE_COST = "inference_cost_on_aws_usd"
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,6 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """By how much NDCG@25 of the second edition's model is higher, for the same people."""
-
-    users: int
-    """How many people were tested with both models."""
-    ndcg: MetricEstimate
-
-
-@dataclass(frozen=True)
 class Comparison:
     """What tells two editions apart."""
 
@@ -73,8 +61,6 @@ class Comparison:
     """Whether both were made by the same solution version."""
     has_other_data: bool
     """Whether the models were trained and measured on different data."""
-    difference: PairedDifference | None
-    """None where the models were not measured on the same people, one by one."""
 
     @property
     def title(self) -> str:
@@ -93,28 +79,16 @@ class Comparison:
             )
         if self.obstacles:
             return f"the metrics cannot be compared: {'; '.join(self.obstacles)}"
-        if self.difference is None:
-            return (
-                "NDCG@25 was measured on the same interactions, but for each model alone. So if the"
-                " intervals overlap much, the difference may be chance"
-            )
-        ndcg, users = self.difference.ndcg, self.difference.users
-        text = f"for the same {users:,} held-out people, NDCG@25 "
-        if ndcg.interval == (0, 0):
-            return f"{text}is the same for each"
-        text += f"differs by {ndcg.value:+.4f}"
-        if ndcg.interval is None:
-            return f"{text}; they are too few for an interval"
-        low, high = ndcg.interval
-        judgement = "more than chance" if low > 0 or high < 0 else "this may be chance"
-        return f"{text} (95% interval {low:+.4f} to {high:+.4f}): {judgement}"
+        return (
+            "NDCG@25 was measured on the same interactions, but for each model alone. So if the"
+            " intervals overlap much, the difference may be chance"
+        )
 
 
 def name_lists(files: PipelineFiles, edition: Edition) -> ComparedLists:
     """The edition of these files, with what people call it."""
-    keys = files.storage_keys
-    place = f"edition {edition.number}" if keys.trial is None else f"trial {keys.trial}"
-    return ComparedLists(f"{keys.address}, {place}", EditionHistory(files), edition)
+    name = f"{files.storage_keys.address}, edition {edition.number}"
+    return ComparedLists(name, EditionHistory(files), edition)
 
 
 def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
@@ -138,16 +112,7 @@ def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
         obstacles,
         old.about.get("solution_version_arn") == new.about.get("solution_version_arn"),
         old.about.get("data_version") != new.about.get("data_version"),
-        _read_difference(old, new),
     )
-
-
-def _read_difference(before: Edition, after: Edition) -> PairedDifference | None:
-    paired = after.about.get(PAIRED) or {}
-    if paired.get("solution_version_arn") != before.about.get("solution_version_arn"):
-        return None
-    ndcg = MetricEstimate(paired["difference"], paired.get("low"), paired.get("high"))
-    return PairedDifference(int(paired["users"]), ndcg)
 
 
 def _list_measures(before: Edition, after: Edition) -> Iterator[Measure]:

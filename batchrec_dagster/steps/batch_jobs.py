@@ -153,28 +153,13 @@ def prepare_batch_job(
     return JobRequest(
         work.ensure,
         kind,
-        f"{work.pipeline.name}-{fingerprint(_name_as_live(work, request), *versions)[:12]}",
+        f"{work.pipeline.name}-{fingerprint(request, *versions)[:12]}",
         create,
         usable=lambda job: JobOutput(work.storage, job).is_usable(),
         within={"solutionVersionArn": request["solutionVersionArn"]},
         cost=cost,
         among_others=bool(work.pipeline.lists),
     )
-
-
-def _name_as_live(work: PersonalizeWork, request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The request with its input where the pipeline has it, if this is a trial.
-
-    So a trial and its pipeline find each other's jobs. `versions` say what is in the input.
-    """
-    keys = work.files.storage_keys
-    if work.pipeline.trial is None:
-        return request
-    source = request["jobInput"]["s3DataSource"]
-    path = source["path"].replace(
-        work.files.uri(f"{keys.folder}/"), work.files.uri(f"{keys.pipeline}/")
-    )
-    return {**request, "jobInput": {"s3DataSource": {**source, "path": path}}}
 
 
 class LineSource(Protocol):

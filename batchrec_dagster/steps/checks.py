@@ -516,13 +516,11 @@ def check_quality_gate(
     *,
     how_to_skip: str,
     skip_quality_gate: bool = False,
-    is_trial: bool = False,
 ) -> CheckResult:
     """Whether a model is good enough for its lists to be published.
 
     how_to_skip: how to start a run that publishes anyway.
     skip_quality_gate: whether this run publishes anyway.
-    is_trial: whether nobody reads the lists. Then a failure only warns.
     """
     measurements = candidate.measure()
     reasons = [candidate.rolled_back] if candidate.rolled_back else []
@@ -534,11 +532,6 @@ def check_quality_gate(
     else:
         finding = "no user was tested, so NDCG@25 and coverage are not known"
     finding += _describe_circumstances(candidate)
-    if reasons and is_trial:
-        finding += f". The gate would refuse these lists: {', and '.join(reasons)}"
-        return CheckResult(
-            QUALITY_GATE, passed=False, finding=finding, numbers=numbers, severity="warn"
-        )
     if reasons and skip_quality_gate:
         finding += f"; published anyway (--publish-anyway), although {', and '.join(reasons)}"
         numbers[PUBLISHED_ANYWAY] = 1

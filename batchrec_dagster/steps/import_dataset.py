@@ -14,11 +14,9 @@ from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, meas
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
 from batchrec_dagster.steps.errors import StepError
-from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.training import find_recipes_to_train, list_recipes
-from batchrec_dagster.steps.trials import choose_dataset_group, remember_resources
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
 
@@ -119,9 +117,8 @@ def import_dataset(
     work = work.for_data(version)
     ensure = work.ensure
     spending = Spending(work, ASSET, run)
-    last_record = work.live_files.record(ASSET, _LastImport)
-    group_name = choose_dataset_group(work, fingerprint_schemas(files), version)
-    remember_resources(work, group_name, describe_lists(pipeline).endings_in_use)
+    last_record = work.files.record(ASSET, _LastImport)
+    group_name = f"{pipeline.name}-{fingerprint_schemas(files)[:8]}"
     group = _ensure_group(spending, files, group_name, last_record.get("dataset_group_arn"))
     datasets = [_ensure_dataset(ensure, group, file) for file in files]
     requests = [

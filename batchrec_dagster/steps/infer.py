@@ -47,7 +47,6 @@ from batchrec_dagster.steps.retention import delete_unneeded
 from batchrec_dagster.steps.runs import RunFacts, measure_seconds
 from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.spending import Spending
-from batchrec_dagster.steps.trials import compare_models, read_trials, require_same_data
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -86,7 +85,6 @@ def infer_and_publish(
     batch_users: the lines of the users' file.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
-    require_same_data(work, model)
     published_users = work.files.batch_users.read_published()
     rule_inputs = read_rule_inputs(work)
     publishing = Publishing(
@@ -100,8 +98,7 @@ def infer_and_publish(
         ],
     )
     gate = publishing.gate(skip=run.skip_quality_gate)
-    is_trial = work.pipeline.trial is not None
-    if gate.blocks and not is_trial:
+    if gate.blocks:
         # Models are trained every night, however many of them the gate refuses.
         delete_unneeded(work, [])
     require_passed([gate])
@@ -139,9 +136,8 @@ def infer_and_publish(
         )
     else:
         published = replace(published, checks=[*published.checks, *spending.reserve({})])
-    if not is_trial:
-        _prune(work, declaration, model.dataset_group_name)
-        delete_unneeded(work, jobs_in_use)
+    _prune(work, declaration, model.dataset_group_name)
+    delete_unneeded(work, jobs_in_use)
     return published
 
 
@@ -172,7 +168,6 @@ def _publish(
             **asdict(table.counts),
             **table.facts,
             "results_asked_for": inferred.num_results,
-            **compare_models(work, publishing.model),
             "inference_cost_on_aws_usd": round(sum(cost.usd for cost in inferred.costs), 4),
             "outputs": fingerprint_outputs(outputs),
             "data_until": interactions.until,
@@ -298,14 +293,11 @@ def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> 
     log = work.ensure.log
     in_use = {f"{group}-{ending}" for ending in declaration.endings_in_use}
     try:
-        trials = read_trials(work.files)
-        in_use.update(*(trial.resources for trial in trials))
         other_groups = {
             name
             for list_work in work.narrow_to_lists()
             for name in _find_last_group(list_work, group)
         }
-        other_groups.update(trial.dataset_group for trial in trials if trial.dataset_group)
         for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):
             log.info(f"deleted {resource}, which earlier settings left")
     except (StorageError, PersonalizeError, ClientError) as error:

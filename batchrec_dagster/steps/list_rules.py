@@ -54,8 +54,7 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
     rules = settings.rules
     if rules is None:
         return None
-    trial = work.pipeline.trial
-    today = (trial and trial.as_of) or datetime.now(UTC).date()
+    today = datetime.now(UTC).date()
     of_items = work.pipeline.is_of_items
     reads_items = rules.reads_items or (of_items and rules.reads_users)
     items = read_attributes(work) if reads_items else None

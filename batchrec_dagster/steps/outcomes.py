@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.outcomes.arms import UserGroups
 from batchrec_dagster.outcomes.experiment import ExperimentResult, summarize_experiment
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
@@ -18,7 +16,6 @@ from batchrec_dagster.outcomes.sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.outcomes.sums import complete_sums, leave_out_unused
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
-from batchrec_dagster.preparation.rules import SECONDS_A_DAY
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.work import Work
@@ -53,20 +50,12 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
     Raises StorageError.
     """
     files = work.files
-    # The data of a trial may end on an earlier day: what people did then, the pipeline knows.
-    with work.storage.local_file(work.live_files.interactions) as path:
+    with work.storage.local_file(files.interactions) as path:
         editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
         interactions = scan_interactions(path)
         target_events = work.pipeline.solution.target_events
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        periods = find_periods(
-            editions,
-            newest,
-            Publications(files).read().publications,
-            is_read=work.pipeline.trial is None,
-        )
-        if work.pipeline.trial is not None:
-            periods = _shorten_periods(periods, work.pipeline.trial)
+        periods = find_periods(editions, newest, Publications(files).read().publications)
         last_sums = read_sums(files)
         parts = [last_sums.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if periods:
@@ -81,14 +70,6 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
         if not measured.equals(last_sums):
             files.write_parquet(files.storage_keys.outcome_sums, leave_out_unused(measured))
     return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])
-
-
-def _shorten_periods(periods: Sequence[Period], trial: Trial) -> list[Period]:
-    """The periods of a backtest, so that the last is as long as the others."""
-    if trial.days_measured is None:
-        return list(periods)
-    seconds = trial.days_measured * SECONDS_A_DAY
-    return [replace(period, end=min(period.end, period.start + seconds)) for period in periods]
 
 
 def _read_lists(work: Work, period: Period) -> PeriodLists:

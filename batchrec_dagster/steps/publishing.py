@@ -282,10 +282,6 @@ class Publishing:
         """
         publications = Publications(self.work.files)
         record, current = publications.read(), self.published_edition
-        trial = self.work.pipeline.trial
-        if trial is not None:
-            # A trial is compared with what readers have, unless its data end earlier.
-            current = None if trial.as_of else self.work.live_files.table.current()
         withdrawn = record.find_withdrawn(keys=self.made_by, source=self._source)
         if skip and withdrawn:
             publications.write(record.allow(withdrawn))
@@ -302,7 +298,6 @@ class Publishing:
             candidate,
             how_to_skip=self.declaration.how_to_skip_gate,
             skip_quality_gate=skip,
-            is_trial=trial is not None,
         )
 
     @property
@@ -362,12 +357,6 @@ class Publishing:
         return {
             "pipeline": pipeline.name,
             **({"list": pipeline.list_name} if pipeline.list_name else {}),
-            **({"trial": pipeline.trial.description} if pipeline.trial else {}),
-            **(
-                {"as_of": pipeline.trial.as_of.isoformat()}
-                if pipeline.trial and pipeline.trial.as_of
-                else {}
-            ),
             "key_prefix": pipeline.key_prefix,
             "edition": self.work.files.table.next_number(),
             "version": version,

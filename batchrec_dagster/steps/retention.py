@@ -28,11 +28,9 @@ from batchrec_dagster.steps.data_sizes import name_record
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.shared_jobs import locate_input
-from batchrec_dagster.steps.trials import delete_old_trials, read_trials
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import Edition
 
 RAW_ITEMS, RAW_USERS = "raw_items", "raw_users"
@@ -52,8 +50,6 @@ def delete_unneeded(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None
         _delete_inference_outputs(work, jobs_in_use)
     with _log_failures(work, "what removed settings left"):
         _delete_undeclared(work)
-    with _log_failures(work, "trials"):
-        delete_old_trials(work.files, work.ensure.log, _list_outputs_of_trials(work))
     with _log_failures(work, "models"):
         whole = work.pipeline.whole
         expire_models(work.ensure, whole.name, whole.retention.models)
@@ -140,21 +136,6 @@ def _find_import_time(work: PersonalizeWork) -> datetime | None:
     )
     jobs = [work.ensure.describe(IMPORT_JOB, arn) for arn in arns if arn is not None]
     return max((job["creationDateTime"] for job in jobs), default=None)
-
-
-def _list_outputs_of_trials(work: PersonalizeWork) -> list[str]:
-    """The URIs of the folders with the output of each kept edition's jobs, where trials have it."""
-    names = {
-        _read_job_name(arn)
-        for edition in _list_kept_editions(work)
-        for arn in _list_jobs(edition) or []
-    }
-    pipeline = work.files.storage_keys.pipeline
-    uris: list[str] = []
-    for trial in read_trials(work.files):
-        keys = StorageKeys(pipeline, trial=trial.name)
-        uris += [work.files.uri(keys.batch_inference(name)) for name in sorted(names)]
-    return uris
 
 
 def _list_jobs(edition: Edition) -> list[str] | None:

@@ -7,7 +7,7 @@ results, whichever of them is made first, so that all find the same job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -25,12 +25,8 @@ MAX_ROWS = 10_000_000
 
 def group_lists(pipeline: Pipeline) -> list[list[Pipeline]]:
     """The pipeline, narrowed to each of its lists, in groups that share a batch inference job."""
-    return _group(pipeline.list_pipelines)
-
-
-def _group(lists: Iterable[Pipeline]) -> list[list[Pipeline]]:
     groups: dict[tuple[Any, ...], list[Pipeline]] = {}
-    for list_pipeline in lists:
+    for list_pipeline in pipeline.list_pipelines:
         groups.setdefault(_describe_job(list_pipeline), []).append(list_pipeline)
     return [*groups.values()]
 
@@ -40,8 +36,7 @@ def find_group(pipeline: Pipeline) -> list[Pipeline]:
 
     pipeline: one that is narrowed to a list, or that has only one.
     """
-    # A trial of one list asks for as much as the pipeline's own runs, to find their job.
-    for group in _group(pipeline.declared_list_pipelines):
+    for group in group_lists(pipeline):
         if any(list_pipeline.list_name == pipeline.list_name for list_pipeline in group):
             return group
     return [pipeline]

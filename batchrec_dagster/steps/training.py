@@ -34,7 +34,6 @@ from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.spending import Spending
 from batchrec_dagster.steps.target_events import check_target_events_known, read_model_metrics
-from batchrec_dagster.steps.trials import require_same_data
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
@@ -165,10 +164,6 @@ class SolutionVersionTrainer:
     def _is_young_enough(self, version: Description) -> bool:
         """Whether solution.retrain lets this version serve newer data."""
         days = self.work.pipeline.solution.retrain.every_days
-        trial = self.work.pipeline.trial
-        if trial is not None and trial.as_of is not None:
-            # The model of another day knows what came later.
-            return False
         if days is None or version["status"] not in REUSABLE:
             return False
         if now() - version["creationDateTime"] >= timedelta(days) - EARLY:
@@ -215,7 +210,6 @@ def train(
     force: whether to train in any case.
     Raises FailedChecksError, StorageError, PersonalizeError.
     """
-    require_same_data(work, dataset)
     work = work.for_data(dataset.data_version)
     ensure = work.ensure
     trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)

@@ -11,7 +11,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import PriceList
 from batchrec_dagster.storage.lease import Lease
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, StorageKeys
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles
 from batchrec_dagster.storage.resource import StorageResource
 
 
@@ -34,13 +34,6 @@ class Work:
     def files(self) -> PipelineFiles:
         """The pipeline's files in the storage."""
         return PipelineFiles(self.storage, self.pipeline.storage_keys)
-
-    @cached_property
-    def live_files(self) -> PipelineFiles:
-        """The files of what readers have: the same, unless this is a trial."""
-        if self.pipeline.trial is None:
-            return self.files
-        return PipelineFiles(self.storage, StorageKeys(self.pipeline.address))
 
 
 def list_removed_lists(work: Work) -> list[str]:

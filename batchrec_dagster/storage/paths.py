@@ -57,34 +57,21 @@ class StorageKeys:
     it. What all lists are made from is the pipeline's.
     """
 
-    def __init__(
-        self, address: str, *, has_own_users: bool = False, trial: str | None = None
-    ) -> None:
+    def __init__(self, address: str, *, has_own_users: bool = False) -> None:
         """The keys of what has this address.
 
         address: a pipeline's name, such as `shop`, or that of a list, such as `shop/newsletter`.
         has_own_users: whether the list has users of its own, instead of the pipeline's.
-        trial: the name of a trial, which has the same files in a folder of its own.
         """
         pipeline, _, list_name = address.partition("/")
         self.pipeline = pipeline
-        # The folders, with their final slash, of all trials of the pipeline and of this one.
-        self.all_trials = f"{pipeline}/trials/"
-        self.folder_of_trial = f"{self.all_trials}{trial}/"
-        self.trial_record = f"{self.folder_of_trial}trial.json"
-        if trial is not None:
-            pipeline = f"{pipeline}/trials/{trial}"
-        # The folder of the files of the pipeline, or of the trial.
-        self.folder = pipeline
-        # Who was erased from the pipeline stays out of its trials.
-        self.suppressed_users = f"{self.pipeline}/records/suppressed_users.json"
+        self.suppressed_users = f"{pipeline}/records/suppressed_users.json"
         list_folder = f"{pipeline}/lists/{list_name}" if list_name else pipeline
         users_folder = list_folder if has_own_users else pipeline
         # The name of the published table.
         table = SIMILAR_ITEMS if list_name == SIMILAR_ITEMS else "recommendations"
         self.table = table
         self.address = address
-        self.trial = trial
         self.list_name = list_name
         self.list_folder = list_folder
         self.interactions = f"{pipeline}/transformed/interactions/interactions.csv"
@@ -145,9 +132,9 @@ class StorageKeys:
         self.all_unpublished_runs = f"{list_folder}/records/unpublished_runs/"
 
     def of_list(self, name: str | None, *, has_own_users: bool = False) -> StorageKeys:
-        """The keys of a list of the same pipeline or trial; of all of it, if the name is None."""
+        """The keys of a list of the same pipeline; of all of it, if the name is None."""
         address = self.pipeline if name is None else f"{self.pipeline}/{name}"
-        return StorageKeys(address, has_own_users=has_own_users, trial=self.trial)
+        return StorageKeys(address, has_own_users=has_own_users)
 
     def arm_users(self, arm: str) -> str:
         """The users of an experiment's arm, as the input of a batch inference job."""
@@ -191,12 +178,12 @@ class StorageKeys:
 
     def lease(self, asset: str) -> str:
         """The folder, with its final slash, of the lease on the asset's step."""
-        folder = self.list_folder if is_of_list(asset) else self.folder
+        folder = self.list_folder if is_of_list(asset) else self.pipeline
         return f"{folder}/leases/{asset}/"
 
     def record(self, asset: str) -> str:
         """The record of an asset of the pipeline."""
-        return f"{self.folder}/records/{asset}.json"
+        return f"{self.pipeline}/records/{asset}.json"
 
     def list_record(self, name: str) -> str:
         """A record of what the list published, such as `publications`."""

@@ -394,13 +394,6 @@ def test_the_launchpad_opens_with_the_options_of_a_run(job_of_lists: dg.JobDefin
     assert all(str(field.description).endswith(".") for field in schema.fields.values())
 
 
-def test_a_trial_takes_no_options_of_runs_that_publish(working_project: Project) -> None:
-    working_project.declare(declaration("shop", "ratings.csv"))
-    code, output = run_batchrec("run", "--trial", "solution.recipe=x", "--publish-anyway")
-    assert code == 2
-    assert "--publish-anyway is for runs that publish: leave it out of a trial" in output
-
-
 def find_job(project: Project, name: str) -> dg.JobDefinition:
     with definitions(project) as defs:
         return defs.resolve_job_def(f"{name}_refresh")

@@ -10,10 +10,9 @@ from pydantic import ValidationError
 
 from batchrec_dagster import published
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.trial import Trial
 from batchrec_dagster.explanations.last_orders import OrderSettings
 from batchrec_dagster.samples import SHOP_PIPELINE
-from batchrec_dagster.steps.shared_jobs import find_group, group_lists
+from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster_tests.repository.typed_pages import list_code_blocks
 from batchrec_dagster_tests.support import COLUMNS, REPOSITORY
 
@@ -165,11 +164,3 @@ def test_another_code_location_takes_a_list_by_its_address() -> None:
     newsletter = declare({"newsletter": {}}).list_pipelines[0]
     assert spec.key == newsletter.asset_key("recommendations")
     assert newsletter.storage_keys.recommendations in spec.metadata.values()
-
-
-def test_a_trial_of_one_list_shares_what_all_lists_do() -> None:
-    pipeline = declare({"home": {"num_results": 30}, "app": {"exclude_seen": False}, "mail": {}})
-    pipeline._trial = Trial("x", list_name="mail")
-    (mail,) = pipeline.list_pipelines
-    assert mail.excludes_seen
-    assert [list_pipeline.list_name for list_pipeline in find_group(mail)] == ["home", "mail"]

@@ -22,7 +22,6 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import (
-    AFTER_DAY,
     BEFORE_WINDOW,
     BELOW_MIN_RATING,
     DUPLICATE,
@@ -73,8 +72,6 @@ def keep_by_rules(
         keep(lambda _, row: row.rating >= min_rating, BELOW_MIN_RATING)
     if rules.filter is not None:
         keep(lambda _, row: row.price > 2, NOT_IN_FILTER)
-    if (until := rules.until) is not None:
-        keep(lambda _, row: row.time <= until, AFTER_DAY)
     if (days := rules.window_days) is not None:
         newest = max((row.time for row in rows), default=0)
         keep(lambda _, row: row.time >= newest - DAY * days, BEFORE_WINDOW)
@@ -134,7 +131,6 @@ RULES = st.builds(
     Rules,
     min_rating=st.sampled_from([None, 3.5]),
     filter=st.sampled_from([None, "price > 2"]),
-    until=st.sampled_from([None, 1_500_000_000 + 2 * DAY]),
     window_days=st.sampled_from([None, 1, 2]),
     duplicates=st.sampled_from(["keep", "drop"]),
     latest_per_pair=st.booleans(),

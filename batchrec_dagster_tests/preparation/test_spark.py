@@ -544,7 +544,6 @@ def test_real_ratings_by_every_rule(spark: SparkSession, tmp_path: Path) -> None
     rules = Rules(
         min_rating=1.5,
         filter="rating <> 2.5",
-        until=1_400_000_000,
         window_days=3000,
         duplicates="drop",
         latest_per_pair=True,

@@ -15,8 +15,7 @@ from botocore.exceptions import ClientError
 
 from batchrec_dagster.local_personalize.api.archive import export_home
 from batchrec_dagster.personalize.schemas import build_interactions_schema
-from batchrec_dagster.pipeline.rehearsal import Rehearsal
-from batchrec_dagster.testing import StartedPersonalize
+from batchrec_dagster.testing import PipelineRun, StartedPersonalize
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 from batchrec_dagster_tests.support import declaration, definitions, module_project
 
@@ -80,7 +79,7 @@ def _run(text: str, folder: Path) -> None:
     }
     fixtures = {
         "local_personalize": personalize,
-        "run_pipeline": _rehearse,
+        "run_pipeline": _run_pipeline,
         "tmp_path": folder / "fixture",
     }
     try:
@@ -114,11 +113,11 @@ def _export_a_home(folder: Path, file: Path) -> None:
     export_home(folder / "home", file)
 
 
-def _rehearse(name: str, settings: dict[str, Any]) -> Rehearsal:
-    """A rehearsal that went well, of lists of five items. test_rehearsal.py makes real ones."""
+def _run_pipeline(name: str, settings: dict[str, Any]) -> PipelineRun:
+    """A run that went well, of lists of five items. test_run_pipeline.py makes real ones."""
     assert (name, [*settings]) == ("shop", ["ratings.source"])
-    rehearsal: Any = create_autospec(Rehearsal, instance=True)
-    rehearsal.lists = pl.DataFrame({"user_id": ["1"] * 5 + ["2"] * 5, "rank": [*range(1, 6)] * 2})
-    rehearsal.failed_checks = []
-    rehearsal.metadata.return_value = {"dagster/row_count": 1_100}
-    return rehearsal  # type: ignore[no-any-return]
+    run: Any = create_autospec(PipelineRun, instance=True)
+    run.lists = pl.DataFrame({"user_id": ["1"] * 5 + ["2"] * 5, "rank": [*range(1, 6)] * 2})
+    run.failed_checks = []
+    run.metadata.return_value = {"dagster/row_count": 1_100}
+    return run  # type: ignore[no-any-return]

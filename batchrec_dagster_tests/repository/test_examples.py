@@ -77,7 +77,6 @@ BASH = {
     "docs/personal-data.md": "erasure/test_forget.py runs them",
     "docs/plug-in.md": "pipeline/test_team_project.py types them in a fresh environment",
     "docs/retention.md": "it changes who may read folders of the system",
-    "docs/trials.md": "cli/test_trials.py runs them",
     "docs/upgrades.md": "nights/test_upgrades.py upgrades a home, and runs them",
 }
 TESTS = REPOSITORY / "batchrec_dagster_tests"

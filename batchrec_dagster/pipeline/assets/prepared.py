@@ -78,8 +78,6 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     rules = pipeline.rules
     engine = pipeline.preparation.engine
     settings = fingerprint(pipeline.reading, rules)
-    if rules.until is not None:
-        settings += f"-{rules.until}"
 
     @dg.asset(
         **asset_options(

@@ -30,11 +30,6 @@ def list_job_names(pipeline: Pipeline) -> list[str]:
     return [f"{pipeline.name}_refresh", *rollbacks, f"{pipeline.name}_teardown"]
 
 
-def name_trial_job(pipeline: str) -> str:
-    """The name of the job of the pipeline's trials, which is not in the code location."""
-    return f"{pipeline}_trial"
-
-
 def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
     """The assets that a run makes or checks: those selected for the run, or else all of its job."""
     checked = {check.asset_key for check in run.asset_check_selection or ()}
@@ -57,7 +52,7 @@ def describe_runs_under_way(
     These are runs of the pipeline's jobs, except teardowns, and other runs that make one of these
     assets.
     """
-    jobs = [*list_job_names(pipeline), name_trial_job(pipeline.name)]
+    jobs = list_job_names(pipeline)
     lines = []
     for run in list_living_runs(instance):
         if run.job_name == f"{pipeline.name}_teardown":

@@ -13,7 +13,6 @@ import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import (
-    AFTER_DAY,
     BEFORE_WINDOW,
     DUPLICATE,
     FEW_OF_ITEM,
@@ -34,8 +33,7 @@ _MOST_ROWS = 1 << 40
 def has_rules_across_rows(rules: Rules) -> bool:
     """Whether any of the rules looks at more than one row."""
     return (
-        rules.until is not None
-        or rules.window_days is not None
+        rules.window_days is not None
         or rules.duplicates == "drop"
         or rules.latest_per_pair
         or bool(rules.min_interactions_per_user or rules.min_interactions_per_item)
@@ -60,9 +58,6 @@ class RowFilter:
         """The rows that are kept, in the order they came in."""
         rules, rows = self.rules, self.folder / "kept 0.parquet"
         interactions.sink_parquet(rows, compression="lz4")
-        if rules.until is not None:
-            until = pl.scan_parquet(rows).filter(pl.col(TIMESTAMP) <= rules.until)
-            rows = self._keep(rows, until, AFTER_DAY)
         if rules.window_days is not None:
             newest = pl.scan_parquet(rows).select(pl.col(TIMESTAMP).max()).collect().item()
             earliest = (newest or 0) - SECONDS_A_DAY * rules.window_days

@@ -11,7 +11,6 @@ from pyspark.sql import functions as F  # noqa: N812
 from batchrec_dagster.preparation.polars.cells import ROW
 from batchrec_dagster.preparation.polars.rows import SECONDS
 from batchrec_dagster.preparation.rules import (
-    AFTER_DAY,
     BEFORE_WINDOW,
     DUPLICATE,
     FEW_OF_ITEM,
@@ -45,10 +44,6 @@ class SparkRowFilter:
         count: how many rows are given.
         """
         rules = self.rules
-        if rules.until is not None:
-            rows, count = self._keep(
-                rows, count, rows.filter(F.col(SECONDS) <= rules.until), AFTER_DAY
-            )
         if rules.window_days is not None and count:
             newest = rows.agg(F.max(SECONDS)).collect()[0][0]
             in_window = rows.filter(F.col(SECONDS) >= newest - SECONDS_A_DAY * rules.window_days)

@@ -11,13 +11,12 @@ import pyarrow as pa
 import pytest
 
 from batchrec_dagster.cli.declared_pipelines import UnknownNameError
-from batchrec_dagster.config.trial import TrialError
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.component import BatchRecommendations
-from batchrec_dagster.pipeline.rehearsal import Rehearsal, RehearsalFailedError
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
-from batchrec_dagster.testing import RunPipeline, run_pipeline
+from batchrec_dagster.testing import PipelineRun, RunFailedError, RunPipeline, run_pipeline
 from batchrec_dagster_tests.support import Project, declaration, write_ratings
 
 __all__ = ["run_pipeline"]
@@ -60,7 +59,7 @@ def test_a_teams_own_yaml_runs_in_a_home_of_its_own(
 
 def test_a_run_that_fails_says_why(team: Project, run_pipeline: RunPipeline) -> None:
     settings = {"ratings.source": "tests/few.csv"}
-    with pytest.raises(RehearsalFailedError, match=r"shop__interactions: enough_interactions: "):
+    with pytest.raises(RunFailedError, match=r"shop__interactions: enough_interactions: "):
         run_pipeline("shop", settings)
     run = run_pipeline("shop", settings, may_fail=True)
     assert run.failed_checks == ["enough_interactions"]
@@ -81,7 +80,7 @@ def test_lists_are_read_by_their_name(tmp_path: Path) -> None:
             writer.finish({"edition": 1, "version": "v1"})
         uri = storage.uri(StorageKeys(f"shop/{name}").recommendations)
         PublishedTable(storage.store, uri).publish(writer.path, 7)
-    run = Rehearsal(pipeline, deployment, Mock())
+    run = PipelineRun(pipeline, deployment, Mock())
     assert [run.lists_of(name).item() for name in lists] == [*lists]
     with pytest.raises(KeyError, match="shop has no list mail"):
         run.lists_of("mail")
@@ -90,5 +89,5 @@ def test_lists_are_read_by_their_name(tmp_path: Path) -> None:
 def test_what_cannot_run_is_refused(team: Project, run_pipeline: RunPipeline) -> None:
     with pytest.raises(UnknownNameError, match="no pipeline 'club'"):
         run_pipeline("club")
-    with pytest.raises(TrialError, match=r"^ratings\.source: ftp://"):
+    with pytest.raises(DeclarationError, match=r"ratings\.source: ftp://"):
         run_pipeline("shop", {"ratings.source": "ftp://x/y"})
