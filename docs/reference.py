@@ -54,7 +54,7 @@ here when you move from your machine to a server or to AWS. It is generated from
 
 Set them in the environment, or write them into a file `.env` in the project. AWS's own variables
 (`AWS_PROFILE`, `AWS_REGION`, `AWS_ENDPOINT_URL_S3`, …) work as with every AWS tool.
-`batchrec doctor` checks the whole deployment and says what to fix.
+`batchrec check` checks the whole deployment and says what to fix.
 
 """
 COMMANDS_INTRODUCTION = """# Commands
@@ -165,7 +165,7 @@ VARIABLES = {
 COMMANDS = {
     "Make lists": ("init", "new", "check", "run"),
     "Look at them": ("open", "show", "list", "diff", "ui"),
-    "Put something right": ("doctor", "rollback", "forget", "teardown"),
+    "Put something right": ("rollback", "forget", "teardown"),
     "Help other programs": ("local-personalize",),
 }
 

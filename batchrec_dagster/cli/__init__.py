@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from batchrec_dagster.cli.doctor import doctor
+from batchrec_dagster.cli.check import check
 from batchrec_dagster.cli.forget import forget
 from batchrec_dagster.cli.init import init
 from batchrec_dagster.cli.new import new
-from batchrec_dagster.cli.pipelines import check, list_pipelines, open_page, ui
+from batchrec_dagster.cli.pipelines import list_pipelines, open_page, ui
 from batchrec_dagster.cli.rollback import rollback, teardown
 from batchrec_dagster.cli.run import run
 from batchrec_dagster.cli.show import diff, show
@@ -115,7 +115,7 @@ def main() -> None:
 
 for command in (
     *(init, new, check, run, list_pipelines, show, diff, open_page, ui, rollback),
-    *(forget, teardown, doctor, local_personalize),
+    *(forget, teardown, local_personalize),
 ):
     main.add_command(command)
 

@@ -63,7 +63,7 @@ nux: {enabled: false}
 python_logs: {python_log_level: DEBUG}
 """
 _ENV = """\
-# Settings of the deployment, which `batchrec doctor` checks. Default: everything is in .batchrec.
+# Settings of the deployment, which `batchrec check` checks. Default: everything is in .batchrec.
 # BATCHREC_STORAGE=s3://bucket/prefix
 # BATCHREC_PERSONALIZE=aws
 # BATCHREC_ROLE_ARN=arn:aws:iam::123456789012:role/personalize

@@ -1,8 +1,7 @@
-"""`batchrec list`, `batchrec check`, `batchrec open` and `batchrec ui`."""
+"""`batchrec list`, `batchrec open` and `batchrec ui`."""
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,8 +45,6 @@ from batchrec_dagster.web import allowed_hosts
 
 if TYPE_CHECKING:
     import dagster as dg
-
-    from batchrec_dagster.doctor.findings import Finding
 
 
 @click.command("list", short_help="List the pipelines, their last runs and editions.")
@@ -146,60 +143,6 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
     click.echo("\n".join(format_nights(name, nights[name], width) for name in pipelines), nl=False)
 
 
-@click.command(short_help="Check that all pipelines load, and their sources open.")
-@click.option(
-    "--no-sources",
-    is_flag=True,
-    help="Do not open sources, and do not look for variables: for a machine without them.",
-)
-def check(no_sources: bool) -> None:
-    """Check the settings of every pipeline, as strictly as `dg check defs`, and its sources.
-
-    Opens each source, and looks in its first rows for the columns that are declared. Looks whether
-    the environment variables of sinks and alerts are set. `batchrec doctor` also checks storage,
-    the sinks themselves and AWS.
-
-    \b
-    Examples:
-      batchrec check
-      batchrec check --no-sources    # in CI, where the data are not
-
-    \b
-    Exit codes:
-      0  all is well
-      1  something is not; one line for each error, with the file or the pipeline, and the setting
-    """
-    load_storage()  # Raises click.ClickException if the settings of the deployment are wrong.
-    project = find_project()
-    definitions, errors = _load_definitions(project)
-    errors = errors or find_definitions_errors(project)
-    if definitions is not None and not errors and not no_sources:
-        errors = _find_source_errors(project, definitions)
-    if errors:
-        raise click.ClickException("\n".join(errors))
-    names = ", ".join(sorted(find_pipelines(project)))
-    click.echo(
-        f"All pipelines in {shorten_path(project.defs)} load: {names or 'there are none yet'}"
-    )
-
-
-def _find_source_errors(project: Project, definitions: dg.Definitions) -> list[str]:
-    """A line for each source that does not open as declared, and for each variable not set."""
-    from batchrec_dagster.doctor.sources import check_sources
-    from batchrec_dagster.doctor.variables import check_variables
-    from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
-
-    findings: list[Finding] = []
-    storage = load_storage()
-    with importable_project(project):
-        for pipeline in find_built_pipelines(definitions):
-            findings += check_sources(pipeline, storage, project.root)
-            findings += check_variables(pipeline, project.root, os.environ)
-    return [
-        f"{finding.check}: {finding.message}" for finding in findings if finding.status == "failed"
-    ]
-
-
 def find_project_errors(project: Project) -> list[str]:
     """A line for each error that keeps the project from loading; empty if it loads.
 
@@ -210,10 +153,10 @@ def find_project_errors(project: Project) -> list[str]:
 
 def find_pipeline_errors(project: Project) -> list[str]:
     """A line for each error that keeps a pipeline of the project from loading."""
-    return _load_definitions(project)[1]
+    return load_definitions(project)[1]
 
 
-def _load_definitions(project: Project) -> tuple[dg.Definitions | None, list[str]]:
+def load_definitions(project: Project) -> tuple[dg.Definitions | None, list[str]]:
     """The project's pipelines, or a line for each error that keeps one from loading."""
     import dagster as dg
 

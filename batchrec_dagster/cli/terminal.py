@@ -25,6 +25,11 @@ def shorten_path(path: Path, folder: Path | None = None) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
+def shorten_declarations(text: str) -> str:
+    """The text with the paths of declarations below the working folder relative to it."""
+    return re.sub(re.escape(f"{Path.cwd()}/") + _DECLARATION, "", text)
+
+
 def get_terminal_width() -> int | None:
     """Columns of the terminal; None for a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -44,7 +49,7 @@ def fit_terminal(text: str, *, indentation: str = "", start: str = "") -> str:
     width = get_terminal_width()
     if width is None:
         return "\n".join(f"{indentation}{line}" for line in text.splitlines())
-    text = re.sub(re.escape(f"{Path.cwd()}/") + _DECLARATION, "", text)
+    text = shorten_declarations(text)
     program = format_program()
     lines = [
         format_message(line, width, program=program, indentation=indentation)

@@ -266,7 +266,7 @@ class _RunProcess:
         if self.config and (errors := re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)):
             return "\n".join(f"{self.config}: {error}" for error in errors)
         if databases := re.findall(r"\(?sqlite3\.\w+Error[):] *(.+)", text):
-            return f"Dagster cannot use its history: {databases[-1]}. `batchrec doctor` checks it."
+            return f"Dagster cannot use its history: {databases[-1]}. `batchrec check` checks it."
         if re.search(r"MemoryError|failed to map segment|annot allocate memory", text):
             return "Memory ran out while it started. Give this process more."
         return "\n".join(text.splitlines()[-20:])

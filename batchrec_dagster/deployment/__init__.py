@@ -339,7 +339,7 @@ class Deployment:
     def make_home(self) -> None:
         """Create BATCHREC_HOME if it is missing, with permissions for this user only.
 
-        An error is ignored here: the step that needs the folder reports it, and `batchrec doctor`.
+        An error is ignored here: the step that needs the folder reports it, and `batchrec check`.
         """
         with suppress(OSError):
             durable.make_folders(self.home, 0o700)

@@ -13,7 +13,7 @@ _MEMORY_FIX = (
     "memory most likely ran out. Give the machine or container more, keep fewer interactions"
     " (interactions.window), or prepare them on Spark (preparation)"
 )
-_DISK_FIX = "free some space; batchrec doctor names the disks, that of temporary files (TMPDIR) too"
+_DISK_FIX = "free some space; batchrec check names the disks, that of temporary files (TMPDIR) too"
 
 
 def explain_signal(process: str, signal: int) -> str:

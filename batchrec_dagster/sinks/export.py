@@ -181,7 +181,7 @@ def write_export(
 
 def require_writable(store: ObjectStore, uri: str) -> None:
     """Raise SinkError unless a file can be put next to this one and deleted again."""
-    probe = f"{uri}.doctor-{uuid.uuid4().hex}"
+    probe = f"{uri}.check-{uuid.uuid4().hex}"
     with _raise_as_sink_errors(uri):
         store.put(probe, b"x")
         store.delete(probe)

@@ -41,7 +41,7 @@ class SinkContext:
     """The project's folder, at which relative paths start."""
     environment: Mapping[str, str]
     run_id: str = ""
-    """The id of Dagster's run, or nothing where `doctor` only checks the sink."""
+    """The id of Dagster's run, or nothing where `batchrec check` looks at the sink."""
 
 
 @dataclass(frozen=True)

@@ -406,7 +406,7 @@ class ObjectStore:
                 ) from error
             if NO_SPACE in str(error):
                 raise StorageError(
-                    f"cannot {verb} {path or uri}: {NO_SPACE}; free some space. `batchrec doctor`"
+                    f"cannot {verb} {path or uri}: {NO_SPACE}; free some space. `batchrec check`"
                     " names the disks"
                 ) from error
             raise _explain_error(uri, verb, error, lambda: self._arn) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import dagster as dg
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, NoCredentialsError
 from pydantic import Field
 
@@ -82,7 +83,9 @@ class StorageResource(dg.ConfigurableResource[Any]):
         """The version of the object's content."""
         return compute_version(self.store.chunks(uri))
 
-    def client(self, service: str, endpoint: str | None = None) -> Any:
+    def client(
+        self, service: str, endpoint: str | None = None, config: Config = CLIENT_CONFIG
+    ) -> Any:
         """A boto3 client of any service, with the same credentials and region.
 
         Raises StorageError if there is no region, or if there are no credentials.
@@ -91,7 +94,7 @@ class StorageResource(dg.ConfigurableResource[Any]):
             endpoint = self.s3.endpoint_url
         try:
             session: Any = self._session  # The type stubs only know literal names.
-            client = session.client(service, endpoint_url=endpoint, config=CLIENT_CONFIG)
+            client = session.client(service, endpoint_url=endpoint, config=config)
             if session.get_credentials() is None:
                 raise NoCredentialsError
         except BotoCoreError as error:

@@ -59,7 +59,6 @@ def test_a_home_of_an_earlier_version_goes_on(archive: Path, tmp_path: Path) -> 
     record = json.loads((storage / "records/publications.json").read_text())
 
     run(tmp_path, "check")
-    run(tmp_path, "doctor")
     output = run(tmp_path, "run", "shop")
     lines = dict(re.findall(r"^(\w+) +done +[\d.]+ s +(.*)$", output, re.MULTILINE))
     assert {name: lines[name] for name in UNCHANGED} == UNCHANGED

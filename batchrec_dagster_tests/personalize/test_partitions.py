@@ -13,8 +13,7 @@ import boto3
 import dagster as dg
 import pytest
 
-from batchrec_dagster.deployment import Deployment, resources
-from batchrec_dagster.doctor.aws import _check_region, _get_storage_arns
+from batchrec_dagster.deployment import resources
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
@@ -56,7 +55,7 @@ def test_the_partition_of_a_region_is_what_aws_says(name: str) -> None:
 def test_each_arn_of_the_template_is_of_the_stack_s_partition(name: str) -> None:
     text = json.dumps(resolve_stack(name, **EVERYTHING))
     partitions = re.findall(r"arn:([\w-]+):", text)
-    assert len(partitions) > 20
+    assert len(partitions) > 10
     assert set(partitions) == {name}
     assert "arn:aws:" not in FILE.read_text()
 
@@ -101,23 +100,6 @@ def test_a_refusal_of_s3_names_the_bucket_by_its_partition(
     with pytest.raises(StorageError) as error:
         store.put(f"s3://{bucket}/ratings.csv", b"")
     assert f"s3:PutObject on arn:{name}:s3:::{bucket}/ratings.csv" in str(error.value)
-
-
-@in_other_partitions
-def test_the_doctor_asks_about_region_and_bucket_by_their_partition(name: str, region: str) -> None:
-    deployment = Deployment.from_environment(
-        {
-            "BATCHREC_PERSONALIZE": "aws",
-            "BATCHREC_STORAGE": "s3://shop/batchrec",
-            "BATCHREC_ROLE_ARN": f"arn:{name}:iam::123456789012:role/Personalize",
-            "AWS_REGION": region,
-        }
-    )
-    assert {arn.split(":")[1] for arn in _get_storage_arns(deployment)} == {name}
-    # As of now, boto3 knows Personalize in China, and none in GovCloud.
-    regions = boto3.Session().get_available_regions("personalize", partition_name=name)
-    assert _check_region(deployment).status == ("ok" if region in regions else "failed")
-    assert "cn-north-1" in regions or name != "aws-cn"
 
 
 @pytest.mark.slow

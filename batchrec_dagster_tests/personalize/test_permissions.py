@@ -46,10 +46,6 @@ BESIDE = {
     "personalize:DescribeDataDeletionJob": "the erasure of people",
     "personalize:ListDataDeletionJobs": "the erasure of people",
     "s3:AbortMultipartUpload": "an upload that breaks off is cleared away",
-    "s3:GetBucketPolicy": "batchrec doctor",
-    "iam:GetRole": "batchrec doctor",
-    "iam:SimulatePrincipalPolicy": "batchrec doctor",
-    "servicequotas:ListServiceQuotas": "batchrec doctor",
 }
 STEPS = (
     *("raw_ratings", "interactions", "batch_users", "raw_items", "items", "item_titles"),

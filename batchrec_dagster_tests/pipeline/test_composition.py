@@ -209,7 +209,7 @@ def test_partitions_that_mean_nothing_are_refused(
 
 
 @pytest.mark.slow
-def test_check_and_doctor_judge_by_the_projects_own_definitions(
+def test_check_judges_by_the_projects_own_definitions(
     team: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They load with those of the team: a key of ours is taken there."""
@@ -221,17 +221,13 @@ def test_check_and_doctor_judge_by_the_projects_own_definitions(
         "    ours = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
         "    return dg.Definitions.merge(ours, dg.Definitions(resources={KEY: 7}))\n"
     )
-    outputs, doctor_outputs = {}, {}
+    outputs = {}
     for key in ("theirs", "batchrec_storage"):
         own.write_text(own.read_text().replace("KEY", repr(key)).replace("'theirs'", repr(key)))
         sys.modules.pop(f"{team.package.name}.definitions", None)
         importlib.invalidate_caches()
         outputs[key] = CliRunner().invoke(main, ["check"])
-        sys.modules.pop(f"{team.package.name}.definitions", None)
-        doctor_outputs[key] = CliRunner().invoke(main, ["doctor"]).output
     assert outputs["theirs"].exit_code == 0, outputs["theirs"].output
     assert outputs["batchrec_storage"].exit_code == 1
     conflict = "different resources with same key 'batchrec_storage'"
     assert conflict in outputs["batchrec_storage"].output
-    assert conflict in doctor_outputs["batchrec_storage"]
-    assert conflict not in doctor_outputs["theirs"]

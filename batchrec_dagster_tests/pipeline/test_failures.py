@@ -59,7 +59,7 @@ def test_a_run_of_the_web_page_that_was_killed_says_so_in_the_alert(
         (MemoryError("Unable to allocate 7 TiB"), "Unable to allocate 7 TiB: memory most likely"),
         (
             OSError("No space left on device (os error 28)"),
-            "No space left on device (os error 28): free some space; batchrec doctor names",
+            "No space left on device (os error 28): free some space; batchrec check names",
         ),
         (OSError("Not a directory"), "Not a directory"),
     ],

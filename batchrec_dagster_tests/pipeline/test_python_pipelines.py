@@ -85,9 +85,11 @@ def test_check_opens_their_sources_too(
     write(project, way)
     result = CliRunner().invoke(main, ["check"])
     assert result.exit_code == 1
-    first, second = result.output.splitlines()
-    assert first.startswith("Error: one ratings: ratings.csv: there is no such file")
-    assert second.startswith("two ratings: ratings.csv: there is no such file")
+    for name in ("one", "two"):
+        assert (
+            f"FAILED   {name} ratings            ratings.csv: there is no such file"
+            in result.output
+        )
 
 
 def list_jobs(defs: dg.Definitions) -> set[str]:

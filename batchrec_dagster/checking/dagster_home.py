@@ -10,16 +10,9 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy.exc import ArgumentError
 
-from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
-from batchrec_dagster.doctor.folders import check_writable
+from batchrec_dagster.checking.findings import Finding, failed, ok, warning
+from batchrec_dagster.checking.folders import check_writable
 from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
-
-# The lines of a dagster.yaml by which Dagster notices runs whose process is gone.
-RUN_MONITORING = (
-    "run_launcher: {module: batchrec_dagster.pipeline.automation.run_launcher,"
-    " class: WatchedRunLauncher}",
-    "run_monitoring: {enabled: true}",
-)
 
 
 def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
@@ -53,10 +46,7 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
         with opened_instance as instance:
             runs = instance.get_runs_count()
             storage = type(instance.run_storage).__name__
-            notices_dead_runs = (
-                instance.run_monitoring_enabled
-                and instance.run_launcher.supports_check_run_worker_health
-            )
+            monitors_runs = instance.run_monitoring_enabled
     # The drivers of databases and broken files can raise anything.
     except Exception as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
@@ -70,11 +60,11 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
         )
     else:
         yield ok("dagster storage", f"{runs} runs in {storage}")
-        if not notices_dead_runs:
+        if not monitors_runs:
             yield warning(
                 "dagster run monitoring",
                 "a run whose process was killed stays started in Dagster, and sends no alert",
-                f"add to {home / 'dagster.yaml'}: {' and '.join(RUN_MONITORING)}",
+                f"add to {home / 'dagster.yaml'}: run_monitoring: {{enabled: true}}",
             )
 
 

@@ -1,4 +1,4 @@
-"""What `batchrec check` and `batchrec doctor` find out about the sources of a pipeline."""
+"""What `batchrec check` finds out about the sources of a pipeline."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from batchrec_dagster.checking.findings import Finding
+from batchrec_dagster.checking.sources import check_sources
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.doctor.findings import Finding
-from batchrec_dagster.doctor.sources import check_sources
 from batchrec_dagster.preparation.sources import file_start
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.web_server import Page, serving

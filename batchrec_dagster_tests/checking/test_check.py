@@ -1,9 +1,8 @@
-"""`batchrec doctor` on this machine, with a real S3 server."""
+"""`batchrec check` on this machine, with a real S3 server."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,13 +13,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from batchrec_dagster.checking import folders
+from batchrec_dagster.checking.deployment import check_deployment, check_settings
+from batchrec_dagster.checking.findings import Finding
+from batchrec_dagster.checking.pipelines import check_filters
+from batchrec_dagster.checking.storage import check_clock
 from batchrec_dagster.cli import main
+from batchrec_dagster.cli.check import _format_finding
 from batchrec_dagster.cli.dagster_home import use_dagster_home
-from batchrec_dagster.cli.doctor import _format_finding
-from batchrec_dagster.doctor import Finding, check_deployment, check_pipelines, machine
-from batchrec_dagster.doctor.storage import check_clock
-from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, embedded_client
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.processes import free_ports
 from batchrec_dagster_tests.s3_server import OWNER, READER, STRANGER, S3Server
@@ -45,24 +47,28 @@ def home(tmp_path: Path) -> dict[str, str]:
     return {"BATCHREC_HOME": str(tmp_path / "home"), "DAGSTER_HOME": str(dagster)}
 
 
-def index_by_check(findings: Iterator[Finding]) -> dict[str, Finding]:
+def index_by_check(findings: Iterable[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
+def check_by_name(environment: dict[str, str]) -> dict[str, Finding]:
+    """The findings about the deployment of this environment."""
+    return index_by_check(check_deployment(Deployment.from_environment(environment)))
+
+
 def test_a_healthy_machine_passes(home: dict[str, str], tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["doctor"], env=home)
+    result = CliRunner().invoke(main, ["check"], env=home)
     assert result.exit_code == 0, result.output
     assert "FAILED" not in result.output
     assert "settings" in result.output
-    json_result = CliRunner().invoke(main, ["doctor", "--json"], env=home)
-    entries = {entry["check"]: entry for entry in json.loads(json_result.output)}
-    assert entries.keys() >= {
-        *("settings", "dagster home", "dagster storage", "home", "embedded personalize", "disk"),
+    checks = {line[9:32].strip() for line in result.output.splitlines()}
+    assert checks >= {
+        *("settings", "dagster home", "dagster storage", "home", "disk", "storage folder"),
         *("storage write", "storage lease", "storage list", "storage read", "storage delete"),
         "pipelines",
     }
-    assert entries["dagster storage"]["message"] == "0 runs in SqliteRunStorage"
-    assert "run_monitoring: {enabled: true}" in entries["dagster run monitoring"]["fix"]
+    assert "dagster storage        0 runs in SqliteRunStorage" in result.output
+    assert "run_monitoring: {enabled: true}" in result.output
     assert list((tmp_path / "home/storage").iterdir()) == []
 
 
@@ -73,33 +79,19 @@ def test_the_home_that_batchrec_made_opens(tmp_path: Path) -> None:
         patch.setenv("DAGSTER_HOME", "")
         home = use_dagster_home()
     assert (home / "dagster.yaml").is_file()
-    result = CliRunner().invoke(main, ["doctor"], env=env)
+    result = CliRunner().invoke(main, ["check"], env=env)
     assert "dagster storage        0 runs in" in result.output
     assert "run monitoring" not in result.output
     assert result.exit_code == 0, result.output
 
 
-def test_the_quotas_of_the_embedded_personalize_are_counted(
-    home: dict[str, str], tmp_path: Path
-) -> None:
-    client = embedded_client(tmp_path / "home/personalize", ObjectStore())
-    client.create_dataset_group(name="films")
-    findings = index_by_check(check_deployment(home))
-    assert findings["quota of dataset groups"].message == "1 of 50 used"
-    assert findings["quota of schemas"] == Finding("quota of schemas", "ok", "0 of 500 used")
-    assert findings["quota of solutions in a dataset group"].message == "0 of 10 used"
-    findings = index_by_check(check_deployment({**home, QUOTAS_VARIABLE: "dataset_groups=1"}))
-    assert findings["quota of dataset groups"].status == "warning"
-    assert f"{QUOTAS_VARIABLE}=dataset_groups=2" in findings["quota of dataset groups"].fix
-
-
 def test_a_long_name_does_not_break_the_columns() -> None:
     short = Finding("disk", "ok", "40 GB free")
-    long = Finding("quota of solutions in a dataset group", "warning", "10 of 10 used", "ask AWS")
+    long = Finding("shop/newsletter rules.block", "warning", "10 of 10 used", "ask AWS")
     lines = [line for finding in (short, long) for line in _format_finding(finding)]
     assert lines == [
         "ok       disk                   40 GB free",
-        "warning  quota of solutions in a dataset group",
+        "warning  shop/newsletter rules.block",
         "                                10 of 10 used",
         "                                -> ask AWS",
     ]
@@ -107,7 +99,7 @@ def test_a_long_name_does_not_break_the_columns() -> None:
 
 def test_settings_are_read_from_dot_env(home: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("BATCHREC_PERSONALIZE=moto\n")
-    result = CliRunner().invoke(main, ["doctor"], env=home)
+    result = CliRunner().invoke(main, ["check"], env=home)
     assert result.exit_code == 1
     assert "BATCHREC_PERSONALIZE is 'moto'" in result.output
 
@@ -116,27 +108,27 @@ def test_invalid_declarations_fail(home: dict[str, str], tmp_path: Path) -> None
     project = module_project(tmp_path)
     write_ratings(tmp_path / "ratings.csv")
     project.declare(declaration("shop", "ratings.csv"))
-    result = CliRunner().invoke(main, ["doctor"], env=home)
+    result = CliRunner().invoke(main, ["check"], env=home)
     assert result.exit_code == 0, result.output
     found = "ratings.csv: 1 file, with the declared columns"
     assert f"ok       shop ratings           {found}" in result.output
     file = project.declare(declaration("shop", "ratings.csv", solution={"recipe": "aws-x"}))
-    result = CliRunner().invoke(main, ["doctor"], env=home)
+    result = CliRunner().invoke(main, ["check"], env=home)
     assert result.exit_code == 1
     assert f"FAILED   pipelines              {file}, line 14: solution.recipe: " in result.output
 
 
 def test_a_misspelt_setting_fails(home: dict[str, str]) -> None:
-    findings = index_by_check(check_deployment({**home, "BATCHREC_STORGE": "s3://bucket/x"}))
+    findings = index_by_check(check_settings({**home, "BATCHREC_STORGE": "s3://bucket/x"}))
     assert "BATCHREC_STORGE" in findings["settings"].message
     assert "BATCHREC_STORAGE" in findings["settings"].fix
 
 
 def test_a_missing_dagster_home_fails(home: dict[str, str], tmp_path: Path) -> None:
-    findings = index_by_check(check_deployment({**home, "DAGSTER_HOME": ""}))
+    findings = check_by_name({**home, "DAGSTER_HOME": ""})
     assert findings["dagster home"].status == "warning"
     assert f"{tmp_path / 'home' / 'dagster'}" in findings["dagster home"].fix
-    findings = index_by_check(check_deployment({**home, "DAGSTER_HOME": str(tmp_path / "no")}))
+    findings = check_by_name({**home, "DAGSTER_HOME": str(tmp_path / "no")})
     assert "is not writable: No such file" in findings["dagster home"].message
 
 
@@ -144,7 +136,7 @@ def test_a_home_that_everybody_can_read_is_a_warning(home: dict[str, str]) -> No
     dagster = Path(home["DAGSTER_HOME"])
     for mode, status in ((0o755, "warning"), (0o770, "ok"), (0o700, "ok")):
         dagster.chmod(mode)
-        findings = index_by_check(check_deployment(home))
+        findings = check_by_name(home)
         assert (findings["dagster home"].status, findings["home"].status) == (status, "ok")
         assert findings["dagster home"].fix.startswith(f"chmod 700 {dagster}" if mode & 7 else "")
     assert Path(home["BATCHREC_HOME"]).stat().st_mode & 0o777 == 0o700
@@ -156,11 +148,11 @@ def test_a_storage_that_everybody_can_read_is_a_warning(
 ) -> None:
     folder = tmp_path / "srv"
     settings = {**home, "BATCHREC_STORAGE": str(folder)}
-    assert index_by_check(check_deployment(settings))["storage folder"].status == "ok"
+    assert check_by_name(settings)["storage folder"].status == "ok"
     assert folder.stat().st_mode & 0o777 == 0o700
     for mode, status in ((0o755, "warning"), (0o771, "warning"), (0o770, "ok"), (0o750, "ok")):
         folder.chmod(mode)
-        finding = index_by_check(check_deployment(settings))["storage folder"]
+        finding = check_by_name(settings)["storage folder"]
         assert finding.status == status
         assert finding.fix.startswith(f"chmod 700 {folder}" if status == "warning" else "")
         assert folder.stat().st_mode & 0o777 == mode
@@ -168,9 +160,9 @@ def test_a_storage_that_everybody_can_read_is_a_warning(
     storage_folder = Path(home["BATCHREC_HOME"]) / "storage"
     storage_folder.mkdir(mode=0o755, exist_ok=True)
     storage_folder.chmod(0o755)
-    assert index_by_check(check_deployment(home))["storage folder"].status == "ok"
+    assert check_by_name(home)["storage folder"].status == "ok"
     storage_folder.parent.chmod(0o755)
-    assert index_by_check(check_deployment(home))["storage folder"].status == "warning"
+    assert check_by_name(home)["storage folder"].status == "warning"
 
 
 @pytest.mark.attack
@@ -184,7 +176,7 @@ def test_the_url_of_dagster_s_database_is_not_repeated(
     settings = "storage: {postgres: {postgres_url: {env: DAGSTER_POSTGRES}}}\n"
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text(settings)
     monkeypatch.setenv("DAGSTER_POSTGRES", url)
-    finding = index_by_check(check_deployment(home))["dagster storage"]
+    finding = check_by_name(home)["dagster storage"]
     assert finding.status == "failed"
     assert "secret" not in finding.message
     assert "cannot be read" in finding.message
@@ -196,30 +188,9 @@ def test_the_url_of_dagster_s_database_is_not_repeated(
 
 def test_a_dagster_storage_that_does_not_open_fails(home: dict[str, str]) -> None:
     (Path(home["DAGSTER_HOME"]) / "dagster.yaml").write_text("storage: {tape: {}}\n")
-    findings = index_by_check(check_deployment(home))
+    findings = check_by_name(home)
     assert findings["dagster storage"].status == "failed"
     assert "dagster.yaml" in findings["dagster storage"].fix
-
-
-def test_missing_locks_a_full_disk_and_a_damaged_catalogue_fail(
-    home: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "home/personalize").mkdir(parents=True)
-    (tmp_path / "home/personalize/catalog.sqlite").write_bytes(b"no database" * 100)
-    monkeypatch.setattr(
-        machine, "shutil", SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=10**8))
-    )
-    findings = index_by_check(check_deployment(home))
-    assert "is damaged" in findings["embedded personalize"].message
-    assert findings["disk"].status == "failed"
-    assert "0.1 GB free" in findings["disk"].message
-
-    def refuse_locks(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr("fcntl.flock", refuse_locks)
-    findings = index_by_check(check_deployment(home))
-    assert "file locks: Operation not supported" in findings["embedded personalize"].message
 
 
 def test_a_usable_bucket_passes(
@@ -269,7 +240,7 @@ def check_on_s3(
     environment = {**home, **s3.environment(keys), "BATCHREC_STORAGE": f"s3://{bucket}/x"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    return index_by_check(check_deployment(environment))
+    return check_by_name(environment)
 
 
 @pytest.mark.parametrize(
@@ -292,69 +263,20 @@ def test_a_personalize_at_a_url_is_checked(
     for name, value in personalize.environment.items():
         monkeypatch.setenv(name, value)
     url = personalize.endpoint_url
-    assert (
-        index_by_check(check_deployment({**home, "BATCHREC_PERSONALIZE": url}))[
-            "personalize"
-        ].status
-        == "ok"
-    )
+    assert check_by_name({**home, "BATCHREC_PERSONALIZE": url})["personalize"].status == "ok"
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
-    finding = index_by_check(check_deployment({**home, "BATCHREC_PERSONALIZE": nobody}))[
-        "personalize"
-    ]
+    finding = check_by_name({**home, "BATCHREC_PERSONALIZE": nobody})["personalize"]
     assert finding.status == "failed"
     assert "batchrec local-personalize" in finding.fix
 
 
-@pytest.mark.parametrize("place", ["folder", "bucket"])
-def test_the_sizes_of_what_is_kept_are_shown(
-    request: pytest.FixtureRequest,
-    home: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    place: str,
-) -> None:
-    monkeypatch.setenv("BATCHREC_HOME", home["BATCHREC_HOME"])
-    monkeypatch.setenv("DAGSTER_HOME", home["DAGSTER_HOME"])
-    store, root = ObjectStore({"local": tmp_path / "home/storage"}), "s3://local"
-    if place == "bucket":
-        s3: S3Server = request.getfixturevalue("s3")
-        store, root = s3.store(), f"s3://{s3.create_bucket()}/batchrec"
-        for name, value in (s3.environment() | {"BATCHREC_STORAGE": root}).items():
-            monkeypatch.setenv(name, value)
-    for key, megabytes in {
-        "curated/history/recommendations/000001-a.parquet": 1,
-        "curated/batch_inference/shop-1/users.json.out": 2,
-        "curated/batch_segments/shop-1/queries.json.out": 0.5,
-        "raw/items/items.csv": 3,
-        "curated/report/index.html": 4,
-    }.items():
-        store.put(f"{root}/shop/{key}", bytes(int(megabytes * 1_000_000)))
-    model = tmp_path / "home/personalize/models/a/model.npy"
-    model.parent.mkdir(parents=True)
-    model.write_bytes(bytes(5_000_000))
-    project = module_project(tmp_path)
-    project.declare(declaration("shop", "ratings.csv", retention={"editions": 3}))
-    monkeypatch.syspath_prepend(tmp_path)
-    finding = index_by_check(check_pipelines(project.package))["retention"]
-    assert finding.status == "ok"
-    assert finding.message == (
-        "shop: older editions (3) 1.0 MB, batch outputs 2.5 MB, raw copies 3.0 MB,"
-        " models (2 a solution) 5.0 MB"
-    )
-
-
-def test_a_filter_that_lets_unknown_items_through_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = module_project(tmp_path)
-    columns = {"item": "id", "categories": {"STATUS": "status"}}
-    items = {"source": "items.csv", "columns": columns}
+def test_a_filter_that_lets_unknown_items_through_is_named() -> None:
+    items = {"source": "items.csv", "columns": {"item": "id", "categories": {"STATUS": "status"}}}
+    findings: list[Finding] = []
     for name, condition in (("open", "EXCLUDE ItemID WHERE Items.STATUS != 'on'"), ("shut", None)):
         lists = {"filter": condition} if condition else {}
-        project.declare(declaration(name, "ratings.csv", items=items, recommendations=lists))
-    monkeypatch.syspath_prepend(tmp_path)
-    findings = [found for found in check_pipelines(project.package) if found.check == "filter"]
+        attributes = declaration(name, "ratings.csv", items=items, recommendations=lists)
+        findings += check_filters(Pipeline.model_validate(attributes))
     assert findings == [
         Finding(
             "filter",
@@ -366,15 +288,22 @@ def test_a_filter_that_lets_unknown_items_through_is_named(
     ]
 
 
-def test_sizes_that_nobody_may_list_are_unknown(
-    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_fails(home: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        folders, "shutil", SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=10**8))
+    )
+    finding = check_by_name(home)["disk"]
+    assert finding.status == "failed"
+    assert "0.1 GB free" in finding.message
+
+
+def test_offline_only_the_settings_and_the_yaml_are_judged(
+    home: dict[str, str], tmp_path: Path
 ) -> None:
-    environment = s3.environment(STRANGER) | {"BATCHREC_STORAGE": f"s3://{s3.create_bucket()}/a"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    project = module_project(tmp_path)
-    project.declare(declaration("shop", "ratings.csv"))
-    monkeypatch.syspath_prepend(tmp_path)
-    finding = index_by_check(check_pipelines(project.package))["retention"]
-    assert finding.status == "unknown"
-    assert finding.message.startswith("shop: cannot list s3://")
+    module_project(tmp_path).declare(declaration("shop", "gone.csv"))
+    result = CliRunner().invoke(main, ["check", "--offline"], env=home)
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1] for line in result.output.splitlines()] == ["settings", "pipelines"]
+    result = CliRunner().invoke(main, ["check"], env=home)
+    assert result.exit_code == 1
+    assert "FAILED   shop ratings           gone.csv: there is no such file" in result.output

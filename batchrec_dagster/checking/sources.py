@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from batchrec_dagster.checking.findings import Finding, failed, ok
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.similar_items import ItemsSource
 from batchrec_dagster.config.users import UserSettings
-from batchrec_dagster.doctor.findings import Finding, failed, ok
 from batchrec_dagster.preparation.attributes import (
     ITEM_ROWS,
     USER_ROWS,

@@ -9,15 +9,17 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from batchrec_dagster.checking.findings import Finding, failed, ok, unknown, warning
+from batchrec_dagster.checking.folders import check_writable
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.doctor.clients import make_client
-from batchrec_dagster.doctor.findings import Finding, failed, ok, unknown, warning
-from batchrec_dagster.doctor.folders import check_writable
 from batchrec_dagster.storage.object_store import StorageError, split_uri
 from batchrec_dagster.storage.permissions import explain_credentials_error, find_partition
 from batchrec_dagster.storage.resource import StorageResource
+
+SHORT_TIMEOUTS = Config(retries={"total_max_attempts": 2}, connect_timeout=5, read_timeout=15)
 
 # AWS refuses requests from a clock that is this many seconds off.
 REFUSED_SECONDS = 300
@@ -49,7 +51,7 @@ def _check_storage_folder(folder: Path, home: Path) -> Finding:
 
 def _check_objects(storage: StorageResource) -> Iterator[Finding]:
     """Write, read and delete a small object, as a pipeline does, with a finding for each step."""
-    uri = storage.uri(f"doctor-{uuid.uuid4().hex}")
+    uri = storage.uri(f"check-{uuid.uuid4().hex}")
 
     def check_lease() -> None:
         if storage.store.create(uri, b"another's"):
@@ -81,10 +83,11 @@ def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
     bucket, _ = split_uri(deployment.storage)
     check = "bucket"
     try:
-        answer: Any = make_client(deployment, "s3").head_bucket(Bucket=bucket)
+        client = deployment.storage_resource.client("s3", config=SHORT_TIMEOUTS)
+        answer: Any = client.head_bucket(Bucket=bucket)
     except ClientError as error:
         answer = error.response
-    except BotoCoreError as error:
+    except (BotoCoreError, StorageError) as error:
         yield failed(
             check,
             f"cannot reach s3://{bucket}: {error}",

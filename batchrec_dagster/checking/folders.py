@@ -1,18 +1,16 @@
-"""This machine: Dagster's home, the embedded Personalize's home, and the space on the disks."""
+"""Whether this user can write into a folder, nobody else can read it, and its disk has room."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from batchrec_dagster.checking.findings import Finding, failed, ok, warning
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.doctor.dagster_home import check_dagster_home
-from batchrec_dagster.doctor.embedded_personalize import check_embedded_home, check_embedded_quotas
-from batchrec_dagster.doctor.findings import Finding, failed, ok, warning
-from batchrec_dagster.doctor.folders import check_writable
-from batchrec_dagster.local_personalize.api.client import Quotas
+from batchrec_dagster.storage import durable
 
 GB = 10**9
 # Less free space than this is too little for a run.
@@ -21,20 +19,30 @@ FULL = 1 * GB
 NEARLY_FULL = 5 * GB
 
 
-def check_machine(deployment: Deployment) -> Iterator[Finding]:
-    """Findings about the homes and the disks that the deployment uses."""
-    yield from check_dagster_home(deployment.dagster_home, deployment.home / "dagster")
-    yield check_writable("home", deployment.home, "BATCHREC_HOME")
-    if deployment.embedded:
-        catalog = deployment.home / "personalize" / "catalog.sqlite"
-        finding = check_embedded_home(catalog)
-        yield finding
-        if finding.status == "ok" and catalog.exists():
-            yield from check_embedded_quotas(catalog, Quotas.parse(deployment.quotas))
-    yield from _check_free_space(deployment)
+def check_writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Finding:
+    """Whether the folder can be written and is closed to other users.
+
+    `setting` is the environment variable that names the folder. `create` says whether to make the
+    folder if there is none.
+    """
+    fix = f"create it and let user {os.geteuid()} write there, or set {setting} to another folder"
+    try:
+        if create:
+            durable.make_folders(folder, 0o700)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        return failed(check, f"{setting} {folder} is not writable: {error.strerror}", fix)
+    if folder.stat().st_mode & 0o007:
+        return warning(
+            check,
+            f"{setting} {folder} is writable, and open to every user of this machine",
+            f"chmod 700 {folder}; to share it with its group alone: chmod 770",
+        )
+    return ok(check, f"{setting} {folder} is writable")
 
 
-def _check_free_space(deployment: Deployment) -> Iterator[Finding]:
+def check_free_space(deployment: Deployment) -> Iterator[Finding]:
     """A finding for each disk that has one of the deployment's folders."""
     folders = {"BATCHREC_HOME": deployment.home, "temporary files": Path(tempfile.gettempdir())}
     if not deployment.storage.startswith("s3://"):

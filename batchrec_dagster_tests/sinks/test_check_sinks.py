@@ -1,14 +1,18 @@
-"""`batchrec doctor` checks the sinks: real PostgreSQL and folders, and moto's DynamoDB."""
+"""`batchrec check` checks the sinks: real PostgreSQL and folders, and moto's DynamoDB."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
-from batchrec_dagster.doctor import Finding, check_pipelines
+from batchrec_dagster.checking.findings import Finding
+from batchrec_dagster.checking.pipelines import check_connections
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster_tests.postgres_server import PostgresServer
 from batchrec_dagster_tests.processes import free_ports
@@ -22,11 +26,10 @@ def find_pipeline_finding(
     project: Project, monkeypatch: pytest.MonkeyPatch, sink: str, **settings: Any
 ) -> Finding:
     """The finding about the pipeline's only sink."""
-    project.declare(declaration("shop", "ratings.csv", sinks={sink: settings}))
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
-    monkeypatch.syspath_prepend(project.root)
-    definitions_loaded, *findings = check_pipelines(project.package)
-    assert definitions_loaded.status == "ok"
+    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", sinks={sink: settings}))
+    storage = Deployment.from_environment(os.environ).storage_resource
+    findings = check_connections(pipeline, storage, project.root)
     (finding,) = (finding for finding in findings if finding.check == f"shop {sink}")
     return finding
 

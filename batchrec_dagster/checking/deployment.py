@@ -1,0 +1,36 @@
+"""Whether a deployment is ready for a run: its settings, folders, storage and Personalize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from batchrec_dagster.checking.dagster_home import check_dagster_home
+from batchrec_dagster.checking.findings import Finding, failed, ok
+from batchrec_dagster.checking.folders import check_free_space, check_writable
+from batchrec_dagster.checking.personalize import check_personalize
+from batchrec_dagster.checking.storage import check_storage
+from batchrec_dagster.deployment import Deployment, DeploymentError, find_misspelt_settings
+
+
+def check_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Findings about the environment variables that are settings of batchrec."""
+    check = "settings"
+    try:
+        deployment = Deployment.from_environment(environment)
+    except DeploymentError as error:
+        yield failed(check, str(error), "correct it in the environment or in .env")
+        return
+    misspelt_settings = find_misspelt_settings(environment)
+    for name, suggestion in misspelt_settings.items():
+        yield failed(check, f"{name} is not a setting", f"rename it to {suggestion}")
+    if not misspelt_settings:
+        yield ok(check, f"storage {deployment.storage}, Personalize {deployment.personalize}")
+
+
+def check_deployment(deployment: Deployment) -> Iterator[Finding]:
+    """Findings about folders, disks, the storage and Personalize, the cheapest check first."""
+    yield from check_dagster_home(deployment.dagster_home, deployment.home / "dagster")
+    yield check_writable("home", deployment.home, "BATCHREC_HOME")
+    yield from check_free_space(deployment)
+    yield from check_storage(deployment)
+    yield from check_personalize(deployment)

@@ -1,0 +1,85 @@
+"""Whether Personalize answers, and on AWS in which region and whose the credentials are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from batchrec_dagster.checking.findings import Finding, failed, ok
+from batchrec_dagster.checking.storage import SHORT_TIMEOUTS
+from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.deployment.resources import AWS
+from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.permissions import find_partition
+
+
+def check_personalize(deployment: Deployment) -> Iterator[Finding]:
+    """Findings about Personalize, by one call of it; none if it is the embedded one."""
+    if deployment.embedded:
+        return
+    on_aws = deployment.personalize == AWS
+    storage, endpoint = deployment.storage_resource, None if on_aws else deployment.personalize
+    try:
+        personalize = storage.client("personalize", endpoint, SHORT_TIMEOUTS)
+        sts = storage.client("sts", config=SHORT_TIMEOUTS)
+    except StorageError as error:
+        yield failed("personalize", str(error), "set what the message names")
+        return
+    if on_aws:
+        yield _check_region(personalize.meta.region_name)
+        identity = _check_identity(sts, deployment.role_arn)
+        yield identity
+        if identity.status == "failed":
+            return
+    yield _check_answer(personalize, deployment)
+
+
+def _check_region(region: str) -> Finding:
+    regions = boto3.Session().get_available_regions(
+        "personalize", partition_name=find_partition(region)
+    )
+    if region in regions:
+        return ok("region", region)
+    return failed(
+        "region",
+        f"boto3 knows no Personalize in {region}",
+        f"set AWS_REGION to one of: {', '.join(regions) or 'another partition'}",
+    )
+
+
+def _check_identity(sts: Any, role_arn: str) -> Finding:
+    """Whose the credentials are, and whether Personalize's role is in the same account."""
+    check = "identity"
+    try:
+        caller = sts.get_caller_identity()
+    except ClientError as error:
+        code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+        return failed(check, f"AWS rejects these credentials: {code}", message)
+    except BotoCoreError as error:
+        return failed(check, str(error), "check the network and the credentials")
+    account = role_arn.split(":")[4]
+    if caller["Account"] != account:
+        return failed(
+            check,
+            f"these credentials are {caller['Arn']}, but BATCHREC_ROLE_ARN is in account {account}",
+            "use a role in the same account: iam:PassRole does not cross accounts",
+        )
+    return ok(check, caller["Arn"])
+
+
+def _check_answer(personalize: Any, deployment: Deployment) -> Finding:
+    check, name, fix = "personalize", "Amazon Personalize", "check the network and the region"
+    if deployment.personalize != AWS:
+        name = deployment.personalize
+        fix = "start it (batchrec local-personalize), or fix BATCHREC_PERSONALIZE"
+    try:
+        personalize.list_dataset_groups(maxResults=1)
+    except ClientError as error:
+        code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+        return failed(check, f"{name} refuses to list dataset groups: {code}", message)
+    except BotoCoreError as error:
+        return failed(check, f"cannot reach {name}: {error}", fix)
+    return ok(check, f"{name} answers")

@@ -1,0 +1,73 @@
+"""Whether the pipelines of a project are ready for a run: filters, sources, alerts and sinks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from batchrec_dagster.checking.findings import Finding, failed, ok, warning
+from batchrec_dagster.checking.sources import check_sources
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
+from batchrec_dagster.sinks.sink import SinkDescription
+from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.secrets import redact
+
+
+def check_filters(pipeline: Pipeline) -> Iterator[Finding]:
+    """A warning for each filter that lets items through which the items file does not have."""
+    for list_pipeline in pipeline.published_pipelines:
+        problem = list_pipeline.recommendations.open_filter
+        if problem is not None:
+            message, _, fix = problem.partition(": ")
+            setting = f"{list_pipeline.list_setting}.filter"
+            yield warning("filter", f"{list_pipeline.name}: {setting}: {message}", fix)
+
+
+def check_connections(
+    pipeline: Pipeline, storage: StorageResource, project: Path
+) -> Iterator[Finding]:
+    """Findings about what the pipeline reads, where it sends alerts, and its sinks.
+
+    project: the folder where relative paths start.
+    """
+    yield from check_sources(pipeline, storage, project)
+    yield from _check_alerts(pipeline)
+    yield from _check_sinks(pipeline, storage, project)
+
+
+def _check_alerts(pipeline: Pipeline) -> Iterator[Finding]:
+    """A failure if the alerts go to Slack, and its variable is not set."""
+    variable = pipeline.alerts.slack_webhook_env
+    if variable is not None and not os.environ.get(variable, "").strip():
+        message = f"the environment variable {variable} is not set"
+        yield failed(f"{pipeline.name} alerts", message, "set it, or write it into .env")
+
+
+def _check_sinks(pipeline: Pipeline, storage: StorageResource, project: Path) -> Iterator[Finding]:
+    """A finding for each sink that writes outside the pipeline's storage."""
+    for list_pipeline in pipeline.published_pipelines:
+        context = SinkContext(list_pipeline.address, storage, project, os.environ)
+        for key, sink in list_pipeline.sinks.declared.items():
+            description = sink.describe(project)
+            if description.place:
+                yield _check_sink(f"{list_pipeline.address} {key}", sink, description, context)
+
+
+def _check_sink(
+    check: str, sink: Sink, description: SinkDescription, context: SinkContext
+) -> Finding:
+    try:
+        result = sink.check(context)
+    except SinkError as error:
+        # `redact` knows secrets by the variable's name. The sink's own variable can have any
+        # name, so its value is given under a name that counts as a secret.
+        secret = {"DATABASE_URL": os.environ.get(description.secret or "", "")}
+        message, _, fix = redact(str(error), {**os.environ, **secret}).partition("; ")
+        if not fix and isinstance(error, SinkUnavailableError):
+            fix = "check that it runs and can be reached from here"
+        return failed(check, message, fix or "fix what the message names, then check again")
+    if result.fix:
+        return warning(check, result.message, result.fix)
+    return ok(check, result.message)

@@ -1,0 +1,112 @@
+"""`batchrec check`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from batchrec_dagster.cli import terminal
+from batchrec_dagster.cli.pipelines import find_definitions_errors, load_definitions
+from batchrec_dagster.cli.project import Project, find_project, importable_project, load_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batchrec_dagster.checking.findings import Finding
+
+# Columns for the name of what was checked. Findings are printed as they come, so the longest name
+# is not known.
+NAME_WIDTH = 22
+
+
+@click.command(short_help="Check that all is ready for a run, and say what to fix.")
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Only the settings and the YAML: for a machine without the data, such as one of CI.",
+)
+@click.pass_context
+def check(context: click.Context, offline: bool) -> None:
+    """Check the deployment and every pipeline, and say what to fix.
+
+    Checks the settings, and the YAML as strictly as `dg check defs`. Then Dagster's home, the
+    folders and their disks, the storage, the sources, in whose first rows it looks for the declared
+    columns, the variables of alerts, and the sinks; on AWS also the credentials, the region, and
+    whether Personalize answers. Changes nothing, except that it writes small test objects to the
+    storage, and next to exports, and deletes them.
+
+    A check that lacks a permission is `unknown`, and does not fail.
+
+    \b
+    Examples:
+      batchrec check
+      batchrec check --offline
+
+    \b
+    Exit codes:
+      0  nothing failed
+      1  something failed
+    """
+    has_failed = False
+    for finding in _check_project(find_project(), offline=offline):
+        click.echo("\n".join(_format_finding(finding)))
+        has_failed = has_failed or finding.status == "failed"
+    if has_failed:
+        context.exit(1)
+
+
+def _check_project(project: Project, *, offline: bool) -> Iterator[Finding]:
+    from batchrec_dagster.checking.deployment import check_deployment, check_settings
+    from batchrec_dagster.checking.findings import failed, ok
+    from batchrec_dagster.checking.pipelines import check_connections, check_filters
+    from batchrec_dagster.deployment import Deployment, DeploymentError
+    from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
+
+    load_environment()
+    with importable_project(project):
+        yield from check_settings(os.environ)
+        try:
+            deployment = Deployment.from_environment(os.environ)
+        except DeploymentError:
+            return  # Its finding is there already.
+        definitions, errors = load_definitions(project)
+        errors = errors or find_definitions_errors(project)
+        for line in errors:
+            yield failed("pipelines", line, "fix it; for details, run: dg check defs")
+        pipelines = [] if definitions is None else [*find_built_pipelines(definitions)]
+        if not errors:
+            names = ", ".join(sorted(pipeline.name for pipeline in pipelines))
+            folder = terminal.shorten_path(project.defs)
+            yield ok(
+                "pipelines", f"All pipelines in {folder} load: {names or 'there are none yet'}"
+            )
+        for pipeline in pipelines:
+            yield from check_filters(pipeline)
+        if offline:
+            return
+        yield from check_deployment(deployment)
+        for pipeline in pipelines:
+            yield from check_connections(pipeline, deployment.storage_resource, project.root)
+
+
+def _format_finding(finding: Finding) -> Iterator[str]:
+    """The lines for people: three columns, of which a long name has a line of its own."""
+    from batchrec_dagster.reporting.messages import format_labelled
+    from batchrec_dagster.reporting.terminal import escape_invisible
+
+    width = terminal.get_terminal_width()
+    # The message may repeat text of a file.
+    message = escape_invisible(finding.message)
+    if width is not None:
+        message = terminal.shorten_declarations(message)
+    mark = "FAILED" if finding.status == "failed" else finding.status
+    no_name = f"{'':8} {'':{NAME_WIDTH}} "
+    if len(finding.check) > NAME_WIDTH:
+        yield f"{mark:8} {finding.check}"
+        yield format_labelled(no_name, message, width)
+    else:
+        yield format_labelled(f"{mark:8} {finding.check:{NAME_WIDTH}} ", message, width)
+    if finding.status != "ok":
+        yield format_labelled(f"{no_name}-> ", escape_invisible(finding.fix), width)
