@@ -112,7 +112,6 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
     from batchrec_dagster.reporting.night_tables import describe_nights, format_nights
     from batchrec_dagster.reporting.nights import list_nights
     from batchrec_dagster.reporting.run_records import read_ended_runs
-    from batchrec_dagster.steps.spending import read_run_costs
     from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 
     if not pipelines:
@@ -131,7 +130,7 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
     except HistoryError as error:
         click.echo(f"Listed without the runs that were killed: {error.message}", err=True)
     nights = {
-        name: list_nights(files, read_run_costs(files), ended_runs.get(name, []))
+        name: list_nights(files, ended_runs.get(name, []))
         for name, files in zip(pipelines, all_files, strict=True)
     }
     if as_json:

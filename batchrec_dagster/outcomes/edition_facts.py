@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from batchrec_dagster.personalize.evidence import NDCG, read_ndcg
@@ -30,21 +30,16 @@ def read_facts(edition: Edition) -> EditionFacts:
 
 
 def complete_facts(
-    record: PublicationRecord,
-    read_editions: Callable[[], Sequence[Edition]],
-    costs: Mapping[str, float],
+    record: PublicationRecord, read_editions: Callable[[], Sequence[Edition]]
 ) -> PublicationRecord:
-    """The record with the facts of all editions that are kept, and with what their runs have paid.
+    """The record with the facts of all editions that are kept.
 
     read_editions: reads the editions that are kept. It is called if facts are missing.
-    costs: what the latest runs have paid, by the id of the first of a run and its retries. A step
-        next to the publication may have paid after it.
     """
     has_all = all(publication.facts is not None for publication in record.publications)
     editions = [] if has_all else read_editions()
     publications = (
-        _complete_cost(_complete_publication(publication, editions), costs)
-        for publication in record.publications
+        _complete_publication(publication, editions) for publication in record.publications
     )
     return replace(record, publications=tuple(publications))
 
@@ -56,11 +51,3 @@ def _complete_publication(publication: Publication, editions: Sequence[Edition])
         if publication.is_of(edition):
             return replace(publication, facts=read_facts(edition))
     return publication
-
-
-def _complete_cost(publication: Publication, costs: Mapping[str, float]) -> Publication:
-    facts = publication.facts
-    cost = costs.get(facts.root_run or "") if facts is not None else None
-    if facts is None or cost is None:
-        return publication
-    return replace(publication, facts=replace(facts, cost_usd=cost))

@@ -46,6 +46,8 @@ ACTIVE = "ACTIVE"
 # A data deletion job has statuses of its own: PENDING, IN_PROGRESS, COMPLETED and FAILED.
 READY = (ACTIVE, "COMPLETED")
 FAILED = ("CREATE FAILED", "CREATE STOPPED", "FAILED")
+# A job or version with this status is started once more. Somebody stopped the others.
+STARTED_ONCE_MORE = ("CREATE FAILED",)
 Description = Mapping[str, Any]
 
 # What has a name may be deleted while this run looks for it. After more collisions, the cause is
@@ -288,6 +290,30 @@ class Ensure:
         description = self.describe_when_shown(kind, arn)
         can_serve = description[kind.name].startswith(f"{stem}-") and usable(description)
         return arn if can_serve else None
+
+    def start_and_wait(
+        self, kind: ResourceKind, start: Callable[[], Sequence[StartedResource]]
+    ) -> list[ReadyResource]:
+        """The jobs or versions that `start` starts, once they are ready.
+
+        If one of them fails, `start` is called once more. It adopts the others.
+
+        start: adopts or creates each of them.
+        Raises PersonalizeError as `wait_until_ready` does.
+        """
+        started = start()
+        try:
+            return self.wait_until_all_ready(kind, started)
+        except PersonalizeError as error:
+            if error.details.get("status") not in STARTED_ONCE_MORE:
+                raise
+            self.log.warning(f"{error}. It is started once more")
+        created = {resource.arn for resource in started if resource.created}
+        again = [
+            replace(resource, created=resource.created or resource.arn in created)
+            for resource in start()
+        ]
+        return self.wait_until_all_ready(kind, again)
 
     def wait_until_ready(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
         """Wait until it is ACTIVE, or a data deletion job is COMPLETED.

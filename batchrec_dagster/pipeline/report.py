@@ -68,7 +68,6 @@ from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
-from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectNotFoundError
 from batchrec_dagster.storage.paths import PipelineFiles
@@ -117,7 +116,7 @@ def build_report(
         inputs = inputs.add_drift(history.read_inputs(baseline))
     changes = history.compare(baseline, edition) if baseline else None
     ended_runs = remember_ended_runs(work.files, instance)
-    nights = list_nights(work.files, read_run_costs(work.files), ended_runs)
+    nights = list_nights(work.files, ended_runs)
     rules_section = build_rules_section(
         edition.about.get("rules"),
         edition.about.get("filled"),

@@ -15,8 +15,8 @@ import dagster as dg
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.evidence import read_ndcg
 from batchrec_dagster.steps.checks import FailedChecksError
+from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.runs import measure_seconds
-from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import StorageResource
@@ -91,7 +91,7 @@ def _record(context: dg.AssetExecutionContext, ending: Ending, checks: Sequence[
                 ndcg=ndcg.value if ndcg else None,
                 ndcg_low=ndcg.low if ndcg else None,
                 ndcg_high=ndcg.high if ndcg else None,
-                cost_usd=read_run_costs(files).get(root_run, 0.0),
+                cost_usd=read_run_cost(files, root_run),
                 seconds=measure_seconds(find_run_start(context)),
             )
         )

@@ -6,7 +6,7 @@ publications, the other nights from the records of unpublished runs and from Dag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -92,12 +92,10 @@ class Night:
 
 def list_nights(
     files: PipelineFiles,
-    costs: Mapping[str, float],
     ended_runs: Sequence[UnpublishedRun] = (),
 ) -> list[Night]:
     """All nights that are known, oldest first.
 
-    costs: what the latest runs have paid, see `steps.spending.read_run_costs`.
     ended_runs: the runs of which Dagster says that they failed.
     Raises StorageError.
     """
@@ -106,7 +104,7 @@ def list_nights(
         current = files.table.current()
         return [*([current] if current else []), *files.table.older()]
 
-    record = complete_facts(Publications(files).read(), read_editions, costs)
+    record = complete_facts(Publications(files).read(), read_editions)
     withdrawn = {(lists.edition, lists.version) for lists in record.withdrawn}
     recorded_runs = UnpublishedRuns(files).read()
     recorded_ids = {run.run for run in recorded_runs}
@@ -121,7 +119,7 @@ def list_nights(
         if ending is not None and ending.ending == "failed" and _is_later(ending, night):
             night = replace(night, steps=tuple(ending.step.split(", ")))
         nights.append(night)
-    nights += [_describe_ending(run, costs) for run in endings.values()]
+    nights += [_describe_ending(run) for run in endings.values()]
     start = datetime.fromtimestamp(0, UTC)
     return sorted(nights, key=lambda night: night.time or start)
 
@@ -176,7 +174,7 @@ def _describe_publication(
     )
 
 
-def _describe_ending(run: UnpublishedRun, costs: Mapping[str, float]) -> Night:
+def _describe_ending(run: UnpublishedRun) -> Night:
     statuses: dict[Ending, Status] = {
         "refused": "refused",
         "failed": "failed",
@@ -193,7 +191,7 @@ def _describe_ending(run: UnpublishedRun, costs: Mapping[str, float]) -> Night:
         ndcg=run.ndcg,
         ndcg_low=run.ndcg_low,
         ndcg_high=run.ndcg_high,
-        cost_usd=costs.get(run.run, run.cost_usd),
+        cost_usd=run.cost_usd,
         seconds=run.seconds,
         run=run.run,
     )

@@ -17,6 +17,7 @@ from batchrec_dagster.personalize.file_formats import MAX_RESULTS, USER_FIELD, s
 from batchrec_dagster.steps.batch_jobs import SAMPLE, read_counts
 from batchrec_dagster.steps.batches import Batch, DividedUsers
 from batchrec_dagster.steps.checks import CheckResult, require_passed
+from batchrec_dagster.steps.cost import measure_run
 from batchrec_dagster.steps.edition_interactions import read_interactions
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.list_builder import ListCounts, RecommendationTable
@@ -25,8 +26,7 @@ from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.publishing import Publishing, repeat_checks
 from batchrec_dagster.steps.recommendation_table import LIST_FACTS, build_table
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.runs import RunFacts, measure_seconds
-from batchrec_dagster.steps.spending import Spending
+from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.list_subjects import ITEMS
@@ -83,7 +83,6 @@ def publish_after_order(
         finding = "these lists are made of similar_items, so there is no model to measure"
         gate = replace(gate, finding=finding)
     require_passed([gate])
-    spending = Spending(work, "recommendations", run.root_run)
     published = _read_unchanged(work, publishing, gate)
     if published is None:
         with work.storage.local_file(work.files.interactions) as path:
@@ -93,7 +92,7 @@ def publish_after_order(
                 work.pipeline.order_settings,
             )
         published = _publish(work, publishing, orders, similar_items, rule_inputs, gate, run)
-    return replace(published, checks=[*published.checks, *spending.reserve({})])
+    return published
 
 
 def make_lines(orders: pl.DataFrame, similar_items: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -161,11 +160,9 @@ def _publish(
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
         table = build_table(work, [output], divided, interactions, writer, num_results=MAX_RESULTS)
         checks = [gate, *map(_explain_short_lists, table.checks)]
-        seconds = measure_seconds(run.start)
         facts = {
             "root_run": run.root_run,
-            **({} if seconds is None else {"run_seconds": seconds}),
-            "run_cost_usd": Spending(work, "recommendations", run.root_run).read_total(),
+            **measure_run(work, run, []),
             **asdict(table.counts),
             **table.facts,
             "data_until": interactions.until,

@@ -2,9 +2,9 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import polars as pl
@@ -16,10 +16,9 @@ from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.personalize.resource_kinds import FILTER, ResourceKind
-from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require_passed
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.rejected_outputs import RejectedOutputsError
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
@@ -84,6 +83,8 @@ def describe_outcome(job: api.ReadyResource, action: str) -> str:
     return action if job.created else f"unchanged: not {action} again"
 
 
+# What to do about an output of no use.
+NEXT_RUN = "Run again: the next run starts a new job"
 # The name of the object in a job's folder that says why its output is of no use.
 DAMAGED = "damaged.txt"
 # How many bytes of a file are read at once: tens of thousands of users' lines.
@@ -208,15 +209,16 @@ class JobOutput:
         """All lines, in order, in pieces. There is at least one piece, which may be empty.
 
         read: parses the bytes of a piece, in a thread, while the piece before it is in use.
-        Raises StorageError, and RejectedOutputsError if there is no file, or a damaged one.
+        Raises StorageError, and StepError if there is no file, or a damaged one.
         """
         return read_ahead(self._read_pieces(read))
 
     def _read_pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
         files = self.files()
         if not files:
-            reason = f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}"
-            raise RejectedOutputsError([self], StepError(reason))
+            raise StepError(
+                f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}. {NEXT_RUN}"
+            )
         for file in files:
             try:
                 for piece in split_at_lines(self.storage.store.chunks(file.uri)):
@@ -225,11 +227,38 @@ class JobOutput:
                 where = self.storage.where(file.uri)
                 reason = f"{where} is damaged: {str(error).partition(chr(10))[0]}"
                 self.mark_damaged(reason)
-                raise RejectedOutputsError([self], StepError(reason)) from error
+                raise StepError(f"{reason}. {NEXT_RUN}") from error
 
     def mark_damaged(self, reason: str) -> None:
         """Note that this output is of no use, so that no run adopts its job."""
         self.storage.store.put(self.folder + DAMAGED, f"{reason}\n".encode())
+
+
+def require_usable(
+    outputs: Sequence[JobOutput], checks: Sequence[CheckResult], rejected: Collection[int]
+) -> None:
+    """Raise FailedChecksError if one of the checks blocks.
+
+    Outputs that it blocks because of are marked, so that the next run starts a new job.
+
+    rejected: the places of these outputs; empty if it is not known which of them it is.
+    """
+    failed = [check for check in checks if check.blocks and check.makes_output_unusable]
+    if not failed:
+        require_passed(checks)
+        return
+    unusable = [outputs[place] for place in sorted(rejected)] or outputs
+    for output in unusable:
+        output.mark_damaged("; ".join(check.finding for check in failed))
+    folders = " and ".join(output.storage.where(output.folder) for output in unusable)
+    raise FailedChecksError(
+        [
+            replace(check, finding=f"{folders}: {check.finding}. {NEXT_RUN}")
+            if check in failed
+            else check
+            for check in checks
+        ]
+    )
 
 
 def fingerprint_outputs(outputs: Iterable[JobOutput]) -> str:

@@ -5,7 +5,7 @@ The local Personalize costs nothing. Then the metadata say what AWS would charge
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -16,13 +16,21 @@ from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost, format_usd
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.runs import RunFacts, measure_seconds
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS, name_spending
+from batchrec_dagster.storage.paths import PipelineFiles
 
 # The name of the check of `check_budget`, and its finding where nothing costs anything.
 WITHIN_BUDGET = "within_budget"
 NOTHING_TO_PAY = "nothing to pay: all that is needed exists already"
+# The assets whose records say what their last run has paid.
+PAYING_ASSETS = (
+    "personalize_dataset",
+    "solution_version",
+    "segment_solution_version",
+    "similar_items_solution_version",
+)
 # Sums of floating point numbers are off by less than this.
 ROUNDING_ERROR = 1e-9
 
@@ -73,22 +81,14 @@ def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Co
     ]
 
 
-def estimate_results(work: PersonalizeWork, paid_assets: Collection[str] = ()) -> list[Cost]:
-    """What recommendations, segments and similar items cost, which may exist already.
-
-    paid_assets: the assets that this run has already paid for, by the names of their records.
-    """
-    costs, segments = [], work.pipeline.segments
-    for group in group_lists(work.pipeline):
-        records = {
-            name_spending(list_pipeline.list_name, "recommendations") for list_pipeline in group
-        }
-        if records.isdisjoint(paid_assets):
-            costs.append(_estimate_inference(work, group))
-    if segments and "user_segments" not in paid_assets:
+def estimate_results(work: PersonalizeWork) -> list[Cost]:
+    """What recommendations, segments and similar items cost, which may exist already."""
+    costs = [_estimate_inference(work, group) for group in group_lists(work.pipeline)]
+    segments = work.pipeline.segments
+    if segments:
         costs.append(work.prices.price_segments(len(segments.queries), count_users(work)))
     recipe = work.pipeline.similar_items_recipe
-    if recipe is not None and SIMILAR_ITEMS not in paid_assets:
+    if recipe is not None:
         costs.append(price_item_lists(work, recipe, _count_items(work)))
     return costs
 
@@ -113,27 +113,21 @@ def _estimate_inference(work: PersonalizeWork, group: Sequence[Pipeline]) -> Cos
     return replace(cost, what=f"{cost.what} ({', '.join(names)})") if names else cost
 
 
-def check_budget(
-    work: PersonalizeWork, costs: Sequence[Cost], paid: Sequence[Cost] = ()
-) -> list[CheckResult]:
+def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[CheckResult]:
     """Whether the budget allows these costs; no check where none is declared.
 
     The middle of their range is compared with the budget. Without costs the check passes.
-
-    paid: what this run has already paid, which counts too.
     """
     max_usd, on_aws = work.pipeline.budget.max_usd_per_run, work.ensure.on_aws
     if max_usd is None:
         return []
     if not costs:
         return [CheckResult(WITHIN_BUDGET, passed=True, finding=NOTHING_TO_PAY)]
-    middle = sum(cost.middle for cost in (*paid, *costs))
+    middle = sum(cost.middle for cost in costs)
     passed = middle <= max_usd + ROUNDING_ERROR or not on_aws
     parts = [work.prices.summarize(costs)]
-    if paid:
-        parts.append(f"this run has already paid {format_usd(paid)} USD")
-    if paid or format_usd(costs) != f"{middle:,.2f}":
-        parts.append(f"the middle{' of the sum' if paid else ''} is {middle:,.2f} USD")
+    if format_usd(costs) != f"{middle:,.2f}":
+        parts.append(f"the middle is {middle:,.2f} USD")
     parts.append(f"budget.max_usd_per_run allows {max_usd:,.2f}")
     message = "; ".join(parts)
     if not on_aws:
@@ -146,7 +140,6 @@ def check_budget(
     numbers = {
         "estimated_usd": sum(cost.usd for cost in costs),
         "estimated_usd_from": sum(cost.least for cost in costs),
-        "paid_usd": sum(cost.middle for cost in paid),
         "compared_usd": middle,
     }
     return [
@@ -154,6 +147,49 @@ def check_budget(
             WITHIN_BUDGET, passed, message, numbers if on_aws else dict.fromkeys(numbers, 0.0)
         )
     ]
+
+
+@dataclass(frozen=True)
+class Payment:
+    """What a run has paid on AWS in a step, in the record of the step."""
+
+    root_run: str | None = None
+    """The id of the first of the run and its retries."""
+    cost_usd: float = 0.0
+
+
+def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequence[Cost]) -> Payment:
+    """What the run and its earlier attempts have paid in the asset's step.
+
+    costs: what this attempt has paid.
+    Raises StorageError.
+    """
+    before = _read_payment(work.files, asset, root_run)
+    paid = sum(cost.middle for cost in costs) if work.ensure.on_aws else 0.0
+    return Payment(root_run, before + paid)
+
+
+def read_run_cost(files: PipelineFiles, root_run: str) -> float:
+    """What the run has paid for its import and its trainings, in USD. Raises StorageError."""
+    return sum(_read_payment(files, asset, root_run) for asset in PAYING_ASSETS)
+
+
+def measure_run(work: PersonalizeWork, run: RunFacts, costs: Sequence[Cost]) -> dict[str, float]:
+    """How long the run has taken so far, if that is known, and what it has paid.
+
+    costs: what it has paid for the job that made its lists.
+    Raises StorageError.
+    """
+    seconds = measure_seconds(run.start)
+    times = {} if seconds is None else {"run_seconds": seconds}
+    paid = sum(cost.middle for cost in costs) if work.ensure.on_aws else 0.0
+    return {**times, "run_cost_usd": read_run_cost(work.files, run.root_run) + paid}
+
+
+def _read_payment(files: PipelineFiles, asset: str, root_run: str) -> float:
+    values = files.record(asset, Payment)
+    is_of_run = values.get("root_run") == root_run
+    return float(values.get("cost_usd", 0.0)) if is_of_run else 0.0
 
 
 def count_interactions(work: Work) -> int:

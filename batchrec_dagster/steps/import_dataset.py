@@ -11,11 +11,15 @@ from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.resource_kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
-from batchrec_dagster.steps.checks import CheckResult
-from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
+from batchrec_dagster.steps.checks import CheckResult, require_passed
+from batchrec_dagster.steps.cost import (
+    add_payment,
+    check_budget,
+    estimate_results,
+    estimate_trainings,
+)
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
-from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.training import find_recipes_to_train, list_recipes
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
@@ -116,27 +120,25 @@ def import_dataset(
     version = _combine_versions(versions)
     work = work.for_data(version)
     ensure = work.ensure
-    spending = Spending(work, ASSET, run)
     last_record = work.files.record(ASSET, _LastImport)
     group_name = f"{pipeline.name}-{fingerprint_schemas(files)[:8]}"
-    group = _ensure_group(spending, files, group_name, last_record.get("dataset_group_arn"))
+    group = _ensure_group(work, files, group_name, last_record.get("dataset_group_arn"))
     datasets = [_ensure_dataset(ensure, group, file) for file in files]
     requests = [
         _prepare_import(work, group_name, file, dataset, file_version, run if force else None)
         for file, dataset, file_version in zip(files, datasets, versions, strict=True)
     ]
     trainings = find_recipes_to_train(work, group, version, run=run, forced=forced_trainings)
-    new_costs = find_new_costs(requests)
-    later_costs = [
+    estimate = [
+        *(request.cost for request in requests if request.find() is None),
         *estimate_trainings(work, trainings),
-        *estimate_results(work, spending.find_paying_assets()),
+        *estimate_results(work),
     ]
-    estimate = [*new_costs.values(), *later_costs]
     place = "" if ensure.on_aws else "on AWS "
     ensure.log_resource(f"{place}this run costs {work.prices.summarize(estimate)}")
-    checks = spending.reserve(new_costs, later_costs)
-    started = spending.start(requests)
-    jobs = ensure.wait_until_all_ready(IMPORT_JOB, started)
+    checks = check_budget(work, estimate)
+    require_passed(checks)
+    jobs = ensure.start_and_wait(IMPORT_JOB, lambda: [request.start() for request in requests])
     imports = [
         FileImport(file, dataset, job)
         for file, dataset, job in zip(files, datasets, jobs, strict=True)
@@ -145,9 +147,17 @@ def import_dataset(
         ensure.log.debug(
             f"{file_import.file.asset}: {file_import.outcome}, {file_import.seconds:.1f} s"
         )
-    record = DatasetRecord(group.arn, group_name, version, **_collect_arns(imports))
-    work.files.write_record(ASSET, record.to_json())
     paid = [request.cost for request, job in zip(requests, jobs, strict=True) if job.created]
+    payment = add_payment(work, ASSET, run, paid)
+    record = DatasetRecord(
+        group.arn,
+        group_name,
+        version,
+        **_collect_arns(imports),
+        root_run=payment.root_run,
+        cost_usd=payment.cost_usd,
+    )
+    work.files.write_record(ASSET, record.to_json())
     return DatasetImport(record, imports, estimate, paid, checks)
 
 
@@ -179,7 +189,7 @@ def _price_import(work: PersonalizeWork, file: DatasetFile) -> Cost:
 
 
 def _ensure_group(
-    spending: Spending, files: Sequence[DatasetFile], name: str, recorded_arn: str | None
+    work: PersonalizeWork, files: Sequence[DatasetFile], name: str, recorded_arn: str | None
 ) -> api.ReadyResource:
     """The pipeline's dataset group, which is created if the budget allows a first run.
 
@@ -187,18 +197,16 @@ def _ensure_group(
     recorded_arn: the ARN of the group that this deployment recorded.
     Raises FailedChecksError, PersonalizeError, StepError.
     """
-    work = spending.work
     pipeline, ensure = work.pipeline, work.ensure
     exists = any(group["name"] == name for group in ensure.list(DATASET_GROUP))
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
-        spending.check(
-            [
-                *(_price_import(work, file) for file in files),
-                *estimate_trainings(work, list_recipes(pipeline)),
-                *estimate_results(work),
-            ]
-        )
+        estimate = [
+            *(_price_import(work, file) for file in files),
+            *estimate_trainings(work, list_recipes(pipeline)),
+            *estimate_results(work),
+        ]
+        require_passed(check_budget(work, estimate))
     group = ensure.find_or_create(DATASET_GROUP, name, {})
     if not group.created:
         _check_owner(ensure, group, recorded_arn)

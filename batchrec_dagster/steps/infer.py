@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import polars as pl
 from botocore.exceptions import ClientError
@@ -20,6 +20,7 @@ from batchrec_dagster.steps.batch_jobs import (
     describe_outcome,
     fingerprint_outputs,
     read_counts,
+    require_usable,
 )
 from batchrec_dagster.steps.batches import (
     divide_users,
@@ -33,6 +34,7 @@ from batchrec_dagster.steps.checks import (
     name_list_settings,
     require_passed,
 )
+from batchrec_dagster.steps.cost import measure_run
 from batchrec_dagster.steps.inference_jobs import Inference, InferenceResult, describe_job
 from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_builder import ListCounts, RecommendationTable
@@ -42,11 +44,9 @@ from batchrec_dagster.steps.popular_items import read_popularity_versions
 from batchrec_dagster.steps.publishing import Publishing, repeat_checks
 from batchrec_dagster.steps.recommendation_table import LIST_FACTS, build_table
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.retention import delete_unneeded
-from batchrec_dagster.steps.runs import RunFacts, measure_seconds
+from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.shared_jobs import name_sharing_lists
-from batchrec_dagster.steps.spending import Spending
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.object_store import StorageError
@@ -102,40 +102,26 @@ def infer_and_publish(
         # Models are trained every night, however many of them the gate refuses.
         delete_unneeded(work, [])
     require_passed([gate])
-    spending = Spending(work.for_data(model.data_version), "recommendations", run.root_run)
     published = _read_unchanged(work, publishing, batch_users, gate)
     jobs_in_use: set[str] = set()
     if published is None:
         users = divide_users(work, model, batch_users, published_users)
-        inference = Inference(spending, declaration.filter, model, rule_inputs)
-        inferred, (edition, table) = make_table(
-            inference.run(users),
-            lambda inferred: _publish(
-                work,
-                publishing,
-                batch_users,
-                inferred,
-                gate,
-                run,
-                spending,
-            ),
-            inference.run_again,
-            work.ensure.log,
+        inference = Inference(
+            work.for_data(model.data_version), run.root_run, declaration.filter, model, rule_inputs
         )
+        inferred = inference.infer(users)
+        edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
         job, num_results = inferred.jobs[0], inferred.num_results
         jobs_in_use = {job.arn for job in inferred.jobs}
-        checks = [gate, *table.checks, *inferred.budget_checks]
         published = PublishedLists(
             edition,
             table,
             job,
             num_results,
             inferred.cost,
-            checks,
+            [gate, *table.checks],
             _describe_new_edition(work, job),
         )
-    else:
-        published = replace(published, checks=[*published.checks, *spending.reserve({})])
     _prune(work, declaration, model.dataset_group_name)
     delete_unneeded(work, jobs_in_use)
     return published
@@ -148,9 +134,8 @@ def _publish(
     inferred: InferenceResult,
     gate: CheckResult,
     run: RunFacts,
-    spending: Spending,
 ) -> tuple[Edition, RecommendationTable]:
-    """Publish the lists. Raises RejectedOutputsError if another job has to make them again."""
+    """Publish the lists. Raises StepError, FailedChecksError."""
     pipeline, jobs, interactions = work.pipeline, inferred.jobs, inferred.interactions
     outputs = inferred.list_outputs(work)
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
@@ -162,7 +147,7 @@ def _publish(
         version = _fingerprint_lists(publishing, job_arns)
         facts = {
             "root_run": run.root_run,
-            **_measure_run(spending, run),
+            **measure_run(work, run, inferred.cost),
             "batch_inference_job_arn": job_arns[0],
             **({"batch_inference_job_arns": job_arns} if pipeline.experiment else {}),
             **asdict(table.counts),
@@ -190,13 +175,6 @@ def _describe_new_edition(work: PersonalizeWork, job: ReadyResource) -> str:
     if job.created or names is None:
         return describe_outcome(job, "inferred")
     return f"not inferred again: one job is for {names}"
-
-
-def _measure_run(spending: Spending, run: RunFacts) -> dict[str, float]:
-    """How long the run has taken so far, if that is known, and what it has paid."""
-    seconds = measure_seconds(run.start)
-    times = {} if seconds is None else {"run_seconds": seconds}
-    return {**times, "run_cost_usd": spending.read_total()}
 
 
 def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:

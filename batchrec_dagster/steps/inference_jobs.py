@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.ensure import ReadyResource
+from batchrec_dagster.personalize.ensure import ReadyResource, StartedResource
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
@@ -28,7 +28,6 @@ from batchrec_dagster.steps.batches import (
     Batch,
     DividedUsers,
 )
-from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.edition_interactions import EditionInteractions, read_interactions
 from batchrec_dagster.steps.list_rules import RuleInputs
 from batchrec_dagster.steps.records import ModelRecord
@@ -40,7 +39,6 @@ from batchrec_dagster.steps.shared_jobs import (
     limit_results_for_seen,
     name_sharing_lists,
 )
-from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 
 # The name of the lease on the jobs that several lists share.
@@ -58,18 +56,11 @@ class InferenceResult:
     num_results: int
     costs: list[Cost]
     """What each job costs if this run created it."""
-    budget_checks: list[CheckResult]
-    replaced_cost: Sequence[Cost] = ()
-    """What this run pays for jobs whose output was rejected."""
 
     @property
     def cost(self) -> list[Cost]:
         """What this run pays for."""
-        return [*self.replaced_cost, *self.cost_of(range(len(self.jobs)))]
-
-    def cost_of(self, places: Iterable[int]) -> list[Cost]:
-        """What this run pays for the jobs at these places."""
-        return [self.costs[place] for place in places if self.jobs[place].created]
+        return [cost for cost, job in zip(self.costs, self.jobs, strict=True) if job.created]
 
     def list_outputs(self, work: PersonalizeWork) -> list[JobOutput]:
         """The output of each job."""
@@ -80,17 +71,15 @@ class InferenceResult:
 class Inference:
     """Runs a batch inference job for each batch."""
 
-    spending: Spending
+    work: PersonalizeWork
+    run: str
+    """The id of the first of a run and its retries."""
     filter: FilterDeclaration | None
     model: ModelRecord
     rule_inputs: RuleInputs | None = None
     """What the rules of lists read; None without rules."""
 
-    @property
-    def work(self) -> PersonalizeWork:
-        return self.spending.work
-
-    def run(self, divided: DividedUsers) -> InferenceResult:
+    def infer(self, divided: DividedUsers) -> InferenceResult:
         """The finished jobs: new ones, or those of earlier runs."""
         work, users = self.work, divided.ids
         interactions = read_interactions(work, divided, self.rule_inputs)
@@ -103,49 +92,26 @@ class Inference:
         elif interactions.seen is not None:
             longest = interactions.seen.longest
             num_results = limit_results_for_seen(work, num_results, len(users), longest)
-        jobs, costs, checks = self._run_jobs(divided.batches, num_results)
-        return InferenceResult(divided, jobs, interactions, num_results, costs, checks)
-
-    def run_again(
-        self, inferred: InferenceResult, rejected: Sequence[JobOutput]
-    ) -> InferenceResult:
-        """The same with a new job in the place of each whose output is rejected, and thus marked.
-
-        The other jobs stay as they are.
-        """
-        folders = {output.folder for output in rejected}
-        places = [
-            place
-            for place, output in enumerate(inferred.list_outputs(self.work))
-            if output.folder in folders
-        ]
-        batches = [inferred.users.batches[place] for place in places]
-        jobs = [*inferred.jobs]
-        new_jobs, _, checks = self._run_jobs(batches, inferred.num_results)
-        for place, job in zip(places, new_jobs, strict=True):
-            jobs[place] = job
-        return replace(
-            inferred,
-            jobs=jobs,
-            budget_checks=checks,
-            replaced_cost=inferred.cost_of(places),
-        )
+        jobs, costs = self._run_jobs(divided.batches, num_results)
+        return InferenceResult(divided, jobs, interactions, num_results, costs)
 
     def _run_jobs(
         self, batches: list[Batch], num_results: int
-    ) -> tuple[list[ReadyResource], list[Cost], list[CheckResult]]:
-        """The finished job of each batch, what it costs if it is new, and the budget's check."""
+    ) -> tuple[list[ReadyResource], list[Cost]]:
+        """The finished job of each batch, and what it costs if it is new."""
         work = self.work
         requests = [
             _prepare_job(work, self.filter, self.model, batch, num_results) for batch in batches
         ]
-        with _hold_shared_jobs(work, self.spending.run):
-            checks = self.spending.reserve(find_new_costs(requests))
-            started = self.spending.start(requests)
-        jobs = work.ensure.wait_until_all_ready(BATCH_INFERENCE_JOB, started)
+
+        def start() -> list[StartedResource]:
+            with _hold_shared_jobs(work, self.run):
+                return [request.start() for request in requests]
+
+        jobs = work.ensure.start_and_wait(BATCH_INFERENCE_JOB, start)
         for job, batch in zip(jobs, batches, strict=True):
             work.ensure.log.debug(describe_job(job, len(batch.users)))
-        return jobs, [request.cost for request in requests], checks
+        return jobs, [request.cost for request in requests]
 
 
 def describe_job(job: ReadyResource, users: int) -> str:

@@ -38,7 +38,6 @@ from batchrec_dagster.steps.items import read_item_columns_versions
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunHistory
-from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import PipelineFiles
@@ -414,7 +413,7 @@ def remember_facts(record: PublicationRecord, files: PipelineFiles) -> Publicati
         current = files.table.current()
         return [*([current] if current else []), *files.table.older()]
 
-    return complete_facts(record, read_editions, read_run_costs(files))
+    return complete_facts(record, read_editions)
 
 
 def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Restoration:

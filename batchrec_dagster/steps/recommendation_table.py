@@ -54,7 +54,7 @@ def build_table(
 
     users: who gets which of them.
     num_results: how many results the jobs were asked for, for each user.
-    Raises StorageError, and RejectedOutputsError if an output cannot be read.
+    Raises StorageError, and StepError if an output cannot be read.
     """
     pipeline, settings, rules = work.pipeline, work.pipeline.recommendations, interactions.rules
     if rules is not None:

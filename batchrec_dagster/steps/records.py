@@ -42,6 +42,10 @@ class DatasetRecord(Record):
     items_dataset_import_job_arn: str | None = None
     users_dataset_arn: str | None = None
     users_dataset_import_job_arn: str | None = None
+    root_run: str | None = None
+    """The id of the first of the run and its retries that wrote this record."""
+    cost_usd: float = 0.0
+    """What that run has paid for the imports on AWS."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,10 @@ class ModelRecord(Record):
     """The types of events that the metrics count alone; None if they count all."""
     all_events_metrics: Mapping[str, float] | None = None
     """The metrics of all events; None if `metrics` are these."""
+    root_run: str | None = None
+    """The id of the first of the run and its retries that wrote this record."""
+    cost_usd: float = 0.0
+    """What that run has paid for the training on AWS."""
 
     @property
     def on_earlier_data(self) -> bool:

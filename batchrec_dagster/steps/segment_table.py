@@ -21,6 +21,7 @@ from batchrec_dagster.steps.batch_jobs import (
     declare_filter,
     ensure_filter,
     prepare_batch_job,
+    require_usable,
 )
 from batchrec_dagster.steps.checks import (
     CheckResult,
@@ -31,9 +32,7 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.cost import count_users
 from batchrec_dagster.steps.items import add_item_columns, read_titles, read_titles_version
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.retention import delete_unneeded_segments
-from batchrec_dagster.steps.spending import Spending, find_new_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.published_table import TableWriter
@@ -113,12 +112,9 @@ class UserSegments:
     checks: list[CheckResult]
 
 
-def segment_users(
-    work: PersonalizeWork, segments: Segments, model: ModelRecord, *, run: str
-) -> UserSegments:
+def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:
     """Infer the users of each segment with the model, and store them if all checks pass.
 
-    run: the id of the first of a run and its retries, which share a budget.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
     work = work.for_data(model.data_version)
@@ -131,35 +127,19 @@ def segment_users(
     titles_version = [read_titles_version(work)] if has_titles else []
     titles = read_titles(work) if has_titles else None
 
-    spending = Spending(work, "user_segments", run)
     request = _prepare_job(work, segments, model, queries)
-    budget_checks: list[CheckResult] = []
-
-    def run_job() -> ReadyResource:
-        """The finished job: a new one, or that of an earlier run."""
-        budget_checks[:] = spending.reserve(find_new_costs([request]))
-        return work.ensure.wait_until_ready(BATCH_SEGMENT_JOB, *spending.start([request]))
-
-    def store_table(jobs: list[ReadyResource]) -> tuple[SegmentTable, list[CheckResult]]:
-        output, table = JobOutput(storage, jobs[-1].description), SegmentTable(titles)
-        with temporary_folder() as folder:
-            with TableWriter(folder / "user_segments.parquet") as writer:
-                table.write(output.pieces(read_segments), writer)
-            checks = table.checks(segments.queries, f"segments.{setting}")
-            require_usable([output], checks, rejected=[0])
-            storage.store.put(uri, writer.path)
-        return table, checks
-
-    jobs, (table, checks) = make_table(
-        [run_job()],
-        store_table,
-        lambda jobs, _: [*jobs, run_job()],
-        work.ensure.log,
-    )
-    delete_unneeded_segments(work, jobs[-1].arn)
-    cost = [request.cost for job in jobs if job.created]
-    version = fingerprint(jobs[-1].arn, queries, segments, TABLE_VERSION, *titles_version)
-    return UserSegments(uri, version, table, jobs[-1], cost, [*checks, *budget_checks])
+    (job,) = work.ensure.start_and_wait(BATCH_SEGMENT_JOB, lambda: [request.start()])
+    output, table = JobOutput(storage, job.description), SegmentTable(titles)
+    with temporary_folder() as folder:
+        with TableWriter(folder / "user_segments.parquet") as writer:
+            table.write(output.pieces(read_segments), writer)
+        checks = table.checks(segments.queries, f"segments.{setting}")
+        require_usable([output], checks, rejected=[0])
+        storage.store.put(uri, writer.path)
+    delete_unneeded_segments(work, job.arn)
+    cost = [request.cost] if job.created else []
+    version = fingerprint(job.arn, queries, segments, TABLE_VERSION, *titles_version)
+    return UserSegments(uri, version, table, job, cost, checks)
 
 
 def _prepare_job(

@@ -36,10 +36,11 @@ from batchrec_dagster.steps.batch_jobs import (
     fingerprint_outputs,
     prepare_batch_job,
     read_counts,
+    require_usable,
 )
 from batchrec_dagster.steps.bought_together import find_bought_together
 from batchrec_dagster.steps.checks import CheckResult, require_passed
-from batchrec_dagster.steps.cost import price_item_lists
+from batchrec_dagster.steps.cost import measure_run, price_item_lists
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.item_checks import ENOUGH_PEOPLE, check_requested_items_known
 from batchrec_dagster.steps.item_lists import (
@@ -60,10 +61,8 @@ from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.publishing import Publishing, repeat_checks
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.rejected_outputs import make_table, require_usable
 from batchrec_dagster.steps.retention import delete_unneeded_similar_items
-from batchrec_dagster.steps.runs import RunFacts, measure_seconds
-from batchrec_dagster.steps.spending import Spending, find_new_costs
+from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.published_table import Edition, TableWriter
@@ -124,8 +123,6 @@ def publish_similar_items(
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
     rule_inputs = read_rule_inputs(work)
-    spending_work = work if model is None else work.for_data(model.data_version)
-    spending = Spending(spending_work, "similar_items", run.root_run)
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         requested = read_requested_items(work, settings, interactions)
@@ -143,14 +140,12 @@ def publish_similar_items(
             rules = None
             if rule_inputs is not None:
                 rules = _prepare_rules(work, rule_inputs, interactions, requested.ids)
-            edition = NewEdition(work, publishing, gate, requested, rules, spending, run)
+            edition = NewEdition(work, publishing, gate, requested, rules, run)
             recipe = work.pipeline.similar_items_recipe
             if model is None or recipe is None:
                 published = edition.publish_counted(settings, interactions)
             else:
                 published = edition.publish_found(declaration, model, recipe)
-        else:
-            published = replace(published, checks=[*published.checks, *spending.reserve({})])
     delete_unneeded_similar_items(work, [published.job.arn] if published.job is not None else [])
     return published
 
@@ -182,7 +177,6 @@ class NewEdition:
     requested: RequestedItems
     rules: ItemRules | None
     """None without rules."""
-    spending: Spending
     run: RunFacts
 
     @property
@@ -211,9 +205,8 @@ class NewEdition:
             most=self.num_results,
             events=settings.events,
         )
-        edition, table = self._publish(make_item_lines(self.requested.ids, lists), [])
-        checks = [*table.checks, *self.spending.reserve({})]
-        return PublishedSimilarItems(edition, table, None, [], checks, "counted")
+        edition, table = self._publish(make_item_lines(self.requested.ids, lists), None, [])
+        return PublishedSimilarItems(edition, table, None, [], table.checks, "counted")
 
     def publish_found(
         self, declaration: ListsDeclaration, model: ModelRecord, recipe: str
@@ -221,41 +214,24 @@ class NewEdition:
         """Find similar items by a batch inference job with the recipe's model, and publish them."""
         lines = self._write_lines()
         request = self._prepare_job(declaration, model, recipe, lines)
-        work, budget_checks = self.spending.work, list[CheckResult]()
-
-        def run_job() -> ReadyResource:
-            """The finished job: a new one, or that of an earlier run."""
-            budget_checks[:] = self.spending.reserve(find_new_costs([request]))
-            started = self.spending.start([request])
-            return work.ensure.wait_until_ready(BATCH_INFERENCE_JOB, *started)
-
-        jobs, (edition, table) = make_table(
-            [run_job()],
-            lambda jobs: self._publish(
-                JobOutput(work.storage, jobs[-1].description).pieces(read_similar_items), jobs[-1:]
-            ),
-            lambda jobs, _: [*jobs, run_job()],
-            work.ensure.log,
-        )
+        (job,) = self.work.ensure.start_and_wait(BATCH_INFERENCE_JOB, lambda: [request.start()])
+        cost = [request.cost] if job.created else []
+        pieces = JobOutput(self.work.storage, job.description).pieces(read_similar_items)
+        edition, table = self._publish(pieces, job, cost)
         return PublishedSimilarItems(
-            edition,
-            table,
-            jobs[-1],
-            [request.cost for job in jobs if job.created],
-            [*table.checks, *budget_checks],
-            describe_outcome(jobs[-1], "inferred"),
+            edition, table, job, cost, table.checks, describe_outcome(job, "inferred")
         )
 
     def _publish(
-        self, pieces: Iterable[pl.DataFrame], jobs: Sequence[ReadyResource]
+        self, pieces: Iterable[pl.DataFrame], job: ReadyResource | None, cost: Sequence[Cost]
     ) -> tuple[Edition, SimilarItemsTable]:
-        """Publish the lists of these lines.
+        """Publish the lists of these lines. Raises StepError, FailedChecksError.
 
-        jobs: the one whose output they are; empty if they are counted.
-        Raises RejectedOutputsError if another job has to make them again.
+        job: the one whose output they are; None if they are counted.
+        cost: what this run has paid for it.
         """
         publishing, run, requested = self.publishing, self.run, self.requested
-        outputs = [JobOutput(self.work.storage, job.description) for job in jobs]
+        outputs = [] if job is None else [JobOutput(self.work.storage, job.description)]
         with (
             temporary_folder() as folder,
             TableWriter(folder / "similar_items.parquet") as writer,
@@ -267,7 +243,7 @@ class NewEdition:
             )
             suit_data = [] if self.rules is None else [self.rules.suit_data]
             checks = [self.gate, *table.checks, items_known, *suit_data]
-            about = self._describe(table, checks, jobs, outputs)
+            about = self._describe(table, checks, job, cost, outputs)
             require_usable(outputs, checks, range(len(outputs)))
             writer.finish(about)
             edition = publishing.publish(writer.path, self.gate, skip=run.skip_quality_gate)
@@ -277,16 +253,15 @@ class NewEdition:
         self,
         table: SimilarItemsTable,
         checks: Sequence[CheckResult],
-        jobs: Sequence[ReadyResource],
+        job: ReadyResource | None,
+        cost: Sequence[Cost],
         outputs: Sequence[JobOutput],
     ) -> dict[str, Any]:
         """The metadata to store in the table."""
-        arns = [job.arn for job in jobs]
-        seconds = measure_seconds(self.run.start)
+        arns = [] if job is None else [job.arn]
         facts = {
             "root_run": self.run.root_run,
-            **({} if seconds is None else {"run_seconds": seconds}),
-            "run_cost_usd": self.spending.read_total(),
+            **measure_run(self.work, self.run, cost),
             **({"batch_inference_job_arn": arns[0]} if arns else {}),
             **asdict(table.counts),
             **table.facts,
@@ -296,7 +271,7 @@ class NewEdition:
         version = _fingerprint_lists(self.publishing, arns)
         about = self.publishing.about(version, self.run.run, checks, facts)
         about["recipe"] = self.work.pipeline.similar_items_recipe
-        if not jobs:
+        if job is None:
             del about["solution_version_arn"]
         return about
 
@@ -319,7 +294,7 @@ class NewEdition:
         self, declaration: ListsDeclaration, model: ModelRecord, recipe: str, lines: str
     ) -> JobRequest:
         """The job for these lines: a new one, or that of an earlier run."""
-        work, keys = self.spending.work, self.work.pipeline.storage_keys
+        work, keys = self.work.for_data(model.data_version), self.work.pipeline.storage_keys
         request: dict[str, Any] = {
             "solutionVersionArn": model.solution_version_arn,
             "numResults": self.num_results,

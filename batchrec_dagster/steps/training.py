@@ -28,11 +28,10 @@ from batchrec_dagster.steps.batch_jobs import (
     measure_job_seconds,
 )
 from batchrec_dagster.steps.checks import CheckResult, require_passed
-from batchrec_dagster.steps.cost import estimate_trainings, price_trainings
+from batchrec_dagster.steps.cost import add_payment, price_trainings
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
-from batchrec_dagster.steps.spending import Spending
 from batchrec_dagster.steps.target_events import check_target_events_known, read_model_metrics
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 
@@ -77,13 +76,11 @@ class SolutionVersionTrainer:
         ]
         return self._find_reusable([existing.get(name) for name in names])
 
-    def start(
-        self, dataset: DatasetRecord, reusable: Sequence[Description | None]
-    ) -> list[StartedResource]:
-        """For each recipe the solution version to reuse, or one whose training starts now.
-
-        reusable: the answer of `find_reusable_versions`.
-        """
+    def start(self, dataset: DatasetRecord) -> list[StartedResource]:
+        """For each recipe the solution version to reuse, or one whose training starts now."""
+        reusable = self.find_reusable_versions(
+            dataset.dataset_group_arn, dataset.dataset_group_name
+        )
         return [
             StartedResource(version[SOLUTION_VERSION.arn], created=False)
             if version is not None
@@ -215,26 +212,11 @@ def train(
     trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)
     recipes = trainer.recipes
     recipe, hyperparameters = next(iter(recipes.items()))
-    reusable = trainer.find_reusable_versions(dataset.dataset_group_arn, dataset.dataset_group_name)
-    recipes_to_train = [
-        name for name, version in zip(recipes, reusable, strict=True) if version is None
-    ]
-    estimates = dict(zip(recipes_to_train, estimate_trainings(work, recipes_to_train), strict=True))
     is_of_lists = asset == "solution_version"
     target_checks = check_target_events_known(work) if is_of_lists else []
     # Before a training is paid for.
     require_passed(target_checks)
-    spending = Spending(work, asset, run)
-    checks = [*target_checks, *spending.reserve(estimates)]
-    started = trainer.start(dataset, reusable)
-    spending.settle(
-        {
-            resource.arn: estimates[name]
-            for name, resource in zip(recipes, started, strict=True)
-            if resource.created
-        }
-    )
-    versions = ensure.wait_until_all_ready(SOLUTION_VERSION, started)
+    versions = ensure.start_and_wait(SOLUTION_VERSION, lambda: trainer.start(dataset))
     version, *popularity = versions
     target_events = work.pipeline.solution.target_events if is_of_lists else []
     record = _make_record(work, dataset, version, popularity, target_events, breakdown=is_of_lists)
@@ -253,15 +235,12 @@ def train(
         if trained_version.created
     }
     costs = price_trainings(work, trained, on_aws=ensure.on_aws)
-    # Now the hours are known.
-    spending.settle(
-        {
-            trained_version.arn: cost
-            for trained_version, cost in zip(trained.values(), costs, strict=True)
-        }
-    )
+    payment = add_payment(work, asset, run, costs)
+    record = replace(record, root_run=payment.root_run, cost_usd=payment.cost_usd)
     seconds = measure_job_seconds(version)
-    return TrainingResult(record, version, recipe, hyperparameters, outcome, seconds, costs, checks)
+    return TrainingResult(
+        record, version, recipe, hyperparameters, outcome, seconds, costs, target_checks
+    )
 
 
 def _make_record(

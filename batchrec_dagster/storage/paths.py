@@ -42,14 +42,6 @@ def is_of_list(asset: str) -> bool:
     return asset.startswith("recommendation")
 
 
-def name_spending(list_name: str | None, asset: str) -> str:
-    """The name of the record of what the asset's step paid for.
-
-    list_name: the name of its list, if it is of one of several lists.
-    """
-    return f"{list_name}.{asset}" if list_name and is_of_list(asset) else asset
-
-
 class StorageKeys:
     """Storage keys of one pipeline, or of one of its lists.
 
@@ -125,8 +117,6 @@ class StorageKeys:
         # those that have not ended.
         self.erasure_receipts = f"{pipeline}/records/erasures/"
         self.unfinished_erasures = f"{pipeline}/records/unfinished_erasures/"
-        # The folder, with its final slash, of a record for each asset that costs money.
-        self.all_spending = f"{pipeline}/records/spending/"
         # The folder, with its final slash, of a record for each step that ended a run which
         # published nothing.
         self.all_unpublished_runs = f"{list_folder}/records/unpublished_runs/"
@@ -192,10 +182,6 @@ class StorageKeys:
     def unpublished_run(self, run: str, step: str) -> str:
         """How the run of this id ended in the step."""
         return f"{self.all_unpublished_runs}{run}.{step}.json"
-
-    def spending(self, asset: str) -> str:
-        """What the last runs paid for in the asset's step."""
-        return f"{self.all_spending}{name_spending(self.list_name, asset)}.json"
 
 
 def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Outputs of batch inference jobs that are not right: made again once, or published in part.
+"""Outputs of batch inference jobs that are not right: marked, or published in part.
 
 Personalize here is the real one of this machine, whose finished jobs' files a test changes.
 """
@@ -6,8 +6,7 @@ Personalize here is the real one of this machine, whose finished jobs' files a t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,44 +73,29 @@ def make_lists(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInPr
     return refresh(project, "shop", instance, assets=["recommendations"])
 
 
-def break_next_outputs(
-    monkeypatch: pytest.MonkeyPatch, project: Project, changes: Iterable[Callable[[Lines], Lines]]
-) -> None:
-    """Change the outputs of the jobs that runs start, as soon as the jobs have ended.
-
-    changes: one for each time that a run waits for new jobs. Later outputs stay as they are.
-    """
-    wait, remaining = Ensure.wait_until_all_ready, iter(changes)
-
-    def wait_and_change(ensure: Ensure, kind: ResourceKind, ready: Any) -> list[ReadyResource]:
-        jobs = wait(ensure, kind, ready)
-        new_jobs = [job for job in jobs if kind is BATCH_INFERENCE_JOB and job.created]
-        change = next(remaining, None) if new_jobs else None
-        if change is not None:
-            for job in new_jobs:
-                name = job.description["jobName"]
-                (output,) = (project.storage / OUTPUTS / name).glob("*.out")
-                change_output(output, change)
-        return jobs
-
-    monkeypatch.setattr(Ensure, "wait_until_all_ready", wait_and_change)
-
-
-def test_a_rejected_output_is_made_again_in_the_same_run(
+def test_a_rejected_output_fails_the_run_and_the_next_one_starts_a_new_job(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     good = table(project, "shop")
-    changes: list[Callable[[Lines], Lines]] = [
-        lambda lines: fail_users(lines, 6),
-        lambda lines: lines[1:],
-        lambda lines: [*lines, lines[0]],
-        repeat_item,
+    changes: list[tuple[Callable[[Lines], Lines], str]] = [
+        (lambda lines: fail_users(lines, 6), "no_failed_users"),
+        (lambda lines: lines[1:], "every_user_answered"),
+        (lambda lines: [*lines, lines[0]], "every_user_answered"),
+        (repeat_item, "no_duplicates"),
     ]
-    for jobs, change in enumerate(changes, start=2):
-        change_output(find_newest_output(project), change)
+    for jobs, (change, check) in enumerate(changes, start=1):
+        output = find_newest_output(project)
+        change_output(output, change)
+        failed = make_lists(project, instance)
+        reason = why(failed)
+        assert f"{check}: {output.parent}" in reason
+        assert "Run again: the next run starts a new job" in reason
+        assert count_jobs(project) == jobs
+        assert table(project, "shop").equals(good)
+
         result = make_lists(project, instance)
         assert result.success, why(result)
-        assert count_jobs(project) == jobs
+        assert count_jobs(project) == jobs + 1
         assert table(project, "shop").equals(good)
         lists = metadata(result, "recommendations")
         assert (lists["outcome"], lists["failed_users"]) == ("inferred", 0)
@@ -122,32 +106,21 @@ def test_a_rejected_output_is_made_again_in_the_same_run(
     assert count_jobs(project) == len(changes) + 1
 
 
-def test_two_rejected_outputs_fail_the_run_and_the_next_one_starts_a_third_job(
-    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def test_too_many_failed_users_are_named_with_the_setting(
+    project: Project, instance: dg.DagsterInstance
 ) -> None:
-    good = table(project, "shop")
-    find_newest_output(project).unlink()
-
-    def fail_six(lines: Lines) -> Lines:
-        return fail_users(lines, 6)
-
-    break_next_outputs(monkeypatch, project, [fail_six, fail_six, fail_six])
-    failed = make_lists(project, instance)
-    reason = why(failed)
-    assert reason.startswith("no_failed_users: ")
+    change_output(find_newest_output(project), lambda lines: fail_users(lines, 6))
+    reason = why(make_lists(project, instance))
     assert "6 of 60 users failed (at most 0.1 % may: recommendations.max_failed_share)" in reason
     assert "Service error: try again" in reason
-    assert reason.endswith("run again: the next run starts a new one")
-    assert str(find_newest_output(project).parent) in reason
-    assert count_jobs(project) == 3
-    assert table(project, "shop").equals(good)
 
-    # Both jobs of this run are new, and paid for.
-    whole = make_lists(project, instance)
-    assert whole.success, why(whole)
-    assert count_jobs(project) == 5
-    assert metadata(whole, "recommendations")["cost_usd_on_aws"] == pytest.approx(2 * PRICE)
-    assert table(project, "shop").equals(good)
+
+def test_an_output_without_files_fails_no_run(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    find_newest_output(project).unlink()
+    assert make_lists(project, instance).success
+    assert count_jobs(project) == 2
 
 
 def test_few_failed_users_are_published_without_lists_and_named(
@@ -190,21 +163,33 @@ def test_few_failed_users_are_published_without_lists_and_named(
 
     # With the stricter setting, the same output is not good enough.
     project.declare(DECLARATION)
+    assert not make_lists(project, instance).success
     stricter = make_lists(project, instance)
     assert stricter.success, why(stricter)
     assert count_jobs(project) == 2
     assert table(project, "shop").equals(good)
 
 
-def test_in_an_experiment_a_rejected_output_is_made_again(
+def fail_a_user_of_the_next_output(monkeypatch: pytest.MonkeyPatch, project: Project) -> None:
+    """Give the first user of the job that the next run starts an error."""
+    wait = Ensure.wait_until_all_ready
+
+    def wait_and_change(ensure: Ensure, kind: ResourceKind, ready: Any) -> list[ReadyResource]:
+        jobs = wait(ensure, kind, ready)
+        if kind is BATCH_INFERENCE_JOB:
+            change_output(find_newest_output(project), lambda lines: fail_users(lines, 1))
+        return jobs
+
+    monkeypatch.setattr(Ensure, "wait_until_all_ready", wait_and_change)
+
+
+def test_in_an_experiment_a_failed_user_counts_as_one_without_a_list(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = Experiment(name="holdout", control_share=0.4)
     good = table(project, "shop")
 
-    # The control's lists need no job.
-    changes = [partial(fail_users, count=count) for count in (6, 1)]
-    break_next_outputs(monkeypatch, project, changes)
+    fail_a_user_of_the_next_output(monkeypatch, project)
     settings = {
         **DECLARATION,
         "recommendations": {"max_failed_share": 0.05},
@@ -213,7 +198,8 @@ def test_in_an_experiment_a_rejected_output_is_made_again(
     project.declare(settings)
     result = make_lists(project, instance)
     assert result.success, why(result)
-    assert count_jobs(project) == 1 + 1 + 1
+    # The control's lists need no job.
+    assert count_jobs(project) == 1 + 1
     lists = table(project, "shop")
     (failed_user,) = set(good["user_id"]) - set(lists["user_id"])
 

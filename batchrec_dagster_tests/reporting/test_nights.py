@@ -12,7 +12,6 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting.drawing.svg import draw_svg
 from batchrec_dagster.reporting.night_tables import (
@@ -122,7 +121,7 @@ def live_through_a_week(files: PipelineFiles, tmp_path: Path) -> list[Night]:
     publish(files, tmp_path, 6)
     # A sink failed after the publication.
     record(files, 6, "failed", "recommendations_in_postgres")
-    return list_nights(files, {})
+    return list_nights(files)
 
 
 def test_a_list_has_its_own_nights_and_those_in_which_all_lists_failed(
@@ -163,14 +162,14 @@ def test_the_rows_in_s3_are_the_same(
     in_a_folder = live_through_a_week(files, tmp_path)
     assert live_through_a_week(files_in_s3, tmp_path) == in_a_folder
     UnpublishedRuns(files_in_s3).remove("run 2", "raw_ratings")
-    assert len(list_nights(files_in_s3, {})) == len(in_a_folder) - 1
+    assert len(list_nights(files_in_s3)) == len(in_a_folder) - 1
 
 
 def test_facts_survive_the_edition(files: PipelineFiles, tmp_path: Path) -> None:
     for night in range(4):
         publish(files, tmp_path, night, keep=1)
     assert [edition.number for edition in files.table.older()] == [3]
-    ndcgs = [night.ndcg for night in list_nights(files, {})]
+    ndcgs = [night.ndcg for night in list_nights(files)]
     assert ndcgs == pytest.approx([0.21, 0.22, 0.23, 0.24])
 
 
@@ -183,29 +182,19 @@ def test_what_an_older_version_did_not_record_is_not_known(
     # The edition is not kept either.
     nobody = replace(past.publications[0], facts=None, version="gone")
     publications.write(replace(past, publications=(nobody, *past.publications)))
-    old, new = list_nights(files, {})
+    old, new = list_nights(files)
     assert (old.ndcg, old.users, new.users) == (None, None, 1234)
     text = format_nights("shop", [old, new], 80)
     assert "–: not known" in text  # noqa: RUF001
 
 
-def test_a_run_that_paid_after_its_publication_costs_the_sum(
-    files: PipelineFiles, tmp_path: Path
-) -> None:
-    publish(files, tmp_path, 0)
-    assert [night.cost_usd for night in list_nights(files, {"run 0": 2.25})] == [2.25]
-    kept = complete_facts(Publications(files).read(), list, {"run 0": 2.25})
-    Publications(files).write(kept)
-    assert [night.cost_usd for night in list_nights(files, {})] == [2.25]
-
-
 def test_a_retry_that_succeeds_is_one_night(files: PipelineFiles, tmp_path: Path) -> None:
     record(files, 0, "failed", "raw_ratings")
     record(files, 0, "failed", "item_titles")
-    (failed,) = list_nights(files, {})
+    (failed,) = list_nights(files)
     assert failed.steps == ("raw_ratings", "item_titles")
     publish(files, tmp_path, 0, made_at=(START + timedelta(hours=1)).isoformat())
-    (night,) = list_nights(files, {})
+    (night,) = list_nights(files)
     assert night.description == "published, live"
     UnpublishedRuns(files).remove("run 0", "raw_ratings")
     assert [run.step for run in UnpublishedRuns(files).read()] == ["item_titles"]
@@ -270,7 +259,7 @@ def test_the_report_plots_the_editions_by_their_numbers(
     assert len(figure.rows) == 7
     assert "cannot be compared" not in figure.note
     publish(files, tmp_path, 7, measured_on="b")
-    (figure,) = build_nights_section(list_nights(files, {})).figures
+    (figure,) = build_nights_section(list_nights(files)).figures
     assert "cannot be compared" in figure.note
 
 
@@ -289,7 +278,7 @@ def test_a_run_that_was_killed_is_known_from_dagster(
     (run,) = read_ended_runs(instance, "shop", lambda run: False)
     assert (run.run, run.ending, run.step) == (result.run_id, "failed", "raw_ratings")
     assert read_ended_runs(instance, "club", lambda run: False) == []
-    (night,) = list_nights(files, {}, [run])
+    (night,) = list_nights(files, [run])
     assert night.description == "failed at raw_ratings"
     # One that is under way counts only if it has died.
     started = instance.create_run_for_job(refresh)

@@ -113,12 +113,15 @@ def test_each_item_gets_the_users_who_belong_to_it(
     table = read_segments(project)
     assert set(table.get_column("segment")) == {"4"}
 
-    # An output that is not right is made again in the same run.
+    # An output that is not right fails the run, and the next one starts a new job.
     output = find_newest_output(project)
     line = json.loads(output.read_text())
     line["output"]["usersList"][1] = line["output"]["usersList"][0]
     for jobs, content in enumerate([json.dumps(line), "[", f"{output.read_text()}" * 2], start=3):
         find_newest_output(project).write_text(content)
+        failed = refresh(project, "shop", instance, assets=["user_segments"])
+        assert why(failed).endswith("Run again: the next run starts a new job")
+        assert count_jobs(project) == jobs - 1
         result = refresh(project, "shop", instance, assets=["user_segments"])
         assert result.success, why(result)
         assert metadata(result, "user_segments")["cost_usd_on_aws"] > 0

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.reporting.history import _ReportRecord
 from batchrec_dagster.reporting.summary import _NewestModel
-from batchrec_dagster.steps.cost import _Training
+from batchrec_dagster.steps.cost import Payment, _Training
 from batchrec_dagster.steps.import_dataset import _LastImport
 from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
-from batchrec_dagster.steps.spending import RECORD_SHAPE
 from batchrec_dagster.storage.io_managers import JsonRecordIOManager
 from batchrec_dagster.storage.json_records import ANY_RECORD, parse_record
 from batchrec_dagster.storage.lease import Lease, _describe_owner, _is_dead
@@ -38,7 +37,7 @@ RECORDS: list[tuple[Any, dict[str, Any]]] = [
     (ModelRecord, MODEL.to_json()),
     (DatasetRecord, DatasetRecord("arn:1", "group", "v1").to_json()),
     (RawRecord, RAW.to_json()),
-    (RECORD_SHAPE, {"run": {"started": {"arn:1": {"least": 0, "most": 1.5, "what": "import"}}}}),
+    (Payment, {"root_run": "run", "cost_usd": 1.5}),
     (_Training, MODEL.to_json()),
     (_LastImport, {"dataset_group_arn": "arn:1"}),
     (_NewestModel, MODEL.to_json()),

@@ -16,7 +16,6 @@ from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.assets.sinks import write_sinks_again
 from batchrec_dagster.pipeline.declare_asset import (
-    budget_check,
     preview_metadata,
     sample_metadata,
     table_metadata,
@@ -35,11 +34,10 @@ from batchrec_dagster.reporting.rules import (
 )
 from batchrec_dagster.steps.absent_users import drop_absent_users_if_refused
 from batchrec_dagster.steps.checks import ROWS_TITLED, FailedChecksError
-from batchrec_dagster.steps.cost import WITHIN_BUDGET, check_budget
+from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.runs import RunFacts
-from batchrec_dagster.steps.spending import read_run_costs
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.published_table import Edition
 
@@ -219,7 +217,6 @@ def list_checks(pipeline: Pipeline) -> dict[str, str]:
         "no_duplicates": "No list contains an item twice.",
         **(seen_check if pipeline.recommendations.seen_items is not None else {}),
         **(emptied_check if pipeline.recommendations.rules is not None else {}),
-        **budget_check(pipeline),
     }
 
 
@@ -303,10 +300,12 @@ def published_metadata(work: PersonalizeWork, edition: Edition, run: str) -> dic
 
     run: the id of the first of this run and its retries.
     """
-    cost_usd = read_run_costs(work.files).get(run, 0.0)
+    about = edition.about
+    is_of_run = about.get("root_run") == run
+    cost_usd = about["run_cost_usd"] if is_of_run else read_run_cost(work.files, run)
     return {
         "edition": edition.number,
-        **build_headline_numbers(edition.about, edition.users, cost_usd),
+        **build_headline_numbers(about, edition.users, cost_usd),
         "dagster/uri": work.files.table.uri,
     }
 
@@ -340,13 +339,12 @@ def roll_back(
     delete_unneeded(work, [])
     edition, lists = work.files.table.read()
     about = edition.about
-    budget_checks = check_budget(work, [])
-    names = [spec.name for spec in context.assets_def.check_specs if spec.name != WITHIN_BUDGET]
+    names = [spec.name for spec in context.assets_def.check_specs]
     outcome = f"rolled back to {summarize_edition(edition)}"
     if absent.description:
         outcome += f"; {absent.description}"
     return materialization_with_checks(
-        [*read_checks(edition, names), *budget_checks],
+        read_checks(edition, names),
         dg.MaterializeResult(
             value=load_own_value(work),
             data_version=dg.DataVersion(edition.version),

@@ -201,7 +201,7 @@ def _model_asset(
             storage_key=pipeline.storage_keys.record(name),
             code_version=f"{CODE_VERSION}-{settings}",
             io_manager="record_io",
-            checks={**checks, **budget_check(pipeline)},
+            checks=checks,
         )
     )
     @asset_step

@@ -10,7 +10,6 @@ from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.pipeline.assets.published_lists import title_assets
 from batchrec_dagster.pipeline.declare_asset import (
     asset_options,
-    budget_check,
     build_cost_metadata,
     dataset_group_link,
     preview_metadata,
@@ -18,7 +17,6 @@ from batchrec_dagster.pipeline.declare_asset import (
     storage_links,
     table_metadata,
 )
-from batchrec_dagster.pipeline.run_endings import find_root_run
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
     get_personalize_work,
@@ -71,7 +69,6 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
                 "every_segment_answered": "Every requested segment has exactly one result.",
                 "no_failed_segments": "No segment has an error instead of users.",
                 "no_duplicates": "No segment contains a user twice.",
-                **budget_check(pipeline),
             },
         )
     )
@@ -81,9 +78,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
     ) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(pipeline, context)
         with work.step_lease("user_segments", context.run.run_id):
-            segmentation = segment_users(
-                work, segments, segment_solution_version, run=find_root_run(context)
-            )
+            segmentation = segment_users(work, segments, segment_solution_version)
         return materialization_with_checks(
             segmentation.checks,
             dg.MaterializeResult(
