@@ -1,7 +1,7 @@
 """The sources of a pipeline: whether they can be opened, and have the declared columns.
 
 Of a long text only the first lines are read, and a large file of another format is not opened. An
-asset's rows are known only to a run, and a generated or published data set is as it is.
+asset's rows are known only to a run, and the sample is as it is.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from batchrec_dagster.preparation.sources.delta_table import DeltaTable
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.file_start import MOST_PACKED_BYTES, open_start
 from batchrec_dagster.preparation.sources.files import LocalFile, WebFile
-from batchrec_dagster.preparation.sources.movielens import GeneratedFile, PublishedArchive
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.query import FileQuery
+from batchrec_dagster.preparation.sources.sample import GeneratedFile
 from batchrec_dagster.preparation.sources.source import (
     File,
     RatingsSource,
@@ -186,13 +186,11 @@ def _open_block(block: _Block, context: SourceContext) -> str | None:
 
 
 def _list_files(rows: RatingsSource, context: SourceContext) -> list[File]:
-    """The files; none if only a run knows them, or they are a known data set.
+    """The files; none if only a run knows them, or they are the sample.
 
     Files on the web are not asked for, because that may download them.
     """
     if isinstance(rows, AssetRows | GeneratedFile):
-        return []
-    if isinstance(rows, Member) and isinstance(rows.archive, PublishedArchive):
         return []
     if isinstance(rows, WebFile) or (
         isinstance(rows, Member) and isinstance(rows.archive, WebFile)

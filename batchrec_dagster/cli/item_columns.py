@@ -21,7 +21,6 @@ from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.items import HTTP_ADDRESS, ItemsLayout, parse_items
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 
 ITEM_NAMES = {
     "title": "title name itemtitle itemname movietitle producttitle productname booktitle",
@@ -43,10 +42,6 @@ class ItemsBlock:
 
     rows = ITEM_ROWS
     roles = ("item", "title", "image", "link", "created", "categories", "numbers")
-
-    def get_known_layout(self, source: str) -> ItemsLayout | None:
-        """How a file of a published data set is read; None for any other."""
-        return KNOWN_ITEMS.get(source)
 
     def choose_layout(
         self,

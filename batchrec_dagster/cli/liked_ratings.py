@@ -41,16 +41,6 @@ class LikedRatings:
     """Why the choice may be wrong."""
 
 
-def choose_for_known_layout(ratings: OpenedRatings, min_rating: str | None) -> LikedRatings:
-    """Which ratings of a published data set count. All of these sets have a scale up to 5.
-
-    min_rating: as in `ReadingOptions`.
-    """
-    if min_rating is not None:
-        return LikedRatings(_parse_lowest(min_rating))
-    return LikedRatings(LIKED[5] if ratings.layout.rating else None)
-
-
 def _parse_lowest(min_rating: str) -> float | None:
     return None if min_rating == ALL_RATINGS else float(min_rating)
 

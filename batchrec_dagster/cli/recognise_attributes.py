@@ -53,9 +53,6 @@ class AttributesBlock(Protocol[L]):
     def roles(self) -> Sequence[str]:
         """The settings in the block's columns, in the order of the YAML."""
 
-    def get_known_layout(self, source: str) -> L | None:
-        """How a file of a published data set is read; None for any other."""
-
     def choose_layout(
         self,
         sample: FileSample,
@@ -96,30 +93,24 @@ def recognise_attributes(
 
     Raises UnknownColumnsError, PreparationError.
     """
-    layout = None
-    if not given_columns and options.delimiter is None:
-        layout = block.get_known_layout(source)
-    settings: dict[str, object] = {"source": source}
-    unused: list[UnusedColumn] = []
-    warnings: list[str] = []
-    if layout is None:
-        declared = {role: name for role, name in given_columns.items() if name != NO_COLUMN}
-        reading = ReadSettings(delimiter=options.delimiter, columns=declared)
-        with open_sample([file], reading, open_attributes_table, QUOTES_FIX) as sample:
-            check_columns(sample, declared)
-            layout = block.choose_layout(sample, given_columns, ratings.settings)
-            require_single_columns(sample, layout.roles)
-            unused = find_unused_columns(sample, [*layout.roles.values()], layout.decimal)
-            warnings += _describe_code(sample, layout, block.rows)
-        columns = {role: getattr(layout, role) for role in block.roles}
-        id_column = layout.roles[block.rows.name]
-        settings |= {
-            "delimiter": choose_declared_delimiter(layout.delimiter, id_column),
-            "header": layout.header,
-            "decimal": layout.decimal,
-            "columns": leave_out_defaults(columns),
-            "separator": layout.separator,
-        }
+    declared = {role: name for role, name in given_columns.items() if name != NO_COLUMN}
+    reading = ReadSettings(delimiter=options.delimiter, columns=declared)
+    with open_sample([file], reading, open_attributes_table, QUOTES_FIX) as sample:
+        check_columns(sample, declared)
+        layout = block.choose_layout(sample, given_columns, ratings.settings)
+        require_single_columns(sample, layout.roles)
+        unused = find_unused_columns(sample, [*layout.roles.values()], layout.decimal)
+        warnings = [*_describe_code(sample, layout, block.rows)]
+    columns = {role: getattr(layout, role) for role in block.roles}
+    id_column = layout.roles[block.rows.name]
+    settings: dict[str, object] = {
+        "source": source,
+        "delimiter": choose_declared_delimiter(layout.delimiter, id_column),
+        "header": layout.header,
+        "decimal": layout.decimal,
+        "columns": leave_out_defaults(columns),
+        "separator": layout.separator,
+    }
     rows = block.parse(file, layout)
     if bad_rows := rows.bad.total:
         warnings.append(describe_bad_rows(bad_rows, rows.rows, rows.bad.examples[0], options))

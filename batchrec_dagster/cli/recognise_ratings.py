@@ -25,7 +25,6 @@ from batchrec_dagster.cli.interaction_oddities import (
 from batchrec_dagster.cli.liked_ratings import (
     LikedRatings,
     build_rating_rules,
-    choose_for_known_layout,
     choose_liked_ratings,
 )
 from batchrec_dagster.cli.rating_columns import choose_rating_columns, find_other_times
@@ -72,7 +71,6 @@ from batchrec_dagster.preparation.rules import (
     PreparationResult,
     Rules,
 )
-from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.terminal import Column as TableColumn
 from batchrec_dagster.reporting.terminal import TerminalTable, escape_invisible, render
@@ -100,21 +98,12 @@ def recognise_ratings(
 
     Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
     """
-    known_layout = None if given_columns else parse_source(source).layout
-    notes: list[str] = []
-    unused: list[UnusedColumn] = []
-    if known_layout is not None:
-        reading = ReadSettings.of(known_layout)
-    else:
-        reading, notes, unused = _recognise_reading(files, given_columns, options)
-    has_event_types = "event_type" in reading.columns and not known_layout
+    reading, notes, unused = _recognise_reading(files, given_columns, options)
+    has_event_types = "event_type" in reading.columns
     rules = Rules(on_bad_rows="skip", event_type=has_event_types)
     with temporary_folder() as folder:
         with open_ratings(files, reading, rules) as ratings:
-            if known_layout is not None:
-                liked = choose_for_known_layout(ratings, options.min_rating)
-            else:
-                liked = choose_liked_ratings(ratings, options.min_rating)
+            liked = choose_liked_ratings(ratings, options.min_rating)
             preview = _render_preview(ratings)
             ratings = _select_liked(ratings, liked)
             path = folder / "interactions.csv"
@@ -124,11 +113,8 @@ def recognise_ratings(
             path, event_type=has_event_types, has_times=reading.timestamp_unit != NO_TIMES
         )
     counts = interactions.counts
-    settings: dict[str, object] = {"source": source}
-    if known_layout is None:
-        settings = _build_settings(source, reading, liked, options)
     return RecognisedSource(
-        settings,
+        _build_settings(source, reading, liked, options),
         summary=[
             f"{hide_query(source)}: {result.rows_read:,} rows ({recognised_layout.layout.format})",
             f"{result.rows_kept:,} of them count: {counts.users:,} users and"

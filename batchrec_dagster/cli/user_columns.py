@@ -39,10 +39,6 @@ class UsersBlock:
     rows = USER_ROWS
     roles = ("user", "categories", "numbers")
 
-    def get_known_layout(self, source: str) -> UsersLayout | None:
-        """None: no published data set has such a file."""
-        return None
-
     def choose_layout(
         self,
         sample: FileSample,

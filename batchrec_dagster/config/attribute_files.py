@@ -33,8 +33,8 @@ class AttributesFileSettings(SourceSettings):
     )
     delimiter: str | None = Field(
         default=None,
-        description="The field separator: one character, or `::`. Default: the known source's, or"
-        " the one that the declared columns and the first lines show. With a comma or a semicolon,"
+        description="The field separator: one character, or `::`. Default: the"
+        " one that the declared columns and the first lines show. With a comma or a semicolon,"
         " fields may be in double quotes.",
         examples=[",", "\t", "::"],
     )

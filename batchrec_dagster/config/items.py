@@ -12,7 +12,6 @@ from batchrec_dagster.config.attribute_files import AttributesFileSettings
 from batchrec_dagster.config.ratings import check_names_or_positions
 from batchrec_dagster.personalize.schemas import parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
-from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 
 Column = str | int
 
@@ -85,47 +84,19 @@ class ItemSettings(AttributesFileSettings):
     block = "items"
 
     source: str | dict[str, str] = Field(
-        description="Where the items are, written like ratings.source; for a file of a known"
-        " source, its name after a slash.",
-        examples=["sample://hetrec/movies.dat", "data/movies.csv"],
+        description="Where the items are, written like ratings.source.",
+        examples=["data/movies.csv", "sample://hetrec/movies.dat"],
     )
-    columns: ItemColumns | None = Field(
-        default=None,
-        description="Which column holds what. Required for your own files, not for known sources.",
-    )
-
-    @model_validator(mode="after")
-    def _columns_are_declared(self) -> Self:
-        may_be_known = isinstance(self.source, str) and (
-            "{{" in self.source or self._known_layout is not None
-        )
-        if self.columns is None and not may_be_known:
-            raise ValueError(
-                "columns is missing: set the columns of the item, its title, its categories and"
-                " numbers, for example columns: {item: movieId, title: title, categories: {GENRES:"
-                " genres}}"
-            )
-        return self
-
-    @property
-    def _known_layout(self) -> ItemsLayout | None:
-        """How to read the file, where it is one of a known source."""
-        if self.query is not None or not isinstance(self.source, str):
-            return None
-        return KNOWN_ITEMS.get(self.source)
+    columns: ItemColumns = Field(description="Which column holds what.")
 
     @property
     def layout(self) -> ItemsLayout:
-        """How to read the file: as declared here, else as known for the source."""
-        known_layout = self._known_layout
-        layout = self.columns.layout if self.columns else known_layout
-        if layout is None:
-            raise ValueError(f"columns is missing for {self.source}")
+        """How to read the file."""
         return replace(
-            layout,
-            delimiter=self.delimiter or (known_layout.delimiter if known_layout else None),
+            self.columns.layout,
+            delimiter=self.delimiter,
             separator=self.separator,
-            encoding=layout.encoding if self.encoding == "auto" else self.encoding,
+            encoding=self.encoding,
             decimal=self.decimal,
             header=self.file_header,
         )

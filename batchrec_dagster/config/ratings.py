@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, Self, cast
 
 import dagster as dg
@@ -143,15 +142,13 @@ class RatingsSettings(SourceSettings):
     model_config = ConfigDict(populate_by_name=True)
 
     source: str | dict[str, str] = Field(
-        description="Where the ratings are: sample://hetrec (generated), movielens://NAME"
-        " (downloaded from GroupLens), a path, s3://bucket/key or https://…; a file of several in a"
-        " zip is written ARCHIVE.zip!/path/in/it.csv, a sheet BOOK.xlsx!/SHEET, a table of SQLite"
-        " SHOP.db!/TABLE. Many files: a folder (data/ or"
-        " s3://bucket/prefix/) or a pattern (data/2026-*.csv, **/ for folders within). gzip,"
-        " bzip2, xz and zstd are unpacked. A relative path starts at the project's folder. Several,"
-        " for a query: the name of each table, and its source. A database, for a query of it:"
-        " sql+env://VARIABLE, the environment variable that holds its URL. Another asset of the"
-        " project: asset://KEY.",
+        description="Where the ratings are: sample://hetrec (generated), a path, s3://bucket/key or"
+        " https://…; a file of several in a zip is written ARCHIVE.zip!/path/in/it.csv, a sheet"
+        " BOOK.xlsx!/SHEET. Many files: a folder (data/ or s3://bucket/prefix/) or a pattern"
+        " (data/2026-*.csv, **/ for folders within). gzip and zstd are unpacked. A relative path"
+        " starts at the project's folder. Several, for a query: the name of each table, and its"
+        " source. A database, for a query of it: sql+env://VARIABLE, the environment variable that"
+        " holds its URL. Another asset of the project: asset://KEY.",
         examples=["sample://hetrec", "data/ratings.csv", "s3://shop/orders/**/*.parquet"],
     )
     copy_to_storage: bool = Field(
@@ -170,8 +167,8 @@ class RatingsSettings(SourceSettings):
     )
     delimiter: str | None = Field(
         default=None,
-        description="The field separator: one character, or `::`. Default: the known source's, or"
-        " the one that the declared columns and the first lines show.",
+        description="The field separator: one character, or `::`. Default: the"
+        " one that the declared columns and the first lines show.",
         examples=[",", "\t", "::"],
     )
     quotes: bool = Field(
@@ -295,16 +292,12 @@ class RatingsSettings(SourceSettings):
 
     @property
     def reading(self) -> ReadSettings:
-        """How to read the files: as declared here, else as known for the source."""
+        """How to read the files."""
         time = self.timestamp_form if self.has_times else NO_TIMES
         columns = self.columns.declared if self.columns else {}
-        known_layout = self.rows.layout
-        if known_layout is not None and self.columns is None:
-            layout = known_layout.with_declared(self.delimiter, time)
-            return ReadSettings.of(replace(layout, null_values=self.all_null_values))
         return ReadSettings(
             format=self._file_format,
-            delimiter=self.delimiter or (known_layout.delimiter if known_layout else None),
+            delimiter=self.delimiter,
             encoding=self.encoding,
             quoted=self.quotes,
             columns=columns,

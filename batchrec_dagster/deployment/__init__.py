@@ -33,7 +33,7 @@ from batchrec_dagster.personalize.price_file import (
     PricesError,
     read_price_file,
 )
-from batchrec_dagster.preparation.sources import limits, movielens
+from batchrec_dagster.preparation.sources import limits
 from batchrec_dagster.storage import durable, io_managers
 from batchrec_dagster.storage.object_store import StorageError, split_uri
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -95,9 +95,6 @@ SETTINGS = (
     ),
     Setting(
         "BATCHREC_HOME", ".batchrec", "The folder of the embedded Personalize and of downloads."
-    ),
-    Setting(
-        "BATCHREC_MOVIELENS_URL", movielens.BASE_URL, "Where `movielens://` sources are downloaded."
     ),
     Setting(
         PRICES_VARIABLE,
@@ -197,7 +194,6 @@ class Deployment:
     deadline_hours: float
     log_format: str
     dagster_home: Path | None
-    movielens_url: str
     quotas: tuple[str, ...]
     prices: Path
     region: str | None
@@ -259,7 +255,6 @@ class Deployment:
             tags=get("BATCHREC_TAGS"),
             log_format=get("BATCHREC_LOG_FORMAT", "text"),
             dagster_home=Path(dagster_home) if dagster_home else None,
-            movielens_url=get(movielens.BASE_URL_VARIABLE, movielens.BASE_URL),
             quotas=tuple(get(QUOTAS_VARIABLE).split()),
             prices=Path(get(PRICES_VARIABLE, str(SHIPPED_PRICES))).expanduser().absolute(),
             region=get_own("region_name") or get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
@@ -315,9 +310,6 @@ class Deployment:
                 f"DAGSTER_HOME is '{self.dagster_home}': Dagster needs an absolute path, such as"
                 f" {self.dagster_home.absolute()}"
             )
-        if not URL.fullmatch(self.movielens_url):
-            name = movielens.BASE_URL_VARIABLE
-            yield f"{name} is {self.movielens_url!r}: set an http(s):// URL"
         if self.personalize == AWS:
             if not self.storage.startswith("s3://"):
                 yield (

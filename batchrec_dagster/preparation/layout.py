@@ -38,8 +38,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 
 class PreparationError(Exception):
@@ -214,14 +214,6 @@ class Layout:
         """The column that a filter calls by this name."""
         position = name.removeprefix("column_")
         return int(position) if not self.has_header and position.isdecimal() else name
-
-    def with_declared(self, delimiter: str | None, timestamp_unit: str) -> Self:
-        """This layout with the delimiter and the unit that are declared, if they are."""
-        return replace(
-            self,
-            delimiter=delimiter or self.delimiter,
-            timestamp_unit=self.timestamp_unit if timestamp_unit == "auto" else timestamp_unit,
-        )
 
 
 def format_fields(declaration: Any, name: str, newer: Sequence[str] = ()) -> str:

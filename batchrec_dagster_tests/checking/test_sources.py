@@ -184,7 +184,6 @@ def test_of_objects_in_s3_only_the_start_is_read(
 def test_what_only_a_run_knows_is_left_to_it(tmp_path: Path) -> None:
     assert check(tmp_path, ratings={"source": "asset://sales/orders"}) == []
     assert check(tmp_path, ratings={"source": "sample://hetrec"}) == []
-    assert check(tmp_path, ratings={"source": "movielens://ml-1m"}) == []
 
 
 def test_the_sources_of_each_list_are_opened(tmp_path: Path) -> None:

@@ -43,7 +43,14 @@ def test_templates_stand_in_for_items_filters_and_segments(
         declaration(
             "shop",
             "ratings.csv",
-            items={"source": "{{ env.ITEMS }}"},
+            items={
+                "source": "{{ env.ITEMS }}",
+                "columns": {
+                    "item": "movieID",
+                    "categories": {"GENRES": "genres"},
+                    "numbers": {"YEAR": "year"},
+                },
+            },
             recommendations={"filter": "{{ env.FILTER }}", "filter_values": {"YEAR": 1999}},
             segments={"attributes": ["{{ env.ATTRIBUTES }}"]},
         )
@@ -57,7 +64,7 @@ def test_templates_stand_in_for_items_filters_and_segments(
     with (
         pytest.raises(
             DeclarationError,
-            match=r"line 20: segments.attributes: 'war films': .*error at character 1",
+            match=r"line 26: segments.attributes: 'war films': .*error at character 1",
         ),
         definitions(project),
     ):

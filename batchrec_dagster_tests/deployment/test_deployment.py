@@ -79,7 +79,6 @@ REFUSED: list[tuple[dict[str, str], str]] = [
     ({"BATCHREC_STORAGE": __file__}, "BATCHREC_STORAGE"),
     ({"BATCHREC_HOME": __file__}, "BATCHREC_HOME"),
     ({"DAGSTER_HOME": "dagster"}, "DAGSTER_HOME"),
-    ({"BATCHREC_MOVIELENS_URL": "mirror"}, "BATCHREC_MOVIELENS_URL"),
     ({QUOTAS_VARIABLE: "groups=9"}, QUOTAS_VARIABLE),
     ({"BATCHREC_DEADLINE_HOURS": "0"}, "BATCHREC_DEADLINE_HOURS"),
     ({"BATCHREC_PRICES": "prices.yaml"}, "BATCHREC_PRICES"),

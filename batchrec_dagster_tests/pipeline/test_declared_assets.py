@@ -123,12 +123,14 @@ def test_assets_are_there_for_what_is_declared(tmp_path: Path) -> None:
     segments = assets(segments={"items": [1]})
     assert set(segments) - set(plain) == {"segment_solution_version", "user_segments"}
     assert segments["user_segments"] == {"segment_solution_version"}
-    names = assets(items={"source": "sample://hetrec/movies.dat"}, segments={"items": [1]})
+    films = {"source": "sample://hetrec/movies.dat"}
+    columns = {"item": "movieID", "title": "title", "categories": {"GENRES": "genres"}}
+    names = assets(items={**films, "columns": columns}, segments={"items": [1]})
     assert set(names) - set(segments) == {"raw_items", "items", "item_titles"}
     assert names["personalize_dataset"] == {"interactions", "items"}
     assert names["recommendations"] - plain["recommendations"] == {"item_titles"}
     assert names["user_segments"] == {"segment_solution_version", "item_titles"}
-    titles = assets(items={"source": "movielens://ml-100k/u.item"})
+    titles = assets(items={**films, "columns": {"item": "movieID", "title": "title"}})
     assert set(titles) - set(plain) == {"raw_items", "item_titles"}
     metadata_only = assets(items=ITEMS)
     assert set(metadata_only) - set(plain) == {"raw_items", "items"}

@@ -18,7 +18,6 @@ from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.preparation.items import ItemsLayout, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.sources.movielens import KNOWN_ITEMS
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.pipeline.test_pipeline import stale
@@ -447,14 +446,16 @@ def test_an_unreadable_file_is_reported(tmp_path: Path, text: str, message: str)
     assert message in str(error.value)
 
 
-def test_the_known_files_are_read_as_known(tmp_path: Path) -> None:
+def test_films_are_read_with_their_genres(tmp_path: Path) -> None:
     path = tmp_path / "movies.dat"
     path.write_bytes(generator.FILES["movies.dat"]())
-    read = parse_items(RawFile(path, "movies.dat"), KNOWN_ITEMS["sample://hetrec/movies.dat"])
+    layout = ItemsLayout(None, "movieID", "title", categories={"GENRES": "genres"})
+    read = parse_items(RawFile(path, "movies.dat"), layout)
     assert read.bad.total == 0
     assert read.metadata.height == 10_109
     small = real_data("ml-latest-small") / "movies.csv"
-    read = parse_items(RawFile(small, "m"), KNOWN_ITEMS["movielens://ml-latest-small/movies.csv"])
+    layout = ItemsLayout(None, "movieId", "title", categories={"GENRES": "genres"})
+    read = parse_items(RawFile(small, "m"), layout)
     assert (read.rows, read.bad.total) == (9_742, 0)
     assert read.titles.row(0) == ("1", "Toy Story (1995)")
     assert read.metadata.row(0) == ("1", "Adventure|Animation|Children|Comedy|Fantasy")

@@ -92,7 +92,7 @@ def test_layouts(tmp_path: Path, content: str, layout: Layout) -> None:
 def test_timestamps_become_seconds(
     tmp_path: Path, declared_unit: str, times: tuple[int, int], unit: str, seconds: list[int]
 ) -> None:
-    layout = COMMA.with_declared(None, declared_unit)
+    layout = replace(COMMA, timestamp_unit=declared_unit)
     lines, result = prepare(tmp_path, HEADER + "".join(f"1,2,5,{time}\n" for time in times), layout)
     assert result.timestamp_unit == unit
     assert [int(line.split(",")[2]) for line in lines[1:]] == seconds

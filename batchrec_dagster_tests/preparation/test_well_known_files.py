@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import sqlite3
+import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
@@ -87,6 +88,14 @@ def write_last_fm(root: Path) -> list[str]:
     return [*UNDATED, f'u2,"""Weird Al",{CONSTANT_TIME},rating']
 
 
+def write_movielens(root: Path) -> list[str]:
+    lines = [f"u1,i1,4.0,{SECONDS}", f"u2,i2,3.5,{SECONDS}", f"u2,i1,3.0,{SECONDS}"]
+    with zipfile.ZipFile(root / "ml.zip", "w") as archive:
+        text = "\n".join(["userId,movieId,rating,timestamp", *lines])
+        archive.writestr("ml-latest-small/ratings.csv", text)
+    return DATED
+
+
 def write_retail_rocket(root: Path) -> list[str]:
     events = [
         ("u1", "transaction", "i1", 7),
@@ -145,6 +154,7 @@ SHAPES: dict[str, Callable[[Path], list[str]]] = {
     "Excel": write_excel,
     "Google Sheets": write_google_sheet,
     "Last.fm 360K": write_last_fm,
+    "MovieLens": write_movielens,
     "RetailRocket": write_retail_rocket,
     "Snowflake unload": write_snowflake,
     "SQLite": write_sqlite,
@@ -161,8 +171,12 @@ def test_the_table_has_these_shapes() -> None:
 def test_a_shape_of_the_table(tmp_path: Path, shape: str) -> None:
     expected_lines = SHAPES[shape](tmp_path)
     attributes = yaml.safe_load(read_documented_shapes()[shape])
+    # What is on the web stands in a file here.
+    source = attributes["ratings"]["source"]
     if shape == "Google Sheets":
         attributes["ratings"]["source"] = "sheet"
+    elif shape == "MovieLens":
+        attributes["ratings"]["source"] = f"ml.zip!/{source.partition('!/')[2]}"
     pipeline = Pipeline.model_validate({"name": "shop", **attributes})
     interactions_file = tmp_path / "interactions.csv"
     context = SourceContext(ObjectStore({"lake": tmp_path}), tmp_path, tmp_path / "in", generator)

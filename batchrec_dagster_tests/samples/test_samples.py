@@ -1,23 +1,12 @@
 import hashlib
-import io
-import zipfile
 from datetime import date, datetime
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
 
-from batchrec_dagster.preparation.layout import Layout
-from batchrec_dagster.preparation.sources import download as downloads
-from batchrec_dagster.preparation.sources import movielens
-from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.sources.web_request import DownloadError
 from batchrec_dagster.samples import generator
-from batchrec_dagster_tests.web_server import Page, serving
-
-MD5 = "0e33842e24a9c977be4e0107933c0723"
 
 
 @pytest.fixture(scope="module")
@@ -181,109 +170,3 @@ def test_every_movie_has_a_unique_title(ratings: pl.DataFrame, movies: pl.DataFr
     assert movies["title"].str.len_chars().min() > 3  # type: ignore[operator]
     assert movies["genres"].str.len_chars().min() > 2  # type: ignore[operator]
     assert movies["year"].is_between(1915, 2008).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("hetrec2011", "75\t3\t1\t1162160236000"),
-        ("ml-latest-small", "1,1,4.0,964982703"),
-        ("ml-25m", "1,296,5.0,1147880044"),
-        ("ml-32m", "1,17,4.0,944249077"),
-        ("ml-1m", "1::1193::5::978300760"),
-        ("ml-100k", "196\t242\t3\t881250949"),
-    ],
-)
-def test_each_layout_fits_its_file(name: str, line: str) -> None:
-    layout = parse_source(f"movielens://{name}").layout
-    assert layout is not None
-    fields = line.split(layout.delimiter)
-    assert len(fields) == 4
-    if not layout.has_header:
-        assert (layout.user, layout.item, layout.rating, layout.timestamp) == (1, 2, 3, 4)
-    assert layout.timestamp_unit == ("ms" if len(fields[3]) == 13 else "s")
-
-
-def test_layouts_name_the_columns_of_the_headers() -> None:
-    csv = Layout(",", "userId", "movieId", "rating", "timestamp", "s")
-    assert parse_source("movielens://ml-latest-small").layout == csv
-    assert parse_source("movielens://ml-25m").layout == csv
-    assert parse_source("movielens://ml-32m").layout == csv
-    dat = Layout("\t", "userID", "movieID", "rating", "timestamp", "ms")
-    assert (
-        parse_source("movielens://hetrec2011").layout
-        == parse_source("sample://hetrec").layout
-        == dat
-    )
-
-
-def zip_member(name: str, content: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, content)
-    return file.getvalue()
-
-
-def hash_md5(content: bytes) -> str:
-    return hashlib.md5(content).hexdigest()
-
-
-@pytest.mark.parametrize("text", ["MD5 ({file}) = {md5}\n", "{md5}  {file}\n", "{md5}"])
-@pytest.mark.parametrize("name", [name for name in movielens.ARCHIVES if name != "hetrec2011"])
-def test_an_archive_is_downloaded_once_and_verified(
-    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    published_set = movielens.ARCHIVES[name]
-    content = zip_member(published_set.ratings, b"1\n")
-    checksum = text.format(md5=hash_md5(content).upper(), file="a.zip").encode()
-    monkeypatch.setenv("no_proxy", "*")
-    with serving() as web:
-        monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address + "/")
-        web.pages[f"/{published_set.address}"] = Page(content)
-        web.pages[f"/{published_set.address}.md5"] = Page(checksum)
-        archive = movielens.ARCHIVES[name].fetch(tmp_path)
-        requests_before = len(web.requests)
-        assert archive.read_bytes() == content
-        assert movielens.ARCHIVES[name].fetch(tmp_path) == archive
-        assert len(web.requests) == requests_before == 2
-
-
-def test_an_archive_with_a_wrong_checksum_is_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    with serving() as web:
-        monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
-        web.pages["/movielens/ml-1m.zip"] = Page(b"damaged")
-        web.pages["/movielens/ml-1m.zip.md5"] = Page(MD5.encode())
-        with pytest.raises(DownloadError, match=r"ml-1m.zip arrived damaged and was deleted"):
-            movielens.ARCHIVES["ml-1m"].fetch(tmp_path)
-        web.pages["/movielens/ml-1m.zip.md5"] = Page(b"<html>a portal</html>")
-        with pytest.raises(DownloadError, match=r"no MD5 checksum in .*ml-1m.zip.md5"):
-            movielens.ARCHIVES["ml-1m"].fetch(tmp_path)
-    assert not list(tmp_path.glob("*.zip"))
-    assert not list(tmp_path.glob("*.part"))
-
-
-def test_an_archive_without_a_checksum_is_accepted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    with serving() as web:
-        monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
-        web.pages["/movielens/ml-100k.zip"] = Page(b"content")
-        assert movielens.ARCHIVES["ml-100k"].fetch(tmp_path).read_bytes() == b"content"
-        assert "no published checksum" in caplog.text
-        web.pages["/hetrec2011/hetrec2011-movielens-2k-v2.zip"] = Page(b"hetrec")
-        assert movielens.ARCHIVES["hetrec2011"].fetch(tmp_path).read_bytes() == b"hetrec"
-        assert web.requests[-1][0].endswith(".zip")
-
-
-def test_a_missing_archive_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(downloads, "PAUSE", 0)
-    with serving() as web:
-        monkeypatch.setenv(movielens.BASE_URL_VARIABLE, web.address)
-        with pytest.raises(DownloadError, match=r"there is no .*hetrec2011.*404"):
-            movielens.ARCHIVES["hetrec2011"].fetch(tmp_path)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]

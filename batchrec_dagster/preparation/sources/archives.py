@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
-from batchrec_dagster.preparation.sources.files import LocalFile
+from batchrec_dagster.preparation.sources.files import LocalFile, S3File, WebFile
 from batchrec_dagster.preparation.sources.limits import LimitError
 from batchrec_dagster.preparation.sources.source import EMPTY, File, FileDescription, SourceContext
 from batchrec_dagster.storage.durable import read_pieces, temporary_folder
@@ -19,35 +17,20 @@ from batchrec_dagster.storage.durable import read_pieces, temporary_folder
 THE_ONLY_FILE = ""
 
 
-class Archive(Protocol):
-    """A whole archive, which must be read for any of its files."""
-
-    def describe(self, context: SourceContext) -> FileDescription:
-        """What is known of the archive without reading it."""
-
-    def path(self, context: SourceContext) -> Path:
-        """The archive as a file on this machine."""
-
-    def remove_downloads(self, context: SourceContext) -> None:
-        """Remove the archive from the cache."""
+# A whole archive, which must be read for any of its files.
+Archive = LocalFile | S3File | WebFile
 
 
 @dataclass(frozen=True)
 class Member(File):
-    """`ARCHIVE.zip!/path/in/it.csv`, `BOOK.xlsx!/SHEET`, `SHOP.sqlite!/TABLE`, or a file of a
-    published data set."""
+    """`ARCHIVE.zip!/path/in/it.csv`, `BOOK.xlsx!/SHEET` or `SHOP.sqlite!/TABLE`."""
 
     archive: Archive
     member: str
-    known_layout: Layout | None = None
 
     @property
     def name(self) -> str:
         return self.member or re.sub(r"(?i)\.zip$", "", self.text.partition("?")[0])
-
-    @property
-    def layout(self) -> Layout | None:
-        return self.known_layout
 
     def describe(self, context: SourceContext) -> FileDescription:
         description = self.archive.describe(context)

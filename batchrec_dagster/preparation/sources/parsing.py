@@ -5,25 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from batchrec_dagster.preparation.sources.archives import THE_ONLY_FILE, Member
+from batchrec_dagster.preparation.sources.archives import THE_ONLY_FILE, Archive, Member
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.delta_table import DeltaTable
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File, WebFile
-from batchrec_dagster.preparation.sources.movielens import GeneratedFile, parse_movielens
+from batchrec_dagster.preparation.sources.sample import GeneratedFile
 from batchrec_dagster.preparation.sources.source import File, RatingsSource, hide_query, name_errors
 
 SCHEMES: dict[str, Callable[[str], File]] = {
     "asset": AssetRows.parse,
     "http": WebFile.parse,
     "https": WebFile.parse,
-    "movielens": parse_movielens,
     "s3": S3File.parse,
     "sample": GeneratedFile.parse,
 }
 ALLOWED = (
-    "a path, s3://BUCKET/KEY, https://…, asset://KEY, movielens://NAME, sample://hetrec, or"
-    " sql+env://VARIABLE for a database"
+    "a path, s3://BUCKET/KEY, https://…, asset://KEY, sample://hetrec, or sql+env://VARIABLE"
+    " for a database"
 )
 
 
@@ -60,22 +59,20 @@ def parse_file(text: str) -> File:
         archive, inside, member = text.partition("!/")
         file = _parse_scheme(archive)
         if not inside:
-            if file.name.lower().endswith(".zip") and isinstance(
-                file, LocalFile | S3File | WebFile
-            ):
+            if file.name.lower().endswith(".zip") and isinstance(file, Archive):
                 return Member(text, file, THE_ONLY_FILE)
             return file
         if not member or member.endswith("/"):
             raise FileError("after !/ comes the path of a file in the archive")
-        if not isinstance(file, LocalFile | S3File | WebFile):
-            raise FileError("write another file of the data set after a slash, without !")
+        if not isinstance(file, Archive):
+            raise FileError("!/ is for a file in an archive: leave out !/ and what follows")
         return Member(text, file, member)
 
 
 def _parse_scheme(text: str) -> File:
     scheme, separator, _ = text.partition("://")
     if not separator:
-        if re.match(r"(s3|https?|sample|movielens):", text):
+        if re.match(r"(s3|https?|sample):", text):
             raise FileError("write two slashes after the colon")
         return LocalFile(text)
     if scheme not in SCHEMES:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.web_request import DownloadError, safe_url
 from batchrec_dagster.storage.durable import temporary_folder
@@ -101,11 +100,6 @@ class RatingsSource(ABC):
     def display_name(self) -> str:
         """As declared, without the query of a URL, which may be a secret: for logs, metadata and
         messages."""
-
-    @property
-    def layout(self) -> Layout | None:
-        """The layout of known ratings (sample://, movielens://), None for any other source."""
-        return None
 
     @abstractmethod
     def files(self, context: SourceContext) -> list[ListedFile]:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.preparation.sources import download as downloads
-from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.preparation.sources.support import Place
 from batchrec_dagster_tests.web_server import Web, serving
@@ -24,5 +23,4 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(downloads, "PAUSE", 0)
     with serving() as server:
-        monkeypatch.setenv(movielens.BASE_URL_VARIABLE, server.address)
         yield server

@@ -1,63 +1,24 @@
-"""Samples, published sets, and what is no source."""
+"""The sample, and what is no source."""
 
-import hashlib
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.sources import movielens
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.source import safe_filename
 from batchrec_dagster.samples import generator
 from batchrec_dagster_tests.preparation.sources.support import (
-    CONTENT,
     Place,
-    zip_members,
 )
-from batchrec_dagster_tests.support import real_data
-from batchrec_dagster_tests.web_server import Page, Web
-
-
-def test_a_real_set_is_copied_whole_and_laid_out_as_known(place: Place) -> None:
-    file = real_data("ml-latest-small/ratings.csv")
-    content = place.copy_content(str(file))
-    assert hashlib.sha256(content).digest() == hashlib.sha256(file.read_bytes()).digest()
-    layout = parse_source("movielens://ml-latest-small").layout
-    assert layout is not None
-    columns = [layout.user, layout.item, layout.rating, layout.timestamp]
-    assert content.splitlines()[0].decode().split(layout.delimiter) == columns
 
 
 def test_the_sample_is_a_source(place: Place) -> None:
     assert place.copy_content("sample://hetrec/movies.dat") == generator.FILES["movies.dat"]()
     assert place.find_filename("sample://hetrec") == "user_ratedmovies-timestamps.dat"
     assert place.compute_fingerprint("sample://hetrec") == generator.FINGERPRINT
-    assert parse_source("sample://hetrec").layout == movielens.HETREC
-    assert parse_source("sample://hetrec/movies.dat").layout is None
-
-
-def test_a_movielens_set_and_its_other_files_are_sources(place: Place, web: Web) -> None:
-    content = zip_members(
-        {"ml-latest-small/ratings.csv": CONTENT, "ml-latest-small/movies.csv": b"m"}
-    )
-    web.pages["/movielens/ml-latest-small.zip"] = Page(content)
-    assert place.copy_content("movielens://ml-latest-small") == CONTENT
-    assert place.copy_content("movielens://ml-latest-small/movies.csv") == b"m"
-    assert [path for path, _ in web.requests if path.endswith(".zip")] == [
-        "/movielens/ml-latest-small.zip"
-    ]
-    assert parse_source("movielens://ml-latest-small/movies.csv").layout is None
-
-
-def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> None:
-    assert place.find_filename("movielens://ml-100k") == "u.data"
-    assert place.compute_fingerprint("movielens://ml-100k") != place.compute_fingerprint(
-        "movielens://ml-1m"
-    )
-    assert web.requests == []
 
 
 @pytest.mark.parametrize(
@@ -77,8 +38,7 @@ def test_a_look_at_a_movielens_set_fetches_nothing(place: Place, web: Web) -> No
         ("https://me:secret@host/a.csv", "it has a password in it"),
         ("https://host/my ratings.csv", "a space is %20"),
         ("ml.zip!/", "after !/ comes the path"),
-        ("movielens://ml-1m!/a.csv", "after a slash, without !"),
-        ("movielens://ml-9m", "write movielens:// and one of hetrec2011, ml-latest-small"),
+        ("sample://hetrec!/a.csv", "leave out !/ and what follows"),
         ("sample://movies", "the only sample is sample://hetrec"),
         ("sample://hetrec/tags.dat", "sample://hetrec has the files user_rated"),
     ],
@@ -109,7 +69,7 @@ def test_every_text_is_a_source_or_refused_in_one_line(source: str) -> None:
     assert len((find_refusal(source) or "").splitlines()) <= 1
 
 
-SCHEMES = st.sampled_from(["s3", "http", "https", "sample", "movielens", "ftp", "S3", ""])
+SCHEMES = st.sampled_from(["s3", "http", "https", "sample", "ftp", "S3", ""])
 
 
 @given(SCHEMES, st.text("ab/:@[]!?#%. \\\0é", max_size=20))
