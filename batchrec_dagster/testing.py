@@ -202,12 +202,12 @@ class PipelineRun:
     @property
     def lists(self) -> pl.DataFrame:
         """The published lists: user_id, rank, item_id and further columns."""
-        (only_list,) = self._pipeline.user_list_pipelines
+        (only_list,) = self._pipeline.list_pipelines
         return self._read(only_list)
 
     def lists_of(self, name: str) -> pl.DataFrame:
         """The published lists of one of the pipeline's `lists`. Raises KeyError if it has none."""
-        for list_pipeline in self._pipeline.user_list_pipelines:
+        for list_pipeline in self._pipeline.list_pipelines:
             if list_pipeline.list_name == name:
                 return self._read(list_pipeline)
         raise KeyError(f"{self._pipeline.name} has no list {name}")

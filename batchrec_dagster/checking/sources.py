@@ -92,7 +92,7 @@ def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]
         yield f"{pipeline.name} items", partial(_make_attributes_block, items, ITEM_ROWS)
     if users is not None:
         yield f"{pipeline.name} users", partial(_make_attributes_block, users, USER_ROWS)
-    for list_pipeline in pipeline.user_list_pipelines:
+    for list_pipeline in pipeline.list_pipelines:
         if list_pipeline.batch_users.source is not None:
             yield (
                 f"{list_pipeline.address} batch_users",

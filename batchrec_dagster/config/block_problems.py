@@ -29,7 +29,6 @@ def require_fitting_blocks(declaration: Declaration) -> None:
         _find_missing_columns,
         _find_problems_of_orders,
         _find_blocks_that_lists_replace,
-        _find_problems_of_lists_about_orders,
         _find_settings_that_lists_share,
     ):
         raise_field_errors(find_problems(declaration))
@@ -111,19 +110,6 @@ def _find_blocks_that_lists_replace(declaration: Declaration) -> Iterator[tuple[
     for name in ("recommendations", "sinks", "experiment"):
         if name in declaration.model_fields_set:
             yield (name,), "with `lists`, each list has its own: move it into a list"
-
-
-def _find_problems_of_lists_about_orders(declaration: Declaration) -> Iterator[tuple[Keys, str]]:
-    lists = declaration.lists
-    about_orders = [name for name, settings in lists.items() if settings.about is not None]
-    if about_orders and declaration.similar_items is None:
-        for name in about_orders:
-            yield (
-                ("lists", name, "about"),
-                "needs the block similar_items, which says what goes with each item: add it",
-            )
-    elif about_orders and len(about_orders) == len(lists):
-        yield ("lists",), "declare a list without `about` too, which the model makes"
 
 
 def _find_settings_that_lists_share(declaration: Declaration) -> Iterator[tuple[Keys, str]]:

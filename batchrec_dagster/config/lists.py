@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.config.list_columns import REASONS
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
-from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.paths import SIMILAR_ITEMS
 
@@ -24,12 +22,6 @@ class ListSettings(RecommendationSettings):
     `recommendations`, and those blocks of the pipeline that may differ from list to list."""
 
     description: str | None = Field(default=None, description="What the list is for.")
-    about: Literal["last_order"] | None = Field(
-        default=None,
-        description="last_order: what goes with what a person bought last, by similar_items, in"
-        " place of what the model recommends. It needs no batch inference job. People who bought"
-        " nothing get no list.",
-    )
     users: BatchUsers | None = Field(
         default=None, description="Who gets this list. Default: the pipeline's batch_users."
     )
@@ -47,31 +39,6 @@ class ListSettings(RecommendationSettings):
         default=None, description="An experiment on the users of this list."
     )
     sinks: Sinks = Field(default_factory=Sinks, description="Where this list is used.")
-
-    @model_validator(mode="after")
-    def _settings_fit_what_it_is_about(self) -> Self:
-        if self.about is None:
-            return self
-        reasons = {
-            "filter": "this list is made without Personalize's filters: write a condition in rules",
-            "filter_values": "this list is made without Personalize's filters",
-            "exploration_weight": "this list is made of similar_items, which explore nothing",
-            "newcomers": "who bought nothing has no last order, and no such list",
-            "experiment": "experiments compare lists of the model",
-            "gate": "there is no model to measure: similar_items has a gate of its own",
-        }
-        problems: dict[tuple[str, ...], str] = {
-            (name,): f"{reason}: leave it out, or leave out about"
-            for name, reason in reasons.items()
-            if name in self.model_fields_set
-        }
-        if set(self.columns or ()) & set(REASONS):
-            problems["columns",] = (
-                "the reason is always the last order: leave out reason and reason_item"
-            )
-        if problems:
-            raise build_field_errors(problems)
-        return self
 
     @property
     def recommendations(self) -> RecommendationSettings:

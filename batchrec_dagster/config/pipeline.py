@@ -18,7 +18,6 @@ from batchrec_dagster.config.lists import ListSettings
 from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.validation import build_field_errors
-from batchrec_dagster.explanations.last_orders import OrderSettings
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,
@@ -74,28 +73,7 @@ class Pipeline(Declaration):
         """
         if not self.lists:
             return [self.whole]
-        return [
-            self.whole._narrow_to(name, settings)
-            for name, settings in self.lists.items()
-            if settings.about is None
-        ]
-
-    @property
-    def after_order_pipelines(self) -> list[Self]:
-        """This pipeline, narrowed to each list that is about a person's last order.
-
-        They are lists of users too, which similar items make and not the model.
-        """
-        return [
-            self.whole._narrow_to(name, settings)
-            for name, settings in self.lists.items()
-            if settings.about is not None
-        ]
-
-    @property
-    def user_list_pipelines(self) -> list[Self]:
-        """This pipeline, narrowed to each list of users, whether the model makes it or not."""
-        return [*self.list_pipelines, *self.after_order_pipelines]
+        return [self.whole._narrow_to(name, settings) for name, settings in self.lists.items()]
 
     @property
     def similar_items_pipeline(self) -> Self | None:
@@ -112,7 +90,7 @@ class Pipeline(Declaration):
         """This pipeline, narrowed to each table that it publishes: its lists and similar items."""
         similar_items = self.similar_items_pipeline
         others = [similar_items] if similar_items is not None else []
-        return [*self.user_list_pipelines, *others]
+        return [*self.list_pipelines, *others]
 
     def _narrow_to(self, name: str, settings: ListSettings | SimilarItems) -> Self:
         own_blocks: dict[str, Any] = {
@@ -166,12 +144,6 @@ class Pipeline(Declaration):
     def is_of_items(self) -> bool:
         """Whether it is narrowed to the lists of similar items, which items have, not users."""
         return self._list_name == SIMILAR_ITEMS
-
-    @property
-    def is_about_orders(self) -> bool:
-        """Whether it is narrowed to a list about a person's last order, which no model makes."""
-        settings = self.lists.get(self._list_name or "")
-        return settings is not None and settings.about is not None
 
     @property
     def published_asset(self) -> str:
@@ -332,13 +304,6 @@ class Pipeline(Declaration):
         if recipe is not None:
             recipes_by_asset["similar_items_solution_version"] = {recipe: {}}
         return recipes_by_asset
-
-    @property
-    def order_settings(self) -> OrderSettings:
-        """What the last order of a person is, in lists about it."""
-        of_similar_items = self.similar_items.events if self.similar_items is not None else None
-        events = of_similar_items or self.solution.target_events or None
-        return OrderSettings(events, has_numbers=self.has_orders)
 
     @property
     def similar_items_recipe(self) -> str | None:

@@ -17,7 +17,6 @@ from batchrec_dagster.config.declaration_errors import (
 )
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.pipeline.assets.after_order import after_order_lists
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw import raw_ratings
@@ -135,7 +134,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
         report: whether the outcomes and reports are among them.
         """
-        user_lists = self.user_list_pipelines
+        user_lists = self.list_pipelines
         assets = [
             raw_ratings(self),
             interactions(self),
@@ -154,7 +153,6 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
                 user_segments(self, self.segments),
             ]
         assets += self._build_similar_items()
-        assets += [after_order_lists(list_pipeline) for list_pipeline in self.after_order_pipelines]
         return [*assets, *self._build_reports(assets)] if report else assets
 
     def _build_similar_items(self) -> list[dg.AssetsDefinition]:
@@ -171,7 +169,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         is made from."""
         if not is_installed("report"):
             return []
-        list_pipelines = self.user_list_pipelines
+        list_pipelines = self.list_pipelines
         reports = [recommendation_outcomes(list_pipeline) for list_pipeline in list_pipelines]
         folder_of_pipeline = self.key_prefix
         for list_pipeline in list_pipelines:

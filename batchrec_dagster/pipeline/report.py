@@ -16,7 +16,6 @@ import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.explanations.last_orders import LAST_ORDER, OrderSettings
 from batchrec_dagster.outcomes.experiment import summarize_experiment
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
@@ -95,8 +94,7 @@ def build_report(
 ) -> Report:
     """The report of the published table.
 
-    newest_model: its record; empty for lists that no model makes. The published table may be of an
-        older one.
+    newest_model: its record. The published table may be of an older one.
     checks: those whose newest results it shows.
     run_id: the id of this run, to see whether it published the table.
     Raises StorageError.
@@ -117,11 +115,7 @@ def build_report(
     changes = history.compare(baseline, edition) if baseline else None
     ended_runs = remember_ended_runs(work.files, instance)
     nights = list_nights(work.files, ended_runs)
-    rules_section = build_rules_section(
-        edition.about.get("rules"),
-        edition.about.get("filled"),
-        has_model=run.has_model,
-    )
+    rules_section = build_rules_section(edition.about.get("rules"), edition.about.get("filled"))
     sections = [
         build_checks_section(run.checks, _name_missing_checks(run.checks, checks)),
         build_data_section(
@@ -152,7 +146,7 @@ def _describe_run(
 ) -> ReportedRun:
     """The run that published the edition, as far as its metadata and records know it.
 
-    newest_model: its record; empty for lists that no model makes.
+    newest_model: its record.
     baseline: the edition that it is compared with; None without one.
     checks: the newest result of each check.
     run_id: the id of this run, to see whether it published the edition.
@@ -176,7 +170,7 @@ def _describe_run(
         recent=recent,
         checks=checks,
         # A run may have prepared data that it did not import, or whose lists were refused.
-        earlier_data=model["data_version"] != _find_data_version(work),
+        earlier_data=model["data_version"] != compute_data_version(work),
         training_time=_find_training_time(model),
         engine=model.get("engine", ReportedRun.engine),
         evidence=Evidence.read(model.get("evidence", {})),
@@ -185,7 +179,7 @@ def _describe_run(
         target_events=target_events,
         uncounted=(
             ""
-            if target_events or pipeline.is_about_orders
+            if target_events
             else describe_counted_events(pipeline.solution.target_events, None, model.get("engine"))
         ).strip(),
         edition=edition.number,
@@ -235,13 +229,6 @@ def _name_missing_checks(
     ]
 
 
-def _find_data_version(work: Work) -> str:
-    """The version of the data that lists made now would be of. Raises StorageError."""
-    if work.pipeline.is_about_orders:
-        return work.files.interactions_version()
-    return compute_data_version(work)
-
-
 def _find_similar_items(work: Work) -> PublishedResults | None:
     """The published lists of similar items; None if the pipeline declares none, or has published
     none. Raises StorageError."""
@@ -284,7 +271,7 @@ def _read_preparation(
 def build_lists_page(work: Work) -> str:
     """The HTML of the page about all lists of the pipeline. Raises StorageError."""
     pipeline = work.pipeline
-    lists = pipeline.user_list_pipelines
+    lists = pipeline.list_pipelines
     addresses = {list_pipeline.list_name or "": list_pipeline.address for list_pipeline in lists}
     links = link_pages(pipeline.address, addresses)
     summaries = [
@@ -314,7 +301,7 @@ def _link_other_pages(pipeline: Pipeline) -> list[PageLink]:
         return []
     lists = {
         list_pipeline.list_name or "": list_pipeline.address
-        for list_pipeline in pipeline.user_list_pipelines
+        for list_pipeline in pipeline.list_pipelines
     }
     return link_pages(pipeline.address, {"All lists": pipeline.name, **lists})
 
@@ -421,7 +408,6 @@ def _open_tables(
 
     edition: that of the recommendations.
     """
-    orders = edition.about.get(LAST_ORDER)
     pipeline, storage, keys = work.pipeline, work.storage, work.pipeline.storage_keys
     with ExitStack() as stack:
 
@@ -446,6 +432,4 @@ def _open_tables(
             categories=list_categories(pipeline),
             segments=read_parquet(keys.user_segments) if pipeline.segments else None,
             similar_items=None if similar_items is None else similar_items.files.table.read()[1],
-            orders=None if orders is None else OrderSettings.from_json(orders),
-            orders_until=edition.about.get("data_until"),
         )

@@ -79,7 +79,7 @@ def _record(context: dg.AssetExecutionContext, ending: Ending, checks: Sequence[
     step, root_run = context.asset_key.path[-1], find_root_run(context)
     with suppress(StorageError):
         # The model whose lists were not published.
-        is_measured = step == PUBLISHING_STEP and ending == "refused" and _has_model(context)
+        is_measured = step == PUBLISHING_STEP and ending == "refused"
         ndcg = read_ndcg(files.record("solution_version")) if is_measured else None
         UnpublishedRuns(files).add(
             UnpublishedRun(
@@ -95,12 +95,6 @@ def _record(context: dg.AssetExecutionContext, ending: Ending, checks: Sequence[
                 seconds=measure_seconds(find_run_start(context)),
             )
         )
-
-
-def _has_model(context: dg.AssetExecutionContext) -> bool:
-    """Whether a model makes the asset; none makes lists about orders."""
-    upstream = context.assets_def.asset_deps[context.asset_key]
-    return any(key.path[-1] == "solution_version" for key in upstream)
 
 
 def _find_files(context: dg.AssetExecutionContext) -> PipelineFiles | None:

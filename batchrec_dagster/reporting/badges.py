@@ -91,15 +91,14 @@ def judge_concentration(facts: VerdictFacts) -> Badge | None:
     )
 
 
-def judge_short_lists(short: int, lists: int, few: float = FEW_SHORT_LISTS) -> Badge | None:
+def judge_short_lists(short: int, lists: int) -> Badge | None:
     """Whether rules left few lists short; None without lists.
 
     short: how many lists they left short.
     lists: how many lists there are.
-    few: up to which share of the lists that is few.
     """
     if not lists:
         return None
-    if short <= few * lists:
-        return Badge("good", f"at most {few:.0%} of the lists")
-    return Badge("watch", f"more than {few:.0%} of the lists")
+    if short <= FEW_SHORT_LISTS * lists:
+        return Badge("good", f"at most {FEW_SHORT_LISTS:.0%} of the lists")
+    return Badge("watch", f"more than {FEW_SHORT_LISTS:.0%} of the lists")

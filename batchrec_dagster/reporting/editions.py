@@ -171,8 +171,7 @@ def compare_editions(
         settings=find_changed_settings(old, new),
         data=_find_changed_data(old_data, new_data),
         metrics=[*_find_changed_metrics(old, new)],
-        # Lists about orders have no metrics, which could be measured on other interactions.
-        comparable=new.about.get("recipe", "") is None or not explain_incomparability(old, new),
+        comparable=not explain_incomparability(old, new),
         overlap=float(overlaps.mean()) if len(overlaps) else None,  # type: ignore[arg-type]
         compared=len(users_compared),
         same_lists=int((overlaps == 1).sum()),

@@ -45,8 +45,8 @@ class ReportedRun:
     description: str | None
     source: str
     """The source of the ratings, without secrets."""
-    recipe: str | None
-    """The recipe of the model; None for lists about orders, which no model makes."""
+    recipe: str
+    """The recipe of the model."""
     report_time: datetime
     """When the report was made."""
     solution_version: str
@@ -104,11 +104,6 @@ class ReportedRun:
     """Which published lists of similar items the page shows, in words; empty if there are none."""
     other_pages: Sequence[PageLink] = ()
     """The pages of the pipeline's other lists, and the page about all of them."""
-
-    @property
-    def has_model(self) -> bool:
-        """Whether a model made the lists."""
-        return self.recipe is not None
 
     @property
     def tested(self) -> Evidence | None:
@@ -179,7 +174,6 @@ class Facts(Tallies):
             last=self.data.last,
             tested=tested.users if tested else None,
             target_events=self.run.target_events,
-            has_model=self.run.has_model,
         )
 
     @property
@@ -239,7 +233,6 @@ class Facts(Tallies):
             target_events=run.target_events,
             uncounted=run.uncounted,
             restored=run.restored,
-            has_model=run.has_model,
             overruled=run.overruled,
         )
 

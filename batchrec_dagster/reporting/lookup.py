@@ -18,7 +18,6 @@ from batchrec_dagster.explanations.item_overlaps import (
     find_best_explanations,
     find_similar_items,
 )
-from batchrec_dagster.explanations.last_orders import LAST_ORDER, OrderSettings, find_last_orders
 from batchrec_dagster.explanations.list_reasons import BECAUSE
 from batchrec_dagster.outcomes.measured_popularity import describe_window
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
@@ -74,14 +73,6 @@ class ExplainedItem:
 
 
 @dataclass(frozen=True)
-class OrderedItem:
-    """An item of a user's last order."""
-
-    item: str
-    title: str | None
-
-
-@dataclass(frozen=True)
 class UserDetails:
     """What a pipeline knows of a user."""
 
@@ -105,8 +96,6 @@ class UserDetails:
     """When the edition was live that was asked for; None if the published one is shown."""
     notes: list[str] = field(default_factory=list)
     """What to know about a past list and its explanations, in sentences."""
-    last_order: list[OrderedItem] | None = None
-    """What the user ordered last, newest first, if the list is about that; None for other lists."""
 
 
 @dataclass(frozen=True)
@@ -251,16 +240,12 @@ def _find_user(
         .to_list()
     )
     about = published.edition.about if published.edition else {}
-    last_order = _find_last_order(interactions_of_user, user, about)
-    if last_order is not None:
-        latest = last_order
     reasons = _read_reasons(table, about)
     explanations = _explain_rows(_sample_users(interactions, size), table, reasons, latest)
     latest_interactions = interactions_of_user.head(HISTORY)
     explaining_items = [because for because, _ in explanations]
     titles = published.read_titles(
         [*latest_interactions.get_column(ITEM_ID), *listed_items, *explaining_items]
-        + (last_order or [])
     )
     if published.chosen_edition is not None and "title" in table.columns:
         # As the person saw it then.
@@ -281,9 +266,6 @@ def _find_user(
         failure=failure,
         edition=published.edition.number if published.edition else 0,
         arm=_find_arm(published, user, table),
-        last_order=None
-        if last_order is None
-        else [OrderedItem(item, titles.get(item)) for item in last_order],
     )
 
 
@@ -336,26 +318,6 @@ def _list_explained_items(
             rows, reasons, explanations, strict=True
         )
     ]
-
-
-def _find_last_order(
-    interactions_of_user: pl.DataFrame, user: str, about: Mapping[str, Any]
-) -> list[str] | None:
-    """The items of the user's last order, newest first; None if the lists are not about that.
-
-    interactions_of_user: the newest first.
-    about: the metadata of the edition.
-    """
-    if LAST_ORDER not in about:
-        return None
-    orders = find_last_orders(
-        interactions_of_user.lazy(),
-        pl.Series([user]),
-        OrderSettings.from_json(about[LAST_ORDER]),
-        about.get("data_until"),
-    )
-    items = interactions_of_user.get_column(ITEM_ID).unique(maintain_order=True)
-    return items.filter(items.is_in(orders.get_column("item_id").implode())).to_list()
 
 
 def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> str | None:

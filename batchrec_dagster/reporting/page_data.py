@@ -19,7 +19,7 @@ def pack_people(people: People) -> dict[str, Any]:
     missing if no item has any. Of the neighbours there are only those of items that have some, by
     the item's place. `people` has the rows of People.people, in whose histories each day but the
     newest is the number of days before the interaction that precedes it. `similar` is
-    People.similar_items, and `orders` is People.last_orders; each is missing if that is None.
+    People.similar_items, and is missing if that is None.
     """
     data: dict[str, Any] = {
         "items": _pack_items(people.items),
@@ -30,8 +30,6 @@ def pack_people(people: People) -> dict[str, Any]:
     }
     if people.similar_items is not None:
         data["similar"] = people.similar_items
-    if people.last_orders is not None:
-        data["orders"] = people.last_orders
     return data
 
 

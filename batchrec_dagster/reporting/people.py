@@ -15,7 +15,6 @@ from batchrec_dagster.explanations.item_overlaps import (
     choose_counted_users,
     find_best_explanations,
 )
-from batchrec_dagster.explanations.last_orders import find_last_orders
 from batchrec_dagster.explanations.list_reasons import BECAUSE, NEW
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.report_counts import ReportCounts
@@ -73,9 +72,6 @@ class People:
     The position in such a list is the rank. An item that is not in `items` is -1. None if no lists
     of similar items are published.
     """
-    last_orders: list[list[int]] | None = None
-    """The items that each of `people` ordered last, which explain the list; None if the lists are
-    not about that."""
 
 
 def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEOPLE) -> People:
@@ -101,11 +97,8 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
     history_items = _to_arrays(histories_by_user, "column")
     lists_by_user = _group_by_user(lists, items, users_shown)
     listed_items = _to_arrays(lists_by_user, "column")
-    ordered_items = _list_ordered_items(tables, users_shown, items)
-    # What can explain a list: the last order that it is about, or else the whole history.
-    explaining_by_user = history_items if tables.orders is None else ordered_items
     explanations, neighbours_by_item = find_best_explanations(
-        matrix, explaining_by_user, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
+        matrix, history_items, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
     )
     explanations = _keep_reasons(explanations, _to_arrays(lists_by_user, "reason"))
 
@@ -116,9 +109,7 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
         np.array([neighbour for neighbour, _ in pairs_of_item], np.int64)
         for pairs_of_item in neighbours_by_item.values()
     ]
-    items_used = _order_items(
-        [*recent_items, *listed_items, *explaining_items, *ordered_items, *neighbours]
-    )
+    items_used = _order_items([*recent_items, *listed_items, *explaining_items, *neighbours])
     # The places of the items in People.items. No item is -1, and what stands in its place is -2 and
     # -3, which are the places of the last three values.
     places = np.full(len(items) + 3, -1)
@@ -159,19 +150,7 @@ def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEO
         similar_items=None
         if tables.similar_items is None
         else _collect_similar_items(tables.similar_items, described_items),
-        last_orders=None
-        if tables.orders is None
-        else [places[items_of_user].tolist() for items_of_user in ordered_items],
     )
-
-
-def _list_ordered_items(tables: RunTables, users: pl.Series, items: pl.Series) -> list[Indices]:
-    """The indices of the items of each user's last order; empty if lists are not about orders."""
-    if tables.orders is None:
-        return []
-    orders = find_last_orders(tables.interactions, users, tables.orders, tables.orders_until)
-    orders_by_user = _group_by_user(orders.rename({"item_id": "item"}), items, users)
-    return _to_arrays(orders_by_user, "column")
 
 
 def _keep_reasons(

@@ -35,8 +35,6 @@ class Provenance:
     """How many users the metrics were measured on."""
     target_events: Sequence[str] = ()
     """The types of events that the metrics count alone; all if empty."""
-    has_model: bool = True
-    """Whether a model made the lists; none makes those about orders."""
 
     @classmethod
     def of_edition(cls, about: Mapping[str, Any]) -> Self:
@@ -47,17 +45,11 @@ class Provenance:
             source=about.get("source"),
             tested=None if tested is None else int(tested),
             target_events=about.get("target_events") or (),
-            has_model=about.get("recipe", "") is not None,
         )
 
     @property
     def lines(self) -> dict[str, str]:
         """The provenance in words, by label."""
-        if not self.has_model:
-            return {
-                "Made of": "similar items of what each person ordered last",
-                "Data": self._describe_data(),
-            }
         return {
             "Model": self._describe_model(),
             "Data": self._describe_data(),

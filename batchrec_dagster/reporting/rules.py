@@ -7,18 +7,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from batchrec_dagster.reporting.badges import FEW_SHORT_LISTS, judge_short_lists
+from batchrec_dagster.reporting.badges import judge_short_lists
 from batchrec_dagster.reporting.sections import Figure, ReportSection, Tile, format_count
-from batchrec_dagster.reporting.verdict import MANY_SHORT_SHARE
 
 RULE_COLUMNS = ("rule", "results left out", "rows added", "lists that lack it", "lists emptied")
 _TEXT = (
     "recommendations.rules were applied in this order to the results of the model, of which more"
     " were asked for than a list has. What they left short was filled with popular items."
-)
-_TEXT_WITHOUT_MODEL = (
-    "The rules were applied in this order to what goes with the last orders. What they left short"
-    " was filled with popular items."
 )
 
 
@@ -55,31 +50,23 @@ def _align_numbers(rows: Sequence[Sequence[str]]) -> list[list[str | Markup]]:
 def build_rules_section(
     rules: Sequence[Mapping[str, Any]] | None,
     filled: Mapping[str, int] | None,
-    *,
-    has_model: bool = True,
 ) -> ReportSection | None:
     """The section; None if no rules made the lists.
 
     rules, filled: as an edition's metadata have them; None where they do not.
-    has_model: whether a model made the lists, and not similar items of last orders.
     """
     if not rules:
         return None
     tiles = []
     if filled is not None:
-        results = "of the model's results" if has_model else "items that go with the last order"
         tiles.append(
             Tile(
                 "rules_short_lists",
                 "Lists that rules left short",
                 format_count(filled["short_of_model"]),
-                f"of {filled['lists']:,} had too few {results} left."
+                f"of {filled['lists']:,} had too few of the model's results left."
                 f" {filled['popular_rows']:,} popular items fill these.",
-                judge_short_lists(
-                    filled["short_of_model"],
-                    filled["lists"],
-                    FEW_SHORT_LISTS if has_model else MANY_SHORT_SHARE,
-                ),
+                judge_short_lists(filled["short_of_model"], filled["lists"]),
             )
         )
     table = Figure(
@@ -93,5 +80,4 @@ def build_rules_section(
         fold=f"{sum(rule['removed'] for rule in rules):,} results left out,"
         f" {sum(rule['added'] for rule in rules):,} rows added",
     )
-    text = _TEXT if has_model else _TEXT_WITHOUT_MODEL
-    return ReportSection("rules", "Rules", [text], tiles, [table])
+    return ReportSection("rules", "Rules", [_TEXT], tiles, [table])

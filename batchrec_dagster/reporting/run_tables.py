@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from batchrec_dagster.explanations.last_orders import OrderSettings
-
 
 @dataclass(frozen=True)
 class RunTables:
@@ -30,10 +28,6 @@ class RunTables:
     similar_items: pl.LazyFrame | None = None
     """item_id, rank and similar_item_id: the published lists of similar items. None if there are
     none."""
-    orders: OrderSettings | None = None
-    """What the last orders are that the lists are about; None for other lists."""
-    orders_until: int | None = None
-    """The time of the newest interaction that the lists about orders were made from."""
 
     def look_up(self, items: pl.Series, column: str) -> list[str | None]:
         """The values of the items in a column of `titles`; None for an item without one."""

@@ -12,7 +12,6 @@ from batchrec_dagster.reporting.lookup import (
     ItemDetails,
     ItemMatches,
     Neighbour,
-    OrderedItem,
     SimilarItem,
     UserDetails,
 )
@@ -20,9 +19,6 @@ from batchrec_dagster.reporting.past_editions import join_periods
 from batchrec_dagster.reporting.people import shorten_title
 from batchrec_dagster.reporting.summary import format_summary
 from batchrec_dagster.reporting.terminal import Column, TerminalTable, format_time, render
-
-# The heading names this many items of a last order.
-MOST_ORDERED = 5
 
 
 def format_text(
@@ -53,17 +49,8 @@ def _format_user(user: UserDetails, width: int | None) -> str:
         facts.append(f"edition {user.edition}, {join_periods(user.periods)}")
     if user.arm is not None:
         facts.append(f"arm {user.arm} of the experiment")
-    if user.last_order:
-        facts.append(f"last order: {_list_ordered_items(user.last_order)}")
     heading = [f"User {user.user} in {user.pipeline}", *facts, *user.notes]
     return render(heading, [tables], width=width)
-
-
-def _list_ordered_items(items: Sequence[OrderedItem]) -> str:
-    """The titles or ids of the first of these items."""
-    names = [shorten_title(item.title) or item.item for item in items]
-    more = f" and {len(names) - MOST_ORDERED:,} more" if len(names) > MOST_ORDERED else ""
-    return ", ".join(names[:MOST_ORDERED]) + more
 
 
 def _make_history_table(user: UserDetails) -> TerminalTable:
@@ -121,8 +108,6 @@ def _explain_list(user: UserDetails) -> str:
     """What the columns of the list mean, or why there is no list."""
     if user.failure is not None:
         return f"none: Personalize returned an error for this user: {user.failure}"
-    if not user.recommendations and user.last_order is not None:
-        return "none: this user ordered nothing, or nothing goes with the last order"
     if not user.recommendations and user.arm is not None:
         return (
             f"none: this user is in the arm {user.arm}, and the edition has no list for this user"
@@ -134,11 +119,10 @@ def _explain_list(user: UserDetails) -> str:
         )
     if all(entry.reason for entry in user.recommendations):
         return _explain_popular_list(user)
-    explaining_items = "history" if user.last_order is None else "last order"
     note = (
-        f"because of: the item in the {explaining_items} whose audience overlaps most with this"
-        " one's; both: how many people liked both. This shows which items go together, not how"
-        " the model decided."
+        "because of: the item in the history whose audience overlaps most with this one's; both:"
+        " how many people liked both. This shows which items go together, not how the model"
+        " decided."
     )
     padding = ", ".join(f"#{entry.rank}" for entry in user.recommendations if entry.padding)
     if padding:
@@ -153,10 +137,6 @@ def _explain_list(user: UserDetails) -> str:
 
 def _explain_popular_list(user: UserDetails) -> str:
     """Why nothing on the list is of the model."""
-    if user.last_order is not None:
-        return (
-            "Nothing on this list goes with the last order: popular items and pinned ones fill it."
-        )
     if user.arm == "control":
         return (
             "This user is in the control of the experiment, which gets popular items: the history"

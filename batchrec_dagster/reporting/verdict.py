@@ -20,11 +20,6 @@ CONCENTRATED_SHARE, TIMES_HISTORIES = 0.5, 3.0
 # If the share of users without a list, or with a short one, or of rows without a title, is larger
 # than this, somebody should see to it.
 FEW_SHARE = 0.05
-# Lists about orders are often short, as few items go with a small order: more than this share is
-# many.
-MANY_SHORT_SHARE = 0.5
-# What the verdict says of the quality of lists that no model makes.
-NO_MODEL = "these lists are made of similar items, so there is no model to measure"
 # A user with a larger share of the interactions than this, and than this many times an even share,
 # decides which items are popular.
 HEAVY_SHARE, TIMES_EVEN = 0.1, 10
@@ -95,8 +90,6 @@ class VerdictFacts:
     restored: str | None = None
     """Since when readers have these lists again, if they were published before; else None. Readers
     know them, so nothing is compared."""
-    has_model: bool = True
-    """Whether a model made the lists. None makes those about orders, which so have no metrics."""
 
     @property
     def is_untested(self) -> bool:
@@ -148,7 +141,7 @@ def judge_edition(facts: VerdictFacts) -> Verdict:
     reasons = [quality, *_judge_lists(facts)]
     worst_judgement = max((reason.judgement for reason in reasons), key=[*OPENINGS].index)
     explanations = [reason.text for reason in reasons if reason.judgement == worst_judgement]
-    if worst_judgement != "good" and quality.judgement == "good" and facts.has_model:
+    if worst_judgement != "good" and quality.judgement == "good":
         explanations.append(f"apart from that, {quality.text}")
     is_proved = worst_judgement != "good" or quality.is_proved
     opening = OPENINGS[worst_judgement] if is_proved else UNPROVED_OPENING
@@ -166,8 +159,6 @@ def judge_edition(facts: VerdictFacts) -> Verdict:
 
 def judge_quality(facts: VerdictFacts) -> Reason:
     """How the model compares with the most popular items."""
-    if not facts.has_model:
-        return Reason("good", NO_MODEL, is_proved=False)
     if facts.is_untested:
         nobody = NOBODY_TESTED
         if facts.target_events:
@@ -265,7 +256,7 @@ def _judge_lists(facts: VerdictFacts) -> Iterator[Reason]:
             text += f", {facts.failed:,} of them because Personalize returned an error"
         yield Reason(judgement, text)
     short = 0 if facts.full is None else facts.served - facts.full
-    if short > (FEW_SHARE if facts.has_model else MANY_SHORT_SHARE) * facts.served:
+    if short > FEW_SHARE * facts.served:
         yield Reason(
             "watch", f"{short:,} of {facts.served:,} lists have fewer items than requested"
         )
@@ -303,7 +294,7 @@ def is_concentrated(facts: VerdictFacts) -> bool:
 def _is_worse(facts: VerdictFacts) -> bool:
     """Whether the model is worse than the one before, as far as they can be compared."""
     before = facts.before
-    if before is None or before.ndcg is None or before.changed or not facts.has_model:
+    if before is None or before.ndcg is None or before.changed:
         return False
     if facts.unchanged or facts.restored or facts.is_untested:
         return False
@@ -333,7 +324,7 @@ def _compare_with_previous(facts: VerdictFacts) -> str | None:
     if facts.unchanged:
         return f"Unchanged: these are the lists of {facts.unchanged}."
     before = facts.before
-    if before is None or not facts.has_model:
+    if before is None:
         return None
     name = f"edition {before.edition}"
     if before.same_model:

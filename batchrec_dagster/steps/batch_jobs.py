@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import polars as pl
 
@@ -161,16 +161,6 @@ def prepare_batch_job(
         cost=cost,
         among_others=bool(work.pipeline.lists),
     )
-
-
-class LineSource(Protocol):
-    """What has lines of lists: the output of a job, or lists that are made here."""
-
-    def pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """All lines, in order, in pieces. There is at least one piece, which may be empty.
-
-        read: parses the bytes of a piece.
-        """
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.explanations.last_orders import select_events
-from batchrec_dagster.personalize.schemas import ITEM_ID, ORDER_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, ORDER_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 from batchrec_dagster.rules.pairs import Numbers, find_positions
 
@@ -58,7 +57,7 @@ def find_bought_together(
     events: only events of these types count, in any case; None for all.
     """
     if events is not None:
-        interactions = select_events(interactions, events)
+        interactions = _select_events(interactions, events)
     within_seconds = None if within_days is None else within_days * SECONDS_A_DAY
     ids = interactions.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
     ids = ids.sort()
@@ -88,6 +87,14 @@ def find_bought_together(
             score="score",
         )
     )
+
+
+def _select_events(interactions: pl.LazyFrame, events: Sequence[str]) -> pl.LazyFrame:
+    """The interactions of these types, in any case; none if they have no types."""
+    if EVENT_TYPE not in interactions.collect_schema():
+        return interactions.clear()
+    names = [event.lower() for event in events]
+    return interactions.filter(pl.col(EVENT_TYPE).str.to_lowercase().is_in(names))
 
 
 def count_people_of_pairs(rows: pl.DataFrame, within_seconds: int | None) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import polars as pl
 from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.explanations.list_reasons import RESULTS_AT_ONCE
 from batchrec_dagster.personalize.file_formats import read_inference
-from batchrec_dagster.steps.batch_jobs import LineSource, log_progress
+from batchrec_dagster.steps.batch_jobs import JobOutput, log_progress
 from batchrec_dagster.steps.batches import DividedUsers
 from batchrec_dagster.steps.checks import (
     check_items_known,
@@ -43,7 +43,7 @@ LIST_FACTS = (RULES, FILLED, POPULARITY, NEWCOMERS, REASON_COUNTS)
 
 def build_table(
     work: PersonalizeWork,
-    outputs: Sequence[LineSource],
+    outputs: Sequence[JobOutput],
     users: DividedUsers,
     interactions: EditionInteractions,
     table: TableWriter,

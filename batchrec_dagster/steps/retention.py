@@ -268,7 +268,7 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
             yield f"{folder}{MODEL}/"
         # A job made the control's lists until popular items were counted on this side.
         yield f"{folder}{CONTROL}/"
-    user_lists = pipeline.user_list_pipelines
+    user_lists = pipeline.list_pipelines
     if pipeline.lists and all(user_list.has_own_users for user_list in user_lists):
         yield pipeline.whole.storage_keys.all_batch_users
     for user_list in user_lists:

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from batchrec_dagster import published
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.explanations.last_orders import OrderSettings
 from batchrec_dagster.samples import SHOP_PIPELINE
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster_tests.repository.typed_pages import list_code_blocks
@@ -82,24 +81,6 @@ def test_only_what_is_published_is_the_lists_own() -> None:
         ),
         ({"home": {"num_results": 0}}, {}, ("lists", "home", "num_results"), "from 1"),
         (
-            {"home": {}, "after": {"about": "last_order"}},
-            {},
-            ("lists", "after", "about"),
-            "needs the block similar_items",
-        ),
-        (
-            {"after": {"about": "last_order"}},
-            {"similar_items": {"within_days": 7}},
-            ("lists",),
-            "declare a list without `about` too",
-        ),
-        (
-            {"home": {}, "after": {"about": "last_order", "newcomers": "popular"}},
-            {"similar_items": {}},
-            ("lists", "after", "newcomers"),
-            "who bought nothing has no last order",
-        ),
-        (
             {"home": {"gate": {"max_drop": 0.5, "max_shrink": 0.5}}},
             {},
             ("lists", "home", "gate", "max_shrink"),
@@ -148,14 +129,6 @@ def test_a_narrowed_pipeline_knows_the_whole_one() -> None:
     assert newsletter.list_pipelines[1].batch_users == pipeline.batch_users
     assert newsletter.list_pipelines[1].retention == pipeline.retention
     assert newsletter.users_setting == "lists.newsletter.users"
-
-
-def test_the_last_order_is_found_by_number_where_orders_have_one() -> None:
-    lists = {"home": {}, "after": {"about": "last_order"}}
-    by_time = declare(lists, similar_items={"within_days": 7})
-    assert by_time.order_settings == OrderSettings(None, has_numbers=False)
-    by_number = declare(lists, similar_items={"order": "order_id"})
-    assert by_number.order_settings == OrderSettings(None, has_numbers=True)
 
 
 def test_another_code_location_takes_a_list_by_its_address() -> None:

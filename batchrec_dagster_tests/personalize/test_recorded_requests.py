@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import polars as pl
 import pytest
 
 from batchrec_dagster.deployment.resources import LOCAL_ROLE_ARN
@@ -157,15 +156,14 @@ PIPELINES = {
         tags="team=data",
     ),
     # One training, and two jobs: home and app ask for the same users with the same filter. Items
-    # bought together, and the list about orders that is made of them, need no request.
-    "three lists and one about orders": RecordedPipeline(
+    # bought together need no request.
+    "three lists": RecordedPipeline(
         {
             **{name: SHOP[name] for name in ("name", "ratings", "users", "solution")},
             "lists": {
                 "newsletter": {"users": SHOP["batch_users"], "num_results": 6},
                 "home": {"num_results": 12},
                 "app": {"num_results": 5},
-                "thanks": {"about": "last_order", "num_results": 4},
             },
             "similar_items": {"within_days": 7, "events": ["buy"]},
         },
@@ -293,9 +291,7 @@ def test_without_aws_only_what_must_differ_differs(recordings: dict[str, Recordi
 
 
 def test_three_lists_are_one_training_and_two_jobs(recordings: dict[str, Recording]) -> None:
-    operations = Counter(
-        line.split()[0] for line in recordings["three lists and one about orders"].first_on_aws
-    )
+    operations = Counter(line.split()[0] for line in recordings["three lists"].first_on_aws)
     assert operations["CreateSolutionVersion"] == 1
     assert operations["CreateBatchInferenceJob"] == 2
 
@@ -303,20 +299,14 @@ def test_three_lists_are_one_training_and_two_jobs(recordings: dict[str, Recordi
 def test_lists_that_no_job_makes_are_published_in_s3_once(
     recordings: dict[str, Recording], s3: S3Server
 ) -> None:
-    storage = recordings["three lists and one about orders"].storage
-
-    def read(address: str) -> pl.DataFrame:
-        uri = f"{storage}/{StorageKeys(address).recommendations}"
-        edition, lists = PublishedTable(s3.store(), uri).read()
-        # The second run made no other.
-        assert edition.number == 1
-        return lists.collect()
-
-    together, thanks = read("shop/similar_items"), read("shop/thanks")
+    storage = recordings["three lists"].storage
+    uri = f"{storage}/{StorageKeys('shop/similar_items').recommendations}"
+    edition, lists = PublishedTable(s3.store(), uri).read()
+    # The second run made no other.
+    assert edition.number == 1
+    together = lists.collect()
+    assert together.height
     assert together.get_column("score").null_count() == 0
-    assert thanks.height
-    # Without rules, nothing else fills the lists.
-    assert {*thanks.get_column("item_id")} <= {*together.get_column("similar_item_id")}
 
 
 @pytest.mark.parametrize("name", PIPELINES)

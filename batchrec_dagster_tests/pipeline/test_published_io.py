@@ -64,33 +64,6 @@ def test_the_table_is_stored_by_an_io_manager_of_the_project(
     assert exported.height == published["user_id"].n_unique()
 
 
-def test_lists_about_orders_are_stored_by_it_too(
-    first_run: FirstRun, project: Project, instance: dg.DagsterInstance
-) -> None:
-    first_run.copy_to(project, instance)
-    warehouse = project.root / "warehouse"
-    code = WAREHOUSE.format(folder=str(warehouse)).replace("assets=[mailing], ", "")
-    (project.package / "defs" / "warehouse.py").write_text(code)
-    project.declare(
-        declaration(
-            "shop",
-            "ratings.csv",
-            lists={"home": {}, "thanks": {"about": "last_order"}},
-            similar_items={"within_days": 30},
-            assets={"published_io": "warehouse_io"},
-        )
-    )
-    keys = [["shop", "similar_items"], ["shop", "thanks", "recommendations"]]
-    with definitions(project) as defs:
-        result = defs.resolve_job_def("shop_refresh").execute_in_process(
-            instance=instance, asset_selection=[*map(dg.AssetKey, keys)], raise_on_error=False
-        )
-    assert result.success, why(result)
-    folder = project.storage / "shop/lists/thanks/curated/recommendations"
-    published = pl.read_parquet(folder / "recommendations.parquet")
-    assert pl.read_parquet(warehouse / "shop_thanks_recommendations.parquet").equals(published)
-
-
 def test_without_the_io_manager_the_project_does_not_load(project: Project) -> None:
     attributes = declaration("shop", "ratings.csv", assets={"published_io": "warehouse_io"})
     project.declare(attributes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import polars as pl
@@ -68,8 +69,8 @@ def test_a_run_that_fails_says_why(team: Project, run_pipeline: RunPipeline) -> 
 
 
 def test_lists_are_read_by_their_name(tmp_path: Path) -> None:
-    lists = {"thanks": {"about": "last_order"}, "home": {}}
-    attributes = declaration("shop", "ratings.csv", lists=lists, similar_items={"within_days": 7})
+    lists: dict[str, Any] = {"newsletter": {}, "home": {}}
+    attributes = declaration("shop", "ratings.csv", lists=lists)
     attributes.pop("recommendations", None)
     pipeline = BatchRecommendations.model_validate(attributes)
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path / "home")})

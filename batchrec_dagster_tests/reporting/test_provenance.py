@@ -69,11 +69,3 @@ def test_it_is_said_in_words(
     provenance: Provenance, model: str, data: str, measurement: str
 ) -> None:
     assert provenance.lines == {"Model": model, "Data": data, "Measured on": measurement}
-
-
-def test_lists_without_a_model_say_what_they_are_made_of() -> None:
-    edition = {"engine": "batchrec", "recipe": None, "source": "orders.csv"}
-    assert Provenance.of_edition(edition).lines == {
-        "Made of": "similar items of what each person ordered last",
-        "Data": "orders.csv",
-    }

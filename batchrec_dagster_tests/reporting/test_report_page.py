@@ -17,7 +17,6 @@ import pytest
 from pydantic import TypeAdapter
 
 from batchrec_dagster.explanations import item_overlaps
-from batchrec_dagster.explanations.last_orders import OrderSettings
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting.changes import build_changes_section
@@ -270,30 +269,6 @@ def opened_report(browser: Any, report: Path, request: pytest.FixtureRequest) ->
     yield tab
     assert wrong == []
     context.close()
-
-
-def test_a_page_of_lists_about_orders_says_which_order_explains_a_list(
-    browser: Any, tmp_path: Path
-) -> None:
-    tables = replace(build_tables(), orders=OrderSettings(None))
-    without_model = replace(run(), recipe=None, solution_version="", metrics={}, popularity={})
-    file = tmp_path / "index.html"
-    facts = combine_facts(without_model, count_tallies(tables))
-    file.write_text(render_page(facts), encoding="utf-8")
-    tab = browser.new_page()
-    tab.goto(f"{file.as_uri()}#user=u3")
-    # The last two days are those of the newest items that this user had.
-    order = tab.text_content("#last-order")
-    assert (
-        order.removeprefix("Last order: ").split(", ")
-        == tab.locator("#last-order bdi").all_text_contents()
-    )
-    explaining = {*tab.locator("#recommended .why bdi").all_text_contents()}
-    assert explaining
-    assert explaining <= {*tab.locator("#last-order bdi").all_text_contents()}
-    assert "No model made these lists" in tab.text_content("#quality")
-    assert tab.locator("#quality .tile").count() == 0
-    tab.close()
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,6 @@ def build_facts(**changes: Any) -> VerdictFacts:
     )
 
 
-WITHOUT_MODEL: dict[str, Any] = {
-    "has_model": False,
-    "ndcg": 0.0,
-    "popular": None,
-    "tested": None,
-}
 # How the facts differ from those of a good edition, and the judgement.
 CASES: list[tuple[dict[str, Any], str]] = [
     (
@@ -192,10 +186,6 @@ CASES: list[tuple[dict[str, Any], str]] = [
         },
         "good",
     ),
-    # Lists about orders, which no model makes, and which are often short.
-    ({**WITHOUT_MODEL, "full": 1100}, "good"),
-    ({**WITHOUT_MODEL, "full": 900, "before": PreviousEdition(3, None)}, "watch"),
-    ({**WITHOUT_MODEL, "checks": ["results_enough_for_rules"]}, "watch"),
 ]
 
 

@@ -29,6 +29,7 @@ from batchrec_dagster_tests.repository.shell_examples import (
     check_shell,
     split_commands,
 )
+from batchrec_dagster_tests.repository.sql_examples import check_sql
 from batchrec_dagster_tests.repository.typed_pages import (
     BLOCK,
     README,
@@ -56,6 +57,7 @@ RULES: dict[str, Callable[[CodeBlock, Path], None]] = {
     "mermaid": check_diagram,
     "python": check_python,
     "sh": check_shell,
+    "sql": check_sql,
     "text": check_output,
     "yaml": check_yaml,
 }
@@ -187,6 +189,7 @@ def test_the_examples_of_the_reference_are_right(tmp_path: Path) -> None:
         ("json", '{"user_id": "7", "items": [{"item_id": "1", "rank": 1}, …]'),
         ("mermaid", 'flowchart TD\n  a["cellar/<br>wine"]'),
         ("python", "import batchrec_dagster.no_such_module"),
+        ("sql", "SELEC 1"),
         ("text", "the lists were cooked"),
         ("yaml", "gate: {max_shrinks: 0.2}"),
         (

@@ -192,17 +192,6 @@ def test_removed_lists_keep_only_what_they_published(tmp_path: Path) -> None:
     assert list_keys(storage, "shop/") == sorted(kept)
 
 
-def test_users_stay_whom_only_a_list_about_orders_needs(tmp_path: Path) -> None:
-    storage = Place(str(tmp_path / "storage")).open()
-    users = "transformed/batch_users_input/users.json"
-    storage.store.put(storage.uri(f"shop/{users}"), b"{}")
-    mail = {"users": {"source": "users.csv", "column": "id"}}
-    lists = {"mail": mail, "thanks": {"about": "last_order"}}
-    work = make_work(storage, lists=lists, similar_items={"within_days": 7})
-    delete_unneeded(work.narrow_to_lists()[0], [])
-    assert list_keys(storage, "shop/") == [users]
-
-
 def test_all_jobs_of_an_experiment_stay_with_its_edition(place: Place, tmp_path: Path) -> None:
     storage = place.open()
     work = make_work(storage, retention={"editions": 1})

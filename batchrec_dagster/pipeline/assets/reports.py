@@ -153,17 +153,8 @@ def recommendation_report(
     pipeline: Pipeline, checks: Sequence[dg.AssetCheckSpec] = ()
 ) -> dg.AssetsDefinition:
     """The asset of the report, which shows these checks."""
-    options = _declare_report(pipeline)
-    if pipeline.is_about_orders:
-        # No model made these lists.
-        @dg.asset(**options)
-        @asset_step
-        def report_about_orders(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-            return _build_report(pipeline, context, {}, checks)
 
-        return report_about_orders
-
-    @dg.asset(**options)
+    @dg.asset(**_declare_report(pipeline))
     @asset_step
     def recommendation_report(
         context: dg.AssetExecutionContext, solution_version: ModelRecord
@@ -190,7 +181,7 @@ def _declare_report(pipeline: Pipeline) -> AssetOptions:
         description="A page for people, in one HTML file: how good the lists are, whom they"
         " reach, what they recommend, and each user's history next to their list.",
         kinds={"report", "html"},
-        inputs=[] if pipeline.is_about_orders else ["solution_version"],
+        inputs=["solution_version"],
         deps=[*keys, *optional],
         storage_key=pipeline.storage_keys.report,
         code_version=f"{CODE_VERSION}-{settings}",
@@ -206,7 +197,7 @@ def _build_report(
 ) -> dg.MaterializeResult[Any]:
     """The page, with its metadata. Raises StorageError.
 
-    newest_model: its record; empty for lists that no model makes.
+    newest_model: its record.
     """
     # Imported here, because it needs SciPy.
     from batchrec_dagster.pipeline.report import build_report
@@ -227,7 +218,7 @@ def _build_report(
 
 def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the page about all lists of the pipeline, which leads to the page of each."""
-    list_pipelines = pipeline.user_list_pipelines
+    list_pipelines = pipeline.list_pipelines
     described = [
         (list_pipeline.list_name, list_pipeline.description) for list_pipeline in list_pipelines
     ]

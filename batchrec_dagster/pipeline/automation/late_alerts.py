@@ -30,7 +30,7 @@ def find_late_pipelines(
         list_pipeline.asset_key("recommendations")
         for name in sorted(pipelines)
         if any(triggers[name])
-        for list_pipeline in pipelines[name].user_list_pipelines
+        for list_pipeline in pipelines[name].list_pipelines
     ]
     records = instance.get_asset_records(keys) if keys else []
     entries = [record.asset_entry for record in records]
@@ -42,7 +42,7 @@ def find_late_pipelines(
         # A pipeline is as late as the list of it that was made first, or never.
         times = [
             (made_at.get(list_pipeline.asset_key("recommendations")), list_pipeline)
-            for list_pipeline in pipeline.user_list_pipelines
+            for list_pipeline in pipeline.list_pipelines
         ]
         first_time, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
         lateness = check_lateness(

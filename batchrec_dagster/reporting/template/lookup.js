@@ -218,14 +218,10 @@
       rows.push(createEntry(String(i / 3 + 1), list[i],
         because >= 0 ? describeOverlap(list[i + 2], because, "this")
           : because === -2 ? ["put on the list by a rule"]
-          : because === -3 ? [data.orders ? "popular, to fill the list" : "popular, not the model's choice"]
-          : interactions ? [`no item in their ${data.orders ? "last order" : "history"} shares an audience with this`] : null));
+          : because === -3 ? ["popular, not the model's choice"]
+          : interactions ? ["no item in their history shares an audience with this"] : null));
     }
     fillList("recommended", rows);
-    if (data.orders) {
-      const order = data.orders[place].flatMap((item, number) => [number ? ", " : "Last order: ", createItemButton(item)]);
-      element("last-order").replaceChildren(...order);
-    }
   }
   // For example "361 of 613 people who liked X also liked this".
   const describeOverlap = (both, liked, other) =>
