@@ -36,15 +36,9 @@ def _construct_function(loader: yaml.SafeLoader, name: str, node: yaml.Node) -> 
 _Loader.add_multi_constructor("!", _construct_function)
 
 
-def read_template() -> dict[str, Any]:
-    """The template, with `!Name value` as `{"!Name": value}`."""
-    template: dict[str, Any] = yaml.load(FILE.read_text(), _Loader)
-    return template
-
-
 def resolve_stack(partition: str = "aws", **parameters: str) -> dict[str, Any]:
     """The resources, by their names, for these parameters beside the defaults."""
-    template = read_template()
+    template: dict[str, Any] = yaml.load(FILE.read_text(), _Loader)
     values = {
         name: parameter["Default"] for name, parameter in template["Parameters"].items()
     } | parameters

@@ -8,8 +8,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from dagster_aws.pipes.clients import glue as pipes_glue
 from moto import mock_aws
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.deployment import SETTINGS, Deployment
+from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.tags import EXAMPLE, parse_tags
 from batchrec_dagster.pipeline import spark_on_aws as spark
 from batchrec_dagster.pipeline.automation import alert_channels
@@ -373,27 +371,3 @@ def test_the_parameters_of_the_page_are_the_template_s() -> None:
     )
     rows = re.findall(r"(?m)^\| `(\w+)` \| `?([\w.-]*)`? ?\|", page)
     assert rows == documented_parameters
-
-
-def test_the_values_for_dagsters_chart_are_as_the_chart_and_the_deployment_read_them() -> None:
-    values = yaml.safe_load((DEPLOY / "helm-values.yaml").read_text())
-    assert values.keys() == {"dagster-user-deployments", "postgresql", "runLauncher"}
-    # test_postgres_storage.py opens what the chart makes of it.
-    assert values["postgresql"] == {"postgresqlScheme": "postgresql+psycopg2"}
-    assert values["runLauncher"] == {"type": "K8sRunLauncher"}
-    assert values["dagster-user-deployments"].keys() == {"enabled", "deployments"}
-    (code_location,) = values["dagster-user-deployments"]["deployments"]
-    # The chart passes over what it does not know, so a misspelt key would be without effect.
-    value_types = {"name": str, "port": int, "env": dict, "envSecrets": list, "resources": dict}
-    blocks = {"image": dict, "dagsterApiGrpcArgs": list, "includeConfigInLaunchedRuns": dict}
-    assert {key: type(value) for key, value in code_location.items()} == value_types | blocks
-    assert code_location["image"].keys() == {"repository", "tag", "pullPolicy"}
-    assert code_location["image"]["tag"] == version("batchrec-dagster")
-    option, module = code_location["dagsterApiGrpcArgs"]
-    assert option == "--python-module"
-    assert find_spec(module)
-    assert code_location["includeConfigInLaunchedRuns"] == {"enabled": True}
-    env = {name: value.replace("ACCOUNT", ACCOUNT) for name, value in code_location["env"].items()}
-    assert env.keys() <= {setting.name for setting in SETTINGS} | {"AWS_REGION"}
-    deployment = Deployment.from_environment(env | {"BATCHREC_STORAGE": "s3://bucket/batchrec"})
-    assert deployment.personalize == "aws"

@@ -1,4 +1,4 @@
-"""Dagster's history in PostgreSQL, with `[postgres]`, as its docs and its chart declare it."""
+"""Dagster's history in PostgreSQL, with `[postgres]`: by a URL, and as deploy/dagster.yaml says."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from batchrec_dagster_tests.support import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
-VALUES = yaml.safe_load((REPOSITORY / "deploy" / "helm-values.yaml").read_text())
-
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
@@ -31,30 +29,14 @@ def of_a_url(server: PostgresServer) -> dict[str, Any]:
     return {"storage": {"postgres": {"postgres_url": server.create_database("by_url")}}}
 
 
-def of_the_chart(server: PostgresServer) -> dict[str, Any]:
-    """What Dagster's Helm chart makes of its values in the ConfigMap `dagster-instance`."""
-    server.create_database("by_chart")
-    database = {
-        "username": OWNER,
-        "password": {"env": "DAGSTER_PG_PASSWORD"},
-        "hostname": "127.0.0.1",
-        "db_name": "by_chart",
-        "port": server.port,
-        "params": {},
-        "scheme": VALUES["postgresql"]["postgresqlScheme"],
-    }
-    storages = {
-        "run_storage": ("dagster_postgres.run_storage", "PostgresRunStorage"),
-        "event_log_storage": ("dagster_postgres.event_log", "PostgresEventLogStorage"),
-        "schedule_storage": ("dagster_postgres.schedule_storage", "PostgresScheduleStorage"),
-    }
-    return {
-        name: {"module": module, "class": storage, "config": {"postgres_db": database}}
-        for name, (module, storage) in storages.items()
-    }
+def of_deploy(server: PostgresServer) -> dict[str, Any]:
+    """What deploy/dagster.yaml says."""
+    server.create_database("by_fields")
+    settings = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())
+    return {"storage": settings["storage"]}
 
 
-@pytest.mark.parametrize("declare", [of_a_url, of_the_chart])
+@pytest.mark.parametrize("declare", [of_a_url, of_deploy])
 def test_runs_are_remembered_in_postgresql(
     server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declare: Any
 ) -> None:
@@ -63,7 +45,14 @@ def test_runs_are_remembered_in_postgresql(
         pytest.skip(
             f"SQLAlchemy {installed} is newer than the extra allows: install requirements-dev.lock"
         )
-    monkeypatch.setenv("DAGSTER_PG_PASSWORD", PASSWORD)
+    for field, value in {
+        "HOST": "127.0.0.1",
+        "PORT": str(server.port),
+        "USER": OWNER,
+        "PASSWORD": PASSWORD,
+        "DB": "by_fields",
+    }.items():
+        monkeypatch.setenv(f"DAGSTER_POSTGRES_{field}", value)
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(declare(server)))
 
     @dg.asset

@@ -29,13 +29,7 @@ from batchrec_dagster_tests.support import REPOSITORY
 SYSTEM_PROGRAMS = {
     *("cat", "cd", "chgrp", "chmod", "cp", "cut", "echo", "eval", "export", "git", "head", "mkdir"),
     *("newgrp", "printf", "sed", "tar", "umask", "vi", "whoami"),
-}
-# Programs that need a registry or somebody's account, and the test that comes nearest.
-RUN_ELSEWHERE = {
-    "npm": "deployment/test_cdk_and_terraform.py",
-    "npx": "deployment/test_cdk_and_terraform.py",
-    "terraform": "deployment/test_cdk_and_terraform.py",
-    "pip": "pipeline/test_team_project.py",
+    "pip",  # It needs a registry; pipeline/test_team_project.py runs it.
 }
 # Options that the aws command has for each operation, and those of commands of its own.
 OPTIONS_OF_AWS = {"max-items", "output", "query", "region"}
@@ -142,7 +136,7 @@ def check_command(
     if check is not None:
         check(arguments, folder)
     else:
-        assert program in SYSTEM_PROGRAMS | RUN_ELSEWHERE.keys(), f"which program is {program}?"
+        assert program in SYSTEM_PROGRAMS, f"which program is {program}?"
 
 
 def _check_batchrec(arguments: list[str], folder: Path) -> None:

@@ -61,17 +61,11 @@ RULES: dict[str, Callable[[CodeBlock, Path], None]] = {
     "text": check_output,
     "yaml": check_yaml,
 }
-# Languages whose tools are not at hand in each environment, and the test that has them.
-RUN_ELSEWHERE = {
-    "javascript": "deployment/test_cdk_and_terraform.py",
-    "terraform": "deployment/test_cdk_and_terraform.py",
-}
 # Readers type `sh` and `bash`. test_tutorial.py runs `sh`. Commands in `bash` are parsed here, and
 # run by these tests, or not at all for this reason.
 BASH = {
     README: "pipeline/test_team_project.py installs the wheel",
     "CONTRIBUTING.md": "it runs the tests",
-    "docs/aws-cdk-terraform.md": "it needs an account; deployment/test_cdk_and_terraform.py",
     "docs/aws.md": "it needs an account; deployment/test_deploy.py reads what it deploys",
     "docs/outcomes.md": "outcomes/test_experiment.py shows experiments",
     "docs/own-data.md": "preparation/test_shapes.py runs it on files of many shapes",
@@ -114,11 +108,6 @@ def read_mentions(text: str) -> list[str]:
 
 def check_example(block: CodeBlock, folder: Path) -> None:
     """Check the block by the rule of its language. AssertionError names it if there is none."""
-    if block.language in RUN_ELSEWHERE:
-        test = (TESTS / RUN_ELSEWHERE[block.language]).read_text()
-        assert Path(block.page).name in test
-        assert f'"{block.language}"' in test
-        return
     assert block.language in RULES, f"{block}: of which language is this?\n{block.text}"
     RULES[block.language](block, folder)
 
