@@ -22,7 +22,6 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.tags import EXAMPLE, parse_tags
 from batchrec_dagster.pipeline import spark_on_aws as spark
-from batchrec_dagster.pipeline.automation import alert_channels
 from batchrec_dagster.pipeline.spark_on_aws import GLUE_VERSION
 from batchrec_dagster.sinks import dynamodb_table
 from batchrec_dagster.storage.paths import StorageKeys
@@ -45,9 +44,7 @@ COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 OF_THIS_ACCOUNT = {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
 OURS = ("code_location", "webserver", "daemon")
 EVERYTHING = {
-    "Encryption": "kms",
     "Glue": "yes",
-    "AlertEmail": "team@example.com",
     "DynamoTable": "lists",
     "RunnerService": "ec2.amazonaws.com",
 }
@@ -99,16 +96,7 @@ def test_the_stack_s_outputs_are_the_settings() -> None:
     assert deployment.region == REGION
     assert deployment.storage == outputs["Storage"]
     assert deployment.role_arn == outputs["PersonalizeRoleArn"]
-    assert (
-        not {
-            "GlueJobName",
-            "AlertTopicArn",
-            "KeyArn",
-            "RunnerKeyPolicyArn",
-            "RunnerProfileName",
-        }
-        & outputs.keys()
-    )
+    assert not {"GlueJobName", "RunnerProfileName"} & outputs.keys()
 
 
 @pytest.mark.usefixtures("account")
@@ -174,16 +162,14 @@ def test_the_lifecycle_ends_what_retention_deletes_and_nothing_else() -> None:
         }
 
 
-def test_bucket_and_key_are_for_this_account_s_personalize_alone() -> None:
-    resources = resolve_stack(Encryption="kms")
+def test_the_bucket_is_for_this_account_s_personalize_alone() -> None:
+    resources = resolve_stack()
     deny, *allow_statements = resources["BucketPolicy"]["PolicyDocument"]["Statement"]
     assert deny["Effect"] == "Deny"
     assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     assert [(statement["Principal"], statement["Condition"]) for statement in allow_statements] == [
         ({"Service": "personalize.amazonaws.com"}, OF_THIS_ACCOUNT)
     ] * 2
-    _, key = resources["Key"]["KeyPolicy"]["Statement"]
-    assert key["Condition"] == OF_THIS_ACCOUNT
     (trust,) = resources["PersonalizeRole"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Condition"] == {
         **OF_THIS_ACCOUNT,
@@ -192,49 +178,25 @@ def test_bucket_and_key_are_for_this_account_s_personalize_alone() -> None:
 
 
 def test_without_conditions_the_policies_are_the_documented_ones() -> None:
-    resources = resolve_stack(SourceConditions="no", Encryption="kms")
+    resources = resolve_stack(SourceConditions="no")
     _, *statements = resources["BucketPolicy"]["PolicyDocument"]["Statement"]
-    _, key = resources["Key"]["KeyPolicy"]["Statement"]
     assert len(statements) == 2
-    assert not any("Condition" in statement for statement in [*statements, key])
+    assert not any("Condition" in statement for statement in statements)
 
 
 @pytest.mark.usefixtures("account")
-def test_with_everything_there_is_a_key_a_glue_job_and_a_topic() -> None:
-    outputs = deploy(EVERYTHING)
-    bucket = outputs["Storage"].split("/")[2]
-    (rule,) = boto3.client("s3").get_bucket_encryption(Bucket=bucket)[
-        "ServerSideEncryptionConfiguration"
-    ]["Rules"]
-    assert rule["ApplyServerSideEncryptionByDefault"]["KMSMasterKeyID"] == outputs["KeyArn"]
-    assert outputs["AlertTopicArn"] in str(
-        boto3.client("sns").list_subscriptions()["Subscriptions"]
-    )
-    assert outputs["RunnerKeyPolicyArn"].startswith(f"arn:aws:iam::{ACCOUNT}:policy/")
+def test_with_everything_the_stack_has_an_instance_profile() -> None:
+    assert "RunnerProfileName" in deploy(EVERYTHING)
 
 
-def test_a_key_lets_personalize_in_and_a_glue_job_has_a_role_of_its_own() -> None:
+def test_a_glue_job_has_a_role_of_its_own() -> None:
     resources = resolve_stack(**EVERYTHING)
-    _, personalize = resources["Key"]["KeyPolicy"]["Statement"]
-    assert personalize["Principal"] == {"Service": "personalize.amazonaws.com"}
-    assert personalize["Resource"] == "*"
     assert resources["GlueJob"]["Role"] == "<GlueRole.Arn>"
     assert resources["GlueJob"]["GlueVersion"] == GLUE_VERSION
     (trust,) = resources["GlueRole"]["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Principal"] == {"Service": "glue.amazonaws.com"}
     assert trust["Condition"] == OF_THIS_ACCOUNT
-    assert not {"Key", "GlueJob", "GlueRole", "AlertTopic"} & resolve_stack().keys()
-
-
-def test_the_use_of_the_key_is_a_policy_for_the_runner_the_jobs_and_a_person() -> None:
-    """As an output, it can be attached to a user, who else could not upload."""
-    policy = resolve_stack(**EVERYTHING)["RunnerKeyPolicy"]
-    assert policy["Roles"] == ["<RunnerRole>", "<GlueRole>"]
-    (key,) = policy["PolicyDocument"]["Statement"]
-    assert key["Resource"] == "<Key.Arn>"
-    assert set(read_actions(key)) == {"kms:Decrypt", "kms:GenerateDataKey"}
-    assert resolve_stack(Encryption="kms")["RunnerKeyPolicy"]["Roles"] == ["<RunnerRole>"]
-    assert "RunnerKeyPolicy" not in resolve_stack()
+    assert not {"GlueJob", "GlueRole"} & resolve_stack().keys()
 
 
 def test_the_runner_s_policy_is_within_iam_s_limit() -> None:
@@ -262,7 +224,6 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
     ("parameter", "policy", "sources"),
     [
         ("DynamoTable", "RunnerTablePolicy", [dynamodb_table]),
-        ("AlertEmail", "RunnerAlertPolicy", [alert_channels]),
         ("Glue", "RunnerGluePolicy", [spark, pipes_glue]),
     ],
 )
@@ -271,7 +232,7 @@ def test_what_may_be_added_allows_the_calls_of_the_code(
 ) -> None:
     """The stack makes the Glue job, so that the runner creates none. Tags need a permission."""
     text = "".join(inspect.getsource(source) for source in sources)
-    call = r"(?:client|glue|sns)\.(?:get_paginator\(\")?([a-z]+_[a-z_]+|publish)[(\"]"
+    call = r"(?:client|glue)\.(?:get_paginator\(\")?([a-z]+_[a-z_]+)[(\"]"
     operations_called = set(re.findall(call, text)) - {"create_job"}
     statement, *_ = resolve_stack(**{parameter: EVERYTHING[parameter]})[policy]["PolicyDocument"][
         "Statement"

@@ -33,9 +33,7 @@ from batchrec_dagster_tests.support import (
 
 OTHERS = {"aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
 EVERYTHING = {
-    "Encryption": "kms",
     "Glue": "yes",
-    "AlertEmail": "team@example.com",
     "DynamoTable": "lists",
     "RunnerService": "ec2.amazonaws.com",
 }
