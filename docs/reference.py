@@ -66,7 +66,7 @@ you want. It is generated from the code: `batchrec COMMAND --help` prints the sa
 
 # The blocks of a pipeline, by what they decide.
 BLOCKS = {
-    "The pipeline": ("name", "description", "owners"),
+    "The pipeline": ("name", "description"),
     "What is read": ("ratings", "interactions", "items", "users", "preparation"),
     "The model": ("solution",),
     "Who gets which lists": (
@@ -75,8 +75,8 @@ BLOCKS = {
     ),
     "What is published, and where": ("gate", "sinks", "retention"),
     "When and where it runs": (
-        *("schedule", "automation", "automation_timezone", "on_new_files", "alerts"),
-        *("budget", "assets"),
+        *("schedule", "on_new_files", "alerts"),
+        *("budget", "op"),
     ),
 }
 EXAMPLES = {
@@ -139,11 +139,9 @@ sinks:
     "on_new_files": "on_new_files: {enabled: true, every_seconds: 300}",
     "alerts": "alerts: {slack_webhook_env: SLACK_WEBHOOK, late_after_hours: 3}",
     "budget": "budget: {max_usd_per_run: 20}",
-    "assets": """
-assets:
-  key_prefix: marketing/shop-eu
-  group: lists
-  tags: {domain: marketing}""",
+    "op": """
+op:
+  solution_version: {pool: training, retries: {max_retries: 2, delay_seconds: 60}}""",
 }
 VARIABLES = {
     "Where data and models are": (

@@ -90,8 +90,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
     keys = files.storage_keys
     has_own_key = keys.list_name not in ("", SIMILAR_ITEMS)
     list_names = [keys.list_name] if has_own_key else []
-    prefix = current.about.get("key_prefix", [keys.pipeline])
-    key = dg.AssetKey([*prefix, *list_names, keys.table])
+    key = dg.AssetKey([keys.pipeline, *list_names, keys.table])
     job = f"{address.replace('/', '__')}_rollback"
     use_dagster_home()
     job_command = make_job_command(job)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated
 
 import dagster as dg
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.experiment import Experiment
@@ -18,12 +17,10 @@ from batchrec_dagster.config.lists import ListSettings, validate_list_names
 from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.config.project import (
     Alerts,
-    AssetSettings,
     Budget,
     OnNewFiles,
+    OpSettings,
     Schedule,
-    check_cron,
-    check_zone,
 )
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.config.recommendations import RecommendationSettings
@@ -32,7 +29,7 @@ from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.config.users import UserSettings
-from batchrec_dagster.config.validation import validate_pattern, validate_with
+from batchrec_dagster.config.validation import validate_pattern
 from batchrec_dagster.sinks import Sinks
 
 
@@ -51,6 +48,16 @@ def _resolve_lists(
         raise ValueError(f"write the name of each list below it, not {lists!r}")
     resolved = {name: _resolve(context, settings) for name, settings in lists.items()}
     return {name: ListSettings.model_validate(settings) for name, settings in resolved.items()}
+
+
+def _resolve_op(
+    context: dg.ResolutionContext, op: Mapping[str, dg.Model | str] | str
+) -> dict[str, OpSettings]:
+    """The settings of each asset's step with their templates filled in, validated again."""
+    if isinstance(op, str):
+        raise ValueError(f"write the name of each asset below it, not {op!r}")
+    resolved = {asset: _resolve(context, settings) for asset, settings in op.items()}
+    return {asset: OpSettings.model_validate(settings) for asset, settings in resolved.items()}
 
 
 def _block(part: type[dg.Model]) -> dg.Resolver:
@@ -72,10 +79,6 @@ class Declaration(dg.Model):
     description: Annotated[
         str | None, dg.Resolver.default(description="What the pipeline is for.")
     ] = None
-    owners: Annotated[
-        list[str],
-        dg.Resolver.default(description="The owners of the assets: e-mail addresses or team:NAME."),
-    ] = Field(default=["team:recommendations"])
     ratings: Annotated[RatingsSettings, _block(RatingsSettings)]
     interactions: Annotated[InteractionSettings, _block(InteractionSettings)] = Field(
         default_factory=InteractionSettings
@@ -107,23 +110,16 @@ class Declaration(dg.Model):
     segments: Annotated[Segments | None, _block(Segments)] = None
     sinks: Annotated[Sinks, _block(Sinks)] = Field(default_factory=Sinks)
     budget: Annotated[Budget, _block(Budget)] = Field(default_factory=Budget)
-    assets: Annotated[AssetSettings, _block(AssetSettings)] = Field(default_factory=AssetSettings)
-    automation: Annotated[
-        str,
-        dg.Resolver.default(
-            description="How Dagster's declarative automation runs it: eager, whenever an upstream"
-            " asset is updated; a cron schedule, then and once upstream assets are updated since;"
-            " or none.",
-            examples=["eager", "0 3 * * *"],
+    op: Annotated[
+        dict[str, OpSettings],
+        dg.Resolver(
+            _resolve_op,
+            model_field_type=dict[str, OpSettings],
+            description="How Dagster runs the step of an asset, by its name, such as"
+            ' solution_version or newsletter/recommendations, or of all by "*". What an asset sets'
+            " itself counts before that.",
         ),
-    ] = "none"
-    automation_timezone: Annotated[
-        str,
-        dg.Resolver.default(
-            description="The IANA time zone of a cron schedule in automation.",
-            examples=["Europe/Berlin"],
-        ),
-    ] = "UTC"
+    ] = Field(default_factory=dict)
     schedule: Annotated[Schedule, _block(Schedule)] = Field(default_factory=Schedule)
     alerts: Annotated[Alerts, _block(Alerts)] = Field(default_factory=Alerts)
     on_new_files: Annotated[OnNewFiles, _block(OnNewFiles)] = Field(default_factory=OnNewFiles)
@@ -135,20 +131,3 @@ class Declaration(dg.Model):
         pattern=r"[A-Za-z][A-Za-z0-9_]{0,31}",
         or_else="write a letter, then letters, digits and _, at most 32 in all",
     )
-
-    @field_validator("automation")
-    @classmethod
-    def _automation_is_possible(cls, automation: str) -> str:
-        if automation not in ("none", "eager") and "{{" not in automation:
-            check_cron(automation)
-        return automation
-
-    _automation_timezone_exists = validate_with(check_zone, "automation_timezone")
-
-    @field_validator("owners")
-    @classmethod
-    def _owners_can_be_reached(cls, owners: list[str]) -> list[str]:
-        for owner in owners:
-            if not re.fullmatch(r"team:[\w.-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
-                raise ValueError(f"{owner!r} is not an owner: write an e-mail address or team:NAME")
-        return owners

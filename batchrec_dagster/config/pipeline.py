@@ -16,6 +16,7 @@ from batchrec_dagster.config.expression_problems import find_expression_problems
 from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.lists import ListSettings
 from batchrec_dagster.config.popularity import Popularity
+from batchrec_dagster.config.project import OpSettings
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.personalize.schemas import (
@@ -169,11 +170,6 @@ class Pipeline(Declaration):
         return any(settings.seen_items is not None for settings in lists)
 
     @property
-    def published_io(self) -> str | None:
-        """The key of the project's own IO manager of published tables; None for batchrec's."""
-        return self.assets.published_io
-
-    @property
     def upstream(self) -> list[dg.AssetKey]:
         """The assets of others that its data come from, or that their files do."""
         blocks = [self.ratings, self.items, self.users, self.batch_users]
@@ -322,22 +318,29 @@ class Pipeline(Declaration):
         """The pipeline's storage keys."""
         return StorageKeys(self.address, has_own_users=self.has_own_users)
 
-    @cached_property
-    def key_prefix(self) -> list[str]:
-        """The parts of the asset keys' prefix."""
-        return (self.assets.key_prefix or self.name).split("/")
-
     def asset_key(self, asset: str) -> dg.AssetKey:
         """The key of the pipeline's asset of this name."""
         list_name = self._list_name
         belongs_to_list = is_of_list(asset) or (asset == "batch_users" and self.has_own_users)
         if list_name is None or not belongs_to_list:
-            return dg.AssetKey([*self.key_prefix, asset])
-        return dg.AssetKey([*self.key_prefix, list_name, asset])
+            return dg.AssetKey([self.name, asset])
+        return dg.AssetKey([self.name, list_name, asset])
+
+    def asset_name(self, key: dg.AssetKey) -> str:
+        """What settings call the asset of this key, such as solution_version or
+        newsletter/recommendations."""
+        return "/".join(key.path[1:])
 
     def op_name(self, asset: str) -> str:
         """The name of the asset's step in a run's config."""
         return self.asset_key(asset).to_python_identifier()
+
+    def op_settings(self, key: dg.AssetKey) -> OpSettings:
+        """How Dagster runs the step of the asset of this key."""
+        names = ("*", self.asset_name(key))
+        of_all, of_asset = (self.op.get(name, OpSettings()) for name in names)
+        own = {name: getattr(of_asset, name) for name in of_asset.model_fields_set}
+        return of_all.model_copy(update=own)
 
     @property
     def tags(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How a pipeline fits into a project: its assets, deployment, automation, alerts and budget."""
+"""How a pipeline fits into a project: its steps, schedule, sensor, alerts and budget."""
 
 from __future__ import annotations
 
@@ -151,48 +151,19 @@ class Retries(dg.Model):
         return dg.RetryPolicy(self.max_retries, self.delay_seconds, dg.Backoff.EXPONENTIAL)
 
 
-class AssetSettings(dg.Model):
-    """What Dagster's assets of the pipeline have."""
+class OpSettings(dg.Model):
+    """How Dagster runs the step of an asset."""
 
-    key_prefix: str | None = Field(
-        default=None,
-        description="Prefix of the asset keys, its parts separated by /: letters, digits, _ and -."
-        " Default: the pipeline's name.",
-        examples=["marketing/shop-eu"],
-    )
-    group: str | None = Field(
-        default=None,
-        description="Their group: letters, digits and _. Default: the pipeline's name.",
-    )
-    tags: dict[str, str] = Field(
-        default={}, description="Their tags.", examples=[{"domain": "marketing"}]
-    )
-    op_tags: dict[str, Any] = Field(
-        default={},
-        description="Tags of the steps, for executors and run launchers.",
-        examples=[{"dagster-k8s/config": {"container_config": {"resources": {}}}}],
-    )
     pool: str | None = Field(
         default=None, description="The pool that limits how many steps run at once."
     )
+    tags: dict[str, Any] = Field(
+        default={},
+        description="Tags of the step, for executors and run launchers.",
+        examples=[{"dagster-k8s/config": {"container_config": {"resources": {}}}}],
+    )
     retries: Retries | None = Field(
         default=None,
-        description="Whether Dagster runs failed steps again. Default: only a sink that is"
+        description="Whether Dagster runs a failed step again. Default: only a sink that is"
         " unavailable. With the in-process executor, Dagster also retries a canceled step.",
-    )
-
-    published_io: str | None = Field(
-        default=None,
-        description="The key of an IO manager of the project that also stores the published table,"
-        " as a polars DataFrame, in each run: for a warehouse. Assets of yours load it from there.",
-        examples=["warehouse_io"],
-    )
-
-    _prefix_is_possible = validate_pattern(
-        "key_prefix",
-        pattern=r"[\w-]+(/[\w-]+)*",
-        or_else="write parts of letters, digits, _ and -, separated by one /",
-    )
-    _names_are_possible = validate_pattern(
-        "group", "published_io", pattern=r"\w+", or_else="write letters, digits and _"
     )

@@ -58,7 +58,7 @@ class QueriedSource(dg.Model):
     deps: list[str] = Field(
         default=[],
         description="Assets of the project that write what the source names, by their keys: a run"
-        " of both waits for them, the lineage shows them, and automation: eager follows them. An"
+        " of both waits for them, the lineage shows them, and automation follows them. An"
         " asset:// source needs none.",
         examples=[["orders"], ["sales/orders"]],
     )

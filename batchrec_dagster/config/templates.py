@@ -122,7 +122,8 @@ def _make_plain(value: object) -> object:
         return value
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, list | tuple):
+    # Not what derives from them: many objects of Dagster are tuples that refuse iteration.
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
         items = [_make_plain(item) for item in value]
         return _NOT_PLAIN if _NOT_PLAIN in items else items
     if isinstance(value, dict):

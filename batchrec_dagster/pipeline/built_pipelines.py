@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 
-from batchrec_dagster.config.declaration_errors import DeclarationError, build_same_name_error
+from batchrec_dagster.config.declaration_errors import build_same_name_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,20 +38,11 @@ class BuiltPipelines:
     def add(self, pipeline: Pipeline, place: Path) -> None:
         """Add a pipeline that is being built. One that is built again takes its own place.
 
-        Raises DeclarationError if another one has its name or its key prefix.
+        Raises DeclarationError if another one has its name.
         """
-        for built in self._by_name.values():
-            if built.pipeline is pipeline:
-                continue
-            if built.pipeline.name == pipeline.name:
-                if built == (pipeline, place):
-                    continue
-                raise build_same_name_error(pipeline.name, [built.place, place])
-            if built.pipeline.key_prefix == pipeline.key_prefix:
-                raise DeclarationError(
-                    f"{place}: assets.key_prefix: {built.pipeline.name} in {built.place} has the"
-                    " same: change one"
-                )
+        built = self._by_name.get(pipeline.name)
+        if built is not None and built.pipeline is not pipeline and built != (pipeline, place):
+            raise build_same_name_error(pipeline.name, [built.place, place])
         self._by_name[pipeline.name] = _BuiltPipeline(pipeline, place)
         if pipeline.alerts.enabled:
             self._watched[pipeline.name] = pipeline

@@ -12,8 +12,10 @@ from pydantic import BaseModel, PrivateAttr, ValidationError
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.declaration_errors import (
     DeclarationError,
+    Problem,
     build_validation_error,
     find_repeated_settings,
+    format_problems,
 )
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment
@@ -60,6 +62,8 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
 
     # None for a pipeline that Python makes.
     _origin: _Origin | None = PrivateAttr(default=None)
+    # The specs of all assets by their names, once they are built.
+    _specs: dict[str, dg.AssetSpec] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
@@ -88,6 +92,12 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         assets = self.build_assets()
         for published in self.published_pipelines:
             assets += sink_assets(published)
+        self._specs = {self.asset_name(spec.key): spec for asset in assets for spec in asset.specs}
+        self._require_known_assets(context)
+        assets = [
+            asset.map_asset_specs(lambda spec: self.get_asset_spec(self.asset_name(spec.key)))
+            for asset in assets
+        ]
         deployment = _open_deployment()
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
@@ -99,6 +109,13 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
                 else []
             ),
         )
+
+    def get_asset_spec(self, name: str) -> dg.AssetSpec:
+        """The spec of an asset of the pipeline, which a subclass can change but for its key.
+
+        name: such as solution_version, or newsletter/recommendations for that of a list.
+        """
+        return self._specs[name]
 
     def change(self, settings: Mapping[str, Any]) -> Self:
         """The pipeline with other settings, for a test: it reaches no sinks and nobody.
@@ -121,7 +138,6 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         for block in [changed, *(changed.get("lists") or {}).values()]:
             block.pop("sinks", None)
         changed.pop("alerts", None)
-        (changed.get("assets") or {}).pop("published_io", None)
         try:
             made = self.load(type(attributes).model_validate(changed), context)
         except ValidationError as error:
@@ -171,19 +187,31 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             return []
         list_pipelines = self.list_pipelines
         reports = [recommendation_outcomes(list_pipeline) for list_pipeline in list_pipelines]
-        folder_of_pipeline = self.key_prefix
         for list_pipeline in list_pipelines:
             folder_of_list = list_pipeline.asset_key("recommendations").path[:-1]
             checks = [
                 spec
                 for asset in [*assets, *reports]
-                if asset.key.path[:-1] in (folder_of_pipeline, folder_of_list)
+                if asset.key.path[:-1] in ([self.name], folder_of_list)
                 for spec in asset.check_specs
             ]
             reports.append(recommendation_report(list_pipeline, checks))
         if self.lists:
             reports.append(report_of_lists(self))
         return reports
+
+    def _require_known_assets(self, context: dg.ComponentLoadContext) -> None:
+        """Raises DeclarationError if `op` names assets that the pipeline does not have."""
+        unknown_names = [name for name in self.op if name not in ("*", *self._specs)]
+        if not unknown_names:
+            return
+        place = self._find_place(context)
+        message = f"the pipeline has no such asset; write {', '.join(self._specs)} or *"
+        if self._origin is None:
+            names = ", ".join(unknown_names)
+            raise DeclarationError(f"{place}: {self.name}: op.{names}: {message}")
+        problems = [Problem(place, ["attributes", "op", name], message) for name in unknown_names]
+        raise DeclarationError("\n".join(format_problems(problems)))
 
     def _find_place(self, context: dg.ComponentLoadContext) -> Path:
         """The file that declares the pipeline, or the one of the component that made it."""

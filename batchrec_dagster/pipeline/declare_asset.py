@@ -24,10 +24,6 @@ from batchrec_dagster.storage.resource import StorageResource
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
 
 
-# The IO manager of published tables, whose place one of the project's own can take.
-PUBLISHED_IO = "published_io"
-
-
 class AssetOptions(TypedDict):
     """The options of `@dg.asset` that a pipeline decides."""
 
@@ -35,14 +31,12 @@ class AssetOptions(TypedDict):
     ins: Mapping[str, dg.AssetIn]
     deps: Sequence[dg.AssetKey]
     group_name: str
-    owners: Sequence[str]
     description: str
     kinds: set[str]
     tags: Mapping[str, str]
     op_tags: Mapping[str, Any]
     pool: str | None
     retry_policy: dg.RetryPolicy | None
-    automation_condition: dg.AutomationCondition[dg.AssetKey] | None
     code_version: str
     io_manager_key: str | None
     metadata: Mapping[str, Any]
@@ -62,7 +56,6 @@ def asset_options(
     stage: str = RESULT,
     storage_key: str | None = None,
     io_manager: str | None = None,
-    input_manager: str | None = None,
     deps: Collection[dg.AssetKey] = (),
     checks: Mapping[str, str] | None = None,
     warnings: Mapping[str, str] | None = None,
@@ -75,38 +68,27 @@ def asset_options(
     inputs: the names of the pipeline's assets that the function takes as parameters, or the asset
     of each parameter.
     resources: the names of the resources that the function uses.
-    input_manager: the IO manager of the pipeline that loads the inputs, if not the one that stored
-    them.
     storage_key, io_manager: where the value is stored, and how; neither for an asset that stores
     nothing in the pipeline's storage.
     checks, warnings: what each check checks, by its name; warnings do not block.
     """
     key = pipeline.asset_key(name)
-    settings = pipeline.assets
+    op = pipeline.op_settings(key)
     if not isinstance(inputs, Mapping):
         inputs = {asset: pipeline.asset_key(asset) for asset in inputs}
-    manager = resource_key(io_manager) if io_manager else None
-    if io_manager == PUBLISHED_IO and pipeline.published_io is not None:
-        manager = pipeline.published_io
-    loaded_by = resource_key(input_manager) if input_manager else None
     return {
         "key": key,
-        "ins": {
-            name: dg.AssetIn(key=asset_key, input_manager_key=loaded_by)
-            for name, asset_key in inputs.items()
-        },
+        "ins": {name: dg.AssetIn(key=asset_key) for name, asset_key in inputs.items()},
         "deps": [*deps],
-        "group_name": settings.group or pipeline.name,
-        "owners": pipeline.owners,
+        "group_name": pipeline.name,
         "description": escape(description),
         "kinds": kinds,
-        "tags": {**settings.tags, "stage": stage},
-        "op_tags": settings.op_tags,
-        "pool": settings.pool,
-        "retry_policy": settings.retries.policy if settings.retries else None,
-        "automation_condition": _automation(pipeline),
+        "tags": {"stage": stage},
+        "op_tags": op.tags,
+        "pool": op.pool,
+        "retry_policy": op.retries.policy if op.retries else None,
         "code_version": code_version,
-        "io_manager_key": manager,
+        "io_manager_key": resource_key(io_manager) if io_manager else None,
         "metadata": {
             PIPELINE: pipeline.name,
             **({LIST: pipeline.list_name} if key != pipeline.whole.asset_key(name) else {}),
@@ -123,14 +105,6 @@ def budget_check(pipeline: Pipeline) -> dict[str, str]:
     if pipeline.budget.max_usd_per_run is None:
         return {}
     return {WITHIN_BUDGET: "The run's estimated cost is within budget.max_usd_per_run."}
-
-
-def _automation(pipeline: Pipeline) -> dg.AutomationCondition[Any] | None:
-    if pipeline.automation == "none":
-        return None
-    if pipeline.automation == "eager":
-        return dg.AutomationCondition.eager()
-    return dg.AutomationCondition.on_cron(pipeline.automation, pipeline.automation_timezone)
 
 
 def preview_metadata(*paragraphs: str) -> dg.MetadataValue[Any]:

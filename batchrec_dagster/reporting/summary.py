@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
@@ -56,11 +56,11 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     storage, files = published.storage, published.files
     facts: dict[str, Any] = {"pipeline": published.address}
     about = published.edition.about if published.edition else {}
-    prefix = about.get("key_prefix", [files.storage_keys.pipeline])
+    pipeline = files.storage_keys.pipeline
     if instance is not None:
         assets = {asset for asset, _, _ in _METADATA}
         metadata = {
-            asset: _read_latest_metadata(instance, dg.AssetKey([*prefix, asset]))
+            asset: _read_latest_metadata(instance, dg.AssetKey([pipeline, asset]))
             for asset in assets
         }
         facts |= {
@@ -78,7 +78,7 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
         newest_data = files.interactions_version()
     is_earlier = about.get("data_version") != newest_data
     if instance is not None and not is_earlier:
-        is_earlier = not _is_imported(instance, prefix)
+        is_earlier = not _is_imported(instance, pipeline)
     facts["earlier_data"] = is_earlier
     for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
         if PERSONALIZE_NDCG in (about.get(metrics) or {}):
@@ -227,16 +227,14 @@ def _read_latest_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> dic
     return {key: value.value for key, value in event.asset_materialization.metadata.items()}
 
 
-def _is_imported(instance: dg.DagsterInstance, prefix: Sequence[str]) -> bool:
+def _is_imported(instance: dg.DagsterInstance, pipeline: str) -> bool:
     """Whether the newest interactions are those that were imported last.
 
     They are not if the run that prepared them failed before their import. True if Dagster does not
     know.
-
-    prefix: that of the assets' keys.
     """
-    interactions = dg.AssetKey([*prefix, "interactions"])
-    dataset = dg.AssetKey([*prefix, "personalize_dataset"])
+    interactions = dg.AssetKey([pipeline, "interactions"])
+    dataset = dg.AssetKey([pipeline, "personalize_dataset"])
     version = _read_latest_tags(instance, interactions).get("dagster/data_version")
     input_tag = f"dagster/input_data_version/{interactions.to_user_string()}"
     imported_version = _read_latest_tags(instance, dataset).get(input_tag)

@@ -356,7 +356,6 @@ class Publishing:
         return {
             "pipeline": pipeline.name,
             **({"list": pipeline.list_name} if pipeline.list_name else {}),
-            "key_prefix": pipeline.key_prefix,
             "edition": self.work.files.table.next_number(),
             "version": version,
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -48,7 +48,13 @@ def declare_rules(**rules: Any) -> dict[str, Any]:
 # Attributes, and the line and the setting that the message names.
 REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"name": "my shop"}, 3, "name"),
-    ({"owners": ["me"]}, 13, "owners"),
+    (
+        {"op": {"solution_version": {"retries": {"max_retries": 0}}}},
+        16,
+        "op.solution_version.retries.max_retries",
+    ),
+    ({"op": {"solution": {"pool": "training"}}}, 14, "op.solution"),
+    ({"op": "training"}, 13, "op"),
     ({"colour": "red"}, 13, "colour"),
     (
         {"ratings": {**RATINGS, "sorce": "x"}},

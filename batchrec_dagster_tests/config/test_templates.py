@@ -167,7 +167,6 @@ def test_template_variables_of_the_project_are_plain_values(tmp_path: Path) -> N
     attributes["description"] = "{{ context.project_root }}, {{ blocked.countries[1] }}"
     attributes["items"] = {"source": "{{ folder }}/items.csv", "columns": {"item": "sku"}}
     attributes["items"]["columns"]["title"] = "{{ shop_name }}"
-    attributes["owners"] = "{{ ['team:' ~ shop_name] }}"
     file = project.declare(attributes)
     head = f"template_vars_module: {project.package.name}.variables\n"
     file.write_text(head + file.read_text())
@@ -178,7 +177,6 @@ def test_template_variables_of_the_project_are_plain_values(tmp_path: Path) -> N
     assert pipeline.description == f"{tmp_path}, DE"
     assert pipeline.items is not None
     assert pipeline.items.source == f"{tmp_path}/data/items.csv"
-    assert pipeline.owners == ["team:outlet"]
 
 
 @pytest.mark.attack

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -15,10 +16,13 @@ from click.testing import CliRunner
 
 import batchrec_dagster
 from batchrec_dagster.cli import main
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import COMPONENT_TYPE, Pipeline
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster_tests.first_run import FirstRun
+from batchrec_dagster_tests.repository.typed_pages import read_code_blocks
 from batchrec_dagster_tests.support import (
+    ASSETS,
     Project,
     declaration,
     definitions,
@@ -32,6 +36,15 @@ import dagster as dg
 
 @dg.asset(key_prefix="shop", group_name="shop", deps=[dg.AssetKey(["shop", "recommendations"])])
 def mailing() -> None: ...
+"""
+# A partitioned asset of the team, upstream.
+ORDERS_BY_DAY = """\
+import dagster as dg
+
+days = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-05")
+
+@dg.asset(key_prefix="sales", partitions_def=days)
+def orders() -> None: ...
 """
 MAILING = dg.AssetKey(["shop", "mailing"])
 
@@ -137,42 +150,85 @@ def test_a_run_of_the_teams_own_job_with_our_assets_is_one_of_the_pipelines(
     ]
 
 
-def test_the_yaml_says_how_the_assets_fit_into_the_project(team: Project) -> None:
+def read_example(marker: str) -> str:
+    """The only example of docs/plug-in.md that has this text."""
+    (text,) = (block.text for block in read_code_blocks("docs/plug-in.md") if marker in block.text)
+    return text
+
+
+def test_post_processing_fits_the_assets_into_the_project(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    folder = project.package / "defs" / "shop"
+    folder.mkdir()
+    (folder / "defs.yaml").write_text(read_example("post_processing:"))
+    (folder / "variables.py").write_text(read_example("@dg.template_var"))
+    (project.package / "defs" / "orders.py").write_text(ORDERS_BY_DAY)
+    lists, orders = dg.AssetKey(["shop", "recommendations"]), dg.AssetKey(["sales", "orders"])
+    with definitions(project) as defs:
+        graph = defs.resolve_asset_graph()
+        for key in graph.materializable_asset_keys - {orders}:
+            node = graph.get(key)
+            assert node.group_name == "marketing"
+            assert node.owners == ["team:data"]
+            assert node.tags["domain"] == "marketing"
+            assert "stage" in node.tags
+        policy = graph.get(lists).freshness_policy
+        assert isinstance(policy, type(dg.FreshnessPolicy.cron("@daily", timedelta(hours=1))))
+        # Of four days, three are missing.
+        cursor = dg.evaluate_automation_conditions(defs, instance).cursor
+        instance.report_runless_asset_event(dg.AssetMaterialization(orders, partition="2026-01-02"))
+        requested = dg.evaluate_automation_conditions(defs, instance, cursor=cursor)
+        assert requested.get_num_requested(lists) == 1
+        assert {f"shop/{name}" for name in ASSETS} == {
+            key.to_user_string() for key in graph.materializable_asset_keys - {orders}
+        }
+
+
+def test_op_says_how_dagster_runs_each_step(team: Project) -> None:
     settings = {
-        "key_prefix": "marketing/shop-eu",
-        "group": "marketing",
-        "tags": {"domain": "marketing"},
-        "op_tags": {"size": "large"},
-        "pool": "personalize",
-        "retries": {"max_retries": 1, "delay_seconds": 5},
+        "*": {"pool": "personalize", "tags": {"size": "small"}},
+        "solution_version": {"tags": {"size": "large"}, "retries": {"max_retries": 1}},
+        "home/recommendations": {"pool": "lists", "retries": {"delay_seconds": 5}},
     }
-    team.declare(declaration("shop", "ratings.csv", assets=settings, automation="eager"))
+    team.declare(declaration("shop", "ratings.csv", lists={"home": {}, "mail": {}}, op=settings))
     (team.package / "defs" / "mailing.py").unlink()
     with definitions(team) as defs:
-        (lists,) = (
-            asset
-            for asset in defs.resolve_asset_graph().assets_defs
-            if asset.key == dg.AssetKey(["marketing", "shop-eu", "recommendations"])
-        )
-        sensor = defs.resolve_sensor_def("shop_automation")
-        assert select_assets(defs, "shop_rollback") >= {"marketing/shop-eu/recommendation_report"}
-    (spec,) = lists.specs
-    assert spec.group_name == "marketing"
-    assert spec.tags["domain"] == "marketing"
-    assert spec.automation_condition == dg.AutomationCondition.eager()
-    assert lists.op.tags["size"] == "large"
-    assert lists.op.pool == "personalize"
-    assert lists.op.retry_policy == dg.RetryPolicy(1, 5, dg.Backoff.EXPONENTIAL)
-    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+        ops = {
+            asset.key.to_user_string(): asset.op for asset in defs.resolve_asset_graph().assets_defs
+        }
+    raw, model = ops["shop/raw_ratings"], ops["shop/solution_version"]
+    home, mail = ops["shop/home/recommendations"], ops["shop/mail/recommendations"]
+    assert {op.pool for op in (raw, model, mail)} == {"personalize"}
+    assert home.pool == "lists"
+    assert [op.tags["size"] for op in (raw, model, home)] == ["small", "large", "small"]
+    assert raw.retry_policy is None
+    assert model.retry_policy == dg.RetryPolicy(1, 60, dg.Backoff.EXPONENTIAL)
+    assert home.retry_policy == dg.RetryPolicy(2, 5, dg.Backoff.EXPONENTIAL)
 
 
-def test_automation_by_cron_has_a_time_zone(team: Project) -> None:
-    zone = {"automation": "0 3 * * *", "automation_timezone": "Europe/Berlin"}
-    team.declare(declaration("shop", "ratings.csv", **zone))
-    with definitions(team) as defs:
-        (spec,) = defs.resolve_assets_def(dg.AssetKey(["shop", "raw_ratings"])).specs
-    expected = dg.AutomationCondition.on_cron("0 3 * * *", "Europe/Berlin")
-    assert spec.automation_condition == expected
+def test_an_asset_that_op_names_and_nobody_makes_is_refused_by_its_line(team: Project) -> None:
+    file = team.declare(declaration("shop", "ratings.csv", op={"solution": {"pool": "training"}}))
+    line = file.read_text().splitlines().index("    solution:") + 1
+    with pytest.raises(DeclarationError) as error, definitions(team):
+        pass
+    (message,) = str(error.value).splitlines()
+    assert message.startswith(f"{file}, line {line}: op.solution: the pipeline has no such asset")
+    assert "solution_version, " in message
+
+
+def test_a_subclass_changes_the_specs_of_assets(project: Project) -> None:
+    (project.package / "lists.py").write_text(read_example("def get_asset_spec"))
+    file = project.declare(declaration("shop", "ratings.csv"))
+    kind = f"{project.package.name}.lists.ShopRecommendations"
+    file.write_text(file.read_text().replace(COMPONENT_TYPE, kind))
+    with definitions(project) as defs:
+        specs = {spec.key.path[-1]: spec for spec in defs.resolve_all_asset_specs()}
+    assert {tuple(spec.owners) for spec in specs.values()} == {("team:data",)}
+    priced = [name for name, spec in specs.items() if spec.tags.get("costs") == "money"]
+    assert priced == ["solution_version"]
+    assert specs["solution_version"].code_version
+    assert specs["solution_version"].tags["stage"] == "model"
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_the_schedule_runs_the_refresh_job_as_declared(tmp_path: Path) -> None:
 
 def test_assets_say_what_they_are(tmp_path: Path) -> None:
     project = module_project(tmp_path)
-    project.declare(declaration("shop", "ratings.csv", owners=["ann@example.com"]))
+    project.declare(declaration("shop", "ratings.csv"))
     with definitions(project) as defs:
         specs = defs.resolve_all_asset_specs()
     names = {spec.key.to_user_string() for spec in specs}
@@ -67,7 +67,6 @@ def test_assets_say_what_they_are(tmp_path: Path) -> None:
         assert spec.description
         assert 20 < len(spec.description.partition(". ")[0]) <= 160, spec.description
         assert spec.kinds
-        assert spec.owners == ["ann@example.com"]
         assert spec.group_name == "shop"
         assert spec.code_version
 

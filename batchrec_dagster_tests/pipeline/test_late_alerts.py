@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from unittest.mock import Mock
 
 import dagster as dg
 import pytest
 
-from batchrec_dagster.pipeline.automation.late_alerts import Triggers, check_lateness
+from batchrec_dagster.pipeline.automation.late_alerts import check_lateness
 from batchrec_dagster_tests.pipeline.alerts_support import (
     ALERTS,
     WHEN_LATE,
@@ -23,14 +22,6 @@ from batchrec_dagster_tests.support import Project, declaration, definitions
 
 __all__ = ["slack"]
 pytestmark = pytest.mark.slow
-
-
-SCHEDULE, AUTOMATION = Triggers(True, False), Triggers(False, True)
-OFF = Triggers(False, False)
-
-
-def no_update(since: datetime) -> None:
-    """No upstream asset was updated."""
 
 
 def hours(number: float) -> timedelta:
@@ -52,7 +43,7 @@ def test_a_schedule_that_brings_nothing_is_late_once_a_time() -> None:
         creation = max(
             (t for t in (DUE + hours(1), DUE + hours(49)) if t <= time), default=DUE - hours(20)
         )
-        cursor, message, _ = check_lateness(pipeline, cursor, time, creation, SCHEDULE, no_update)
+        cursor, message, _ = check_lateness(pipeline, cursor, time, creation, is_on=True)
         if message:
             texts.append((hour, message))
     ((hour, message),) = texts
@@ -66,74 +57,16 @@ def test_a_schedule_that_brings_nothing_is_late_once_a_time() -> None:
 def test_a_schedule_switched_on_today_is_not_late_for_this_morning(zone: str) -> None:
     pipeline = make_pipeline(schedule={**DAILY, "timezone": zone})
     time = datetime(2026, 1, 10, 14, tzinfo=UTC)
-    cursor, message, _ = check_lateness(pipeline, {}, time, None, SCHEDULE, no_update)
+    cursor, message, _ = check_lateness(pipeline, {}, time, None, is_on=True)
     assert message is None
-    cursor, message, _ = check_lateness(
-        pipeline, cursor, time + hours(24), None, SCHEDULE, no_update
-    )
+    cursor, message, _ = check_lateness(pipeline, cursor, time + hours(24), None, is_on=True)
     assert message is not None
     assert "were made: never" in message.text
-    assert check_lateness(pipeline, cursor, time + hours(25), None, OFF, no_update) == (
+    assert check_lateness(pipeline, cursor, time + hours(25), None, is_on=False) == (
         {},
         None,
         "the schedule is off",
     )
-
-
-def test_automation_by_cron_is_late_in_its_time_zone() -> None:
-    pipeline = make_pipeline(automation="0 3 * * *", automation_timezone="Europe/Berlin")
-    on_since = {"since": (DUE - hours(40)).isoformat()}
-    before, after = DUE + hours(5.9), DUE + hours(6.1)
-    old, new = DUE - hours(20), DUE + hours(1)
-    assert check_lateness(pipeline, on_since, before, old, AUTOMATION, no_update).message is None
-    assert check_lateness(pipeline, on_since, after, new, AUTOMATION, no_update).message is None
-    late = check_lateness(pipeline, on_since, after, old, AUTOMATION, no_update)
-    assert late.message is not None
-    assert "due at 2026-01-10 03:00 CET" in late.message.text
-    again = check_lateness(pipeline, late.remembered, after, old, AUTOMATION, no_update)
-    assert again.message is None
-    both = Triggers(True, True)
-    assert check_lateness(pipeline, {}, after, old, both, no_update).reason == (
-        "nothing was due since the schedule is on"
-    )
-
-
-def test_eager_automation_is_late_if_an_upstream_asset_brought_nothing(
-    project: Project, instance_with_schedules: dg.DagsterInstance, slack: Hook
-) -> None:
-    attributes = declaration(
-        "shop", "asset://orders", automation="eager", alerts={**ALERTS, "late_after_hours": 1e-9}
-    )
-    project.declare(attributes)
-    lists, orders = dg.AssetKey(["shop", "recommendations"]), dg.AssetKey("orders")
-    instance = instance_with_schedules
-    with definitions(project) as defs:
-
-        def look(cursor: str | None) -> tuple[str, str]:
-            result = tick(defs, WHEN_LATE, instance, cursor)
-            return result.cursor, result.skip_message
-
-        cursor, reason = look(None)
-        assert reason == "shop: nothing was due since the automation is on"
-        for key in (lists, orders, orders):
-            instance.report_runless_asset_event(dg.AssetMaterialization(key))
-        cursor, reason = look(cursor)
-        assert "is late: alert sent" in reason
-        cursor, reason = look(cursor)
-        assert "already alerted" in reason
-        instance.report_runless_asset_event(dg.AssetMaterialization(lists))
-        assert look(cursor)[1] == "shop: nothing was due since the automation is on"
-        switch_off(instance, defs.resolve_sensor_def("shop_automation").name)
-        assert look(cursor)[1] == "shop: the schedule is off"
-    (text,) = slack.posted
-    assert text.startswith("batchrec: shop is late\nNew recommendations were due at ")
-
-
-def switch_off(instance: dg.DagsterInstance, sensor: str) -> None:
-    """As in the UI."""
-    state = Mock(instigator_name=sensor)
-    state.status.value = "STOPPED"
-    instance.all_instigator_state = Mock(return_value=[state])  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,18 +46,22 @@ def check_python(block: CodeBlock, folder: Path) -> None:
 
 def _load(text: str, folder: Path) -> None:
     project = module_project(folder)
-    classes = [node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
     if classes:
+        is_subclass = "BatchRecommendations" in [ast.unparse(base) for base in classes[0].bases]
+        attributes = (
+            declaration("shop", "ratings.csv") if is_subclass else {"countries": ["at", "de"]}
+        )
         (project.package / "example.py").write_text(text)
         file = project.package / "defs" / "example" / "defs.yaml"
         file.parent.mkdir()
         file.write_text(
-            f"type: {project.package.name}.example.{classes[0]}\n"
-            "attributes: {countries: [at, de]}\n"
+            f"type: {project.package.name}.example.{classes[0].name}\n"
+            f"attributes: {json.dumps(attributes)}\n"
         )
     else:
         (project.package / "defs" / "example.py").write_text(text)
-    if DEMO in text:
+    if DEMO in text or "@dg.template_var" in text:
         project.declare(declaration(DEMO, "ratings.csv"))
     with definitions(project) as defs:
         dg.Definitions.validate_loadable(defs)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import dagster as dg
 import duckdb
@@ -54,9 +53,6 @@ users:
     numbers: {AGE: age}
     categories: {COUNTRY: country, CONSENT: newsletter}
 """)
-# The environment of examples that read it, and a module of the team's that they name.
-ENVIRONMENT = {"STAGE": "staging", "PERSONALIZE_ROLE": "arn:aws:iam::123456789012:role/Personalize"}
-TEAM_RESOURCES = "from dagster_aws.s3 import S3Resource\n\ns3 = S3Resource()\n"
 # What the Launchpad of a pipeline's jobs may have.
 LAUNCHPAD = {"ops", *(option.name for option in OPTIONS)}
 # A setting that is a comment: a suggestion, or another way to write it.
@@ -87,8 +83,6 @@ def _check_document(content: dict[str, Any], text: str, folder: Path) -> None:
     keys = set(content)
     if content.get("type") == COMPONENT_TYPE:
         declare(content["attributes"])
-    elif "type" in keys:
-        _load_component(text, folder)
     elif keys == {"attributes"}:
         declare(complement(content["attributes"]))
     elif keys == {"regions"}:
@@ -125,18 +119,6 @@ def declare(attributes: Mapping[str, Any]) -> None:
             query = getattr(block, name, None)
             if query:
                 (_,) = duckdb.extract_statements(query)
-
-
-def _load_component(text: str, folder: Path) -> None:
-    project = _make_project(folder)
-    declared = project.package / "defs" / "example" / "defs.yaml"
-    declared.parent.mkdir(parents=True)
-    declared.write_text(text)
-    acme = project.root / "acme"
-    acme.mkdir()
-    (acme / "resources.py").write_text(TEAM_RESOURCES)
-    with patch.dict("os.environ", ENVIRONMENT), definitions(project) as defs:
-        assert defs.resources
 
 
 def _check_run_config(content: Mapping[str, Any], folder: Path) -> None:

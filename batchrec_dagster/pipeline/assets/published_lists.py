@@ -151,17 +151,6 @@ def drop_absent_users_everywhere(
         raise
 
 
-def load_own_value(work: PersonalizeWork) -> Any:
-    """The published table for the project's own IO manager.
-
-    Without one the table is where it was published, and no IO manager gets a value.
-    """
-    if work.pipeline.published_io is None:
-        return dg.MaterializeResult().value
-    _, table = work.files.table.read()
-    return table.collect(engine="streaming")
-
-
 def title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     """The asset of the titles, for `deps`; empty if the pipeline declares none."""
     return [pipeline.asset_key("item_titles")] if pipeline.has_titles else []
@@ -346,7 +335,6 @@ def roll_back(
     return materialization_with_checks(
         read_checks(edition, names),
         dg.MaterializeResult(
-            value=load_own_value(work),
             data_version=dg.DataVersion(edition.version),
             metadata={
                 "outcome": outcome,

@@ -15,13 +15,11 @@ from batchrec_dagster.pipeline.assets.published_lists import (
     drop_absent_users_everywhere,
     list_checks,
     list_warnings,
-    load_own_value,
     published_metadata,
     roll_back,
     title_assets,
 )
 from batchrec_dagster.pipeline.declare_asset import (
-    PUBLISHED_IO,
     asset_options,
     build_cost_metadata,
     dataset_group_link,
@@ -70,7 +68,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{made_with}",
-            io_manager=PUBLISHED_IO,
+            io_manager="published_io",
             checks=list_checks(pipeline),
             warnings=list_warnings(pipeline),
         )
@@ -97,7 +95,6 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(
-                value=load_own_value(work),
                 data_version=dg.DataVersion(lists.edition.version),
                 metadata=_lists_metadata(work, lists, solution_version, run.root_run),
             ),

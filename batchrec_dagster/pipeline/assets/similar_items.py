@@ -17,13 +17,11 @@ from batchrec_dagster.pipeline.assets.published_lists import (
     describe_run,
     list_checks,
     list_warnings,
-    load_own_value,
     published_metadata,
     roll_back,
     title_assets,
 )
 from batchrec_dagster.pipeline.declare_asset import (
-    PUBLISHED_IO,
     asset_options,
     build_cost_metadata,
     preview_metadata,
@@ -97,7 +95,7 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
             resources=["personalize"],
             storage_key=pipeline.storage_keys.recommendations,
             code_version=f"{CODE_VERSION}-{fingerprint(settings.deciding_settings, *titles)}",
-            io_manager=PUBLISHED_IO,
+            io_manager="published_io",
             checks=list_checks(pipeline),
             warnings=list_warnings(pipeline),
         )
@@ -121,7 +119,6 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(
-                value=load_own_value(work),
                 data_version=dg.DataVersion(lists.edition.version),
                 metadata=_build_metadata(work, lists, run.root_run),
             ),

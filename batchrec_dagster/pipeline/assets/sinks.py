@@ -13,7 +13,6 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.pipeline.declare_asset import (
-    PUBLISHED_IO,
     WRITES_TO,
     asset_options,
     preview_metadata,
@@ -55,8 +54,6 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
             description=sink_description.text,
             kinds={sink_description.kind},
             inputs={"recommendations": lists_asset},
-            # Also where an IO manager of the project stores the table elsewhere.
-            input_manager=PUBLISHED_IO if pipeline.published_io else None,
             code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
             metadata={WRITES_TO: sink_description.place} if sink_description.place else {},
         )

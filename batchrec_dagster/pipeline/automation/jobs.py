@@ -47,8 +47,6 @@ def build_automation(
         description="Updates every user's recommendations from the ratings. Unchanged data are"
         " neither imported nor trained on again.",
     )
-    visible = pipeline.ratings.has_visible_files
-    sensors = [new_files_sensor(pipeline, job)] if visible else []
     return dg.Definitions(
         jobs=[
             job,
@@ -59,27 +57,8 @@ def build_automation(
             teardown_job(pipeline, keys),
         ],
         schedules=[refresh_schedule(pipeline, job)],
-        sensors=[*sensors, *_automation_sensors(pipeline, keys)],
+        sensors=[new_files_sensor(pipeline, job)] if pipeline.ratings.has_visible_files else [],
     )
-
-
-def _automation_sensors(
-    pipeline: Pipeline, assets: Collection[dg.AssetKey]
-) -> list[dg.SensorDefinition]:
-    """`NAME_automation`, which starts what declarative automation asks for.
-
-    Dagster has such a sensor too, but it is off until somebody turns it on.
-    """
-    if pipeline.automation == "none":
-        return []
-    return [
-        dg.AutomationConditionSensorDefinition(
-            name=f"{pipeline.name}_automation",
-            target=dg.AssetSelection.assets(*assets),
-            default_status=dg.DefaultSensorStatus.RUNNING,
-            description=f"Refreshes {pipeline.name} by its automation: {pipeline.automation}.",
-        )
-    ]
 
 
 def refresh_schedule(

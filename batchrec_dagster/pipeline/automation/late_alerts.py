@@ -1,10 +1,9 @@
-"""Which pipelines have no new recommendations although their schedule or automation was due."""
+"""Which pipelines have no new recommendations although their schedule was due."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import NamedTuple
 
 import dagster as dg
@@ -25,11 +24,10 @@ def find_late_pipelines(
     """
     now = datetime.now(UTC)
     instance = context.instance
-    triggers = _find_triggers(pipelines.values(), instance)
+    on_schedule = _find_pipelines_on_schedule(pipelines.values(), instance)
     keys = [
         list_pipeline.asset_key("recommendations")
-        for name in sorted(pipelines)
-        if any(triggers[name])
+        for name in sorted(on_schedule)
         for list_pipeline in pipelines[name].list_pipelines
     ]
     records = instance.get_asset_records(keys) if keys else []
@@ -50,8 +48,7 @@ def find_late_pipelines(
             before.get(name, {}),
             now,
             first_time,
-            triggers[name],
-            partial(_find_first_update, instance, pipeline.upstream),
+            is_on=name in on_schedule,
         )
         after[name] = lateness.remembered
         if lateness.message is not None:
@@ -94,34 +91,12 @@ def _find_last_scheduled_time(cron: str, timezone: str, before: datetime) -> dat
     return window.end
 
 
-def _find_first_update(
-    instance: dg.DagsterInstance, upstream: Iterable[dg.AssetKey], since: datetime
-) -> datetime | None:
-    """When the first of these assets was materialized after a time; None if none was."""
-    times = []
-    for key in upstream:
-        # Dagster asks for the seconds since 1970.
-        after = dg.AssetRecordsFilter(asset_key=key, after_timestamp=since.timestamp())
-        for record in instance.fetch_materializations(after, limit=1, ascending=True).records:
-            times.append(datetime.fromtimestamp(record.timestamp, UTC))
-    return min(times, default=None)
-
-
-class Triggers(NamedTuple):
-    """What starts runs of a pipeline by itself."""
-
-    schedule: bool
-    """Whether the schedule is on."""
-    automation: bool
-    """Whether there is declarative automation, and its sensor is on."""
-
-
 class Lateness(NamedTuple):
     """Whether a pipeline is late."""
 
     remembered: dict[str, str]
-    """What the next tick needs to know of the pipeline: since when its schedule or its automation
-    is on (`since`), and the last due time with an alert (`alerted`)."""
+    """What the next tick needs to know of the pipeline: since when its schedule is on
+    (`since`), and the last due time with an alert (`alerted`)."""
     message: Message | None
     """The alert to send, if the pipeline is late and nobody was told."""
     reason: str
@@ -132,37 +107,26 @@ def check_lateness(
     before: dict[str, str],
     now: datetime,
     made_at: datetime | None,
-    triggers: Triggers,
-    find_first_update: Callable[[datetime], datetime | None],
+    *,
+    is_on: bool,
 ) -> Lateness:
     """Whether the pipeline is late.
 
     pipeline: narrowed to the list of it that was made first, if it has several.
     before: what the last tick remembered of it.
     made_at: when the published lists were made; None if nothing was published.
-    find_first_update: when the first upstream asset was updated after a time; None if none was.
+    is_on: whether its schedule is on.
     """
-    if not any(triggers):
+    if not is_on:
         return Lateness({}, None, "the schedule is off")
     since = before.get("since", now.isoformat())
     first_time = datetime.fromisoformat(since)
     latest_due = now - timedelta(hours=pipeline.alerts.late_after_hours)
-    due_times: list[datetime] = []
-    if triggers.schedule:
-        schedule = pipeline.schedule
-        due_times.append(_find_last_scheduled_time(schedule.cron, schedule.timezone, latest_due))
-    if triggers.automation and pipeline.automation == "eager":
-        update = find_first_update(max(filter(None, [first_time, made_at])))
-        if update is not None and update <= latest_due:
-            due_times.append(update)
-    elif triggers.automation:
-        zone = pipeline.automation_timezone
-        due_times.append(_find_last_scheduled_time(pipeline.automation, zone, latest_due))
+    schedule = pipeline.schedule
+    due = _find_last_scheduled_time(schedule.cron, schedule.timezone, latest_due)
     without_alert = {**before, "since": since}
-    due = max(due_times, default=None)
-    if due is None or due < first_time:
-        trigger = "schedule" if triggers.schedule else "automation"
-        return Lateness(without_alert, None, f"nothing was due since the {trigger} is on")
+    if due < first_time:
+        return Lateness(without_alert, None, "nothing was due since the schedule is on")
     with_alert = {"since": since, "alerted": due.isoformat()}
     if made_at is not None and made_at >= due:
         return Lateness(without_alert, None, f"the lists due at {due:%Y-%m-%d %H:%M} are there")
@@ -182,22 +146,16 @@ def check_lateness(
     return Lateness(with_alert, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent")
 
 
-def _find_triggers(
+def _find_pipelines_on_schedule(
     pipelines: Iterable[Pipeline], instance: dg.DagsterInstance
-) -> dict[str, Triggers]:
-    """What starts runs of each pipeline, by its name.
-
-    A switch in the UI overrides the declaration.
-    """
+) -> set[str]:
+    """The names of the pipelines whose schedule is on. A switch in the UI overrides the YAML."""
     is_on_in_ui = {
         state.instigator_name: state.status.value != "STOPPED"
         for state in instance.all_instigator_state()
     }
-    triggers = {}
-    for pipeline in pipelines:
-        name, is_automated = pipeline.name, pipeline.automation != "none"
-        triggers[name] = Triggers(
-            schedule=is_on_in_ui.get(f"{name}_schedule", pipeline.schedule.enabled),
-            automation=is_automated and is_on_in_ui.get(f"{name}_automation", True),
-        )
-    return triggers
+    return {
+        pipeline.name
+        for pipeline in pipelines
+        if is_on_in_ui.get(f"{pipeline.name}_schedule", pipeline.schedule.enabled)
+    }
