@@ -1,11 +1,10 @@
 """Downloads files from the web.
 
-An interrupted download is resumed. A file is verified, and appears only when it is complete.
+An interrupted download is resumed. A file appears only when it is complete.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import TypeVar
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
-from batchrec_dagster.preparation.sources.download_progress import show_progress
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, Limits
 from batchrec_dagster.preparation.sources.web_request import (
     DownloadError,
@@ -31,7 +29,6 @@ from batchrec_dagster.storage import durable
 log = logging.getLogger(__name__)
 
 CHUNK = 1024 * 1024
-MAX_TEXT_BYTES = 64 * 1024
 # How many attempts in a row may fail without progress. Attempts that brought a piece do not count.
 ATTEMPTS = 4
 # Seconds, of urllib3's exponential backoff: 0 before the second attempt, then 2, 4, 8 times this.
@@ -68,12 +65,6 @@ def describe_remote_file(url: str) -> RemoteFile:
     return _retry(url, attempt)
 
 
-def read_text(url: str) -> str:
-    """The text at this address, at most 64 KiB of it. Raises DownloadError."""
-
-    return read_start(url, MAX_TEXT_BYTES).decode(errors="replace")
-
-
 def read_start(url: str, size: int) -> bytes:
     """The first bytes at this address, at most `size`. Raises DownloadError."""
 
@@ -84,31 +75,21 @@ def read_start(url: str, size: int) -> bytes:
     return _retry(url, attempt)
 
 
-def download(url: str, path: Path, *, md5: str | None = None) -> None:
-    """Fetch the file to `path`, unless it exists already.
-
-    If the connection breaks, the part that has arrived is kept next to `path`. This process or a
-    later one continues from it, if the server still has the same file.
-
-    md5: the checksum of the whole content, in hexadecimal.
-
-    Raises DownloadError.
-    """
+def download(url: str, path: Path) -> None:
+    """Fetch the file to `path`, unless it exists already. Raises DownloadError."""
+    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Other processes must not write to the same part at the same time.
         with durable.exclusive_lock(path.with_name(f"{path.name}.lock")):
             if path.exists():
                 return
-            part = _retry(url, lambda: _fetch(url, path))
-            actual = _compute_md5(part) if md5 is not None else None
-            if actual != md5:
-                part.unlink()
-                raise DownloadError(
-                    f"{safe_url(url)} arrived damaged and was deleted: its MD5 is {actual},"
-                    f" published is {md5}. Try again, or check whether a proxy changes it"
-                )
-            durable.publish(part, path)
+            attempts = _Download(url, part)
+            try:
+                _retry(url, attempts.fetch)
+                durable.publish(part, path)
+            finally:
+                part.unlink(missing_ok=True)
     except OSError as error:
         raise DownloadError(f"cannot write {safe_url(url)} to {path.parent}: {error}") from error
     log.info("downloaded %s, %d bytes", safe_url(url), path.stat().st_size)
@@ -144,61 +125,64 @@ def _retry(url: str, attempt: Callable[[], T]) -> T:
                 retries.sleep()
 
 
-def _fetch(url: str, path: Path) -> Path:
-    """Download the file in one attempt, and return the path of the complete part.
+class _Download:
+    """Fetches a file in several attempts, of which each goes on where the last one was cut.
 
-    Continues a part that an earlier attempt left, if it belongs to the same version of the file.
+    url: the file's address.
+    part: the path at which its pieces are collected.
     """
-    with open_response(url) as response:
-        part = _prepare_part(path, response)
-        have = part.stat().st_size if part.exists() else 0
-        total = response.length_remaining
-        if have and have == total:
-            return part
-        validator = _choose_validator(response)
-        if not have or not validator or (total is not None and have > total):
-            return _receive(url, response, part, 0)
-    with open_response(url, {"Range": f"bytes={have}-", "If-Range": validator}) as response:
-        if response.status != HTTPStatus.PARTIAL_CONTENT:
-            # The file has changed, or the server does not support ranges: here is all of it.
-            return _receive(url, response, _prepare_part(path, response), 0)
+
+    def __init__(self, url: str, part: Path) -> None:
+        self._url = url
+        self._part = part
+        self._received = 0
+        """How many bytes of the file are in the part."""
+        self._validator: str | None = None
+        """The version of the file of which they are; None without one."""
+
+    def fetch(self) -> None:
+        """Download the file, or what is missing of it, in one attempt.
+
+        Raises DownloadError, or TemporaryError if another attempt may help.
+        """
+        headers = {}
+        if self._received and self._validator:
+            headers = {"Range": f"bytes={self._received}-", "If-Range": self._validator}
+        with open_response(self._url, headers) as response:
+            if response.status != HTTPStatus.PARTIAL_CONTENT:
+                # The file has changed, or the server does not support ranges: here is all of it.
+                self._received = 0
+                self._validator = _choose_validator(response)
+            elif not self._is_next_piece(response):
+                self._received = 0
+                raise TemporaryError("the server sent another piece than the one asked for")
+            self._receive(response)
+
+    def _is_next_piece(self, response: BaseHTTPResponse) -> bool:
+        """Whether the piece is of the same version of the file, and begins where the part ends."""
         content_range = response.headers.get("Content-Range", "")
-        if not content_range.startswith(f"bytes {have}-") or _choose_validator(response) not in {
-            None,
-            validator,
-        }:
-            part.unlink()
-            raise TemporaryError("the server sent another piece than the one asked for")
-        return _receive(url, response, part, have)
+        is_next = content_range.startswith(f"bytes {self._received}-")
+        return is_next and _choose_validator(response) in {None, self._validator}
 
-
-def _receive(url: str, response: BaseHTTPResponse, part: Path, start: int) -> Path:
-    """Write the body to the part, from the byte `start` on. Returns the path of the part."""
-    remaining = response.length_remaining
-    total = None if remaining is None else start + remaining
-    have = start
-    _check_size(url, total)
-    speed = _SpeedCheck(url)
-    with (
-        part.open("ab" if start else "wb") as file,
-        show_progress(safe_url(url), start, total) as advance,
-    ):
-        try:
-            while True:
-                chunk = _read(response.read1, CHUNK)
-                if not chunk:
-                    break
-                file.write(chunk)
-                have += len(chunk)
-                _check_size(url, have)
-                speed.count(len(chunk))
-                advance(len(chunk))
-        except TemporaryError as error:
-            of_total = "" if total is None else f" of {total}"
-            raise TemporaryError(
-                f"cut after {have}{of_total} bytes: {error}", has_progress=have > start
-            ) from error
-    return part
+    def _receive(self, response: BaseHTTPResponse) -> None:
+        """Write the body to the part."""
+        remaining, start = response.length_remaining, self._received
+        total = None if remaining is None else start + remaining
+        _check_size(self._url, total)
+        speed = _SpeedCheck(self._url)
+        with self._part.open("ab" if start else "wb") as file:
+            try:
+                while chunk := _read(response.read1, CHUNK):
+                    file.write(chunk)
+                    self._received += len(chunk)
+                    _check_size(self._url, self._received)
+                    speed.count(len(chunk))
+            except TemporaryError as error:
+                of_total = "" if total is None else f" of {total}"
+                raise TemporaryError(
+                    f"cut after {self._received}{of_total} bytes: {error}",
+                    has_progress=self._received > start,
+                ) from error
 
 
 def _check_size(url: str, size: int | None) -> None:
@@ -253,21 +237,3 @@ def _choose_validator(response: BaseHTTPResponse) -> str | None:
     if etag and not etag.startswith("W/"):
         return etag
     return response.headers.get("Last-Modified")
-
-
-def _prepare_part(path: Path, response: BaseHTTPResponse) -> Path:
-    """The path at which the pieces of this version of the file are collected.
-
-    The pieces of other versions are deleted.
-    """
-    version = hashlib.sha256((_choose_validator(response) or "").encode()).hexdigest()[:16]
-    part = path.with_name(f"{path.name}.{version}.part")
-    for other in path.parent.iterdir():
-        if other.name.startswith(f"{path.name}.") and other.suffix == ".part" and other != part:
-            other.unlink()
-    return part
-
-
-def _compute_md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
