@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, Self, cast
 
 import dagster as dg
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from batchrec_dagster.config.sources import SourceSettings
 from batchrec_dagster.config.validation import validate_with
@@ -139,8 +139,6 @@ class Columns(dg.Model):
 class RatingsSettings(SourceSettings):
     """The file or files of ratings, and how to read them."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
     source: str | dict[str, str] = Field(
         description="Where the ratings are: sample://hetrec (generated), a path, s3://bucket/key or"
         " https://…; a file of several in a zip is written ARCHIVE.zip!/path/in/it.csv, a sheet"
@@ -150,12 +148,6 @@ class RatingsSettings(SourceSettings):
         " source. A database, for a query of it: sql+env://VARIABLE, the environment variable that"
         " holds its URL. Another asset of the project: asset://KEY.",
         examples=["sample://hetrec", "data/ratings.csv", "s3://shop/orders/**/*.parquet"],
-    )
-    copy_to_storage: bool = Field(
-        default=True,
-        alias="copy",
-        description="Whether the files are copied to raw/ in the storage. If false they are read in"
-        " place each time, for data too large to keep twice.",
     )
     format: Format | TableFormat | dict[str, TableFormat] | None = Field(
         default=None,
@@ -181,18 +173,13 @@ class RatingsSettings(SourceSettings):
     encoding: Encoding = Field(
         default="auto",
         description="The encoding, as Python calls it. auto: UTF-8, or cp1252 if the bytes are not"
-        " UTF-8; the run reports which. Words that look like another encoding are an error.",
+        " UTF-8; the run reports which.",
         examples=["latin-1", "cp1251", "shift_jis"],
     )
     columns: Columns | None = Field(
         default=None,
         description="Which column holds what. Omitted ones are recognised by the names that public"
         " data sets use, such as userId, item_id, rating, timestamp.",
-    )
-    types: dict[str, Literal["string", "long", "double", "boolean"]] = Field(
-        default_factory=dict,
-        description="The types of columns in interactions.filter, if the first rows mislead.",
-        examples=[{"zip": "string"}],
     )
     timestamp_unit: Literal["auto", "s", "ms", "us", "ns", "excel"] = Field(
         default="auto",
@@ -262,11 +249,7 @@ class RatingsSettings(SourceSettings):
         return self.timestamp_format or self.timestamp_unit
 
     @model_validator(mode="after")
-    def _query_is_copied(self) -> Self:
-        if self.query is not None and not self.copy_to_storage:
-            raise ValueError("the rows of a query are kept in the storage: omit copy: false")
-        if self.asset_sources and not self.copy_to_storage:
-            raise ValueError("the rows of an asset are kept in the storage: omit copy: false")
+    def _query_has_no_format(self) -> Self:
         if self.query is not None and (self._file_format is not None or self.decimal != "."):
             raise ValueError("format and decimal are of files, not of a query: omit them")
         return self
@@ -302,7 +285,6 @@ class RatingsSettings(SourceSettings):
             quoted=self.quotes,
             columns=columns,
             timestamp_unit=time,
-            types=self.types,
             decimal=self.decimal,
             null_values=self.all_null_values,
             timezone=self.timezone,

@@ -141,7 +141,7 @@ def dataset_group_link(arn: str, *, on_aws: bool) -> Links:
 
 def raw_files_metadata(raw: RawFiles, storage: StorageResource) -> dict[str, Any]:
     """The metadata of files that were brought from a source."""
-    uris = [file.uri for file in raw.record.files if file.uri]
+    uris = [file.uri for file in raw.record.files]
     count = len(raw.record.files)
     return {
         "outcome": raw.outcome,

@@ -78,9 +78,6 @@ class ReadSettings:
 
     timestamp_unit: str = AUTO
 
-    types: Mapping[str, str] = field(default_factory=dict)
-    """The types of columns by their names: string, long, double or boolean."""
-
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
     timezone: str | None = None
@@ -188,7 +185,7 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         skipped_lines=_count_lines_as_declared(table),
         **{"rating": None, "timestamp": None, **columns},
     )
-    types = {**sample.infer_types(layout.decimal), **reading.types}
+    types = sample.infer_types(layout.decimal)
     warnings = [*_describe_decimal_ids(sample, layout, types)]
     if isinstance(table, CsvTable) and not table.has_header:
         warnings += _describe_header_among_rows(table, reading)

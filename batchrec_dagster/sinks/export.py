@@ -15,11 +15,11 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import dagster as dg
 import polars as pl
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.durable import temporary_folder
@@ -33,7 +33,6 @@ _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 FORMULA = f"^[{_SIGNS}\t\r\n]"
 # Programs that split at another delimiter ignore quotes, so for them a line break ends a cell too.
 FORMULA_WITHIN = f'([;|\t\r\n]"*)([{_SIGNS}])'
-BOM = "\ufeff".encode()
 
 
 class ExportSink(dg.Model):
@@ -49,10 +48,6 @@ class ExportSink(dg.Model):
         description="per_user: a row for each user, with item_1, title_1, item_2 … (csv) or a list"
         " of items (jsonl), which have all columns of the table; per_item: a row for each user and"
         " item, as in the table.",
-    )
-    bom: bool = Field(
-        default=False,
-        description="csv: start with a byte order mark, which tells Excel that it is UTF-8.",
     )
     path: str | None = Field(
         default=None,
@@ -78,12 +73,6 @@ class ExportSink(dg.Model):
         if not key or key.endswith("/"):
             raise ValueError(f"{path} is a folder: add the file's name")
         return path
-
-    @model_validator(mode="after")
-    def _bom_goes_with_csv(self) -> Self:
-        if self.bom and self.format != "csv":
-            raise ValueError("bom goes with csv only: leave it out")
-        return self
 
     def describe(self, project: Path) -> sink.SinkDescription:
         path = self._resolve_path(project)
@@ -228,8 +217,6 @@ def _write_file(frame: pl.LazyFrame, settings: ExportSink, longest: int, path: P
     """
     cells_escaped = 0
     with path.open("wb") as file:
-        if settings.bom:
-            file.write(BOM)
         include_header = True
         for rows in _generate_rows(frame, settings, longest):
             if settings.format == "jsonl":

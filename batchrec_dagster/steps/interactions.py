@@ -102,11 +102,7 @@ def inspect_ratings(work: Work, raw: RawRecord, suppressed: SuppressedUsers) -> 
     """
     pipeline, storage = work.pipeline, work.storage
     ratings, whole = pipeline.ratings, not pipeline.preparation.on_aws
-    with (
-        open_raw_files(raw, ratings.rows, storage, pipeline.project)
-        if whole
-        else open_first_file(raw, storage)
-    ) as files:
+    with open_raw_files(raw, storage) if whole else open_first_file(raw, storage) as files:
         size = sum(file.path.stat().st_size for file in files)
         try:
             with open_ratings(files, pipeline.reading, pipeline.rules, suppressed) as opened:
@@ -128,35 +124,23 @@ def inspect_ratings(work: Work, raw: RawRecord, suppressed: SuppressedUsers) -> 
             return RatingsInspection(CheckResult("rows_readable", False, str(error)), size, whole)
 
 
-def list_s3_uris(raw: RawRecord, storage: StorageResource) -> list[str]:
-    """The URIs where Spark on AWS reads the files. Raises StepError if they are not in S3."""
-    require_copies(raw)
-    uris = [file.uri or file.source for file in raw.files]
-    if not storage.in_s3 or not all(map(_is_object, uris)):
-        raise StepError(
-            "preparation.engine glue reads from S3: set"
-            " BATCHREC_STORAGE=s3://bucket/prefix, and keep ratings.copy on for other sources"
-        )
-    return uris
-
-
-def _is_object(uri: str) -> bool:
-    # Not a file in an archive, nor a table, which is a folder.
-    return uri.startswith("s3://") and "!/" not in uri and not uri.endswith("/")
-
-
 @contextmanager
 def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
     """The start of the first file that is not empty, on this machine: enough to see the format.
 
     A file that is not plain text is downloaded whole. Raises StorageError, StepError.
     """
-    for file, uri in zip(raw.files, list_s3_uris(raw, storage), strict=True):
-        start = next(storage.store.chunks(uri), b"")
+    require_copies(raw)
+    if not storage.in_s3:
+        raise StepError(
+            "preparation.engine glue reads from S3: set BATCHREC_STORAGE=s3://bucket/prefix"
+        )
+    for file in raw.files:
+        start = next(storage.store.chunks(file.uri), b"")
         if not start:
             continue
         if start.startswith((PARQUET, *PACKED)) or recognise_format(start[:START]):
-            with storage.local_file(uri) as path:
+            with storage.local_file(file.uri) as path:
                 yield [RawFile(path, file.source)]
             return
         with temporary_folder() as folder:
@@ -268,8 +252,7 @@ def prepare_interactions(
             remove_dead_work(work.files, run, runs)
             prepared = _prepare_on_aws(work, raw, suppressed, run_spark, check_size, run)
         else:
-            source = pipeline.ratings.rows
-            with open_raw_files(raw, source, work.storage, pipeline.project) as files:
+            with open_raw_files(raw, work.storage) as files:
                 prepared = _prepare_here(work, files, suppressed, folder, run_spark, check_size)
         yield prepared
 
@@ -327,10 +310,7 @@ def _prepare_on_aws(
         layout = _find_layout(files, pipeline)
     folder = work.files.uri(f"{pipeline.storage_keys.work}{run}")
     task = SparkTask(
-        [
-            SourceFile(uri, file.source)
-            for file, uri in zip(raw.files, list_s3_uris(raw, storage), strict=True)
-        ],
+        [SourceFile(file.uri, file.source) for file in raw.files],
         layout,
         pipeline.rules,
         destination=f"{folder}/interactions.csv",

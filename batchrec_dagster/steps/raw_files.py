@@ -1,4 +1,4 @@
-"""The files of a source, as runs keep them: copied to raw/, or read in place.
+"""The files of a source, as runs keep them: copied to raw/.
 
 A record of them goes from one run to the next, so that unchanged files are not copied again. It has
 the SHA-256 of each copy, and a copy with any other content is not read.
@@ -7,16 +7,14 @@ the SHA-256 of each copy, and a copy with any other content is not read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.source import (
-    ListedFile,
     RatingsSource,
     SourceContext,
 )
@@ -33,20 +31,19 @@ class FileRecord:
 
     source: str
     """The file, without the secrets of a signed URL."""
-    uri: str | None
-    """The URI of the copy; None when the file is read in place."""
+    uri: str
+    """The URI of the copy."""
     fingerprint: str
     """It changes when the file of the source does."""
-    size: int | None = None
+    size: int
     """The bytes of the copy."""
-    sha256: str | None = None
+    sha256: str
     """The SHA-256 of the copy, in hexadecimal."""
     etag: str | None = field(default=None, compare=False)
-    """The ETag in S3 of the copy with this SHA-256. Earlier versions recorded none."""
+    """The ETag in S3 of the copy with this SHA-256; None of a copy on this machine."""
 
     def to_json(self) -> dict[str, Any]:
-        values = vars(self).items()
-        return {key: value for key, value in values if key == "uri" or value is not None}
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,17 @@ class RawRecord:
     columns: Mapping[str, str] = field(default_factory=dict)
     """The name of the column of each role, where the files could be read."""
     inspected_with: str | None = None
-    """A fingerprint of the settings that the files were inspected with, besides their own. Earlier
-    versions recorded none."""
+    """A fingerprint of the settings that the files were inspected with, besides their own; None
+    before they were."""
     copies_deleted: bool = False
     """Whether the copies were deleted after the interactions were made, because they had rows of
     users who were erased."""
 
     @property
     def version(self) -> str:
-        """16 hexadecimal digits that change when any file does. Copies count by their content."""
-        versions = [file.sha256 or f"{file.source} {file.fingerprint}" for file in self.files]
-        if len(versions) == 1 and self.files[0].sha256:
+        """16 hexadecimal digits that change when the content of any copy does."""
+        versions = [file.sha256 for file in self.files]
+        if len(versions) == 1:
             return versions[0][:16]
         return _digest_lines(versions)[:16]
 
@@ -117,8 +114,6 @@ class RawFiles:
     def outcome(self) -> str:
         """What this run did, in words."""
         files = self.record.files
-        if any(file.uri is None for file in files):
-            return "read in place"
         if not self.copied:
             return "unchanged: not copied again"
         outcome = "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
@@ -132,11 +127,9 @@ class RawFiles:
     def unchanged_version(self) -> str | None:
         """The record's version, if the copies of an earlier run still have the recorded content.
 
-        None if this run copied any file, or if any file has no copy with a checksum.
+        None if this run copied any file.
         """
-        if self.copied or not all(file.sha256 for file in self.record.files):
-            return None
-        return self.record.version
+        return None if self.copied else self.record.version
 
 
 def _name_first(names: Sequence[str]) -> str:
@@ -151,7 +144,7 @@ def bring_raw_files(
     project: Path,
     *,
     record: str,
-    place: Callable[[str], str] | None,
+    place: Callable[[str], str],
 ) -> Iterator[RawFiles]:
     """Copy the files that are new or changed since the last run, or whose copies have changed.
 
@@ -160,7 +153,7 @@ def bring_raw_files(
 
     project: the folder where relative paths start.
     record: the storage key of the last run's record.
-    place: makes a storage key of a filename; None leaves the files where they are.
+    place: makes a storage key of a filename.
     Raises SourceError, StorageError.
     """
     storage.store.tidy(storage.uri(f"{record.partition('/')[0]}/"))
@@ -169,27 +162,23 @@ def bring_raw_files(
     yield raw
     uris_to_keep = {file.uri for file in raw.record.files}
     for file in last_record.files:
-        if file.uri is not None and file.uri not in uris_to_keep:
+        if file.uri not in uris_to_keep:
             storage.store.delete(file.uri)
 
 
 def delete_copies(
     source: RatingsSource, record: RawRecord, storage: StorageResource, project: Path, key: str
-) -> bool:
+) -> None:
     """Delete the copies of the files, which have rows of users who were erased, and record that.
 
     What was downloaded of the source is removed, too. The next run copies the files again.
 
     key: the storage key of the record.
-    Returns whether there were copies: files that are read in place have none.
     """
     source.remove_downloads(make_source_context(storage, project))
-    uris = [file.uri for file in record.files if file.uri is not None]
-    for uri in uris:
-        storage.store.delete(uri)
-    if uris:
-        write_record(storage, key, replace(record, copies_deleted=True).to_json())
-    return bool(uris)
+    for file in record.files:
+        storage.store.delete(file.uri)
+    write_record(storage, key, replace(record, copies_deleted=True).to_json())
 
 
 def require_copies(record: RawRecord, asset: str = "raw_ratings") -> None:
@@ -209,7 +198,7 @@ def _copy_changed(
     storage: StorageResource,
     project: Path,
     last_record: RawRecord,
-    place: Callable[[str], str] | None,
+    place: Callable[[str], str],
 ) -> RawFiles:
     context = make_source_context(storage, project)
     listed_files = source.files(context)
@@ -217,13 +206,10 @@ def _copy_changed(
     files: list[FileRecord] = []
     changed, damaged, copied = [], [], 0
     for file in listed_files:
-        uri = storage.uri(place(file.filename)) if place else None
-        file_record = FileRecord(file.file.display_name, uri, file.fingerprint)
-        if uri is None:
-            files.append(file_record)
-            continue
-        last_file = last_files.get(file_record.source)
-        if last_file is not None and _is_same_version(last_file, file_record):
+        name, uri = file.file.display_name, storage.uri(place(file.filename))
+        last_file = last_files.get(name)
+        # Whether the last run copied this version of the file, to the same place.
+        if last_file and (last_file.fingerprint, last_file.uri) == (file.fingerprint, uri):
             info = storage.store.head(uri)
             verified_file = _verify_copy(last_file, info, storage) if info else None
             if verified_file is not None:
@@ -233,21 +219,16 @@ def _copy_changed(
                 damaged.append(storage.where(uri))
         copy = file.file.copy(context, uri, may_be_empty=len(listed_files) > 1)
         etag = copy.etag if _has_etag(uri, storage) else None
-        files.append(replace(file_record, size=copy.size, sha256=copy.sha256, etag=etag))
+        files.append(FileRecord(name, uri, file.fingerprint, copy.size, copy.sha256, etag))
         copied += 1
         if file.file.has_changed(context):
-            changed.append(file.file.display_name)
+            changed.append(name)
     record = RawRecord(source.display_name, tuple(files))
     if record.files == last_record.files:
         record = replace(
             record, columns=last_record.columns, inspected_with=last_record.inspected_with
         )
     return RawFiles(record, copied, tuple(changed), tuple(damaged))
-
-
-def _is_same_version(last_file: FileRecord, file: FileRecord) -> bool:
-    """Whether the last run copied this version of the file, to the same place."""
-    return (last_file.fingerprint, last_file.uri) == (file.fingerprint, file.uri)
 
 
 def _verify_copy(file: FileRecord, info: ObjectInfo, storage: StorageResource) -> FileRecord | None:
@@ -259,8 +240,6 @@ def _verify_copy(file: FileRecord, info: ObjectInfo, storage: StorageResource) -
     """
     if info.size != file.size:
         return None
-    if file.sha256 is None:
-        return file
     has_etag = bool(info.etag) and _has_etag(info.uri, storage)
     if has_etag and info.etag == file.etag:
         return file
@@ -277,19 +256,11 @@ def _has_etag(uri: str, storage: StorageResource) -> bool:
 
 
 @contextmanager
-def open_raw_files(
-    record: RawRecord, source: RatingsSource, storage: StorageResource, project: Path
-) -> Iterator[list[RawFile]]:
-    """The files on this machine, in order. Raises SourceError, StorageError, StepError."""
+def open_raw_files(record: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
+    """The copies on this machine, in order. Raises StorageError, StepError."""
     require_copies(record)
-    if any(file.uri is None for file in record.files):
-        yield from _open_in_place(record, source, storage, project)
-        return
     with ExitStack() as stack:
-        files = []
-        for file in record.files:
-            files.append(stack.enter_context(open_copy(file, storage)))
-        yield files
+        yield [stack.enter_context(open_copy(file, storage)) for file in record.files]
 
 
 @contextmanager
@@ -298,13 +269,12 @@ def open_copy(file: FileRecord, storage: StorageResource) -> Iterator[RawFile]:
 
     Raises StorageError, and DamagedObjectError if the copy has another content than recorded.
     """
-    assert file.uri is not None
     with storage.local_file(file.uri) as path:
         size = path.stat().st_size
         damage = None
         if size != file.size:
             damage = f"{size} bytes instead of {file.size}"
-        elif file.sha256 is not None and compute_sha256(read_pieces(path)) != file.sha256:
+        elif compute_sha256(read_pieces(path)) != file.sha256:
             damage = "its content differs from the one that was copied"
         if damage is not None:
             raise DamagedObjectError(
@@ -314,36 +284,6 @@ def open_copy(file: FileRecord, storage: StorageResource) -> Iterator[RawFile]:
         yield RawFile(path, file.source)
 
 
-def _open_in_place(
-    record: RawRecord, source: RatingsSource, storage: StorageResource, project: Path
-) -> Iterator[list[RawFile]]:
-    """The files where they are.
-
-    Raises SourceError for files that are not the record's, or that change before the block ends.
-    """
-    context = make_source_context(storage, project)
-    # The record is without the secrets of a signed URL.
-    files = source.files(context)
-    recorded = {file.source: file.fingerprint for file in record.files}
-    listed = {file.file.display_name: file.fingerprint for file in files}
-    _refuse_changed(dict(recorded.items() ^ listed.items()))
-    with ExitStack() as stack:
-        yield [_open_file(file, context, stack) for file in files]
-    _refuse_changed([file.file.display_name for file in files if file.file.has_changed(context)])
-
-
-def _refuse_changed(changed: Iterable[str]) -> None:
-    for name in sorted(changed):
-        raise SourceError(
-            f"{name} is read in place, and changed after raw_ratings had listed it: materialize"
-            " raw_ratings again, or set ratings.copy: true"
-        )
-
-
-def _open_file(file: ListedFile, context: SourceContext, stack: ExitStack) -> RawFile:
-    return RawFile(stack.enter_context(file.file.open_locally(context)), file.file.display_name)
-
-
 @contextmanager
 def open_source(
     source: RatingsSource, storage: StorageResource, project: Path
@@ -351,20 +291,26 @@ def open_source(
     """The files of a source on this machine, in order. Raises SourceError."""
     context = make_source_context(storage, project)
     with ExitStack() as stack:
-        yield [_open_file(file, context, stack) for file in source.files(context)]
+        yield [
+            RawFile(stack.enter_context(file.file.open_locally(context)), file.file.display_name)
+            for file in source.files(context)
+        ]
 
 
 def digest_source(source: RatingsSource, storage: StorageResource, project: Path) -> str:
     """`digest_files` of the source's files as they are now. Raises SourceError."""
     files = source.files(make_source_context(storage, project))
-    return digest_files(
-        [FileRecord(file.file.display_name, None, file.fingerprint) for file in files]
-    )
+    return _digest_fingerprints([(file.file.display_name, file.fingerprint) for file in files])
 
 
 def digest_files(files: Sequence[FileRecord]) -> str:
     """A digest that changes when a file comes, goes or changes; empty for no files."""
-    lines = [f"{file.source} {file.fingerprint}" for file in files]
+    return _digest_fingerprints([(file.source, file.fingerprint) for file in files])
+
+
+def _digest_fingerprints(files: Sequence[tuple[str, str]]) -> str:
+    """`digest_files` of the name and the fingerprint of each file."""
+    lines = [f"{name} {fingerprint}" for name, fingerprint in files]
     return _digest_lines(lines)[:32] if lines else ""
 
 

@@ -227,7 +227,7 @@ def _list_copies(work: Work, asset: str, folder: str) -> list[str]:
     """
     record = RawRecord.from_json(work.files.record(asset, RawRecord))
     prefix = work.files.uri(folder)
-    copies = [file.uri for file in record.files if file.uri is not None]
+    copies = [file.uri for file in record.files]
     uris = [uri for uri in copies if uri.startswith(prefix)]
     if record.files:
         uris.append(work.files.uri(work.pipeline.storage_keys.record(asset)))

@@ -92,7 +92,6 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
         4,
         "ratings",
     ),
-    ({"ratings": {**RATINGS, "types": {"a": "int"}}}, 12, "ratings.types.a"),
     ({"interactions": {"filter": "rating >"}}, 12, "interactions.filter"),
     (
         {"interactions": {"filter": "rating > (SELECT 1)"}},

@@ -252,14 +252,11 @@ def test_what_an_earlier_version_made_is_reused(
     assert find_warning(result) is None
 
 
-@pytest.mark.parametrize("copy", [True, False])
 def test_a_downloaded_archive_does_not_stay_in_the_cache(
     project: Project,
     instance: dg.DagsterInstance,
     monkeypatch: pytest.MonkeyPatch,
     s3: S3Server,
-    *,
-    copy: bool,
 ) -> None:
     source = write_source(project)
     storage = log_in_to_bucket(s3, project, monkeypatch)
@@ -268,8 +265,7 @@ def test_a_downloaded_archive_does_not_stay_in_the_cache(
         packed.write(source, "ratings.csv")
     address = f"{storage.root}/exports/ratings.zip"
     storage.store.put(address, archive)
-    ratings = {"source": f"{address}!/ratings.csv", "copy": copy}
-    declare_shop(project, ratings=ratings)
+    declare_shop(project, ratings={"source": f"{address}!/ratings.csv"})
     cache = project.root / ".batchrec/cache"
     prepare(project, instance)
     assert list(cache.iterdir())
@@ -292,19 +288,3 @@ def test_a_source_of_users_who_all_were_erased_says_so(
     result = refresh(project, "shop", instance, assets=PREPARED)
 
     assert why(result) == "all users of batch_users.source were erased: name others there"
-
-
-def test_a_source_that_is_read_in_place_stays(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    source = write_source(project)
-    content = source.read_bytes()
-    declare_shop(project, ratings={"copy": False})
-    open_suppression_list(project).add([PERSON, OTHER])
-
-    result = prepare(project, instance)
-
-    assert find_warning(result) == WARNING
-    assert "raw_copies" not in metadata(result, "interactions")
-    assert source.read_bytes() == content
-    assert list_mentions(project.storage) == []

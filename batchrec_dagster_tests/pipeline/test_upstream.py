@@ -410,7 +410,6 @@ def _parents(pipeline: Pipeline, asset: str) -> set[dg.AssetKey]:
         ({"source": "asset://orders", "partitions": "newest"}, "write latest, or a number of days"),
         ({"source": "orders.csv", "deps": ["sales orders"]}, "is not an asset's key"),
         ({"source": "asset://"}, "write an asset's key"),
-        ({"source": "asset://sales/orders", "copy": False}, "omit copy: false"),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_loaded(

@@ -307,11 +307,7 @@ def test_the_schema_asks_for_the_columns_that_are_written() -> None:
     assert (value.type, value.nullable) == ("float", True)
 
 
-FOLDER = """
-ratings:
-  source: parts
-  {copy}
-"""
+FOLDER = "ratings: {source: parts}"
 
 
 def write_parts(project: Project, *names: str) -> None:
@@ -335,29 +331,18 @@ def test_of_a_folder_only_what_has_changed_is_copied_again(
 ) -> None:
     write_parts(project, "a.csv", "b.csv")
     (project.root / "parts" / "empty.csv").touch()
-    declaration_yaml = FOLDER.format(copy="")
-    first = read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
+    first = read_metadata(prepare(project, instance, FOLDER), "raw_ratings")
     assert (first["outcome"], first["files"]) == ("copied", 3)
     assert len(first["empty_files"]) == 1
-    second_metadata = read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
+    second_metadata = read_metadata(prepare(project, instance, FOLDER), "raw_ratings")
     assert second_metadata["outcome"] == "unchanged: not copied again"
     (project.root / "parts" / "a.csv").unlink()
     write_parts(project, "c.csv")
-    changed_metadata = read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
+    changed_metadata = read_metadata(prepare(project, instance, FOLDER), "raw_ratings")
     assert changed_metadata["outcome"] == "copied 1 of 3"
     raw = project.storage / "shop" / "raw"
     assert sorted(path.name for path in raw.iterdir()) == ["b.csv", "c.csv", "empty.csv"]
     assert interactions(project, "shop").height == 2 * len(EVENTS)
-
-
-def test_what_is_read_in_place_is_not_copied(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    write_parts(project, "a.csv")
-    result = prepare(project, instance, FOLDER.format(copy="copy: false"))
-    assert read_metadata(result, "raw_ratings")["outcome"] == "read in place"
-    assert not (project.storage / "shop" / "raw").exists()
-    assert interactions(project, "shop").height == len(EVENTS)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,8 +157,9 @@ def test_every_row_is_kept_or_left_out_for_a_reason(
         if way == "in parts":
             patch.setattr(row_filters, "PART_ROWS", 4)
             patch.setattr(local, "BYTES_AT_ONCE", 0)
-        reading = replace(ReadSettings.of(LAYOUT), types={"price": "long"})
-        lines, result = prepare(Path(folder), rows, rules, reading, NOBODY.add(erased))
+        lines, result = prepare(
+            Path(folder), rows, rules, ReadSettings.of(LAYOUT), NOBODY.add(erased)
+        )
     expected_rows, left_out = keep_by_rules(rows, rules, erased)
     assert result.erased_users == len(erased.intersection(row.user for row in rows))
     assert lines == [row.cells for row in expected_rows]

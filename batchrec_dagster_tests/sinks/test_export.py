@@ -65,8 +65,8 @@ def test_a_row_for_each_user_has_items_in_columns(tmp_path: Path) -> None:
     size = len(read_content(tmp_path))
     file = str(tmp_path / "exports/lists")
     assert result.facts == {"file": file, "lines": 2, "bytes": size, "formulas_escaped": 0}
-    write(tmp_path, frame.drop("title").tail(1), bom=True)
-    assert read_content(tmp_path) == b'\xef\xbb\xbf"user_id","item_1"\n"2","c"\n'
+    write(tmp_path, frame.drop("title").tail(1))
+    assert read_content(tmp_path) == b'"user_id","item_1"\n"2","c"\n'
 
 
 def test_in_an_experiment_a_row_has_its_users_arm(tmp_path: Path) -> None:
@@ -195,19 +195,18 @@ def test_a_cell_that_ends_at_a_semicolon_elsewhere_is_text(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.attack
 @settings(max_examples=repeats(60, 15), deadline=None)
-@example(wild=HOSTILE_LISTS, row_form="per_user", bom=False)
-@example(wild=HOSTILE_LISTS, row_form="per_item", bom=True)
-@given(wild=LISTS, row_form=st.sampled_from(["per_user", "per_item"]), bom=st.booleans())
+@example(wild=HOSTILE_LISTS, row_form="per_user")
+@example(wild=HOSTILE_LISTS, row_form="per_item")
+@given(wild=LISTS, row_form=st.sampled_from(["per_user", "per_item"]))
 def test_whatever_the_text_is_it_comes_back_and_no_cell_begins_a_formula(
     tmp_path_factory: pytest.TempPathFactory,
     wild: dict[str, list[tuple[str, str | None]]],
     row_form: Literal["per_user", "per_item"],
-    bom: bool,
 ) -> None:
     folder = tmp_path_factory.mktemp("csv")
     frame = build_lists_table(wild)
-    result = write(folder, frame, rows=row_form, bom=bom)
-    text = read_content(folder).decode("utf-8-sig" if bom else "utf-8")
+    result = write(folder, frame, rows=row_form)
+    text = read_content(folder).decode()
     _, *read = csv.reader(io.StringIO(text, newline=""))
     assert result.facts["lines"] == len(read)
     assert not [
@@ -275,7 +274,7 @@ def open_export(folder: Path, **options: Any) -> tuple[ExportSink, SinkContext]:
 
 
 @pytest.mark.parametrize("rows", ["per_user", "per_item"])
-@pytest.mark.parametrize("options", [{}, {"bom": True}, {"format": "jsonl"}])
+@pytest.mark.parametrize("options", [{}, {"format": "jsonl"}])
 @given(users=LISTS)
 @example(users=HOSTILE_LISTS)
 @settings(max_examples=repeats(50, 10))

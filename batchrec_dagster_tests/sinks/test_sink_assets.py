@@ -258,7 +258,6 @@ def test_a_secret_in_the_yaml_is_refused_and_not_repeated(
         ({"export": {"path": "ftp://x/y"}}, "sinks.export.path: write a path or s3"),
         ({"export": {"path": "s3://mailing"}}, "s3://mailing is a folder: add the file's name"),
         ({"export": {"path": "out/"}}, "out/ is a folder"),
-        ({"export": {"format": "jsonl", "bom": True}}, "sinks.export: bom goes with csv"),
         ({"dynamodb": {"table": "a b"}}, "sinks.dynamodb.table: write 3 to 255"),
         ({"dynamodb": {"table": "abc", "ttl_days": 0}}, "sinks.dynamodb.ttl_days: write a whole"),
         ({"redis": {}}, "sinks.redis: there is no such setting"),

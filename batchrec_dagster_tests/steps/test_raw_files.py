@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.steps.raw_files import (
     FileRecord,
@@ -35,17 +34,10 @@ COPIED = {
     ],
     "columns": {"user": "userId"},
 }
-IN_PLACE = {
-    "source": "a.csv",
-    "files": [{"source": "a.csv", "uri": None, "fingerprint": "10 bytes, 20 ns"}],
-}
 
 
 def test_a_record_is_written_as_it_was_read() -> None:
-    for record in (COPIED, IN_PLACE):
-        read = RawRecord.from_json(record)
-        assert {**read.to_json(), "version": None} == {**record, "version": None}
-    assert RawRecord.from_json(COPIED).version == COPIED["version"]
+    assert RawRecord.from_json(COPIED).to_json() == COPIED
 
 
 def test_without_a_record_there_are_no_files() -> None:
@@ -53,24 +45,16 @@ def test_without_a_record_there_are_no_files() -> None:
 
 
 def test_the_version_changes_with_any_file() -> None:
-    first_record = FileRecord("a.csv", None, "1")
-    records = [
-        RawRecord("a", files)
-        for files in [
-            (first_record,),
-            (FileRecord("a.csv", None, "2"),),
-            (first_record, first_record),
-        ]
-    ]
+    first, second = (FileRecord("a.csv", "s3://lake/a.csv", "1", 3, sha) for sha in ("1a", "2b"))
+    records = [RawRecord("a", files) for files in [(first,), (second,), (first, first)]]
     assert len({record.version for record in records}) == 3
 
 
 @contextmanager
-def raw_files(folder: Path, *, copy: bool) -> Iterator[tuple[RawFiles, StorageResource]]:
+def raw_files(folder: Path) -> Iterator[tuple[RawFiles, StorageResource]]:
     storage = StorageResource(root=str(folder / "storage"), s3=S3Connection())
-    place = "shop/raw/{}".format if copy else None
-    source = parse_source("orders/")
-    with bring_raw_files(source, storage, folder, record="shop/r.json", place=place) as raw:
+    record, source = "shop/r.json", parse_source("orders/")
+    with bring_raw_files(source, storage, folder, record=record, place="shop/raw/{}".format) as raw:
         yield raw, storage
 
 
@@ -95,40 +79,11 @@ def test_a_source_that_grows_during_the_copy_is_said_to(
         return put(store, uri, data)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ObjectStore, "put", grow_and_put)
-    with raw_files(tmp_path, copy=True) as (raw, _):
+    with raw_files(tmp_path) as (raw, _):
         message = "copied, as they were at the start: orders/a.csv and 1 more changed since"
         assert raw.outcome.replace(f"{tmp_path}/", "") == message
         assert [file.size for file in raw.record.files] == [4, 4, 4]
         assert all(file.fingerprint.startswith("4 bytes") for file in raw.record.files)
-
-
-@pytest.mark.parametrize("change", ["before", "while", "gone", "more"])
-def test_what_is_read_in_place_is_the_recorded_files_or_refused(
-    orders: Path, tmp_path: Path, change: str
-) -> None:
-    source, file = parse_source("orders/"), orders / "b.csv"
-    with raw_files(tmp_path, copy=False) as (raw, storage):
-        pass
-    with open_raw_files(raw.record, source, storage, tmp_path) as files:
-        assert [file.path.read_text() for file in files] == ["1,2\n"] * 3
-    if change == "before":
-        file.write_text("1,2\n3,4\n")
-    elif change == "gone":
-        file.unlink()
-    elif change == "more":
-        file = orders / "d.csv"
-        file.write_text("1,2\n")
-    message = f"{file} is read in place, and changed after .* materialize raw_ratings again"
-    opened_files = []
-
-    def read() -> None:
-        with open_raw_files(raw.record, source, storage, tmp_path) as files:
-            opened_files.extend(files)
-            file.write_text("1,2\n3,4\n")
-
-    with pytest.raises(SourceError, match=message):
-        read()
-    assert bool(opened_files) is (change == "while")
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -165,7 +120,6 @@ def bring_again(storage: StorageResource, folder: Path) -> RawFiles:
 def damage_copy(storage: StorageResource, record: RawRecord) -> str:
     """Replace the second copy by other data of its length and its time. Returns where it is."""
     uri = record.files[1].uri
-    assert uri is not None
     path = storage.store.local_path(uri)
     if path is None:
         storage.store.put(uri, b"1,3\n")
@@ -185,7 +139,7 @@ def test_a_copy_of_other_content_is_named_and_made_again(
     assert raw.outcome == f"copied 1 of 3; {place} had another content than recorded"
     assert raw.unchanged_version is None
     assert raw.record.version == record.version
-    with open_raw_files(raw.record, parse_source("orders/"), storage, tmp_path) as files:
+    with open_raw_files(raw.record, storage) as files:
         # Messages name the source's file, because nobody can correct a row in its copy.
         assert [file.name for file in files] == [file.source for file in raw.record.files]
         assert not any("raw/" in file.name for file in files)
@@ -202,33 +156,12 @@ def test_a_copy_of_other_content_is_not_read(
     place = damage_copy(storage, record)
     with (
         pytest.raises(DamagedObjectError) as refusal,
-        open_raw_files(record, parse_source("orders/"), storage, tmp_path),
+        open_raw_files(record, storage),
     ):
         pass
     assert str(refusal.value) == (
         f"{place} is damaged (its content differs from the one that was copied): run the refresh,"
         " which copies it again"
-    )
-
-
-@pytest.mark.parametrize("without", [("etag",), ("etag", "sha256")])
-def test_a_record_of_an_earlier_version_copies_nothing_again(
-    copied: tuple[StorageResource, RawRecord], tmp_path: Path, without: tuple[str, ...]
-) -> None:
-    storage, record = copied
-    earlier = record.to_json()
-    earlier["files"] = [
-        {key: value for key, value in file.items() if key not in without}
-        for file in earlier["files"]
-    ]
-    storage.store.put(storage.uri("shop/r.json"), json.dumps(earlier).encode())
-    raw = bring_again(storage, tmp_path)
-    assert raw.outcome == "unchanged: not copied again"
-    assert raw.record.version == RawRecord.from_json(earlier).version
-    # What is missing is recorded where the content was verified.
-    etags = [file.etag for file in record.files]
-    assert [file.etag for file in raw.record.files] == (
-        [None] * 3 if "sha256" in without else etags
     )
 
 

@@ -34,13 +34,13 @@ def bucket(s3: S3Server, tmp_path: Path) -> str:
 
 
 def prepare(
-    project: Project, instance: dg.DagsterInstance, source: Path | str, *, copy: bool
+    project: Project, instance: dg.DagsterInstance, source: Path | str
 ) -> dg.ExecuteInProcessResult:
     """Run raw_ratings and interactions."""
     project.declare(
         {
             "name": "shop",
-            "ratings": {"source": str(source), "columns": COLUMNS, "copy": copy},
+            "ratings": {"source": str(source), "columns": COLUMNS},
             "interactions": {"min_rating": 3.5},
         }
     )
@@ -58,9 +58,7 @@ def read_interactions(project: Project) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("source", "copy"), [("exports/*.csv*", True), ("exports/", False)], ids=["copied", "in place"]
-)
+@pytest.mark.parametrize("source", ["exports/*.csv*", "exports/"])
 def test_a_folder_of_a_bucket_is_what_its_files_are(
     project: Project,
     instance: dg.DagsterInstance,
@@ -68,9 +66,8 @@ def test_a_folder_of_a_bucket_is_what_its_files_are(
     s3: S3Server,
     bucket: str,
     source: str,
-    copy: bool,
 ) -> None:
-    prepare(project, instance, project.root / "ratings.csv", copy=True)
+    prepare(project, instance, project.root / "ratings.csv")
     whole = read_interactions(project)
     # These keys may only read the source.
     for name, value in s3.environment(READER).items():
@@ -78,15 +75,15 @@ def test_a_folder_of_a_bucket_is_what_its_files_are(
     project.environment["AWS_ENDPOINT_URL_S3"] = s3.endpoint
     uri = f"s3://{bucket}/{source}"
 
-    result = prepare(project, instance, uri, copy=copy)
+    result = prepare(project, instance, uri)
     assert read_interactions(project) == whole
     raw_metadata = metadata(result, "raw_ratings")
     assert (raw_metadata["files"], raw_metadata["dagster/row_count"]) == (PARTS + 1, 1800)
-    assert raw_metadata["outcome"] == ("copied" if copy else "read in place")
+    assert raw_metadata["outcome"] == "copied"
     raw = [path.name for path in (project.storage / "shop/raw").rglob("*") if path.is_file()]
-    assert len(raw) == (PARTS + 1 if copy else 0)
+    assert len(raw) == PARTS + 1
 
-    second_result = prepare(project, instance, uri, copy=copy)
+    second_result = prepare(project, instance, uri)
     assert find_version(second_result) == find_version(result)
     s3.client().put_object(
         Bucket=bucket,
@@ -94,12 +91,10 @@ def test_a_folder_of_a_bucket_is_what_its_files_are(
         Body=b"userId,movieId,rating,timestamp\n1,2,5,1500000000\n",
     )
     s3.client().delete_object(Bucket=bucket, Key="exports/9.csv")
-    grown_result = prepare(project, instance, uri, copy=copy)
+    grown_result = prepare(project, instance, uri)
     assert find_version(grown_result) != find_version(result)
     assert read_interactions(project).startswith(whole)
-    assert metadata(grown_result, "raw_ratings")["outcome"] == (
-        f"copied 1 of {PARTS + 1}" if copy else "read in place"
-    )
+    assert metadata(grown_result, "raw_ratings")["outcome"] == f"copied 1 of {PARTS + 1}"
 
 
 def find_version(result: dg.ExecuteInProcessResult) -> str:

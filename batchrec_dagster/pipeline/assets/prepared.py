@@ -204,8 +204,8 @@ def _delete_copies_of_erased(
         return
     pipeline = work.pipeline
     key = pipeline.storage_keys.record("raw_ratings")
-    if delete_copies(pipeline.ratings.rows, raw, work.storage, pipeline.project, key):
-        context.log.info("deleted the copies of the source: they have rows of erased people")
+    delete_copies(pipeline.ratings.rows, raw, work.storage, pipeline.project, key)
+    context.log.info("deleted the copies of the source: they have rows of erased people")
 
 
 def _log_result(

@@ -1,6 +1,6 @@
 """The assets raw_ratings, raw_items and raw_users: the files of the sources.
 
-They are copied to the storage or read in place.
+They are copied to the storage.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     # files themselves do not depend on the rules.
     order = [pipeline.reading.columns["order"]] if pipeline.has_orders else []
     inspected_with = fingerprint(pipeline.rules, pipeline.preparation, *order)
-    file_note = "copied to the storage unchanged" if ratings.copy_to_storage else "read in place"
+    file_note = "copied to the storage unchanged"
     if ratings.query is not None:
         file_note = f"the rows of ratings.query on {ratings.shown_source}, in one Parquet file"
 
@@ -110,7 +110,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             work.storage,
             pipeline.project,
             record=keys.record("raw_ratings"),
-            place=keys.raw if ratings.copy_to_storage else None,
+            place=keys.raw,
         ) as files:
             suppressed = SuppressionList(work.files).read()
             # Nothing of a person who was erased since may be shown again.

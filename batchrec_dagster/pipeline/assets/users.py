@@ -126,8 +126,8 @@ def _delete_copies_of_erased(
     if pipeline.users is None or all(check.passed for check in result.check_results or []):
         return
     key = pipeline.storage_keys.record("raw_users")
-    if delete_copies(pipeline.users.rows, raw, work.storage, pipeline.project, key):
-        context.log.info("deleted the copy of the source: it has rows of erased people")
+    delete_copies(pipeline.users.rows, raw, work.storage, pipeline.project, key)
+    context.log.info("deleted the copy of the source: it has rows of erased people")
 
 
 def _describe_values(table: pl.DataFrame) -> str:

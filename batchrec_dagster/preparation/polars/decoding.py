@@ -53,9 +53,6 @@ class OpenedFile:
     ascii: bool = False
     """Whether all of it is ASCII."""
 
-    doubt: str | None = None
-    """Why the encoding may be another one."""
-
     unit: str = "line"
     """What a person finds in the file as it came where the result has a line, such as a row."""
 
@@ -89,8 +86,7 @@ def open_file(
     folder: takes what is unpacked or converted, as long as the file is read.
     reader: unpacks and converts what is not plain text.
 
-    Raises PreparationError if the file cannot be unpacked, is in another encoding or format, or is
-    too large.
+    Raises PreparationError if the file cannot be unpacked, is in another format, or is too large.
     """
     try:
         return _prepare(file, encoding, folder, reader)
@@ -109,12 +105,10 @@ def _prepare(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedRe
         return opened
     if start.startswith(formats.UTF16):
         encoding = "utf-16"
-    recoding = choose_encoding(path, file.name, encoding)
-    if recoding is None:
+    chosen = choose_encoding(path, encoding)
+    if chosen is None:
         return opened
-    name, doubt = recoding
-    plain = _write(recode(path, name), folder)
-    return replace(opened, path=plain, encoding=name, doubt=doubt)
+    return replace(opened, path=_write(recode(path, chosen), folder), encoding=chosen)
 
 
 def _read_start(path: Path) -> bytes:

@@ -19,6 +19,7 @@ from batchrec_dagster.preparation.layout import (
     AUTO,
     CLOCK_SLACK,
     EPOCH_UNITS,
+    LEGACY,
     Layout,
     PreparationError,
 )
@@ -293,10 +294,22 @@ def open_ratings(
         recognised = replace(recognised, layout=replace(recognised.layout, latest=latest))
         _refuse_mixed_formats(filled, reading)
         tables = [open_table(file, recognised.layout) for file in filled]
-        doubts = [file.doubt for file in filled if file.doubt]
-        recognised = replace(recognised, warnings=[*recognised.warnings, *doubts])
+        if reading.encoding == "auto":
+            warnings = [*recognised.warnings, *_describe_legacy_files(filled)]
+            recognised = replace(recognised, warnings=warnings)
         empty = [file.name for file in all_files if not file.size]
         yield OpenedRatings(tables, recognised, rules, empty, folder, suppressed)
+
+
+def _describe_legacy_files(files: Sequence[OpenedFile]) -> Iterator[str]:
+    """The warning that files were read in LEGACY, as nothing says in which encoding they are."""
+    names = [file.name for file in files if file.encoding == LEGACY]
+    if names:
+        more = f" and {len(names) - 1:,} more" if names[1:] else ""
+        yield (
+            f"{names[0]}{more}: not UTF-8, so read as {LEGACY}. If letters beyond ASCII look wrong,"
+            " set the encoding, such as encoding: cp1250"
+        )
 
 
 def _refuse_mixed_formats(files: Sequence[OpenedFile], reading: ReadSettings) -> None:

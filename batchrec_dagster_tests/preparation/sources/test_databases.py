@@ -253,9 +253,8 @@ def test_what_is_missing_is_named(
         {"source": "sql+env://postgresql://u:p@h/d", "query": "SELECT 1"},
         {"source": {"a": SOURCE, "b": "b.csv"}, "query": "SELECT 1"},
         {"source": "a.csv", "version_query": "SELECT 1"},
-        {"source": SOURCE, "query": "SELECT 1", "copy": False},
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"sql\+env://|copy: false|needs a query"):
+    with pytest.raises(ValueError, match=r"sql\+env://|needs a query"):
         RatingsSettings.model_validate(settings)
