@@ -1,20 +1,17 @@
-"""Who has a list in published or older lists, but is not among the current users.
+"""Who has a list in an older edition, but is not among the current users.
 
-Lists that stay, or that are restored, must not reach people who are gone. But data of which a large
-part is missing must not empty a good table: then only those who were erased are dropped.
+Lists that a rollback restores must not reach people who are gone. But data of which a large part is
+missing must not empty a good table: then only those who were erased are dropped.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 
 from batchrec_dagster.personalize.file_formats import USER_FIELD
-from batchrec_dagster.steps.checks import CheckResult, FailedChecksError
 from batchrec_dagster.storage.list_subjects import ITEMS, find_subject
 from batchrec_dagster.storage.object_store import (
     DamagedObjectError,
@@ -22,7 +19,7 @@ from batchrec_dagster.storage.object_store import (
 )
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.suppressed_users import SuppressionList
-from batchrec_dagster.storage.table_without_users import drop_users, list_users
+from batchrec_dagster.storage.table_without_users import list_users
 
 # If a larger share of a table's users is not among the current ones, the current data may be bad.
 MAX_ABSENT_SHARE = 0.2
@@ -50,23 +47,6 @@ class AbsentUsers:
         if self.absent is None or self.may_be_bad_data:
             return self.erased
         return pl.concat([self.absent, self.erased]).unique()
-
-    def add_to(self, checks: Sequence[CheckResult]) -> list[CheckResult]:
-        """These checks, of which the first that blocks says who was dropped."""
-        numbers = {"users_dropped": len(self.to_drop)}
-        if self.absent is not None:
-            numbers["users_absent"] = len(self.absent)
-        place = next((place for place, check in enumerate(checks) if check.blocks), None)
-        return [
-            check
-            if place != position
-            else replace(
-                check,
-                finding=f"{check.finding.rstrip('.')}. Published lists: {self.description}",
-                numbers={**check.numbers, **numbers},
-            )
-            for position, check in enumerate(checks)
-        ]
 
     @property
     def description(self) -> str:
@@ -126,35 +106,3 @@ def read_current_users(files: PipelineFiles) -> pl.Series | None:
     except (ObjectNotFoundError, DamagedObjectError, pl.exceptions.PolarsError):
         return None
     return pl.concat(parts).get_column(USER_FIELD)
-
-
-def drop_absent_users(files: PipelineFiles) -> AbsentUsers | None:
-    """Remove the absent users from the published lists; None if nothing is published.
-
-    The history keeps a whole copy of the edition. Only who holds the lease on the step
-    `recommendations` may call it. Raises StorageError.
-    """
-    table = files.table
-    edition = table.current()
-    if edition is None:
-        return None
-    absent = find_absent_users(files, table.read_edition(edition))
-    if len(absent.to_drop):
-        table.keep_copy(edition)
-        drop_users(table, edition, absent.to_drop)
-    return absent
-
-
-@contextmanager
-def drop_absent_users_if_refused(files: PipelineFiles) -> Iterator[None]:
-    """A block in which a failed check drops the absent users from the lists that stay published.
-
-    Raises FailedChecksError, whose findings say who was dropped, and StorageError.
-    """
-    try:
-        yield
-    except FailedChecksError as error:
-        absent = drop_absent_users(files)
-        if absent is None or not absent.description:
-            raise
-        raise FailedChecksError(absent.add_to(error.checks)) from error

@@ -20,11 +20,7 @@ import polars as pl
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.personalize.evidence import NDCG, name_ndcg
-from batchrec_dagster.steps.absent_users import (
-    AbsentUsers,
-    drop_absent_users,
-    find_absent_users,
-)
+from batchrec_dagster.steps.absent_users import AbsentUsers, find_absent_users
 from batchrec_dagster.steps.checks import (
     CheckResult,
     ModelToPublish,
@@ -51,7 +47,7 @@ from batchrec_dagster.storage.publications import (
 )
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.rows_checksum import compute_rows_checksum
-from batchrec_dagster.storage.table_without_users import open_reduced_table
+from batchrec_dagster.storage.table_without_users import drop_users, open_reduced_table
 
 PREVIOUS = "previous"
 
@@ -437,9 +433,10 @@ def put_back(work: Work, restoration: Restoration) -> None:
     """Publish the edition without the absent users. Raises StorageError."""
     table, keep = work.files.table, work.pipeline.retention.editions
     edition, absent = restoration.edition, restoration.absent
-    if table.current() == edition:
+    current = table.current()
+    if current == edition:
         # A killed rollback has published it, perhaps before the current users were known.
-        drop_absent_users(work.files)
+        drop_users(table, current, absent.to_drop)
         return
     with open_reduced_table(table, edition, absent.to_drop) as reduced:
         table.put_back(edition, keep, reduced.path if reduced else None)

@@ -1,4 +1,4 @@
-"""Somebody who is no longer among the users is in no list that stays or comes back."""
+"""Somebody who is no longer among the users is in no list that comes back."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.steps.publishing import PREVIOUS, build_rollback_config
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
@@ -80,10 +81,11 @@ class Shop:
         self.users.write_text("\n".join(["user", *users]) + "\n")
         return refresh(self.project, "shop", self.instance, report=True)
 
-    def roll_back(self) -> dg.ExecuteInProcessResult:
+    def roll_back(self, to: str = PREVIOUS) -> dg.ExecuteInProcessResult:
         with definitions(self.project) as defs:
             job = defs.resolve_job_def("shop_rollback")
-            return job.execute_in_process(instance=self.instance)
+            config = build_rollback_config("shop__recommendations", to)
+            return job.execute_in_process(config, instance=self.instance)
 
     def read_sinks(self) -> tuple[set[str], set[str]]:
         """The users in PostgreSQL and in the CSV file."""
@@ -120,7 +122,7 @@ def shop(
     return Shop(project, instance, postgres, url)
 
 
-def test_absent_users_are_dropped_by_a_rollback_and_from_lists_that_stay(shop: Shop) -> None:
+def test_absent_users_are_dropped_by_a_rollback(shop: Shop) -> None:
     assert shop.refresh(EVERYONE).success
     assert shop.read_users() == {*EVERYONE}
     shop.write_ratings(1)
@@ -142,25 +144,22 @@ def test_absent_users_are_dropped_by_a_rollback_and_from_lists_that_stay(shop: S
     assert "1 user was dropped from these lists later: gone from the current users" in report
     assert "requested users got no list" not in report
 
-    # The lists of the second night are refused, and user 8 is dropped from those that stay.
+    # Lists that a refused night leaves live keep everybody.
     without_8 = [user for user in without_7 if user != "8"]
     refused = shop.refresh(without_8)
     assert not refused.success
     assert "Nothing was inferred and the published lists stay" in why(refused)
-    assert f". Published lists: {dropped}" in why(refused)
-    assert shop.read_users() == {*without_8}
-    assert shop.read_older_users(1) == {*EVERYONE}
-    assert shop.read_about()["users_dropped"] == 2
+    assert shop.read_users() == {*without_7}
 
     # So many are missing that the data may be bad: only those who were erased go.
     SuppressionList(shop.files).add(["60"])
-    refused = shop.refresh(EVERYONE[:30])
-    assert (
-        "Published lists: 30 of the 58 users are not among the current users (batch_users), which"
-        " is more than a fifth. They stay, because the current data may be bad; 1 erased user was"
-        " dropped"
-    ) in why(refused)
-    assert shop.read_users() == {*without_8} - {"60"}
+    assert not shop.refresh(EVERYONE[:30]).success
+    rollback = metadata(shop.roll_back("1"), "recommendations")
+    assert str(rollback["outcome"]).endswith(
+        "30 of the 59 users are not among the current users (batch_users), which is more than a"
+        " fifth. They stay, because the current data may be bad; 1 erased user was dropped"
+    )
+    assert shop.read_users() == {*without_7} - {"60"}
 
     # Whoever is among the users again gets a list again.
     without_60 = {*EVERYONE} - {"60"}

@@ -1,7 +1,6 @@
 """What the assets of published lists share: columns, checks, metadata and rollback."""
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.pipeline.assets.sinks import write_sinks_again
 from batchrec_dagster.pipeline.declare_asset import (
     preview_metadata,
     sample_metadata,
@@ -32,8 +30,7 @@ from batchrec_dagster.reporting.rules import (
     RULE_COLUMNS,
     list_rule_rows,
 )
-from batchrec_dagster.steps.absent_users import drop_absent_users_if_refused
-from batchrec_dagster.steps.checks import ROWS_TITLED, FailedChecksError
+from batchrec_dagster.steps.checks import ROWS_TITLED
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
@@ -132,23 +129,6 @@ def describe_run(context: dg.AssetExecutionContext, config: PublicationConfig) -
         find_run_start(context),
         config.skip_quality_gate,
     )
-
-
-@contextmanager
-def drop_absent_users_everywhere(
-    work: PersonalizeWork, context: dg.AssetExecutionContext
-) -> Iterator[None]:
-    """A block that makes new lists. If a check refuses them, the published ones stay, without users
-    who are gone, and the sinks are written again without them."""
-    try:
-        with drop_absent_users_if_refused(work.files):
-            yield
-    except FailedChecksError:
-        edition = work.files.table.current()
-        # Also after a kill, or if a sink could not be written when they were dropped.
-        if edition is not None and edition.users_dropped:
-            write_sinks_again(work, context)
-        raise
 
 
 def title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:

@@ -12,7 +12,6 @@ from batchrec_dagster.pipeline.assets.published_lists import (
     describe_list_columns,
     describe_run,
     describe_table,
-    drop_absent_users_everywhere,
     list_checks,
     list_warnings,
     published_metadata,
@@ -88,8 +87,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             if config.roll_back_to:
                 return roll_back(work, context, config.roll_back_to, delete_unneeded)
             run = describe_run(context, config)
-            with drop_absent_users_everywhere(work, context):
-                lists = infer_and_publish(work, declaration, solution_version, batch_users, run)
+            lists = infer_and_publish(work, declaration, solution_version, batch_users, run)
             if lists.edition.about.get("root_run") != run.root_run:
                 record_unchanged(context)
         return materialization_with_checks(

@@ -76,27 +76,6 @@ def name_sink_asset(pipeline: Pipeline, sink: Sink) -> str:
     return sink.asset.replace("recommendations", pipeline.published_asset, 1)
 
 
-def write_sinks_again(work: Work, context: dg.AssetExecutionContext) -> None:
-    """Write the published lists to all sinks, after users were dropped from them.
-
-    A run whose lists are refused does it, because its assets of the sinks do not run. A sink that
-    cannot be written keeps those users until the next run: a warning says so.
-    """
-    _, lists = work.files.table.read()
-    for key, sink in work.pipeline.sinks.declared.items():
-        try:
-            result = _write(work, sink, lists, context)
-        except SinkError as error:
-            context.log.warning(
-                f"sinks.{key} still has users who were dropped from the published lists: {error}."
-                f" Materialize {sink.asset} to write it again"
-            )
-            continue
-        context.log.info(f"sinks.{key} has the published lists without the users dropped")
-        asset = work.pipeline.asset_key(sink.asset)
-        context.log_event(dg.AssetObservation(asset, metadata=_sink_metadata(result, USERS)))
-
-
 def _write(
     work: Work, sink: Sink, lists: pl.LazyFrame, context: dg.AssetExecutionContext
 ) -> SinkResult:
