@@ -34,10 +34,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.archive import import_home
 from batchrec_dagster.local_personalize.api.client import Quotas, make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.catalog.requests import ACCOUNT_ID
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -81,31 +79,23 @@ class StartedPersonalize:
         *,
         bucket: str = "test-bucket",
         quotas: Quotas | None = None,
-        start_from: Path | None = None,
         v2_lines: bool = False,
     ) -> None:
         """Start it, with all its files in `folder`.
 
         quotas: AWS's, if None.
-        start_from: a file that `batchrec local-personalize --export` wrote, to start from a
-            trained state. Region and account are then those of its resources.
         v2_lines: whether lists of aws-user-personalization-v2 have what AWS adds to them: reasons,
             and placeholders at the end of filtered lists.
-
-        Raises api.archive.ArchiveError if `start_from` cannot be imported.
         """
-        scope = import_home(start_from, folder / "home") if start_from else None
-        self.region, account = scope or ("us-east-1", ACCOUNT_ID)
         self.bucket = bucket
         self.store = ObjectStore(folders={bucket: folder / "storage"})
         self._service = LocalPersonalize(
             folder / "home",
             self.store,
-            region=self.region,
-            account=account,
             quotas=quotas,
             v2_lines=v2_lines,
         )
+        self.region = self._service.region
         self.client = make_client(self._service)
         self._server: tuple[uvicorn.Server, threading.Thread] | None = None
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.archive import export_home, import_home
 from batchrec_dagster.personalize.schemas import build_items_schema
 from batchrec_dagster_tests.local_personalize.support import (
     SEEN,
@@ -153,21 +152,6 @@ def test_an_empty_items_dataset_changes_nothing(local: Local) -> None:
     group, _ = _create_group_with_empty_items(local)
     version = local.wait_until_active(local.create_version(local.create_solution(group)))
     assert len(local.recommend(version, ["u1"], numResults=30)["u1"]) == 30
-
-
-def test_an_update_and_an_imported_home_keep_new_items(local: Local) -> None:
-    group = _create_group_with_items(local, KINDS.items())
-    solution = local.create_solution(group, "aws-user-personalization")
-    local.wait_until_active(local.create_version(solution))
-    version = local.wait_until_active(local.create_version(solution, trainingMode="UPDATE"))
-    lists = local.recommend(version, USERS)
-    assert any(EVEN & set(items) for items in lists.values())
-    archive = local.root / "home.tar"
-    export_home(local.root / "home", archive)
-    import_home(archive, local.root / "other" / "home")
-    other = Local(local.root / "other")
-    other.store.put("s3://data/users.json", encode_user_lines(USERS))
-    assert other.recommend(version, USERS, "again") == lists
 
 
 def test_version_2_lines_say_that_new_items_are_explored(local: Local) -> None:

@@ -20,7 +20,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from batchrec_dagster.local_personalize.api.archive import export_home, import_home
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
 from batchrec_dagster.local_personalize.learning.choices import CHOICES, EventChoices, ListPlaces
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
@@ -223,13 +222,6 @@ def test_saved_choices_are_checked_when_they_are_read(
         with pytest.raises(ModelFileError, match=rf"{name}.npy has the index {value}"):
             EventChoices.load(tmp_path)
         getattr(choices.places, name)[0] = 0
-
-
-def test_an_exported_home_has_them(local: Local, version: str, tmp_path: Path) -> None:
-    export_home(local.root / "home", tmp_path / "home.tar.gz")
-    import_home(tmp_path / "home.tar.gz", tmp_path / "copy")
-    copies = [EventChoices.load(model) for model in (tmp_path / "copy" / "models").iterdir()]
-    assert {tuple(copy.names) for copy in copies if copy is not None} == {tuple(sorted(TYPES))}
 
 
 def test_a_model_without_erased_users_has_them(local: Local, version: str, tmp_path: Path) -> None:

@@ -14,8 +14,6 @@ import dagster as dg
 import polars as pl
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.local_personalize.api.archive import export_home
-from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import PipelineRun, StartedPersonalize
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 from batchrec_dagster_tests.support import declaration, definitions, module_project
@@ -90,7 +88,6 @@ def _run(text: str, folder: Path) -> None:
     try:
         # A fixture is called here as the function that it is.
         with chdir(folder), patch("pytest.fixture", lambda function: function):
-            _export_a_home(folder / "exported", folder / "tests" / "trained.tar")
             exec(compile(text, "example.py", "exec"), names)
             for node in ast.parse(text).body:
                 if isinstance(node, ast.FunctionDef):
@@ -105,17 +102,6 @@ def _run(text: str, folder: Path) -> None:
             raise
     finally:
         personalize.close()
-
-
-def _export_a_home(folder: Path, file: Path) -> None:
-    """The file of a Personalize that has one schema."""
-    exported = StartedPersonalize(folder)
-    exported.client.create_schema(
-        name="interactions", schema=build_interactions_schema(event_type=True)
-    )
-    exported.close()
-    file.parent.mkdir()
-    export_home(folder / "home", file)
 
 
 def _run_pipeline(name: str, settings: dict[str, Any]) -> PipelineRun:

@@ -144,8 +144,6 @@ def _check_batchrec(arguments: list[str], folder: Path) -> None:
         if SOURCE.fullmatch(argument):
             (folder / argument).parent.mkdir(parents=True, exist_ok=True)
             (folder / argument).touch()
-    if "--export" in arguments:
-        (folder / arguments[arguments.index("--export") + 1]).unlink(missing_ok=True)
     _parse(main, arguments, folder)
 
 

@@ -69,23 +69,6 @@ def _check_extras() -> None:
         raise click.ClickException(str(error)) from None
 
 
-def _export_or_import(home: Path, export_to: Path | None, import_from: Path | None) -> None:
-    """Make the home from a file, or write it to a file, as far as one is given."""
-    from ..errors import CatalogError
-    from .archive import ArchiveError, export_home, import_home
-
-    try:
-        if import_from:
-            scope = import_home(import_from, home)
-            if scope is not None:
-                region, account = scope
-                click.echo(f"Start it with --region {region} --account {account}")
-        if export_to:
-            export_home(home, export_to)
-    except (ArchiveError, CatalogError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-
-
 def _show_support(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
     if requested:
         from ..operations.support_table import format_support_table
@@ -174,18 +157,6 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     show_envvar=True,
     help="The key's secret. Prefer the environment variable.",
 )
-@click.option(
-    "--export",
-    "export_to",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write the home to this file, and exit.",
-)
-@click.option(
-    "--import",
-    "import_from",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Make the home from a file that --export wrote, and exit.",
-)
 @allowed_hosts
 def local_personalize(
     port: int,
@@ -200,8 +171,6 @@ def local_personalize(
     v2_lines: bool,
     access_key_id: str | None,
     secret_access_key: str | None,
-    export_to: Path | None,
-    import_from: Path | None,
     allowed_hosts: frozenset[str],
 ) -> None:
     """Serve Amazon Personalize's batch API on this machine.
@@ -212,11 +181,7 @@ def local_personalize(
     Examples:
       batchrec local-personalize --bucket batchrec-local=.batchrec/storage
       batchrec local-personalize --port 0 --s3-endpoint http://127.0.0.1:8333
-      batchrec local-personalize --home trained --export trained.tar
     """
-    if export_to or import_from:
-        _export_or_import(home, export_to, import_from)
-        return
     _check_extras()
     from batchrec_dagster.storage.object_store import ObjectStore
 

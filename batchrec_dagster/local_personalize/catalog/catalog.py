@@ -80,15 +80,11 @@ class CatalogTransaction:
         """
         newest = self._connection.execute("SELECT created FROM resources ORDER BY seq DESC LIMIT 1")
         now = max([time.time(), *(created for (created,) in newest)])
-        self.restore(replace(resource, created=now, updated=now))
-
-    def restore(self, resource: Resource) -> None:
-        """Insert a resource whose ARN must be free, with its times. Its `seq` is set here."""
         self._connection.execute(
             "INSERT INTO resources (arn, region, kind, parent, status, unfinished, owner,"
             " created, updated, body, state) VALUES (:arn, :region, :kind, :parent, :status,"
             " :unfinished, :owner, :created, :updated, :body, :state)",
-            _to_row(resource),
+            _to_row(replace(resource, created=now, updated=now)),
         )
 
     def save(self, resource: Resource) -> None:

@@ -1,7 +1,7 @@
 """Models and interactions on disk: `.npy` files and a manifest with their checksums.
 
-Checksums find damage, not malice: a file may come from an archive that somebody else made. Native
-code reads these arrays without checking indices, so each is checked in full when it is loaded.
+Native code reads these arrays without checking indices, so each is checked in full when it is
+loaded.
 """
 
 from __future__ import annotations
