@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.client import Quotas, make_client
+from batchrec_dagster.local_personalize.api.client import make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -78,12 +78,10 @@ class StartedPersonalize:
         folder: Path,
         *,
         bucket: str = "test-bucket",
-        quotas: Quotas | None = None,
         v2_lines: bool = False,
     ) -> None:
         """Start it, with all its files in `folder`.
 
-        quotas: AWS's, if None.
         v2_lines: whether lists of aws-user-personalization-v2 have what AWS adds to them: reasons,
             and placeholders at the end of filtered lists.
         """
@@ -92,7 +90,6 @@ class StartedPersonalize:
         self._service = LocalPersonalize(
             folder / "home",
             self.store,
-            quotas=quotas,
             v2_lines=v2_lines,
         )
         self.region = self._service.region

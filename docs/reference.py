@@ -156,7 +156,6 @@ VARIABLES = {
         *("BATCHREC_MAX_FILE_GB", "BATCHREC_MAX_LINE_KB", "BATCHREC_MAX_FILE_MEMORY_GB"),
         *("BATCHREC_MAX_FILE_MINUTES", "BATCHREC_QUERY_MEMORY_GB", "BATCHREC_QUERY_MINUTES"),
     ),
-    "The embedded Personalize, and public data": ("BATCHREC_LOCAL_PERSONALIZE_QUOTAS",),
 }
 COMMANDS = {
     "Make lists": ("init", "new", "check", "run"),

@@ -25,7 +25,6 @@ from batchrec_dagster.deployment.io_managers import (
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.deployment.s3_resource import S3_RESOURCE_VARIABLE, read_s3_resource
 from batchrec_dagster.deployment.tags import parse_tags
-from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE, Quotas
 from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize.price_file import (
     PRICES_VARIABLE,
@@ -101,11 +100,6 @@ SETTINGS = (
         "",
         "A file of what Personalize charges in each region, for estimates and budgets. Without it,"
         " the prices that batchrec ships count.",
-    ),
-    Setting(
-        QUOTAS_VARIABLE,
-        "",
-        "Quotas of the embedded Personalize that differ from AWS's: `dataset_groups=100`.",
     ),
     Setting(
         limits.MAX_FILE_GB,
@@ -194,7 +188,6 @@ class Deployment:
     deadline_hours: float
     log_format: str
     dagster_home: Path | None
-    quotas: tuple[str, ...]
     prices: Path
     region: str | None
     profile: str | None
@@ -255,7 +248,6 @@ class Deployment:
             tags=get("BATCHREC_TAGS"),
             log_format=get("BATCHREC_LOG_FORMAT", "text"),
             dagster_home=Path(dagster_home) if dagster_home else None,
-            quotas=tuple(get(QUOTAS_VARIABLE).split()),
             prices=Path(get(PRICES_VARIABLE, str(SHIPPED_PRICES))).expanduser().absolute(),
             region=get_own("region_name") or get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
             profile=get_own("profile_name") or get("AWS_PROFILE") or None,
@@ -288,10 +280,6 @@ class Deployment:
             yield f"BATCHREC_STORAGE is {self.storage!r}: set a folder or s3://bucket/prefix"
         elif Path(self.storage).is_file():
             yield f"BATCHREC_STORAGE is {self.storage}, which is a file: set a folder"
-        try:
-            Quotas.parse(self.quotas)
-        except ValueError as error:
-            yield f"{QUOTAS_VARIABLE}: {error}"
         try:
             parse_tags(self.tags)
         except ValueError as error:
@@ -379,9 +367,6 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
     personalize = PersonalizeResource(
         endpoint=deployment.personalize,
         home=str(home / "personalize"),
-        # Filters consider all interactions of a user. With AWS's limit, each list would have to be
-        # longer by the longest history, so that enough items are left without the seen ones.
-        quotas=[f"filter_interactions={2**62}", *deployment.quotas],
         role_arn=deployment.role_arn,
         prices=str(deployment.prices),
         poll_seconds=deployment.poll_seconds,

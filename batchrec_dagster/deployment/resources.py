@@ -14,7 +14,7 @@ import dagster as dg
 from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
-from batchrec_dagster.local_personalize.api.client import Quotas, embedded_client
+from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.ensure import LIMIT, REQUEST_RATE, STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
@@ -37,6 +37,11 @@ HEARTBEAT_SECONDS = 60
 # How many items the embedded Personalize lists for a user. AWS lists at most MAX_RESULTS.
 MAX_RESULTS_EMBEDDED = 1_000_000
 
+# Filters of the embedded Personalize consider all interactions of a user. With AWS's limit, each
+# list would have to be longer by the longest history, so that enough items are left without the
+# seen ones.
+ALL_INTERACTIONS = 2**62
+
 # Requests whose responses are truncated are repeated this often, after pauses of at most this.
 MAX_ATTEMPTS = 15
 MAX_PAUSE_SECONDS = 20.0
@@ -52,7 +57,6 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     """EMBEDDED, AWS, or the URL of a server."""
     home: str = ".batchrec/personalize"
     """The folder of the embedded Personalize's catalog, data and models."""
-    quotas: list[str] = Field(default=[])
     role_arn: str = LOCAL_ROLE_ARN
     prices: str = str(SHIPPED_PRICES)
     """The path of the file of prices."""
@@ -71,7 +75,9 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         """The boto3 client. Truncated responses are retried, reached limits are not."""
         if self.endpoint == EMBEDDED:
             return embedded_client(
-                Path(self.home).absolute(), self.storage.store, quotas=Quotas.parse(self.quotas)
+                Path(self.home).absolute(),
+                self.storage.store,
+                filter_interactions=ALL_INTERACTIONS,
             )
         endpoint = None if self.on_aws else self.endpoint
         client: PersonalizeClient = self.storage.client("personalize", endpoint)
@@ -116,11 +122,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             deadline_seconds=self.deadline_hours * 3600,
             role_arn=self.role_arn,
             max_results=MAX_RESULTS_EMBEDDED if self.endpoint == EMBEDDED else MAX_RESULTS,
-            filter_interactions=(
-                Quotas.parse(self.quotas).filter_interactions
-                if self.endpoint == EMBEDDED
-                else FILTER_HISTORY
-            ),
+            filter_interactions=ALL_INTERACTIONS if self.endpoint == EMBEDDED else FILTER_HISTORY,
             on_aws=self.on_aws,
         )
 

@@ -58,11 +58,5 @@ class InUseError(ServiceError):
     code = "ResourceInUseException"
 
 
-class LimitExceededError(ServiceError):
-    """A quota is used up."""
-
-    code = "LimitExceededException"
-
-
 class JobFailedError(Exception):
     """A job cannot be done. It ends as CREATE FAILED, with this message as its `failureReason`."""

@@ -6,27 +6,25 @@ Source: developer guide, "Choosing a recipe" and "Batch inference job input and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize import recipes as names
-from batchrec_dagster.personalize.recipes import Value, build_recipe_arn, parse_hyperparameters
+from batchrec_dagster.personalize.recipes import build_recipe_arn, parse_hyperparameters
 
 from .errors import InvalidInputError, ResourceNotFoundError
 from .learning import training
 from .learning.evaluation import METRICS, SEGMENT_METRICS
-from .learning.hpo import DEFAULT_JOBS, MAX_JOBS, Search, format_value, search_ranges, tune
-from .learning.interactions import Interactions, TrainingError
-from .learning.training import RecipeTrainer, TrainedModel
+from .learning.interactions import Interactions, Log, TrainingError
+from .learning.train_blend import train_blend
+from .learning.training import Train, TrainedModel
 
 # Amazon Personalize's types of recipes.
 USER_PERSONALIZATION = "USER_PERSONALIZATION"
 POPULAR_ITEMS = "POPULAR_ITEMS"
-PERSONALIZED_RANKING = "PERSONALIZED_RANKING"
 RELATED_ITEMS = "RELATED_ITEMS"
 USER_SEGMENTATION = "USER_SEGMENTATION"
 
@@ -56,13 +54,10 @@ class Recipe:
 
     output: Output
 
-    trainer: RecipeTrainer
+    train: Train
 
     metrics: tuple[str, ...] = METRICS
     """The names of its metrics in GetSolutionMetrics."""
-
-    updates: bool = False
-    """Whether Amazon Personalize allows trainingMode UPDATE."""
 
     events_config: bool = False
     """Whether solutionConfig.eventsConfig is allowed."""
@@ -87,8 +82,7 @@ _TABLE = (
         "Predicts the items that each user will interact with.",
         (file_formats.USER_FIELD,),
         Output.SCORED_ITEMS,
-        training.BLEND,
-        updates=True,
+        train_blend,
     ),
     Recipe(
         names.USER_PERSONALIZATION_V2,
@@ -96,7 +90,7 @@ _TABLE = (
         "Predicts the items that each user will interact with; the second generation.",
         (file_formats.USER_FIELD,),
         Output.SCORED_ITEMS,
-        training.BLEND,
+        train_blend,
         events_config=True,
     ),
     Recipe(
@@ -105,24 +99,7 @@ _TABLE = (
         "Recommends the items that most users have interacted with: a baseline.",
         (file_formats.USER_FIELD,),
         Output.ITEMS,
-        training.POPULARITY,
-    ),
-    Recipe(
-        names.PERSONALIZED_RANKING,
-        PERSONALIZED_RANKING,
-        "Orders a list of items by how likely a user is to want them.",
-        (file_formats.USER_FIELD, file_formats.ITEM_LIST),
-        Output.SCORED_ITEMS,
-        training.BLEND,
-    ),
-    Recipe(
-        names.PERSONALIZED_RANKING_V2,
-        PERSONALIZED_RANKING,
-        "Orders a list of items by how likely a user is to want them; the second generation.",
-        (file_formats.USER_FIELD, file_formats.ITEM_LIST),
-        Output.SCORED_ITEMS,
-        training.BLEND,
-        events_config=True,
+        training.train_popularity,
     ),
     Recipe(
         names.SIMS,
@@ -130,7 +107,7 @@ _TABLE = (
         "Finds the items that the same users have interacted with.",
         (file_formats.ITEM_FIELD,),
         Output.ITEMS,
-        training.SIMS,
+        training.train_sims,
     ),
     Recipe(
         names.SIMILAR_ITEMS,
@@ -138,7 +115,7 @@ _TABLE = (
         "Finds the items that are similar to a given one.",
         (file_formats.ITEM_FIELD,),
         Output.ITEMS,
-        training.SIMILAR_ITEMS,
+        training.train_similar_items,
     ),
     Recipe(
         names.ITEM_AFFINITY,
@@ -146,7 +123,7 @@ _TABLE = (
         "Finds the users who are most likely to interact with an item.",
         (file_formats.ITEM_FIELD,),
         Output.USERS,
-        training.SEGMENTATION,
+        training.train_segmentation,
         SEGMENT_METRICS,
         max_lines=500,
     ),
@@ -156,7 +133,7 @@ _TABLE = (
         "Finds the users who are most likely to interact with items of some attributes.",
         (file_formats.ITEM_ATTRIBUTES,),
         Output.USERS,
-        training.SEGMENTATION,
+        training.train_segmentation,
         SEGMENT_METRICS,
         max_lines=10,
     ),
@@ -201,94 +178,28 @@ def training_parameters(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def hpo_search(config: Mapping[str, Any]) -> Search:
-    """The search that performHPO runs, from a `solutionConfig`.
-
-    Raises InvalidInputError for a bad range.
-    """
-    hpo = config.get("hpoConfig", {})
-    ranges = hpo.get("algorithmHyperParameterRanges", {})
-    resources = hpo.get("hpoResourceConfig", {})
-    return Search(
-        parse_count(resources, "maxNumberOfTrainingJobs", DEFAULT_JOBS, MAX_JOBS),
-        integers=_bounds(ranges.get("integerHyperParameterRanges", [])),
-        continuous=_bounds(ranges.get("continuousHyperParameterRanges", [])),
-        categories={
-            _name(entry): entry.get("values", [])
-            for entry in ranges.get("categoricalHyperParameterRanges", [])
-        },
-    )
-
-
-def parse_count(resources: Mapping[str, str], name: str, default: int, maximum: int) -> int:
-    """A number of an hpoResourceConfig, from 1 to the maximum.
-
-    Raises InvalidInputError if it is not such a number.
-    """
-    text = resources.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= maximum):
-        raise InvalidInputError(f"{name} must be a whole number from 1 to {maximum}, not {text!r}.")
-    return int(text)
-
-
-def _bounds(entries: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
-    """The least and the largest value of each hyperparameter, from the ranges of an hpoConfig."""
-    for entry in entries:
-        if "minValue" not in entry or "maxValue" not in entry:
-            raise InvalidInputError(
-                f"The range of {_name(entry)} needs both a minValue and a maxValue."
-            )
-    return {_name(entry): (entry["minValue"], entry["maxValue"]) for entry in entries}
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    if not entry.get("name"):
-        raise InvalidInputError("Each range of algorithmHyperParameterRanges needs a name.")
-    return str(entry["name"])
-
-
 def train(
     name: str,
     interactions: Interactions,
     hyperparameters: Mapping[str, str],
     *,
     seed: int = 0,
-    log: Callable[[str], None] = lambda _: None,
-    previous: Path | None = None,
-    search: Search | None = None,
+    log: Log = lambda _: None,
 ) -> TrainedModel:
     """Train a recipe and measure it on Amazon Personalize's split.
 
     The same data, hyperparameters and seed give the same model, byte for byte, on any number of
-    cores. Raises HyperparameterError or TrainingError, and ModelFileError when a file of the
-    previous model is damaged.
+    cores. Raises HyperparameterError or TrainingError.
 
     name: of the recipe, without the rest of its ARN.
     log: takes a line about what was done.
-    previous: the folder of a model to update, which keeps its hyperparameters.
-    search: where to look for the best hyperparameters.
     """
     values = parse_hyperparameters(name, hyperparameters)
-    ranges = search_ranges(name, hyperparameters, search) if search else {}
-    trainer = RECIPES[build_recipe_arn(name)].trainer
     if not len(interactions):
         raise TrainingError("there are no interactions to train on")
     log(
         f"{name}: {len(interactions):,} interactions of {len(interactions.user_ids):,} users "
         f"with {len(interactions.item_ids):,} items"
     )
-    if previous is not None:
-        if trainer.update is None:
-            raise TrainingError(f"{name} cannot be updated, only trained in full")
-        update = trainer.update(previous, interactions, seed, log)
-        if update is not None:
-            model, measurements, old_values = update
-            tuned = {key: format_value(old_values[key]) for key in ranges if key in old_values}
-            return TrainedModel(model, measurements, tuned)
-    best: dict[str, Value] = {}
-    if search is not None and trainer.measure is not None:
-        jobs = search.max_jobs
-        best = tune(trainer.measure, interactions, values, ranges, jobs, seed, log)
-    model, measurements = trainer.train(interactions, {**values, **best}, seed, log)
-    tuned = {key: format_value(value) for key, value in best.items()}
-    return TrainedModel(model, measurements, tuned)
+    model, measurements = RECIPES[build_recipe_arn(name)].train(interactions, values, seed, log)
+    return TrainedModel(model, measurements)

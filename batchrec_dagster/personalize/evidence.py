@@ -22,12 +22,6 @@ HEADER = "x-batchrec-evidence"
 # In a request, the types of events that the metrics are to count, as a JSON array. The engine
 # repeats them in its answer if the metrics do: Amazon Personalize's count all events.
 TARGET_EVENTS_HEADER = "x-batchrec-target-events"
-# In a request, the ARN of another solution version that the model is to be compared with on the
-# same users. The engine answers with the header COMPARED_HEADER if both were tested on the same.
-COMPARE_HEADER = "x-batchrec-compare-with"
-COMPARED_HEADER = "x-batchrec-compared"
-# In a request, any value asks for the quality in parts. In the answer, it is these as JSON.
-BREAKDOWN_HEADER = "x-batchrec-breakdown"
 ALL = "all"
 
 EMBEDDED = "the embedded engine"
@@ -49,13 +43,10 @@ def get_solution_metrics(
     client: PersonalizeClient,
     solution_version_arn: str,
     target_events: Sequence[str] = (),
-    *,
-    breakdown: bool = False,
 ) -> GetSolutionMetricsResponseTypeDef:
     """The answer of GetSolutionMetrics, which counts these events alone if the engine can.
 
     target_events: the types of events; empty for all. `read_counted_events` says whether it did.
-    breakdown: whether to ask for the quality in parts. `read_breakdown` reads it.
     """
     events = client.meta.events
     for event, handler in (
@@ -68,12 +59,9 @@ def get_solution_metrics(
             cast("Any", handler),
             unique_id=f"batchrec-headers-{event}",
         )
-    headers = {
-        **({TARGET_EVENTS_HEADER: json.dumps(list(target_events))} if target_events else {}),
-        **({BREAKDOWN_HEADER: "true"} if breakdown else {}),
-    }
     # botocore knows no headers of single requests, so they travel as a parameter up to the handler.
-    extra: Any = {_HEADERS_PARAMETER: headers} if headers else {}
+    headers = {TARGET_EVENTS_HEADER: json.dumps(list(target_events))}
+    extra: Any = {_HEADERS_PARAMETER: headers} if target_events else {}
     return client.get_solution_metrics(solutionVersionArn=solution_version_arn, **extra)
 
 

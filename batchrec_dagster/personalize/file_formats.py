@@ -27,8 +27,7 @@ from batchrec_dagster.personalize.schemas import (
 )
 
 # The fields of an input line.
-USER_FIELD, ITEM_FIELD = "userId", "itemId"
-ITEM_LIST, ITEM_ATTRIBUTES = "itemList", "itemAttributes"
+USER_FIELD, ITEM_FIELD, ITEM_ATTRIBUTES = "userId", "itemId", "itemAttributes"
 
 OUTPUT_SUFFIX = ".out"
 # The fields of an output line that has the users of a segment; see above.

@@ -41,7 +41,6 @@ from batchrec_dagster.personalize.schemas import (
 )
 
 MAX_FIELDS = 10
-MAX_FIELDS_OF_GROUP = 20
 # Limits of filterValues in the service model.
 MAX_PLACEHOLDERS = 25
 MAX_PLACEHOLDER_LENGTH = 50
@@ -352,13 +351,3 @@ def find_open_exclusion(expression: str) -> Comparison | None:
             if comparison.field.dataset == ITEMS and comparison.operator in ("NOT IN", "!="):
                 return comparison
     return None
-
-
-def check_group_fields(expressions: Sequence[str]) -> None:
-    """Raise FilterExpressionError when a group's filters together use too many dataset fields."""
-    fields = set().union(*(list_fields(parse(expression)) for expression in expressions))
-    if len(fields) > MAX_FIELDS_OF_GROUP:
-        raise FilterExpressionError(
-            f"The filters of the dataset group would use {len(fields)} distinct dataset fields;"
-            f" {MAX_FIELDS_OF_GROUP} at most are allowed."
-        )

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 USER_PERSONALIZATION = "aws-user-personalization"
 USER_PERSONALIZATION_V2 = "aws-user-personalization-v2"
 POPULARITY_COUNT = "aws-popularity-count"
-PERSONALIZED_RANKING = "aws-personalized-ranking"
-PERSONALIZED_RANKING_V2 = "aws-personalized-ranking-v2"
 SIMS = "aws-sims"
 SIMILAR_ITEMS = "aws-similar-items"
 ITEM_AFFINITY = "aws-item-affinity"
@@ -47,8 +45,6 @@ class Number:
     high: float
     whole: bool = False
     """Whether it must be a whole number."""
-    tunable: bool = False
-    """Whether performHPO may choose it."""
 
     def parse(self, text: str) -> Value:
         """The text as a value. Raises ValueError."""
@@ -66,9 +62,6 @@ class Number:
 @dataclass(frozen=True)
 class Boolean:
     """`true` or `false`, in upper or lower case."""
-
-    tunable: bool = False
-    """Whether performHPO may choose it."""
 
     def parse(self, text: str) -> Value:
         """The text as a value. Raises ValueError."""
@@ -97,24 +90,20 @@ FEATURES: Hyperparameters = {**_HISTORY_LENGTHS, **_ITEM_COUNTS}
 EVENT_WEIGHTS = "event_weights"
 # This belongs there too or, without weights, in solutionConfig as it is.
 EVENT_VALUE_THRESHOLD = "event_value_threshold"
-_USER_PERSONALIZATION: Hyperparameters = {
-    "hidden_dimension": Number(32, 256, whole=True, tunable=True),
-    "bptt": Number(2, 32, whole=True, tunable=True),
-    "recency_mask": Boolean(tunable=True),
-    **_HISTORY_LENGTHS,
-}
-_USER_PERSONALIZATION_V2: Hyperparameters = {"apply_recency_bias": Boolean()}
 _SEGMENTATION: Hyperparameters = {"hidden_dimension": Number(32, 256, whole=True)}
 
 HYPERPARAMETERS: Mapping[str, Hyperparameters] = {
-    USER_PERSONALIZATION: _USER_PERSONALIZATION,
-    USER_PERSONALIZATION_V2: _USER_PERSONALIZATION_V2,
-    PERSONALIZED_RANKING: _USER_PERSONALIZATION,
-    PERSONALIZED_RANKING_V2: _USER_PERSONALIZATION_V2,
+    USER_PERSONALIZATION: {
+        "hidden_dimension": Number(32, 256, whole=True),
+        "bptt": Number(2, 32, whole=True),
+        "recency_mask": Boolean(),
+        **_HISTORY_LENGTHS,
+    },
+    USER_PERSONALIZATION_V2: {"apply_recency_bias": Boolean()},
     POPULARITY_COUNT: {},
     SIMS: {
-        "popularity_discount_factor": Number(0, 1, tunable=True),
-        "min_cointeraction_count": Number(0, 10, whole=True, tunable=True),
+        "popularity_discount_factor": Number(0, 1),
+        "min_cointeraction_count": Number(0, 10, whole=True),
         **_HISTORY_LENGTHS,
         **_ITEM_COUNTS,
     },

@@ -49,40 +49,6 @@ _RESERVED: dict[str, dict[str, tuple[str, ...]]] = {
     ITEMS: {CREATION_TIMESTAMP: ("long",)},
     USERS: {},
 }
-# The fields of Domain dataset groups, by domain and type of dataset: those that are required, and
-# reserved words. Source: developer guide, "ECOMMERCE datasets and schemas" and "VIDEO_ON_DEMAND
-# datasets and schemas".
-_CATEGORICAL, _TEXTUAL = "categorical string", "textual string"
-_DOMAIN_REQUIRED: dict[str, dict[str, dict[str, str]]] = {
-    "ECOMMERCE": {
-        INTERACTIONS: {EVENT_TYPE: "string"},
-        ITEMS: {"PRICE": "float", "CATEGORY_L1": _CATEGORICAL},
-    },
-    "VIDEO_ON_DEMAND": {
-        INTERACTIONS: {EVENT_TYPE: "string"},
-        ITEMS: {"GENRES": _CATEGORICAL, CREATION_TIMESTAMP: "long"},
-    },
-}
-_DOMAIN_RESERVED: dict[str, dict[str, dict[str, str]]] = {
-    "ECOMMERCE": {
-        ITEMS: {
-            **dict.fromkeys(
-                ("CATEGORY_L2", "CATEGORY_L3", "AGE_GROUP", "ADULT", "GENDER"), _CATEGORICAL
-            ),
-            "PRODUCT_DESCRIPTION": _TEXTUAL,
-        }
-    },
-    "VIDEO_ON_DEMAND": {
-        ITEMS: {
-            **dict.fromkeys(("PRICE", "DURATION", "AVERAGE_RATING"), "float"),
-            **dict.fromkeys(
-                ("GENRE_L2", "GENRE_L3", "CONTENT_OWNER", "CONTENT_CLASSIFICATION"), _CATEGORICAL
-            ),
-            "PRODUCT_DESCRIPTION": _TEXTUAL,
-        },
-        USERS: {"SUBSCRIPTION_MODEL": _CATEGORICAL},
-    },
-}
 _MAX_METADATA = {INTERACTIONS: 5, ITEMS: 100, USERS: 25}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -103,13 +69,6 @@ class Field:
     categorical: bool = False
     textual: bool = False
 
-    @property
-    def described_type(self) -> str:
-        """The type as AWS's tables of domains have it, such as `categorical string`."""
-        if self.categorical:
-            return _CATEGORICAL
-        return _TEXTUAL if self.textual else self.type
-
 
 @dataclass(frozen=True)
 class Schema:
@@ -129,8 +88,8 @@ class Schema:
         return next((field for field in self.fields if field.name.upper() == name.upper()), None)
 
 
-def parse_schema(text: str, domain: str | None = None) -> Schema:
-    """Parse and check the JSON text of a schema, of a domain if any. Raises SchemaError."""
+def parse_schema(text: str) -> Schema:
+    """Parse and check the JSON text of a schema. Raises SchemaError."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -148,9 +107,7 @@ def parse_schema(text: str, domain: str | None = None) -> Schema:
     schema = Schema(dataset_type, tuple(_field(entry) for entry in entries))
     _check_names(schema)
     _check_required(schema)
-    _check_reserved(schema, domain)
-    if domain:
-        _check_domain(schema, domain)
+    _check_reserved(schema)
     return schema
 
 
@@ -213,23 +170,8 @@ def _check_required(schema: Schema) -> None:
         raise SchemaError(f"The {schema.dataset_type} schema needs at least one metadata field.")
 
 
-def _check_domain(schema: Schema, domain: str) -> None:
-    """Check the fields that the domain requires or reserves; each may be nullable."""
-    required = _DOMAIN_REQUIRED[domain].get(schema.dataset_type, {})
-    for name, kind in (required | _DOMAIN_RESERVED[domain].get(schema.dataset_type, {})).items():
-        field = next((field for field in schema.fields if field.name == name), None)
-        where = f"The {schema.dataset_type} schema of domain {domain}"
-        if field is None and name in required:
-            raise SchemaError(f"{where} lacks the required field {name}, of type {kind}.")
-        if field and field.described_type.replace("double", "float") != kind:
-            raise SchemaError(f"{where}: the field {name} must be of type {kind}.")
-
-
-def _check_reserved(schema: Schema, domain: str | None) -> None:
+def _check_reserved(schema: Schema) -> None:
     reserved = _RESERVED[schema.dataset_type]
-    if domain == "ECOMMERCE" and schema.dataset_type == ITEMS:
-        # AWS's page on this domain has float, its general page long: take both.
-        reserved = {CREATION_TIMESTAMP: ("long", "float", "double")}
     for name, kinds in reserved.items():
         field = next((field for field in schema.fields if field.name == name), None)
         if field and field.type not in kinds:

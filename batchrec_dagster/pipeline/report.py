@@ -19,7 +19,6 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.outcomes.experiment import summarize_experiment
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
-from batchrec_dagster.personalize.breakdown import Breakdown
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.pipeline.automation.living_runs import has_died
@@ -174,8 +173,6 @@ def _describe_run(
         training_time=_find_training_time(model),
         engine=model.get("engine", ReportedRun.engine),
         evidence=Evidence.read(model.get("evidence", {})),
-        breakdown=Breakdown.from_json(edition.about.get("breakdown")),
-        user_columns=[*pipeline.users.layout.categories] if pipeline.users else [],
         target_events=target_events,
         uncounted=(
             ""

@@ -11,7 +11,6 @@ import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
-from batchrec_dagster.personalize.breakdown import Breakdown
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.audience import Audience, count_audience
 from batchrec_dagster.reporting.catalogue import Catalogue, count_catalogue
@@ -67,10 +66,6 @@ class ReportedRun:
     """What trained and measured the model, in words."""
     evidence: Sequence[Evidence] = ()
     """How sure the metrics are; empty if that is not known."""
-    breakdown: Breakdown | None = None
-    """The quality in parts; None if it was not measured."""
-    user_columns: Sequence[str] = ()
-    """The declared categories of users."""
     target_events: Sequence[str] = ()
     """The types of events that the metrics count alone; all if empty."""
     uncounted: str = ""

@@ -82,7 +82,7 @@ def name_metrics(target_events: Sequence[str]) -> list[Metric]:
     ]
 
 
-def draw_quality(facts: Facts, *, is_folded: bool = False) -> Figure | None:
+def draw_quality(facts: Facts) -> Figure | None:
     """The metrics compared with those of popularity; None if these were not measured."""
     run = facts.run
     if not run.popularity:
@@ -111,9 +111,6 @@ def draw_quality(facts: Facts, *, is_folded: bool = False) -> Figure | None:
             [name, *map(format_with_interval, values, pair)]
             for (name, *values), pair in zip(rows, intervals, strict=True)
         ],
-        fold=f"{rows[0][0]} {rows[0][1]:.4f}, of popular items {rows[0][2]:.4f}"
-        if is_folded
-        else "",
     )
 
 
@@ -125,12 +122,6 @@ def find_intervals(run: ReportedRun) -> dict[str, tuple[Interval | None, Interva
     intervals: dict[str, tuple[Interval | None, Interval | None]] = {}
     if run.tested is not None:
         intervals[NDCG] = run.tested.ndcg.interval, run.tested.popular.interval
-    for part in run.breakdown.depths if run.breakdown else ():
-        precision = part.precision
-        intervals[f"precision_at_{part.depth}"] = (
-            precision.model.interval,
-            precision.popular.interval,
-        )
     return {name: pair for name, pair in intervals.items() if any(pair)}
 
 

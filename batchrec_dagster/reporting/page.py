@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +39,6 @@ from batchrec_dagster.reporting.item_figures import (
 )
 from batchrec_dagster.reporting.page_data import pack_people
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
-from batchrec_dagster.reporting.quality_figures import (
-    draw_list_lengths,
-    draw_user_columns,
-    explain_missing_columns,
-    group_item_categories,
-    group_user_columns,
-)
 from batchrec_dagster.reporting.sections import (
     Badge,
     Figure,
@@ -108,7 +100,7 @@ def render_page(facts: Facts) -> str:
     script = read_script("page.js", "lookup.js")
     people = facts.people
     has_images = any(item[-2] for item in people.items)
-    quality_figures, quality_groups = _draw_quality_section(facts)
+    quality_figures = [draw_quality(facts), draw_groups(facts), draw_popularity(facts)]
     audience_figures = [draw_newcomers(facts.run.recent), draw_lengths(facts)]
     catalogue_figures, catalogue_groups = _draw_catalogue_section(facts)
     return environment.get_template("report.html").render(
@@ -117,11 +109,9 @@ def render_page(facts: Facts) -> str:
         metrics=name_metrics(facts.run.target_events),
         badges=_judge_tiles(facts),
         intervals=_find_intervals(facts),
-        quality_figures=quality_figures,
-        missing_columns=explain_missing_columns(facts),
+        quality_figures=[figure for figure in quality_figures if figure is not None],
         audience_figures=[figure for figure in audience_figures if figure is not None],
         bands=draw_bands(facts),
-        quality_groups=quality_groups,
         catalogue_figures=catalogue_figures,
         catalogue_groups=catalogue_groups,
         age_tile=make_age_tile(facts),
@@ -141,29 +131,8 @@ def render_page(facts: Facts) -> str:
     )
 
 
-def _draw_quality_section(facts: Facts) -> tuple[list[Figure], list[FigureGroup]]:
-    """The figures of the section about quality, and the groups of figures behind one line."""
-    user_columns = draw_user_columns(facts)
-    possible_groups = [group_user_columns(facts, user_columns), group_item_categories(facts)]
-    groups = [group for group in possible_groups if group is not None]
-    figures = [
-        # The tiles have its numbers, so it gives way to what stands nowhere else.
-        draw_quality(facts, is_folded=bool(user_columns)),
-        draw_groups(facts),
-        *user_columns[:1],
-        draw_list_lengths(facts),
-        draw_popularity(facts),
-        # A figure alone needs no title besides that of its line.
-        *(replace(group.figures[0], fold=group.key) for group in groups if len(group.figures) == 1),
-    ]
-    return (
-        [figure for figure in figures if figure is not None],
-        [group for group in groups if len(group.figures) > 1],
-    )
-
-
 def _draw_catalogue_section(facts: Facts) -> tuple[list[Figure], list[FigureGroup]]:
-    """As `_draw_quality_section`, of the catalogue. Several categories are behind one line."""
+    """The figures of the catalogue, and the groups of those behind one line."""
     possible_figures = [
         draw_values_per_list(facts),
         draw_ages(facts),

@@ -374,7 +374,6 @@ class Publishing:
             ),
             **({"engine": model.engine} if model.engine else {}),
             "evidence": dict(model.evidence),
-            **({"breakdown": dict(model.breakdown)} if model.breakdown else {}),
             "source": declaration.source,
             "settings": dict(declaration.settings),
             "checks": [check.to_json() for check in checks],

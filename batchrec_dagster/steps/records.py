@@ -75,8 +75,6 @@ class ModelRecord(Record):
     """What trained it, as people read it."""
     evidence: Mapping[str, float] = field(default_factory=dict)
     """How certain the metrics are, as personalize/evidence.py describes; empty if not known."""
-    breakdown: Mapping[str, Any] = field(default_factory=dict)
-    """The quality in parts, as personalize/breakdown.py describes; empty if it was not measured."""
     recent_popularity: Mapping[str, Any] = field(default_factory=dict)
     """What recommending recent popular items reaches, as `MeasuredPopularity` writes it; empty if
     it was not measured."""

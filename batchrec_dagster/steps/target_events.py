@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batchrec_dagster.personalize.breakdown import read_breakdown
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.evidence import (
     ALL,
@@ -87,8 +86,6 @@ class ModelMetrics:
     """The types of events that all of these count alone; empty if they count all events."""
     all_events_metrics: Mapping[str, float] | None
     """The metrics of all events; None if `metrics` are these."""
-    breakdown: Mapping[str, Any]
-    """The quality in parts, as `Breakdown.to_json` has it; empty if it was not measured."""
 
 
 def read_model_metrics(
@@ -96,21 +93,16 @@ def read_model_metrics(
     version: str,
     popularity_version: str | None,
     target_events: Sequence[str],
-    *,
-    breakdown: bool = False,
 ) -> ModelMetrics:
     """The metrics of a model, which count the target events alone if the engine can.
 
     Amazon Personalize cannot, and the embedded engine can of models that it trained since 0.2.
 
     version, popularity_version: the ARNs of the solution versions; None without popularity.
-    breakdown: whether to ask for the quality in parts, which Amazon Personalize does not have.
     """
     client, on_aws = ensure.client, ensure.on_aws
     requested_events = () if on_aws else target_events
-    answer = get_solution_metrics(
-        client, version, requested_events, breakdown=breakdown and not on_aws
-    )
+    answer = get_solution_metrics(client, version, requested_events)
     counted, evidence = read_counted_events(answer), read_evidence(answer)
     popularity: Mapping[str, float] = {}
     if popularity_version is not None:
@@ -128,7 +120,6 @@ def read_model_metrics(
         all_events_metrics=_read_metrics(get_solution_metrics(client, version))
         if counted
         else None,
-        breakdown=read_breakdown(answer),
     )
 
 

@@ -219,7 +219,7 @@ def train(
     versions = ensure.start_and_wait(SOLUTION_VERSION, lambda: trainer.start(dataset))
     version, *popularity = versions
     target_events = work.pipeline.solution.target_events if is_of_lists else []
-    record = _make_record(work, dataset, version, popularity, target_events, breakdown=is_of_lists)
+    record = _make_record(work, dataset, version, popularity, target_events)
     if is_of_lists and work.pipeline.solution.compare_with_popularity:
         record = _add_popularity(work, record)
     outcome = describe_outcome(version, "trained")
@@ -249,15 +249,11 @@ def _make_record(
     version: ReadyResource,
     popularity: Sequence[ReadyResource],
     target_events: Sequence[str],
-    *,
-    breakdown: bool,
 ) -> ModelRecord:
     created_at = version.description["creationDateTime"].astimezone(UTC)
     hours = version.description.get("trainingHours", 0.0)
     popularity_arn = popularity[0].arn if popularity else None
-    measured = read_model_metrics(
-        work.ensure, version.arn, popularity_arn, target_events, breakdown=breakdown
-    )
+    measured = read_model_metrics(work.ensure, version.arn, popularity_arn, target_events)
     return ModelRecord(
         version.arn,
         dataset.dataset_group_arn,
@@ -271,7 +267,6 @@ def _make_record(
         metrics=measured.metrics,
         engine=measured.engine,
         evidence=measured.evidence,
-        breakdown=measured.breakdown,
         popularity_metrics=measured.popularity_metrics,
         popularity_version_arn=popularity_arn,
         target_events=measured.target_events or None,

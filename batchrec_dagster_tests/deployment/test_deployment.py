@@ -14,7 +14,6 @@ from batchrec_dagster.deployment import (
     DeploymentError,
     find_misspelt_settings,
 )
-from batchrec_dagster.local_personalize.api.client import QUOTAS_VARIABLE
 from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
 from batchrec_dagster_tests.support import REPOSITORY, Project
 from batchrec_dagster_tests.texts import assert_texts
@@ -79,7 +78,6 @@ REFUSED: list[tuple[dict[str, str], str]] = [
     ({"BATCHREC_STORAGE": __file__}, "BATCHREC_STORAGE"),
     ({"BATCHREC_HOME": __file__}, "BATCHREC_HOME"),
     ({"DAGSTER_HOME": "dagster"}, "DAGSTER_HOME"),
-    ({QUOTAS_VARIABLE: "groups=9"}, QUOTAS_VARIABLE),
     ({"BATCHREC_DEADLINE_HOURS": "0"}, "BATCHREC_DEADLINE_HOURS"),
     ({"BATCHREC_PRICES": "prices.yaml"}, "BATCHREC_PRICES"),
     ({"BATCHREC_TAGS": "team"}, "BATCHREC_TAGS"),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, NamedTuple
 
 from botocore import xform_name
 
-from batchrec_dagster.local_personalize.api.validation import find_input_shape
-from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
+from batchrec_dagster.local_personalize.api.validation import find_input_shape, load_service_model
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.local_personalize.support import (
@@ -52,7 +50,6 @@ ITEMS = {
 }
 # The last two are of data deletion jobs.
 BUSY = {"CREATE PENDING", "CREATE IN_PROGRESS", "CREATE STOPPING", "PENDING", "IN_PROGRESS"}
-YEAR = {"name": "YEAR", "type": ["int", "null"]}
 
 
 class Exchange(NamedTuple):
@@ -94,12 +91,7 @@ class Walk:
         """Returns when nothing more happens to the resource."""
         for _ in poll_until_deadline(120):
             description = describe(self.client, arn)
-            updates = [v for name, v in description.items() if re.fullmatch("latest.*Update", name)]
-            statuses = {
-                description.get("status", "ACTIVE"),
-                *(update["status"] for update in updates),
-            }
-            if not BUSY & statuses:
+            if description.get("status", "ACTIVE") not in BUSY:
                 return
         raise AssertionError(description)
 
@@ -130,7 +122,7 @@ def walk_through(personalize: StartedPersonalize, client: Any) -> Walk:
     version = _train(walk, group)
     _run_batch_jobs(walk, group, version)
     _ask_every_list(walk, group, version)
-    _change_tags_and_update(walk, group)
+    _change_tags(walk, group)
     _fail_and_stop(walk, group)
     _delete(walk)
     return walk
@@ -254,7 +246,7 @@ def _ask_every_list(walk: Walk, group: str, version: str) -> None:
         "solutionArn": solution,
         "solutionVersionArn": version,
     }
-    for operation in sorted(OPERATIONS):
+    for operation in sorted(load_service_model().operation_names):
         if not operation.startswith("List") or operation == "ListTagsForResource":
             continue
         walk.ask(operation)
@@ -269,28 +261,14 @@ def _ask_every_list(walk: Walk, group: str, version: str) -> None:
         walk.ask("DescribeRecipe", recipeArn=recipe["recipeArn"])
 
 
-def _change_tags_and_update(walk: Walk, group: str) -> None:
+def _change_tags(walk: Walk, group: str) -> None:
     walk.ask("TagResource", resourceArn=group, tags=[{"tagKey": "more", "tagValue": ""}])
     walk.ask("ListTagsForResource", resourceArn=group)
     walk.ask("UntagResource", resourceArn=group, tagKeys=["more"])
     schema = walk.create("Schema", name="items", schema=json.dumps(ITEMS))
-    wider = json.dumps({**ITEMS, "fields": [*ITEMS["fields"], YEAR]})
-    wider = walk.create("Schema", name="wider", schema=wider)
-    items = walk.create(
+    walk.create(
         "Dataset", name="items", schemaArn=schema, datasetGroupArn=group, datasetType="ITEMS"
     )
-    walk.ask("UpdateDataset", datasetArn=items, schemaArn=wider)
-    walk.wait_until_settled(items)
-    walk.ask("DescribeDataset", datasetArn=items)
-    solution = group.replace("dataset-group", "solution")
-    walk.ask(
-        "UpdateSolution",
-        solutionArn=solution,
-        performAutoTraining=True,
-        solutionUpdateConfig={"autoTrainingConfig": {"schedulingExpression": "rate(3 days)"}},
-    )
-    walk.wait_until_settled(solution)
-    walk.ask("DescribeSolution", solutionArn=solution)
 
 
 def _fail_and_stop(walk: Walk, group: str) -> None:
@@ -314,6 +292,7 @@ def _fail_and_stop(walk: Walk, group: str) -> None:
     for arn in arns:
         walk.wait_until_settled(arn)
         walk.ask("DescribeSolutionVersion", solutionVersionArn=arn)
+    walk.ask("DescribeSolution", solutionArn=solution)
 
 
 def _delete(walk: Walk) -> None:

@@ -8,25 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from batchrec_dagster.local_personalize.catalog.quotas import Quotas
-
-QUOTAS = Quotas(
-    dataset_groups=2,
-    schemas=3,
-    solutions_per_group=2,
-    filters_per_group=1,
-    running_dataset_import_jobs=2,
-    running_solution_versions=2,
-    running_batch_inference_jobs=2,
-    running_batch_segment_jobs=2,
-)
-EXISTS, MISSING, IN_USE, LIMIT, INVALID = (
+EXISTS, MISSING, IN_USE, INVALID = (
     f"{name}Exception"
     for name in (
         "ResourceAlreadyExists",
         "ResourceNotFound",
         "ResourceInUse",
-        "LimitExceeded",
         "InvalidInput",
     )
 )
@@ -40,8 +27,7 @@ TYPES = {
     "items": "ITEMS",
     "wider items": "ITEMS",
 }
-# The forms that have all columns of a form: such data can be imported by its schema, and the schema
-# of an Items data set may be replaced by such a one.
+# The forms that have all columns of a form: such data can be imported by its schema.
 FITS = {
     "plain": ("plain", "events"),
     "events": ("events",),
@@ -71,7 +57,6 @@ class ModelResource:
     rows: bool = False
     full: bool = False
     segments: bool = False
-    updating: bool = False
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -103,24 +88,18 @@ class Model:
         if arn not in self.resources:
             return MISSING
         resource = self.resources[arn]
-        if resource.status not in (ACTIVE, None) or (
-            resource.kind == "Dataset" and resource.updating
-        ):
+        if resource.status not in (ACTIVE, None):
             return IN_USE
         parent = self.resources.get(self.resources[arn].parent or "")
         return IN_USE if parent and parent.status == DELETING else None
 
-    def create(self, arn: str, kind: str, limit: int, parent: str | None = None) -> str | None:
-        if arn in self.resources:
-            return EXISTS
-        return LIMIT if len(self.list_arns(kind, parent)) >= limit else None
+    def create(self, arn: str) -> str | None:
+        return EXISTS if arn in self.resources else None
 
-    def start(self, arn: str, kind: str, limit: int) -> str | None:
+    def start(self, arn: str) -> str | None:
         # The name of a batch job is free when its version is gone.
-        if arn in self.resources and self.resources[arn].parent in self.resources:
-            return EXISTS
-        running = [job for job in self.list_arns(kind) if self.resources[job].status == PENDING]
-        return LIMIT if len(running) >= limit else None
+        is_taken = arn in self.resources and self.resources[arn].parent in self.resources
+        return EXISTS if is_taken else None
 
     def create_dataset(self, group: str, schema: str, dataset_type: str) -> str | None:
         if (refusal := self.refuse_unready(group)) or (refusal := self.refuse_unready(schema)):
@@ -136,24 +115,7 @@ class Model:
         comes = any(job.status == PENDING and job.full for job in jobs)
         if not (full or comes or self.resources[dataset].rows):
             return INVALID
-        return self.start(arn, "DatasetImportJob", QUOTAS.running_dataset_import_jobs)
-
-    def update_dataset(self, dataset: str, schema: str) -> str | None:
-        if refusal := self.refuse_unready(dataset):
-            return refusal
-        if self.resources[dataset].updating:
-            return IN_USE
-        if dataset.endswith("/INTERACTIONS"):
-            return INVALID
-        if schema not in self.resources:
-            return MISSING
-        fits = self.resources[schema].form in FITS[self.find_form(dataset)]
-        return None if fits else INVALID
-
-    def update_solution(self, solution: str) -> str | None:
-        if refusal := self.refuse_unready(solution):
-            return refusal
-        return IN_USE if self.resources[solution].updating else None
+        return self.start(arn)
 
     def create_filter(self, arn: str, group: str) -> str | None:
         if group not in self.resources:
@@ -161,7 +123,7 @@ class Model:
         dataset = self.build_dataset_arn(group)
         if dataset not in self.resources or self.find_form(dataset) != "events":
             return INVALID
-        return self.create(arn, "Filter", QUOTAS.filters_per_group, group)
+        return self.create(arn)
 
     def create_version(self, solution: str, name: str) -> str | None:
         if refusal := self.refuse_unready(solution):
@@ -172,9 +134,7 @@ class Model:
         ):
             return EXISTS
         dataset = self.resources.get(self.build_dataset_arn(resource.group or ""))
-        if dataset is None or dataset.status != ACTIVE:
-            return INVALID
-        return self.start("", "SolutionVersion", QUOTAS.running_solution_versions)
+        return INVALID if dataset is None or dataset.status != ACTIVE else None
 
     def create_batch(self, kind: str, arn: str, version: str, filter_arn: str | None) -> str | None:
         if refusal := self.refuse_unready(version):
@@ -187,7 +147,7 @@ class Model:
                 return refusal
             if segments or self.resources[filter_arn].group != self.resources[version].group:
                 return INVALID  # all filters of these sequences are on items
-        return self.start(arn, kind, 2)
+        return self.start(arn)
 
     def stop(self, version: str) -> str | None:
         if version not in self.resources:
@@ -198,7 +158,7 @@ class Model:
         if arn not in self.resources:
             return MISSING
         resource = self.resources[arn]
-        if resource.status in (PENDING, DELETING) or resource.updating:
+        if resource.status in (PENDING, DELETING):
             return IN_USE
         resources = list(self.resources.values())
         match resource.kind:
@@ -301,4 +261,3 @@ class Model:
                 dataset.rows = True
                 dataset.full = dataset.full or resource.full
             resource.status = None if resource.kind == "Schema" else status
-            resource.updating = False

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 
-from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.local_personalize.catalog.quotas import Quotas
+from batchrec_dagster.local_personalize.api.client import embedded_client, make_client
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -68,12 +70,19 @@ def encode_user_lines(user_ids: Iterable[str]) -> bytes:
     return "".join(json.dumps({"userId": user}) + "\n" for user in user_ids).encode()
 
 
+def open_idle_service(home: Path, store: ObjectStore) -> LocalPersonalize:
+    """A service that answers requests, and leaves all jobs to other services on its home."""
+    with patch.object(Worker, "wake"):
+        service = LocalPersonalize(home, store)
+    service.close()
+    return service
+
+
 @dataclass
 class Local:
     """A local Personalize in a folder, with its storage."""
 
     root: Path
-    quotas: Quotas = field(default_factory=Quotas)
 
     def __post_init__(self) -> None:
         (self.root / "storage").mkdir(parents=True, exist_ok=True)
@@ -82,7 +91,11 @@ class Local:
 
     def open_client(self, **options: Any) -> PersonalizeClient:
         """Opens a further client on the same home."""
-        return embedded_client(self.root / "home", self.store, quotas=self.quotas, **options)
+        return embedded_client(self.root / "home", self.store, **options)
+
+    def open_idle_client(self) -> PersonalizeClient:
+        """Opens a further client on the same home, whose jobs wait for other clients."""
+        return make_client(open_idle_service(self.root / "home", self.store))
 
     def describe(self, arn: str) -> dict[str, Any]:
         """Describe, whatever kind of resource the ARN names."""

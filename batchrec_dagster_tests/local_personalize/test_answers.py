@@ -39,41 +39,6 @@ def _read_items(answer: dict[str, Any]) -> list[str]:
     return items
 
 
-@pytest.mark.parametrize("recipe", ["aws-personalized-ranking", RANKING])
-def test_a_list_is_ranked_by_the_users_taste(films: Films, recipe: str) -> None:
-    version = films.train(recipe)
-    odd = [f"i{n}" for n in (1, 3, 5)]
-    even = [f"i{n}" for n in (0, 2, 4)]
-    item_ids = ["new", *odd, *even, "i0", "newer"]
-    lines = [{"userId": user, "itemList": item_ids} for user in ("u0", "u1", "stranger")]
-    even_answer, odd_answer, stranger_answer = _answer_lines(films, version, lines, numResults=1)
-    assert set(_read_items(even_answer)[:3]) == set(even)
-    assert set(_read_items(odd_answer)[:3]) == set(odd)
-    for answer in (even_answer, odd_answer, stranger_answer):
-        items = _read_items(answer)
-        scores = answer["output"]["scores"]
-        assert set(items) == set(item_ids)  # the list whole, whatever numResults says
-        assert len(items) == len(scores) == 8
-        assert items[6:] == ["new", "newer"]
-        assert scores[6:] == [0, 0]
-        assert scores == sorted(scores, reverse=True)
-        assert sum(scores) == pytest.approx(1, abs=1e-5)
-
-
-def test_a_filter_takes_items_out_of_a_ranking(films: Films) -> None:
-    rows = build_taste_rows()
-    version = films.train(RANKING)
-    had = {item for user, item, _ in rows if user == "u1"}
-    item_ids = [f"i{n}" for n in range(40)]
-    line = {"userId": "u1", "itemList": item_ids}
-    answers = _answer_lines(
-        films, version, [line] * 2, filterArn=films.create_filter(films.films, name="ranking")
-    )
-    for answer in answers:
-        assert set(_read_items(answer)) == set(item_ids) - had
-        assert sum(answer["output"]["scores"]) == pytest.approx(1, abs=1e-5)
-
-
 @pytest.mark.parametrize("recipe", ["aws-sims", "aws-similar-items"])
 def test_similar_items_are_those_of_the_same_users(films: Films, recipe: str) -> None:
     version = films.train(recipe)

@@ -1,8 +1,8 @@
 """Random sequences of requests, against a simple model of what Personalize would answer.
 
-Nothing happens in the background until the machine says so: the service's pace is that of AWS, and
-`work` opens the home anew at full speed, as the next process would. `crash_at_work` lets a process
-work and kills it. `make test-long` tries more sequences.
+Nothing happens in the background until the machine says so: the service is idle, and `work` opens
+the home anew with one that works, as the next process would. `crash_at_work` lets a process work
+and kills it. `make test-long` tries more sequences.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -30,8 +29,6 @@ from hypothesis.stateful import (
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import ResourceNotFoundError, ServiceError
-from batchrec_dagster.local_personalize.jobs.pace import JobPace
-from batchrec_dagster.local_personalize.operations import automatic_training
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
@@ -41,7 +38,6 @@ from batchrec_dagster_tests.local_personalize.sequence_model import (
     FAILED,
     MISSING,
     PENDING,
-    QUOTAS,
     STOPPED,
     TYPES,
     Model,
@@ -53,6 +49,7 @@ from batchrec_dagster_tests.local_personalize.support import (
     SEEN,
     build_taste_rows,
     encode_csv,
+    open_idle_service,
     poll_until_deadline,
 )
 from batchrec_dagster_tests.repeats import repeats
@@ -60,7 +57,6 @@ from batchrec_dagster_tests.repeats import repeats
 pytestmark = pytest.mark.slow
 
 ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
-NEVER, AT_ONCE = JobPace(1000.0), JobPace()
 DEADLINE_SECONDS = 60.0
 NAMES = st.sampled_from(["a", "a", "a", "a", "b", "c"])  # mostly one, so that much depends on it
 FORMS = st.sampled_from(sorted(TYPES))
@@ -120,23 +116,14 @@ def _write_input_once() -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     return folder, directory
 
 
-def _open_service(home: Path, data: Path, pace: JobPace) -> LocalPersonalize:
-    store = ObjectStore(folders={"data": data, "out": home / "out"})
-    return LocalPersonalize(home, store, quotas=QUOTAS, pace=pace)
+def _open_store(home: Path, data: Path) -> ObjectStore:
+    return ObjectStore(folders={"data": data, "out": home / "out"})
 
 
 def _work_until_killed(home: Path, data: Path) -> None:
     """Works in a process of its own until somebody kills it."""
-    _open_service(home, data, AT_ONCE)
+    LocalPersonalize(home, _open_store(home, data))
     time.sleep(DEADLINE_SECONDS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_automatic_training() -> Iterator[None]:
-    """Automatic training would start by the clock, and not by the sequence."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(automatic_training, "SOON_SECONDS", 1e9)
-        yield
 
 
 class Sequences(RuleBasedStateMachine):
@@ -145,10 +132,10 @@ class Sequences(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp())
         self.data, _ = _write_input_once()
         self.model = Model()
-        self.service = self._open(NEVER)
+        self.service = self._open_idle()
 
-    def _open(self, pace: JobPace) -> LocalPersonalize:
-        return _open_service(self.home, self.data, pace)
+    def _open_idle(self) -> LocalPersonalize:
+        return open_idle_service(self.home, _open_store(self.home, self.data))
 
     def teardown(self) -> None:
         self.service.close()
@@ -206,13 +193,13 @@ class Sequences(RuleBasedStateMachine):
     @rule(name=NAMES)
     def create_group(self, name: str) -> None:
         arn = _build_arn("DatasetGroup", name)
-        expected = self.model.create(arn, "DatasetGroup", QUOTAS.dataset_groups)
+        expected = self.model.create(arn)
         self._create({"name": name}, ModelResource("DatasetGroup", group=arn), arn, expected)
 
     @rule(name=NAMES, form=FORMS)
     def create_schema(self, name: str, form: str) -> None:
         arn = _build_arn("Schema", name)
-        expected = self.model.create(arn, "Schema", QUOTAS.schemas)
+        expected = self.model.create(arn)
         resource = ModelResource("Schema", None, form=form)
         self._create({"name": name, "schema": _build_schema(form)}, resource, arn, expected)
 
@@ -256,10 +243,8 @@ class Sequences(RuleBasedStateMachine):
     @rule(group=NAMES, name=NAMES, segments=st.booleans())
     def create_solution(self, group: str, name: str, segments: bool) -> None:
         group_arn, arn = _build_arn("DatasetGroup", group), _build_arn("Solution", name)
-        expected = self.model.refuse_unready(group_arn) or self.model.create(
-            arn, "Solution", QUOTAS.solutions_per_group, group_arn
-        )
-        recipe = RECIPE + ("aws-item-affinity" if segments else "aws-popularity-count")
+        expected = self.model.refuse_unready(group_arn) or self.model.create(arn)
+        recipe = RECIPE + ("aws-item-affinity" if segments else "aws-sims")
         params = {
             "name": name,
             "datasetGroupArn": group_arn,
@@ -286,9 +271,7 @@ class Sequences(RuleBasedStateMachine):
             version_resource = replace(
                 self.model.resources[solution_arn], kind="SolutionVersion", name=name
             )
-            version_resource = replace(
-                version_resource, parent=solution_arn, status=PENDING, updating=False
-            )
+            version_resource = replace(version_resource, parent=solution_arn, status=PENDING)
             self.model.resources[answer["solutionVersionArn"]] = version_resource
 
     @rule(
@@ -325,25 +308,6 @@ class Sequences(RuleBasedStateMachine):
         if expected is None:
             self.model.resources[arn].status = STOPPED
 
-    @rule(dataset=PICKS, schema=NAMES)
-    def update_dataset(self, dataset: int, schema: str) -> None:
-        arn = self._pick("Dataset", dataset)
-        schema_arn = _build_arn("Schema", schema)
-        expected = self.model.update_dataset(arn, schema_arn)
-        self._ask("UpdateDataset", {"datasetArn": arn, "schemaArn": schema_arn}, expected)
-        if expected is None:
-            self.model.resources[arn].schema = schema_arn
-            self.model.resources[arn].updating = True
-
-    @rule(solution=PICKS, automatic=st.booleans())
-    def update_solution(self, solution: int, automatic: bool) -> None:
-        arn = self._pick("Solution", solution)
-        expected = self.model.update_solution(arn)
-        params = {"solutionArn": arn, "performAutoTraining": automatic}
-        self._ask("UpdateSolution", params, expected)
-        if expected is None:
-            self.model.resources[arn].updating = True
-
     @rule(kind=DELETED, pick=PICKS)
     def delete(self, kind: str, pick: int) -> None:
         self._delete(kind, self._pick(kind, pick))
@@ -372,10 +336,6 @@ class Sequences(RuleBasedStateMachine):
                 assert description["datasetGroupArn"] == resource.group
             if kind == "Dataset":
                 assert description["schemaArn"] == resource.schema
-            updates = [description[name] for name in description if name.endswith("Update")]
-            if resource.updating or updates:
-                expected = PENDING if resource.updating else ACTIVE
-                assert [update["status"] for update in updates] == [expected]
 
     @rule(pick=PICKS)
     def get_metrics(self, pick: int) -> None:
@@ -411,7 +371,7 @@ class Sequences(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.service.close()
-        self.service = self._open(NEVER)
+        self.service = self._open_idle()
 
     @rule(seconds=st.floats(0, 0.1))
     def crash_at_work(self, seconds: float) -> None:
@@ -426,7 +386,7 @@ class Sequences(RuleBasedStateMachine):
     @rule()
     def work(self) -> None:
         self.service.close()
-        self.service = self._open(AT_ONCE)
+        self.service = LocalPersonalize(self.home, _open_store(self.home, self.data))
         outcomes = self.model.predict_outcomes()
         statuses = {arn: self._wait_until_settled(arn, right) for arn, right in outcomes.items()}
         for arn, status in statuses.items():
@@ -434,7 +394,7 @@ class Sequences(RuleBasedStateMachine):
                 self._check_output(arn, whole=status == ACTIVE)
         self.model.settle(statuses)
         self.service.close()
-        self.service = self._open(NEVER)
+        self.service = self._open_idle()
 
     def _wait_until_settled(self, arn: str, right: set[str]) -> str:
         """Waits until a status lasts, and checks that it is one of the right ones."""
@@ -442,9 +402,7 @@ class Sequences(RuleBasedStateMachine):
         for _ in poll_until_deadline():
             description = self._describe(kind, arn)
             status = str(description.get("status"))
-            updates = [description[name] for name in description if name.endswith("Update")]
-            updates_are_active = all(update["status"] == ACTIVE for update in updates)
-            if status in right and updates_are_active:
+            if status in right:
                 return status
             assert status not in (FAILED, STOPPED, "gone"), (arn, description, right)
         raise AssertionError(f"{arn} is {description} and not {right}")

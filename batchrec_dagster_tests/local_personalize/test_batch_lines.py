@@ -18,14 +18,9 @@ from batchrec_dagster.local_personalize.data.batch_lines import (
     read_raw_lines,
 )
 from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.personalize.recipes import (
-    PERSONALIZED_RANKING,
-    USER_PERSONALIZATION,
-    build_recipe_arn,
-)
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
 
 USERS = RECIPES[build_recipe_arn(USER_PERSONALIZATION)]
-RANKING = RECIPES[build_recipe_arn(PERSONALIZED_RANKING)]
 REQUIRED = "Required fields for the provided recipe are userId"
 
 VALUES = st.recursive(
@@ -79,16 +74,8 @@ def test_filter_values_must_be_strings_by_name(values: object) -> None:
 
 def test_ids_that_are_numbers_are_taken_as_text() -> None:
     assert parse_line(b'{"userId":5}', USERS).content == {"userId": "5"}
-    request = parse_line(b'{"userId":5,"itemList":[1,"a",20]}', RANKING)
-    assert (request.problem, request.content["itemList"]) == (None, ["1", "a", "20"])
     for line in (b'{"userId":true}', b'{"userId":1.5}', b'{"userId":null}'):
         assert parse_line(line, USERS).problem == REQUIRED
-
-
-@pytest.mark.parametrize("items", [[], "a", ["a", True], ["a", ""], ["a", None], {"a": "b"}, None])
-def test_a_ranking_needs_a_list_of_strings(items: object) -> None:
-    request = parse_line(json.dumps({"userId": "a", "itemList": items}).encode(), RANKING)
-    assert request.problem == f"{REQUIRED}, itemList"
 
 
 def test_a_line_that_is_too_long_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,11 +112,8 @@ def test_any_bytes_are_as_many_requests_as_lines(data: bytes) -> None:
 
 
 @settings(deadline=None)
-@given(value=st.dictionaries(st.sampled_from(["userId", "itemList", "filterValues"]), VALUES))
+@given(value=st.dictionaries(st.sampled_from(["userId", "filterValues"]), VALUES))
 def test_any_json_is_a_request_or_has_a_problem(value: dict[str, Any]) -> None:
-    request = parse_line(json.dumps(value).encode(), RANKING)
+    request = parse_line(json.dumps(value).encode(), USERS)
     if request.problem is None:
-        assert all(isinstance(item, str) for item in request.content["itemList"])
-        assert [request.content["userId"], *request.content["itemList"]] == [
-            str(id_value) for id_value in [value["userId"], *value["itemList"]]
-        ]
+        assert request.content["userId"] == str(value["userId"])

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.local_personalize.catalog.catalog import Catalog
 from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
 from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows
 
@@ -73,30 +72,10 @@ def test_the_model_stays_while_a_job_needs_it(
         tag["tagKey"]
         for tag in local.client.list_tags_for_resource(resourceArn=versions[0])["tags"]
     }
-    update = local.create_version(versions[1].rpartition("/")[0], trainingMode="UPDATE")
-    with pytest.raises(ClientError, match=f"cannot expire: {update} needs its model"):
-        expire(local, versions[1])
+    pending = local.create_version(versions[1].rpartition("/")[0])
     with pytest.raises(ClientError, match="cannot expire: its status is CREATE PENDING"):
-        expire(local, update)
+        expire(local, pending)
     assert len(list_models(local)) == 2
-
-
-def test_an_update_starts_from_a_version_that_has_its_model(
-    local: Local, versions: list[str]
-) -> None:
-    solution = versions[0].rpartition("/")[0]
-    expire(local, versions[1])
-    update = local.wait_until_active(local.create_version(solution, trainingMode="UPDATE"))
-    catalog = Catalog(local.root / "home" / "catalog.sqlite")
-    with catalog.open_for_reading() as transaction:
-        assert (
-            transaction.require(update).state["previous"]
-            == (transaction.require(versions[0]).state["model"])
-        )
-    for version in (versions[0], update):
-        expire(local, version)
-    with pytest.raises(ClientError, match="Training mode UPDATE starts from an ACTIVE version"):
-        local.create_version(solution, trainingMode="UPDATE")
 
 
 def test_what_a_kill_leaves_goes_when_the_home_is_opened(

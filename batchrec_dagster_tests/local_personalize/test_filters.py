@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from batchrec_dagster.personalize.filter_check import (
     FilterTraits,
     check_expression,
-    check_group_fields,
     find_traits,
 )
 from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
@@ -197,11 +196,6 @@ def test_a_filter_has_ten_fields_at_most_and_a_group_twenty() -> None:
     ):
         with pytest.raises(FilterExpressionError, match="11 distinct dataset fields; 10 at most"):
             check_expression(expressions, schemas)
-    check_group_fields(
-        [build_expression(range(10)), build_expression(range(5, 20)), build_expression(range(3))]
-    )
-    with pytest.raises(FilterExpressionError, match="21 distinct dataset fields; 20 at most"):
-        check_group_fields([build_expression(range(10)), build_expression(range(9, 21))])
 
 
 def test_the_traits_of_a_filter() -> None:

@@ -170,24 +170,3 @@ def test_a_filter_that_does_not_fit_the_schemas_is_refused(local: Local, group: 
         with pytest.raises(invalid, match=message):
             local.create_filter(group, expression)
     assert local.client.list_filters()["Filters"] == []
-
-
-def test_the_filters_of_a_group_use_twenty_fields_at_most(local: Local) -> None:
-    group = local.create_group()
-    fields = [{"name": f"F{n}", "type": "int"} for n in range(25)]
-    import_metadata(
-        local,
-        group,
-        "Items",
-        [{"name": "ITEM_ID", "type": "string"}, *fields],
-        "i," + ",".join("1" * 25) + "\n",
-    )
-
-    def build_expression(numbers: range) -> str:
-        return "EXCLUDE ItemID WHERE " + " AND ".join(f"Items.F{n} = 1" for n in numbers)
-
-    local.create_filter(group, build_expression(range(10)), "one")
-    local.create_filter(group, build_expression(range(10, 20)), "two")
-    with pytest.raises(local.client.exceptions.LimitExceededException, match="21 distinct"):
-        local.create_filter(group, build_expression(range(15, 21)), "three")
-    local.create_filter(group, build_expression(range(5, 15)), "three")

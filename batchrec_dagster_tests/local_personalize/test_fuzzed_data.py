@@ -246,7 +246,6 @@ def test_good_data_can_be_trained_on_after_all_that(fuzzed_personalize: FuzzedPe
 VALUES = {
     "userId": "u1",
     "itemId": "i1",
-    "itemList": ["i1", "i2", "none"],
     "itemAttributes": 'ITEMS.KIND = "low"',
 }
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -43,10 +43,7 @@ def _build_ids(*ids: str) -> npt.NDArray[np.object_]:
 
 
 class FixedUsers(UserModel):
-    """Lists and scores for users, in chunks of one user each.
-
-    For a ranking, the scores are shares of the items that the list has.
-    """
+    """Lists and scores for users, in chunks of one user each."""
 
     item_ids = _build_ids("63992", "115149", "110102", "148626")
     lists: dict[str, tuple[list[int], list[float]]] = {  # noqa: RUF012
@@ -63,29 +60,6 @@ class FixedUsers(UserModel):
         for user in user_ids:
             items, scores = self.lists[user]
             yield RecommendedLists(np.array([items], np.int32), np.array([scores]))
-
-
-class FixedRanking(FixedUsers):
-    """Likes 27 more than 101, and 101 more than 886."""
-
-    item_ids = _build_ids("886", "27", "101")
-    shares = np.array([0.2, 0.5, 0.3])
-
-    def rank(
-        self,
-        user_ids: Sequence[str],
-        lists: Sequence[npt.NDArray[np.int32]],
-        interactions: Interactions,
-        **_: Any,
-    ) -> Iterator[RecommendedLists]:
-        width = max(map(len, lists))
-        items = np.full((len(lists), width), -1, np.int32)
-        scores = np.zeros((len(lists), width))
-        for row, item_indices in enumerate(lists):
-            best = sorted(item_indices, key=lambda item: -self.shares[item])
-            items[row, : len(best)] = best
-            scores[row, : len(best)] = self.shares[best] / max(self.shares[best].sum(), 0.1)
-        yield RecommendedLists(items, scores)
 
 
 class FixedItems(RelatedItemsModel):
@@ -137,11 +111,8 @@ def _build_answerer(recipe: Recipe) -> Recommender | Segmenter:
         return Segmenter(
             recipe, None, FixedSegments(), INTERACTIONS, 2, attributes, print, lambda: None
         )
-    models: dict[str, AnyModel] = {
-        "PERSONALIZED_RANKING": FixedRanking(),
-        "RELATED_ITEMS": FixedItems(),
-    }
-    return Recommender(recipe, None, models.get(recipe.type, FixedUsers()), INTERACTIONS, 4)
+    model: AnyModel = FixedItems() if recipe.type == "RELATED_ITEMS" else FixedUsers()
+    return Recommender(recipe, None, model, INTERACTIONS, 4)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)

@@ -114,18 +114,6 @@ def test_filters_work_on_new_items(local: Local) -> None:
     assert ODD & set(items)
 
 
-def test_a_ranking_orders_new_items_by_their_kind(local: Local) -> None:
-    group = _create_group_with_items(local, KINDS.items())
-    solution = local.create_solution(group, "aws-personalized-ranking")
-    version = local.wait_until_active(local.create_version(solution))
-    line = b'{"userId": "u%d", "itemList": ["new0", "nobody", "new1"]}\n'
-    local.store.put("s3://data/users.json", line % 0 + line % 1)
-    local.wait_until_active(local.create_batch_job(version))
-    first, second = local.read_lines("s3://data/out/users.json.out")
-    assert '"new0","new1","nobody"' in first.replace('", "', '","')
-    assert '"new1","new0","nobody"' in second.replace('", "', '","')
-
-
 @pytest.mark.parametrize(
     "rows",
     [

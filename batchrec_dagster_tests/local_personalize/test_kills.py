@@ -21,7 +21,6 @@ import pytest
 from batchrec_dagster.local_personalize.api.client import make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.catalog.home import Home
-from batchrec_dagster.local_personalize.jobs.pace import JobPace
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.forks import FORKS
@@ -359,7 +358,7 @@ def test_leftovers_of_killed_processes_are_removed(local: Local) -> None:
     _, dataset = local.import_rows(build_taste_rows())
     home = local.root / "home"
     dataset_folders = list((home / "datasets").iterdir())
-    slow = local.open_client(pace=JobPace(1000.0))
+    slow = local.open_idle_client()
     waiting = slow.create_dataset_import_job(
         jobName="waiting", datasetArn=dataset, dataSource={"dataLocation": "s3://data/x.csv"}
     )["datasetImportJobArn"]
@@ -370,7 +369,7 @@ def test_leftovers_of_killed_processes_are_removed(local: Local) -> None:
     model = Home(home).make_path(home / "models", f"{ACCOUNT}solution/films/0123abcd")
     (model / "part").mkdir(parents=True)
     (home / "owners" / "1-dead.owner").touch()
-    local.open_client(pace=JobPace(1000.0))
+    local.open_idle_client()
     assert sorted((home / "datasets").iterdir()) == sorted([*dataset_folders, attempt])
     assert not list((home / "models").iterdir())
     assert not list((home / "owners").glob("1-dead*"))

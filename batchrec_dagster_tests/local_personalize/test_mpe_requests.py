@@ -72,7 +72,7 @@ class Machine:
         active = [entry for entry in entries if entry["status"] == "ACTIVE"]
         return max(active, key=lambda entry: entry["creationDateTime"])
 
-    def run_night(self, date: str, mode: str) -> str:
+    def run_night(self, date: str) -> str:
         """Imports, trains and recommends like a scheduled run; returns the folder of the output."""
         group = self.ensure("dataset-group/films", "create_dataset_group", name="films", tags=TAGS)
         text = build_interactions_schema(event_type=True)
@@ -107,7 +107,7 @@ class Machine:
             solutionConfig={"algorithmHyperParameters": {"hidden_dimension": "64"}},
             tags=TAGS,
         )
-        answer = self.client.create_solution_version(solutionArn=solution, trainingMode=mode)
+        answer = self.client.create_solution_version(solutionArn=solution, trainingMode="FULL")
         self.wait_until_active(answer["solutionVersionArn"])
         version = self.find_newest(
             "list_solution_versions", "solutionVersions", solutionArn=solution
@@ -143,9 +143,9 @@ def test_two_nights_and_a_clean_up(tmp_path: Path) -> None:
     local.store.put("s3://data/train/films/_SUCCESS", b"")
     local.store.put("s3://data/batch/films/users.json", encode_user_lines(["u1", "u2"]))
     machine = Machine(local)
-    for date, mode, creations in (("20261125", "FULL", 7), ("20261126", "UPDATE", 2)):
+    for date, creations in (("20261125", 7), ("20261126", 2)):
         machine.created_resources.clear()
-        folder = machine.run_night(date, mode)
+        folder = machine.run_night(date)
         assert len(machine.created_resources) == creations
         assert len(local.read_lines(f"{folder}/users.json.out")) == 2
         assert local.store.head(f"{folder}/_CHECK")

@@ -12,8 +12,6 @@ BATCH_CAPABLE = {
     "aws-user-personalization": "USER_PERSONALIZATION",
     "aws-user-personalization-v2": "USER_PERSONALIZATION",
     "aws-popularity-count": "POPULAR_ITEMS",
-    "aws-personalized-ranking": "PERSONALIZED_RANKING",
-    "aws-personalized-ranking-v2": "PERSONALIZED_RANKING",
     "aws-sims": "RELATED_ITEMS",
     "aws-similar-items": "RELATED_ITEMS",
     "aws-item-affinity": "USER_SEGMENTATION",
@@ -84,11 +82,12 @@ def test_automatic_training_is_accepted_with_a_warning(
     assert "every 7 days" in messages[0].message
 
 
-def test_automl_is_refused(local: Local) -> None:
+@pytest.mark.parametrize("flag", ["performAutoML", "performHPO", "performIncrementalUpdate"])
+def test_other_ways_of_training_are_refused(local: Local, flag: str) -> None:
     invalid = local.client.exceptions.InvalidInputException
     group = local.create_group()
-    with pytest.raises(invalid, match="AutoML is not supported locally"):
-        local.create_solution(group, performAutoML=True)
+    with pytest.raises(invalid, match=f"{flag} is not supported locally"):
+        local.create_solution(group, "aws-sims", **{flag: True})
     with pytest.raises(invalid, match="recipeArn is required"):
         local.client.create_solution(name="films", datasetGroupArn=group)
 

@@ -1,12 +1,9 @@
-"""What there is in an account: names, quotas, pages, tags, and what is in use."""
+"""What there is in an account: names, pages, tags, and what is in use."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from batchrec_dagster.local_personalize.catalog.quotas import Quotas
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.personalize.schemas import build_interactions_schema
@@ -71,40 +68,6 @@ def test_what_does_not_exist(local: Local) -> None:
     for request in requests:
         with pytest.raises(missing_error, match="does not exist"):
             request()
-
-
-def test_quotas(tmp_path: Path) -> None:
-    quotas = Quotas(
-        schemas=1,
-        dataset_groups=2,
-        solutions_per_group=1,
-        filters_per_group=1,
-        running_dataset_import_jobs=0,
-        running_solution_versions=0,
-    )
-    local = Local(tmp_path, quotas)
-    limit = local.client.exceptions.LimitExceededException
-    group, other = local.create_group("films"), local.create_group("books")
-    dataset = local.create_dataset(group)
-    solution = local.create_solution(group)
-    local.create_filter(group)
-    with pytest.raises(limit, match="already 2 datasetGroups in this region") as error:
-        local.create_group("songs")
-    message = error.value.response["Error"]["Message"]
-    assert "Delete one that you no longer need" in message
-    assert message.endswith("BATCHREC_LOCAL_PERSONALIZE_QUOTAS=dataset_groups=4")
-    with pytest.raises(limit, match="already 1 schemas"):
-        local.client.create_schema(name="more", schema=build_interactions_schema(event_type=False))
-    with pytest.raises(limit, match=f"already 1 solutions in {group}"):
-        local.create_solution(group, name="second")
-    with pytest.raises(limit, match="already 1 Filters"):
-        local.create_filter(group, name="second")
-    running = "More than 0 resources with PENDING or IN_PROGRESS status. Wait until one ends"
-    with pytest.raises(limit, match=running):
-        local.start_import(dataset, "s3://data/interactions.csv")
-    with pytest.raises(limit, match=running):
-        local.create_version(solution)
-    local.create_solution(other, name="second")  # the quota is the group's
 
 
 def test_lists_come_in_pages(local: Local) -> None:
@@ -190,7 +153,7 @@ def test_tags(local: Local) -> None:
     assert client.list_tags_for_resource(resourceArn=arn)["tags"] == []  # they went with it
 
 
-def test_a_resource_in_use_cannot_be_deleted(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resource_in_use_cannot_be_deleted(local: Local) -> None:
     client = local.client
     in_use_error = client.exceptions.ResourceInUseException
     group, dataset = local.import_rows(build_taste_rows())
@@ -206,18 +169,6 @@ def test_a_resource_in_use_cannot_be_deleted(local: Local, monkeypatch: pytest.M
     local.wait_until_gone(solution)
     local.wait_until_gone(version)
     assert not list((local.root / "home" / "models").iterdir())
-    other = local.create_solution(group, name="other")
-    with monkeypatch.context() as paused_work:
-        paused_work.setattr(Worker, "wake", lambda worker: None)
-        client.update_solution(solutionArn=other, performAutoTraining=True)
-        with pytest.raises(in_use_error, match="it is being updated"):
-            client.delete_solution(solutionArn=other)
-        assert local.describe(other)["performAutoTraining"] is False
-    while local.describe(other)["latestSolutionUpdate"]["status"] != "ACTIVE":
-        pass
-    assert local.describe(other)["performAutoTraining"] is True
-    client.delete_solution(solutionArn=other)
-    local.wait_until_gone(other)
     with pytest.raises(in_use_error, match="still has datasets"):
         client.delete_dataset_group(datasetGroupArn=group)
     with pytest.raises(in_use_error, match=f"still has filters.*{filter_arn}"):
@@ -264,8 +215,7 @@ def test_the_region_and_its_resources_are_the_clients(local: Local) -> None:
     assert other_group == "arn:aws:personalize:eu-west-1:000000000000:dataset-group/films"
 
 
-def test_an_account_has_its_own_resources_and_quotas(tmp_path: Path) -> None:
-    local = Local(tmp_path, Quotas(dataset_groups=1))
+def test_an_account_has_its_own_resources(local: Local) -> None:
     local.create_group()
     other = local.open_client(account="123456789012")
     assert other.list_dataset_groups()["datasetGroups"] == []
@@ -273,16 +223,6 @@ def test_an_account_has_its_own_resources_and_quotas(tmp_path: Path) -> None:
     assert other_group == "arn:aws:personalize:us-east-1:123456789012:dataset-group/films"
     (summary,) = other.list_dataset_groups()["datasetGroups"]
     assert summary["datasetGroupArn"] == other_group
-    with pytest.raises(other.exceptions.LimitExceededException):
-        other.create_dataset_group(name="books")
-
-
-def test_quotas_from_texts() -> None:
-    assert Quotas.parse([]) == Quotas(dataset_groups=50, schemas=500)
-    assert Quotas.parse(["dataset_groups=5", "schemas=9"]) == Quotas(dataset_groups=5, schemas=9)
-    for text in ("groups=5", "schemas", "schemas=-1", "schemas=many"):
-        with pytest.raises(ValueError, match=f"'{text}' is not NAME=NUMBER.*dataset_groups"):
-            Quotas.parse([text])
 
 
 def test_times_are_times(local: Local) -> None:

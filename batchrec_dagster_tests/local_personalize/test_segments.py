@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batchrec_dagster.local_personalize.catalog.quotas import Quotas
 from batchrec_dagster.local_personalize.learning import serving
 from batchrec_dagster.storage import progress
 from batchrec_dagster_tests.local_personalize.support import (
@@ -332,15 +330,6 @@ def test_segments_are_made_of_full_imports_only(local: Local) -> None:
     (answer,) = _answer_queries(local, version, [{"itemId": "i0"}], numResults=100)
     assert len(_read_users(answer)) == 60
     assert "fresh" not in _read_users(answer)
-
-
-def test_running_jobs_have_a_quota(tmp_path: Path) -> None:
-    local = Local(tmp_path, Quotas(running_batch_segment_jobs=0))
-    group, _ = local.import_rows(build_taste_rows())
-    version = _train_version(local, group)
-    limit = local.client.exceptions.LimitExceededException
-    with pytest.raises(limit, match="More than 0 resources with PENDING or IN_PROGRESS status"):
-        _create_job(local, version)
 
 
 def test_input_and_output_are_checked_as_for_batch_inference(local: Local) -> None:

@@ -26,7 +26,6 @@ from click.testing import CliRunner
 from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.personalize.breakdown import read_breakdown
 from batchrec_dagster.personalize.evidence import (
     get_solution_metrics,
     read_counted_events,
@@ -149,8 +148,6 @@ def test_the_walk_over_http(server: Server) -> None:
     watched = get_solution_metrics(client, version["solutionVersionArn"], ["Watch"])
     assert read_counted_events(watched) == ["Watch"]
     assert watched["metrics"] == answer["metrics"]
-    in_parts = get_solution_metrics(client, version["solutionVersionArn"], breakdown=True)
-    assert [part[0] for part in read_breakdown(in_parts)["depths"]] == [5, 10, 25]
     batch = client.create_batch_inference_job(
         jobName="b",
         solutionVersionArn=version["solutionVersionArn"],
@@ -213,18 +210,15 @@ def test_it_stops_gracefully_and_keeps_its_resources(tmp_path: Path) -> None:
         assert [s["name"] for s in second.open_client().list_schemas()["schemas"]] == ["kept"]
 
 
-def test_account_region_and_quotas_come_from_the_environment(tmp_path: Path) -> None:
+def test_account_and_region_come_from_the_environment(tmp_path: Path) -> None:
     environment = {
         "BATCHREC_LOCAL_PERSONALIZE_ACCOUNT": "123456789012",
         "BATCHREC_LOCAL_PERSONALIZE_REGION": "eu-west-1",
-        "BATCHREC_LOCAL_PERSONALIZE_QUOTAS": "dataset_groups=1 schemas=2",
     }
     with _running_server(tmp_path, **environment) as server:
         client = server.open_client()
         group = client.create_dataset_group(name="films")["datasetGroupArn"]
         assert group == "arn:aws:personalize:eu-west-1:123456789012:dataset-group/films"
-        with pytest.raises(client.exceptions.LimitExceededException, match="dataset_groups=2"):
-            client.create_dataset_group(name="books")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +226,6 @@ def test_account_region_and_quotas_come_from_the_environment(tmp_path: Path) -> 
     [
         ("--account", "12345", "'12345' is not an account: 12 digits"),
         ("--region", "mars", "'mars' is not a region"),
-        ("--quota", "groups=5", "'groups=5' is not NAME=NUMBER"),
     ],
 )
 def test_wrong_options_are_named(option: str, value: str, message: str) -> None:

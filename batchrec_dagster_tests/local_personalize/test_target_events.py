@@ -11,19 +11,17 @@ import math
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import numpy as np
 import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
-from batchrec_dagster.local_personalize.learning.choices import CHOICES, EventChoices, ListPlaces
+from batchrec_dagster.local_personalize.learning.choices import CHOICES, EventChoices
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
-from batchrec_dagster.local_personalize.learning.held_out import copy_without_users
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.evidence import (
@@ -222,43 +220,3 @@ def test_saved_choices_are_checked_when_they_are_read(
         with pytest.raises(ModelFileError, match=rf"{name}.npy has the index {value}"):
             EventChoices.load(tmp_path)
         getattr(choices.places, name)[0] = 0
-
-
-def test_a_model_without_erased_users_has_them(local: Local, version: str, tmp_path: Path) -> None:
-    description = local.client.describe_solution_version(solutionVersionArn=version)
-    group = description["solutionVersion"]["datasetGroupArn"]
-    blend = local.wait_until_active(local.create_version(local.create_solution(group, name="v2")))
-    before = get_solution_metrics(local.client, blend, ["purchase"])
-    assert read_counted_events(before) == ["purchase"]
-    [folder] = local.root.glob("home/models/*/held-out")
-    users = {user for user, *_ in EVENTS}
-    assert copy_without_users(folder.parent, tmp_path, users)
-    [copy, original] = [EventChoices.load(model) for model in (tmp_path, folder.parent)]
-    assert copy is not None
-    assert original is not None
-    assert (copy.attributes is None, original.attributes is None) == (True, False)
-    assert copy.measure(["purchase"]) == original.measure(["purchase"])
-
-
-def test_two_models_are_compared_by_the_same_choices() -> None:
-    def make_choices(places: list[int], types: Sequence[int] = (1, 2, 1)) -> EventChoices:
-        listed = ListPlaces(
-            np.array([0, 0, 1], np.int32),
-            np.array(places, np.int32),
-            np.zeros(3, np.int32),
-            np.array([5, 9]),
-        )
-        return EventChoices(listed, np.array(types), ["view", "Purchase"])
-
-    worse, better = make_choices([2, 0, 0]), make_choices([1, 2, 1])
-    compared = better.compare(worse, [])
-    # The first user's choices are at 1 and 2 of the list, and were one at 2; the second's is at 1.
-    ideal = 1 + 1 / math.log2(3)
-    assert compared == {
-        "users": 2.0,
-        "difference": pytest.approx((1 - (1 / math.log2(3)) / ideal + 1) / 2),
-    }
-    assert better.compare(worse, ["purchase"])["users"] == 1
-    assert better.compare(worse, ["sold"]) == {}
-    # Of other data, nothing can be said person by person.
-    assert better.compare(make_choices([1, 2, 1], [1, 1, 1]), []) == {}

@@ -40,6 +40,13 @@ if TYPE_CHECKING:
 
 # Undisturbed lists by the ratings they came from, so that each is made once.
 EXPECTED: dict[bytes, pl.DataFrame] = {}
+# The local Personalize's command, with workers that take no jobs.
+IDLE = """
+from batchrec_dagster.local_personalize.api.command import local_personalize
+from batchrec_dagster.local_personalize.jobs.worker import Worker
+Worker.wake = lambda worker: None
+local_personalize()
+"""
 TABLE = "shop/curated/recommendations/recommendations.parquet"
 
 
@@ -83,13 +90,17 @@ class Night:
     # The local Personalize
 
     def start_personalize(
-        self, *options: str, keys: Keys = OWNER, s3_endpoint: str | None = None
+        self, *, keys: Keys = OWNER, s3_endpoint: str | None = None, is_idle: bool = False
     ) -> None:
-        """Start it on its home, where whatever was there goes on."""
+        """Start it on its home, where whatever was there goes on.
+
+        is_idle: whether it leaves all jobs to the next one.
+        """
+        program = ["-c", IDLE] if is_idle else ["-m", "batchrec_dagster.local_personalize"]
         command = [
-            *(sys.executable, "-m", "batchrec_dagster.local_personalize", f"--port={self.port}"),
+            *(sys.executable, *program, f"--port={self.port}"),
             *(f"--home={self.project.root / 'personalize'}",),
-            *(f"--s3-endpoint={s3_endpoint or self.s3.endpoint}", *options),
+            f"--s3-endpoint={s3_endpoint or self.s3.endpoint}",
         ]
         environment = _without_aws() | self.s3.environment(keys)
         log = self.project.root / "personalize.log"

@@ -139,7 +139,7 @@ def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Serve
 
 def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3: S3Server) -> None:
     with night(tmp_path, s3) as shop:
-        shop.start_personalize("--pace=1")
+        shop.start_personalize(is_idle=True)
         failure = shop.start_run(BATCHREC_DEADLINE_HOURS="0.0005").end()
         assert "is CREATE" in failure
         assert "hours. Personalize keeps working" in failure

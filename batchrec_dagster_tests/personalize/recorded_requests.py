@@ -50,8 +50,6 @@ class RecordedRequest:
     params: dict[str, Any]
     target_events: list[str]
     """The events of a header that only the embedded engine knows; empty without the header."""
-    wants_breakdown: bool = False
-    """Whether another such header asks for the quality in parts."""
 
 
 @contextmanager
@@ -69,13 +67,11 @@ def record_requests() -> Iterator[list[RecordedRequest]]:
         operation: str,
         params: dict[str, Any],
         target_events: Sequence[str] = (),
-        compare_with: str = "",
-        wants_breakdown: bool = False,
     ) -> dict[str, Any]:
-        request = RecordedRequest(operation, params, [*target_events], wants_breakdown)
+        request = RecordedRequest(operation, params, [*target_events])
         if requests[-1:] != [request]:
             requests.append(request)
-        return call(service, operation, params, target_events, compare_with, wants_breakdown)
+        return call(service, operation, params, target_events)
 
     with patch.object(LocalPersonalize, "call", record_and_call):
         yield requests
@@ -149,8 +145,6 @@ class RequestRenderer:
         words += [f"{name}={_render_value(value)}" for name, value in request.params.items()]
         if request.target_events:
             words.append(f"(header: {', '.join(request.target_events)})")
-        if request.wants_breakdown:
-            words.append("(header: breakdown)")
         line = " ".join(words)
         for text, name in self.names.items():
             line = line.replace(text, name)

@@ -16,7 +16,6 @@ from botocore.config import Config
 
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.jobs.pace import JobPace
 from batchrec_dagster.personalize import data_deletion
 from batchrec_dagster.personalize.data_deletion import (
     DeletionResult,
@@ -175,7 +174,7 @@ def test_another_request_starts_another_job(shop: Local) -> None:
 
 
 def test_a_caller_that_does_not_wait_comes_back(shop: Local) -> None:
-    slow = shop.open_client(pace=JobPace(1.0))
+    slow = shop.open_idle_client()
     started = erase(shop, slow, wait=False)
     assert (started.status, started.is_completed) == ("PENDING", False)
     assert (started.records_deleted, started.ended_at) == (None, None)
@@ -188,7 +187,7 @@ def test_a_caller_that_does_not_wait_comes_back(shop: Local) -> None:
 
 
 def test_a_caller_that_is_killed_leaves_a_job_that_the_next_one_finds(shop: Local) -> None:
-    slow = shop.open_client(pace=JobPace(1.0))
+    slow = shop.open_idle_client()
     ensure = replace(make_ensure(slow), deadline_seconds=0.1)
     (group,) = find_dataset_groups(ensure, "shop")
     with pytest.raises(PersonalizeError, match="is PENDING"):
@@ -233,10 +232,10 @@ def test_work_in_the_group_is_waited_for_and_work_during_the_job_is_reported(
     shop: Local, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = f"arn:aws:personalize:us-east-1:000000000000:dataset/{GROUP}/INTERACTIONS"
-    slow = shop.open_client(pace=JobPace(0.002))  # An import takes about a second.
     caplog.set_level(logging.INFO)
+    shop_client, shop.client = shop.client, shop.open_idle_client()
     before = shop.start_import(dataset, "s3://data/rows.csv", "before")
-    slow.describe_dataset_import_job(datasetImportJobArn=before)
+    shop.client = shop_client
     result = erase(shop, wait=False)
     assert shop.describe(before)["status"] == "ACTIVE"
     shop.start_import(dataset, "s3://data/rows.csv", "during")
@@ -250,7 +249,7 @@ def test_work_in_the_group_is_waited_for_and_work_during_the_job_is_reported(
 
 def test_the_jobs_of_several_groups_run_at_once(shop: Local) -> None:
     shop.create_group("shop-89abcdef")
-    slow = shop.open_client(pace=JobPace(1.0))
+    slow = shop.open_idle_client()
     groups = [group["datasetGroupArn"] for group in slow.list_dataset_groups()["datasetGroups"]]
     ensure = replace(make_ensure(slow), deadline_seconds=0.1)
     with pytest.raises(PersonalizeError, match="is PENDING"):

@@ -17,9 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.local_personalize.api.client import embedded_client, make_client
 from batchrec_dagster.local_personalize.catalog.kinds import JobQueue
-from batchrec_dagster.local_personalize.jobs.pace import JobPace
+from batchrec_dagster.local_personalize.catalog.resource import Resource
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.errors import PersonalizeError
@@ -35,6 +35,7 @@ from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
+from batchrec_dagster_tests.local_personalize.support import open_idle_service
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
@@ -70,12 +71,12 @@ def read_teardown_metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {key: value.value for key, value in step_metadata.items()}
 
 
-def open_client(project: Project, **options: Any) -> PersonalizeClient:
-    return embedded_client(
-        project.root / ".batchrec" / "personalize",
-        ObjectStore({LOCAL_BUCKET: project.storage}),
-        **options,
-    )
+def open_client(project: Project) -> PersonalizeClient:
+    return embedded_client(find_home(project), ObjectStore({LOCAL_BUCKET: project.storage}))
+
+
+def find_home(project: Project) -> Path:
+    return project.root / ".batchrec" / "personalize"
 
 
 def ensure(client: PersonalizeClient, pipeline: str = "shop", *, deadline: float = 600) -> Ensure:
@@ -454,13 +455,6 @@ def test_a_group_of_the_name_without_the_tag_is_left_alone(
     assert list_arns(client) == set(group_made.values())
 
 
-class TrainingsWait(JobPace):
-    """A pace at which trainings do not begin during the test, and other work is done at once."""
-
-    def pending_seconds(self, queue: JobQueue) -> float:
-        return 1e6 if queue is JobQueue.TRAINING else 0.0
-
-
 def test_imports_are_waited_for_and_trainings_stopped(
     project: Project,
     group_made: dict[str, str],
@@ -471,7 +465,14 @@ def test_imports_are_waited_for_and_trainings_stopped(
     text = "\n".join(["USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE", *rows, ""])
     project.storage.mkdir(parents=True, exist_ok=True)
     (project.storage / "interactions.csv").write_text(text)
-    slow = open_client(project, pace=TrainingsWait())
+    is_claimable = Worker._is_claimable
+
+    def leave_trainings(worker: Worker, resource: Resource) -> bool:
+        is_training = worker._find_queue(resource) is JobQueue.TRAINING
+        return not is_training and is_claimable(worker, resource)
+
+    monkeypatch.setattr(Worker, "_is_claimable", leave_trainings)
+    slow = open_client(project)
     arn = create_solution(slow, group_made["group"], {"batchrec:pipeline": "shop"})
 
     def start_import(name: str) -> str:
@@ -507,7 +508,8 @@ def test_imports_are_waited_for_and_trainings_stopped(
 def test_a_deletion_that_never_ends_meets_the_deadline(
     project: Project, group_made: dict[str, str]
 ) -> None:
-    slow = open_client(project, pace=JobPace(1))
+    store = ObjectStore({LOCAL_BUCKET: project.storage})
+    slow = make_client(open_idle_service(find_home(project), store))
     arn = create_solution(slow, group_made["group"], {"batchrec:pipeline": "shop"})
     assert arn
     with pytest.raises(PersonalizeError, match=r"solution by-popularity .*re-run to resume"):

@@ -10,7 +10,6 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.local_personalize.learning.blend import BlendModel
-from batchrec_dagster.local_personalize.learning.hpo import DEFAULTS
 from batchrec_dagster.local_personalize.learning.train_blend import train_blend
 from batchrec_dagster.preparation.layout import CONSTANT_TIME, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
@@ -94,7 +93,7 @@ def test_recency_counts_only_where_there_are_times(times: bool) -> None:
         for user in range(200)
         for step in range(12)
     ]
-    model, measurements = train_blend(interactions_of(rows), DEFAULTS, 0, lambda _: None)
+    model, measurements = train_blend(interactions_of(rows), {}, 0, lambda _: None)
     assert isinstance(model, BlendModel)
     assert measurements.metrics
     assert any(model.recency_exponents.values()) == times

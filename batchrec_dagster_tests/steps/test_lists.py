@@ -16,7 +16,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from batchrec_dagster.deployment import resources
 from batchrec_dagster.personalize.file_formats import format_inference_line, read_inference
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.steps.batch_jobs import JobOutput, read_ahead, split_at_lines
 from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
 from batchrec_dagster.steps.seen_items import SeenItems
@@ -293,7 +295,7 @@ def test_all_files_are_read_in_order_and_an_empty_one_too(storage: StorageResour
 
 @pytest.mark.slow
 def test_long_histories_make_no_answer_longer_unless_filters_forget_them(
-    project: Project, instance: dg.DagsterInstance
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Users with more than the 100 interactions that AWS's filter considers."""
     chance = random.Random(0)
@@ -316,7 +318,7 @@ def test_long_histories_make_no_answer_longer_unless_filters_forget_them(
     assert not seen_pairs & set(lists.select("user_id", "item_id").rows())
 
     # As on AWS, the longest history has 149 items. The lists drop what the filter leaves of it.
-    project.environment["BATCHREC_LOCAL_PERSONALIZE_QUOTAS"] = "filter_interactions=100"
+    monkeypatch.setattr(resources, "ALL_INTERACTIONS", FILTER_HISTORY)
     project.declare(declaration("shop", source, recommendations={"num_results": 24}))
     part = refresh(project, "shop", instance)
     assert part.success

@@ -20,25 +20,20 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from urllib3 import HTTPResponse
 
-from batchrec_dagster.personalize.evidence import (
-    BREAKDOWN_HEADER,
-    COMPARE_HEADER,
-    TARGET_EVENTS_HEADER,
-)
+from batchrec_dagster.personalize.evidence import TARGET_EVENTS_HEADER
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import ObjectStore
 
-from ..catalog.quotas import QUOTAS_VARIABLE, Quotas
 from ..catalog.requests import ACCOUNT_ID
 from ..errors import CatalogError
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-    from ..jobs.pace import JobPace
     from .service import LocalPersonalize
 
-__all__ = ["QUOTAS_VARIABLE", "CatalogError", "Quotas", "embedded_client", "make_client"]
+__all__ = ["CatalogError", "embedded_client", "make_client"]
 
 # The client ignores this machine's AWS configuration, which may be missing or broken.
 _SESSION = {
@@ -57,8 +52,7 @@ def embedded_client(
     *,
     region: str = "us-east-1",
     account: str = ACCOUNT_ID,
-    quotas: Quotas | None = None,
-    pace: JobPace | None = None,
+    filter_interactions: int = FILTER_HISTORY,
     v2_lines: bool = False,
 ) -> PersonalizeClient:
     """Return a `personalize` client for the local Personalize in the folder `home`.
@@ -67,8 +61,8 @@ def embedded_client(
 
     store: where the S3 objects of requests are.
     region, account: those in the ARNs of new resources.
-    quotas: AWS's, if None.
-    pace: how long jobs take at least. If None, they take no longer than they need.
+    filter_interactions: how many of a user's latest interactions, of an event type, a filter
+        considers.
     v2_lines: whether lists of aws-user-personalization-v2 have reasons and placeholders.
 
     Raises CatalogError, ExtraMissingError, and OSError if the folder cannot be created.
@@ -79,7 +73,12 @@ def embedded_client(
     from .service import LocalPersonalize
 
     service = LocalPersonalize(
-        home, store, region=region, account=account, quotas=quotas, pace=pace, v2_lines=v2_lines
+        home,
+        store,
+        region=region,
+        account=account,
+        filter_interactions=filter_interactions,
+        v2_lines=v2_lines,
     )
     return make_client(service)
 
@@ -89,12 +88,11 @@ def make_client(service: LocalPersonalize) -> PersonalizeClient:
     from .service import answer
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
-        target, *headers = (
+        target, events = (
             _decode_header(request.headers.get(name, ""))
-            for name in ("X-Amz-Target", TARGET_EVENTS_HEADER, COMPARE_HEADER, BREAKDOWN_HEADER)
+            for name in ("X-Amz-Target", TARGET_EVENTS_HEADER)
         )
-        body = _encode_body(request.body)
-        response = answer(service.call, target, body, *headers)
+        response = answer(service.call, target, _encode_body(request.body), events)
         raw = HTTPResponse(BytesIO(response.body), preload_content=False)
         answer_headers = HTTPHeaders.from_dict(response.headers)
         return AWSResponse(request.url, response.status, answer_headers, raw)

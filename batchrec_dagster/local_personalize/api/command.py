@@ -6,15 +6,11 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from batchrec_dagster.storage.extras import ExtraMissingError, require
 from batchrec_dagster.web import allowed_hosts
-
-if TYPE_CHECKING:
-    from ..catalog.quotas import Quotas
 
 DEFAULT_HOME = Path(".batchrec/personalize")
 
@@ -46,17 +42,6 @@ def _make_pattern_check(pattern: str, meaning: str) -> Callable[..., str]:
     return check
 
 
-def _parse_quotas(
-    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
-) -> Quotas:
-    from ..catalog.quotas import Quotas
-
-    try:
-        return Quotas.parse(texts)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 def _check_extras() -> None:
     """Raise click.ClickException if an optional dependency is missing.
 
@@ -69,23 +54,7 @@ def _check_extras() -> None:
         raise click.ClickException(str(error)) from None
 
 
-def _show_support(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
-    if requested:
-        from ..operations.support_table import format_support_table
-
-        click.echo(format_support_table(), nl=False)
-        context.exit()
-
-
 @click.command("local-personalize")
-@click.option(
-    "--support",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_support,
-    help="List the supported operations, recipes and rules as Markdown, and exit.",
-)
 @click.option("--port", type=click.IntRange(0, 65535), default=9500, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
@@ -113,16 +82,6 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     callback=_make_pattern_check(r"\d{12}", "an account: 12 digits"),
     help="The account in ARNs, for programs that take it from STS.",
 )
-@click.option(
-    "--quota",
-    "quotas",
-    multiple=True,
-    metavar="NAME=NUMBER",
-    envvar="BATCHREC_LOCAL_PERSONALIZE_QUOTAS",
-    show_envvar=True,
-    callback=_parse_quotas,
-    help="Allow NUMBER of a kind, such as dataset_groups=5. Repeat for more kinds.",
-)
 @click.option("--s3-endpoint", metavar="URL", help="The URL of S3, if not AWS's.")
 @click.option(
     "--bucket",
@@ -131,13 +90,6 @@ def _show_support(context: click.Context, parameter: click.Parameter, requested:
     metavar="BUCKET=FOLDER",
     callback=_parse_buckets,
     help="Use a folder as the bucket s3://BUCKET. Repeat for more buckets.",
-)
-@click.option(
-    "--pace",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="The least share of the time on AWS that jobs take: 1 to rehearse waiting.",
 )
 @click.option(
     "--v2-lines",
@@ -164,10 +116,8 @@ def local_personalize(
     home: Path,
     region: str,
     account: str,
-    quotas: Quotas,
     s3_endpoint: str | None,
     buckets: dict[str, Path],
-    pace: float,
     v2_lines: bool,
     access_key_id: str | None,
     secret_access_key: str | None,
@@ -186,7 +136,6 @@ def local_personalize(
     from batchrec_dagster.storage.object_store import ObjectStore
 
     from ..errors import CatalogError
-    from ..jobs.pace import JobPace
     from .server import serve
     from .service import LocalPersonalize
     from .signatures import AccessKey
@@ -202,8 +151,6 @@ def local_personalize(
             store,
             region=region,
             account=account,
-            quotas=quotas,
-            pace=JobPace(pace),
             v2_lines=v2_lines,
         )
     except (CatalogError, OSError) as error:

@@ -15,11 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from batchrec_dagster.personalize.evidence import (
-    BREAKDOWN_HEADER,
-    COMPARE_HEADER,
-    TARGET_EVENTS_HEADER,
-)
+from batchrec_dagster.personalize.evidence import TARGET_EVENTS_HEADER
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import BodyTooLargeError, LimitedServer, read_body
@@ -46,11 +42,7 @@ def make_application(
                 check_signature(key, request.headers, body)
             target = request.headers.get("x-amz-target", "")
             events = request.headers.get(TARGET_EVENTS_HEADER, "")
-            compare_with = request.headers.get(COMPARE_HEADER, "")
-            breakdown = request.headers.get(BREAKDOWN_HEADER, "")
-            response = await run_in_threadpool(
-                answer, service.call, target, body, events, compare_with, breakdown
-            )
+            response = await run_in_threadpool(answer, service.call, target, body, events)
         except TimeoutError:
             response = HttpResponse.make_error(
                 408, "RequestTimeoutException", "The request came too slowly."

@@ -6,27 +6,22 @@ The wire format is AWS JSON 1.1, as the service model's metadata says (protocol,
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from batchrec_dagster.personalize.evidence import TARGET_EVENTS_HEADER
-from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY, MAX_EVENT_TYPES
 from batchrec_dagster.storage.object_store import ObjectStore
 
 from ..catalog.catalog import Catalog
 from ..catalog.home import Home, remove_path
-from ..catalog.quotas import Quotas
 from ..catalog.requests import ACCOUNT_ID, HEADERS, ApiRequest
 from ..errors import CatalogError, InvalidInputError, ServiceError
 from ..jobs.job import logger
-from ..jobs.pace import JobPace
 from ..jobs.worker import Worker
-from ..operations.automatic_training import find_due_solutions, train_due_solutions
-from ..operations.registry import KINDS, OPERATIONS, READ_OPERATIONS
-from ..operations.support_table import explain_refusal
+from ..operations.registry import KINDS, OPERATIONS, make_generic_answer
 from .validation import check_request, find_input_shape, load_service_model, prune
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
@@ -35,14 +30,10 @@ TARGET_PREFIX = "AmazonPersonalize"
 # The codes of errors in the request itself.
 _UNKNOWN_OPERATION, _NOT_JSON = "UnknownOperationException", "SerializationException"
 
-_SCHEDULE_CHECK_SECONDS = 1.0
-"""How often requests look for solutions whose automatic training is due."""
-
-CallOperation = Callable[[str, dict[str, Any], Sequence[str], str, bool], dict[str, Any]]
+CallOperation = Callable[[str, dict[str, Any], Sequence[str]], dict[str, Any]]
 """Returns the members of the response to the operation with this name and these parameters.
 
-The others have the types of events that metrics are to count, all if empty; the ARN of a solution
-version to compare with; and whether the quality in parts is wanted."""
+The last one has the types of events that metrics are to count, all if empty."""
 
 
 class HttpResponse(NamedTuple):
@@ -73,23 +64,19 @@ def answer(
     target: str,
     body: bytes,
     target_events: str = "",
-    compare_with: str = "",
-    breakdown: str = "",
 ) -> HttpResponse:
     """Return the response to one HTTP request. Errors become error responses of the protocol.
 
     target: the header X-Amz-Target, which names the operation.
     body: the request's JSON.
     target_events: the header of TARGET_EVENTS_HEADER; empty without one.
-    compare_with: the header of COMPARE_HEADER; empty without one.
-    breakdown: the header of BREAKDOWN_HEADER; empty if the quality in parts is not wanted.
 
     Raises CatalogError, which the caller of an embedded client gets as it is.
     """
     try:
         operation, params = _parse_target(target), _parse_body(body)
         events = _parse_target_events(target_events)
-        content = call_operation(operation, params, events, compare_with, bool(breakdown))
+        content = call_operation(operation, params, events)
         headers = content.pop(HEADERS, {})
         return HttpResponse.make(content, **headers)
     except ServiceError as error:
@@ -157,16 +144,15 @@ class LocalPersonalize:
         *,
         region: str = "us-east-1",
         account: str = ACCOUNT_ID,
-        quotas: Quotas | None = None,
-        pace: JobPace | None = None,
+        filter_interactions: int = FILTER_HISTORY,
         v2_lines: bool = False,
     ) -> None:
         """Open or create the home, and resume the jobs that earlier processes left.
 
         store: where the S3 objects of requests are.
         region, account: those in the ARNs of new resources.
-        quotas: AWS's, if None.
-        pace: how long jobs take at least. If None, they take no longer than they need.
+        filter_interactions: how many of a user's latest interactions, of an event type, a filter
+            considers.
         v2_lines: whether lists of aws-user-personalization-v2 have reasons and, with a filter,
             placeholders without scores at their end, as AWS documents them.
 
@@ -176,10 +162,9 @@ class LocalPersonalize:
         self.region = region
         self._account = account
         self._v2_lines = v2_lines
-        self._quotas = quotas or Quotas()
+        self._filter_interactions = filter_interactions
         self._catalog = Catalog(folders.catalog, has_data=folders.has_data)
-        self._worker = Worker(self._catalog, folders, store, KINDS, pace or JobPace())
-        self._next_schedule_check = 0.0
+        self._worker = Worker(self._catalog, folders, store, KINDS)
         self._worker.wake()
 
     def call(
@@ -187,16 +172,12 @@ class LocalPersonalize:
         operation: str,
         params: dict[str, Any],
         target_events: Sequence[str] = (),
-        compare_with: str = "",
-        wants_breakdown: bool = False,
     ) -> dict[str, Any]:
         """Return the members of the response to one request.
 
         operation: its name, such as CreateSchema.
         params: the request's members, which are validated here.
         target_events: the types of events that metrics are to count; all if empty.
-        compare_with: the ARN of a solution version that metrics are to be compared with, or empty.
-        wants_breakdown: whether metrics are to come with the quality in parts.
 
         Raises ServiceError if the request is refused, and CatalogError.
         """
@@ -205,13 +186,11 @@ class LocalPersonalize:
             raise ServiceError(
                 f"Amazon Personalize has no operation {operation!r}.", _UNKNOWN_OPERATION
             )
-        if operation not in OPERATIONS:
-            raise InvalidInputError(explain_refusal(operation))
-        self._train_when_due()
+        answer_operation = OPERATIONS.get(operation) or make_generic_answer(operation)
         shape = find_input_shape(operation)
         check_request(params, shape)
         known_params = prune(params, shape)
-        if operation in READ_OPERATIONS:
+        if operation.startswith(("Describe", "List", "Get")):
             opened_transaction = self._catalog.open_for_reading()
         else:
             opened_transaction = self._catalog.open_for_writing()
@@ -220,31 +199,18 @@ class LocalPersonalize:
                 params=known_params,
                 transaction=transaction,
                 region=self.region,
-                quotas=self._quotas,
+                filter_interactions=self._filter_interactions,
                 home=self._home.root,
                 account=self._account,
                 target_events=target_events,
-                compare_with=compare_with,
-                wants_breakdown=wants_breakdown,
                 v2_lines=self._v2_lines,
             )
-            response = OPERATIONS[operation](request)
+            response = answer_operation(request)
         # After a kill in between, the next worker on this home removes them as orphans.
         for path in request.files_to_remove:
             remove_path(self._home.root / path)
         self._worker.wake()
         return response
-
-    def _train_when_due(self) -> None:
-        """Start automatic trainings, at the first request after they are due."""
-        if time.monotonic() < self._next_schedule_check:
-            return
-        self._next_schedule_check = time.monotonic() + _SCHEDULE_CHECK_SECONDS
-        with self._catalog.open_for_reading() as transaction:
-            is_due = bool(find_due_solutions(transaction))
-        if is_due:
-            with self._catalog.open_for_writing() as transaction:
-                train_due_solutions(transaction)
 
     def close(self) -> None:
         """Stop running jobs, for another process to resume."""

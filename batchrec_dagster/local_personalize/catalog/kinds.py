@@ -92,12 +92,6 @@ class CatalogKind:
     """
     queue: JobQueue = JobQueue.QUICK
     """The queue of that work."""
-    running_quota: str | None = None
-    """The field of Quotas that limits how many jobs run or wait at a time."""
-    pending_quota: str | None = None
-    """The field of Quotas that limits how many jobs of one parent wait to be started."""
-    total_quota: str | None = None
-    """The field of Quotas that limits how many resources of one parent there are."""
     check_delete: Callable[[ApiRequest, Resource], None] = _allow_delete
     """Raises InUseError if another resource still needs the one to delete."""
     owned_kind: str | None = None

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.permissions import find_partition
 
 from ..errors import InUseError, ResourceNotFoundError
 from .catalog import CatalogTransaction
-from .quotas import Quotas
 from .resource import DELETING, Resource, Status
 
 ACCOUNT_ID = "000000000000"
@@ -29,24 +29,21 @@ class ApiRequest:
     """The request's members, by their name on the wire."""
     transaction: CatalogTransaction
     region: str
-    quotas: Quotas
     home: Path
     """The folder of the service, which the paths in the catalog are relative to."""
     account: str = ACCOUNT_ID
+    filter_interactions: int = FILTER_HISTORY
+    """How many of the latest interactions, of each user and event type, a filter considers."""
     v2_lines: bool = False
     """Whether batch inference jobs add reasons and placeholders (`LocalPersonalize.__init__`)."""
     target_events: Sequence[str] = ()
     """The types of events that metrics are to count; all if empty."""
-    compare_with: str = ""
-    """The ARN of a solution version that metrics are to be compared with; empty for none."""
-    wants_breakdown: bool = False
-    """Whether metrics are to come with the quality in parts."""
     files_to_remove: list[str] = field(default_factory=list)
     """The files to remove once the transaction is committed, relative to the home."""
 
     @property
     def scope(self) -> str:
-        """The value of `Resource.region`: lists and quotas are those of an account in a region."""
+        """The value of `Resource.region`: lists are those of an account in a region."""
         return self.region if self.account == ACCOUNT_ID else f"{self.region} {self.account}"
 
     def make_arn(self, resource: str) -> str:

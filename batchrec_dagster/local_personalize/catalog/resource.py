@@ -17,16 +17,13 @@ class Status(StrEnum):
     CREATE_FAILED = "CREATE FAILED"
     CREATE_STOPPING = "CREATE STOPPING"
     CREATE_STOPPED = "CREATE STOPPED"
-    UPDATE_PENDING = "UPDATE PENDING"
-    UPDATE_IN_PROGRESS = "UPDATE IN_PROGRESS"
     DELETE_PENDING = "DELETE PENDING"
     DELETE_IN_PROGRESS = "DELETE IN_PROGRESS"
 
 
 CREATING = (Status.CREATE_PENDING, Status.CREATE_IN_PROGRESS)
-UPDATING = (Status.UPDATE_PENDING, Status.UPDATE_IN_PROGRESS)
 DELETING = (Status.DELETE_PENDING, Status.DELETE_IN_PROGRESS)
-BUSY = (*CREATING, Status.CREATE_STOPPING, *UPDATING, *DELETING)
+BUSY = (*CREATING, Status.CREATE_STOPPING, *DELETING)
 """The statuses of a resource that a job is queued for or works on."""
 
 
@@ -50,7 +47,7 @@ class Resource:
     owner: str | None = None
     """The name of the worker that runs its job, or None."""
     unfinished: bool = False
-    """Whether a job is queued or running, either for the resource or for an update of it."""
+    """Whether a job is queued or running."""
     created: float = 0.0
     """When it was created, in epoch seconds."""
     updated: float = 0.0

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchrec_dagster.personalize.file_formats import ITEM_LIST
-
 from ..filters.job import JobFilter
 from ..recipes import Recipe
 
@@ -128,8 +126,8 @@ def parse_line(raw_line: bytes | None, recipe: Recipe) -> InputLine:
     content = _parse_object(raw_line)
     for name in recipe.input_fields:
         if name in content:
-            content[name] = _convert_ids(content[name])
-    if not all(_is_valid_field(name, content.get(name)) for name in recipe.input_fields):
+            content[name] = _convert_id(content[name])
+    if not all(_is_text(content.get(name)) for name in recipe.input_fields):
         fields = ", ".join(recipe.input_fields)
         return InputLine(content, f"Required fields for the provided recipe are {fields}")
     values = content.get("filterValues", {})
@@ -151,19 +149,11 @@ def _parse_object(raw_line: bytes) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _is_valid_field(name: str, value: Any) -> bool:
-    if name == ITEM_LIST:
-        return isinstance(value, list) and bool(value) and all(map(_is_text, value))
-    return _is_text(value)
-
-
-def _convert_ids(value: Any) -> Any:
-    """Return an id, or a list of ids, as text, since some programs write them as numbers.
+def _convert_id(value: Any) -> Any:
+    """Return an id as text, since some programs write ids as numbers.
 
     Other values are returned unchanged.
     """
-    if isinstance(value, list):
-        return [_convert_ids(entry) if isinstance(entry, int) else entry for entry in value]
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

@@ -74,7 +74,7 @@ class DatasetReader:
         """Return all interactions, memory-mapped if there is a single import."""
 
         def load(folders: list[Path]) -> Interactions:
-            return store.concat([_load_interactions(folder) for folder in folders])
+            return store.concat([store.load(folder / INTERACTIONS) for folder in folders])
 
         return self._read(dataset_arn, load)
 
@@ -138,20 +138,9 @@ class DatasetReader:
         return [self.home.root / entry["path"] for entry in imports]
 
 
-def _load_interactions(folder: Path) -> Interactions:
-    if folder.is_file():
-        # Earlier versions imported into a single file of rows.
-        return Interactions.from_frame(_scan_rows([folder], _INTERACTION_COLUMNS))
-    return store.load(folder / INTERACTIONS)
-
-
 def _scan_rows(folders: Sequence[Path], columns: Sequence[str]) -> pl.LazyFrame:
     """Return these columns of the rows of all imports, lazily. Names match in any case."""
-    # Earlier versions imported into a single file of rows.
-    files = [folder if folder.is_file() else folder / ROWS for folder in folders]
-    frames = [pl.scan_parquet(str(file), glob=False) for file in files]
-    # Files imported before a schema update lack the columns that it added.
-    rows = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
+    rows = pl.concat(pl.scan_parquet(str(folder / ROWS), glob=False) for folder in folders)
     stored_names = {name.upper(): name for name in rows.collect_schema().names()}
     return rows.select(
         pl.col(stored_names.get(column.upper(), column)).alias(column) for column in columns

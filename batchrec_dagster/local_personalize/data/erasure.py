@@ -54,11 +54,11 @@ def copy_without_users(
 
     If they had none, nothing is copied. Other rows keep their order.
 
-    source: the folder of the import, or the one file that earlier versions made of it.
+    source: the folder of the import.
     target: an empty folder.
     is_interactions: whether the rows are interactions, which are saved as arrays too.
     """
-    rows = pl.scan_parquet(str(source if source.is_file() else source / ROWS), glob=False)
+    rows = pl.scan_parquet(str(source / ROWS), glob=False)
     columns = [name for name in rows.collect_schema().names() if name.upper() == USER_ID]
     if not columns:
         return 0

@@ -1,4 +1,4 @@
-"""Answers the lines of batch inference jobs: recommended, ranked or similar items."""
+"""Answers the lines of batch inference jobs: recommended or similar items."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from batchrec_dagster.personalize import file_formats
 
 from ..learning.blend import BlendModel
-from ..learning.interactions import Interactions, find_positions
+from ..learning.interactions import Interactions
 from ..learning.models import AnyModel
 from ..learning.related import RelatedItemsModel
-from ..learning.serving import Exclude, RecommendedLists, UserModel
-from ..recipes import PERSONALIZED_RANKING, RELATED_ITEMS, Output
+from ..learning.serving import RecommendedLists, UserModel
+from ..recipes import RELATED_ITEMS, Output
 from .batch_lines import InputLine, LineAnswerer
 
 RankedItems = tuple[list[str], list[float] | None]
@@ -76,8 +74,6 @@ class Recommender(LineAnswerer):
 
     def _find_items(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
         """Yield the items of each line, in the way of the recipe's type."""
-        if self.recipe.type == PERSONALIZED_RANKING:
-            return self._rank(lines)
         if self.recipe.type == RELATED_ITEMS:
             return self._find_similar(lines)
         return self._recommend(lines)
@@ -85,7 +81,10 @@ class Recommender(LineAnswerer):
     def _recommend(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
-        users, exclude = self._read_users(lines)
+        users = [line.content[file_formats.USER_FIELD] for line in lines]
+        exclude = None
+        if self.filter is not None:
+            exclude = self.filter.exclude_for_users(users, [line.values for line in lines])
         length = min(self.num_results, len(self.model.item_ids))
         chunks = self.model.recommend(
             users,
@@ -96,13 +95,6 @@ class Recommender(LineAnswerer):
         )
         return self._unpack(chunks)
 
-    def _read_users(self, lines: Sequence[InputLine]) -> tuple[list[str], Exclude | None]:
-        """Return the user of each line, and what the filter excludes for them."""
-        users = [line.content[file_formats.USER_FIELD] for line in lines]
-        if self.filter is None:
-            return users, None
-        return users, self.filter.exclude_for_users(users, [line.values for line in lines])
-
     def _find_similar(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
         assert isinstance(self.model, RelatedItemsModel)
         items = [line.content[file_formats.ITEM_FIELD] for line in lines]
@@ -111,31 +103,6 @@ class Recommender(LineAnswerer):
             exclude = self.filter.exclude_for_items(items, [line.values for line in lines])
         length = min(self.num_results, len(self.model.item_ids))
         return self._unpack(self.model.similar(items, length, exclude=exclude))
-
-    def _rank(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
-        """Yield each line's own list, ranked and complete.
-
-        Items that the model does not know come last, in the order of the input, with score 0. An
-        item that is listed twice is ranked once.
-        """
-        assert isinstance(self.model, UserModel)
-        assert self.interactions is not None
-        users, exclude = self._read_users(lines)
-        lists = [list(dict.fromkeys(line.content[file_formats.ITEM_LIST])) for line in lines]
-        all_items = [item for items in lists for item in items]
-        all_positions = find_positions(self.model.item_ids, all_items)
-        list_ends = np.cumsum([len(items) for items in lists])
-        list_positions = np.split(all_positions, list_ends[:-1])
-        known_positions = [positions[positions >= 0] for positions in list_positions]
-        chunks = self.model.rank(users, known_positions, self.interactions, exclude=exclude)
-        ranked_lists = self._unpack(chunks)
-        for items, positions, (ranked, scores) in zip(
-            lists, list_positions, ranked_lists, strict=True
-        ):
-            unknown = [
-                item for item, position in zip(items, positions, strict=True) if position < 0
-            ]
-            yield ranked + unknown, (scores or []) + [0.0] * len(unknown)
 
     def _unpack(self, chunks: Iterator[RecommendedLists]) -> Iterator[RankedItems]:
         """Yield the lists of all chunks, one by one."""

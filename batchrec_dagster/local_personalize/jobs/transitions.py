@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +11,7 @@ from batchrec_dagster.storage.object_store import StorageError
 
 from ..catalog.catalog import CatalogTransaction
 from ..catalog.kinds import CatalogKind, JobResult
-from ..catalog.resource import CREATING, UPDATING, Resource, Status
+from ..catalog.resource import CREATING, Resource, Status
 from ..errors import CatalogError, JobFailedError
 from .job import ClosingError, Job, StoppedError, logger
 from .s3_locations import explain_storage_error
@@ -23,35 +22,8 @@ ResourceUpdate = tuple[Resource, Sequence[Path]]
 ApplyOutcome = Callable[[CatalogTransaction, Resource], ResourceUpdate]
 """Ends a job, in the transaction that does so. It gets the resource as the catalog has it then."""
 
-AFTER_UPDATE = "updated"
-"""The key, in a resource's state, of the members of Describe as they are after the update."""
-
-# Members of Describe for an update to a resource that stays ACTIVE in the meantime.
-_UPDATE_MEMBERS = ("latestSolutionUpdate", "latestDatasetUpdate")
-
-_SLEEP_SECONDS = 0.1
-"""How long a job that is faster than its pace sleeps between two looks at whether it must stop."""
-
 _OS_ERROR_TEXT = "(os error "
 """What the messages of Polars' input and output errors contain. They are not OSErrors."""
-
-
-def start_update(resource: Resource, member: str, change: dict[str, object]) -> Resource:
-    """Return a copy of an ACTIVE resource with a pending update.
-
-    A solution stays ACTIVE. The status of a dataset is UPDATE PENDING, as AWS's samples record it.
-
-    member: the member of Describe that shows the update, such as `latestSolutionUpdate`.
-    change: the members of the update, as the request has them.
-    """
-    now = time.time()
-    update = change | {
-        "status": Status.CREATE_PENDING,
-        "creationDateTime": now,
-        "lastUpdatedDateTime": now,
-    }
-    status = Status.UPDATE_PENDING if resource.kind == "Dataset" else resource.status
-    return replace(resource.copy_with_status(status, **{member: update}), unfinished=True)
 
 
 def mark_started(resource: Resource) -> Resource:
@@ -60,33 +32,21 @@ def mark_started(resource: Resource) -> Resource:
         return resource.copy_with_status(Status.CREATE_IN_PROGRESS)
     if resource.status == Status.DELETE_PENDING and resource.kind != "DatasetGroup":
         return resource.copy_with_status(Status.DELETE_IN_PROGRESS)
-    if resource.status in UPDATING:
-        resource = resource.copy_with_status(Status.UPDATE_IN_PROGRESS)
-    if resource.status in (Status.ACTIVE, Status.UPDATE_IN_PROGRESS):
-        return replace(_set_update_status(resource, Status.CREATE_IN_PROGRESS), unfinished=True)
     return resource
 
 
-def run_job(kind: CatalogKind, job: Job, least_seconds: float = 0.0) -> ApplyOutcome:
+def run_job(kind: CatalogKind, job: Job) -> ApplyOutcome:
     """Run the job, and return the function that records how it ended.
 
     Bad data gives a failed outcome, not an exception.
 
-    least_seconds: how long it takes at least.
-
     Raises ClosingError if the process ends first, and CatalogError.
     """
-    is_update = job.resource.status in (Status.ACTIVE, *UPDATING)
     try:
         if job.resource.status == Status.CREATE_STOPPING:
             raise StoppedError
         assert kind.perform is not None
-        earliest_end = time.monotonic() + least_seconds
-        outcome = _apply_update if is_update else _make_success(kind.perform(job))
-        while (seconds_left := earliest_end - time.monotonic()) > 0:
-            job.checkpoint()
-            time.sleep(min(seconds_left, _SLEEP_SECONDS))
-        return outcome
+        return _make_success(kind.perform(job))
     except StoppedError:
         return _apply_stop
     except (ClosingError, CatalogError):
@@ -143,17 +103,3 @@ def _make_failure(reason: str) -> ApplyOutcome:
         return resource.copy_with_status(Status.CREATE_FAILED, failureReason=reason), ()
 
     return apply
-
-
-def _apply_update(transaction: CatalogTransaction, resource: Resource) -> ResourceUpdate:
-    body = {**resource.body, **resource.state.get(AFTER_UPDATE, {})}
-    state = {name: value for name, value in resource.state.items() if name != AFTER_UPDATE}
-    updated = replace(resource, body=body, state=state)
-    return _set_update_status(updated.copy_with_status(Status.ACTIVE), Status.ACTIVE), ()
-
-
-def _set_update_status(resource: Resource, status: str) -> Resource:
-    """Return a copy whose update, not the resource itself, has this status."""
-    member = next(name for name in _UPDATE_MEMBERS if name in resource.body)
-    update = resource.body[member] | {"status": status, "lastUpdatedDateTime": time.time()}
-    return resource.copy_with_status(resource.status, **{member: update})

@@ -27,7 +27,6 @@ from ..errors import CatalogError
 from .job import ClosingError, Job, logger
 from .order import must_wait
 from .orphans import remove_orphans
-from .pace import JobPace
 from .transitions import mark_started, run_job
 
 CLOSE_SECONDS = 3.0
@@ -43,7 +42,6 @@ class Worker:
         home: Home,
         store: ObjectStore,
         kinds: Mapping[str, CatalogKind],
-        pace: JobPace,
     ) -> None:
         """Remove what dead processes left, and close this worker when the interpreter ends.
 
@@ -54,7 +52,6 @@ class Worker:
         self._home = home
         self._store = store
         self._kinds = kinds
-        self._pace = pace
         self._pid = os.getpid()
         # Guards the four values below it, which the threads share.
         self._lock = threading.Lock()
@@ -169,16 +166,14 @@ class Worker:
         return None
 
     def _find_queue(self, resource: Resource) -> JobQueue:
-        """Return the queue of its job. Updates and deletions are quick for every kind."""
+        """Return the queue of its job. Deletions are quick for every kind."""
         is_creating = resource.status in (*CREATING, Status.CREATE_STOPPING)
         return self._kinds[resource.kind].queue if is_creating else JobQueue.QUICK
 
     def _is_claimable(self, resource: Resource) -> bool:
-        """Tell whether nobody runs the job, and the pace lets it start."""
+        """Tell whether nobody runs the job."""
         if resource.owner is None:
-            seconds_waited = time.time() - resource.updated
-            # Negative when the clock was set back, which is not a reason to wait.
-            return not 0 <= seconds_waited < self._pace.pending_seconds(self._find_queue(resource))
+            return True
         if self._owner and resource.owner == self._owner.name:
             return resource.arn not in self._claimed_arns
         return not is_owner_alive(self._home.owners, resource.owner)
@@ -191,7 +186,7 @@ class Worker:
             self._delete(kind, resource)
             return
         try:
-            apply_outcome = run_job(kind, job, self._pace.in_progress_seconds(kind.queue))
+            apply_outcome = run_job(kind, job)
         except ClosingError:
             return
         with self._catalog.open_for_writing() as transaction:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from scipy.sparse import csr_matrix
 
 from .components import (
     SCORER_TYPES,
-    SYMMETRIC_COOC,
     FactorScorer,
     ItemItemScorer,
     PopularityScorer,
@@ -35,19 +33,14 @@ from .store import (
     unpack_distinct_ids,
 )
 
-if TYPE_CHECKING:
-    from .held_out import HeldOut
-
 NEW_ITEMS = "new-items"  # prefix of the arrays of new items
-HELD_OUT = "held-out"  # a subfolder of the model's folder, and the kind in its manifest
 
 
 @dataclass(frozen=True)
 class BlendModel(UserModel):
     """The model of aws-user-personalization: a weighted sum of components.
 
-    Users without a history get popular items. An update also needs `held_out`, which `save`
-    writes and `load` ignores.
+    Users without a history get popular items.
     """
 
     kind: ClassVar[str] = "personalization"
@@ -67,17 +60,11 @@ class BlendModel(UserModel):
     weights: Mapping[str, float]
     """The weight of each component's scores in the logits."""
 
-    held_out: HeldOut | None = None
-    """What an update needs; None in a model that cannot be updated, and in one that was loaded."""
-
     repeats: Repeats | None = None
     """How likely items come again; None if users seldom have an item again."""
 
     repeat_rates: Float32 | None = None
     """(n_items without new ones,) see `ComponentFitter.repeat_rates`."""
-
-    count_exponent: float = 0.0
-    """See `History.weight_by_counts`; above 0 only in models of earlier versions."""
 
     new_items: NewItems | None = None
     """The last of `item_ids`, which nobody had in the training."""
@@ -85,9 +72,8 @@ class BlendModel(UserModel):
     def score(self, history: History) -> Float32:
         """(users, n_items) logits."""
         all_logits = np.zeros((len(history.lengths), len(self.item_ids)), dtype=np.float32)
-        whole_history = history.weight_by_counts(self.count_exponent)
+        whole_history = history
         # The model's own items are scored by its components, then the new ones by their features.
-        history = whole_history
         logits = all_logits
         if self.new_items is not None:
             history = history.keep_items(len(self.popularity))
@@ -147,10 +133,6 @@ class BlendModel(UserModel):
         return self.new_items.choose_items(scores, num_results, had)
 
     def save(self, folder: Path) -> None:
-        # What an earlier save left must not be loaded with this model.
-        shutil.rmtree(folder / HELD_OUT, ignore_errors=True)
-        if self.held_out is not None:
-            self.held_out.save(folder / HELD_OUT)
         save_arrays(folder, self.kind, *self.contents())
 
     def contents(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
@@ -165,7 +147,6 @@ class BlendModel(UserModel):
             }
             arrays |= {f"{name}.{key}": value for key, value in scorer.arrays().items()}
         if self.new_items is not None:
-            # Among the components, so that versions that do not know new items refuse the model.
             components[NEW_ITEMS] = {"kind": NEW_ITEMS}
             for key, value in self.new_items.arrays().items():
                 arrays[f"{NEW_ITEMS}.{key}"] = value
@@ -174,8 +155,6 @@ class BlendModel(UserModel):
             facts["repeats"] = asdict(self.repeats)
             if self.repeat_rates is not None:
                 arrays["repeat_rates"] = self.repeat_rates
-        if self.count_exponent:
-            facts["count_exponent"] = self.count_exponent
         return arrays, facts
 
     @classmethod
@@ -185,8 +164,6 @@ class BlendModel(UserModel):
         Raises KeyError when something is missing, and ValueError that names the file when
         something does not fit together.
         """
-        if "parts" in facts:
-            arrays, facts = _translate_old_names(arrays, facts)
         components = dict(facts["components"])
         has_new_items = components.pop(NEW_ITEMS, None) is not None
         popularity = require_array(arrays, "popularity", [np.float32], [None])
@@ -220,7 +197,6 @@ class BlendModel(UserModel):
             {name: require_number(fact["weight"], name) for name, fact in components.items()},
             repeats=Repeats.load(facts["repeats"]) if "repeats" in facts else None,
             repeat_rates=repeat_rates,
-            count_exponent=require_number(facts.get("count_exponent", 0.0), "count_exponent"),
             new_items=new_items,
         )
 
@@ -246,24 +222,3 @@ def _select_arrays(arrays: Arrays, name: str) -> Arrays:
     return {
         key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
     }
-
-
-def _translate_old_names(arrays: Arrays, facts: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
-    """What `contents` would return now for a model that an earlier version saved.
-
-    That version called components parts, the recency exponent power and the weight share.
-    """
-    new_names = {"either-way": SYMMETRIC_COOC}
-    components = {
-        new_names.get(name, name): {
-            "kind": fact["kind"],
-            "recency_exponent": fact["power"],
-            "weight": fact["share"],
-        }
-        for name, fact in facts["parts"].items()
-    }
-    new_arrays = {}
-    for key, array in arrays.items():
-        name, dot, suffix = key.partition(".")
-        new_arrays[new_names.get(name, name) + dot + suffix] = array
-    return new_arrays, {"components": components}

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .choice_attributes import ChoiceAttributes
 from .evaluation import MAX_DEPTH, Bool, Evaluation, measure_ranks, ndcg
-from .evidence import summarize_difference, summarize_evidence
-from .interactions import Float64, Ids, Int32, Int64, ModelFileError, find_positions
+from .evidence import summarize_evidence
+from .interactions import Ids, Int32, Int64, ModelFileError, find_positions
 from .store import LOAD_ERRORS, load_arrays, require_array, require_indices, save_arrays
 
 CHOICES = "choices"  # a subfolder of the model's folder, and the kind in its manifest
@@ -25,8 +23,6 @@ MAX_TYPES = 62
 """How many types of events have a bit each in `EventChoices.types`."""
 # The names of the arrays of the places.
 _PLACES = ("users", "places", "popular_places", "lengths")
-# The name of the attributes among the facts of the file.
-_ATTRIBUTES = "attributes"
 
 
 @dataclass(frozen=True)
@@ -74,14 +70,6 @@ class ListPlaces:
             _mark_hits(numbers, self.places[is_counted], len(users)),
             _mark_hits(numbers, self.popular_places[is_counted], len(users)),
         )
-
-    def rate(self, is_counted: Bool) -> Float64:
-        """(users,) the model's NDCG at 25 of each user with such a choice, in order of users.
-
-        is_counted: (choices,) whether a choice counts.
-        """
-        marked = self.mark_hits(is_counted)
-        return ndcg(marked.hits, marked.relevant)
 
     def measure(self, is_counted: Bool) -> tuple[dict[str, float], dict[str, float]]:
         """The metrics of these choices alone, but for the coverage, and the evidence for them.
@@ -174,9 +162,6 @@ class EventChoices:
     names: Sequence[str]
     """The types of events, in the order of their bits."""
 
-    attributes: ChoiceAttributes | None = None
-    """What is known of the users and of the items; None if an older version trained the model."""
-
     def find_counted(self, events: Collection[str]) -> Bool:
         """(choices,): whether a choice has such an event; all have if there are no events.
 
@@ -193,26 +178,6 @@ class EventChoices:
         """
         return self.places.measure(self.find_counted(events))
 
-    def compare(self, other: EventChoices, events: Collection[str]) -> dict[str, float]:
-        """By how much NDCG at 25 is higher than that of another model.
-
-        It has the keys of `summarize_difference`. It is empty if the choices of both are not the
-        same.
-
-        events: types of events, in upper or lower case; all choices if empty.
-        """
-        own, others = self.places, other.places
-        is_same = (
-            np.array_equal(own.users, others.users)
-            and np.array_equal(own.lengths, others.lengths)
-            and np.array_equal(self.types, other.types)
-            and list(self.names) == list(other.names)
-        )
-        if not is_same:
-            return {}
-        is_counted = self.find_counted(events)
-        return summarize_difference(own.rate(is_counted) - others.rate(is_counted))
-
     def _find_bits(self, events: Collection[str]) -> int:
         wanted = {name.lower() for name in events}
         return sum(1 << bit for bit, name in enumerate(self.names) if name.lower() in wanted)
@@ -221,11 +186,7 @@ class EventChoices:
         """Write them into the folder of a model."""
         arrays = {name: np.asarray(getattr(self.places, name)) for name in _PLACES}
         arrays["types"] = self.types
-        facts: dict[str, Any] = {"event_types": list(self.names)}
-        if self.attributes is not None:
-            arrays |= self.attributes.arrays
-            facts[_ATTRIBUTES] = self.attributes.facts
-        save_arrays(model / CHOICES, CHOICES, arrays, facts)
+        save_arrays(model / CHOICES, CHOICES, arrays, {"event_types": list(self.names)})
 
     @classmethod
     def load(cls, model: Path) -> EventChoices | None:
@@ -256,13 +217,7 @@ class EventChoices:
                 raise ValueError("event_types in the manifest is not a list of names")
             if len(names) > MAX_TYPES:
                 raise ValueError(f"the manifest has more than {MAX_TYPES} event_types")
-            attributes = None
-            if _ATTRIBUTES in facts:
-                attributes = ChoiceAttributes.read(
-                    facts[_ATTRIBUTES], arrays, len(lengths), len(users)
-                )
-            list_places = ListPlaces(users, places, popular_places, lengths)
-            return cls(list_places, types, names, attributes)
+            return cls(ListPlaces(users, places, popular_places, lengths), types, names)
         except KeyError as error:
             raise ModelFileError(f"{folder} is incomplete: {error}") from error
         except LOAD_ERRORS as error:

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 from implicit.cpu.als import AlternatingLeastSquares
-from scipy.sparse import csr_matrix, diags
+from scipy.sparse import csr_matrix
 from scipy.sparse._sparsetools import csc_matvec, csc_matvecs
 
 from .content import ContentScorer
 from .eigenvectors import find_leading_eigenvectors
 from .interactions import Float32, History
-from .ranking import reindex, top_k_per_row
+from .ranking import reindex
 from .store import Arrays, pack_matrix, require_array, unpack_matrix
 from .threads import count_cores, single_threaded_blas
 
@@ -47,9 +47,6 @@ ALS_UPDATE_ITERATIONS = 2
 CACHED = 1 << 18
 MIN_COLUMNS = 1024
 
-NEIGHBORS = 100  # users whose items are added up for a user
-FREQUENCY_SHIFT = 5.0  # an item that n users have adds 1 / (n + shift) to the similarity of users
-
 
 class Scorer(Protocol):
     """Scores all items from histories that are weighted by recency."""
@@ -70,10 +67,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class ItemItemScorer:
-    """Adds up the weights from each item of a history to all items, as co-occurrence does.
-
-    Models of earlier versions also have the weights of item-item regression (EASE).
-    """
+    """Adds up the weights from each item of a history to all items, as co-occurrence does."""
 
     kind: ClassVar[str] = "item-weights"
 
@@ -122,7 +116,7 @@ class FactorScorer:
     steps: users or items of one size class have the same.
     """
 
-    kind: ClassVar[str] = "scaled-factors"  # "factors", saved earlier, have one regularization
+    kind: ClassVar[str] = "scaled-factors"
 
     item_factors: Float32
     """(n_items, k), where k is the number of factors."""
@@ -132,9 +126,6 @@ class FactorScorer:
 
     confidence: float
     """Of an interaction; the confidence that an item without one is not wanted is 1."""
-
-    frequency_exponent: float = ALS_EXPONENT
-    """How the regularization grows with the number of interactions; 0 in models saved earlier."""
 
     def score(self, history: History, exponent: float) -> Float32:
         return np.asarray(self._user_factors(history, exponent) @ self.item_factors.T)
@@ -187,14 +178,13 @@ class FactorScorer:
 
     def regularization_of(self, sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """The regularization of users or items of these size classes, see `size_classes`."""
-        return np.asarray(self.regularization * 4.0 ** (self.frequency_exponent * sizes))
+        return np.asarray(self.regularization * 4.0 ** (ALS_EXPONENT * sizes))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {
             "item_factors": self.item_factors,
             "regularization": np.array(self.regularization),
             "confidence": np.array(self.confidence),
-            "frequency_exponent": np.array(self.frequency_exponent),
         }
 
     @property
@@ -203,25 +193,17 @@ class FactorScorer:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> FactorScorer:
-        """The scorer that gave the arrays, of an earlier version too.
-
-        Raises KeyError, or ValueError that names the file.
-        """
+        """The scorer that gave the arrays. Raises KeyError, or ValueError that names the file."""
         factors = require_array(arrays, "item_factors", [np.float32], [None, None])
         if not 1 <= factors.shape[1] <= MAX_FACTORS:
             raise ValueError(
                 f"item_factors.npy has {factors.shape[1]} factors, expected 1 to {MAX_FACTORS}"
             )
-        # Earlier versions had a confidence of 1, and one regularization for all.
-        defaults = {"confidence": np.array(1.0), "frequency_exponent": np.array(0.0)}
-        arrays = {**defaults, **arrays}
 
         def scalar(name: str) -> float:
             return float(require_array(arrays, name, [np.float64, np.float32], []))
 
-        return cls(
-            factors, scalar("regularization"), scalar("confidence"), scalar("frequency_exponent")
-        )
+        return cls(factors, scalar("regularization"), scalar("confidence"))
 
 
 @dataclass(frozen=True)
@@ -253,55 +235,8 @@ class PopularityScorer:
         return cls(require_array(arrays, "counts", [np.float32], [None]))
 
 
-@dataclass(frozen=True)
-class UserNeighborScorer:
-    """Adds up the items of the users with the most similar histories.
-
-    Only models of earlier versions have it. The similarity is a cosine in which frequent items
-    count less. Source: Breese, Heckerman, Kadie, "Empirical analysis of predictive algorithms for
-    collaborative filtering" (UAI 1998).
-    """
-
-    kind: ClassVar[str] = "user-neighbors"
-
-    matrix: csr_matrix
-    """(users, n_items) float32: the weights of the interactions."""
-
-    def score(self, history: History, exponent: float) -> Float32:
-        """See `Scorer`. The items of a history score 0, since its own user is its best neighbor."""
-        similarities = (history.recency_weights(exponent) @ self._users_by_item).tocsr()
-        [scores] = sparse_matmul([top_k_per_row(similarities, NEIGHBORS)], self.matrix)
-        scores[history.seen.nonzero()] = 0
-        return scores
-
-    @cached_property
-    def _users_by_item(self) -> csr_matrix:
-        """(n_items, users): how much an item of a history adds to the similarity to a user."""
-        counts = np.bincount(self.matrix.indices, minlength=self.matrix.shape[1])
-        weights = (1 / (counts + FREQUENCY_SHIFT)).astype(np.float32)
-        lengths = np.sqrt(np.maximum(self.matrix @ weights, np.finfo(np.float32).tiny))
-        users_by_item: csr_matrix = (diags(1 / lengths) @ self.matrix @ diags(weights)).T.tocsr()
-        return users_by_item.astype(np.float32)
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return {**pack_matrix(self.matrix), "n_items": np.array(self.matrix.shape[1])}
-
-    @property
-    def n_items(self) -> int:
-        return int(self.matrix.shape[1])
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> UserNeighborScorer:
-        """The scorer that gave the arrays. Raises KeyError, or ValueError that names the file."""
-        n_items = int(require_array(arrays, "n_items", [np.int64, np.int32], []))
-        return cls(unpack_matrix(arrays, n_items))
-
-
-_AnyScorer = ItemItemScorer | FactorScorer | PopularityScorer | UserNeighborScorer | ContentScorer
-SCORER_TYPES: dict[str, type[_AnyScorer]] = {
-    **{scorer.kind: scorer for scorer in get_args(_AnyScorer)},
-    "factors": FactorScorer,  # saved by earlier versions
-}
+_AnyScorer = ItemItemScorer | FactorScorer | PopularityScorer | ContentScorer
+SCORER_TYPES: dict[str, type[_AnyScorer]] = {scorer.kind: scorer for scorer in get_args(_AnyScorer)}
 
 
 def fit_factors(

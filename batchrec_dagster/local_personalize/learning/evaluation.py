@@ -178,9 +178,6 @@ class Evaluation:
     item_ids: Ids
     """(n_items,) the model's items."""
 
-    rewards: Float64 | None = None
-    """(users with rewards,) see `reward_shares`; None without an objective."""
-
     def summary(self) -> dict[str, float]:
         """The metrics of GetSolutionMetrics; all 0 without users.
 
@@ -188,11 +185,8 @@ class Evaluation:
         """
         distinct = np.unique(self.recommended[self.recommended >= 0]).size
         n_items = len(self.item_ids)
-        metrics = {"coverage": distinct / n_items if n_items else 0.0}
-        metrics |= measure_ranks(self.hits, self.relevant)
-        if self.rewards is not None:
-            metrics["average_rewards_at_k"] = mean(self.rewards)
-        return metrics
+        coverage = distinct / n_items if n_items else 0.0
+        return {"coverage": coverage, **measure_ranks(self.hits, self.relevant)}
 
     def ndcg(self) -> Float64:
         """(users,): NDCG at 25 of each user, for paired comparisons of models."""
@@ -242,34 +236,8 @@ def evaluate(model: UserModel, held_out: Split, *, include_seen: bool = False) -
     is_tested = relevant > 0
     hits, relevant, recommended = hits[is_tested], relevant[is_tested], recommended[is_tested]
     chosen = truth[is_tested]
-    rewards = reward_shares(model.item_ids, held_out.truth, chosen, recommended)
     users = held_out.users[is_tested]
-    return Evaluation(hits, relevant, recommended, users, chosen, model.item_ids, rewards)
-
-
-def reward_shares(
-    item_ids: Ids, data: Interactions, truth: csr_matrix, recommended: Int32
-) -> Float64 | None:
-    """(users,): the rewards of a user's relevant items among the 25, over those of all of them.
-
-    None without an objective. Users whose relevant items have no reward are left out. Source:
-    developer guide, "Measuring optimization performance", which gives the metric in words only.
-
-    item_ids: the model's items.
-    data: interactions with the rewards of their items.
-    truth: (users, n_items), nonzero for relevant items.
-    recommended: (users, 25) item indices; -1 pads.
-    """
-    if data.rewards is None:
-        return None
-    index = find_positions(data.item_ids, item_ids)
-    item_rewards = np.where(index >= 0, data.rewards[np.maximum(index, 0)], 0.0)
-    rewards = truth.multiply(item_rewards).tocsr()
-    total = np.asarray(rewards.sum(axis=1)).ravel()
-    rows = np.arange(truth.shape[0])[:, None]
-    hits = np.asarray(rewards[rows, np.maximum(recommended, 0)].todense()) * (recommended >= 0)
-    has_rewards = total > 0
-    return np.asarray(hits.sum(axis=1)[has_rewards] / total[has_rewards])
+    return Evaluation(hits, relevant, recommended, users, chosen, model.item_ids)
 
 
 def reciprocal_rank(hits: Bool) -> Float64:

@@ -46,21 +46,6 @@ def summarize_evidence(
     return evidence
 
 
-def summarize_difference(values: Float64) -> dict[str, float]:
-    """How two models differ: `users`, the mean `difference` and, where users are enough, `low` and
-    `high`, the bounds of its 95 % percentile bootstrap interval. Empty without users.
-
-    values: (users,) by how much the NDCG at 25 of one is higher for each user.
-    """
-    if not len(values):
-        return {}
-    numbers = {"users": float(len(values)), "difference": float(values.mean())}
-    if len(values) >= MIN_USERS:
-        low, high = bootstrap_interval(values[:, None])
-        numbers |= {"low": float(low[0]), "high": float(high[0])}
-    return numbers
-
-
 def _summarize_group(label: str, values: Float64) -> dict[str, float]:
     """The evidence of a group of users, see `summarize_evidence`.
 

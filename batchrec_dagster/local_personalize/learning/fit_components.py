@@ -18,8 +18,6 @@ from .blend import BlendModel
 from .components import (
     ALS_FACTORS,
     CONTENT,
-    FACTORS,
-    FACTORS_HIGH_REG,
     POPULARITY,
     SEQUENCE,
     SYMMETRIC_COOC,
@@ -29,12 +27,12 @@ from .components import (
     Scorer,
     fit_factors,
 )
-from .hpo import Log
 from .interactions import (
     Histories,
     Ids,
     Int32,
     Interactions,
+    Log,
     find_positions,
     log_popularity,
     order_by_popularity,
@@ -85,11 +83,7 @@ class FittedComponents:
 
 
 class ComponentFitter:
-    """Fits components on interactions.
-
-    It keeps those that other hyperparameters would not change, so a search for hyperparameters fits
-    them once.
-    """
+    """Fits components on interactions."""
 
     def __init__(
         self,
@@ -118,8 +112,6 @@ class ComponentFitter:
         self._seed = seed
         self._log = log
         self._start = start
-        # By name and size: the window of co-occurrence or the number of factors, 0 for others.
-        self._scorers: dict[tuple[str, int], Scorer] = {}
 
     def fit(self, names: Sequence[str], values: Values) -> FittedComponents:
         """The components of these names, with these hyperparameters."""
@@ -145,19 +137,11 @@ class ComponentFitter:
     def _scorer(self, name: str, values: Values) -> Scorer:
         window = int(values.get("bptt", cooccurrence.WINDOW))
         factors = int(values.get("hidden_dimension", ALS_FACTORS))
-        sizes = {
-            SEQUENCE: window,
-            SYMMETRIC_COOC: window,
-            FACTORS: factors,
-            FACTORS_HIGH_REG: factors,
-        }
-        key = name, sizes.get(name, 0)
-        if key not in self._scorers:
-            start_time = time.monotonic()
-            self._scorers[key] = self._fit(name, window, factors)
-            seconds = time.monotonic() - start_time
-            self._log(f"{name}: {self._rows:,} interactions in {seconds:.1f} s")
-        return self._scorers[key]
+        start_time = time.monotonic()
+        scorer = self._fit(name, window, factors)
+        seconds = time.monotonic() - start_time
+        self._log(f"{name}: {self._rows:,} interactions in {seconds:.1f} s")
+        return scorer
 
     def _fit(self, name: str, window: int, factors: int) -> Scorer:
         if name == POPULARITY:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -42,6 +42,8 @@ Float64 = npt.NDArray[np.float64]
 
 Entries = slice | npt.NDArray[np.bool_]
 
+Log = Callable[[str], None]  # takes a line about what was done
+
 WEIGHT = "WEIGHT"  # the column of a frame with the weights of events
 
 # Interactions that are sorted at once, and of which histories are made at once. Each takes some
@@ -74,9 +76,6 @@ class Interactions:
 
     weights: Float32 | None = None
     """(n,) weights of the events, above 0 and at most 1. None means that all are 1."""
-
-    rewards: Float64 | None = None
-    """(n_items,) values of the column that the solution's optimizationObjective names, if any."""
 
     features: ItemFeatures | None = None
     """The Items dataset, if the recipe reads it."""
@@ -264,13 +263,6 @@ class History:
         ones = np.ones(len(self.items), dtype=bool)
         shape = len(self.starts) - 1, self.n_items
         return csr_matrix((ones, self.items.copy(), self.starts), shape=shape)
-
-    def weight_by_counts(self, exponent: float) -> History:
-        """The histories in which an item that occurs n times weighs n^exponent times as much."""
-        if not exponent or self.counts is None:
-            return self
-        weights = self.counts ** np.float32(exponent)
-        return replace(self, weights=weights if self.weights is None else weights * self.weights)
 
     def recency_weights(self, exponent: float) -> csr_matrix:
         """(users, n_items) float32: (1 + rank)^-exponent for the items of a history, else 0.

@@ -57,36 +57,14 @@ BLEND_WEIGHTS: Sequence[Weights] = (
     {SEQUENCE: 0.6, FACTORS: 0.4},
     {SEQUENCE: 0.3, FACTORS: 0.7},
 )
+# The weights of popularity to add to each option; with more, popularity alone is an option.
+POPULARITY_WEIGHTS = (0.3, 0.6)
 # The weights of the items' features to try in the selected blend.
 CONTENT_WEIGHTS = (0.15, 0.3, 0.6)
 
 REPEAT_EXPONENTS = (0.6, 0.0, 0.3, 0.9)  # the default first
 TEMPERATURE_USERS = 512  # in the demo, 64 users gave the same temperature as all of them
 LEAST_REPEATS = 0.01  # where repeats are a smaller share of the next interactions, none are tried
-
-
-@dataclass(frozen=True)
-class SelectionRules:
-    """The rules by which a blend is selected. Every training uses the defaults.
-
-    This is the hook of `benchmarks/ablation.py`, which replaces one rule at a time to measure what
-    it is worth. It is not a setting of users.
-    """
-
-    blend_weights: Sequence[Weights] = BLEND_WEIGHTS
-    """The blends to try, besides each component alone."""
-
-    popularity_weights: Sequence[float] = (0.3, 0.6)
-    """The weights of popularity to add to each option; with more, popularity alone is an option."""
-
-    tolerance: float = 1.0
-    """The options in the mean are beaten by the best one by at most this many standard errors."""
-
-    recent_in_blends: bool = True
-    """Whether co-occurrence may look at newer items in blends than it does alone."""
-
-
-ALL_RULES = SelectionRules()
 
 
 @dataclass(frozen=True)
@@ -108,7 +86,6 @@ def select_blend(
     *,
     recency: bool,
     options: Options = RECENCY_EXPONENTS,
-    rules: SelectionRules = ALL_RULES,
 ) -> Blend:
     """The exponents and weights to serve with.
 
@@ -116,7 +93,6 @@ def select_blend(
         first component alone is selected.
     recency: whether recent items may weigh more. Otherwise all exponents are 0.
     options: the recency exponents to try, the default first, by name of the component.
-    rules: see `SelectionRules`.
     """
     names = [name for name in sets[0].scorers if name != POPULARITY]
     if not any(len(part.inputs.lengths) for part in sets):
@@ -132,7 +108,7 @@ def select_blend(
     recent_exponents = {
         name: _next_exponent(exponents[name])
         for name in COOCCURRENCES
-        if name in names and recency and rules.recent_in_blends and len(options[name]) > 1
+        if name in names and recency and len(options[name]) > 1
     }
     keys = {*((name, exponents[name]) for name in names), *recent_exponents.items()}
     scales = {key: 1 / users.spread(*key) for key in sorted(keys)}
@@ -146,7 +122,7 @@ def select_blend(
             weights_by_key.append({key: weight * scales[key] for key, weight in blend_keys.items()})
         return users.by_user(ordered_map(lambda chunk: chunk.ndcg(weights_by_key), chunks))
 
-    blends = _list_blends([name for name in names if name != CONTENT], rules)
+    blends = _list_blends([name for name in names if name != CONTENT])
     for name, exponent in recent_exponents.items():
         blend = next((option for option in blends if name in option and len(option) > 1), None)
         if blend is not None:
@@ -154,7 +130,7 @@ def select_blend(
             [more_recent] = evaluate([blend], {**exponents, name: exponent})
             if not _is_better(as_alone, more_recent, 0.5):
                 exponents[name] = exponent
-    weights, score = _average_best(blends, lambda options: evaluate(options, exponents), rules)
+    weights, score = _average_best(blends, lambda options: evaluate(options, exponents))
     if CONTENT in names:
         weights, score = _add_content(weights, score, lambda options: evaluate(options, exponents))
     return Blend(
@@ -164,13 +140,13 @@ def select_blend(
     )
 
 
-def _list_blends(names: Sequence[str], rules: SelectionRules) -> list[Weights]:
+def _list_blends(names: Sequence[str]) -> list[Weights]:
     """The options for the weights of these components."""
     factors = FACTORS_HIGH_REG if FACTORS_HIGH_REG in names else FACTORS
     blends: list[Weights] = []
     for cooccurrence in COOCCURRENCES:
         substitutes = {FACTORS: factors, SEQUENCE: cooccurrence}
-        for weights in rules.blend_weights:
+        for weights in BLEND_WEIGHTS:
             if cooccurrence == SEQUENCE or SEQUENCE in weights:
                 blends.append(
                     {substitutes.get(name, name): weight for name, weight in weights.items()}
@@ -180,7 +156,7 @@ def _list_blends(names: Sequence[str], rules: SelectionRules) -> list[Weights]:
     if POPULARITY in names:
         options += [
             {name: (1 - share) * weight for name, weight in option.items()} | {POPULARITY: share}
-            for share in rules.popularity_weights
+            for share in POPULARITY_WEIGHTS
             for option in options
         ]
         options.append({POPULARITY: 1.0})
@@ -190,7 +166,6 @@ def _list_blends(names: Sequence[str], rules: SelectionRules) -> list[Weights]:
 def _average_best(
     options: Sequence[Weights],
     evaluate: Callable[[Sequence[Weights]], list[Float64]],
-    rules: SelectionRules = ALL_RULES,
 ) -> tuple[Weights, Float64]:
     """The mean of the options that may be the best, and the users' NDCG with it.
 
@@ -198,7 +173,7 @@ def _average_best(
     """
     scores = evaluate(options)
     best = max(scores, key=lambda score: score.mean())
-    beaten = [_is_better(best, score, rules.tolerance) for score in scores]
+    beaten = [_is_better(best, score) for score in scores]
     weights = _average(
         [option for option, is_beaten in zip(options, beaten, strict=True) if not is_beaten]
     )

@@ -68,6 +68,5 @@ def _select_items(interactions: Interactions, items: npt.NDArray[np.intp]) -> In
     new_index = np.full(len(interactions.item_ids), -1, dtype=np.int32)
     new_index[items] = np.arange(len(items), dtype=np.int32)
     rows = interactions.filter(new_index[interactions.items] >= 0)
-    rewards = None if interactions.rewards is None else interactions.rewards[items]
     ids = interactions.item_ids[items]
-    return replace(rows, item_ids=ids, items=new_index[rows.items], rewards=rewards)
+    return replace(rows, item_ids=ids, items=new_index[rows.items])

@@ -106,31 +106,6 @@ class UserModel:
 
         return self._map_scores(best, user_ids, interactions)
 
-    def rank(
-        self,
-        user_ids: Sequence[str],
-        lists: Sequence[Int32],
-        interactions: Interactions,
-        *,
-        exclude: Exclude | None = None,
-    ) -> Iterator[RecommendedLists]:
-        """Yield each user's own list, best item first; ties go to the more popular item.
-
-        Scores are a softmax over the items that `exclude` leaves. A chunk is as wide as its longest
-        list.
-
-        lists: for each user, distinct indices into `item_ids`.
-        interactions: the current data, which the histories come from.
-        exclude: removes items from the lists.
-        """
-
-        def sort(block: slice, history: History, scores: Float32) -> RecommendedLists:
-            if exclude is not None:
-                exclude(block, scores)
-            return _sort_lists(scores, lists[block])
-
-        return self._map_scores(sort, user_ids, interactions)
-
     def _map_scores(
         self,
         answer: Callable[[slice, History, Float32], RecommendedLists],
@@ -166,34 +141,6 @@ def exclude_entries(excluded: csr_matrix) -> Exclude:
         np.put(scores, rows + excluded.indices[ends[0] : ends[-1]], -np.inf)
 
     return exclude
-
-
-def _sort_lists(scores: Float32, lists: Sequence[Int32]) -> RecommendedLists:
-    """The lists of items with the best first.
-
-    scores: (lists, n_items); items with -inf leave their list.
-    """
-    lengths = np.array([len(items) for items in lists], dtype=np.int64)
-    width = int(lengths.max(initial=0))
-    items = np.full((len(lists), width), -1, dtype=np.int32)
-    is_item = np.arange(width) < lengths[:, None]
-    items[is_item] = np.concatenate([*lists, np.zeros(0, np.int32)])
-    logits = np.full(items.shape, -np.inf)
-    rows, columns = np.nonzero(is_item)
-    logits[rows, columns] = scores[rows, items[rows, columns]]
-    items[logits == -np.inf] = -1
-    order = np.lexsort((items, -logits), axis=1)
-    items = np.take_along_axis(items, order, axis=1)
-    logits = np.take_along_axis(logits, order, axis=1)
-    return RecommendedLists(items, _softmax(logits))
-
-
-def _softmax(logits: Float64) -> Float64:
-    """The softmax of each row; 0 where -inf, also in a row of nothing else."""
-    highest = logits.max(axis=1, keepdims=True, initial=-np.inf)
-    exponentials = np.exp(logits - np.where(np.isfinite(highest), highest, 0))
-    sums = exponentials.sum(axis=1, keepdims=True)
-    return np.asarray(exponentials / np.maximum(sums, np.finfo(float).tiny))
 
 
 def logsumexp(logits: Float32) -> Float64:

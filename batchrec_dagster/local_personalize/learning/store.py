@@ -208,14 +208,14 @@ def unpack_ids(arrays: Arrays, prefix: str = "") -> Ids:
     return ids
 
 
-def unpack_distinct_ids(arrays: Arrays, prefix: str = "") -> Ids:
+def unpack_distinct_ids(arrays: Arrays) -> Ids:
     """The strings that `pack_ids` packed, which must be distinct.
 
     Raises KeyError, or ValueError that names the file.
     """
-    ids = unpack_ids(arrays, prefix)
+    ids = unpack_ids(arrays)
     if len(set(ids)) != len(ids):
-        raise ValueError(f"{prefix}id_bytes.npy has an id more than once")
+        raise ValueError("id_bytes.npy has an id more than once")
     return ids
 
 

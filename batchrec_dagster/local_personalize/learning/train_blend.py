@@ -1,16 +1,12 @@
-"""Trains, tunes and updates the blend model.
+"""Trains the blend model.
 
-A full training selects the blend and measures it on held-out users, then fits it on all data. An
-update (trainingMode UPDATE) keeps the blend. It counts co-occurrences again, which is cheap, and
-goes on with the factors.
+A training selects the blend and measures it on held-out users, then fits it on all data.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -28,11 +24,9 @@ from .components import (
     ItemItemScorer,
     Scorer,
 )
-from .evaluation import Split, split, split_histories, split_users
+from .evaluation import Split, split, split_histories
 from .fit_components import ComponentFitter, FittedComponents
-from .held_out import HeldOut
-from .hpo import Log
-from .interactions import Interactions, TrainingError, find_positions
+from .interactions import Interactions, Log
 from .measurements import Measurements, measure
 from .model_selection import (
     RECENCY_EXPONENTS,
@@ -42,13 +36,10 @@ from .model_selection import (
     select_blend,
     select_repeats,
 )
-from .models import load_model
 from .sampling import held_out_share, is_large, sample
 from .validation import ValidationSet, make_validation_set, make_validation_sets
 
 COMPONENTS = (SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
-# All that a model may be blended from. Models of earlier versions have others, which only serve.
-FITTED_COMPONENTS = {*COMPONENTS, FACTORS_HIGH_REG, CONTENT}
 HIGH_REG_MAX_ROWS = 250_000  # more interactions are worth less regularization
 # Where users have more interactions on average, and fewer of these have the time of the one before,
 # the order in which they came is known so well that co-occurrence in either order adds nothing.
@@ -91,19 +82,17 @@ def train_blend(
     test_model = replace(test_model, repeats=repeats)
     measurements = _measure_and_log(test_model, held_out, log)
     test_model = replace(test_model)  # frees the sums of weights that it kept to score
-    users = interactions.user_ids[held_out.users]
+    held_out_users = len(held_out.users)
     del splits, held_out  # frees these copies of the data before the largest fit
     if large:
         # What was fitted on nearly all users is not fitted again for a few more.
-        few = len(users) <= FEW_HELD_OUT * len(interactions.user_ids)
-        model = _update_model(
-            test_model, interactions, values, seed, log, serves=True, refits=not few
-        )
+        few = held_out_users <= FEW_HELD_OUT * len(interactions.user_ids)
+        model = _fit_on_all(test_model, interactions, values, seed, log, refits=not few)
     else:
         fitter = ComponentFitter(interactions, values, seed, log, start=selection)
         fitted = fitter.fit(list(blend.weights), values)
         model = fitter.with_new_items(replace(fitted.blend(blend, temperature), repeats=repeats))
-    return replace(model, held_out=HeldOut(test_model, users, values)), measurements
+    return model, measurements
 
 
 def train_blend_on_histories(
@@ -125,69 +114,19 @@ def train_blend_on_histories(
     return fitted.blend(blend, temperature), selection.blend(blend, temperature), held_out
 
 
-def measure_blend(
-    held_out: Split, values: Values, seed: int, log: Log
-) -> Callable[[Values], float]:
-    """For hpo.tune: a function from hyperparameters to the NDCG at 25 of their blend."""
-    fitter = ComponentFitter(held_out.train, values, seed, log)
-
-    def ndcg(candidate: Values) -> float:
-        fitted = fitter.fit(list(choose_options(held_out)), candidate)
-        sets = make_validation_sets(fitted.scorers, held_out, fitted.item_ids)
-        return select_blend(sets, recency=uses_recency(candidate, held_out.train)).ndcg
-
-    return ndcg
-
-
-def update_blend(
-    previous: Path, interactions: Interactions, seed: int, log: Log
-) -> tuple[BlendModel, Measurements, Values] | None:
-    """A model updated with the interactions, what was measured, and its hyperparameters.
-
-    The metrics are those of a model updated without the users who were held out before, on these
-    users. The result is None when the model cannot be updated: it was saved without held-out users,
-    or by an earlier version with components that are not fitted any more. Raises TrainingError for
-    a model of another kind.
-
-    previous: the folder of the model to update.
-    """
-    old_model = load_model(previous)
-    if not isinstance(old_model, BlendModel):
-        raise TrainingError(f"the model in {previous} cannot be updated; train it in full")
-    old_held_out = HeldOut.load(previous)
-    if old_held_out is None or not FITTED_COMPONENTS.issuperset(old_model.scorers):
-        log("the earlier version cannot be updated, so this is a full training")
-        return None
-    values = old_held_out.hyperparameters
-    users = np.sort(find_positions(interactions.user_ids, old_held_out.users))
-    users = users[users >= 0]
-    users = users[np.diff(interactions.starts)[users] >= 2]
-    measurements = Measurements()
-    test_model = old_held_out.model
-    if len(users) and len(users) < len(interactions.user_ids):
-        held_out = split_users(interactions, users)
-        test_model = _update_model(old_held_out.model, held_out.train, values, seed, log)
-        measurements = _measure_and_log(test_model, held_out, log)
-    model = _update_model(old_model, interactions, values, seed, log, serves=True)
-    model = replace(model, held_out=HeldOut(test_model, old_held_out.users, values))
-    return model, measurements, values
-
-
-def _update_model(
+def _fit_on_all(
     old: BlendModel,
     interactions: Interactions,
     values: Values,
     seed: int,
     log: Log,
     *,
-    serves: bool = False,
-    refits: bool = True,
+    refits: bool,
 ) -> BlendModel:
-    """The model with new data.
+    """The blend of a model without the held-out users, fitted on all data.
 
-    serves: whether the model is for serving, with new items, and not only measured.
     refits: whether co-occurrence and factors are fitted again. Otherwise they stay, and do not
-        score new items.
+        score items that only held-out users have.
     """
     start_time = time.monotonic()
     fitter = ComponentFitter(interactions, values, seed, log)
@@ -206,7 +145,8 @@ def _update_model(
             scorers[name] = fitter.fit([name], values).scorers[name]
         elif isinstance(scorer, FactorScorer):
             scorers[name] = fitter.resume_factors(scorer, old_index)
-    log(f"updated: {len(interactions):,} interactions in {time.monotonic() - start_time:.1f} s")
+    seconds = time.monotonic() - start_time
+    log(f"fitted on all: {len(interactions):,} interactions in {seconds:.1f} s")
     model = BlendModel(
         fitter.item_ids,
         fitter.popularity,
@@ -215,9 +155,8 @@ def _update_model(
         old.weights,
         repeats=old.repeats,
         repeat_rates=fitter.repeat_rates,
-        count_exponent=old.count_exponent,
     )
-    return fitter.with_new_items(model) if serves else model
+    return fitter.with_new_items(model)
 
 
 def _select_options_on_sample(

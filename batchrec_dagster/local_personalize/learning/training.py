@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,40 +11,21 @@ from batchrec_dagster.personalize.recipes import Values
 
 from . import related
 from .blend import BlendModel
-from .evaluation import Split, add_earlier_cutoffs, evaluate, evaluate_segments, split
+from .evaluation import evaluate_segments, split
 from .fit_components import drop_extreme_users, mark_within_percentiles
-from .hpo import Log, Measure
-from .interactions import Histories, Interactions, order_by_popularity
+from .interactions import Histories, Interactions, Log, order_by_popularity
 from .measurements import Measurements, fit_popularity, measure
 from .models import AnyModel
 from .popularity import PopularityModel
 from .ranking import keep_columns
 from .related import LastItemRecommender, RelatedItemsModel
 from .segmentation import SegmentationModel, probabilities
-from .train_blend import measure_blend, train_blend, train_blend_on_histories, update_blend
+from .train_blend import train_blend_on_histories
 from .validation import ValidationSet, make_validation_set
 
 # Takes interactions, hyperparameters, a seed and a log. The result is the model of all
 # interactions, and what was measured of a model that has not seen the users it is measured on.
 Train = Callable[[Interactions, Values, int, Log], tuple[AnyModel, Measurements]]
-
-# Takes the folder of a model, all interactions, a seed and a log. The result is the model updated
-# with them, what was measured and its hyperparameters; None when it must be trained in full.
-Update = Callable[[Path, Interactions, int, Log], tuple[AnyModel, Measurements, Values] | None]
-
-
-@dataclass(frozen=True)
-class RecipeTrainer:
-    """How a recipe is trained."""
-
-    train: Train
-    """A full training."""
-
-    measure: Measure | None = None
-    """Compares hyperparameters for performHPO, if the recipe has any to tune."""
-
-    update: Update | None = None
-    """A training with trainingMode UPDATE, if the recipe has one."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +34,6 @@ class TrainedModel:
 
     model: AnyModel
     measurements: Measurements
-    tuned: dict[str, str] = field(default_factory=dict)
-    """The hyperparameters that a search chose, as text."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -128,17 +106,6 @@ def train_similar_items(
     return _train_related(interactions, values, seed)
 
 
-def measure_sims(held_out: Split, values: Values, seed: int, log: Log) -> Callable[[Values], float]:
-    """For hpo.tune: a function from hyperparameters of aws-sims to NDCG at 25."""
-
-    def ndcg(candidate: Values) -> float:
-        model = LastItemRecommender(_fit_related(held_out.train, _add_sims_defaults(candidate)))
-        scores = [evaluate(model, part).ndcg() for part in add_earlier_cutoffs(held_out)]
-        return float(np.concatenate(scores).mean())
-
-    return ndcg
-
-
 def _add_sims_defaults(values: Values) -> Values:
     return {"min_cointeraction_count": related.MIN_COINTERACTIONS, **values}
 
@@ -168,10 +135,3 @@ def _fit_related(interactions: Interactions, values: Values) -> RelatedItemsMode
         min_cointeractions=int(values.get("min_cointeraction_count", 1)),
     )
     return RelatedItemsModel(item_ids, weights)
-
-
-BLEND = RecipeTrainer(train_blend, measure_blend, update_blend)
-POPULARITY = RecipeTrainer(train_popularity)
-SIMS = RecipeTrainer(train_sims, measure_sims)
-SIMILAR_ITEMS = RecipeTrainer(train_similar_items)
-SEGMENTATION = RecipeTrainer(train_segmentation)

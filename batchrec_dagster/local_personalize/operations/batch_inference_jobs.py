@@ -1,4 +1,4 @@
-"""Batch inference jobs: recommended, ranked or similar items for every input line."""
+"""Batch inference jobs: recommended or similar items for every input line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..jobs.job import Job
 from ..learning.blend import BlendModel
 from ..learning.models import AnyModel
 from ..learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
-from ..recipes import RECIPES, RELATED_ITEMS, USER_PERSONALIZATION, Recipe
+from ..recipes import RECIPES, RELATED_ITEMS
 from .batch_jobs import (
     DEFAULT_RESULTS,
     check_batch_request,
@@ -57,8 +57,8 @@ def _create(request: ApiRequest) -> NewResource:
     if request.v2_lines and recipe.name == USER_PERSONALIZATION_V2:
         state["v2_lines"] = True
     if filter_traits:
-        # Stored, as a process with other quotas may perform the job.
-        state["filter_interactions"] = request.quotas.filter_interactions
+        # Stored, as a process with another number may perform the job.
+        state["filter_interactions"] = request.filter_interactions
     return NewResource(body, state)
 
 
@@ -94,7 +94,7 @@ def _make_recommender(job: Job) -> Recommender:
     if recipe.type != RELATED_ITEMS:
         interactions = read_histories(job, version)
         job.report_progress(f"{len(interactions):,} interactions")
-    model = _apply_config(job, recipe, model)
+    model = _apply_config(job, model)
     return Recommender(
         recipe=recipe,
         model=model,
@@ -105,7 +105,7 @@ def _make_recommender(job: Job) -> Recommender:
     )
 
 
-def _apply_config(job: Job, recipe: Recipe, model: AnyModel) -> AnyModel:
+def _apply_config(job: Job, model: AnyModel) -> AnyModel:
     """Return the model with the job's exploration, and log the options that have no effect."""
     stored_config = job.resource.body.get("batchInferenceJobConfig", {})
     config = {name: options for name, options in stored_config.items() if options}
@@ -113,9 +113,6 @@ def _apply_config(job: Job, recipe: Recipe, model: AnyModel) -> AnyModel:
         exploration = config.pop("itemExplorationConfig", {})
         weight = float(exploration.get("explorationWeight", EXPLORATION_WEIGHT))
         max_age = float(exploration.get("explorationItemAgeCutOff", MAX_AGE))
-        if recipe.type != USER_PERSONALIZATION:
-            # A ranking has all the items of its input line, whatever their age.
-            max_age = math.inf
         model = model.with_exploration(weight, max_age)
     if config:
         job.report_progress(f"{' and '.join(config)}: stored, without effect locally")
@@ -128,5 +125,4 @@ BATCH_INFERENCE_JOB = CatalogKind(
     parent_member="solutionVersionArn",
     perform=partial(run_batch_job, make_answerer=_make_recommender),
     queue=JobQueue.INFERENCE,
-    running_quota="running_batch_inference_jobs",
 )

@@ -92,5 +92,4 @@ BATCH_SEGMENT_JOB = CatalogKind(
     parent_member="solutionVersionArn",
     perform=partial(run_batch_job, make_answerer=_make_segmenter),
     queue=JobQueue.INFERENCE,
-    running_quota="running_batch_segment_jobs",
 )

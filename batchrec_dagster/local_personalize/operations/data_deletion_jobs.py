@@ -1,8 +1,8 @@
 """Data deletion jobs: users are erased from a dataset group.
 
-Such a job erases them from the imported data and from the held-out users of models, and it rewrites
-the catalog's file, so that no id of them stays in the home. Amazon says less of what it erases.
-What models learned from all users together stays, on AWS too, until they are trained again.
+Such a job erases them from the imported data, and it rewrites the catalog's file, so that no id of
+them stays in the home: models have none. Amazon says less of what it erases. What models learned
+from all users together stays, on AWS too, until they are trained again.
 
 Source of the rules: developer guide, "Deleting users and their data with a data deletion job".
 """
@@ -10,10 +10,8 @@ Source of the rules: developer guide, "Deleting users and their data with a data
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -32,17 +30,12 @@ from ..errors import InvalidInputError, JobFailedError
 from ..jobs.job import Job
 from ..jobs.orphans import remove_attempts, remove_orphans
 from ..jobs.s3_locations import check_location, list_objects
-from ..learning import held_out
-from ..learning.interactions import ModelFileError
 
 _DELETED = "deleted"
 """The key, in the job's state, of how many records it has deleted so far."""
 
 _BUSY_SECONDS = 0.1
 """How long the job waits for other processes that read the catalog."""
-
-UseCopy = Callable[[CatalogTransaction, str], None]
-"""Has the catalog name a copy, of which it gets the path, in place of the original."""
 
 
 def _create(request: ApiRequest) -> NewResource:
@@ -63,17 +56,9 @@ def _perform(job: Job) -> JobResult:
     group_arn = job.resource.body["datasetGroupArn"]
     with job.catalog.open_for_reading() as transaction:
         datasets = transaction.list_resources("Dataset", parent=group_arn)
-        solutions = transaction.list_resources("Solution", parent=group_arn)
-        versions = [
-            version
-            for solution in solutions
-            for version in transaction.list_resources("SolutionVersion", parent=solution.arn)
-        ]
     for dataset in datasets:
         _erase_from_dataset(job, dataset, users)
         _forget_quoted_cells(job, dataset)
-    for version in versions:
-        _erase_from_model(job, version, users)
     # What a process left that died after it had replaced a file, and before it removed it.
     remove_orphans(job.catalog, job.home)
     job.catalog.rewrite()
@@ -122,80 +107,28 @@ def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> 
                 ) from error
             if not count:
                 continue
-            copy = {**file, "rows": file["rows"] - count}
-            use_copy = partial(_use_copy_of_import, dataset.arn, path, copy)
-            _replace_files(job, job.home.datasets, path, work, count, use_copy)
+            job.checkpoint()
+            new_path = job.home.publish(work, job.home.datasets, job.resource.arn)
+            copy = {**file, "path": new_path, "rows": file["rows"] - count}
+            with job.catalog.open_for_writing() as transaction:
+                _use_copy(transaction, dataset.arn, path, copy)
+                current = transaction.require(job.resource.arn)
+                state = current.state | {_DELETED: current.state[_DELETED] + count}
+                transaction.save(replace(current, state=state))
+            remove_path(job.home.root / path)
         job.report_progress(f"{count:,} rows of {dataset.arn} erased")
 
 
-def _use_copy_of_import(
-    dataset_arn: str,
-    path: str,
-    copy: Mapping[str, Any],
-    transaction: CatalogTransaction,
-    new_path: str,
+def _use_copy(
+    transaction: CatalogTransaction, dataset_arn: str, path: str, copy: Mapping[str, Any]
 ) -> None:
     """Have the dataset name the copy in place of the import at `path`.
 
-    copy: the dataset's entry of the copy, still with the path of the original.
+    copy: the dataset's entry of the copy.
     """
     dataset = transaction.require(dataset_arn)
-    files = [
-        {**copy, "path": new_path} if file["path"] == path else file
-        for file in dataset.state["files"]
-    ]
+    files = [copy if file["path"] == path else file for file in dataset.state["files"]]
     transaction.save(replace(dataset, state={**dataset.state, "files": files}))
-
-
-def _erase_from_model(job: Job, version: Resource, users: Collection[str]) -> None:
-    path = version.state.get("model")
-    if path is None:
-        return
-    with job.home.open_new_folder(job.home.models, job.resource.arn) as work:
-        try:
-            if not held_out.copy_without_users(job.home.root / path, work, users):
-                return
-        except ModelFileError as error:
-            raise JobFailedError(
-                f"The model of {version.arn} cannot be read: {error}. Delete its solution, and"
-                " create another job."
-            ) from error
-        use_copy = partial(_use_copy_of_model, version.body["solutionArn"], path)
-        _replace_files(job, job.home.models, path, work, 0, use_copy)
-    job.report_progress(f"held-out users of {version.arn} erased")
-
-
-def _use_copy_of_model(
-    solution_arn: str, path: str, transaction: CatalogTransaction, new_path: str
-) -> None:
-    """Have the solution's versions name the copy in place of the model at `path`.
-
-    They are the model's own version, and later ones that a training starts from it for.
-    """
-    for version in transaction.list_resources("SolutionVersion", parent=solution_arn):
-        names = [name for name in ("model", "previous") if version.state.get(name) == path]
-        if names:
-            state = {**version.state, **dict.fromkeys(names, new_path)}
-            transaction.save(replace(version, state=state))
-
-
-def _replace_files(
-    job: Job, folder: Path, path: str, work: Path, count: int, use_copy: UseCopy
-) -> None:
-    """Publish the copy, have the catalog name it, and remove the original.
-
-    path: that of the original, relative to the home.
-    work: the copy.
-    count: how many records are deleted by that.
-    """
-    job.checkpoint()
-    new_path = job.home.publish(work, folder, job.resource.arn)
-    with job.catalog.open_for_writing() as transaction:
-        use_copy(transaction, new_path)
-        current = transaction.require(job.resource.arn)
-        state = current.state | {_DELETED: current.state[_DELETED] + count}
-        transaction.save(replace(current, state=state))
-    remove_path(job.home.root / path)
 
 
 def _forget_quoted_cells(job: Job, dataset: Resource) -> None:
@@ -221,6 +154,5 @@ DATA_DELETION_JOB = CatalogKind(
         Status.ACTIVE: "COMPLETED",
         Status.CREATE_FAILED: "FAILED",
     },
-    pending_quota="pending_data_deletion_jobs_per_group",
     newest_first=True,
 )

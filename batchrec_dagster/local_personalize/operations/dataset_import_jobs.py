@@ -115,5 +115,4 @@ DATASET_IMPORT_JOB = CatalogKind(
     parent_member="datasetArn",
     perform=_perform,
     queue=JobQueue.IMPORT,
-    running_quota="running_dataset_import_jobs",
 )

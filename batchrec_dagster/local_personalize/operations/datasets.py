@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from batchrec_dagster.personalize import schemas
 
 from ..catalog.catalog import CatalogTransaction
@@ -11,7 +9,6 @@ from ..catalog.kinds import CatalogKind, NewResource
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import CREATING, Resource
 from ..errors import InUseError, InvalidInputError
-from ..jobs.transitions import start_update
 
 BATCH_JOB_KINDS = ("BatchInferenceJob", "BatchSegmentJob")
 
@@ -49,12 +46,13 @@ def check_no_data_deletion(transaction: CatalogTransaction, group_arn: str) -> N
 
 
 def _parse_schema(schema: Resource) -> schemas.Schema:
-    return schemas.parse_schema(schema.body["schema"], schema.body.get("domain"))
+    return schemas.parse_schema(schema.body["schema"])
 
 
 def _create_schema(request: ApiRequest) -> NewResource:
+    _refuse_domain(request)
     try:
-        schemas.parse_schema(request.params["schema"], request.params.get("domain"))
+        schemas.parse_schema(request.params["schema"])
     except schemas.SchemaError as error:
         raise InvalidInputError(str(error)) from None
     return NewResource()
@@ -66,7 +64,14 @@ def _check_delete_schema(request: ApiRequest, schema: Resource) -> None:
             raise InUseError(f"{schema.arn} is the schema of {dataset.arn}: delete that first.")
 
 
+def _refuse_domain(request: ApiRequest) -> None:
+    """Raise InvalidInputError if a schema or a group is to be of a domain."""
+    if "domain" in request.params:
+        raise InvalidInputError("A domain is not supported locally: leave it out.")
+
+
 def _create_group(request: ApiRequest) -> NewResource:
+    _refuse_domain(request)
     params = request.params
     if "roleArn" in params and "kmsKeyArn" not in params:
         raise InvalidInputError("A roleArn is valid only together with a kmsKeyArn.")
@@ -89,26 +94,19 @@ def _create_dataset(request: ApiRequest) -> NewResource:
             " which are what batch recommendations use."
         )
     group = request.get_active("DatasetGroup", params["datasetGroupArn"])
-    _check_schema(request, params["schemaArn"], dataset_type, group)
+    _check_schema(request, params["schemaArn"], dataset_type)
     resource = f"dataset/{group.body['name']}/{dataset_type}"
     return NewResource({"datasetType": dataset_type}, {"files": []}, resource)
 
 
-def _check_schema(request: ApiRequest, arn: str, dataset_type: str, group: Resource) -> None:
-    """Raise InvalidInputError if a dataset of this type and group cannot have the schema.
+def _check_schema(request: ApiRequest, arn: str, dataset_type: str) -> None:
+    """Raise InvalidInputError if a dataset of this type cannot have the schema.
 
     Raises ResourceNotFoundError if there is no schema with this ARN.
     """
-    resource = request.get("Schema", arn)
-    schema = _parse_schema(resource)
+    schema = _parse_schema(request.get("Schema", arn))
     if schema.dataset_type != dataset_type:
         raise InvalidInputError(f"{arn} is a schema for {schema.dataset_type}, not {dataset_type}.")
-    domain = group.body.get("domain")
-    if domain and resource.body.get("domain") != domain:
-        raise InvalidInputError(
-            f"{group.arn} is of domain {domain}, but {arn} is not: create the schema with this"
-            " domain."
-        )
 
 
 def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
@@ -129,60 +127,11 @@ def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
             check_no_running_jobs(transaction, version)
 
 
-def update_dataset(request: ApiRequest) -> dict[str, Any]:
-    """Answer UpdateDataset: a new schema, which keeps all fields and may add nullable ones.
-
-    Source: developer guide, "Replacing a dataset's schema to add new columns".
-
-    Raises ResourceNotFoundError, InUseError, and InvalidInputError for a schema that does not fit.
-    """
-    dataset = request.get_active("Dataset", request.params["datasetArn"])
-    if dataset.unfinished:
-        raise InUseError(f"{dataset.arn} is being updated.")
-    dataset_type = dataset.body["datasetType"]
-    if dataset_type == schemas.INTERACTIONS:
-        raise InvalidInputError("The schema of an Interactions dataset cannot be replaced.")
-    schema_arn = request.params["schemaArn"]
-    group = request.get("DatasetGroup", dataset.body["datasetGroupArn"])
-    _check_schema(request, schema_arn, dataset_type, group)
-    old_schema = read_schema(request.transaction, dataset)
-    new_schema = _parse_schema(request.get("Schema", schema_arn))
-    _check_only_adds(schema_arn, old_schema, new_schema)
-    updated = start_update(dataset, "latestDatasetUpdate", {"schemaArn": schema_arn})
-    updated.body["schemaArn"] = schema_arn
-    request.transaction.save(updated)
-    return {"datasetArn": dataset.arn}
-
-
-def _check_only_adds(
-    schema_arn: str, old_schema: schemas.Schema, new_schema: schemas.Schema
-) -> None:
-    """Raise InvalidInputError unless the new schema keeps all fields and adds nullable ones.
-
-    schema_arn: the ARN of the new schema, for the message.
-    """
-    for field in old_schema.fields:
-        if field not in new_schema.fields:
-            raise InvalidInputError(
-                f"{schema_arn} must keep the field {field.name}, unchanged, of type {field.type}:"
-                " a new schema can only add fields to the one it replaces."
-            )
-    for field in new_schema.fields:
-        if field not in old_schema.fields and not field.nullable:
-            raise InvalidInputError(
-                f"The new field {field.name} of {schema_arn} must allow null: rows imported"
-                " before do not have it."
-            )
-
-
-SCHEMA = CatalogKind(
-    "Schema", _create_schema, perform=None, total_quota="schemas", check_delete=_check_delete_schema
-)
+SCHEMA = CatalogKind("Schema", _create_schema, perform=None, check_delete=_check_delete_schema)
 
 DATASET_GROUP = CatalogKind(
     "DatasetGroup",
     _create_group,
-    total_quota="dataset_groups",
     check_delete=_check_delete_group,
     owned_kind="Filter",
 )

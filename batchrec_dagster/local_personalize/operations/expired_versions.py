@@ -11,12 +11,10 @@ from dataclasses import replace
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource, Status
 from ..errors import InUseError, InvalidInputError
-from .datasets import check_no_data_deletion
+from .datasets import BATCH_JOB_KINDS
 
 MODEL_EXPIRED = "model_expired"
 """The key in the state of a version that has given up its model."""
-
-_JOB_KINDS = ("BatchInferenceJob", "BatchSegmentJob")
 
 
 def has_model(version: Resource) -> bool:
@@ -34,11 +32,8 @@ def give_up_model(request: ApiRequest, version: Resource) -> None:
     if not has_model(version):
         return
     for job in request.transaction.list_unfinished():
-        uses_version = job.kind in _JOB_KINDS and job.body.get("solutionVersionArn") == version.arn
-        if uses_version or job.state.get("previous") == version.state["model"]:
+        if job.kind in BATCH_JOB_KINDS and job.body["solutionVersionArn"] == version.arn:
             raise InUseError(f"{version.arn} cannot expire: {job.arn} needs its model.")
-    # Such a job copies models.
-    check_no_data_deletion(request.transaction, version.body["datasetGroupArn"])
     state = {name: value for name, value in version.state.items() if name != "model"}
     request.transaction.save(replace(version, state={**state, MODEL_EXPIRED: True}))
     request.files_to_remove.append(version.state["model"])

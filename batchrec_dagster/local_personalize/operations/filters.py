@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.personalize.filter_check import check_expression, check_group_fields
+from batchrec_dagster.personalize.filter_check import check_expression
 from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 from batchrec_dagster.personalize.schemas import DATASET_TYPES
 
 from ..catalog.kinds import CatalogKind, NewResource
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource
-from ..errors import InUseError, InvalidInputError, LimitExceededError
+from ..errors import InUseError, InvalidInputError
 from .datasets import BATCH_JOB_KINDS, find_dataset, read_schema
 
 
 def _create(request: ApiRequest) -> NewResource:
-    """Check the expression against the schemas and the other filters of the group."""
+    """Check the expression against the schemas of the group."""
     params = request.params
     group = request.get("DatasetGroup", params["datasetGroupArn"])
     expression = params["filterExpression"]
@@ -27,12 +27,6 @@ def _create(request: ApiRequest) -> NewResource:
         check_expression(expression, schemas)
     except FilterExpressionError as error:
         raise InvalidInputError(str(error)) from None
-    others = request.transaction.list_resources("Filter", parent=group.arn)
-    expressions = [*(other.body["filterExpression"] for other in others), expression]
-    try:
-        check_group_fields(expressions)
-    except FilterExpressionError as error:
-        raise LimitExceededError(str(error)) from None
     return NewResource()
 
 
@@ -47,6 +41,5 @@ FILTER = CatalogKind(
     "Filter",
     _create,
     parent_member="datasetGroupArn",
-    total_quota="filters_per_group",
     check_delete=_check_delete,
 )

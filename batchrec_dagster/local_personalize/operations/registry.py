@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from ..api.validation import find_output_members, load_service_model
 from ..catalog.kinds import CatalogKind
 from ..catalog.requests import ApiRequest
-from ..errors import ResourceNotFoundError
+from ..errors import InvalidInputError, ResourceNotFoundError
 from . import (
     batch_inference_jobs,
     batch_segment_jobs,
@@ -64,10 +64,8 @@ def _list_kind_operations() -> dict[str, Operation]:
     return operations
 
 
-_SUPPORTED: dict[str, Operation] = {
+OPERATIONS: dict[str, Operation] = {
     **_list_kind_operations(),
-    "UpdateDataset": datasets.update_dataset,
-    "UpdateSolution": solutions.update_solution,
     "StopSolutionVersionCreation": solution_versions.stop_creation,
     "GetSolutionMetrics": solution_versions.get_metrics,
     "ListRecipes": recipes.list_recipes,
@@ -76,28 +74,7 @@ _SUPPORTED: dict[str, Operation] = {
     "UntagResource": tags.untag_resource,
     "ListTagsForResource": tags.list_tags,
 }
-
-EMPTY_LIST_OPERATIONS = frozenset(
-    name
-    for name in load_service_model().operation_names
-    if name.startswith("List") and name not in _SUPPORTED
-)
-"""The lists of kinds that cannot be created here, so that they are empty."""
-
-# The kinds that cannot be created here, such as EventTracker.
-_OTHER_KINDS = frozenset(
-    name.removeprefix("Create")
-    for name in load_service_model().operation_names
-    if name.startswith("Create") and name not in _SUPPORTED
-)
-
-NOT_FOUND_OPERATIONS = {
-    f"{verb}{kind}": f"{kind[0].lower()}{kind[1:]}Arn"
-    for verb in ("Describe", "Delete", "Update", "Start", "Stop")
-    for kind in _OTHER_KINDS
-    if f"{verb}{kind}" in load_service_model().operation_names
-}
-"""The operations on one resource of such a kind, and the member with its ARN. None exists."""
+"""What answers each operation of the kinds that can be created here, by name."""
 
 
 def _answer_empty_list(operation: str, request: ApiRequest) -> dict[str, Any]:
@@ -107,22 +84,21 @@ def _answer_empty_list(operation: str, request: ApiRequest) -> dict[str, Any]:
     return {name: [] for name, shape in members.items() if shape.type_name == "list"}
 
 
-def _answer_not_found(member: str, request: ApiRequest) -> NoReturn:
-    """Answer as AWS does for an ARN that names nothing, as programs look before they create.
+def _answer_not_found(request: ApiRequest) -> NoReturn:
+    """Answer as AWS does for an ARN that names nothing, as programs look before they create."""
+    [arn] = request.params.values()
+    raise ResourceNotFoundError(arn)
 
-    member: the request's member with the ARN.
+
+def make_generic_answer(operation: str) -> Operation:
+    """Return what answers an operation of the service model that is not in OPERATIONS.
+
+    Raises InvalidInputError for what can only be refused.
     """
-    raise ResourceNotFoundError(request.params.get(member, ""))
-
-
-OPERATIONS: dict[str, Operation] = {
-    **_SUPPORTED,
-    **{name: partial(_answer_empty_list, name) for name in EMPTY_LIST_OPERATIONS},
-    **{name: partial(_answer_not_found, member) for name, member in NOT_FOUND_OPERATIONS.items()},
-}
-"""Every operation that is answered, by name. All others are refused."""
-
-READ_OPERATIONS = frozenset(
-    name for name in OPERATIONS if name.startswith(("Describe", "List", "Get"))
-)
-"""The operations that change nothing."""
+    if operation.startswith("List"):
+        return partial(_answer_empty_list, operation)
+    if operation.startswith(("Describe", "Delete")):
+        return _answer_not_found
+    raise InvalidInputError(
+        f"{operation} is not supported locally: only batch recommendations are."
+    )

@@ -6,10 +6,9 @@ from typing import Any
 
 from ..api.validation import find_output_members, prune
 from ..catalog.kinds import CatalogKind
-from ..catalog.quotas import QUOTAS_VARIABLE
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import BUSY, Resource, Status
-from ..errors import AlreadyExistsError, InUseError, LimitExceededError
+from ..errors import AlreadyExistsError, InUseError
 from .page_tokens import read_token, write_token
 from .tags import check_tags
 
@@ -20,8 +19,7 @@ DEFAULT_PAGE = 100
 def create(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     """Answer Create: add the resource to the catalog. A worker then runs its job.
 
-    Raises ServiceError for a request that breaks a rule of the kind, a name in use, a used-up
-    quota, and bad tags.
+    Raises ServiceError for a request that breaks a rule of the kind, a name in use, and bad tags.
     """
     tags = check_tags(request.params.get("tags", []))
     new_resource = kind.create(request)
@@ -31,7 +29,6 @@ def create(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     arn = request.make_arn(new_resource.arn_suffix or f"{kind.slug}/{name}")
     resource = kind.make_pending(arn, request.scope, body, new_resource.state)
     _check_name_is_free(request, arn)
-    _check_quotas(kind, request, resource.parent)
     request.transaction.add(resource)
     request.transaction.put_tags(arn, tags)
     response = {**body, kind.arn_member: arn}
@@ -82,8 +79,6 @@ def delete(kind: CatalogKind, request: ApiRequest) -> dict[str, Any]:
     resource = request.get(kind.name, request.params[kind.arn_member])
     if resource.status in BUSY:
         raise InUseError(f"{resource.arn} cannot be deleted: its status is {resource.status}.")
-    if resource.unfinished:
-        raise InUseError(f"{resource.arn} cannot be deleted: it is being updated.")
     kind.check_delete(request, resource)
     if kind.perform is None:
         request.transaction.remove(resource.arn)
@@ -114,42 +109,3 @@ def _check_name_is_free(request: ApiRequest, arn: str) -> None:
     if existing.parent is None or request.transaction.find(existing.parent) is not None:
         raise AlreadyExistsError(arn)
     request.transaction.remove(arn)
-
-
-def _check_quotas(kind: CatalogKind, request: ApiRequest, parent: str | None) -> None:
-    """Raise LimitExceededError if another resource of the kind would be one too many.
-
-    parent: the ARN of the new resource's parent, within which resources are counted, or None.
-    """
-    if not (kind.running_quota or kind.pending_quota or kind.total_quota):
-        return
-    resources = request.transaction.list_resources(kind.name, region=request.scope)
-    if kind.running_quota:
-        allowed: int = getattr(request.quotas, kind.running_quota)
-        running = sum(resource.unfinished for resource in resources)
-        if running >= allowed:
-            raise LimitExceededError(
-                f"More than {allowed} resources with PENDING or IN_PROGRESS status. Wait until one"
-                f" ends, or allow more: {QUOTAS_VARIABLE}={kind.running_quota}={2 * allowed or 1}"
-            )
-    if kind.pending_quota:
-        allowed = getattr(request.quotas, kind.pending_quota)
-        pending = sum(
-            resource.status == Status.CREATE_PENDING and resource.parent == parent
-            for resource in resources
-        )
-        if pending >= allowed:
-            raise LimitExceededError(
-                f"More than {allowed} resources with PENDING status in {parent}. Wait until one"
-                f" starts, or allow more: {QUOTAS_VARIABLE}={kind.pending_quota}={2 * allowed or 1}"
-            )
-    if kind.total_quota:
-        allowed = getattr(request.quotas, kind.total_quota)
-        total = sum(parent is None or resource.parent == parent for resource in resources)
-        if total >= allowed:
-            place = f"in {parent}" if parent else "in this region"
-            raise LimitExceededError(
-                f"There are already {allowed} {kind.list_member} {place}, the quota. Delete one"
-                " that you no longer need, or allow more:"
-                f" {QUOTAS_VARIABLE}={kind.total_quota}={2 * allowed or 1}"
-            )

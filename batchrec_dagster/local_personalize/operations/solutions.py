@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
-from batchrec_dagster.personalize.schemas import ITEMS
+from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
 
 from ..catalog.catalog import CatalogTransaction
 from ..catalog.kinds import CatalogKind, JobResult, NewResource
@@ -12,38 +14,65 @@ from ..catalog.requests import ApiRequest
 from ..catalog.resource import BUSY, Resource
 from ..errors import InUseError, InvalidInputError
 from ..jobs.job import Job, logger
-from ..jobs.transitions import AFTER_UPDATE, start_update
-from ..recipes import get_recipe
-from .automatic_training import make_schedule_state, read_schedule
-from .datasets import check_no_data_deletion, check_no_running_jobs, find_dataset, read_schema
+from ..recipes import Recipe, get_recipe, training_parameters
+from .datasets import check_no_data_deletion, check_no_running_jobs
 from .resources import describe_resource
-from .solution_checks import check_objective, check_solution
 from .solution_versions import SOLUTION_VERSION
 
 # Members of a solutionConfig that are stored and described, but have no effect locally.
-_WITHOUT_EFFECT = ("optimizationObjective", "trainingDataConfig", "autoMLConfig")
+_WITHOUT_EFFECT = (
+    "optimizationObjective",
+    "trainingDataConfig",
+    "autoMLConfig",
+    "hpoConfig",
+    "autoTrainingConfig",
+)
+# The ways of training that the local Personalize does not have.
+_NOT_OFFERED = ("performAutoML", "performHPO", "performIncrementalUpdate")
 
 
 def _create(request: ApiRequest) -> NewResource:
     params = request.params
-    if params.get("performAutoML"):
-        raise InvalidInputError("AutoML is not supported locally: give a recipeArn.")
+    for name in _NOT_OFFERED:
+        if params.get(name):
+            raise InvalidInputError(f"{name} is not supported locally.")
     if "recipeArn" not in params:
         raise InvalidInputError("recipeArn is required when performAutoML is false.")
     recipe = get_recipe(params["recipeArn"])
-    group = request.get_active("DatasetGroup", params["datasetGroupArn"])
-    check_solution(recipe, params)
-    items = find_dataset(request.transaction, group.arn, ITEMS)
-    schema = read_schema(request.transaction, items) if items else None
-    check_objective(recipe, params.get("solutionConfig", {}), schema)
+    request.get_active("DatasetGroup", params["datasetGroupArn"])
+    _check_config(recipe, params.get("solutionConfig", {}))
     body = {
-        "performHPO": params.get("performHPO", False),
+        "performHPO": False,
         "performAutoML": False,
         "performAutoTraining": params.get("performAutoTraining", True),
         "recipeArn": recipe.arn,
     }
-    state = make_schedule_state() if body["performAutoTraining"] else {}
-    return NewResource(body, state)
+    return NewResource(body)
+
+
+def _check_config(recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError for a solutionConfig that the recipe cannot be trained with."""
+    try:
+        parse_hyperparameters(recipe.name, training_parameters(config))
+    except HyperparameterError as error:
+        raise InvalidInputError(str(error)) from None
+    threshold = config.get("eventValueThreshold")
+    if threshold is not None and not _is_number(threshold):
+        raise InvalidInputError("eventValueThreshold must be a number.")
+    if "eventsConfig" not in config:
+        return
+    if not recipe.events_config:
+        raise InvalidInputError(f"{recipe.name} has no eventsConfig.")
+    events = config["eventsConfig"].get("eventParametersList", [])
+    if events and all(event.get("weight") == 0 for event in events):
+        raise InvalidInputError("At least one entry of eventParametersList needs a weight above 0.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _perform(job: Job) -> JobResult:
@@ -51,8 +80,8 @@ def _perform(job: Job) -> JobResult:
     body = job.resource.body
     if body["performAutoTraining"]:
         logger.warning(
-            "%s: performAutoTraining is true. It is trained soon and then every 7 days, or by its"
-            " schedulingExpression; on AWS this costs.",
+            "%s: performAutoTraining is true. Here nothing is trained without a request; on AWS the"
+            " solution is, every 7 days, and this costs.",
             job.resource.arn,
         )
     config = body.get("solutionConfig", {})
@@ -77,44 +106,11 @@ def _describe_latest_version(transaction: CatalogTransaction, solution: Resource
     return {"latestSolutionVersion": describe_resource(SOLUTION_VERSION, versions[-1])}
 
 
-def update_solution(request: ApiRequest) -> dict[str, Any]:
-    """Answer UpdateSolution: whether to train automatically, how often, and on which events.
-
-    The solution keeps its configuration until the update is done. A training that is turned on, or
-    has a new schedule, starts soon.
-
-    Source: developer guide, "Updating a solution to change its automatic training configuration".
-
-    Raises ResourceNotFoundError, InUseError during another update, and InvalidInputError.
-    """
-    params = request.params
-    solution = request.get_active("Solution", params["solutionArn"])
-    if solution.unfinished:
-        raise InUseError(f"{solution.arn} is being updated.")
-    flags = ("performAutoTraining", "performIncrementalUpdate")
-    change = {name: params[name] for name in (*flags, "solutionUpdateConfig") if name in params}
-    if not change:
-        raise InvalidInputError("There is nothing to update.")
-    new_members = {name: change[name] for name in flags if name in change}
-    if "solutionUpdateConfig" in change:
-        config = solution.body.get("solutionConfig", {})
-        new_members["solutionConfig"] = config | change["solutionUpdateConfig"]
-    new_body = solution.body | new_members
-    check_solution(get_recipe(new_body["recipeArn"]), new_body)
-    updated = start_update(solution, "latestSolutionUpdate", change)
-    updated.state[AFTER_UPDATE] = new_members
-    if read_schedule(new_body) != read_schedule(solution.body):
-        updated.state.update(make_schedule_state())
-    request.transaction.save(updated)
-    return {"solutionArn": solution.arn}
-
-
 SOLUTION = CatalogKind(
     "Solution",
     _create,
     parent_member="datasetGroupArn",
     perform=_perform,
-    total_quota="solutions_per_group",
     check_delete=_check_delete,
     owned_kind="SolutionVersion",
     describe_extra=_describe_latest_version,

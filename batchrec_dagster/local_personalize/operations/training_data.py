@@ -17,10 +17,10 @@ from ..data.datasets import FULL, DatasetReader
 from ..errors import JobFailedError
 from ..jobs.job import Job
 from ..learning.choices import MAX_TYPES, EventChoices, HeldOutChoices
-from ..learning.interactions import WEIGHT, Interactions, find_positions
+from ..learning.interactions import WEIGHT, Interactions
 from ..learning.item_features import read_features
 from ..learning.segment_attributes import choose_attribute_fields, index_attributes
-from ..recipes import PERSONALIZED_RANKING, RECIPES, USER_PERSONALIZATION
+from ..recipes import RECIPES, USER_PERSONALIZATION
 from .datasets import find_dataset, read_schema
 
 
@@ -70,31 +70,13 @@ def read_histories(job: Job, version: Resource) -> Interactions:
     return reader.read_interactions(dataset_arn)
 
 
-def add_rewards(job: Job, interactions: Interactions) -> Interactions:
-    """Return the interactions with each item's reward: its value of the optimizationObjective.
-
-    An item without a value has the reward 0. Without an objective, nothing is added.
-    """
-    version = job.resource.body
-    objective = version.get("solutionConfig", {}).get("optimizationObjective", {})
-    column = objective.get("itemAttribute")
-    if column is None:
-        return interactions
-    read = job.make_reader().make_group_reader(version["datasetGroupArn"])
-    items = read(schemas.ITEMS, [schemas.ITEM_ID, column]).unique(schemas.ITEM_ID, keep="last")
-    rows = find_positions(items[schemas.ITEM_ID].to_numpy(), interactions.item_ids)
-    values = items[column].cast(pl.Float64).to_numpy()
-    rewards = np.where(rows >= 0, np.maximum(values[rows], 0.0), 0.0)
-    return replace(interactions, rewards=rewards)
-
-
 def add_features(job: Job, interactions: Interactions) -> Interactions:
     """Return the interactions with the features of the Items dataset, if there is one with data.
 
     Recipes that do not use features get none.
     """
     version = job.resource.body
-    if RECIPES[version["recipeArn"]].type not in (USER_PERSONALIZATION, PERSONALIZED_RANKING):
+    if RECIPES[version["recipeArn"]].type != USER_PERSONALIZATION:
         return interactions
     group_arn = version["datasetGroupArn"]
     with job.catalog.open_for_reading() as transaction:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,9 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import content, new_items, train_blend
-from batchrec_dagster.local_personalize.learning.blend import NEW_ITEMS, BlendModel
+from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.components import (
     CONTENT,
-    SCORER_TYPES,
     SEQUENCE,
 )
 from batchrec_dagster.local_personalize.learning.interactions import (
@@ -33,7 +31,6 @@ from batchrec_dagster.local_personalize.learning.item_features import (
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import load_model
-from batchrec_dagster.local_personalize.learning.store import MANIFEST
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster.personalize.schemas import Field
 from batchrec_dagster_tests.local_personalize.learning.support import interactions_of, lists, tastes
@@ -252,26 +249,5 @@ def test_a_saved_model_gives_the_same_lists(
     assert isinstance(loaded_model, BlendModel)
     assert set(loaded_model.scorers) == {CONTENT, SEQUENCE}
     assert loaded_model.new_items is not None
-    # A version without new items looks up the kinds of all components, and refuses this one.
-    manifest = json.loads((tmp_path / MANIFEST).read_text())
-    assert manifest["facts"]["components"][NEW_ITEMS]["kind"] not in SCORER_TYPES
     users = data.user_ids.tolist()
     assert lists(loaded_model, users, data, 25) == lists(model, users, data, 25)
-
-
-@pytest.mark.parametrize("still", [True, False])
-def test_an_update_takes_the_features_as_they_are_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still: bool
-) -> None:
-    choice = Blend({CONTENT: 0.6, SEQUENCE: 0.6}, {CONTENT: 1.0, SEQUENCE: 1.0}, 0.0)
-    monkeypatch.setattr(train_blend, "select_blend", lambda sets, recency, options: choice)
-    model, data = train_model(halves())
-    model.save(tmp_path)
-    grown = interactions_of([*tastes(), *((f"u{2 * n}", "a0", 10**6) for n in range(20))])
-    current_interactions = replace(grown, features=halves(3) if still else None)
-    updated_model = train(RECIPE, current_interactions, {}, previous=tmp_path).model
-    assert isinstance(updated_model, BlendModel)
-    assert "a0" in updated_model.item_ids[:41]
-    assert sorted(updated_model.item_ids[41:]) == (["a1", "a2", "b0", "b1", "b2"] if still else [])
-    assert (CONTENT in updated_model.scorers) == still
-    assert lists(updated_model, ["u0"], data, 41)

@@ -38,7 +38,6 @@ WEIGHTS = (0.01, 0.1, 0.3, 0.5, 0.9, 1.0)
 LENGTHS = (1, 2, 5, 10, 25, 26, 99, 500)
 N_ITEMS = 60
 N_NEW = 30
-RANKING = "PERSONALIZED_RANKING"
 
 
 def _make_new_items(count: int, weight: float) -> NewItems:
@@ -181,7 +180,7 @@ def _make_lists(
 @pytest.mark.parametrize("filtered_scores", [False, True])
 @pytest.mark.parametrize(
     "recipe",
-    [r.name for r in RECIPES.values() if not r.makes_segments and r.type != RANKING],
+    [r.name for r in RECIPES.values() if not r.makes_segments],
 )
 def test_lists_are_the_beginnings_of_longer_ones(
     data: Interactions, recipe: str, filtered_scores: bool

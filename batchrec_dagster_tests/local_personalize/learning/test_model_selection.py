@@ -27,7 +27,6 @@ from batchrec_dagster.local_personalize.learning.components import (
     SYMMETRIC_COOC,
     PopularityScorer,
     Scorer,
-    UserNeighborScorer,
 )
 from batchrec_dagster.local_personalize.learning.evaluation import (
     EARLIER_CUTOFFS,
@@ -338,40 +337,6 @@ def test_factors_solve_the_equations_of_the_paper() -> None:
         assert (found[-1] == 0).all()
 
 
-def test_factors_of_an_earlier_version_have_one_regularization() -> None:
-    data = interactions_of(tastes())
-    histories = Histories(data, data.item_ids[order_by_popularity(data)])
-    history = histories.of_users(histories.users(data.user_ids[:3]))
-    factors = np.random.default_rng(0).random((history.n_items, 4), dtype=np.float32)
-    arrays = {"item_factors": factors, "regularization": np.array(5.0)}
-    found = components.SCORER_TYPES["factors"].from_arrays(arrays).score(history, 0.0)
-    chosen = history.seen.toarray() > 0
-    system_matrix = factors.T @ factors + 5.0 * np.eye(4)
-    expected = factors @ np.linalg.solve(system_matrix, (chosen @ factors).T)
-    assert found == pytest.approx(expected.T, abs=1e-4)
-
-
-def test_neighbors_add_up_the_items_of_the_most_similar_users(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(components, "NEIGHBORS", 7)
-    data = interactions_of(tastes())
-    histories = Histories(data, data.item_ids[order_by_popularity(data)])
-    history = histories.of_users(histories.users([*data.user_ids, "nobody"]))
-    had = history.recency_weights(0.0)[:-1]
-    scorer = UserNeighborScorer(had.sorted_indices())
-    had, found = had.toarray(), scorer.score(history, 0.6)
-    weights = 1 / (had.sum(axis=0) + components.FREQUENCY_SHIFT)
-    for user, row in enumerate(history.recency_weights(0.6).toarray()):
-        similarity = had @ (weights * row) / np.sqrt(had @ weights)
-        nearest = np.argsort(-similarity, kind="stable")[:7]
-        expected = similarity[nearest] @ had[nearest]
-        expected[row > 0] = 0  # the nearest user is this one
-        assert found[user] == pytest.approx(expected, abs=1e-5)
-    loaded_scorer = UserNeighborScorer.from_arrays(scorer.arrays())
-    assert (loaded_scorer.score(history, 0.6) == found).all()
-
-
 @pytest.mark.parametrize(
     ("length", "a_day", "is_tried"), [(120, 1, False), (80, 1, True), (120, 30, True)]
 )
@@ -419,26 +384,3 @@ def test_a_saved_blend_recommends_the_same(tmp_path: Path) -> None:
     loaded_scorer = load_model(tmp_path)
     users = [*data.user_ids, "nobody"]
     assert lists(loaded_scorer, users, data, 40) == lists(blend, users, data, 40)
-
-
-def test_a_model_saved_with_old_names_loads(tmp_path: Path) -> None:
-    data = interactions_of(tastes())
-    fitter = fit_components.ComponentFitter(data, {}, 0, print)
-    names = (SYMMETRIC_COOC, FACTORS)
-    blend = Blend(dict.fromkeys(names, 0.6), dict.fromkeys(names, 0.5), 0.1)
-    model = fitter.fit(names, {}).blend(blend, 1.0)
-    model.save(tmp_path)
-    old = {SYMMETRIC_COOC: "either-way"}
-    path = tmp_path / "manifest.json"
-    text = path.read_text().replace("recency_exponent", "power").replace('"weight"', '"share"')
-    text = text.replace('"components"', '"parts"')
-    for new, name in old.items():
-        text = text.replace(new, name)
-        for file in tmp_path.glob(f"{new}.*"):
-            file.rename(file.with_name(file.name.replace(new, name)))
-    path.write_text(text)
-    loaded_scorer = load_model(tmp_path)
-    assert isinstance(loaded_scorer, BlendModel)
-    assert set(loaded_scorer.scorers) == set(names)
-    users = list(data.user_ids)
-    assert lists(loaded_scorer, users, data, 40) == lists(model, users, data, 40)

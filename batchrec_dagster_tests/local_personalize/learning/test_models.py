@@ -11,7 +11,6 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import fit_components, serving, threads
-from batchrec_dagster.local_personalize.learning.held_out import HeldOut
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     ModelFileError,
@@ -375,12 +374,6 @@ def test_a_missing_model_names_the_folder(tmp_path: Path) -> None:
         load_model(tmp_path / "nowhere")
 
 
-def load_whole(folder: Path) -> AnyModel:
-    """The model, after reading the held-out data that an update needs."""
-    HeldOut.load(folder)
-    return load_model(folder)
-
-
 @pytest.mark.parametrize("recipe", [PERSONALIZATION, POPULARITY])
 def test_damage_names_the_file(recipe: str, tmp_path: Path) -> None:
     whole = save_and_read(train_cached_model(tastes(), recipe), tmp_path)
@@ -389,16 +382,16 @@ def test_damage_names_the_file(recipe: str, tmp_path: Path) -> None:
         name = path.name
         path.unlink()
         with pytest.raises(ModelFileError, match=name):
-            load_whole(tmp_path)
+            load_model(tmp_path)
         path.write_bytes(good[: len(good) // 2])
         with pytest.raises(ModelFileError, match=name):
-            load_whole(tmp_path)
+            load_model(tmp_path)
         if name != "manifest.json":
             path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
             with pytest.raises(ModelFileError, match=f"{name} is damaged"):
-                load_whole(tmp_path)
+                load_model(tmp_path)
         path.write_bytes(good)
-    assert load_whole(tmp_path)
+    assert load_model(tmp_path)
 
 
 @pytest.mark.slow

@@ -12,12 +12,10 @@ from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
-    History,
     Interactions,
 )
 from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.repeated_items import Repeats
-from batchrec_dagster.local_personalize.learning.train_blend import update_blend
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import (
     Row,
@@ -149,58 +147,3 @@ def test_looking_at_what_was_seen_leaves_the_history_in_order(data: Interactions
     items = history.items.copy()
     assert (history.seen > 0).nnz == len(items)
     assert np.array_equal(history.items, items)
-
-
-@pytest.fixture(scope="module")
-def counting_model(data: Interactions) -> BlendModel:
-    """A model as earlier versions trained it where users had what they like several times."""
-    trained = train("aws-user-personalization", data, {}).model
-    assert isinstance(trained, BlendModel)
-    assert trained.held_out is not None
-    test_model = replace(trained.held_out.model, count_exponent=0.5)
-    held_out = replace(trained.held_out, model=test_model)
-    return replace(trained, count_exponent=0.5, held_out=held_out)
-
-
-def test_what_a_user_had_often_weighs_more_in_a_model_that_counts(
-    counting_model: BlendModel,
-) -> None:
-    [often, once] = counting_model.item_ids[:2]
-    rows = [("new", often, 1)] * 4 + [("new", once, 1)]
-    history = Histories(interactions_of(rows), counting_model.item_ids).of_users(
-        np.array([0], np.int32)
-    )
-    counted_scores = counting_model.score(history)
-    assert counted_scores == pytest.approx(
-        replace(counting_model, count_exponent=0.0).score(history.weight_by_counts(0.5))
-    )
-    assert counted_scores != pytest.approx(
-        replace(counting_model, count_exponent=0.0).score(history)
-    )
-
-
-def test_the_weight_of_counts_is_saved_and_kept_by_an_update(
-    counting_model: BlendModel, data: Interactions, tmp_path: Path
-) -> None:
-    users = [str(user) for user in data.user_ids[:5]]
-    counting_model.save(tmp_path)
-    loaded = load_model(tmp_path)
-    assert isinstance(loaded, BlendModel)
-    assert loaded.count_exponent == 0.5
-    assert lists(loaded, users, data, 5) == lists(counting_model, users, data, 5)
-    updated_model = update_blend(tmp_path, data, 0, lambda message: None)
-    assert updated_model is not None
-    assert updated_model[0].count_exponent == 0.5
-    assert updated_model[0].held_out is not None
-    assert updated_model[0].held_out.model.count_exponent == 0.5
-
-
-def test_counts_weigh_with_the_weights_of_events() -> None:
-    starts, items = np.array([0, 2]), np.array([0, 1], np.int32)
-    counts, weights = np.array([4.0, 1.0], np.float32), np.array([0.5, 0.2], np.float32)
-    history = History(starts, items, np.zeros(2, np.float32), 2, counts)
-    assert history.weight_by_counts(0.5).recency_weights(0.0).toarray().tolist() == [[2.0, 1.0]]
-    recency_weights = replace(history, weights=weights).weight_by_counts(0.5).recency_weights(0.0)
-    np.testing.assert_allclose(recency_weights.toarray(), [[1.0, 0.2]])
-    assert history.weight_by_counts(0.0).weights is None
-    assert replace(history, counts=None).weight_by_counts(0.5).weights is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,12 @@ from batchrec_dagster.local_personalize.learning.components import (
     FactorScorer,
 )
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
-from batchrec_dagster.local_personalize.learning.held_out import HeldOut
 from batchrec_dagster.local_personalize.learning.interactions import (
     Histories,
     Interactions,
     find_positions,
 )
-from batchrec_dagster.local_personalize.learning.measurements import measure
+from batchrec_dagster.local_personalize.learning.measurements import Measurements, measure
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
@@ -63,6 +61,18 @@ def held_out_of(data: Interactions) -> Split:
 def train_and_log(data: Interactions) -> tuple[TrainedModel, list[str]]:
     log_lines: list[str] = []
     return train(RECIPE, data, {}, log=log_lines.append), log_lines
+
+
+def record_measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BlendModel, Split]]:
+    """The models that are measured from now on, with the users that they are measured on."""
+    measured: list[tuple[BlendModel, Split]] = []
+
+    def record_and_measure(model: BlendModel, held_out: Split) -> Measurements:
+        measured.append((model, held_out))
+        return measure(model, held_out)
+
+    monkeypatch.setattr(train_blend, "measure", record_and_measure)
+    return measured
 
 
 def test_small_data_are_never_sampled() -> None:
@@ -117,16 +127,6 @@ def test_the_seed_decides_the_sample() -> None:
     assert set(sample.users) != set(other_sample.users)
 
 
-@pytest.mark.usefixtures("small_limits")
-def test_the_rewards_of_an_objective_follow_their_items() -> None:
-    data = make_many_interactions()
-    rewards = np.arange(len(data.item_ids), dtype=np.float64)
-    part = sampling.sample(held_out_of(replace(data, rewards=rewards)), seed=0).train
-    of_item = dict(zip(data.item_ids, rewards, strict=True))
-    assert part.rewards is not None
-    assert part.rewards.tolist() == [of_item[item] for item in part.item_ids]
-
-
 def test_a_few_users_with_very_many_interactions_are_not_sampled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -171,27 +171,22 @@ def test_a_large_catalogue_is_sampled_by_its_items_where_users_are_few(
 
 @pytest.mark.usefixtures("small_limits")
 def test_large_data_are_measured_without_the_held_out_users_and_served_with_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     choice = Blend({SEQUENCE: 0.6}, {SEQUENCE: 1.0}, 0.0)
     monkeypatch.setattr(train_blend, "select_blend", lambda sets, **_: choice)
     monkeypatch.setattr(train_blend, "MIN_VALIDATION_USERS", 1)
     lonely_rows = [(f"u{user}", f"own{user}", 10**7) for user in range(300)]
     data = interactions_of([*tastes(users=300), *lonely_rows])
+    measured = record_measured(monkeypatch)
     trained_model, _ = train_and_log(data)
     assert isinstance(trained_model.model, BlendModel)
-    trained_model.model.save(tmp_path)
-    stored_held_out = HeldOut.load(tmp_path)
-    assert stored_held_out is not None
-    assert len(stored_held_out.users) == 15
-    unknown = {
-        item
-        for item, count in zip(
-            stored_held_out.model.item_ids, stored_held_out.model.popularity, strict=True
-        )
-        if count < 0
-    }
-    assert unknown == {f"own{user.removeprefix('u')}" for user in stored_held_out.users}
+    [(measured_model, held_out)] = measured
+    assert len(held_out.users) == 15
+    counts = zip(measured_model.item_ids, measured_model.popularity, strict=True)
+    unknown = {item for item, count in counts if count < 0}
+    users = data.user_ids[held_out.users]
+    assert unknown == {f"own{user.removeprefix('u')}" for user in users}
     assert (trained_model.model.popularity >= 0).all()
     assert trained_model.evidence["all/users"] <= 15
     assert trained_model.metrics[NDCG] > 0
@@ -210,13 +205,14 @@ def test_few_held_out_users_are_not_worth_a_second_fit(
     monkeypatch.setattr(train_blend, "FEW_HELD_OUT", few)  # 15 of 300 users
     lonely_rows = [(f"u{user}", f"own{user}", 10**7) for user in range(300)]
     data = interactions_of([*tastes(users=300), *lonely_rows])
+    measured = record_measured(monkeypatch)
     trained_model, log_lines = train_and_log(data)
     in_full = [line for line in log_lines if line.startswith(f"{SEQUENCE}: 3,")]
     assert len(in_full) == (1 if few == 0.05 else 2)
     assert isinstance(trained_model.model, BlendModel)
-    assert trained_model.model.held_out is not None
     assert (trained_model.model.popularity >= 0).all()
-    held_out_model, model = trained_model.model.held_out.model, trained_model.model
+    [(held_out_model, _)] = measured
+    model = trained_model.model
     history = Histories(data, model.item_ids).of_users(np.arange(20, dtype=np.int32))
     held_out_history = Histories(data, held_out_model.item_ids).of_users(
         np.arange(20, dtype=np.int32)

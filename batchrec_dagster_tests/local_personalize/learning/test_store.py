@@ -20,7 +20,6 @@ from scipy.sparse import csr_matrix
 from batchrec_dagster.local_personalize.learning import components, store
 from batchrec_dagster.local_personalize.learning.blend import BlendModel
 from batchrec_dagster.local_personalize.learning.content import ContentScorer
-from batchrec_dagster.local_personalize.learning.held_out import HeldOut
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
 from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.new_items import NewItems
@@ -118,7 +117,7 @@ def test_a_folder_of_something_else_raises(
 
 # --- files that nobody's training wrote, with checksums that agree ---
 
-ITEMS, NEW, USERS, FEATURES = 5, 2, 4, 3
+ITEMS, NEW, FEATURES = 5, 2, 3
 Change = Callable[[np.ndarray[Any, Any]], Any]
 
 
@@ -137,11 +136,10 @@ def _names(count: int) -> Any:
 def _blend() -> BlendModel:
     """A model with one component of every kind."""
     scorers: dict[str, components.Scorer] = {
-        "ease": components.ItemItemScorer(_square(ITEMS, ITEMS)),
+        "cooccurrence": components.ItemItemScorer(_square(ITEMS, ITEMS)),
         "empty": components.ItemItemScorer(csr_matrix((ITEMS, ITEMS), dtype=np.float32)),
         "factors": components.FactorScorer(np.ones((ITEMS, 2), np.float32), 1.0, 3.0),
         "popularity": components.PopularityScorer(np.ones(ITEMS, np.float32)),
-        "user-neighbors": components.UserNeighborScorer(_square(USERS, ITEMS)),
         "content": _content(ITEMS),
     }
     return BlendModel(
@@ -212,7 +210,7 @@ def test_an_array_of_another_form_is_refused_by_name(change: str, tmp_path: Path
     store.save(interactions_of(tastes()), tmp_path / "interactions")
     assert isinstance(load_model(tmp_path), BlendModel)
     paths = sorted(tmp_path.rglob("*.npy"))
-    assert len(paths) > 30
+    assert len(paths) > 25
     for path in paths:
         good = path.read_bytes()
         if (array := np.load(path)).size:
@@ -242,19 +240,33 @@ MOST = 2**31 - 1
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("ease.indices", _with({3: MOST}), "ease.indices.npy has the index 2147483647, but there"),
-        ("ease.indices", _with({3: ITEMS}), "ease.indices.npy has the index 5, but there are 5"),
-        ("ease.indices", _with({3: -1}), "ease.indices.npy has the index -1"),
-        ("ease.indptr", _with({2: MOST}), "ease.indptr.npy does not rise from 0 to 25"),
-        ("ease.indptr", _with({2: 0}), "ease.indptr.npy does not rise"),
-        ("ease.indptr", _with({-1: MOST}), "ease.indptr.npy does not rise"),
-        ("ease.indptr", _with({0: 1}), "ease.indptr.npy does not start at 0"),
+        (
+            "cooccurrence.indices",
+            _with({3: MOST}),
+            "cooccurrence.indices.npy has the index 2147483647, but there",
+        ),
+        (
+            "cooccurrence.indices",
+            _with({3: ITEMS}),
+            "cooccurrence.indices.npy has the index 5, but there are 5",
+        ),
+        ("cooccurrence.indices", _with({3: -1}), "cooccurrence.indices.npy has the index -1"),
+        (
+            "cooccurrence.indptr",
+            _with({2: MOST}),
+            "cooccurrence.indptr.npy does not rise from 0 to 25",
+        ),
+        ("cooccurrence.indptr", _with({2: 0}), "cooccurrence.indptr.npy does not rise"),
+        ("cooccurrence.indptr", _with({-1: MOST}), "cooccurrence.indptr.npy does not rise"),
+        ("cooccurrence.indptr", _with({0: 1}), "cooccurrence.indptr.npy does not start at 0"),
         # SciPy's own full check takes these: the matrix has no entries.
         ("empty.indptr", _with({2: MOST}), "empty.indptr.npy does not rise from 0 to 0"),
         ("empty.indptr", _with({2: -MOST}), "empty.indptr.npy does not rise from 0 to 0"),
-        ("ease.data", _with({0: np.nan}), "ease.data.npy has numbers that are not finite"),
-        ("user-neighbors.n_items", lambda _: np.array(1 << 40), "user-neighbors.*expected 5"),
-        ("user-neighbors.n_items", lambda _: np.array(3), "user-neighbors.indices.npy has the"),
+        (
+            "cooccurrence.data",
+            _with({0: np.nan}),
+            "cooccurrence.data.npy has numbers that are not finite",
+        ),
         ("content.indices", _with({0: FEATURES}), "content.indices.npy has the index 3"),
         ("content.weights", lambda a: a[:2, :2], "content.indices.npy has the index 2"),
         ("new-items.indices", _with({0: MOST}), "new-items.indices.npy has the index"),
@@ -304,19 +316,14 @@ def test_interactions_that_lead_out_of_their_ids_are_refused(
 def test_the_other_models_are_checked_too(tmp_path: Path) -> None:
     related_model = RelatedItemsModel(_names(ITEMS), _square(ITEMS, ITEMS))
     segments = SegmentationModel(_blend())
-    held_out = HeldOut(_blend(), _names(2), {"bptt": 3})
-    for model, file in (
-        (related_model, "indices"),
-        (segments, "ease.indices"),
-        (held_out, "ease.data"),
-    ):
-        folder = tmp_path / type(model).__name__ / "held-out"
+    for model, file in ((related_model, "indices"), (segments, "cooccurrence.indices")):
+        folder = tmp_path / type(model).__name__
         model.save(folder)
         path = folder / f"{file}.npy"
-        wild = np.full_like(np.load(path), MOST if "indices" in file else np.inf)
+        wild = np.full_like(np.load(path), MOST)
         _write(path, _npy(wild))
         with pytest.raises(ModelFileError, match=f"{file}.npy has"):
-            _ = HeldOut.load(folder.parent) if model is held_out else load_model(folder)
+            load_model(folder)
     small = RelatedItemsModel(_names(ITEMS + 1), _square(ITEMS, ITEMS))
     small.save(tmp_path / "small")
     with pytest.raises(ModelFileError, match="is of 5 items, but there are 6"):
@@ -327,15 +334,14 @@ def test_the_other_models_are_checked_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("components", "ease", "weight"), "1", "ease has '1' in the manifest"),
-        (("components", "ease", "recency_exponent"), None, "ease has None"),
-        (("components", "ease", "weight"), float("nan"), "ease has nan"),
-        (("components", "ease"), 3, "is damaged"),
-        (("components", "ease", "kind"), [], "is damaged"),
+        (("components", "cooccurrence", "weight"), "1", "cooccurrence has '1' in the manifest"),
+        (("components", "cooccurrence", "recency_exponent"), None, "cooccurrence has None"),
+        (("components", "cooccurrence", "weight"), float("nan"), "cooccurrence has nan"),
+        (("components", "cooccurrence"), 3, "is damaged"),
+        (("components", "cooccurrence", "kind"), [], "is damaged"),
         (("components",), 3, "is damaged"),
         (("repeats", "share"), 1.0, "the share of repeats is 1.0"),
         (("repeats",), [], "is damaged"),
-        (("count_exponent",), {}, "count_exponent has {}"),
     ],
 )
 def test_facts_of_the_wrong_type_are_refused(
@@ -353,24 +359,14 @@ def test_facts_of_the_wrong_type_are_refused(
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("values", [{"bptt": 10**9}, {"bptt": "x"}, {"hidden_dimension": 10**9}])
-def test_hyperparameters_out_of_range_are_not_trained_with(
-    values: dict[str, Any], tmp_path: Path
-) -> None:
-    HeldOut(_blend(), _names(2), values).save(tmp_path / "held-out")
-    with pytest.raises(ModelFileError, match="held-out is damaged"):
-        HeldOut.load(tmp_path)
-
-
-@pytest.mark.attack
 @pytest.mark.parametrize(
     ("name", "entry"),
     [
         ("../outside.npy", None),
         ("/dev/zero", {"bytes": 0, "sha256": "0" * 64}),
-        ("ease.data.npy", 3),
-        ("ease.data.npy", {"bytes": "1", "sha256": "0" * 64}),
-        ("ease.data.npy", {"bytes": 1, "sha256": None}),
+        ("cooccurrence.data.npy", 3),
+        ("cooccurrence.data.npy", {"bytes": "1", "sha256": "0" * 64}),
+        ("cooccurrence.data.npy", {"bytes": 1, "sha256": None}),
     ],
 )
 def test_a_manifest_names_files_of_its_own_folder(name: str, entry: Any, tmp_path: Path) -> None:
