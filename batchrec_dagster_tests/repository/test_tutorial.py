@@ -253,7 +253,7 @@ def test_the_commands_of_readme_are_the_demo_and_those_of_the_tutorial() -> None
 
 
 def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo: str) -> None:
-    tutorial, operations, cost, retention = map(list_commands, TYPED)
+    tutorial, operations, aws, retention = map(list_commands, TYPED)
     files = list_files(clone)
     later = list_commands(TYPED[0], EXAMPLE_SHOP)
     output = type_commands([block for block in tutorial if block not in later], clone)
@@ -264,7 +264,7 @@ def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo
     project = clone.parent / "lists"
     table = project / ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
     assert pl.read_parquet(table).get_column("user_id").n_unique() == 1_190
-    output = type_commands([*operations, *cost, *retention], clone, project)
+    output = type_commands([*operations, *aws, *retention], clone, project)
     assert "not imported again" in output
     assert "nothing was deleted" in output
 
