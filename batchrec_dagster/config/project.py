@@ -160,7 +160,7 @@ class OpSettings(dg.Model):
     tags: dict[str, Any] = Field(
         default={},
         description="Tags of the step, for executors and run launchers.",
-        examples=[{"dagster-k8s/config": {"container_config": {"resources": {}}}}],
+        examples=[{"ecs/cpu": "1024"}],
     )
     retries: Retries | None = Field(
         default=None,
