@@ -57,23 +57,9 @@ FILTER = ResourceKind("filter", plural="Filters")
 BATCH_INFERENCE_JOB = ResourceKind("batch inference job", is_numbered=True)
 BATCH_SEGMENT_JOB = ResourceKind("batch segment job", is_numbered=True)
 DATA_DELETION_JOB = ResourceKind("data deletion job", is_numbered=True)
-CREATED_KINDS = (
-    DATASET_GROUP,
-    SCHEMA,
-    DATASET,
-    IMPORT_JOB,
-    SOLUTION,
-    SOLUTION_VERSION,
-    FILTER,
-    BATCH_INFERENCE_JOB,
-    BATCH_SEGMENT_JOB,
-    DATA_DELETION_JOB,
-)
-"""The kinds that this project creates."""
 
+# Kinds that this project never creates, but may find in its dataset groups.
 CAMPAIGN = ResourceKind("campaign")
 EVENT_TRACKER = ResourceKind("event tracker")
 METRIC_ATTRIBUTION = ResourceKind("metric attribution")
 RECOMMENDER = ResourceKind("recommender")
-FOREIGN_KINDS = (CAMPAIGN, EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER)
-"""The kinds that this project never creates, but may find in its dataset groups."""

@@ -14,7 +14,6 @@ from typing import Any
 import botocore.session
 import pytest
 
-from batchrec_dagster.personalize import resource_kinds
 from batchrec_dagster.personalize.resource_kinds import ResourceKind
 from batchrec_dagster.personalize.teardown import ORDER
 from batchrec_dagster_tests.deployment.template import (
@@ -26,6 +25,7 @@ from batchrec_dagster_tests.deployment.template import (
     read_actions,
     read_resources,
 )
+from batchrec_dagster_tests.personalize.kinds import CREATED_KINDS, FOREIGN_KINDS
 from batchrec_dagster_tests.support import REPOSITORY
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/batchrec-PersonalizeRole"
@@ -34,12 +34,6 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/batchrec-PersonalizeRole"
 TYPES = {"solutionVersionArn": "solution", "recipeList": "recipe"}
 # The code does not send it: dataset groups have no key of their own.
 NEVER_SENT = "kmsKeyArn"
-FOREIGN = (
-    resource_kinds.CAMPAIGN,
-    resource_kinds.EVENT_TRACKER,
-    resource_kinds.METRIC_ATTRIBUTION,
-    resource_kinds.RECOMMENDER,
-)
 
 Permission = tuple[str, str]
 """An action and the ARN of a resource."""
@@ -51,20 +45,14 @@ def build_arn(resource_type: str) -> str:
     return f"arn:aws:personalize:{place}:{resource_type}/shop"
 
 
-def list_created_kinds() -> list[ResourceKind]:
-    """The kinds of resources that pipelines create."""
-    kinds = [value for value in vars(resource_kinds).values() if isinstance(value, ResourceKind)]
-    return [kind for kind in kinds if kind not in FOREIGN]
-
-
 def list_operations() -> list[str]:
     """The operations of Personalize that the code calls, as botocore's model names them."""
 
     def name_in_operations(kind: ResourceKind) -> str:
         return kind.member[0].upper() + kind.member[1:]
 
-    operations = {f"List{name_in_operations(kind)}s" for kind in (*list_created_kinds(), *FOREIGN)}
-    for kind in list_created_kinds():
+    operations = {f"List{name_in_operations(kind)}s" for kind in (*CREATED_KINDS, *FOREIGN_KINDS)}
+    for kind in CREATED_KINDS:
         operations |= {f"Create{name_in_operations(kind)}", f"Describe{name_in_operations(kind)}"}
     operations |= {f"Delete{name_in_operations(kind)}" for kind in ORDER}
     for folder in ("personalize", "steps"):

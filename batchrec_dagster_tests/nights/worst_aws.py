@@ -29,11 +29,11 @@ from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.resource_kinds import (
     BATCH_INFERENCE_JOB,
     BATCH_SEGMENT_JOB,
-    CREATED_KINDS,
     DATA_DELETION_JOB,
     ResourceKind,
 )
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.personalize.kinds import CREATED_KINDS
 
 # The marker that the local Personalize writes when an output is complete.
 CHECK_MARKER = "_CHECK"
