@@ -170,7 +170,7 @@ def _read_lines(data: bytes, schema: Mapping[str, pl.DataType], kind: str) -> pl
                 raise
             return pl.read_ndjson(_replace_nan_by_null(data), schema=schema)
     except (ValueError, pl.exceptions.PolarsError) as error:
-        raise ValueError(f"not a {kind} output file: {error}") from error
+        raise ValueError(f"not a {kind} output file") from error
 
 
 def _replace_nan_by_null(data: bytes) -> bytes:

@@ -27,8 +27,6 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.cells import (
     FLAW,
     ROW,
-    SHOWN,
-    TEXT,
     swap_comma_and_point,
 )
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
@@ -186,7 +184,7 @@ def _parse(
     more_values: Mapping[str, pl.Expr],
     more_problems: Sequence[Reason],
 ) -> pl.LazyFrame:
-    """ROW, TEXT and PROBLEM of every row, and in VALUES those of its fields by their names."""
+    """ROW and PROBLEM of every row, and in VALUES those of its fields by their names."""
     columns_by_role = {kind.key(role): column for role, column in layout.roles.items()}
     hint = ""
     if isinstance(table, CsvTable):
@@ -207,7 +205,7 @@ def _parse(
     }
     struct = pl.struct([value.alias(name) for name, value in values.items()])
     return table.read_cells(columns_by_role).select(
-        ROW, TEXT, pl.coalesce(FLAW, problem).alias(PROBLEM), struct.alias(VALUES)
+        ROW, pl.coalesce(FLAW, problem).alias(PROBLEM), struct.alias(VALUES)
     )
 
 
@@ -260,12 +258,7 @@ class _RowCollector:
         self._reasons.update(bad.get_column(PROBLEM))
         for row in bad.head(EXAMPLES - len(self._examples)).to_dicts():
             place = f"{self._table.opened.name}, {self._table.place(row[ROW])}"
-            text = self._suppressed.hide_in(row[TEXT] or "", self._delimiter)[:SHOWN]
-            self._examples.append(f"{place}: {row[PROBLEM]}: {text!r}")
-
-    @property
-    def _delimiter(self) -> str:
-        return self._table.delimiter if isinstance(self._table, CsvTable) else ","
+            self._examples.append(f"{place}: {row[PROBLEM]}")
 
     def _without_erased(self, part: pl.DataFrame) -> pl.DataFrame:
         ids = part.get_column(VALUES).struct.field(self._kind.id_name)

@@ -64,7 +64,7 @@ def locate_columns(
         elif column not in columns:
             raise PreparationError(
                 f"{name} has no column {column!r} ({format_setting_name(role)}); it has:"
-                f" {', '.join(columns)}{hint}"
+                f" {list_names(columns)}{hint}"
             )
         elif list(columns).count(column) > 1:
             raise PreparationError(
@@ -75,6 +75,17 @@ def locate_columns(
         else:
             positions[role] = list(columns).index(column)
     return positions
+
+
+def list_names(columns: Sequence[str]) -> str:
+    """The names of the columns, for messages.
+
+    A first line with a number in it is a row, which is not shown: it may have the id of a user.
+    """
+    cells = [cell for column in columns for cell in re.split(r"[;|\t,]", column)]
+    if any(re.fullmatch(r"[-+]?[0-9.]+", cell.strip()) for cell in cells):
+        return "no names, as line 1 has numbers"
+    return ", ".join(filter(None, columns))
 
 
 def format_setting_name(role: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.column_names import locate_columns, recognise_columns
+from batchrec_dagster.preparation.column_names import list_names, locate_columns, recognise_columns
 from batchrec_dagster.preparation.csv_form import (
     find_header,
     has_empty_line,
@@ -333,15 +333,14 @@ def recognise_time_format(
     formats = find_time_formats(cells)
     if len(formats) == 1:
         return formats[0]
-    example = repr(cells.item(0))
     if formats:
         choices = " or ".join(f'"{text}"' for text in formats)
         raise PreparationError(
-            f"{name}, column {column}: times such as {example} may be in several formats. Set"
-            f" ratings.timestamp_format: {choices}"
+            f"{name}, column {column}: times such as {cells.item(0)!r} may be in several formats."
+            f" Set ratings.timestamp_format: {choices}"
         )
     raise PreparationError(
-        f"{name}, column {column}: times such as {example} are in an unknown format. Set"
+        f"{name}, column {column}: its times are in an unknown format. Set"
         ' ratings.timestamp_format, as for strptime, such as "%d.%m.%Y %H:%M", or name another'
         " column in ratings.columns.timestamp"
     )
@@ -385,8 +384,8 @@ def _refuse_other_header(table: CsvTable, reading: ReadSettings) -> None:
         )
     if not has_names(table):
         raise PreparationError(
-            f"{opened.name} has no names in line 1 ({', '.join(table.columns)}): set"
-            " ratings.columns by position, such as {user: 1, item: 2, rating: 3, timestamp: 4}"
+            f"{opened.name} has no names in line 1: set ratings.columns by position, such as"
+            " {user: 1, item: 2, rating: 3, timestamp: 4}"
         )
 
 
@@ -435,5 +434,5 @@ def _build_not_recognised_error(table: RowTable, missing: Sequence[str]) -> Prep
         hint += f"; {describe_nested(table.nested_columns)}"
     return PreparationError(
         f"{table.opened.name}: could not recognise the {' and '.join(missing)} column. Found:"
-        f" {', '.join(filter(None, table.columns))}. Set ratings.columns{hint}"
+        f" {list_names(table.columns)}. Set ratings.columns{hint}"
     )

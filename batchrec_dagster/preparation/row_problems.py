@@ -31,8 +31,6 @@ SENTINEL = (
 )
 
 
-# Numbers with a comma are read with comma and point in each other's place.
-_SWAPPED = str.maketrans({",": ".", ".": ","})
 FUTURE = "the timestamp is in the future (or ratings.timestamp_unit is another)"
 
 
@@ -65,6 +63,9 @@ class Conditions(Protocol):
     def is_not_of_type(self, role: str, kind: str) -> Any:
         """Whether the cell is missing, or not of this type of `Layout.types`."""
 
+    def has_decimal_comma(self, role: str) -> Any:
+        """Whether the cell is a number with a comma before its fraction, such as 4,5."""
+
     def has_line_break(self, role: str) -> Any:
         """Whether there is a line break or a NUL in it."""
 
@@ -91,7 +92,8 @@ def list_row_problems(
         yield cells.is_not_utf8("user") | cells.is_not_utf8("item"), "an id that is not UTF-8 text"
     if layout.rating is not None:
         yield cells.is_missing("rating"), "no rating"
-        yield cells.is_not_of_type("rating", "double"), RATING_PROBLEM
+        is_wrong = cells.is_not_of_type("rating", "double")
+        yield from _list_number_problems("rating", is_wrong, RATING_PROBLEM, layout, cells)
         yield cells.means_nothing("rating"), "no rating"
     if layout.event_type is not None:
         missing = cells.is_missing("event_type") | cells.means_nothing("event_type")
@@ -100,7 +102,7 @@ def list_row_problems(
     if layout.event_value is not None:
         has_value = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
         is_wrong = has_value & cells.is_not_of_type("event_value", "double")
-        yield is_wrong, VALUE_PROBLEM
+        yield from _list_number_problems("event_value", is_wrong, VALUE_PROBLEM, layout, cells)
     if layout.order is not None:
         has_break = cells.has_line_break("order")
         yield has_break, "an order's number with a line break or a NUL in it"
@@ -110,37 +112,17 @@ def list_row_problems(
         if kind != "string":
             role = FILTER + name
             has_other_type = ~cells.is_missing(role) & cells.is_not_of_type(role, kind)
-            yield has_other_type, _describe_type_problem(name, kind)
+            yield has_other_type, f"{name} is not of type {kind}"
 
 
-def list_cell_problems(layout: Layout) -> dict[str, str]:
-    """The problems that a single cell has which is not of its type, with the role of the cell."""
-    problems = {}
-    if layout.rating is not None:
-        problems[RATING_PROBLEM] = "rating"
-    if layout.event_value is not None:
-        problems[VALUE_PROBLEM] = "event_value"
-    for name, kind in layout.types.items():
-        problems[_describe_type_problem(name, kind)] = FILTER + name
-    return problems
-
-
-def describe_bad_row(place: str, problem: str, cell: str | None, text: str, layout: Layout) -> str:
-    """A bad row in words: where it is, what is wrong, and what is in it.
-
-    cell: the cell that is not of its type, of a problem of `list_cell_problems`; else None.
-    text: the row as a person would find it.
-    """
-    role = list_cell_problems(layout).get(problem)
-    if role is None or cell is None:
-        return f"{place}: {problem}: {text!r}"
-    if role in layout.with_comma:
-        cell = cell.translate(_SWAPPED)
-    return f"{place}: {problem}: {cell!r} in column {layout.roles[role]} of {text!r}"
-
-
-def _describe_type_problem(name: str, kind: str) -> str:
-    return f"{name} is not of type {kind}"
+def _list_number_problems(
+    role: str, is_wrong: Any, problem: str, layout: Layout, cells: Conditions
+) -> Iterator[tuple[Any, str]]:
+    """The problem of a cell that is not a number, and how to read it where it has a comma."""
+    if layout.format == "csv" and layout.decimal == "." and layout.delimiter != ",":
+        has_comma = cells.has_decimal_comma(role)
+        yield is_wrong & has_comma, f'{problem} (ratings.decimal: ",")'
+    yield is_wrong, problem
 
 
 def list_time_problems(
@@ -161,14 +143,14 @@ def list_time_problems(
         yield seconds > layout.latest, FUTURE
 
 
-def build_mixed_times_error(place: str, timestamp: str, unit: str, before: str) -> PreparationError:
+def build_mixed_times_error(place: str, unit: str, before: str) -> PreparationError:
     """The error of a timestamp that is written in another form than those before it.
 
     place: the file and the line.
     unit, before: the forms of this timestamp and of those before it.
     """
     return PreparationError(
-        f"{place}: the timestamp {timestamp!r} is {_describe_unit(unit)}, those before it are"
+        f"{place}: the timestamp is {_describe_unit(unit)}, those before it are"
         f" {_describe_unit(before)}. Fix the file, or set ratings.timestamp_unit to read all as one"
     )
 

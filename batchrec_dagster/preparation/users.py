@@ -14,7 +14,7 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.preparation.column_names import recognise_columns
+from batchrec_dagster.preparation.column_names import list_names, recognise_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.counting import PIECE_ROWS, ValueCounter
 from batchrec_dagster.preparation.file_sample import SAMPLED_ROWS
@@ -182,7 +182,7 @@ def _has_header(table: RowTable, role: str, setting: str) -> bool:
         if words.str.contains("^[a-z]+$").all() and len(words) > 1:
             raise PreparationError(
                 f"{table.opened.name}: line 1 may name the column or be {_ARTICLES[role]}: set"
-                f" {setting} to {name!r} if it is a name, or to 1 if it is {_ARTICLES[role]}"
+                f" {setting} to the name if it is one, or to 1 if it is {_ARTICLES[role]}"
             )
     return True
 
@@ -205,7 +205,7 @@ def choose_id_column(
         return table.columns[0] if is_named else 1
     raise PreparationError(
         f"{table.opened.name}: could not recognise the {role} column. Found:"
-        f" {', '.join(filter(None, table.columns))}. Set {setting}"
+        f" {list_names(table.columns)}. Set {setting}"
     )
 
 
@@ -219,14 +219,13 @@ def _require_ids(
         cells.is_longer(name, MAX_ID_LENGTH) | cells.has_line_break(name) | cells.is_not_utf8(name)
     )
     try:
-        bad = rows.filter(wrong).select(ROW, name).head(1).collect(engine="streaming")
+        bad = rows.filter(wrong).select(ROW).head(1).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise PreparationError(f"{table.opened.name} cannot be read: {reason}") from error
     if bad.height:
-        row, text = bad.row(0)
         raise PreparationError(
-            f"{table.opened.name}, {table.place(row)}: {text!r} is not {_ARTICLES[role]} id of 1 to"
+            f"{table.opened.name}, {table.place(bad.item())}: there is no {role} id of 1 to"
             f" {MAX_ID_LENGTH} characters. Fix the file"
         )
 

@@ -275,7 +275,7 @@ def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) ->
 def check_every_answered(subject: str, requested: pl.Series, answered: pl.Series) -> CheckResult:
     """Whether every requested id has exactly one result, and no other id has any.
 
-    subject: what an id is of, user or segment.
+    subject: what an id is of, user, item or segment. Users are counted and not named.
     answered: the id of each result.
     """
     missing = requested.filter(~requested.is_in(answered.implode()))
@@ -284,7 +284,9 @@ def check_every_answered(subject: str, requested: pl.Series, answered: pl.Series
     repeated = len(answered) - len(distinct)
     unknown = len(distinct) - answered_count
     finding = f"{answered_count:,} of {len(requested):,} {subject}s have a result"
-    if len(missing):
+    if len(missing) and subject == "user":
+        finding += f"; {len(missing):,} missing"
+    elif len(missing):
         finding += f"; missing: {list_ids(missing.head(MAX_IDS_NAMED), len(missing))}"
     if repeated:
         finding += f"; {repeated:,} results are repeated"
@@ -305,7 +307,7 @@ def check_no_failed_users(
     """Whether few enough lines of a job's output have an error, and not all of them.
 
     lines: how many lines there are, one for each user.
-    first: the id and the error of the first failed user.
+    first: the id and the error of the first failed user. The finding leaves out the id.
     max_share: the largest share of users that may fail.
     """
     # A product with the share is not exact: 0.29 * 100 is less than 29.
@@ -314,7 +316,9 @@ def check_no_failed_users(
     if first is not None:
         most = f"at most {100 * max_share:g} % may: recommendations.max_failed_share"
         fate = "; they have no list in this edition" if passed else ""
-        finding += f" ({most}){fate}; the first, user {first[0]!r}: {first[1]}"
+        user, error = first
+        without_id = re.sub(rf"(?<!\w){re.escape(user)}(?!\w)", "…", error)
+        finding += f" ({most}){fate}; the first: {without_id}"
     return CheckResult(
         "no_failed_users",
         passed,

@@ -6,7 +6,6 @@ Both are inspected: the ratings before, the interactions after.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,12 +22,11 @@ from batchrec_dagster.personalize.schemas import EVENT_VALUE
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
+from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import RecognisedLayout
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     ERASED_USER,
-    BadRows,
     InteractionCounts,
     PreparationResult,
 )
@@ -63,8 +61,6 @@ class RatingsFormat:
     encodings: Sequence[str]
     empty_files: Sequence[str]
     """The names of the files without rows."""
-    first_lines: str
-    """The start of the first file, as people read it."""
 
     @property
     def columns(self) -> dict[str, str]:
@@ -110,14 +106,11 @@ def inspect_ratings(work: Work, raw: RawRecord, suppressed: SuppressedUsers) -> 
                 check = check_rows_readable(
                     "rows_readable", "ratings", rows.rows_read, rows.bad, ratings.on_bad_rows
                 )
-                if _has_comma_decimals(rows.bad, opened):
-                    check = replace(check, finding=f"{check.finding}. Or set ratings.decimal: ','")
                 ratings_format = RatingsFormat(
                     opened.recognised_layout,
                     rows.timestamp_unit,
                     opened.encodings,
                     opened.empty,
-                    opened.first_lines(),
                 )
                 return RatingsInspection(check, size, whole, ratings_format)
         except PreparationError as error:
@@ -151,21 +144,9 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
     raise StepError("all files of ratings.source are empty")
 
 
-def _has_comma_decimals(bad: BadRows, ratings: OpenedRatings) -> bool:
-    """Whether bad rows have numbers such as 4,5 in a csv whose delimiter is not a comma."""
-    layout = ratings.layout
-    return (
-        layout.format == "csv"
-        and "," not in (layout.delimiter, layout.decimal)
-        and any(re.search(r"is not a number.*[0-9],[0-9]", row) for row in bad.examples)
-    )
-
-
 CheckSize = Callable[[DataSize], CheckResult]
 """Compares how much there is with what the published lists were made from."""
 
-# How many interactions the UI shows.
-SAMPLE = 5
 # A run that has written nothing for this long is dead: no job runs so long.
 DEAD_AFTER = timedelta(days=2)
 
@@ -182,8 +163,6 @@ class PreparedInteractions:
     """How many rows were read, kept and left out."""
     counts: InteractionCounts
     """The counts of what is kept."""
-    sample: pl.DataFrame
-    """The first few interactions."""
     optional_columns: int
     """How many of the columns EVENT_VALUE and ORDER_ID they have."""
     job: Mapping[str, Any]
@@ -287,13 +266,11 @@ def _prepare_here(
         result, job = run_spark(task)
     types = choose_csv_types(pipeline.interactions_columns)
     interactions = pl.scan_csv(csv, schema=types, glob=False)
-    version, sample = compute_version(read_pieces(csv)), interactions.head(SAMPLE).collect()
+    version = compute_version(read_pieces(csv))
     value = csv if run_spark is None else PreparedFiles(csv, users, version)
     counts = count_rows(interactions)
     optional_columns = pipeline.event_value + pipeline.has_orders
-    return PreparedInteractions(
-        value, version, result, counts, sample, optional_columns, job, check_size
-    )
+    return PreparedInteractions(value, version, result, counts, optional_columns, job, check_size)
 
 
 def _prepare_on_aws(
@@ -304,7 +281,7 @@ def _prepare_on_aws(
     check_size: CheckSize,
     run: str,
 ) -> PreparedInteractions:
-    """Prepare with Spark on AWS, from S3 to S3. Only the first rows come to this machine."""
+    """Prepare with Spark on AWS, from S3 to S3."""
     pipeline, storage = work.pipeline, work.storage
     with open_first_file(raw, storage) as files:
         layout = _find_layout(files, pipeline)
@@ -323,13 +300,11 @@ def _prepare_on_aws(
         storage.store.put(suppressed_uri, _encode(suppressed))
         task = replace(task, suppressed=suppressed_uri)
     result, job = run_spark(task)
-    start = next(storage.store.chunks(task.destination), b"")
-    sample = pl.read_csv(b"\n".join(start.split(b"\n")[: SAMPLE + 1]), infer_schema=False)
     version = result.sha256[:16]
     value = PreparedFiles(task.destination, task.users, version)
     optional_columns = pipeline.event_value + pipeline.has_orders
     prepared = PreparedInteractions(
-        value, version, result, result, sample, optional_columns, job, check_size
+        value, version, result, result, optional_columns, job, check_size
     )
     if any(check.blocks for check in prepared.checks):
         # They will not be published, so no copy stays.

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,9 +21,6 @@ import polars as pl
 
 # The bytes of the salt and of a hash.
 HASH_BYTES = 32
-HIDDEN_TEXT = "(not shown: it may have the id of an erased user)"
-# What stands between the fields of a line, and around them.
-_SEPARATORS = re.compile(r"""[,;|:\t "'{}\[\]]+""")
 
 
 @dataclass(frozen=True)
@@ -87,27 +83,8 @@ class SuppressedUsers:
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         return cls(bytes.fromhex(record["salt"]), frozenset(map(bytes.fromhex, record["users"])))
 
-    def hide_in(self, text: str, delimiter: str = ",") -> str:
-        """The text of a line, or other words if it may have the id of a user who was erased.
-
-        It is for a line whose user could not be told from its other fields.
-
-        delimiter: what separates the fields of CSV.
-        """
-        is_of_erased = self.hashes and any(
-            map(self.is_suppressed, _split_into_words(text, delimiter))
-        )
-        return HIDDEN_TEXT if is_of_erased else text
-
     def _hash(self, user: str) -> bytes:
         return hmac.digest(self.salt, user.encode(), "sha256")
-
-
-def _split_into_words(text: str, delimiter: str) -> Iterator[str]:
-    """What may be an id in a line: its fields in any format, and the line itself."""
-    yield text
-    yield from text.split(delimiter)
-    yield from _SEPARATORS.split(text)
 
 
 NOBODY = SuppressedUsers()

@@ -5,12 +5,9 @@ The people to erase have ids that nothing else contains, so that a search of all
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from batchrec_dagster.erasure import plan
 from batchrec_dagster.erasure.receipt import count_people
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.first_run import FirstRun
+from batchrec_dagster_tests.marks import MARK, find_marks, read_files
 from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
 from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
@@ -45,11 +43,8 @@ from batchrec_dagster_tests.texts import assert_texts
 
 pytestmark = pytest.mark.slow
 
-MARK = "zqmark"
-# Of texts in files, and in arrays of fixed width.
-ENCODINGS = ("latin-1", "utf-16-le", "utf-32-le")
 PLAIN, ODD = f"{MARK}-forget-me", f'{MARK};o"dd, é=1'
-KILLED_AFTER = ("interactions", "Personalize", "older editions", "run history")
+KILLED_AFTER = ("interactions", "Personalize", "older editions", "report")
 LISTS = "curated/recommendations/recommendations.parquet"
 USERS = {
     "source": "users.csv",
@@ -84,35 +79,6 @@ def declare(project: Project, **attributes: Any) -> None:
     shop = declaration("shop", "ratings.csv", **attributes)
     shop["ratings"]["on_bad_rows"] = "skip"
     project.declare(shop)
-
-
-def find_marks(files: Iterator[tuple[str, bytes]]) -> list[str]:
-    """The names of the files that have the mark in their bytes or values."""
-    return [name for name, content in files if any(map(has_mark, read_contents(content)))]
-
-
-def has_mark(content: bytes) -> bool:
-    """Whether the mark is in the bytes, in any encoding of files and arrays."""
-    return any(MARK.encode(encoding) in content for encoding in ENCODINGS)
-
-
-def read_contents(content: bytes) -> Iterator[bytes]:
-    """What a file holds: its bytes, and the values that are packed in it."""
-    yield content
-    if content.startswith(b"\x1f\x8b"):
-        yield gzip.decompress(content)
-    if content.startswith(b"PAR1"):
-        for column in pl.read_parquet(content):
-            yield repr(column.to_list()).encode()
-
-
-def read_files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            yield str(path.relative_to(folder)), path.read_bytes()
-        if path.suffix in (".db", ".sqlite"):
-            with closing(sqlite3.connect(path)) as database:
-                yield f"values of {path.name}", "\n".join(database.iterdump()).encode()
 
 
 def read_objects(store: ObjectStore, root: str) -> Iterator[tuple[str, bytes]]:

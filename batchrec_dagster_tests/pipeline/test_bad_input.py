@@ -63,7 +63,7 @@ MILLISECONDS = edit_lines(
         (
             edit_lines(lambda lines: [line.replace(",", ";").replace(".", ",") for line in lines]),
             {},
-            ["the rating is not a number: ", "ratings.decimal: ','"],
+            ['the rating is not a number (ratings.decimal: ",")'],
         ),
         (lambda path: path.write_text(""), {}, ["ratings.csv", "empty"]),
         (
@@ -160,9 +160,7 @@ def test_skip_keeps_the_good_rows_and_reports_the_others(
     assert sum(reasons.values()) == 3
     assert reasons["the rating is not a number"] == 1
     assert counts["rows_read"] == 1803
-    assert counts["bad_row_examples"][0].endswith(
-        "line 1802: the rating is not a number: 'great' in column rating of '1,2,great,1500000000'"
-    )
+    assert counts["bad_row_examples"][0].endswith("line 1802: the rating is not a number")
 
 
 @pytest.mark.attack

@@ -145,7 +145,7 @@ def test_quotes_may_mean_nothing(tmp_path: Path) -> None:
 def test_milliseconds_among_seconds_are_an_error_with_file_and_line(tmp_path: Path) -> None:
     contents = [(HEADER + GOOD * 9 + "1,10,5,1500000000000,A\n" + GOOD).encode()]
     for rules in (Rules(), Rules("skip")):
-        with pytest.raises(PreparationError, match=r"^1.csv, line 11: the timestamp '15000"):
+        with pytest.raises(PreparationError, match=r"^1.csv, line 11: the timestamp is in"):
             prepare(tmp_path, contents, rules)
 
 
@@ -220,7 +220,7 @@ def test_nulls_and_nans_of_parquet_are_reported_by_their_row(tmp_path: Path) -> 
     frame.write_parquet(tmp_path / "made")
     content = [(tmp_path / "made").read_bytes()]
     layout = Layout(**{**vars(LAYOUT), "format": "parquet"})
-    with pytest.raises(PreparationError, match=r"^1.csv, row 2: no user: "):
+    with pytest.raises(PreparationError, match=r"^1.csv, row 2: no user "):
         prepare(tmp_path, content, Rules(), layout)
     lines, result = prepare(tmp_path, content, Rules("skip"), layout)
     assert lines == ["a,1,1500000000"]

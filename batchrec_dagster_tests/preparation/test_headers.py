@@ -103,7 +103,7 @@ def test_the_rows_of_a_workbook_are_counted_as_people_see_them(tmp_path: Path) -
         (
             "u1;i1;a\nu1;i2;b\n",
             {},
-            "no names in line 1 (u1, i1, a): set ratings.columns by position",
+            "no names in line 1: set ratings.columns by position",
         ),
         (
             WIDE,
@@ -199,7 +199,7 @@ def test_a_list_of_users_keeps_its_first_one(
 def test_a_list_of_words_needs_the_column(tmp_path: Path) -> None:
     path = tmp_path / "users.csv"
     path.write_text("anna\nbob\n")
-    message = "line 1 may name the column or be a user: set batch_users.column to 'anna'"
+    message = "line 1 may name the column or be a user: set batch_users.column to the name"
     with pytest.raises(PreparationError, match=message):
         read_users([RawFile(path, path.name)], None)
 

@@ -118,7 +118,7 @@ BAD_ROWS = [
 def test_a_bad_row_fails_with_file_line_and_reason(tmp_path: Path, row: str, reason: str) -> None:
     with pytest.raises(PreparationError) as error:
         prepare(tmp_path, f"{HEADER}1,10,5,1000\n{row}\n2,10,5,1000\n")
-    assert str(error.value).startswith(f"ratings.csv, line 3: {reason}: ")
+    assert str(error.value).startswith(f"ratings.csv, line 3: {reason} (1 such")
     assert "ratings.on_bad_rows: skip" in str(error.value)
     assert not (tmp_path / "interactions.csv").exists()
 
@@ -163,7 +163,7 @@ def test_what_has_no_commas_cannot_be_recognised_in_one(tmp_path: Path) -> None:
         prepare(tmp_path, '{"user": 1}\n', ReadSettings(decimal=","))
 
 
-def test_bad_rows_are_skipped_counted_and_shown(tmp_path: Path) -> None:
+def test_bad_rows_are_skipped_counted_and_named(tmp_path: Path) -> None:
     rows = "".join(f"{row}\n" for row, _ in BAD_ROWS)
     lines, result = prepare(
         tmp_path, f"{HEADER}1,10,5,1000\n{rows}2,10,5,1000\n", on_bad_rows="skip"
@@ -171,10 +171,7 @@ def test_bad_rows_are_skipped_counted_and_shown(tmp_path: Path) -> None:
     assert lines[1:] == ["1,10,1000", "2,10,1000"]
     assert sum(result.left_out.values()) == len(BAD_ROWS)
     assert result.left_out["the rating is not a number"] == 3
-    assert result.bad_row_examples[0] == (
-        "ratings.csv, line 3: the rating is not a number: 'good' in column rating of"
-        " '1,10,good,1000'"
-    )
+    assert result.bad_row_examples[0] == "ratings.csv, line 3: the rating is not a number"
 
 
 def test_bytes_that_are_not_utf8_are_found_in_their_row(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from pyspark.sql import SparkSession
 from batchrec_dagster.preparation.layout import CUT_OFF, Layout, PreparationError
 from batchrec_dagster.preparation.row_problems import FUTURE, SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import ERASED_USER, Rules
-from batchrec_dagster.storage.hashed_users import HIDDEN_TEXT, NOBODY, SuppressedUsers
+from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 from batchrec_dagster_tests.preparation.spark_support import (
     Outcome,
     build_spark_task,
@@ -105,8 +105,7 @@ def test_dirty_rows_are_left_out_for_the_same_reasons(spark: SparkSession, tmp_p
     outcome = prepare_by_both(spark, tmp_path, "\ufeff" + "\r\n".join(lines) + "\r\n3,10,5,10")
     assert outcome.left_out is not None
     assert len(outcome.left_out) >= 9
-    example = "the rating is not a number: 'good' in column rating of '1,10,good,1000'"
-    assert f"ratings.csv, line 3: {example}" in outcome.examples
+    assert "ratings.csv, line 3: the rating is not a number" in outcome.examples
 
 
 def test_a_line_that_is_too_long_is_named_by_both(
@@ -282,9 +281,7 @@ def test_times_of_8_digits_and_those_after_the_latest(spark: SparkSession, tmp_p
 
 def test_mixed_units_are_an_error(spark: SparkSession, tmp_path: Path) -> None:
     outcome = prepare_by_both(spark, tmp_path, f"{HEADER}1,2,5,1000000000\n\n1,2,5,1000000000000\n")
-    assert outcome.error.startswith(
-        "ratings.csv, line 4: the timestamp '1000000000000' is in milli"
-    )
+    assert outcome.error.startswith("ratings.csv, line 4: the timestamp is in milli")
 
 
 def test_json_lines(spark: SparkSession, tmp_path: Path) -> None:
@@ -353,7 +350,7 @@ def test_parquet(spark: SparkSession, tmp_path: Path) -> None:
     layout = replace(COMMA, format="parquet", event_value="rating")
     outcome = compare_engines(spark, files, layout, SKIP)
     assert outcome.rows_read == 8
-    assert "b.parquet, row 2: no user: '2,2.0,2000,2.0'" in outcome.examples
+    assert "b.parquet, row 2: no user" in outcome.examples
 
 
 def test_times_in_parquet(spark: SparkSession, tmp_path: Path) -> None:
@@ -392,7 +389,6 @@ def test_numbers_with_points_between_thousands(spark: SparkSession, tmp_path: Pa
     values = [line.split(",")[3] for line in outcome.csv_text.splitlines()[1:]]
     assert values == ["1234.56", "1234567", "-12345.", "1234.5", "1234.5"]
     assert outcome.left_out == {"the rating is not a number": len(bad)}
-    assert "'1.234' in column rating of '1;10;1.234;1000;1.234;1.234'" in outcome.examples[0]
 
 
 def test_numbers_with_a_comma_for_the_point(spark: SparkSession, tmp_path: Path) -> None:
@@ -532,7 +528,6 @@ def test_rows_of_erased_users_are_as_if_they_were_not_there(
     assert outcome.left_out[ERASED_USER] == 4
     assert outcome.erased_users == 2
     assert len(outcome.examples) == 2
-    assert HIDDEN_TEXT in outcome.examples[0]
     assert gone not in str(outcome)
 
 

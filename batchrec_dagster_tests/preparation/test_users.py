@@ -75,10 +75,10 @@ def test_a_list_may_be_parquet_and_have_many_files(tmp_path: Path) -> None:
     [
         (b"", "1.list is empty"),
         (b"a,b\n1,2\n", "user column. Found: a, b. Set batch_users.column"),
-        (b"user\nx\n" + b"y" * 300 + b"\n", "1.list, line 3: 'yyy"),
-        (b"user,name\nx,a\n,b\n", "1.list, line 3: None is not a user id"),
-        (b'{"user": 1}\n{"user": [1]}\n', "1.list, line 2: None is not a user id"),
-        (b"user\nx\nNULL\n", "1.list, line 3: 'NULL' is not a user id"),
+        (b"user\nx\n" + b"y" * 300 + b"\n", "1.list, line 3: there is no user id of 1 to 256"),
+        (b"user,name\nx,a\n,b\n", "1.list, line 3: there is no user id"),
+        (b'{"user": 1}\n{"user": [1]}\n', "1.list, line 2: there is no user id"),
+        (b"user\nx\nNULL\n", "1.list, line 3: there is no user id"),
         (b'user\n"x\n', "1.list cannot be read: "),
     ],
 )

@@ -98,7 +98,7 @@ def test_every_user_answered() -> None:
     assert checks.check_every_user_answered(USERS, pl.Series(["c", "a", "b"])).passed
     missing = checks.check_every_user_answered(USERS, pl.Series(["a"]))
     assert not missing.passed
-    assert "1 of 3 users have a result; missing: 'b', 'c'" in missing.finding
+    assert "1 of 3 users have a result; 2 missing" in missing.finding
     assert not checks.check_every_user_answered(USERS, pl.Series(["a", "b", "c", "a"])).passed
     unknown = checks.check_every_user_answered(USERS, pl.Series(["a", "b", "c", "d"]))
     assert not unknown.passed
@@ -156,13 +156,15 @@ def test_a_share_of_the_users_may_fail_but_not_all(
 def test_failed_users_are_named_with_the_setting() -> None:
     few = checks.check_no_failed_users(3, 12_000, ("b", "User error"), 0.001)
     most = "(at most 0.1 % may: recommendations.max_failed_share)"
-    first = "the first, user 'b': User error"
+    first = "the first: User error"
     assert (
         few.finding
         == f"3 of 12,000 users failed {most}; they have no list in this edition; {first}"
     )
     many = checks.check_no_failed_users(6, 300, ("b", "User error"), 0.001)
     assert many.finding == f"6 of 300 users failed {most}; {first}"
+    named = checks.check_no_failed_users(6, 300, ("b-1", "No user b-1 in b-12"), 0.001)
+    assert named.finding.endswith("; the first: No user … in b-12")
     assert checks.check_no_failed_users(0, 300, None, 0.001).finding == "0 of 300 users failed"
 
 

@@ -16,7 +16,6 @@ from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     asset_options,
     preview_metadata,
-    sample_metadata,
     table_metadata,
 )
 from batchrec_dagster.pipeline.run_history import DagsterRuns
@@ -222,7 +221,7 @@ def _log_result(
 def _interactions_metadata(
     pipeline: Pipeline, raw: RawRecord, preparation: PreparedInteractions
 ) -> dict[str, Any]:
-    result, columns = preparation.result, preparation.sample.columns
+    result = preparation.result
     lineage = {
         column: [("raw_ratings", raw.columns[role])] if role in raw.columns else []
         for column, role in ROLES.items()
@@ -235,7 +234,9 @@ def _interactions_metadata(
             f"**{result.rows_kept:,} interactions** of {result.rows_read:,} rows.",
             *([format_table(["left out because", "rows"], reasons)] if reasons else []),
         ),
-        **table_metadata(pipeline, result.rows_kept, COLUMNS, lineage, columns),
+        **table_metadata(
+            pipeline, result.rows_kept, COLUMNS, lineage, pipeline.interactions_columns
+        ),
         "rows_read": result.rows_read,
         "rows_left_out": result.rows_read - result.rows_kept,
         "left_out_by_reason": dict(result.left_out),
@@ -244,7 +245,6 @@ def _interactions_metadata(
         **preparation.job,
         "users": preparation.counts.users,
         "items": preparation.counts.items,
-        "sample": sample_metadata(preparation.sample),
     }
 
 
@@ -323,7 +323,6 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
                 **table_metadata(pipeline, users.height, columns, lineage, users.columns),
                 "users": users.height,
                 "filter_values": filter_values,
-                "sample": sample_metadata(users.select(USER_FIELD).head(5)),
             },
         )
 

@@ -15,7 +15,6 @@ from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import (
     preview_metadata,
-    sample_metadata,
     table_metadata,
 )
 from batchrec_dagster.pipeline.headline_numbers import build_headline_numbers
@@ -24,7 +23,7 @@ from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
     materialization_with_checks,
 )
-from batchrec_dagster.reporting.markdown import escape, format_numbered_list
+from batchrec_dagster.reporting.markdown import format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.reporting.rules import (
     RULE_COLUMNS,
@@ -232,7 +231,6 @@ def describe_table(pipeline: Pipeline, table: "RecommendationTable") -> dict[str
             table.sample.columns,
         ),
         **counts,
-        "sample": sample_metadata(table.sample),
     }
 
 
@@ -289,7 +287,7 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     user = table.sample.item(0, "user_id")
     first_list = table.sample.filter(pl.col("user_id") == user)
     items = [row.get("title") or row["item_id"] for row in first_list.iter_rows(named=True)]
-    return preview_metadata(*counts, f"User {escape(user)} gets:", format_numbered_list(items))
+    return preview_metadata(*counts, "One of them gets:", format_numbered_list(items))
 
 
 def roll_back(

@@ -33,7 +33,7 @@ from batchrec_dagster.preparation.attributes import ITEM_ROWS, USER_ROWS, Attrib
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.user_attributes import UsersLayout
-from batchrec_dagster.reporting.markdown import escape, format_code_block
+from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.data_sizes import (
     NOT_SHRUNK,
@@ -112,14 +112,12 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             record=keys.record("raw_ratings"),
             place=keys.raw,
         ) as files:
-            suppressed = SuppressionList(work.files).read()
-            # Nothing of a person who was erased since may be shown again.
-            inspected_now = "-".join(filter(None, [inspected_with, suppressed.version]))
-            if files.record.inspected_with == inspected_now:
+            if files.record.inspected_with == inspected_with:
                 earlier_result = _reuse_inspection(context, work, files)
                 if earlier_result is not None:
                     yield earlier_result
                     return
+            suppressed = SuppressionList(work.files).read()
             inspection = inspect_ratings(work, files.record, suppressed)
             read_format = inspection.format
             if read_format is not None:
@@ -128,7 +126,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             record = replace(
                 files.record,
                 columns=read_format.columns if read_format is not None else {},
-                inspected_with=inspected_now,
+                inspected_with=inspected_with,
             )
             yield materialization_with_checks(
                 [inspection.check],
@@ -183,8 +181,7 @@ def _ratings_metadata(record: RawRecord, inspection: RatingsInspection) -> dict[
     delimiter = DELIMITER_NAMES.get(layout.delimiter, layout.delimiter)
     return {
         "preview": preview_metadata(
-            f"**{rows}**, {files} of {layout.format} in {escape(encodings)}:",
-            format_code_block(read_format.first_lines),
+            f"**{rows}**, {files} of {layout.format} in {escape(encodings)}.",
             *map(escape, recognised.warnings),
         ),
         **counts,
@@ -303,21 +300,16 @@ def _raw_attributes(
             record=keys.record(asset),
             place=place,
         ) as files:
-            # Nothing of a person who was erased since may be shown again. Items have no people.
-            inspected_now = (
-                SuppressionList(work.files).read().version if kind == USER_ROWS else None
-            )
-            if files.record.inspected_with == inspected_now:
-                earlier_result = _reuse_inspection(context, work, files, [NOT_SHRUNK])
-                if earlier_result is not None:
-                    size = read_size(work, part, files.record.version)
-                    if size is None:
-                        # An earlier version read the file.
-                        size = inspect_copy(files.record, work).size
-                    yield add_checks(earlier_result, [comparison.check(size)])
-                    remember_size(work, part, files.record.version, size)
-                    return
-            record = replace(files.record, inspected_with=inspected_now)
+            earlier_result = _reuse_inspection(context, work, files, [NOT_SHRUNK])
+            if earlier_result is not None:
+                size = read_size(work, part, files.record.version)
+                if size is None:
+                    # An earlier version read the file.
+                    size = inspect_copy(files.record, work).size
+                yield add_checks(earlier_result, [comparison.check(size)])
+                remember_size(work, part, files.record.version, size)
+                return
+            record = files.record
             inspection = inspect_copy(record, work)
             check, size = inspection.check, inspection.size
             require_passed([check])

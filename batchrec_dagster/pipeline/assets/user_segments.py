@@ -13,7 +13,6 @@ from batchrec_dagster.pipeline.declare_asset import (
     build_cost_metadata,
     dataset_group_link,
     preview_metadata,
-    sample_metadata,
     storage_links,
     table_metadata,
 )
@@ -110,7 +109,6 @@ def _segments_metadata(
         "batch_segment_output": JobOutput(work.storage, job.description).folder,
         "outcome": describe_outcome(job, "segmented"),
         "inference_seconds": measure_job_seconds(job),
-        "sample": sample_metadata(table.sample),
         "dagster/uri": segmentation.uri,
         **storage_links("table", work.storage, segmentation.uri),
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),

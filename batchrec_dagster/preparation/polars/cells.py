@@ -1,7 +1,7 @@
 """The cells of rows as text: of a whole file on this machine, or of a part of one on Spark.
 
-Each function returns a LazyFrame with the columns ROW, FLAW and TEXT, and one column of text for
-each wanted cell, which is named by the cell's role. It imports nothing that opens files, because
+Each function returns a LazyFrame with the columns ROW and FLAW, and one column of text for each
+wanted cell, which is named by the cell's role. It imports nothing that opens files, because
 it is sent to the workers of Spark.
 """
 
@@ -19,14 +19,13 @@ from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 from batchrec_dagster.preparation.layout import CUT_OFF
 from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX_LINE_KB
 
-# The row's number from 0, what is wrong with the row as such (or null), and the row as a person
-# would find it.
-ROW, FLAW, TEXT = "row", "flaw", "text"
+# The row's number from 0, and what is wrong with the row as such (or null).
+ROW, FLAW = "row", "flaw"
+# A line of a file, before it is taken apart.
+TEXT = "text"
 # The roles of ids and of times, in files of ratings and of items.
 ID_ROLES = ("user", "item", "items.columns.item")
 TIME_ROLES = ("timestamp", "items.columns.created")
-# Characters of TEXT that messages show.
-SHOWN = 200
 _BEYOND = "beyond"
 _GROUPED_DIGITS = r"^[ \t]*[+-]?[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]*|(?:\.[0-9]{3}){2,})[ \t]*$"
 
@@ -127,7 +126,6 @@ def read_csv_cells(
         .when(pl.col(ROW) == pl.lit(cut_row, pl.Int64))
         .then(pl.lit(CUT_OFF))
         .alias(FLAW),
-        pl.concat_str(names, separator=syntax.delimiter, ignore_nulls=True).alias(TEXT),
         *(cell(role, place) for role, place in places.items()),
     )
 
@@ -158,13 +156,11 @@ def read_parquet_cells(
     cells = {role: format_parquet_text(schema, name, role) for role, name in names.items()}
     for role in names.keys() & ID_ROLES:
         cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)  # Enough to refuse it.
-    # A dictionary makes one huge cell into millions of them: no step may copy such cells.
-    shortened_cells = [cell.str.head(SHOWN) for cell in cells.values()]
     flaw = f"a cell of more than {most_bytes / KB:g} KB ({MAX_LINE_KB} / {CELLS_OF_A_LINE})"
     return rows.select(
         pl.col(ROW).cast(pl.Int64),
         pl.when(is_too_long(schema, names.values(), most_bytes)).then(pl.lit(flaw)).alias(FLAW),
-        pl.concat_str(shortened_cells, separator=",", ignore_nulls=True).alias(TEXT),
+        # A dictionary makes one huge cell into millions of them: no step may copy such cells.
         **{
             role: pl.when(~is_too_long(schema, [names[role]], most_bytes)).then(cell)
             for role, cell in cells.items()

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -24,11 +23,10 @@ from batchrec_dagster.preparation.layout import (
     PreparationError,
 )
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
+from batchrec_dagster.preparation.polars.cells import ROW
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, has_rules_across_rows
 from batchrec_dagster.preparation.polars.rows import (
-    CELL,
     FILE,
     NO_IDS,
     PROBLEM,
@@ -57,7 +55,6 @@ from batchrec_dagster.preparation.recognition import (
 from batchrec_dagster.preparation.row_problems import (
     BEFORE_1970,
     SENTINEL,
-    describe_bad_row,
     describe_time_problem,
 )
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
@@ -69,8 +66,6 @@ from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 BYTES_AT_ONCE = 500_000_000
 # How many times smaller ratings are as Parquet than as text.
 PARQUET_SAVES = 5
-# First lines of a file that a person is shown.
-SHOWN_LINES = 6
 
 
 @dataclass(frozen=True)
@@ -102,20 +97,6 @@ class OpenedRatings:
     def encodings(self) -> list[str]:
         """The encodings of the files, each once."""
         return sorted({table.opened.encoding for table in self.tables})
-
-    def first_lines(self) -> str:
-        """What a person sees who opens the first file: its first lines, or rows."""
-        table = self.tables[0]
-        if self.layout.format == "parquet":
-            rows = pl.scan_parquet(table.opened.path, glob=False)
-            if len(self.erased_ids):
-                user = pl.col(str(self.layout.user)).cast(pl.String)
-                is_erased = user.is_in(self.erased_ids.implode()).fill_null(value=False)
-                rows = rows.filter(~is_erased)
-            return str(rows.head(SHOWN_LINES).collect())
-        with table.opened.path.open(encoding="utf-8") as file:
-            lines = (self._hide_erased(line.rstrip()) for line in islice(file, SHOWN_LINES))
-            return "\n".join(line[:SHOWN] for line in lines)
 
     @cached_property
     def erased_ids(self) -> pl.Series:
@@ -182,9 +163,6 @@ class OpenedRatings:
         result = self._write_diagnosed(target)
         self.rules.refuse_bad_rows(result.bad.total, result.rows_read, result.bad_row_examples)
         return result
-
-    def _hide_erased(self, line: str) -> str:
-        return self.suppressed.hide_in(line, self.layout.delimiter)
 
     def _write_clean(self, layout: Layout, target: Path | None) -> PreparationResult | None:
         return write_clean(self.tables, layout, self.rules, target, self.erased_ids)
@@ -254,14 +232,12 @@ class OpenedRatings:
         )
 
     def _describe_examples(self, findings: RowFindings) -> tuple[str, ...]:
-        """The first bad rows in words."""
+        """The first bad rows: the file, the line, and what is wrong."""
         descriptions = []
         for row in findings.examples:
             table = self.tables[row[FILE]]
-            text = self._hide_erased(row[TEXT] or "")[:SHOWN]
-            cell = None if row[CELL] is None else self._hide_erased(row[CELL])[:SHOWN]
             place = f"{table.opened.name}, {table.place(row[ROW])}"
-            descriptions.append(describe_bad_row(place, row[PROBLEM], cell, text, self.layout))
+            descriptions.append(f"{place}: {row[PROBLEM]}")
         return tuple(descriptions)
 
 

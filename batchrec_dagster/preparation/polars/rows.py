@@ -7,6 +7,7 @@ Every cell is read as text and in one pass, so that each error has its line.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,9 @@ import polars as pl
 
 from batchrec_dagster.preparation.layout import AUTO, EPOCH_UNITS, FILTER, Layout
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
+from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_filter
-from batchrec_dagster.preparation.row_problems import (
-    list_cell_problems,
-    list_row_problems,
-    list_time_problems,
-)
+from batchrec_dagster.preparation.row_problems import list_row_problems, list_time_problems
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     ERASED_USER,
@@ -37,8 +34,6 @@ FILE = "file"
 SECONDS = "seconds"
 # What is wrong with the row; null if it is good.
 PROBLEM = "problem"
-# The cell that has the problem, if it is one of `row_problems.list_cell_problems`.
-CELL = "cell"
 # Why the row is left out; null if it is kept.
 REASON = "reason"
 # In which form the row's time is written.
@@ -64,8 +59,7 @@ def parse_rows(
     *,
     plain: bool = False,
 ) -> pl.LazyFrame:
-    """ROW, TEXT, user, item, SECONDS, event_type, event_value, order, PROBLEM, CELL and REASON of
-    every row.
+    """ROW, user, item, SECONDS, event_type, event_value, order, PROBLEM and REASON of every row.
 
     This is how a row of ratings is read, on this machine and on Spark.
 
@@ -99,7 +93,6 @@ def parse_rows(
         .with_columns(problem.alias(PROBLEM))
         .select(
             ROW,
-            TEXT,
             "user",
             "item",
             SECONDS,
@@ -109,13 +102,6 @@ def parse_rows(
             ),
             order=none if layout.order is None else _clear_missing("order", layout),
             problem=PROBLEM,
-            cell=pl.coalesce(
-                *(
-                    pl.when(pl.col(PROBLEM) == words).then(pl.col(role))
-                    for words, role in list_cell_problems(layout).items()
-                ),
-                none,
-            ),
             reason=reason,
         )
     )
@@ -129,7 +115,7 @@ def is_of_erased_user(erased: pl.Series) -> pl.Expr:
 def find_time_forms(
     cells: pl.LazyFrame, layout: Layout, erased: pl.Series = NO_IDS, *, plain: bool = False
 ) -> pl.LazyFrame:
-    """ROW, timestamp and FORM of the rows with nothing wrong, and a time in some form.
+    """ROW and FORM of the rows with nothing wrong, and a time in some form.
 
     The parameters are those of `parse_rows`.
     """
@@ -138,7 +124,7 @@ def find_time_forms(
     problem = choose_first_reason(_list_row_problems(layout, plain=plain))
     return (
         cells.filter(pl.coalesce(FLAW, problem).is_null())
-        .select(ROW, "timestamp", times.classify_form(pl.col("timestamp")).alias(FORM))
+        .select(ROW, times.classify_form(pl.col("timestamp")).alias(FORM))
         .filter(pl.col(FORM).is_not_null())
     )
 
@@ -148,7 +134,8 @@ def read_error(name: str, error: object, rules: Rules) -> str:
 
     error: what Polars raised, or the words of it.
     """
-    reason = str(error).partition("\n")[0]
+    # Polars shows the values that it could not convert, which may be ids of users.
+    reason = re.sub(r" values: \[.*", " values", str(error).partition("\n")[0])
     if rules.filter is not None:
         return f"{name}: interactions.filter fails: {reason}"
     return f"{name} cannot be read: {reason}"
@@ -204,6 +191,9 @@ class CellConditions:
     def is_not_of_type(self, role: str, kind: str) -> pl.Expr:
         return parse_as(pl.col(role), kind).is_null()
 
+    def has_decimal_comma(self, role: str) -> pl.Expr:
+        return pl.col(role).str.contains(r"^[ \t]*[-+0-9.]*,[0-9]+[ \t]*$")
+
     def has_line_break(self, role: str) -> pl.Expr:
         return pl.col(role).str.contains(r"[\n\r\x00]")
 
@@ -235,7 +225,7 @@ def _clear_missing(role: str, layout: Layout) -> pl.Expr:
     return pl.when(is_given).then(pl.col(role).str.strip_chars(_BLANKS))
 
 
-# How many bad rows are shown.
+# How many bad rows are named.
 EXAMPLES = 5
 
 Write = Callable[[pl.DataFrame], None]
@@ -251,7 +241,7 @@ class RowFindings:
     """How many rows are left out for each reason, in the order of the reasons' words."""
 
     examples: list[dict[str, Any]] = field(default_factory=list)
-    """The first bad rows: FILE, ROW, TEXT, PROBLEM and CELL."""
+    """The first bad rows: FILE, ROW and PROBLEM."""
 
     earliest: int | None = None
     """The first time of a good row, in seconds since 1970."""
@@ -282,7 +272,7 @@ def inspect_rows(rows: pl.LazyFrame, write: Write | None = None) -> RowFindings:
         is_bad = part.get_column(PROBLEM).is_not_null()
         if is_bad.any() and len(findings.examples) < EXAMPLES:
             bad = part.filter(is_bad).head(EXAMPLES - len(findings.examples))
-            findings.examples += bad.select(FILE, ROW, TEXT, PROBLEM, CELL).to_dicts()
+            findings.examples += bad.select(FILE, ROW, PROBLEM).to_dicts()
         seconds = part.filter(~is_bad).get_column(SECONDS)
         extremes: list[Any] = [findings.earliest, findings.latest, seconds.min(), seconds.max()]
         extremes = [time for time in extremes if time is not None]

@@ -35,7 +35,7 @@ class RowTable(Protocol):
         """The columns' names; without a header `column_1` and so on."""
 
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
-        """The rows with ROW, FLAW and TEXT (see `cells`), and the wanted columns as text.
+        """The rows with ROW and FLAW (see `cells`), and the wanted columns as text.
 
         columns_by_role: the column of each role, by which it is named in the result.
         """

@@ -57,11 +57,7 @@ def require_one_unit(
         (form, _), (other_form, other_position) = form_positions[:2]
         file, row = divmod(other_position, _ROWS_OF_A_FILE)
         table = tables[file]
-        other = _scan_time_forms(table, file, layout, erased).filter(pl.col(ROW) == row)
-        text = _collect(other.select("timestamp"), tables, rules).item()
-        raise build_mixed_times_error(
-            f"{table.opened.name}, {table.place(row)}", text, other_form, form
-        )
+        raise build_mixed_times_error(f"{table.opened.name}, {table.place(row)}", other_form, form)
     return form_positions[0][0] if form_positions else "s"
 
 

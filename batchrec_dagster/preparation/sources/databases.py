@@ -24,7 +24,7 @@ import polars as pl
 
 from batchrec_dagster.preparation.sources.computed import ResultFile
 from batchrec_dagster.preparation.sources.database_rows import join_parts, write_parts
-from batchrec_dagster.preparation.sources.errors import FileError
+from batchrec_dagster.preparation.sources.errors import FileError, hide_values
 from batchrec_dagster.preparation.sources.limits import (
     LimitError,
     Limits,
@@ -220,7 +220,8 @@ def _explain_errors(url: str, setting: str) -> Iterator[None]:
         package = DRIVERS.get(name, ("", f"a driver for {name} that SQLAlchemy knows"))[1]
         reason = f"{name} needs a driver: pip install '{package}'"
     except sa.exc.SQLAlchemyError as error:
-        reason = f"{setting}: {_remove_url(str(getattr(error, 'orig', None) or error), url)}"
+        message = hide_values(str(getattr(error, "orig", None) or error))
+        reason = f"{setting}: {_remove_url(message, url)}"
     except (FileError, LimitError, MemoryError, pl.exceptions.PolarsError):
         raise
     except OSError as error:

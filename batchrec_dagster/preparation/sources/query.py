@@ -21,7 +21,7 @@ from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import Header, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.computed import ResultFile
-from batchrec_dagster.preparation.sources.errors import FileError
+from batchrec_dagster.preparation.sources.errors import FileError, hide_values
 from batchrec_dagster.preparation.sources.limits import (
     MAX_FILE_GB,
     QUERY_MEMORY_GB,
@@ -329,7 +329,7 @@ def _format_message(text: str, files: Sequence[TableFile]) -> str:
     """DuckDB's message in one line, with the sources' names for its files, shortened."""
     # The hints in the message name settings of DuckDB's reader, which users here do not have.
     short = re.split(r"\n\s*Possible|\nColumn \S+ is being", text)[0]
-    message = " ".join(short.split())
+    message = " ".join(hide_values(short).split())
     if "state machine" in message:
         message = (
             "lines end in CRLF and in LF, or a field has a carriage return in it, which DuckDB does"

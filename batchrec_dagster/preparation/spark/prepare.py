@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,16 +15,15 @@ from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, Layout, PreparationError
-from batchrec_dagster.preparation.polars.cells import ROW, SHOWN, TEXT
+from batchrec_dagster.preparation.polars.cells import ROW
 from batchrec_dagster.preparation.polars.rows import (
-    CELL,
     FORM,
     PROBLEM,
     REASON,
     SECONDS,
     read_error,
 )
-from batchrec_dagster.preparation.row_problems import build_mixed_times_error, describe_bad_row
+from batchrec_dagster.preparation.row_problems import build_mixed_times_error
 from batchrec_dagster.preparation.rules import ERASED_USER, EVENT_TYPE_VALUE, Rules
 from batchrec_dagster.preparation.spark.files import SparkFiles
 from batchrec_dagster.preparation.spark.row_filters import SparkRowFilter
@@ -40,7 +39,7 @@ from batchrec_dagster.preparation.spark.tables import SourceRows, open_rows
 from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 
-# How many bad rows are shown.
+# How many bad rows are named.
 EXAMPLES = 5
 # How many rows one worker writes. They take a few hundred megabytes.
 PART_ROWS = 4_000_000
@@ -78,8 +77,7 @@ def _prepare(
     parse = partial(parse_batches, layout=layout, rules=rules, unit=unit, suppressed=suppressed)
     # Parsed once, and kept on the workers' disks, for all that follows.
     rows = source.map(parse, PARSED_ROWS).persist(StorageLevel.DISK_ONLY)
-    hide = partial(suppressed.hide_in, delimiter=layout.delimiter)
-    rows_read, left_out, examples = _check_rows(source, rows, layout, rules, hide)
+    rows_read, left_out, examples = _check_rows(source, rows, rules)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
     output_columns = _list_output_columns(layout, rules)
     rows_kept = rows.filter(F.col(REASON).isNull()).select(ROW, *output_columns)
@@ -104,15 +102,10 @@ def _prepare(
 
 
 def _check_rows(
-    source: SourceRows,
-    rows: DataFrame,
-    layout: Layout,
-    rules: Rules,
-    hide: Callable[[str], str],
+    source: SourceRows, rows: DataFrame, rules: Rules
 ) -> tuple[int, dict[str, int], list[str]]:
     """How many rows there are, how many are left out for each reason, and the first bad rows.
 
-    hide: as in `_describe_bad_rows`.
     Raises PreparationError if the files cannot be read, or have more bad rows than the rules allow.
     """
     groups = (
@@ -126,7 +119,7 @@ def _check_rows(
     _raise_if_unreadable(source, problems, rows_read, rules)
     if not problems:
         return rows_read, left_out, []
-    examples = _describe_bad_rows(source, rows, layout, hide)
+    examples = _describe_bad_rows(source, rows)
     rules.refuse_bad_rows(sum(group["rows"] for group in problems), rows_read, examples)
     return rows_read, left_out, examples
 
@@ -208,12 +201,10 @@ def _find_timestamp_unit(source: SourceRows, layout: Layout, suppressed: Suppres
         return layout.timestamp_unit
     find = partial(find_batch_time_forms, layout=layout, suppressed=suppressed)
     forms = source.map(find, TIME_FORMS)
-    first_rows = forms.groupBy(FORM).agg(F.min(F.struct(ROW, "timestamp")).alias("first")).collect()
-    first_rows.sort(key=lambda group: group["first"][ROW])
+    first_rows = forms.groupBy(FORM).agg(F.min(ROW).alias("first")).orderBy("first").collect()
     if len(first_rows) > 1:
         group, other = first_rows[:2]
-        row, timestamp = other["first"]
-        raise build_mixed_times_error(source.place(row), timestamp, other[FORM], group[FORM])
+        raise build_mixed_times_error(source.place(other["first"]), other[FORM], group[FORM])
     return str(first_rows[0][FORM]) if first_rows else "s"
 
 
@@ -240,23 +231,11 @@ def _count_erased_users(rows: DataFrame) -> int:
     return rows.filter(F.col(REASON) == ERASED_USER).select("user").distinct().count()
 
 
-def _describe_bad_rows(
-    source: SourceRows, rows: DataFrame, layout: Layout, hide: Callable[[str], str]
-) -> list[str]:
-    """The first bad rows in words.
-
-    hide: gives other words for a line that may have the id of a user who was erased.
-    """
+def _describe_bad_rows(source: SourceRows, rows: DataFrame) -> list[str]:
+    """The first bad rows: the file, the line, and what is wrong."""
     bad = rows.filter(F.col(PROBLEM).isNotNull()).orderBy(ROW).limit(EXAMPLES)
     return [
-        describe_bad_row(
-            source.place(row[ROW]),
-            row[PROBLEM],
-            None if row[CELL] is None else hide(row[CELL])[:SHOWN],
-            hide(row[TEXT] or "")[:SHOWN],
-            layout,
-        )
-        for row in bad.select(ROW, PROBLEM, CELL, TEXT).collect()
+        f"{source.place(row[ROW])}: {row[PROBLEM]}" for row in bad.select(ROW, PROBLEM).collect()
     ]
 
 

@@ -18,7 +18,6 @@ from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.polars.cells import (
     FLAW,
     ROW,
-    SHOWN,
     TEXT,
     CsvSyntax,
     read_csv_cells,
@@ -28,7 +27,6 @@ from batchrec_dagster.preparation.polars.cells import (
 )
 from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
 from batchrec_dagster.preparation.polars.rows import (
-    CELL,
     FORM,
     NO_IDS,
     PROBLEM,
@@ -55,7 +53,6 @@ Columns = Mapping[str, str]
 
 PARSED_ROWS: Columns = {
     ROW: "long",
-    TEXT: "string",
     "user": "string",
     "item": "string",
     SECONDS: "long",
@@ -63,10 +60,9 @@ PARSED_ROWS: Columns = {
     "event_value": "string",
     "order": "string",
     PROBLEM: "string",
-    CELL: "string",
     REASON: "string",
 }
-TIME_FORMS: Columns = {ROW: "long", "timestamp": "string", FORM: "string"}
+TIME_FORMS: Columns = {ROW: "long", FORM: "string"}
 _ARROW_TYPES = {"long": pa.int64(), "string": pa.string()}
 
 
@@ -111,7 +107,6 @@ class CsvReader:
         is_broken = pl.lit(value=False) if syntax.quote is None else _has_broken_quotes(syntax)
         broken = rows.filter(is_broken).select(
             ROW,
-            TEXT,
             pl.lit(BROKEN_QUOTES).alias(FLAW),
             *(pl.lit(None, pl.String).alias(role) for role in file.places),
         )
@@ -176,18 +171,15 @@ def parse_batches(
     unit: str,
     suppressed: SuppressedUsers = NOBODY,
 ) -> Iterator[pa.RecordBatch]:
-    """PARSED_ROWS of the batches; see `polars.rows.parse_rows`. TEXT is there of bad rows only.
+    """PARSED_ROWS of the batches; see `polars.rows.parse_rows`.
 
     suppressed: the users who were erased.
     """
-    text = pl.when(pl.col(PROBLEM).is_not_null()).then(pl.col(TEXT).str.head(SHOWN))
     for part in _split_into_parts(batches):
         try:
             cells = reader.read_cells(part)
             erased = find_erased_ids(cells, suppressed)
-            rows = parse_rows(cells, layout, rules, unit, erased)
-            cell = pl.col(CELL).str.head(SHOWN)
-            parsed = rows.with_columns(text.alias(TEXT), cell.alias(CELL)).collect()
+            parsed = parse_rows(cells, layout, rules, unit, erased).collect()
         except pl.exceptions.PolarsError as error:
             # The driver finds it among the problems, and knows the name of the file.
             problem = UNREADABLE + str(error).partition("\n")[0]

@@ -1,0 +1,46 @@
+"""Searches files for ids that nothing else contains, whatever the files are."""
+
+from __future__ import annotations
+
+import gzip
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import polars as pl
+
+# A part of ids that nothing else contains, so that a search of all bytes finds them.
+MARK = "zqmark"
+# Of texts in files, and in arrays of fixed width.
+ENCODINGS = ("latin-1", "utf-16-le", "utf-32-le")
+
+
+def find_marks(files: Iterator[tuple[str, bytes]]) -> list[str]:
+    """The names of the files that have the mark in their bytes or values."""
+    return [name for name, content in files if any(map(has_mark, read_contents(content)))]
+
+
+def has_mark(content: bytes) -> bool:
+    """Whether the mark is in the bytes, in any encoding of files and arrays."""
+    return any(MARK.encode(encoding) in content for encoding in ENCODINGS)
+
+
+def read_contents(content: bytes) -> Iterator[bytes]:
+    """What a file holds: its bytes, and the values that are packed in it."""
+    yield content
+    if content.startswith(b"\x1f\x8b"):
+        yield gzip.decompress(content)
+    if content.startswith(b"PAR1"):
+        for column in pl.read_parquet(content):
+            yield repr(column.to_list()).encode()
+
+
+def read_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The name and the bytes of each file in the folder, and the values of SQLite's databases."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield str(path.relative_to(folder)), path.read_bytes()
+        if path.suffix in (".db", ".sqlite"):
+            with closing(sqlite3.connect(path)) as database:
+                yield f"values of {path.name}", "\n".join(database.iterdump()).encode()
