@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.dagster_home import find_dagster_home, open_dagster_instance
+from batchrec_dagster.cli.dagster_home import open_dagster_instance
 from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
     UnknownNameError,
@@ -61,9 +61,9 @@ def forget(
 
     Shows what there is of them and what happens to it, asks, and erases it: from copies of ratings,
     interactions, published lists and older editions, batch inputs and outputs, Personalize,
-    segments, reports, sinks, and from what Dagster remembers of runs. From then on a refresh leaves
-    them out, even if a source still has them. It works on all declared pipelines, because a person
-    can be in each. Started again with the same ids, it continues after an interruption.
+    segments, reports and sinks. From then on a refresh leaves them out, even if a source still has
+    them. It works on all declared pipelines, because a person can be in each. Started again with
+    the same ids, it continues after an interruption.
 
     \b
     Examples:
@@ -100,7 +100,7 @@ def forget(
         raise click.UsageError("an id is empty")
     try:
         with open_dagster_instance() as instance:
-            erasure = Erasure(people, works, instance, find_dagster_home(), log)
+            erasure = Erasure(people, works, instance, log)
             click.echo("\n".join(describe_plan(erasure)))
             for line in _describe_undeclared([work.pipeline.name for work in works], names):
                 click.echo(line)

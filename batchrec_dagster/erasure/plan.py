@@ -22,7 +22,6 @@ from batchrec_dagster.erasure.place import Amount, ErasureError, Place
 from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.erasure.receipt import Receipt
 from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_imported_places
-from batchrec_dagster.erasure.run_history import ConsoleLogs, RunEvents
 from batchrec_dagster.erasure.sinks import SinkRows
 from batchrec_dagster.erasure.unfinished import UnfinishedErasure, count_unfinished
 from batchrec_dagster.erasure.whole_files import WholeFiles, make_folder_place
@@ -65,8 +64,6 @@ class Erasure:
     people: People
     pipelines: Sequence[PersonalizeWork]
     instance: dg.DagsterInstance
-    home: Path
-    """Dagster's home."""
     log: logging.Logger
 
     @cached_property
@@ -178,8 +175,6 @@ class Erasure:
         for cache in sorted(caches):
             if cache.is_dir():
                 yield "", make_folder_place("downloads", "deleted; downloaded again", cache)
-        yield "", RunEvents(self.instance, self.home)
-        yield "", ConsoleLogs(self.home)
 
 
 def list_pipeline_places(work: PersonalizeWork) -> list[Place]:

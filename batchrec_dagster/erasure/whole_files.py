@@ -8,13 +8,12 @@ from pathlib import Path
 
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Amount
-from batchrec_dagster.erasure.text_search import may_mention
 from batchrec_dagster.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True)
 class WholeFiles:
-    """Files that are deleted if they mention one of the people, or cannot be searched."""
+    """Files that are deleted, whoever is in them."""
 
     name: str
     consequence: str
@@ -25,21 +24,19 @@ class WholeFiles:
     """What the URIs of files among them start with that are of another place."""
 
     def count(self, people: People) -> Amount:
-        return Amount(sum(1 for _ in self._find(people)), "files")
+        return Amount(sum(1 for _ in self._find()), "files", is_of_people=False)
 
     def erase(self, people: People) -> int:
-        uris = list(self._find(people))
+        uris = list(self._find())
         for uri in uris:
             self.store.delete(uri)
         return len(uris)
 
-    def _find(self, people: People) -> Iterator[str]:
+    def _find(self) -> Iterator[str]:
         for prefix in self.prefixes:
             for info in self.store.list(prefix):
                 is_meant = prefix.endswith("/") or info.uri == prefix
-                if not is_meant or info.uri.startswith(tuple(self.exceptions)):
-                    continue
-                if may_mention(self.store, info.uri, people):
+                if is_meant and not info.uri.startswith(tuple(self.exceptions)):
                     yield info.uri
 
 

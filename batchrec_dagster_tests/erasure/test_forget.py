@@ -185,7 +185,7 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     older = pl.read_parquet(older_file)
     assert {PLAIN, ODD} <= set(before[0]["user_id"]) | set(before[1]["USER_ID"])
     marked = find_marks(read_files(project.root / ".batchrec"))
-    assert len(marked) > 20, "the people are in few files: does the search find anything?"
+    assert len(marked) > 15, "the people are in few files: does the search find anything?"
 
     shown = shop.forget(PLAIN, ODD, "--dry-run")
     assert shown.exit_code == 0, shown.output
