@@ -274,8 +274,6 @@ def _find_report(pipeline: str | None) -> Path:
         addresses = [pipeline]
     else:
         addresses = list_published(storage, pipeline)
-        # A pipeline with several lists has a page about all of them, which is written last.
-        addresses = [*addresses, *map(read_pipeline_name, addresses)]
     reports = [PublishedResults(storage, address).report for address in addresses]
     existing_reports = [report for report in reports if report is not None]
     newest = max(existing_reports, key=lambda report: report.last_modified, default=None)

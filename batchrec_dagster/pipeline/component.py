@@ -26,7 +26,6 @@ from batchrec_dagster.pipeline.assets.recommendations import recommendations
 from batchrec_dagster.pipeline.assets.reports import (
     recommendation_outcomes,
     recommendation_report,
-    report_of_lists,
 )
 from batchrec_dagster.pipeline.assets.similar_items import similar_items
 from batchrec_dagster.pipeline.assets.sinks import sink_assets
@@ -196,8 +195,6 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
                 for spec in asset.check_specs
             ]
             reports.append(recommendation_report(list_pipeline, checks))
-        if self.lists:
-            reports.append(report_of_lists(self))
         return reports
 
     def _require_known_assets(self, context: dg.ComponentLoadContext) -> None:

@@ -42,12 +42,6 @@ from batchrec_dagster.reporting.history import (
     describe_previous_edition,
     describe_restoration,
 )
-from batchrec_dagster.reporting.list_links import PageLink, link_pages
-from batchrec_dagster.reporting.lists_page import (
-    render_lists_page,
-    summarize_list,
-    summarize_similar_items,
-)
 from batchrec_dagster.reporting.night_tables import build_nights_section
 from batchrec_dagster.reporting.nights import list_nights
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
@@ -118,8 +112,6 @@ def build_report(
     sections = [
         build_checks_section(run.checks, _name_missing_checks(run.checks, checks)),
         build_data_section(
-            facts.profile,
-            facts.catalogue.items,
             _read_preparation(pipeline, instance, facts.data.interactions),
             run.source,
         ),
@@ -196,7 +188,6 @@ def _describe_run(
         rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,
         untitled=_read_check_number(edition, ROWS_TITLED, "untitled") or 0,
         similar_items=_describe_similar_items(work),
-        other_pages=_link_other_pages(pipeline),
     )
 
 
@@ -263,44 +254,6 @@ def _read_preparation(
         return {}
     metadata = {name: value.value for name, value in event.asset_materialization.metadata.items()}
     return metadata if metadata.get("dagster/row_count") == interactions else {}
-
-
-def build_lists_page(work: Work) -> str:
-    """The HTML of the page about all lists of the pipeline. Raises StorageError."""
-    pipeline = work.pipeline
-    lists = pipeline.list_pipelines
-    addresses = {list_pipeline.list_name or "": list_pipeline.address for list_pipeline in lists}
-    links = link_pages(pipeline.address, addresses)
-    summaries = [
-        summarize_list(
-            PublishedResults(work.storage, list_pipeline.address),
-            link,
-            pipeline.lists[link.name].description,
-        )
-        for list_pipeline, link in zip(lists, links, strict=True)
-    ]
-    similar_items = None
-    if pipeline.similar_items_pipeline is not None:
-        address = pipeline.similar_items_pipeline.address
-        similar_items = summarize_similar_items(PublishedResults(work.storage, address))
-    return render_lists_page(
-        pipeline.name,
-        pipeline.description,
-        summaries,
-        datetime.now(UTC),
-        similar_items,
-    )
-
-
-def _link_other_pages(pipeline: Pipeline) -> list[PageLink]:
-    """Links to the page about all lists, and to those of the other lists; none without `lists`."""
-    if pipeline.list_name is None:
-        return []
-    lists = {
-        list_pipeline.list_name or "": list_pipeline.address
-        for list_pipeline in pipeline.list_pipelines
-    }
-    return link_pages(pipeline.address, {"All lists": pipeline.name, **lists})
 
 
 def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> list[UnpublishedRun]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -21,8 +20,6 @@ from batchrec_dagster.reporting.sections import (
     format_with_interval,
 )
 
-# The lower ends of the groups of users by number of interactions. The last group has no upper end.
-STEPS = (0, 1, 5, 10, 20, 50, 100, 200, 500)
 # With fewer interactions, a recommender knows little about a user.
 FEW = 5
 
@@ -41,8 +38,6 @@ class Audience:
     """Requested users with 1 to 4 interactions."""
     median: float
     """The interactions of the median requested user."""
-    lengths: list[tuple[str, int]]
-    """The label of each group of requested users by number of interactions, and its size."""
     heaviest: float = 0.0
     """The share of all interactions that belong to the user with the most."""
 
@@ -62,10 +57,6 @@ def count_audience(tables: RunTables, counts: ReportCounts) -> Audience:
         cold=int((lengths == 0).sum()),
         few=int(lengths.is_between(1, FEW - 1).sum()),
         median=float(lengths.median() or 0),  # type: ignore[arg-type]
-        lengths=[
-            (_make_label(low, high), int(lengths.is_between(low, high - 1).sum()))
-            for low, high in pairwise((*STEPS, 2**62))
-        ],
         heaviest=(
             counts.users.select(pl.col("interactions").max().fill_null(0)).item()
             / max(1, counts.data.interactions)
@@ -117,9 +108,3 @@ def draw_newcomers(recent: MeasuredPopularity | None) -> Figure | None:
         " items count. batchrec measures this itself, from the interactions.",
         fold=f"popular items reach {hit_rate:.1%} of the {recent.newcomers:,} newest users{small}",
     )
-
-
-def _make_label(low: int, high: int) -> str:
-    if high > STEPS[-1]:
-        return f"{low}+"
-    return str(low) if high == low + 1 else f"{low}-{high - 1}"

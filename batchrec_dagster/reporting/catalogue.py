@@ -6,20 +6,14 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, VALUE_SEPARATOR
-from batchrec_dagster.reporting.item_ages import ItemAges, measure_ages
-from batchrec_dagster.reporting.novelty import Novelty, measure_novelty
 from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
 
 # The bands of items by popularity, each with the share of the catalogue at which it ends.
 BANDS = {"Top 1%": 0.01, "Next 4%": 0.05, "Next 15%": 0.20, "Next 30%": 0.50, "Last 50%": 1.00}
-# The long tail is all items but this most popular share of the catalogue.
-HEAD = 0.20
 MOST_RECOMMENDED = 9
 MAX_VALUES = 12
 
@@ -33,26 +27,8 @@ class Shares:
     recommendations: float
 
 
-# The shares of the catalogue at which the exposure curve is drawn.
-CURVE = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 # The share of the catalogue that the report's tile is about.
 TOP = 0.01
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """How unevenly items appear in the lists and, for comparison, in the histories.
-
-    Of a share of the catalogue, the most popular items count for the interactions, and the most
-    recommended ones for the recommendations.
-    """
-
-    curve: list[Shares]
-    """What the shares of CURVE take of all interactions and of all recommendations."""
-    top: Shares
-    """What the share TOP takes of them."""
-    gini: Shares
-    """The Gini coefficients of both: 0 if all items are equal, 1 if one item takes all."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +52,13 @@ class Catalogue:
     """Items in the interactions, the metadata or the lists."""
     recommended: int
     """Items in at least one list."""
-    places: int
-    """Rows of all lists."""
     longest: int
     """Items in the longest list."""
-    tail: Shares
-    """The shares of the long tail."""
     bands: list[Shares]
     """The shares of the bands of popularity."""
-    exposure: Exposure
-    novelty: Novelty
-    ages: ItemAges | None
-    """How new the items are; None if it is not known."""
+    top: Shares
+    """What the share TOP of the catalogue takes: of the interactions its most popular items, of the
+    recommendations its most recommended ones."""
     values: dict[str, list[Shares]]
     """The most frequent values of each category."""
     most: list[ListedItem]
@@ -108,53 +79,26 @@ def count_catalogue(tables: RunTables, counts: ReportCounts) -> Catalogue:
     return Catalogue(
         items=items.height,
         recommended=recommended.height,
-        places=int(items.get_column("lists").sum()),
         longest=counts.longest,
-        tail=_compute_shares(
-            items, "Long tail", pl.col("popularity") > math.ceil(HEAD * items.height)
-        ),
         bands=bands,
-        exposure=measure_exposure(items),
-        novelty=measure_novelty(items),
-        ages=measure_ages(tables, counts),
+        top=measure_top(items),
         values={category: _count_values(items, tables, category) for category in tables.categories},
         most=[ListedItem(**row) for row in most.with_columns(title=titles).iter_rows(named=True)],
     )
 
 
-def measure_exposure(items: pl.DataFrame) -> Exposure:
-    """How unevenly the items appear.
+def measure_top(items: pl.DataFrame) -> Shares:
+    """What the share TOP of the catalogue takes of the interactions and the recommendations.
 
     items: a row for each item of the catalogue, with its `interactions` and `lists`.
     """
-    interactions = np.sort(items.get_column("interactions").to_numpy())[::-1]
-    lists = np.sort(items.get_column("lists").to_numpy())[::-1]
+    number = math.ceil(TOP * items.height)
 
-    def take_top(label: str, share: float) -> Shares:
-        number = math.ceil(share * items.height)
-        return Shares(
-            label,
-            _compute_share_of_first(interactions, number),
-            _compute_share_of_first(lists, number),
-        )
+    def share_of_largest(column: str) -> float:
+        counts = items.get_column(column)
+        return float(counts.top_k(number).sum() / max(1, counts.sum()))
 
-    return Exposure(
-        curve=[take_top(f"{share:.1%}".replace(".0%", "%"), share) for share in CURVE],
-        top=take_top("Top", TOP),
-        gini=Shares("Gini", _compute_gini(interactions), _compute_gini(lists)),
-    )
-
-
-def _compute_share_of_first(counts: npt.NDArray[np.int64], number: int) -> float:
-    return float(counts[:number].sum() / max(1, counts.sum()))
-
-
-def _compute_gini(descending: npt.NDArray[np.int64]) -> float:
-    """The Gini coefficient of counts in descending order."""
-    size = len(descending)
-    total = descending.sum()
-    weights = size + 1 - 2 * np.arange(1, size + 1)
-    return float(weights @ descending / (size * total)) if total else 0.0
+    return Shares("Top", share_of_largest("interactions"), share_of_largest("lists"))
 
 
 def _join_items(tables: RunTables, counts: ReportCounts) -> pl.DataFrame:

@@ -14,11 +14,8 @@ from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.audience import Audience, count_audience
 from batchrec_dagster.reporting.catalogue import Catalogue, count_catalogue
-from batchrec_dagster.reporting.data_profile import DataProfile, count_profile
 from batchrec_dagster.reporting.drift import DataFacts, Drift
 from batchrec_dagster.reporting.editions import EditionDiff
-from batchrec_dagster.reporting.list_diversity import ValuesPerList, count_values_per_list
-from batchrec_dagster.reporting.list_links import PageLink
 from batchrec_dagster.reporting.people import MOST_PEOPLE, People, collect_people
 from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.report_counts import count_tables
@@ -97,8 +94,6 @@ class ReportedRun:
     """What users without interactions get, in sentences; None if that is the model's choice."""
     similar_items: str = ""
     """Which published lists of similar items the page shows, in words; empty if there are none."""
-    other_pages: Sequence[PageLink] = ()
-    """The pages of the pipeline's other lists, and the page about all of them."""
 
     @property
     def tested(self) -> Evidence | None:
@@ -137,10 +132,7 @@ class Tallies:
     data: DataFacts
     audience: Audience
     catalogue: Catalogue
-    profile: DataProfile
     people: People
-    values_per_list: ValuesPerList | None
-    """How many values of a category the lists have; None without one."""
     item_ids: Ids
     """The ids of the items in the interactions, sorted."""
     segments: list[Segment]
@@ -199,7 +191,7 @@ class Facts(Tallies):
     def verdict_facts(self) -> VerdictFacts:
         """What the verdict is made from."""
         run = self.run
-        top = self.catalogue.exposure.top
+        top = self.catalogue.top
         is_known = run.unchanged or run.restored
         return VerdictFacts(
             ndcg=run.metrics.get(NDCG, 0.0),
@@ -246,9 +238,7 @@ def count_tallies(tables: RunTables, most_people: int = MOST_PEOPLE) -> Tallies:
         item_ids=counts.items.get_column("item").sort(),
         audience=count_audience(tables, counts),
         catalogue=count_catalogue(tables, counts),
-        profile=count_profile(tables, counts),
         people=people,
-        values_per_list=count_values_per_list(tables, people),
         segments=_group_segments(tables.segments),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
 
 from markupsafe import Markup
 
@@ -259,57 +258,6 @@ def format_estimate(
         note = Markup("<small>too few users for an interval</small>")
         return format_number(estimate.value) + note
     return format_with_interval(estimate.value, estimate.interval, format_number)
-
-
-def draw_exposure(facts: Facts) -> Figure:
-    """How unevenly items appear in the lists and in the histories."""
-    exposure = facts.catalogue.exposure
-    series = [LISTS, HISTORIES]
-    curve = [(share.label, share.recommendations, share.interactions) for share in exposure.curve]
-    rows = [
-        [
-            f"Top {share.label}",
-            format_percent(share.recommendations),
-            format_percent(share.interactions),
-        ]
-        for share in exposure.curve
-    ]
-    gini = [
-        "Gini",
-        format_score(exposure.gini.recommendations),
-        format_score(exposure.gini.interactions),
-    ]
-    return Figure(
-        "exposure",
-        "How few items take the lists",
-        "The share of all recommendations that the most recommended items take, compared with what"
-        " the most popular ones take of all interactions.",
-        Chart("lines", "Items that are shown most", "Share of all", series, curve, percent=True),
-        ["Items", *series],
-        [*rows, gini],
-        note="Gini: 0 if all items are shown equally often, 1 if one takes all.",
-        fold=f"Gini {exposure.gini.recommendations:.2f} in the lists,"
-        f" {exposure.gini.interactions:.2f} in the histories",
-    )
-
-
-def draw_lengths(facts: Facts) -> Figure:
-    """How many users have how many interactions."""
-    groups = facts.audience.lengths
-    return Figure(
-        "lengths",
-        "How much is known about each user",
-        "Requested users by their number of interactions.",
-        Chart("horizontal bars", "Interactions", "Users", ["Users"], groups),
-        ["Interactions", "Users"],
-        [[label, format_count(users)] for label, users in groups],
-        fold=_describe_largest_group(groups),
-    )
-
-
-def _describe_largest_group(groups: Sequence[tuple[str, int]]) -> str:
-    label, users = max(groups, key=itemgetter(1))
-    return f"the largest group: {users:,} users with {label} interactions"
 
 
 def draw_bands(facts: Facts) -> Figure:

@@ -23,19 +23,11 @@ from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.figures import (
     draw_bands,
     draw_categories,
-    draw_exposure,
     draw_groups,
-    draw_lengths,
     draw_popularity,
     draw_quality,
     find_intervals,
     name_metrics,
-)
-from batchrec_dagster.reporting.item_figures import (
-    draw_ages,
-    draw_novelty,
-    draw_values_per_list,
-    make_age_tile,
 )
 from batchrec_dagster.reporting.page_data import pack_people
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
@@ -101,7 +93,7 @@ def render_page(facts: Facts) -> str:
     people = facts.people
     has_images = any(item[-2] for item in people.items)
     quality_figures = [draw_quality(facts), draw_groups(facts), draw_popularity(facts)]
-    audience_figures = [draw_newcomers(facts.run.recent), draw_lengths(facts)]
+    newcomers_figure = draw_newcomers(facts.run.recent)
     catalogue_figures, catalogue_groups = _draw_catalogue_section(facts)
     return environment.get_template("report.html").render(
         facts=facts,
@@ -110,11 +102,10 @@ def render_page(facts: Facts) -> str:
         badges=_judge_tiles(facts),
         intervals=_find_intervals(facts),
         quality_figures=[figure for figure in quality_figures if figure is not None],
-        audience_figures=[figure for figure in audience_figures if figure is not None],
+        audience_figures=[] if newcomers_figure is None else [newcomers_figure],
         bands=draw_bands(facts),
         catalogue_figures=catalogue_figures,
         catalogue_groups=catalogue_groups,
-        age_tile=make_age_tile(facts),
         sections=[section for section in facts.sections if not section.is_quiet],
         quiet_sections=[section for section in facts.sections if section.is_quiet],
         segments=facts.segments[:MOST_SEGMENTS],
@@ -132,19 +123,12 @@ def render_page(facts: Facts) -> str:
 
 
 def _draw_catalogue_section(facts: Facts) -> tuple[list[Figure], list[FigureGroup]]:
-    """The figures of the catalogue, and the groups of those behind one line."""
-    possible_figures = [
-        draw_values_per_list(facts),
-        draw_ages(facts),
-        draw_novelty(facts),
-        draw_exposure(facts),
-    ]
-    figures = [figure for figure in possible_figures if figure is not None]
+    """The figures of categories: of one, or of several behind one line."""
     categories = list(draw_categories(facts))
     if len(categories) < 2:
-        return [*figures, *categories], []
+        return categories, []
     title = f"{', '.join(facts.catalogue.values)} in lists and histories"
-    return figures, [FigureGroup("categories", title, categories[0].fold, categories)]
+    return [], [FigureGroup("categories", title, categories[0].fold, categories)]
 
 
 def _judge_tiles(facts: Facts) -> dict[str, Badge | None]:

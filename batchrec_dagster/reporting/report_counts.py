@@ -19,10 +19,6 @@ from batchrec_dagster.preparation.layout import CONSTANT_TIME
 from batchrec_dagster.reporting.drift import DataFacts
 from batchrec_dagster.reporting.run_tables import RunTables
 
-# What people chose lately is what they chose in this many days before the newest interaction.
-RECENT_DAYS = 30
-DAY = 86_400
-
 
 @dataclass(frozen=True)
 class ReportCounts:
@@ -31,10 +27,7 @@ class ReportCounts:
     users: pl.DataFrame
     """user_id and interactions, in order of user."""
     items: pl.DataFrame
-    """item, interactions, first, the time of its first one in epoch seconds, recent, how many it
-    has of the last RECENT_DAYS days of the data, and recent_time, the mean time of these."""
-    days: pl.DataFrame
-    """day, counted from 1970-01-01, and interactions."""
+    """item and interactions."""
     data: DataFacts
     served: pl.Series
     """The ids of the users with a list, sorted."""
@@ -42,8 +35,6 @@ class ReportCounts:
     """item and lists, the number of lists that contain it."""
     longest: int
     """The number of items in the longest list."""
-    newest: int
-    """The time of the newest interaction, in epoch seconds."""
 
 
 def count_tables(tables: RunTables) -> ReportCounts:
@@ -52,24 +43,11 @@ def count_tables(tables: RunTables) -> ReportCounts:
     recommendations = tables.recommendations
     columns = interactions.collect_schema().names()
     row_count = pl.len().cast(pl.Int64)
-    day = pl.col(TIMESTAMP) // DAY
-    # The days come first, because the newest time is in them. All else is one pass.
-    days = (
-        interactions.group_by(day=day)
-        .agg(interactions=row_count, first=pl.col(TIMESTAMP).min(), last=pl.col(TIMESTAMP).max())
-        .collect(engine="streaming")
-    )
-    newest = days.select(pl.col("last").max()).item() or 0
     time = pl.col(TIMESTAMP)
-    is_recent = time > newest - RECENT_DAYS * DAY
     queries = {
+        "times": interactions.select(interactions=row_count, first=time.min(), last=time.max()),
         "users": interactions.group_by(user_id=USER_ID).agg(interactions=row_count),
-        "items": interactions.group_by(item=ITEM_ID).agg(
-            interactions=row_count,
-            first=time.min(),
-            recent=is_recent.sum().cast(pl.Int64),
-            recent_time=time.filter(is_recent).mean(),
-        ),
+        "items": interactions.group_by(item=ITEM_ID).agg(interactions=row_count),
         # Each user has one item of rank 1.
         "served": recommendations.filter(pl.col("rank") == 1).select("user_id"),
         "lists": recommendations.group_by(item="item_id").agg(lists=row_count),
@@ -86,9 +64,8 @@ def count_tables(tables: RunTables) -> ReportCounts:
     return ReportCounts(
         users=users.sort("user_id"),
         items=items,
-        days=days.select("day", "interactions"),
         data=_describe_data(
-            days,
+            results["times"],
             users=users.height,
             items=items.height,
             events={} if events is None else dict(events.iter_rows()),
@@ -97,12 +74,11 @@ def count_tables(tables: RunTables) -> ReportCounts:
         served=results["served"].to_series().sort(),
         lists=results["lists"],
         longest=results["longest"].item() or 0,
-        newest=newest,
     )
 
 
 def _describe_data(
-    days: pl.DataFrame,
+    times: pl.DataFrame,
     *,
     users: int,
     items: int,
@@ -111,14 +87,12 @@ def _describe_data(
 ) -> DataFacts:
     """The facts about the interactions.
 
-    days: the columns interactions, first and last (epoch seconds), with a row for each day.
+    times: a row with interactions, their number, and first and last, in epoch seconds.
     users: how many users there are.
     items: how many items there are.
     events: the number of interactions of each type; empty if there is no such column.
     """
-    interactions, first, last = days.select(
-        pl.col("interactions").sum(), pl.col("first").min(), pl.col("last").max()
-    ).row(0)
+    interactions, first, last = times.row(0)
     return DataFacts(
         interactions=interactions,
         users=users,

@@ -163,20 +163,7 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
             rows
         )
 
-    # Odd items are comedies and romances, even ones dramas.
-    genres = {user: set[str]() for user in {row["user_id"] for row in lists}}
-    for entry in lists:
-        is_odd = int(entry["item_id"]) % 2 == 1
-        genres[entry["user_id"]] |= {"Comedy", "Romance"} if is_odd else {"Drama"}
     training = metadata(result, "solution_version")
-    newest = max(row["TIMESTAMP"] for row in rows)
-    items_file = project.storage / "shop/transformed/items/items.csv"
-    created = dict(
-        pl.read_csv(items_file)
-        .select(pl.col("ITEM_ID").cast(pl.String), "CREATION_TIMESTAMP")
-        .iter_rows()
-    )
-    ages = sorted((newest - created[entry["item_id"]]) / 86_400 for entry in lists)
     assert report.facts == pytest.approx(
         {
             "interactions": len(rows),
@@ -191,14 +178,10 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
             "few": sum(0 < length < 5 for length in histories),
             "recommended": len(list_counts),
             "catalogue": 80,
-            "places": len(lists),
             "top_lists": max(list_counts.values()) / len(lists),
             "top_histories": max(had.values()) / len(rows),
-            "tail_recommendations": compute_shares(order[16:])[0],
-            "tail_interactions": compute_shares(order[16:])[1],
             "people": len({row["user_id"] for row in lists}),
             "counted": len(history_lengths),
-            "median_item_age": round(ages[(len(ages) - 1) // 2]),
             **{
                 prefix + key: training[prefix + short]
                 for prefix in ("", "popularity_")
@@ -216,30 +199,9 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
         for name, short in zip(NAMES, SHORT.values(), strict=True)
     ]
     check_parts(report, training)
-    numbers = Counter(len(values) for values in genres.values())
-    assert {str(row[0]): row[1] for row in report.tables["values-per-list-table"][1:]} == {
-        str(number): lists for number, lists in numbers.items()
-    }
-    places = sorted(order.index(entry["item_id"]) + 1 for entry in lists)
-    assert report.tables["novelty-table"][1][1] == places[(len(places) - 1) // 2]
-    bits = [-math.log2(had[entry["item_id"]] / len(rows)) for entry in lists]
-    assert report.tables["novelty-table"][3][1] == pytest.approx(sum(bits) / len(bits))
     ends = [0, *(math.ceil(80 * share) for share in (0.01, 0.05, 0.2, 0.5, 1))]
     for row, start, end in zip(report.tables["bands-table"][1:], ends, ends[1:], strict=False):
         assert row[1:] == pytest.approx(compute_shares(order[start:end]))
-    curve = report.tables["exposure-table"][1:]
-    often = [
-        sorted((counts[item] for item in order), reverse=True) for counts in (list_counts, had)
-    ]
-    for row, share in zip(curve, (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1), strict=False):
-        top = math.ceil(80 * share)
-        assert row[1:] == pytest.approx([sum(counts[:top]) / sum(counts) for counts in often])
-    # The mean absolute difference of any two items, over twice the mean.
-    ginis = [
-        sum(abs(count - other) for count in counts for other in counts) / (2 * 80 * sum(counts))
-        for counts in often
-    ]
-    assert curve[-1] == ["Gini", *(pytest.approx(gini) for gini in ginis)]
     odd, even = (
         compute_shares([item for item in order if int(item) % 2 == parity]) for parity in (1, 0)
     )
@@ -249,11 +211,6 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
         "Romance": odd,
         "Drama": even,
     }
-    lengths = {str(row[0]): row[1] for row in report.tables["lengths-table"][1:]}
-    assert lengths["0"] == 3
-    assert lengths["20-49"] == sum(20 <= length < 50 for length in histories)
-    assert sum(float(number) for number in lengths.values()) == 43
-
     most_shown = sorted(list_counts, key=lambda item: (-list_counts[item], item))[:MOST_RECOMMENDED]
     assert report.tables["most-table"][1:] == [
         [

@@ -216,54 +216,6 @@ def _build_report(
     )
 
 
-def report_of_lists(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset of the page about all lists of the pipeline, which leads to the page of each."""
-    list_pipelines = pipeline.list_pipelines
-    described = [
-        (list_pipeline.list_name, list_pipeline.description) for list_pipeline in list_pipelines
-    ]
-    similar_items = pipeline.similar_items_pipeline
-
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            "recommendation_report",
-            description="A page about all lists: whether each is safe to send, and the way to its"
-            " own page.",
-            kinds={"report", "html"},
-            deps=[
-                *(
-                    list_pipeline.asset_key("recommendation_report")
-                    for list_pipeline in list_pipelines
-                ),
-                *([similar_items.asset_key("similar_items")] if similar_items else []),
-            ],
-            storage_key=pipeline.storage_keys.report,
-            code_version=f"{CODE_VERSION}-{fingerprint(pipeline.description, described)}",
-            io_manager="html_io",
-        )
-    )
-    @asset_step
-    def recommendation_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        from batchrec_dagster.pipeline.report import build_lists_page
-
-        work = get_work(pipeline, context)
-        html = build_lists_page(work)
-        context.log.info(f"the page about all lists: {len(described):,} lists for users")
-        return dg.MaterializeResult(
-            value=html,
-            metadata={
-                "lists": len(described),
-                "bytes": len(html.encode()),
-                **storage_links(
-                    "report", work.storage, work.storage.uri(pipeline.storage_keys.report)
-                ),
-            },
-        )
-
-    return recommendation_report
-
-
 def _log_verdict(log: logging.Logger, report: "Report") -> None:
     """Log whether the published lists are safe to send, so that doubts stand out."""
     verdict = report.facts.verdict
