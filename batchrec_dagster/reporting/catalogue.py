@@ -96,7 +96,7 @@ def measure_top(items: pl.DataFrame) -> Shares:
 
     def share_of_largest(column: str) -> float:
         counts = items.get_column(column)
-        return float(counts.top_k(number).sum() / max(1, counts.sum()))
+        return int(counts.top_k(number).sum()) / max(1, int(counts.sum()))
 
     return Shares("Top", share_of_largest("interactions"), share_of_largest("lists"))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-ChartKind = Literal["bars", "horizontal bars", "lines"]
+ChartKind = Literal["horizontal bars", "lines"]
 
 ChartRow = tuple[str, *tuple[float | None, ...]]
 """A label, and the value of each series. No value is negative; it is None if a series has none."""
@@ -31,8 +31,8 @@ class Chart:
     """What a chart shows."""
 
     kind: ChartKind
-    """Horizontal bars have room for a label each. Bars and lines are for what has an order, such as
-    days: where their labels are too long to stand next to each other, some are left out."""
+    """Horizontal bars have room for a label each. Lines are for what has an order, such as days:
+    where the labels are too long to stand next to each other, some are left out."""
     labels: str
     """The title of the labels' axis, in few words. It is empty where the figure's title says it
     already."""

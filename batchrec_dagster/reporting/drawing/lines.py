@@ -1,4 +1,4 @@
-"""Bars and lines over an axis of labels in order, such as days."""
+"""Lines over an axis of labels in order, such as days."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ from batchrec_dagster.reporting.drawing.scale import make_scale
 
 # The height of the plot.
 PLOT_HEIGHT = 140
-# The share of a label's band that its bars take.
-BARS_IN_BAND = 0.8
 
 
-class ColumnDrawing:
-    """Where the parts of a chart of bars or lines are, and how they are drawn.
+class LineDrawing:
+    """Where the parts of a chart of lines are, and how they are drawn.
 
     The labels share out the width evenly, each in a band of its own.
     """
@@ -48,10 +46,7 @@ class ColumnDrawing:
     def draw(self) -> Iterator[Markup]:
         """The shapes, from back to front."""
         yield from self._draw_axes()
-        if self._chart.kind == "lines":
-            yield from self._draw_lines()
-        else:
-            yield from self._draw_bars()
+        yield from self._draw_lines()
 
     def _draw_axes(self) -> Iterator[Markup]:
         yield shapes.draw_title(MARGIN, MARGIN + LINE_HEIGHT / 2, self._chart.values, "start")
@@ -69,26 +64,6 @@ class ColumnDrawing:
         if self._chart.labels:
             x, y = (self._left + self._right) / 2, self._bottom + 2 * LINE_HEIGHT
             yield shapes.draw_title(x, y, self._chart.labels, "middle")
-
-    def _draw_bars(self) -> Iterator[Markup]:
-        """The bars of a label stand next to each other."""
-        thickness = self._band * BARS_IN_BAND / len(self._chart.series)
-        intervals = []
-        for point in self._chart.list_points():
-            offset = thickness * (point.series - len(self._chart.series) / 2)
-            x, y = self._find_middle(point.row) + offset, self._find_y(point.value)
-            yield shapes.draw_bar(
-                x,
-                y,
-                thickness,
-                self._bottom - y,
-                shapes.COLOURS[point.series],
-                is_grey=self._chart.is_grey(point),
-            )
-            if point.interval is not None:
-                intervals.append((x + thickness / 2, point.interval))
-        for x, interval in intervals:
-            yield self._draw_interval(x, interval, shapes.INK)
 
     def _draw_lines(self) -> Iterator[Markup]:
         """A line for each series, with a dot at each value."""
