@@ -117,23 +117,6 @@ def declare_with_items(project: Project, **attributes: Any) -> dict[str, Any]:
     )
 
 
-def check_parts(report: Reader, training: dict[str, Any]) -> None:
-    """Whether the quality in parts is that of the model's metrics. Lists have ten items."""
-    rows = report.tables["list-lengths-table"][1:]
-    assert [row[0] for row in rows] == ["5", "10"]
-    for depth, *cells in rows:
-        # The tested users are too few for intervals.
-        hit_rate, _, ndcg, precision = (cell for cell in cells if isinstance(cell, float))
-        assert ndcg == training[f"ndcg_at_{depth}"]
-        assert precision == training[f"precision_at_{depth}"]
-        # No user with a hit has less than one, or more than all items of the list.
-        assert precision <= hit_rate <= precision * int(depth)
-    recalls = {str(row[0]): row[2:] for row in report.tables["items-column1-table"][1:]}
-    # Odd items are comedies and romances.
-    assert recalls.keys() == {"Comedy", "Romance", "Drama"}
-    assert recalls["Comedy"] == recalls["Romance"]
-
-
 @pytest.mark.slow
 def test_each_number_agrees_with_the_tables(project: Project, instance: dg.DagsterInstance) -> None:
     # Three of these users have no history.
@@ -198,7 +181,6 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
         [name, training[short], training[f"popularity_{short}"]]
         for name, short in zip(NAMES, SHORT.values(), strict=True)
     ]
-    check_parts(report, training)
     ends = [0, *(math.ceil(80 * share) for share in (0.01, 0.05, 0.2, 0.5, 1))]
     for row, start, end in zip(report.tables["bands-table"][1:], ends, ends[1:], strict=False):
         assert row[1:] == pytest.approx(compute_shares(order[start:end]))

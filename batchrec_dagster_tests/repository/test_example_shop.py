@@ -18,7 +18,6 @@ import polars as pl
 import pytest
 import yaml
 
-from batchrec_dagster_tests.reporting.test_report import Reader
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
     TYPED,
@@ -234,27 +233,3 @@ def test_newcomers_get_what_sold_in_their_country_in_the_last_month(shop: Exampl
             checked += 1
     assert len(newcomers) > 50
     assert checked > 5 * len(newcomers)
-
-
-def test_the_report_shows_quality_in_parts_and_what_is_recommended(shop: ExampleShop) -> None:
-    page = shop.folder / ".batchrec/storage/shop/lists/newsletter/curated/report/index.html"
-    report = Reader(page.read_text(encoding="utf-8"))
-    tested, ndcg = report.tables["groups-table"][1][1:3]
-    # Each customer has one country, so that the whole is the mean of the parts.
-    parts = [
-        [cell for cell in row if isinstance(cell, float)]
-        for row in report.tables["users-column1-table"][1:]
-    ]
-    assert {row[0] for row in report.tables["users-column1-table"][1:]} <= {"AT", "CH", "DE"}
-    assert sum(users for users, *_ in parts) == tested
-    mean = sum(users * own for users, own, *_ in parts) / float(tested)
-    assert mean == pytest.approx(ndcg, abs=1e-3)
-    lengths = report.tables["list-lengths-table"][1:]
-    assert [row[0] for row in lengths] == ["5", "10"]
-    # No model has a newcomer to be measured on, but popular items have.
-    [[_, newcomers, hit_rate, *_]] = report.tables["newcomers-table"][1:]
-    first: dict[str, str] = {}
-    for customer, _, time in sorted(shop.events, key=lambda event: event[2]):
-        first.setdefault(customer, time)
-    assert 0 < float(newcomers) <= len(first) // 10
-    assert 0 < float(hit_rate) < 1
