@@ -22,7 +22,7 @@ FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
 BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 # The pages whose `sh` blocks test_tutorial.py types, in this order: the others go on from what the
 # first makes.
-TYPED = ("docs/tutorial.md", "docs/operations.md", "docs/aws.md", "docs/retention.md")
+TYPED = ("docs/tutorial.md", "docs/operations.md", "docs/aws.md", "docs/data-kept.md")
 # Its `sh` blocks are the demo, and commands of the tutorial.
 README = "README.md"
 # The section of the tutorial that test_example_shop.py types, in a clone of its own.
