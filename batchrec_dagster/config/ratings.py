@@ -152,7 +152,7 @@ class RatingsSettings(SourceSettings):
     format: Format | TableFormat | dict[str, TableFormat] | None = Field(
         default=None,
         description="csv (with any delimiter), json (JSON Lines: an object a line) or parquet."
-        " Excel and SQLite are read as csv, a JSON array as json, Feather as parquet."
+        " Excel is read as csv, a JSON array as json."
         " Default: detected from the first file. delta: the source is the folder of a Delta table;"
         " of several sources, the name of each that is one.",
         examples=["delta", {"orders": "delta"}],

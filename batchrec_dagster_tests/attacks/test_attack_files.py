@@ -10,7 +10,6 @@ import io
 import json
 import resource
 import shutil
-import sqlite3
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,18 +41,6 @@ pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
 MEMORY_GB = 3
 TIME = 1_500_000_000
-
-
-def write_database(folder: Path) -> None:
-    """8 KB of SQLite whose generated column makes 2 GB."""
-    with sqlite3.connect(folder / "bomb.db") as database:
-        database.execute(
-            "CREATE TABLE ratings (userId, movieId, rating, timestamp, pad TEXT GENERATED ALWAYS AS"
-            " (hex(zeroblob(500000))) VIRTUAL)"
-        )
-        rows = [(number % 40, number % 23, 5, TIME + number) for number in range(2000)]
-        database.executemany("INSERT INTO ratings VALUES (?, ?, ?, ?)", rows)
-    database.close()
 
 
 SHEET = (
@@ -140,7 +127,6 @@ class Bomb:
 
 
 BOMBS = {
-    "a database with a generated column": Bomb(write_database, "BATCHREC_MAX_FILE_GB"),
     "a workbook of two cells": Bomb(write_far_cells, "BATCHREC_MAX_FILE_MEMORY_GB"),
     "Parquet": Bomb(write_parquet, "an id longer than 256 characters"),
     "a Delta table": Bomb(write_delta_table, "", "delta"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import sqlite3
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,14 @@ def test_sources_that_are_as_declared_are_ok(tmp_path: Path) -> None:
     (tmp_path / "orders/2.csv").write_text(ORDERS)
     pl.read_csv(ORDERS.encode()).write_parquet(tmp_path / "items.parquet")
     (tmp_path / "blocked.csv.gz").write_bytes(gzip.compress(b"sku\n7\n"))
-    with sqlite3.connect(tmp_path / "shop.db") as database:
-        database.execute("CREATE TABLE customers (userId, country)")
+    with zipfile.ZipFile(tmp_path / "shop.zip", "w") as archive:
+        archive.writestr("customers.csv", "userId,country\n1,AT\n")
     findings = check(
         tmp_path,
         ratings={"source": "orders/*.csv"},
         items={"source": "items.parquet", "columns": ITEMS},
         users={
-            "source": "shop.db!/customers",
+            "source": "shop.zip!/customers.csv",
             "columns": {"user": "userId", "categories": {"COUNTRY": "country"}},
         },
         recommendations={"rules": {"block": {"source": "blocked.csv.gz"}}},

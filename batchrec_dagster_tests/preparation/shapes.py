@@ -6,10 +6,8 @@ import csv
 import gzip
 import io
 import json
-import sqlite3
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -148,33 +146,16 @@ def write_sheets(sheets: Mapping[str, Sequence[Sequence[Any]]]) -> Callable[[Pat
     return write
 
 
-def write_sqlite(root: Path) -> str:
-    with closing(sqlite3.connect(root / "shop.db")) as database:
-        database.execute("CREATE TABLE orders (customer_id TEXT, sku TEXT, ordered_at TEXT)")
-        rows = [(row.user, row.item, f"{row.time:%Y-%m-%d %H:%M:%S}") for row in ROWS]
-        database.executemany("INSERT INTO orders VALUES (?, ?, ?)", rows)
-        database.commit()
-    return "shop.db"
-
-
-def write_frame(name: str) -> Callable[[Path], str]:
-    """Writes Parquet or Feather, by the name."""
-
-    def write(root: Path) -> str:
-        frame = pl.DataFrame(
-            {
-                "user_id": [row.user for row in ROWS],
-                "item_id": [row.item for row in ROWS],
-                "created_at": [row.time for row in ROWS],
-            }
-        )
-        if name.endswith(".parquet"):
-            frame.write_parquet(root / name)
-        else:
-            frame.write_ipc(root / name)
-        return name
-
-    return write
+def write_parquet(root: Path) -> str:
+    frame = pl.DataFrame(
+        {
+            "user_id": [row.user for row in ROWS],
+            "item_id": [row.item for row in ROWS],
+            "created_at": [row.time for row in ROWS],
+        }
+    )
+    frame.write_parquet(root / "orders.parquet")
+    return "orders.parquet"
 
 
 def write_zip(**members: str) -> Callable[[Path], str]:
@@ -346,9 +327,7 @@ SHAPES = [
         message="it has several sheets (About, Orders): name one, FILE!/SHEET",
         options=["!/Orders"],
     ),
-    Shape("SQLite", write_sqlite),
-    Shape("Parquet", write_frame("orders.parquet")),
-    Shape("Feather", write_frame("orders.feather")),
+    Shape("Parquet", write_parquet),
     # JSON.
     Shape("JSON Lines", write_json(*map(plain, ROWS))),
     Shape(
@@ -428,5 +407,8 @@ REFUSED = [
     Shape("XML", write_text("orders.xml", "<?xml version='1.0'?>"), "an XML file"),
     Shape("A web page", write_text("a.csv", "<!DOCTYPE html>"), "a web page"),
     Shape("7-Zip", write_text("orders.7z", b"7z\xbc\xaf\x27\x1c\0"), "a 7-Zip archive"),
+    Shape("SQLite", write_text("orders.db", b"SQLite format 3\0"), "an SQLite database"),
+    Shape("Feather", write_text("orders.feather", b"ARROW1\0\0"), "a Feather or Arrow file"),
+    Shape("bzip2", write_text("orders.csv.bz2", b"BZh91AY"), "a file packed with bzip2"),
     Shape("PDF", write_text("orders.pdf", "%PDF-1.7\n"), "a PDF"),
 ]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
@@ -39,16 +40,6 @@ def find_pid(reader: ConfinedReader) -> int:
     return reader._child._process.pid
 
 
-def write_database(path: Path, column: str) -> Path:
-    """A database whose only table has a column that is computed so whenever a row is read."""
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("CREATE TABLE t (a)")
-        database.executemany("INSERT INTO t (a) VALUES (?)", [[1]] * 10_000)
-        # It is added afterwards, because an INSERT would compute it too.
-        database.execute(f"ALTER TABLE t ADD COLUMN b GENERATED ALWAYS AS ({column}) VIRTUAL")
-    return path
-
-
 def test_one_child_reads_many_files(tmp_path: Path) -> None:
     with ConfinedReader() as reader:
         answers, pids = [], set()
@@ -63,8 +54,8 @@ def test_a_file_that_takes_too_long_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCHREC_MAX_FILE_MINUTES", "0.01")
-    # Each row takes a long time and produces a few bytes.
-    path = write_database(tmp_path / "slow.db", "length(hex(zeroblob(a * 20000000)))")
+    path = tmp_path / "slow.json"
+    path.write_text(f"[{'1,' * 10_000_000}1]")
     with ConfinedReader() as reader:
         with pytest.raises(LimitError, match=r"the 0\.01 minutes of BATCHREC_MAX_FILE_MINUTES"):
             open_file(reader, path)
@@ -76,8 +67,11 @@ def test_a_file_that_takes_too_long_is_refused(
 def test_a_file_that_takes_too_much_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BATCHREC_MAX_FILE_MEMORY_GB", "0.3")
-    path = write_database(tmp_path / "large.db", "hex(zeroblob(a * 200000000))")
+    monkeypatch.setenv("BATCHREC_MAX_FILE_MEMORY_GB", "1")
+    # Each of many rows has the same long text, which the file holds once.
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(40_000, np.int32)), ["x" * 60_000])
+    path = tmp_path / "large.parquet"
+    pq.write_table(pa.table({"user": text}), path, store_schema=False)
     with (
         ConfinedReader() as reader,
         pytest.raises(

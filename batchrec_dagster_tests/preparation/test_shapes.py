@@ -19,10 +19,6 @@ from batchrec_dagster.preparation.confined import reader
 from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster_tests.preparation.own_data import prepare_interactions
 from batchrec_dagster_tests.preparation.shapes import PLAIN, REFUSED, SHAPES, Shape
-from batchrec_dagster_tests.repeats import IS_LONG
-
-# Tests of formats read these too.
-AT_NIGHT = {"Feather"}
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +101,7 @@ def count_tries(shape: Shape, folder: Path) -> int:
     return 2
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [shape for shape in SHAPES if IS_LONG or shape.name not in AT_NIGHT],
-    ids=lambda shape: shape.name,
-)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_a_shape_is_right_at_once_or_with_the_options_of_the_message(
     folder: Path, shape: Shape
 ) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import sqlite3
 import zipfile
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -120,16 +119,6 @@ def write_snowflake(root: Path) -> list[str]:
     return DATED
 
 
-def write_sqlite(root: Path) -> list[str]:
-    with closing(sqlite3.connect(root / "shop.db")) as connection:
-        connection.execute("CREATE TABLE users (id TEXT)")
-        connection.execute("CREATE TABLE orders (customer_id TEXT, sku TEXT, ordered_at TEXT)")
-        rows = [(f"u{n}", f"i{n}", f"{NOON:%Y-%m-%d %H:%M:%S}") for n in (1, 2)]
-        connection.executemany("INSERT INTO orders VALUES (?, ?, ?)", rows)
-        connection.commit()
-    return DATED
-
-
 def write_steam(root: Path) -> list[str]:
     lines = ["u1,i1,purchase,1.0,0", "u1,i1,play,273,0", "u2,i2,play,1.5,0"]
     (root / "steam-200k.csv").write_text("\n".join(lines))
@@ -157,7 +146,6 @@ SHAPES: dict[str, Callable[[Path], list[str]]] = {
     "MovieLens": write_movielens,
     "RetailRocket": write_retail_rocket,
     "Snowflake unload": write_snowflake,
-    "SQLite": write_sqlite,
     "Steam 200K": write_steam,
     "Yelp": write_yelp,
 }

@@ -1,4 +1,4 @@
-"""Jobs of the child process: a file of a zip archive, a sheet of a workbook, a table of SQLite."""
+"""Jobs of the child process: a file of a zip archive, a sheet of a workbook."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def find_member(job: ConfinedJob, path: str, member: str) -> None:
 
     member: the path of the file in the archive; empty for the only one.
 
-    The sheets of a workbook and the tables
-    of a database are found when they are read."""
+    The sheets of a workbook are found when it is read.
+    """
     if _find_conversion(Path(path)) is None:
         with _open(Path(path)) as archive:
             _find_info(archive, member, job.limits)
 
 
 def write_member(job: ConfinedJob, path: str, member: str, target: str) -> None:
-    """Write the file of the archive, or what its sheet or table becomes, to the path `target`."""
+    """Write the file of the archive, or what its sheet becomes, to the path `target`."""
     archive_path, target_path = Path(path), Path(target)
     if conversion := _find_conversion(archive_path):
         packed = archive_path.stat().st_size
@@ -58,7 +58,7 @@ def write_member(job: ConfinedJob, path: str, member: str, target: str) -> None:
 
 
 def _find_conversion(path: Path) -> Conversion | None:
-    """What makes a file of a sheet or a table, if the archive has such."""
+    """What makes a file of a sheet, if the archive has such."""
     with path.open("rb") as file:
         return CONVERSIONS.get(recognise_format(file.read(START)) or "")
 

@@ -5,23 +5,18 @@ The kernel limits what they take; what they check themselves is only what it can
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
 
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.formats import (
-    ARROW,
     EXCEL,
     JSON_ARRAY,
     PARQUET_FORMAT,
-    SQLITE,
 )
 from batchrec_dagster.preparation.sources.limits import Limits
 
@@ -38,7 +33,7 @@ class Convert(Protocol):
     ) -> int:
         """Write the result to `target`.
 
-        part: the name of a sheet or table, needed only where there are several.
+        part: the name of a sheet, needed only where there are several.
         packed: the size in bytes of the file as it came.
 
         Returns what to add to the number of a line of the result in order to find it in the file.
@@ -56,19 +51,18 @@ class Conversion:
     """What a person finds in the file where the result has a line."""
 
 
-def choose_part(names: Sequence[str], part: str | None, kind: str) -> str:
-    """The wanted sheet or table, or the only one. Raises FileError."""
+def _choose_sheet(names: Sequence[str], sheet: str | None) -> str:
+    """The wanted sheet, or the only one. Raises FileError."""
     listed_names = ", ".join(names)
-    if part is not None and part not in names:
-        raise FileError(f"it has no {kind} {part!r}; it has: {listed_names}")
-    if part is None and len(names) != 1:
+    if sheet is not None and sheet not in names:
+        raise FileError(f"it has no sheet {sheet!r}; it has: {listed_names}")
+    if sheet is None and len(names) != 1:
         if not names:
-            raise FileError(f"it has no {kind} with rows")
+            raise FileError("it has no sheet with rows")
         raise FileError(
-            f"it has several {kind}s ({listed_names}): name one, FILE!/{kind.upper()}, such as"
-            f" …!/{names[0]}"
+            f"it has several sheets ({listed_names}): name one, FILE!/SHEET, such as …!/{names[0]}"
         )
-    return part or names[0]
+    return sheet or names[0]
 
 
 def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
@@ -86,7 +80,7 @@ def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, p
         names = book.sheet_names
         if part is None and len(names) > 1:
             names = [name for name in names if book.load_sheet(name, n_rows=1).width]
-        name = choose_part(names, part, "sheet")
+        name = _choose_sheet(names, part)
         rows = book.load_sheet(name, header_row=None, skip_rows=0, dtypes="string").to_polars()
     except fastexcel.FastExcelError as error:
         reason = str(error).partition("\n")[0]
@@ -95,49 +89,6 @@ def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, p
     blank_rows = int(filled.item(0)) if len(filled) else 0
     rows.slice(blank_rows).write_csv(target, include_header=False)
     return blank_rows
-
-
-def _convert_sqlite(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
-    """A table as CSV."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            # Functions that have effects are not called by what the file's own schema computes.
-            database.execute("PRAGMA trusted_schema = OFF")
-            named = "SELECT name FROM sqlite_master WHERE type = 'table'"
-            names = [name for (name,) in database.execute(f"{named} ORDER BY name")]
-            names = [name for name in names if not name.startswith("sqlite_")]
-            quoted = choose_part(names, part, "table").replace('"', '""')
-            database.text_factory = lambda text: text.decode(errors="replace")
-            cursor = database.execute(f'SELECT * FROM "{quoted}"')  # noqa: S608 (a quoted name)
-            with target.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(column for column, *_ in cursor.description)
-                writer.writerows(
-                    ["" if isinstance(cell, bytes) else cell for cell in row] for row in cursor
-                )
-    except sqlite3.Error as error:
-        raise FileError(f"it cannot be read as an SQLite database: {error}") from error
-    return -1  # The header is not a row.
-
-
-def _convert_arrow(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
-    """A file of Arrow's own format (Feather) as Parquet."""
-    import pyarrow as pa
-
-    from batchrec_dagster.preparation.confined.parquet import write_parquet
-
-    _refuse_part(part)
-    try:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
-            numbers = range(reader.num_record_batches)
-            batches = (reader.get_batch(number) for number in numbers)
-            write_parquet(batches, reader.schema, target, limits, packed)
-    except MemoryError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise FileError(f"it is damaged or not Arrow ({reason}): copy it again") from error
-    return 0
 
 
 def _convert_parquet(
@@ -212,8 +163,6 @@ def _refuse_part(part: str | None) -> None:
 
 CONVERSIONS = {
     EXCEL: Conversion(_convert_excel, "row"),
-    SQLITE: Conversion(_convert_sqlite, "row"),
-    ARROW: Conversion(_convert_arrow, "row"),
     PARQUET_FORMAT: Conversion(_convert_parquet, "row"),
     JSON_ARRAY: Conversion(_convert_json_array, "element"),
 }

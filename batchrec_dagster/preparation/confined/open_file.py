@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
-import lzma
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +25,6 @@ def _open_zstd(path: Path) -> Any:
 
 _UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
     formats.GZIP: gzip.GzipFile,
-    formats.BZIP2: bz2.BZ2File,
-    formats.XZ: lzma.LZMAFile,
     formats.ZSTD: _open_zstd,
 }
 
@@ -78,7 +74,7 @@ def _unpack(path: Path, target: Path) -> Path:
         with unpacker(path) as file, target.open("wb") as output:
             while chunk := file.read(CHUNK):
                 output.write(chunk)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DamagedFileError(f"it is damaged ({error}): copy it again") from error

@@ -25,11 +25,10 @@ def write_parquet(
     target: Path,
     limits: Limits,
     packed: int,
-    compression: str = "none",
 ) -> None:
     """Write the batches, whose sizes are now what they are said to be.
 
-    Without compression, numbers are written as they are, so that the size of the file is that of
+    Numbers are written as they are, so that the size of the file is that of
     the data. Texts are written once each where they repeat. packed: the size in bytes of the file
     that the batches come from. Raises LimitError for more rows than such a file can hold.
     """
@@ -39,7 +38,7 @@ def write_parquet(
     with pq.ParquetWriter(
         target,
         schema,
-        compression=compression,
+        compression="none",
         use_dictionary=texts,
         dictionary_pagesize_limit=DICTIONARY_BYTES,
         write_statistics=False,

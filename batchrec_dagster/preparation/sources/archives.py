@@ -1,4 +1,4 @@
-"""A file in a zip archive, a sheet of a workbook or a table of SQLite as a source."""
+"""A file in a zip archive, or a sheet of a workbook, as a source."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ Archive = LocalFile | S3File | WebFile
 
 @dataclass(frozen=True)
 class Member(File):
-    """`ARCHIVE.zip!/path/in/it.csv`, `BOOK.xlsx!/SHEET` or `SHOP.sqlite!/TABLE`."""
+    """`ARCHIVE.zip!/path/in/it.csv` or `BOOK.xlsx!/SHEET`."""
 
     archive: Archive
     member: str
@@ -58,7 +58,7 @@ class Member(File):
 
 
 def read_member(archive: Path, member: str) -> Iterator[bytes]:
-    """The file of the archive, or its sheet or table as CSV, piece by piece.
+    """The file of the archive, or its sheet as CSV, piece by piece.
 
     It is checked in full before the first piece is given. Raises FileError, OSError.
     """

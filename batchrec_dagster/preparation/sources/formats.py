@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
-BZIP2, XZ, UTF16 = b"BZh", b"\xfd7zXZ\x00", (b"\xff\xfe", b"\xfe\xff")
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 # Bytes of a file's start that show its format.
 START = 1024
 # A file with a larger share of control characters is not text, in whatever encoding.
 CONTROLS = 0.1
 
 ZIP_ARCHIVE = "a zip archive"
-EXCEL, SQLITE, ARROW, PARQUET_FORMAT, JSON_ARRAY = (
-    "an Excel file",
-    "an SQLite database",
-    "a Feather or Arrow file",
-    "a Parquet file",
-    "a JSON array",
-)
-PACKED = (GZIP, ZSTD, BZIP2, XZ)
+EXCEL, PARQUET_FORMAT, JSON_ARRAY = "an Excel file", "a Parquet file", "a JSON array"
+PACKED = (GZIP, ZSTD)
 # Names in the zip archives that Excel and LibreOffice write.
 _WORKBOOK_PARTS = (b"[Content_Types].xml", b"xl/", b"docProps/", b"_rels/", b"opendocument.spread")
 _SIGNS = (
     (b"\xd0\xcf\x11\xe0", EXCEL),
-    (b"SQLite format 3\0", SQLITE),
-    (b"ARROW1\0\0", ARROW),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"ARROW1\0\0", "a Feather or Arrow file"),
     (b"FEA1", "a Feather file of version 1"),
     (b"Obj\x01", "an Avro file"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
@@ -33,6 +27,8 @@ _SIGNS = (
     (b"%PDF-", "a PDF"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
     (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"BZh", "a file packed with bzip2"),
+    (b"\xfd7zXZ\x00", "a file packed with xz"),
     (b"\x04\x22\x4d\x18", "a file packed with LZ4"),
     (b"\xff\x06\x00\x00sNaPpY", "a file packed with Snappy"),
     (b"RDX", "an R data file"),

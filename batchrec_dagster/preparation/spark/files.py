@@ -21,8 +21,6 @@ CHUNK = 64 * 1024
 UNPACKERS = {
     formats.GZIP: "java.util.zip.GZIPInputStream",
     formats.ZSTD: "com.github.luben.zstd.ZstdInputStream",
-    formats.BZIP2: "org.apache.commons.compress.compressors.bzip2.BZip2CompressorInputStream",
-    formats.XZ: "org.tukaani.xz.XZInputStream",
 }
 
 
@@ -169,8 +167,7 @@ class SparkFiles:
         target, place = self._locate(uri)
         try:
             stream = system.open(path)
-            # The file may have several parts. Only the class of bzip2 has a parameter for that.
-            source = java_class(stream, True) if "bzip2" in unpacker else java_class(stream)
+            source = java_class(stream)
             stream = target.create(place, True)
             # Hadoop's copyBytes would take a small limit for the size of its buffer.
             most = self.limits.compute_unfolded_bytes(packed)
