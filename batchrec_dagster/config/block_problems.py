@@ -26,6 +26,7 @@ def require_fitting_blocks(declaration: Declaration) -> None:
     for problem in _find_problems_of_several_blocks(declaration):
         raise ValueError(problem)
     for find_problems in (
+        _find_rows_that_spark_lacks,
         _find_missing_columns,
         _find_problems_of_orders,
         _find_blocks_that_lists_replace,
@@ -69,6 +70,18 @@ def _find_problems_of_several_blocks(declaration: Declaration) -> Iterator[str]:
             "on_new_files sees new files at a path or in s3://, not at"
             f" {ratings.shown_source}: copy them there, or refresh by schedule"
         )
+
+
+def _find_rows_that_spark_lacks(declaration: Declaration) -> Iterator[tuple[Keys, str]]:
+    """The settings of the ratings whose rows only the local engine makes."""
+    ratings, engine = declaration.ratings, declaration.preparation.engine
+    if engine == "local":
+        return
+    fix = "write the rows as Parquet before, as in an upstream asset, or set engine: local"
+    if ratings.query is not None:
+        yield ("ratings", "query"), f"preparation.engine {engine} runs no query: {fix}"
+    elif ratings.delta_tables:
+        yield ("ratings", "format"), f"preparation.engine {engine} reads no Delta table: {fix}"
 
 
 def _find_missing_columns(declaration: Declaration) -> Iterator[tuple[Keys, str]]:

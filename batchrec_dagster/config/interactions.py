@@ -129,16 +129,6 @@ class PreparationSettings(dg.Model):
         "memory", pattern=r"\d+[mg]", or_else="write a size such as 4g"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _engine_is_supported(cls, settings: object) -> object:
-        if isinstance(settings, dict) and settings.get("engine") == "emr_serverless":
-            raise ValueError(
-                "engine emr_serverless is no longer supported: use engine: glue, with job_name in"
-                " place of application_id"
-            )
-        return settings
-
     @property
     def on_aws(self) -> bool:
         """Whether a job on AWS prepares the interactions, from S3 to S3."""

@@ -78,6 +78,9 @@ class ReadSettings:
 
     timestamp_unit: str = AUTO
 
+    types: Mapping[str, str] = field(default_factory=dict)
+    """The types of columns that a layout has already: string, long, double or boolean."""
+
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
     timezone: str | None = None
@@ -185,7 +188,7 @@ def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) ->
         skipped_lines=_count_lines_as_declared(table),
         **{"rating": None, "timestamp": None, **columns},
     )
-    types = sample.infer_types(layout.decimal)
+    types = {**sample.infer_types(layout.decimal), **reading.types}
     warnings = [*_describe_decimal_ids(sample, layout, types)]
     if isinstance(table, CsvTable) and not table.has_header:
         warnings += _describe_header_among_rows(table, reading)

@@ -245,10 +245,6 @@ def test_glue_needs_the_storage_in_s3(project: Project, instance: dg.DagsterInst
     ("preparation", "message"),
     [
         ({"engine": "glue"}, "engine glue needs job_name"),
-        (
-            {"engine": "emr_serverless", "application_id": "00f", "role": ROLE},
-            "engine emr_serverless is no longer supported: use engine: glue",
-        ),
         ({"engine": "spark", "workers": 3}, "workers is a setting of engine glue, not of spark"),
         ({"engine": "glue", "job_name": "j", "role": "me"}, "write an ARN such as"),
         ({"engine": "spark", "memory": "much"}, "write a size such as 4g"),
@@ -263,3 +259,21 @@ def test_invalid_engine_settings_fail_at_load_time(
         pass
     assert message in str(error.value)
     assert "preparation" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("ratings", "message"),
+    [
+        ({"query": "SELECT 1"}, "ratings.query: preparation.engine spark runs no query"),
+        ({"format": "delta"}, "ratings.format: preparation.engine spark reads no Delta table"),
+    ],
+)
+def test_rows_that_only_the_local_engine_makes_are_refused_by_name(
+    project: Project, ratings: dict[str, Any], message: str
+) -> None:
+    ratings = {"source": "orders/", **ratings}
+    preparation = {"engine": "spark"}
+    project.declare({"name": "shop", "ratings": ratings, "preparation": preparation})
+    with pytest.raises(DeclarationError) as error, definitions(project):
+        pass
+    assert message in str(error.value)

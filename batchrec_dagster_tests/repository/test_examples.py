@@ -82,7 +82,6 @@ EXTRAS = PYPROJECT["project"]["optional-dependencies"].keys()
 # Code of a sentence that reads like a setting of pipelines and is none.
 NO_SETTINGS = {
     "storage: true": "config of the step that tears down",
-    "engine: emr_serverless": "a setting of an earlier version",
 }
 # What says that an example is wrong.
 WRONG = (
