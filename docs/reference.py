@@ -137,7 +137,7 @@ sinks:
     "retention": "retention: {editions: 14, models: 2}",
     "schedule": 'schedule: {cron: "0 3 * * *", timezone: Europe/Vienna, enabled: true}',
     "on_new_files": "on_new_files: {enabled: true, every_seconds: 300}",
-    "alerts": "alerts: {slack_webhook_env: SLACK_WEBHOOK, late_after_hours: 3}",
+    "alerts": "alerts: {urls_env: SHOP_ALERTS, late_after_hours: 3, published: true}",
     "budget": "budget: {max_usd_per_run: 20}",
     "op": """
 op:

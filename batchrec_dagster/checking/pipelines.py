@@ -11,6 +11,7 @@ from batchrec_dagster.checking.sources import check_sources
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import SinkDescription
+from batchrec_dagster.storage.extras import ExtraMissingError, require
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.secrets import redact
 
@@ -38,9 +39,16 @@ def check_connections(
 
 
 def _check_alerts(pipeline: Pipeline) -> Iterator[Finding]:
-    """A failure if the alerts go to Slack, and its variable is not set."""
-    variable = pipeline.alerts.slack_webhook_env
-    if variable is not None and not os.environ.get(variable, "").strip():
+    """A failure if nobody can get the alerts, as their variable or Apprise is missing."""
+    variable = pipeline.alerts.urls_env
+    if variable is None:
+        return
+    try:
+        require("alerts", "alerts.urls_env")
+    except ExtraMissingError as error:
+        message, _, fix = str(error).partition(": ")
+        yield failed(f"{pipeline.name} alerts", message, fix)
+    if not os.environ.get(variable, "").strip():
         message = f"the environment variable {variable} is not set"
         yield failed(f"{pipeline.name} alerts", message, "set it, or write it into .env")
 

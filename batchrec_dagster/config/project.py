@@ -67,42 +67,33 @@ class OnNewFiles(dg.Model):
     _seconds_in_range = validate_range("every_seconds", least=5)
 
 
-TOPIC = re.compile(r"arn:[a-z\d-]+:sns:([a-z\d-]+):\d{12}:[\w-]+")
-
-
 class Alerts(dg.Model):
-    """Who gets an alert when a run or check fails, or the schedule is late."""
+    """Who gets a message when a run or check fails, the schedule is late, or lists are new."""
 
-    sns_topic: str | None = Field(
+    urls_env: str | None = Field(
         default=None,
-        description="The ARN of an Amazon SNS topic.",
-        examples=["arn:aws:sns:eu-west-1:123456789012:recommendations"],
-    )
-    slack_webhook_env: str | None = Field(
-        default=None,
-        description="The environment variable that holds the URL of a Slack webhook.",
-        examples=["SLACK_WEBHOOK"],
+        description="The environment variable with the URLs of Apprise that get the messages,"
+        " separated by spaces: Slack, Amazon SNS, e-mail and a hundred other services.",
+        examples=["SHOP_ALERTS"],
     )
     late_after_hours: float = Field(
         default=6,
-        description="Alert if there are no new recommendations this many hours after the scheduled"
-        " time.",
+        description="Alert if no new lists are published this many hours after the scheduled time.",
+    )
+    published: bool = Field(
+        default=False,
+        description="Whether new lists are announced too, with the report's verdict and what has"
+        " changed.",
     )
     dagster_url: str = Field(
         default="http://127.0.0.1:3000", description="The URL of Dagster's UI, for links in alerts."
     )
 
-    _topic_is_an_arn = validate_pattern(
-        "sns_topic",
-        pattern=TOPIC.pattern,
-        or_else="write the topic's ARN: arn:aws:sns:REGION:ACCOUNT:NAME",
-        or_template=True,
-    )
-    # Anyone with the URL may post, so the error does not repeat it.
-    _webhook_stays_secret = validate_pattern(
-        "slack_webhook_env",
+    # Anyone with the URLs may post, so the error does not repeat them.
+    _urls_stay_secret = validate_pattern(
+        "urls_env",
         pattern=r"[A-Za-z_]\w*",
-        or_else="write the name of an environment variable, and put the webhook's URL into that",
+        or_else="write the name of an environment variable, and put the URLs into that",
     )
 
     _hours_in_range = validate_range("late_after_hours", above=0)
@@ -116,8 +107,8 @@ class Alerts(dg.Model):
 
     @property
     def enabled(self) -> bool:
-        """Whether there is a channel for alerts."""
-        return self.sns_topic is not None or self.slack_webhook_env is not None
+        """Whether anybody gets messages."""
+        return self.urls_env is not None
 
 
 class Budget(dg.Model):

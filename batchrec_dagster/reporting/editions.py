@@ -133,6 +133,14 @@ class EditionDiff:
     fallers: list[ItemShift]
     """The items whose number of lists fell most."""
 
+    @property
+    def summary(self) -> str:
+        """What changed in the lists, in a sentence."""
+        people = f"{self.gained:,} new people, {self.lost:,} without a list"
+        if self.overlap is None:
+            return people
+        return f"{self.overlap:.0%} of a person's items were in their list before; {people}"
+
 
 def compare_editions(
     before: tuple[Edition, pl.LazyFrame, DataFacts | None],

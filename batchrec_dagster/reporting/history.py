@@ -43,6 +43,8 @@ class _EditionRecord:
     version: str
     verdict: Verdict | None = None
     data: DataFacts | None = None
+    changes: str | None = None
+    """What changed since the edition before, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class EditionHistory:
         return {}
 
     def read_record(self, edition: Edition) -> Mapping[str, Any]:
-        """What the report knew of this edition: `data` and `verdict`, or nothing."""
+        """What the report knew of this edition: `data`, `verdict` and `changes`, or nothing."""
         record: Mapping[str, Any] = self.read().get(str(edition.number), {})
         return record if record.get("version") == edition.version else {}
 
@@ -108,6 +110,7 @@ class EditionHistory:
             "version": edition.version,
             "data": data,
             "verdict": asdict(facts.verdict),
+            "changes": facts.changes.summary if facts.changes is not None else None,
         }
         editions = {**self.read(), str(edition.number): record_of_edition}
         numbers_kept = sorted(editions, key=int)[-MOST_EDITIONS:]

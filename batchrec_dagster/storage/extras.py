@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 # The modules that each extra in pyproject.toml installs. They are imported where they are used.
 EXTRAS = {
+    "alerts": ("apprise",),
     "local": ("implicit", "scipy", "threadpoolctl"),
     "report": ("scipy",),
     "postgres": ("psycopg2",),

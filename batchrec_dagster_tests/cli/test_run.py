@@ -743,7 +743,7 @@ def test_check_opens_sources_and_looks_for_variables(
     working_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SHOP_DATABASE_URL", raising=False)
-    monkeypatch.delenv("SHOP_HOOK", raising=False)
+    monkeypatch.delenv("SHOP_ALERTS", raising=False)
     write_ratings(working_project.root / "ratings.csv")
     columns = {"user": "usrId", "item": "movieId", "timestamp": "timestamp"}
     working_project.declare(
@@ -752,7 +752,7 @@ def test_check_opens_sources_and_looks_for_variables(
             "ratings": {"source": "ratings.csv", "columns": columns},
             "items": {"source": "films.csv", "columns": {"item": "id", "title": "title"}},
             "sinks": {"postgres": {"url_env": "SHOP_DATABASE_URL"}},
-            "alerts": {"slack_webhook_env": "SHOP_HOOK"},
+            "alerts": {"urls_env": "SHOP_ALERTS"},
         }
     )
     code, output = run_batchrec("check")
@@ -762,7 +762,7 @@ def test_check_opens_sources_and_looks_for_variables(
         " it has: userId, movieId, rating, timestamp",
         "FAILED   shop items             films.csv: there is no such file: looked at"
         f" {working_project.root / 'films.csv'}",
-        "FAILED   shop alerts            the environment variable SHOP_HOOK is not set",
+        "FAILED   shop alerts            the environment variable SHOP_ALERTS is not set",
         "FAILED   shop postgres          the environment variable SHOP_DATABASE_URL is not set:"
         " set it to postgresql://***@HOST:PORT/DATABASE",
     ]

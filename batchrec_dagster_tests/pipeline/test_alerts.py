@@ -1,41 +1,40 @@
-"""One alert when a run fails, on each channel; one that fails is tried again."""
+"""One alert when a run of the pipeline fails, to each URL of Apprise, without secrets."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import logging
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from batchrec_dagster.config.project import Alerts
-from batchrec_dagster.pipeline.automation.alert import Message
-from batchrec_dagster.pipeline.automation.alert_channels import AlertError, send
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
+from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
+from batchrec_dagster.storage import extras
+from batchrec_dagster.storage.extras import ExtraMissingError
 from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, OUTSIDE
 from batchrec_dagster_tests.pipeline.alerts_support import (
     ALERTS,
     ON_FAILURE,
-    WHEN_LATE,
-    Hook,
+    ON_LISTS,
+    Inbox,
+    inbox,
     make_pipeline,
-    read_published_messages,
-    slack,
+    open_inbox,
     tick,
-    topic,
 )
 from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
 
-__all__ = ["slack", "topic"]
+__all__ = ["inbox"]
 pytestmark = pytest.mark.slow
 
 
 def test_a_failed_run_is_alerted_once_with_step_reason_and_link(
-    project: Project, instance: dg.DagsterInstance, slack: Hook, topic: str
+    project: Project, instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     source = write_ratings(project.root / "ratings.csv", users=20)
-    alerts = {**ALERTS, "sns_topic": topic}
-    project.declare(declaration("shop", source, alerts=alerts))
+    project.declare(declaration("shop", source, alerts=ALERTS))
     project.declare(declaration("shop_2", source))
     with definitions(project) as defs:
         name = ON_FAILURE
@@ -49,17 +48,16 @@ def test_a_failed_run_is_alerted_once_with_step_reason_and_link(
         cursor = first.cursor
         for _ in range(4):
             cursor = tick(defs, name, instance, cursor).cursor
-    (text,) = slack.posted
+    (text,) = inbox.texts
     title, reason, link = text.splitlines()
     assert title == "batchrec: shop_refresh failed"
     assert reason.startswith("Step shop__interactions: enough_interactions: ")
     assert "Personalize needs 1,000 interactions" in reason
     assert link == f"Run: https://dagster.example.com/runs/{result.run_id}"
-    assert read_published_messages(topic) == [(title, text)]
 
 
 def test_a_failed_run_of_some_assets_is_alerted_too(
-    project: Project, instance: dg.DagsterInstance, slack: Hook
+    project: Project, instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     project.declare(declaration("shop", "missing.csv", alerts=ALERTS))
     with definitions(project) as defs:
@@ -73,13 +71,33 @@ def test_a_failed_run_of_some_assets_is_alerted_too(
         )
         assert not result.success
         cursor = tick(defs, name, instance, cursor).cursor
-    (text,) = slack.posted
+    (text,) = inbox.texts
     assert text.startswith("batchrec: a run of some assets of shop failed\nStep shop__raw_ratings:")
     assert "missing.csv" in text
 
 
+def test_a_run_of_another_code_location_is_left_to_it(
+    project: Project, instance: dg.DagsterInstance, inbox: Inbox
+) -> None:
+    project.declare(declaration("shop", "missing.csv", alerts=ALERTS))
+    with definitions(project) as defs:
+        cursor = tick(defs, ON_FAILURE, instance, None).cursor
+        job = defs.resolve_job_def("shop_refresh")
+        job.execute_in_process(instance=instance, raise_on_error=False)
+        repository = defs.get_repository_def()
+        context = dg.build_sensor_context(
+            instance=instance,
+            cursor=cursor,
+            repository_def=repository,
+            repository_name="another",
+            sensor_name=ON_FAILURE,
+        )
+        repository.get_sensor_def(ON_FAILURE).evaluate_tick(context)
+    assert inbox.texts == []
+
+
 def test_a_check_of_its_own_that_closes_is_named_with_what_it_found(
-    instance: dg.DagsterInstance, slack: Hook
+    instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     pipeline = make_pipeline()
 
@@ -95,17 +113,17 @@ def test_a_check_of_its_own_that_closes_is_named_with_what_it_found(
         assets=[solution_version],
         asset_checks=[gate],
         jobs=[job],
-        sensors=alert_sensors({"shop": pipeline}),
+        sensors=alert_sensors({"shop": pipeline})[:1],
     )
     cursor = tick(defs, ON_FAILURE, instance, None).cursor
     defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance, raise_on_error=False)
     tick(defs, ON_FAILURE, instance, cursor)
-    (text,) = slack.posted
+    (text,) = inbox.texts
     assert "Check of shop/solution_version: gate: NDCG@25 .05 is below .10" in text
 
 
 def fails(*reasons: str, **alerts: str) -> dg.Definitions:
-    """A job whose runs fail for these reasons, and the sensors that tell of it."""
+    """A job whose runs fail for these reasons, and the sensor that tells of it."""
     reasons_left = iter(reasons)
 
     @dg.asset(key_prefix="shop")
@@ -113,7 +131,7 @@ def fails(*reasons: str, **alerts: str) -> dg.Definitions:
         raise dg.Failure(next(reasons_left))
 
     jobs = [dg.define_asset_job("shop_refresh", selection="*")]
-    sensors = alert_sensors({"shop": make_pipeline(alerts={**ALERTS, **alerts})})
+    sensors = alert_sensors({"shop": make_pipeline(alerts={**ALERTS, **alerts})})[:1]
     return dg.Definitions(assets=[interactions], jobs=jobs, sensors=sensors)
 
 
@@ -122,76 +140,47 @@ def run(defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
 
 
 @pytest.mark.attack
-def test_data_in_an_alert_are_text(instance: dg.DagsterInstance, slack: Hook, topic: str) -> None:
-    reason = "\n".join([*HOSTILE, f"Run: https://{OUTSIDE}/"])
-    name, defs = ON_FAILURE, fails(reason, sns_topic=topic)
+def test_data_in_an_alert_are_text(instance: dg.DagsterInstance, inbox: Inbox) -> None:
+    chats = "<!channel> <https://evil.example|pay> @everyone [pay](https://evil.example) NDCG@25"
+    reason = "\n".join([*HOSTILE, chats, f"Run: https://{OUTSIDE}/"])
+    name, defs = ON_FAILURE, fails(reason)
     cursor = tick(defs, name, instance, None).cursor
     run(defs, instance)
     tick(defs, name, instance, cursor)
-    # The hook asserts that Slack reads no link, mention or formatting in it.
-    (text,) = slack.posted
-    assert read_published_messages(topic) == [("batchrec: shop_refresh failed", text)]
-    _, first, *lines, link = text.split("\n")
-    assert first == f"Step shop__interactions: {HOSTILE[0]}"
+    (text,) = inbox.texts
+    title, first, *lines, link = text.split("\n")
+    assert title == "batchrec: shop_refresh failed"
+    # What chats read as a mention, a command or a link is broken by a space of no width.
+    for mark in ("<!", "<https", "@every", "]("):
+        assert mark not in text
+    visible_text = text.replace("\u200b", "")
+    visible_lines = [line.replace("\u200b", "") for line in lines]
+    assert first.replace("\u200b", "") == f"Step shop__interactions: {HOSTILE[0]}"
     assert [line for line in lines if not line.startswith("  ")] == []
-    assert {f"  {text}" for text in HOSTILE[1:4]} <= set(lines)
+    assert {f"  {text}" for text in [*HOSTILE[1:4], chats]} <= set(visible_lines)
     assert link.startswith("Run: https://dagster.example.com/runs/")
-    assert not CONTROLS.search(text)
+    assert not CONTROLS.search(visible_text)
 
 
-def test_a_message_that_nobody_took_is_tried_again_until_one_does(
-    instance: dg.DagsterInstance, slack: Hook
+def test_a_message_that_is_not_delivered_fails_the_tick_and_is_not_repeated(
+    instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
-    name, defs = ON_FAILURE, fails("first", "second", "third")
-    cursor = tick(defs, name, instance, None).cursor
-    for _ in range(3):
-        run(defs, instance)
-    slack.answers = [500] * 4
-    result = tick(defs, name, instance, cursor)
-    assert "HTTP Error 500" in result.skip_message
-    # Dagster keeps the cursor of a tick that fails, as one does that has nothing new to remember.
-    with pytest.raises(AlertError, match="500"):
-        tick(defs, name, instance, result.cursor)
-    cursor = result.cursor
-    for _ in range(2):
-        cursor = tick(defs, name, instance, cursor).cursor
-    titles = [text.splitlines()[1].partition(": ")[2] for text in slack.posted]
-    assert titles == ["first", "second", "third"]
-
-
-def test_a_message_that_nobody_took_for_a_day_is_given_up(
-    instance: dg.DagsterInstance, slack: Hook, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("batchrec_dagster.pipeline.automation.alerts.GIVE_UP", timedelta(0))
     name, defs = ON_FAILURE, fails("first", "second")
     cursor = tick(defs, name, instance, None).cursor
     run(defs, instance)
-    slack.answers = [404]
+    inbox.answers = [500]
     result = tick(defs, name, instance, cursor)
-    assert (
-        "given up: batchrec: shop_refresh failed: Slack (SHOP_HOOK): the webhook answers 404"
-        in (result.skip_message)
-    )
+    (failed_run,) = result.dagster_run_reactions
+    assert "AlertError" in str(failed_run.error)
+    assert "not delivered to JSON (URL 1 of SHOP_ALERTS)" in str(failed_run.error)
+    assert "planted" not in str(failed_run.error)
     run(defs, instance)
     tick(defs, name, instance, result.cursor)
-    assert [text.splitlines()[1] for text in slack.posted] == ["Step shop__interactions: second"]
-
-
-def test_a_message_that_one_way_took_is_not_sent_again(
-    instance: dg.DagsterInstance, slack: Hook, topic: str
-) -> None:
-    name, defs = ON_FAILURE, fails("first", sns_topic=topic)
-    cursor = tick(defs, name, instance, None).cursor
-    run(defs, instance)
-    slack.answers = [404]
-    for _ in range(3):
-        cursor = tick(defs, name, instance, cursor).cursor
-    assert slack.posted == []
-    assert len(read_published_messages(topic)) == 1
+    assert [text.splitlines()[1] for text in inbox.texts] == ["Step shop__interactions: second"]
 
 
 def test_an_unexpected_error_is_alerted_with_whether_it_is_retried(
-    instance: dg.DagsterInstance, slack: Hook
+    instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     @dg.asset(key_prefix="shop")
     def interactions() -> None:
@@ -200,7 +189,7 @@ def test_an_unexpected_error_is_alerted_with_whether_it_is_retried(
     defs = dg.Definitions(
         assets=[interactions],
         jobs=[dg.define_asset_job("shop_refresh", selection="*")],
-        sensors=alert_sensors({"shop": make_pipeline()}),
+        sensors=alert_sensors({"shop": make_pipeline()})[:1],
     )
     cursor = tick(defs, ON_FAILURE, instance, None).cursor
     result = defs.resolve_job_def("shop_refresh").execute_in_process(
@@ -208,22 +197,30 @@ def test_an_unexpected_error_is_alerted_with_whether_it_is_retried(
     )
     instance.add_run_tags(result.run_id, {"dagster/will_retry": "true"})
     tick(defs, ON_FAILURE, instance, cursor)
-    (text,) = slack.posted
+    (text,) = inbox.texts
     assert text.splitlines()[1:3] == [
         "Step shop__interactions: ZeroDivisionError: division by zero",
         "Dagster will retry it.",
     ]
 
 
-def test_two_sensors_alert_for_all_pipelines_and_one_channel_holds_up_no_other(
-    project: Project, instance: dg.DagsterInstance, slack: Hook, topic: str
+def test_two_sensors_alert_for_all_pipelines_and_one_url_holds_up_no_other(
+    project: Project,
+    instance: dg.DagsterInstance,
+    inbox: Inbox,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    channels: dict[str, dict[str, str]] = {"club": ALERTS, "shop": {"sns_topic": topic}, "toys": {}}
-    for name, alerts in channels.items():
-        project.declare(declaration(name, "missing.csv", alerts=alerts))
+    monkeypatch.setenv("CLUB_ALERTS", "json://127.0.0.1:9/planted-path")
+    alerts: dict[str, dict[str, str]] = {
+        "club": {"urls_env": "CLUB_ALERTS"},
+        "shop": ALERTS,
+        "toys": {},
+    }
+    for name, settings in alerts.items():
+        project.declare(declaration(name, "missing.csv", alerts=settings))
     with definitions(project) as defs:
         names = {sensor.name for sensor in defs.get_repository_def().sensor_defs}
-        assert names == {ON_FAILURE, WHEN_LATE, *(f"{name}_new_files" for name in channels)}
+        assert names == {ON_FAILURE, ON_LISTS, *(f"{name}_new_files" for name in alerts)}
         cursor = tick(defs, ON_FAILURE, instance, None).cursor
         # A team's own job, with assets of two pipelines.
         theirs = dg.Definitions.merge(
@@ -232,62 +229,70 @@ def test_two_sensors_alert_for_all_pipelines_and_one_channel_holds_up_no_other(
         for job in ("nightly", "toys_refresh", "shop_refresh"):
             run = theirs.resolve_job_def(job)
             assert not run.execute_in_process(instance=instance, raise_on_error=False).success
-        slack.answers = [404]
-        result = tick(defs, ON_FAILURE, instance, cursor)
-        titles = [subject for subject, _ in read_published_messages(topic)]
-        assert titles == ["batchrec: nightly failed", "batchrec: shop_refresh failed"]
-        assert slack.posted == []
-        tick(defs, ON_FAILURE, instance, result.cursor)
-    assert [text.splitlines()[0] for text in slack.posted] == ["batchrec: nightly failed"]
-    assert len(read_published_messages(topic)) == 2
+        for _ in range(3):
+            cursor = tick(defs, ON_FAILURE, instance, cursor).cursor
+    titles = [text.splitlines()[0] for text in inbox.texts]
+    assert titles == ["batchrec: nightly failed", "batchrec: shop_refresh failed"]
 
 
-def test_without_declared_channels_there_are_no_alerts(project: Project) -> None:
+def test_without_urls_there_are_no_alerts(project: Project) -> None:
     project.declare(declaration("shop", "ratings.csv"))
     with definitions(project) as defs:
         names = {sensor.name for sensor in defs.get_repository_def().sensor_defs}
     assert names == {"shop_new_files"}
 
 
-def test_a_way_that_stumbles_is_tried_again_and_one_that_fails_keeps_back_no_other(
-    slack: Hook, topic: str
+def test_each_of_several_urls_gets_the_message_though_one_fails(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slack.answers = [500]
-    assert send(Alerts(slack_webhook_env="SHOP_HOOK"), Message("a", ["b"])) == []
-    assert slack.posted == ["a\nb"]
-    alerts_with_both = Alerts(slack_webhook_env="SHOP_HOOK", sns_topic=topic)
-    slack.answers = [404]
-    assert send(alerts_with_both, Message("é", [])) == [
-        "Slack (SHOP_HOOK): the webhook answers 404 Not Found"
-    ]
-    assert read_published_messages(topic) == [("?", "é")]
+    with open_inbox() as other:
+        urls = f"{inbox.url} json://127.0.0.1:9/planted-path {other.url}"
+        monkeypatch.setenv("SHOP_ALERTS", urls)
+        with pytest.raises(AlertError, match=r"to JSON \(URL 2 of SHOP_ALERTS\): check") as error:
+            send_alert(Alerts(urls_env="SHOP_ALERTS"), Message("a", ["b", "c"]))
+        assert inbox.texts == other.texts == ["a\nb\nc"]
+    assert "planted" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("url", "shown_text"),
-    [
-        ("", "set the environment variable SHOP_HOOK to the webhook's URL"),
-        ("planted-secret", "set the environment variable SHOP_HOOK to the webhook's URL"),
-        ("https://[planted-secret/x", "the environment variable SHOP_HOOK is not a webhook's URL"),
-        ("https://h:planted-secret/x", "the environment variable SHOP_HOOK is not a webhook's URL"),
-        ("http://127.0.0.1:9/planted-secret", "refused"),
-        ("http://planted secret/", "SHOP_HOOK"),
-    ],
+    "urls",
+    ["", "planted-secret", "nobody://planted-secret/x", "json://", "http://[planted-secret/x"],
 )
 def test_a_message_that_nobody_gets_is_an_error_without_the_url(
-    monkeypatch: pytest.MonkeyPatch, slack: Hook, url: str, shown_text: str
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    urls: str,
 ) -> None:
-    monkeypatch.setenv("SHOP_HOOK", url)
-    with pytest.raises(AlertError, match=shown_text) as error:
-        send(Alerts(slack_webhook_env="SHOP_HOOK"), Message("a", []))
-    assert "planted" not in str(error.value)
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("SHOP_ALERTS", urls)
+    with pytest.raises(AlertError, match="set the environment variable SHOP_ALERTS") as error:
+        send_alert(Alerts(urls_env="SHOP_ALERTS"), Message("a", []))
+    assert "planted" not in f"{error.value}{caplog.text}{capfd.readouterr()}"
+
+
+def test_no_url_is_in_the_log_when_the_service_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("SHOP_ALERTS", "json://user:planted-password@127.0.0.1:9/planted-path")
+    with pytest.raises(AlertError) as error:
+        send_alert(Alerts(urls_env="SHOP_ALERTS"), Message("a", ["planted-password"]))
+    assert "planted" not in f"{error.value}{caplog.text}"
+
+
+def test_without_the_extra_it_says_how_to_install_it(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "alerts", ("apprise_is_missing",))
+    with pytest.raises(ExtraMissingError, match=r"pip install 'batchrec-dagster\[alerts\]'"):
+        send_alert(Alerts(urls_env="SHOP_ALERTS"), Message("a", []))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"slack_webhook_env": "https://hooks.slack.com/services/planted"},
-        {"sns_topic": "recommendations"},
+        {"urls_env": "slack://planted/token"},
         {"late_after_hours": 0},
         {"dagster_url": "dagster:3000"},
     ],

@@ -13,10 +13,10 @@ from batchrec_dagster.cli.declared_pipelines import find_lists, find_pipelines
 from batchrec_dagster.cli.forget import _load_pipelines
 from batchrec_dagster.cli.project import find_project
 from batchrec_dagster.config.declaration_errors import DeclarationError
-from batchrec_dagster_tests.pipeline.alerts_support import ON_FAILURE, WHEN_LATE, Hook, slack, tick
+from batchrec_dagster_tests.pipeline.alerts_support import ON_FAILURE, ON_LISTS, Inbox, inbox, tick
 from batchrec_dagster_tests.support import Project, declaration, definitions
 
-__all__ = ["slack"]
+__all__ = ["inbox"]
 
 # A pipeline NAME with alerts, as Python makes it.
 MAKE = """\
@@ -25,7 +25,7 @@ from batchrec_dagster import BatchRecommendations
 
 def make(name, cls=BatchRecommendations, **settings):
     ratings = {"source": "ratings.csv", "columns": {"user": "u", "item": "i", "timestamp": "t"}}
-    alerts = {"slack_webhook_env": "SHOP_HOOK"}
+    alerts = {"urls_env": "SHOP_ALERTS"}
     return cls(name=name, ratings=ratings, alerts=alerts, **settings)
 """
 # Each way gives the pipelines `one` and `two`.
@@ -81,7 +81,7 @@ def test_check_opens_their_sources_too(
 ) -> None:
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
-    monkeypatch.setenv("SHOP_HOOK", "https://hooks.example.com/x")
+    monkeypatch.setenv("SHOP_ALERTS", "json://hooks.example.com/x")
     write(project, way)
     result = CliRunner().invoke(main, ["check"])
     assert result.exit_code == 1
@@ -98,7 +98,7 @@ def list_jobs(defs: dg.Definitions) -> set[str]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_all_pipelines_of_python_load_and_alert(
-    project: Project, instance: dg.DagsterInstance, slack: Hook, way: str
+    project: Project, instance: dg.DagsterInstance, inbox: Inbox, way: str
 ) -> None:
     write(project, way)
     # Another one, declared in YAML, has no alerts.
@@ -106,7 +106,7 @@ def test_all_pipelines_of_python_load_and_alert(
     with definitions(project) as defs:
         assert list_jobs(defs) == {"one_refresh", "two_refresh", "quiet_refresh"}
         sensors = [sensor.name for sensor in defs.get_repository_def().sensor_defs]
-        assert {ON_FAILURE, WHEN_LATE} <= set(sensors)
+        assert {ON_FAILURE, ON_LISTS} <= set(sensors)
         cursor = tick(defs, ON_FAILURE, instance, None).cursor
         for name in ("one", "two", "quiet"):
             defs.resolve_job_def(f"{name}_refresh").execute_in_process(
@@ -115,7 +115,7 @@ def test_all_pipelines_of_python_load_and_alert(
                 raise_on_error=False,
             )
         tick(defs, ON_FAILURE, instance, cursor)
-    titles = [text.splitlines()[0] for text in slack.posted]
+    titles = [text.splitlines()[0] for text in inbox.texts]
     assert titles == ["batchrec: one_refresh failed", "batchrec: two_refresh failed"]
 
 
@@ -125,7 +125,7 @@ def test_a_template_makes_thirty_pipelines(project: Project) -> None:
     with definitions(project) as defs:
         assert list_jobs(defs) == {f"{name}_refresh" for name in names}
         sensors = [sensor.name for sensor in defs.get_repository_def().sensor_defs]
-    assert sorted(name for name in sensors if "alert" in name) == [ON_FAILURE, WHEN_LATE]
+    assert sorted(name for name in sensors if "alert" in name) == [ON_FAILURE, ON_LISTS]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from dagster._core.storage.tags import ROOT_RUN_ID_TAG
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.pipeline.automation.late_alerts import find_creation_time
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.publishing import (
     PREVIOUS,
@@ -280,7 +280,9 @@ def test_the_job_publishes_the_lists_before_and_refreshes_go_on_from_there(
     assert event.asset_materialization is not None
     assert (event.asset_materialization.tags or {})["dagster/data_version"] == about["version"]
     # They are as old as they are, for whoever waits for new ones.
-    assert find_creation_time(event) == datetime.fromisoformat(about["made_at"])
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    published = PublishedResults(storage, "shop")
+    assert published.publication_time == datetime.fromisoformat(about["made_at"])
     # The report is of what is published, though the newest model is another.
     report = (project.storage / "shop/curated/report/index.html").read_text()
     assert about["solution_version_arn"] in report

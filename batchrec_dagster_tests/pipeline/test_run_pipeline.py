@@ -34,7 +34,7 @@ def team(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
         "shop",
         "s3://warehouse/orders.csv",
         sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}},
-        alerts={"slack_webhook_env": "SHOP_HOOK"},
+        alerts={"urls_env": "SHOP_ALERTS"},
     )
     attributes["recommendations"] = {"num_results": 5}
     project.declare(attributes)

@@ -6,11 +6,11 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.storage.secrets import redact
-from batchrec_dagster_tests.pipeline.alerts_support import ALERTS, ON_FAILURE, Hook, slack, tick
+from batchrec_dagster_tests.pipeline.alerts_support import ALERTS, ON_FAILURE, Inbox, inbox, tick
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
 from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
 
-__all__ = ["slack"]
+__all__ = ["inbox"]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_ordinary_words_are_left() -> None:
 def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(
     project: Project,
     s3: S3Server,
-    slack: Hook,
+    inbox: Inbox,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -82,7 +82,7 @@ def test_no_planted_secret_is_in_logs_metadata_run_config_or_storage(
     places = {
         "Dagster's storage": stored_bytes,
         "the log": "".join(capfd.readouterr()).encode(),
-        "the message": "".join(slack.posted).encode(),
+        "the message": "".join(inbox.texts).encode(),
         **{file.uri: store.get(file.uri) for file in objects},
     }
     assert places["the message"]

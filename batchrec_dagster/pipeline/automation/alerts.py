@@ -1,125 +1,107 @@
-"""Sensors that alert people once when a run has failed or the schedule is late."""
+"""Sensors that tell people of failed runs, and of late and new lists."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.alert import Alert, Message, NewAlerts, State
-from batchrec_dagster.pipeline.automation.alert_channels import AlertError, send
-from batchrec_dagster.pipeline.automation.failure_alerts import find_failures
-from batchrec_dagster.pipeline.automation.late_alerts import find_late_pipelines
-
-# How long an alert that no channel delivered is retried.
-GIVE_UP = timedelta(hours=24)
-# A tick starts no alert after this, because the last one may take half of its minute.
-SECONDS_A_TICK = 20.0
-
-# Searches for new alerts, from what the sensor remembers of the last tick.
-AlertFinder = Callable[[dg.SensorEvaluationContext, State], NewAlerts]
+from batchrec_dagster.deployment import resource_key
+from batchrec_dagster.pipeline.automation.failure_alerts import (
+    describe_failure,
+    find_pipelines_of_run,
+)
+from batchrec_dagster.pipeline.automation.list_alerts import ListState, look_at_lists
+from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
+from batchrec_dagster.storage.resource import StorageResource
 
 
 def alert_sensors(watched: Mapping[str, Pipeline]) -> list[dg.SensorDefinition]:
-    """The sensors that alert: `batchrec_alert_on_failure` and `batchrec_alert_when_late`.
+    """The sensors `batchrec_alert_on_failure` and `batchrec_alert_on_lists`.
 
-    Both watch all pipelines of a code location that declare alerts. So a tick queries Dagster once,
-    for any number of pipelines.
+    Both watch all pipelines of a code location that declare alerts, and its runs alone. So a tick
+    queries Dagster once, for any number of pipelines.
 
     watched: these pipelines by name. Others may be added after this, while they are built.
     """
-    return [
-        _make_sensor(
-            "batchrec_alert_on_failure",
-            30,
-            "Alerts when a run of a pipeline fails that declares alerts, with the reason.",
-            watched,
-            partial(find_failures, watched),
-        ),
-        _make_sensor(
-            "batchrec_alert_when_late",
-            300,
-            "Alerts when a pipeline that declares alerts has no new recommendations"
-            " late_after_hours after they were due.",
-            watched,
-            partial(find_late_pipelines, watched),
-        ),
-    ]
+    return [_make_failure_sensor(watched), _make_list_sensor(watched)]
 
 
-def _make_sensor(
-    name: str, seconds: int, description: str, pipelines: Mapping[str, Pipeline], find: AlertFinder
-) -> dg.SensorDefinition:
-    """A sensor that keeps alerts in its cursor until a channel delivers them.
-
-    Dagster's own sensor of failed runs forgets an alert that could not be delivered.
-    """
-
-    @dg.sensor(
-        name=name,
-        minimum_interval_seconds=seconds,
+def _make_failure_sensor(watched: Mapping[str, Pipeline]) -> dg.SensorDefinition:
+    @dg.run_failure_sensor(
+        name="batchrec_alert_on_failure",
+        minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=description,
+        description="Alerts when a run of a pipeline fails that declares alerts, with the reason.",
     )
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        before = json.loads(context.cursor or '{"state": {}, "waiting": []}')
-        waiting = [
-            Alert(pipeline, created_at, Message(*message))
-            for pipeline, created_at, message in before["waiting"]
-        ]
-        new = find(context, before["state"])
-        undelivered, problems = _deliver([*waiting, *new.alerts], pipelines)
-        waiting_after = [
-            (alert.pipeline, alert.created_at, (alert.message.title, alert.message.lines))
-            for alert in undelivered
-        ]
-        cursor = json.dumps({"state": new.state, "waiting": waiting_after})
-        # Dagster forgets the cursor of a tick that fails. So a tick that changes it must not fail,
-        # or the next tick would repeat the alerts that were delivered.
-        if problems and cursor == context.cursor:
+    def sensor(context: dg.RunFailureSensorContext) -> None:
+        run, instance = context.dagster_run, context.instance
+        problems = []
+        for name in find_pipelines_of_run(watched, run, instance, context.repository_def):
+            problems += _send(watched[name], describe_failure(watched[name], instance, run))
+        if problems:
             raise AlertError("; ".join(problems))
-        for problem in problems:
-            context.log.error(problem)
-        return dg.SensorResult(skip_reason="; ".join([new.reason, *problems]), cursor=cursor)
 
     return sensor
 
 
-def _deliver(
-    alerts: Sequence[Alert], pipelines: Mapping[str, Pipeline]
-) -> tuple[list[Alert], list[str]]:
-    """Send the alerts, and return those that no channel accepted, and the errors.
+def _make_list_sensor(watched: Mapping[str, Pipeline]) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="batchrec_alert_on_lists",
+        minimum_interval_seconds=300,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={resource_key("storage")},
+        description="Alerts when a pipeline that declares alerts has published no lists"
+        " late_after_hours after they were due, and, with published, when it has new ones.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        storage: StorageResource = context.resources.batchrec_storage
+        before = json.loads(context.cursor or "{}")
+        on_schedule = _find_pipelines_on_schedule(watched.values(), context)
+        after: dict[str, ListState] = {}
+        notes = []
+        for name, pipeline in watched.items():
+            state = before.get(name, {})
+            found = look_at_lists(pipeline, storage, state, is_on=name in on_schedule)
+            after[name] = found.state
+            notes.append(f"{name}: {found.reason}")
+            for message in found.messages:
+                # A tick that fails would forget what it has sent, and the next send it again.
+                for problem in _send(pipeline, message):
+                    context.log.error(problem)
+                    notes.append(problem)
+        return dg.SensorResult(skip_reason="; ".join(notes), cursor=json.dumps(after))
 
-    Of the alerts returned, those that were tried come last, so the next tick begins with others. If
-    all channels of an alert fail, they are not tried again for further alerts.
+    return sensor
+
+
+def _send(pipeline: Pipeline, message: Message) -> list[str]:
+    """Send the message, and return why that failed, if it did."""
+    try:
+        send_alert(pipeline.alerts, message)
+    except AlertError as error:
+        return [f"{pipeline.name}: {error}"]
+    return []
+
+
+def _find_pipelines_on_schedule(
+    pipelines: Iterable[Pipeline], context: dg.SensorEvaluationContext
+) -> set[str]:
+    """The names of the pipelines whose schedule is on.
+
+    A switch in the UI overrides the YAML. Other code locations may have schedules of the same name.
     """
-    end = time.monotonic() + SECONDS_A_TICK
-    untried: list[Alert] = []
-    tried: list[Alert] = []
-    problems: list[str] = []
-    errors_of_channels: dict[tuple[str | None, str | None], str] = {}
-    for alert in alerts:
-        pipeline = pipelines.get(alert.pipeline)
-        if pipeline is None:
-            continue
-        channels = (pipeline.alerts.sns_topic, pipeline.alerts.slack_webhook_env)
-        if channels not in errors_of_channels:
-            if time.monotonic() > end:
-                untried.append(alert)
-                continue
-            try:
-                problems += send(pipeline.alerts, alert.message)
-                continue
-            except AlertError as error:
-                errors_of_channels[channels] = str(error)
-        if datetime.now(UTC).timestamp() - alert.created_at < GIVE_UP.total_seconds():
-            tried.append(alert)
-            problems.append(errors_of_channels[channels])
-        else:
-            problems.append(f"given up: {alert.message.title}: {errors_of_channels[channels]}")
-    return [*untried, *tried], list(dict.fromkeys(problems))
+    here = context.code_location_origin
+    is_on_in_ui = {
+        state.instigator_name: state.status.value != "STOPPED"
+        for state in context.instance.all_instigator_state()
+        if here is None
+        or state.origin.repository_origin.code_location_origin.location_name == here.location_name
+    }
+    return {
+        pipeline.name
+        for pipeline in pipelines
+        if is_on_in_ui.get(f"{pipeline.name}_schedule", pipeline.schedule.enabled)
+    }

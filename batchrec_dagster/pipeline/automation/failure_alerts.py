@@ -1,16 +1,15 @@
-"""Which runs have failed since the last tick, and what an alert says about them."""
+"""What an alert says about a failed run, and whom it concerns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.alert import Alert, Message, NewAlerts, State
 from batchrec_dagster.pipeline.automation.living_runs import DIED, WILL_RETRY
 from batchrec_dagster.pipeline.automation.runs import find_assets_of_run, list_job_names
+from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.pipeline.run_endings import PIPELINE
 from batchrec_dagster.reporting.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.markdown import unescape
@@ -20,55 +19,27 @@ PROCESS_GONE = (
     "the run's process is gone: it was killed, or its machine or code location was started again."
     " The next run goes on from what exists"
 )
-RUN_FAILURE: Final = dg.DagsterEventType.RUN_FAILURE
-# How many failed runs a tick reads, which may be of any jobs in Dagster.
-MAX_FAILURES_A_TICK = 100
 
 
-def find_failures(
-    pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, before: State
-) -> NewAlerts:
-    """An alert for each run that failed since the last tick.
+def find_pipelines_of_run(
+    pipelines: Mapping[str, Pipeline],
+    run: dg.DagsterRun,
+    instance: dg.DagsterInstance,
+    repository: dg.RepositoryDefinition | None,
+) -> list[str]:
+    """The names of the pipelines whose job this run is, or whose assets it makes.
 
-    The state is the id, in Dagster's event log, of the last failure that a tick has seen.
+    repository: the definitions of the code location whose run it is.
     """
-    instance = context.instance
-    if "seen" not in before:
-        newest = instance.fetch_run_status_changes(RUN_FAILURE, limit=1).records
-        seen = newest[0].storage_id if newest else 0
-        return NewAlerts({"seen": seen}, [], "alerts on failures from now on")
-    after = dg.RunStatusChangeRecordsFilter(RUN_FAILURE, after_storage_id=before["seen"])
-    records = instance.fetch_run_status_changes(
-        after, limit=MAX_FAILURES_A_TICK, ascending=True
-    ).records
-    alerts = []
-    for record in records:
-        run = instance.get_run_by_id(record.event_log_entry.run_id)
-        if run is not None:
-            alerts += [
-                Alert(name, record.timestamp, describe_failure(pipelines[name], instance, run))
-                for name in sorted(_find_pipelines_of_run(pipelines, context, run))
-            ]
-    ids = [record.event_log_entry.run_id for record in records]
-    return NewAlerts(
-        {"seen": records[-1].storage_id if records else before["seen"]},
-        alerts,
-        f"runs have failed: {', '.join(ids)}" if alerts else "no run has failed",
-    )
-
-
-def _find_pipelines_of_run(
-    pipelines: Mapping[str, Pipeline], context: dg.SensorEvaluationContext, run: dg.DagsterRun
-) -> set[str]:
-    """The pipelines whose job this run is, or whose assets it makes."""
-    owners = {
+    owners = [
         name for name, pipeline in pipelines.items() if run.job_name in list_job_names(pipeline)
-    }
+    ]
     if owners:
         return owners
-    assets = context.repository_def.assets_defs_by_key if context.repository_def else {}
-    keys = find_assets_of_run(context.instance, run) & assets.keys()
-    return {str(assets[key].metadata_by_key[key].get(PIPELINE)) for key in keys} & pipelines.keys()
+    assets = repository.assets_defs_by_key if repository else {}
+    keys = find_assets_of_run(instance, run) & assets.keys()
+    names = {str(assets[key].metadata_by_key[key].get(PIPELINE)) for key in keys}
+    return sorted(names & pipelines.keys())
 
 
 def describe_failure(
@@ -97,7 +68,7 @@ def describe_failure(
             if not any(verdict in line for line in lines):
                 lines.append(f"Check of {check.asset_key.to_user_string()}: {verdict}")
     if not lines:
-        messages = [event.message for event in events(RUN_FAILURE)]
+        messages = [event.message for event in events(dg.DagsterEventType.RUN_FAILURE)]
         lines = [message for message in messages if message] or ["no step gives a reason"]
     if run.tags.get(WILL_RETRY) == "true":
         lines.append("Dagster will retry it.")

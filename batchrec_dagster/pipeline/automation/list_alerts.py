@@ -1,0 +1,169 @@
+"""What an alert says about published lists: that they are late, or that there are new ones.
+
+Both come from the published editions in the pipeline's own storage. Dagster's events of the asset
+would not do: they call the lists of a night without new data fresh, and a pipeline of the same name
+in another code location has the same asset key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import dagster as dg
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.pipeline.automation.send_alert import Message
+from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.storage.resource import StorageResource
+
+# How long new lists may wait for the report's verdict before they are announced without it.
+REPORT_TIME = timedelta(hours=1)
+
+
+# Sorts before any time at which lists were made.
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+# What the sensor remembers of a pipeline: `lateness`, see Lateness.remembered, and `editions`, the
+# version of each list's edition by its address, that was announced or there before.
+ListState = dict[str, dict[str, str]]
+
+
+class NewAlerts(NamedTuple):
+    """What a look at a pipeline's lists has found."""
+
+    state: ListState
+    messages: Sequence[Message]
+    reason: str
+    """Why the pipeline is late, or is not. Dagster's UI shows it for the tick."""
+
+
+def look_at_lists(
+    pipeline: Pipeline, storage: StorageResource, before: ListState, *, is_on: bool
+) -> NewAlerts:
+    """The alerts that the pipeline's published lists give reason for.
+
+    before: what the last look remembered; empty for the first, which announces nothing.
+    is_on: whether the pipeline's schedule is on.
+    Raises StorageError.
+    """
+    lists = [
+        (list_pipeline, PublishedResults(storage, list_pipeline.address))
+        for list_pipeline in pipeline.list_pipelines
+    ]
+    # A pipeline is as late as the list of it that was made first, or never.
+    times = [
+        (published.publication_time if published.edition else None, list_pipeline)
+        for list_pipeline, published in lists
+    ]
+    made_at, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
+    lateness = check_lateness(
+        first_list, before.get("lateness", {}), datetime.now(UTC), made_at, is_on=is_on
+    )
+    messages = [lateness.message] if lateness.message is not None else []
+    editions = dict(before.get("editions", {}))
+    for list_pipeline, published in lists:
+        address, edition = list_pipeline.address, published.edition
+        version = f"{edition.number} {edition.version}" if edition is not None else ""
+        if not before or not version or not pipeline.alerts.published:
+            editions[address] = version
+        elif version != editions.get(address):
+            message = describe_new_lists(list_pipeline, published)
+            if message is not None:
+                messages.append(message)
+                editions[address] = version
+    state = {"lateness": lateness.remembered, "editions": editions}
+    return NewAlerts(state, messages, lateness.reason)
+
+
+class Lateness(NamedTuple):
+    """Whether a pipeline is late."""
+
+    remembered: dict[str, str]
+    """What the next tick needs to know of the pipeline: since when its schedule is on (`since`),
+    and the last due time with an alert (`alerted`)."""
+    message: Message | None
+    """The alert to send, if the pipeline is late and nobody was told."""
+    reason: str
+
+
+def check_lateness(
+    pipeline: Pipeline,
+    before: dict[str, str],
+    now: datetime,
+    made_at: datetime | None,
+    *,
+    is_on: bool,
+) -> Lateness:
+    """Whether the pipeline is late.
+
+    pipeline: narrowed to the list of it that was made first, if it has several.
+    before: what the last tick remembered of it.
+    made_at: when the published lists were made; None if nothing was published.
+    is_on: whether its schedule is on.
+    """
+    if not is_on:
+        return Lateness({}, None, "the schedule is off")
+    since = before.get("since", now.isoformat())
+    latest_due = now - timedelta(hours=pipeline.alerts.late_after_hours)
+    schedule = pipeline.schedule
+    due = _find_last_scheduled_time(schedule.cron, schedule.timezone, latest_due)
+    without_alert = {**before, "since": since}
+    if due < datetime.fromisoformat(since):
+        return Lateness(without_alert, None, "nothing was due since the schedule is on")
+    with_alert = {"since": since, "alerted": due.isoformat()}
+    if made_at is not None and made_at >= due:
+        return Lateness(without_alert, None, f"the lists due at {due:%Y-%m-%d %H:%M} are there")
+    if before.get("alerted") == due.isoformat():
+        return Lateness(with_alert, None, f"already alerted that {due:%Y-%m-%d %H:%M} is late")
+    last = f"{made_at.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made_at else "never"
+    message = Message(
+        f"batchrec: {pipeline.address} is late",
+        [
+            f"New recommendations were due at {due:%Y-%m-%d %H:%M %Z}. The published ones were"
+            f" made: {last}.",
+            "Either no run was started (check that Dagster's daemon runs), or the run is waiting or"
+            " failed, or its data were unchanged, or its lists were rolled back.",
+            f"Runs: {pipeline.alerts.dagster_url}/runs",
+        ],
+    )
+    return Lateness(with_alert, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent")
+
+
+def _find_last_scheduled_time(cron: str, timezone: str, before: datetime) -> datetime:
+    """The last time of the schedule that is not after `before`."""
+    # One of Dagster's time windows ends at each scheduled time. They know daylight saving time.
+    windows = dg.TimeWindowPartitionsDefinition(
+        start=datetime(1970, 1, 1, tzinfo=UTC),
+        fmt="%Y-%m-%d-%H:%M",
+        cron_schedule=cron,
+        timezone=timezone,
+    )
+    window = windows.get_prev_partition_window(before, respect_bounds=False)
+    assert window is not None, "only the bounds make it None"
+    return window.end
+
+
+def describe_new_lists(pipeline: Pipeline, published: PublishedResults) -> Message | None:
+    """What to say of the lists that have just become the published ones.
+
+    None if the report, which judges them, may still be on its way.
+    pipeline: narrowed to the list.
+    Raises StorageError.
+    """
+    edition = published.require_edition()
+    record = EditionHistory(published.files).read_record(edition)
+    if not record and datetime.now(UTC) - published.publication_time < REPORT_TIME:
+        return None
+    live = published.read_publication()
+    asset = "/".join(pipeline.asset_key(pipeline.published_asset).path)
+    lines = [
+        live.description if live is not None and not live.is_first else None,
+        record["verdict"]["text"] if record.get("verdict") else None,
+        record.get("changes"),
+        f"Lists: {pipeline.alerts.dagster_url}/assets/{asset}",
+    ]
+    title = f"batchrec: edition {edition.number} of {pipeline.address} is published"
+    return Message(title, [line for line in lines if line])

@@ -1,0 +1,78 @@
+"""Sends a message to the URLs that a pipeline's alerts name, by Apprise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from batchrec_dagster.config.project import Alerts
+from batchrec_dagster.reporting.terminal import escape_invisible
+from batchrec_dagster.storage.extras import require
+from batchrec_dagster.storage.secrets import redact
+
+# Chats read a mention, a command or a link here, unless something is between.
+_MARKS_OF_CHATS = re.compile(r"@(?=[^\W\d])|[<\]]")
+_NO_SPACE = "\u200b"
+
+
+class AlertError(Exception):
+    """An alert was not delivered. The message names the variable and the service, never a URL."""
+
+
+class Message(NamedTuple):
+    """The text of an alert."""
+
+    title: str
+    """What happened, in one line."""
+    lines: Sequence[str]
+    """The details."""
+
+    @property
+    def body(self) -> str:
+        """The details as plain text, in which no chat sees mentions or links of the data.
+
+        A detail of several lines is indented from the second line on, so that nobody takes data in
+        it for a line of batchrec's.
+        """
+        text = "\n".join(
+            "\n  ".join(map(escape_invisible, line.splitlines())) for line in self.lines
+        )
+        return _MARKS_OF_CHATS.sub(rf"\g<0>{_NO_SPACE}", text)
+
+
+def send_alert(alerts: Alerts, message: Message) -> None:
+    """Send the message to every URL, without secrets.
+
+    Raises AlertError if one of them does not take it, and ExtraMissingError without Apprise.
+    """
+    require("alerts", "alerts")
+    # Imported here, because it is an extra.
+    import apprise
+
+    # Its messages may have parts of the URLs.
+    logging.getLogger("apprise").disabled = True
+    variable = alerts.urls_env or ""
+    urls = os.environ.get(variable, "")
+    services = apprise.Apprise()
+    if not urls or not services.add(urls):
+        raise AlertError(
+            f"set the environment variable {variable} to URLs of Apprise, separated by spaces"
+        )
+    # URLs are secrets, whatever the variable's name.
+    secrets = {**os.environ, **{f"WEBHOOK_{url}": url for url in urls.split()}}
+    title = redact(escape_invisible(message.title), secrets)
+    body = redact(message.body, secrets)
+    problems = []
+    for number, service in enumerate(services, 1):
+        receiver = apprise.Apprise()
+        receiver.add(service)
+        if not receiver.notify(title=title, body=body, body_format=apprise.NotifyFormat.TEXT):
+            problems.append(f"{service.service_name} (URL {number} of {variable})")
+    if problems:
+        raise AlertError(
+            f"not delivered to {', '.join(problems)}: check the URL, and that this machine reaches"
+            f" the service: {title}"
+        )
