@@ -101,7 +101,7 @@ users:
     "solution": """
 solution:
   recipe: aws-user-personalization-v2
-  target_events: [purchase]
+  success: [purchase]
   retrain: {every_days: 7}""",
     "batch_users": """
 batch_users:

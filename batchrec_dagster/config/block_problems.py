@@ -90,8 +90,7 @@ def _find_missing_columns(declaration: Declaration) -> Iterator[tuple[Keys, str]
     if columns is not None and columns.event_type is None:
         needing_event_types = {
             ("solution", "event_weights"): solution.event_weights,
-            ("solution", "target_events"): solution.target_events,
-            ("popularity", "events"): declaration.popularity.events,
+            ("solution", "success"): solution.success,
         }
         for keys, value in needing_event_types.items():
             if value:

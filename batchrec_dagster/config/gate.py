@@ -12,7 +12,7 @@ class Gate(dg.Model):
     """How good a new solution version, and how complete its data, must be for its lists to be
     published.
 
-    It must also be no worse than popularity, if solution.compare_with_popularity is on.
+    It must also be no worse than popular items.
     """
 
     min_ndcg_at_25: float = Field(default=0.0, description="The least NDCG@25.", examples=[0.05])

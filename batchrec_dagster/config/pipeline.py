@@ -18,6 +18,7 @@ from batchrec_dagster.config.lists import ListSettings
 from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.config.project import OpSettings
 from batchrec_dagster.config.similar_items import SimilarItems
+from batchrec_dagster.config.solution import Training
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
@@ -178,10 +179,9 @@ class Pipeline(Declaration):
         return [*dict.fromkeys(keys)]
 
     @property
-    def own_popularity(self) -> list[Popularity]:
-        """The settings of popularity for a fingerprint; empty if they are the default."""
-        # So fingerprints stay those of earlier versions, which did not have these settings.
-        return [] if self.popularity == Popularity() else [self.popularity]
+    def popularity_settings(self) -> tuple[Popularity, list[str]]:
+        """The settings that decide which items are popular, for a fingerprint."""
+        return self.popularity, self.solution.success
 
     @property
     def has_titles(self) -> bool:
@@ -279,8 +279,6 @@ class Pipeline(Declaration):
                 if block is not None
             }
         )
-        # It decides what the metrics count, and nothing of what is in the lists.
-        settings.pop("solution.target_events", None)
         # They decide what a run waits for.
         for block in ("ratings", "items", "users", "batch_users"):
             settings.pop(f"{block}.deps", None)
@@ -291,15 +289,15 @@ class Pipeline(Declaration):
         }
 
     @property
-    def recipes_by_asset(self) -> dict[str, dict[str, dict[str, str]]]:
-        """For each asset the recipes that it trains, with their hyperparameters."""
-        recipes_by_asset = {"solution_version": self.solution.recipes}
+    def trainings(self) -> dict[str, Training]:
+        """What each asset of a model trains."""
+        trainings = {"solution_version": self.solution.training}
         if self.segments:
-            recipes_by_asset["segment_solution_version"] = {self.segments.recipe: {}}
+            trainings["segment_solution_version"] = Training(self.segments.recipe, {})
         recipe = self.similar_items_recipe
         if recipe is not None:
-            recipes_by_asset["similar_items_solution_version"] = {recipe: {}}
-        return recipes_by_asset
+            trainings["similar_items_solution_version"] = Training(recipe, {})
+        return trainings
 
     @property
     def similar_items_recipe(self) -> str | None:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import NamedTuple, Self
 
 import dagster as dg
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.validation import build_field_errors, validate_range
 from batchrec_dagster.personalize.recipes import (
     EVENT_VALUE_THRESHOLD,
     EVENT_WEIGHTS,
-    POPULARITY_COUNT,
     USER_PERSONALIZATION_V2,
     USER_RECIPES,
     HyperparameterError,
@@ -38,6 +32,14 @@ class Retrain(dg.Model):
     )
 
     _at_least_a_day = validate_range("every_days", least=1)
+
+
+class Training(NamedTuple):
+    """What is trained for a model."""
+
+    recipe: str
+    parameters: Mapping[str, str]
+    """Hyperparameters, and EVENT_WEIGHTS and EVENT_VALUE_THRESHOLD."""
 
 
 class Solution(dg.Model):
@@ -66,18 +68,13 @@ class Solution(dg.Model):
         " eventValueThreshold), not on those without one. With ratings.columns.event_value.",
         examples=[0.5],
     )
-    target_events: list[str] = Field(
+    success: list[str] = Field(
         default_factory=list,
-        description="The types of events that count as success, such as a purchase: the metrics,"
-        " the quality gate, the verdict, outcomes and experiments count only these. They do not"
-        " change what is trained, as event_weights do. Amazon Personalize's own metrics count all"
-        " events. With ratings.columns.event_type. Default: all events count.",
+        description="The types of events that count as success, such as a purchase: outcomes,"
+        " experiments, popular items and the embedded engine's metrics count only these. They do"
+        " not change what is trained, as event_weights do. Amazon Personalize's own metrics count"
+        " all events. With ratings.columns.event_type. Default: all events count.",
         examples=[["purchase"]],
-    )
-    compare_with_popularity: bool = Field(
-        default=True,
-        description="Also train aws-popularity-count, to compare the metrics with a list of the"
-        " most popular items. On AWS this costs one more short training.",
     )
     retrain: Retrain = Field(
         default_factory=Retrain, description="When a new model is trained, for segments too."
@@ -103,9 +100,9 @@ class Solution(dg.Model):
             raise ValueError("give one event type, at least, a weight above 0")
         return weights
 
-    @field_validator("target_events")
+    @field_validator("success")
     @classmethod
-    def _target_events_are_possible(cls, events: list[str]) -> list[str]:
+    def _events_of_success_are_possible(cls, events: list[str]) -> list[str]:
         if len(events) > MAX_EVENT_TYPES:
             raise ValueError(f"Personalize takes at most {MAX_EVENT_TYPES} event types")
         if not all(name.strip() for name in events):
@@ -115,28 +112,17 @@ class Solution(dg.Model):
         return events
 
     @model_validator(mode="after")
-    def _target_events_are_trained_on(self) -> Self:
+    def _events_of_success_are_trained_on(self) -> Self:
         trained = {name.lower() for name, weight in self.event_weights.items() if weight}
-        missing = [name for name in self.target_events if name.lower() not in trained]
+        missing = [name for name in self.success if name.lower() not in trained]
         if trained and missing:
             raise build_field_errors(
                 {
-                    ("target_events",): f"{', '.join(missing)} is not trained on, so nothing is"
+                    ("success",): f"{', '.join(missing)} is not trained on, so nothing is"
                     " held out to measure it: give it a small weight in event_weights"
                 }
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _leave_out_no_target_events(
-        self, serialize: SerializerFunctionWrapHandler
-    ) -> dict[str, Any]:
-        # Fingerprints are made of what is serialized. A default that is left out keeps those of
-        # earlier versions, which did not have the setting, so nothing is measured again.
-        settings: dict[str, Any] = serialize(self)
-        if not settings.get("target_events"):
-            settings.pop("target_events", None)
-        return settings
 
     @model_validator(mode="after")
     def _settings_are_the_recipes(self) -> Self:
@@ -162,25 +148,14 @@ class Solution(dg.Model):
         return self
 
     @property
-    def recipes(self) -> dict[str, dict[str, str]]:
-        """The parameters of each recipe that is trained: the declared one, then popularity.
-
-        They are its hyperparameters and, if declared, EVENT_WEIGHTS as JSON and
-        EVENT_VALUE_THRESHOLD.
-        """
-        least = self.event_value_threshold
-        common_parameters = {} if least is None else {EVENT_VALUE_THRESHOLD: str(least)}
-        recipes = {self.recipe: self.algorithm_hyperparameters | common_parameters}
+    def training(self) -> Training:
+        """The recipe, with its hyperparameters and what is declared of the events."""
+        parameters = self.algorithm_hyperparameters
+        if self.event_value_threshold is not None:
+            parameters[EVENT_VALUE_THRESHOLD] = str(self.event_value_threshold)
         if self.event_weights:
-            recipes[self.recipe][EVENT_WEIGHTS] = json.dumps(self.event_weights, sort_keys=True)
-        if self.compare_with_popularity:
-            recipes.setdefault(POPULARITY_COUNT, common_parameters)
-        return recipes
-
-    @property
-    def target_event_names(self) -> list[str]:
-        """The target events by their names in lower case, sorted; empty if all events count."""
-        return sorted(name.lower() for name in self.target_events)
+            parameters[EVENT_WEIGHTS] = json.dumps(self.event_weights, sort_keys=True)
+        return Training(self.recipe, parameters)
 
     @property
     def algorithm_hyperparameters(self) -> dict[str, str]:

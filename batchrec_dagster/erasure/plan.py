@@ -295,8 +295,7 @@ def estimate_next_refresh(work: PersonalizeWork) -> str:
     """What the next refresh costs on AWS, in words, besides the import."""
     costs = estimate_results(work)
     if trains_with_next_refresh(work):
-        recipes = list(work.pipeline.recipes_by_asset["solution_version"])
-        costs = [*estimate_trainings(work, recipes), *costs]
+        costs = [*estimate_trainings(work, [work.pipeline.solution.recipe]), *costs]
     return work.prices.summarize(costs)
 
 

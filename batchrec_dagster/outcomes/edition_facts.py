@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from batchrec_dagster.personalize.evidence import NDCG, read_ndcg
+from batchrec_dagster.personalize.evidence import read_ndcg, read_popular_ndcg
 from batchrec_dagster.storage.publications import EditionFacts, Publication, PublicationRecord
 from batchrec_dagster.storage.published_table import Edition
 
@@ -18,10 +18,9 @@ def read_facts(edition: Edition) -> EditionFacts:
         ndcg=ndcg.value if ndcg else None,
         ndcg_low=ndcg.low if ndcg else None,
         ndcg_high=ndcg.high if ndcg else None,
-        # Where nobody was tested, both are 0 and say nothing.
-        popular_ndcg=about.get("popularity_metrics", {}).get(NDCG) if ndcg else None,
+        popular_ndcg=read_popular_ndcg(about),
         measured_on=about.get("measured_on"),
-        target_events=tuple(about["target_events"]) if about.get("target_events") else None,
+        success=tuple(about.get("success", ())),
         users=about.get("users"),
         seconds=about.get("run_seconds"),
         cost_usd=about.get("run_cost_usd"),

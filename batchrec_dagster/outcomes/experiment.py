@@ -60,7 +60,7 @@ class ExperimentResult:
     control_users: int
     uneven: bool
     """Whether the sizes of the arms differ by more than chance."""
-    target_events: str = ""
+    success: str = ""
     """The types of events that count alone; empty if all count."""
     other_editions: int = 0
     """How many editions of the experiment count other events. They are left out."""
@@ -80,8 +80,8 @@ def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
     own_sums = experiment_sums.filter(
         pl.col("experiment") == newest["experiment"], pl.col("since") == newest["since"]
     )
-    newest_sums = own_sums.filter(pl.col("target_events") == newest["target_events"])
-    other_sums = own_sums.filter(pl.col("target_events") != newest["target_events"])
+    newest_sums = own_sums.filter(pl.col("success") == newest["success"])
+    other_sums = own_sums.filter(pl.col("success") != newest["success"])
     experiment = Experiment.model_validate_json(newest["experiment"])
     last_period = (
         newest_sums.filter(start=newest["start"]).group_by("arm").agg(pl.col("users").sum())
@@ -102,15 +102,15 @@ def summarize_experiment(sums: pl.DataFrame) -> ExperimentResult | None:
         model,
         control,
         bool(chance < UNEVEN),
-        newest["target_events"],
+        newest["success"],
         other_sums.get_column("name").n_unique(),
         [*_estimate_effects(newest_sums, experiment)],
     )
 
 
 def _estimate_effects(newest_sums: pl.DataFrame, experiment: Experiment) -> list[Effect]:
-    [target_events] = newest_sums.get_column("target_events").unique()
-    of_type = f" of type {target_events}" if target_events else ""
+    [success] = newest_sums.get_column("success").unique()
+    of_type = f" of type {success}" if success else ""
     measures = {"interactions": f"interactions{of_type}"}
     has_values = not newest_sums.get_column("value").is_null().all()
     if has_values:

@@ -59,11 +59,11 @@ class Outcome:
     popular_hit_rate: Rate | None
     popular_recall: float | None
     popular_list_share: float | None
-    target_events: str = ""
+    success: str = ""
     """The types of events that count alone; empty if all count."""
     event_value: Rate | None = None
-    """The sum of EVENT_VALUE for a user in a day. It and those below are None without target events
-    that have values."""
+    """The sum of EVENT_VALUE for a user in a day. It and those below are None without
+    events of success that have values."""
     list_event_value: Rate | None = None
     """The same of the hits: what was chosen from lists."""
     popular_event_value: float | None = None

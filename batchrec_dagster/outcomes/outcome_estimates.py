@@ -21,7 +21,7 @@ def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
 
     sums: with the columns of `outcomes.sums.SCHEMA`.
     """
-    keys = ["start", "end", "edition", "since", "experiment", "length", "arm", "target_events"]
+    keys = ["start", "end", "edition", "since", "experiment", "length", "arm", "success"]
     for values, part in sums.group_by(keys, maintain_order=True):
         yield _estimate_outcome(dict(zip(keys, values, strict=True)), part)
 
@@ -71,7 +71,7 @@ def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
         popular_hit_rate=estimate_popular("popular_hit_users", "active"),
         popular_recall=None if popular_recall is None else popular_recall.value,
         popular_list_share=None if popular_list_share is None else popular_list_share.value,
-        target_events=key["target_events"],
+        success=key["success"],
         event_value=estimate_value("value"),
         list_event_value=None if without_lists else estimate_value("hit_value"),
         popular_event_value=None if popular_value is None else popular_value.value,

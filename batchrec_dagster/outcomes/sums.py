@@ -18,12 +18,13 @@ import polars as pl
 # hit_users: how many of them have a hit.
 # recall: for each active user, hits divided by new interactions.
 # popular_…: the same for popularity's lists.
-# With target events, all but `users` count these alone.
+# With events of success, all but `users` count these alone.
 SUMS = (
     *("users", "active", "interactions", "new", "hits", "hit_users", "recall"),
     *("popular_hits", "popular_hit_users", "popular_recall"),
 )
-# The columns that are null unless there are target events and the interactions have an EVENT_VALUE.
+# The columns that are null unless there are events of success, and the interactions have an
+# EVENT_VALUE.
 # value: the sum of EVENT_VALUE over their interactions.
 # hit_value: the same over those with the items of hits.
 # popular_hit_value: the same for popularity's lists.
@@ -39,7 +40,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "arm": pl.String(),
     "group": pl.Int32(),
     # The types of events that count alone, as `format_events` has them; empty if all count.
-    "target_events": pl.String(),
+    "success": pl.String(),
     **dict.fromkeys((*SUMS, *VALUES), pl.Float64()),
 }
 
@@ -50,16 +51,8 @@ def format_events(events: Sequence[str]) -> str:
 
 
 def complete_sums(sums: pl.DataFrame) -> pl.DataFrame:
-    """The sums with all columns of SCHEMA: an older batchrec counted all events, and no values."""
-    missing = {"target_events": pl.lit(""), **dict.fromkeys(VALUES, pl.lit(None))}
-    added = [value.alias(name) for name, value in missing.items() if name not in sums.columns]
-    return sums.with_columns(added).select(
+    """The sums with all columns of SCHEMA. Those of VALUES are null if they are missing."""
+    missing = [pl.lit(None).alias(name) for name in VALUES if name not in sums.columns]
+    return sums.with_columns(missing).select(
         pl.col(column).cast(kind) for column, kind in SCHEMA.items()
     )
-
-
-def leave_out_unused(sums: pl.DataFrame) -> pl.DataFrame:
-    """The sums as they are stored: without target events, as older versions wrote and read them."""
-    if (sums.get_column("target_events") != "").any():
-        return sums
-    return sums.drop("target_events", *VALUES)

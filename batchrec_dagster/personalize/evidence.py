@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 # Personalize's names of metrics.
 NDCG, COVERAGE = "normalized_discounted_cumulative_gain_at_25", "coverage"
 
+# In a request, the types of events that the metrics are to count alone, as a JSON array. In the
+# answer, the evidence for the metrics.
 HEADER = "x-batchrec-evidence"
-# In a request, the types of events that the metrics are to count, as a JSON array. The engine
-# repeats them in its answer if the metrics do: Amazon Personalize's count all events.
-TARGET_EVENTS_HEADER = "x-batchrec-target-events"
 ALL = "all"
 
 EMBEDDED = "the embedded engine"
@@ -42,11 +41,11 @@ def name_engine(answer: Mapping[str, Any], endpoint: str, *, on_aws: bool) -> st
 def get_solution_metrics(
     client: PersonalizeClient,
     solution_version_arn: str,
-    target_events: Sequence[str] = (),
+    success: Sequence[str] = (),
 ) -> GetSolutionMetricsResponseTypeDef:
     """The answer of GetSolutionMetrics, which counts these events alone if the engine can.
 
-    target_events: the types of events; empty for all. `read_counted_events` says whether it did.
+    success: the types of events; empty for all. They are counted if there is evidence.
     """
     events = client.meta.events
     for event, handler in (
@@ -60,8 +59,7 @@ def get_solution_metrics(
             unique_id=f"batchrec-headers-{event}",
         )
     # botocore knows no headers of single requests, so they travel as a parameter up to the handler.
-    headers = {TARGET_EVENTS_HEADER: json.dumps(list(target_events))}
-    extra: Any = {_HEADERS_PARAMETER: headers} if target_events else {}
+    extra: Any = {_HEADERS_PARAMETER: {HEADER: json.dumps(list(success))}} if success else {}
     return client.get_solution_metrics(solutionVersionArn=solution_version_arn, **extra)
 
 
@@ -77,22 +75,12 @@ def _add_headers(params: dict[str, Any], context: dict[str, Any], **_: Any) -> N
     params["headers"].update(context.get(_HEADERS_PARAMETER, {}))
 
 
-def read_counted_events(answer: Mapping[str, Any]) -> list[str]:
-    """The types of events that the metrics count alone; empty if they count all.
-
-    answer: that of GetSolutionMetrics.
-    """
-    header = answer["ResponseMetadata"]["HTTPHeaders"].get(TARGET_EVENTS_HEADER, "[]")
-    names: list[str] = json.loads(header)
-    return names
-
-
-def name_ndcg(target_events: Sequence[str] | None) -> str:
+def name_ndcg(success: Sequence[str]) -> str:
     """The name of NDCG@25, such as `NDCG@25 for purchase`.
 
-    target_events: the types of events that it counts alone; empty or None if it counts all.
+    success: the types of events that it counts alone; empty if it counts all.
     """
-    return f"NDCG@25 for {join_events(target_events)}" if target_events else "NDCG@25"
+    return f"NDCG@25 for {join_events(success)}" if success else "NDCG@25"
 
 
 def join_events(events: Sequence[str]) -> str:
@@ -177,3 +165,18 @@ def read_ndcg(metadata: Mapping[str, Any]) -> MetricEstimate | None:
             return evidence.ndcg if evidence.users else None
     ndcg = metadata.get("metrics", {}).get(NDCG)
     return None if ndcg is None else MetricEstimate(ndcg)
+
+
+def read_popular_ndcg(metadata: Mapping[str, Any]) -> float | None:
+    """The NDCG@25 of recommending the most popular items; None if it is not known.
+
+    Of the items of all time, as the engine measured them, and those of the last days, as batchrec
+    did, it is that of the better ones: these are what a model has to beat.
+
+    metadata: those of an edition or the record of a model, with `evidence` and `recent_popularity`.
+    """
+    evidence, recent = metadata.get("evidence", {}), metadata.get("recent_popularity", {})
+    known = [evidence.get(f"{ALL}/popular"), recent.get("ndcg")]
+    if evidence.get(f"{ALL}/users") == 0:
+        return None
+    return max((ndcg for ndcg in known if ndcg is not None), default=None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
+from batchrec_dagster.personalize.evidence import COVERAGE, NDCG, read_popular_ndcg
 
 COST = "Cost of the run (USD)"
 COVERED = "Coverage (share of all items)"
@@ -29,11 +29,10 @@ def build_headline_numbers(
     cost_usd: what the run had paid on AWS when it published them.
     """
     metrics = about.get("metrics") or {}
-    popularity_metrics = about.get("popularity_metrics") or {}
     failed = about.get("failed_users", 0)
     numbers = {
         QUALITY: metrics.get(NDCG),
-        POPULAR_QUALITY: popularity_metrics.get(NDCG),
+        POPULAR_QUALITY: read_popular_ndcg(about),
         COVERED: metrics.get(COVERAGE),
         FAILED: None if users is None else failed / max(users + failed, 1),
         COST: cost_usd,

@@ -147,8 +147,7 @@ def _describe_run(
     restoration = EditionHistory(work.files).find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
     model = {"recipe": pipeline.solution.recipe, **newest_model, **edition.about}
-    target_events = edition.about.get("target_events") or ()
-    recent = MeasuredPopularity.from_json(edition.about.get("recent_popularity"))
+    success = edition.about.get("success", ())
     return ReportedRun(
         pipeline=pipeline.address,
         description=pipeline.description,
@@ -157,19 +156,18 @@ def _describe_run(
         report_time=datetime.now(UTC),
         solution_version=model.get("solution_version_arn", ""),
         metrics=model["metrics"],
-        popularity=model["popularity_metrics"],
-        recent=recent,
+        recent=MeasuredPopularity.from_json(edition.about.get("recent_popularity")),
         checks=checks,
         # A run may have prepared data that it did not import, or whose lists were refused.
         earlier_data=model["data_version"] != compute_data_version(work),
         training_time=_find_training_time(model),
         engine=model.get("engine", ReportedRun.engine),
         evidence=Evidence.read(model.get("evidence", {})),
-        target_events=target_events,
+        success=success,
         uncounted=(
             ""
-            if target_events
-            else describe_counted_events(pipeline.solution.target_events, None, model.get("engine"))
+            if success
+            else describe_counted_events(pipeline.solution.success, (), model.get("engine"))
         ).strip(),
         edition=edition.number,
         before=describe_previous_edition(baseline, edition),
@@ -183,7 +181,7 @@ def _describe_run(
             for stored in edition.about.get("checks", [])
             if stored["numbers"].get(PUBLISHED_ANYWAY)
         ],
-        newcomers=describe_newcomers(edition.about.get("newcomers"), recent),
+        newcomers=describe_newcomers(edition.about.get("newcomers")),
         full=_read_check_number(edition, LISTS_FULL, "full"),
         rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,
         untitled=_read_check_number(edition, ROWS_TITLED, "untitled") or 0,

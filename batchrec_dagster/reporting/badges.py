@@ -38,7 +38,7 @@ def judge_ndcg(facts: VerdictFacts) -> Badge | None:
     None if nobody was tested, if there is nothing to compare it with, or if it is better and
     nothing says whether that is more than chance.
     """
-    if facts.is_untested or facts.popular is None:
+    if facts.is_untested or (facts.tested is None and facts.recent is None):
         return None
     judgement = judge_quality(facts).judgement
     if facts.tested is not None:

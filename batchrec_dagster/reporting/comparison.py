@@ -8,9 +8,9 @@ from typing import Any
 
 from batchrec_dagster.personalize.evidence import (
     COVERAGE,
-    NDCG,
     name_ndcg,
     read_ndcg,
+    read_popular_ndcg,
 )
 from batchrec_dagster.reporting.editions import (
     EditionDiff,
@@ -117,7 +117,7 @@ def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
 
 def _list_measures(before: Edition, after: Edition) -> Iterator[Measure]:
     """The numbers that at least one of the editions has."""
-    ndcg_name = name_ndcg(after.about.get("target_events"))
+    ndcg_name = name_ndcg(after.about.get("success", ()))
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
         ndcg_name: _format_ndcg,
         "of popular items": _format_popular_ndcg,
@@ -142,7 +142,7 @@ def _format_ndcg(about: Mapping[str, Any]) -> str:
 
 
 def _format_popular_ndcg(about: Mapping[str, Any]) -> str:
-    value = about.get("popularity_metrics", {}).get(NDCG)
+    value = read_popular_ndcg(about)
     return "" if value is None else f"{value:.4f}"
 
 

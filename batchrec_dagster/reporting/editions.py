@@ -65,9 +65,9 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
     They can be compared if they were measured on the same interactions, however the settings are
     written.
     """
-    old_events, new_events = (read_target_events(edition) for edition in (before, after))
+    old_events, new_events = (read_success(edition) for edition in (before, after))
     if old_events != new_events:
-        return [SettingChange("solution.target_events", old_events, new_events).text]
+        return [SettingChange("solution.success", old_events, new_events).text]
     old_data = [before.about.get(key) for key in DATA_KEYS]
     new_data = [after.about.get(key) for key in DATA_KEYS]
     if old_data == new_data != [None, None]:
@@ -81,12 +81,12 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
     return [change.text for change in changes if change.name.startswith(MEASURED_BY)]
 
 
-def read_target_events(edition: Edition) -> str | None:
+def read_success(edition: Edition) -> str | None:
     """The types of events that the edition's metrics count alone; None if they count all.
 
     They are the same in any order and case.
     """
-    events = edition.about.get("target_events") or ()
+    events = edition.about.get("success", ())
     return join_events(sorted(name.lower() for name in events)) or None
 
 
@@ -240,7 +240,7 @@ def _find_changed_data(before: DataFacts | None, after: DataFacts | None) -> lis
 def _find_changed_metrics(before: Edition, after: Edition) -> Iterator[SettingChange]:
     old: Mapping[str, float] = before.about.get("metrics", {})
     new: Mapping[str, float] = after.about.get("metrics", {})
-    ndcg_name = name_ndcg(after.about.get("target_events"))
+    ndcg_name = name_ndcg(after.about.get("success", ()))
     for name, key in ((ndcg_name, NDCG), ("coverage", COVERAGE)):
         if key in old and key in new and old[key] != new[key]:
             yield SettingChange(name, old[key], new[key])

@@ -62,10 +62,7 @@ def describe_result(result: ExperimentResult) -> Iterator[str]:
         )
     if result.other_editions:
         editions = f"{result.other_editions} edition{'' if result.other_editions == 1 else 's'}"
-        yield (
-            f"{editions} before solution.target_events changed count other events, and are left"
-            " out."
-        )
+        yield (f"{editions} before solution.success changed count other events, and are left out.")
     if not result.effects:
         yield "One of the arms has too few users to compare."
     editions = f"{result.editions} edition{'' if result.editions == 1 else 's'}"

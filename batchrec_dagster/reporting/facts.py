@@ -49,8 +49,6 @@ class ReportedRun:
     """The ARN of the model; empty without one."""
     metrics: Mapping[str, float]
     """The model's metrics, by Personalize's names."""
-    popularity: Mapping[str, float]
-    """The metrics of recommending the most popular items, by the same names."""
     recent: MeasuredPopularity | None = None
     """What recommending recent popular items reaches; None if it was not measured."""
     checks: Sequence[CheckRecord] = ()
@@ -63,10 +61,10 @@ class ReportedRun:
     """What trained and measured the model, in words."""
     evidence: Sequence[Evidence] = ()
     """How sure the metrics are; empty if that is not known."""
-    target_events: Sequence[str] = ()
+    success: Sequence[str] = ()
     """The types of events that the metrics count alone; all if empty."""
     uncounted: str = ""
-    """A sentence that says why the metrics do not count the target events alone."""
+    """A sentence that says why the metrics do not count the events of success alone."""
     edition: int = 0
     """The number of the published edition."""
     before: PreviousEdition | None = None
@@ -160,7 +158,7 @@ class Facts(Tallies):
             first=self.data.first,
             last=self.data.last,
             tested=tested.users if tested else None,
-            target_events=self.run.target_events,
+            success=self.run.success,
         )
 
     @property
@@ -195,7 +193,6 @@ class Facts(Tallies):
         is_known = run.unchanged or run.restored
         return VerdictFacts(
             ndcg=run.metrics.get(NDCG, 0.0),
-            popular=run.popularity.get(NDCG),
             recent=run.recent,
             tested=run.tested,
             before=run.before,
@@ -217,7 +214,7 @@ class Facts(Tallies):
                 if not record.passed and record.check not in (LISTS_FULL, ROWS_TITLED)
             ],
             unchanged=run.unchanged,
-            target_events=run.target_events,
+            success=run.success,
             uncounted=run.uncounted,
             restored=run.restored,
             overruled=run.overruled,

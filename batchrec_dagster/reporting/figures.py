@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity, name_window
+from batchrec_dagster.outcomes.measured_popularity import name_window
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate, name_ndcg
 from batchrec_dagster.reporting.catalogue import Shares
 from batchrec_dagster.reporting.charts import Chart, Interval
@@ -73,44 +73,12 @@ METRICS = (
 )
 
 
-def name_metrics(target_events: Sequence[str]) -> list[Metric]:
+def name_metrics(success: Sequence[str]) -> list[Metric]:
     """The metrics, of which NDCG is named with the types of events that it counts alone."""
     return [
-        replace(metric, name=name_ndcg(target_events)) if metric.key == NDCG else metric
+        replace(metric, name=name_ndcg(success)) if metric.key == NDCG else metric
         for metric in METRICS
     ]
-
-
-def draw_quality(facts: Facts) -> Figure | None:
-    """The metrics compared with those of popularity; None if these were not measured."""
-    run = facts.run
-    if not run.popularity:
-        return None
-    rows = [
-        (metric.name, run.metrics.get(metric.key, 0.0), run.popularity.get(metric.key, 0.0))
-        for metric in name_metrics(run.target_events)
-    ]
-    caption = "This model compared with recommending the most popular items to everyone."
-    intervals_by_key = find_intervals(run)
-    intervals = [intervals_by_key.get(metric.key, (None, None)) for metric in METRICS]
-    return Figure(
-        "quality",
-        "Quality compared with popularity",
-        caption,
-        Chart(
-            "horizontal bars",
-            "",
-            "Value, 0 to 1",
-            [MODEL, POPULAR],
-            rows,
-            intervals=intervals,
-        ),
-        ["Metric", MODEL, POPULAR],
-        [
-            [name, *map(format_with_interval, values, pair)]
-            for (name, *values), pair in zip(rows, intervals, strict=True)
-        ],
-    )
 
 
 def find_intervals(run: ReportedRun) -> dict[str, tuple[Interval | None, Interval | None]]:
@@ -138,15 +106,14 @@ class _MeasuredLists:
 
 
 def draw_popularity(facts: Facts) -> Figure | None:
-    """The NDCG compared with all kinds of popular items; None if recent ones were not measured."""
-    if facts.run.recent is None:
+    """The NDCG compared with that of popular items; None if these were not measured."""
+    measured_lists = [*_compare_with_popular_items(facts.run)]
+    if len(measured_lists) < 2:
         return None
-    measured_lists = [*_compare_with_popular_items(facts.run, facts.run.recent)]
-    ndcg_name = name_ndcg(facts.run.target_events)
-    last = measured_lists[-1]
+    ndcg_name = name_ndcg(facts.run.success)
     return Figure(
         "popularity",
-        "What popular items reach",
+        "Quality compared with popular items",
         "A shop would show what is popular now, which batchrec measures itself.",
         Chart(
             "horizontal bars",
@@ -162,44 +129,32 @@ def draw_popularity(facts: Facts) -> Figure | None:
             for lists in measured_lists
         ],
         note="It does so as Personalize measures a model: for a tenth of the users, whose newest"
-        " tenth of interactions is held out, with popularity counted on all others. The items of"
-        " all time are measured in the same way, so that one sees the difference. Users who were"
+        " tenth of interactions is held out, with popularity counted on all others. Users who were"
         " last here long ago chose what was popular then.",
-        fold=f"{last.ndcg:.4f} with {last.name[0].lower()}{last.name[1:]}",
     )
 
 
-def _compare_with_popular_items(
-    run: ReportedRun, recent: MeasuredPopularity
-) -> Iterator[_MeasuredLists]:
+def _compare_with_popular_items(run: ReportedRun) -> Iterator[_MeasuredLists]:
     """The model's lists first, then those of popular items as far as they were measured."""
-    tested = run.tested
+    tested, recent = run.tested, run.recent
     model_interval = tested.ndcg.interval if tested else None
     yield _MeasuredLists(MODEL, MODEL, run.metrics.get(NDCG, 0.0), model_interval, run.engine)
-    if NDCG in run.popularity:
+    if tested is not None and tested.users:
         yield _MeasuredLists(
             f"{POPULAR} of all time",
             "All time",
-            run.popularity[NDCG],
-            tested.popular.interval if tested else None,
+            tested.popular.value,
+            tested.popular.interval,
             run.engine,
         )
-    measured_here = f"batchrec, on {recent.users:,} users"
-    yield _MeasuredLists(
-        f"{POPULAR} of all time, again",
-        "All time, by batchrec",
-        recent.all_time_ndcg,
-        _make_interval(recent.all_time_ndcg, recent.all_time_margin),
-        measured_here,
-    )
-    if recent.days is not None:
+    if recent is not None:
         window = name_window(recent.days)
         yield _MeasuredLists(
             f"{POPULAR} {window}",
             window.removeprefix("of the ").capitalize(),
             recent.ndcg,
             _make_interval(recent.ndcg, recent.margin),
-            measured_here,
+            f"batchrec, on {recent.users:,} users",
         )
 
 
@@ -216,7 +171,7 @@ def draw_groups(facts: Facts) -> Figure | None:
     bars = []
     intervals = []
     rows = []
-    ndcg_name = name_ndcg(facts.run.target_events)
+    ndcg_name = name_ndcg(facts.run.success)
     for evidence in groups:
         name = "All" if evidence.group == ALL else evidence.group
         label = f"{name} ({evidence.users:,} users)"

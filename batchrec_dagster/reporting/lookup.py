@@ -19,7 +19,7 @@ from batchrec_dagster.explanations.item_overlaps import (
     find_similar_items,
 )
 from batchrec_dagster.explanations.list_reasons import BECAUSE
-from batchrec_dagster.outcomes.measured_popularity import describe_window
+from batchrec_dagster.outcomes.measured_popularity import name_window
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.past_editions import LivePeriod, PastEdition
@@ -356,7 +356,7 @@ def _read_reasons(rows: pl.DataFrame, about: Mapping[str, Any]) -> list[str | No
         ]
     if "popularity" not in about:
         return reasons
-    name = f"{POPULAR} {describe_window(about['popularity']['days'])}"
+    name = f"{POPULAR} {name_window(about['popularity']['days']).replace('of', 'in', 1)}"
     return [name if reason == POPULAR else reason for reason in reasons]
 
 

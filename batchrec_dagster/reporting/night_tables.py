@@ -75,7 +75,7 @@ def format_nights(pipeline: str, nights: Sequence[Night], width: int | None) -> 
         notes.append(f"{NOT_KNOWN_NOTE}.")
     if any(night.ndcg_low is not None for night in newest):
         notes.append("95%: the interval of NDCG@25.")
-    notes += _describe_target_events(newest)
+    notes += _describe_success(newest)
     if len(nights) > most:
         notes.append(f"{len(nights) - most:,} older nights are not shown: --json has all.")
     if not nights:
@@ -86,15 +86,13 @@ def format_nights(pipeline: str, nights: Sequence[Night], width: int | None) -> 
     return render([], [[table]], width=width).lstrip("\n")
 
 
-def _describe_target_events(newest: Sequence[Night]) -> list[str]:
+def _describe_success(newest: Sequence[Night]) -> list[str]:
     """A sentence about the events that the NDCG of each edition counts; none if it counts all.
 
     newest: the nights, newest first.
     """
     measured = [night for night in newest if night.is_publication and night.ndcg is not None]
-    numbers = {
-        night.edition: join_events(night.target_events or ()) or "all events" for night in measured
-    }
+    numbers = {night.edition: join_events(night.success) or "all events" for night in measured}
     if {*numbers.values()} <= {"all events"}:
         return []
     # Editions in a row that count the same are one part of the sentence.
@@ -172,13 +170,13 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
         points.append((label, published, night.popular_ndcg, refused))
     note = ""
     settings = {
-        (night.target_events, night.measured_on)
+        (night.success, night.measured_on)
         for night in drawn_nights
         if night.measured_on is not None
     }
     if len(settings) > len({events for events, _ in settings}):
         note += SETTINGS_CHANGED
-    note += "".join(f" {sentence}" for sentence in _describe_target_events(newest))
+    note += "".join(f" {sentence}" for sentence in _describe_success(newest))
     caption = "NDCG@25 with its 95% interval, the newest night first."
     chart = None
     # One night makes no line, and the table has its numbers.

@@ -50,9 +50,9 @@ class Night:
     popular_ndcg: float | None = None
     """The NDCG@25 of recommending the most popular items."""
     measured_on: str | None = None
-    """A fingerprint of the settings of the interactions, and of the target events."""
-    target_events: tuple[str, ...] | None = None
-    """The types of events that the NDCG counts alone; None if it counts all."""
+    """A fingerprint of the settings of the interactions, and of the events that the NDCG counts."""
+    success: tuple[str, ...] = ()
+    """The types of events that the NDCG counts alone; empty if it counts all."""
     users: int | None = None
     """How many users have a list."""
     cost_usd: float | None = None
@@ -165,7 +165,7 @@ def _describe_publication(
         ndcg_high=facts.ndcg_high,
         popular_ndcg=facts.popular_ndcg,
         measured_on=facts.measured_on,
-        target_events=facts.target_events,
+        success=facts.success,
         users=facts.users,
         # Those of the edition's run, not of the rollback.
         cost_usd=facts.cost_usd if is_first else None,

@@ -33,7 +33,7 @@ def describe_outcome(outcome: Outcome) -> Iterator[str]:
     yield (
         f"After edition {outcome.edition} ({period}), {outcome.active_users:,} of"
         f" {outcome.users:,} users chose items that they did not have"
-        f"{', by ' + outcome.target_events + ' alone' if outcome.target_events else ''}."
+        f"{', by ' + outcome.success + ' alone' if outcome.success else ''}."
     )
     if outcome.event_value is not None:
         yield _describe_value(outcome.event_value, outcome)
@@ -144,7 +144,7 @@ def _make_tiles(outcome: Outcome) -> Iterator[Tile]:
             "event_value",
             "Event value",
             format_amount(outcome.event_value.value),
-            "Per user and day, by " + outcome.target_events + ". Of items on the list:"
+            "Per user and day, by " + outcome.success + ". Of items on the list:"
             f" {describe_amount(outcome.list_event_value.value)}.",
         )
     yield Tile(

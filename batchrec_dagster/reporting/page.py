@@ -16,7 +16,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.reporting.audience import draw_newcomers
 from batchrec_dagster.reporting.badges import judge_concentration, judge_ndcg, judge_service
 from batchrec_dagster.reporting.drawing.svg import draw_svg
 from batchrec_dagster.reporting.facts import Facts
@@ -25,7 +24,6 @@ from batchrec_dagster.reporting.figures import (
     draw_categories,
     draw_groups,
     draw_popularity,
-    draw_quality,
     find_intervals,
     name_metrics,
 )
@@ -92,17 +90,16 @@ def render_page(facts: Facts) -> str:
     script = read_script("page.js", "lookup.js")
     people = facts.people
     has_images = any(item[-2] for item in people.items)
-    quality_figures = [draw_quality(facts), draw_groups(facts), draw_popularity(facts)]
-    newcomers_figure = draw_newcomers(facts.run.recent)
+    quality_figures = [draw_popularity(facts), draw_groups(facts)]
     catalogue_figures, catalogue_groups = _draw_catalogue_section(facts)
     return environment.get_template("report.html").render(
         facts=facts,
         run=facts.run,
-        metrics=name_metrics(facts.run.target_events),
+        metrics=name_metrics(facts.run.success),
+        popular=_find_popular(facts),
         badges=_judge_tiles(facts),
         intervals=_find_intervals(facts),
         quality_figures=[figure for figure in quality_figures if figure is not None],
-        audience_figures=[] if newcomers_figure is None else [newcomers_figure],
         bands=draw_bands(facts),
         catalogue_figures=catalogue_figures,
         catalogue_groups=catalogue_groups,
@@ -145,6 +142,14 @@ def _find_intervals(facts: Facts) -> dict[str, tuple[float, float]]:
     """The 95% intervals of the model's metrics that are known, by Personalize's names."""
     intervals = find_intervals(facts.run)
     return {name: interval for name, (interval, _) in intervals.items() if interval is not None}
+
+
+def _find_popular(facts: Facts) -> dict[str, float]:
+    """The NDCG@25 of the most popular items by Personalize's name of it; empty if not known."""
+    recent = facts.run.recent
+    known = (facts.verdict_facts.popular, recent.ndcg if recent is not None else None)
+    values = [ndcg for ndcg in known if ndcg is not None]
+    return {NDCG: max(values)} if values else {}
 
 
 def _capitalize(text: str) -> str:

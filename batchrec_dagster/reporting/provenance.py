@@ -33,7 +33,7 @@ class Provenance:
     """The day of the last interaction."""
     tested: int | None = None
     """How many users the metrics were measured on."""
-    target_events: Sequence[str] = ()
+    success: Sequence[str] = ()
     """The types of events that the metrics count alone; all if empty."""
 
     @classmethod
@@ -44,7 +44,7 @@ class Provenance:
             engine=about.get("engine"),
             source=about.get("source"),
             tested=None if tested is None else int(tested),
-            target_events=about.get("target_events") or (),
+            success=about.get("success", ()),
         )
 
     @property
@@ -58,9 +58,9 @@ class Provenance:
 
     def _describe_measurement(self) -> str:
         users = describe_tested_users(self.tested)
-        if not self.target_events:
+        if not self.success:
             return users
-        return f"{users}, by {join_events(self.target_events)} alone"
+        return f"{users}, by {join_events(self.success)} alone"
 
     def _describe_model(self) -> str:
         if self.engine == EMBEDDED:
@@ -91,23 +91,18 @@ def describe_tested_users(tested: int | None) -> str:
 
 
 def describe_counted_events(
-    declared: Sequence[str], counted: Sequence[str] | None, engine: str | None
+    declared: Sequence[str], counted: Sequence[str], engine: str | None
 ) -> str:
     """Which events the metrics count, as sentences that follow others; empty if that is usual.
 
-    declared: solution.target_events.
-    counted: the events that the metrics count alone; empty or None if they count all.
+    declared: solution.success.
+    counted: the events that the metrics count alone; empty if they count all.
     engine: what measured them.
     """
     if counted:
         return f" The metrics count {join_events(counted)} alone."
     if not declared:
         return ""
-    if engine == EMBEDDED:
-        return (
-            f" The metrics count all events, not only {join_events(declared)}: an older batchrec"
-            " trained this model. The next training can count them."
-        )
     return (
         f" {engine}'s metrics count all events, not only {join_events(declared)}: outcomes and"
         " experiments count these."

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
-from batchrec_dagster.personalize.evidence import name_ndcg
+from batchrec_dagster.personalize.evidence import name_ndcg, read_popular_ndcg
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.messages import format_labelled
 from batchrec_dagster.reporting.provenance import Provenance
@@ -44,7 +44,8 @@ class _NewestModel:
 
     data_version: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    popularity_metrics: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    recent_popularity: Mapping[str, Any] = field(default_factory=dict)
     engine: str | None = None
 
 
@@ -80,11 +81,11 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     if instance is not None and not is_earlier:
         is_earlier = not _is_imported(instance, pipeline)
     facts["earlier_data"] = is_earlier
-    for prefix, metrics in (("", "metrics"), ("popularity_", "popularity_metrics")):
-        if PERSONALIZE_NDCG in (about.get(metrics) or {}):
-            facts[prefix + NDCG] = about[metrics][PERSONALIZE_NDCG]
-    if about.get("target_events"):
-        facts["target_events"] = about["target_events"]
+    if PERSONALIZE_NDCG in (about.get("metrics") or {}):
+        facts[NDCG] = about["metrics"][PERSONALIZE_NDCG]
+        facts[f"popularity_{NDCG}"] = read_popular_ndcg(about)
+    if about.get("success"):
+        facts["success"] = about["success"]
     if "engine" in about:
         facts["provenance"] = Provenance.of_edition(about).lines
     verdict = EditionHistory(files).read_verdict(edition)
@@ -142,7 +143,7 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
         )
     elif NDCG in facts:
         ndcg = _format_ndcg(facts[NDCG], facts.get(f"popularity_{NDCG}"))
-        lines.append(f"  {name_ndcg(facts.get('target_events')):9} {ndcg}")
+        lines.append(f"  {name_ndcg(facts.get('success', ())):9} {ndcg}")
     lines.append(f"  lists     {facts['rows']:,} recommendations for {facts['users']:,} users")
     if "rules" in facts:
         label, indent = "  rules     ", " " * 12
@@ -195,7 +196,7 @@ def _describe_summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "training", f"{facts['recipe']}: {facts['training']}"
     if NDCG in facts:
         yield (
-            name_ndcg(facts.get("target_events")),
+            name_ndcg(facts.get("success", ())),
             _format_ndcg(facts[NDCG], facts.get(f"popularity_{NDCG}")),
         )
     lists = f"{facts['rows']:,} recommendations for {facts['users']:,} users"

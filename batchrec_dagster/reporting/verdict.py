@@ -47,10 +47,8 @@ class VerdictFacts:
 
     ndcg: float
     """The model's NDCG@25."""
-    popular: float | None = None
-    """The NDCG@25 of recommending the most popular items; None if it was not measured."""
     recent: MeasuredPopularity | None = None
-    """What recommending recent popular items reaches; None if it was not measured."""
+    """What popular items of the last days reach; None if it was not measured."""
     tested: Evidence | None = None
     """The evidence over all tested users; None if there is none."""
     before: PreviousEdition | None = None
@@ -83,10 +81,10 @@ class VerdictFacts:
     """The names of the checks that refused the lists, which somebody published anyway."""
     unchanged: str | None = None
     """Which edition is still published, if a run changed nothing."""
-    target_events: Sequence[str] = ()
+    success: Sequence[str] = ()
     """The types of events that the metrics count alone; all if empty."""
     uncounted: str = ""
-    """A sentence that says why the metrics do not count the target events alone."""
+    """A sentence that says why the metrics do not count the events of success alone."""
     restored: str | None = None
     """Since when readers have these lists again, if they were published before; else None. Readers
     know them, so nothing is compared."""
@@ -95,6 +93,11 @@ class VerdictFacts:
     def is_untested(self) -> bool:
         """Whether it is known that no user was tested. Then the metrics are 0 and say nothing."""
         return self.tested is not None and not self.tested.users
+
+    @property
+    def popular(self) -> float | None:
+        """The NDCG@25 of the most popular items of all time; None without evidence."""
+        return self.tested.popular.value if self.tested is not None else None
 
 
 @dataclass(frozen=True)
@@ -161,20 +164,18 @@ def judge_quality(facts: VerdictFacts) -> Reason:
     """How the model compares with the most popular items."""
     if facts.is_untested:
         nobody = NOBODY_TESTED
-        if facts.target_events:
-            nobody += f", counting {join_events(facts.target_events)} alone"
+        if facts.success:
+            nobody += f", counting {join_events(facts.success)} alone"
         return Reason("watch", f"the model could not be measured: {nobody}")
-    name = name_ndcg(facts.target_events)
-    if facts.popular is None:
-        return Reason("watch", f"{name} is {facts.ndcg:.4f}, with nothing to compare it with")
+    name, tested = name_ndcg(facts.success), facts.tested
     if facts.recent is not None and facts.recent.is_better_than(facts.popular):
         return _compare_with_recent(facts, facts.recent)
-    measurement = f"{name} {facts.ndcg:.4f} compared with {facts.popular:.4f}"
-    tested = facts.tested
-    interval = tested.difference.interval if tested else None
-    if tested is None or interval is None:
-        return _judge_without_interval(facts, measurement)
-    low, high = interval
+    if tested is None:
+        return Reason("watch", f"{name} is {facts.ndcg:.4f}, with nothing to compare it with")
+    measurement = f"{name} {facts.ndcg:.4f} compared with {tested.popular.value:.4f}"
+    if tested.difference.interval is None:
+        return _judge_without_interval(tested, measurement)
+    low, high = tested.difference.interval
     lead = "lead" if tested.difference.value > 0 else "difference"
     measurement += f" on {tested.users:,} tested users, a {lead} of {tested.difference.value:.4f}"
     measurement += f" (95% interval {low:.4f} to {high:.4f})"
@@ -190,19 +191,20 @@ def judge_quality(facts: VerdictFacts) -> Reason:
 
 
 def _compare_with_recent(facts: VerdictFacts, recent: MeasuredPopularity) -> Reason:
-    """How the model compares with recent popular items, which are better than those of all time.
+    """How the model compares with popular items of the last days, which are better than those of
+    all time.
 
     They are measured on other users than the model, so both margins of error count.
     """
     measurement = (
-        f"{name_ndcg(facts.target_events)} {facts.ndcg:.4f} compared with {recent.ndcg:.4f},"
+        f"{name_ndcg(facts.success)} {facts.ndcg:.4f} compared with {recent.ndcg:.4f},"
         f" measured by batchrec on {recent.users:,} user{'' if recent.users == 1 else 's'}"
     )
     lead = facts.ndcg - recent.ndcg
     interval = facts.tested.ndcg.interval if facts.tested else None
     if interval is None or recent.margin is None:
         if facts.tested is None:
-            return _judge_unproved(recent.name, measurement, is_better=lead > 0)
+            return _judge_unproved(recent, measurement, is_better=lead > 0)
         verb = "beats" if lead > 0 else "is no better than"
         text = f"the model {verb} {recent.name}: {measurement}, without an interval"
         return Reason("watch", text)
@@ -219,28 +221,24 @@ def _compare_with_recent(facts: VerdictFacts, recent: MeasuredPopularity) -> Rea
     return Reason("good", f"the model clearly beats {recent.name}: {measurement}")
 
 
-def _judge_without_interval(facts: VerdictFacts, measurement: str) -> Reason:
-    is_better = facts.popular is not None and facts.ndcg > facts.popular
-    if facts.tested is None:
-        return _judge_unproved("the most popular items", measurement, is_better=is_better)
-    verb = "beats" if is_better else "is no better than"
+def _judge_without_interval(tested: Evidence, measurement: str) -> Reason:
+    verb = "beats" if tested.difference.value > 0 else "is no better than"
     text = f"the model {verb} the most popular items: {measurement}"
-    number = facts.tested.users
+    number = tested.users
     users = "1 tested user" if number == 1 else f"{number} tested users"
     return Reason("watch", f"{text} on only {users}, too few for an interval")
 
 
-def _judge_unproved(popular_items: str, measurement: str, *, is_better: bool) -> Reason:
+def _judge_unproved(recent: MeasuredPopularity, measurement: str, *, is_better: bool) -> Reason:
     """How a model compares with popular items by numbers alone, as Amazon's metrics are.
 
-    popular_items: what they are called.
     measurement: both numbers, in words.
     """
     if not is_better:
-        text = f"the model is no better than {popular_items}: {measurement}, without an interval"
+        text = f"the model is no better than {recent.name}: {measurement}, without an interval"
         return Reason("bad", text)
     text = (
-        f"the model's number is above that of {popular_items}: {measurement}. It has no interval,"
+        f"the model's number is above that of {recent.name}: {measurement}. It has no interval,"
         " so nobody can say whether that is chance"
     )
     return Reason("good", text, is_proved=False)

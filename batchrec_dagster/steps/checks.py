@@ -457,7 +457,7 @@ class ModelToPublish:
     published: Mapping[str, Any] | None
     """The metadata of the published lists; None if nothing is published."""
     declared_events: Sequence[str] = ()
-    """The events that the metrics should count alone, by solution.target_events."""
+    """The events that the metrics should count alone, by solution.success."""
     rolled_back: str | None = None
     """Why its lists count as rolled back, in words; None if they do not."""
     unfinished_rollback: bool = False
@@ -490,10 +490,10 @@ class ModelToPublish:
         return _Measurements(
             metrics.get(NDCG, 0.0),
             metrics.get(COVERAGE, 0.0),
-            self.model.popularity_metrics.get(NDCG) if metrics else None,
+            self.model.evidence.get(f"{ALL}/popular") if metrics else None,
             published_ndcg,
             MeasuredPopularity.from_json(self.model.recent_popularity) if metrics else None,
-            name_ndcg(self.model.target_events),
+            name_ndcg(self.model.success),
         )
 
 
@@ -505,11 +505,12 @@ class _Measurements:
     """NDCG@25 of the model."""
     coverage: float
     popularity_ndcg: float | None
-    """NDCG@25 of recommending the most popular items; None if it is not known."""
+    """NDCG@25 of the most popular items of all time, as the engine measured it; None if it did
+    not."""
     published_ndcg: float | None
     """NDCG@25 of the published lists; None if it is not compared."""
     recent: MeasuredPopularity | None = None
-    """What recent popular items reach; None if it is not known."""
+    """What popular items of the last days reach; None if it is not known."""
     ndcg_name: str = "NDCG@25"
     """What NDCG@25 is called, with the events that it counts."""
 
@@ -570,7 +571,7 @@ def _describe_circumstances(candidate: ModelToPublish) -> str:
     """What a reader of the verdict should know besides the metrics; may be empty."""
     model = candidate.model
     text = ""
-    if candidate.declared_events and not model.target_events:
+    if candidate.declared_events and not model.success:
         events = join_events(candidate.declared_events)
         text += f"; the metrics of {model.engine} count all events, not only {events}"
     if model.on_earlier_data:
@@ -582,7 +583,7 @@ def _describe_circumstances(candidate: ModelToPublish) -> str:
         text += "; its lists are already published"
     elif candidate.published and not candidate.is_comparable:
         changed = "the interactions settings"
-        if (candidate.published.get("target_events") or []) != list(model.target_events or []):
+        if list(candidate.published.get("success", ())) != list(model.success):
             changed = "the events that the metrics count"
         text += f"; not comparable with the published lists: {changed} changed"
     return text

@@ -5,7 +5,7 @@ The local Personalize costs nothing. Then the metadata say what AWS would charge
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -35,26 +35,15 @@ PAYING_ASSETS = (
 ROUNDING_ERROR = 1e-9
 
 
-def price_trainings(
-    work: PersonalizeWork, trained: Mapping[str, ReadyResource], *, on_aws: bool
-) -> list[Cost]:
-    """The costs of the solution versions that a run trained.
-
-    trained: each by its recipe.
-    """
-    if not trained:
-        return []
+def price_training(work: PersonalizeWork, recipe: str, version: ReadyResource) -> Cost:
+    """The cost of a solution version that a run trained."""
     interactions = count_interactions(work)
-    return [
-        work.prices.price_training(
-            recipe,
-            version.description.get("trainingHours", 0.0)
-            if on_aws
-            else work.prices.estimate_training_hours(recipe, interactions),
-            interactions,
-        )
-        for recipe, version in trained.items()
-    ]
+    hours = (
+        version.description.get("trainingHours", 0.0)
+        if work.ensure.on_aws
+        else work.prices.estimate_training_hours(recipe, interactions)
+    )
+    return work.prices.price_training(recipe, hours, interactions)
 
 
 @dataclass(frozen=True)
@@ -135,7 +124,7 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[CheckResu
     if not passed:
         message += (
             ". Nothing was started: raise budget.max_usd_per_run, or reduce the work"
-            " (interactions.window, batch_users, solution.compare_with_popularity)"
+            " (interactions.window, batch_users)"
         )
     numbers = {
         "estimated_usd": sum(cost.usd for cost in costs),

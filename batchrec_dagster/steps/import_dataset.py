@@ -20,7 +20,7 @@ from batchrec_dagster.steps.cost import (
 )
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
-from batchrec_dagster.steps.training import find_recipes_to_train, list_recipes
+from batchrec_dagster.steps.training import find_recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
 
@@ -201,9 +201,10 @@ def _ensure_group(
     exists = any(group["name"] == name for group in ensure.list(DATASET_GROUP))
     if not exists and pipeline.budget.max_usd_per_run is not None:
         # Check the budget before anything is created.
+        recipes = [training.recipe for training in pipeline.trainings.values()]
         estimate = [
             *(_price_import(work, file) for file in files),
-            *estimate_trainings(work, list_recipes(pipeline)),
+            *estimate_trainings(work, recipes),
             *estimate_results(work),
         ]
         require_passed(check_budget(work, estimate))

@@ -187,9 +187,9 @@ def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
         *publishing.item_versions,
         *publishing.rule_versions,
         *([pipeline.experiment] if pipeline.experiment else []),
-        *pipeline.own_popularity,
+        *pipeline.popularity_settings,
         # The edition has the metrics, so it is another one if they count other events.
-        *([publishing.measured_on] if publishing.model.target_events else []),
+        publishing.measured_on,
     )
 
 

@@ -82,9 +82,8 @@ def declare_similar_items_filter(pipeline: Pipeline) -> FilterDeclaration | None
 
 
 def _list_endings(pipeline: Pipeline) -> Iterator[str]:
-    for recipes in pipeline.recipes_by_asset.values():
-        for recipe, hyperparameters in recipes.items():
-            yield fingerprint_solution(recipe, hyperparameters)
+    for training in pipeline.trainings.values():
+        yield fingerprint_solution(training.recipe, training.parameters)
     # It stays while exclude_seen is off or another filter is tried: either may change back.
     yield EXCLUDE_SEEN_ENDING
     # Each list of the pipeline prunes what none of them needs.

@@ -1,113 +1,136 @@
-"""Measures recommending popular items, as Personalize measures a model.
-
-Amazon Personalize measures with the most popular items of all time, which a shop would not show.
-This measures those of the last days on this side, for both engines alike, and those of all time in
-the same way, so that one sees the difference.
-"""
+"""Measures recommending popular items, as Personalize measures a model."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from zlib import crc32
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
-from batchrec_dagster.steps.measure_newcomers import find_newcomer_hits
-from batchrec_dagster.steps.popularity_window import (
-    SECONDS_A_DAY,
-    PeopleOfItems,
-    choose_window,
-    measure_lists,
-    place_by_popularity,
-)
-from batchrec_dagster.steps.sampled_interactions import (
-    SampledInteractions,
-    choose_users,
-    sample_interactions,
-)
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.rules.pairs import Numbers, find_positions
+from batchrec_dagster.steps.popular_items import Floats, find_popular_items
+from batchrec_dagster.steps.success import is_success
 
-# One user in so many is tested, and this share of their interactions is held out: developer guide,
-# "Evaluating a solution version with metrics".
+# One user in this many is tested, and this share of their interactions is held out: developer
+# guide, "Evaluating a solution version with metrics".
 PARTS_OF_USERS, HELD_OUT_SHARE = 10, 0.1
+# Of more interactions than this, fewer users are tested, so that theirs fit into memory.
+MOST_ROWS = 2_000_000
+LIST_LENGTH = 25
+# The place of an item that is not popular.
+FAR = 2**40
 # Half of a 95% interval, in standard errors.
 STANDARD_ERRORS = 1.96
 
 
 def measure_popularity(
     interactions: pl.LazyFrame,
-    settings: Popularity,
-    *,
-    exclude_seen: bool,
-    target_events: Collection[str] = (),
+    days: int,
+    success: Collection[str] = (),
+    counted: Collection[str] = (),
 ) -> MeasuredPopularity | None:
     """The NDCG@25 of popular items for a tenth of the users; None if nobody can be tested.
 
     Popularity is counted on the interactions of all other users, and the newest tenth of the tested
-    users' own is what they chose. Of very many interactions, those of a part of the users count.
+    users' own is what they chose.
 
-    exclude_seen: whether lists leave out what users had. Then auto chooses the days by such lists.
-    target_events: the types of events that count as chosen, in lower case; none if all do.
+    days, success: as of `find_popular_items`.
+    counted: the types of events that count as chosen; none if all do.
     """
-    sample = sample_interactions(interactions, settings.weights, targets=target_events)
-    if settings.days == AUTO:
-        days = choose_window(sample, exclude_seen=exclude_seen).days
-    else:
-        days = None if settings.days == ALL_TIME else int(settings.days)
-    chosen, seen, others = _hold_out(sample)
-    if not (chosen.height and others.height):
-        return None
-    newest = int(others["time"].max())  # type: ignore[arg-type]
-    after = None if days is None else newest - days * SECONDS_A_DAY
-    recent_places = PeopleOfItems(others, sample.items).place(after)
-    counts = np.bincount(others["item"].to_numpy(), minlength=sample.items).astype(np.float64)
-    places = np.stack([recent_places, place_by_popularity(counts, counts)])
-    recent, all_time = measure_lists(places, chosen, seen).T
-    hits = find_newcomer_hits(sample, days)
-    newcomer_hits = np.zeros(0) if hits is None else hits.cast(pl.Float64).to_numpy()
-    return MeasuredPopularity(
-        days,
-        users=len(recent),
-        ndcg=float(recent.mean()),
-        margin=_compute_margin(recent),
-        all_time_ndcg=float(all_time.mean()),
-        all_time_margin=_compute_margin(all_time),
-        newcomers=len(newcomer_hits),
-        newcomer_hit_rate=float(newcomer_hits.mean()) if len(newcomer_hits) else None,
-        newcomer_margin=_compute_margin(newcomer_hits),
+    size, users, items = pl.collect_all(
+        [
+            interactions.select(pl.len()),
+            interactions.select(pl.col(USER_ID).unique()),
+            interactions.select(pl.col(ITEM_ID).unique()),
+        ],
+        engine="streaming",
     )
-
-
-def _compute_margin(values: NDArray[np.float64]) -> float | None:
-    """Half of the 95% interval of the mean of these values, one a user; None of one user alone."""
-    if len(values) < 2:
+    user_ids, item_ids = users.to_series().sort(), items.to_series().sort()
+    parts = PARTS_OF_USERS * max(1, -(-size.item() // MOST_ROWS))
+    tested_ids = user_ids.filter(choose_users(user_ids, parts))
+    tested_users = tested_ids.to_frame(USER_ID).lazy()
+    rows = (
+        interactions.join(tested_users, on=USER_ID, how="semi")
+        .select(
+            user=find_positions(USER_ID, user_ids).cast(pl.UInt32),
+            item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32),
+            time=pl.col(TIMESTAMP),
+            is_counted=is_success(interactions, counted),
+        )
+        .collect(engine="streaming")
+    )
+    chosen, seen = _hold_out(rows)
+    others = interactions.join(tested_users, on=USER_ID, how="anti")
+    popular = find_popular_items(others, days, success).ids
+    if not (chosen.height and len(popular)):
         return None
-    return STANDARD_ERRORS * float(values.std(ddof=1)) / float(np.sqrt(len(values)))
+    places = np.full(len(item_ids), FAR, np.int64)
+    popular_items = popular.to_frame(ITEM_ID).select(find_positions(ITEM_ID, item_ids))
+    places[popular_items.to_series().to_numpy()] = np.arange(1, len(popular) + 1)
+    ndcg = measure_lists(places, chosen, seen)
+    margin = None
+    if len(ndcg) > 1:
+        margin = STANDARD_ERRORS * float(ndcg.std(ddof=1)) / float(np.sqrt(len(ndcg)))
+    return MeasuredPopularity(days, len(ndcg), float(ndcg.mean()), margin)
 
 
-def _hold_out(
-    sample: SampledInteractions,
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """What the tested users chose, what they had before, and the rows of all other users.
+def choose_users(user_ids: pl.Series, parts: int) -> pl.Series:
+    """Whether each user is among about one in `parts`, by a hash of nothing but the id."""
+    chosen = (crc32(f"tested\0{user}".encode()) % parts == 0 for user in user_ids)
+    return pl.Series(np.fromiter(chosen, bool, len(user_ids)))
 
-    The first two have the columns user and item, once each; none of the first is in the second.
+
+def _hold_out(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What the tested users chose, and what they had before.
+
+    Both have the columns user and item, once each; none of the first is in the second.
+
+    rows: the tested users' interactions, with the columns user, item, time and is_counted.
     """
-    is_tested = choose_users(sample.user_ids, PARTS_OF_USERS, "tested")
-    tested_users = pl.Series(np.flatnonzero(is_tested.to_numpy()), dtype=pl.UInt32)
-    in_test = pl.col("user").is_in(tested_users.implode())
     # Interactions of the same second are in an order that does not depend on the items' ids alone.
     mixed = (pl.col("item").cast(pl.UInt64) * 2_654_435_761 + pl.col("user") * 40_503) % 2**32
     place, size = pl.int_range(pl.len()).over("user"), pl.len().over("user")
-    rows = (
-        sample.rows.filter(in_test)
-        .with_columns(mixed=mixed)
+    ordered = (
+        rows.with_columns(mixed=mixed)
         .sort("user", "time", "mixed", "item")
         .with_columns(is_seen=place < ((1 - HELD_OUT_SHARE) * size).floor())
         .filter(size > 1)
     )
-    seen = rows.filter("is_seen").select("user", "item").unique()
-    chosen = rows.filter(~pl.col("is_seen"), "is_target").select("user", "item").unique()
-    chosen = chosen.join(seen, on=["user", "item"], how="anti")
-    return chosen, seen, sample.rows.filter(~in_test)
+    seen = ordered.filter("is_seen").select("user", "item").unique()
+    chosen = ordered.filter(~pl.col("is_seen"), "is_counted").select("user", "item").unique()
+    return chosen.join(seen, on=["user", "item"], how="anti"), seen
+
+
+def measure_lists(places: Numbers, chosen: pl.DataFrame, seen: pl.DataFrame) -> Floats:
+    """(people,) the NDCG@25 of the best items for each person who chose any.
+
+    The people are in the order of their numbers.
+
+    places: (items,) the place of each item, from 1.
+    chosen: the columns user and item, of what people chose; distinct.
+    seen: the same of what is left out of their lists; none of it is among the chosen.
+    """
+    users, items = (
+        np.concatenate([chosen[column].to_numpy(), seen[column].to_numpy()]).astype(np.int64)
+        for column in ("user", "item")
+    )
+    is_seen = np.arange(len(users)) >= chosen.height
+    people, relevant = np.unique(chosen["user"].to_numpy(), return_counts=True)
+    place = places[items]
+    order = np.lexsort((place, users))
+    seen_before = np.cumsum(is_seen[order])
+    # How many seen items people with lower numbers have.
+    starts = np.searchsorted(users[order], users[order])
+    seen_of_others = np.concatenate([[0], seen_before])[starts]
+    own_place = place[order] - (seen_before - seen_of_others)
+    is_hit = ~is_seen[order] & (own_place <= LIST_LENGTH)
+    hits = np.searchsorted(people, users[order][is_hit])
+    gains = np.bincount(hits, 1 / np.log2(1 + own_place[is_hit]), minlength=len(people))
+    return np.asarray(gains / _IDEAL_GAINS[np.minimum(relevant, LIST_LENGTH)])
+
+
+# The gain of the best possible list by how many items are chosen.
+_IDEAL_GAINS = np.concatenate([[0.0], np.cumsum(1 / np.log2(2 + np.arange(LIST_LENGTH)))])

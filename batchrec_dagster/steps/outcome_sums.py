@@ -8,13 +8,13 @@ The lists are compared with popularity's: for each user a list of the same lengt
 had most interactions when the edition was made. If the lists leave out what the user had then,
 popularity's list does so too.
 
-With target events, only these count: a purchase of an item on the list is a hit, and a click is
+With events of success, only these count: a purchase of an item on the list is a hit, and a click is
 none. But what a user had before, by any event, is not new, because lists leave it out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +25,13 @@ from batchrec_dagster.outcomes.arms import MODEL, UserGroups, assign_arms
 from batchrec_dagster.outcomes.periods import Period
 from batchrec_dagster.outcomes.sums import SUMS, VALUES, complete_sums, format_events
 from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
     EVENT_VALUE,
     ITEM_ID,
     TIMESTAMP,
     USER_ID,
 )
 from batchrec_dagster.rules.pairs import Numbers, Pairs, find_positions
+from batchrec_dagster.steps.success import is_success
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class LaterInteractions:
     In memory these items take 8 bytes for each user and item, and 16 while they are read.
 
     interactions: the columns USER_ID, ITEM_ID and TIMESTAMP, in epoch seconds, and EVENT_TYPE and
-        EVENT_VALUE if there are target events.
+        EVENT_VALUE if there are events of success.
     since: the time, which is the earliest start or known_until of a period.
     known_until: that of each period.
-    target_events: the types of events that count as success; all if empty.
+    success: the types of events that count as success; all if empty.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class LaterInteractions:
         interactions: pl.LazyFrame,
         since: int,
         known_until: Sequence[int],
-        target_events: Sequence[str] = (),
+        success: Sequence[str] = (),
     ) -> None:
         later = pl.col(TIMESTAMP) > since
         counts = [(pl.col(TIMESTAMP) <= until).sum().alias(f"{until}") for until in {*known_until}]
@@ -89,11 +89,11 @@ class LaterInteractions:
         self.users = users.get_column("user_id")
         self.items = item_counts.get_column(ITEM_ID)
         self._counts = item_counts
-        self.target_events = format_events(target_events)
+        self.success = format_events(success)
         columns = interactions.collect_schema()
         event_columns = {}
-        if target_events:
-            event_columns["is_target"] = _is_target(target_events, columns)
+        if success:
+            event_columns["is_success"] = is_success(interactions, success)
             if EVENT_VALUE in columns:
                 event_columns["value"] = pl.col(EVENT_VALUE).cast(pl.Float64)
         self.has_values = "value" in event_columns
@@ -109,10 +109,10 @@ class LaterInteractions:
         self._item_counts_of_users = np.bincount(self._past.users, minlength=len(self.users))
 
     def find_counted(self, period: Period) -> pl.DataFrame:
-        """The interactions of the period that count. With target events, these are such events."""
+        """The interactions of the period that count: those of success."""
         time = pl.col("time")
         in_period = self.interactions.filter(time > period.start, time <= period.end)
-        return in_period.filter("is_target") if self.target_events else in_period
+        return in_period.filter("is_success") if self.success else in_period
 
     def find_chosen_items(self, period: Period, *, new: bool) -> pl.DataFrame:
         """The users and the items that they interacted with in the period, each pair once.
@@ -201,14 +201,6 @@ class LaterInteractions:
         return np.where(counts > 0, place, FAR)
 
 
-def _is_target(target_events: Sequence[str], columns: Collection[str]) -> pl.Expr:
-    """Whether an interaction is a target event. Types match in upper and lower case."""
-    if EVENT_TYPE not in columns:
-        return pl.lit(value=False)
-    names = pl.Series([name.lower() for name in target_events])
-    return pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode()).fill_null(value=False)
-
-
 def sum_period(
     period: Period, lists: PeriodLists, later: LaterInteractions, groups: UserGroups
 ) -> pl.DataFrame:
@@ -238,7 +230,7 @@ def sum_period(
             start=period.start,
             end=period.end,
             length=length,
-            target_events=pl.lit(later.target_events),
+            success=pl.lit(later.success),
         )
     )
     return complete_sums(sums).sort("arm", "group")

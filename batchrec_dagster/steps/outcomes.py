@@ -13,7 +13,6 @@ from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.outcomes.periods import Period, find_periods
 from batchrec_dagster.outcomes.sums import SCHEMA as SUMS_SCHEMA
-from batchrec_dagster.outcomes.sums import complete_sums, leave_out_unused
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.steps.batches import read_users_without_lists
@@ -53,7 +52,7 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
     with work.storage.local_file(files.interactions) as path:
         editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
         interactions = scan_interactions(path)
-        target_events = work.pipeline.solution.target_events
+        success = work.pipeline.solution.success
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
         periods = find_periods(editions, newest, Publications(files).read().publications)
         last_sums = read_sums(files)
@@ -61,14 +60,14 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
         if periods:
             known_until = [period.known_until for period in periods]
             since = min(min(period.start, period.known_until) for period in periods)
-            later = LaterInteractions(interactions, since, known_until, target_events)
+            later = LaterInteractions(interactions, since, known_until, success)
             groups = UserGroups()
             parts += [
                 sum_period(period, _read_lists(work, period), later, groups) for period in periods
             ]
         measured = pl.concat(parts).sort("start", "edition", "arm", "group")
         if not measured.equals(last_sums):
-            files.write_parquet(files.storage_keys.outcome_sums, leave_out_unused(measured))
+            files.write_parquet(files.storage_keys.outcome_sums, measured)
     return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])
 
 
@@ -97,4 +96,4 @@ def read_sums(files: PipelineFiles) -> pl.DataFrame:
     They have the columns of `outcomes.sums.SCHEMA`. Raises StorageError.
     """
     sums = files.parquet(files.storage_keys.outcome_sums, MEASURE_AGAIN)
-    return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else complete_sums(sums)
+    return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else sums

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.config.popularity import ALL_TIME, AUTO, Popularity
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 from batchrec_dagster.rules.pairs import Pairs, find_positions
-from batchrec_dagster.steps.popularity_window import (
-    SECONDS_A_DAY,
-    WindowChoice,
-    choose_window,
-)
-from batchrec_dagster.steps.sampled_interactions import sample_interactions, weigh_events
+from batchrec_dagster.steps.success import is_success
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 
@@ -33,21 +28,20 @@ USERS_AT_ONCE = 20_000
 POPULAR = "popular"
 
 
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 NO_GROUPS = pl.DataFrame(schema={"reason": pl.String, ITEM_ID: pl.String})
 
 
 @dataclass(frozen=True)
 class PopularItems:
-    """The items that most people had in the last days, and how the days were chosen."""
+    """The items that most people had in the last days."""
 
     items: pl.DataFrame
     """The columns ITEM_ID and popularity, the most popular first; ties are in the order of ids.
-    The popularity is the number of people who had the item, each by the weight of the interaction.
+    The popularity is the number of people who had the item.
     Where few items were had in the last days, those of all time follow, with a popularity of 0."""
-    days: int | None
-    """Only interactions of so many days count; None for all time."""
-    choice: WindowChoice | None = None
-    """How the days were chosen; None if they are declared."""
+    days: int
+    """Only interactions of this many days count."""
     of_groups: pl.DataFrame = field(default_factory=lambda: NO_GROUPS)
     """The columns reason and ITEM_ID: what is popular in groups of users, the most popular first.
     The reason names the group, as the rows of its users do."""
@@ -71,14 +65,9 @@ class PopularItems:
             items[reason] = pl.concat([own, self.ids.filter(~self.ids.is_in(own.implode()))])
         return items
 
-    def describe(self, settings: Popularity) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What an edition's metadata say of them."""
-        return {
-            "days": self.days,
-            "events": dict(settings.events),
-            "items": self.items.height,
-            **(self.choice.to_json() if self.choice is not None else {}),
-        }
+        return {"days": self.days, "items": self.items.height}
 
 
 def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Series) -> PopularItems:
@@ -86,14 +75,13 @@ def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Serie
 
     reasons: those of the users who get lists of popular items.
     """
-    settings, popularity = work.pipeline.recommendations, work.pipeline.popularity
-    excludes_seen = settings.seen_items is not None
-    popular = find_popular_items(interactions, popularity, exclude_seen=excludes_seen)
+    days, success = work.pipeline.popularity.days, work.pipeline.solution.success
+    popular = find_popular_items(interactions, days, success)
     groups = reasons.filter(reasons != POPULAR).unique().sort()
     if not len(groups):
         return popular
     users = read_user_groups(work).filter(pl.col("reason").is_in(groups.implode()))
-    items = count_popular_items_by_group(interactions, users, popular.days, popularity.weights)
+    items = count_popular_items_by_group(interactions, users, days, success)
     of_groups = items.select("reason", ITEM_ID)
     return replace(popular, of_groups=of_groups, groups=groups.to_list())
 
@@ -125,58 +113,44 @@ def read_user_groups(work: Work) -> pl.DataFrame:
 
 def find_popular_items(
     interactions: pl.LazyFrame,
-    settings: Popularity,
-    *,
-    exclude_seen: bool,
+    days: int,
+    success: Collection[str],
 ) -> PopularItems:
     """The popular items of these interactions.
 
-    exclude_seen: whether lists leave out what users had. Then auto chooses the days by such lists.
+    days, success: as of `count_popular_items`.
     """
-    choice = None
-    if settings.days == AUTO:
-        sample = sample_interactions(interactions, settings.weights)
-        choice = choose_window(sample, exclude_seen=exclude_seen)
-        days = choice.days
-    else:
-        days = None if settings.days == ALL_TIME else int(settings.days)
-    items = count_popular_items(interactions, days, settings.weights)
-    if days is not None and items.height < ENOUGH_ITEMS:
-        others = count_popular_items(interactions, None, settings.weights)
+    items = count_popular_items(interactions, days, success)
+    if items.height < ENOUGH_ITEMS:
+        others = count_popular_items(interactions, None, success)
         others = others.join(items, on=ITEM_ID, how="anti", maintain_order="left")
-        items = pl.concat([items, others.with_columns(popularity=0.0)])
-    return PopularItems(items, days, choice)
+        items = pl.concat([items, others.with_columns(pl.lit(0, pl.Int64).alias("popularity"))])
+    return PopularItems(items, days)
 
 
 def count_popular_items(
-    interactions: pl.LazyFrame, days: int | None, weights: Mapping[str, float]
+    interactions: pl.LazyFrame, days: int | None, success: Collection[str]
 ) -> pl.DataFrame:
     """The items that people had in the last days before the newest interaction.
 
     The columns are ITEM_ID and popularity, the most popular first; ties are in the order of ids.
 
     days: None for all time.
-    weights: how much a person counts for an item by the type of the interaction, in lower case; of
-        several, the largest. Empty if all count alike.
+    success: the types of events that count; all if empty.
     """
-    weighted = _weigh_window(interactions, days, weights)
+    counted = _select_counted(interactions, days, success)
     users, items = pl.collect_all(
-        [weighted.select(pl.col(USER_ID).unique()), weighted.select(pl.col(ITEM_ID).unique())],
+        [counted.select(pl.col(USER_ID).unique()), counted.select(pl.col(ITEM_ID).unique())],
         engine="streaming",
     )
     item_ids = items.to_series().sort()
-    numbered = weighted.select(
-        "weight",
-        user=find_positions(USER_ID, users.to_series()),
-        item=find_positions(ITEM_ID, item_ids),
+    pairs = Pairs.read(
+        counted.select(
+            user=find_positions(USER_ID, users.to_series()),
+            item=find_positions(ITEM_ID, item_ids),
+        )
     )
-    popularity, lower = np.zeros(len(item_ids)), 0.0
-    # Who counts by a weight counts by each lower one too, by its lead over the next lower one. Each
-    # sum is of the same numbers in the same order, so that ties are ties on every machine.
-    for weight in sorted({*weights.values()}) or [1.0]:
-        pairs = Pairs.read(numbered.filter(pl.col("weight") >= weight))
-        popularity += (weight - lower) * np.bincount(pairs.items, minlength=len(item_ids))
-        lower = weight
+    popularity = np.bincount(pairs.items, minlength=len(item_ids))
     return pl.DataFrame({ITEM_ID: item_ids, "popularity": popularity}).sort(
         "popularity", ITEM_ID, descending=[True, False]
     )
@@ -185,8 +159,8 @@ def count_popular_items(
 def count_popular_items_by_group(
     interactions: pl.LazyFrame,
     users: pl.DataFrame,
-    days: int | None,
-    weights: Mapping[str, float],
+    days: int,
+    success: Collection[str],
 ) -> pl.DataFrame:
     """The items that people of each group had, if at least FEWEST_PEOPLE of them had it.
 
@@ -194,36 +168,30 @@ def count_popular_items_by_group(
     popularity, by groups, the most popular first; ties are in the order of ids.
 
     users: the columns USER_ID and reason, which names the group.
-    days, weights: as of `count_popular_items`.
+    days, success: as of `count_popular_items`.
     """
-    pairs = (
-        _weigh_window(interactions, days, weights)
-        .join(users.lazy(), on=USER_ID)
-        .group_by("reason", USER_ID, ITEM_ID)
-        .agg(pl.col("weight").max())
-    )
-    people = pairs.group_by("reason", ITEM_ID, "weight").len().collect(engine="streaming")
     return (
-        # One weight after the other, so that ties are ties.
-        people.sort("reason", ITEM_ID, "weight")
-        .group_by("reason", ITEM_ID, maintain_order=True)
-        .agg(popularity=(pl.col("weight") * pl.col("len")).sum(), people=pl.col("len").sum())
-        .filter(pl.col("people") >= FEWEST_PEOPLE)
+        _select_counted(interactions, days, success)
+        .join(users.lazy(), on=USER_ID)
+        .select("reason", USER_ID, ITEM_ID)
+        .unique()
+        .group_by("reason", ITEM_ID)
+        .agg(popularity=pl.len().cast(pl.Int64))
+        .filter(pl.col("popularity") >= FEWEST_PEOPLE)
+        .collect(engine="streaming")
         .sort("reason", "popularity", ITEM_ID, descending=[False, True, False])
-        .select("reason", ITEM_ID, "popularity")
     )
 
 
-def _weigh_window(
-    interactions: pl.LazyFrame, days: int | None, weights: Mapping[str, float]
+def _select_counted(
+    interactions: pl.LazyFrame, days: int | None, success: Collection[str]
 ) -> pl.LazyFrame:
-    """The interactions that count, with their weight."""
-    weighted = interactions.with_columns(weight=weigh_events(interactions, weights))
-    weighted = weighted.filter(pl.col("weight") > 0)
+    """The interactions that count as success, in the last days before the newest of all."""
+    counted = interactions.filter(is_success(interactions, success))
     if days is None:
-        return weighted
+        return counted
     newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-    return weighted.filter(pl.col(TIMESTAMP) > (newest or 0) - days * SECONDS_A_DAY)
+    return counted.filter(pl.col(TIMESTAMP) > (newest or 0) - days * SECONDS_A_DAY)
 
 
 def make_popular_lines(

@@ -68,7 +68,7 @@ def summarize_edition(edition: Edition) -> str:
     if "made_at" in about:
         facts.append(f"made {about['made_at'][:16].replace('T', ' ')} UTC")
     if NDCG in about.get("metrics", {}):
-        facts.append(f"{name_ndcg(about.get('target_events'))} {about['metrics'][NDCG]:.4f}")
+        facts.append(f"{name_ndcg(about.get('success', ()))} {about['metrics'][NDCG]:.4f}")
     if edition.users is not None:
         facts.append(f"{edition.users:,} users")
     return ", ".join(facts)
@@ -220,7 +220,7 @@ def _has_same_lists(edition: Edition, other: Edition) -> bool:
     if edition.version == other.version:
         return True
     old, new = edition.about, other.about
-    counts_others = old.get("target_events") != new.get("target_events")
+    counts_others = old.get("success") != new.get("success")
     return counts_others and old.get("made_by") == new.get("made_by") is not None
 
 
@@ -261,7 +261,7 @@ class Publishing:
         pipeline = self.work.pipeline
         experiment = [pipeline.experiment] if pipeline.experiment else []
         arn = self.model.solution_version_arn
-        own = [*experiment, *pipeline.own_popularity]
+        own = [*experiment, *pipeline.popularity_settings]
         model = fingerprint(arn, pipeline.recommendations, *own)
         if self.users_version is None:
             return [model]
@@ -284,7 +284,7 @@ class Publishing:
             self.model,
             self.measured_on,
             current.about if current else None,
-            self.work.pipeline.solution.target_events,
+            self.work.pipeline.solution.success,
             rolled_back=_explain_withdrawal(withdrawn, self.made_by),
             unfinished_rollback=current is not None and record.is_withdrawn(current),
         )
@@ -301,10 +301,8 @@ class Publishing:
 
         Metrics are compared if it is the same.
         """
-        settings, events = self.declaration.measured_on, self.model.target_events
-        if not events:
-            return settings
-        return fingerprint(settings, sorted(name.lower() for name in events))
+        events = sorted(name.lower() for name in self.model.success)
+        return fingerprint(self.declaration.measured_on, events)
 
     @property
     def _source(self) -> str | None:
@@ -366,12 +364,7 @@ class Publishing:
             ),
             "recipe": pipeline.solution.recipe,
             "metrics": dict(model.metrics),
-            "popularity_metrics": dict(model.popularity_metrics),
-            **(
-                {"recent_popularity": dict(model.recent_popularity)}
-                if model.recent_popularity
-                else {}
-            ),
+            "recent_popularity": dict(model.recent_popularity),
             **({"engine": model.engine} if model.engine else {}),
             "evidence": dict(model.evidence),
             "source": declaration.source,
@@ -379,14 +372,7 @@ class Publishing:
             "checks": [check.to_json() for check in checks],
             SIZES: collect_sizes(self.work),
             "measured_on": self.measured_on,
-            **(
-                {
-                    "target_events": list(model.target_events),
-                    "all_events_metrics": dict(model.all_events_metrics or {}),
-                }
-                if model.target_events
-                else {}
-            ),
+            "success": list(model.success),
             "made_by": self.made_by,
         }
 

@@ -97,7 +97,7 @@ def build_table(
     checks = [*built.checks]
     facts: dict[str, Any] = {}
     if popular is not None:
-        facts[POPULARITY] = popular.describe(pipeline.popularity)
+        facts[POPULARITY] = popular.describe()
     if users.newcomers is not None:
         facts[NEWCOMERS] = {
             "users": users.newcomers,

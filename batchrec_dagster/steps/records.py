@@ -67,24 +67,17 @@ class ModelRecord(Record):
     """The hours that AWS bills for the training."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Its metrics, by Personalize's names."""
-    popularity_metrics: Mapping[str, float] = field(default_factory=dict)
-    """The metrics of recommending the most popular items; empty if they were not measured."""
-    popularity_version_arn: str | None = None
-    """The solution version that has these metrics."""
     engine: str | None = None
     """What trained it, as people read it."""
     evidence: Mapping[str, float] = field(default_factory=dict)
     """How certain the metrics are, as personalize/evidence.py describes; empty if not known."""
     recent_popularity: Mapping[str, Any] = field(default_factory=dict)
-    """What recommending recent popular items reaches, as `MeasuredPopularity` writes it; empty if
+    """What recommending popular items reaches, as `MeasuredPopularity` writes it; empty if
     it was not measured."""
     popularity_measured_with: str | None = None
     """A fingerprint of the settings that it was measured with."""
-
-    target_events: Sequence[str] | None = None
-    """The types of events that the metrics count alone; None if they count all."""
-    all_events_metrics: Mapping[str, float] | None = None
-    """The metrics of all events; None if `metrics` are these."""
+    success: Sequence[str] = ()
+    """The types of events that the metrics count alone; empty if they count all."""
     root_run: str | None = None
     """The id of the first of the run and its retries that wrote this record."""
     cost_usd: float = 0.0

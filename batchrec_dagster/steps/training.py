@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config.solution import Training
 from batchrec_dagster.personalize.ensure import (
     ACTIVE,
     FAILED,
@@ -14,7 +16,12 @@ from batchrec_dagster.personalize.ensure import (
     ReadyResource,
     StartedResource,
 )
-from batchrec_dagster.personalize.evidence import ALL
+from batchrec_dagster.personalize.evidence import (
+    ALL,
+    get_solution_metrics,
+    name_engine,
+    read_evidence,
+)
 from batchrec_dagster.personalize.expired_models import has_model
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost
@@ -28,11 +35,11 @@ from batchrec_dagster.steps.batch_jobs import (
     measure_job_seconds,
 )
 from batchrec_dagster.steps.checks import CheckResult, require_passed
-from batchrec_dagster.steps.cost import add_payment, price_trainings
+from batchrec_dagster.steps.cost import add_payment, price_training
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
-from batchrec_dagster.steps.target_events import check_target_events_known, read_model_metrics
+from batchrec_dagster.steps.success import check_success_known
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
@@ -43,7 +50,7 @@ EARLY = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class SolutionVersionTrainer:
-    """Decides which solution versions an asset reuses, and which it trains."""
+    """Decides whether an asset reuses a solution version, or trains one."""
 
     work: PersonalizeWork
     asset: str
@@ -52,54 +59,42 @@ class SolutionVersionTrainer:
     """The id of a run that trains in any case; None for other runs."""
 
     @property
-    def recipes(self) -> Mapping[str, dict[str, str]]:
-        """The hyperparameters of each recipe. A second recipe is trained to compare with."""
-        return self.work.pipeline.recipes_by_asset[self.asset]
+    def training(self) -> Training:
+        """The recipe and its parameters."""
+        return self.work.pipeline.trainings[self.asset]
 
     @property
     def stem(self) -> str:
         """What the names of versions trained on the current data start with."""
         return build_name_stem(self.work.pipeline.name, self.data_version, self.force_run)
 
-    def find_reusable_versions(self, group: str, group_name: str) -> list[Description | None]:
-        """For each recipe the version to reuse; None for one to train.
+    def find_reusable_version(self, group: str, group_name: str) -> Description | None:
+        """The version to reuse; None if one is to be trained.
 
         group, group_name: the ARN and the name of the dataset group.
         """
-        existing = {
-            solution["name"]: str(solution[SOLUTION.arn])
-            for solution in self.work.ensure.list(SOLUTION, datasetGroupArn=group)
-        }
-        names = [
-            build_solution_name(group_name, recipe, hyperparameters)
-            for recipe, hyperparameters in self.recipes.items()
-        ]
-        return self._find_reusable([existing.get(name) for name in names])
+        name = self._name_solution(group_name)
+        for solution in self.work.ensure.list(SOLUTION, datasetGroupArn=group):
+            if solution["name"] == name:
+                newest = self._find_newest(str(solution[SOLUTION.arn]))
+                return newest if newest is not None and self._is_reusable(newest) else None
+        return None
 
-    def start(self, dataset: DatasetRecord) -> list[StartedResource]:
-        """For each recipe the solution version to reuse, or one whose training starts now."""
-        reusable = self.find_reusable_versions(
-            dataset.dataset_group_arn, dataset.dataset_group_name
-        )
-        return [
-            StartedResource(version[SOLUTION_VERSION.arn], created=False)
-            if version is not None
-            else self._start_training(dataset, recipe)
-            for recipe, version in zip(self.recipes, reusable, strict=True)
-        ]
-
-    def _start_training(self, dataset: DatasetRecord, recipe: str) -> StartedResource:
-        """The new version of the recipe's solution, which is created if there is none."""
-        ensure, hyperparameters = self.work.ensure, self.recipes[recipe]
+    def start(self, dataset: DatasetRecord) -> StartedResource:
+        """The solution version to reuse, or one whose training starts now."""
+        reusable = self.find_reusable_version(dataset.dataset_group_arn, dataset.dataset_group_name)
+        if reusable is not None:
+            return StartedResource(reusable[SOLUTION_VERSION.arn], created=False)
+        ensure, training = self.work.ensure, self.training
         solution = ensure.find_or_create(
             SOLUTION,
-            build_solution_name(dataset.dataset_group_name, recipe, hyperparameters),
+            self._name_solution(dataset.dataset_group_name),
             {
                 "datasetGroupArn": dataset.dataset_group_arn,
-                "recipeArn": build_recipe_arn(recipe, ensure.client.meta.partition),
+                "recipeArn": build_recipe_arn(training.recipe, ensure.client.meta.partition),
                 # Left to itself Personalize trains, and bills, every seven days.
                 "performAutoTraining": False,
-                "solutionConfig": build_solution_config(hyperparameters),
+                "solutionConfig": build_solution_config(training.parameters),
             },
             datasetGroupArn=dataset.dataset_group_arn,
         ).arn
@@ -111,34 +106,17 @@ class SolutionVersionTrainer:
             solutionArn=solution,
         )
 
+    def _name_solution(self, group_name: str) -> str:
+        return build_solution_name(group_name, self.training.recipe, self.training.parameters)
+
     def _has_model(self, version: Description) -> bool:
         return has_model(self.work.ensure, str(version[SOLUTION_VERSION.arn]))
 
-    def _find_reusable(self, solutions: Sequence[str | None]) -> list[Description | None]:
-        """For each recipe the version to reuse; None for one to train.
-
-        solutions: the ARN of each recipe's solution; None where there is none yet.
-        """
-        newest = [self._find_newest(arn) if arn else None for arn in solutions]
-        model = newest[0]
-        is_current = model is not None and self._is_current(model)
-        if model is None or self.force_run or not (is_current or self._is_young_enough(model)):
-            return [
-                version if version and self._is_current(version) else None for version in newest
-            ]
-        return [
-            version if version and self._is_comparable(version, model) else None
-            for version in newest
-        ]
-
-    def _is_comparable(self, version: Description, model: Description) -> bool:
-        """Whether it was trained on the model's data or, where that run was killed, later."""
-        if read_data_version(self.work, version) == read_data_version(self.work, model):
+    def _is_reusable(self, version: Description) -> bool:
+        """Whether it was trained on the current data, or may serve newer ones."""
+        if version["name"].startswith(f"{self.stem}-"):
             return True
-        return bool(version["creationDateTime"] >= model["creationDateTime"])
-
-    def _is_current(self, version: Description) -> bool:
-        return bool(version["name"].startswith(f"{self.stem}-"))
+        return self.force_run is None and self._is_young_enough(version)
 
     def _find_newest(self, solution: str) -> Description | None:
         """The newest version that a pipeline trained and that has not failed.
@@ -184,8 +162,6 @@ class TrainingResult:
 
     record: ModelRecord
     version: ReadyResource
-    recipe: str
-    hyperparameters: Mapping[str, str]
     outcome: str
     seconds: float
     cost: list[Cost]
@@ -210,17 +186,15 @@ def train(
     work = work.for_data(dataset.data_version)
     ensure = work.ensure
     trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)
-    recipes = trainer.recipes
-    recipe, hyperparameters = next(iter(recipes.items()))
+    recipe = trainer.training.recipe
     is_of_lists = asset == "solution_version"
-    target_checks = check_target_events_known(work) if is_of_lists else []
+    success_checks = check_success_known(work) if is_of_lists else []
     # Before a training is paid for.
-    require_passed(target_checks)
-    versions = ensure.start_and_wait(SOLUTION_VERSION, lambda: trainer.start(dataset))
-    version, *popularity = versions
-    target_events = work.pipeline.solution.target_events if is_of_lists else []
-    record = _make_record(work, dataset, version, popularity, target_events)
-    if is_of_lists and work.pipeline.solution.compare_with_popularity:
+    require_passed(success_checks)
+    [version] = ensure.start_and_wait(SOLUTION_VERSION, lambda: [trainer.start(dataset)])
+    success = work.pipeline.solution.success if is_of_lists else []
+    record = _make_record(work, dataset, version, success)
+    if is_of_lists:
         record = _add_popularity(work, record)
     outcome = describe_outcome(version, "trained")
     if record.on_earlier_data:
@@ -229,31 +203,24 @@ def train(
     ensure.log.debug(f"{recipe} on data {dataset.data_version}: {outcome}")
     if version.created:
         ensure.log.debug(f"{version.arn}: trained in {measure_job_seconds(version):.1f} s")
-    trained = {
-        name: trained_version
-        for name, trained_version in zip(recipes, versions, strict=True)
-        if trained_version.created
-    }
-    costs = price_trainings(work, trained, on_aws=ensure.on_aws)
+    costs = [price_training(work, recipe, version)] if version.created else []
     payment = add_payment(work, asset, run, costs)
     record = replace(record, root_run=payment.root_run, cost_usd=payment.cost_usd)
     seconds = measure_job_seconds(version)
-    return TrainingResult(
-        record, version, recipe, hyperparameters, outcome, seconds, costs, target_checks
-    )
+    return TrainingResult(record, version, outcome, seconds, costs, success_checks)
 
 
 def _make_record(
     work: PersonalizeWork,
     dataset: DatasetRecord,
     version: ReadyResource,
-    popularity: Sequence[ReadyResource],
-    target_events: Sequence[str],
+    success: Sequence[str],
 ) -> ModelRecord:
     created_at = version.description["creationDateTime"].astimezone(UTC)
     hours = version.description.get("trainingHours", 0.0)
-    popularity_arn = popularity[0].arn if popularity else None
-    measured = read_model_metrics(work.ensure, version.arn, popularity_arn, target_events)
+    client, on_aws = work.ensure.client, work.ensure.on_aws
+    answer = get_solution_metrics(client, version.arn, () if on_aws else success)
+    evidence = read_evidence(answer)
     return ModelRecord(
         version.arn,
         dataset.dataset_group_arn,
@@ -264,13 +231,16 @@ def _make_record(
         trained_with=fingerprint(work.pipeline.interactions),
         # The next run's estimate uses it.
         training_hours=hours if work.ensure.on_aws else None,
-        metrics=measured.metrics,
-        engine=measured.engine,
-        evidence=measured.evidence,
-        popularity_metrics=measured.popularity_metrics,
-        popularity_version_arn=popularity_arn,
-        target_events=measured.target_events or None,
-        all_events_metrics=measured.all_events_metrics,
+        # One that is not a number would pass every limit of the gate.
+        metrics={
+            name: value
+            for name, value in sorted(answer["metrics"].items())
+            if not math.isnan(value)
+        },
+        engine=name_engine(answer, client.meta.endpoint_url, on_aws=on_aws),
+        evidence=evidence,
+        # Only the embedded engine, which gives evidence, counts these events alone.
+        success=success if evidence else (),
     )
 
 
@@ -282,10 +252,7 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
     from batchrec_dagster.steps.measure_popularity import measure_popularity  # NumPy
 
     pipeline = work.pipeline
-    # They are compared with the metrics of the model, which may count all events, as on AWS.
-    target_events = pipeline.solution.target_event_names if record.target_events else []
-    excludes_seen = pipeline.excludes_seen
-    settings = fingerprint(pipeline.popularity, excludes_seen, target_events)
+    settings = fingerprint(*pipeline.popularity_settings, record.success)
     last_record = read_model(work.files, "solution_version")
     is_measured = (
         last_record is not None
@@ -298,9 +265,10 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
         with work.storage.local_file(work.files.interactions) as path:
             popularity = measure_popularity(
                 scan_interactions(path),
-                pipeline.popularity,
-                exclude_seen=excludes_seen,
-                target_events=target_events,
+                pipeline.popularity.days,
+                pipeline.solution.success,
+                # As those of the model that it is compared with.
+                counted=record.success,
             )
         measured = popularity.to_json() if popularity is not None else {}
     return replace(record, recent_popularity=measured, popularity_measured_with=settings)
@@ -319,11 +287,6 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def list_recipes(pipeline: Pipeline) -> list[str]:
-    """Every recipe that the pipeline trains."""
-    return [recipe for recipes in pipeline.recipes_by_asset.values() for recipe in recipes]
-
-
 def find_recipes_to_train(
     work: PersonalizeWork,
     group: ReadyResource,
@@ -339,12 +302,10 @@ def find_recipes_to_train(
     forced: the assets that train in any case.
     """
     recipes_to_train = []
-    for asset, recipes in work.pipeline.recipes_by_asset.items():
+    for asset, training in work.pipeline.trainings.items():
         trainer = SolutionVersionTrainer(
             work, asset, data_version, run if asset in forced else None
         )
-        reusable = trainer.find_reusable_versions(group.arn, group.description["name"])
-        recipes_to_train += [
-            recipe for recipe, version in zip(recipes, reusable, strict=True) if version is None
-        ]
+        if trainer.find_reusable_version(group.arn, group.description["name"]) is None:
+            recipes_to_train.append(training.recipe)
     return recipes_to_train

@@ -48,10 +48,10 @@ class EditionFacts:
     popular_ndcg: float | None = None
     """The NDCG@25 of recommending the most popular items."""
     measured_on: str | None = None
-    """A fingerprint of the settings of the interactions, and of the target events. NDCGs are
-    compared if it is the same."""
-    target_events: tuple[str, ...] | None = None
-    """The types of events that the NDCG counts alone; None if it counts all."""
+    """A fingerprint of the settings of the interactions, and of the events that the NDCG
+    counts. NDCGs are compared if it is the same."""
+    success: tuple[str, ...] = ()
+    """The types of events that the NDCG counts alone; empty if it counts all."""
     users: int | None = None
     """How many users have a list."""
     seconds: float | None = None

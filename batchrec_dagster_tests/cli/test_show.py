@@ -330,7 +330,7 @@ def test_the_summary_needs_no_dagster_instance(home: Path, monkeypatch: pytest.M
     records = home / "storage/shop/records"
     records.mkdir()
     name = "normalized_discounted_cumulative_gain_at_25"
-    record = {"metrics": {name: 0.2}, "popularity_metrics": {name: 0.1}}
+    record = {"metrics": {name: 0.2}, "recent_popularity": {"ndcg": 0.1}}
     (records / "solution_version.json").write_text(json.dumps(record))
     code, output = show()
     assert code == 0
@@ -351,7 +351,7 @@ def test_a_published_table_says_what_it_is(home: Path) -> None:
     with TableWriter(home / "lists.parquet") as writer:
         for rows in (frame.head(100), frame.tail(-100)):
             writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-        writer.finish({**about, "metrics": {name: 0.3}, "popularity_metrics": {}})
+        writer.finish({**about, "metrics": {name: 0.3}})
     published_table = PublishedTable(
         storage.store, storage.uri(StorageKeys("shop").recommendations)
     )

@@ -144,9 +144,9 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
         "solution.event_weights",
     ),
     (
-        {"solution": {"target_events": ["purchase"]}},
+        {"solution": {"success": ["purchase"]}},
         14,
-        "solution.target_events",
+        "solution.success",
     ),
     (
         {"solution": {"event_value_threshold": 0.5}},
@@ -575,38 +575,29 @@ def test_a_file_that_declares_nothing_is_named(tmp_path: Path, text: str, messag
 
 def test_event_weights_are_personalizes_events_config() -> None:
     solution = Solution.model_validate({"event_weights": {"view": 0.3, "purchase": 1}})
-    [own, popularity] = solution.recipes.values()
-    assert build_solution_config(own)["eventsConfig"] == {
+    assert build_solution_config(solution.training.parameters)["eventsConfig"] == {
         "eventParametersList": [
             {"eventType": "purchase", "weight": 1.0},
             {"eventType": "view", "weight": 0.3},
         ]
     }
-    assert popularity == {}
 
 
-def test_target_events_train_nothing_else() -> None:
-    solution = Solution.model_validate({"target_events": ["purchase"]})
-    assert solution.recipes == Solution().recipes
-    assert fingerprint(Solution(target_events=[])) == fingerprint(Solution())
+def test_success_trains_nothing_else() -> None:
+    solution = Solution.model_validate({"success": ["purchase"]})
+    assert solution.training == Solution().training
     assert fingerprint(solution) != fingerprint(Solution())
 
 
 def test_a_threshold_of_event_values_is_personalizes_and_another_solution() -> None:
-    recipes_by_threshold = Solution.model_validate({"event_value_threshold": 0.5}).recipes
-    assert len(recipes_by_threshold) == 2
-    for recipe, settings in recipes_by_threshold.items():
-        assert build_solution_config(settings)["eventValueThreshold"] == "0.5"
-        assert build_solution_name("shop", recipe, settings) != build_solution_name(
-            "shop", recipe, {}
-        )
+    recipe, settings = Solution.model_validate({"event_value_threshold": 0.5}).training
+    assert build_solution_config(settings)["eventValueThreshold"] == "0.5"
+    assert build_solution_name("shop", recipe, settings) != build_solution_name("shop", recipe, {})
     weights = {"event_weights": {"watch": 1}, "event_value_threshold": 0.5}
-    [own, popularity] = Solution.model_validate(weights).recipes.values()
     event = {"eventType": "watch", "weight": 1.0, "eventValueThreshold": 0.5}
-    config = build_solution_config(own)
+    config = build_solution_config(Solution.model_validate(weights).training.parameters)
     assert config["eventsConfig"] == {"eventParametersList": [event]}
     assert "eventValueThreshold" not in config  # Personalize refuses both
-    assert build_solution_config(popularity)["eventValueThreshold"] == "0.5"
 
 
 @pytest.mark.parametrize(
@@ -617,11 +608,11 @@ def test_a_threshold_of_event_values_is_personalizes_and_another_solution() -> N
         ({"event_weights": {"view": 0}}, "a weight above 0"),
         ({"event_weights": {f"t{n}": 1 for n in range(11)}}, "at most 10 event types"),
         ({"event_weights": {"view": 1}, **UPDATABLE}, "aws-user-personalization-v2 only"),
-        ({"target_events": [" "]}, "an event type is empty"),
-        ({"target_events": ["buy", "Buy"]}, "named twice"),
-        ({"target_events": [f"t{n}" for n in range(11)]}, "at most 10 event types"),
+        ({"success": [" "]}, "an event type is empty"),
+        ({"success": ["buy", "Buy"]}, "named twice"),
+        ({"success": [f"t{n}" for n in range(11)]}, "at most 10 event types"),
         (
-            {"event_weights": {"view": 1, "buy": 0}, "target_events": ["View", "buy"]},
+            {"event_weights": {"view": 1, "buy": 0}, "success": ["View", "buy"]},
             "buy is not trained on",
         ),
     ],

@@ -48,8 +48,8 @@ def test_the_recipe_is_the_one_for_the_data_of_items() -> None:
     assert declare({"recipe": "aws-sims"}, items=ITEMS).similar_items_recipe == "aws-sims"
     together = declare(TOGETHER, items=ITEMS)
     assert together.similar_items_recipe is None
-    assert "similar_items_solution_version" not in together.recipes_by_asset
-    assert declare({}).recipes_by_asset["similar_items_solution_version"] == {"aws-sims": {}}
+    assert "similar_items_solution_version" not in together.trainings
+    assert declare({}).trainings["similar_items_solution_version"] == ("aws-sims", {})
 
 
 def test_it_is_a_view_of_the_pipeline_with_a_place_of_its_own() -> None:

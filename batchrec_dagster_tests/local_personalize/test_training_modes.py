@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.config.solution import Solution
+from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.steps.batch_jobs import build_solution_config
 from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows
@@ -48,11 +49,12 @@ def test_events_below_the_threshold_are_seen_and_not_trained_on(
     lines += [f"new,whole-{rows[0][1]},{time},watch,0.1" for time in (1, 2)]
     group = _import_lines(local, lines)
     settings = Solution(event_value_threshold=0.5, event_weights=weights)
+    threshold = {EVENT_VALUE_THRESHOLD: "0.5"}
     solutions = [
         local.create_solution(
             group, recipe, name=recipe, solutionConfig=build_solution_config(values)
         )
-        for recipe, values in settings.recipes.items()
+        for recipe, values in (settings.training, ("aws-popularity-count", threshold))
     ]
     with caplog.at_level("INFO"):
         [version, popular] = [

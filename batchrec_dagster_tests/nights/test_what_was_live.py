@@ -216,11 +216,15 @@ class Year:
         return what
 
     def _record(self, model: Model) -> ModelRecord:
-        popular = {NDCG: WORSE_THAN_POPULAR + 0.05}
+        popular = WORSE_THAN_POPULAR + 0.05
+        evidence = {
+            "all/users": 200,
+            "all/ndcg": model.ndcg,
+            "all/popular": popular,
+            "all/difference": model.ndcg - popular,
+        }
         metrics = {NDCG: model.ndcg, "coverage": 0.2}
-        return ModelRecord(
-            model.arn, "group", "g", model.data, metrics=metrics, popularity_metrics=popular
-        )
+        return ModelRecord(model.arn, "group", "g", model.data, metrics=metrics, evidence=evidence)
 
     def _publish(
         self,

@@ -51,8 +51,7 @@ SETTINGS: dict[str, Any] = {
     "recommendations": {"num_results": 5},
     "gate": {"max_drop": 1},
     # With four tested people, popular items are better than a good model by chance in some nights.
-    "solution": {"compare_with_popularity": False},
-    "popularity": {"days": "all"},
+    "popularity": {"days": 10_000},
     "retention": {"editions": KEPT, "models": 2},
     "experiment": {"name": "holdout", "control_share": 0.3},
     "sinks": {"export": {"format": "csv", "rows": "per_item"}},

@@ -39,7 +39,7 @@ OUTCOMES = "curated/recommendation_outcomes/recommendation_outcomes.parquet"
 
 
 def test_a_control_with_popular_items_needs_no_model_of_them() -> None:
-    for solution in ({"compare_with_popularity": False}, {"recipe": "aws-popularity-count"}):
+    for solution in ({}, {"recipe": "aws-popularity-count"}):
         for control in ("popular", "none"):
             experiment = {"name": "a", "control": control}
             attributes = declaration(
@@ -62,7 +62,8 @@ class Shop:
             self.project.environment = {**s3.environment(), "BATCHREC_STORAGE": f"s3://{bucket}"}
         experiment = {"name": "holdout", "control_share": 0.4, "control": control}
         sinks = {"export": {"rows": "per_user"}}
-        self.project.declare(declaration("shop", "ratings.csv", experiment=experiment, sinks=sinks))
+        settings = {"experiment": experiment, "sinks": sinks, "popularity": {"days": 10_000}}
+        self.project.declare(declaration("shop", "ratings.csv", **settings))
 
     def run(self, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
         result = refresh(self.project, "shop", instance, report=True)
@@ -166,7 +167,8 @@ def run_two_nights(shop: Shop, instance: dg.DagsterInstance, control: str) -> li
 
     report = shop.store.get(f"{shop.root}/curated/report/index.html").decode()
     assert "In the experiment holdout, " in report
-    assert ("these are the most popular items of all time" in report) == (control == "popular")
+    window = "these are the most popular items of the last 10000 days"
+    assert (window in report) == (control == "popular")
     # A user to whom the control gives no list does not count as missing.
     assert "requested users got no list" not in report
     assert (
@@ -208,7 +210,7 @@ def assert_shown(shop: Shop) -> None:
     for user, has_popular in lists.select("user_id", pl.col("arm") == CONTROL).unique().iter_rows():
         if has_popular:
             text = CliRunner().invoke(main, ["show", user], env=environment).output
-            assert "popular of all time" in text
+            assert "popular in the last 10000 days" in text
             assert "in the control of the experiment, which gets popular items" in text
             assert "audience overlaps most" not in text
             break

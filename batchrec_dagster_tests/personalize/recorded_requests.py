@@ -48,7 +48,7 @@ class RecordedRequest:
     operation: str
     """Its name, such as CreateSolution."""
     params: dict[str, Any]
-    target_events: list[str]
+    success: list[str]
     """The events of a header that only the embedded engine knows; empty without the header."""
 
 
@@ -66,12 +66,12 @@ def record_requests() -> Iterator[list[RecordedRequest]]:
         service: LocalPersonalize,
         operation: str,
         params: dict[str, Any],
-        target_events: Sequence[str] = (),
+        success: Sequence[str] = (),
     ) -> dict[str, Any]:
-        request = RecordedRequest(operation, params, [*target_events])
+        request = RecordedRequest(operation, params, [*success])
         if requests[-1:] != [request]:
             requests.append(request)
-        return call(service, operation, params, target_events)
+        return call(service, operation, params, success)
 
     with patch.object(LocalPersonalize, "call", record_and_call):
         yield requests
@@ -143,8 +143,8 @@ class RequestRenderer:
                 self.hashes.setdefault(tag["tagValue"][:HASH_LENGTH], "<data>")
         words = [request.operation]
         words += [f"{name}={_render_value(value)}" for name, value in request.params.items()]
-        if request.target_events:
-            words.append(f"(header: {', '.join(request.target_events)})")
+        if request.success:
+            words.append(f"(header: {', '.join(request.success)})")
         line = " ".join(words)
         for text, name in self.names.items():
             line = line.replace(text, name)

@@ -118,7 +118,7 @@ def test_a_pipeline_asks_for_the_recipes_of_its_partition(
     monkeypatch.setattr(solutions, "get_recipe", note)
     open_client = partial(embedded_client, region=region)
     monkeypatch.setattr(resources, "embedded_client", open_client)
-    solution = {"recipe": POPULARITY_COUNT, "compare_with_popularity": False}
+    solution = {"recipe": POPULARITY_COUNT}
     ratings = write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", ratings, solution=solution))
     result = refresh(project, "shop", instance)

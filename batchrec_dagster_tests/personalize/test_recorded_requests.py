@@ -55,7 +55,7 @@ DIFFERENCES = {
         "filters on AWS know the last 100 interactions of a user, so that numResults is larger"
     ),
     r"[-+] GetSolutionMetrics ": (
-        "only the embedded engine has metrics of the target events alone, and the quality in parts"
+        "only the embedded engine has metrics of success alone, and the quality in parts"
     ),
     r"\+ List(DatasetGroups|Solutions|SolutionVersions|TagsForResource)\b": (
         "only the embedded engine gives up models, so the run looks for older ones"
@@ -110,8 +110,7 @@ SHOP: dict[str, Any] = {
     "batch_users": {"source": "people.csv", "column": "id", "filter": 'USERS.CONSENT = "yes"'},
     "solution": {
         "event_weights": {"buy": 1, "view": 0.3},
-        "target_events": ["buy"],
-        "compare_with_popularity": False,
+        "success": ["buy"],
     },
 }
 RULES = {

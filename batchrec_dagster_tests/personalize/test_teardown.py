@@ -123,7 +123,7 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     project.declare({**quick, "recommendations": {"exclude_seen": False}})
     assert refresh(project, "shop", instance).success
     own = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("rating")'
-    better = {"recipe": "aws-user-personalization", "compare_with_popularity": False}
+    better = {"recipe": "aws-user-personalization"}
     project.declare({**quick, "solution": better, "recommendations": {"filter": own}})
     assert refresh(project, "shop", instance).success
     before = list_arns(client)

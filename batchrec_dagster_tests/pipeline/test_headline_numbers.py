@@ -15,7 +15,7 @@ from batchrec_dagster.pipeline.headline_numbers import (
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 ABOUT = {
     "metrics": {NDCG: 0.1933, "coverage": 1},
-    "popularity_metrics": {NDCG: 0.0616},
+    "recent_popularity": {"ndcg": 0.0616},
     "failed_users": 5,
 }
 

@@ -98,7 +98,7 @@ def test_newcomers_get_what_is_popular_where_they_are(
     lists = []
     for shop in (Shop(tmp_path / "folder", None), Shop(tmp_path / "bucket", s3)):
         shop.declare(
-            popularity={"days": "all"}, recommendations={"newcomers": {"popular_by": "COUNTRY"}}
+            popularity={"days": 10_000}, recommendations={"newcomers": {"popular_by": "COUNTRY"}}
         )
         facts = shop.run(instance)
         assert facts["newcomers"] == 3
@@ -131,7 +131,7 @@ def assert_shown(root: Path) -> None:
     (shown,) = json.loads(result.output)["pipelines"]
     assert {entry["reason"] for entry in shown["recommendations"]} <= {
         "popular in AT",
-        "popular of all time",
+        "popular in the last 10000 days",
     }
 
 

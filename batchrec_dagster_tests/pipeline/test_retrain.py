@@ -119,11 +119,11 @@ def test_between_trainings_new_data_get_lists_by_the_last_model(shop: Shop) -> N
     assert shop.record["data_version"] != first["data_version"]
     assert {*table(shop.project, "shop")["user_id"]} - {*lists["user_id"]} == {"61"}
     assert shop.night() == (KEPT, LISTED)
-    assert shop.versions() == 2  # The model's, and popularity's.
+    assert shop.versions() == 1
     shop.set_clock(days=7)
     assert shop.night() == (TRAINED, INFERRED)
     assert shop.record["trained_on"] == shop.record["data_version"][:12]
-    assert shop.versions() == 4
+    assert shop.versions() == 2
     # Without new data there is nothing to learn, however old the model is.
     shop.set_clock(days=30)
     assert shop.night() == (UNCHANGED, LISTED)
@@ -147,7 +147,7 @@ def test_a_run_may_force_a_training(shop: Shop) -> None:
     shop.rate(users=61)
     force = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
     assert shop.night(force) == (TRAINED, INFERRED)
-    assert shop.versions() == 4
+    assert shop.versions() == 2
     assert shop.night() == (UNCHANGED, LISTED)
 
 
@@ -156,7 +156,7 @@ def test_exploration_is_requested_for_the_recipe_that_has_it_and_is_off_by_defau
 ) -> None:
     shop = Shop(project, instance, monkeypatch)
     shop.rate()
-    v1 = {"recipe": "aws-user-personalization", "compare_with_popularity": False}
+    v1 = {"recipe": "aws-user-personalization"}
 
     def config() -> Any:
         assert shop.night()[1] == INFERRED
@@ -241,20 +241,7 @@ def test_a_run_that_was_killed_after_the_training_trains_nothing_twice(shop: Sho
     shop.rate(users=62)
     assert shop.night() == (KEPT, INFERRED)
     assert shop.record["trained_on"] == trained_on
-    assert shop.versions() == 4
-
-
-def test_popularity_that_a_killed_run_did_not_reach_is_trained_on_the_models_data(
-    shop: Shop,
-) -> None:
-    shop.declare(solution={"compare_with_popularity": False})
-    shop.rate(users=61)
-    shop.set_clock(days=8)
-    assert shop.night() == (TRAINED, INFERRED)
-    shop.declare()
-    shop.set_clock(days=0)
-    assert shop.night() == (UNCHANGED, LISTED)
-    assert shop.versions() == 4
+    assert shop.versions() == 2
 
 
 def test_a_model_that_the_gate_refuses_is_replaced_with_the_next_data(
@@ -266,7 +253,7 @@ def test_a_model_that_the_gate_refuses_is_replaced_with_the_next_data(
     assert "gate.min_ndcg_at_25 is 1" in why(shop.run())
     shop.rate(users=61)
     assert not shop.run().success
-    assert shop.versions() == 4
+    assert shop.versions() == 2
     # One that may be published again is kept.
     shop.declare()
     shop.rate(users=62)
@@ -326,7 +313,6 @@ def test_no_training_is_estimated_where_none_will_run(
     shop.set_clock(days=8)
     refusal = why(shop.run())
     assert "training aws-user-personalization-v2 on" in refusal
-    assert "training aws-popularity-count" in refusal
 
 
 def test_the_report_says_when_the_model_is_older_than_the_data(shop: Shop) -> None:

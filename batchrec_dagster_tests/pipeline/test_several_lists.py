@@ -79,7 +79,6 @@ def declare(project: Project, lists: dict[str, Any]) -> None:
             "ratings.csv",
             items={"source": "items.csv", "columns": items},
             users={"source": "customers.csv", "columns": users},
-            solution={"compare_with_popularity": False},
             lists=lists,
         )
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.reporting.badges import (
     judge_concentration,
@@ -25,6 +26,8 @@ from batchrec_dagster.reporting.sections import Badge
 from batchrec_dagster_tests.reporting.test_report_page import build_tables, run
 from batchrec_dagster_tests.reporting.test_verdict import build_evidence, build_facts
 
+POPULAR = MeasuredPopularity(30, 400, 0.06, 0.01)
+
 
 def get_word(badge: Badge | None) -> str | None:
     return None if badge is None else badge.judgement
@@ -38,10 +41,10 @@ def get_word(badge: Badge | None) -> str | None:
         ({"tested": build_evidence(211, lead=-0.1)}, "bad"),
         # Nobody was tested, or there is nothing to compare with.
         ({"tested": build_evidence(0, 0, 0, 0)}, None),
-        ({"popular": None}, None),
-        # Amazon gives no interval, so nothing says that a better mean is no chance.
         ({"tested": None}, None),
-        ({"tested": None, "ndcg": 0.05}, "bad"),
+        # Amazon gives no interval, so nothing says that a better mean is no chance.
+        ({"tested": None, "recent": POPULAR}, None),
+        ({"tested": None, "recent": POPULAR, "ndcg": 0.05}, "bad"),
     ],
 )
 def test_the_model_is_good_only_if_that_was_measured(

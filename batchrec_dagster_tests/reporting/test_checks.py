@@ -21,7 +21,7 @@ def test_the_page_names_each_check_with_what_it_measured_and_when() -> None:
     # What did not pass stands open, in the order of the pipeline; what passed is folded.
     assert _read_table(page, "failed-checks-table") == [
         headings,
-        [f"target_events_known interactions: {shot}", "Warns", "2026-01-02 03:04", shot],
+        [f"success_known interactions: {shot}", "Warns", "2026-01-02 03:04", shot],
         ["no_seen_items recommendations: None.", "Failed", "", "l" * 500],
     ]
     assert _read_table(page, "checks-table") == [

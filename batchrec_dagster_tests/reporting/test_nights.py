@@ -79,7 +79,7 @@ def publish(files: PipelineFiles, tmp_path: Path, night: int, keep: int = 7, **a
                 "run_seconds": 185.0,
                 "run_cost_usd": 1.5,
                 "metrics": {NDCG: ndcg},
-                "popularity_metrics": {NDCG: 0.15},
+                "recent_popularity": {"ndcg": 0.15},
                 "evidence": evidence,
                 "users": 1234,
                 "measured_on": "a",

@@ -31,13 +31,12 @@ def test_the_engine_is_the_one_that_answered() -> None:
 
 
 def test_what_the_metrics_count_is_said_where_it_is_unusual() -> None:
-    assert describe_counted_events([], None, AMAZON) == ""
+    assert describe_counted_events([], (), AMAZON) == ""
     assert describe_counted_events(["Buy"], ["Buy"], EMBEDDED) == " The metrics count Buy alone."
-    assert describe_counted_events(["a", "b"], None, AMAZON).startswith(
+    assert describe_counted_events(["a", "b"], (), AMAZON).startswith(
         " Amazon Personalize's metrics count all events, not only a and b: outcomes"
     )
-    assert "an older batchrec trained this model" in describe_counted_events(["a"], [], EMBEDDED)
-    edition = {"engine": EMBEDDED, "evidence": {"all/users": 211}, "target_events": ["a", "b"]}
+    edition = {"engine": EMBEDDED, "evidence": {"all/users": 211}, "success": ["a", "b"]}
     measured_on = Provenance.of_edition(edition).lines["Measured on"]
     assert measured_on == "211 held-out users, by a and b alone"
 

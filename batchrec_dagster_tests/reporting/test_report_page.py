@@ -124,7 +124,6 @@ def run() -> ReportedRun:
         report_time=creation_time,
         solution_version="arn:aws:personalize:us-east-1:000000000000:solution/shop/1",
         metrics=metrics,
-        popularity={name: value / 2 for name, value in metrics.items()},
         checks=[CheckRecord("recommendations", "lists_full", False, SHOT)],
         evidence=[
             Evidence(
@@ -187,7 +186,7 @@ def build_checks() -> list[CheckRecord]:
     time = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
     return [
         CheckRecord("recommendations", "every_segment_answered", True, "0 of 9", time=time),
-        CheckRecord("interactions", "target_events_known", False, SHOT, SHOT, time=time),
+        CheckRecord("interactions", "success_known", False, SHOT, SHOT, time=time),
         CheckRecord("recommendations", "no_seen_items", False, "l" * 500, "None.", True),
     ]
 
@@ -461,7 +460,7 @@ def test_dark_mode_and_printing(opened_report: Any) -> None:
 def test_without_javascript_only_the_people_are_missing(opened_report: Any) -> None:
     assert "needs JavaScript" in opened_report.locator("noscript").first.inner_text()
     assert not opened_report.locator("#browser").is_visible()
-    assert opened_report.locator("#quality-table").count() == 1
+    assert opened_report.locator("#popularity-table").count() == 1
 
 
 def test_many_users_are_sampled_evenly_and_the_page_says_so(

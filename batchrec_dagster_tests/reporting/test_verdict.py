@@ -36,7 +36,6 @@ def build_facts(**changes: Any) -> VerdictFacts:
     return VerdictFacts(
         **{
             "ndcg": 0.19,
-            "popular": 0.06,
             "tested": build_evidence(211),
             "requested": 2113,
             "served": 2113,
@@ -70,7 +69,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
         "watch",
     ),
     (
-        {"tested": build_evidence(0, 0, 0, 0), "ndcg": 0.0, "popular": 0.0},
+        {"tested": build_evidence(0, 0, 0, 0), "ndcg": 0.0},
         "watch",
     ),
     (
@@ -81,20 +80,19 @@ CASES: list[tuple[dict[str, Any], str]] = [
         },
         "watch",
     ),
-    ({"tested": None}, "good"),
-    ({"tested": None, "ndcg": 0.06}, "bad"),
-    ({"popular": None}, "watch"),
-    # Recent popular items, where they are better than those of all time.
-    ({"recent": MeasuredPopularity(30, 400, 0.05, 0.01, 0.04)}, "good"),
-    ({"recent": MeasuredPopularity(30, 400, 0.09, 0.01, 0.04)}, "good"),
-    ({"recent": MeasuredPopularity(30, 400, 0.18, 0.01, 0.04)}, "watch"),
-    ({"recent": MeasuredPopularity(1, 400, 0.25, 0.01, 0.04)}, "bad"),
+    ({"tested": None}, "watch"),
+    # Popular items of the last days, where they are better than those of all time.
+    ({"recent": MeasuredPopularity(30, 400, 0.05, 0.01)}, "good"),
+    ({"recent": MeasuredPopularity(30, 400, 0.09, 0.01)}, "good"),
+    ({"recent": MeasuredPopularity(30, 400, 0.18, 0.01)}, "watch"),
+    ({"recent": MeasuredPopularity(1, 400, 0.25, 0.01)}, "bad"),
     (
-        {"recent": MeasuredPopularity(90, 400, 0.09, 0.01, 0.04), "tested": build_evidence(30)},
+        {"recent": MeasuredPopularity(90, 400, 0.09, 0.01), "tested": build_evidence(30)},
         "watch",
     ),
-    ({"recent": MeasuredPopularity(90, 400, 0.09, 0.01, 0.04), "tested": None}, "good"),
-    ({"recent": MeasuredPopularity(90, 1, 0.2, None, 0.04)}, "watch"),
+    ({"recent": MeasuredPopularity(90, 400, 0.09, 0.01), "tested": None}, "good"),
+    ({"recent": MeasuredPopularity(90, 400, 0.19, 0.01), "tested": None}, "bad"),
+    ({"recent": MeasuredPopularity(90, 1, 0.2, None)}, "watch"),
     # The lists.
     ({"served": 2100}, "watch"),
     ({"served": 2100, "failed": 3}, "watch"),
@@ -150,10 +148,10 @@ CASES: list[tuple[dict[str, Any], str]] = [
         {"before": PreviousEdition(3, MetricEstimate(0.19), same_model=True)},
         "good",
     ),
-    ({"target_events": ["purchase"]}, "good"),
-    ({"target_events": ["cart", "purchase"], "tested": build_evidence(0)}, "watch"),
+    ({"success": ["purchase"]}, "good"),
+    ({"success": ["cart", "purchase"], "tested": build_evidence(0)}, "watch"),
     (
-        {"uncounted": describe_counted_events(["purchase"], None, AMAZON).strip()},
+        {"uncounted": describe_counted_events(["purchase"], (), AMAZON).strip()},
         "good",
     ),
     ({"heaviest": 0.1}, "good"),
@@ -206,13 +204,14 @@ def test_the_verdict_follows_from_the_facts() -> None:
 
 def test_only_an_interval_proves_that_lists_are_good() -> None:
     """Amazon gives the means alone: nothing is called good, and pages show no green."""
+    popular = MeasuredPopularity(30, 400, 0.06, 0.01)
     verdicts = {
         tested: judge_edition(build_facts(tested=evidence, **changes))
         for tested, evidence, changes in (
             ("with an interval", build_evidence(211), {}),
-            ("without", None, {}),
-            ("without, and no better", None, {"ndcg": 0.05}),
-            ("without, and a check warns", None, {"checks": ["fresh"]}),
+            ("without", None, {"recent": popular}),
+            ("without, and no better", None, {"recent": popular, "ndcg": 0.05}),
+            ("without, and a check warns", None, {"recent": popular, "checks": ["fresh"]}),
         )
     }
     assert {name: verdict.appearance for name, verdict in verdicts.items()} == {

@@ -23,7 +23,7 @@ def test_every_check_is_on_the_page_and_no_other(project: Project) -> None:
             segments={"items": ["1"]},
             budget={"max_usd_per_run": 1},
             ratings={"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}},
-            solution={"target_events": ["purchase"]},
+            solution={"success": ["purchase"]},
         )
     )
     with definitions(project) as defs:

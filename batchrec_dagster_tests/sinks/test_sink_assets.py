@@ -41,7 +41,7 @@ from batchrec_dagster_tests.support import (
 pytestmark = pytest.mark.slow
 
 URL_ENV = "SHOP_DATABASE_URL"
-QUICK = {"recipe": "aws-popularity-count", "compare_with_popularity": False}
+QUICK = {"recipe": "aws-popularity-count"}
 
 
 def declare(project: Project, sinks: dict[str, Any]) -> None:

@@ -112,7 +112,7 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     assert check.asset_key.path[-1] == "personalize_dataset"
     assert check.passed
     assert check.description is not None
-    assert check.description.startswith("nothing locally; on AWS 0.01 to 0.49 USD")
+    assert check.description.startswith("nothing locally; on AWS at most 0.01 USD")
     metadata_by_asset = {asset: metadata(first, asset) for asset in ASSETS}
     assert [metadata_by_asset[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
     on_aws = {asset: metadata_by_asset[asset]["cost_usd_on_aws"] for asset in ASSETS}
@@ -122,9 +122,6 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
         "personalize_dataset": approximate(PRICES.prices["import_per_gb"].most * size / 1e9),
         "solution_version": approximate(
             PRICES.prices["training_v2_per_1000_interactions"].most * rows / 1000
-            # This is the training of popularity, to compare with.
-            + PRICES.prices["training_per_hour"].most
-            * PRICES.estimate_training_hours("aws-popularity-count", rows)[1]
         ),
         "recommendations": approximate(
             PRICES.prices["recommendations_v2_per_1000_users"].most * 60 / 1000
@@ -133,12 +130,6 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     dataset_metadata = metadata_by_asset["personalize_dataset"]
     assert dataset_metadata["estimated_usd"] == 0.0
     assert dataset_metadata["estimated_usd_on_aws"] == approximate(sum(on_aws.values()))
-    # The comparison's training is by the hour, of which AWS published nothing.
-    assert dataset_metadata["estimated_usd_on_aws_from"] == approximate(
-        sum(on_aws.values())
-        - PRICES.prices["training_per_hour"].most
-        * PRICES.estimate_training_hours("aws-popularity-count", rows)[1]
-    )
 
     second_result = refresh(project, "shop", instance)
     assert [metadata(second_result, asset)["cost_usd_on_aws"] for asset in ASSETS] == [0.0] * 3
@@ -154,7 +145,7 @@ def test_the_estimate_of_a_training_is_an_upper_bound(
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
-    solution = {"recipe": "aws-user-personalization", "compare_with_popularity": False}
+    solution = {"recipe": "aws-user-personalization"}
     project.declare({**attributes, "solution": solution})
     first = refresh(project, "shop", instance)
     hours = metadata(first, "solution_version")["training_hours"]
@@ -184,18 +175,20 @@ def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
-    project.declare({**attributes, "budget": {"max_usd_per_run": 0.1}})
+    # Its training is paid by the hour.
+    solution = {"recipe": "aws-user-personalization"}
+    project.declare({**attributes, "solution": solution, "budget": {"max_usd_per_run": 0.1}})
     result = refresh(project, "shop", instance)
     assert not result.success
     (check,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "within_budget"]
     assert not check.passed
     assert check.metadata["estimated_usd"].value == pytest.approx(0.49, abs=0.01)
     message = why(result)
-    assert "within_budget: 0.01 to 0.49 USD" in message
+    assert "within_budget: 0.48 to 0.49 USD" in message
     assert (
-        "the middle is 0.25 USD; budget.max_usd_per_run allows 0.10. Nothing was started" in message
+        "the middle is 0.49 USD; budget.max_usd_per_run allows 0.10. Nothing was started" in message
     )
-    assert "training aws-popularity-count for 0.00 to 2.00 hours 0.00 to 0.48" in message
+    assert "training aws-user-personalization for " in message
     assert "raise budget.max_usd_per_run" in message
     client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
     assert client.list_dataset_groups()["datasetGroups"] == []

@@ -35,14 +35,14 @@ ANYWAY = {"ops": {"shop__recommendations": {"config": {"skip_quality_gate": True
 def build_model(
     ndcg: float, popular: float | None, coverage: float = 0.2, recent: float | None = None
 ) -> ModelRecord:
-    measured = MeasuredPopularity(30, 200, recent or 0.0, 0.01, 0.02)
+    measured = MeasuredPopularity(30, 200, recent or 0.0, 0.01)
     return ModelRecord(
         "arn:new",
         "arn:group",
         "group",
         "data",
         metrics={NDCG: ndcg, "coverage": coverage},
-        popularity_metrics={} if popular is None else {NDCG: popular},
+        evidence={} if popular is None else {"all/users": 200, "all/popular": popular},
         recent_popularity={} if recent is None else measured.to_json(),
     )
 
@@ -53,7 +53,7 @@ def build_edition(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -
 
 def test_metrics_that_count_other_events_are_named_and_not_compared() -> None:
     by_purchase = replace(
-        build_model(0.02, 0.01), target_events=["purchase"], engine="the embedded engine"
+        build_model(0.02, 0.01), success=["purchase"], engine="the embedded engine"
     )
     before = build_edition(0.3)
     candidate = ModelToPublish(by_purchase, "all, by purchase", before, ["purchase"])

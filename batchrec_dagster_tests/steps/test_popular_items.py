@@ -1,4 +1,4 @@
-"""Popular items are those of a plain count, and their window is the one that fits what comes."""
+"""Popular items are those of a plain count."""
 
 from __future__ import annotations
 
@@ -14,21 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.config.popularity import Popularity
-from batchrec_dagster.steps.measure_popularity import measure_popularity
+from batchrec_dagster.steps.measure_popularity import (
+    LIST_LENGTH,
+    choose_users,
+    measure_lists,
+    measure_popularity,
+)
 from batchrec_dagster.steps.popular_items import (
     count_popular_items,
     count_popular_items_by_group,
     find_popular_items,
     make_popular_lines,
 )
-from batchrec_dagster.steps.popularity_window import (
-    LIST_LENGTH,
-    PeopleOfItems,
-    choose_window,
-    measure_lists,
-)
-from batchrec_dagster.steps.sampled_interactions import choose_users, sample_interactions
 
 DAY = 86_400
 NOW = 1_700_000_000
@@ -70,47 +67,35 @@ def to_frame(rows: Sequence[Row]) -> pl.LazyFrame:
 
 
 def count_plainly(
-    rows: Sequence[Row], days: int | None, weights: Mapping[str, float]
-) -> list[tuple[str, float]]:
+    rows: Sequence[Row], days: int | None, success: Sequence[str]
+) -> list[tuple[str, int]]:
     """The items with their popularity, the most popular first."""
     newest = min(row.days for row in rows)
-    weight_by_pair: dict[tuple[str, str], float] = defaultdict(float)
+    events = [event.lower() for event in success]
+    people: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        weight = weights.get(row.event.lower(), 0.0) if weights else 1.0
-        if days is None or row.days - newest < days:
-            pair = (row.item, row.user)
-            weight_by_pair[pair] = max(weight_by_pair[pair], weight)
-    popularity: dict[str, float] = defaultdict(float)
-    for (item, _), weight in weight_by_pair.items():
-        popularity[item] += weight
-    pairs = [(item, number) for item, number in popularity.items() if number]
+        is_counted = not events or row.event.lower() in events
+        if is_counted and (days is None or row.days - newest < days):
+            people[row.item].add(row.user)
+    pairs = [(item, len(users)) for item, users in people.items()]
     return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
 
 
 @given(
     rows_strategy,
-    st.sampled_from([None, 1, 3, 100]),
-    st.sampled_from([{}, {"purchase": 1.0}, {"purchase": 2.0, "view": 0.5}]),
+    st.sampled_from([1, 3, 100]),
+    st.sampled_from([[], ["purchase"], ["Purchase", "view"]]),
 )
 @settings(max_examples=60, deadline=None)
-def test_popularity_is_a_plain_count(
-    rows: list[Row], days: int | None, weights: dict[str, float]
-) -> None:
-    counted = count_popular_items(to_frame(rows), days, weights)
-    assert list(counted.iter_rows()) == count_plainly(rows, days, weights)
+def test_popularity_is_a_plain_count(rows: list[Row], days: int, success: list[str]) -> None:
+    for window in (days, None):
+        counted = count_popular_items(to_frame(rows), window, success)
+        assert list(counted.iter_rows()) == count_plainly(rows, window, success)
 
-    declared = Popularity(days="all" if days is None else days, events=weights)
-    popular = find_popular_items(to_frame(rows), declared, exclude_seen=True)
-    recent = [item for item, _ in count_plainly(rows, days, weights)]
-    others = [item for item, _ in count_plainly(rows, None, weights) if item not in recent]
+    popular = find_popular_items(to_frame(rows), days, success)
+    recent = [item for item, _ in count_plainly(rows, days, success)]
+    others = [item for item, _ in count_plainly(rows, None, success) if item not in recent]
     assert popular.ids.to_list() == recent + others
-
-    sample = sample_interactions(to_frame(rows), weights)
-    ids = sorted({row.item for row in rows})
-    after = None if days is None else int(sample.rows["time"].max()) - days * DAY  # type: ignore[arg-type]
-    places = PeopleOfItems(sample.rows, sample.items).place(after)
-    ranked = [item for item in recent + others if item in ids]
-    assert [ids[item] for item in np.argsort(places)[: len(ranked)]] == ranked
 
 
 @given(
@@ -131,26 +116,26 @@ def test_the_ndcg_of_popular_lists_is_that_of_a_plain_reading(
         gain = sum(1 / math.log2(2 + shown.index(item)) for item in chosen[user] if item in shown)
         best = sum(1 / math.log2(2 + place) for place in range(min(len(chosen[user]), 25)))
         expected.append(gain / best)
-    measured = measure_lists(places[None, :], to_pairs(chosen), to_pairs(seen))
-    assert measured[:, 0].tolist() == pytest.approx(expected)
+    measured = measure_lists(places, to_pairs(chosen), to_pairs(seen))
+    assert measured.tolist() == pytest.approx(expected)
 
 
-@given(rows_strategy, st.sampled_from([None, 3]), st.sampled_from([{}, {"purchase": 2.0}]))
+@given(rows_strategy, st.sampled_from([3, 100]), st.sampled_from([[], ["purchase"]]))
 @settings(max_examples=40, deadline=None)
 def test_what_is_popular_in_a_group_is_a_plain_count_of_several_people(
-    rows: list[Row], days: int | None, weights: dict[str, float]
+    rows: list[Row], days: int, success: list[str]
 ) -> None:
     groups = {"u1": "popular in AT", "u2": "popular in AT", "u3": "popular in AT", "ü4": "popular"}
     users = pl.DataFrame({"USER_ID": [*groups], "reason": [*groups.values()]})
     with patch("batchrec_dagster.steps.popular_items.FEWEST_PEOPLE", 2):
-        counted = count_popular_items_by_group(to_frame(rows), users, days, weights)
+        counted = count_popular_items_by_group(to_frame(rows), users, days, success)
     newest = min(row.days for row in rows)
     for reason in ("popular in AT", "popular"):
         of_group = [row for row in rows if groups[row.user] == reason]
-        of_group = [row for row in of_group if days is None or row.days - newest < days]
-        of_group = [row for row in of_group if not weights or row.event.lower() in weights]
+        of_group = [row for row in of_group if row.days - newest < days]
+        of_group = [row for row in of_group if not success or row.event.lower() in success]
         people = {item: {row.user for row in of_group if row.item == item} for item in ITEMS}
-        expected = count_plainly(of_group, None, weights) if of_group else []
+        expected = count_plainly(of_group, None, success) if of_group else []
         expected = [(item, number) for item, number in expected if len(people[item]) > 1]
         own = counted.filter(reason=reason).select("ITEM_ID", "popularity")
         assert list(own.iter_rows()) == expected
@@ -173,68 +158,51 @@ def make_trend(days: int, lifetime: int) -> pl.LazyFrame:
     return pl.LazyFrame(rows)
 
 
-def test_the_window_follows_the_data() -> None:
-    # What is bought changes every week, or never.
-    moving = sample_interactions(make_trend(300, 7), {})
-    choice = choose_window(moving, exclude_seen=True)
-    assert choice.days in (7, 30)
-    assert choice.horizon == 30
-    assert choice.lists > 1_000
-    assert choice.ndcg[f"{choice.days}"] == max(choice.ndcg.values()) > 1.2 * choice.ndcg["all"]
-    still = choose_window(sample_interactions(make_trend(300, 10_000), {}), exclude_seen=True)
-    assert still.days is None
-    assert {*still.ndcg} == {"all", "90", "30", "7"}
-
-
-def test_the_choice_is_the_same_until_a_month_has_passed() -> None:
-    data = make_trend(300, 7).collect()
-    month = 30 * DAY
-    end = int(data["TIMESTAMP"].max()) // month * month  # type: ignore[arg-type]
-    nights = [
-        choose_window(
-            sample_interactions(data.lazy().filter(pl.col("TIMESTAMP") <= end + day * DAY), {}),
-            exclude_seen=True,
-        )
-        for day in (-1, 2, 4)
-    ]
-    assert nights[1] == nights[2]
-    assert nights[0] != nights[1]
-
-
-def test_too_little_data_choose_all_time() -> None:
+def test_nobody_is_tested_with_too_little_data() -> None:
     one_moment = [Row(f"u{number}", "i1", 0, "view") for number in range(50)]
     for rows in (one_moment, one_moment[:1]):
-        choice = choose_window(sample_interactions(to_frame(rows), {}), exclude_seen=True)
-        assert (choice.days, choice.ndcg, choice.lists) == (None, {}, 0)
-        assert measure_popularity(to_frame(rows), Popularity(), exclude_seen=True) is None
+        assert measure_popularity(to_frame(rows), 30) is None
 
 
-def test_a_sample_has_whole_users() -> None:
-    data = make_trend(100, 7)
-    whole, part = (sample_interactions(data, {}, most_rows=most) for most in (10_000, 500))
-    assert whole.rows.height == data.collect().height
-    chosen = whole.user_ids.filter(choose_users(whole.user_ids, 4, "sample"))
-    assert part.user_ids.to_list() == chosen.to_list()
-    of_chosen = data.filter(pl.col("USER_ID").is_in(chosen.implode())).collect()
-    assert part.rows.height == of_chosen.height
+def test_fewer_users_are_tested_of_very_many_interactions() -> None:
+    data = make_trend(300, 7)
+    user_ids = data.select(pl.col("USER_ID").unique()).collect().to_series().sort()
+    with patch("batchrec_dagster.steps.measure_popularity.MOST_ROWS", 3_000):
+        measured = measure_popularity(data, 7)
+    assert measured is not None
+    assert 0 < measured.users <= choose_users(user_ids, 20).sum()
+
+
+def test_only_the_events_that_count_are_chosen_and_popular() -> None:
+    rows = [
+        Row(f"u{user}", f"i{(user + step) % 6}", 9 - step, "Purchase" if step == 9 else "view")
+        for user in range(200)
+        for step in range(10)
+    ]
+    assert measure_popularity(to_frame(rows), 30, ["refund"]) is None
+    assert measure_popularity(to_frame(rows), 30, (), ["refund"]) is None
+    # The last event of each user is with an item that they had before.
+    assert measure_popularity(to_frame(rows), 30, ["purchase"], ["purchase"]) is None
+    new = [row._replace(item="new") if row.event == "Purchase" else row for row in rows]
+    measured = measure_popularity(to_frame(new), 30, ["purchase"], ["purchase"])
+    assert measured is not None
+    assert measured.ndcg == 1
 
 
 def test_popularity_is_measured_as_personalize_measures() -> None:
     data = make_trend(300, 7)
-    recent = measure_popularity(data, Popularity(days=7), exclude_seen=True)
-    all_time = measure_popularity(data, Popularity(days="all"), exclude_seen=True)
+    recent = measure_popularity(data, 7)
+    all_time = measure_popularity(data, 10_000)
     assert recent is not None
     assert all_time is not None
     assert recent.users == all_time.users
     assert 15 < recent.users < 45
-    assert recent.all_time_ndcg == all_time.all_time_ndcg
-    assert recent.all_time_margin == all_time.all_time_margin
-    assert recent.all_time_margin is not None
-    assert 0 < recent.all_time_margin < 2 * recent.all_time_ndcg
+    assert all_time.margin is not None
+    assert 0 < all_time.margin < 2 * all_time.ndcg
     # Everybody's newest interactions are recent here.
-    assert recent.ndcg > recent.all_time_ndcg
+    assert recent.ndcg > all_time.ndcg
     assert recent.margin is not None
-    assert measure_popularity(data, Popularity(days=7), exclude_seen=True) == recent
+    assert measure_popularity(data, 7) == recent
     assert type(recent).from_json(recent.to_json()) == recent
 
 

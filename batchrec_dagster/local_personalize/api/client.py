@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from urllib3 import HTTPResponse
 
-from batchrec_dagster.personalize.evidence import TARGET_EVENTS_HEADER
+from batchrec_dagster.personalize.evidence import HEADER
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -89,8 +89,7 @@ def make_client(service: LocalPersonalize) -> PersonalizeClient:
 
     def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
         target, events = (
-            _decode_header(request.headers.get(name, ""))
-            for name in ("X-Amz-Target", TARGET_EVENTS_HEADER)
+            _decode_header(request.headers.get(name, "")) for name in ("X-Amz-Target", HEADER)
         )
         response = answer(service.call, target, _encode_body(request.body), events)
         raw = HTTPResponse(BytesIO(response.body), preload_content=False)

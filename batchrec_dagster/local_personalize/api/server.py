@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from batchrec_dagster.personalize.evidence import TARGET_EVENTS_HEADER
+from batchrec_dagster.personalize.evidence import HEADER
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import BodyTooLargeError, LimitedServer, read_body
@@ -41,7 +41,7 @@ def make_application(
             if key is not None:
                 check_signature(key, request.headers, body)
             target = request.headers.get("x-amz-target", "")
-            events = request.headers.get(TARGET_EVENTS_HEADER, "")
+            events = request.headers.get(HEADER, "")
             response = await run_in_threadpool(answer, service.call, target, body, events)
         except TimeoutError:
             response = HttpResponse.make_error(

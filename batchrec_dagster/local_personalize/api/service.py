@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from batchrec_dagster.personalize.evidence import TARGET_EVENTS_HEADER
+from batchrec_dagster.personalize.evidence import HEADER
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, MAX_EVENT_TYPES
 from batchrec_dagster.storage.object_store import ObjectStore
 
@@ -63,19 +63,19 @@ def answer(
     call_operation: CallOperation,
     target: str,
     body: bytes,
-    target_events: str = "",
+    success: str = "",
 ) -> HttpResponse:
     """Return the response to one HTTP request. Errors become error responses of the protocol.
 
     target: the header X-Amz-Target, which names the operation.
     body: the request's JSON.
-    target_events: the header of TARGET_EVENTS_HEADER; empty without one.
+    success: the header of HEADER; empty without one.
 
     Raises CatalogError, which the caller of an embedded client gets as it is.
     """
     try:
         operation, params = _parse_target(target), _parse_body(body)
-        events = _parse_target_events(target_events)
+        events = _parse_success(success)
         content = call_operation(operation, params, events)
         headers = content.pop(HEADERS, {})
         return HttpResponse.make(content, **headers)
@@ -111,7 +111,7 @@ def _parse_body(body: bytes) -> dict[str, Any]:
     return params
 
 
-def _parse_target_events(header: str) -> list[str]:
+def _parse_success(header: str) -> list[str]:
     """Return the types of events that metrics are to count. Raises ServiceError.
 
     header: a JSON array of their names; empty for all.
@@ -123,8 +123,7 @@ def _parse_target_events(header: str) -> list[str]:
     is_list = isinstance(names, list) and len(names) <= MAX_EVENT_TYPES
     if names is None or not is_list or not all(isinstance(name, str) for name in names):
         raise InvalidInputError(
-            f"The header {TARGET_EVENTS_HEADER} must be a JSON array of at most"
-            f" {MAX_EVENT_TYPES} event types."
+            f"The header {HEADER} must be a JSON array of at most {MAX_EVENT_TYPES} event types."
         )
     return list(names)
 
@@ -171,13 +170,13 @@ class LocalPersonalize:
         self,
         operation: str,
         params: dict[str, Any],
-        target_events: Sequence[str] = (),
+        success: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Return the members of the response to one request.
 
         operation: its name, such as CreateSchema.
         params: the request's members, which are validated here.
-        target_events: the types of events that metrics are to count; all if empty.
+        success: the types of events that metrics are to count; all if empty.
 
         Raises ServiceError if the request is refused, and CatalogError.
         """
@@ -202,7 +201,7 @@ class LocalPersonalize:
                 filter_interactions=self._filter_interactions,
                 home=self._home.root,
                 account=self._account,
-                target_events=target_events,
+                success=success,
                 v2_lines=self._v2_lines,
             )
             response = answer_operation(request)

@@ -36,7 +36,7 @@ class ApiRequest:
     """How many of the latest interactions, of each user and event type, a filter considers."""
     v2_lines: bool = False
     """Whether batch inference jobs add reasons and placeholders (`LocalPersonalize.__init__`)."""
-    target_events: Sequence[str] = ()
+    success: Sequence[str] = ()
     """The types of events that metrics are to count; all if empty."""
     files_to_remove: list[str] = field(default_factory=list)
     """The files to remove once the transaction is committed, relative to the home."""

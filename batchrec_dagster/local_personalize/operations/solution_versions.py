@@ -132,20 +132,22 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     """Answer GetSolutionMetrics.
 
     A header has what AWS does not give: the evidence for the metrics, as JSON with the keys of
-    learning/evidence.py. If the request names target events, and the version was measured so that
-    they are known, metrics and evidence count these alone, and another header repeats their names.
+    learning/evidence.py. If the request names types of events in that header, metrics and evidence
+    count these alone; where nothing is known of the events, the evidence is empty.
 
     Raises ResourceNotFoundError, and InUseError until the version is ACTIVE.
     """
     version = request.get_active("SolutionVersion", request.params["solutionVersionArn"])
     metrics, numbers = version.state["metrics"], version.state["evidence"]
     headers = {}
-    choices = _load_choices(request, version) if request.target_events else None
-    if choices is not None:
-        ranks, numbers = choices.measure(request.target_events)
-        # The lists are the same, and so is what is in them.
-        metrics = {"coverage": metrics["coverage"], **ranks}
-        headers[evidence.TARGET_EVENTS_HEADER] = json.dumps(list(request.target_events))
+    if request.success:
+        # Empty evidence says that the metrics count all events.
+        numbers = {}
+        choices = _load_choices(request, version)
+        if choices is not None:
+            ranks, numbers = choices.measure(request.success)
+            # The lists are the same, and so is what is in them.
+            metrics = {"coverage": metrics["coverage"], **ranks}
     headers[evidence.HEADER] = json.dumps(_round(numbers), separators=(",", ":"))
     return {"solutionVersionArn": version.arn, "metrics": _round(metrics), HEADERS: headers}
 

@@ -46,11 +46,9 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the published lists."""
     settings, titles = pipeline.recommendations, title_assets(pipeline)
     experiment = [pipeline.experiment] if pipeline.experiment else []
-    own_settings = [*experiment, *pipeline.own_popularity]
+    own_settings = [*experiment, *pipeline.popularity_settings]
     declaration = describe_lists(pipeline)
-    # The table has the model's metrics, which count these events.
-    target_events = [pipeline.solution.target_events] if pipeline.solution.target_events else []
-    made_with = fingerprint(settings, *titles, *own_settings, *target_events)
+    made_with = fingerprint(settings, *titles, *own_settings)
     without_seen = " Items that a user already had are left out."
 
     @dg.asset(

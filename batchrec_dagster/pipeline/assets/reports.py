@@ -53,8 +53,8 @@ COLUMNS = {
     "popular_hit_rate": "hit_rate if everyone had got the most popular items of that day.",
     "popular_recall": "recall of these popular items.",
     "popular_list_share": "list_share of these popular items.",
-    "target_events": "The types of events that count alone; empty if all count.",
-    "event_value": "The sum of EVENT_VALUE of the target events for a user in a day; null without.",
+    "success": "The types of events that count alone; empty if all count.",
+    "event_value": "The sum of EVENT_VALUE of events of success for a user in a day, if any.",
     "list_event_value": "The same of new interactions with an item on the user's list.",
     "popular_event_value": "list_event_value of these popular items.",
 }
@@ -71,8 +71,6 @@ PLOTTED = (
 
 def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of what people did with each published edition."""
-    target_events = pipeline.solution.target_events
-    counted = f"-{fingerprint(target_events)}" if target_events else ""
 
     @dg.asset(
         **asset_options(
@@ -83,7 +81,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             kinds={"report", "parquet"},
             deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
             storage_key=pipeline.storage_keys.outcomes,
-            code_version=f"{CODE_VERSION}{counted}",
+            code_version=f"{CODE_VERSION}-{fingerprint(pipeline.solution.success)}",
             io_manager="parquet_io",
         )
     )

@@ -14,7 +14,7 @@ from pydantic import Field
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
-from batchrec_dagster.personalize.evidence import name_ndcg
+from batchrec_dagster.personalize.evidence import name_ndcg, read_popular_ndcg
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
     asset_options,
@@ -42,7 +42,7 @@ from batchrec_dagster.steps.import_dataset import (
     list_dataset_files,
 )
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
-from batchrec_dagster.steps.target_events import TARGET_EVENTS_KNOWN
+from batchrec_dagster.steps.success import SUCCESS_KNOWN
 from batchrec_dagster.steps.training import TrainingResult, train
 from batchrec_dagster.steps.work import PersonalizeWork
 
@@ -105,9 +105,7 @@ def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext
     """The assets of models that this run trains in any case."""
     config = context.run.run_config
     return {
-        asset
-        for asset in pipeline.recipes_by_asset
-        if is_training_forced(config, pipeline.op_name(asset))
+        asset for asset in pipeline.trainings if is_training_forced(config, pipeline.op_name(asset))
     }
 
 
@@ -153,8 +151,8 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
         f" metrics on held-out interactions. {_describe_retraining(pipeline)}"
     )
     checks = {}
-    if solution.target_events:
-        checks[TARGET_EVENTS_KNOWN] = "The interactions have events of solution.target_events."
+    if solution.success:
+        checks[SUCCESS_KNOWN] = "The interactions have events of solution.success."
     return _model_asset(pipeline, "solution_version", description, fingerprint(solution), checks)
 
 
@@ -227,7 +225,7 @@ def _model_asset(
                 # Batch inference uses the imported data, so the lists must change with the data
                 # too.
                 data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
-                metadata=_training_metadata(work, training),
+                metadata=_training_metadata(work, name, training),
             ),
         )
 
@@ -241,38 +239,38 @@ def _describe_retraining(pipeline: Pipeline) -> str:
     return f"It is trained again when the data have changed and it is {days} days old."
 
 
-def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[str, Any]:
+def _training_metadata(
+    work: PersonalizeWork, asset: str, training: TrainingResult
+) -> dict[str, Any]:
     record, version = training.record, training.version.description
     metrics = _shorten_names(record.metrics)
-    baseline = _shorten_names(record.popularity_metrics)
-    all_events = _shorten_names(record.all_events_metrics or {})
+    recipe, parameters = work.pipeline.trainings[asset]
+    popular_ndcg = read_popular_ndcg(record.to_json())
     counted_events = describe_counted_events(
-        work.pipeline.solution.target_events, record.target_events, record.engine
+        work.pipeline.solution.success, record.success, record.engine
     ).strip()
     return {
         "preview": preview_metadata(
-            f"The recipe `{training.recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is"
-            " better.",
+            f"The recipe `{recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is better.",
             f"Trained and measured by {escape(record.engine)}, on"
             f" {describe_tested_users(training.tested)}."
             + (f" {escape(counted_events)}" if counted_events else ""),
-            _format_metrics(metrics, baseline, all_events),
+            format_table(["metric", "value"], [[*item] for item in metrics.items()]),
             *_describe_popularity(record),
         ),
         "outcome": training.outcome,
-        "recipe": training.recipe,
-        "hyperparameters": dict(training.hyperparameters),
+        "recipe": recipe,
+        "hyperparameters": dict(parameters),
         "data_version": record.data_version,
         "trained_on": record.trained_on,
         "trained_at": record.trained_at,
         "training_hours": version.get("trainingHours", 0.0),
         "training_seconds": training.seconds,
         **metrics,
-        **{f"popularity_{key}": value for key, value in baseline.items()},
+        **({} if popular_ndcg is None else {"popularity_ndcg_at_25": popular_ndcg}),
         **build_cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
         **{f"recent_popularity_{key}": value for key, value in record.recent_popularity.items()},
-        **{f"all_events_{key}": value for key, value in all_events.items()},
-        **({"target_events": list(record.target_events)} if record.target_events else {}),
+        **({"success": list(record.success)} if record.success else {}),
         "interactions": work.pipeline.interactions.model_dump(mode="json"),
         "solution_version_arn": record.solution_version_arn,
         "solution_arn": version["solutionArn"],
@@ -281,34 +279,14 @@ def _training_metadata(work: PersonalizeWork, training: TrainingResult) -> dict[
 
 
 def _describe_popularity(record: ModelRecord) -> list[str]:
-    """What recent popular items reach, in a sentence; empty if it was not measured."""
+    """What popular items reach, in a sentence; empty if it was not measured."""
     recent = MeasuredPopularity.from_json(record.recent_popularity)
     if recent is None:
         return []
-    name = name_ndcg(record.target_events)
-    text = f"By batchrec's own measurement on {recent.users:,} users, "
-    if recent.days is not None:
-        text += f"{recent.name} have an {name} of {recent.ndcg:.4f}, and "
-    return [f"{text}those of all time one of {recent.all_time_ndcg:.4f}."]
-
-
-def _format_metrics(
-    metrics: dict[str, float], baseline: dict[str, float], all_events: dict[str, float]
-) -> str:
-    """A table of the metrics.
-
-    baseline: those of the most popular items; empty if they were not measured.
-    all_events: those that count all events, if the others count some; else empty.
-    """
-    columns = {"most popular items": baseline, "this model, all events": all_events}
-    others = {name: values for name, values in columns.items() if values}
-    return format_table(
-        ["metric", "this model" if others else "value", *others],
-        [
-            [name, value, *(values.get(name) for values in others.values())]
-            for name, value in metrics.items()
-        ],
-    )
+    return [
+        f"By batchrec's own measurement on {recent.users:,} users, {recent.name} have an"
+        f" {name_ndcg(record.success)} of {recent.ndcg:.4f}."
+    ]
 
 
 def _shorten_names(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -13,8 +13,6 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import polars as pl
 import pytest
@@ -23,14 +21,11 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize, ans
 from batchrec_dagster.local_personalize.learning.choices import CHOICES, EventChoices
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
-from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.evidence import (
     NDCG,
     get_solution_metrics,
-    read_counted_events,
     read_evidence,
 )
-from batchrec_dagster.steps.target_events import read_model_metrics
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.local_personalize.support import Local
 
@@ -123,7 +118,6 @@ def test_metrics_of_some_events_are_those_of_a_plain_reading(
     local: Local, version: str, events: list[str]
 ) -> None:
     answer = get_solution_metrics(local.client, version, events)
-    assert read_counted_events(answer) == events
     tested, expected = measure_plainly({name.lower() for name in events})
     own = {name: value for name, value in answer["metrics"].items() if name != "coverage"}
     assert own == pytest.approx(expected, abs=5e-5)
@@ -138,7 +132,6 @@ def test_all_events_are_the_usual_metrics(local: Local, version: str) -> None:
     assert (
         usual["metrics"] == local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
     )
-    assert read_counted_events(usual) == []
     named = get_solution_metrics(local.client, version, TYPES)
     assert (named["metrics"], read_evidence(named)) == (usual["metrics"], read_evidence(usual))
     bought = get_solution_metrics(local.client, version, ["purchase"])["metrics"]
@@ -146,37 +139,13 @@ def test_all_events_are_the_usual_metrics(local: Local, version: str) -> None:
     assert bought["coverage"] == usual["metrics"]["coverage"]
 
 
-def test_a_pipeline_asks_for_them_except_on_aws(
-    local: Local, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usual = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
-    on_aws = read_model_metrics(ask(local, on_aws=True), version, version, ["purchase"])
-    assert (on_aws.target_events, on_aws.all_events_metrics) == ([], None)
-    assert on_aws.metrics == on_aws.popularity_metrics == usual
-    ensure = ask(local, on_aws=False)
-    own = read_model_metrics(ensure, version, version, ["purchase"])
-    assert (own.target_events, own.all_events_metrics) == (["purchase"], usual)
-    assert own.metrics == own.popularity_metrics != usual
-    # The model of popular items is of an older batchrec, and so counts all events.
-    [folder] = local.root.glob(f"home/models/*/{CHOICES}")
-    choices = iter([EventChoices.load(folder.parent), None])
-    monkeypatch.setattr(EventChoices, "load", lambda _: next(choices))
-    mixed = read_model_metrics(ensure, version, version, ["purchase"])
-    assert mixed.popularity_metrics == {NDCG: own.metrics[NDCG]}
-
-
-def ask(local: Local, *, on_aws: bool) -> Ensure:
-    return cast("Ensure", SimpleNamespace(client=local.client, on_aws=on_aws))
-
-
 def test_events_that_nobody_had_test_no_user(local: Local, version: str) -> None:
     answer = get_solution_metrics(local.client, version, ["refund"])
-    assert read_counted_events(answer) == ["refund"]
     assert read_evidence(answer)["all/users"] == 0
     assert answer["metrics"][NDCG] == 0
 
 
-def test_a_version_of_an_older_batchrec_counts_all_events(
+def test_a_version_without_choices_counts_all_events(
     local: Local, version: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     [folder] = local.root.glob(f"home/models/*/{CHOICES}")
@@ -184,12 +153,12 @@ def test_a_version_of_an_older_batchrec_counts_all_events(
     shutil.move(folder, tmp_path / "away")
     try:
         metrics = get_solution_metrics(local.client, version, ["purchase"])
-        assert (read_counted_events(metrics), metrics["metrics"]) == ([], usual)
+        assert (read_evidence(metrics), metrics["metrics"]) == ({}, usual)
         assert not caplog.messages
         shutil.copytree(tmp_path / "away", folder)
         (folder / "places.npy").write_bytes(b"damaged")
         metrics = get_solution_metrics(local.client, version, ["purchase"])
-        assert (read_counted_events(metrics), metrics["metrics"]) == ([], usual)
+        assert (read_evidence(metrics), metrics["metrics"]) == ({}, usual)
         assert "places.npy is damaged" in caplog.text
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -30,9 +30,9 @@ COLUMNS = {"user": "u", "item": "i", "timestamp": "t", "event_type": "e", "event
 Event = tuple[str, str, int, str, float | None]
 
 
-def build_shop(*target_events: str) -> Pipeline:
+def build_shop(*success: str) -> Pipeline:
     ratings = {"source": "ratings.csv", "columns": COLUMNS}
-    solution = {"target_events": [*target_events]}
+    solution = {"success": [*success]}
     return Pipeline.model_validate(
         declaration("shop", "ratings.csv", ratings=ratings, interactions={}, solution=solution)
     )
@@ -50,8 +50,8 @@ def write_events(storage: StorageResource, events: Sequence[Event]) -> None:
     storage.store.put(uri, frame.write_csv().encode())
 
 
-def measure(storage: StorageResource, *target_events: str) -> MeasuredOutcomes:
-    return measure_outcomes(Work(build_shop(*target_events), storage))
+def measure(storage: StorageResource, *success: str) -> MeasuredOutcomes:
+    return measure_outcomes(Work(build_shop(*success), storage))
 
 
 def sum_plainly(
@@ -128,7 +128,7 @@ def test_the_sums_of_purchases_are_those_of_a_plain_count(
         assert measured.sums[name].sum() == pytest.approx(expected[name]), name
     [outcome] = measured.outcomes
     user_days = 20 * (newest - T0 - 2 * DAY) / DAY
-    assert outcome.target_events == "purchase"
+    assert outcome.success == "purchase"
     for rate, name in ((outcome.event_value, "value"), (outcome.list_event_value, "hit_value")):
         assert rate is not None
         assert rate.value == pytest.approx(expected[name] / user_days)
@@ -137,9 +137,7 @@ def test_the_sums_of_purchases_are_those_of_a_plain_count(
     assert outcomes_of(measured.table) == measured.outcomes
 
 
-def test_sums_of_an_older_batchrec_are_read_and_other_events_have_their_own(
-    storage: StorageResource, tmp_path: Path
-) -> None:
+def test_other_events_have_sums_of_their_own(storage: StorageResource, tmp_path: Path) -> None:
     experiment = Experiment(name="a", control="none", control_share=0.5).model_dump()
     people = [f"u{n}" for n in range(80)]
     lists = {user: ["a"] for user in people}
@@ -156,26 +154,21 @@ def test_sums_of_an_older_batchrec_are_read_and_other_events_have_their_own(
     publish_at(1)
     before = measure(storage)
     assert before.outcomes[0].interactions > 0
-    assert (before.outcomes[0].target_events, before.outcomes[0].event_value) == ("", None)
-    # Without target events they are stored as an older batchrec wrote them, which can read them.
-    files = Work(build_shop(), storage).files
-    stored = files.parquet(files.storage_keys.outcome_sums, "")
-    assert stored is not None
-    assert {*before.sums.columns} - {*stored.columns} == {"target_events", *VALUES}
+    assert (before.outcomes[0].success, before.outcomes[0].event_value) == ("", None)
     assert measure(storage).sums.equals(before.sums)
     # The first edition is no longer kept when purchases start to count.
     publish_at(2)
-    for old in storage.store.list(files.table.history):
+    for old in storage.store.list(Work(build_shop(), storage).files.table.history):
         storage.store.delete(old.uri)
     after = measure(storage, "purchase")
     assert after.sums.filter(edition=1).drop("end").equals(before.sums.drop("end"))
-    assert after.sums.filter(edition=2)["target_events"].unique().to_list() == ["purchase"]
+    assert after.sums.filter(edition=2)["success"].unique().to_list() == ["purchase"]
     assert after.sums.filter(edition=2)["value"].sum() == 5 * 40
     assert measure(storage, "purchase").sums.equals(after.sums)
     result = after.experiment
     assert result is not None
-    assert (result.editions, result.other_editions, result.target_events) == (1, 1, "purchase")
-    assert "1 edition before solution.target_events changed count other events, and are" in (
+    assert (result.editions, result.other_editions, result.success) == (1, 1, "purchase")
+    assert "1 edition before solution.success changed count other events, and are" in (
         " ".join(describe_result(result))
     )
 

@@ -1,0 +1,74 @@
+"""The events that count as success: which interactions they are, and whether the data have any."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import polars as pl
+
+from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.schemas import EVENT_TYPE
+from batchrec_dagster.steps.checks import CheckResult
+from batchrec_dagster.steps.work import Work
+
+SUCCESS_KNOWN = "success_known"
+# How many types of events of the data the check names. Personalize takes no more.
+MOST_NAMED = 10
+
+
+def is_success(interactions: pl.LazyFrame, success: Collection[str]) -> pl.Expr:
+    """Whether an interaction counts as success. Types match in upper and lower case.
+
+    success: the types of events that count; all interactions count if it is empty.
+    """
+    if not success:
+        return pl.lit(value=True)
+    if EVENT_TYPE not in interactions.collect_schema():
+        return pl.lit(value=False)
+    names = pl.Series([name.lower() for name in success])
+    return pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode()).fill_null(value=False)
+
+
+def check_success_known(work: Work) -> list[CheckResult]:
+    """Whether the interactions have the events of solution.success; nothing if none are declared.
+
+    If they have some of them, a missing one only warns: nobody may have had it yet.
+    Raises StorageError.
+    """
+    declared = work.pipeline.solution.success
+    if not declared:
+        return []
+    with work.storage.local_file(work.files.interactions) as path:
+        rows = scan_interactions(path)
+        types: list[str] = []
+        if EVENT_TYPE in rows.collect_schema():
+            counts = rows.group_by(EVENT_TYPE).len().collect(engine="streaming").drop_nulls()
+            counts = counts.sort("len", EVENT_TYPE, descending=[True, False])
+            types = counts.get_column(EVENT_TYPE).to_list()
+    return [compare_success(declared, types)]
+
+
+def compare_success(declared: Sequence[str], types: Sequence[str]) -> CheckResult:
+    """Whether the data have the declared events.
+
+    types: those of the data, the most frequent first.
+    """
+    lower_types = {name.lower() for name in types}
+    missing = [name for name in declared if name.lower() not in lower_types]
+    finding = f"{len(declared) - len(missing):,} of {len(declared):,} events of success are in the"
+    finding += " data"
+    if missing:
+        named = ", ".join(types[:MOST_NAMED]) or "none"
+        finding += (
+            f". No interaction is of the type {' or '.join(missing)}; the types are: {named}. Write"
+            " one of these into solution.success, or check ratings.columns.event_type and"
+            " interactions.filter"
+        )
+    has_some = len(missing) < len(declared)
+    return CheckResult(
+        SUCCESS_KNOWN,
+        not missing,
+        finding,
+        {"success": len(declared), "missing": len(missing)},
+        severity="warn" if has_some else "error",
+    )
