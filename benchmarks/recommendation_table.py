@@ -90,7 +90,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     import polars as pl
 
     from batchrec_dagster.deployment.io_managers import InteractionsIOManager
-    from batchrec_dagster.personalize.file_formats import MAX_INPUT_RECORDS, read_inference
+    from batchrec_dagster.personalize.file_formats import read_inference
     from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
     from batchrec_dagster.steps.seen_items import SeenItems
@@ -100,7 +100,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
 
     start_seconds = time.perf_counter()
     storage = StorageResource(root=str(folder), s3=S3Connection())
-    users_io = UsersIOManager(storage=storage, max_records=MAX_INPUT_RECORDS)
+    users_io = UsersIOManager(storage=storage)
     requested_users = users_io.load(storage.uri("users.json"), pl.LazyFrame)
     users = requested_users.select("userId").collect(engine="streaming").get_column("userId")
     csv = InteractionsIOManager(storage=storage)

@@ -25,7 +25,6 @@ from batchrec_dagster.deployment.io_managers import (
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.deployment.s3_resource import S3_RESOURCE_VARIABLE, read_s3_resource
 from batchrec_dagster.deployment.tags import parse_tags
-from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize.price_file import (
     PRICES_VARIABLE,
     SHIPPED_PRICES,
@@ -382,9 +381,7 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
         "interactions_io": hide_failure_stacks(InteractionsIOManager)(storage=storage),
         "items_io": hide_failure_stacks(ItemsCsvIOManager)(storage=storage),
         "users_io": hide_failure_stacks(UsersCsvIOManager)(storage=storage),
-        "batch_users_io": hide_failure_stacks(io_managers.UsersIOManager)(
-            storage=storage, max_records=file_formats.MAX_INPUT_RECORDS
-        ),
+        "batch_users_io": hide_failure_stacks(io_managers.UsersIOManager)(storage=storage),
         "html_io": hide_failure_stacks(io_managers.HtmlIOManager)(storage=storage),
         "record_io": hide_failure_stacks(io_managers.JsonRecordIOManager)(storage=storage),
     }

@@ -16,7 +16,6 @@ from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import ABOUT, TableWriter, read_about
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.users_files import UsersFiles
 
 # This many rows are in memory at a time.
 ROWS_AT_ONCE = 100_000
@@ -80,42 +79,28 @@ class BatchUserLines:
     consequence: str = "lines removed"
 
     def count(self, people: People) -> Amount:
-        return Amount(sum(_count_lines(users, people) for users in self._list()), "lines")
+        counts = (lines.filter(people.are_in(USER_FIELD)).height for _, lines in self._read_files())
+        return Amount(sum(counts), "lines")
 
     def erase(self, people: People) -> int:
-        return sum(_remove_lines(users, people) for users in self._list())
+        store, removed = self.files.storage.store, 0
+        for uri, lines in self._read_files():
+            remaining = lines.filter(~people.are_in(USER_FIELD))
+            if not remaining.height:
+                store.delete(uri)
+            elif remaining.height < lines.height:
+                store.put(uri, remaining.write_ndjson().encode())
+            removed += lines.height - remaining.height
+        return removed
 
-    def _list(self) -> Iterator[UsersFiles]:
-        yield self.files.batch_users
+    def _read_files(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        """The URI and the lines of each file."""
         store, keys = self.files.storage.store, self.files.storage_keys
-        folder = self.files.uri(keys.all_arm_users)
-        for arm in store.subfolders(folder):
-            yield UsersFiles(store, self.files.uri(keys.arm_users(arm)))
-
-
-def _read_lines(users: UsersFiles) -> list[pl.DataFrame]:
-    """The lines of each file; empty if there is none."""
-    if not users.store.list(users.folder):
-        return []
-    contents = [users.store.get(uri) for uri in users.files()]
-    return [pl.read_ndjson(content) for content in contents if content.strip()]
-
-
-def _count_lines(users: UsersFiles, people: People) -> int:
-    return sum(lines.filter(people.are_in(USER_FIELD)).height for lines in _read_lines(users))
-
-
-def _remove_lines(users: UsersFiles, people: People) -> int:
-    parts = _read_lines(users)
-    parts_without = [lines.filter(~people.are_in(USER_FIELD)) for lines in parts]
-    before = sum(lines.height for lines in parts)
-    after = sum(lines.height for lines in parts_without)
-    if not after:
-        for info in users.store.list(users.folder):
-            users.store.delete(info.uri)
-    elif after < before:
-        users.publish(pl.concat(parts_without), max(lines.height for lines in parts))
-    return before - after
+        arms = store.subfolders(self.files.uri(keys.all_arm_users))
+        for uri in [self.files.batch_users, *(self.files.uri(keys.arm_users(arm)) for arm in arms)]:
+            content = store.get(uri) if store.head(uri) is not None else b""
+            if content.strip():
+                yield uri, pl.read_ndjson(content)
 
 
 @dataclass(frozen=True)

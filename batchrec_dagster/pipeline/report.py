@@ -332,7 +332,7 @@ def _fingerprint_tables(work: Work, edition: Edition) -> str:
         edition.version,
         *([edition.users_dropped] if edition.users_dropped else []),
         work.files.interactions_version(),
-        work.files.batch_users.version(),
+        work.storage.version(work.files.batch_users),
         optional_keys,
         [work.storage.version(work.storage.uri(key)) for key in optional_keys],
         list(list_categories(work.pipeline)),
@@ -366,7 +366,7 @@ def _open_tables(
             return pl.read_parquet(open_path(storage.uri(key)), glob=False)
 
         similar_items = _find_similar_items(work)
-        users = [glob.escape(open_path(uri)) for uri in work.files.batch_users.files()]
+        users = glob.escape(open_path(work.files.batch_users))
         yield RunTables(
             interactions=scan_interactions(Path(open_path(work.files.interactions))),
             recommendations=recommendations,

@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from batchrec_dagster.personalize.file_formats import MAX_INPUT_BYTES, USER_FIELD
+from batchrec_dagster.personalize.file_formats import MAX_INPUT_BYTES, MAX_INPUT_RECORDS, USER_FIELD
 from batchrec_dagster.personalize.schemas import (
     MAX_ID_LENGTH,
     TIMESTAMP,
@@ -116,13 +116,13 @@ def read_ids(
 def check_limits(users: int, size: int) -> None:
     """Raise PreparationError unless one batch inference job takes this many users.
 
-    size: the bytes of all input files of the job.
+    size: the bytes of the job's input.
     """
-    if size > MAX_INPUT_BYTES:
+    if size > MAX_INPUT_BYTES or users > MAX_INPUT_RECORDS:
         raise PreparationError(
             f"{users:,} users are {size / 1e9:.2f} GB of input; Personalize takes"
-            f" {MAX_INPUT_BYTES / 1e9:g} GB in a batch inference job: ask for fewer, such as"
-            " batch_users.active_since: 2026-01-01"
+            f" {MAX_INPUT_BYTES / 1e9:g} GB and {MAX_INPUT_RECORDS:,} users in a batch inference"
+            " job: ask for fewer, such as batch_users.active_since: 2026-01-01"
         )
 
 

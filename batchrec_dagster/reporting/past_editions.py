@@ -120,8 +120,6 @@ class PastEditions:
         periods = list(self._list_periods(publication))
         for edition in editions:
             if publication.is_of(edition):
-                if edition.uri != table.uri:
-                    table.require_intact(edition)
                 return PastEdition(edition, periods, notes)
         numbers = sorted({kept.number for kept in editions})
         kept = ", ".join(map(str, numbers))

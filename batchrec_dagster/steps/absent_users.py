@@ -99,10 +99,8 @@ def read_current_users(files: PipelineFiles) -> pl.Series | None:
     """
     store = files.storage.store
     try:
-        parts = [
-            pl.read_ndjson(io.BytesIO(store.get(uri)), schema={USER_FIELD: pl.String})
-            for uri in files.batch_users.files()
-        ]
+        content = io.BytesIO(store.get(files.batch_users))
+        users = pl.read_ndjson(content, schema={USER_FIELD: pl.String})
     except (ObjectNotFoundError, DamagedObjectError, pl.exceptions.PolarsError):
         return None
-    return pl.concat(parts).get_column(USER_FIELD)
+    return users.get_column(USER_FIELD)

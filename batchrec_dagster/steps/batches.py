@@ -15,7 +15,6 @@ import polars as pl
 
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
-from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.personalize.schemas import USER_ID
@@ -29,11 +28,11 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.durable import compute_version
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import USERS_FILE
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster.storage.suppressed_users import SuppressionList
-from batchrec_dagster.storage.users_files import PublishedUsers, UsersFiles, measure_users
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,9 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
         # A batch inference job reads the values from its input; here all users have the same.
         values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
         users = users.with_columns(filterValues=pl.struct(values))
-    version, size = measure_users(users)
-    check_limits(users.height, size)
-    return RequestedUsers(users, version, erased, not_matching, unknown)
+    lines = users.write_ndjson().encode()
+    check_limits(users.height, len(lines))
+    return RequestedUsers(users, compute_version([lines]), erased, not_matching, unknown)
 
 
 def _select_matching_users(
@@ -149,9 +148,9 @@ class Batch:
     users: pl.Series
     """The users' ids."""
     input: str
-    """The URI of their file, or of the folder of their files."""
+    """The URI of their file."""
     version: str
-    """The version of these files."""
+    """The version of its content."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ class DividedUsers:
 
 
 def divide_users(
-    work: Work, model: ModelRecord, batch_users: pl.LazyFrame, published_users: PublishedUsers
+    work: Work, model: ModelRecord, batch_users: pl.LazyFrame, users_version: str
 ) -> DividedUsers:
     """Who gets which lists.
 
@@ -182,7 +181,7 @@ def divide_users(
     gets the model's lists.
 
     batch_users: the lines of the users' file.
-    published_users: where they are.
+    users_version: the version of the file.
     Raises StepError, StorageError.
     """
     pipeline = work.pipeline
@@ -205,7 +204,7 @@ def divide_users(
     count = None if is_new is None else int(is_new.sum())
     recipe, arn = pipeline.solution.recipe, model.solution_version_arn
     if has_model.all() and experiment is None:
-        batch = Batch(recipe, arn, users, published_users.input, published_users.version)
+        batch = Batch(recipe, arn, users, work.files.batch_users, users_version)
         return DividedUsers([batch], popular, count)
     model_lines = lines.filter(has_model)
     if not model_lines.height:
@@ -215,11 +214,10 @@ def divide_users(
             f" {pipeline.list_setting}.newcomers"
         )
     uri = work.files.uri(f"{locate_input(pipeline)}{MODEL}/{USERS_FILE}")
-    files = UsersFiles(work.storage.store, uri)
-    files.publish(model_lines, file_formats.MAX_INPUT_RECORDS)
-    version, _ = measure_users(model_lines)
+    content = model_lines.write_ndjson().encode()
+    work.storage.store.put(uri, content)
     model_users = model_lines.get_column(USER_FIELD)
-    batch = Batch(recipe, arn, model_users, files.input(), version)
+    batch = Batch(recipe, arn, model_users, uri, compute_version([content]))
     return DividedUsers([batch], popular, count)
 
 

@@ -550,23 +550,6 @@ def check_quality_gate(
     return CheckResult(QUALITY_GATE, not reasons or skip_quality_gate, finding, numbers)
 
 
-def refuse_rolled_back_rows(
-    gate: CheckResult, edition: int | None, how_to_skip: str
-) -> CheckResult:
-    """The gate's result for lists whose rows are those of lists that were rolled back.
-
-    gate: its result before the lists were made.
-    edition: the number of the edition that was rolled back.
-    how_to_skip: how to start a run that publishes anyway.
-    """
-    finding = (
-        f"{gate.finding}. Refused: all lists are as in edition {edition}, which was rolled back."
-        " The published lists stay. Change the data or the settings, or publish anyway:"
-        f" {how_to_skip}"
-    )
-    return replace(gate, passed=False, finding=finding)
-
-
 def _describe_circumstances(candidate: ModelToPublish) -> str:
     """What a reader of the verdict should know besides the metrics; may be empty."""
     model = candidate.model

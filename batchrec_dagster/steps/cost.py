@@ -210,9 +210,8 @@ def _count_items(work: Work) -> int:
 
 def _count_batch_users(work: Work) -> int:
     """How many users batch_users has or, before it exists, the interactions."""
-    files = work.files.batch_users.files()
-    if all(work.storage.store.head(uri) for uri in files):
-        return sum(_count_lines(work, uri) for uri in files)
+    if work.storage.store.head(work.files.batch_users):
+        return _count_lines(work, work.files.batch_users)
     return count_users(work)
 
 

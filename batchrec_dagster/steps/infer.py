@@ -85,13 +85,13 @@ def infer_and_publish(
     batch_users: the lines of the users' file.
     Raises FailedChecksError, StorageError, PersonalizeError, StepError.
     """
-    published_users = work.files.batch_users.read_published()
+    users_version = work.storage.version(work.files.batch_users)
     rule_inputs = read_rule_inputs(work)
     publishing = Publishing(
         work,
         declaration,
         model,
-        published_users.version,
+        users_version,
         [
             *(rule_inputs.versions if rule_inputs is not None else ()),
             *read_popularity_versions(work),
@@ -105,7 +105,7 @@ def infer_and_publish(
     published = _read_unchanged(work, publishing, batch_users, gate)
     jobs_in_use: set[str] = set()
     if published is None:
-        users = divide_users(work, model, batch_users, published_users)
+        users = divide_users(work, model, batch_users, users_version)
         inference = Inference(
             work.for_data(model.data_version), run.root_run, declaration.filter, model, rule_inputs
         )
@@ -165,7 +165,7 @@ def _publish(
         without_lists = pipeline.experiment or pipeline.recommendations.newcomers == "leave_out"
         if without_lists or table.counts.failed_users:
             keep_users_without_lists(work, version, batch_users, writer.path, table.failed)
-        edition = publishing.publish(writer.path, gate, skip=run.skip_quality_gate)
+        edition = publishing.publish(writer.path)
     return edition, table
 
 

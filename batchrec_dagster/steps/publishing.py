@@ -15,8 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.personalize.evidence import NDCG, name_ndcg
@@ -25,8 +23,6 @@ from batchrec_dagster.steps.checks import (
     CheckResult,
     ModelToPublish,
     check_quality_gate,
-    refuse_rolled_back_rows,
-    require_passed,
 )
 from batchrec_dagster.steps.data_sizes import SIZES, collect_sizes
 from batchrec_dagster.steps.errors import StepError
@@ -35,7 +31,6 @@ from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.publications import (
     PublicationRecord,
@@ -46,7 +41,6 @@ from batchrec_dagster.storage.publications import (
     fingerprint_source,
 )
 from batchrec_dagster.storage.published_table import Edition, PublishedTable
-from batchrec_dagster.storage.rows_checksum import compute_rows_checksum
 from batchrec_dagster.storage.table_without_users import drop_users, open_reduced_table
 
 PREVIOUS = "previous"
@@ -133,7 +127,7 @@ class Rollbacks:
             if not lists.is_of(edition)
         ]
         if current is not None and current != edition:
-            new = self._describe_withdrawn(current, edition, absent.to_drop)
+            new = _describe_withdrawn(current, edition)
             if new not in withdrawn:
                 withdrawn.append(new)
         self.publications.write(
@@ -145,35 +139,16 @@ class Rollbacks:
         )
         return Restoration(edition, absent)
 
-    def _describe_withdrawn(
-        self, current: Edition, edition: Edition, dropped: pl.Series
-    ) -> WithdrawnLists:
-        """The published lists, by what tells them from those of the edition that replaces them.
 
-        dropped: the ids of users whom neither has lists of from now on.
-        """
-        made_by = edition.about.get("made_by", [])
-        # Only the first key that differs: that of the model and the settings if they differ, or
-        # else that of the data, users and titles.
-        new_keys = [key for key in current.about.get("made_by", []) if key not in made_by]
-        key = new_keys[0] if new_keys else None
-        rows = self._read_checksum(current, dropped)
-        return WithdrawnLists(
-            current.number,
-            current.version,
-            key,
-            describe_withdrawn_source(key, current, edition),
-            None if rows == self._read_checksum(edition, dropped) else rows,
-        )
-
-    def _read_checksum(self, edition: Edition, dropped: pl.Series) -> str | None:
-        """The checksum of the edition's rows without these users; None if they cannot be read."""
-        try:
-            with self.files.storage.store.open(edition.uri) as file:
-                return compute_rows_checksum(file, dropped)
-        except (StorageError, OSError, ValueError):
-            # Bad lists must not stay live because their file is damaged too.
-            return None
+def _describe_withdrawn(current: Edition, edition: Edition) -> WithdrawnLists:
+    """The published lists, by what tells them from those of the edition that replaces them."""
+    made_by = edition.about.get("made_by", [])
+    # Only the first key that differs: that of the model and the settings if they differ, or else
+    # that of the data, users and titles.
+    new_keys = [key for key in current.about.get("made_by", []) if key not in made_by]
+    key = new_keys[0] if new_keys else None
+    source = describe_withdrawn_source(key, current, edition)
+    return WithdrawnLists(current.number, current.version, key, source)
 
 
 def choose_edition(
@@ -313,25 +288,14 @@ class Publishing:
             {"data_version": self.model.data_version, "settings": settings, **trained_on}
         )
 
-    def publish(self, file: Path, gate: CheckResult, *, skip: bool) -> Edition:
-        """Publish the lists, unless lists with the same rows were rolled back.
+    def publish(self, file: Path) -> Edition:
+        """Publish the lists. Raises StorageError.
 
         file: as `TableWriter` wrote it.
-        gate: the result of `gate`.
-        skip: whether this run publishes anyway.
-        Raises FailedChecksError, StorageError.
         """
         publications, table = Publications(self.work.files), self.work.files.table
-        record = publications.read()
-        withdrawn = []
-        if any(lists.rows for lists in record.withdrawn):
-            with file.open("rb") as lists:
-                withdrawn = record.find_withdrawn(rows=compute_rows_checksum(lists))
-        if withdrawn and not skip:
-            how_to_skip = self.declaration.how_to_skip_gate
-            require_passed([refuse_rolled_back_rows(gate, withdrawn[0].edition, how_to_skip)])
         # Before editions are deleted.
-        publications.write(remember_facts(record.allow(withdrawn), self.work.files))
+        publications.write(remember_facts(publications.read(), self.work.files))
         edition = table.publish(file, self.work.pipeline.retention.editions)
         publications.settle(partial(remember_facts, files=self.work.files))
         return edition

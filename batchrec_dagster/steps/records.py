@@ -44,7 +44,7 @@ class DatasetRecord(Record):
     users_dataset_import_job_arn: str | None = None
     root_run: str | None = None
     """The id of the first of the run and its retries that wrote this record."""
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
     """What that run has paid for the imports on AWS."""
 
 
@@ -80,7 +80,7 @@ class ModelRecord(Record):
     """The types of events that the metrics count alone; empty if they count all."""
     root_run: str | None = None
     """The id of the first of the run and its retries that wrote this record."""
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
     """What that run has paid for the training on AWS."""
 
     @property

@@ -230,7 +230,7 @@ class NewEdition:
         job: the one whose output they are; None if they are counted.
         cost: what this run has paid for it.
         """
-        publishing, run, requested = self.publishing, self.run, self.requested
+        publishing, requested = self.publishing, self.requested
         outputs = [] if job is None else [JobOutput(self.work.storage, job.description)]
         with (
             temporary_folder() as folder,
@@ -246,7 +246,7 @@ class NewEdition:
             about = self._describe(table, checks, job, cost, outputs)
             require_usable(outputs, checks, range(len(outputs)))
             writer.finish(about)
-            edition = publishing.publish(writer.path, self.gate, skip=run.skip_quality_gate)
+            edition = publishing.publish(writer.path)
         return edition, replace(table, checks=checks)
 
     def _describe(

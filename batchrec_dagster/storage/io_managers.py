@@ -27,11 +27,9 @@ from batchrec_dagster.storage.object_store import (
     ObjectNotFoundError,
     StorageError,
 )
-from batchrec_dagster.storage.partitioned_tables import concatenate_partitions
 from batchrec_dagster.storage.paths import MAKE_AGAIN
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.users_files import UsersFiles
 
 # The asset metadata with the storage key of its value.
 STORAGE_KEY = "batchrec/storage_key"
@@ -215,10 +213,7 @@ class TableIOManager(StorageIOManager):
         if not _is_table_type(target_type):
             return super().load_partitions(keys, target_type, columns, optional=optional)
         frames = super().load_partitions(keys, dict[str, pl.LazyFrame], columns, optional=optional)
-        try:
-            table = concatenate_partitions(frames)
-        except ValueError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+        table = pl.concat(frames.values(), how="diagonal_relaxed")
         return table if target_type is pl.LazyFrame else convert_table(table.collect(), target_type)
 
 
@@ -240,12 +235,9 @@ class CsvIOManager(TableIOManager):
 
 
 class UsersIOManager(TableIOManager):
-    """The users of a batch inference job as JSON Lines, in one file or several."""
+    """The users of a batch inference job as JSON Lines."""
 
     suffix = ".json"
-    storage: StorageResource
-    max_records: int
-    """How many lines one file may have."""
 
     def write(self, frame: pl.DataFrame, buffer: io.BytesIO) -> None:
         frame.write_ndjson(buffer)
@@ -253,19 +245,6 @@ class UsersIOManager(TableIOManager):
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
         # Polars always reads brackets and stars in this path as a pattern.
         return pl.scan_ndjson(glob.escape(str(source)) if isinstance(source, Path) else source)
-
-    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        users_files = UsersFiles(self.storage.store, self.storage.uri(self._key(context)))
-        with storage_errors():
-            users_files.publish(to_polars(obj), self.max_records)
-            context.add_output_metadata({"dagster/uri": users_files.input()})
-
-    def load(self, uri: str, target_type: object) -> Any:
-        files = UsersFiles(self.storage.store, uri).files()
-        if target_type is pl.LazyFrame:
-            paths = [self.file(file) for file in files]
-            return pl.concat([self.scan(path) for path in paths])
-        return self.decode(b"".join(self.storage.store.get(file) for file in files), target_type)
 
 
 @runtime_checkable

@@ -25,7 +25,6 @@ from batchrec_dagster.storage.object_store import (
 )
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster.storage.users_files import UsersFiles
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
@@ -304,9 +303,9 @@ class PipelineFiles:
         return UsersOfInteractions(self.storage.store, self.interactions)
 
     @cached_property
-    def batch_users(self) -> UsersFiles:
-        """The users who get a list."""
-        return UsersFiles(self.storage.store, self.uri(self.storage_keys.batch_users))
+    def batch_users(self) -> str:
+        """The URI of the users who get a list, the input of a batch inference job."""
+        return self.uri(self.storage_keys.batch_users)
 
     @cached_property
     def table(self) -> PublishedTable:

@@ -112,8 +112,6 @@ class WithdrawnLists:
     """A fingerprint of what made them; see `steps.publishing.Publishing.made_by`."""
     source: str | None = None
     """A fingerprint of their data and settings, see `fingerprint_source`."""
-    rows: str | None = None
-    """A checksum of their users, ranks and items."""
 
     def is_of(self, edition: Edition) -> bool:
         """Whether these are the lists of this edition, or were made by the same."""
@@ -180,15 +178,13 @@ class PublicationRecord:
         return any(lists.is_of(edition) for lists in self.withdrawn)
 
     def find_withdrawn(
-        self, *, keys: Collection[str] = (), source: str | None = None, rows: str | None = None
+        self, *, keys: Collection[str] = (), source: str | None = None
     ) -> list[WithdrawnLists]:
-        """The lists that were rolled back and have one of these keys, or this source or rows."""
+        """The lists that were rolled back and have one of these keys, or this source."""
         return [
             lists
             for lists in self.withdrawn
-            if lists.key in keys
-            or (source is not None and lists.source == source)
-            or (rows is not None and lists.rows == rows)
+            if lists.key in keys or (source is not None and lists.source == source)
         ]
 
     def allow(self, allowed: Collection[WithdrawnLists]) -> PublicationRecord:

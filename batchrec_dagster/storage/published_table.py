@@ -3,22 +3,17 @@
 `FOLDER/NAME/NAME.parquet` is the published edition. `FOLDER/history/NAME/` keeps the editions
 published before it, as `000012-VERSION.parquet`. Whenever a process is killed, readers still get
 one whole edition.
-
-The file's metadata has a checksum of the file, so that nobody reads other rows than were published.
-The checksum is that of the file with zeros in its place. It covers the metadata too, and moves with
-every copy of the file. Editions that earlier versions published have none and are read as they are.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
@@ -26,7 +21,6 @@ import polars as pl
 
 from batchrec_dagster.storage.json_records import parse_record
 from batchrec_dagster.storage.object_store import (
-    MB,
     DamagedObjectError,
     ObjectNotFoundError,
     ObjectStore,
@@ -46,13 +40,6 @@ USERS_DROPPED = "users_dropped"
 FOOTER_BYTES = 64 * 1024
 # The footer's length and four letters.
 FOOTER_END_BYTES = 8
-# The metadata with the checksum: a word and 64 digits. In the file's bytes they follow 2 bytes of
-# Parquet's after the key. The key or the word is enough to find the digits, so that a wrong bit in
-# one of them does not hide the checksum.
-CHECKSUM = "batchrec_checksum"
-_CHECKSUM_WORD = "batchrec-sha256:"
-_NO_CHECKSUM = "0" * 64
-_CHECKSUM_BYTES = re.compile(rb"(?:batchrec_checksum.{2}.{16}|batchrec-sha256:)(.{64})", re.DOTALL)
 _IN_HISTORY = re.compile(r"(\d{6,})-\w+\.parquet")
 
 
@@ -111,8 +98,7 @@ class Edition:
 class PublishedTable:
     """The table at `uri`, which ends in `.parquet`, and its history.
 
-    Raises StorageError. What reads an edition's rows, or publishes one again, raises
-    DamagedObjectError if its content does not match its checksum.
+    Raises StorageError, and DamagedObjectError if a file is not one of Parquet.
     """
 
     store: ObjectStore
@@ -180,12 +166,6 @@ class PublishedTable:
             raise
         return opened_edition, file
 
-    def require_intact(self, edition: Edition) -> None:
-        """Raise DamagedObjectError if the edition's file does not match its checksum. It reads the
-        whole file."""
-        with self.store.open(edition.uri) as file:
-            self._require_intact(file, edition.uri)
-
     def next_number(self) -> int:
         """The number of the next edition."""
         current = self.current()
@@ -202,7 +182,6 @@ class PublishedTable:
         current = self.current()
         is_published = current is not None and current.version == edition.version
         if current is not None and is_published and not current.users_dropped:
-            self.require_intact(current)
             return current
         self._replace(current, edition, keep, lambda: self.store.put(self.uri, file))
         return edition
@@ -210,12 +189,11 @@ class PublishedTable:
     def put_back(self, edition: Edition, keep: int, file: Path | None = None) -> None:
         """Publish an older edition again, unless it is the published one.
 
-        It keeps the one that it replaces, unless that is damaged.
+        It keeps the one that it replaces.
 
         file: what is published instead of the edition's own file: the same without some users.
         """
         current = self.current()
-        self.require_intact(edition)
         if current == edition:
             return
         if file is None:
@@ -224,13 +202,10 @@ class PublishedTable:
             self._replace(current, edition, keep, lambda: self.store.put(self.uri, file))
 
     def keep_copy(self, edition: Edition) -> None:
-        """Copy the published edition into the history, if it is not there and not damaged."""
+        """Copy the published edition into the history, if it is not there."""
         copy_uri = f"{self.history}{edition.name}.parquet"
         if self.store.head(copy_uri) is None:
-            # Nobody can go back to a damaged one.
-            with suppress(DamagedObjectError):
-                self.require_intact(edition)
-                self.store.copy(edition.uri, copy_uri)
+            self.store.copy(edition.uri, copy_uri)
 
     def find_whole_copy(self, edition: Edition) -> Edition:
         """The edition in the history if users were dropped from the published one, or else this."""
@@ -288,22 +263,10 @@ class PublishedTable:
             return edition, pl.scan_parquet(file)
 
     def _read_edition(self, file: BinaryIO, uri: str) -> Edition:
-        """The edition in this file, which is intact. The file's position is its start then."""
+        """The edition in this file. The file's position is its start then."""
         edition = Edition(_read_about_or_explain(file, self.store, uri), uri)
-        self._require_intact(file, uri)
         file.seek(0)
         return edition
-
-    def _require_intact(self, file: BinaryIO, uri: str) -> None:
-        checksum, expected = _find_checksum(file)
-        if checksum is None or _compute_checksum(file, checksum) == expected:
-            return
-        if uri == self.uri:
-            fix = "delete it, and run the refresh to publish a new one, or roll back to another"
-        else:
-            fix = "delete it; the published edition and the other older ones remain"
-        reason = "its content does not match its checksum"
-        raise DamagedObjectError(str(self.store.local_path(uri) or uri), reason, fix)
 
     def _edition(self, uri: str) -> Edition | None:
         """The edition at this URI; None if there is none."""
@@ -347,46 +310,7 @@ class TableWriter(ExitStack):
         """
         assert self._writer is not None
         self._writer.add_key_value_metadata({ABOUT: json.dumps(about)})
-        self._writer.add_key_value_metadata({CHECKSUM: f"{_CHECKSUM_WORD}{_NO_CHECKSUM}"})
         self.close()
-        with self.path.open("r+b") as file:
-            checksum, _ = _find_checksum(file)
-            assert checksum is not None
-            digits = _compute_checksum(file, checksum)
-            file.seek(checksum)
-            file.write(digits)
-
-
-def _find_checksum(file: BinaryIO) -> tuple[int | None, bytes]:
-    """The position of the checksum's digits in the table's file, and the digits.
-
-    The position is None if the file has no checksum.
-    """
-    size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - FOOTER_END_BYTES))
-    footer_bytes = _read_footer_length(file.read())
-    # The length may be damaged, so that the end of the usual length is searched at least.
-    start = max(0, size - max(footer_bytes, FOOTER_BYTES))
-    file.seek(start)
-    matches = list(_CHECKSUM_BYTES.finditer(file.read()))
-    if not matches:
-        return None, b""
-    return start + matches[-1].start(1), matches[-1][1]
-
-
-def _compute_checksum(file: BinaryIO, checksum: int) -> bytes:
-    """The SHA-256 of the file with zeros in the place of the digits at the position `checksum`."""
-    digest = hashlib.sha256()
-    file.seek(0)
-    remaining = checksum
-    while remaining and (piece := file.read(min(MB, remaining))):
-        digest.update(piece)
-        remaining -= len(piece)
-    digest.update(_NO_CHECKSUM.encode())
-    file.seek(checksum + len(_NO_CHECKSUM))
-    for piece in iter(partial(file.read, MB), b""):
-        digest.update(piece)
-    return digest.hexdigest().encode()
 
 
 def _read_footer_length(end: bytes) -> int:

@@ -1,8 +1,8 @@
 """Removes users from an edition's file: from the published one, or from one in the history.
 
 The edition stays what it is: its number, version, columns and metadata are those that it was
-published with. Its metadata get the number of users who were dropped, and its file another
-checksum. The file changes by one atomic put, so that a kill leaves the old one or the new one.
+published with. Its metadata get the number of users who were dropped. The file changes by one
+atomic put, so that a kill leaves the old one or the new one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import polars as pl
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.published_table import (
     ABOUT,
-    CHECKSUM,
     USERS_DROPPED,
     Edition,
     PublishedTable,
@@ -104,7 +103,7 @@ def _write_rows(file: BinaryIO, is_kept: pl.Series, path: Path, about: Mapping[s
     metadata = {
         key: value
         for key, value in (source.schema_arrow.metadata or {}).items()
-        if key not in (ABOUT.encode(), CHECKSUM.encode())
+        if key != ABOUT.encode()
     }
     with TableWriter(path) as writer:
         for rows in _filter_rows(source, is_kept):

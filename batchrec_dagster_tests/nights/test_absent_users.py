@@ -100,9 +100,8 @@ class Nights:
         is_bad = self.chance.random() < 0.2
         gone = {*self.chance.sample(USERS, 10 if is_bad else self.chance.randrange(6))}
         self.present = {*USERS} - gone - self.account.erased
-        lines = pl.DataFrame({"userId": sorted(self.present)})
-        # Several files at times.
-        self.work.files.batch_users.publish(lines, self.chance.choice([7, 100]))
+        lines = pl.DataFrame({"userId": sorted(self.present)}).write_ndjson()
+        self.work.storage.store.put(self.work.files.batch_users, lines.encode())
 
     def _run_again_if_killed(self, event: Callable[[], None]) -> None:
         """The night's run, which is killed at a random write at times, and started again."""

@@ -308,12 +308,6 @@ def test_partitions_are_read_where_their_materializations_say(
     [
         ("return 7", DAILY, None, "partition 2026-01-01: its IO manager cannot load it as a table"),
         ("return None", DAILY, None, "none of its partitions has a table"),
-        (
-            "return frame.cast({'userId': pl.Date if number else pl.String})",
-            DAILY,
-            None,
-            "column userId is text in partition 2026-01-01 and Date in 2026-01-02",
-        ),
         (A_THIRD, STATIC, "30d", "partitions: 30d is for partitions of time"),
     ],
 )

@@ -90,6 +90,8 @@ def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, content: bytes, mes
 
 
 def test_more_users_than_a_job_takes_are_refused() -> None:
-    check_limits(50_000_001, MAX_INPUT_BYTES)
+    check_limits(50_000_000, MAX_INPUT_BYTES)
     with pytest.raises(PreparationError, match=r"7 users are 1.00 GB .* batch_users.active_since"):
         check_limits(7, MAX_INPUT_BYTES + 1)
+    with pytest.raises(PreparationError, match=r"takes 1 GB and 50,000,000 users"):
+        check_limits(50_000_001, MAX_INPUT_BYTES)

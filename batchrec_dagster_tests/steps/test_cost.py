@@ -232,3 +232,16 @@ def test_what_was_torn_down_is_made_and_paid_for_again(
         assert "training aws-user-personalization-v2 on" in message
     project.declare({**DECLARATION, "budget": {"max_usd_per_run": 1}})
     assert refresh(project, "shop", instance).success
+
+
+def test_a_job_that_would_be_too_large_is_refused(
+    project: Project,
+    attributes: dict[str, object],
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("batchrec_dagster.preparation.users.MAX_INPUT_BYTES", 100)
+    project.declare(attributes)
+    message = why(refresh(project, "shop", instance))
+    assert "60 users are 0.00 GB of input" in message
+    assert "batch_users.active_since" in message

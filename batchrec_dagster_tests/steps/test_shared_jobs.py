@@ -178,7 +178,7 @@ def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
     mail, home, _ = work.narrow_to_lists()
     for list_work, users in ((mail, 2), (home, 3)):
         lines = pl.DataFrame({"userId": [str(user) for user in range(users)]})
-        list_work.files.batch_users.publish(lines, 100)
+        storage.store.put(list_work.files.batch_users, lines.write_ndjson().encode())
     works = ["recommending to 2 users (mail)", "recommending to 3 users (home, app)"]
     assert [cost.what for cost in estimate_results(work)] == works
 
@@ -200,7 +200,7 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
         list_work.files.table.publish(writer.path, 7)
     compare = SizeComparison(work, "interactions").check
     assert compare(DataSize(190)).finding.endswith("compared with 200 in edition 1 of mail")
-    withdrawn = WithdrawnLists(1, "v2", None, None, None)
+    withdrawn = WithdrawnLists(1, "v2", None, None)
     Publications(mail.files).write(PublicationRecord(withdrawn=(withdrawn,)))
     compare = SizeComparison(work, "interactions").check
     assert compare(DataSize(190)).finding.endswith("compared with 100 in edition 1 of home")

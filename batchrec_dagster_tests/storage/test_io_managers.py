@@ -26,12 +26,6 @@ TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIME
 FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]
 
 
-class SmallUsersIOManager(UsersIOManager):
-    """Its files take one user each."""
-
-    max_records: int = 1
-
-
 def pass_downstream(
     folder: Path,
     manager: type[StorageIOManager],
@@ -58,7 +52,7 @@ def pass_downstream(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager, SmallUsersIOManager])
+@pytest.mark.parametrize("manager", [ParquetIOManager, InteractionsIOManager, UsersIOManager])
 @pytest.mark.parametrize("input_type", FRAMES)
 def test_a_table_arrives_as_the_frame_that_is_asked_for(
     tmp_path: Path, manager: type[StorageIOManager], input_type: Any

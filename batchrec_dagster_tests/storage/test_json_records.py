@@ -26,7 +26,6 @@ from batchrec_dagster.storage.lease import Lease, _describe_owner, _is_dead
 from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectStore, StorageError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications, _OldRollbacks
-from batchrec_dagster.storage.users_files import UsersFiles
 
 MODEL = ModelRecord("arn:1", "arn:2", "group", "v1", metrics={"ndcg": 0.5})
 RAW = RawRecord("orders.csv", (FileRecord("orders.csv", "s3://b/orders.csv", "f", 3, "ab"),))
@@ -91,7 +90,6 @@ def test_a_record_with_another_value_in_it_fits_or_is_refused_in_one_line(
     [
         ("shop/records/publications.json", lambda files: Publications(files).read()),
         ("shop/records/rollback.json", lambda files: Publications(files).read()),
-        ("shop/transformed/batch_users_input/files.json", lambda files: files.batch_users.files()),
         ("shop/records/solution_version.json", lambda files: files.record("solution_version")),
         (
             "shop/curated/recommendation_outcomes/sums.parquet",
@@ -172,12 +170,3 @@ def test_a_foreign_file_is_no_users_of_interactions(files: PipelineFiles) -> Non
     store.put(place, b"x")
     with pytest.raises(DamagedObjectError, match=r"v1\.parquet is damaged"):
         users.table()
-
-
-def test_several_files_of_users_are_read_as_named(files: PipelineFiles) -> None:
-    users = UsersFiles(files.storage.store, files.uri("shop/users/users.json"))
-    files.storage.store.put(users.manifest, b'{"files": ["v/users_0001.json"]}')
-    assert users.files() == [f"{users.folder}v/users_0001.json"]
-    files.storage.store.put(users.manifest, b'{"files": []}')
-    with pytest.raises(DamagedObjectError, match="files: Tuple should have at least 1 item"):
-        users.files()

@@ -296,8 +296,8 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
         work = get_work(pipeline, context)
         # A source of the users may have changed, because Dagster knows no version of it.
         if settings.source is None:
-            stored_users = work.files.batch_users
-            earlier_result = reusable_result(context, stored_users.version, NOT_PREPARED_AGAIN)
+            find_version = partial(work.storage.version, work.files.batch_users)
+            earlier_result = reusable_result(context, find_version, NOT_PREPARED_AGAIN)
             if earlier_result is not None:
                 return earlier_result
         source = settings.rows

@@ -20,7 +20,6 @@ from batchrec_dagster.preparation.sources.source import (
     safe_filename,
 )
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.partitioned_tables import concatenate_partitions
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ def _write_rows(
                 " materialization name its file: dagster/uri"
             )
         try:
-            concatenate_partitions(tables).sink_parquet(path)
-        except (ValueError, pl.exceptions.PolarsError) as error:
+            pl.concat(tables.values(), how="diagonal_relaxed").sink_parquet(path)
+        except pl.exceptions.PolarsError as error:
             raise FileError(str(error)) from error
 
 
