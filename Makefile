@@ -43,7 +43,7 @@ bench: .venv/dev  ## Measures quality and speed, compared with other libraries (
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: .venv/dev  ## Builds the documentation, and checks its links.
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build
 	@echo "Open .batchrec/site/index.html; to search in it: $(BIN)/python -m http.server -b 127.0.0.1 -d .batchrec/site"
 
 pictures: .venv/dev  ## Takes the pictures of docs/images anew, of the demo.

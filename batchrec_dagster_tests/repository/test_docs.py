@@ -28,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not mkdocs.exists():
         pytest.skip("there is no mkdocs: pip install mkdocs-material")
     result = subprocess.run(
-        [str(mkdocs), "build", "--quiet", "--site-dir", str(folder)],
+        [str(mkdocs), "build", "--site-dir", str(folder)],
         cwd=REPOSITORY,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
