@@ -136,11 +136,9 @@ def hold_out(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return dated.filter(is_before).select(columns), baskets
 
 
-def count_lists(rows: pl.DataFrame, days: int, least_people: int) -> Lists:
+def count_lists(rows: pl.DataFrame, days: int) -> Lists:
     """Ours."""
-    counted = find_bought_together(
-        rows.lazy(), within_days=days, least_people=least_people, most=LENGTH
-    )
+    counted = find_bought_together(rows.lazy(), within_days=days, most=LENGTH)
     grouped = counted.group_by("item_id", maintain_order=True).agg("similar_item_id")
     return dict(grouped.iter_rows())
 
@@ -183,10 +181,7 @@ def compare_baskets(rows: pl.DataFrame, days: int) -> dict[str, npt.NDArray[np.f
     """NDCG@10 of each held-out basket, by the name of the lists."""
     before, baskets = hold_out(rows)
     earlier, earlier_baskets = hold_out(before)
-    results = {
-        f"ours, {people} people": measure(count_lists(before, days, people), baskets)
-        for people in (2, 3)
-    }
+    results = {"ours": measure(count_lists(before, days), baskets)}
     for name, keys in {"histories": ["USER_ID"], "baskets": ["USER_ID", "day"]}.items():
 
         def measure_discount(discount: float, keys: list[str] = keys) -> float:

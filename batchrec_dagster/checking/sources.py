@@ -112,7 +112,7 @@ def _make_ratings_block(pipeline: Pipeline) -> _Block:
     ratings = pipeline.ratings
 
     def match_columns(opened: OpenedFile) -> None:
-        layout = recognise_layout(opened, pipeline.reading, pipeline.rules).layout
+        layout = recognise_layout(opened, pipeline.ratings.reading, pipeline.rules).layout
         locate_columns(layout.columns, open_table(opened, layout).columns, opened.name)
 
     return _Block(ratings.rows, ratings.encoding, match_columns)

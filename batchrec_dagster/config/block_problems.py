@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from batchrec_dagster.config.declaration import Declaration
 from batchrec_dagster.config.lists import ListSettings
-from batchrec_dagster.config.ratings import check_names_or_positions
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.validation import Keys, raise_field_errors
@@ -28,7 +27,6 @@ def require_fitting_blocks(declaration: Declaration) -> None:
     for find_problems in (
         _find_rows_that_spark_lacks,
         _find_missing_columns,
-        _find_problems_of_orders,
         _find_blocks_that_lists_replace,
         _find_settings_that_lists_share,
     ):
@@ -98,22 +96,6 @@ def _find_missing_columns(declaration: Declaration) -> Iterator[tuple[Keys, str]
     has_event_values = columns is not None and columns.event_value is not None
     if solution.event_value_threshold is not None and not has_event_values:
         yield ("solution", "event_value_threshold"), "needs ratings.columns.event_value"
-
-
-def _find_problems_of_orders(declaration: Declaration) -> Iterator[tuple[Keys, str]]:
-    """What is wrong with the column of the orders' numbers, next to the other columns."""
-    similar_items, columns = declaration.similar_items, declaration.ratings.columns
-    order = None if similar_items is None else similar_items.order
-    if order is None:
-        return
-    declared = {} if columns is None else columns.declared
-    try:
-        check_names_or_positions([order, *declared.values()])
-    except ValueError as error:
-        yield ("similar_items", "order"), f"with ratings.columns: {error}"
-    for role, column in declared.items():
-        if column == order:
-            yield ("similar_items", "order"), f"is the column of ratings.columns.{role}"
 
 
 def _find_blocks_that_lists_replace(declaration: Declaration) -> Iterator[tuple[Keys, str]]:

@@ -68,7 +68,7 @@ def _find_all(
             layout = pipeline.items.layout if pipeline.items else None
             yield (*keys, "columns"), find_columns_problem(lists.columns, layout)
         if lists.rules is not None:
-            in_rules = _find_in_rules(lists.rules, add_age(schemas), has_event_types, USERS)
+            in_rules = _find_in_rules(lists.rules, add_age(schemas), has_event_types)
             for rule_keys, problem in in_rules:
                 yield (*keys, "rules", *rule_keys), problem
     if pipeline.similar_items is not None:
@@ -86,33 +86,25 @@ def _find_in_similar_items(
     block = SIMILAR_ITEMS
     columns = pipeline.ratings.columns
     has_event_types = columns is None or columns.event_type is not None
-    if settings.filter and "{{" not in settings.filter:
-        values = settings.recommendations.line_filter_values
-        problem = find_filter_problem(settings.filter, schemas, values, events=has_event_types)
-        yield (block, "filter"), problem
     if settings.events:
         problem = find_events_problem(settings.events, has_event_types=has_event_types)
         yield (block, "events"), problem
     if settings.columns is not None:
         layout = pipeline.items.layout if pipeline.items else None
         yield (block, "columns"), find_similar_items_columns_problem(settings.columns, layout)
-    if settings.rules is not None:
-        in_rules = _find_in_rules(settings.rules, add_age(schemas), has_event_types, ITEMS)
-        for rule_keys, problem in in_rules:
-            yield (block, "rules", *rule_keys), problem
+    if settings.rules is not None and settings.rules.only is not None:
+        problem = find_condition_problem(settings.rules.only, ITEMS, add_age(schemas))
+        yield (block, "rules", "only"), problem
 
 
 def _find_in_rules(
-    rules: ListRules, schemas: Mapping[str, Schema], has_event_types: bool, subject: str
+    rules: ListRules, schemas: Mapping[str, Schema], has_event_types: bool
 ) -> Iterator[tuple[Keys, str | None]]:
-    """What keeps a rule from working with the declared columns, by the keys of its setting.
-
-    subject: the dataset of those who have a list, which is what `for` of a pin is on.
-    """
+    """What keeps a rule from working with the declared columns, by the keys of its setting."""
     for keys, condition in rules.conditions_on_items.items():
         yield keys, find_condition_problem(condition, ITEMS, schemas)
     for keys, condition in rules.conditions_on_users.items():
-        yield keys, find_condition_problem(condition, subject, schemas)
+        yield keys, find_condition_problem(condition, USERS, schemas)
     for keys, events in rules.events.items():
         yield keys, find_events_problem(events, has_event_types=has_event_types)
     for category in rules.max_per:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +26,6 @@ from batchrec_dagster.personalize.schemas import (
     build_interactions_schema,
     list_interactions_columns,
 )
-from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.storage.paths import SIMILAR_ITEMS, StorageKeys, is_of_list
@@ -102,9 +100,9 @@ class Pipeline(Declaration):
             "retention": settings.retention or self.retention,
             "experiment": None,
             "sinks": settings.sinks,
-            "description": settings.description or self.description,
         }
         if isinstance(settings, ListSettings):
+            own_blocks["description"] = settings.description or self.description
             own_blocks["batch_users"] = settings.users or self.batch_users
             own_blocks["experiment"] = settings.experiment
         narrowed = self.model_copy(update=own_blocks)
@@ -217,30 +215,17 @@ class Pipeline(Declaration):
         return columns is not None and columns.event_value is not None
 
     @property
-    def has_orders(self) -> bool:
-        """Whether interactions have an ORDER_ID."""
-        return self.similar_items is not None and self.similar_items.order is not None
-
-    @property
     def interactions_columns(self) -> list[str]:
         """The columns of the interactions, in their order."""
         return list_interactions_columns(
-            event_type=self.rules.event_type, event_value=self.event_value, order=self.has_orders
+            event_type=self.rules.event_type, event_value=self.event_value
         )
-
-    @property
-    def reading(self) -> ReadSettings:
-        """How to read the ratings' files: the declared columns, and that of similar_items.order."""
-        reading = self.ratings.reading
-        if self.similar_items is None or self.similar_items.order is None:
-            return reading
-        return replace(reading, columns={**reading.columns, "order": self.similar_items.order})
 
     @property
     def schemas(self) -> dict[str, str]:
         """The Avro schema of each dataset type in Personalize, interactions first."""
         interactions = build_interactions_schema(
-            event_type=self.rules.event_type, event_value=self.event_value, order=self.has_orders
+            event_type=self.rules.event_type, event_value=self.event_value
         )
         declared = {
             INTERACTIONS: interactions,

@@ -21,7 +21,6 @@ from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     EVENT_VALUE,
     ITEM_ID,
-    ORDER_ID,
     TIMESTAMP,
     USER_ID,
 )
@@ -48,7 +47,6 @@ _INTERACTIONS: dict[str, pl.DataType] = {
     TIMESTAMP: pl.Int64(),
     EVENT_TYPE: pl.String(),
     EVENT_VALUE: pl.Float64(),
-    ORDER_ID: pl.String(),
 }
 _INFERENCE: dict[str, pl.DataType] = {
     "input": pl.Struct({USER_FIELD: pl.String}),

@@ -22,7 +22,6 @@ TIMESTAMP = "TIMESTAMP"
 EVENT_TYPE = "EVENT_TYPE"
 EVENT_VALUE = "EVENT_VALUE"
 # The number of the order that an interaction belongs to. It is a column of batchrec's own.
-ORDER_ID = "ORDER_ID"
 IMPRESSION = "IMPRESSION"
 CREATION_TIMESTAMP = "CREATION_TIMESTAMP"
 
@@ -199,9 +198,7 @@ MAX_ID_LENGTH = 256
 FILTER_HISTORY = 100
 
 
-def list_interactions_columns(
-    *, event_type: bool, event_value: bool = False, order: bool = False
-) -> list[str]:
+def list_interactions_columns(*, event_type: bool, event_value: bool = False) -> list[str]:
     """The CSV's header, in the schema's order, as Personalize requires."""
     return [
         USER_ID,
@@ -209,25 +206,19 @@ def list_interactions_columns(
         TIMESTAMP,
         *([EVENT_TYPE] if event_type else []),
         *([EVENT_VALUE] if event_value else []),
-        *([ORDER_ID] if order else []),
     ]
 
 
-def build_interactions_schema(
-    *, event_type: bool, event_value: bool = False, order: bool = False
-) -> str:
+def build_interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
     """The Avro schema, as the JSON text that CreateSchema takes.
 
-    TIMESTAMP is in epoch seconds. EVENT_VALUE and ORDER_ID may be missing. ORDER_ID is neither
-    categorical nor textual, so Personalize does not train on it: developer guide, "Custom datasets
-    and schemas", on metadata fields.
+    TIMESTAMP is in epoch seconds. EVENT_VALUE may be missing.
     """
     types: dict[str, str | list[str]] = {
         TIMESTAMP: "long",
         EVENT_VALUE: ["float", "null"],
-        ORDER_ID: ["null", "string"],
     }
-    columns = list_interactions_columns(event_type=event_type, event_value=event_value, order=order)
+    columns = list_interactions_columns(event_type=event_type, event_value=event_value)
     fields = [{"name": column, "type": types.get(column, "string")} for column in columns]
     return _build_schema("Interactions", fields)
 

@@ -92,6 +92,4 @@ def format_setting_name(role: str) -> str:
     """The setting that names the column of this role, as messages write it."""
     if role.startswith(FILTER):
         return "interactions.filter"
-    if role == "order":
-        return "similar_items.order"
     return role if "." in role else f"ratings.columns.{role}"

@@ -129,10 +129,6 @@ class Layout:
     event_type: Column | None = None
     event_value: Column | None = None
 
-    order: Column | None = None
-    """The number of the order that a row belongs to; None if rows are not counted by their orders.
-    """
-
     format: Format = "csv"
 
     encoding: Encoding = "auto"
@@ -201,7 +197,7 @@ class Layout:
     @property
     def columns(self) -> dict[str, Column]:
         """The columns by role, but for those of the filter."""
-        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value", "order")
+        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
         columns = {role: getattr(self, role) for role in roles}
         return {role: column for role, column in columns.items() if column is not None}
 

@@ -56,8 +56,6 @@ from batchrec_dagster.preparation.rules import Rules
 
 REQUIRED = ("user", "item", "timestamp")
 NEEDLESS = ("timestamp", NO_TIMES)
-# The roles of columns that are declared in another block than ratings.columns.
-OF_OTHER_BLOCKS = {"order"}
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,7 @@ def _list_needed_roles(reading: ReadSettings, rules: Rules) -> list[str]:
     needed = [role for role in REQUIRED if (role, reading.timestamp_unit) != NEEDLESS]
     if rules.min_rating is not None:
         needed.append("rating")
-    if rules.event_type and not reading.columns.keys() - OF_OTHER_BLOCKS:
+    if rules.event_type and not reading.columns:
         needed.append("event_type")
     return needed
 
@@ -252,7 +250,7 @@ def _require_needed_columns(
     missing = [role for role in needed if role not in columns and role != "event_type"]
     if not missing:
         return
-    if not columns.keys() - OF_OTHER_BLOCKS and isinstance(table, CsvTable):
+    if not columns and isinstance(table, CsvTable):
         _refuse_other_header(table, reading)
     raise _build_not_recognised_error(table, missing)
 

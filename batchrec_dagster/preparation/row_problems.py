@@ -103,9 +103,6 @@ def list_row_problems(
         has_value = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
         is_wrong = has_value & cells.is_not_of_type("event_value", "double")
         yield from _list_number_problems("event_value", is_wrong, VALUE_PROBLEM, layout, cells)
-    if layout.order is not None:
-        has_break = cells.has_line_break("order")
-        yield has_break, "an order's number with a line break or a NUL in it"
     if layout.timestamp is not None:
         yield cells.is_missing("timestamp") | cells.means_nothing("timestamp"), "no timestamp"
     for name, kind in layout.types.items():

@@ -12,7 +12,7 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.catalogue import ItemCatalogue, build_catalogue
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY, add_age_column
-from batchrec_dagster.rules.pairs import Numbers, Pairs, find_positions
+from batchrec_dagster.rules.pairs import Pairs, find_positions
 
 
 @dataclass(frozen=True)
@@ -50,24 +50,15 @@ class RuleContext:
     """The ids that `block` names; None without that rule."""
     pinned: Sequence[str] = ()
     """The ids that `pin` names."""
-    subjects_are_items: bool = False
-    """Whether lists are made for items: then `user_ids` are ids of items, and `users` is what is
-    known of these, with their ids as USER_ID."""
 
     @cached_property
     def catalogue(self) -> ItemCatalogue:
         """The items of the interactions, the Items dataset and the rules."""
         counts = self.interactions.group_by(ITEM_ID).agg(interactions=pl.len())
         named = [pl.Series(self.pinned, dtype=pl.String)]
-        named += [self.user_ids] if self.subjects_are_items else []
         named += [ids for ids in (self.popular, self.blocked) if ids is not None]
         items = None if self.items is None else add_age_column(self.items, self.now)
         return build_catalogue(counts.collect(engine="streaming").sort(ITEM_ID), items, named)
-
-    @cached_property
-    def own_items(self) -> Numbers:
-        """For lists of items: the number, in the catalogue, of the item whose list it is."""
-        return self.catalogue.find_numbers(self.user_ids)
 
     @cached_property
     def event_types(self) -> set[str] | None:

@@ -15,7 +15,6 @@ from batchrec_dagster.rules.context import InteractionSelection, RuleContext
 from batchrec_dagster.rules.exclude_seen import SeenItemsFilter
 from batchrec_dagster.rules.max_per import CategoryLimits
 from batchrec_dagster.rules.only import MatchingItemsFilter
-from batchrec_dagster.rules.other_items import OtherItemsFilter
 from batchrec_dagster.rules.pairs import IdNumbers, Mask, Masks, Matrix, Numbers
 from batchrec_dagster.rules.pin import NO_ITEM, PinnedItems, PinnedRanks
 from batchrec_dagster.rules.price import PriceFilter
@@ -72,8 +71,6 @@ class PreparedRules:
         ]
         self._limits = CategoryLimits(rules.max_per, context) if rules.max_per else None
         filters_of_pins = [item_filter for item_filter in self._filters if item_filter is not price]
-        if context.subjects_are_items:
-            filters_of_pins.append(OtherItemsFilter(context))
         self.pinned = PinnedItems(rules.pin, context, filters_of_pins)
         self._popular = self._find_popular(context, of_items)
         self._has_pins = bool(rules.pin)
@@ -260,9 +257,8 @@ def _prepare_history_filters(
 
     All arguments are as of `PreparedRules`.
     """
-    of_items = context.subjects_are_items
     selections = []
-    if rules.price is not None and not of_items:
+    if rules.price is not None:
         selections.append(InteractionSelection(rules.price.events))
     if exclude_seen is not None:
         selections.append(InteractionSelection(exclude_seen.events, exclude_seen.days))
@@ -270,7 +266,7 @@ def _prepare_history_filters(
     seen = price = None
     # price comes first, as it needs the pairs only for a moment.
     if rules.price is not None:
-        price = PriceFilter(rules.price, context, None if of_items else next(histories))
+        price = PriceFilter(rules.price, context, next(histories))
     if exclude_seen is not None:
         seen = SeenItemsFilter(exclude_seen, context, next(histories), filter_history)
     return seen, price

@@ -1,7 +1,4 @@
-"""The rule price: items cost about what the user's own items cost.
-
-In the list of an item, they cost about what that item costs.
-"""
+"""The rule price: items cost about what the user's own items cost."""
 
 from __future__ import annotations
 
@@ -24,16 +21,13 @@ class PriceFilter:
 
     name = "price"
 
-    def __init__(self, settings: PriceRange, context: RuleContext, histories: Pairs | None) -> None:
+    def __init__(self, settings: PriceRange, context: RuleContext, histories: Pairs) -> None:
         """Find the range of each user.
 
-        histories: what each user had, of the interactions that count; None for lists of items.
+        histories: what each user had, of the interactions that count.
         """
         self._prices = context.catalogue.read_numbers(settings.of)
-        if histories is None:
-            medians = self._prices[context.own_items]
-        else:
-            medians = compute_medians(histories, self._prices, len(context.user_ids))
+        medians = compute_medians(histories, self._prices, len(context.user_ids))
         # The entry after the last is for users whom no list was requested for.
         self._medians = np.append(medians, np.nan)
         self._lowest, self._highest = settings.within

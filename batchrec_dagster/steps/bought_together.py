@@ -1,6 +1,6 @@
 """Which items people had together: batchrec's own count, without Amazon Personalize.
 
-Two items were had together if the same person had both in one order, or within some days. A
+Two items were had together if the same person had both within some days. A
 pair's score is the number of people who had both together, over the geometric mean of the numbers
 of people who had either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering
 recommendation algorithms", WWW 2001). Two things differ from it. People who had both, but not
@@ -17,10 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, ORDER_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 from batchrec_dagster.rules.pairs import Numbers, find_positions
 
+# How many people must have had both items: with fewer, a list would show what one person bought.
+FEWEST_PEOPLE = 2
 # How much people count who had both items, but never together.
 WEIGHT_APART = 0.3
 # If this many people had both items, the discount is one half.
@@ -38,8 +40,7 @@ COUNTS_AT_ONCE = 20_000_000
 def find_bought_together(
     interactions: pl.LazyFrame,
     *,
-    within_days: int | None,
-    least_people: int,
+    within_days: int,
     most: int,
     events: Sequence[str] | None = None,
 ) -> pl.DataFrame:
@@ -48,17 +49,13 @@ def find_bought_together(
     The columns are item_id, similar_item_id and score, in the order of the items' ids. Items that
     go with no other are missing.
 
-    interactions: the columns of Personalize's dataset. Those with the same ORDER_ID of a person
-    were had together.
-    within_days: how many days there may be between both, at most, so that they were had together
-    too; None if only orders count.
-    least_people: how many people must have had both, at whatever time.
+    interactions: the columns of Personalize's dataset.
+    within_days: how many days there may be between both, at most, so that they were had together.
     most: how many items an item's list has at most.
     events: only events of these types count, in any case; None for all.
     """
     if events is not None:
         interactions = _select_events(interactions, events)
-    within_seconds = None if within_days is None else within_days * SECONDS_A_DAY
     ids = interactions.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
     ids = ids.sort()
     users = interactions.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
@@ -67,15 +64,16 @@ def find_bought_together(
             user=find_positions(USER_ID, users.sort()),
             item=find_positions(ITEM_ID, ids),
             time=TIMESTAMP,
-            order=_number_orders(interactions),
         )
-        .cast({"user": pl.UInt32, "item": pl.UInt32, "order": pl.UInt32})
+        .cast({"user": pl.UInt32, "item": pl.UInt32})
         .unique()
-        .sort("user", "time", "order", "item")
+        .sort("user", "time", "item")
         .collect(engine="streaming")
     )
     people = rows.select("user", "item").unique().group_by("item").len("people")
-    pairs = count_people_of_pairs(rows, within_seconds).filter(pl.col("people") >= least_people)
+    pairs = count_people_of_pairs(rows, within_days * SECONDS_A_DAY).filter(
+        pl.col("people") >= FEWEST_PEOPLE
+    )
     scored = score_pairs(pairs, people)
     return (
         scored.sort("item", "score", "both", "other", descending=[False, True, True, False])
@@ -97,15 +95,14 @@ def _select_events(interactions: pl.LazyFrame, events: Sequence[str]) -> pl.Lazy
     return interactions.filter(pl.col(EVENT_TYPE).str.to_lowercase().is_in(names))
 
 
-def count_people_of_pairs(rows: pl.DataFrame, within_seconds: int | None) -> pl.DataFrame:
+def count_people_of_pairs(rows: pl.DataFrame, within_seconds: int) -> pl.DataFrame:
     """How many people had both items of a pair: the columns item, other, people and together.
 
     Each pair is there once, with the lower number first. `together` has how many of the people had
     both together.
 
-    rows: the columns user, item, time and order, in the order of users and of their times. Without
-    an order, `order` is 0.
-    within_seconds: what was had within them was had together; None if only orders count.
+    rows: the columns user, item and time, in the order of users and of their times.
+    within_seconds: what was had within them was had together.
     """
     parts: list[pl.DataFrame] = []
     size = 0
@@ -156,16 +153,7 @@ def score_pairs(pairs: pl.DataFrame, people: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([scored, mirrored])
 
 
-def _number_orders(interactions: pl.LazyFrame) -> pl.Expr:
-    """The number of the order from 1, or 0 without one."""
-    if ORDER_ID not in interactions.collect_schema():
-        return pl.lit(0)
-    orders = interactions.select(pl.col(ORDER_ID).drop_nulls().unique())
-    names = orders.collect(engine="streaming").to_series()
-    return (find_positions(ORDER_ID, names.sort()).cast(pl.UInt32) + 1).fill_null(0)
-
-
-def _iterate_pairs(rows: pl.DataFrame, within_seconds: int | None) -> Iterator[pl.DataFrame]:
+def _iterate_pairs(rows: pl.DataFrame, within_seconds: int) -> Iterator[pl.DataFrame]:
     """Tables of user, pair and is_near, with all pairs of a user in one of them.
 
     A pair's number is that of the lower item, times 2 to the power of 32, and the other.
@@ -173,7 +161,6 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int | None) -> Iterator[p
     users = rows.get_column("user").to_numpy()
     items = rows.get_column("item").to_numpy().astype(np.uint64)
     times = rows.get_column("time").to_numpy()
-    orders = rows.get_column("order").to_numpy()
     first_rows = np.flatnonzero(np.diff(users, prepend=-1))
     start = 0
     while start < len(users):
@@ -181,7 +168,7 @@ def _iterate_pairs(rows: pl.DataFrame, within_seconds: int | None) -> Iterator[p
         place = np.searchsorted(first_rows, start + EVENTS_AT_ONCE)
         end = int(first_rows[place]) if place < len(first_rows) else len(users)
         part = slice(start, end)
-        events = Events(users[part], items[part], times[part], orders[part])
+        events = Events(users[part], items[part], times[part])
         yield _pair_events(events, within_seconds)
         start = end
 
@@ -193,30 +180,19 @@ class Events:
     users: Numbers
     items: np.ndarray
     times: Numbers
-    orders: Numbers
-    """0 without an order."""
-
-    def are_together(self, rows: Numbers, distance: int, within_seconds: int | None) -> np.ndarray:
-        """Whether the events at these rows, and those this far behind them, were had together."""
-        orders = self.orders[rows]
-        together: np.ndarray = (orders != 0) & (orders == self.orders[rows + distance])
-        if within_seconds is not None:
-            together |= self.times[rows + distance] - self.times[rows] <= within_seconds
-        return together
 
 
-def _pair_events(events: Events, within_seconds: int | None) -> pl.DataFrame:
+def _pair_events(events: Events, within_seconds: int) -> pl.DataFrame:
     """The columns user, pair, and is_near: whether both events were had together."""
-    users, items = events.users, events.items
-    has_orders = bool(events.orders.any())
+    users, items, times = events.users, events.items, events.times
     pairs: list[pl.DataFrame] = []
     for distance in range(1, min(len(users), MOST_AFTER + 1)):
         rows = np.flatnonzero(users[distance:] == users[:-distance])
-        is_near = events.are_together(rows, distance, within_seconds)
+        is_near = times[rows + distance] - times[rows] <= within_seconds
         if distance > MOST_AFTER_APART:
             rows, is_near = rows[is_near], is_near[is_near]
-        # Those further apart are not within the days either, but may be of one order.
-        if not len(rows) and not has_orders:
+        # Those further apart are not within the days either.
+        if not len(rows):
             break
         one, other = items[rows], items[rows + distance]
         is_pair = one != other

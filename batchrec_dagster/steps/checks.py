@@ -168,14 +168,14 @@ def check_enough_interactions(
     )
 
 
-def check_few_event_types(count: int, optional_columns: int = 0) -> CheckResult:
+def check_few_event_types(count: int, *, has_event_values: bool = False) -> CheckResult:
     """Whether there are as few distinct event types as Personalize allows.
 
     count: the number of event types, 0 if there is no such column.
-    optional_columns: how many of the columns EVENT_VALUE and ORDER_ID there are. Personalize counts
-    each of them, and EVENT_TYPE, as one type.
+    has_event_values: whether there is the column EVENT_VALUE. Personalize counts it, and
+    EVENT_TYPE, as one type each.
     """
-    max_types = MAX_EVENT_TYPES - 1 - optional_columns
+    max_types = MAX_EVENT_TYPES - 1 - has_event_values
     passed = count <= max_types
     finding = f"{count:,} event types"
     if not passed:

@@ -101,7 +101,9 @@ def inspect_ratings(work: Work, raw: RawRecord, suppressed: SuppressedUsers) -> 
     with open_raw_files(raw, storage) if whole else open_first_file(raw, storage) as files:
         size = sum(file.path.stat().st_size for file in files)
         try:
-            with open_ratings(files, pipeline.reading, pipeline.rules, suppressed) as opened:
+            with open_ratings(
+                files, pipeline.ratings.reading, pipeline.rules, suppressed
+            ) as opened:
                 rows = opened.inspect_rows()
                 check = check_rows_readable(
                     "rows_readable", "ratings", rows.rows_read, rows.bad, ratings.on_bad_rows
@@ -163,8 +165,8 @@ class PreparedInteractions:
     """How many rows were read, kept and left out."""
     counts: InteractionCounts
     """The counts of what is kept."""
-    optional_columns: int
-    """How many of the columns EVENT_VALUE and ORDER_ID they have."""
+    has_event_values: bool
+    """Whether they have the column EVENT_VALUE."""
     job: Mapping[str, Any]
     """The metadata of the Spark job; empty without one."""
     check_size: CheckSize
@@ -190,7 +192,7 @@ class PreparedInteractions:
                 self.result.left_out.get(BELOW_MIN_RATING, 0),
             ),
             check_timestamps_plausible(self.counts.earliest, self.counts.latest, unit, now),
-            check_few_event_types(self.counts.event_types, self.optional_columns),
+            check_few_event_types(self.counts.event_types, has_event_values=self.has_event_values),
             check_source_without_erased(
                 self.result.left_out.get(ERASED_USER, 0), self.result.erased_users
             ),
@@ -249,7 +251,7 @@ def _prepare_here(
     result: PreparationResult
     job: Mapping[str, Any] = {}
     if run_spark is None:
-        with open_ratings(files, pipeline.reading, pipeline.rules, suppressed) as ratings:
+        with open_ratings(files, pipeline.ratings.reading, pipeline.rules, suppressed) as ratings:
             result = ratings.write_interactions(csv)
     else:
         suppressed_file = folder / "suppressed_users.json"
@@ -269,8 +271,9 @@ def _prepare_here(
     version = compute_version(read_pieces(csv))
     value = csv if run_spark is None else PreparedFiles(csv, users, version)
     counts = count_rows(interactions)
-    optional_columns = pipeline.event_value + pipeline.has_orders
-    return PreparedInteractions(value, version, result, counts, optional_columns, job, check_size)
+    return PreparedInteractions(
+        value, version, result, counts, pipeline.event_value, job, check_size
+    )
 
 
 def _prepare_on_aws(
@@ -302,9 +305,8 @@ def _prepare_on_aws(
     result, job = run_spark(task)
     version = result.sha256[:16]
     value = PreparedFiles(task.destination, task.users, version)
-    optional_columns = pipeline.event_value + pipeline.has_orders
     prepared = PreparedInteractions(
-        value, version, result, result, optional_columns, job, check_size
+        value, version, result, result, pipeline.event_value, job, check_size
     )
     if any(check.blocks for check in prepared.checks):
         # They will not be published, so no copy stays.
@@ -339,5 +341,5 @@ def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) 
 
 
 def _find_layout(files: list[RawFile], pipeline: Pipeline) -> Layout:
-    with open_ratings(files, pipeline.reading, pipeline.rules) as ratings:
+    with open_ratings(files, pipeline.ratings.reading, pipeline.rules) as ratings:
         return ratings.layout

@@ -24,7 +24,7 @@ def check_every_item_answered(items: pl.Series, answered: pl.Series, *, rows: in
     return CheckResult(
         check.name,
         passed=False,
-        finding=f"{check.finding}; all lists are empty: similar_items.filter or rules leave out"
+        finding=f"{check.finding}; all lists are empty: similar_items.rules leave out"
         " every item, or too few people had two items",
         numbers=check.numbers,
     )
@@ -65,9 +65,8 @@ def check_items_have_lists(items: int, with_list: int, full: int, num_results: i
     passed = 2 * with_list >= items
     if not passed:
         finding += (
-            ". Of the others, too few people had something together with them, or filter and rules"
-            " left out all: loosen these, or set more similar_items.within_days, more events or"
-            " less least_people"
+            ". Of the others, too few people had something together with them, or the rules left"
+            " out all: loosen these, or set more similar_items.within_days or more events"
         )
     numbers: dict[str, int | float] = {"items": items, "with_list": with_list, "full": full}
     return CheckResult("items_have_lists", passed, finding, numbers, severity="warn")

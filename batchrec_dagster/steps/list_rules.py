@@ -10,10 +10,8 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
-from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import read_ids
-from batchrec_dagster.rules.conditions import add_age_column
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.rules.settings import Block, ListRules
@@ -55,10 +53,8 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
     if rules is None:
         return None
     today = datetime.now(UTC).date()
-    of_items = work.pipeline.is_of_items
-    reads_items = rules.reads_items or (of_items and rules.reads_users)
-    items = read_attributes(work) if reads_items else None
-    users = read_user_attributes(work) if rules.reads_users and not of_items else None
+    items = read_attributes(work) if rules.reads_items else None
+    users = read_user_attributes(work) if rules.reads_users else None
     blocked = _read_blocked(work, rules.block) if rules.block is not None else None
     versions = [fingerprint([pin.target for pin in rules.pin if not pin.is_over(today)])]
     keys = work.pipeline.storage_keys
@@ -119,32 +115,24 @@ def prepare_item_rules(
     interactions: pl.LazyFrame,
     items: pl.Series,
     now: int,
-) -> tuple[PreparedRules, RuleContext]:
-    """The rules for the lists of these items, and what they know.
+) -> PreparedRules:
+    """The rules for the lists of these items.
 
     Popular items do not fill these lists: they would not go with the item.
 
     interactions, now: as of `prepare_rules`.
     items: the ids of the items that lists are made for.
     """
-    settings, rules = work.pipeline.recommendations, inputs.rules
-    subjects = None
-    if inputs.items is not None:
-        # The condition of a pin is on the item whose list it is.
-        subjects = add_age_column(inputs.items, now).rename({ITEM_ID: USER_ID})
     context = RuleContext(
-        num_results=settings.num_results,
+        num_results=work.pipeline.recommendations.num_results,
         user_ids=items,
         interactions=interactions,
         now=now,
         today=inputs.today,
         items=inputs.items,
-        users=subjects,
         blocked=inputs.blocked,
-        pinned=[pin.item for pin in rules.pin if pin.item is not None],
-        subjects_are_items=True,
     )
-    return PreparedRules(rules, None, context), context
+    return PreparedRules(inputs.rules, None, context)
 
 
 def check_rules_suit_data(

@@ -73,14 +73,6 @@ def _declare_lists_filter(pipeline: Pipeline) -> FilterDeclaration | None:
     )
 
 
-def declare_similar_items_filter(pipeline: Pipeline) -> FilterDeclaration | None:
-    """The filter in Personalize of the lists of similar items; None if there is none."""
-    settings = pipeline.similar_items
-    if settings is None or settings.filter is None or settings.is_bought_together:
-        return None
-    return declare_filter("similar_items.filter", settings.filter)
-
-
 def _list_endings(pipeline: Pipeline) -> Iterator[str]:
     for training in pipeline.trainings.values():
         yield fingerprint_solution(training.recipe, training.parameters)
@@ -93,6 +85,3 @@ def _list_endings(pipeline: Pipeline) -> Iterator[str]:
             yield lists_filter.ending
     if pipeline.segments and pipeline.segments.filter:
         yield declare_filter("segments.filter", pipeline.segments.filter).ending
-    similar_items_filter = declare_similar_items_filter(pipeline)
-    if similar_items_filter is not None:
-        yield similar_items_filter.ending

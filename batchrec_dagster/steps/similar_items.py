@@ -23,7 +23,7 @@ from batchrec_dagster.personalize.file_formats import (
 )
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
-from batchrec_dagster.personalize.schemas import ITEM_ID, ORDER_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, read_ids
 from batchrec_dagster.rules.prepared import PreparedRules
@@ -32,7 +32,6 @@ from batchrec_dagster.steps.batch_jobs import (
     JobOutput,
     JobRequest,
     describe_outcome,
-    ensure_filter,
     fingerprint_outputs,
     prepare_batch_job,
     read_counts,
@@ -52,8 +51,6 @@ from batchrec_dagster.steps.item_lists import (
 )
 from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_rules import (
-    RuleInputs,
-    check_rules_suit_data,
     prepare_item_rules,
     read_rule_inputs,
 )
@@ -100,15 +97,6 @@ class RequestedItems:
     """Those that are neither in the interactions nor in the items file."""
 
 
-@dataclass(frozen=True)
-class ItemRules:
-    """The rules of the lists of these items."""
-
-    prepared: PreparedRules
-    suit_data: CheckResult
-    """Whether each rule has what it needs."""
-
-
 def publish_similar_items(
     work: PersonalizeWork,
     declaration: ListsDeclaration,
@@ -139,13 +127,18 @@ def publish_similar_items(
         if published is None:
             rules = None
             if rule_inputs is not None:
-                rules = _prepare_rules(work, rule_inputs, interactions, requested.ids)
+                newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming")
+                rules = prepare_item_rules(
+                    work, rule_inputs, interactions, requested.ids, int(newest.item())
+                )
             edition = NewEdition(work, publishing, gate, requested, rules, run)
-            recipe = work.pipeline.similar_items_recipe
-            if model is None or recipe is None:
-                published = edition.publish_counted(settings, interactions)
+            recipe, within_days = work.pipeline.similar_items_recipe, settings.within_days
+            if within_days is not None:
+                published = edition.publish_counted(within_days, settings.events, interactions)
             else:
-                published = edition.publish_found(declaration, model, recipe)
+                assert model is not None
+                assert recipe is not None
+                published = edition.publish_found(model, recipe)
     delete_unneeded_similar_items(work, [published.job.arn] if published.job is not None else [])
     return published
 
@@ -175,7 +168,7 @@ class NewEdition:
     publishing: Publishing
     gate: CheckResult
     requested: RequestedItems
-    rules: ItemRules | None
+    rules: PreparedRules | None
     """None without rules."""
     run: RunFacts
 
@@ -187,33 +180,28 @@ class NewEdition:
             return num_results
         most = max(MAX_RESULTS, num_results)
         most_for_rules = max(2 * num_results, MAX_ROWS // max(1, len(self.requested.ids)))
-        return self.rules.prepared.choose_num_results(most, most_for_rules)
+        return self.rules.choose_num_results(most, most_for_rules)
 
     def publish_counted(
-        self, settings: SimilarItems, interactions: pl.LazyFrame
+        self, within_days: int, events: Sequence[str] | None, interactions: pl.LazyFrame
     ) -> PublishedSimilarItems:
-        """Count what people had together, and publish it."""
-        if settings.order is not None and ORDER_ID not in interactions.collect_schema():
-            raise StepError(
-                "the interactions were prepared without similar_items.order: materialise"
-                " interactions first"
-            )
+        """Count what people had together, and publish it.
+
+        within_days, events: as of `find_bought_together`.
+        """
         lists = find_bought_together(
             interactions,
-            within_days=settings.within_days,
-            least_people=settings.least_people,
+            within_days=within_days,
             most=self.num_results,
-            events=settings.events,
+            events=events,
         )
         edition, table = self._publish(make_item_lines(self.requested.ids, lists), None, [])
         return PublishedSimilarItems(edition, table, None, [], table.checks, "counted")
 
-    def publish_found(
-        self, declaration: ListsDeclaration, model: ModelRecord, recipe: str
-    ) -> PublishedSimilarItems:
+    def publish_found(self, model: ModelRecord, recipe: str) -> PublishedSimilarItems:
         """Find similar items by a batch inference job with the recipe's model, and publish them."""
         lines = self._write_lines()
-        request = self._prepare_job(declaration, model, recipe, lines)
+        request = self._prepare_job(model, recipe, lines)
         (job,) = self.work.ensure.start_and_wait(BATCH_INFERENCE_JOB, lambda: [request.start()])
         cost = [request.cost] if job.created else []
         pieces = JobOutput(self.work.storage, job.description).pieces(read_similar_items)
@@ -236,13 +224,11 @@ class NewEdition:
             temporary_folder() as folder,
             TableWriter(folder / "similar_items.parquet") as writer,
         ):
-            rules = None if self.rules is None else self.rules.prepared
-            table = build_item_lists(self.work, pieces, requested.ids, rules, writer)
+            table = build_item_lists(self.work, pieces, requested.ids, self.rules, writer)
             items_known = check_requested_items_known(
                 len(requested.ids), requested.few, requested.unknown
             )
-            suit_data = [] if self.rules is None else [self.rules.suit_data]
-            checks = [self.gate, *table.checks, items_known, *suit_data]
+            checks = [self.gate, *table.checks, items_known]
             about = self._describe(table, checks, job, cost, outputs)
             require_usable(outputs, checks, range(len(outputs)))
             writer.finish(about)
@@ -279,10 +265,6 @@ class NewEdition:
         """Write the input of the job, and return it."""
         work = self.work
         lines = pl.DataFrame({ITEM_FIELD: self.requested.ids})
-        filter_values = work.pipeline.recommendations.line_filter_values
-        if filter_values:
-            values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
-            lines = lines.with_columns(filterValues=pl.struct(values))
         text = lines.write_ndjson()
         check_limits(lines.height, len(text.encode()))
         work.storage.store.put(
@@ -290,9 +272,7 @@ class NewEdition:
         )
         return text
 
-    def _prepare_job(
-        self, declaration: ListsDeclaration, model: ModelRecord, recipe: str, lines: str
-    ) -> JobRequest:
+    def _prepare_job(self, model: ModelRecord, recipe: str, lines: str) -> JobRequest:
         """The job for these lines: a new one, or that of an earlier run."""
         work, keys = self.work.for_data(model.data_version), self.work.pipeline.storage_keys
         request: dict[str, Any] = {
@@ -301,8 +281,6 @@ class NewEdition:
             "jobInput": {"s3DataSource": {"path": work.files.uri(keys.batch_items)}},
             "roleArn": work.ensure.role_arn,
         }
-        if declaration.filter is not None:
-            request["filterArn"] = ensure_filter(work.ensure, model, declaration.filter)
         cost = price_item_lists(work, recipe, len(self.requested.ids))
         return prepare_batch_job(
             work,
@@ -373,11 +351,3 @@ def read_requested_items(
     enough = people.filter(pl.col("people") >= ENOUGH_PEOPLE).get_column("item")
     few = len(ids) - int(ids.is_in(enough.implode()).sum())
     return RequestedItems(ids, few, unknown)
-
-
-def _prepare_rules(
-    work: Work, inputs: RuleInputs, interactions: pl.LazyFrame, items: pl.Series
-) -> ItemRules:
-    newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-    prepared, context = prepare_item_rules(work, inputs, interactions, items, int(newest))
-    return ItemRules(prepared, check_rules_suit_data(inputs.rules, context, prepared))

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.steps.lists_declaration import (
-    ListsDeclaration,
-    declare_similar_items_filter,
-    explain_skipping,
-)
+from batchrec_dagster.steps.lists_declaration import ListsDeclaration, explain_skipping
 
 
 def describe_similar_items(pipeline: Pipeline) -> ListsDeclaration:
@@ -20,6 +16,6 @@ def describe_similar_items(pipeline: Pipeline) -> ListsDeclaration:
         settings=pipeline.deciding_settings,
         measured_on=fingerprint(pipeline.interactions),
         how_to_skip_gate=explain_skipping(pipeline),
-        filter=declare_similar_items_filter(pipeline),
+        filter=None,
         endings_in_use=frozenset(),
     )

@@ -8,12 +8,6 @@ import pytest
 from pydantic import ValidationError
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.schemas import (
-    INTERACTIONS,
-    build_interactions_schema,
-    parse_schema,
-)
-from batchrec_dagster.personalize.schemas import Field as SchemaField
 from batchrec_dagster_tests.support import COLUMNS
 
 ITEMS = {
@@ -77,40 +71,16 @@ def test_it_is_a_view_of_the_pipeline_with_a_place_of_its_own() -> None:
     [
         ({"within_days": -1}, ("within_days",), "0 or more"),
         ({"num_results": 0}, ("num_results",), "from 1"),
-        ({**TOGETHER, "least_people": 1}, ("least_people",), "2 or more"),
-        ({"events": ["purchase"]}, ("events",), "set within_days or order too"),
+        ({"events": ["purchase"]}, ("events",), "set within_days too"),
         ({**TOGETHER, "recipe": "aws-sims"}, ("recipe",), "batchrec counts them itself"),
         ({**TOGETHER, "gate": {}}, ("gate",), "no model to measure"),
-        ({"order": "basket", "gate": {}}, ("gate",), "or within_days and order"),
-        ({"order": 7}, ("order",), "names for all columns"),
-        ({"order": "event"}, ("order",), "is the column of ratings.columns.event_type"),
         ({"recipe": "aws-popularity-count"}, ("recipe",), "aws-sims"),
         ({"columns": ["reason"]}, ("columns",), "reason are for lists of users"),
         ({"columns": ["COLOUR"]}, ("columns",), "there is no COLOUR"),
-        ({"filter": "EXCLUDE UserID WHERE Users.X = 1"}, ("filter",), "write ItemID"),
-        (
-            {"filter": 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'},
-            ("filter",),
-            "the same for everybody",
-        ),
-        (
-            {**TOGETHER, "filter": "INCLUDE ItemID WHERE Items.PRICE < CurrentItem.PRICE"},
-            ("filter",),
-            "CurrentItem works only with a recipe",
-        ),
-        ({"rules": {"exclude_seen": True}}, ("rules", "exclude_seen"), "whatever they had"),
-        (
-            {"rules": {"price": {"of": "PRICE", "events": ["buy"]}}},
-            ("rules", "price", "events"),
-            "prices of the item whose list it is",
-        ),
-        ({"rules": {"max_per": {"COLOUR": 1}}}, ("rules", "max_per", "COLOUR"), "COLOUR"),
-        (
-            {"rules": {"pin": [{"item": "1", "for": 'USERS.COUNTRY = "AT"'}]}},
-            ("rules", "pin", "0", "for"),
-            "ITEMS",
-        ),
-        ({"rules": {"pin": [{"item": "1", "rank": 99}]}}, ("rules", "pin"), "has rank 99"),
+        ({"rules": {"only": "ITEMS.COLOUR > 0"}}, ("rules", "only"), "COLOUR"),
+        ({"rules": {"only": "USERS.AGE > 0"}}, ("rules", "only"), "write conditions on Items"),
+        ({"rules": {"block": {"source": "ftp://x/y"}}}, ("rules", "block", "source"), "ftp://"),
+        ({"rules": {"max_per": {"STATUS": 1}}}, ("rules", "max_per"), "not permitted"),
     ],
 )
 def test_what_makes_no_sense_for_an_item_is_said_at_its_setting(
@@ -121,24 +91,6 @@ def test_what_makes_no_sense_for_an_item_is_said_at_its_setting(
     (error,) = caught.value.errors()
     assert error["loc"] == ("similar_items", *place)
     assert message in error["msg"]
-
-
-def test_only_pipelines_that_declare_orders_have_their_column() -> None:
-    plain, orders = declare(TOGETHER), declare({"order": "basket"})
-    assert plain.schemas[INTERACTIONS] == build_interactions_schema(event_type=True)
-    assert plain.reading == plain.ratings.reading
-    assert orders.similar_items_recipe is None
-    assert orders.reading.columns == {**plain.reading.columns, "order": "basket"}
-    assert orders.interactions_columns == [*plain.interactions_columns, "ORDER_ID"]
-    schema = parse_schema(orders.schemas[INTERACTIONS])
-    assert schema.columns == orders.interactions_columns
-    # A string that is not categorical is not trained on.
-    assert schema.field("ORDER_ID") == SchemaField("ORDER_ID", "string", nullable=True)
-
-
-def test_a_filter_may_compare_with_the_item_whose_list_it_is() -> None:
-    expression = "INCLUDE ItemID WHERE Items.STATUS = CurrentItem.STATUS"
-    assert declare({"filter": expression}, items=ITEMS).similar_items is not None
 
 
 def test_a_list_of_users_has_another_name() -> None:

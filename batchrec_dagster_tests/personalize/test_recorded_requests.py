@@ -129,8 +129,7 @@ RULES = {
 # Found by aws-similar-items, as the items have categories.
 SIMILAR_ITEMS = {
     "num_results": 4,
-    "filter": "EXCLUDE ItemID WHERE Items.PRICE > CurrentItem.PRICE",
-    "rules": {"block": {"source": "blocked.csv", "column": "sku"}, "max_per": {"KIND": 2}},
+    "rules": {"block": {"source": "blocked.csv", "column": "sku"}, "only": "ITEMS.STOCK > 0"},
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -263,19 +262,6 @@ def test_an_event_value_may_be_null_and_an_event_type_may_not(tmp_path: Path) ->
     lines, result = prepare(tmp_path, [content], rules, layout)
     assert lines == ["1,2,9,buy,", "1,2,9,buy,"]
     assert result.left_out == {"no event type": 1}
-
-
-def test_the_number_of_an_order_may_be_missing(tmp_path: Path) -> None:
-    layout = Layout(",", "user", "item", None, "time", order="order", null_values=["NULL"])
-    header, clean = "user,item,time,order\n", '1,2,9,7\n1,2,9,\n1,2,9,"7,8"\n'
-    kept = ["1,2,9,7", "1,2,9,", '1,2,9,"7,8"']
-    assert prepare(tmp_path, [f"{header}{clean}".encode()], Rules("skip"), layout)[0] == kept
-    dirt = '1,2,9, 7\t\n1,2,9,NULL\n1,2,9,""\n1,2,9, \n1,2,9\n1,2,9,"a\nb"\n'
-    lines, result = prepare(tmp_path, [f"{header}{clean}{dirt}".encode()], Rules("skip"), layout)
-    assert lines == [*kept, "1,2,9,7", *["1,2,9,"] * 4]
-    assert result.left_out == {"an order's number with a line break or a NUL in it": 1}
-    with pytest.raises(PreparationError, match=r"no column 'basket' \(similar_items.order\)"):
-        prepare(tmp_path, [header.encode()], Rules(), replace(layout, order="basket"))
 
 
 @pytest.mark.parametrize(

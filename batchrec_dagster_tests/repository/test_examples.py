@@ -199,7 +199,7 @@ def test_a_wrong_example_is_noticed(language: str, text: str, tmp_path: Path) ->
     [
         "batchrec show --pipelines shop",
         "gate: {max_shrinks: 0.2}",
-        "only: ITEMS.COLOUR > 0",
+        "max_per: {COLOUR: 3}",
         "retention.edition",
         "duplicates: forget",
         "pip install 'batchrec-dagster[duck]'",

@@ -64,6 +64,7 @@ PLACES = (
     ("interactions",),
     ("recommendations",),
     ("recommendations", "rules"),
+    ("similar_items", "rules"),
 )
 FILE_NAME = re.compile(r"\.(csv|dat|json|jsonl|md|parquet|py|yaml)$")
 

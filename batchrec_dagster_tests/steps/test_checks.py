@@ -129,8 +129,8 @@ def test_few_event_types() -> None:
     check = checks.check_few_event_types(10)
     assert check.blocks
     assert check.finding.startswith("10 event types; Personalize takes at most 9")
-    assert checks.check_few_event_types(8, 1).passed
-    assert checks.check_few_event_types(9, 1).blocks
+    assert checks.check_few_event_types(8, has_event_values=True).passed
+    assert checks.check_few_event_types(9, has_event_values=True).blocks
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,6 @@ COLUMNS = {
     schemas.TIMESTAMP: ("long", "When, in epoch seconds."),
     schemas.EVENT_TYPE: ("string", "The kind of interaction, for filters on interactions."),
     schemas.EVENT_VALUE: ("float", "A number that belongs to the event; may be missing."),
-    schemas.ORDER_ID: ("string", "The number of the order; may be missing."),
 }
 
 # The role in ratings.columns of the source of each column.
@@ -68,7 +67,6 @@ ROLES = {
     schemas.TIMESTAMP: "timestamp",
     schemas.EVENT_TYPE: "event_type",
     schemas.EVENT_VALUE: "event_value",
-    schemas.ORDER_ID: "order",
 }
 
 
@@ -76,7 +74,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the ratings that count."""
     rules = pipeline.rules
     engine = pipeline.preparation.engine
-    settings = fingerprint(pipeline.reading, rules)
+    settings = fingerprint(pipeline.ratings.reading, rules)
 
     @dg.asset(
         **asset_options(

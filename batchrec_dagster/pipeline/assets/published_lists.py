@@ -191,27 +191,27 @@ def list_checks(pipeline: Pipeline) -> dict[str, str]:
 def list_warnings(pipeline: Pipeline) -> dict[str, str]:
     """The same of checks that only warn."""
     if pipeline.is_of_items:
-        length_checks = {
+        subject_checks = {
             "items_have_lists": "Most of the requested items have a list.",
             "requested_items_known": "All requested items are in the interactions or the items"
             " file.",
         }
-        rule_checks = {"rules_suit_data": "Each rule has what it needs: categories, possible pins."}
     else:
-        length_checks = {
+        subject_checks = {
             "lists_full": f"Every user has all {pipeline.recommendations.num_results} items."
         }
-        rule_checks = {
-            "rules_suit_data": "Each rule has what it needs: events, categories, possible pins.",
-            "results_enough_for_rules": "The rules leave nearly all users enough results.",
-        }
+        if pipeline.recommendations.rules is not None:
+            subject_checks |= {
+                "rules_suit_data": "Each rule has what it needs: events, categories, possible"
+                " pins.",
+                "results_enough_for_rules": "The rules leave nearly all users enough results.",
+            }
     items_check = {"items_known": "Most items in the lists are in the items file."}
     titles_check = {ROWS_TITLED: "Nearly all rows have a title."}
     return {
-        **length_checks,
+        **subject_checks,
         **(items_check if pipeline.items else {}),
         **(titles_check if "title" in pipeline.list_columns else {}),
-        **(rule_checks if pipeline.recommendations.rules is not None else {}),
     }
 
 

@@ -79,8 +79,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     ratings, keys = pipeline.ratings, pipeline.storage_keys
     # The check needs the columns that the rules name, so it is repeated if the rules change. The
     # files themselves do not depend on the rules.
-    order = [pipeline.reading.columns["order"]] if pipeline.has_orders else []
-    inspected_with = fingerprint(pipeline.rules, pipeline.preparation, *order)
+    inspected_with = fingerprint(pipeline.rules, pipeline.preparation)
     file_note = "copied to the storage unchanged"
     if ratings.query is not None:
         file_note = f"the rows of ratings.query on {ratings.shown_source}, in one Parquet file"

@@ -59,7 +59,7 @@ SIMILAR_ITEMS_COLUMNS = {
     "score": (
         "float",
         "Of items bought together: from 0 to 1, how much the people who had both are more than"
-        " chance. Null: a recipe gives none, or a rule put the item on the list.",
+        " chance. Null: a recipe gives none.",
     ),
 }
 SIMILAR_ITEMS_LINEAGE = {
@@ -142,12 +142,11 @@ def _describe(pipeline: Pipeline, settings: SimilarItems) -> str:
 
 def _reads_items(pipeline: Pipeline) -> bool:
     """Whether the lists depend on the categories and numbers of the items."""
-    settings = pipeline.recommendations
-    rules = settings.rules
+    rules = pipeline.recommendations.rules
     if pipeline.items is None:
         return False
-    in_rules = rules is not None and (rules.reads_items or rules.reads_users)
-    return in_rules or settings.filter is not None or bool(list_attribute_columns(pipeline))
+    in_rules = rules is not None and rules.reads_items
+    return in_rules or bool(list_attribute_columns(pipeline))
 
 
 def _build_metadata(

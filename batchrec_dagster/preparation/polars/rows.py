@@ -100,7 +100,6 @@ def parse_rows(
             event_value=(
                 none if layout.event_value is None else _clear_missing("event_value", layout)
             ),
-            order=none if layout.order is None else _clear_missing("order", layout),
             problem=PROBLEM,
             reason=reason,
         )

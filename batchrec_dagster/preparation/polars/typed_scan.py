@@ -167,11 +167,6 @@ def _list_odd_conditions(
         yield text.is_null() | (text < "!") | (text.str.len_bytes() > schemas.MAX_ID_LENGTH)
         if not table.opened.is_plain:
             yield text.str.contains("[\n\r\0\ufffd]")
-    if layout.order is not None:
-        # It may be missing.
-        yield pl.col("order") < "!"
-        if not table.opened.is_plain:
-            yield pl.col("order").str.contains("[\n\r\0]")
     for role in layout.roles:
         if role not in types:
             yield pl.col(role).is_in(layout.null_values) | pl.col(role).str.ends_with(" ")
@@ -230,7 +225,6 @@ def build_output_columns(layout: Layout, rules: Rules, seconds: pl.Expr) -> list
         schemas.TIMESTAMP: seconds,
         schemas.EVENT_TYPE: event_type,
         schemas.EVENT_VALUE: pl.col("event_value").str.strip_chars(" \t"),
-        schemas.ORDER_ID: pl.col("order").str.strip_chars(" \t"),
     }
     return [columns[name].alias(name) for name in list_output_columns(layout, rules)]
 
@@ -240,5 +234,4 @@ def list_output_columns(layout: Layout, rules: Rules) -> list[str]:
     return schemas.list_interactions_columns(
         event_type=rules.event_type,
         event_value=layout.event_value is not None,
-        order=layout.order is not None,
     )

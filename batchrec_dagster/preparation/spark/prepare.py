@@ -131,8 +131,6 @@ def _list_output_columns(layout: Layout, rules: Rules) -> dict[str, str]:
         columns["event_type"] = schemas.EVENT_TYPE
     if layout.event_value is not None:
         columns["event_value"] = schemas.EVENT_VALUE
-    if layout.order is not None:
-        columns["order"] = schemas.ORDER_ID
     return columns
 
 

@@ -58,7 +58,6 @@ PARSED_ROWS: Columns = {
     SECONDS: "long",
     "event_type": "string",
     "event_value": "string",
-    "order": "string",
     PROBLEM: "string",
     REASON: "string",
 }
