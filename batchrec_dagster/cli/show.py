@@ -25,15 +25,9 @@ from batchrec_dagster.cli.project import ProjectError, find_project, load_storag
 from batchrec_dagster.cli.terminal import get_terminal_width
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from batchrec_dagster.reporting.history import EditionHistory
-    from batchrec_dagster.reporting.past_editions import PastEdition, PastEditions
     from batchrec_dagster.reporting.published import PublishedResults
     from batchrec_dagster.storage.published_table import Edition
-
-
-# The share of users in the control arm, where no experiment says otherwise.
 
 
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")
@@ -43,13 +37,6 @@ if TYPE_CHECKING:
 )
 @click.option("--item", metavar="ITEM", help="Who gets this item, and similar items.")
 @click.option("--experiment", is_flag=True, help="What an experiment shows.")
-@click.option(
-    "--on",
-    "day",
-    metavar="DAY",
-    type=click.DateTime(["%Y-%m-%d"]),
-    help="What the user got on this day: from the edition that was live at its end, in UTC.",
-)
 @click.option("--edition", metavar="NUMBER", type=int, help="What the user got in this edition.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(
@@ -57,7 +44,6 @@ def show(
     pipeline: str | None,
     item: str | None,
     experiment: bool,
-    day: datetime | None,
     edition: int | None,
     as_json: bool,
 ) -> None:
@@ -68,14 +54,13 @@ def show(
     users that the next one needs. For none of these: the data, quality and location of the
     recommendations. Looks in every list of every pipeline, unless you name one.
 
-    With --on or --edition: what the USER got then, from which edition and arm, and why. `batchrec
+    With --edition: what the USER got then, from which edition and arm, and why. `batchrec
     list --editions` says which edition was live when.
 
     \b
     Examples:
       batchrec show
       batchrec show 10028
-      batchrec show 10028 --on 2026-11-24
       batchrec show 10028 --edition 12 --pipeline movielens
       batchrec show 10028 --pipeline movielens --json
       batchrec show 10028 --pipeline shop/newsletter
@@ -87,10 +72,8 @@ def show(
     subjects = [user is not None, item is not None, experiment]
     if sum(subjects) > 1:
         raise click.UsageError("give only one of these: a user, --item or --experiment")
-    if day is not None and edition is not None:
-        raise click.UsageError("give only one of these: --on or --edition")
-    if user is None and (day is not None or edition is not None):
-        raise click.UsageError("--on and --edition are about a user: name one")
+    if user is None and edition is not None:
+        raise click.UsageError("--edition is about a user: name one")
     from batchrec_dagster.cli.pipelines import warn_of_errors
     from batchrec_dagster.reporting import lookup
     from batchrec_dagster.reporting.summary import summarize
@@ -100,12 +83,8 @@ def show(
     pipelines = find_published(pipeline)
     # What to show of each pipeline. It is None if the pipeline does not have the user or the item.
     answers: list[Any]
-    if user is not None and day is not None:
-        answers = _find_past_users(
-            pipelines, user, lambda editions: editions.find_on(day.date(), datetime.now(UTC))
-        )
-    elif user is not None and edition is not None:
-        answers = _find_past_users(pipelines, user, lambda editions: editions.find(edition))
+    if user is not None and edition is not None:
+        answers = _find_past_users(pipelines, user, edition)
     elif user is not None:
         answers = [lookup.find_user(results, user) for results in pipelines]
     elif item is not None:
@@ -155,10 +134,8 @@ def _find_items(pipelines: list[PublishedResults], item: str) -> list[Any]:
     return answers
 
 
-def _find_past_users(
-    pipelines: list[PublishedResults], user: str, find: Callable[[PastEditions], PastEdition]
-) -> list[Any]:
-    """What the user got in the edition that `find` returns, of each pipeline that still has it.
+def _find_past_users(pipelines: list[PublishedResults], user: str, edition: int) -> list[Any]:
+    """What the user got in the edition of this number, of each pipeline that still has it.
 
     Raises UnknownNameError if no pipeline has the edition.
     """
@@ -168,9 +145,8 @@ def _find_past_users(
     answers = []
     reasons = []
     for results in pipelines:
-        editions = PastEditions(results.files)
         try:
-            past = find(editions)
+            past = PastEditions(results.files).find(edition)
         except UnknownEditionError as error:
             reasons.append(str(error))
             continue

@@ -184,7 +184,7 @@ def find_past_user(published: PublishedResults, user: str, past: PastEdition) ->
     """
     published = replace(published, chosen_edition=past.edition)
     until = past.edition.about.get("data_until")
-    notes = [*past.notes]
+    notes: list[str] = []
     if until is None:
         notes.append(
             f"Why is not known: edition {past.edition.number} does not say until when its data"

@@ -1,10 +1,10 @@
-"""Which edition was live on a day, and when an edition was live."""
+"""An edition of the past, and when it was live."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 
 from batchrec_dagster.reporting.terminal import format_time
@@ -17,8 +17,7 @@ SETTING = "retention.editions"
 
 
 class UnknownEditionError(Exception):
-    """There is no such edition, it is no longer kept, or nobody knows what was live. Its message is
-    one line."""
+    """There is no such edition, or it is no longer kept. Its message is one line."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,6 @@ class PastEdition:
     edition: Edition
     periods: list[LivePeriod]
     """When it was live; there are several if it was restored."""
-    notes: list[str]
-    """What else to say about the day that was asked for, in sentences."""
 
 
 @dataclass(frozen=True)
@@ -79,40 +76,13 @@ class PastEditions:
                 f"there is no edition {number} of {self._pipeline}: the editions are"
                 f" {numbers[0]} to {numbers[-1]}"
             )
-        return self._find_kept(publications[-1], [])
-
-    def find_on(self, day: date, now: datetime) -> PastEdition:
-        """The edition that was live at the end of this day in UTC."""
-        start = datetime.combine(day, time(), UTC)
-        end = start + timedelta(days=1)
-        if start > now:
-            raise UnknownEditionError(f"{day} has not begun yet in UTC")
-        before = [past for past in self._publications if past.since and past.since < end]
-        if not before:
-            raise UnknownEditionError(self._explain_unknown_day(day))
-        changes = [past for past in before if past.since and past.since >= start]
-        notes = [_describe_changes(day, changes)] if changes else []
-        if end > now:
-            notes.append(f"{day} has not ended yet in UTC.")
-        return self._find_kept(before[-1], notes)
+        return self._find_kept(publications[-1])
 
     @property
     def _pipeline(self) -> str:
         return self.files.storage_keys.address
 
-    def _explain_unknown_day(self, day: date) -> str:
-        first = self._publications[0]
-        if first.since is None:
-            return (
-                f"it is not known what was live on {day}: the version of batchrec that published"
-                f" edition {first.edition} of {self._pipeline} did not record it"
-            )
-        return (
-            f"nothing of {self._pipeline} was published on {day} yet: its first edition,"
-            f" {first.edition}, became live {format_time(first.since.astimezone(UTC))} UTC"
-        )
-
-    def _find_kept(self, publication: Publication, notes: list[str]) -> PastEdition:
+    def _find_kept(self, publication: Publication) -> PastEdition:
         """The edition that this publication made live."""
         table = self.files.table
         current = table.current()
@@ -120,20 +90,15 @@ class PastEditions:
         periods = list(self._list_periods(publication))
         for edition in editions:
             if publication.is_of(edition):
-                return PastEdition(edition, periods, notes)
+                return PastEdition(edition, periods)
         numbers = sorted({kept.number for kept in editions})
         kept = ", ".join(map(str, numbers))
         older = len(numbers) - 1
         older_ones = "one older one" if older == 1 else f"{older} older ones"
         raise UnknownEditionError(
-            " ".join(
-                [
-                    f"edition {publication.edition} of {self._pipeline} was"
-                    f" {join_periods(periods)}, and is no longer kept: the published edition and"
-                    f" {older_ones} are ({kept}), by the setting {SETTING}",
-                    *(f"({note.removesuffix('.')})" for note in notes),
-                ]
-            )
+            f"edition {publication.edition} of {self._pipeline} was {join_periods(periods)}, and is"
+            f" no longer kept: the published edition and {older_ones} are ({kept}), by the setting"
+            f" {SETTING}"
         )
 
     def _list_periods(self, publication: Publication) -> Iterator[LivePeriod]:
@@ -149,18 +114,3 @@ def join_periods(periods: list[LivePeriod]) -> str:
     """The periods in words, such as `live since 2026-11-20 03:10 UTC`."""
     first, *others = (period.description for period in periods)
     return ", and ".join([first, *(text.removeprefix("live ") for text in others)])
-
-
-def _describe_changes(day: date, changes: list[Publication]) -> str:
-    """What became live on the day, in a sentence."""
-    parts = [
-        f"edition {past.edition} at {past.since.astimezone(UTC):%H:%M}"
-        for past in changes
-        if past.since is not None
-    ]
-    before = changes[0].replaced
-    begin = "nothing" if before is None else f"edition {before}"
-    return (
-        f"What was live changed on {day} (UTC): {begin} at the day's beginning, then"
-        f" {', then '.join(parts)}."
-    )

@@ -383,7 +383,7 @@ class Shop:
         assert others == self.account.other_nights
 
     def check_past(self) -> None:
-        """`show USER --on DAY` says what somebody had on a day."""
+        """`show USER --edition N` says what somebody had in an edition."""
         account = self.account
         days = (self.clock.now - FIRST_NIGHT).days
         day = (FIRST_NIGHT + timedelta(days=self.chance.randint(0, days))).date()
@@ -393,7 +393,7 @@ class Shop:
             return
         entry = account.editions[edition]
         user = self.chance.choice([*entry.lists])
-        result = self.clock.run("show", user, "--on", f"{day}", "--json", code=None)
+        result = self.clock.run("show", user, "--edition", f"{edition}", "--json", code=None)
         if edition not in {*account.history, account.current}:
             assert result.code == 3, result.text
             assert f"edition {edition}" in result.stderr
