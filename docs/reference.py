@@ -73,7 +73,7 @@ BLOCKS = {
         *("batch_users", "recommendations", "lists", "similar_items", "segments"),
         *("popularity", "experiment"),
     ),
-    "What is published, and where": ("gate", "sinks", "retention"),
+    "What is published, and where": ("gate", "sinks", "retention", "report"),
     "When and where it runs": (
         *("schedule", "on_new_files", "alerts"),
         *("budget", "op"),
@@ -127,7 +127,7 @@ similar_items:
 segments:
   items: ["4711", "815"]
   users_per_segment: 500""",
-    "popularity": "popularity: {days: 30, events: {purchase: 1}}",
+    "popularity": "popularity: {days: 30}",
     "experiment": "experiment: {name: holdout_2027, control_share: 0.1, control: popular}",
     "gate": "gate: {min_ndcg_at_25: 0.05, max_drop: 0.2}",
     "sinks": """
@@ -135,6 +135,7 @@ sinks:
   postgres: {url_env: SHOP_DATABASE_URL, table: recommendations}
   export: {format: jsonl, path: mail/lists.jsonl}""",
     "retention": "retention: {editions: 14, models: 2}",
+    "report": "report: {people: [C-0001]}",
     "schedule": 'schedule: {cron: "0 3 * * *", timezone: Europe/Vienna, enabled: true}',
     "on_new_files": "on_new_files: {enabled: true, every_seconds: 300}",
     "alerts": "alerts: {urls_env: SHOP_ALERTS, late_after_hours: 3, published: true}",

@@ -24,6 +24,7 @@ from batchrec_dagster.config.project import (
 )
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.report import ReportSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.config.similar_items import SimilarItems
@@ -106,6 +107,9 @@ class Declaration(dg.Model):
     popularity: Annotated[Popularity, _block(Popularity)] = Field(default_factory=Popularity)
     gate: Annotated[Gate, _block(Gate)] = Field(default_factory=Gate)
     retention: Annotated[Retention, _block(Retention)] = Field(default_factory=Retention)
+    report: Annotated[ReportSettings, _block(ReportSettings)] = Field(
+        default_factory=ReportSettings
+    )
     experiment: Annotated[Experiment | None, _block(Experiment)] = None
     segments: Annotated[Segments | None, _block(Segments)] = None
     sinks: Annotated[Sinks, _block(Sinks)] = Field(default_factory=Sinks)

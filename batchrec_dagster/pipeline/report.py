@@ -318,7 +318,7 @@ def _count_or_recall(work: Work, edition: Edition, lists: pl.LazyFrame) -> Talli
         if stored.version == version:
             return stored.tallies
     with _open_tables(work, edition, lists) as tables:
-        tallies = count_tallies(tables)
+        tallies = count_tallies(tables, work.pipeline.report.people)
     store.put(uri, _STORED_TALLIES.dump_json(_StoredTallies(version, tallies)))
     return tallies
 
@@ -337,6 +337,7 @@ def _fingerprint_tables(work: Work, edition: Edition) -> str:
         [work.storage.version(work.storage.uri(key)) for key in optional_keys],
         list(list_categories(work.pipeline)),
         *_list_similar_items_versions(work),
+        work.pipeline.report,
     )
 
 

@@ -226,10 +226,16 @@ def combine_facts(run: ReportedRun, tallies: Tallies) -> Facts:
     return Facts(run=run, **vars(tallies))
 
 
-def count_tallies(tables: RunTables, most_people: int = MOST_PEOPLE) -> Tallies:
-    """The tallies of the tables, with at most `most_people` users to look up."""
+def count_tallies(
+    tables: RunTables, named_people: Sequence[str] = (), most_people: int = MOST_PEOPLE
+) -> Tallies:
+    """The tallies of the tables.
+
+    named_people: the ids of users to look up, if they have a list.
+    most_people: how many others there are at most.
+    """
     counts = count_tables(tables)
-    people = collect_people(tables, counts, most_people)
+    people = collect_people(tables, counts, named_people, most_people)
     return Tallies(
         data=counts.data,
         item_ids=counts.items.get_column("item").sort(),

@@ -84,7 +84,7 @@ def _read_compactly(name: str) -> str:
 
 
 def render_page(facts: Facts) -> str:
-    """The HTML of the report, about 1 MB for 2,500 users."""
+    """The HTML of the report, about 200 kB for 200 users."""
     environment = make_environment()
     style = read_style()
     script = read_script("page.js", "lookup.js")

@@ -1,7 +1,6 @@
 """The users and items of the report as its script reads them, in few characters.
 
-The page of a million users has 2,500 of them and almost 50,000 items, whose rows are nearly all of
-the page's bytes.
+Their rows are nearly all of the page's bytes.
 """
 
 from __future__ import annotations

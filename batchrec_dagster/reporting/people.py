@@ -21,7 +21,8 @@ from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.storage.list_subjects import ITEMS
 
-MOST_PEOPLE = 2_500
+# The report has this many users, and those whom the pipeline names.
+MOST_PEOPLE = 200
 HISTORY = 25
 LIST = 25
 # This many items have neighbours in the report, and each has this many.
@@ -74,9 +75,16 @@ class People:
     """
 
 
-def collect_people(tables: RunTables, counts: ReportCounts, most: int = MOST_PEOPLE) -> People:
-    """All users with a list, or every n-th by id so that there are at most `most`."""
-    users_shown = _take_every(counts.served, -(-counts.served.len() // most))
+def collect_people(
+    tables: RunTables, counts: ReportCounts, named: Sequence[str] = (), most: int = MOST_PEOPLE
+) -> People:
+    """All users with a list, or every n-th by id so that there are at most `most`.
+
+    named: the ids of users who are among them if they have a list.
+    """
+    sample = _take_every(counts.served, -(-counts.served.len() // most))
+    wanted = pl.concat([sample, pl.Series(named, dtype=pl.String)])
+    users_shown = counts.served.filter(counts.served.is_in(wanted.implode()))
     users_counted = choose_counted_users(counts.users)
     lists, histories = pl.collect_all(
         [

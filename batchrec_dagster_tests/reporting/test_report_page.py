@@ -471,13 +471,20 @@ def test_many_users_are_sampled_evenly_and_the_page_says_so(
     everyone = sorted(build_tables().users.collect().get_column("userId"))
     assert [user for user, *_ in facts.people.people] == everyone[::3]
     prose = re.sub("<[^>]*>", "", render_page(facts))
-    assert "4 of 12 users with a list: a sample" in prose
+    assert "4 of 12 users with a list: a sample, evenly spaced by id, and those whom" in prose
     assert "a sample of 6 users" in prose
     tab = browser.new_page()
     tab.set_content(render_page(facts))
     tab.get_by_label("Find a user").fill("nobody")
     assert "batchrec show" in tab.locator("#user-found").text_content()
     tab.close()
+
+
+def test_people_whom_the_pipeline_names_are_always_there() -> None:
+    named = ["u4", "nobody", "u1"]
+    everyone = sorted(build_tables().users.collect().get_column("userId"))
+    tallies = count_tallies(build_tables(), named, most_people=1)
+    assert [user for user, *_ in tallies.people.people] == sorted({everyone[0], "u1", "u4"})
 
 
 @pytest.mark.parametrize("judgement", ["good", "watch", "bad"])

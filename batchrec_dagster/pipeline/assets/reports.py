@@ -171,7 +171,11 @@ def _declare_report(pipeline: Pipeline) -> AssetOptions:
     if similar_items is not None:
         optional.append(similar_items.asset_key("similar_items"))
     settings = fingerprint(
-        pipeline.description, pipeline.ratings.sources, pipeline.solution.recipe, *optional
+        pipeline.description,
+        pipeline.report,
+        pipeline.ratings.sources,
+        pipeline.solution.recipe,
+        *optional,
     )
     return asset_options(
         pipeline,
