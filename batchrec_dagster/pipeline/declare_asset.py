@@ -158,25 +158,14 @@ WRITES_TO = "batchrec/writes_to"
 
 
 def table_metadata(
-    pipeline: Pipeline,
-    rows: int,
-    columns: Mapping[str, tuple[str, str]],
-    lineage: Mapping[str, Sequence[tuple[str, str]]],
-    present: Sequence[str] | None = None,
+    rows: int, columns: Mapping[str, tuple[str, str]], present: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """A table's number of rows, and Dagster's schema and lineage of its columns.
+    """A table's number of rows, and Dagster's schema of its columns.
 
     columns: the type and the description of each column that the table can have.
-    lineage: the assets, and their columns, that each column comes from.
     present: the columns that the table has; by default all.
     """
     names = [*columns] if present is None else present
-    sources = {
-        name: [
-            dg.TableColumnDep(pipeline.asset_key(asset), column) for asset, column in lineage[name]
-        ]
-        for name in names
-    }
     described = [
         dg.TableColumn(name=name, type=columns[name][0], description=escape(columns[name][1]))
         for name in names
@@ -184,7 +173,6 @@ def table_metadata(
     return {
         "dagster/row_count": rows,
         "dagster/column_schema": dg.TableSchema(columns=described),
-        "dagster/column_lineage": dg.TableColumnLineage(deps_by_column=sources),
     }
 
 

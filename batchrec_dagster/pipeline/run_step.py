@@ -23,9 +23,7 @@ from batchrec_dagster.dagster_internals.expected_failure import (
 )
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.pipeline.last_checks import add_last_numbers
 from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
-from batchrec_dagster.pipeline.step_story import log_story
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.reporting.markdown import escape, unescape
@@ -107,19 +105,14 @@ def _log_failure(context: dg.AssetExecutionContext | None, message: str) -> None
         context.log.error(message)
 
 
-def _log_result(context: dg.AssetExecutionContext | None, result: AssetResult) -> None:
-    if context is not None and isinstance(result, dg.MaterializeResult):
-        log_story(context, result.metadata or {})
-
-
 def asset_step(
     function: Callable[Parameters, dg.MaterializeResult[Any] | Iterator[AssetResult]],
 ) -> Callable[Parameters, Iterator[AssetResult]]:
     """Decorate an asset's function: what all of them have in common when they run.
 
     Errors that tell the user what to do fail the asset without a traceback. Checks that fail in the
-    step are reported before they fail the asset, and say what the last run measured. Numbers in the
-    metadata are rounded. The log says in a line what the step did, or why it failed.
+    step are reported before they fail the asset. Numbers in the metadata are rounded. The log says
+    in a line why the step failed.
     """
 
     @wraps(function)
@@ -135,15 +128,12 @@ def asset_step(
                 expected_errors_as_failures(),
             ):
                 for result in _iterate_results(function(*arguments, **inputs)):
-                    compared = _compare_failed_checks(context, result)
-                    rounded = round_metadata(compared, time.monotonic() - start)
-                    _log_result(context, rounded)
-                    yield rounded
+                    yield round_metadata(result, time.monotonic() - start)
         except FailedChecksError as error:
             failed_checks = error
         # Outside of the except block, so that the UI shows the message alone.
         if failed_checks is not None:
-            results = _compare_with_last_run(context, check_results(failed_checks.checks))
+            results = check_results(failed_checks.checks)
             yield from results
             blocking = {check.name for check in failed_checks.checks if check.blocks}
             message = "\n".join(
@@ -165,27 +155,6 @@ def _iterate_results(
         yield from returned
     elif isinstance(returned, dg.MaterializeResult):
         yield returned
-
-
-def _compare_failed_checks(
-    context: dg.AssetExecutionContext | None, result: AssetResult
-) -> AssetResult:
-    """The asset's result, whose checks that warn say what the last run measured."""
-    if not isinstance(result, dg.MaterializeResult) or not result.check_results:
-        return result
-    return result._replace(check_results=_compare_with_last_run(context, result.check_results))
-
-
-def _compare_with_last_run(
-    context: dg.AssetExecutionContext | None, results: Sequence[dg.AssetCheckResult]
-) -> Sequence[dg.AssetCheckResult]:
-    """The checks, of which the failed ones say what the last run that stored the asset measured."""
-    if context is None or all(result.passed for result in results):
-        return results
-    event = context.instance.get_latest_materialization_event(context.asset_key)
-    if event is None:
-        return results
-    return add_last_numbers(results, _repeat_checks(context, event.run_id))
 
 
 def round_metadata(result: AssetResult, seconds: float) -> AssetResult:

@@ -53,8 +53,6 @@ class RawRecord:
     source: str
     files: tuple[FileRecord, ...]
     """The files in order."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """The name of the column of each role, where the files could be read."""
     inspected_with: str | None = None
     """A fingerprint of the settings that the files were inspected with, besides their own; None
     before they were."""
@@ -74,11 +72,9 @@ class RawRecord:
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """The record that an earlier run wrote; without files for an empty one."""
         files = tuple(FileRecord(**file) for file in record.get("files", []))
-        columns = record.get("columns", {})
         return cls(
             record.get("source", ""),
             files,
-            columns,
             record.get("inspected_with"),
             record.get("copies_deleted", False),
         )
@@ -89,8 +85,6 @@ class RawRecord:
             "version": self.version,
             "files": [file.to_json() for file in self.files],
         }
-        if self.columns:
-            record["columns"] = dict(self.columns)
         if self.inspected_with is not None:
             record["inspected_with"] = self.inspected_with
         if self.copies_deleted:
@@ -225,9 +219,7 @@ def _copy_changed(
             changed.append(name)
     record = RawRecord(source.display_name, tuple(files))
     if record.files == last_record.files:
-        record = replace(
-            record, columns=last_record.columns, inspected_with=last_record.inspected_with
-        )
+        record = replace(record, inspected_with=last_record.inspected_with)
     return RawFiles(record, copied, tuple(changed), tuple(damaged))
 
 

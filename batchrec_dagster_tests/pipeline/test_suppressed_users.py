@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def find_warning(result: dg.ExecuteInProcessResult) -> str | None:
     ]
     assert check.severity == dg.AssetCheckSeverity.WARN
     finding = str(check.description).replace("\\", "")
-    return None if check.passed else re.sub(r" \(last time \d+\)", "", finding)
+    return None if check.passed else finding
 
 
 def list_mentions(folder: Path) -> list[str]:

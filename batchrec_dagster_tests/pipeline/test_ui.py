@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.pipeline import declare_asset as links
-from batchrec_dagster.pipeline.headline_numbers import NAMES, QUALITY
 from batchrec_dagster.reporting.markdown import WORD_JOINER
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.hostile import ADDRESSES, HOSTILE, OUTSIDE, quote_cells
@@ -167,33 +165,6 @@ def test_each_asset_says_what_it_is_and_its_numbers_are_plotted(shop: Shop, tab:
     assert tab.evaluate("window.shot") is None
 
 
-def test_plots_of_lists_start_with_quality_coverage_cost_and_failures(shop: Shop) -> None:
-    """On each night, also if nothing has changed."""
-    asset = dg.AssetKey(["shop", "recommendations"])
-    nights = shop.instance.fetch_materializations(asset, limit=10).records
-    assert len(nights) == 2
-    for night in nights:
-        assert night.asset_materialization is not None
-        values = night.asset_materialization.metadata
-        quality = values[QUALITY].value
-        assert isinstance(quality, float)
-        assert 0 < quality < 1
-        assert sorted(numbers(dict(values)))[: len(NAMES)] == sorted(NAMES)
-
-
-def test_a_run_is_told_in_a_line_a_step(shop: Shop) -> None:
-    for run in shop.instance.get_runs():
-        lines = [
-            entry
-            for entry in shop.instance.all_logs(run.run_id)
-            if entry.dagster_event is None and int(entry.level) >= logging.INFO
-        ]
-        steps = [entry.step_key for entry in lines if entry.level == logging.INFO]
-        assert len(steps) == len(set(steps))
-        assert "edition 1" in " ".join(entry.user_message for entry in lines)
-        assert not [entry.user_message for entry in lines if "arn:aws:" in entry.user_message]
-
-
 def test_each_check_says_in_words_what_it_found(shop: Shop, tab: Any) -> None:
     expect = pytest.importorskip("playwright.sync_api").expect
     body = tab.locator("body")
@@ -273,38 +244,6 @@ def test_the_report_shows_data_as_text(shop: Shop, tab: Any) -> None:
         assert tab.evaluate("document.images.length") == 0
     tab.get_by_label("Find a user").fill(HOSTILE[0])
     assert tab.locator("#person-name").text_content() == f"User {HOSTILE[0]} {len(HOSTILE)}"
-
-
-def test_columns_lead_back_to_the_ratings(shop: Shop) -> None:
-    def columns(asset: str) -> set[str]:
-        schema = shop.metadata(asset)["dagster/column_schema"].value
-        return {column.name for column in schema.columns}
-
-    def sources(asset: str, column: str) -> set[tuple[str, str]]:
-        metadata = shop.metadata(asset)
-        if "dagster/column_lineage" not in metadata:
-            return {(asset, column)}
-        lineage = metadata["dagster/column_lineage"].value.deps_by_column
-        assert {*lineage} == columns(asset)
-        origins = set()
-        for dep in lineage[column]:
-            upstream = dep.asset_key.path[-1]
-            assert dep.column_name in columns(upstream)
-            origins |= sources(upstream, dep.column_name)
-        return origins
-
-    user, item, when = (("raw_ratings", name) for name in (USER, ITEM, TIME))
-    assert {
-        column: sources("recommendations", column) for column in columns("recommendations")
-    } == {
-        "user_id": {user},
-        "rank": {user, item, when},
-        "item_id": {item},
-        "title": {("raw_items", TITLE)},
-        "score": {user, item, when},
-    }
-    assert sources("user_segments", "user_id") == {user}
-    assert sources("items", "GENRES") == {("raw_items", GENRES)}
 
 
 def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.pipeline.headline_numbers import NAMES as HEADLINES
 from batchrec_dagster_tests.pipeline.web_ui import LOCATION, UPRIGHT, ui_of
 from batchrec_dagster_tests.repeats import IS_LONG
 from batchrec_dagster_tests.repository.typed_pages import (
@@ -36,14 +34,10 @@ pytestmark = pytest.mark.slow
 DEMO = "movielens"
 COMMITTED = REPOSITORY / "docs/images"
 NAMES = ["report.png", "report-people.png"]
-# Dagster's pages are looked at at night: their pictures take web servers, and more runs.
+# Dagster's page is looked at at night: its picture takes a web server.
 LOOKS_AT_DAGSTER = IS_LONG or "BATCHREC_PICTURES" in os.environ
 if LOOKS_AT_DAGSTER:
-    NAMES += ["lineage.png", "plots.png"]
-# The ratings that the further nights of the plots learn from.
-MIN_RATINGS = (3, 4, 3.5)
-# How high Dagster draws a plot, with its title.
-PLOT_HEIGHT = 230
+    NAMES += ["lineage.png"]
 MOST_BYTES = 250_000
 # In pixels, in a window of 1280 x 900.
 MOST_SECTION_HEIGHT, MOST_PAGE_HEIGHT = 900, 6_000
@@ -105,8 +99,6 @@ def new_pictures(
         with dg.DagsterInstance.from_config(home) as instance:
             assets = [key.path[-1] for key in instance.all_asset_keys() if key.path[0] == DEMO]
         _take_lineage(browser, project, assets, folder / "lineage.png")
-        nights = _run_nights(clone, tmp_path_factory.mktemp("nights") / "batchrec")
-        _take_plots(browser, nights, folder / "plots.png")
     report = (project.storage / DEMO / "curated/report/index.html").as_uri()
     _take_report(browser, report, "light", folder / "report.png")
     _take_report(browser, f"{report}#people", "dark", folder / "report-people.png")
@@ -128,34 +120,6 @@ def _take_lineage(browser: Any, project: Project, assets: list[str], file: Path)
             max(box[side] for box in boxes) + size for side, size in (("x", 250), ("y", 160))
         )
         clip = {"x": left_edge, "y": top, "width": right - left_edge, "height": bottom - top}
-        page.screenshot(path=file, clip=clip)
-        page.close()
-
-
-def _run_nights(clone: Path, folder: Path) -> Project:
-    """A copy of the demo, with further nights that each learn from other ratings."""
-    shutil.copytree(clone, folder)
-    project = Project(folder)
-    declared = folder / f"batchrec_dagster/defs/{DEMO}/defs.yaml"
-    text = declared.read_text()
-    for least in MIN_RATINGS:
-        declared.write_text(text.replace("min_rating: 3.5", f"min_rating: {least}"))
-        night = project.run("batchrec", "run", DEMO, "--publish-anyway")
-        assert night.returncode == 0, night.stdout + night.stderr
-    return project
-
-
-def _take_plots(browser: Any, project: Project, file: Path) -> None:
-    page = browser.new_page(viewport={"width": 1400, "height": 2000})
-    with ui_of(project, project.root) as address:
-        page.goto(f"{address}/assets/{DEMO}/recommendations?view=overview")
-        page.get_by_text("Plots", exact=True).first.click()
-        titles = [page.get_by_text(name, exact=True).first for name in sorted(HEADLINES)]
-        boxes = [title.bounding_box() for title in titles]
-        left_edge, top = boxes[0]["x"] - 10, boxes[0]["y"] - 10
-        width = 2 * (boxes[1]["x"] - boxes[0]["x"])
-        bottom = boxes[-1]["y"] + PLOT_HEIGHT
-        clip = {"x": left_edge, "y": top, "width": width, "height": bottom - top}
         page.screenshot(path=file, clip=clip)
         page.close()
 

@@ -32,7 +32,6 @@ COPIED = {
             "sha256": "0123456789abcdef" * 4,
         }
     ],
-    "columns": {"user": "userId"},
 }
 
 

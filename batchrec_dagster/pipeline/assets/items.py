@@ -9,7 +9,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
-from batchrec_dagster.pipeline.assets.raw import get_column_name, raw_items
+from batchrec_dagster.pipeline.assets.raw import raw_items
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     asset_options,
@@ -91,7 +91,7 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                     markdown_table(["column", "items without"], missing.items()),
                 ),
                 "empty": missing,
-                **_table_metadata(pipeline, layout, table, _describe_columns(layout)),
+                **_table_metadata(table, _describe_columns(layout)),
             },
         )
 
@@ -137,22 +137,16 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
                     f"**{titles.height:,} items**, {missing:,} without a title."
                 ),
                 "without_title": missing,
-                **_table_metadata(pipeline, layout, titles, TITLES),
+                **_table_metadata(titles, TITLES),
             },
         )
 
     return item_titles
 
 
-def _table_metadata(
-    pipeline: Pipeline,
-    layout: ItemsLayout,
-    table: pl.DataFrame,
-    columns: dict[str, tuple[str, str]],
-) -> dict[str, Any]:
-    lineage = _trace_columns(layout)
+def _table_metadata(table: pl.DataFrame, columns: dict[str, tuple[str, str]]) -> dict[str, Any]:
     return {
-        **table_metadata(pipeline, table.height, columns, lineage, table.columns),
+        **table_metadata(table.height, columns, table.columns),
         "sample": sample_metadata(table.head(5)),
     }
 
@@ -172,18 +166,6 @@ def _read_titles_version(work: Work, key: str) -> str | None:
     rewritten = io.BytesIO()
     titles.write_parquet(rewritten)
     return fingerprint(titles.write_csv()) if rewritten.getvalue() == content else None
-
-
-def _trace_columns(layout: ItemsLayout) -> dict[str, list[tuple[str, str]]]:
-    """The column of the items file that each column of the tables comes from."""
-    names = {"item": (ITEM_ID, "item_id"), "title": ("title",), "created": (CREATION_TIMESTAMP,)}
-    sources = {}
-    for role, column in layout.roles.items():
-        # A category or a number has its name in its role, such as categories.GENRES.
-        own_name = role.rpartition(".")[2]
-        for name in names.get(role, (own_name,)):
-            sources[name] = [("raw_items", get_column_name(column))]
-    return sources
 
 
 def _describe_columns(layout: ItemsLayout) -> dict[str, tuple[str, str]]:

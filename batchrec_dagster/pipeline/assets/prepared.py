@@ -60,15 +60,6 @@ COLUMNS = {
     schemas.EVENT_VALUE: ("float", "A number that belongs to the event; may be missing."),
 }
 
-# The role in ratings.columns of the source of each column.
-ROLES = {
-    schemas.USER_ID: "user",
-    schemas.ITEM_ID: "item",
-    schemas.TIMESTAMP: "timestamp",
-    schemas.EVENT_TYPE: "event_type",
-    schemas.EVENT_VALUE: "event_value",
-}
-
 
 def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the ratings that count."""
@@ -220,10 +211,6 @@ def _interactions_metadata(
     pipeline: Pipeline, raw: RawRecord, preparation: PreparedInteractions
 ) -> dict[str, Any]:
     result = preparation.result
-    lineage = {
-        column: [("raw_ratings", raw.columns[role])] if role in raw.columns else []
-        for column, role in ROLES.items()
-    }
     # Reasons with most rows come first, so that both engines show the same order.
     counts = sorted(result.left_out.items(), key=lambda item: (-item[1], item[0]))
     reasons = [[reason, f"{count:,}"] for reason, count in counts if count]
@@ -232,9 +219,7 @@ def _interactions_metadata(
             f"**{result.rows_kept:,} interactions** of {result.rows_read:,} rows.",
             *([format_table(["left out because", "rows"], reasons)] if reasons else []),
         ),
-        **table_metadata(
-            pipeline, result.rows_kept, COLUMNS, lineage, pipeline.interactions_columns
-        ),
+        **table_metadata(result.rows_kept, COLUMNS, pipeline.interactions_columns),
         "rows_read": result.rows_read,
         "rows_left_out": result.rows_read - result.rows_kept,
         "left_out_by_reason": dict(result.left_out),
@@ -266,8 +251,6 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     code_version = f"{CODE_VERSION}-{fingerprint(settings)}"
     if filter_values:
         code_version += f"-{fingerprint(filter_values)}"
-    user_sources = [("interactions", schemas.USER_ID)] if settings.source is None else []
-    lineage = {USER_FIELD: user_sources, "filterValues": []}
 
     @dg.asset(
         **asset_options(
@@ -318,7 +301,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
                 ),
                 **_count_not_matching(settings, requested),
                 **({"erased_users_in_source": requested.erased} if requested.erased else {}),
-                **table_metadata(pipeline, users.height, columns, lineage, users.columns),
+                **table_metadata(users.height, columns, users.columns),
                 "users": users.height,
                 "filter_values": filter_values,
             },

@@ -11,13 +11,11 @@ from pydantic import Field
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.config.recommendations import PopularBy
-from batchrec_dagster.personalize.file_formats import USER_FIELD
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
 from batchrec_dagster.pipeline.declare_asset import (
     preview_metadata,
     table_metadata,
 )
-from batchrec_dagster.pipeline.headline_numbers import build_headline_numbers
 from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
@@ -30,7 +28,6 @@ from batchrec_dagster.reporting.rules import (
     list_rule_rows,
 )
 from batchrec_dagster.steps.checks import ROWS_TITLED
-from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.runs import RunFacts
@@ -84,22 +81,6 @@ COLUMNS = {
 }
 
 
-# The upstream columns of each column. A score, and so a rank, depends on all training data.
-_TRAINED_ON = [("interactions", USER_ID), ("interactions", ITEM_ID), ("interactions", TIMESTAMP)]
-COLUMN_LINEAGE = {
-    "user_id": [("batch_users", USER_FIELD)],
-    "rank": _TRAINED_ON,
-    "item_id": [("interactions", ITEM_ID)],
-    "title": [("item_titles", "title")],
-    "image": [("item_titles", "image")],
-    "link": [("item_titles", "link")],
-    "score": _TRAINED_ON,
-    "reason": [("interactions", ITEM_ID)],
-    "reason_item": [("interactions", ITEM_ID)],
-    "arm": [("batch_users", USER_FIELD)],
-}
-
-
 def _describe_columns(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
     """The type and the description of each column that the pipeline's lists can have."""
     described = {
@@ -110,14 +91,6 @@ def _describe_columns(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
         for name in list_attribute_columns(pipeline)
     }
     return {**COLUMNS, **described}
-
-
-def _trace_columns(pipeline: Pipeline) -> dict[str, list[tuple[str, str]]]:
-    """The upstream columns of each column that the pipeline's lists can have."""
-    traced = {
-        name_published_column(name): [("items", name)] for name in list_attribute_columns(pipeline)
-    }
-    return {**COLUMN_LINEAGE, **traced}
 
 
 def describe_run(context: dg.AssetExecutionContext, config: PublicationConfig) -> RunFacts:
@@ -223,13 +196,7 @@ def describe_table(pipeline: Pipeline, table: "RecommendationTable") -> dict[str
         "preview": _preview(table),
         **_rules_metadata(table),
         **_popularity_metadata(table),
-        **table_metadata(
-            pipeline,
-            rows,
-            _describe_columns(pipeline),
-            _trace_columns(pipeline),
-            table.sample.columns,
-        ),
+        **table_metadata(rows, _describe_columns(pipeline), table.sample.columns),
         **counts,
     }
 
@@ -262,17 +229,14 @@ def _popularity_metadata(table: "RecommendationTable") -> dict[str, Any]:
     return metadata
 
 
-def published_metadata(work: PersonalizeWork, edition: Edition, run: str) -> dict[str, Any]:
-    """Which edition is published, and the numbers that Dagster plots first.
-
-    run: the id of the first of this run and its retries.
-    """
-    about = edition.about
-    is_of_run = about.get("root_run") == run
-    cost_usd = about["run_cost_usd"] if is_of_run else read_run_cost(work.files, run)
+def published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any]:
+    """Which edition is published, and how good the model is that made it, if one did."""
+    metrics = edition.about.get("metrics") or {}
+    numbers = {"ndcg_at_25": metrics.get(NDCG), "coverage": metrics.get(COVERAGE)}
     return {
         "edition": edition.number,
-        **build_headline_numbers(about, edition.users, cost_usd),
+        # Dagster plots these over the runs: a plot of integers would lose the decimals.
+        **{name: float(number) for name, number in numbers.items() if number is not None},
         "dagster/uri": work.files.table.uri,
     }
 
@@ -324,7 +288,7 @@ def roll_back(
                 },
                 **({"users": edition.users} if edition.users is not None else {}),
                 **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
-                **published_metadata(work, edition, find_root_run(context)),
+                **published_metadata(work, edition),
                 "table": work.storage.where(work.files.table.uri),
             },
         ),

@@ -122,11 +122,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             if read_format is not None:
                 for warning in read_format.recognised_layout.warnings:
                     context.log.warning(warning)
-            record = replace(
-                files.record,
-                columns=read_format.columns if read_format is not None else {},
-                inspected_with=inspected_with,
-            )
+            record = replace(files.record, inspected_with=inspected_with)
             yield materialization_with_checks(
                 [inspection.check],
                 dg.MaterializeResult(

@@ -119,7 +119,7 @@ def _lists_metadata(
     return {
         "preview": table.pop("preview"),
         "outcome": lists.outcome,
-        **published_metadata(work, lists.edition, run),
+        **published_metadata(work, lists.edition),
         **table,
         "results_asked_for": lists.num_results,
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),

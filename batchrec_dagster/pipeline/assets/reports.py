@@ -12,7 +12,6 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.declare_asset import (
     AssetOptions,
     asset_options,
@@ -58,10 +57,6 @@ COLUMNS = {
     "list_event_value": "The same of new interactions with an item on the user's list.",
     "popular_event_value": "list_event_value of these popular items.",
 }
-_COLUMN_LINEAGE = [
-    *(("interactions", column) for column in (USER_ID, ITEM_ID, TIMESTAMP)),
-    *(("recommendations", column) for column in ("user_id", "item_id")),
-]
 # Dagster plots these over the runs.
 PLOTTED = (
     *("hit_rate", "recall", "list_share", "gain", "popular_hit_rate", "active_users", "users"),
@@ -101,7 +96,6 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             lines.append(REPLAYED)
         if outcomes.experiment is not None:
             lines += describe_result(outcomes.experiment)
-        context.log.info(lines[0])
         return dg.MaterializeResult(
             value=outcomes.table,
             data_version=dg.DataVersion(fingerprint(*outcomes.outcomes)),
@@ -122,9 +116,8 @@ def _outcomes_metadata(
 ) -> dict[str, Any]:
     row = newest.row() if newest else {}
     columns = {name: (str(kind).lower(), _describe_column(name)) for name, kind in SCHEMA.items()}
-    lineage = dict.fromkeys(SCHEMA, _COLUMN_LINEAGE)
     return {
-        **table_metadata(pipeline, len(outcomes.outcomes), columns, lineage),
+        **table_metadata(len(outcomes.outcomes), columns),
         **{name: row[name] for name in ("edition", *PLOTTED) if row.get(name) is not None},
         **_lift_metadata(outcomes),
         "sample": sample_metadata(outcomes.table.tail(5).select(pl.col("*").exclude(pl.Datetime))),

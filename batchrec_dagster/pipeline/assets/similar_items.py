@@ -8,9 +8,7 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.config.similar_items import SimilarItems
-from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.pipeline.assets.published_lists import (
-    COLUMN_LINEAGE,
     COLUMNS,
     PublicationConfig,
     describe_list_columns,
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 CODE_VERSION = "1"
 MODEL_ASSET = "similar_items_solution_version"
 
-_COUNTED = [("interactions", USER_ID), ("interactions", ITEM_ID), ("interactions", TIMESTAMP)]
 SIMILAR_ITEMS_COLUMNS = {
     "item_id": ("string", "The item whose list it is."),
     "rank": ("int", "1 goes with it best."),
@@ -61,13 +58,6 @@ SIMILAR_ITEMS_COLUMNS = {
         "Of items bought together: from 0 to 1, how much the people who had both are more than"
         " chance. Null: a recipe gives none.",
     ),
-}
-SIMILAR_ITEMS_LINEAGE = {
-    "item_id": [("interactions", ITEM_ID)],
-    "rank": _COUNTED,
-    SIMILAR_ITEM_COLUMN: [("interactions", ITEM_ID)],
-    **{name: COLUMN_LINEAGE[name] for name in ("title", "image", "link")},
-    "score": _COUNTED,
 }
 
 
@@ -168,24 +158,17 @@ def _build_metadata(
         )
         for name in attributes
     }
-    traced = {name_published_column(name): [("items", name)] for name in attributes}
     rules = table.facts.get("rules")
     return {
         "preview": _preview(lists),
         "outcome": lists.outcome,
-        **published_metadata(work, lists.edition, run),
+        **published_metadata(work, lists.edition),
         **(
             {"rules": dg.MetadataValue.md(markdown_table(RULE_COLUMNS, list_rule_rows(rules)))}
             if rules
             else {}
         ),
-        **table_metadata(
-            work.pipeline,
-            rows,
-            {**SIMILAR_ITEMS_COLUMNS, **described},
-            {**SIMILAR_ITEMS_LINEAGE, **traced},
-            table.sample.columns,
-        ),
+        **table_metadata(rows, {**SIMILAR_ITEMS_COLUMNS, **described}, table.sample.columns),
         **counts,
         **(
             {

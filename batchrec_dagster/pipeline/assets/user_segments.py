@@ -6,7 +6,6 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.pipeline.assets.published_lists import title_assets
 from batchrec_dagster.pipeline.declare_asset import (
     asset_options,
@@ -35,14 +34,6 @@ SEGMENT_COLUMNS = {
     "title": ("string", "The item's title; null where the items file has none."),
     "rank": ("int", "1 is the user who belongs to the segment most."),
     "user_id": ("string", "The user's id."),
-}
-
-
-SEGMENTS_COLUMN_LINEAGE: dict[str, list[tuple[str, str]]] = {
-    "segment": [],
-    "title": [("item_titles", "title")],
-    "rank": [("interactions", USER_ID), ("interactions", ITEM_ID)],
-    "user_id": [("interactions", USER_ID)],
 }
 
 
@@ -99,9 +90,7 @@ def _segments_metadata(
             f"**{len(table.sizes):,} segments** have users. The first:",
             markdown_table(["segment", "users"], table.sizes.head(MAX_SEGMENTS_SHOWN).iter_rows()),
         ),
-        **table_metadata(
-            work.pipeline, table.rows, SEGMENT_COLUMNS, SEGMENTS_COLUMN_LINEAGE, columns
-        ),
+        **table_metadata(table.rows, SEGMENT_COLUMNS, columns),
         "segments": len(table.sizes),
         "empty_segments": len(segments.queries) - len(table.sizes),
         "users": len(table.users),

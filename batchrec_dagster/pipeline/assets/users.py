@@ -8,7 +8,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize.schemas import USER_ID
-from batchrec_dagster.pipeline.assets.raw import get_column_name, raw_users
+from batchrec_dagster.pipeline.assets.raw import raw_users
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     asset_options,
@@ -91,10 +91,8 @@ def users(pipeline: Pipeline, layout: UsersLayout) -> dg.AssetsDefinition:
                             name: table.get_column(name).null_count() for name in layout.columns[1:]
                         },
                         **table_metadata(
-                            pipeline,
                             table.height,
                             _describe_columns(layout),
-                            _trace_columns(layout),
                         ),
                         **({SUPPRESSED_USERS: suppressed.version} if suppressed else {}),
                         **({"erased_users_in_source": erased} if erased else {}),
@@ -146,15 +144,6 @@ def _describe_values(table: pl.DataFrame) -> str:
             )
         rows.append([column.name, f"{column.null_count():,}", frequent])
     return format_table(["column", "users without", "most frequent values"], rows)
-
-
-def _trace_columns(layout: UsersLayout) -> dict[str, list[tuple[str, str]]]:
-    """The column of the users file that each column of the table comes from."""
-    return {
-        # A category or a number has its name in its role, such as categories.COUNTRY.
-        role.partition(".")[2] or USER_ID: [("raw_users", get_column_name(column))]
-        for role, column in layout.roles.items()
-    }
 
 
 def _describe_columns(layout: UsersLayout) -> dict[str, tuple[str, str]]:
