@@ -67,7 +67,7 @@ class BatchUsers(QueriedSource):
     def _one_or_the_other(self) -> Self:
         if self.source is not None and self.active_since is not None:
             raise ValueError("users come from a source or are active_since a day: omit one")
-        for name in ("column", "format", "query", "partitions", "header"):
+        for name in ("column", "format", "query", "header"):
             if getattr(self, name) is not None and self.source is None:
                 raise ValueError(f"{name} belongs to a source: set source, or omit {name}")
         return self

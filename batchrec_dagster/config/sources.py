@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import dagster as dg
@@ -35,7 +34,7 @@ class QueriedSource(dg.Model):
 
     # Fingerprints are made of what is serialized. Settings that earlier versions did not have are
     # left out where they are not set, so that nothing is prepared again.
-    newer_settings: ClassVar[tuple[str, ...]] = ("partitions", "deps", "header")
+    newer_settings: ClassVar[tuple[str, ...]] = ("deps", "header")
 
     source: str | dict[str, str] | None
     query: str | None = Field(
@@ -45,14 +44,6 @@ class QueriedSource(dg.Model):
         " CSV and strings of JSON are text in it. It sees no other file and no network. For a"
         " database, in its own dialect.",
         examples=["SELECT user_id, unnest(items).id AS item_id, ts FROM source"],
-    )
-
-    partitions: str | dict[str, str] | None = Field(
-        default=None,
-        description="For a source that is a partitioned asset: which of its materialized partitions"
-        " are read. latest: the last one; 30d: those of the last 30 days up to the newest. Default:"
-        " all. Of several sources: which of each, by its name.",
-        examples=["latest", "30d", {"orders": "90d"}],
     )
 
     deps: list[str] = Field(
@@ -94,13 +85,6 @@ class QueriedSource(dg.Model):
         if any(isinstance(number, int) and number < 1 for number in numbers):
             raise ValueError("lines count from 1; write none if no line names the columns")
         return header
-
-    @property
-    def partitions_by_source(self) -> dict[str, str]:
-        """Which partitions are declared of a source, by its name."""
-        if isinstance(self.partitions, dict):
-            return self.partitions
-        return {SOURCE: self.partitions} if self.partitions is not None else {}
 
     @property
     def delta_tables(self) -> set[str]:
@@ -180,13 +164,11 @@ class QueriedSource(dg.Model):
         if self.database is not None:
             assert self.query is not None
             return Database(self.database, self.query, self._version_query, setting)
-        delta_tables, partitions = self.delta_tables, self.partitions_by_source
-        tables: dict[str, RatingsSource] = {}
-        for name, source in self.sources.items():
-            rows = parse_source(source, is_delta=name in delta_tables)
-            if isinstance(rows, AssetRows):
-                rows = replace(rows, partitions=partitions.get(name))
-            tables[name] = rows
+        delta_tables = self.delta_tables
+        tables = {
+            name: parse_source(source, is_delta=name in delta_tables)
+            for name, source in self.sources.items()
+        }
         if self.query is None:
             return tables[SOURCE]
         return FileQuery(check_sql(self.query), tables, form, setting, self.headers)
@@ -216,7 +198,6 @@ class QueriedSource(dg.Model):
                 problems[keys] = str(error)
         problems |= {
             **self._format_problems(),
-            **self._partitions_problems(),
             **self._header_problems(),
             **self._query_problems(),
         }
@@ -248,19 +229,6 @@ class QueriedSource(dg.Model):
                 ("format",): f"say which of {names} are tables: {{{names.split(', ')[0]}: delta}}"
             }
         return {}
-
-    def _partitions_problems(self) -> dict[tuple[str, ...], str]:
-        problems: dict[tuple[str, ...], str] = {}
-        for name, partitions in self.partitions_by_source.items():
-            keys = ("partitions", name) if isinstance(self.partitions, dict) else ("partitions",)
-            source = self.sources.get(name)
-            if source is None and isinstance(self.source, dict):
-                problems[keys] = f"name the sources that are assets: {', '.join(self.source)}"
-            elif source is None or not source.startswith(ASSET):
-                problems[keys] = f"it is for a source that is an asset ({ASSET}KEY): omit it"
-            elif not re.fullmatch(r"latest|[1-9]\d{0,4}d", partitions):
-                problems[keys] = "write latest, or a number of days such as 30d"
-        return problems
 
     def _header_problems(self) -> dict[tuple[str, ...], str]:
         if self.header is not None and self.database is not None:

@@ -49,18 +49,12 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
     asset = _UpstreamAsset(source, key, node, context)
     path = _find_path(node.metadata if node else {}, PATH_KEYS)
     if path is not None:
-        if source.partitions is not None:
-            raise StepError(
-                f"{source.text}: its metadata names one path for all partitions: omit partitions"
-            )
         # It was materialized, or there may be nothing yet, or something old.
         asset.require_materialization()
         return asset.parse_path(path)
     if node is not None and node.partitions_def is not None:
         return asset.find_partitions(node.partitions_def)
     materialization = asset.require_materialization()
-    if source.partitions is not None:
-        raise StepError(f"{source.text} has no partitions: omit partitions, or declare them on it")
     if node is None and materialization.partition:
         raise StepError(
             f"{source.text} is in another code location, and has partitions: add it here as an"
@@ -92,15 +86,10 @@ class _UpstreamAsset:
         return materialization
 
     def find_partitions(self, definition: dg.PartitionsDefinition[str]) -> PartitionedRows:
-        """The rows of the declared partitions. Raises StepError if none is materialized."""
+        """The rows of all materialized partitions. Raises StepError if there are none."""
         text, log = self.source.text, self.context.log
         materializations = read_materializations(self.context.instance, self.key)
-        try:
-            keys, gaps = select_partitions(
-                definition, materializations, self.source.partitions, self.context.instance
-            )
-        except StepError as error:
-            raise StepError(f"{text}: {error}") from error
+        keys, gaps = select_partitions(definition, materializations, self.context.instance)
         if not keys:
             self.require_materialization()
             raise StepError(f"{text}: none of its partitions was materialized: materialize them")

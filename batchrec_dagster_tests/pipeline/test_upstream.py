@@ -167,13 +167,10 @@ def partitioned(
     body: str = A_THIRD,
     partitions: str = DAILY,
     io_manager: str = OURS,
-    declared: str | None = None,
 ) -> None:
     """An upstream asset of three partitions, each with a third of the users."""
     file = write_ratings(project.root / "ratings.csv")
-    attributes = declaration("shop", "asset://sales/orders")
-    attributes["ratings"] |= {"partitions": declared}
-    project.declare(attributes)
+    project.declare(declaration("shop", "asset://sales/orders"))
     text = PARTITIONED.format(
         partitions=partitions,
         file=str(file),
@@ -231,43 +228,31 @@ DAYS_OF_REGIONS = dg.MultiPartitionsDefinition({"day": DAYS, "region": REGIONS})
 
 
 @pytest.mark.parametrize(
-    ("definition", "materialized", "declared", "keys", "gaps"),
+    ("definition", "materialized", "keys", "gaps"),
     [
-        (DAYS, ["2026-01-03", "2026-01-01"], None, ["2026-01-01", "2026-01-03"], ["2026-01-02"]),
-        (DAYS, ["2026-01-03", "2026-01-01"], "latest", ["2026-01-03"], []),
-        (DAYS, ["2026-01-03", "2026-01-02", "2026-01-01"], "2d", ["2026-01-02", "2026-01-03"], []),
+        (DAYS, ["2026-01-03", "2026-01-01"], ["2026-01-01", "2026-01-03"], ["2026-01-02"]),
         # Of a key that the definition no longer has, nothing is read.
-        (DAYS, ["2025-12-31", "2026-01-02"], "30d", ["2026-01-02"], []),
-        (DAYS, [], None, [], []),
-        (REGIONS, ["ch", "de"], "latest", ["ch"], []),
-        (REGIONS, ["ch", "de"], None, ["de", "ch"], []),
+        (DAYS, ["2025-12-31", "2026-01-02"], ["2026-01-02"], []),
+        (DAYS, [], [], []),
+        (REGIONS, ["ch", "de"], ["de", "ch"], []),
         (
             DAYS_OF_REGIONS,
-            ["2026-01-03|at", "2026-01-03|de", "2026-01-02|ch"],
-            "latest",
-            ["2026-01-03|at", "2026-01-03|de"],
+            ["2026-01-03|at", "2026-01-01|ch"],
+            ["2026-01-01|ch", "2026-01-03|at"],
             [],
         ),
-        (DAYS_OF_REGIONS, ["2026-01-03|at", "2026-01-02|ch"], "1d", ["2026-01-03|at"], []),
     ],
 )
-def test_partitions_are_selected(
+def test_materialized_partitions_are_selected(
     instance: dg.DagsterInstance,
     definition: dg.PartitionsDefinition[str],
     materialized: list[str],
-    declared: str | None,
     keys: list[str],
     gaps: list[str],
 ) -> None:
-    selection = select_partitions(definition, materialized, declared, instance)
+    selection = select_partitions(definition, materialized, instance)
     assert sorted(selection.keys) == sorted(keys)
     assert selection.gaps == gaps
-
-
-def test_the_last_dynamic_partition_is_the_one_added_last(instance: dg.DagsterInstance) -> None:
-    exports = dg.DynamicPartitionsDefinition(name="exports")
-    instance.add_dynamic_partitions("exports", ["b", "a", "unused"])
-    assert select_partitions(exports, ["a", "b"], "latest", instance).keys == ["a"]
 
 
 def test_a_partition_that_changed_is_read_again_and_a_missing_one_is_named(
@@ -296,32 +281,29 @@ def test_partitions_are_read_where_their_materializations_say(
         frame = frame.with_columns(extra=pl.lit("x"))
     frame.write_parquet(path, mkdir=True)
     return dg.MaterializeResult(metadata={{"dagster/uri": path}})"""
-    partitioned(project, body=body, declared="2d")
+    partitioned(project, body=body)
     result = materialize(project, instance, PARTITIONS[DAILY])
     assert result.success, why(result)
-    assert users_of(project) == {1, 2}
-    assert read_raw(project).filter(pl.col("extra").is_null())["userId"].unique().len() == 20
+    assert users_of(project) == {0, 1, 2}
+    assert read_raw(project).filter(pl.col("extra").is_null())["userId"].unique().len() == 40
 
 
 @pytest.mark.parametrize(
-    ("body", "partitions", "declared", "reason"),
+    ("body", "reason"),
     [
-        ("return 7", DAILY, None, "partition 2026-01-01: its IO manager cannot load it as a table"),
-        ("return None", DAILY, None, "none of its partitions has a table"),
-        (A_THIRD, STATIC, "30d", "partitions: 30d is for partitions of time"),
+        ("return 7", "partition 2026-01-01: its IO manager cannot load it as a table"),
+        ("return None", "none of its partitions has a table"),
     ],
 )
 def test_what_cannot_be_put_together_fails_by_name(
     project: Project,
     instance: dg.DagsterInstance,
     body: str,
-    partitions: str,
-    declared: str | None,
     reason: str,
 ) -> None:
     theirs = IO_MANAGERS[1]
-    partitioned(project, body=body, partitions=partitions, io_manager=theirs, declared=declared)
-    message = why(materialize(project, instance, PARTITIONS[partitions]))
+    partitioned(project, body=body, io_manager=theirs)
+    message = why(materialize(project, instance, PARTITIONS[DAILY]))
     assert message.startswith("asset://sales/orders: ")
     assert reason in message
 
@@ -400,8 +382,6 @@ def _parents(pipeline: Pipeline, asset: str) -> set[dg.AssetKey]:
 @pytest.mark.parametrize(
     ("ratings", "reason"),
     [
-        ({"source": "orders.csv", "partitions": "latest"}, "for a source that is an asset"),
-        ({"source": "asset://orders", "partitions": "newest"}, "write latest, or a number of days"),
         ({"source": "orders.csv", "deps": ["sales orders"]}, "is not an asset's key"),
         ({"source": "asset://"}, "write an asset's key"),
     ],

@@ -54,10 +54,6 @@ class AssetRows(File):
     is_delta: bool = False
     """Whether the asset's metadata name the folder of a Delta table."""
 
-    partitions: str | None = None
-    """Which partitions of the asset are read: `latest`, those of the last days (`30d`), or None for
-    all."""
-
     @classmethod
     def parse(cls, text: str, *, is_delta: bool = False) -> Self:
         """Raises FileError."""
