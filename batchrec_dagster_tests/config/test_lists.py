@@ -112,7 +112,7 @@ def test_what_is_wrong_with_a_list_is_said_at_its_setting(
 
 def test_the_example_of_the_documentation_can_be_declared() -> None:
     section = "Several lists from one night"
-    blocks = list_code_blocks(REPOSITORY / "docs/more-lists.md", section)
+    blocks = list_code_blocks(REPOSITORY / "docs/lists.md", section)
     (example,) = [text for language, text in blocks if language == "yaml"]
     shop = yaml.safe_load(SHOP_PIPELINE.read_text())["attributes"]
     settings = {name: shop[name] for name in ("name", "ratings", "items", "users", "solution")}
