@@ -5,8 +5,7 @@ pair's score is the number of people who had both together, over the geometric m
 of people who had either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering
 recommendation algorithms", WWW 2001). Two things differ from it. People who had both, but not
 together, count less, as few people ever buy two things at once, and what goes together by taste is
-better than nothing. And few people can be chance, so they count less. `benchmarks/similar_items.py`
-has what each is worth.
+better than nothing. And few people can be chance, so they count less.
 """
 
 from __future__ import annotations

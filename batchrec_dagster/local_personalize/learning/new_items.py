@@ -34,7 +34,7 @@ MAX_AGE = 30.0  # days, if there is a creation time
 # their features even where features explain nothing.
 LEAST_SLOPE = 0.01
 # Standard deviations of the scores that features do not explain, times the odds of the weight. At
-# 0.3 the other items of the lists lose less than the noise (benchmarks/metadata.py), above 0.9 the
+# 0.3 the other items of the lists lose less than the noise (benchmarks/decisions.md), above 0.9 the
 # new items of a kind that a user likes come first.
 BONUS = 0.7
 MAX_WEIGHT = 0.95  # for the odds
