@@ -25,12 +25,7 @@ from batchrec_dagster.deployment.io_managers import (
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.deployment.s3_resource import S3_RESOURCE_VARIABLE, read_s3_resource
 from batchrec_dagster.deployment.tags import parse_tags
-from batchrec_dagster.personalize.price_file import (
-    PRICES_VARIABLE,
-    SHIPPED_PRICES,
-    PricesError,
-    read_price_file,
-)
+from batchrec_dagster.personalize.prices import PRICES_VARIABLE, Prices, PricesError
 from batchrec_dagster.preparation.sources import limits
 from batchrec_dagster.storage import durable, io_managers
 from batchrec_dagster.storage.object_store import StorageError, split_uri
@@ -97,8 +92,8 @@ SETTINGS = (
     Setting(
         PRICES_VARIABLE,
         "",
-        "A file of what Personalize charges in each region, for estimates and budgets. Without it,"
-        " the prices that batchrec ships count.",
+        "A YAML file of what Personalize charges, for estimates and budgets: those of batchrec's"
+        " six prices that differ.",
     ),
     Setting(
         limits.MAX_FILE_GB,
@@ -187,7 +182,7 @@ class Deployment:
     deadline_hours: float
     log_format: str
     dagster_home: Path | None
-    prices: Path
+    prices: Path | None
     region: str | None
     profile: str | None
     s3_endpoint: str | None
@@ -236,6 +231,7 @@ class Deployment:
         personalize = get("BATCHREC_PERSONALIZE", EMBEDDED)
         on_aws = personalize == AWS
         dagster_home = get("DAGSTER_HOME")
+        prices = get(PRICES_VARIABLE)
         return cls(
             home=home,
             storage=get("BATCHREC_STORAGE", str(home / "storage")),
@@ -247,7 +243,7 @@ class Deployment:
             tags=get("BATCHREC_TAGS"),
             log_format=get("BATCHREC_LOG_FORMAT", "text"),
             dagster_home=Path(dagster_home) if dagster_home else None,
-            prices=Path(get(PRICES_VARIABLE, str(SHIPPED_PRICES))).expanduser().absolute(),
+            prices=Path(prices).expanduser().absolute() if prices else None,
             region=get_own("region_name") or get("AWS_REGION") or get("AWS_DEFAULT_REGION") or None,
             profile=get_own("profile_name") or get("AWS_PROFILE") or None,
             s3_endpoint=get_own("endpoint_url")
@@ -283,9 +279,9 @@ class Deployment:
             parse_tags(self.tags)
         except ValueError as error:
             yield f"BATCHREC_TAGS: {error}"
-        if self.prices != SHIPPED_PRICES:
+        if self.prices is not None:
             try:
-                read_price_file(self.prices)
+                Prices.read(self.prices)
             except PricesError as error:
                 yield f"{PRICES_VARIABLE}: {error}"
         if self.log_format not in ("text", "json"):
@@ -367,7 +363,7 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
         endpoint=deployment.personalize,
         home=str(home / "personalize"),
         role_arn=deployment.role_arn,
-        prices=str(deployment.prices),
+        prices=str(deployment.prices or ""),
         poll_seconds=deployment.poll_seconds,
         busy_seconds=deployment.busy_seconds,
         deadline_hours=deployment.deadline_hours,

@@ -17,8 +17,7 @@ from pydantic import Field
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.ensure import LIMIT, REQUEST_RATE, STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
-from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
-from batchrec_dagster.personalize.prices import PriceList
+from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.resource import StorageResource
 
@@ -58,8 +57,8 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
     home: str = ".batchrec/personalize"
     """The folder of the embedded Personalize's catalog, data and models."""
     role_arn: str = LOCAL_ROLE_ARN
-    prices: str = str(SHIPPED_PRICES)
-    """The path of the file of prices."""
+    prices: str = ""
+    """The path of a file of other prices; empty for the defaults."""
     poll_seconds: float = Field(default=0.2, gt=0)
     busy_seconds: float = Field(default=300, gt=0)
     deadline_hours: float = Field(default=24, gt=0)
@@ -102,10 +101,9 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         # Only the characters that a tag may have, and not more than it may hold.
         return root + re.sub(r"[^\w .:/=+@-]", "_", path)[-200:]
 
-    def read_prices(self) -> PriceList:
-        """The prices in the deployment's region. Raises PricesError."""
-        region = self.storage.s3.region_name or self.client.meta.region_name
-        return PriceList.read(region, Path(self.prices))
+    def read_prices(self) -> Prices:
+        """The prices of the deployment. Raises PricesError."""
+        return Prices.read(Path(self.prices)) if self.prices else Prices()
 
     def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
         """An Ensure, which finds, adopts or creates resources and waits for them.

@@ -25,6 +25,7 @@ from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_impo
 from batchrec_dagster.erasure.sinks import SinkRows
 from batchrec_dagster.erasure.unfinished import UnfinishedErasure, count_unfinished
 from batchrec_dagster.erasure.whole_files import WholeFiles, make_folder_place
+from batchrec_dagster.personalize.prices import summarize_costs
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster.pipeline.automation.teardown import hold_all_leases
 from batchrec_dagster.sinks import SinkContext
@@ -296,7 +297,7 @@ def estimate_next_refresh(work: PersonalizeWork) -> str:
     costs = estimate_results(work)
     if trains_with_next_refresh(work):
         costs = [*estimate_trainings(work, [work.pipeline.solution.recipe]), *costs]
-    return work.prices.summarize(costs)
+    return summarize_costs(costs)
 
 
 def _hold_leases(leases: ExitStack, work: PersonalizeWork, owner: str) -> None:

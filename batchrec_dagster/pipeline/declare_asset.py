@@ -192,9 +192,7 @@ def sample_metadata(frame: pl.DataFrame) -> dg.MetadataValue[Any]:
 def build_cost_metadata(key: str, costs: Sequence[Cost], *, on_aws: bool) -> dict[str, float]:
     """The metadata of a cost, in USD.
 
-    `KEY` is what is paid; `KEY_on_aws` is what is or would be paid on AWS. Where that is a range,
-    it is the upper end, and `KEY_on_aws_from` the lower one.
+    `KEY` is what is paid; `KEY_on_aws` is what is or would be paid on AWS.
     """
     usd = sum(cost.usd for cost in costs)
-    least = sum(cost.least for cost in costs)
-    return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd, f"{key}_on_aws_from": least}
+    return {key: usd if on_aws else 0.0, f"{key}_on_aws": usd}

@@ -13,7 +13,7 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import scan_interactions
-from batchrec_dagster.personalize.prices import Cost, format_usd
+from batchrec_dagster.personalize.prices import Cost, estimate_training_hours, summarize_costs
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.runs import RunFacts, measure_seconds
@@ -41,7 +41,7 @@ def price_training(work: PersonalizeWork, recipe: str, version: ReadyResource) -
     hours = (
         version.description.get("trainingHours", 0.0)
         if work.ensure.on_aws
-        else work.prices.estimate_training_hours(recipe, interactions)
+        else estimate_training_hours(interactions)
     )
     return work.prices.price_training(recipe, hours, interactions)
 
@@ -60,14 +60,8 @@ def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Co
     interactions = count_interactions(work)
     # 0 if none was trained on AWS.
     last_hours = work.files.record("solution_version", _Training).get("training_hours", 0.0)
-    return [
-        work.prices.price_training(
-            recipe,
-            work.prices.estimate_training_hours(recipe, interactions, last_hours),
-            interactions,
-        )
-        for recipe in recipes
-    ]
+    hours = estimate_training_hours(interactions, last_hours)
+    return [work.prices.price_training(recipe, hours, interactions) for recipe in recipes]
 
 
 def estimate_results(work: PersonalizeWork) -> list[Cost]:
@@ -105,20 +99,16 @@ def _estimate_inference(work: PersonalizeWork, group: Sequence[Pipeline]) -> Cos
 def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[CheckResult]:
     """Whether the budget allows these costs; no check where none is declared.
 
-    The middle of their range is compared with the budget. Without costs the check passes.
+    Without costs the check passes.
     """
     max_usd, on_aws = work.pipeline.budget.max_usd_per_run, work.ensure.on_aws
     if max_usd is None:
         return []
     if not costs:
         return [CheckResult(WITHIN_BUDGET, passed=True, finding=NOTHING_TO_PAY)]
-    middle = sum(cost.middle for cost in costs)
-    passed = middle <= max_usd + ROUNDING_ERROR or not on_aws
-    parts = [work.prices.summarize(costs)]
-    if format_usd(costs) != f"{middle:,.2f}":
-        parts.append(f"the middle is {middle:,.2f} USD")
-    parts.append(f"budget.max_usd_per_run allows {max_usd:,.2f}")
-    message = "; ".join(parts)
+    usd = sum(cost.usd for cost in costs)
+    passed = usd <= max_usd + ROUNDING_ERROR or not on_aws
+    message = f"{summarize_costs(costs)}; budget.max_usd_per_run allows {max_usd:,.2f}"
     if not on_aws:
         message = f"nothing locally; on AWS {message}"
     if not passed:
@@ -126,16 +116,7 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[CheckResu
             ". Nothing was started: raise budget.max_usd_per_run, or reduce the work"
             " (interactions.window, batch_users)"
         )
-    numbers = {
-        "estimated_usd": sum(cost.usd for cost in costs),
-        "estimated_usd_from": sum(cost.least for cost in costs),
-        "compared_usd": middle,
-    }
-    return [
-        CheckResult(
-            WITHIN_BUDGET, passed, message, numbers if on_aws else dict.fromkeys(numbers, 0.0)
-        )
-    ]
+    return [CheckResult(WITHIN_BUDGET, passed, message, {"estimated_usd": usd if on_aws else 0.0})]
 
 
 @dataclass(frozen=True)
@@ -154,7 +135,7 @@ def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequenc
     Raises StorageError.
     """
     before = _read_payment(work.files, asset, root_run)
-    paid = sum(cost.middle for cost in costs) if work.ensure.on_aws else 0.0
+    paid = sum(cost.usd for cost in costs) if work.ensure.on_aws else 0.0
     return Payment(root_run, before + paid)
 
 
@@ -171,7 +152,7 @@ def measure_run(work: PersonalizeWork, run: RunFacts, costs: Sequence[Cost]) -> 
     """
     seconds = measure_seconds(run.start)
     times = {} if seconds is None else {"run_seconds": seconds}
-    paid = sum(cost.middle for cost in costs) if work.ensure.on_aws else 0.0
+    paid = sum(cost.usd for cost in costs) if work.ensure.on_aws else 0.0
     return {**times, "run_cost_usd": read_run_cost(work.files, run.root_run) + paid}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.personalize import ensure as api
-from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.personalize.prices import Cost, summarize_costs
 from batchrec_dagster.personalize.resource_kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
@@ -135,7 +135,7 @@ def import_dataset(
         *estimate_results(work),
     ]
     place = "" if ensure.on_aws else "on AWS "
-    ensure.log_resource(f"{place}this run costs {work.prices.summarize(estimate)}")
+    ensure.log_resource(f"{place}this run costs {summarize_costs(estimate)}")
     checks = check_budget(work, estimate)
     require_passed(checks)
     jobs = ensure.start_and_wait(IMPORT_JOB, lambda: [request.start() for request in requests])

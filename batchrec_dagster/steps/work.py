@@ -9,7 +9,7 @@ from typing import Self
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
-from batchrec_dagster.personalize.prices import PriceList
+from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles
 from batchrec_dagster.storage.resource import StorageResource
@@ -51,7 +51,7 @@ class PersonalizeWork(Work):
 
     ensure: Ensure
     """Finds, adopts or creates resources."""
-    prices: PriceList
+    prices: Prices
     """What they cost."""
 
     def for_data(self, version: str) -> Self:

@@ -14,7 +14,7 @@ from batchrec_dagster.deployment import (
     DeploymentError,
     find_misspelt_settings,
 )
-from batchrec_dagster.personalize.price_file import SHIPPED_PRICES
+from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster_tests.support import REPOSITORY, Project
 from batchrec_dagster_tests.texts import assert_texts
 
@@ -50,15 +50,12 @@ def test_on_aws_it_is_a_bucket_a_role_and_a_process_a_step() -> None:
     assert (personalize.busy_seconds, personalize.deadline_hours) == (60, 2.5)
 
 
-def test_prices_are_those_of_the_region_and_the_file(tmp_path: Path) -> None:
-    on_aws = Deployment.from_environment({**AWS, "AWS_REGION": "eu-west-1"})
-    assert on_aws.personalize_resource.read_prices().region == "eu-west-1"
-    assert Deployment.from_environment({}).personalize_resource.read_prices().region == "us-east-1"
+def test_prices_are_the_defaults_and_those_of_the_file(tmp_path: Path) -> None:
+    assert Deployment.from_environment({}).personalize_resource.read_prices() == Prices()
     file = tmp_path / "prices.yaml"
-    shipped = SHIPPED_PRICES.read_text(encoding="utf-8")
-    file.write_text(shipped.replace("as_of: 2026-11-26", "as_of: 2026-12-24"))
+    file.write_text("import_per_gb: 0.06\n")
     own = Deployment.from_environment({"BATCHREC_PRICES": str(file)}).personalize_resource
-    assert own.read_prices().place == "2026-12-24 in us-east-1"
+    assert own.read_prices() == Prices(import_per_gb=0.06)
 
 
 # Environments, and the variable that the message names.

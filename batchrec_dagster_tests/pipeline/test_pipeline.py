@@ -106,7 +106,7 @@ def test_the_same_run_twice_imports_and_trains_nothing(
         assert re.match(check_results, f"{new.description}")
     reused, inferred = (metadata(result, "recommendations") for result in (second_result, first))
     differing = {key for key in inferred if inferred[key] != reused.get(key)}
-    assert differing == {"outcome", "seconds", "cost_usd_on_aws", "cost_usd_on_aws_from"}
+    assert differing == {"outcome", "seconds", "cost_usd_on_aws"}
     second_page = (project.storage / "shop/curated/report/index.html").read_text()
     assert re.findall("<script.*?</script>", second_page, re.S) == re.findall(
         "<script.*?</script>", page, re.S

@@ -21,7 +21,7 @@ from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.ensure import Ensure, ReadyResource
-from batchrec_dagster.personalize.prices import PriceList
+from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2
 from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB, ResourceKind
 from batchrec_dagster.steps.batches import read_users_without_lists
@@ -35,7 +35,7 @@ from batchrec_dagster_tests.support import Project, metadata, refresh, table, wh
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
 
 Lines = list[dict[str, Any]]
-PRICE = PriceList.read().price_recommendations(USER_PERSONALIZATION_V2, 60).usd
+PRICE = Prices().price_recommendations(USER_PERSONALIZATION_V2, 60).usd
 OUTPUTS = "shop/curated/batch_inference"
 
 

@@ -19,7 +19,7 @@ from dagster._core.instance.ref import InstanceRef
 
 from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.json_schema import build_declaration_schema
-from batchrec_dagster.personalize.price_file import SHIPPED_PRICES, parse_prices
+from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.pipeline.run_options import OPTIONS
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
@@ -86,10 +86,8 @@ def _check_document(content: dict[str, Any], text: str, folder: Path) -> None:
         declare(content["attributes"])
     elif keys == {"attributes"}:
         declare(complement(content["attributes"]))
-    elif keys == {"regions"}:
-        shipped = yaml.safe_load(SHIPPED_PRICES.read_text())
-        regions = {**shipped["regions"], **content["regions"]}
-        parse_prices(SHIPPED_PRICES, {**shipped, "regions": regions})
+    elif keys <= Prices.model_fields.keys():
+        Prices.model_validate(content)
     elif keys <= LAUNCHPAD:
         _check_run_config(content, folder)
     elif keys <= {"storage", "compute_logs"}:

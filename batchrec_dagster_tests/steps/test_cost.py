@@ -10,7 +10,12 @@ import pytest
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.prices import PriceList
+from batchrec_dagster.personalize.prices import (
+    TRAINING_HOURS,
+    Prices,
+    estimate_training_hours,
+    summarize_costs,
+)
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.first_run import DECLARATION
 from batchrec_dagster_tests.support import (
@@ -26,7 +31,7 @@ from batchrec_dagster_tests.support import (
 
 pytestmark = pytest.mark.slow
 
-PRICES = PriceList.read()
+PRICES = Prices()
 ASSETS = ("personalize_dataset", "solution_version", "recommendations")
 
 
@@ -48,58 +53,41 @@ def attributes(project: Project) -> dict[str, object]:
 
 def test_each_kind_of_work_costs_by_its_own_measure() -> None:
     assert PRICES.price_import("items", 2_000_000_000).usd == pytest.approx(
-        2 * PRICES.prices["import_per_gb"].most
+        2 * PRICES.import_per_gb
     )
     price_by_hour = PRICES.price_training("aws-user-personalization", 1.5, 10**6)
-    assert price_by_hour.usd == pytest.approx(1.5 * PRICES.prices["training_per_hour"].most)
+    assert price_by_hour.usd == pytest.approx(1.5 * PRICES.training_per_hour)
     price_by_rows = PRICES.price_training("aws-user-personalization-v2", 1.5, 10**6)
-    assert price_by_rows.usd == pytest.approx(
-        1000 * PRICES.prices["training_v2_per_1000_interactions"].most
-    )
+    assert price_by_rows.usd == pytest.approx(1000 * PRICES.training_v2_per_1000_interactions)
     v1, v2 = (
         PRICES.price_recommendations(recipe, 3000).usd
         for recipe in ("aws-popularity-count", "aws-user-personalization-v2")
     )
-    assert v1 == pytest.approx(3 * PRICES.prices["recommendations_per_1000_users"].most)
-    assert v2 == pytest.approx(3 * PRICES.prices["recommendations_v2_per_1000_users"].most)
-    # The price is for all users, once or for each segment.
+    assert v1 == pytest.approx(3 * PRICES.recommendations_per_1000_users)
+    assert v2 == pytest.approx(3 * PRICES.recommendations_v2_per_1000_users)
+    # The price is for all users, for each segment.
     segments = PRICES.price_segments(2, 3000)
-    assert segments.usd == pytest.approx(6 * PRICES.prices["segments_per_1000_users"].most)
-    assert segments.least == pytest.approx(3 * PRICES.prices["segments_per_1000_users"].least)
+    assert segments.usd == pytest.approx(6 * PRICES.segments_per_1000_users)
 
 
-def test_the_hours_that_aws_published_are_within_the_estimate() -> None:
-    """53.9 hours are said of 25 million interactions, and of 50."""
-    for rows, published_hours in ((100_000, 2.135), (25_000_000, 53.9), (50_000_000, 53.9)):
-        least_hours, most_hours = PRICES.estimate_training_hours("aws-user-personalization", rows)
-        assert least_hours <= published_hours <= most_hours
-    assert PRICES.estimate_training_hours("aws-user-personalization", 25_000_000)[1] < 53.9 * 1.1
-    # AWS published none for other recipes.
-    assert PRICES.estimate_training_hours("aws-item-affinity", 100_000)[0] == 0
-    assert (
-        PRICES.estimate_training_hours("aws-user-personalization", 100_000, last_hours=9.0)[1] == 9
-    )
-    assert (
-        PRICES.estimate_training_hours("aws-user-personalization", 100_000, last_hours=0.5)[0]
-        == 0.5
-    )
+def test_the_hours_that_aws_published_are_about_the_estimate() -> None:
+    for rows, published_hours in ((100_000, 2.135), (25_000_000, 53.9)):
+        assert estimate_training_hours(rows) == pytest.approx(published_hours, rel=0.1)
+    assert estimate_training_hours(100_000, last_hours=9.0) == 9
+    assert estimate_training_hours(100_000, last_hours=0.5) == estimate_training_hours(100_000)
 
 
-def test_the_most_is_said_only_where_it_is_one() -> None:
+def test_a_sum_names_its_parts() -> None:
     v2 = "aws-user-personalization-v2"
-    sure = [PRICES.price_import("interactions", 10**7), PRICES.price_training(v2, 0, 10**6)]
-    sure.append(PRICES.price_recommendations(v2, 1000))
-    assert PRICES.summarize(sure).startswith("at most 2.15 USD, at the prices of ")
-    hours = PRICES.price_training("aws-user-personalization", (2.0, 4.0), 10**6)
-    summary = PRICES.summarize([*sure, hours])
-    assert summary.startswith("2.63 to 3.11 USD")
-    assert "for 2.00 to 4.00 hours 0.48 to 0.96" in summary
-    assert summary.endswith("an estimate, as hours are extrapolated")
-    summary = PRICES.summarize([*sure, PRICES.price_segments(2, 100_000)])
-    assert summary.startswith("3.75 to 5.35 USD")
-    assert summary.endswith("an estimate, as segments_per_1000_users is not verified")
-    # The price by the hour is known after the training.
-    assert not PRICES.price_training("aws-user-personalization", 2.0, 10**6).doubts
+    costs = [PRICES.price_import("interactions", 10**7), PRICES.price_training(v2, 0, 10**6)]
+    costs += [PRICES.price_recommendations(v2, 1000), PRICES.price_segments(2, 100_000)]
+    costs.append(PRICES.price_training("aws-user-personalization", 4.0, 10**6))
+    assert summarize_costs(costs) == (
+        "about 6.31 USD: importing 10.00 MB of interactions 0.00, training"
+        " aws-user-personalization-v2 on 1,000,000 interactions 2.00, recommending to 1,000 users"
+        " 0.15, 2 segments of 100,000 users 3.20, training aws-user-personalization for 4.00 hours"
+        " 0.96"
+    )
 
 
 def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
@@ -112,20 +100,16 @@ def test_the_embedded_personalize_costs_nothing_and_tells_what_it_would_on_aws(
     assert check.asset_key.path[-1] == "personalize_dataset"
     assert check.passed
     assert check.description is not None
-    assert check.description.startswith("nothing locally; on AWS at most 0.01 USD")
+    assert check.description.startswith("nothing locally; on AWS about 0.01 USD")
     metadata_by_asset = {asset: metadata(first, asset) for asset in ASSETS}
     assert [metadata_by_asset[asset]["cost_usd"] for asset in ASSETS] == [0.0] * 3
     on_aws = {asset: metadata_by_asset[asset]["cost_usd_on_aws"] for asset in ASSETS}
     rows = interactions(project, "shop").height
     size = (project.storage / "shop/transformed/interactions/interactions.csv").stat().st_size
     assert on_aws == {
-        "personalize_dataset": approximate(PRICES.prices["import_per_gb"].most * size / 1e9),
-        "solution_version": approximate(
-            PRICES.prices["training_v2_per_1000_interactions"].most * rows / 1000
-        ),
-        "recommendations": approximate(
-            PRICES.prices["recommendations_v2_per_1000_users"].most * 60 / 1000
-        ),
+        "personalize_dataset": approximate(PRICES.import_per_gb * size / 1e9),
+        "solution_version": approximate(PRICES.training_v2_per_1000_interactions * rows / 1000),
+        "recommendations": approximate(PRICES.recommendations_v2_per_1000_users * 60 / 1000),
     }
     dataset_metadata = metadata_by_asset["personalize_dataset"]
     assert dataset_metadata["estimated_usd"] == 0.0
@@ -149,23 +133,22 @@ def test_the_estimate_of_a_training_is_an_upper_bound(
     project.declare({**attributes, "solution": solution})
     first = refresh(project, "shop", instance)
     hours = metadata(first, "solution_version")["training_hours"]
-    assert 0 < hours < PRICES.hours
+    assert 0 < hours < TRAINING_HOURS
     cost = metadata(first, "solution_version")["cost_usd"]
-    assert cost == approximate(hours * PRICES.prices["training_per_hour"].most)
+    assert cost == approximate(hours * PRICES.training_per_hour)
     write_ratings(project.root / "ratings.csv", seed=1)
     second = metadata(refresh(project, "shop", instance), "personalize_dataset")
     lists = PRICES.price_recommendations("aws-user-personalization", 60).usd
     # This is an upper bound, because the last training may have been a short one.
     rows = interactions(project, "shop").height
-    _, most_hours = PRICES.estimate_training_hours("aws-user-personalization", rows)
-    training = most_hours * PRICES.prices["training_per_hour"].most
+    training = estimate_training_hours(rows) * PRICES.training_per_hour
     assert second["estimated_usd"] == approximate(training + lists + second["cost_usd"])
     # A training that took longer may do so again.
     record = project.storage / "shop/records/solution_version.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "training_hours": 9.0}))
     write_ratings(project.root / "ratings.csv", seed=2)
     third = metadata(refresh(project, "shop", instance), "personalize_dataset")
-    training = 9 * PRICES.prices["training_per_hour"].most
+    training = 9 * PRICES.training_per_hour
     assert third["estimated_usd"] == approximate(training + lists + third["cost_usd"])
 
 
@@ -184,10 +167,8 @@ def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
     assert not check.passed
     assert check.metadata["estimated_usd"].value == pytest.approx(0.49, abs=0.01)
     message = why(result)
-    assert "within_budget: 0.48 to 0.49 USD" in message
-    assert (
-        "the middle is 0.49 USD; budget.max_usd_per_run allows 0.10. Nothing was started" in message
-    )
+    assert "within_budget: about 0.48 USD" in message
+    assert "budget.max_usd_per_run allows 0.10. Nothing was started" in message
     assert "training aws-user-personalization for " in message
     assert "raise budget.max_usd_per_run" in message
     client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())

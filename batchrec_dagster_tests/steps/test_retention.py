@@ -13,7 +13,7 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import ACTIVE, Ensure
-from batchrec_dagster.personalize.prices import PriceList
+from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.personalize.resource_kinds import IMPORT_JOB, ResourceKind
 from batchrec_dagster.steps.batch_jobs import JobOutput
 from batchrec_dagster.steps.retention import delete_unneeded, delete_unneeded_segments
@@ -97,7 +97,7 @@ def make_work(storage: StorageResource, statuses: Any = (), **settings: Any) -> 
         on_aws=True,
         statuses=dict(statuses),
     )
-    return PersonalizeWork(pipeline, storage, ensure, PriceList.read())
+    return PersonalizeWork(pipeline, storage, ensure, Prices())
 
 
 def publish(work: PersonalizeWork, folder: Path, **about: Any) -> None:

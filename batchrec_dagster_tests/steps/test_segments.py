@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.prices import PriceList
+from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.pipeline.test_pipeline import stale
 from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
@@ -81,12 +81,12 @@ def test_each_item_gets_the_users_who_belong_to_it(
         segments_metadata["segments"],
         segments_metadata["empty_segments"],
     ) == ("segmented", 3, 0)
-    cost = PriceList.read().price_segments(3, users=60).usd
+    cost = Prices().price_segments(3, users=60).usd
     assert (segments_metadata["cost_usd"], segments_metadata["cost_usd_on_aws"]) == (
         0,
         pytest.approx(cost),
     )
-    lists = PriceList.read().price_recommendations(str(QUICK["recipe"]), 60).usd
+    lists = Prices().price_recommendations(str(QUICK["recipe"]), 60).usd
     checks = [
         e for e in result.get_asset_check_evaluations() if "user_segments" in e.asset_key.path
     ]

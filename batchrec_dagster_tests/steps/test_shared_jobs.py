@@ -12,7 +12,7 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
-from batchrec_dagster.personalize.prices import PriceList
+from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.steps.checks import CheckResult, name_list_settings
 from batchrec_dagster.steps.cost import estimate_results
 from batchrec_dagster.steps.data_sizes import DataSize, SizeComparison
@@ -174,7 +174,7 @@ def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
     storage = StorageResource(root=str(tmp_path), s3=S3Connection())
     pipeline = declare({"mail": {"users": USERS}, "home": {}, "app": {}})
     ensure = cast(Ensure, None)
-    work = PersonalizeWork(pipeline, storage, ensure, PriceList.read())
+    work = PersonalizeWork(pipeline, storage, ensure, Prices())
     mail, home, _ = work.narrow_to_lists()
     for list_work, users in ((mail, 2), (home, 3)):
         lines = pl.DataFrame({"userId": [str(user) for user in range(users)]})
@@ -186,7 +186,7 @@ def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
 def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_path: Path) -> None:
     storage = StorageResource(root=str(tmp_path), s3=S3Connection())
     pipeline = declare({"mail": {}, "home": {}})
-    work = PersonalizeWork(pipeline, storage, cast(Ensure, None), PriceList.read())
+    work = PersonalizeWork(pipeline, storage, cast(Ensure, None), Prices())
     mail, home = work.narrow_to_lists()
     for day, list_work in enumerate((home, mail), start=1):
         sizes = {
