@@ -27,30 +27,20 @@ class AttributeColumns:
 
 
 def choose_attribute_columns(
-    sample: FileSample,
-    given_columns: Mapping[str, Column],
-    categories: Sequence[str],
-    numbers: Sequence[str],
+    sample: FileSample, categories: Sequence[str], numbers: Sequence[str]
 ) -> AttributeColumns:
-    """The given columns of categories and numbers, and those that their names show.
+    """The columns of categories and numbers.
 
-    given_columns: by their setting, such as categories.GENRES; those of others are ignored.
     categories, numbers: the columns whose names show that they may be such. Of the latter those
     count that have numbers.
     """
-    given_fields: dict[str, dict[str, Column]] = {"categories": {}, "numbers": {}}
-    for role, column in given_columns.items():
-        kind, dot, field = role.partition(".")
-        if dot:
-            given_fields[kind][field] = column
-    chosen_categories: dict[str, Column] = {make_field_name(name): name for name in categories}
-    chosen_categories.update(given_fields["categories"])
-    decimal = sample.find_decimal([*numbers, *given_fields["numbers"].values()])
-    numeric = [name for name in numbers if sample.is_numeric(name, decimal)]
-    chosen_numbers: dict[str, Column] = {make_field_name(name): name for name in numeric}
-    chosen_numbers.update(given_fields["numbers"])
-    separator = _choose_separator(sample, list(chosen_categories.values()))
-    return AttributeColumns(chosen_categories, chosen_numbers, decimal, separator)
+    decimal = sample.find_decimal(numbers)
+    return AttributeColumns(
+        {make_field_name(name): name for name in categories},
+        {make_field_name(name): name for name in numbers if sample.is_numeric(name, decimal)},
+        decimal,
+        _choose_separator(sample, categories),
+    )
 
 
 def recognise_id(
@@ -73,19 +63,19 @@ def recognise_id(
 
 
 def build_unknown_columns_error(
-    sample: FileSample, missing: str, options: str
+    sample: FileSample, missing: str, block: str
 ) -> UnknownColumnsError:
     """The error for columns that were not recognised.
 
-    options: those that name them.
+    block: of the YAML, which has to name them.
     """
     return UnknownColumnsError(
-        f"{sample.name}: couldn't recognise {missing}. Found: {list_columns(sample)}. Give it"
-        f" by name, or by position, from 1, if there is no header: {options}"
+        f"{sample.name}: couldn't recognise {missing}. Found: {list_columns(sample)}. Leave out"
+        f" --{block}, and write the block `{block}` into defs.yaml, with its columns"
     )
 
 
-def _choose_separator(sample: FileSample, categories: Sequence[Column]) -> str:
+def _choose_separator(sample: FileSample, categories: Sequence[str]) -> str:
     cells = [sample.read_cells(name) for name in categories]
     for separator in ("|", ";", ","):
         if any(column.str.contains(separator, literal=True).any() for column in cells):

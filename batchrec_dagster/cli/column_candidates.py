@@ -88,7 +88,7 @@ def require_single_columns(sample: FileSample, columns: Mapping[str, Column]) ->
         if isinstance(column, str) and names.count(column) > 1:
             raise PreparationError(
                 f"{sample.name} has several columns {column!r} ({role}). Rename them, or give the"
-                " columns by position, and --header with the number of the line that names them"
+                " columns by position"
             )
 
 

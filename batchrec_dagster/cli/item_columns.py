@@ -11,15 +11,13 @@ from batchrec_dagster.cli.attribute_columns import (
     choose_attribute_columns,
     recognise_id,
 )
-from batchrec_dagster.cli.column_candidates import NO_COLUMN, has_times
+from batchrec_dagster.cli.column_candidates import has_times
 from batchrec_dagster.cli.recognised_source import RecognisedSource
-from batchrec_dagster.cli.unused_columns import UnusedColumn, suggest_item_columns
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.preparation.attributes import ITEM_ROWS, AttributeRows
 from batchrec_dagster.preparation.column_names import find_columns
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.items import HTTP_ADDRESS, ItemsLayout, parse_items
-from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.polars.decoding import RawFile
 
 ITEM_NAMES = {
@@ -46,44 +44,30 @@ class ItemsBlock:
     def choose_layout(
         self,
         sample: FileSample,
-        given_columns: Mapping[str, Column],
         settings_of_ratings: Mapping[str, object],
     ) -> ItemsLayout:
-        """How the file is read: with the given columns, and those that their names show, if what
-        is in them fits.
+        """How the file is read: with the columns that their names show, if what is in them fits.
 
-        given_columns: by their setting. The one of `created` may be NO_COLUMN.
         Raises UnknownColumnsError.
         """
-        item = given_columns.get("item") or recognise_id(sample, "item", settings_of_ratings)
-        free = [name for name in sample.columns if name not in (item, *given_columns.values())]
+        item = recognise_id(sample, "item", settings_of_ratings)
+        if item is None:
+            raise build_unknown_columns_error(sample, "the column with the item's id", "items")
+        free = [name for name in sample.columns if name != item]
         candidates = {
             role: [name for name in find_columns(free, words.split()) if _fits(sample, role, name)]
             for role, words in ITEM_NAMES.items()
         }
-        title, created = (
-            given_columns.get(role, next(iter(candidates[role]), None))
-            for role in ("title", "created")
-        )
-        if created == NO_COLUMN:
-            created = None
-        image, link = given_columns.get("image"), given_columns.get("link")
+        title, created = (next(iter(candidates[role]), None) for role in ("title", "created"))
+        image, link = None, None
         if title is not None:
-            image = image or _recognise_image(sample, free)
-            link = link or _recognise_link(sample, [name for name in free if name != image])
+            image = _recognise_image(sample, free)
+            link = _recognise_link(sample, [name for name in free if name != image])
         attributes = choose_attribute_columns(
-            sample, given_columns, candidates["categories"], candidates["numbers"]
+            sample, candidates["categories"], candidates["numbers"]
         )
-        if item is None:
-            raise build_unknown_columns_error(
-                sample, "the column with the item's id", "--items-id COL"
-            )
         if not (title or created or attributes.categories or attributes.numbers):
-            raise build_unknown_columns_error(
-                sample,
-                "a title, category or number",
-                "--items-title, --items-category, --items-number",
-            )
+            raise build_unknown_columns_error(sample, "a title, category or number", "items")
         return ItemsLayout(
             header=sample.header,
             delimiter=sample.delimiter or ",",
@@ -106,12 +90,6 @@ class ItemsBlock:
     def list_rated_ids(self, ratings: RecognisedSource) -> pl.Series:
         """The ids of the items that the ratings have."""
         return ratings.items
-
-    def suggest_columns(
-        self, unused: Sequence[UnusedColumn], layout: ItemsLayout
-    ) -> list[UnusedColumn]:
-        """The unused columns that may be worth declaring."""
-        return suggest_item_columns(unused, {*layout.categories, *layout.numbers})
 
     def suggest_rules(self, layout: ItemsLayout, rows: pl.DataFrame) -> list[str]:
         """None: rules on items stand in another block."""

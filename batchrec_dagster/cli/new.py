@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 from batchrec_dagster.cli.declared_pipelines import find_declared_pipelines
 from batchrec_dagster.cli.project import Project, find_project, load_storage
 from batchrec_dagster.cli.terminal import fit_terminal, format_program, shorten_path
+from batchrec_dagster.preparation.layout import NO_TIMES
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise_attributes import AttributesBlock
@@ -25,6 +25,7 @@ L = TypeVar("L", bound="AttributesLayout")
 
 # A folder of many files is judged by the first ones.
 MOST_FILES = 20
+RATING_ROLES = ("user", "item", "timestamp", "rating")
 # Shells complete it as a path; it may be a URL too.
 FILE = click.Path(readable=False)
 
@@ -54,99 +55,33 @@ FILE = click.Path(readable=False)
 @click.option(
     "--min-rating",
     metavar="NUMBER",
-    help="Lowest rating that counts; none: all. Default: by the scale.",
-)
-@click.option("--event-type", metavar="COL", help="Column with the event type, if any.")
-@click.option("--delimiter", metavar="CHAR", help="Delimiter of the CSV file.")
-@click.option(
-    "--header",
-    metavar="LINE",
-    help="Line that names the columns; none: no line does. Default: as the file shows.",
+    type=float,
+    help="Lowest rating that counts. Default: 3.5 on a scale of 5, 7 on one of 10, else all count.",
 )
 @click.option("--time-format", metavar="FORMAT", help="Format of the times, as for strptime.")
-@click.option("--timezone", metavar="ZONE", help="Time zone of times without one. Default: UTC.")
-@click.option("--encoding", metavar="NAME", default="auto", help="Encoding, such as cp1250.")
-@click.option("--no-quotes", is_flag=True, help='" in CSV is like any other character.')
-@click.option(
-    "--null-value",
-    "null_values",
-    metavar="TEXT",
-    multiple=True,
-    help="Text that means no value, besides NULL, nan and the like; repeatable.",
-)
 @click.option(
     "--on-bad-rows",
     type=click.Choice(["fail", "skip"]),
     default="fail",
     help="skip: drop unreadable rows. fail, the default: refuse a file with any.",
 )
-@click.option("--items-id", "items_item", metavar="COL", help="Items: column of the id.")
-@click.option("--items-title", metavar="COL", help="Items: column of the title.")
-@click.option("--items-image", metavar="COL", help="Items: column of a picture's address.")
-@click.option("--items-link", metavar="COL", help="Items: column of the page's address.")
-@click.option(
-    "--items-created", metavar="COL", help="Items: column of the release time; none: no such times."
-)
-@click.option(
-    "--items-category",
-    metavar="[NAME=]COL",
-    multiple=True,
-    help="Items: column of text for Personalize, and the field's name there; repeatable.",
-)
-@click.option(
-    "--items-number",
-    metavar="[NAME=]COL",
-    multiple=True,
-    help="Items: column of numbers for Personalize; repeatable.",
-)
-@click.option("--items-delimiter", metavar="CHAR", help="Items: delimiter of the file.")
-@click.option("--users-id", "users_user", metavar="COL", help="Users: column of the id.")
-@click.option(
-    "--users-category",
-    metavar="[NAME=]COL",
-    multiple=True,
-    help="Users: column of text, such as country or consent, and the field's name in Personalize;"
-    " repeatable.",
-)
-@click.option(
-    "--users-number",
-    metavar="[NAME=]COL",
-    multiple=True,
-    help="Users: column of numbers, such as age; repeatable.",
-)
-@click.option("--users-delimiter", metavar="CHAR", help="Users: delimiter of the file.")
 def new(name: str, ratings: str, items: str | None, users: str | None, **options: Any) -> None:
     """Declare the pipeline NAME for a file of ratings.
 
     Recognises format, columns and times, and shows the first rows as it read them; the options
     override what it recognises. Give columns by name, or by position, from 1, if the file has no
-    header. What could not run is refused. Writes defs/NAME/defs.yaml, with
-    comments, into the project around this folder, once it loads. Never overwrites a file.
+    header. What could not run is refused. Writes defs/NAME/defs.yaml, with comments, into the
+    project around this folder, once it loads: all else is edited there. Never overwrites a file.
 
     \b
     Examples:
       batchrec new shop --ratings data/orders.csv
       batchrec new shop --ratings data/orders.csv --items data/products.csv
-      batchrec new shop --ratings data/orders.csv --items data/products.csv \\
-        --items-id sku --items-title called --items-category GENRES=kind
       batchrec new shop --ratings data/orders.csv --users data/customers.csv
       batchrec new shop --ratings 's3://shop/orders/*.parquet' --time ordered_at
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
     """
-    from batchrec_dagster.cli.given_columns import (
-        get_item_columns,
-        get_rating_columns,
-        get_user_columns,
-    )
-
-    columns, item_columns, user_columns = (
-        get_columns(options)
-        for get_columns in (get_rating_columns, get_item_columns, get_user_columns)
-    )
-    if items is None and (item_columns or options["items_delimiter"]):
-        raise click.UsageError("columns of the items are given, but not their file: --items FILE")
-    if users is None and (user_columns or options["users_delimiter"]):
-        raise click.UsageError("columns of the users are given, but not their file: --users FILE")
+    columns = _parse_columns({role: options[role] for role in RATING_ROLES})
     project = find_project()
     _check_name(name, project)
 
@@ -166,13 +101,13 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     if items is not None:
         items_source = _choose_declared_source(items, project)
         recognised_items = _recognise_attributes(
-            ItemsBlock(), items_source, project, item_columns, options, recognised_ratings
+            ItemsBlock(), items_source, project, options, recognised_ratings
         )
         sources.append(recognised_items)
     if users is not None:
         users_source = _choose_declared_source(users, project)
         recognised_users = _recognise_attributes(
-            UsersBlock(), users_source, project, user_columns, options, recognised_ratings
+            UsersBlock(), users_source, project, options, recognised_ratings
         )
         sources.append(recognised_users)
     on_bad_rows = options["on_bad_rows"]
@@ -207,6 +142,18 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         f"  {batchrec} open --pipeline {name}\n"
         f"  {batchrec} show --pipeline {name}"
     )
+
+
+def _parse_columns(given: Mapping[str, str | None]) -> dict[str, Column]:
+    """The given columns by role, by name or position. Raises click.UsageError for a mix of both."""
+    columns: dict[str, Column] = {
+        role: int(text) if text.isascii() and text.isdecimal() else text
+        for role, text in given.items()
+        if text is not None
+    }
+    if len({type(column) for column in columns.values() if column != NO_TIMES}) > 1:
+        raise click.UsageError("give the columns all by name, or all by position")
+    return columns
 
 
 def _check_name(name: str, project: Project) -> None:
@@ -245,25 +192,13 @@ def _choose_declared_source(source: str, project: Project) -> str:
 def _recognise_ratings(
     source: str, project: Project, columns: Mapping[str, Column], options: Mapping[str, Any]
 ) -> RecognisedSource:
-    from batchrec_dagster.cli.given_columns import parse_header
     from batchrec_dagster.cli.recognise_ratings import recognise_ratings
     from batchrec_dagster.cli.recognised_source import ReadingOptions
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
-    lowest = options["min_rating"]
-    if lowest not in (None, "none") and not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", lowest):
-        raise click.UsageError(f"--min-rating is {lowest!r}: write a number such as 3.5, or none")
     reading = ReadingOptions(
-        options["delimiter"],
-        options["time_format"],
-        lowest,
-        encoding=options["encoding"],
-        quoted=not options["no_quotes"],
-        null_values=options["null_values"],
-        timezone=options["timezone"],
-        header=parse_header(options["header"]),
-        skip=options["on_bad_rows"] == "skip",
+        options["time_format"], options["min_rating"], skip=options["on_bad_rows"] == "skip"
     )
     with open_source(parse_source(source), load_storage(), project.root) as files:
         reading = replace(reading, whole=len(files) <= MOST_FILES)
@@ -279,7 +214,6 @@ def _recognise_attributes(
     block: AttributesBlock[L],
     source: str,
     project: Project,
-    columns: Mapping[str, Column],
     options: Mapping[str, Any],
     ratings: RecognisedSource,
 ) -> RecognisedSource:
@@ -288,7 +222,6 @@ def _recognise_attributes(
     from batchrec_dagster.preparation.sources.parsing import parse_source
     from batchrec_dagster.steps.raw_files import open_source
 
-    name = block.rows.block
-    reading = ReadingOptions(options[f"{name}_delimiter"], skip=options["on_bad_rows"] == "skip")
+    reading = ReadingOptions(skip=options["on_bad_rows"] == "skip")
     with open_source(parse_source(source), load_storage(), project.root) as files:
-        return recognise_attributes(block, source, files[0], columns, reading, ratings)
+        return recognise_attributes(block, source, files[0], reading, ratings)

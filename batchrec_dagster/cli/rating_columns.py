@@ -6,6 +6,8 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+import polars as pl
+
 from batchrec_dagster.cli.column_candidates import (
     UnknownColumnsError,
     check_columns,
@@ -15,11 +17,11 @@ from batchrec_dagster.cli.column_candidates import (
     list_columns,
     may_hold_times,
 )
-from batchrec_dagster.cli.liked_ratings import is_usual_scale
 from batchrec_dagster.preparation.column_names import NAMES, find_columns
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import NO_TIMES, Column
 from batchrec_dagster.preparation.polars.json_table import JsonTable, describe_nested
+from batchrec_dagster.preparation.polars.rows import parse_as
 
 # The options that give the columns that every source of ratings must have.
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}
@@ -36,6 +38,8 @@ HINTS = {
         re.IGNORECASE,
     ),
 }
+# The lowest rating that says that someone liked an item, by the top of the scale.
+LIKED = {5: 3.5, 10: 7.0}
 # A column with more distinct values does not hold event types.
 MOST_EVENT_TYPES = 30
 
@@ -117,11 +121,31 @@ def _choose_by_position(sample: FileSample, *, without_times: bool) -> dict[str,
         raise _build_unknown_columns_error(sample, list(REQUIRED_OPTIONS), [])
     columns = dict(zip(("user", "item", "rating"), other_positions, strict=False))
     # Numbers on no scale may be of a category, or of a price.
-    if "rating" in columns and not is_usual_scale(sample.read_cells(columns["rating"])):
-        del columns["rating"]
+    if "rating" in columns:
+        numbers = parse_numbers(sample.read_cells(columns["rating"]))
+        if numbers.has_nulls() or choose_min_rating(numbers) is None:
+            del columns["rating"]
     if time_positions:
         columns["timestamp"] = time_positions[0]
     return dict(columns)
+
+
+def parse_numbers(cells: pl.Series) -> pl.Series:
+    """The numbers in these cells; null where there is none."""
+    return pl.select(parse_as(pl.lit(cells), "double").alias("number")).to_series()
+
+
+def choose_min_rating(ratings: pl.Series) -> float | None:
+    """The lowest rating that says that someone liked an item, on a scale of 5 or 10.
+
+    None if the ratings are on no such scale, or all the same.
+    """
+    if ratings.n_unique() < 2:
+        return None
+    bottom, top = ratings.sort()[[0, -1]]
+    return next(
+        (lowest for end, lowest in LIKED.items() if bottom >= 0 and end - 1 <= top <= end), None
+    )
 
 
 def _build_unknown_columns_error(

@@ -8,8 +8,6 @@ from typing import Protocol, TypeVar
 import polars as pl
 
 from batchrec_dagster.cli.column_candidates import (
-    NO_COLUMN,
-    check_columns,
     open_sample,
     require_single_columns,
 )
@@ -20,12 +18,6 @@ from batchrec_dagster.cli.recognised_source import (
     describe_bad_rows,
     leave_out_defaults,
 )
-from batchrec_dagster.cli.unused_columns import (
-    UnusedColumn,
-    find_unused_columns,
-    name_columns,
-    name_suggestions,
-)
 from batchrec_dagster.preparation.attributes import (
     QUOTES_FIX,
     AttributeRows,
@@ -34,7 +26,6 @@ from batchrec_dagster.preparation.attributes import (
     open_attributes_table,
 )
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.sources.source import hide_query
@@ -56,22 +47,15 @@ class AttributesBlock(Protocol[L]):
     def choose_layout(
         self,
         sample: FileSample,
-        given_columns: Mapping[str, Column],
         settings_of_ratings: Mapping[str, object],
     ) -> L:
-        """How the file is read: with the given columns, and those that it shows.
-
-        Raises UnknownColumnsError.
-        """
+        """How the file is read, with the columns that it shows. Raises UnknownColumnsError."""
 
     def parse(self, file: RawFile, layout: L) -> AttributeRows:
         """The rows of the file. Raises PreparationError."""
 
     def list_rated_ids(self, ratings: RecognisedSource) -> pl.Series:
         """The ids that the ratings have."""
-
-    def suggest_columns(self, unused: Sequence[UnusedColumn], layout: L) -> list[UnusedColumn]:
-        """The unused columns that may be worth declaring."""
 
     def suggest_rules(self, layout: L, rows: pl.DataFrame) -> list[str]:
         """Comments for the YAML below the block."""
@@ -81,25 +65,18 @@ def recognise_attributes(
     block: AttributesBlock[L],
     source: str,
     file: RawFile,
-    given_columns: Mapping[str, Column],
     options: ReadingOptions,
     ratings: RecognisedSource,
 ) -> RecognisedSource:
     """What the items or users in this file are, and how many.
 
-    given_columns: the columns that need not be recognised, by their setting, such as
-    categories.GENRES. One that is NO_COLUMN is not to be recognised.
     ratings: what was recognised of the ratings.
 
     Raises UnknownColumnsError, PreparationError.
     """
-    declared = {role: name for role, name in given_columns.items() if name != NO_COLUMN}
-    reading = ReadSettings(delimiter=options.delimiter, columns=declared)
-    with open_sample([file], reading, open_attributes_table, QUOTES_FIX) as sample:
-        check_columns(sample, declared)
-        layout = block.choose_layout(sample, given_columns, ratings.settings)
+    with open_sample([file], ReadSettings(), open_attributes_table, QUOTES_FIX) as sample:
+        layout = block.choose_layout(sample, ratings.settings)
         require_single_columns(sample, layout.roles)
-        unused = find_unused_columns(sample, [*layout.roles.values()], layout.decimal)
         warnings = [*_describe_code(sample, layout, block.rows)]
     columns = {role: getattr(layout, role) for role in block.roles}
     id_column = layout.roles[block.rows.name]
@@ -123,17 +100,11 @@ def recognise_attributes(
             f"{file.name} has only {known_count:,} of the {len(rated_ids):,} {block.rows.block} of"
             f" the ratings. Is {layout.roles[block.rows.name]} the same id?"
         )
-    suggested = block.suggest_columns(unused, layout)
     return RecognisedSource(
         leave_out_defaults(settings),
-        [
-            f"{hide_query(source)}: {rows.rows:,} rows",
-            *name_columns(unused),
-            *name_suggestions(suggested),
-        ],
+        [f"{hide_query(source)}: {rows.rows:,} rows"],
         warnings,
         rules=block.suggest_rules(layout, rows.good),
-        suggested_columns=suggested,
     )
 
 

@@ -10,37 +10,24 @@ from pathlib import Path
 import polars as pl
 
 from batchrec_dagster.cli.column_candidates import (
+    UnknownColumnsError,
     describe_columns,
     list_columns,
     open_sample,
     recognise_time_format,
     require_single_columns,
 )
-from batchrec_dagster.cli.interaction_oddities import (
-    count_repeated_rows,
-    describe_frequent_ids,
-    describe_repeated_rows,
-    describe_similar_ids,
+from batchrec_dagster.cli.rating_columns import (
+    choose_min_rating,
+    choose_rating_columns,
+    find_other_times,
 )
-from batchrec_dagster.cli.liked_ratings import (
-    LikedRatings,
-    build_rating_rules,
-    choose_liked_ratings,
-)
-from batchrec_dagster.cli.rating_columns import choose_rating_columns, find_other_times
 from batchrec_dagster.cli.recognised_source import (
     ReadingOptions,
     RecognisedSource,
     choose_declared_delimiter,
     describe_bad_rows,
     leave_out_defaults,
-)
-from batchrec_dagster.cli.unused_columns import (
-    UnusedColumn,
-    find_unused_columns,
-    name_columns,
-    name_consent,
-    suggest_filter,
 )
 from batchrec_dagster.personalize.file_formats import choose_csv_types
 from batchrec_dagster.personalize.schemas import (
@@ -56,13 +43,13 @@ from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
     EXCEL_DAYS,
     NO_TIMES,
-    NULL_VALUES,
     Column,
     PreparationError,
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
+from batchrec_dagster.preparation.polars.rows import parse_as
 from batchrec_dagster.preparation.polars.time_units import find_first_unit
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import (
@@ -98,43 +85,42 @@ def recognise_ratings(
 
     Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
     """
-    reading, notes, unused = _recognise_reading(files, given_columns, options)
+    reading, notes = _recognise_reading(files, given_columns, options)
     has_event_types = "event_type" in reading.columns
     rules = Rules(on_bad_rows="skip", event_type=has_event_types)
     with temporary_folder() as folder:
         with open_ratings(files, reading, rules) as ratings:
-            liked = choose_liked_ratings(ratings, options.min_rating)
+            lowest = _choose_lowest(ratings, options.min_rating)
+            if lowest is None and ratings.layout.rating is not None:
+                notes.append(
+                    f"the rating in column {ratings.layout.rating} is on no scale of 5 or 10. All"
+                    " rows count, unless you set --min-rating NUMBER"
+                )
             preview = _render_preview(ratings)
-            ratings = _select_liked(ratings, liked)
+            ratings = _select_liked(ratings, lowest)
             path = folder / "interactions.csv"
             result = ratings.write_interactions(path)
             recognised_layout = ratings.recognised_layout
-        interactions = _describe_interactions(
-            path, event_type=has_event_types, has_times=reading.timestamp_unit != NO_TIMES
-        )
+        interactions = _describe_interactions(path, event_type=has_event_types)
     counts = interactions.counts
     return RecognisedSource(
-        _build_settings(source, reading, liked, options),
+        _build_settings(source, reading, has_rating=lowest is not None),
         summary=[
             f"{hide_query(source)}: {result.rows_read:,} rows ({recognised_layout.layout.format})",
             f"{result.rows_kept:,} of them count: {counts.users:,} users and"
             f" {counts.items:,} items",
             _check_times(counts, result).finding.partition(";")[0],
-            *name_columns(unused),
-            *name_consent(unused),
         ],
         warnings=[
             *notes,
             *recognised_layout.warnings,
-            *_collect_warnings(liked, result, counts, options),
-            *interactions.oddities,
+            *_collect_warnings(result, counts, options),
         ],
-        repeated_rows=interactions.repeated_rows,
         items=interactions.items,
         users=interactions.users,
         rules=[
-            *build_rating_rules(liked, result),
-            *_build_filter(reading.columns, interactions.event_counts, suggest_filter(unused)),
+            *_build_rating_rules(lowest, result),
+            *_build_filter(reading.columns, interactions.event_counts),
         ],
         preview=preview,
     )
@@ -142,20 +128,16 @@ def recognise_ratings(
 
 def _recognise_reading(
     files: Sequence[RawFile], given_columns: Mapping[str, Column], options: ReadingOptions
-) -> tuple[ReadSettings, list[str], list[UnusedColumn]]:
-    """How the files are read, what people should check about that, and what is not used."""
+) -> tuple[ReadSettings, list[str]]:
+    """How the files are read, and what people should check about that."""
     settings_given = ReadSettings(
-        delimiter=options.delimiter,
-        encoding=options.encoding,
-        quoted=options.quoted,
-        columns={role: column for role, column in given_columns.items() if column != NO_TIMES},
-        header=options.header,
+        columns={role: column for role, column in given_columns.items() if column != NO_TIMES}
     )
     notes = []
     with open_sample(files, settings_given) as sample:
         columns = choose_rating_columns(sample, given_columns)
         require_single_columns(sample, columns)
-        if options.header is None and sample.header is not None:
+        if sample.header is not None:
             names = list_columns(sample)
             notes.append(f"line {sample.header} was taken for the names of the columns: {names}")
         if not sample.has_header and not given_columns:
@@ -166,8 +148,7 @@ def _recognise_reading(
         reading = _build_reading(sample, columns, options)
         if "timestamp" in columns and "timestamp" not in given_columns:
             notes += _describe_other_times(sample, columns)
-        used = [column for column in columns.values() if column != NO_TIMES]
-        return reading, notes, find_unused_columns(sample, used, reading.decimal)
+        return reading, notes
 
 
 def _describe_other_times(sample: FileSample, columns: Mapping[str, Column]) -> Iterator[str]:
@@ -186,16 +167,35 @@ def _describe_other_times(sample: FileSample, columns: Mapping[str, Column]) -> 
     )
 
 
-def _select_liked(ratings: OpenedRatings, liked: LikedRatings) -> OpenedRatings:
-    """The ratings, of which those that somebody liked become interactions."""
+def _choose_lowest(ratings: OpenedRatings, given: float | None) -> float | None:
+    """The lowest rating that counts: as given, else by the scale; None if all rows count.
+
+    Raises UnknownColumnsError if one is given, but no column of ratings.
+    """
+    column = ratings.layout.rating
+    if column is None:
+        if given is not None:
+            raise UnknownColumnsError(f"--min-rating {given:g} needs the column: --rating COL")
+        return None
+    if given is not None:
+        return given
+    cells = pl.concat(
+        table.read_cells({"rating": column}).select("rating") for table in ratings.tables
+    )
+    numbers = cells.select(parse_as(pl.col("rating"), "double")).drop_nulls()
+    return choose_min_rating(numbers.collect(engine="streaming").to_series())
+
+
+def _select_liked(ratings: OpenedRatings, lowest: float | None) -> OpenedRatings:
+    """The ratings, of which those from the lowest on become interactions."""
     layout = ratings.layout
-    if liked.lowest is None:
+    if lowest is None:
         # All rows count, so a missing rating does no harm.
         layout = replace(layout, rating=None, decimal=".")
     return replace(
         ratings,
         recognised_layout=replace(ratings.recognised_layout, layout=layout),
-        rules=replace(ratings.rules, min_rating=liked.lowest),
+        rules=replace(ratings.rules, min_rating=lowest),
     )
 
 
@@ -214,18 +214,11 @@ class _Interactions:
     event_counts: Sequence[tuple[str, int]]
     """The event types, and the number of interactions of each."""
 
-    repeated_rows: int
-    """How many rows are equal to an earlier one; 0 if the rows have no times."""
 
-    oddities: Sequence[str]
-    """What may not be meant, in words."""
-
-
-def _describe_interactions(path: Path, *, event_type: bool, has_times: bool) -> _Interactions:
+def _describe_interactions(path: Path, *, event_type: bool) -> _Interactions:
     """What is in this file of interactions.
 
     event_type: whether the file has event types.
-    has_times: whether the rows have times of their own.
     """
     columns = list_interactions_columns(event_type=event_type)
     rows = pl.scan_csv(path, schema=choose_csv_types(columns), glob=False)
@@ -234,25 +227,16 @@ def _describe_interactions(path: Path, *, event_type: bool, has_times: bool) -> 
         for name in (USER_ID, ITEM_ID)
     )
     event_counts = rows.group_by(EVENT_TYPE).len().collect().rows() if event_type else []
-    counts = count_rows(rows)
-    repeated_rows = count_repeated_rows(path, columns) if has_times else 0
-    oddities = [
-        *describe_repeated_rows(repeated_rows, int(rows.select(pl.len()).collect().item())),
-        *describe_frequent_ids(path, columns),
-        *describe_similar_ids("user", users),
-        *describe_similar_ids("item", items),
-    ]
-    return _Interactions(counts, users, items, event_counts, repeated_rows, oddities)
+    return _Interactions(count_rows(rows), users, items, event_counts)
 
 
 def _collect_warnings(
-    liked: LikedRatings,
     result: PreparationResult,
     counts: InteractionCounts,
     options: ReadingOptions,
 ) -> list[str]:
     """What to know of the rows. Raises PreparationError for what would stop the pipeline."""
-    warnings = [liked.warning] if liked.warning else []
+    warnings = []
     low = result.left_out.get(BELOW_MIN_RATING, 0)
     if bad := result.rows_read - result.rows_kept - low:
         warnings.append(
@@ -296,22 +280,19 @@ def _build_reading(
     return ReadSettings(
         format=sample.format,
         delimiter=sample.delimiter,
-        encoding=options.encoding,
-        quoted=options.quoted,
         columns={role: columns[role] for role in RATING_ROLES if role in columns},
         timestamp_unit=unit,
         decimal=sample.find_decimal([columns["rating"]] if "rating" in columns else []),
-        null_values=[*NULL_VALUES, *options.null_values],
-        timezone=options.timezone,
-        header=options.header or sample.header,
+        header=sample.header,
     )
 
 
-def _build_settings(
-    source: str, reading: ReadSettings, liked: LikedRatings, options: ReadingOptions
-) -> dict[str, object]:
-    left_out = () if liked.lowest is not None else ("rating",)
-    columns = {role: c for role, c in reading.columns.items() if role not in left_out}
+def _build_settings(source: str, reading: ReadSettings, *, has_rating: bool) -> dict[str, object]:
+    """The block `ratings` of the YAML.
+
+    has_rating: whether the rating decides which rows count.
+    """
+    columns = {role: c for role, c in reading.columns.items() if has_rating or role != "rating"}
     has_times = reading.timestamp_unit != NO_TIMES
     unit = reading.timestamp_unit if has_times else AUTO
     is_of_numbers = unit in (EXCEL_DAYS, *EPOCH_UNITS)
@@ -319,34 +300,33 @@ def _build_settings(
         "source": source,
         "format": reading.format,
         "delimiter": choose_declared_delimiter(reading.delimiter, columns["item"]),
-        "encoding": reading.encoding,
         "header": reading.header,
-        "quotes": reading.quoted,
-        "decimal": "." if left_out else reading.decimal,
+        "decimal": reading.decimal if has_rating else ".",
         "columns": columns if has_times else {**columns, "timestamp": NO_TIMES},
         "timestamp_unit": unit if is_of_numbers else AUTO,
         "timestamp_format": AUTO if is_of_numbers else unit,
-        "timezone": reading.timezone,
-        "null_values": list(options.null_values),
     }
-    return {**leave_out_defaults(settings), **({} if reading.quoted else {"quotes": False})}
+    return leave_out_defaults(settings)
+
+
+def _build_rating_rules(lowest: float | None, result: PreparationResult) -> list[str]:
+    """The lines of the YAML that say which ratings count."""
+    if lowest is None:
+        return []
+    counts = f"{result.rows_kept:,} of {result.rows_read:,}"
+    return [f"# {counts} rows are {lowest:g} or more.", f"min_rating: {lowest:g}"]
 
 
 def _build_filter(
-    columns: Mapping[str, Column], event_counts: Sequence[tuple[str, int]], suggested: Sequence[str]
+    columns: Mapping[str, Column], event_counts: Sequence[tuple[str, int]]
 ) -> list[str]:
-    """Comments in the YAML that name the event types, and show how to filter the rows.
-
-    suggested: conditions on columns that are not used.
-    """
-    lines, conditions = [], [*suggested]
-    if event_counts:
-        by_frequency = sorted(event_counts, key=lambda event: (-event[1], event[0]))
-        events = ", ".join(f"{escape_invisible(name)} ({count:,})" for name, count in by_frequency)
-        lines.append(f"# Events: {events}")
-        column, most_frequent = str(columns["event_type"]), by_frequency[0][0]
-        if column.isidentifier() and "'" not in most_frequent:
-            conditions.insert(0, f"{column} <> '{most_frequent}'")
-    if conditions:
-        lines.append(escape_invisible(f"# filter: {' AND '.join(conditions)}"))
+    """Comments in the YAML that name the event types, and show how to filter the rows."""
+    if not event_counts:
+        return []
+    by_frequency = sorted(event_counts, key=lambda event: (-event[1], event[0]))
+    events = ", ".join(f"{escape_invisible(name)} ({count:,})" for name, count in by_frequency)
+    lines = [f"# Events: {events}"]
+    column, most_frequent = str(columns["event_type"]), by_frequency[0][0]
+    if column.isidentifier() and "'" not in most_frequent:
+        lines.append(escape_invisible(f"# filter: {column} <> '{most_frequent}'"))
     return lines

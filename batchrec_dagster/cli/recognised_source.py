@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from batchrec_dagster.cli.unused_columns import UnusedColumn
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID, VALUE_SEPARATOR
-from batchrec_dagster.preparation.layout import AUTO, Column, Header, PreparationError
+from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError
 
 # Settings with these values are left out of the YAML.
 DEFAULTS = {
@@ -20,11 +19,7 @@ DEFAULTS = {
     "separator": VALUE_SEPARATOR,
     "timestamp_unit": AUTO,
     "timestamp_format": AUTO,
-    "encoding": "auto",
-    "quotes": True,
 }
-# The minimum rating of a user who wants all ratings to count.
-ALL_RATINGS = "none"
 
 
 @dataclass(frozen=True)
@@ -50,12 +45,6 @@ class RecognisedSource:
     """Lines of the YAML on what counts: of the block interactions for ratings, comments below their
     block for users."""
 
-    suggested_columns: Sequence[UnusedColumn] = ()
-    """Columns of items that are not used, and may be worth declaring."""
-
-    repeated_rows: int = 0
-    """How many interactions are equal to an earlier one."""
-
     preview: str = ""
     """The first rows as they were read, as a table for people."""
 
@@ -64,19 +53,10 @@ class RecognisedSource:
 class ReadingOptions:
     """What is given of how to read the file. The rest is recognised."""
 
-    delimiter: str | None = None
     time_format: str | None = None
 
-    min_rating: str | None = None
-    """The lowest rating that counts; ALL_RATINGS for all, None to go by their scale."""
-
-    encoding: str = "auto"
-    quoted: bool = True
-    null_values: Sequence[str] = ()
-    timezone: str | None = None
-
-    header: Header | None = None
-    """The line that names the columns; None to find it."""
+    min_rating: float | None = None
+    """The lowest rating that counts; None to go by their scale."""
 
     skip: bool = False
     """Whether bad rows are dropped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -12,11 +12,9 @@ from batchrec_dagster.cli.attribute_columns import (
     recognise_id,
 )
 from batchrec_dagster.cli.recognised_source import RecognisedSource
-from batchrec_dagster.cli.unused_columns import UnusedColumn
 from batchrec_dagster.preparation.attributes import USER_ROWS, AttributeRows
 from batchrec_dagster.preparation.column_names import find_columns
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
 
@@ -42,35 +40,23 @@ class UsersBlock:
     def choose_layout(
         self,
         sample: FileSample,
-        given_columns: Mapping[str, Column],
         settings_of_ratings: Mapping[str, object],
     ) -> UsersLayout:
-        """How the file is read: with the given columns, and those that their names show, if they
-        are not empty.
+        """How the file is read: with the columns that their names show, if they are not empty.
 
-        given_columns: by their setting.
         Raises UnknownColumnsError.
         """
-        user = given_columns.get("user") or recognise_id(sample, "user", settings_of_ratings)
+        user = recognise_id(sample, "user", settings_of_ratings)
         if user is None:
-            raise build_unknown_columns_error(
-                sample, "the column with the user's id", "--users-id COL"
-            )
-        free = [
-            name
-            for name in sample.columns
-            if name not in (user, *given_columns.values()) and len(sample.read_cells(name))
-        ]
+            raise build_unknown_columns_error(sample, "the column with the user's id", "users")
+        free = [name for name in sample.columns if name != user and len(sample.read_cells(name))]
         attributes = choose_attribute_columns(
             sample,
-            given_columns,
             find_columns(free, CATEGORY_NAMES.split()),
             find_columns(free, NUMBER_NAMES.split()),
         )
         if not (attributes.categories or attributes.numbers):
-            raise build_unknown_columns_error(
-                sample, "a category or number", "--users-category, --users-number"
-            )
+            raise build_unknown_columns_error(sample, "a category or number", "users")
         return UsersLayout(
             delimiter=sample.delimiter or ",", user=user, header=sample.header, **vars(attributes)
         )
@@ -82,12 +68,6 @@ class UsersBlock:
     def list_rated_ids(self, ratings: RecognisedSource) -> pl.Series:
         """The ids of the users that the ratings have."""
         return ratings.users
-
-    def suggest_columns(
-        self, unused: Sequence[UnusedColumn], layout: UsersLayout
-    ) -> list[UnusedColumn]:
-        """None: what is known of people is declared only where somebody asks for it."""
-        return []
 
     def suggest_rules(self, layout: UsersLayout, rows: pl.DataFrame) -> list[str]:
         """How lists go only to people who agreed, if that is known."""

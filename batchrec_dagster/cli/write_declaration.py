@@ -15,7 +15,6 @@ from batchrec_dagster.cli.pipelines import find_project_errors
 from batchrec_dagster.cli.project import Project
 from batchrec_dagster.cli.recognised_source import RecognisedSource
 from batchrec_dagster.cli.terminal import shorten_path
-from batchrec_dagster.cli.unused_columns import comment_item_columns, suggest_rules
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.new_declaration import format_block, format_declaration
 from batchrec_dagster.pipeline.loading import load_pipelines
@@ -39,7 +38,7 @@ def build_text(
     other_blocks = [
         "  interactions:                 # which rows count",
         *(f"    {line}" for line in ratings.rules),
-        f"    duplicates: keep            # {_comment_duplicates(ratings)}",
+        "    duplicates: keep            # or drop",
         "    # window: {days: 365}       # only the newest days",
         "",
     ]
@@ -47,8 +46,7 @@ def build_text(
         other_blocks += [
             "  items:                        # titles for people, metadata for Personalize"
         ]
-        block = comment_item_columns([*format_block(items.settings)], items.suggested_columns)
-        other_blocks += [*block, ""]
+        other_blocks += [*format_block(items.settings), ""]
     if users is not None:
         other_blocks += ["  users:                        # for filters and Personalize"]
         other_blocks += [*format_block(users.settings)]
@@ -63,14 +61,7 @@ def build_text(
         [*format_block(ratings.settings), bad_rows],
         notes,
         "\n" + "\n".join(other_blocks),
-        suggest_rules(items.suggested_columns) if items is not None else [],
     )
-
-
-def _comment_duplicates(ratings: RecognisedSource) -> str:
-    if ratings.repeated_rows:
-        return f"drop: without the {ratings.repeated_rows:,} rows that repeat another"
-    return "or drop"
 
 
 def write_declaration(project: Project, name: str, text: str) -> Path:

@@ -31,7 +31,7 @@ attributes:
 {more}  recommendations:
     num_results: 25
     exclude_seen: true          # leave out items that the user already had
-{rules}
+
   schedule:
     cron: "0 3 * * *"
     timezone: UTC
@@ -45,14 +45,12 @@ def format_declaration(
     ratings: Sequence[str],
     notes: Sequence[str] = (),
     more: str = "",
-    rules: Sequence[str] = (),
 ) -> str:
     """The text of a defs.yaml in this folder.
 
     ratings: the indented lines of the block `ratings`.
     notes: lines for a comment at the top.
     more: the text of further blocks.
-    rules: further lines of the block `recommendations`.
     """
     comments = [*_find_schema(folder), *notes]
     return _DECLARATION.format(
@@ -61,7 +59,6 @@ def format_declaration(
         name=format_scalar(name),
         ratings="\n".join(ratings),
         more=f"{more}\n",
-        rules="".join(f"    {line}\n" for line in rules),
     )
 
 
@@ -90,31 +87,13 @@ def format_block(settings: Mapping[str, object], indent: str = "    ") -> Iterat
         elif isinstance(value, list):
             items = ", ".join(map(format_escaped, value))
             yield f"{indent}{format_scalar(key)}: [{items}]"
-        elif isinstance(value, str) and _is_block(value):
-            yield f"{indent}{format_scalar(key)}: |-"
-            yield from (f"{indent}  {line}" for line in value.split("\n"))
         else:
             yield f"{indent}{format_scalar(key)}: {format_escaped(value)}"
-
-
-def _is_block(text: str) -> bool:
-    """Whether the text has several lines, and YAML can hold them as they are."""
-    return (
-        "\n" in text
-        and escape_template(text) == text
-        and all(line.isprintable() and line == line.strip() != "" for line in text.split("\n"))
-    )
 
 
 def format_escaped(value: object) -> str:
     """The value as YAML, in which nothing is a template."""
     return format_scalar(escape_template(value) if isinstance(value, str) else value)
-
-
-def quote_condition(condition: str) -> str:
-    """The condition as YAML in single quotes, so that its own double quotes need no escape."""
-    quoted = str(escape_template(condition)).replace("'", "''")
-    return f"'{quoted}'"
 
 
 def format_scalar(value: object) -> str:

@@ -174,13 +174,12 @@ def test_names_in_a_file_run_no_template(
     folder.mkdir()
     header = ",".join(f'"{name}"' for name in names)
     write_ratings_file(folder / "{# orders #}.csv", header, {"rating": lambda _: 5})
-    items = "\n".join(f"{item},Product {item}" for item in range(85))
-    (folder / "{{ items }}.csv").write_text(f'"{attacks[0]}","{attacks[1]}"\n{items}\n')
+    items = "\n".join(f"{item},Product {item},A" for item in range(85))
+    (folder / "{{ items }}.csv").write_text(f'id,title,"{attacks[0]}"\n{items}\n')
     code, output = run_new(
         *("shop", "--ratings", "{{ 7 * 7 }}{% x %}/{# orders #}.csv"),
         *("--items", str(folder / "{{ items }}.csv")),
         *("--user", names[0], "--item", names[1], "--rating", names[2], "--time", names[3]),
-        *("--items-id", attacks[0], "--items-title", attacks[1]),
     )
     assert code == 0, output
     result = refresh(working_project, "shop", instance)

@@ -67,14 +67,10 @@ def test_of_two_names_of_a_user_the_one_with_ids_is_taken(unloaded_project: Proj
 def test_flags_and_texts_are_not_when_an_item_was_created(unloaded_project: Project) -> None:
     write_ratings_file(unloaded_project.root / "orders.csv", "userId,itemId,rating,time")
     lines = [f"{item},Lamp {item},true,2020-01-0{1 + item % 9}" for item in range(80)]
-    write_lines(unloaded_project, "items.csv", "Handle,Title,Published,Created At", lines)
-    options = ("--ratings", "orders.csv", "--items", "items.csv", "--items-id", "Handle")
-    code, output = run_new("shop", *options)
+    write_lines(unloaded_project, "items.csv", "Id,Title,Published,Created At", lines)
+    code, output = run_new("shop", "--ratings", "orders.csv", "--items", "items.csv")
     assert code == 0, output
     assert read_attributes(unloaded_project)["items"]["columns"]["created"] == "Created At"
-    code, output = run_new("shop2", *options, "--items-created", "none")
-    assert code == 0, output
-    assert "created" not in read_attributes(unloaded_project, "shop2")["items"]["columns"]
 
 
 @pytest.mark.parametrize(
@@ -113,49 +109,6 @@ def test_another_column_with_times_is_named(unloaded_project: Project) -> None:
     code, output = run_new("shop2", "--ratings", "orders.csv", "--time", "purchased_on")
     assert code == 0, output
     assert "has times too" not in output
-
-
-def test_repeated_rows_are_counted(unloaded_project: Project) -> None:
-    lines = [f"{user},{item},{START + number}" for number, (user, item) in enumerate(ROWS)]
-    (unloaded_project.root / "orders").mkdir()
-    for number in range(3):
-        write_lines(unloaded_project, f"orders/{number}.csv", "userId,itemId,time", lines)
-    code, output = run_new("shop", "--ratings", "orders/")
-    assert code == 0, output
-    count = f"{2 * len(ROWS):,}"
-    assert f"Warning: {count} of {3 * len(ROWS):,} rows repeat another one" in output
-    assert "interactions.duplicates: drop" in output
-    text = (unloaded_project.package / "defs/shop/defs.yaml").read_text()
-    assert f"duplicates: keep            # drop: without the {count} rows" in text
-
-
-def test_an_id_with_a_tenth_of_the_rows_is_named(unloaded_project: Project) -> None:
-    lines = [
-        f"{user if number % 5 else 'NA'},{item},{START + number * HOUR}"
-        for number, (user, item) in enumerate(ROWS)
-    ]
-    write_lines(unloaded_project, "orders.csv", "userId,itemId,time", lines)
-    code, output = run_new("shop", "--ratings", "orders.csv")
-    assert code == 0, output
-    most = (len(ROWS) + 4) // 5
-    assert f"Warning: user 'NA' has {most:,} of {len(ROWS):,} rows" in output
-    assert "--null-value NA --on-bad-rows skip" in output
-    assert "Warning: item" not in output
-
-
-def test_ids_that_differ_only_in_case_or_blanks_are_named(unloaded_project: Project) -> None:
-    lines = [
-        f"u{user},{'SKU-' if number % 2 else 'sku-'}{item},{START + number * HOUR}"
-        for number, (user, item) in enumerate(ROWS)
-    ]
-    write_lines(unloaded_project, "orders.csv", "userId,itemId,time", lines)
-    code, output = run_new("shop", "--ratings", "orders.csv")
-    assert code == 0, output
-    assert (
-        "item ids differ from another only in case or blanks, such as 'SKU-11' and 'sku-11'"
-        in output
-    )
-    assert "user ids differ" not in output
 
 
 @pytest.mark.parametrize("kind", ["decimal", "text"])
@@ -216,23 +169,6 @@ def test_names_below_other_lines_are_found_and_declared(unloaded_project: Projec
     declared = read_attributes(unloaded_project)
     assert (declared["ratings"]["header"], declared["items"]["header"]) == (4, 3)
     assert f"{len(ROWS):,} rows (csv)" in output
-    code, output = run_new("shop2", "--ratings", "report.csv", "--header", "4")
-    assert code == 0, output
-    assert "was taken for" not in output
-    code, output = run_new("shop3", "--ratings", "report.csv", "--header", "four")
-    assert code == 2
-    assert "--header is 'four': write the number of a line, or none" in output
-
-
-def test_a_file_without_names_can_be_declared_so(unloaded_project: Project) -> None:
-    # Each word might be a name.
-    lines = ["user,item"] + [f"u{'abc'[user % 3]}{user},i{item}" for user, item in ROWS]
-    write_lines(unloaded_project, "plays.csv", "", lines)
-    options = ("--user", "1", "--item", "2", "--time", "none", "--header", "none")
-    code, output = run_new("shop", "--ratings", "plays.csv", *options)
-    assert code == 0, output
-    assert read_attributes(unloaded_project)["ratings"]["header"] == "none"
-    assert f"{len(lines):,} rows" in output
 
 
 def test_only_a_doubled_name_that_is_used_is_refused(unloaded_project: Project) -> None:

@@ -49,63 +49,37 @@ def test_columns_that_are_not_known_are_asked_for_by_name(working_project: Proje
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("cell", "said_of_it"),
-    [
-        ("good", "the rating in column stars has no numbers such as 4.5 or 4,5"),
-        ("88", "the rating in column stars is 88 in every row"),
-    ],
-)
+@pytest.mark.parametrize("cells", [["good"], ["88"], ["-1", "1"], ["0", "99"]])
 @pytest.mark.parametrize("options", [(), ("--rating", "stars")], ids=["recognised", "given"])
-def test_a_rating_that_cannot_count_is_warned_of(
-    working_project: Project, cell: str, said_of_it: str, options: tuple[str, ...]
+def test_ratings_on_no_scale_of_5_or_10_all_count(
+    working_project: Project, cells: list[str], options: tuple[str, ...]
 ) -> None:
     write_ratings_file(
         working_project.root / "orders.csv",
         "who;what;stars;when",
-        {"rating": lambda _: cell},
+        {"rating": lambda number: cells[number % len(cells)]},
         delimiter=";",
     )
     columns = ("--user", "who", "--item", "what", *options)
     code, output = run_new("shop", "--ratings", "orders.csv", *columns)
     assert code == 0, output
-    assert f"Warning: {said_of_it}. All rows count" in output
+    assert "Warning: the rating in column stars is on no scale of 5 or 10. All rows count" in output
     assert "rating" not in read_declaration(working_project)["ratings"]["columns"]
 
 
-@pytest.mark.parametrize(
-    ("cells", "sentence", "low"),
-    [
-        (["0"] * 3 + ["1"] * 7, "Ratings: 0 (30), 1 (70)", 1),
-        (["-1", "1"], "Ratings: -1 (50), 1 (50)", 1),
-        (
-            [str(number) for number in range(101)],
-            "go from 0 to 99: a quarter are up to 25, half up to 50, three quarters up to 74",
-            69,
-        ),
-        (
-            [f"{number / 5:g}" for number in range(-50, 50)],
-            "Ratings go from -10 to 9.8: a quarter are up to -5, half up to 0, three quarters",
-            3.9,
-        ),
-    ],
-    ids=["0/1", "-1/1", "0-100", "-10-10"],
-)
-def test_ratings_on_another_scale_count_by_what_is_seen_of_it(
-    working_project: Project, cells: list[str], sentence: str, low: float
-) -> None:
-    rows = [f"{n % 20},{n},{cells[n % len(cells)]},{START + n}" for n in range(100)]
+def test_the_lowest_rating_that_counts_can_be_given(working_project: Project) -> None:
+    rows = [f"{n % 20},{n},{n},{START + n}" for n in range(100)]
     (working_project.root / "jokes.csv").write_text(
         "\n".join(["userId,itemId,rating,timestamp", *rows])
     )
-    code, output = run_new("shop", "--ratings", "jokes.csv")
+    code, output = run_new("shop", "--ratings", "jokes.csv", "--min-rating", "70")
     assert code == 0, output
-    assert sentence in output
-    assert "Warning: the rating in column rating is on no usual scale. Ratings" in output
-    assert read_declaration(working_project)["interactions"]["min_rating"] == low
-    assert read_declaration(working_project)["ratings"]["columns"]["rating"] == "rating"
-    rows_liked = sum(float(row.split(",")[2]) >= low for row in rows)
-    assert f"# {rows_liked} of 100 rows are {low} or more." in output
+    assert "# 30 of 100 rows are 70 or more." in output
+    assert read_declaration(working_project)["interactions"]["min_rating"] == 70
+    write_ratings_file(working_project.root / "b.csv", "userId,itemId,n,timestamp")
+    code, output = run_new("club", "--ratings", "b.csv", "--min-rating", "3")
+    assert code == 2
+    assert "--min-rating 3 needs the column: --rating COL" in output
 
 
 def test_ids_that_became_decimals_are_warned_of(working_project: Project) -> None:
@@ -116,28 +90,6 @@ def test_ids_that_became_decimals_are_warned_of(working_project: Project) -> Non
     code, output = run_new("shop", "--ratings", "pandas.csv")
     assert code == 0, output
     assert "Warning: pandas.csv: the item ids (column itemId) are decimals such as 0.0" in output
-
-
-def test_what_is_more_likely_a_count_is_asked_about(working_project: Project) -> None:
-    rows = [f"{n % 20},{n},{1 if n else 5000},{START + n}" for n in range(100)]
-    (working_project.root / "plays.csv").write_text(
-        "\n".join(["userId,itemId,rating,timestamp", *rows])
-    )
-    code, output = run_new("shop", "--ratings", "plays.csv")
-    assert code == 2
-    assert "Ratings: 1 (99), 5000 (1). Which ones say that someone liked the item?" in output
-    assert "--min-rating NUMBER, or --min-rating none" in output
-    code, output = run_new("shop", "--ratings", "plays.csv", "--min-rating", "1")
-    assert code == 0, output
-    assert read_declaration(working_project)["interactions"]["min_rating"] == 1
-    code, output = run_new("all", "--ratings", "plays.csv", "--min-rating", "none")
-    assert code == 0, output
-    assert "# Ratings: 1 (99), 5000 (1)." in output
-    assert "rating" not in read_declaration(working_project, "all")["ratings"]["columns"]
-    assert (
-        "write a number such as 3.5, or none"
-        in run_new("x", "--ratings", "p", "--min-rating", "a")[1]
-    )
 
 
 def test_a_comma_for_a_point_is_seen(working_project: Project) -> None:
@@ -303,75 +255,6 @@ def test_pictures_and_pages_of_the_items_are_recognised(working_project: Project
     assert read_declaration(working_project, "club")["items"]["columns"] == {
         "item": "id", "title": "name", "image": "image_url", "link": "page",
     }  # fmt: skip
-    # Without a header, they are given.
-    products.write_text("\n".join(lines))
-    positions = ("--items-id", "1", "--items-title", "2", "--items-link", "3", "--items-image", "4")
-    code, output = run_new("pub", "--ratings", "ratings.csv", "--items", "products.csv", *positions)
-    assert code == 0, output
-    assert read_declaration(working_project, "pub")["items"]["columns"] == {
-        "item": 1, "title": 2, "image": 4, "link": 3,
-    }  # fmt: skip
-
-
-def test_columns_of_the_items_can_be_given_as_those_of_the_ratings(
-    working_project: Project,
-) -> None:
-    write_ratings_file(working_project.root / "ratings.csv", "userId,productId,rating,timestamp")
-    lines = [f"A|B#{item}#Product {item}#{item},5#7" for item in range(85)]
-    (working_project.root / "products.csv").write_text(
-        "\n".join(["what#key#called#cost#year", *lines])
-    )
-    ask = ("--ratings", "ratings.csv", "--items", "products.csv")
-    code, output = run_new("shop", *ask, "--items-delimiter", "#")
-    assert code == 2
-    assert (
-        "couldn't recognise the column with the item's id. Found: what, key, called, cost, year"
-        in output
-    )
-    assert "by name, or by position, from 1, if there is no header: --items-id" in output
-    item_options = ("--items-id", "key", "--items-title", "called", "--items-number", "cost")
-    code, output = run_new(
-        "shop", *ask, "--items-delimiter", "#", *item_options, "--items-category", "KIND=what"
-    )
-    assert code == 0, output
-    assert read_declaration(working_project)["items"] == {
-        "source": "products.csv",
-        "delimiter": "#",
-        "decimal": ",",
-        "columns": {
-            "item": "key",
-            "title": "called",
-            "categories": {"KIND": "what"},
-            "numbers": {"YEAR": "year", "COST": "cost"},
-        },
-    }
-    assert "cannot read" not in output
-    # This file has no header.
-    (working_project.root / "products.csv").write_text(
-        "\n".join(line.replace("#", ";") for line in lines)
-    )
-    places = ("--items-id", "2", "--items-title", "3", "--items-category")
-    assert "needs a name: --items-category NAME=1" in run_new("club", *ask, *places, "1")[1]
-    code, output = run_new("club", *ask, *places, "KIND=1")
-    assert code == 0, output
-    items = read_declaration(working_project, "club")["items"]
-    assert items["delimiter"] == ";"
-    assert items["columns"] == {"item": 2, "title": 3, "categories": {"KIND": 1}}
-    for wrong, reason in (
-        (("--items-id", "keys"), "has no column 'keys' (item)"),
-        (("--items-id", "9", "--items-title", "3"), "has 5 columns, so no column 9 (item)"),
-        (("--items-id", "2", "--items-title", "called"), "all by name, or all by position"),
-        (
-            ("--items-id", "2"),
-            "by name, or by position, from 1, if there is no header: --items-title",
-        ),
-    ):
-        code, output = run_new("pub", *ask, *wrong)
-        assert (code, reason in output) == (2, True), output
-    code, output = run_new("pub", "--ratings", "ratings.csv", "--items-id", "2")
-    assert code == 2
-    assert "but not their file: --items FILE" in output
-    assert list_leftovers(working_project) == ["club", "shop"]
 
 
 def test_what_is_too_little_or_bad_is_reported(working_project: Project) -> None:
@@ -407,26 +290,19 @@ def test_the_first_rows_are_shown_as_they_were_read(working_project: Project) ->
         return f"{datetime.fromtimestamp(START + 86_400 * number, UTC):%d.%m.%Y %H:%M}"
 
     path = working_project.root / "orders.csv"
-    names = {"tag": lambda _: "Łódź", "name": lambda _: '5" plate', "at": write_local_time}
-    write_ratings_file(path, "customer_id;sku;n;epoch;tag;name;at", names, delimiter=";")
-    text = path.read_text() + "anonymous;1;1;2;x;y;01.01.2024 10:00\n;1;1;2;x;y;01.01.2024 10:00\n"
-    path.write_bytes(text.encode("cp1250"))
-    options = ("--no-quotes", "--encoding", "cp1250", "--timezone", "Asia/Tokyo", "--time", "at")
-    more_options = ("--null-value", "anonymous", "--on-bad-rows", "skip", "--event-type", "tag")
-    code, output = run_new("shop", "--ratings", "orders.csv", *options, *more_options)
+    names = {"event": lambda _: "Łódź", "at": write_local_time}
+    write_ratings_file(path, "customer_id;sku;n;epoch;event;at", names, delimiter=";")
+    path.write_text(path.read_text() + ";1;1;2;x;01.01.2024 10:00\n")
+    options = ("--time", "at", "--on-bad-rows", "skip")
+    code, output = run_new("shop", "--ratings", "orders.csv", *options)
     assert code == 0, output
     assert "user  item  time (UTC)           event_type\n" in output
     assert (
-        "1     1     2017-07-13 17:40:00  Łódź\n1     4     2017-07-14 17:40:00  Łódź\n" in output
+        "1     1     2017-07-14 02:40:00  Łódź\n1     4     2017-07-15 02:40:00  Łódź\n" in output
     )
-    bad, line = f"2 of {len(ROWS) + 2:,} rows", f"line {len(ROWS) + 2}"
+    bad, line = f"1 of {len(ROWS) + 1:,} rows", f"line {len(ROWS) + 2}"
     assert f"Warning: cannot read {bad}; the first is orders.csv, {line}" in output
-    attributes = read_declaration(working_project)["ratings"]
-    assert attributes["quotes"] is False
-    assert attributes["encoding"] == "cp1250"
-    assert attributes["timezone"] == "Asia/Tokyo"
-    assert attributes["null_values"] == ["anonymous"]
-    assert attributes["on_bad_rows"] == "skip"
+    assert read_declaration(working_project)["ratings"]["on_bad_rows"] == "skip"
 
 
 def test_files_without_times_or_with_years_of_two_digits(working_project: Project) -> None:
@@ -469,7 +345,7 @@ def test_users_are_recognised_and_consent_is_suggested(working_project: Project)
     customers.write_text(customers.read_text().replace(",", ";"))
     code, output = run_new("shop", "--ratings", "orders.csv", "--users", "customers.csv")
     assert code == 0, output
-    assert "customers.csv: 40 rows\nnot used: Note\n" in output
+    assert "customers.csv: 40 rows\n" in output
     users = read_declaration(working_project)["users"]
     assert users == {
         "source": "customers.csv",
@@ -497,15 +373,12 @@ def test_columns_of_users_that_are_not_recognised_are_asked_for(working_project:
     code, output = run_new("shop", *options)
     assert code == 2
     assert "couldn't recognise the column with the user's id. Found: who, where." in output
-    code, output = run_new("shop", *options, "--users-id", "who")
-    assert "couldn't recognise a category or number" in output
-    assert "--users-category, --users-number" in output
-    code, output = run_new("shop", *options, "--users-id", "who", "--users-category", "LAND=where")
-    assert code == 0, output
-    assert "customers.csv has only 0 of the 60 users of the ratings. Is who the same id?" in output
-    assert read_declaration(working_project)["users"]["columns"] == {
-        "user": "who", "categories": {"LAND": "where"},
-    }  # fmt: skip
-    code, output = run_new("other", "--ratings", "orders.csv", "--users-id", "who")
+    assert "Leave out --users, and write the block `users` into defs.yaml" in output
+    customers.write_text("user_id,where\n" + "".join(f"x{user},AT\n" for user in range(1, 41)))
+    code, output = run_new("shop", *options)
     assert code == 2
-    assert "columns of the users are given, but not their file: --users FILE" in output
+    assert "couldn't recognise a category or number. Found: user_id, where." in output
+    customers.write_text("user_id,country\n" + "".join(f"x{user},AT\n" for user in range(1, 41)))
+    code, output = run_new("shop", *options)
+    assert code == 0, output
+    assert "has only 0 of the 60 users of the ratings. Is user_id the same id?" in output

@@ -157,7 +157,7 @@ def test_what_new_declares_is_what_a_run_sees(
 ) -> None:
     path = tmp_path_factory.mktemp("shape") / "ratings.csv"
     path.write_text(shape.text)
-    options = ReadingOptions(skip=True, whole=False, min_rating="none")
+    options = ReadingOptions(skip=True, whole=False)
     declared_columns = shape.columns if names_are_given else {}
     try:
         recognised_shape = recognise_ratings(
