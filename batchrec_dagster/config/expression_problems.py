@@ -58,8 +58,7 @@ def _find_all(
             yield (*keys, "filter"), find_condition_problem(condition, USERS, schemas)
     for keys, lists in lists_of.items():
         if lists.filter and lists.filter_expression:
-            values = lists.line_filter_values
-            yield (*keys, "filter"), find_problem(lists.filter_expression, values=values)
+            yield (*keys, "filter"), find_problem(lists.filter_expression)
         if isinstance(lists.newcomers, PopularBy):
             column = lists.newcomers.popular_by
             problem = find_user_category_problem(column, schemas)
@@ -75,7 +74,7 @@ def _find_all(
         yield from _find_in_similar_items(pipeline, pipeline.similar_items, schemas)
     if pipeline.segments:
         if pipeline.segments.filter:
-            yield ("segments", "filter"), find_problem(pipeline.segments.filter, values={})
+            yield ("segments", "filter"), find_problem(pipeline.segments.filter)
         for expression in pipeline.segments.attributes:
             yield ("segments", "attributes"), find_attributes_problem(expression, schemas)
 

@@ -37,20 +37,12 @@ def find_filter_traits(expression: str | None) -> filter_check.FilterTraits | No
     """
     if expression is None or "{{" in expression:
         return None
-    traits = filter_check.find_traits(expression)
-    if traits.uses_current_item:
-        raise ValueError(
-            "CurrentItem works only in filters of similar items: a user's list has no current item"
-        )
-    return traits
+    return filter_check.find_traits(expression)
 
 
-def find_filter_problem(
-    expression: str, schemas: Schemas, values: Mapping[str, str], *, events: bool
-) -> str | None:
+def find_filter_problem(expression: str, schemas: Schemas, *, events: bool) -> str | None:
     """Why Personalize would refuse the filter, or why it matches nothing; None if it works.
 
-    values: the filterValues of an input line.
     events: whether interactions have different event types.
     """
     try:
@@ -59,7 +51,6 @@ def find_filter_problem(
             if problem:
                 return problem
         filter_check.check_expression(expression, schemas)
-        filter_check.check_values(expression, schemas, values)
         named_events = filter_check.find_event_types(expression) - {"*"}
         if named_events - {EVENT_TYPE_VALUE}:
             return find_events_problem(

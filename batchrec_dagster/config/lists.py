@@ -52,7 +52,7 @@ class ListSettings(RecommendationSettings):
     @property
     def has_own_users(self) -> bool:
         """Whether the lines of its users differ from those of the pipeline's batch_users."""
-        return self.users is not None or bool(self.filter_values)
+        return self.users is not None
 
 
 def validate_list_names() -> Any:

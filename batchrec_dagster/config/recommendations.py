@@ -14,16 +14,9 @@ from pydantic import (
 )
 
 from batchrec_dagster.config.filter_problems import explain_open_filter, find_filter_traits
-from batchrec_dagster.config.filter_values import (
-    FilterValue,
-    FilterValues,
-    list_values,
-    require_filter_values,
-    validate_filter_values,
-)
 from batchrec_dagster.config.validation import validate_range
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
-from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN, format_values
+from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
@@ -56,14 +49,8 @@ class RecommendationSettings(dg.Model):
     filter: str | None = Field(
         default=None,
         description="A Personalize filter expression, in addition to exclude_seen.",
-        examples=["EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"],
+        examples=['EXCLUDE ItemID WHERE Items.GENRES IN ("Horror", "War")'],
     )
-    filter_values: FilterValues = Field(
-        default_factory=dict,
-        description="The value of each $PLACEHOLDER of the filter.",
-        examples=[{"GENRES": ["Horror", "War"]}],
-    )
-
     exploration_weight: float = Field(
         default=0.0,
         description="How much aws-user-personalization explores, 0 to 1. On AWS, items with few"
@@ -122,13 +109,6 @@ class RecommendationSettings(dg.Model):
         if traits and traits.filters_users:
             raise ValueError("recommendations are items: write ItemID instead of UserID")
         return expression
-
-    _filter_values_can_be_written = validate_filter_values()
-
-    @model_validator(mode="after")
-    def _every_placeholder_has_values(self) -> Self:
-        require_filter_values(self.filter, self.filter_values, "every user")
-        return self
 
     @model_validator(mode="after")
     def _rules_fit_the_other_settings(self) -> Self:
@@ -195,22 +175,10 @@ class RecommendationSettings(dg.Model):
         return _chain_filters(*expressions) if expressions else None
 
     @property
-    def values_of_placeholders(self) -> dict[str, list[FilterValue]]:
-        """The values of each placeholder of the filter, by its name."""
-        return {name: list_values(values) for name, values in self.filter_values.items()}
-
-    @property
     def open_filter(self) -> str | None:
         """Why `filter` lets items through that the items file does not have; None if it was not
         meant to leave them out."""
         return explain_open_filter(self.filter)
-
-    @property
-    def line_filter_values(self) -> dict[str, str]:
-        """`filterValues` of every line of the batch input."""
-        return {
-            name: format_values(list_values(values)) for name, values in self.filter_values.items()
-        }
 
 
 def _chain_filters(*expressions: str) -> str:

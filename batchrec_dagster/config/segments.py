@@ -38,7 +38,7 @@ class Segments(dg.Model):
     )
     filter: str | None = Field(
         default=None,
-        description="A Personalize filter expression for the users, without placeholders.",
+        description="A Personalize filter expression for the users.",
         examples=['INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("*")'],
     )
 
@@ -68,8 +68,6 @@ class Segments(dg.Model):
         if expression is not None and not 1 <= len(expression) <= MAX_LENGTH:
             raise ValueError(f"Personalize takes 1 to {MAX_LENGTH} characters")
         traits = find_filter_traits(expression)
-        if traits and traits.placeholders:
-            raise ValueError("write the values themselves instead of $PLACEHOLDERS")
         if traits and not traits.filters_users:
             raise ValueError("segments are users: write UserID instead of ItemID")
         return expression

@@ -1,4 +1,4 @@
-"""Checks a filter expression and its placeholder values against a dataset group's schemas.
+"""Checks a filter expression against a dataset group's schemas.
 
 Source: developer guide, "Filter expressions", "Guidelines and requirements" and "Common error
 messages in Amazon Personalize".
@@ -6,14 +6,12 @@ messages in Amazon Personalize".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from batchrec_dagster.personalize.filter_expressions import list_placeholder_uses
 from batchrec_dagster.personalize.filter_grammar import (
     ACTION_TARGET,
     ANY_EVENT,
-    CURRENT_ITEM,
     CURRENT_USER,
     DATASETS,
     ITEM_TARGET,
@@ -24,11 +22,8 @@ from batchrec_dagster.personalize.filter_grammar import (
     Expression,
     FieldRef,
     FilterExpressionError,
-    Operand,
-    Placeholder,
     iterate_comparisons,
     list_fields,
-    list_operands,
     parse,
 )
 from batchrec_dagster.personalize.schemas import (
@@ -41,9 +36,6 @@ from batchrec_dagster.personalize.schemas import (
 )
 
 MAX_FIELDS = 10
-# Limits of filterValues in the service model.
-MAX_PLACEHOLDERS = 25
-MAX_PLACEHOLDER_LENGTH = 50
 
 _EQUALITY = ("=", "!=")
 _DATASETS_OF = {ITEM_TARGET: (ITEMS, INTERACTIONS), USER_TARGET: (USERS, INTERACTIONS)}
@@ -69,7 +61,6 @@ def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
         )
     for expression in expressions:
         _check_expression(expression, schemas)
-    _check_placeholders(expressions)
     field_count = len(list_fields(expressions))
     if field_count > MAX_FIELDS:
         raise FilterExpressionError(
@@ -109,10 +100,6 @@ def _check_dataset(field: FieldRef, target: str) -> None:
         raise FilterExpressionError(f"{field} is of no known dataset: allowed are {allowed}.")
     if field.dataset == CURRENT_USER:
         raise FilterExpressionError(f"{field} is allowed only in an IF condition at the end.")
-    if field.dataset == CURRENT_ITEM:
-        raise FilterExpressionError(
-            f"{field} is allowed only as the value that a field of Items is compared with."
-        )
     if field.dataset == USERS and target == ITEM_TARGET:
         raise FilterExpressionError(
             f"{field} cannot choose items: use IF CurrentUser.{field.column} at the end, or UserID."
@@ -137,22 +124,16 @@ def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
             f"{comparison.field} is of type string: {operator} compares numbers; use IN, NOT IN, ="
             " or != with quoted strings."
         )
-    references = [operand for operand in comparison.operands if isinstance(operand, FieldRef)]
     if operator not in LISTS and len(comparison.operands) != 1:
         raise FilterExpressionError(
             f"{comparison} takes one value, not {len(comparison.operands)}."
         )
-    if operator in LISTS and not comparison.in_parentheses and not references:
+    if operator in LISTS and not comparison.in_parentheses:
         raise FilterExpressionError(
             f'{comparison} takes a list in parentheses, such as ("a", "b").'
         )
-    for reference in references:
-        _check_reference(comparison, field, reference, schemas)
     for operand in comparison.operands:
-        if isinstance(operand, Placeholder):
-            _check_placeholder(comparison, operand)
-        elif not isinstance(operand, FieldRef):
-            _check_literal(comparison, field, operand)
+        _check_literal(comparison, field, operand)
 
 
 def _find_field(ref: FieldRef, schemas: Schemas) -> Field:
@@ -184,39 +165,6 @@ def _find_field(ref: FieldRef, schemas: Schemas) -> Field:
     return field
 
 
-def _check_reference(
-    comparison: Comparison, field: Field, reference: FieldRef, schemas: Schemas
-) -> None:
-    if reference.dataset != CURRENT_ITEM or comparison.field.dataset != ITEMS:
-        raise FilterExpressionError(
-            f"{comparison} cannot take {reference}: a value is a quoted string, a number, a"
-            " $PLACEHOLDER or, for fields of Items, a field of CurrentItem."
-        )
-    if len(comparison.operands) != 1:
-        raise FilterExpressionError(
-            f"{comparison} takes either {reference} alone or a list of values."
-        )
-    other = _find_field(reference, schemas)
-    if (other.type == "string") != (field.type == "string"):
-        raise FilterExpressionError(
-            f"{comparison} cannot take {reference}: {comparison.field} is of type {field.type},"
-            f" {reference} of type {other.type}."
-        )
-
-
-def _check_placeholder(comparison: Comparison, placeholder: Placeholder) -> None:
-    if comparison.operator == "NOT IN":
-        raise FilterExpressionError(
-            f"Invalid input symbol: ${placeholder.name}. Placeholders are not allowed with NOT_IN"
-            f" operator: use {comparison.field} IN, with EXCLUDE for INCLUDE or the reverse."
-        )
-    if len(placeholder.name) > MAX_PLACEHOLDER_LENGTH:
-        raise FilterExpressionError(
-            f"The name ${placeholder.name} has {len(placeholder.name)} characters;"
-            f" {MAX_PLACEHOLDER_LENGTH} at most are allowed."
-        )
-
-
 def _check_literal(comparison: Comparison, field: Field, literal: object) -> None:
     if isinstance(literal, str) != (field.type == "string"):
         required = "quoted strings" if field.type == "string" else "a number without quotes"
@@ -230,24 +178,6 @@ def _check_literal(comparison: Comparison, field: Field, literal: object) -> Non
         )
 
 
-def _check_placeholders(expressions: Sequence[Expression]) -> None:
-    names = _find_placeholders(_list_all_operands(expressions))
-    if len(names) > MAX_PLACEHOLDERS:
-        raise FilterExpressionError(
-            f"The filter has {len(names)} placeholders; {MAX_PLACEHOLDERS} at most are allowed."
-        )
-
-
-def _list_all_operands(expressions: Sequence[Expression]) -> list[Operand]:
-    return [
-        operand for expression in expressions for operand in list_operands(*expression.conditions)
-    ]
-
-
-def _find_placeholders(operands: Sequence[Operand]) -> frozenset[str]:
-    return frozenset(operand.name for operand in operands if isinstance(operand, Placeholder))
-
-
 @dataclass(frozen=True)
 class FilterTraits:
     """What a filter filters, and which data it needs."""
@@ -256,24 +186,14 @@ class FilterTraits:
     """Whether it filters users (UserID), for segments, rather than items (ItemID)."""
     uses_interactions: bool
     """Whether it uses interactions."""
-    uses_current_item: bool
-    """Whether it uses CurrentItem, the item of the input line."""
-    placeholders: frozenset[str]
-    """The names of its placeholders, such as P for $P. Input lines give their values."""
 
 
 def find_traits(expression: str) -> FilterTraits:
     """What the expression filters and needs. Raises FilterExpressionError."""
     expressions = parse(expression)
-    operands = _list_all_operands(expressions)
     return FilterTraits(
         filters_users=expressions[0].target == USER_TARGET,
         uses_interactions=any(expression.on_interactions for expression in expressions),
-        uses_current_item=any(
-            isinstance(operand, FieldRef) and operand.dataset == CURRENT_ITEM
-            for operand in operands
-        ),
-        placeholders=_find_placeholders(operands),
     )
 
 
@@ -286,10 +206,7 @@ def check_expression(expression: str, schemas: Schemas) -> None:
 
 
 def check_condition(condition: Condition, dataset: str, schemas: Schemas) -> None:
-    """Raise FilterExpressionError unless the condition is on this dataset alone, by its values.
-
-    A condition of a filter may also have placeholders and fields of CurrentItem. This one may not,
-    because no input line gives their values.
+    """Raise FilterExpressionError unless the condition is on this dataset alone.
 
     dataset: the type of the dataset, such as ITEMS.
     """
@@ -299,24 +216,7 @@ def check_condition(condition: Condition, dataset: str, schemas: Schemas) -> Non
                 f"{comparison.field} cannot be used here: write conditions on"
                 f" {DATASETS[dataset]}, such as {dataset}.COLUMN = 1."
             )
-        for operand in comparison.operands:
-            if isinstance(operand, Placeholder | FieldRef):
-                variable = f"${operand.name}" if isinstance(operand, Placeholder) else operand
-                raise FilterExpressionError(
-                    f"{comparison} cannot take {variable} here: write a quoted string or a number."
-                )
         _check_comparison(comparison, schemas)
-
-
-def check_values(expression: str, schemas: Schemas, values: Mapping[str, str]) -> None:
-    """Check the `filterValues` of an expression that passes `check_expression`.
-
-    Raises FilterExpressionError for the first missing or invalid value.
-    """
-    for use in list_placeholder_uses(parse(expression), schemas):
-        problem = use.problem(values.get(use.placeholder.name))
-        if problem:
-            raise FilterExpressionError(problem)
 
 
 def find_used_fields(expression: str) -> set[tuple[str, str]]:

@@ -18,7 +18,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 
 ITEM_TARGET, USER_TARGET, ACTION_TARGET = "ITEMID", "USERID", "ACTIONID"
-CURRENT_USER, CURRENT_ITEM = "CURRENTUSER", "CURRENTITEM"
+CURRENT_USER = "CURRENTUSER"
 ANY_EVENT = "*"
 # The operators that take a list of values.
 LISTS = ("IN", "NOT IN")
@@ -29,7 +29,6 @@ DATASETS = {
     USERS: "Users",
     INTERACTIONS: "Interactions",
     CURRENT_USER: "CurrentUser",
-    CURRENT_ITEM: "CurrentItem",
 }
 # AWS's own samples use both kinds of quotes.
 STRING = r""""[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*'"""
@@ -56,19 +55,7 @@ class FieldRef:
     @property
     def dataset_type(self) -> str:
         """The type of the dataset that holds the field."""
-        return {CURRENT_USER: USERS, CURRENT_ITEM: ITEMS}.get(self.dataset, self.dataset)
-
-
-@dataclass(frozen=True)
-class Placeholder:
-    """`$NAME`: each input line gives its values. The name is case-sensitive."""
-
-    name: str
-
-
-# Its value depends on the input line.
-Variable = Placeholder | FieldRef
-Operand = Literal | Variable
+        return USERS if self.dataset == CURRENT_USER else self.dataset
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ class Comparison:
 
     field: FieldRef
     operator: str
-    operands: tuple[Operand, ...]
+    operands: tuple[Literal, ...]
     in_parentheses: bool
 
     def __str__(self) -> str:
@@ -134,20 +121,10 @@ def iterate_comparisons(*conditions: Condition) -> Iterator[Comparison]:
             stack.extend(reversed(current.parts))
 
 
-def list_operands(*conditions: Condition) -> list[Operand]:
-    """What the conditions compare fields with, in order."""
-    return [
-        operand
-        for comparison in iterate_comparisons(*conditions)
-        for operand in comparison.operands
-    ]
-
-
 def list_fields(expressions: tuple[Expression, ...]) -> set[tuple[str, str]]:
     """The distinct dataset fields, as (dataset type, column)."""
     conditions = [condition for expression in expressions for condition in expression.conditions]
     refs = [comparison.field for comparison in iterate_comparisons(*conditions)]
-    refs += [operand for operand in list_operands(*conditions) if isinstance(operand, FieldRef)]
     return {(ref.dataset_type, ref.column) for ref in refs}
 
 
@@ -176,9 +153,8 @@ users: comparison (_AND comparison)*
 comparison: subject operator operands
 operator: COMPARE | IN | NOT IN
 operands: operand | LPAR operand ("," operand)* ")"
-?operand: STRING | NUMBER | PLACEHOLDER | reference
+?operand: STRING | NUMBER
 subject: NAME "." NAME
-reference: NAME "." NAME
 
 ACTION: /(?:INCLUDE|EXCLUDE)\b/i
 TARGET: /(?:ITEM|USER|ACTION)ID\b/i
@@ -191,7 +167,6 @@ NOT: /NOT\b/i
 COMPARE: /[<>!]=|[<>=]/
 LPAR: "("
 NAME: /[A-Za-z_][A-Za-z0-9_]*/
-PLACEHOLDER: /\$[A-Za-z0-9_]+/
 STRING: /{STRING}/s
 NUMBER: /{NUMBER}/
 %ignore /\s+/
@@ -213,7 +188,6 @@ _EXPECTED = {
     "DOT": '"."',
     "VBAR": '"|"',
     "NAME": "a name",
-    "PLACEHOLDER": "a $PLACEHOLDER",
     "STRING": "a quoted string",
     "NUMBER": "a number",
     "$END": "the end",
@@ -260,12 +234,7 @@ class _Builder(Transformer[Token, Any]):
         dataset, name = children
         return FieldRef(dataset.upper(), name.upper())
 
-    reference = subject
-
-    def PLACEHOLDER(self, token: Token) -> Placeholder:  # noqa: N802 - named after the terminal
-        return Placeholder(token[1:])
-
-    def STRING(self, token: Token) -> str:  # noqa: N802
+    def STRING(self, token: Token) -> str:  # noqa: N802 - named after the terminal
         return unquote(str(token))
 
     def NUMBER(self, token: Token) -> int | float:  # noqa: N802

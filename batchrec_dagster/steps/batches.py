@@ -40,8 +40,7 @@ class RequestedUsers:
     """The users who get lists."""
 
     users: pl.DataFrame
-    """Each once, in order of their ids. The columns are userId and, where the filter has
-    placeholders, filterValues."""
+    """The column userId: each once, in order of their ids."""
     version: str
     """The version of the input that they become."""
     erased: int = 0
@@ -61,7 +60,6 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
     erased = 0
     pipeline, settings = work.pipeline, work.pipeline.batch_users
     setting = pipeline.users_setting
-    filter_values = pipeline.recommendations.line_filter_values
     if source is None:
         with _open_interaction_times(work) as (times, file_bytes):
             users = list_distinct_users(times, settings.since, file_bytes)
@@ -90,10 +88,6 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
             work, requested, settings.filter, f"{setting}.filter"
         )
         not_matching = requested.height - users.height
-    if filter_values:
-        # A batch inference job reads the values from its input; here all users have the same.
-        values = [pl.lit(value).alias(name) for name, value in filter_values.items()]
-        users = users.with_columns(filterValues=pl.struct(values))
     lines = users.write_ndjson().encode()
     check_limits(users.height, len(lines))
     return RequestedUsers(users, compute_version([lines]), erased, not_matching, unknown)

@@ -209,18 +209,8 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ),
     (
         {"recommendations": {"filter": "EXCLUDE ItemID WHERE Items.GENRES IN ($G)"}},
-        13,
-        "recommendations",
-    ),
-    (
-        {"recommendations": {"filter_values": {"G": ["War"]}}},
-        13,
-        "recommendations",
-    ),
-    (
-        {"recommendations": {"filter_values": {"G": []}}},
         14,
-        "recommendations.filter_values",
+        "recommendations.filter",
     ),
     (
         {"recommendations": {"filter": 'EXCLUDE ItemID WHERE Items.GENRES IN ("War")'}},
@@ -252,8 +242,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
         {
             "items": ITEMS,
             "recommendations": {
-                "filter": "EXCLUDE ItemID WHERE Items.GENRES = $G",
-                "filter_values": {"G": 3},
+                "filter": "EXCLUDE ItemID WHERE Items.GENRES = 3",
             },
         },
         20,
@@ -272,8 +261,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     (
         {
             "recommendations": {
-                "filter": "EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($E)",
-                "filter_values": {"E": "buy"},
+                "filter": 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("buy")',
             }
         },
         14,

@@ -51,12 +51,12 @@ def test_templates_stand_in_for_items_filters_and_segments(
                     "numbers": {"YEAR": "year"},
                 },
             },
-            recommendations={"filter": "{{ env.FILTER }}", "filter_values": {"YEAR": 1999}},
+            recommendations={"filter": "{{ env.FILTER }}"},
             segments={"attributes": ["{{ env.ATTRIBUTES }}"]},
         )
     )
     monkeypatch.setenv("ITEMS", "sample://hetrec/movies.dat")
-    monkeypatch.setenv("FILTER", "EXCLUDE ItemID WHERE Items.YEAR < $YEAR")
+    monkeypatch.setenv("FILTER", "EXCLUDE ItemID WHERE Items.YEAR < 1999")
     monkeypatch.setenv("ATTRIBUTES", 'ITEMS.GENRES = "War"')
     with definitions(project) as defs:
         assert defs.resolve_job_def("shop_refresh")
@@ -64,7 +64,7 @@ def test_templates_stand_in_for_items_filters_and_segments(
     with (
         pytest.raises(
             DeclarationError,
-            match=r"line 26: segments.attributes: 'war films': .*error at character 1",
+            match=r"line 24: segments.attributes: 'war films': .*error at character 1",
         ),
         definitions(project),
     ):

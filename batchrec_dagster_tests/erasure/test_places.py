@@ -77,12 +77,12 @@ def test_attributes_of_other_users_keep_their_bytes(files: PipelineFiles) -> Non
 
 def test_users_who_get_lists_and_those_of_arms(files: PipelineFiles) -> None:
     keys = files.storage_keys
-    lines = [{"userId": user, "filterValues": {"A": '"x"'}} for user in ("ann", "bob", 'o"dd, id')]
+    lines = [{"userId": user, "other": {"A": '"x"'}} for user in ("ann", "bob", 'o"dd, id')]
     put(files, files.storage_keys.batch_users, pl.DataFrame(lines).write_ndjson().encode())
     put(files, keys.arm_users("model"), b'{"userId":"ann"}\n')
     put(files, keys.arm_users("control"), b'{"userId":"bob"}\n')
     erase(BatchUserLines(files), 3)
-    kept = b'{"userId":"bob","filterValues":{"A":"\\"x\\""}}\n'
+    kept = b'{"userId":"bob","other":{"A":"\\"x\\""}}\n'
     assert get(files, keys.batch_users) == kept
     assert get(files, keys.arm_users("control")) == b'{"userId":"bob"}\n'
     # A file without lines would be no input.

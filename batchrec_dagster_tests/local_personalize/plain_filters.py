@@ -31,20 +31,6 @@ Row = Mapping[str, Any]
 
 
 @dataclass
-class Param:
-    """`$NAME`."""
-
-    name: str
-
-
-@dataclass
-class Current:
-    """`CurrentItem.FIELD`."""
-
-    name: str
-
-
-@dataclass
 class Compare:
     """A comparison."""
 
@@ -82,10 +68,7 @@ def compares(draw: st.DrawFn, dataset: str, *, written_dataset: str | None = Non
     dataset_name = written_dataset or dataset
     if name in NUMBER_FIELDS[dataset]:
         sign = draw(st.sampled_from(list(SIGNS)))
-        values = [st.sampled_from(NUMBERS), st.sampled_from([Param("N1"), Param("N2")])]
-        if dataset_name == "Items":
-            values.append(st.sampled_from([Current(n) for n in NUMBER_FIELDS["Items"]]))
-        return Compare(dataset_name, name, sign, [draw(st.one_of(values))])
+        return Compare(dataset_name, name, sign, [draw(st.sampled_from(NUMBERS))])
     words = st.sampled_from(
         ["click", "Watch", "İ", "*"]
         if name == "EVENT_TYPE"
@@ -94,12 +77,9 @@ def compares(draw: st.DrawFn, dataset: str, *, written_dataset: str | None = Non
         else WORDS
     )
     sign = draw(st.sampled_from(["IN", "IN", "NOT IN", "=", "!="]))
-    if dataset_name == "Items" and draw(st.integers(0, 4)) == 0:
-        return Compare(dataset_name, name, sign, [draw(st.sampled_from([Current("GENRES")]))])
     if sign in ("=", "!="):
-        return Compare(dataset_name, name, sign, [draw(words | st.just(Param("S1")))])
-    operands = words if sign == "NOT IN" else words | st.sampled_from([Param("S1"), Param("S2")])
-    return Compare(dataset_name, name, sign, draw(st.lists(operands, min_size=1, max_size=3)))
+        return Compare(dataset_name, name, sign, [draw(words)])
+    return Compare(dataset_name, name, sign, draw(st.lists(words, min_size=1, max_size=3)))
 
 
 def conditions(dataset: str) -> st.SearchStrategy[Any]:
@@ -145,10 +125,6 @@ class Writer:
         return f"{self.write_word(dataset)}{dot}{self.write_word(column)}"
 
     def write_value(self, value: Any) -> str:
-        if isinstance(value, Param):
-            return f"${value.name}"
-        if isinstance(value, Current):
-            return self.write_name("CurrentItem", value.name)
         if not isinstance(value, str):
             return repr(value)
         mark = self.dice.choice("\"'")
@@ -157,7 +133,7 @@ class Writer:
     def write_compare(self, test: Compare) -> str:
         sign = self.write_gap().join(self.write_word(word) for word in test.sign.split(" "))
         operands = f",{self.write_gap(0)}".join(self.write_value(value) for value in test.operands)
-        bare = test.sign not in ("IN", "NOT IN") or isinstance(test.operands[0], Current)
+        bare = test.sign not in ("IN", "NOT IN")
         if not bare or self.dice.random() < 0.3:
             operands = f"({self.write_gap(0)}{operands}{self.write_gap(0)})"
         name = self.write_name(test.dataset, test.name)
@@ -197,11 +173,6 @@ class Writer:
     def write_chain(self, chain: Sequence[Part]) -> str:
         return f"{self.write_gap(0)}|{self.write_gap(0)}".join(
             self.write_part(part) for part in chain
-        )
-
-    def write_values(self, values: Sequence[Any]) -> str:
-        return f"{self.write_gap(0)},{self.write_gap(0)}".join(
-            self.write_value(value) for value in values
         )
 
 
@@ -283,52 +254,30 @@ def worlds(draw: st.DrawFn) -> World:
     return World(items, users, draw(st.lists(rows, min_size=10, max_size=40)))
 
 
-PARAMS = {
-    "S1": st.lists(st.sampled_from([*WORDS, *EVENTS, *ITEMS]), min_size=1, max_size=1),
-    "S2": st.lists(st.sampled_from([*WORDS, *EVENTS, *ITEMS]), min_size=1, max_size=3),
-    "N1": st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=1),
-    "N2": st.lists(st.sampled_from(NUMBERS), min_size=1, max_size=1),
-}
-values_of_line = st.fixed_dictionaries({}, optional=PARAMS)
-
-
 # --- the plain evaluator ---
 
 
-def holds_for_compare(test: Compare, row: Row, values: Mapping[str, Any], current: Row) -> bool:
+def holds_for_compare(test: Compare, row: Row) -> bool:
     cell = row.get(test.name)
     if cell is None:
         return False
-    operand_values: list[Any] = []
-    for operand in test.operands:
-        if isinstance(operand, Param):
-            if operand.name not in values:
-                return False
-            operand_values += values[operand.name]
-        elif isinstance(operand, Current):
-            value = current.get(operand.name)
-            if value is None:
-                return False
-            operand_values += value.split("|") if isinstance(value, str) else [value]
-        else:
-            operand_values.append(operand)
     if isinstance(cell, set):  # event types
-        hit = "*" in operand_values or any(value.lower() in cell for value in operand_values)
+        hit = "*" in test.operands or any(value.lower() in cell for value in test.operands)
         return hit == (test.sign in ("IN", "="))
     if isinstance(cell, str):
-        hit = cell in operand_values or any(value in operand_values for value in cell.split("|"))
+        hit = cell in test.operands or any(value in test.operands for value in cell.split("|"))
         return hit == (test.sign in ("IN", "="))
-    (value,) = operand_values
+    (value,) = test.operands
     if test.name == "RATING":
         with np.errstate(over="ignore"):
             cell, value = float(np.float32(cell)), float(np.float32(value))
     return SIGNS[test.sign](cell, value)
 
 
-def holds_for_row(condition: Any, row: Row, values: Mapping[str, Any], current: Row) -> bool:
+def holds_for_row(condition: Any, row: Row) -> bool:
     if isinstance(condition, Compare):
-        return holds_for_compare(condition, row, values, current)
-    results = [holds_for_row(part, row, values, current) for part in condition.parts]
+        return holds_for_compare(condition, row)
+    results = [holds_for_row(part, row) for part in condition.parts]
     return all(results) if condition.word == "AND" else any(results)
 
 
@@ -336,37 +285,15 @@ def find_first_compare(condition: Any) -> Compare:
     return condition if isinstance(condition, Compare) else find_first_compare(condition.parts[0])
 
 
-def is_allowed(
-    chain: Sequence[Part],
-    rows: Mapping[str, Row],
-    user: Row,
-    values: Mapping[str, Any],
-    current: Row,
-) -> bool:
+def is_allowed(chain: Sequence[Part], rows: Mapping[str, Row], user: Row) -> bool:
     """Whether what has these rows (by dataset) may be recommended, or be in a segment."""
     include_results: list[bool] = []
     exclude_results: list[bool] = []
     for part in chain:
-        if not all(holds_for_compare(test, user, values, {}) for test in part.users):
+        if not all(holds_for_compare(test, user) for test in part.users):
             continue
         row = rows[find_first_compare(part.condition).dataset]
         (include_results if part.include else exclude_results).append(
-            holds_for_row(part.condition, row, values, current)
+            holds_for_row(part.condition, row)
         )
     return (not include_results or any(include_results)) and not any(exclude_results)
-
-
-def list_compares(condition: Any) -> list[Compare]:
-    if isinstance(condition, Compare):
-        return [condition]
-    return [test for part in condition.parts for test in list_compares(part)]
-
-
-def is_lacking(chain: Sequence[Part], values: Mapping[str, Any]) -> bool:
-    """Whether a value is missing, or "*" given, that an expression needs otherwise."""
-    for part in chain:
-        for test in (*list_compares(part.condition), *part.users):
-            for operand in test.operands:
-                if isinstance(operand, Param) and part.include and operand.name not in values:
-                    return True
-    return False

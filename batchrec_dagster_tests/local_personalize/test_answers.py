@@ -62,40 +62,6 @@ def test_similar_items_are_those_of_the_same_users(films: Films, recipe: str) ->
     )  # all but itself; there is no user who had seen any
 
 
-def test_only_similar_items_has_a_current_item(local: Local) -> None:
-    group, _ = local.import_rows(build_taste_rows())
-    schema = {
-        "type": "record",
-        "name": "Items",
-        "namespace": "com.amazonaws.personalize.schema",
-        "fields": [{"name": n, "type": "string"} for n in ("ITEM_ID", "KIND")],
-        "version": "1.0",
-    }
-    arn = local.client.create_schema(name="items", schema=json.dumps(schema))["schemaArn"]
-    items_dataset = local.client.create_dataset(
-        name="items", schemaArn=arn, datasetGroupArn=group, datasetType="Items"
-    )
-    dataset = local.wait_until_active(items_dataset["datasetArn"])
-    rows = "".join(f"i{n},{'low' if n < 20 else 'high'}\n" for n in range(40))
-    local.store.put("s3://data/items.csv", f"ITEM_ID,KIND\n{rows}".encode())
-    local.wait_until_active(local.start_import(dataset, "s3://data/items.csv", "items"))
-    alike = local.create_filter(
-        group, "INCLUDE ItemID WHERE Items.KIND IN (CurrentItem.KIND)", "alike"
-    )
-    version = local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-similar-items"))
-    )
-    lines = [{"itemId": "i4"}, {"itemId": "i25"}]
-    low, high = _answer_lines(local, version, lines, filterArn=alike, numResults=100)
-    assert {int(item[1:]) < 20 for item in _read_items(low)} == {True}
-    assert {int(item[1:]) < 20 for item in _read_items(high)} == {False}
-    other = local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-sims", name="sims"))
-    )
-    with pytest.raises(local.client.exceptions.InvalidInputException, match="CurrentItem"):
-        local.create_batch_job(other, filterArn=alike)
-
-
 def test_interactions_imported_later_count_for_users_and_items_of_the_training(
     local: Local,
 ) -> None:
@@ -150,28 +116,6 @@ def test_lines_of_all_kinds_are_answered_in_order(
         # Products of other sizes round differently.
         assert other["scores"] == pytest.approx(first["scores"], rel=1e-4)
     assert all(answer["output"] == {"recommendedItems": []} for answer in answers[1::2])
-
-
-def test_a_line_without_filter_values_fails_alone(films: Films) -> None:
-    version = films.train("aws-user-personalization-v2")
-    filter_arn = films.create_filter(
-        films.films, "INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT)", "one"
-    )
-    lines = [
-        {"userId": "u1", "filterValues": {"EVENT": '"watch"'}},
-        {"userId": "u1"},
-        {"userId": "u1", "filterValues": {"EVENT": '"never"'}},
-    ]
-    had, missing, empty = _answer_lines(films, version, lines, filterArn=filter_arn, numResults=40)
-    assert set(_read_items(had)) == {item for user, item, _ in build_taste_rows() if user == "u1"}
-    assert missing["error"].startswith("User error: ")
-    assert "EVENT" in missing["error"]
-    assert missing["output"] == {"recommendedItems": []}
-    assert empty == {
-        "input": lines[2],
-        "output": {"recommendedItems": [], "scores": []},
-        "error": None,
-    }
 
 
 def test_invalid_exploration_options_are_refused(films: Films) -> None:

@@ -109,55 +109,19 @@ def test_if_conditions_depend_on_the_user(local: Local, group: str) -> None:
     assert read_numbers(answers[3]) == list_numbers(lambda n: True)
 
 
-def test_values_come_with_each_line(local: Local, group: str) -> None:
-    expression = (
-        "INCLUDE ItemID WHERE Items.genres IN ($GENRES) | EXCLUDE ItemID WHERE Items.PRICE > $P"
-    )
-    values_by_line: list[dict[str, Any]] = [
-        {"GENRES": '"horror"'},
-        {"GENRES": '"horror","comedy"', "P": "10"},
-        {"GENRES": '"western"'},
-        {"P": "10"},
-        {"GENRES": "horror"},
-    ]
-    lines = [{"userId": "u1", "filterValues": values} for values in values_by_line]
-    answers = run(local, group, expression, lines, "aws-popularity-count")
-    assert [answer["input"] for answer in answers] == lines
-    assert read_numbers(answers[0]) == list_numbers(lambda n: n % 4 in (0, 2))
-    assert read_numbers(answers[1]) == list_numbers(lambda n: n % 4 != 3 and n < 10)
-    assert read_numbers(answers[2]) == set()
-    for answer, text in zip(answers[3:], ("needs a value for the", "is not valid"), strict=True):
-        assert answer["error"].startswith("User error: The ")
-        assert text in answer["error"]
-        assert answer["output"]["recommendedItems"] == []
-
-
-def test_similar_items_are_compared_with_the_item_that_is_asked_for(
-    local: Local, group: str
-) -> None:
-    cheaper = "Items.PRICE < CurrentItem.PRICE"
-    expression = f"INCLUDE ItemID WHERE {cheaper} AND Items.GENRES IN CurrentItem.GENRES"
-    lines = [{"itemId": "i20"}, {"itemId": "i21"}, {"itemId": "i23"}]
-    answers = run(local, group, expression, lines, "aws-similar-items")
-    assert read_numbers(answers[0]) == list_numbers(lambda n: n % 4 in (0, 2) and n < 20)
-    assert read_numbers(answers[1]) == list_numbers(lambda n: n % 4 in (1, 2) and n < 21)
-    assert read_numbers(answers[2]) == set()  # it has no genres, and a null matches nothing
-
-
 def test_segments_have_only_users_that_the_filter_includes(local: Local, group: str) -> None:
     version = local.wait_until_active(
         local.create_version(local.create_solution(group, "aws-item-affinity"))
     )
-    lines = [{"itemId": "i1", "filterValues": {"AGE": age}} for age in ("30", "50", '"old"')]
+    lines = [{"itemId": "i1"}, {"itemId": "i2"}]
     local.store.put("s3://data/queries.json", "\n".join(map(json.dumps, lines)).encode())
-    arn = local.create_filter(group, "INCLUDE UserID WHERE Users.AGE >= $AGE")
+    arn = local.create_filter(group, "INCLUDE UserID WHERE Users.AGE >= 50")
     local.wait_until_active(local.create_segment_job(version, filterArn=arn, numResults=60))
     answers = [json.loads(line) for line in local.read_lines("s3://data/segments/queries.json.out")]
-    for answer, minimum_age in zip(answers, (30, 50), strict=False):
+    for answer in answers:
         users = {int(user[1:]) for user in answer["output"]["usersList"]}
         assert users
-        assert min(users) >= minimum_age
-    assert "must be a number without quotes" in answers[2]["error"]
+        assert min(users) >= 50
 
 
 def test_a_filter_that_does_not_fit_the_schemas_is_refused(local: Local, group: str) -> None:

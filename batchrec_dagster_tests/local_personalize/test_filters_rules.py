@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,15 +42,12 @@ def list_items_left(
     expression: str,
     data: Mapping[str, pl.DataFrame],
     line_ids: Sequence[str],
-    values: Mapping[str, str] | None = None,
     *,
     items: Sequence[str] = MODEL,
-    current: bool = False,
 ) -> list[list[str]]:
-    """The items that lines with these users, or current items, may be answered with."""
+    """The items that lines with these users may be answered with."""
     job_filter = JobFilter(expression, build_reader(data), items)
-    build_exclude = job_filter.exclude_for_items if current else job_filter.exclude_for_users
-    exclude = build_exclude(line_ids, [values or {}] * len(line_ids))
+    exclude = job_filter.exclude_for_users(line_ids)
     scores = np.zeros((len(line_ids), len(items)), dtype=np.float32)
     exclude(slice(0, len(line_ids)), scores)
     return [[item for item, score in zip(items, row, strict=True) if score == 0] for row in scores]
@@ -129,88 +125,22 @@ def test_an_unknown_user_has_no_items_and_no_metadata() -> None:
     assert list_items_left(expression, DATA, ["who"]) == [MODEL]
 
 
-def test_the_current_item_is_what_others_are_compared_with() -> None:
-    cheaper = (
-        "INCLUDE ItemID WHERE Items.PRICE < CurrentItem.PRICE AND Items.KIND IN CurrentItem.KIND"
-    )
-    line_ids = ["boot", "shoe", "hat", "new"]
-    assert list_items_left(cheaper, DATA, line_ids, current=True) == [["shoe"], [], [], []]
-    other = "EXCLUDE ItemID WHERE Items.KIND != CurrentItem.KIND"
-    items_but_old = ["boot", "shoe", "hat", "new"]
-    assert list_items_left(other, DATA, ["shoe", "hat"], current=True) == [items_but_old, MODEL]
-
-
-def test_values_come_with_the_line() -> None:
-    include_expression = "INCLUDE ItemID WHERE Items.KIND IN ($KINDS) AND Items.PRICE < $MOST"
-    values = {"KINDS": '"winter", "Hat"', "MOST": "50", "OTHER": "?"}
-    assert list_items_left(include_expression, DATA, ["ann"], values) == [["old"]]
-    exclude_expression = "EXCLUDE ItemID WHERE Items.KIND IN ($KINDS) OR Items.PRICE < $MOST"
-    assert list_items_left(exclude_expression, DATA, ["ann"], {"KINDS": '"Hat"'}) == [
-        ["boot", "shoe", "hat", "new"]
-    ]
-    assert list_items_left(exclude_expression, DATA, ["ann"], {}) == [MODEL]
-    had = "EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ($EVENT)"
-    assert list_items_left(had, DATA, ["ann"], {"EVENT": '"*"'}) == [["shoe", "old", "new"]]
-    conditional = "EXCLUDE ItemID WHERE Items.PRICE > 0 IF CurrentUser.AGE = $AGE"
-    assert list_items_left(conditional, DATA, ["ann"], {"AGE": "30"}) == [["new"]]
-
-
 @pytest.mark.parametrize(
-    ("values", "problem"),
+    ("expression", "expected"),
     [
-        ({"KINDS": '"a"', "MOST": "1"}, None),
-        ({"KINDS": '\'a\' , "b\\"c"', "MOST": " -1.5e3 "}, None),
-        ({"MOST": "1"}, "The filter needs a value for the parameter KINDS in filterValues"),
-        ({"kinds": '"a"', "MOST": "1"}, "needs a value for the parameter KINDS"),
-        ({"KINDS": "a", "MOST": "1"}, "must be quoted strings or numbers.*but it is 'a'"),
-        ({"KINDS": '"a""', "MOST": "1"}, "is not valid"),
-        ({"KINDS": '"a",', "MOST": "1"}, "is not valid"),
-        ({"KINDS": "", "MOST": "1"}, "is not valid"),
-        ({"KINDS": "1", "MOST": "1"}, "KINDS must be quoted strings, for Items.KIND IN"),
-        ({"KINDS": '"*"', "MOST": "1"}, 'KINDS cannot be "\\*"'),
-        ({"KINDS": '"a"', "MOST": '"1"'}, "MOST must be a number without quotes"),
-        ({"KINDS": '"a"', "MOST": "1,2"}, "MOST takes one value, for Items.PRICE <"),
-        ({"KINDS": '"a"', "MOST": "1" + "," * 5000}, "is not valid"),
-    ],
-)
-def test_a_line_with_invalid_values_has_a_problem(
-    values: dict[str, str], problem: str | None
-) -> None:
-    expression = (
-        "INCLUDE ItemID WHERE Items.KIND IN ($KINDS) AND Items.PRICE < $MOST"
-        " | EXCLUDE ItemID WHERE Items.PRICE > $OPTIONAL"
-    )
-    found_problem = JobFilter(expression, build_reader(DATA), MODEL).find_problem(values)
-    assert (found_problem is None) == (problem is None)
-    assert problem is None or re.search(problem, str(found_problem))
-
-
-def test_an_excluding_part_needs_no_values_but_good_ones() -> None:
-    excluding = JobFilter("EXCLUDE ItemID WHERE Items.PRICE > $P", build_reader(DATA), MODEL)
-    assert excluding.find_problem({}) is None
-    assert "without quotes" in str(excluding.find_problem({"P": '"1"'}))
-
-
-@pytest.mark.parametrize(
-    ("expression", "values", "expected"),
-    [
-        ("INCLUDE UserID WHERE Users.AGE > 18", {}, [True, False, False]),
-        ("EXCLUDE UserID WHERE Users.AGE < $AGE", {"AGE": "18"}, [True, False, True]),
-        ("EXCLUDE UserID WHERE Users.AGE < $AGE", {}, [True, True, True]),
-        ('INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("BUY")', {}, [True, False, False]),
-        ('EXCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("*")', {}, [False, False, True]),
+        ("INCLUDE UserID WHERE Users.AGE > 18", [True, False, False]),
+        ("EXCLUDE UserID WHERE Users.AGE < 18", [True, False, True]),
+        ('INCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("BUY")', [True, False, False]),
+        ('EXCLUDE UserID WHERE Interactions.EVENT_TYPE IN ("*")', [False, False, True]),
         (
             'INCLUDE UserID WHERE Users.AGE > 1 | EXCLUDE UserID WHERE Users.PLAN = "gold"',
-            {},
             [False, True, False],
         ),
     ],
 )
-def test_users_that_may_be_in_a_segment(
-    expression: str, values: dict[str, str], expected: list[bool]
-) -> None:
+def test_users_that_may_be_in_a_segment(expression: str, expected: list[bool]) -> None:
     job_filter = JobFilter(expression, build_reader(DATA), MODEL)
-    assert job_filter.mask_users(["ann", "bob", "who"], values).tolist() == expected
+    assert job_filter.mask_users(["ann", "bob", "who"]).tolist() == expected
 
 
 def test_changed_data_that_no_longer_fits_fails_the_job() -> None:

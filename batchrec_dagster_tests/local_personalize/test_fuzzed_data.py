@@ -261,7 +261,7 @@ def lines(draw: st.DrawFn, recipe: Recipe) -> bytes:
     good = json.dumps({field: VALUES[field] for field in recipe.input_fields}).encode()
     odd = st.fixed_dictionaries(
         {field: JSON | st.just(VALUES[field]) for field in recipe.input_fields},
-        optional={"filterValues": JSON, "other": JSON},
+        optional={"other": JSON},
     ).map(lambda value: json.dumps(value).encode())
     line = st.just(good) | damaged_bytes(good) | odd | st.binary(max_size=30)
     huge = st.sampled_from([good, b"", b'{"userId":"' + b"x" * (MAX_LINE_BYTES + 1) + b'"}'])

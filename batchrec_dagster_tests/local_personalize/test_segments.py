@@ -236,31 +236,6 @@ def test_a_job_is_described_and_listed(local: Local) -> None:
     assert all(int(user[1:]) >= 30 for user in _read_users(answer))
 
 
-def test_the_values_of_a_filter_come_with_each_line(local: Local) -> None:
-    group, _ = local.import_rows(build_taste_rows())
-    _import_metadata(
-        local,
-        group,
-        "Users",
-        "USER_ID,TOWN\n" + "".join(f"u{n},t{n % 3}\n" for n in range(60)),
-        {"name": "USER_ID"},
-        {"name": "TOWN", "categorical": True},
-    )
-    version = _train_version(local, group)
-    town = local.create_filter(group, "INCLUDE UserID WHERE Users.TOWN IN ($TOWN)")
-    towns = [{"TOWN": '"t1"'}, {"TOWN": '"t2"'}, {"TOWN": '"t1"'}, {}]
-    queries = [{"itemId": "i0", "filterValues": values} for values in towns]
-    *answers, missing = _answer_queries(local, version, queries, filterArn=town, numResults=60)
-    assert [{int(user[1:]) % 3 for user in _read_users(answer)} for answer in answers] == [
-        {1},
-        {2},
-        {1},
-    ]
-    assert answers[0]["output"] == answers[2]["output"]
-    assert missing["error"].startswith("User error: ")
-    assert missing["output"] == {"usersList": []}
-
-
 def test_which_filters_a_job_takes(local: Local) -> None:
     group, _ = local.import_rows(build_taste_rows())
     _import_items(local, group)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import dagster as dg
@@ -24,7 +23,7 @@ from batchrec_dagster_tests.support import (
 
 pytestmark = pytest.mark.slow
 
-FILTER = "EXCLUDE ItemID WHERE Items.GENRES IN ($GENRES)"
+FILTER = 'EXCLUDE ItemID WHERE Items.GENRES IN ("War", "Drama")'
 
 
 def declare_with_items(project: Project, **recommendations: Any) -> dict[str, Any]:
@@ -45,12 +44,6 @@ def accept_filter(*_: object, **__: object) -> None:
     """Takes the place of the check of a filter at load time, and finds nothing wrong."""
 
 
-def read_first_line(project: Project) -> dict[str, Any]:
-    lines = project.storage / "shop/transformed/batch_users_input/users.json"
-    line: dict[str, Any] = json.loads(lines.read_text().splitlines()[0])
-    return line
-
-
 def is_odd(project: Project) -> pl.Series:
     return table(project, "shop").get_column("item_id").cast(int) % 2 == 1
 
@@ -58,12 +51,9 @@ def is_odd(project: Project) -> pl.Series:
 def test_a_filter_is_applied_with_exclude_seen(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    project.declare(
-        declare_with_items(project, filter=FILTER, filter_values={"GENRES": ["War", "Drama"]})
-    )
+    project.declare(declare_with_items(project, filter=FILTER))
     result = refresh(project, "shop", instance, report=True)
     assert result.success
-    assert read_first_line(project) == {"userId": "1", "filterValues": {"GENRES": '"War","Drama"'}}
     assert is_odd(project).all()
     seen_pairs = interactions(project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
     lists = table(project, "shop")
@@ -71,8 +61,9 @@ def test_a_filter_is_applied_with_exclude_seen(
     second_result = refresh(project, "shop", instance)
     assert metadata(second_result, "recommendations")["outcome"] == "unchanged: not inferred again"
 
-    project.declare(declare_with_items(project, filter=FILTER, filter_values={"GENRES": "Comedy"}))
-    assert stale(project, instance) == {"batch_users": "STALE", "recommendations": "STALE"}
+    comedies = 'EXCLUDE ItemID WHERE Items.GENRES IN ("Comedy")'
+    project.declare(declare_with_items(project, filter=comedies))
+    assert stale(project, instance) == {"recommendations": "STALE"}
     other = refresh(project, "shop", instance)
     assert metadata(other, "solution_version")["outcome"] == "unchanged: not trained again"
     assert metadata(other, "recommendations")["outcome"] == "inferred"
@@ -82,14 +73,11 @@ def test_a_filter_is_applied_with_exclude_seen(
 def test_a_filter_that_leaves_too_little_is_a_warning(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
-    include = "INCLUDE ItemID WHERE Items.YEAR < $YEAR"
-    settings = declare_with_items(
-        project, filter=include, filter_values={"YEAR": 1954}, exclude_seen=False
-    )
+    include = "INCLUDE ItemID WHERE Items.YEAR < 1954"
+    settings = declare_with_items(project, filter=include, exclude_seen=False)
     project.declare(settings)
     result = refresh(project, "shop", instance)
     assert result.success
-    assert read_first_line(project) == {"userId": "1", "filterValues": {"YEAR": "1954"}}
     assert set(table(project, "shop").get_column("item_id")) == {"1", "2", "3"}
     (full,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "lists_full"]
     assert not full.passed
@@ -103,11 +91,8 @@ def test_lists_that_a_filter_leaves_all_empty_replace_none(
     project.declare(declare_with_items(project))
     assert refresh(project, "shop", instance).success
     before = table(project, "shop")
-    empty_filter = {
-        "filter": "INCLUDE ItemID WHERE Items.YEAR < $YEAR",
-        "filter_values": {"YEAR": 3},
-    }
-    project.declare(declare_with_items(project, **empty_filter))
+    empty_filter = "INCLUDE ItemID WHERE Items.YEAR < 3"
+    project.declare(declare_with_items(project, filter=empty_filter))
     result = refresh(project, "shop", instance)
     assert not result.success
     assert "all lists are empty: recommendations.filter" in why(result)

@@ -48,7 +48,7 @@ def test_a_condition_matches_what_a_filter_matches(
     schema = {"KIND": pl.String, "PRICE": pl.Float64}
     table = pl.DataFrame(rows, schema=schema, orient="row")
     columns = {name: make_column(cells) for name, cells in table.to_dict().items()}
-    expected = evaluate(parse_condition(condition), columns, {})
+    expected = evaluate(parse_condition(condition), columns)
     assert find_matches(parse_condition(condition), table).to_list() == expected.tolist()
 
 

@@ -35,10 +35,6 @@ EXPERIMENT = {"name": "spring", "control_share": 0.2}
 USERS = {"source": "users.csv", "column": "id"}
 ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"COLOUR": "colour"}}}
 BLUE = 'INCLUDE ItemID WHERE Items.COLOUR IN ("blue")'
-PLACEHOLDER = {
-    "filter": "INCLUDE ItemID WHERE Items.COLOUR IN ($C)",
-    "filter_values": {"C": "blue"},
-}
 
 
 def declare(lists: dict[str, Any], **settings: Any) -> Pipeline:
@@ -85,14 +81,6 @@ def test_lists_share_the_users_whom_the_model_serves_whatever_newcomers_get() ->
     assert list_groups(pipeline) == ["home app"]
     assert {locate_input(list_pipeline) for list_pipeline in pipeline.list_pipelines} == {
         "shop/transformed/batch_users_of_arms/"
-    }
-
-
-def test_the_values_of_a_filter_stand_in_the_input_so_each_list_has_its_own() -> None:
-    pipeline = declare({"home": PLACEHOLDER, "app": PLACEHOLDER})
-    assert list_groups(pipeline) == ["home", "app"]
-    assert {locate_input(list_pipeline) for list_pipeline in pipeline.list_pipelines} == {
-        f"shop/lists/{name}/transformed/batch_users_input/" for name in ("home", "app")
     }
 
 

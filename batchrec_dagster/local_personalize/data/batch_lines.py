@@ -9,7 +9,7 @@ import codecs
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,8 +38,6 @@ class InputLine:
     """The line's JSON object, which the output line repeats."""
     problem: str | None = None
     """Why the line cannot be answered, or None if it can."""
-    values: dict[str, str] = field(default_factory=dict)
-    """Its `filterValues`: the value of each placeholder of the job's filter."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,6 @@ class LineAnswerer(ABC):
 
     recipe: Recipe
     filter: JobFilter | None
-
-    def find_problem(self, line: InputLine) -> str | None:
-        """Return why the line cannot be answered, by itself or with the filter, or None."""
-        if line.problem is None and self.filter is not None:
-            return self.filter.find_problem(line.values)
-        return line.problem
 
     @abstractmethod
     def _answer_lines(self, lines: Sequence[InputLine]) -> Iterator[str]:
@@ -130,10 +122,7 @@ def parse_line(raw_line: bytes | None, recipe: Recipe) -> InputLine:
     if not all(_is_text(content.get(name)) for name in recipe.input_fields):
         fields = ", ".join(recipe.input_fields)
         return InputLine(content, f"Required fields for the provided recipe are {fields}")
-    values = content.get("filterValues", {})
-    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-        return InputLine(content, "filterValues must be an object whose values are strings")
-    return InputLine(content, values=values)
+    return InputLine(content)
 
 
 def _parse_object(raw_line: bytes) -> dict[str, Any]:

@@ -32,15 +32,11 @@ class Recommender(LineAnswerer):
     """Whether lists have reasons and, with a filter, placeholders without scores at their end."""
 
     def _answer_lines(self, lines: Sequence[InputLine]) -> Iterator[str]:
-        problems = [self.find_problem(line) for line in lines]
-        valid_lines = [
-            line for line, problem in zip(lines, problems, strict=True) if problem is None
-        ]
-        answers = self._find_items(valid_lines)
-        for line, problem in zip(lines, problems, strict=True):
-            if problem is not None:
+        answers = self._find_items([line for line in lines if line.problem is None])
+        for line in lines:
+            if line.problem is not None:
                 yield file_formats.format_inference_line(
-                    line.content, [], error=f"User error: {problem}"
+                    line.content, [], error=f"User error: {line.problem}"
                 )
                 continue
             items, scores = next(answers)
@@ -84,7 +80,7 @@ class Recommender(LineAnswerer):
         users = [line.content[file_formats.USER_FIELD] for line in lines]
         exclude = None
         if self.filter is not None:
-            exclude = self.filter.exclude_for_users(users, [line.values for line in lines])
+            exclude = self.filter.exclude_for_users(users)
         length = min(self.num_results, len(self.model.item_ids))
         chunks = self.model.recommend(
             users,
@@ -100,7 +96,7 @@ class Recommender(LineAnswerer):
         items = [line.content[file_formats.ITEM_FIELD] for line in lines]
         exclude = None
         if self.filter is not None:
-            exclude = self.filter.exclude_for_items(items, [line.values for line in lines])
+            exclude = self.filter.exclude_for_items(len(items))
         length = min(self.num_results, len(self.model.item_ids))
         return self._unpack(self.model.similar(items, length, exclude=exclude))
 

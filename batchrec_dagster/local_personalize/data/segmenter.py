@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -59,9 +60,8 @@ class Segmenter(LineAnswerer):
 
     def _make_query(self, line: InputLine) -> SegmentQuery | str:
         """Return the query of a line, or why it cannot be answered."""
-        problem = self.find_problem(line)
-        if problem is not None:
-            return problem
+        if line.problem is not None:
+            return line.problem
         if self.attributes is None:
             item = line.content[file_formats.ITEM_FIELD]
             items = find_positions(self.model.item_ids, [item])
@@ -88,32 +88,22 @@ class Segmenter(LineAnswerer):
     def _find_users(self, queries: Sequence[SegmentQuery], size: int) -> list[UserIndexes]:
         """Return the users of each segment.
 
-        Queries with the same filter values are answered together.
-
         size: how many users a segment has at most.
         """
-        numbers_by_values: dict[frozenset[tuple[str, str]], list[int]] = {}
-        for number, query in enumerate(queries):
-            values = query.line.values if self.filter else {}
-            numbers_by_values.setdefault(frozenset(values.items()), []).append(number)
-        segments: dict[int, UserIndexes] = {}
-        for values_key, numbers in numbers_by_values.items():
-            allowed = self._mask_users(dict(values_key))
-            group_segments = self.model.segment(
-                [queries[number].items for number in numbers],
-                self.interactions,
-                size,
-                users=allowed,
-                checkpoint=self._make_report(len(numbers), int(allowed.sum())),
-            )
-            segments.update(zip(numbers, group_segments, strict=True))
-        return [segments[number] for number in range(len(queries))]
+        return self.model.segment(
+            [query.items for query in queries],
+            self.interactions,
+            size,
+            users=self._allowed_users,
+            checkpoint=self._make_report(len(queries), int(self._allowed_users.sum())),
+        )
 
-    def _mask_users(self, values: dict[str, str]) -> Mask:
-        """Return which users may be in the segment of a line with these filter values."""
+    @cached_property
+    def _allowed_users(self) -> Mask:
+        """Which users may be in a segment."""
         if self.filter is None:
             return np.ones(len(self.interactions.user_ids), dtype=bool)
-        return self.filter.mask_users(self.interactions.user_ids, values)
+        return self.filter.mask_users(self.interactions.user_ids)
 
     def _make_report(self, segment_count: int, user_count: int) -> Callable[[int], None]:
         """Return what is called with the number of users that were scored since the last call."""

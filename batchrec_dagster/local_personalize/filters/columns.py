@@ -22,7 +22,6 @@ from batchrec_dagster.personalize.filter_grammar import (
     Condition,
     Literal,
     Or,
-    Variable,
 )
 
 from ..learning.interactions import find_positions
@@ -31,9 +30,6 @@ Mask = npt.NDArray[np.bool_]
 """One flag for each row, item, user or line."""
 
 RowIndexes = npt.NDArray[np.integer[Any]]
-
-Bindings = Mapping[Variable, tuple[Literal, ...]]
-"""The values of placeholders and of CurrentItem's fields. A missing one matches nothing."""
 
 _OPERATORS: dict[str, Callable[[Any, Any], Mask]] = {
     "=": operator.eq,
@@ -155,7 +151,6 @@ def make_column(cells: pl.Series) -> Column:
 def evaluate(
     condition: Condition,
     columns: Mapping[str, Column],
-    bindings: Bindings,
     rows: RowIndexes | None = None,
 ) -> Mask:
     """Return which rows meet the condition.
@@ -166,26 +161,10 @@ def evaluate(
     match condition:
         case Comparison():
             column = columns[condition.field.column]
-            values = resolve(condition, bindings)
-            if values is None:
-                return np.zeros(column.size if rows is None else len(rows), dtype=bool)
-            return column.compare(condition.operator, values, rows)
+            return column.compare(condition.operator, condition.operands, rows)
         case And(parts) | Or(parts):
             combine = np.logical_and if isinstance(condition, And) else np.logical_or
-            return reduce(combine, [evaluate(part, columns, bindings, rows) for part in parts])
-
-
-def resolve(comparison: Comparison, bindings: Bindings) -> tuple[Literal, ...] | None:
-    """Return the values that the comparison compares with, or None when one is missing."""
-    values: list[Literal] = []
-    for operand in comparison.operands:
-        if not isinstance(operand, Variable):
-            values.append(operand)
-        elif operand in bindings:
-            values += bindings[operand]
-        else:
-            return None
-    return tuple(values)
+            return reduce(combine, [evaluate(part, columns, rows) for part in parts])
 
 
 class ColumnTable:
@@ -200,9 +179,9 @@ class ColumnTable:
         """Return the row of each id, -1 for an unknown one."""
         return find_positions(self._ids, ids)
 
-    def evaluate(self, condition: Condition, bindings: Bindings, rows: RowIndexes) -> Mask:
+    def evaluate(self, condition: Condition, rows: RowIndexes) -> Mask:
         """Return which of these rows meet the condition. Row -1 never does."""
         mask = np.zeros(len(rows), dtype=bool)
         positions = np.flatnonzero(rows >= 0)
-        mask[positions] = evaluate(condition, self._columns, bindings, rows[positions])
+        mask[positions] = evaluate(condition, self._columns, rows[positions])
         return mask

@@ -30,8 +30,8 @@ _FIELD_TYPES = {stored: name for name, stored in STORED_TYPES.items()}
 
 def load_datasets(
     expressions: tuple[Expression, ...], read: ReadColumns
-) -> tuple[dict[str, pl.DataFrame], dict[str, schemas.Schema]]:
-    """Return the datasets that the filter uses, by type, and the schemas that they have now.
+) -> dict[str, pl.DataFrame]:
+    """Return the datasets that the filter uses, by type.
 
     A dataset has its ids and the fields that the filter names.
 
@@ -55,7 +55,7 @@ def load_datasets(
         frames[dataset_type] = frames[dataset_type].unique(
             _KEYS[dataset_type], keep="last", maintain_order=True
         )
-    return frames, current_schemas
+    return frames
 
 
 def _make_schema(dataset_type: str, frame: pl.DataFrame) -> schemas.Schema:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import cache, reduce
 
 import numpy as np
 
-from batchrec_dagster.personalize.filter_grammar import Expression, Literal, Variable, list_operands
+from batchrec_dagster.personalize.filter_grammar import Expression
 
 from ..learning.interactions import Float32, Int32
 from ..learning.serving import Exclude
-from .columns import Bindings, Column, Mask, RowIndexes, evaluate
+from .columns import Column, Mask, RowIndexes, evaluate
 from .event_types import UserItemPairs
 from .line_groups import LineGroup, group_positions
-
-CACHED_BYTES = 32 << 20
-"""How many bytes of masks over all items are kept at most."""
 
 # Of lines without a user: their positions, items and rows of the columns of pairs.
 _NO_PAIRS: tuple[RowIndexes, Int32, RowIndexes] = (
@@ -56,13 +53,7 @@ class ItemMask:
         self._n_items = n_items
         self._items = items
         self._user_items = user_items
-        # The variables on which each expression's own condition depends.
-        self._variables = [
-            [operand for operand in list_operands(e.where) if isinstance(operand, Variable)]
-            for e in expressions
-        ]
-        cached_masks = 16 + CACHED_BYTES // max(1, n_items)
-        self._evaluate_items = lru_cache(maxsize=cached_masks)(self._evaluate_items_now)
+        self._evaluate_items = cache(self._evaluate_items_now)
 
     def make_exclude(
         self, groups: Sequence[LineGroup], group_of_line: RowIndexes, users: RowIndexes | None
@@ -132,15 +123,8 @@ class ItemMask:
 
         include: whether INCLUDE expressions are meant, not EXCLUDE.
         """
-        masks = []
-        for number in self._select_expressions(group, include=include, on_interactions=False):
-            bindings = tuple(
-                (variable, group.bindings[variable])
-                for variable in self._variables[number]
-                if variable in group.bindings
-            )
-            masks.append(self._evaluate_items(number, bindings))
-        return combine_masks(masks)
+        numbers = self._select_expressions(group, include=include, on_interactions=False)
+        return combine_masks(map(self._evaluate_items, numbers))
 
     def _mask_pairs(self, group: LineGroup, rows: RowIndexes, *, include: bool) -> Mask | None:
         """Return the pairs that expressions on Interactions match, or None when none applies.
@@ -153,7 +137,7 @@ class ItemMask:
                 masks.append(np.zeros(len(rows), dtype=bool))
                 continue
             condition = self._expressions[number].where
-            masks.append(evaluate(condition, self._user_items.columns, group.bindings, rows))
+            masks.append(evaluate(condition, self._user_items.columns, rows))
         return combine_masks(masks)
 
     def _select_expressions(
@@ -163,14 +147,11 @@ class ItemMask:
         return [
             number
             for number, expression in enumerate(self._expressions)
-            if group.applies[number]
+            if group[number]
             and expression.include == include
             and expression.on_interactions == on_interactions
         ]
 
-    def _evaluate_items_now(
-        self, number: int, bindings: tuple[tuple[Variable, tuple[Literal, ...]], ...]
-    ) -> Mask:
+    def _evaluate_items_now(self, number: int) -> Mask:
         """Return which items match the expression with this number. Its results are cached."""
-        values: Bindings = dict(bindings)
-        return evaluate(self._expressions[number].where, self._items, values)
+        return evaluate(self._expressions[number].where, self._items)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS, USER_PERSONALIZATION_V2
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2
 
 from ..catalog.kinds import CatalogKind, JobQueue, NewResource
 from ..catalog.requests import ApiRequest
@@ -43,11 +43,6 @@ def _create(request: ApiRequest) -> NewResource:
         raise InvalidInputError("themeGenerationConfig is valid only in mode THEME_GENERATION.")
     config = params.get("batchInferenceJobConfig", {})
     _check_exploration(config.get("itemExplorationConfig", {}))
-    if filter_traits and filter_traits.uses_current_item and recipe.name != SIMILAR_ITEMS:
-        raise InvalidInputError(
-            f"A filter with CurrentItem can be used with {SIMILAR_ITEMS} only, not with"
-            f" {recipe.name}."
-        )
     body = {
         "batchInferenceJobMode": "BATCH_INFERENCE",
         "batchInferenceJobConfig": config or None,

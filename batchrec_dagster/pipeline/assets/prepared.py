@@ -239,18 +239,8 @@ def _describe_rules(rules: Rules) -> str:
 
 def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the users who get a list."""
-    columns = {
-        USER_FIELD: ("string", "The user's id."),
-        "filterValues": (
-            "struct",
-            f"The values of the placeholders of {pipeline.list_setting}.filter.",
-        ),
-    }
+    columns = {USER_FIELD: ("string", "The user's id.")}
     settings = pipeline.batch_users
-    filter_values = pipeline.recommendations.line_filter_values
-    code_version = f"{CODE_VERSION}-{fingerprint(settings)}"
-    if filter_values:
-        code_version += f"-{fingerprint(filter_values)}"
 
     @dg.asset(
         **asset_options(
@@ -266,7 +256,7 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
             ],
             stage=PREPARED,
             storage_key=pipeline.storage_keys.batch_users,
-            code_version=code_version,
+            code_version=f"{CODE_VERSION}-{fingerprint(settings)}",
             io_manager="batch_users_io",
         )
     )
@@ -303,7 +293,6 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
                 **({"erased_users_in_source": requested.erased} if requested.erased else {}),
                 **table_metadata(users.height, columns, users.columns),
                 "users": users.height,
-                "filter_values": filter_values,
             },
         )
 
