@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from batchrec_dagster.reporting.figures import (
     find_intervals,
     name_metrics,
 )
-from batchrec_dagster.reporting.page_data import pack_people
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
 from batchrec_dagster.reporting.sections import (
     Badge,
@@ -115,7 +115,7 @@ def render_page(facts: Facts) -> str:
         ),
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        data=encode_json_for_html(pack_people(people)),
+        data=encode_json_for_html(asdict(people)),
     )
 
 

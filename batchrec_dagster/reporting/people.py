@@ -43,7 +43,7 @@ _BY_RULE, _POPULAR = -2, -3
 
 @dataclass(frozen=True)
 class People:
-    """The users in the report, in the compact form that its script reads.
+    """The users in the report, as its script reads them.
 
     An item is represented by its place in `items`.
     """

@@ -29,7 +29,6 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
-from batchrec_dagster_tests.unpacked_page import unpack_page_data
 
 REFRESH = ("dagster", "job", "execute", "-m", "batchrec_dagster.definitions", "-j", "shop_refresh")
 BOUGHT_TOGETHER = {"within_days": 30, "num_results": 4}
@@ -55,9 +54,9 @@ def test_items_bought_together_are_published_kept_and_rolled_back(
     assert first.success, why(first)
     lists = read_lists(project)
     page = (project.storage / "shop/curated/report/index.html").read_text()
-    data = unpack_page_data(page.partition('id="people-data">')[2].partition("</script>")[0])
+    data = json.loads(page.partition('id="people-data">')[2].partition("</script>")[0])
     ids = [item[0] for item in data["items"]]
-    similar = [ids[place] for place in data["similar"][str(ids.index("7"))]]
+    similar = [ids[place] for place in data["similar_items"][str(ids.index("7"))]]
     assert similar == lists.filter(item_id="7").get_column("similar_item_id").to_list()
     assert "What people had together, counted by batchrec: edition 1 of" in page
     assert lists.columns == ["item_id", "rank", "similar_item_id", "score"]

@@ -35,7 +35,6 @@ from batchrec_dagster_tests.support import (
     table,
     write_ratings,
 )
-from batchrec_dagster_tests.unpacked_page import unpack_page_data
 
 NAMES = ("NDCG@25", "Precision@10", "MRR@25", "Coverage")
 # Personalize's names, and those of the UI.
@@ -222,7 +221,7 @@ def test_each_number_agrees_with_the_tables(project: Project, instance: dg.Dagst
 
 def _check_people(data: str, rows: list[dict[str, Any]], lists: list[dict[str, Any]]) -> None:
     """Compare each user with the tables, and each explanation with all other candidates."""
-    payload = unpack_page_data(data)
+    payload = json.loads(data)
     users_of: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         users_of[row["ITEM_ID"]].add(row["USER_ID"])

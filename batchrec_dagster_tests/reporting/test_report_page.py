@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,11 @@ from batchrec_dagster.reporting.night_tables import build_nights_section
 from batchrec_dagster.reporting.nights import Night
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import encode_json_for_html, render_page
-from batchrec_dagster.reporting.page_data import pack_people
 from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.storage.published_table import Edition
 from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.support import WCAG
-from batchrec_dagster_tests.unpacked_page import unpack_page_data
 
 SHOT = "<script>window.shot = 1</script><img src=x onerror='window.shot = 1'>"
 HOSTILE = [
@@ -403,7 +401,7 @@ def test_a_user_is_found_with_the_keyboard_alone(opened_report: Any) -> None:
     opened_report.keyboard.press("Enter")
     assert status.text_content() == "2 users found, best match first; user user-10, shown below"
     assert opened_report.locator("#person-name").text_content() == "User user-10"
-    payload = unpack_page_data(opened_report.locator("#people-data").text_content())
+    payload = json.loads(opened_report.locator("#people-data").text_content())
     _, history_length, history, items_listed = next(
         person for person in payload["people"] if person[0] == "user-10"
     )
@@ -612,7 +610,7 @@ def test_addresses_lead_to_a_user_or_an_item(opened_report: Any) -> None:
 
 
 def test_an_item_shows_who_gets_it_and_what_goes_with_it(opened_report: Any) -> None:
-    payload = unpack_page_data(opened_report.locator("#people-data").text_content())
+    payload = json.loads(opened_report.locator("#people-data").text_content())
     opened_report.get_by_label("Find an item").fill("🎬")
     _, _, users, lists, near, *_ = next(item for item in payload["items"] if item[0] == "item 3")
     place = [item[0] for item in payload["items"]].index("item 3")
@@ -669,8 +667,7 @@ def test_without_similar_items_the_page_has_the_same_data_as_before() -> None:
     tallies = count_tallies(build_tables())
     without = count_tallies(replace(build_tables(), similar_items=None))
     assert without.people == replace(tallies.people, similar_items=None)
-    data = encode_json_for_html(pack_people(without.people))
-    assert "similar" not in pack_people(without.people)
+    data = encode_json_for_html(asdict(without.people))
     page = render_page(combine_facts(replace(run(), similar_items=""), without))
     assert f'id="people-data">{data}</script>' in page
     assert 'id="similar"' not in page

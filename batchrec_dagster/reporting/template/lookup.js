@@ -15,19 +15,8 @@
     if (kind) node.className = kind;
     return node;
   };
-  // The page has the items by column, without columns that are empty for all. See page_data.py.
-  function unpackItems({ id, title, users, lists, near, image, link }) {
-    return id.map((itemId, place) => [
-      itemId, title?.[place] ?? null, users[place], lists[place], near[place] ?? [], image?.[place], link?.[place],
-    ]);
-  }
-  // Each day but the newest is the number of days before the interaction that precedes it.
-  function unpackHistory(history) {
-    for (let i = 3; i < history.length; i += 2) history[i] = history[i - 2] - history[i];
-  }
+  // The fields of People in people.py.
   const data = JSON.parse(element("people-data").textContent);
-  data.items = unpackItems(data.items);
-  for (const [, , history] of data.people) unpackHistory(history);
   const formatNumber = (value) => value.toLocaleString("en");
   const formatDay = (days) => {
     const date = new Date(days * 86400000);
@@ -241,7 +230,7 @@
         [`${formatNumber(near[i + 1])} of ${formatNumber(users)} people who liked this also liked it`]));
     }
     fillList("goes", rows, "Nothing is counted for this item.");
-    if (data.similar) showSimilarItems(data.similar[place]);
+    if (data.similar_items) showSimilarItems(data.similar_items[place]);
   }
   // A row for each rank, with the users whose list has the item there.
   function createUserRows(listedUsers) {
