@@ -37,56 +37,6 @@ MADE_BY_ANOTHER_PROCESS = re.compile(
 TRIES_WHILE_DATABASES_ARE_MADE = 10
 
 
-# What batchrec 0.2 and earlier appended to the dagster.yaml of the homes that it made.
-STORAGE_OF_0_2 = """
-# Dagster's own SQLite storage opens, syncs and closes its databases for each event.
-storage:
-  custom:
-    module: batchrec_dagster.dagster_internals.sqlite_storage
-    class: SqliteStorage
-    config: {base_dir: {env: DAGSTER_HOME}}
-"""
-
-# The dagster.yaml of 0.2 and earlier: that of batchrec's folder, and that of `batchrec init`.
-SETTINGS_OF_0_2 = (
-    """\
-# Nothing leaves this machine, and no window covers the first page.
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-
-# What the assets say, without Dagster's own step by step account of a run.
-python_logs:
-  python_log_level: INFO
-""",
-    """\
-# batchrec's commands copy it into Dagster's home, .batchrec/dagster, when they make that.
-telemetry: {enabled: false}
-nux: {enabled: false}
-python_logs: {python_log_level: INFO}
-""",
-)
-# What the dagster.yaml of a home ends with since then.
-RUN_MONITORING = """
-# A run whose process is gone, after a kill or a power cut, is marked as failed within minutes.
-run_launcher:
-  module: batchrec_dagster.pipeline.automation.run_launcher
-  class: WatchedRunLauncher
-run_monitoring:
-  enabled: true
-  start_timeout_seconds: 600
-"""
-
-# What it ends with after that.
-TICK_RETENTION = """
-# Old ticks of schedules and sensors are of no use to anybody.
-retention:
-  schedule: {purge_after_days: 90}
-  sensor: {purge_after_days: {skipped: 7, failure: 30, success: 90}}
-"""
-
-
 class HistoryError(click.ClickException):
     """Dagster's databases cannot be opened, for example because they are read-only or damaged."""
 
@@ -102,8 +52,7 @@ def use_dagster_home() -> Path:
     """Set DAGSTER_HOME to `find_dagster_home` and return it.
 
     Unless the user has set DAGSTER_HOME, a home that does not exist is made, for its user only, and
-    gets the project's dagster.yaml. A home that an earlier version made gets Dagster's own storage,
-    run monitoring and the retention of ticks.
+    gets the project's dagster.yaml.
 
     Raises click.ClickException if the home cannot be written.
     """
@@ -120,26 +69,9 @@ def use_dagster_home() -> Path:
                     write(settings, [settings_of_project.read_bytes()])
                     settings.chmod(0o600)
             os.environ["DAGSTER_HOME"] = str(home)
-        if settings.is_file():
-            _update_settings(settings)
     except OSError as error:
         raise click.ClickException(f"cannot write {home}: {error.strerror}") from error
     return home
-
-
-def _update_settings(settings: Path) -> None:
-    """Bring the dagster.yaml of an earlier version up to date. What a user has changed stays."""
-    from batchrec_dagster.storage.durable import write
-
-    before = settings.read_bytes()
-    after = before.removesuffix(STORAGE_OF_0_2.encode())
-    if after in [text.encode() for text in SETTINGS_OF_0_2]:
-        after += RUN_MONITORING.encode()
-    if after in [f"{text}{RUN_MONITORING}".encode() for text in SETTINGS_OF_0_2]:
-        after += TICK_RETENTION.encode()
-    if after != before:
-        write(settings, [after])
-        settings.chmod(0o600)
 
 
 def has_history() -> bool:

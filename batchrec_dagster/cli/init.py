@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from batchrec_dagster.cli.dagster_home import RUN_MONITORING, TICK_RETENTION
 from batchrec_dagster.cli.terminal import format_program, shorten_path
 
 _PYPROJECT = """\
@@ -61,6 +60,16 @@ telemetry: {enabled: false}
 nux: {enabled: false}
 # Also each state of each job in Personalize, which the page of a run shows with the level Debug.
 python_logs: {python_log_level: DEBUG}
+
+# A run that does not start in time, or goes on for longer than its job may, is marked as failed.
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 600
+
+# Old ticks of schedules and sensors are of no use to anybody.
+retention:
+  schedule: {purge_after_days: 90}
+  sensor: {purge_after_days: {skipped: 7, failure: 30, success: 90}}
 """
 _ENV = """\
 # Settings of the deployment, which `batchrec check` checks. Default: everything is in .batchrec.
@@ -138,7 +147,7 @@ def init(folder: Path, example: str | None) -> None:
         # Dagster's own commands cannot load a folder without a Python file or a component.
         f"{module}/defs/__init__.py": "",
         "workspace.yaml": _WORKSPACE.format(module=module),
-        "dagster.yaml": _DAGSTER_YAML + RUN_MONITORING + TICK_RETENTION,
+        "dagster.yaml": _DAGSTER_YAML,
         ".env": _ENV,
         ".gitignore": _GITIGNORE,
         "defs.schema.json": render_declaration_schema(),

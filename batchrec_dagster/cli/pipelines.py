@@ -106,9 +106,7 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
     Raises UnknownNameError if there is no pipeline, and StorageError.
     """
     import json
-    from functools import partial
 
-    from batchrec_dagster.pipeline.automation.living_runs import has_died
     from batchrec_dagster.reporting.night_tables import describe_nights, format_nights
     from batchrec_dagster.reporting.nights import list_nights
     from batchrec_dagster.reporting.run_records import read_ended_runs
@@ -122,10 +120,9 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
     try:
         with open_instance_if_any() as instance:
             if instance is not None:
-                is_dead = partial(has_died, instance)
                 ended_runs = {
-                    name: read_ended_runs(instance, read_pipeline_name(name), is_dead)
-                    for name in pipelines
+                    name: read_ended_runs(instance, files)
+                    for name, files in zip(pipelines, all_files, strict=True)
                 }
     except HistoryError as error:
         click.echo(f"Listed without the runs that were killed: {error.message}", err=True)

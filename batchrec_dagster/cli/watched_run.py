@@ -30,7 +30,6 @@ from batchrec_dagster.cli.dagster_home import (
 )
 from batchrec_dagster.cli.project import find_project, load_storage
 from batchrec_dagster.cli.terminal import fit_terminal, format_program, get_terminal_width
-from batchrec_dagster.storage.processes import MACHINE_TAG, describe_machine
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -70,8 +69,7 @@ def watch_run(
     stream.reconfigure(errors="backslashreplace")
     tag = uuid.uuid4().hex
     started_at = time.time()
-    tags = {TAG: tag, MACHINE_TAG: describe_machine()}
-    command = [*command, "--tags", json.dumps(tags)]
+    command = [*command, "--tags", json.dumps({TAG: tag})]
     if config:
         command += ["-c", str(config)]
     with ExitStack() as stack, TemporaryFile() as output, _caught_signals() as signals:

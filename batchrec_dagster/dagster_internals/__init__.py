@@ -4,8 +4,5 @@ Any release of Dagster may move these. Each module says why nothing public does;
 import that a release has moved, and CI runs it against the newest Dagster.
 
 - `asset_graphs`: a run finds an upstream asset also where it has no code location.
-- `components`: a broken file stops no pipeline that Python makes.
-- `run_health`: runs whose process or code location is gone are marked as failed.
 - `web_server`: the guard of `batchrec ui` runs in the process of Dagster's web page.
-- `sqlite_storage`: homes that batchrec 0.2 and earlier made still open.
 """

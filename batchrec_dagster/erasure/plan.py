@@ -96,7 +96,7 @@ class Erasure:
             line
             for work in self.pipelines
             for line in describe_runs_under_way(
-                work.pipeline, assets[work.pipeline.name], self.instance
+                work.pipeline, assets[work.pipeline.name], self.instance, work.files
             )
         ]
         if running:

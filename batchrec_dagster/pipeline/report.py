@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
-from batchrec_dagster.pipeline.automation.living_runs import has_died
 from batchrec_dagster.reporting.audience import describe_newcomers
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.checks import build_checks_section
@@ -259,7 +257,7 @@ def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> l
     Dagster may forget them; their processes were killed, for example. Raises StorageError."""
     records = UnpublishedRuns(files)
     recorded_ids = {run.run for run in records.read()}
-    ended_runs = read_ended_runs(instance, files.storage_keys.pipeline, partial(has_died, instance))
+    ended_runs = read_ended_runs(instance, files)
     for run in ended_runs:
         if run.run not in recorded_ids:
             records.add(run)

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.reporting.run_records import is_interrupted
 from batchrec_dagster.reporting.run_stages import format_duration
 from batchrec_dagster.reporting.terminal import Column, TerminalTable, format_time, render
 
@@ -23,10 +24,13 @@ def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance
     overview: dict[str, Any] = {"pipeline": published.address, "last_run": None, "edition": None}
     refreshes = dg.RunsFilter(job_name=f"{published.files.storage_keys.pipeline}_refresh")
     for record in instance.get_run_records(refreshes, limit=1):
+        status = record.dagster_run.status.value
+        if is_interrupted(instance, record, published.files):
+            status = "INTERRUPTED"
         began = record.start_time or record.create_timestamp.timestamp()
         overview["last_run"] = {
             "run_id": record.dagster_run.run_id,
-            "status": record.dagster_run.status.value,
+            "status": status,
             "began": datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
             "seconds": round(record.end_time - began, 1) if record.end_time else None,
         }

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.reporting.run_stages import name_stage
+from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun
 
 # This many runs that failed are read.
 MOST_RUNS = 100
+# After so long without an event and without a lease, a run is not under way any more.
+SILENCE = timedelta(hours=1)
 ENDINGS: dict[dg.DagsterRunStatus, Ending] = {
     dg.DagsterRunStatus.FAILURE: "failed",
     dg.DagsterRunStatus.CANCELED: "stopped",
-    # Of these, only runs that have died count.
+    # Of these, only runs that were interrupted count.
     dg.DagsterRunStatus.STARTING: "failed",
     dg.DagsterRunStatus.STARTED: "failed",
     dg.DagsterRunStatus.CANCELING: "stopped",
@@ -43,20 +46,51 @@ class CheckRecord:
     """When it ran; None if that is not known."""
 
 
-def read_ended_runs(
-    instance: dg.DagsterInstance, pipeline: str, has_died: Callable[[dg.DagsterRun], bool]
-) -> list[UnpublishedRun]:
-    """The latest refreshes that failed, were stopped or died, as far as Dagster remembers its runs.
+def is_interrupted(
+    instance: dg.DagsterInstance, record: dg.RunRecord, files: PipelineFiles
+) -> bool:
+    """Whether nothing was heard for an hour of a run that Dagster says is under way.
 
-    A run whose process was killed is known only here.
-
-    has_died: whether nothing of a run that is under way lives any more.
+    It recorded no event, and no run renewed a lease of the pipeline: its process was killed, for
+    example, or its machine lost power. Raises StorageError.
     """
-    filters = dg.RunsFilter(job_name=f"{pipeline}_refresh", statuses=[*ENDINGS])
+    run = record.dagster_run
+    if run.is_finished or run.status == dg.DagsterRunStatus.QUEUED:
+        return False
+    silent_since = datetime.now(UTC) - SILENCE
+    events = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+    # Dagster's times of records have no time zone in some databases: they are UTC.
+    last_heard = (
+        datetime.fromtimestamp(events[0].timestamp, UTC)
+        if events
+        else record.create_timestamp.replace(tzinfo=UTC)
+    )
+    return last_heard < silent_since and all(
+        renewed < silent_since for renewed in _list_renewals(files)
+    )
+
+
+def _list_renewals(files: PipelineFiles) -> Iterator[datetime]:
+    """When each lease of the pipeline and of its lists was last renewed."""
+    keys, store = files.storage_keys, files.storage.store
+    for folder in (keys.all_leases, keys.all_lists):
+        for info in store.list(files.uri(folder)):
+            if "/leases/" in info.uri:
+                yield info.last_modified
+
+
+def read_ended_runs(instance: dg.DagsterInstance, files: PipelineFiles) -> list[UnpublishedRun]:
+    """The latest refreshes of the pipeline that failed, or were stopped or interrupted, as far as
+    Dagster remembers its runs.
+
+    A run whose process was killed is known only here. Raises StorageError.
+    """
+    job = f"{files.storage_keys.pipeline}_refresh"
+    filters = dg.RunsFilter(job_name=job, statuses=[*ENDINGS])
     runs = []
     for record in instance.get_run_records(filters, limit=MOST_RUNS):
         run = record.dagster_run
-        if not run.is_finished and not has_died(run):
+        if not run.is_finished and not is_interrupted(instance, record, files):
             continue
         end = record.end_time or record.update_timestamp.timestamp()
         seconds = None if record.start_time is None else round(end - record.start_time, 1)

@@ -82,6 +82,8 @@ class StorageKeys:
         )
         # The folder, with its final slash, of a folder for each list.
         self.all_lists = f"{pipeline}/lists/"
+        # The folder, with its final slash, of the leases on the pipeline's steps.
+        self.all_leases = f"{pipeline}/leases/"
         # The folder, with its final slash, of the copies of the sources.
         self.all_raw = f"{pipeline}/raw/"
         self.all_raw_items = f"{pipeline}/raw/items/"

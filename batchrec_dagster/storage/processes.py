@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -10,11 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
-# The tag of a Dagster run with `describe_machine` of its processes. Dagster's web page hides what
-# starts with a dot: the value says nothing to people.
-MACHINE_TAG = ".dagster/batchrec/machine"
-# The tag of runs that earlier versions started.
-OLD_MACHINE_TAG = "batchrec/machine"
 # How much a process may seem to have started after it recorded its id: the clock of this machine
 # may have been corrected since.
 CLOCK_SECONDS = 600.0
@@ -25,22 +19,6 @@ def describe_process_space() -> str:
     with suppress(OSError):
         return f"{socket.gethostname()} {(_PROC / 'self/ns/pid').readlink()}"
     return socket.gethostname()
-
-
-def describe_boot() -> str:
-    """What a start of this machine gives another value; empty where the system has none."""
-    with suppress(OSError):
-        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-    return ""
-
-
-def describe_machine(run: str | None = None) -> str:
-    """This machine as JSON, as the value of MACHINE_TAG.
-
-    run: the id of the run, where it is known. A run that is executed again inherits the tag.
-    """
-    machine = {"processes": describe_process_space(), "boot": describe_boot()}
-    return json.dumps(machine if run is None else {**machine, "run": run})
 
 
 def is_process_alive(pid: int, *, recorded_at: float | None = None) -> bool:

@@ -12,37 +12,27 @@ from unittest.mock import Mock
 
 import dagster as dg
 import pytest
-import yaml
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import TickStatus
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from batchrec_dagster.cli import NO_MEMORY
 from batchrec_dagster.cli.dagster_home import (
     EVENTS_OF_ALL_RUNS,
-    RUN_MONITORING,
     RUNS,
     SCHEDULES,
-    SETTINGS_OF_0_2,
-    STORAGE_OF_0_2,
-    TICK_RETENTION,
     HistoryError,
     hold_databases_open,
     locate_events_of_run,
     open_dagster_instance,
-    use_dagster_home,
 )
-from batchrec_dagster_tests.support import REPOSITORY, declaration, module_project
-
-TELEMETRY = "telemetry: {enabled: false}\n"
+from batchrec_dagster_tests.support import declaration, module_project
 
 
 @pytest.fixture
-def home_of_0_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home that batchrec 0.2 made, with one run in it."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without runs."""
     home = tmp_path / "dagster"
     home.mkdir(0o700)
-    (home / "dagster.yaml").write_text(TELEMETRY + STORAGE_OF_0_2)
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     return home
 
@@ -51,52 +41,6 @@ def create_idle_run(instance: dg.DagsterInstance) -> dg.DagsterRun:
     run = instance.create_run_for_job(dg.GraphDefinition(name="idle").to_job())
     instance.report_engine_event("ana bought a test", run)
     return run
-
-
-@pytest.mark.slow
-def test_a_home_of_an_earlier_version_opens_without_and_with_batchrecs_commands(
-    home_of_0_2: Path,
-) -> None:
-    # As `dagster dev` opens it, which knows nothing of batchrec's commands.
-    with dg.DagsterInstance.get() as instance:
-        run = create_idle_run(instance)
-    with open_dagster_instance() as instance:
-        assert [run.run_id] == [run.run_id for run in instance.get_runs()]
-        assert "ana bought a test" in str(instance.all_logs(run.run_id)[-1].dagster_event)
-    settings = home_of_0_2 / "dagster.yaml"
-    assert settings.read_text() == TELEMETRY
-    assert settings.stat().st_mode & 0o777 == 0o600
-    assert (home_of_0_2 / locate_events_of_run(run.run_id)).is_file()
-
-
-@pytest.mark.parametrize("settings_before", SETTINGS_OF_0_2)
-@pytest.mark.parametrize("additions", ["", STORAGE_OF_0_2, RUN_MONITORING])
-def test_an_earlier_home_gets_run_monitoring_and_the_retention_of_ticks(
-    home_of_0_2: Path, settings_before: str, additions: str
-) -> None:
-    settings = home_of_0_2 / "dagster.yaml"
-    settings.write_text(settings_before + additions)
-    for _ in range(2):
-        use_dagster_home()
-        assert settings.read_text() == settings_before + RUN_MONITORING + TICK_RETENTION
-    assert yaml.safe_load(RUN_MONITORING + TICK_RETENTION) == {
-        name: yaml.safe_load((REPOSITORY / "dagster.yaml").read_text())[name]
-        for name in ("run_launcher", "run_monitoring", "retention")
-    }
-    # As in a deployment with PostgreSQL.
-    deployed = yaml.safe_load((REPOSITORY / "deploy/dagster.yaml").read_text())
-    assert yaml.safe_load(TICK_RETENTION)["retention"] == deployed["retention"]
-    with dg.DagsterInstance.get() as instance:
-        ticks = instance.get_tick_retention_settings(InstigatorType.SENSOR)
-    assert ticks[TickStatus.SUCCESS] == 90
-
-
-def test_settings_that_a_user_has_added_to_an_earlier_home_stay(home_of_0_2: Path) -> None:
-    settings = home_of_0_2 / "dagster.yaml"
-    settings.write_text(f"{TELEMETRY}{STORAGE_OF_0_2}nux: {{enabled: false}}\n")
-    before = yaml.safe_load(settings.read_text())
-    use_dagster_home()
-    assert yaml.safe_load(settings.read_text()) == before
 
 
 @pytest.mark.slow
@@ -166,19 +110,19 @@ def test_a_file_that_is_no_database_is_not_held_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("database", [RUNS, EVENTS_OF_ALL_RUNS, SCHEDULES])
-def test_a_damaged_database_of_dagster_is_one_line(home_of_0_2: Path, database: str) -> None:
+def test_a_damaged_database_of_dagster_is_one_line(home: Path, database: str) -> None:
     with open_dagster_instance():
         pass
-    (home_of_0_2 / database).write_bytes(b"wild bytes " * 1000)
+    (home / database).write_bytes(b"wild bytes " * 1000)
     with pytest.raises(HistoryError) as caught, open_dagster_instance():
         pass
     message = caught.value.message
-    assert message.startswith(f"Dagster's history of {home_of_0_2} is damaged (file is not a data")
+    assert message.startswith(f"Dagster's history of {home} is damaged (file is not a data")
     assert "\n" not in message
 
 
 def test_databases_that_another_process_makes_are_waited_for(
-    home_of_0_2: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_by_another = sqlite3.IntegrityError(
         "UNIQUE constraint failed: alembic_version.version_num"
@@ -192,12 +136,12 @@ def test_databases_that_another_process_makes_are_waited_for(
     assert tries.call_count == 2
 
 
-def test_a_full_disk_under_dagsters_history_is_one_line(home_of_0_2: Path) -> None:
+def test_a_full_disk_under_dagsters_history_is_one_line(home: Path) -> None:
     full = sqlite3.OperationalError("database or disk is full")
     with pytest.raises(HistoryError) as caught, open_dagster_instance():
         raise OperationalError("INSERT INTO runs", {}, full)
     assert caught.value.message == (
-        f"cannot open Dagster's history of {home_of_0_2}: database or disk is full. Check the disk"
+        f"cannot open Dagster's history of {home}: database or disk is full. Check the disk"
         " and its free space, and run again"
     )
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -16,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.config.declaration_errors import DeclarationError
-from batchrec_dagster.pipeline.automation import living_runs
 from batchrec_dagster.pipeline.automation.new_files import MAX_TICKS_WAITED, Cursor, decide_refresh
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
@@ -164,70 +162,14 @@ def test_hundreds_of_files_are_one_refresh_and_a_small_cursor(
     assert len(evenings.cursor or "") < 250
 
 
-def test_a_file_that_arrives_during_a_run_is_refreshed_on_after_it(
-    evenings: Evenings, place: tuple[str, Put]
-) -> None:
-    _, put = place
-    put("1.csv", ratings(1))
-    with evenings.under_way():
-        evenings.refresh()
-        put("2.csv", ratings(2))
-        assert evenings.looks() == []
-        assert "waiting for the running refresh" in evenings.skip_message
-    assert evenings.looks() == [["1.csv", "2.csv"]]
-
-
-def test_a_run_that_died_and_was_left_as_started_is_not_waited_for_for_ever(
-    evenings: Evenings, place: tuple[str, Put], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, put = place
-    put("1.csv", ratings(1))
-    monkeypatch.setattr(living_runs, "DEAD_AFTER", timedelta(seconds=-60))
-    with evenings.under_way():
-        assert evenings.looks() == [["1.csv"]]
-
-
-def test_a_schedule_skips_its_tick_while_a_refresh_is_going(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project.declare(declaration("shop", "ratings.csv"))
-    project.declare(declaration("club", "ratings.csv"))
-    # A schedule's context does not take one in memory.
-    with definitions(project) as defs, dg.instance_for_test() as instance:
-        # The run of another pipeline is no reason to skip.
-        club_job = defs.resolve_job_def("club_refresh")
-        instance.create_run_for_job(club_job, status=dg.DagsterRunStatus.STARTED)
-        schedule = defs.resolve_schedule_def("shop_schedule")
-
-        def tick() -> dg.SkipReason | int:
-            """The number of runs that the schedule asks for, or why it asks for none."""
-            with dg.build_schedule_context(instance) as context:
-                result = schedule.evaluate_tick(context)
-            if result.skip_message is not None:
-                return dg.SkipReason(result.skip_message)
-            return len(result.run_requests or [])
-
-        assert tick() == 1
-        job = defs.resolve_job_def("shop_refresh")
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTING)
-        why = f"run {run.run_id} of shop_refresh is still going: not started again"
-        assert tick() == dg.SkipReason(why)
-        with monkeypatch.context() as patch:
-            patch.setattr(living_runs, "DEAD_AFTER", timedelta(seconds=-60))
-            assert tick() == 1
-        instance.report_run_canceled(run)
-        assert tick() == 1
-
-
 def test_a_file_that_a_run_has_taken_in_already_asks_for_no_other(
     evenings: Evenings, place: tuple[str, Put]
 ) -> None:
     _, put = place
     put("1.csv", ratings(1))
-    with evenings.under_way():
-        assert evenings.looks() == []
-        put("2.csv", ratings(2))
-        evenings.refresh()
+    assert evenings.looks() == [["1.csv"]]
+    put("2.csv", ratings(2))
+    evenings.refresh()
     assert evenings.looks() == []
     assert evenings.skip_message.startswith("nothing is new")
 
@@ -246,22 +188,16 @@ def test_a_daemon_that_dies_before_it_has_kept_its_cursor_does_not_ask_twice(
 
 
 def test_a_refresh_that_fails_is_not_asked_for_again() -> None:
-    result = decide_refresh(Cursor(seen="new"), "new", "old", refreshing=False)
+    result = decide_refresh(Cursor(seen="new"), "new", "old")
     assert len(result.run_requests or []) == 1
-    assert not decide_refresh(
-        Cursor.read(result.cursor), "new", "old", refreshing=False
-    ).run_requests
+    assert not decide_refresh(Cursor.read(result.cursor), "new", "old").run_requests
 
 
-@given(states=st.lists(st.sampled_from("abc"), max_size=40), busy=st.sets(st.integers(0, 39)))
-def test_the_last_state_is_taken_in_and_never_twice_in_a_row(
-    states: list[str], busy: set[int]
-) -> None:
+@given(states=st.lists(st.sampled_from("abc"), max_size=40))
+def test_the_last_state_is_taken_in_and_never_twice_in_a_row(states: list[str]) -> None:
     cursor, state_taken_in, keys, requested_states = Cursor(), "", [], []
-    for number, state in enumerate([*states, *states[-1:] * 3]):
-        result = decide_refresh(
-            cursor, state, state_taken_in, refreshing=number in busy and number < len(states)
-        )
+    for state in [*states, *states[-1:] * 3]:
+        result = decide_refresh(cursor, state, state_taken_in)
         assert result.cursor is not None
         cursor = Cursor.read(result.cursor)
         for request in result.run_requests or []:
@@ -276,7 +212,7 @@ def test_the_last_state_is_taken_in_and_never_twice_in_a_row(
 def test_what_never_rests_is_taken_in_now_and_then() -> None:
     cursor, requests = Cursor(), 0
     for number in range(3 * (MAX_TICKS_WAITED + 1)):
-        result = decide_refresh(cursor, str(number), "", refreshing=False)
+        result = decide_refresh(cursor, str(number), "")
         cursor = Cursor.read(result.cursor)
         requests += len(result.run_requests or [])
     assert requests == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.reporting import run_records
 from batchrec_dagster.reporting.drawing.svg import draw_svg
 from batchrec_dagster.reporting.night_tables import (
     build_nights_section,
@@ -20,6 +23,8 @@ from batchrec_dagster.reporting.night_tables import (
     format_nights,
 )
 from batchrec_dagster.reporting.nights import Night, list_nights
+from batchrec_dagster.reporting.overview import summarize_pipeline
+from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.run_records import read_ended_runs
 from batchrec_dagster.steps.publishing import remember_facts
 from batchrec_dagster.storage.object_store import StorageError
@@ -264,7 +269,7 @@ def test_the_report_plots_the_editions_by_their_numbers(
 
 
 def test_a_run_that_was_killed_is_known_from_dagster(
-    files: PipelineFiles, instance: dg.DagsterInstance
+    files: PipelineFiles, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dg.op
     def shop__raw_ratings() -> None:
@@ -275,19 +280,35 @@ def test_a_run_that_was_killed_is_known_from_dagster(
         shop__raw_ratings()
 
     result = refresh.execute_in_process(instance=instance, raise_on_error=False)
-    (run,) = read_ended_runs(instance, "shop", lambda run: False)
+    (run,) = read_ended_runs(instance, files)
     assert (run.run, run.ending, run.step) == (result.run_id, "failed", "raw_ratings")
-    assert read_ended_runs(instance, "club", lambda run: False) == []
+    club = PipelineFiles(files.storage, StorageKeys("club"))
+    assert read_ended_runs(instance, club) == []
     (night,) = list_nights(files, [run])
     assert night.description == "failed at raw_ratings"
-    # One that is under way counts only if it has died.
+    # One that is under way counts only if nothing was heard of it, nor of a lease, for an hour.
     started = instance.create_run_for_job(refresh)
     instance.report_engine_event("starts", started)
     instance.handle_run_event(
         started.run_id,
         dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "shop_refresh", message="starts"),
     )
-    living_runs = read_ended_runs(instance, "shop", lambda run: False)
-    dead_runs = read_ended_runs(instance, "shop", lambda run: True)
-    assert [run.run for run in living_runs] == [result.run_id]
-    assert {run.run for run in dead_runs} == {result.run_id, started.run_id}
+    assert [run.run for run in read_ended_runs(instance, files)] == [result.run_id]
+    monkeypatch.setattr(run_records, "SILENCE", timedelta(0))
+    both = {result.run_id, started.run_id}
+    assert {run.run for run in read_ended_runs(instance, files)} == both
+    published = PublishedResults(files.storage, "shop")
+    last_run = summarize_pipeline(published, instance)["last_run"]
+    assert (last_run["run_id"], last_run["status"]) == (started.run_id, "INTERRUPTED")
+    # As one whose lease was renewed since its last event.
+    monkeypatch.setattr(run_records, "SILENCE", timedelta(minutes=-1))
+    for key in ("shop/leases/recommendations/", "shop/lists/home/leases/recommendations/"):
+        lease = files.uri(f"{key}000001.json")
+        files.storage.store.put(lease, b"{}")
+        later = time.time() + 120
+        path = files.storage.store.local_path(lease)
+        assert path is not None
+        os.utime(path, (later, later))
+        assert [run.run for run in read_ended_runs(instance, files)] == [result.run_id]
+        files.storage.store.delete(lease)
+    assert {run.run for run in read_ended_runs(instance, files)} == both

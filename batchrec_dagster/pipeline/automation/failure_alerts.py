@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.living_runs import DIED, WILL_RETRY
 from batchrec_dagster.pipeline.automation.runs import find_assets_of_run, list_job_names
 from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.pipeline.run_endings import PIPELINE
@@ -15,10 +14,8 @@ from batchrec_dagster.reporting.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.markdown import unescape
 
 LONGEST_REASON = 3000
-PROCESS_GONE = (
-    "the run's process is gone: it was killed, or its machine or code location was started again."
-    " The next run goes on from what exists"
-)
+# Dagster's tag on a failed run that its daemon will retry.
+WILL_RETRY = "dagster/will_retry"
 
 
 def find_pipelines_of_run(
@@ -51,7 +48,7 @@ def describe_failure(
         entries = instance.all_logs(run.run_id, of_type=kind)
         return [entry.dagster_event for entry in entries if entry.dagster_event is not None]
 
-    lines = [PROCESS_GONE] if run.tags.get(DIED) == run.run_id else []
+    lines = []
     for event in events(dg.DagsterEventType.ENGINE_EVENT):
         reason = find_failure_reason(event)
         if reason:

@@ -13,7 +13,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
-from batchrec_dagster.pipeline.automation.runs import find_run_under_way
+from batchrec_dagster.pipeline.automation.runs import MAX_RUNTIME_TAGS
 from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.pipeline.run_options import build_job_config
 from batchrec_dagster.steps.publishing import PREVIOUS, build_rollback_config
@@ -44,6 +44,7 @@ def build_automation(
         selection=dg.AssetSelection.assets(*keys),
         config=build_job_config(assets, loggers),
         executor_def=executor,
+        tags=MAX_RUNTIME_TAGS,
         description="Updates every user's recommendations from the ratings. Unchanged data are"
         " neither imported nor trained on again.",
     )
@@ -64,29 +65,18 @@ def build_automation(
 def refresh_schedule(
     pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition
 ) -> dg.ScheduleDefinition:
-    """`NAME_schedule`, which skips a tick while a refresh is running.
-
-    Another run would only wait for that one.
-    """
-
-    def request(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        run = find_run_under_way(context.instance, job.name)
-        if run is not None:
-            return dg.SkipReason(f"run {run} of {job.name} is still going: not started again")
-        return dg.RunRequest()
-
+    """`NAME_schedule`. A run that starts while another is going waits for that one's leases."""
     return dg.ScheduleDefinition(
         name=f"{pipeline.name}_schedule",
         job=job,
         cron_schedule=pipeline.schedule.cron,
         execution_timezone=pipeline.schedule.timezone,
-        execution_fn=request,
         default_status=(
             dg.DefaultScheduleStatus.RUNNING
             if pipeline.schedule.enabled
             else dg.DefaultScheduleStatus.STOPPED
         ),
-        description=f"Refreshes {pipeline.name}, unless a refresh is still going.",
+        description=f"Refreshes {pipeline.name}.",
     )
 
 
@@ -102,6 +92,7 @@ def rollback_job(
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
         config=build_rollback_config(pipeline.op_name(pipeline.published_asset), PREVIOUS),
         executor_def=executor,
+        tags=MAX_RUNTIME_TAGS,
         description="Publishes the previous lists again, or those of the edition that roll_back_to"
         " names, and updates what is made from them: the report, the sinks.",
     )

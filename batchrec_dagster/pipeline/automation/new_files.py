@@ -10,8 +10,6 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import resource_key
-from batchrec_dagster.pipeline.automation.living_runs import has_died
-from batchrec_dagster.pipeline.automation.runs import find_run_under_way
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.steps.raw_files import RawRecord, digest_files, digest_source
 from batchrec_dagster.storage.object_store import StorageError
@@ -20,9 +18,6 @@ from batchrec_dagster.storage.resource import StorageResource
 
 # If the source changes between all ticks, the refresh starts after this many ticks anyway.
 MAX_TICKS_WAITED = 10
-# How often a refresh whose process is gone is requested again, and the run's tag that counts this.
-MAX_REQUESTS_AGAIN = 2
-REQUESTED_AGAIN = "batchrec/requested_again"
 
 
 @dataclass(frozen=True)
@@ -71,8 +66,6 @@ def new_files_sensor(
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         storage: StorageResource = context.resources.batchrec_storage
         before = Cursor.read(context.cursor)
-        # The run is sought before the record is read, because a refresh that ends now writes it.
-        running = find_run_under_way(context.instance, job.name)
         try:
             current = digest_source(source, storage, pipeline.project)
             record = RawRecord.from_json(
@@ -82,57 +75,24 @@ def new_files_sensor(
             )
         except (SourceError, StorageError) as error:
             return _skip(str(error), before)
-        return decide_refresh(
-            before,
-            current,
-            digest_files(record.files),
-            refreshing=running is not None,
-            deaths=_count_deaths(context.instance, job.name, name),
-        )
+        return decide_refresh(before, current, digest_files(record.files))
 
     return sensor
 
 
-def _count_deaths(instance: dg.DagsterInstance, job: str, sensor: str) -> int:
-    """How many refreshes in a row, of those that the sensor requested, ended with their process.
-
-    0 if the newest run of the job did not, or was not requested by the sensor.
-    """
-    runs = instance.get_runs(dg.RunsFilter(job_name=job), limit=1)
-    if not runs or runs[0].tags.get("dagster/sensor_name") != sensor:
-        return 0
-    if not has_died(instance, runs[0]):
-        return 0
-    return int(runs[0].tags.get(REQUESTED_AGAIN, "0")) + 1
-
-
-def decide_refresh(
-    before: Cursor, current: str, last_used: str, *, refreshing: bool, deaths: int = 0
-) -> dg.SensorResult:
+def decide_refresh(before: Cursor, current: str, last_used: str) -> dg.SensorResult:
     """A request for a refresh if there are new files and they are complete; else why there is none.
 
     before: the cursor of the last tick.
     current: the digest of the files as they are now.
     last_used: the digest of the files that the last run used.
-    refreshing: whether a refresh is running, which may or may not use the files as they are now.
-    deaths: how many refreshes in a row, requested for these files, ended with their process.
     """
-    if current == before.asked and deaths:
-        if refreshing or deaths > MAX_REQUESTS_AGAIN:
-            return _skip(f"the process of the refresh was killed, {deaths} in a row", before)
-        key = _digest(before.run_key, current)
-        return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=key, tags={REQUESTED_AGAIN: str(deaths)})],
-            cursor=Cursor(seen=current, asked=current, run_key=key).to_json(),
-        )
     if current == before.asked:
         return _skip("nothing is new since a refresh was requested", before)
     if current == last_used:
         key = _digest(before.run_key, current)
         after = Cursor(seen=current, asked=current, run_key=key)
         return _skip("a run has already used these files", after)
-    if refreshing:
-        return _skip("files are new: waiting for the running refresh to end", before)
     if current != before.seen and before.waited < MAX_TICKS_WAITED:
         after = replace(before, seen=current, waited=before.waited + 1)
         return _skip("files are new: waiting until no more arrive", after)

@@ -12,14 +12,18 @@ from collections.abc import Collection
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.living_runs import list_living_runs
 from batchrec_dagster.reporting.terminal import escape_invisible
+from batchrec_dagster.storage.paths import PipelineFiles
 
-
-def find_run_under_way(instance: dg.DagsterInstance, job: str) -> str | None:
-    """The id of a run of the job that has not ended and lives, as far as anybody can tell."""
-    runs = list_living_runs(instance, job)
-    return runs[0].run_id if runs else None
+# How long Dagster lets a run go on, in seconds. Amazon's longest jobs take less.
+MAX_RUNTIME_TAGS = {"dagster/max_runtime": f"{48 * 3600}"}
+# Not NOT_STARTED: a killed daemon may leave such runs, and asking again launches them.
+UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 def list_job_names(pipeline: Pipeline) -> list[str]:
@@ -45,16 +49,22 @@ def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[
 
 
 def describe_runs_under_way(
-    pipeline: Pipeline, assets: Collection[dg.AssetKey], instance: dg.DagsterInstance
+    pipeline: Pipeline,
+    assets: Collection[dg.AssetKey],
+    instance: dg.DagsterInstance,
+    files: PipelineFiles,
 ) -> list[str]:
     """`run ID of JOB is under way` for every run that writes files of the pipeline, or soon will.
 
     These are runs of the pipeline's jobs, except teardowns, and other runs that make one of these
-    assets.
+    assets, unless they were interrupted.
+
+    files: those of the pipeline. Raises StorageError.
     """
     jobs = list_job_names(pipeline)
     lines = []
-    for run in list_living_runs(instance):
+    for record in instance.get_run_records(dg.RunsFilter(statuses=UNDER_WAY)):
+        run = record.dagster_run
         if run.job_name == f"{pipeline.name}_teardown":
             continue
         makes_assets = not find_assets_of_run(instance, run).isdisjoint(assets)

@@ -11,14 +11,14 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
-from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
+from batchrec_dagster.pipeline.automation.runs import MAX_RUNTIME_TAGS, describe_runs_under_way
 from batchrec_dagster.pipeline.declare_asset import preview_metadata
 from batchrec_dagster.pipeline.run_step import expected_errors_as_failures
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.object_store import ObjectInfo
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS, is_of_list
+from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, is_of_list
 from batchrec_dagster.storage.resource import StorageResource
 
 # The assets that work in Personalize, in order.
@@ -60,7 +60,9 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
         storage: StorageResource = context.resources.batchrec_storage
         personalize: PersonalizeResource = context.resources.batchrec_personalize
         root = storage.uri(f"{pipeline.name}/")
-        running = describe_runs_under_way(pipeline, assets, context.instance)
+        running = describe_runs_under_way(
+            pipeline, assets, context.instance, PipelineFiles(storage, pipeline.storage_keys)
+        )
         if config.delete and running:
             raise _build_busy_failure(running)
         with expected_errors_as_failures():
@@ -101,6 +103,7 @@ def teardown_job(pipeline: Pipeline, assets: Collection[dg.AssetKey]) -> dg.JobD
         description=f"Shows what {pipeline.name} made in Amazon Personalize, and deletes it when"
         " the run's config says delete: true. Nothing of other pipelines is touched.",
         executor_def=dg.in_process_executor,
+        tags=MAX_RUNTIME_TAGS,
     )
     def job() -> None:
         teardown()
