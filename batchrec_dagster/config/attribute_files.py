@@ -19,7 +19,6 @@ from batchrec_dagster.preparation.sources.tables import TextForm
 class AttributesFileSettings(SourceSettings):
     """What the blocks `items` and `users` have in common.
 
-    Fingerprints depend on the order of the fields.
     """
 
     many = False

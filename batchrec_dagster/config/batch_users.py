@@ -16,8 +16,6 @@ from batchrec_dagster.preparation.sources.tables import TextForm
 class BatchUsers(QueriedSource):
     """The users who get recommendations: every user of the interactions, or these."""
 
-    newer_settings = (*QueriedSource.newer_settings, "query", "filter")
-
     source: str | dict[str, str] | None = Field(
         default=None,
         description="A list of users instead: a file, a folder or a pattern as in ratings.source;"

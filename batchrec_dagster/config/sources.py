@@ -9,9 +9,7 @@ import dagster as dg
 from pydantic import (
     Field,
     PrivateAttr,
-    SerializerFunctionWrapHandler,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -31,10 +29,6 @@ class QueriedSource(dg.Model):
 
     # Whether rows without a query may come from a folder or a pattern.
     many: ClassVar[bool] = True
-
-    # Fingerprints are made of what is serialized. Settings that earlier versions did not have are
-    # left out where they are not set, so that nothing is prepared again.
-    newer_settings: ClassVar[tuple[str, ...]] = ("deps", "header")
 
     source: str | dict[str, str] | None
     query: str | None = Field(
@@ -94,14 +88,6 @@ class QueriedSource(dg.Model):
         if isinstance(setting, dict):
             return {*setting}
         return {*self.sources} if setting == "delta" else set()
-
-    @model_serializer(mode="wrap")
-    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        settings: dict[str, Any] = serialize(self)
-        for name in self.newer_settings:
-            if name in settings and not settings[name]:
-                del settings[name]
-        return settings
 
     @field_validator("deps")
     @classmethod

@@ -21,7 +21,6 @@ from batchrec_dagster.preparation.layout import (
     Decimal,
     Encoding,
     Header,
-    format_fields,
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
@@ -64,9 +63,6 @@ class ItemsLayout:
     """The ids that mean no value."""
     header: Header | None = None
     """Which line of CSV names the columns, as in `ReadSettings`."""
-
-    def __repr__(self) -> str:
-        return format_fields(self, "ItemsLayout", ["header"])
 
     @property
     def addresses(self) -> list[str]:

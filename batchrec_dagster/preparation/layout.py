@@ -38,8 +38,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 class PreparationError(Exception):
@@ -210,22 +210,6 @@ class Layout:
         """The column that a filter calls by this name."""
         position = name.removeprefix("column_")
         return int(position) if not self.has_header and position.isdecimal() else name
-
-
-def format_fields(declaration: Any, name: str, newer: Sequence[str] = ()) -> str:
-    """The text of a dataclass, from which code versions are made.
-
-    name: what the text calls the class.
-    newer: fields that earlier versions did not have. The text has them only if they are set, so
-    that unchanged settings keep their code version, and nothing is prepared again.
-    """
-    values = (
-        f"{field.name}={value!r}"
-        for field in fields(declaration)
-        for value in [getattr(declaration, field.name)]
-        if value is not None or field.name not in newer
-    )
-    return f"{name}({', '.join(values)})"
 
 
 # How many bytes of a file's end are searched for its last line.

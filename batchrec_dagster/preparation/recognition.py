@@ -37,7 +37,6 @@ from batchrec_dagster.preparation.layout import (
     Header,
     Layout,
     PreparationError,
-    format_fields,
 )
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
@@ -86,11 +85,6 @@ class ReadSettings:
     header: Header | None = None
     """Which line of CSV names the columns. With columns by position, it is the last one before the
     rows. None for line 1, or for none if columns are declared by position."""
-
-    def __repr__(self) -> str:
-        # The code versions in Dagster's history are made from this text, with the name that the
-        # class had at first. Another text would prepare unchanged interactions again.
-        return format_fields(self, "Reading", ["header"])
 
     @classmethod
     def of(cls, layout: Layout) -> ReadSettings:

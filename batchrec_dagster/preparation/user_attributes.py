@@ -17,7 +17,6 @@ from batchrec_dagster.preparation.layout import (
     Decimal,
     Encoding,
     Header,
-    format_fields,
 )
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
@@ -36,9 +35,6 @@ class UsersLayout:
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
     header: Header | None = None
-
-    def __repr__(self) -> str:
-        return format_fields(self, "UsersLayout", ["header"])
 
     @property
     def columns(self) -> list[str]:
