@@ -63,7 +63,7 @@ def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
         if not monitors_runs:
             yield warning(
                 "dagster run monitoring",
-                "a run whose process was killed stays started in Dagster forever, and sends no alert",
+                "a run whose process was killed stays started forever, and sends no alert",
                 f"add to {home / 'dagster.yaml'}: run_monitoring: {{enabled: true}}",
             )
 

@@ -63,10 +63,3 @@ def format_numbered_list(lines: Iterable[object]) -> str:
     return "\n".join(
         f"{number}. {escape(line, MAX_CELL_LENGTH)}" for number, line in enumerate(lines, start=1)
     )
-
-
-def format_code_block(lines: str) -> str:
-    """The lines as a code block that nothing in them can end."""
-    longest = max((len(run) for run in re.findall("`+", lines)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{lines}\n{fence}"

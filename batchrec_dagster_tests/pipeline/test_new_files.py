@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,13 +75,6 @@ class Evenings:
     @property
     def job(self) -> dg.JobDefinition:
         return self.defs.resolve_job_def("shop_refresh")
-
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """A refresh that somebody has started."""
-        run = self.instance.create_run_for_job(self.job, status=dg.DagsterRunStatus.STARTED)
-        yield
-        self.instance.report_run_canceled(run)
 
 
 def ratings(user: int) -> str:

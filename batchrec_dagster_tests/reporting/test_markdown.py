@@ -13,7 +13,6 @@ from markdown_it import MarkdownIt
 from batchrec_dagster.reporting.markdown import (
     WORD_JOINER,
     escape,
-    format_code_block,
     format_table,
     unescape,
 )
@@ -67,12 +66,6 @@ def test_no_cell_leaves_its_table(cell: str, other: str) -> None:
         assert {child.type for child in token.children or ()} <= {"text", "text_special"}
 
 
-@given(WILD | st.text("`~\n\r "))
-def test_nothing_ends_a_code_block(text: str) -> None:
-    tokens = PARSER.parse(format_code_block(text))
-    assert [token.type for token in tokens] == ["fence"]
-
-
 def test_numbers_and_long_texts() -> None:
     assert escape("a|b <i>\n*c*") == r"a\|b \<i> \*c\*"
     assert escape("the setting on_bad_rows: 1.5 > 1") == "the setting on_bad_rows: 1.5 > 1"
@@ -80,4 +73,3 @@ def test_numbers_and_long_texts() -> None:
     assert escape(0.123456) == "0.1235"
     assert escape("é" * 100, 60) == "é" * 59 + "…"
     assert format_table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"
-    assert format_code_block("a\n```\nb") == "````\na\n```\nb\n````"
