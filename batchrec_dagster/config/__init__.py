@@ -7,8 +7,7 @@ Invalid settings fail at load time, with file and line. Strings may hold templat
 from batchrec_dagster.config.fingerprints import fingerprint
 from batchrec_dagster.config.pipeline import Pipeline
 
-# The `type` of a pipeline in a defs.yaml, and its name before version 0.2.
+# The `type` of a pipeline in a defs.yaml.
 COMPONENT_TYPE = "batchrec_dagster.BatchRecommendations"
-OLD_COMPONENT_TYPE = "batchrec_dagster.pipeline.BatchRecommendations"
 
-__all__ = ["COMPONENT_TYPE", "OLD_COMPONENT_TYPE", "Pipeline", "fingerprint"]
+__all__ = ["COMPONENT_TYPE", "Pipeline", "fingerprint"]

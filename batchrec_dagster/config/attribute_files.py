@@ -17,9 +17,7 @@ from batchrec_dagster.preparation.sources.tables import TextForm
 
 
 class AttributesFileSettings(SourceSettings):
-    """What the blocks `items` and `users` have in common.
-
-    """
+    """What the blocks `items` and `users` have in common."""
 
     many = False
     # The name of the block, for messages.

@@ -11,7 +11,7 @@ import dagster as dg
 import yaml
 from pydantic import ValidationError
 
-from batchrec_dagster.config import COMPONENT_TYPE, OLD_COMPONENT_TYPE, Pipeline
+from batchrec_dagster.config import COMPONENT_TYPE, Pipeline
 from batchrec_dagster.config.validation_messages import (
     UNKNOWN_SETTING,
     describe_error,
@@ -206,9 +206,9 @@ def _find_unknown_types(file: Path, documents: Iterable[yaml.Node]) -> Iterator[
         for key, value in document.value if isinstance(document, yaml.MappingNode) else []:
             if key.value == "type" and locate(value.value) is None:
                 line = value.start_mark.line + 1
-                problem = "was renamed" if value.value == OLD_COMPONENT_TYPE else "does not exist"
                 yield (
-                    f"{file}, line {line}: type: {value.value} {problem}; write {COMPONENT_TYPE}"
+                    f"{file}, line {line}: type: {value.value} does not exist; write"
+                    f" {COMPONENT_TYPE}"
                 )
 
 

@@ -24,7 +24,7 @@ def read_facts(edition: Edition) -> EditionFacts:
         users=about.get("users"),
         seconds=about.get("run_seconds"),
         cost_usd=about.get("run_cost_usd"),
-        root_run=about.get("root_run", about.get("run_id")),
+        root_run=about.get("root_run"),
     )
 
 

@@ -267,9 +267,8 @@ def is_ours(ensure: api.Ensure, piece: ResourceToDelete, pipeline: str) -> bool:
         # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
         return True
     tags = ensure.tags_of(piece.arn)
-    mine = ensure.tags.get(api.STORAGE_TAG)
-    # What was created before version 0.2 has no tag of the storage.
-    return tags.get(api.PIPELINE_TAG) == pipeline and tags.get(api.STORAGE_TAG, mine) == mine
+    own = (pipeline, ensure.tags.get(api.STORAGE_TAG))
+    return (tags.get(api.PIPELINE_TAG), tags.get(api.STORAGE_TAG)) == own
 
 
 def is_busy(summary: Mapping[str, Any]) -> bool:

@@ -248,8 +248,6 @@ NOT_PREPARED_AGAIN = "unchanged: not prepared again"
 DATA_VERSION_TAG = "dagster/data_version"
 # The metadata with the version of the list of erased users whose rows were left out.
 SUPPRESSED_USERS = "suppressed_users"
-# Metadata of earlier versions, which kept there what Dagster's provenance has.
-OLD_METADATA = ("batchrec/made_of",)
 
 
 def reusable_result(
@@ -257,7 +255,6 @@ def reusable_result(
     read_stored_version: Callable[[], str | None],
     outcome: str,
     suppressed: str | None = None,
-    new_checks: Sequence[CheckResult] = (),
     not_repeated: Collection[str] = (),
 ) -> dg.MaterializeResult[Any] | None:
     """The asset's last result, with its checks, if making it again would give the same; else None.
@@ -267,7 +264,6 @@ def reusable_result(
     read_stored_version: reads the data version of what is stored; None if that is unknown.
     outcome: what the result says that this run did.
     suppressed: the version of the list of erased users that the result must have been made with.
-    new_checks: the verdicts of checks that earlier versions did not have, if those made the result.
     not_repeated: the names of checks that depend on more than the inputs. The caller makes them
     again, and adds them by `add_checks`.
     """
@@ -288,15 +284,12 @@ def reusable_result(
         for check in _repeat_checks(context, event.run_id)
         if check.check_name not in not_repeated
     ]
-    repeated = {check.check_name for check in checks}
-    checks += check_results([check for check in new_checks if check.name not in repeated])
     names = {spec.name for spec in context.assets_def.check_specs}
     if {check.check_name for check in checks} != names.difference(not_repeated):
         return None
-    metadata = {name: value for name, value in last.metadata.items() if name not in OLD_METADATA}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(stored_version),
-        metadata={**metadata, "outcome": outcome},
+        metadata={**last.metadata, "outcome": outcome},
         check_results=checks,
     )
 

@@ -143,19 +143,14 @@ class EditionHistory:
 
         None if the report does not know them, or if their file is damaged.
         """
-        keys = self.files.storage_keys
-        # An older batchrec remembered the data of the last report only.
-        for key in (keys.edition_inputs(edition.version), keys.inputs):
-            try:
-                file = io.BytesIO(self.files.storage.store.get(self.files.uri(key)))
-                about = read_about(file)
-                file.seek(0)
-                return RunInputs.read(about, pl.read_parquet(file).to_series())
-            except ObjectNotFoundError:
-                continue
-            except (pl.exceptions.PolarsError, OSError, ValueError, KeyError):
-                return None
-        return None
+        key = self.files.storage_keys.edition_inputs(edition.version)
+        try:
+            file = io.BytesIO(self.files.storage.store.get(self.files.uri(key)))
+            about = read_about(file)
+            file.seek(0)
+            return RunInputs.read(about, pl.read_parquet(file).to_series())
+        except (ObjectNotFoundError, pl.exceptions.PolarsError, OSError, ValueError, KeyError):
+            return None
 
     def write_inputs(self, edition: Edition, inputs: RunInputs) -> None:
         """Remember the data of this edition, for the next one to compare with.
@@ -171,7 +166,6 @@ class EditionHistory:
         for info in store.list(self.files.uri(keys.all_edition_inputs)):
             if PurePosixPath(info.uri).stem not in versions:
                 store.delete(info.uri)
-        store.delete(self.files.uri(keys.inputs))
 
 
 def describe_previous_edition(before: Edition | None, edition: Edition) -> PreviousEdition | None:

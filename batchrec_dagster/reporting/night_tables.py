@@ -32,9 +32,7 @@ MOST_IN_CHART = 40
 NIGHTS_IN_VIEW = 4
 
 NOT_KNOWN = "–"  # noqa: RUF001
-NOT_KNOWN_NOTE = (
-    f"{NOT_KNOWN}: not known, because it was not measured, or an older batchrec did not record it"
-)
+NOT_KNOWN_NOTE = f"{NOT_KNOWN}: not known, because it was not measured"
 
 
 def describe_nights(pipeline: str, nights: Sequence[Night]) -> dict[str, Any]:

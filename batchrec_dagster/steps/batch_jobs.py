@@ -307,11 +307,9 @@ class WrittenTable(Generic[C]):
 def read_counts(counts: type[C], about: Mapping[str, Any]) -> C:
     """The numbers of a table, as the metadata of its edition have them.
 
-    counts: the dataclass of the numbers. Those that an edition of an earlier version does not have
-        are the default, such as no failed users.
+    counts: the dataclass of the numbers.
     """
-    names = [field.name for field in fields(counts) if field.name in about]  # type: ignore[arg-type]
-    return counts(**{name: about[name] for name in names})
+    return counts(**{field.name: about[field.name] for field in fields(counts)})  # type: ignore[arg-type]
 
 
 class OutputTable(ABC):

@@ -54,8 +54,6 @@ ROWS_TITLED = "rows_titled"
 
 # The severity of a check: a failed one stops what comes after it, or only warns.
 Severity = Literal["error", "warn"]
-# Checks that only warn. Editions that earlier versions published do not contain the severity.
-OLD_WARNINGS = ("lists_full", "items_known")
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,13 @@ class CheckResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """A verdict that this or an earlier version kept."""
-        default = "warn" if values["name"] in OLD_WARNINGS else "error"
+        """The verdict of `to_json`."""
         return cls(
             name=values["name"],
             passed=values["passed"],
             finding=values["found"],
             numbers=values["numbers"],
-            severity=values.get("severity", default),
+            severity=values.get("severity", "error"),
         )
 
 

@@ -176,7 +176,7 @@ class SizeComparison:
             return "nothing is published yet"
         edition, name = published.edition, published.name
         if self.part not in edition.about.get(SIZES, {}):
-            return f"{name} does not have its numbers, as an earlier version published it"
+            return f"{name} does not have its numbers"
         if published.is_withdrawn:
             return f"{name} was rolled back: `batchrec rollback` finishes that"
         changed = [*self._find_changed_settings(edition)]

@@ -22,17 +22,8 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import find_recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.resource import LOCAL_BUCKET
 
 ASSET = "personalize_dataset"
-FOLDER = f"s3://{LOCAL_BUCKET}/"
-
-
-@dataclass(frozen=True)
-class _LastImport:
-    """What the record of the last import says about where it was."""
-
-    dataset_group_arn: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,9 +111,8 @@ def import_dataset(
     version = _combine_versions(versions)
     work = work.for_data(version)
     ensure = work.ensure
-    last_record = work.files.record(ASSET, _LastImport)
     group_name = f"{pipeline.name}-{fingerprint_schemas(files)[:8]}"
-    group = _ensure_group(work, files, group_name, last_record.get("dataset_group_arn"))
+    group = _ensure_group(work, files, group_name)
     datasets = [_ensure_dataset(ensure, group, file) for file in files]
     requests = [
         _prepare_import(work, group_name, file, dataset, file_version, run if force else None)
@@ -189,12 +179,11 @@ def _price_import(work: PersonalizeWork, file: DatasetFile) -> Cost:
 
 
 def _ensure_group(
-    work: PersonalizeWork, files: Sequence[DatasetFile], name: str, recorded_arn: str | None
+    work: PersonalizeWork, files: Sequence[DatasetFile], name: str
 ) -> api.ReadyResource:
     """The pipeline's dataset group, which is created if the budget allows a first run.
 
     name: the group's name.
-    recorded_arn: the ARN of the group that this deployment recorded.
     Raises FailedChecksError, PersonalizeError, StepError.
     """
     pipeline, ensure = work.pipeline, work.ensure
@@ -210,28 +199,15 @@ def _ensure_group(
         require_passed(check_budget(work, estimate))
     group = ensure.find_or_create(DATASET_GROUP, name, {})
     if not group.created:
-        _check_owner(ensure, group, recorded_arn)
+        _check_owner(ensure, group)
     return group
 
 
-def _check_owner(ensure: api.Ensure, group: api.ReadyResource, recorded_arn: str | None) -> None:
-    """Adopt the dataset group if it is of this deployment.
-
-    It is, if it has the tag of this deployment's storage, or has none and this deployment recorded
-    it.
-
-    recorded_arn: the ARN of the group that this deployment recorded.
-    Raises StepError for a group of somebody else.
-    """
+def _check_owner(ensure: api.Ensure, group: api.ReadyResource) -> None:
+    """Raise StepError unless the dataset group has the tag of this deployment's storage."""
     arn, own_storage = group.arn, ensure.tags.get(api.STORAGE_TAG)
     tags = ensure.tags_of(arn)
     if own_storage is None or tags.get(api.STORAGE_TAG) == own_storage:
-        return
-    if tags.get(api.STORAGE_TAG, FOLDER) == FOLDER and recorded_arn == arn:
-        # Created before groups had this tag, or before it named a folder's place.
-        ensure.client.tag_resource(
-            resourceArn=arn, tags=[{"tagKey": api.STORAGE_TAG, "tagValue": own_storage}]
-        )
         return
     owner = f"somebody else: it has no tag {api.STORAGE_TAG}"
     if api.STORAGE_TAG in tags:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import polars as pl
@@ -27,16 +27,11 @@ from batchrec_dagster.steps.batches import (
     keep_users_without_lists,
 )
 from batchrec_dagster.steps.checks import (
-    ROWS_TITLED,
     CheckResult,
-    check_items_known,
-    check_rows_titled,
-    name_list_settings,
     require_passed,
 )
 from batchrec_dagster.steps.cost import measure_run
 from batchrec_dagster.steps.inference_jobs import Inference, InferenceResult, describe_job
-from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_builder import ListCounts, RecommendationTable
 from batchrec_dagster.steps.list_rules import read_rule_inputs
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
@@ -199,12 +194,11 @@ def _read_unchanged(
     """The published lists with their checks, if making them again would give the same.
 
     They would be the same if the same model, data, users, titles and settings made them from a job
-    whose output is still there. None otherwise, for an experiment, and for an edition that an older
-    batchrec published.
+    whose output is still there. None otherwise, and for an experiment.
     """
     table = work.files.table
     edition = publishing.published_edition
-    if edition is None or work.pipeline.experiment or "outputs" not in edition.about:
+    if edition is None or work.pipeline.experiment:
         return None
     if edition.users_dropped:
         # They are among the users again, if all else is the same.
@@ -222,13 +216,11 @@ def _read_unchanged(
     is_finished = description["status"] == ACTIVE and output.is_usable()
     if not is_finished or fingerprint_outputs([output]) != about["outputs"]:
         return None
-    rows = table.read_edition(edition)
-    sample = rows.head(SAMPLE).collect(engine="streaming")
-    new_checks = _make_new_checks(work, rows, {check["name"] for check in about["checks"]})
+    sample = table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
     job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.debug(describe_job(job, users))
-    checks = [*repeat_checks(edition, gate), *new_checks]
+    checks = repeat_checks(edition, gate)
     counts = read_counts(ListCounts, about)
     facts = {name: about[name] for name in LIST_FACTS if name in about}
     recommendations = RecommendationTable(counts, sample, checks, facts=facts)
@@ -241,25 +233,6 @@ def _read_unchanged(
         [gate, *checks],
         describe_outcome(job, "inferred"),
     )
-
-
-def _make_new_checks(
-    work: PersonalizeWork, lists: pl.LazyFrame, names: Collection[str]
-) -> list[CheckResult]:
-    """The checks of published lists that the version did not have which published them.
-
-    names: of the checks that the edition has.
-    """
-    checks = []
-    if work.pipeline.items is not None and "items_known" not in names:
-        items = lists.select(pl.col("item_id").unique()).collect(engine="streaming")
-        open_filter = work.pipeline.recommendations.open_filter
-        check = check_items_known(items.to_series(), read_item_ids(work), open_filter)
-        checks.append(name_list_settings(check, work.pipeline.list_setting))
-    if "title" in work.pipeline.list_columns and ROWS_TITLED not in names:
-        counts = lists.select(pl.len(), untitled=pl.col("title").null_count())
-        checks.append(check_rows_titled(*counts.collect(engine="streaming").row(0)))
-    return checks
 
 
 def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> None:

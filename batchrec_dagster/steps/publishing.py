@@ -232,7 +232,6 @@ class Publishing:
         The first is a fingerprint of the model and the settings. The second is a fingerprint of
         these with the data, the users and the items; it is missing if there is no users' file yet.
         """
-        # Without an experiment, the key is that of versions of batchrec without experiments.
         pipeline = self.work.pipeline
         experiment = [pipeline.experiment] if pipeline.experiment else []
         arn = self.model.solution_version_arn
@@ -391,14 +390,6 @@ def put_back(work: Work, restoration: Restoration) -> None:
         table.put_back(edition, keep, reduced.path if reduced else None)
 
 
-# Names of checks in editions that batchrec 0.1 published.
-OLD_CHECKS = {
-    "every_user_has_a_line": "every_user_answered",
-    "no_line_failed": "no_failed_users",
-    "none_seen": "no_seen_items",
-}
-
-
 def repeat_checks(edition: Edition, gate: CheckResult) -> list[CheckResult]:
     """The checks that an unchanged edition passed, with the day, except the gate.
 
@@ -419,11 +410,8 @@ def read_checks(edition: Edition, names: Sequence[str]) -> list[CheckResult]:
 
     A check that was not made for the edition counts as passed, and says so.
     """
-    stored_checks = {}
-    for values in edition.about.get("checks", []):
-        check = CheckResult.from_json(values)
-        name = OLD_CHECKS.get(check.name, check.name)
-        stored_checks[name] = replace(check, name=name)
+    checks = map(CheckResult.from_json, edition.about.get("checks", []))
+    stored_checks = {check.name: check for check in checks}
     finding = "not checked when these lists were published"
     return [
         stored_checks.get(name, CheckResult(name, passed=True, finding=finding)) for name in names

@@ -79,7 +79,7 @@ def delete_unneeded_similar_items(work: PersonalizeWork, jobs_in_use: Collection
         table = work.files.table
         current = table.current()
         editions = [*table.older(), *([current] if current else [])]
-        arns = {*jobs_in_use}.union(*(_list_jobs(edition) or [] for edition in editions))
+        arns = {*jobs_in_use}.union(*map(_list_jobs, editions))
         folder = work.pipeline.storage_keys.all_batch_similar_items
         _delete_outputs(work, BATCH_INFERENCE_JOB, folder, set(map(_read_job_name, arns)))
 
@@ -98,14 +98,7 @@ def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
 def _delete_inference_outputs(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None:
     jobs = set(jobs_in_use)
     for edition in _list_kept_editions(work):
-        arns = _list_jobs(edition)
-        if arns is None:
-            work.ensure.log.info(
-                f"retention: outputs of batch inference jobs stay until edition {edition.number} is"
-                " gone: an earlier batchrec did not record which of them it was made from"
-            )
-            return
-        jobs.update(arns)
+        jobs.update(_list_jobs(edition))
     folder = work.pipeline.storage_keys.all_batch_inference
     names = set(map(_read_job_name, jobs))
     since = _find_import_time(work) if work.pipeline.lists else None
@@ -138,14 +131,12 @@ def _find_import_time(work: PersonalizeWork) -> datetime | None:
     return max((job["creationDateTime"] for job in jobs), default=None)
 
 
-def _list_jobs(edition: Edition) -> list[str] | None:
-    """The ARNs of the jobs that the edition was made from; None if it does not say."""
+def _list_jobs(edition: Edition) -> list[str]:
+    """The ARNs of the jobs that the edition was made from; none if its lists were counted."""
     about = edition.about
     if "batch_inference_job_arns" in about:
         return [str(arn) for arn in about["batch_inference_job_arns"]]
-    if "experiment" in about or "batch_inference_job_arn" not in about:
-        return None
-    return [str(about["batch_inference_job_arn"])]
+    return [str(about["batch_inference_job_arn"])] if "batch_inference_job_arn" in about else []
 
 
 def _read_job_name(arn: str) -> str:

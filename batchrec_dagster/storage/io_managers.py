@@ -256,7 +256,7 @@ class JsonRecord(Protocol):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The record of a JSON object that this or an earlier version stored."""
+        """The record of a JSON object."""
 
 
 class JsonRecordIOManager(StorageIOManager):

@@ -93,8 +93,6 @@ class StorageKeys:
         # The folder, with its final slash, of a file for each edition that needs one: those of an
         # experiment, and those without some users whom Personalize returned an error for.
         self.all_users_without_lists = f"{list_folder}/curated/users_without_lists/"
-        # The data of the last report, as batchrec wrote them until 0.2.
-        self.inputs = f"{list_folder}/records/inputs.parquet"
         # The folder, with its final slash, of the data of each edition, which the report of the
         # next edition compares its own with.
         self.all_edition_inputs = f"{list_folder}/records/inputs/"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -23,8 +23,8 @@ from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.published_table import Edition
 
-# The name of the record, and of the one that batchrec wrote until 0.2.
-RECORD, OLD_RECORD = "publications", "rollback"
+# The name of the record.
+RECORD = "publications"
 FIX = (
     "delete it: it is made again from the editions that are kept, but which lists were rolled back"
     " is forgotten"
@@ -67,8 +67,7 @@ class Publication:
     """An edition that became live."""
 
     edition: int
-    version: str | None
-    """The edition's version; None if an older batchrec did not record it."""
+    version: str
     since: datetime | None
     """When it became live; None if that is not known."""
     why: Why
@@ -89,7 +88,7 @@ class Publication:
 
     def is_of(self, edition: Edition) -> bool:
         """Whether it made this edition live."""
-        return self.edition == edition.number and self.version in (None, edition.version)
+        return (self.edition, self.version) == (edition.number, edition.version)
 
     @property
     def description(self) -> str:
@@ -106,8 +105,8 @@ class Publication:
 class WithdrawnLists:
     """Lists that were rolled back, and by what they are recognised if they are made again."""
 
-    edition: int | None
-    version: str | None
+    edition: int
+    version: str
     key: str | None
     """A fingerprint of what made them; see `steps.publishing.Publishing.made_by`."""
     source: str | None = None
@@ -131,17 +130,6 @@ class Rollback:
     edition: int
     """The number of the edition that it chose."""
     time: datetime | None = None
-
-
-@dataclass(frozen=True)
-class _OldRollbacks:
-    """The record of rollbacks that batchrec wrote until 0.2."""
-
-    rolled_back: tuple[str, ...] = ()
-    published_again: tuple[tuple[int, datetime], ...] = ()
-    run: str | None = None
-    to: str | None = None
-    edition: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -259,35 +247,13 @@ class Publications:
             raise DamagedObjectError(self.files.storage.where(place), error, FIX) from error
 
     def _derive(self) -> PublicationRecord:
-        """The record of a pipeline that published with batchrec until 0.2.
-
-        It is made from the editions that are kept, and from the record of rollbacks.
-        """
-        table, old_record = self.files.table, self.files.list_record(OLD_RECORD, _OldRollbacks)
-        current = table.current()
-        editions = {edition.number: edition for edition in table.older()}
-        if current is not None:
-            editions[current.number] = current
-        publications = [
-            _describe_publication(edition) for _, edition in sorted(editions.items())
-        ] + [
-            _describe_old_rollback(number, datetime.fromisoformat(time), editions.get(number))
-            for number, time in old_record.get("published_again", [])
-        ]
-        publications = _order(publications)
-        # A rollback that was killed before it changed the table.
-        while publications and not publications[-1].is_first:
-            if current is None or publications[-1].is_of(current):
-                break
-            publications.pop()
-        withdrawn = [
-            _describe_withdrawn(key, list(editions.values()), current)
-            for key in old_record.get("rolled_back", [])
-        ]
-        rollback = None
-        if "run" in old_record:
-            rollback = Rollback(old_record["run"], old_record["to"], int(old_record["edition"]))
-        return PublicationRecord(tuple(publications), tuple(withdrawn), rollback)
+        """The record without a file of it: the editions that are kept, as they were published."""
+        editions = sorted(self.files.table.all_editions(), key=lambda edition: edition.number)
+        publications: list[Publication] = []
+        for edition in editions:
+            replaced = publications[-1].edition if publications else None
+            publications.append(replace(_describe_publication(edition), replaced=replaced))
+        return PublicationRecord(tuple(publications))
 
 
 def fingerprint_source(about: Mapping[str, Any]) -> str | None:
@@ -330,34 +296,3 @@ def _describe_publication(edition: Edition) -> Publication:
         run=about.get("run_id"),
         data_until=None if data_until is None else int(data_until),
     )
-
-
-def _describe_old_rollback(number: int, time: datetime, edition: Edition | None) -> Publication:
-    """A rollback to the edition of this number, which is None if it is no longer kept."""
-    version = None if edition is None else edition.version
-    return Publication(number, version, time, "rolled back")
-
-
-def _describe_withdrawn(
-    key: str, editions: Sequence[Edition], current: Edition | None
-) -> WithdrawnLists:
-    """The lists with this key, of the newest of these editions that has it."""
-    for edition in sorted(editions, key=lambda edition: -edition.number):
-        if key in edition.about.get("made_by", []):
-            source = describe_withdrawn_source(key, edition, current)
-            return WithdrawnLists(edition.number, edition.version, key, source)
-    return WithdrawnLists(None, None, key)
-
-
-def _order(publications: Sequence[Publication]) -> list[Publication]:
-    """The publications in the order of their times, each with what it replaced."""
-    start = datetime.fromtimestamp(0, UTC)
-    ordered: list[Publication] = []
-    for publication in sorted(publications, key=lambda past: past.since or start):
-        last = ordered[-1] if ordered else None
-        # A killed rollback that was run again is one rollback.
-        is_repeated = last is not None and not publication.is_first
-        if is_repeated and last is not None and last.edition == publication.edition:
-            continue
-        ordered.append(replace(publication, replaced=last.edition if last else None))
-    return ordered

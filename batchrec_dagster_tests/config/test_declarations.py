@@ -541,11 +541,6 @@ def test_invalid_yaml_is_reported_with_its_line(tmp_path: Path) -> None:
             " write batchrec_dagster.BatchRecommendations",
         ),
         (
-            "\ntype: batchrec_dagster.pipeline.BatchRecommendations\nattributes: {}\n",
-            "line 2: type: batchrec_dagster.pipeline.BatchRecommendations was renamed;"
-            " write batchrec_dagster.BatchRecommendations",
-        ),
-        (
             "type: Pipeline\n",
             "line 1: type: Pipeline does not exist; write batchrec_dagster.BatchRecommendations",
         ),

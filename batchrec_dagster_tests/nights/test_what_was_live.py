@@ -6,7 +6,6 @@ made-up models and lists. After each night all that speaks of "before" is compar
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections import Counter
@@ -32,7 +31,7 @@ from batchrec_dagster.steps.publishing import PREVIOUS, Publishing, republish
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.publications import OLD_RECORD, RECORD, Publications
+from batchrec_dagster.storage.publications import RECORD, Publications
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.repeats import repeats
@@ -363,42 +362,26 @@ def test_lists_that_were_rolled_back_do_not_come_back_from_another_model(
     assert Publications(work.files).read().withdrawn == ()
 
 
-def test_a_storage_of_an_earlier_version_goes_on(work: Work, tmp_path: Path) -> None:
+def test_a_record_that_is_lost_is_made_from_the_editions_that_are_kept(
+    work: Work, tmp_path: Path
+) -> None:
     year = Year(work, tmp_path, random.Random(5))
-    while len(year.account.live) < 4 or not year.account.withdrawn or year.unfinished_runs:
+    while len(year.account.live) < 4:
         year.have_a_night()
     files, store = work.files, work.storage.store
     record = Publications(files).read()
-    # As batchrec 0.2 kept it.
-    assert record.rollback is not None
-    old_record = {
-        "rolled_back": [lists.key for lists in record.withdrawn if lists.key],
-        "run": record.rollback.run,
-        "to": record.rollback.to,
-        "edition": record.rollback.edition,
-        "published_again": [
-            [past.edition, past.since.isoformat()]
-            for past in record.publications
-            if past.why == "rolled back" and past.since
-        ],
-    }
-    files.write_record(OLD_RECORD, old_record)
     store.delete(files.uri(files.storage_keys.record(RECORD)))
     derived = Publications(files).read()
-    kept = {edition.number for edition in [*files.table.older(), files.table.current()] if edition}
-    assert [(past.edition, past.why) for past in derived.publications] == [
-        (past.edition, past.why)
-        for past in record.publications
-        if past.edition in kept or past.why == "rolled back"
+    kept = sorted(edition.number for edition in files.table.all_editions())
+    first = {past.edition: past.since for past in record.publications if past.is_first}
+    assert [(past.edition, past.since) for past in derived.publications if past.is_first] == [
+        (number, first[number]) for number in kept
     ]
-    assert {lists.edition for lists in derived.withdrawn if lists.edition} == {
-        lists.edition for lists in record.withdrawn if lists.edition in kept
-    }
-    assert {lists.key for lists in derived.withdrawn} == {lists.key for lists in record.withdrawn}
+    assert derived.live is not None
+    assert derived.live.edition == year.account.current
     # The next publication writes it down.
     Publications(files).settle()
     assert Publications(files).read() == derived
-    assert json.loads(store.get(files.uri(files.storage_keys.record(RECORD))))["publications"]
 
 
 def test_an_edition_that_somebody_copied_back_is_live_again(work: Work, tmp_path: Path) -> None:

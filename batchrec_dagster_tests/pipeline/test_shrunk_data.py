@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.pipeline import run_step
-from batchrec_dagster.steps import publishing
 from batchrec_dagster.steps.checks import ROWS_TITLED
 from batchrec_dagster.steps.data_sizes import NOT_SHRUNK
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
@@ -21,7 +18,6 @@ from batchrec_dagster_tests.preparation.test_items import declare_with_items, wr
 from batchrec_dagster_tests.support import (
     Project,
     definitions,
-    metadata,
     refresh,
     why,
     write_ratings,
@@ -164,45 +160,3 @@ def test_data_are_not_compared_across_settings(
     halve(project.root / "items.csv")
     read = refresh(project, "shop", instance, assets=["raw_items"])
     assert find_checks(read) == {"raw_items": "40 items, compared with 80 in edition 1"}
-
-
-def test_editions_of_earlier_versions_are_not_compared_and_nothing_is_made_again(
-    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project.declare(declare_with_items(project))
-    files = PipelineFiles(
-        StorageResource(root=str(project.storage), s3=S3Connection()), StorageKeys("shop")
-    )
-
-    def repeat_old_checks(*arguments: Any) -> list[dg.AssetCheckResult]:
-        return [check for check in repeat(*arguments) if check.check_name != NOT_SHRUNK]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(publishing, "collect_sizes", lambda work: {})
-        publish(project, instance)
-    records = {
-        part: files.uri(StorageKeys("shop").record(f"size_of_{part}"))
-        for part in ("items", "interactions")
-    }
-    sizes = {part: json.loads(files.storage.store.get(uri)) for part, uri in records.items()}
-    for uri in records.values():
-        files.storage.store.delete(uri)
-    repeat = run_step._repeat_checks
-    monkeypatch.setattr(run_step, "_repeat_checks", repeat_old_checks)
-
-    updated = refresh(
-        project, "shop", instance, assets=["raw_ratings", "raw_items", "interactions"]
-    )
-
-    assert metadata(updated, "interactions")["outcome"] == "unchanged: not prepared again"
-    assert metadata(updated, "raw_items")["outcome"] == "unchanged: not copied again"
-    note = "not compared: edition 1 does not have its numbers, as an earlier version published it"
-    assert find_checks(updated)["raw_items"] == f"80 items; {note}"
-    assert find_checks(updated)["interactions"].endswith(note)
-    assert {
-        part: json.loads(files.storage.store.get(uri)) for part, uri in records.items()
-    } == sizes
-    write_ratings(project.root / "ratings.csv", seed=1)
-    assert publish(project, instance).endswith(note)
-    compared = refresh(project, "shop", instance, assets=["raw_items"])
-    assert find_checks(compared) == {"raw_items": "80 items, compared with 80 in edition 2"}

@@ -72,7 +72,6 @@ BASH = {
     "docs/local-personalize.md": "local_personalize/test_aws_command.py runs the walkthrough",
     "docs/data-kept.md": "erasure/test_forget.py erases; the others change rights of the system",
     "docs/plug-in.md": "pipeline/test_team_project.py types them in a fresh environment",
-    "docs/upgrades.md": "nights/test_upgrades.py upgrades a home, and runs them",
 }
 TESTS = REPOSITORY / "batchrec_dagster_tests"
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")

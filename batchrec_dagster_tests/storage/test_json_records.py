@@ -17,7 +17,6 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.reporting.history import _ReportRecord
 from batchrec_dagster.reporting.summary import _NewestModel
 from batchrec_dagster.steps.cost import Payment, _Training
-from batchrec_dagster.steps.import_dataset import _LastImport
 from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.storage.io_managers import JsonRecordIOManager
@@ -25,11 +24,10 @@ from batchrec_dagster.storage.json_records import ANY_RECORD, parse_record
 from batchrec_dagster.storage.lease import Lease, _describe_owner, _is_dead
 from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectStore, StorageError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.publications import Publications, _OldRollbacks
+from batchrec_dagster.storage.publications import Publications
 
 MODEL = ModelRecord("arn:1", "arn:2", "group", "v1", metrics={"ndcg": 0.5})
 RAW = RawRecord("orders.csv", (FileRecord("orders.csv", "s3://b/orders.csv", "f", 3, "ab"),))
-ROLLBACKS = {"rolled_back": ["key"], "published_again": [[1, "2026-11-24T03:10:00+00:00"]]}
 # The shape of each record, and one that fits.
 RECORDS: list[tuple[Any, dict[str, Any]]] = [
     (ANY_RECORD, {}),
@@ -38,9 +36,7 @@ RECORDS: list[tuple[Any, dict[str, Any]]] = [
     (RawRecord, RAW.to_json()),
     (Payment, {"root_run": "run", "cost_usd": 1.5}),
     (_Training, MODEL.to_json()),
-    (_LastImport, {"dataset_group_arn": "arn:1"}),
     (_NewestModel, MODEL.to_json()),
-    (_OldRollbacks, ROLLBACKS),
     (_ReportRecord, {"editions": {"12": {"version": "v", "verdict": None, "data": None}}}),
 ]
 JSON = st.recursive(
@@ -89,7 +85,6 @@ def test_a_record_with_another_value_in_it_fits_or_is_refused_in_one_line(
     ("key", "read"),
     [
         ("shop/records/publications.json", lambda files: Publications(files).read()),
-        ("shop/records/rollback.json", lambda files: Publications(files).read()),
         ("shop/records/solution_version.json", lambda files: files.record("solution_version")),
         (
             "shop/curated/recommendation_outcomes/sums.parquet",

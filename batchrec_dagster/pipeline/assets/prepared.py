@@ -1,7 +1,7 @@
 """The assets interactions, which Personalize learns from, and batch_users, who get lists."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,9 @@ from batchrec_dagster.pipeline.spark_jobs import choose_spark_engine
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.reporting.markdown import escape, format_table
-from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED, check_source_without_erased
+from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.steps.data_sizes import (
     NOT_SHRUNK,
-    DataSize,
     SizeComparison,
     read_size,
     remember_size,
@@ -104,16 +103,15 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             work.files.interactions_version,
             NOT_PREPARED_AGAIN,
             suppressed.version,
-            [check_source_without_erased(0, 0)],
             not_repeated=[NOT_SHRUNK],
         )
         if earlier_result is not None:
             version = _read_version(earlier_result)
-            size = read_size(work, "interactions", version) or _read_size(earlier_result)
-            yield add_checks(earlier_result, [comparison.check(size)])
-            remember_size(work, "interactions", version, size)
-            _delete_copies_of_erased(context, work, raw_ratings, earlier_result)
-            return
+            size = read_size(work, "interactions", version)
+            if size is not None:
+                yield add_checks(earlier_result, [comparison.check(size)])
+                _delete_copies_of_erased(context, work, raw_ratings, earlier_result)
+                return
         spark = choose_spark_engine(pipeline.preparation)
         with prepare_interactions(
             work,
@@ -148,13 +146,6 @@ def _read_version(result: dg.MaterializeResult[Any]) -> str:
     """The data version of a result that has one."""
     assert result.data_version is not None
     return result.data_version.value
-
-
-def _read_size(result: dg.MaterializeResult[Any]) -> DataSize:
-    """How much there is of interactions that an earlier version of batchrec prepared."""
-    metadata: Mapping[str, Any] = result.metadata or {}
-    rows, users, items = (metadata[name].value for name in ("dagster/row_count", "users", "items"))
-    return DataSize(rows, {"users": users, "items": items})
 
 
 def _suppression_metadata(

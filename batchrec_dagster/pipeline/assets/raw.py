@@ -299,7 +299,6 @@ def _raw_attributes(
             if earlier_result is not None:
                 size = read_size(work, part, files.record.version)
                 if size is None:
-                    # An earlier version read the file.
                     size = inspect_copy(files.record, work).size
                 yield add_checks(earlier_result, [comparison.check(size)])
                 remember_size(work, part, files.record.version, size)
