@@ -35,8 +35,6 @@ from batchrec_dagster.preparation.recognition import (
 from batchrec_dagster.steps.checks import check_timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 
-# What an option says in place of a column that there is not, or that is not to be used.
-NO_COLUMN = "none"
 _TWO_DIGIT_YEAR = re.compile(r"\b[0-9]{1,2}[./-][0-9]{1,2}[./-][0-9]{2}\b")
 
 

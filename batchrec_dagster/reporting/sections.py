@@ -125,11 +125,6 @@ def format_with_interval(
     return format_number(value) + ends
 
 
-def name_value(value: str | None) -> str:
-    """The value of a column; for None, the name of all values that do not stand alone."""
-    return "All others" if value is None else value
-
-
 def format_amount(value: float) -> Markup:
     """A sum of values whose unit is not known, as text for people and as a value for programs."""
     return _number(value, describe_amount(value))

@@ -63,10 +63,6 @@ class ItemCatalogue:
             .unique(maintain_order=True)
         )
 
-    def has_column(self, column: str) -> bool:
-        """Whether the items have this column."""
-        return column.upper() in {name.upper() for name in self._attributes.columns}
-
     def measure_share(self, items: Mask) -> float:
         """Which share of the interactions, or of the catalogue if that is larger, these items have.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -103,15 +103,6 @@ class Limits:
         most = self.compute_unfolded_bytes(packed)
         if unfolded > most:
             raise self._build_limit_error(f"{unfolded} bytes from {packed}, more than the {most}")
-
-    def limit_chunks(self, chunks: Iterable[bytes], packed: int) -> Iterator[bytes]:
-        """The chunks as they are. Raises LimitError as soon as they are too many bytes."""
-        size, most = 0, self.compute_unfolded_bytes(packed)
-        for chunk in chunks:
-            size += len(chunk)
-            if size > most:
-                raise self.build_size_error(packed)
-            yield chunk
 
     def build_size_error(self, packed: int) -> LimitError:
         """The error of a file that is not yet whole when it is unpacked up to the limit."""
