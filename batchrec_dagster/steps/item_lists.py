@@ -45,6 +45,8 @@ class ItemListCounts:
     """How many items have a list."""
     similar_items: int
     """How many distinct items are in the lists."""
+    failed_items: int = 0
+    """How many requested items have no list because Personalize returned an error for them."""
 
 
 SimilarItemsTable = WrittenTable[ItemListCounts]
