@@ -1,7 +1,4 @@
-"""Who gets lists and, in an experiment, from which model.
-
-Without an experiment, all users get them from one model.
-"""
+"""Who gets lists: of the model or, as newcomers or in an experiment, of popular items."""
 
 from __future__ import annotations
 
@@ -24,7 +21,6 @@ from batchrec_dagster.rules.conditions import find_matches
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
-from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
@@ -134,13 +130,10 @@ def _open_interaction_times(work: Work) -> Iterator[tuple[pl.LazyFrame, int | No
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The users of one batch inference, and the model that it uses."""
+class ModelUsers:
+    """The users whose lists a batch inference job makes."""
 
-    recipe: str
-    solution_version_arn: str
-    users: pl.Series
-    """The users' ids."""
+    ids: pl.Series
     input: str
     """The URI of their file."""
     version: str
@@ -151,8 +144,7 @@ class Batch:
 class DividedUsers:
     """Who gets lists of the model, and who lists of popular items."""
 
-    batches: list[Batch]
-    """The users whose lists a batch inference job makes."""
+    of_model: ModelUsers
     popular: pl.DataFrame
     """The users whose lists are made of popular items on this side, without a job. The columns are
     user_id and reason."""
@@ -162,13 +154,10 @@ class DividedUsers:
     @property
     def ids(self) -> pl.Series:
         """The ids of all who get lists."""
-        users = [batch.users.alias("user_id") for batch in self.batches]
-        return pl.concat([*users, self.popular.get_column("user_id")])
+        return pl.concat([self.of_model.ids.alias("user_id"), self.popular.get_column("user_id")])
 
 
-def divide_users(
-    work: Work, model: ModelRecord, batch_users: pl.LazyFrame, users_version: str
-) -> DividedUsers:
+def divide_users(work: Work, batch_users: pl.LazyFrame, users_version: str) -> DividedUsers:
     """Who gets which lists.
 
     In an experiment, the control gets popular items or nothing; without one everybody but newcomers
@@ -196,10 +185,9 @@ def divide_users(
         has_model &= ~is_new
     popular = pl.DataFrame({"user_id": users, "reason": reason}).drop_nulls("reason")
     count = None if is_new is None else int(is_new.sum())
-    recipe, arn = pipeline.solution.recipe, model.solution_version_arn
     if has_model.all() and experiment is None:
-        batch = Batch(recipe, arn, users, work.files.batch_users, users_version)
-        return DividedUsers([batch], popular, count)
+        everybody = ModelUsers(users, work.files.batch_users, users_version)
+        return DividedUsers(everybody, popular, count)
     model_lines = lines.filter(has_model)
     if not model_lines.height:
         raise StepError(
@@ -210,9 +198,8 @@ def divide_users(
     uri = work.files.uri(f"{locate_input(pipeline)}{MODEL}/{USERS_FILE}")
     content = model_lines.write_ndjson().encode()
     work.storage.store.put(uri, content)
-    model_users = model_lines.get_column(USER_FIELD)
-    batch = Batch(recipe, arn, model_users, uri, compute_version([content]))
-    return DividedUsers([batch], popular, count)
+    of_model = ModelUsers(model_lines.get_column(USER_FIELD), uri, compute_version([content]))
+    return DividedUsers(of_model, popular, count)
 
 
 def find_newcomers(work: Work, users: pl.Series) -> pl.Series:

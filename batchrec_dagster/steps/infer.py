@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import polars as pl
@@ -100,14 +99,14 @@ def infer_and_publish(
     published = _read_unchanged(work, publishing, batch_users, gate)
     jobs_in_use: set[str] = set()
     if published is None:
-        users = divide_users(work, model, batch_users, users_version)
+        users = divide_users(work, batch_users, users_version)
         inference = Inference(
             work.for_data(model.data_version), run.root_run, declaration.filter, model, rule_inputs
         )
         inferred = inference.infer(users)
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
-        job, num_results = inferred.jobs[0], inferred.num_results
-        jobs_in_use = {job.arn for job in inferred.jobs}
+        job, num_results = inferred.job, inferred.num_results
+        jobs_in_use = {job.arn}
         published = PublishedLists(
             edition,
             table,
@@ -131,31 +130,28 @@ def _publish(
     run: RunFacts,
 ) -> tuple[Edition, RecommendationTable]:
     """Publish the lists. Raises StepError, FailedChecksError."""
-    pipeline, jobs, interactions = work.pipeline, inferred.jobs, inferred.interactions
-    outputs = inferred.list_outputs(work)
+    pipeline, interactions, output = work.pipeline, inferred.interactions, inferred.output(work)
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
         table = build_table(
-            work, outputs, inferred.users, interactions, writer, num_results=inferred.num_results
+            work, output, inferred.users, interactions, writer, num_results=inferred.num_results
         )
         checks = [gate, *table.checks]
-        job_arns = [job.arn for job in jobs]
-        version = _fingerprint_lists(publishing, job_arns)
+        version = _fingerprint_lists(publishing, inferred.job.arn)
         facts = {
             "root_run": run.root_run,
             **measure_run(work, run, inferred.cost),
-            "batch_inference_job_arn": job_arns[0],
-            **({"batch_inference_job_arns": job_arns} if pipeline.experiment else {}),
+            "batch_inference_job_arn": inferred.job.arn,
             **asdict(table.counts),
             **table.facts,
             "results_asked_for": inferred.num_results,
-            "inference_cost_on_aws_usd": round(sum(cost.usd for cost in inferred.costs), 4),
-            "outputs": fingerprint_outputs(outputs),
+            "inference_cost_on_aws_usd": round(inferred.job_cost.usd, 4),
+            "outputs": fingerprint_outputs([output]),
             "data_until": interactions.until,
             "exclude_seen": pipeline.recommendations.excludes_all_seen,
             **({"experiment": pipeline.experiment.model_dump()} if pipeline.experiment else {}),
         }
         about = publishing.about(version, run.run, checks, facts)
-        require_usable(outputs, checks, table.rejected)
+        require_usable([output], checks, table.rejected)
         writer.finish(about)
         without_lists = pipeline.experiment or pipeline.recommendations.newcomers == "leave_out"
         if without_lists or table.counts.failed_users:
@@ -172,10 +168,10 @@ def _describe_new_edition(work: PersonalizeWork, job: ReadyResource) -> str:
     return f"not inferred again: one job is for {names}"
 
 
-def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
+def _fingerprint_lists(publishing: Publishing, job_arn: str) -> str:
     pipeline = publishing.work.pipeline
     return fingerprint(
-        *jobs,
+        job_arn,
         publishing.users_version,
         pipeline.recommendations,
         TABLE_VERSION,
@@ -205,7 +201,7 @@ def _read_unchanged(
         return None
     about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
     is_same = about["made_by"] == publishing.made_by
-    if not is_same or edition.version != _fingerprint_lists(publishing, [arn]):
+    if not is_same or edition.version != _fingerprint_lists(publishing, arn):
         return None
     try:
         description = work.ensure.describe(BATCH_INFERENCE_JOB, arn)

@@ -1,4 +1,4 @@
-"""Runs the batch inference jobs that lists are made from, and asks them for enough results."""
+"""Runs the batch inference job that lists are made from, and asks it for enough results."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import ReadyResource, StartedResource
@@ -24,10 +22,7 @@ from batchrec_dagster.steps.batch_jobs import (
     measure_job_seconds,
     prepare_batch_job,
 )
-from batchrec_dagster.steps.batches import (
-    Batch,
-    DividedUsers,
-)
+from batchrec_dagster.steps.batches import DividedUsers, ModelUsers
 from batchrec_dagster.steps.edition_interactions import EditionInteractions, read_interactions
 from batchrec_dagster.steps.list_rules import RuleInputs
 from batchrec_dagster.steps.records import ModelRecord
@@ -47,29 +42,28 @@ SHARED_JOBS = "batch_inference"
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """The finished jobs, and what the lists are made from."""
+    """The finished job, and what the lists are made from."""
 
     users: DividedUsers
-    jobs: list[ReadyResource]
-    """The job of each batch."""
+    job: ReadyResource
     interactions: EditionInteractions
     num_results: int
-    costs: list[Cost]
-    """What each job costs if this run created it."""
+    job_cost: Cost
+    """What the job costs if this run created it."""
 
     @property
     def cost(self) -> list[Cost]:
         """What this run pays for."""
-        return [cost for cost, job in zip(self.costs, self.jobs, strict=True) if job.created]
+        return [self.job_cost] if self.job.created else []
 
-    def list_outputs(self, work: PersonalizeWork) -> list[JobOutput]:
-        """The output of each job."""
-        return [JobOutput(work.storage, job.description) for job in self.jobs]
+    def output(self, work: PersonalizeWork) -> JobOutput:
+        """The job's output."""
+        return JobOutput(work.storage, self.job.description)
 
 
 @dataclass(frozen=True)
 class Inference:
-    """Runs a batch inference job for each batch."""
+    """Runs the batch inference job of a list."""
 
     work: PersonalizeWork
     run: str
@@ -80,7 +74,7 @@ class Inference:
     """What the rules of lists read; None without rules."""
 
     def infer(self, divided: DividedUsers) -> InferenceResult:
-        """The finished jobs: new ones, or those of earlier runs."""
+        """The finished job: a new one, or that of an earlier run."""
         work, users = self.work, divided.ids
         interactions = read_interactions(work, divided, self.rule_inputs)
         num_results = work.pipeline.recommendations.num_results
@@ -92,26 +86,15 @@ class Inference:
         elif interactions.seen is not None:
             longest = interactions.seen.longest
             num_results = limit_results_for_seen(work, num_results, len(users), longest)
-        jobs, costs = self._run_jobs(divided.batches, num_results)
-        return InferenceResult(divided, jobs, interactions, num_results, costs)
-
-    def _run_jobs(
-        self, batches: list[Batch], num_results: int
-    ) -> tuple[list[ReadyResource], list[Cost]]:
-        """The finished job of each batch, and what it costs if it is new."""
-        work = self.work
-        requests = [
-            _prepare_job(work, self.filter, self.model, batch, num_results) for batch in batches
-        ]
+        request = _prepare_job(work, self.filter, self.model, divided.of_model, num_results)
 
         def start() -> list[StartedResource]:
             with _hold_shared_jobs(work, self.run):
-                return [request.start() for request in requests]
+                return [request.start()]
 
-        jobs = work.ensure.start_and_wait(BATCH_INFERENCE_JOB, start)
-        for job, batch in zip(jobs, batches, strict=True):
-            work.ensure.log.debug(describe_job(job, len(batch.users)))
-        return jobs, [request.cost for request in requests]
+        [job] = work.ensure.start_and_wait(BATCH_INFERENCE_JOB, start)
+        work.ensure.log.debug(describe_job(job, len(divided.of_model.ids)))
+        return InferenceResult(divided, job, interactions, num_results, request.cost)
 
 
 def describe_job(job: ReadyResource, users: int) -> str:
@@ -139,7 +122,7 @@ def _choose_num_results_of_group(
     work: PersonalizeWork, group: Sequence[Pipeline], divided: DividedUsers
 ) -> int:
     """Results per user, enough for each list that shares the job."""
-    users = pl.concat([batch.users for batch in divided.batches])
+    users = divided.of_model.ids
     return choose_num_results_of_group(work, group, len(users), count_longest_history(work, users))
 
 
@@ -153,17 +136,18 @@ def _prepare_job(
     work: PersonalizeWork,
     lists_filter: FilterDeclaration | None,
     model: ModelRecord,
-    batch: Batch,
+    users: ModelUsers,
     num_results: int,
 ) -> JobRequest:
-    """The job that infers the lists of a batch, to be found or created."""
+    """The job that infers the lists of these users, to be found or created."""
+    recipe = work.pipeline.solution.recipe
     request: dict[str, Any] = {
-        "solutionVersionArn": batch.solution_version_arn,
+        "solutionVersionArn": model.solution_version_arn,
         "numResults": num_results,
-        "jobInput": {"s3DataSource": {"path": batch.input}},
+        "jobInput": {"s3DataSource": {"path": users.input}},
         "roleArn": work.ensure.role_arn,
     }
-    if batch.recipe == USER_PERSONALIZATION:
+    if recipe == USER_PERSONALIZATION:
         # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
         # "User-Personalization recipe"). Recipes of version 2 have no such setting.
         weight = {"explorationWeight": f"{work.pipeline.recommendations.exploration_weight:g}"}
@@ -175,7 +159,7 @@ def _prepare_job(
         BATCH_INFERENCE_JOB,
         request,
         work.pipeline.storage_keys.batch_inference,
-        work.prices.price_recommendations(batch.recipe, len(batch.users)),
-        batch.version,
+        work.prices.price_recommendations(recipe, len(users.ids)),
+        users.version,
         model.data_version,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -43,18 +42,18 @@ LIST_FACTS = (RULES, FILLED, POPULARITY, NEWCOMERS, REASON_COUNTS)
 
 def build_table(
     work: PersonalizeWork,
-    outputs: Sequence[JobOutput],
+    output: JobOutput,
     users: DividedUsers,
     interactions: EditionInteractions,
     table: TableWriter,
     *,
     num_results: int,
 ) -> RecommendationTable:
-    """Write the table from the jobs' outputs and of popular items.
+    """Write the table from the job's output and of popular items.
 
     users: who gets which of them.
-    num_results: how many results the jobs were asked for, for each user.
-    Raises StorageError, and StepError if an output cannot be read.
+    num_results: how many results the job was asked for, for each user.
+    Raises StorageError, and StepError if the output cannot be read.
     """
     pipeline, settings, rules = work.pipeline, work.pipeline.recommendations, interactions.rules
     if rules is not None:
@@ -76,13 +75,12 @@ def build_table(
             reasons=reasons,
         )
     )
-    requested = [batch.users for batch in users.batches]
+    requested = [users.of_model.ids]
     progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.debug)
-    for output in outputs:
-        pieces = output.pieces(read_inference)
-        if reasons is not None:
-            pieces = merge_pieces(pieces, RESULTS_AT_ONCE)
-        lists.write(log_progress(pieces, progress), table)
+    pieces = output.pieces(read_inference)
+    if reasons is not None:
+        pieces = merge_pieces(pieces, RESULTS_AT_ONCE)
+    lists.write(log_progress(pieces, progress), table)
     popular = interactions.popular
     if popular is not None and users.popular.height:
         ids = users.popular.get_column("user_id")

@@ -132,11 +132,9 @@ def _find_import_time(work: PersonalizeWork) -> datetime | None:
 
 
 def _list_jobs(edition: Edition) -> list[str]:
-    """The ARNs of the jobs that the edition was made from; none if its lists were counted."""
-    about = edition.about
-    if "batch_inference_job_arns" in about:
-        return [str(arn) for arn in about["batch_inference_job_arns"]]
-    return [str(about["batch_inference_job_arn"])] if "batch_inference_job_arn" in about else []
+    """The ARN of the job that the edition was made from; empty if it needed none."""
+    arn = edition.about.get("batch_inference_job_arn")
+    return [] if arn is None else [str(arn)]
 
 
 def _read_job_name(arn: str) -> str:

@@ -192,18 +192,6 @@ def test_removed_lists_keep_only_what_they_published(tmp_path: Path) -> None:
     assert list_keys(storage, "shop/") == sorted(kept)
 
 
-def test_all_jobs_of_an_experiment_stay_with_its_edition(place: Place, tmp_path: Path) -> None:
-    storage = place.open()
-    work = make_work(storage, retention={"editions": 1})
-    for job in ("shop-1", "control-1", "shop-2", "control-2", "shop-3"):
-        write_output(work, job)
-    for number in (2, 3):
-        arns = [f"{JOB}shop-{number}", f"{JOB}control-{number}"]
-        publish(work, tmp_path, experiment={"name": "x"}, batch_inference_job_arns=arns)
-    delete_unneeded(work, [])
-    assert list_jobs(storage) == ["control-2", "shop-2", "shop-3"]
-
-
 def test_segments_need_their_last_job_only(place: Place) -> None:
     storage = place.open()
     work = make_work(storage, {"shop-3": "CREATE PENDING"}, segments=SEGMENTS)
