@@ -67,12 +67,10 @@ def open_sample(
             if opened.size:
                 table = recognise(opened, reading)
                 if isinstance(table, CsvTable):
-                    # The search goes by the usual delimiters.
-                    header = None if reading.delimiter else find_other_header(table, reading)
+                    header = find_other_header(table, reading)
                     if header is not None:
                         table = recognise(opened, replace(reading, header=header))
-                is_free = not reading.columns and reading.header is None
-                if isinstance(table, CsvTable) and is_free and not has_names(table):
+                if isinstance(table, CsvTable) and not reading.columns and not has_names(table):
                     table = replace(table, has_header=False)
                 yield FileSample(table, quotes_fix)
                 return
