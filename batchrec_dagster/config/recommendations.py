@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import dagster as dg
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.filter_problems import explain_open_filter, find_filter_traits
 from batchrec_dagster.config.validation import validate_range
@@ -131,22 +125,6 @@ class RecommendationSettings(dg.Model):
                 f" {MAX_LENGTH} characters that Personalize takes"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Fingerprints are made of what is serialized. A default that is left out keeps those of
-        # earlier versions, which did not have the setting, so nothing is published again.
-        settings: dict[str, Any] = serialize(self)
-        defaults = {
-            "max_failed_share": MAX_FAILED_SHARE,
-            "newcomers": None,
-            "rules": None,
-            "columns": None,
-        }
-        for name, default in defaults.items():
-            if name in settings and settings[name] == default:
-                del settings[name]
-        return settings
 
     @property
     def seen_items(self) -> ExcludeSeen | None:
