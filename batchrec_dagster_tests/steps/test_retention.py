@@ -252,7 +252,7 @@ def write_undeclared(storage: StorageResource) -> None:
         storage.store.put(storage.uri(f"shop/{key}"), b"x")
     uri = storage.uri("shop/raw/items/items.csv")
     record = f'{{"source": "items.csv", "files": [{{"source": "a", "uri": "{uri}",'
-    record += ' "fingerprint": "b"}]}'
+    record += ' "fingerprint": "b", "size": 1, "sha256": "c"}]}'
     storage.store.put(storage.uri("shop/records/raw_items.json"), record.encode())
 
 
