@@ -90,7 +90,7 @@ def forget(
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
-    works, assets = _load_pipelines(names, log)
+    works, assets = load_works(names, log)
     if rows and rows[0].strip().lower() in HEADERS.union(*map(_name_user_column, works)):
         rows = rows[1:]
     people = People.of([*users, *rows])
@@ -170,7 +170,7 @@ def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> I
         )
 
 
-def _load_pipelines(
+def load_works(
     names: Collection[str], log: logging.Logger
 ) -> tuple[list[PersonalizeWork], dict[str, list[dg.AssetKey]]]:
     """The pipelines of these names, or all that are declared, and the keys of their assets.

@@ -1,27 +1,19 @@
-"""`batchrec rollback` and `batchrec teardown`."""
+"""`batchrec rollback`."""
 
 from __future__ import annotations
 
 import json
-import logging
 from typing import TYPE_CHECKING
 
 import click
 
 from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_home
-from batchrec_dagster.cli.declared_pipelines import UnknownNameError, find_pipelines
+from batchrec_dagster.cli.declared_pipelines import UnknownNameError
 from batchrec_dagster.cli.project import (
-    ProjectError,
-    find_project,
-    importable_project,
-    load_deployment,
-    load_environment,
     load_storage,
     make_job_command,
 )
-from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
 from batchrec_dagster.cli.watched_run import watch_run
-from batchrec_dagster.reporting.messages import format_message
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
@@ -147,104 +139,3 @@ def _list_editions(
             line += " (rolled back)"
         lines.append(f"{line} <-" if older == edition else line)
     return "\n".join(lines)
-
-
-@click.command(short_help="Delete what a pipeline left in Personalize.")
-@click.argument("pipeline", metavar="NAME")
-@click.option("--storage", "files", is_flag=True, help="Also delete its files in the storage.")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def teardown(pipeline: str, files: bool, yes: bool) -> None:
-    """Delete what a pipeline left in Personalize, whether it is still declared or not.
-
-    Shows what it would delete, asks, and deletes it. Of a pipeline that is declared, it runs the
-    job NAME_teardown, which deletes nothing while another run of the pipeline is under way.
-
-    \b
-    Examples:
-      batchrec teardown shop               # show, ask, delete
-      batchrec teardown shop --storage     # the tables and copied ratings too
-    """
-    from batchrec_dagster.personalize.ensure import PIPELINE_TAG
-    from batchrec_dagster.personalize.teardown import delete, plan_teardown
-    from batchrec_dagster.storage.durable import delete_empty_folders
-
-    left_alone = _list_what_stays(pipeline)
-    logging.basicConfig(format="%(message)s")
-    log = logging.getLogger(__name__)
-    log.setLevel(logging.INFO)
-    deployment = load_deployment()
-    storage, personalize = deployment.storage_resource, deployment.personalize_resource
-    store, root = storage.store, storage.uri(f"{pipeline}/")
-    ensure = personalize.ensure(log, {PIPELINE_TAG: pipeline})
-    plan = plan_teardown(ensure, pipeline)
-    files_to_delete = store.list(root) if files else []
-    click.echo("\n".join(plan.describe([file.size for file in files_to_delete], root)))
-    if not plan.pieces and not files_to_delete:
-        raise UnknownNameError(f"there is nothing of {pipeline} to delete")
-    for line in left_alone or ():
-        click.echo(format_message(line, get_terminal_width(), program=format_program()))
-    if not yes:
-        click.confirm("Delete this?", abort=True)
-    if left_alone is not None:
-        _run_teardown(pipeline, files)
-        return
-    delete(ensure, plan)
-    for file in files_to_delete:
-        store.delete(file.uri)
-    if files:
-        delete_empty_folders(store.local_path(root))
-    click.echo(f"deleted what {pipeline} left")
-
-
-def _list_what_stays(pipeline: str) -> list[str] | None:
-    """Lines on what a teardown of a declared pipeline leaves: its declaration, and its sinks.
-
-    None if the pipeline is not declared. Raises click.ClickException if it does not load.
-    """
-    from batchrec_dagster.config.declaration_errors import DeclarationError
-    from batchrec_dagster.pipeline.automation.teardown import describe_sinks
-    from batchrec_dagster.pipeline.component import BatchRecommendations
-    from batchrec_dagster.pipeline.loading import load_components
-
-    try:
-        project = find_project()
-    except ProjectError:
-        return None
-    declaration = find_pipelines(project).get(pipeline)
-    if declaration is None:
-        return None
-    sinks = []
-    # What Python makes has no file to read.
-    if declaration.suffix == ".yaml":
-        load_environment()
-        try:
-            with importable_project(project):
-                components = load_components(project.defs, declaration.parent, BatchRecommendations)
-            declared = next(component for component in components if component.name == pipeline)
-            sinks = describe_sinks(declared)
-        except DeclarationError as error:
-            raise click.ClickException(str(error)) from error
-    return [
-        *sinks,
-        f"{pipeline} is still declared in {shorten_path(declaration)}: its next run makes all of"
-        " this again. Stop its schedule and its sensors first.",
-    ]
-
-
-def _run_teardown(pipeline: str, files: bool) -> None:
-    """Run the pipeline's job that deletes. Ends the command if it fails."""
-    job_command = make_job_command(f"{pipeline}_teardown")
-    use_dagster_home()
-    config = {"delete": True, "storage": files}
-    with temporary_folder() as folder:
-        file = folder / "teardown.yaml"
-        file.write_text(json.dumps({"ops": {f"{pipeline}__teardown": {"config": config}}}))
-        exit_code = watch_run(
-            pipeline,
-            job_command,
-            lambda run, stages, duration: [f"\ndeleted what {pipeline} left"],
-            config=file,
-            arguments=["teardown", pipeline, *["--storage"] * files],
-        )
-    if exit_code:
-        click.get_current_context().exit(exit_code)

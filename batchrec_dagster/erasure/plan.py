@@ -16,6 +16,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.erasure.job_outputs import JobOutputLines
+from batchrec_dagster.erasure.leases import hold_leases
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.personalize_data import REMAINS_ON_AWS, PersonalizeData
 from batchrec_dagster.erasure.place import Amount, ErasureError, Place
@@ -27,7 +28,6 @@ from batchrec_dagster.erasure.unfinished import UnfinishedErasure, count_unfinis
 from batchrec_dagster.erasure.whole_files import WholeFiles, make_folder_place
 from batchrec_dagster.personalize.prices import summarize_costs
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
-from batchrec_dagster.pipeline.automation.teardown import hold_all_leases
 from batchrec_dagster.sinks import SinkContext
 from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
@@ -39,8 +39,6 @@ REMAINS_IN_S3 = (
     "If the bucket keeps versions, earlier versions of the objects stay until its lifecycle rule"
     " deletes them."
 )
-# How long a lease of another run may be waited for. A run that lives was refused before.
-LEASE_SECONDS = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +112,7 @@ class Erasure:
         with ExitStack() as leases:
             owner = f"forget-{uuid.uuid4().hex[:8]}"
             for work in self.pipelines:
-                _hold_leases(leases, work, owner)
+                hold_leases(leases, work, owner)
             # Before the first erasure, so that nothing brings the people back.
             for work in self.pipelines:
                 SuppressionList(work.files).add(self.people.ids)
@@ -298,9 +296,3 @@ def estimate_next_refresh(work: PersonalizeWork) -> str:
     if trains_with_next_refresh(work):
         costs = [*estimate_trainings(work, [work.pipeline.solution.recipe]), *costs]
     return summarize_costs(costs)
-
-
-def _hold_leases(leases: ExitStack, work: PersonalizeWork, owner: str) -> None:
-    """Hold the leases of all steps until the end, so that runs wait."""
-    waiting = replace(work, ensure=replace(work.ensure, deadline_seconds=LEASE_SECONDS))
-    hold_all_leases(leases, waiting, owner)

@@ -137,15 +137,7 @@ class Server:
                 self.healthy_services.add(name)
             yield process
 
-    # As the switches and the Launchpad of the web page do it.
-
-    def launch(self, job: str, config: Mapping[str, Any]) -> None:
-        """Start a run of the job."""
-        parameters = {"selector": _selector("job", job), "runConfigData": config}
-        mutation = "launchRun(executionParams: $parameters)"
-        self._change(
-            f"mutation($parameters: ExecutionParams!) {{ {mutation}", parameters=parameters
-        )
+    # As the switches of the web page do it.
 
     def start_schedule(self, name: str) -> None:
         self._change(
@@ -330,11 +322,17 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             tags = {"dagster/sensor_name": "shop_new_files"}
             assert instance.get_runs_count(dg.RunsFilter(tags=tags)) == 1
 
-        server.launch(
-            "shop_teardown",
-            {"ops": {"shop__teardown": {"config": {"delete": True, "storage": True}}}},
+        # As docs/aws.md has it done in the container.
+        main = "from batchrec_dagster.cli import main; main()"
+        process = subprocess.run(
+            [sys.executable, "-c", main, "teardown", "shop", "--storage", "--yes"],
+            cwd=project.root,
+            env=server.environment("code_location"),
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        wait_for("shop_teardown")
+        assert process.returncode == 0, process.stdout + process.stderr
         resources_left = [
             *personalize.list_dataset_groups()["datasetGroups"],
             *personalize.list_schemas()["schemas"],

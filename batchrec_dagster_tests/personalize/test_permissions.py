@@ -33,11 +33,13 @@ from batchrec_dagster_tests.deployment.template import (
 from batchrec_dagster_tests.personalize.aws_door import Door, Permission, personalize_door, s3_door
 from batchrec_dagster_tests.s3_server import S3Server
 from batchrec_dagster_tests.support import (
+    Project,
     declaration,
     definitions,
     module_project,
     write_ratings,
 )
+from batchrec_dagster_tests.teardown_support import tear_down
 
 # The runner may do this too, though no run of these tests does it.
 BESIDE = {
@@ -66,6 +68,7 @@ class Account:
     role: the door to S3 that Personalize itself goes through.
     """
 
+    project: Project
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     s3: Door
@@ -91,16 +94,13 @@ class Account:
     def run(self, step: str) -> str:
         """Run one step: what it says where it fails, nothing where it does not."""
         if step == "teardown":
-            config = {"ops": {"shop__teardown": {"config": {"delete": True, "storage": True}}}}
-            result = self.definitions.resolve_job_def("shop_teardown").execute_in_process(
-                instance=self.instance, run_config=config, raise_on_error=False
-            )
-        else:
-            result = self.definitions.resolve_job_def("shop_refresh").execute_in_process(
-                instance=self.instance,
-                asset_selection=[dg.AssetKey(["shop", step])],
-                raise_on_error=False,
-            )
+            command = tear_down(self.project, "shop", self.instance, "--storage")
+            return f"{command.output}{command.exception}" if command.exit_code else ""
+        result = self.definitions.resolve_job_def("shop_refresh").execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(["shop", step])],
+            raise_on_error=False,
+        )
         messages = []
         for event in result.all_events:
             error = event.step_failure_data.error if event.is_step_failure else None
@@ -176,7 +176,7 @@ def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
         # This Personalize stands for Amazon's, where no models are given up.
         patch.setattr(retention, "expire_models", lambda *_: None)
         defs = exit_stack.enter_context(definitions(project))
-        yield Account(defs, instance, front, personalize, role)
+        yield Account(project, defs, instance, front, personalize, role)
 
 
 @dataclass(frozen=True)

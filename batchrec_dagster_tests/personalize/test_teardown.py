@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -45,6 +42,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.teardown_support import tear_down
 
 pytestmark = pytest.mark.slow
 
@@ -52,23 +50,6 @@ if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
 KINDS = (DATASET_GROUP, SCHEMA, DATASET, SOLUTION, FILTER)
-
-
-def teardown(
-    project: Project, name: str, instance: dg.DagsterInstance, **config: bool
-) -> dg.ExecuteInProcessResult:
-    with definitions(project) as defs:
-        return defs.resolve_job_def(f"{name}_teardown").execute_in_process(
-            instance=instance,
-            run_config={"ops": {f"{name}__teardown": {"config": config}}},
-            raise_on_error=False,
-        )
-
-
-def read_teardown_metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    (output,) = [e for e in result.all_events if e.is_successful_output]
-    step_metadata: Mapping[str, Any] = output.step_output_data.metadata
-    return {key: value.value for key, value in step_metadata.items()}
 
 
 def open_client(project: Project) -> PersonalizeClient:
@@ -130,29 +111,29 @@ def test_everything_of_the_pipeline_goes_and_nothing_of_another(
     assert len(ensure(client).list(DATASET_GROUP)) == 3
     files_before = list_files(project, "shop")
 
-    teardown_plan = teardown(project, "shop", instance)
+    plan = tear_down(project, "shop", instance, answer="n\n").output
     assert list_arns(client) == before
-    plan = read_teardown_metadata(teardown_plan)["plan"]
-    assert read_teardown_metadata(teardown_plan)["resources"] == len(before - other_arns)
-    kinds = [line.removeprefix("- delete ").rpartition(" ")[0] for line in plan.splitlines()]
+    lines = [line for line in plan.splitlines() if line.startswith("delete ")]
+    assert len(lines) == len(before - other_arns)
+    kinds = [line.removeprefix("delete ").rpartition(" ")[0] for line in lines]
     assert list(dict.fromkeys(kinds)) == [
         *("filter", "solution", "dataset", "schema", "dataset group")
     ]
     assert "shop_2" not in plan
 
-    assert teardown(project, "shop", instance, delete=True).success
+    assert tear_down(project, "shop", instance).exit_code == 0
     assert list_arns(client) == other_arns
     assert list_files(project, "shop") == files_before
-    second_plan = teardown(project, "shop", instance, delete=True)
-    assert read_teardown_metadata(second_plan)["plan"] == "- there is nothing to delete"
+    second_result = tear_down(project, "shop", instance)
+    assert second_result.exit_code == 3
+    assert "there is nothing of shop to delete" in second_result.output
 
     # Everything can be created again, and the records of what was deleted do not mislead.
     anew = refresh(project, "shop", instance)
     assert anew.success, why(anew)
     assert metadata(anew, "personalize_dataset")["outcome"] == "imported"
     others_files = list_files(project, "shop_2")
-    teardown_result = teardown(project, "shop", instance, delete=True, storage=True)
-    assert read_teardown_metadata(teardown_result)["files"] > len(files_before)
+    assert tear_down(project, "shop", instance, "--storage").exit_code == 0
     assert not (project.storage / "shop").exists()
     assert list_files(project, "shop_2") == others_files
     assert list_arns(client) == other_arns
@@ -209,22 +190,9 @@ def test_a_pipeline_whose_declaration_is_gone_is_torn_down_by_its_name(
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     project.declare(declaration("shop", "ratings.csv", sinks={"export": {"path": "out/lists.csv"}}))
-    jobs: list[tuple[list[str], dict[str, Any]]] = []
-
-    def watch_job(name: str, command: list[str], describe: Any, **options: Any) -> int:
-        jobs.append((command, json.loads(options["config"].read_text())))
-        return 0
-
-    # The name in the package is that of the command.
-    module = import_module("batchrec_dagster.cli.rollback")
-    monkeypatch.setattr(module, "watch_run", watch_job)
-    declared_result = run.invoke(main, ["teardown", "shop", "--storage", "--yes"])
-    assert declared_result.exit_code == 0, declared_result.output
+    declared_result = run.invoke(main, ["teardown", "shop", "--storage"], input="n\n")
     assert "left alone, for those who use it: " in declared_result.output
     assert "/defs/shop/defs.yaml: its next run makes all of this again" in declared_result.output
-    ((command, config),) = jobs
-    assert command[-1] == "shop_teardown"
-    assert config == {"ops": {"shop__teardown": {"config": {"delete": True, "storage": True}}}}
     assert list_arns(client) == set(group_made.values())
     (project.package / "defs" / "shop" / "defs.yaml").unlink()
 
@@ -258,30 +226,30 @@ def test_it_waits_for_nobody_and_names_who_is_at_work_and_what_it_leaves(
         return run
 
     other_run = start_run("shop_2_refresh")
-    teardown_run = start_run("shop_teardown")
-    plan = read_teardown_metadata(teardown(project, "shop", instance))["plan"]
-    assert plan.splitlines() == [
-        "- there is nothing to delete",
-        "- left alone, for those who use it: the PostgreSQL table app.lists at SHOP_DATABASE_URL:"
+    assert refresh(project, "shop", instance, assets=["raw_ratings"]).success
+    result = tear_down(project, "shop", instance, "--storage", answer="n\n")
+    output = " ".join(result.output.split())
+    for line in (
+        "left alone, for those who use it: the PostgreSQL table app.lists at SHOP_DATABASE_URL:"
         " DROP TABLE app.lists",
-        "- left alone, for those who use it: the DynamoDB table shop-lists:"
+        "left alone, for those who use it: the DynamoDB table shop-lists:"
         " aws dynamodb delete-table --table-name shop-lists",
-        "- left alone, for those who use it: the export s3://mailing/lists.csv: delete the file",
-    ]
-    assert teardown(project, "shop", instance, delete=True).success
+        "left alone, for those who use it: the export s3://mailing/lists.csv: delete the file",
+    ):
+        assert line in output
 
     rollback_run = start_run("shop_rollback")
-    plan = read_teardown_metadata(teardown(project, "shop", instance))["plan"]
-    assert f"- in the way: run {rollback_run.run_id} of shop_rollback is under way" in plan
-    assert other_run.run_id not in plan
-    assert teardown_run.run_id not in plan
-    refused_result = teardown(project, "shop", instance, delete=True, storage=True)
-    assert why(refused_result).startswith(
-        f"nothing was deleted: run {rollback_run.run_id} of shop_rollback is under way, "
-        "and would write"
-    )
+    refused_result = tear_down(project, "shop", instance, "--storage", "--yes")
+    assert refused_result.exit_code == 1
+    output = " ".join(refused_result.output.split())
+    under_way = f"run {rollback_run.run_id} of shop_rollback is under way"
+    assert f"in the way: {under_way}" in output
+    assert f"nothing was deleted: {under_way}, and would write" in output
+    assert other_run.run_id not in output
+    assert (project.storage / "shop").exists()
     instance.report_run_canceled(rollback_run)
-    assert teardown(project, "shop", instance, delete=True, storage=True).success
+    assert tear_down(project, "shop", instance, "--storage", "--yes").exit_code == 0
+    assert not (project.storage / "shop").exists()
 
 
 class KillSignal(BaseException):
@@ -423,7 +391,7 @@ def test_another_deployments_group_is_refused_by_name_and_left_alone(
     )
     assert f"tag-resource --resource-arn {arn} --tags tagKey={tag},tagValue={own_tag}" in message
     before = list_arns(client)
-    assert teardown(project, "shop", instance, delete=True).success
+    assert tear_down(project, "shop", instance).exit_code == 3
     assert list_arns(client) == before
 
     # Another folder has the bucket's name too.

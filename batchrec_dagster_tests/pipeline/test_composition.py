@@ -102,7 +102,7 @@ def test_jobs_select_what_the_pipeline_made(team: Project, group: str | None) ->
     if group:
         post_process(team, group_name=group)
     with definitions(team) as defs:
-        for job in ("shop_refresh", "shop_rollback", "shop_teardown"):
+        for job in ("shop_refresh", "shop_rollback"):
             assert defs.resolve_job_def(job).tags["dagster/max_runtime"] == "172800"
         refreshed_assets = select_assets(defs, "shop_refresh")
         rolled_back_assets = select_assets(defs, "shop_rollback")

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.declared_pipelines import find_lists, find_pipelines
-from batchrec_dagster.cli.forget import _load_pipelines
+from batchrec_dagster.cli.forget import load_works
 from batchrec_dagster.cli.project import find_project
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster_tests.pipeline.alerts_support import ON_FAILURE, ON_LISTS, Inbox, inbox, tick
@@ -156,7 +156,7 @@ def test_people_are_erased_from_pipelines_of_python(
     project.declare(declaration("three", "ratings.csv"))
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("BATCHREC_HOME", str(project.root / ".batchrec"))
-    works, assets = _load_pipelines([], logging.getLogger())
+    works, assets = load_works([], logging.getLogger())
     assert [work.pipeline.name for work in works] == ["one", "three", "two"]
     assert dg.AssetKey(["one", "recommendations"]) in assets["one"]
     assert {work.storage.root for work in works} == {str(project.storage)}

@@ -42,6 +42,7 @@ from batchrec_dagster_tests.support import (
     table,
     write_ratings,
 )
+from batchrec_dagster_tests.teardown_support import tear_down
 
 pytestmark = pytest.mark.slow
 
@@ -121,11 +122,7 @@ class Shop:
 
     def tear_down(self) -> bool:
         """Delete everything, and return whether that worked."""
-        config = {"delete": True, "storage": True}
-        with definitions(self.project) as defs:
-            job = defs.resolve_job_def("shop_teardown")
-            ops = {"shop__teardown": {"config": config}}
-            return job.execute_in_process(instance=self.instance, run_config={"ops": ops}).success
+        return tear_down(self.project, "shop", self.instance, "--storage").exit_code == 0
 
     def read_list(self, name: str) -> pl.DataFrame:
         key = f"shop/lists/{name}/curated/recommendations/recommendations.parquet"

@@ -24,13 +24,13 @@ from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
-    definitions,
     metadata,
     refresh,
     table,
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.teardown_support import tear_down
 
 # Whatever the model, users are the same.
 QUICK = {"recipe": "aws-popularity-count"}
@@ -152,10 +152,7 @@ def test_users_are_imported_and_filters_read_them(
     # Nor does a teardown leave anything.
     schemas = [schema["name"] for schema in client.list_schemas()["schemas"]]
     assert any(name.endswith("-users") for name in schemas)
-    with definitions(project) as defs:
-        deletion = {"ops": {"shop__teardown": {"config": {"delete": True}}}}
-        job = defs.resolve_job_def("shop_teardown")
-        assert job.execute_in_process(instance=instance, run_config=deletion).success
+    assert tear_down(project, "shop", instance).exit_code == 0
     assert client.list_schemas()["schemas"] == []
 
 

@@ -183,7 +183,6 @@ def test_the_examples_of_the_reference_are_right(tmp_path: Path) -> None:
             "recommendations:\n  rules:\n    # only: ITEMS.COLOUR > 0\n    max_per: {CATEGORY: 3}",
         ),
         ("yaml", "ratings: {source: orders.csv, query: SELEC 1}"),
-        ("yaml", "ops: {shop__teardown: {config: {remove: true}}}"),
         ("yaml", "train: perhaps"),
         ("yaml", "compute_logs: {module: a, klass: b}"),
     ],

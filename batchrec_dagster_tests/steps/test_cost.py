@@ -21,13 +21,13 @@ from batchrec_dagster_tests.first_run import DECLARATION
 from batchrec_dagster_tests.support import (
     Project,
     declaration,
-    definitions,
     interactions,
     metadata,
     refresh,
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.teardown_support import tear_down
 
 pytestmark = pytest.mark.slow
 
@@ -201,10 +201,7 @@ def test_what_was_torn_down_is_made_and_paid_for_again(
     instance: dg.DagsterInstance,
     on_aws: None,
 ) -> None:
-    with definitions(project) as defs:
-        config = {"ops": {"shop__teardown": {"config": {"delete": True}}}}
-        teardown = defs.resolve_job_def("shop_teardown")
-        assert teardown.execute_in_process(instance=instance, run_config=config).success
+    assert tear_down(project, "shop", instance).exit_code == 0
     project.declare({**DECLARATION, "budget": {"max_usd_per_run": 0.01}})
     # The records of deleted resources are still in the storage, and a refused run keeps them.
     for _ in range(2):

@@ -34,8 +34,8 @@ STATE = "{instance{autoMaterializePaused}}"
 RUNS = "{runsOrError{... on Runs{results{runId}}}}"
 LAUNCH = (
     'mutation{launchRun(executionParams:{selector:{repositoryName:"__repository__",'
-    f'repositoryLocationName:"{LOCATION}",jobName:"shop_teardown"}},runConfigData:'
-    "{ops:{shop__teardown:{config:{delete:true,storage:true}}}}}){__typename}}"
+    f'repositoryLocationName:"{LOCATION}",jobName:"shop_refresh"}},runConfigData:'
+    "{}}){__typename}}"
 )
 CREATE = {
     "X-Amz-Target": "AmazonPersonalize.CreateDatasetGroup",
@@ -281,7 +281,7 @@ def test_a_hostile_page_in_a_browser_changes_nothing(ui: str, browser: Any) -> N
                 tab.close()
     assert is_paused(ui)
     assert count_runs(ui) == 0
-    # The same mutation from the UI's own page works, and starts the teardown.
+    # The same mutation from the UI's own page works, and starts the run.
     send_from_own_page(ui, browser, MUTATION)
     assert not is_paused(ui)
     send_from_own_page(ui, browser, LAUNCH)

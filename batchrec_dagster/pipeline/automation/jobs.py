@@ -1,7 +1,4 @@
-"""A pipeline's jobs (refresh, rollback, teardown), its schedule and its sensors.
-
-`new_files.py` has the sensor of new files, and `teardown.py` the job of the teardown.
-"""
+"""A pipeline's jobs (refresh, rollback), its schedule and its sensor of new files."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
 from batchrec_dagster.pipeline.automation.runs import MAX_RUNTIME_TAGS
-from batchrec_dagster.pipeline.automation.teardown import teardown_job
 from batchrec_dagster.pipeline.run_options import build_job_config
 from batchrec_dagster.steps.publishing import PREVIOUS, build_rollback_config
 
@@ -32,8 +28,7 @@ def build_automation(
 
     `NAME_refresh` materializes the pipeline's assets. `NAME_schedule` runs it at the declared
     times, and `NAME_new_files` when a path or s3:// source has new files. `NAME_rollback` publishes
-    older lists again (`NAME__LIST_rollback` those of one of several lists), and `NAME_teardown`
-    deletes everything.
+    older lists again (`NAME__LIST_rollback` those of one of several lists).
 
     executor: the executor of the jobs; None for the code location's.
     """
@@ -55,7 +50,6 @@ def build_automation(
                 rollback_job(list_pipeline, keys, executor)
                 for list_pipeline in pipeline.published_pipelines
             ),
-            teardown_job(pipeline, keys),
         ],
         schedules=[refresh_schedule(pipeline, job)],
         sensors=[new_files_sensor(pipeline, job)] if pipeline.ratings.has_visible_files else [],

@@ -31,7 +31,7 @@ def list_job_names(pipeline: Pipeline) -> list[str]:
     rollbacks = [
         f"{list_pipeline.job_prefix}_rollback" for list_pipeline in pipeline.published_pipelines
     ]
-    return [f"{pipeline.name}_refresh", *rollbacks, f"{pipeline.name}_teardown"]
+    return [f"{pipeline.name}_refresh", *rollbacks]
 
 
 def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
@@ -56,8 +56,8 @@ def describe_runs_under_way(
 ) -> list[str]:
     """`run ID of JOB is under way` for every run that writes files of the pipeline, or soon will.
 
-    These are runs of the pipeline's jobs, except teardowns, and other runs that make one of these
-    assets, unless they were interrupted.
+    These are runs of the pipeline's jobs, and other runs that make one of these assets, unless they
+    were interrupted.
 
     files: those of the pipeline. Raises StorageError.
     """
@@ -65,8 +65,6 @@ def describe_runs_under_way(
     lines = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=UNDER_WAY)):
         run = record.dagster_run
-        if run.job_name == f"{pipeline.name}_teardown":
-            continue
         makes_assets = not find_assets_of_run(instance, run).isdisjoint(assets)
         if run.job_name in jobs or makes_assets:
             lines.append(f"run {run.run_id} of {run.job_name} is under way")

@@ -1,0 +1,139 @@
+"""`batchrec teardown`."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchrec_dagster.cli.dagster_home import open_dagster_instance
+from batchrec_dagster.cli.declared_pipelines import UnknownNameError, find_pipelines
+from batchrec_dagster.cli.forget import load_works
+from batchrec_dagster.cli.project import ProjectError, find_project, load_deployment
+from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
+from batchrec_dagster.reporting.messages import format_message
+
+if TYPE_CHECKING:
+    from batchrec_dagster.config import Pipeline
+    from batchrec_dagster.personalize.ensure import Ensure
+    from batchrec_dagster.storage.object_store import ObjectInfo
+    from batchrec_dagster.storage.resource import StorageResource
+
+
+@click.command(short_help="Delete what a pipeline left in Personalize.")
+@click.argument("name", metavar="NAME")
+@click.option("--storage", "with_files", is_flag=True, help="Also delete its files in the storage.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def teardown(name: str, with_files: bool, yes: bool) -> None:
+    """Delete what a pipeline left in Personalize, whether it is still declared or not.
+
+    Shows what it would delete, asks, and deletes it. It deletes nothing while a run of a pipeline
+    that is declared is under way.
+
+    \b
+    Examples:
+      batchrec teardown shop               # show, ask, delete
+      batchrec teardown shop --storage     # the tables and copied ratings too
+    """
+    from batchrec_dagster.config.declaration_errors import DeclarationError
+    from batchrec_dagster.erasure.leases import hold_leases
+    from batchrec_dagster.personalize.ensure import PIPELINE_TAG
+    from batchrec_dagster.personalize.teardown import plan_teardown
+    from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
+    from batchrec_dagster.storage.durable import delete_empty_folders
+
+    logging.basicConfig(format="%(message)s")
+    log = logging.getLogger(__name__)
+    log.setLevel(logging.INFO)
+    deployment = load_deployment()
+    storage = deployment.storage_resource
+    ensure = deployment.personalize_resource.ensure(log, {PIPELINE_TAG: name})
+    file, work, running, stays = _find_declaration(name), None, [], []
+    if file is not None:
+        try:
+            (work,), assets = load_works([name], log)
+        except DeclarationError as error:
+            raise click.ClickException(str(error)) from error
+        with open_dagster_instance() as instance:
+            running = describe_runs_under_way(work.pipeline, assets[name], instance, work.files)
+        stays = _describe_what_stays(work.pipeline, file)
+    pipeline = work.pipeline if work is not None else None
+    plan, files = plan_teardown(ensure, name), _list_files(storage, name, pipeline, with_files)
+    root = storage.uri(f"{name}/")
+    click.echo("\n".join(plan.describe([info.size for info in files], root, running)))
+    if running:
+        raise click.ClickException(
+            f"nothing was deleted: {'; '.join(running)}, and would write again what is deleted."
+            " Wait until it ends or cancel it, then start the teardown again. If its process is"
+            " dead, use Terminate, Force termination immediately, in the UI"
+        )
+    if not plan.pieces and not files:
+        raise UnknownNameError(f"there is nothing of {name} to delete")
+    for line in stays:
+        click.echo(format_message(line, get_terminal_width(), program=format_program()))
+    if not yes:
+        click.confirm("Delete this?", abort=True)
+    with ExitStack() as leases:
+        if work is not None:
+            hold_leases(leases, work, f"teardown-{uuid.uuid4().hex[:8]}")
+        _delete(ensure, storage, name, pipeline, with_files)
+    # The files of the leases are deleted when the leases end.
+    if with_files:
+        delete_empty_folders(storage.store.local_path(root))
+    click.echo(f"deleted what {name} left")
+
+
+def _delete(
+    ensure: Ensure,
+    storage: StorageResource,
+    name: str,
+    pipeline: Pipeline | None,
+    with_files: bool,
+) -> None:
+    """Delete what there is of the pipeline now, as more may have come since the question."""
+    from batchrec_dagster.personalize.teardown import delete, plan_teardown
+
+    delete(ensure, plan_teardown(ensure, name))
+    for info in _list_files(storage, name, pipeline, with_files):
+        storage.store.delete(info.uri)
+
+
+def _list_files(
+    storage: StorageResource, name: str, pipeline: Pipeline | None, with_files: bool
+) -> list[ObjectInfo]:
+    """The files to delete: all of the pipeline but the leases, which a teardown itself holds."""
+    from batchrec_dagster.erasure.leases import list_lease_uris
+
+    if not with_files:
+        return []
+    leases = list_lease_uris(storage, pipeline) if pipeline is not None else ()
+    files = storage.store.list(storage.uri(f"{name}/"))
+    return [info for info in files if not info.uri.startswith(leases)]
+
+
+def _find_declaration(name: str) -> Path | None:
+    """The file that declares or makes the pipeline; None if there is none."""
+    try:
+        project = find_project()
+    except ProjectError:
+        return None
+    return find_pipelines(project).get(name)
+
+
+def _describe_what_stays(pipeline: Pipeline, file: Path) -> list[str]:
+    """Lines on what a teardown leaves of a declared pipeline: what its sinks wrote, and itself."""
+    descriptions = [
+        sink.describe(Path())
+        for list_pipeline in pipeline.published_pipelines
+        for sink in list_pipeline.sinks.declared.values()
+    ]
+    removals = [description.removal for description in descriptions if description.removal]
+    return [
+        *(f"left alone, for those who use it: {removal}" for removal in removals),
+        f"{pipeline.name} is still declared in {shorten_path(file)}: its next run makes all of"
+        " this again. Stop its schedule and its sensors first.",
+    ]

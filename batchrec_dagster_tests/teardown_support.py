@@ -1,0 +1,29 @@
+"""`batchrec teardown` of a test's project."""
+
+from __future__ import annotations
+
+import os
+from contextlib import chdir, nullcontext
+from importlib import import_module
+from unittest.mock import patch
+
+import dagster as dg
+from click.testing import CliRunner, Result
+
+from batchrec_dagster.cli import main
+from batchrec_dagster_tests.support import Project
+
+
+def tear_down(
+    project: Project, name: str, instance: dg.DagsterInstance, *options: str, answer: str = "y\n"
+) -> Result:
+    """`batchrec teardown`, with Dagster's history of this instance."""
+    environment = {"BATCHREC_HOME": str(project.root / ".batchrec"), **project.environment}
+    # The name in the package is that of the command.
+    module = import_module("batchrec_dagster.cli.teardown")
+    with (
+        chdir(project.root),
+        patch.dict(os.environ, environment),
+        patch.object(module, "open_dagster_instance", lambda: nullcontext(instance)),
+    ):
+        return CliRunner().invoke(main, ["teardown", name, *options], input=answer)
