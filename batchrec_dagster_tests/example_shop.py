@@ -35,4 +35,4 @@ def write_example_shop(folder: Path, *, with_sinks: bool = False) -> dict[str, A
     if with_sinks:
         attributes["sinks"] = sinks
     # The tests' own declarations count ratings from 3.5 on unless this block is there.
-    return {**attributes, "solution": {"recipe": "aws-popularity-count"}, "interactions": {}}
+    return {**attributes, "solution": {"recipe": "aws-user-personalization"}, "interactions": {}}

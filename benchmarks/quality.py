@@ -36,6 +36,7 @@ from batchrec_dagster.local_personalize.learning.evaluation import (
     split_users,
 )
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.measurements import fit_popularity
 from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.local_personalize.recipes import train
 
@@ -164,15 +165,13 @@ class Comparison:
     def models(self) -> tuple[list[Split], dict[str, list[tuple[UserModel, float]]]]:
         """The folds; our model and the popular items of each, with the seconds of the training."""
         splits = folds(self.data, self.folds.stop)[self.folds.start :]
-        recipes = {OURS: "aws-user-personalization", "popularity": "aws-popularity-count"}
+        trainers = {
+            OURS: lambda interactions: train("aws-user-personalization", interactions, {}).model,
+            "popularity": fit_popularity,
+        }
         return splits, {
-            name: [
-                train_and_time(
-                    lambda interactions, recipe=recipe: train(recipe, interactions, {}).model, fold
-                )
-                for fold in splits
-            ]
-            for name, recipe in recipes.items()
+            name: [train_and_time(trainer, fold) for fold in splits]
+            for name, trainer in trainers.items()
         }
 
     def compare(

@@ -136,11 +136,6 @@ def train(local: Local) -> None:
     print(f"NDCG at 25: {local.train('aws-user-personalization-v2'):.4f}", flush=True)
 
 
-def train_popularity(local: Local) -> None:
-    """A solution version of the popular items, to compare with."""
-    print(f"NDCG at 25 of popularity: {local.train('aws-popularity-count'):.4f}", flush=True)
-
-
 def infer(local: Local) -> None:
     """The batch inference job, for everybody."""
     local.create_ready(
@@ -155,8 +150,7 @@ def infer(local: Local) -> None:
     )
 
 
-MEASURED: dict[str, Callable[[Local], None]] = {"import": import_, "train": train, "infer": infer}
-STEPS = {**MEASURED, "popularity": train_popularity}
+STEPS: dict[str, Callable[[Local], None]] = {"import": import_, "train": train, "infer": infer}
 
 
 def measure(size: Size, work: Path, *, has_items: bool) -> list[StepMeasurement]:
@@ -181,8 +175,7 @@ def measure(size: Size, work: Path, *, has_items: bool) -> list[StepMeasurement]
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
         measurement = StepMeasurement(step, rows, size.users, seconds, cpu, usage.ru_stime, peak)
         print(f"{rows:,}, {step}: {seconds:.1f} s, {peak:.2f} GB", measurement, flush=True)
-        if step in MEASURED:
-            out.append(measurement)
+        out.append(measurement)
     lists = sum(1 for _ in (storage / "out" / "users.json.out").open("rb"))
     if lists != size.users:
         raise SystemExit(f"{lists} lists for {size.users} users")

@@ -24,7 +24,6 @@ from .learning.training import Train, TrainedModel
 
 # Amazon Personalize's types of recipes.
 USER_PERSONALIZATION = "USER_PERSONALIZATION"
-POPULAR_ITEMS = "POPULAR_ITEMS"
 RELATED_ITEMS = "RELATED_ITEMS"
 USER_SEGMENTATION = "USER_SEGMENTATION"
 
@@ -92,14 +91,6 @@ _TABLE = (
         Output.SCORED_ITEMS,
         train_blend,
         events_config=True,
-    ),
-    Recipe(
-        names.POPULARITY_COUNT,
-        POPULAR_ITEMS,
-        "Recommends the items that most users have interacted with: a baseline.",
-        (file_formats.USER_FIELD,),
-        Output.ITEMS,
-        training.train_popularity,
     ),
     Recipe(
         names.SIMS,

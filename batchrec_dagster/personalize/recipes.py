@@ -14,18 +14,17 @@ from dataclasses import dataclass
 
 USER_PERSONALIZATION = "aws-user-personalization"
 USER_PERSONALIZATION_V2 = "aws-user-personalization-v2"
-POPULARITY_COUNT = "aws-popularity-count"
 SIMS = "aws-sims"
 SIMILAR_ITEMS = "aws-similar-items"
 ITEM_AFFINITY = "aws-item-affinity"
 ITEM_ATTRIBUTE_AFFINITY = "aws-item-attribute-affinity"
 
 # These recommend items to each user.
-USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION, POPULARITY_COUNT)
+USER_RECIPES = (USER_PERSONALIZATION_V2, USER_PERSONALIZATION)
 
 
 def build_recipe_arn(recipe: str, partition: str = "aws") -> str:
-    """`aws-popularity-count` -> `arn:aws:personalize:::recipe/aws-popularity-count`."""
+    """`aws-sims` -> `arn:aws:personalize:::recipe/aws-sims`."""
     return f"arn:{partition}:personalize:::recipe/{recipe}"
 
 
@@ -100,7 +99,6 @@ HYPERPARAMETERS: Mapping[str, Hyperparameters] = {
         **_HISTORY_LENGTHS,
     },
     USER_PERSONALIZATION_V2: {"apply_recency_bias": Boolean()},
-    POPULARITY_COUNT: {},
     SIMS: {
         "popularity_discount_factor": Number(0, 1),
         "min_cointeraction_count": Number(0, 10, whole=True),

@@ -230,8 +230,7 @@ class ListBuilder(OutputTable):
     def items_without_score(self) -> int:
         """How many rows have no score although others have one.
 
-        They are popular items that Personalize added to fill a list. 0 for Popularity-Count, which
-        gives no scores at all.
+        They are popular items that Personalize added to fill a list.
         """
         return self._unscored if self._unscored < self._of_model else 0
 

@@ -10,7 +10,6 @@ import polars as pl
 from batchrec_dagster.config.list_columns import REASON, REASONS
 from batchrec_dagster.explanations.list_reasons import POPULAR, ListReasons
 from batchrec_dagster.outcomes.arms import MODEL
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.extras import ExtraMissingError, require
@@ -20,11 +19,10 @@ class RowReasons:
     """Adds the columns reason and reason_item to the rows of lists, and counts the reasons.
 
     reasons: what the histories say.
-    all_popular: whether the model recommends what most people like, and nothing else.
     """
 
-    def __init__(self, reasons: ListReasons, *, all_popular: bool) -> None:
-        self._reasons, self._all_popular = reasons, all_popular
+    def __init__(self, reasons: ListReasons) -> None:
+        self._reasons = reasons
         self.counts: Counter[str] = Counter()
         """How many rows have each reason so far."""
 
@@ -38,11 +36,10 @@ class RowReasons:
         table: the columns user_id, item_id, score and, in an experiment, arm.
         """
         given = pl.col(REASON) if REASON in table.columns else pl.lit(None, pl.String)
-        is_popular = pl.lit(self._all_popular)
+        # Personalize adds popular items, without a score, where a filter leaves too few.
+        is_popular = pl.col("score").is_null() & pl.col("score").is_not_null().any()
         if "arm" in table.columns:
             is_popular |= pl.col("arm") != MODEL
-        # Personalize adds popular items, without a score, where a filter leaves too few.
-        is_popular |= pl.col("score").is_null() & pl.col("score").is_not_null().any()
         popular = pl.when(is_popular).then(pl.lit(POPULAR))
         reasons = table.select(pl.coalesce(given, popular).alias(REASON)).to_series()
         explained = self._reasons.explain(table, reasons)
@@ -64,8 +61,7 @@ def prepare_reasons(work: Work, interactions: pl.LazyFrame, users: pl.Series) ->
         require("report", f"{pipeline.list_setting}.columns: {', '.join(declared)}")
     except ExtraMissingError as error:
         raise StepError(str(error)) from None
-    all_popular = pipeline.solution.recipe == POPULARITY_COUNT
-    return RowReasons(ListReasons(interactions, users), all_popular=all_popular)
+    return RowReasons(ListReasons(interactions, users))
 
 
 def merge_pieces(pieces: Iterable[pl.DataFrame], least_results: int) -> Iterator[pl.DataFrame]:

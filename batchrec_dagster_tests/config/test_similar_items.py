@@ -74,7 +74,7 @@ def test_it_is_a_view_of_the_pipeline_with_a_place_of_its_own() -> None:
         ({"events": ["purchase"]}, ("events",), "set within_days too"),
         ({**TOGETHER, "recipe": "aws-sims"}, ("recipe",), "batchrec counts them itself"),
         ({**TOGETHER, "gate": {}}, ("gate",), "no model to measure"),
-        ({"recipe": "aws-popularity-count"}, ("recipe",), "aws-sims"),
+        ({"recipe": "aws-user-personalization"}, ("recipe",), "aws-sims"),
         ({"columns": ["reason"]}, ("columns",), "reason are for lists of users"),
         ({"columns": ["COLOUR"]}, ("columns",), "there is no COLOUR"),
         ({"rules": {"only": "ITEMS.COLOUR > 0"}}, ("rules", "only"), "COLOUR"),

@@ -14,7 +14,7 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.tags import EXAMPLE, parse_tags
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.ensure import PIPELINE_TAG, STORAGE_TAG
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, build_recipe_arn
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
 from batchrec_dagster.personalize.resource_kinds import DATASET_GROUP, SCHEMA, SOLUTION
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -71,7 +71,7 @@ def test_everything_that_is_created_has_the_tags(project: Project) -> None:
         STORAGE_TAG: personalize.storage_tag,
     }
     assert ensure.tags_of(group) == expected
-    recipe = build_recipe_arn(POPULARITY_COUNT, "aws")
+    recipe = build_recipe_arn(USER_PERSONALIZATION, "aws")
     request = {"datasetGroupArn": group, "recipeArn": recipe, "performAutoTraining": False}
     parent = {"datasetGroupArn": group}
     solution = ensure.for_data("v1").find_or_create(SOLUTION, "shop", request, **parent).arn

@@ -229,7 +229,7 @@ def test_in_a_bucket(shop: Shop, s3: S3Server, monkeypatch: pytest.MonkeyPatch) 
     root = f"s3://{s3.create_bucket()}/prefix"
     shop.project.environment.update({**s3.environment(OWNER), "BATCHREC_STORAGE": root})
     shop.enter()
-    quick = {"recipe": "aws-popularity-count"}
+    quick = {"recipe": "aws-user-personalization"}
     write_users(shop.project.root / "users.csv")
     declare(
         shop.project,

@@ -81,14 +81,11 @@ def test_control_padding_and_rules_have_their_own_reasons() -> None:
         reason=pl.Series(["pinned", *[None] * 5], dtype=pl.String),
     )
     history = ListReasons(build_interactions(pairs), pl.Series(USERS))
-    reasons = RowReasons(history, all_popular=False)
+    reasons = RowReasons(history)
     table = reasons.add(rows)
     assert table["reason"].to_list() == ["pinned", BECAUSE, *[POPULAR] * 4]
     assert reasons.counts == {"pinned": 1, BECAUSE: 1, POPULAR: 4}
     reasons.start()
-    plain = RowReasons(history, all_popular=True).add(rows.drop("arm", "reason"))
-    assert plain["reason"].to_list() == [POPULAR] * 6
-    assert plain["reason_item"].null_count() == 6
     assert not reasons.counts
 
 

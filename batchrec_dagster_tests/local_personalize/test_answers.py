@@ -80,11 +80,11 @@ def test_interactions_imported_later_count_for_users_and_items_of_the_training(
     assert sum(int(item[1:]) % 2 == 0 for item in _read_items(after)[:10]) >= 5
     assert len(_read_items(after)) == 40
     assert "new" not in _read_items(after)  # the training did not know it
-    popularity_version = local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-popularity-count", name="p"))
+    new_version = local.wait_until_active(
+        local.create_version(local.create_solution(group, "aws-user-personalization", name="p"))
     )
     assert "new" in _read_items(
-        _answer_lines(local, popularity_version, ask, "counted", numResults=100)[0]
+        _answer_lines(local, new_version, ask, "counted", numResults=100)[0]
     )
 
 
@@ -119,7 +119,7 @@ def test_lines_of_all_kinds_are_answered_in_order(
 
 
 def test_invalid_exploration_options_are_refused(films: Films) -> None:
-    version = films.train("aws-popularity-count")
+    version = films.train("aws-user-personalization")
     for name, value, reason in (
         ("explorationWeight", "1.5", "must be a number from 0 to 1"),
         ("explorationWeight", "some", "must be a number from 0 to 1"),
@@ -162,7 +162,7 @@ def test_a_long_job_logs_its_progress(
     films: Films, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
-    version = films.train("aws-popularity-count")
+    version = films.train("aws-user-personalization")
     with caplog.at_level("INFO"):
         _answer_lines(
             films, version, [{"userId": f"u{n}"} for n in range(2500)], "long", numResults=1
@@ -186,7 +186,7 @@ def test_a_long_job_logs_its_progress(
 def test_an_input_that_is_too_large_fails_the_job(
     films: Films, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
 ) -> None:
-    version = films.train("aws-popularity-count")
+    version = films.train("aws-user-personalization")
     lines_per_file = 3 if limit == "MAX_INPUT_RECORDS" else 1
     for number in range(3):
         films.store.put(f"s3://data/in/{number}.json", b'{"userId":"u1"}\n' * lines_per_file)

@@ -271,7 +271,7 @@ def test_it_runs_alone_in_its_group(local: Local) -> None:
 
 def test_a_group_is_not_taken_apart_during_the_job(local: Local) -> None:
     group, dataset = local.import_rows(build_rows(0))
-    solution = local.create_solution(group, "aws-popularity-count")
+    solution = local.create_solution(group, "aws-user-personalization")
     local.wait_until_active(local.create_version(solution))
     local.client = local.open_idle_client()
     start_deletion(local, ["person-001"])

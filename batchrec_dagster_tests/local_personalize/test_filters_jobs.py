@@ -98,7 +98,7 @@ def test_if_conditions_depend_on_the_user(local: Local, group: str) -> None:
         f" | {SEEN} IF CurrentUser.AGE >= 18"
     )
     lines = [{"userId": user} for user in ("u5", "u17", "u18", "stranger")]
-    answers = run(local, group, expression, lines, "aws-popularity-count")
+    answers = run(local, group, expression, lines, "aws-user-personalization")
     assert (
         read_numbers(answers[0])
         == read_numbers(answers[1])

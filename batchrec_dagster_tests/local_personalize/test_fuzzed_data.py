@@ -240,7 +240,9 @@ def test_csv_files_round_trip(
 
 def test_good_data_can_be_trained_on_after_all_that(fuzzed_personalize: FuzzedPersonalize) -> None:
     assert fuzzed_personalize.import_bytes(GOOD)["status"] == "ACTIVE"
-    fuzzed_personalize.train(fuzzed_personalize.versions["aws-popularity-count"].rpartition("/")[0])
+    fuzzed_personalize.train(
+        fuzzed_personalize.versions["aws-user-personalization"].rpartition("/")[0]
+    )
 
 
 VALUES = {

@@ -229,7 +229,7 @@ def test_csv_from_spreadsheets_is_read(local: Local) -> None:
     group = local.create_group()
     local.wait_until_active(local.start_import(local.create_dataset(group), FILE))
     version = local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-popularity-count"))
+        local.create_version(local.create_solution(group, "aws-user-personalization"))
     )
     assert len(local.recommend(version, ["u1"], numResults=100)["u1"]) == 40
 

@@ -145,7 +145,7 @@ def test_imports_and_batch_jobs_wait_in_line(
     local: Local, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group, dataset = local.import_rows(build_taste_rows())
-    recipe = "aws-item-affinity" if kind == "segment" else "aws-popularity-count"
+    recipe = "aws-item-affinity" if kind == "segment" else "aws-user-personalization"
     version = local.wait_until_active(local.create_version(local.create_solution(group, recipe)))
     local.store.put("s3://data/users.json", encode_user_lines(["u1"]))
     local.store.put("s3://data/queries.json", b'{"itemId": "i1"}\n')
@@ -244,14 +244,14 @@ def test_a_killed_import_leaves_nothing_half_done(local: Local, hanging: Start) 
     local.wait_until_active(jobs[1]["datasetImportJobArn"])
     assert len(list((local.root / "home" / "datasets").iterdir())) == 2
     local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-popularity-count"))
+        local.create_version(local.create_solution(group, "aws-user-personalization"))
     )
 
 
 def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hanging: Start) -> None:
     group, _ = local.import_rows(build_taste_rows())
     version = local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-popularity-count"))
+        local.create_version(local.create_solution(group, "aws-user-personalization"))
     )
     local.store.put("s3://data/users/1.json", encode_user_lines(["u1", "u2"]))
     local.store.put("s3://data/users/2.json", encode_user_lines(["u3"]))
@@ -409,7 +409,7 @@ def test_an_error_fails_the_job_without_a_traceback_and_says_what_the_machine_la
 def test_everything_in_the_home_is_private(local: Local) -> None:
     group, _ = local.import_rows(build_taste_rows())
     local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-popularity-count"))
+        local.create_version(local.create_solution(group, "aws-user-personalization"))
     )
     home = local.root / "home"
     assert home.stat().st_mode & 0o077 == 0

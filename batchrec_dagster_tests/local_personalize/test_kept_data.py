@@ -11,7 +11,7 @@ from batchrec_dagster_tests.local_personalize.support import Local, build_taste_
 
 pytestmark = pytest.mark.slow
 
-POPULARITY = "aws-popularity-count"
+POPULARITY = "aws-user-personalization"
 
 
 @pytest.fixture

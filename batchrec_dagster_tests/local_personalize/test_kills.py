@@ -50,7 +50,7 @@ PROCESSES = repeats(5, 3)
 SEED = 11
 ACCOUNT = "arn:aws:personalize:us-east-1:000000000000:"
 SEGMENTS = "aws-item-affinity"
-RECIPES = ("aws-user-personalization-v2", "aws-popularity-count", SEGMENTS)
+RECIPES = ("aws-user-personalization-v2", "aws-user-personalization", SEGMENTS)
 
 
 class Chain:

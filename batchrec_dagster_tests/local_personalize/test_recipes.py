@@ -11,7 +11,6 @@ from batchrec_dagster_tests.local_personalize.support import RECIPE, Local
 BATCH_CAPABLE = {
     "aws-user-personalization": "USER_PERSONALIZATION",
     "aws-user-personalization-v2": "USER_PERSONALIZATION",
-    "aws-popularity-count": "POPULAR_ITEMS",
     "aws-sims": "RELATED_ITEMS",
     "aws-similar-items": "RELATED_ITEMS",
     "aws-item-affinity": "USER_SEGMENTATION",

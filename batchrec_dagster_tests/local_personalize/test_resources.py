@@ -20,7 +20,7 @@ GROUP = "arn:aws:personalize:us-east-1:000000000000:dataset-group/films"
 def test_names_are_unique(local: Local) -> None:
     local.import_rows(build_taste_rows())
     dataset = f"{GROUP.replace('dataset-group', 'dataset')}/INTERACTIONS"
-    solution = local.create_solution(GROUP, "aws-popularity-count")
+    solution = local.create_solution(GROUP, "aws-user-personalization")
     local.create_filter(GROUP)
     version = local.wait_until_active(local.create_version(solution, name="one"))
     local.store.put("s3://data/users.json", encode_user_lines(["u1"]))
@@ -157,7 +157,7 @@ def test_a_resource_in_use_cannot_be_deleted(local: Local) -> None:
     client = local.client
     in_use_error = client.exceptions.ResourceInUseException
     group, dataset = local.import_rows(build_taste_rows())
-    solution = local.create_solution(group, "aws-popularity-count")
+    solution = local.create_solution(group, "aws-user-personalization")
     version = local.wait_until_active(local.create_version(solution))
     filter_arn = local.create_filter(group)
     schema = client.describe_dataset(datasetArn=dataset)["dataset"]["schemaArn"]

@@ -182,7 +182,7 @@ def test_a_recipe_is_for_one_kind_of_job(local: Local) -> None:
     group, _ = local.import_rows(build_taste_rows())
     segments = _train_version(local, group)
     items = local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-popularity-count", name="p"))
+        local.create_version(local.create_solution(group, "aws-user-personalization", name="p"))
     )
     invalid = local.client.exceptions.InvalidInputException
     with pytest.raises(invalid, match="use CreateBatchSegmentJob"):
@@ -258,7 +258,7 @@ def test_which_filters_a_job_takes(local: Local) -> None:
     )
     assert _read_users(nobody) == []
     by_user = local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-popularity-count", name="p"))
+        local.create_version(local.create_solution(group, "aws-user-personalization", name="p"))
     )
     with pytest.raises(invalid, match="needs a filter on ItemID"):
         local.create_batch_job(by_user, filterArn=watch_filter)

@@ -148,7 +148,7 @@ def test_jobs_of_the_same_name_in_two_regions_are_independent(local: Local) -> N
     for place in (home_region, other_region):
         group, _ = place.import_rows(build_taste_rows())
         place.wait_until_active(
-            place.create_version(place.create_solution(group, "aws-popularity-count"))
+            place.create_version(place.create_solution(group, "aws-user-personalization"))
         )
     for place in (home_region, other_region):
         (solution,) = place.client.list_solutions()["solutions"]

@@ -27,6 +27,7 @@ from batchrec_dagster.personalize.evidence import (
     read_evidence,
 )
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.local_personalize.learning.support import popular_blends
 from batchrec_dagster_tests.local_personalize.support import Local
 
 TYPES = ("view", "Purchase", "cart")
@@ -63,8 +64,9 @@ def version(local: Local) -> str:
     group = local.create_group()
     dataset = local.create_dataset(group)
     local.wait_until_active(local.start_import(dataset, "s3://data/interactions.csv"))
-    solution = local.create_solution(group, "aws-popularity-count")
-    return local.wait_until_active(local.create_version(solution))
+    solution = local.create_solution(group, "aws-user-personalization")
+    with popular_blends():
+        return local.wait_until_active(local.create_version(solution))
 
 
 def measure_plainly(counted: set[str]) -> tuple[int, Mapping[str, float]]:

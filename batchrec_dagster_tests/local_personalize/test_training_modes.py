@@ -54,7 +54,7 @@ def test_events_below_the_threshold_are_seen_and_not_trained_on(
         local.create_solution(
             group, recipe, name=recipe, solutionConfig=build_solution_config(values)
         )
-        for recipe, values in (settings.training, ("aws-popularity-count", threshold))
+        for recipe, values in (settings.training, ("aws-user-personalization", threshold))
     ]
     with caplog.at_level("INFO"):
         [version, popular] = [

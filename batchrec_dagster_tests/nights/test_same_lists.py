@@ -118,7 +118,7 @@ def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Se
     settings = {
         **ON_USERS,
         "items": ITEMS,
-        "solution": {"recipe": "aws-popularity-count"},
+        "solution": {"recipe": "aws-user-personalization"},
         "recommendations": {"num_results": 10, "exclude_seen": False, "filter": FILTER_BY_AGE},
     }
     root = tmp_path / "http"

@@ -39,7 +39,7 @@ OUTCOMES = "curated/recommendation_outcomes/recommendation_outcomes.parquet"
 
 
 def test_a_control_with_popular_items_needs_no_model_of_them() -> None:
-    for solution in ({}, {"recipe": "aws-popularity-count"}):
+    for solution in ({}, {"recipe": "aws-user-personalization"}):
         for control in ("popular", "none"):
             experiment = {"name": "a", "control": control}
             attributes = declaration(

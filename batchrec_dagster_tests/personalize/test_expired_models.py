@@ -93,7 +93,7 @@ def create_solution(personalize: StartedPersonalize, group: str, name: str) -> s
     solution = personalize.client.create_solution(
         name=name,
         datasetGroupArn=group,
-        recipeArn=f"{RECIPE}aws-popularity-count",
+        recipeArn=f"{RECIPE}aws-user-personalization",
         performAutoTraining=False,
         tags=make_tags(),
     )["solutionArn"]

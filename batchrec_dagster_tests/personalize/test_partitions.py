@@ -17,7 +17,7 @@ from batchrec_dagster.deployment import resources
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, build_recipe_arn
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.permissions import find_partition
 from batchrec_dagster_tests.deployment.template import FILE, resolve_stack
@@ -118,12 +118,12 @@ def test_a_pipeline_asks_for_the_recipes_of_its_partition(
     monkeypatch.setattr(solutions, "get_recipe", note)
     open_client = partial(embedded_client, region=region)
     monkeypatch.setattr(resources, "embedded_client", open_client)
-    solution = {"recipe": POPULARITY_COUNT}
+    solution = {"recipe": USER_PERSONALIZATION}
     ratings = write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", ratings, solution=solution))
     result = refresh(project, "shop", instance)
     assert result.success
-    assert set(requests) == {build_recipe_arn(POPULARITY_COUNT, name)}
+    assert set(requests) == {build_recipe_arn(USER_PERSONALIZATION, name)}
     assert all(arn.startswith(f"arn:{name}:") for arn in requests)
     group = metadata(result, "personalize_dataset")["dataset_group_arn"]
     assert group.startswith(f"arn:{name}:personalize:{region}:")

@@ -20,7 +20,7 @@ from batchrec_dagster.local_personalize.catalog.resource import Resource
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.recipes import POPULARITY_COUNT, build_recipe_arn
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
 from batchrec_dagster.personalize.resource_kinds import (
     DATASET,
     DATASET_GROUP,
@@ -87,7 +87,7 @@ def quick(project: Project) -> dict[str, Any]:
     return declaration(
         "shop",
         write_ratings(project.root / "ratings.csv"),
-        solution={"recipe": POPULARITY_COUNT},
+        solution={"recipe": USER_PERSONALIZATION},
     )
 
 
@@ -303,7 +303,7 @@ def create_solution(client: PersonalizeClient, group: str, tags: dict[str, str])
     return client.create_solution(
         name="by-popularity",
         datasetGroupArn=group,
-        recipeArn=build_recipe_arn(POPULARITY_COUNT),
+        recipeArn=build_recipe_arn(USER_PERSONALIZATION),
         performAutoTraining=False,
         tags=[{"tagKey": key, "tagValue": value} for key, value in tags.items()],
     )["solutionArn"]

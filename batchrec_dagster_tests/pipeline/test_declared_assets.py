@@ -161,9 +161,9 @@ def test_the_code_version_changes_with_the_settings_an_asset_reads() -> None:
     filtered_versions = versions(items=ITEMS, recommendations=genre)
     assert filtered_versions["batch_users"] == items["batch_users"]
     assert filtered_versions["interactions"] == items["interactions"]
-    popularity_versions = versions(solution={"recipe": "aws-popularity-count"})
-    assert popularity_versions["interactions"] == original_versions["interactions"]
-    assert popularity_versions["solution_version"] != original_versions["solution_version"]
+    other_versions = versions(solution={"recipe": "aws-user-personalization"})
+    assert other_versions["interactions"] == original_versions["interactions"]
+    assert other_versions["solution_version"] != original_versions["solution_version"]
     assert versions(schedule={"cron": "@daily"}) == original_versions
 
 

@@ -51,7 +51,7 @@ def declare(project: Project, *, price: float = 10, picture: str = "a", **attrib
     source.write_text("\n".join(lines) + "\n")
     attributes = {
         "items": {"source": str(source), "columns": ITEM_COLUMNS},
-        "solution": {"recipe": "aws-popularity-count", "retrain": {"every_days": 7}},
+        "solution": {"recipe": "aws-user-personalization", "retrain": {"every_days": 7}},
         **attributes,
     }
     project.declare(declaration("shop", project.root / "ratings.csv", **attributes))

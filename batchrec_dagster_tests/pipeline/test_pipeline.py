@@ -139,7 +139,7 @@ def test_other_settings_change_what_they_concern_and_no_more(
     project.declare({**declared, "recommendations": {"num_results": 5}})
     assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
     assert table(project, "shop").get_column("rank").max() == 5
-    project.declare({**declared, "solution": {"recipe": "aws-popularity-count"}})
+    project.declare({**declared, "solution": {"recipe": "aws-user-personalization"}})
     anyway = {"ops": {"shop__recommendations": {"config": {"skip_quality_gate": True}}}}
     popular = refresh(project, "shop", instance, anyway)
     assert popular.success

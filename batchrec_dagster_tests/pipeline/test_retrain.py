@@ -169,11 +169,11 @@ def test_exploration_is_requested_for_the_recipe_that_has_it_and_is_off_by_defau
     assert config() == {"itemExplorationConfig": {"explorationWeight": "0"}}
     shop.declare(solution=v1, recommendations={"exploration_weight": 0.25})
     assert config() == {"itemExplorationConfig": {"explorationWeight": "0.25"}}
-    popular = {"recipe": "aws-popularity-count"}
-    shop.declare(solution=popular, gate={"max_drop": 1})
+    v2 = {"recipe": "aws-user-personalization-v2"}
+    shop.declare(solution=v2, gate={"max_drop": 1})
     assert not config()
     for weight, reason in ((0.25, "is for aws-user-personalization only"), (2, "from 0 to 1")):
-        shop.declare(solution=popular, recommendations={"exploration_weight": weight})
+        shop.declare(solution=v2, recommendations={"exploration_weight": weight})
         with pytest.raises(DeclarationError, match=reason), definitions(project):
             pass
 
@@ -199,7 +199,7 @@ def test_versions_without_names_are_known_by_tags_and_those_of_somebody_else_do_
     monkeypatch.setattr(resources, "embedded_client", without_names)
     shop = Shop(project, instance, monkeypatch)
     shop.rate()
-    shop.declare(solution={"recipe": "aws-popularity-count"})
+    shop.declare(solution={"recipe": "aws-user-personalization"})
     assert shop.night(assets=None) == (TRAINED, INFERRED)
     assert shop.record["metrics"] == {}
     ours = shop.record["solution_version_arn"]

@@ -43,7 +43,7 @@ COLUMNS = {
 }
 
 # Whatever the model, items are the same.
-QUICK = {"recipe": "aws-popularity-count"}
+QUICK = {"recipe": "aws-user-personalization"}
 
 
 def write_items(path: Path, *rows: str, items: int = 80) -> Path:

@@ -33,7 +33,7 @@ from batchrec_dagster_tests.support import (
 from batchrec_dagster_tests.teardown_support import tear_down
 
 # Whatever the model, users are the same.
-QUICK = {"recipe": "aws-popularity-count"}
+QUICK = {"recipe": "aws-user-personalization"}
 COLUMNS = {
     "user": "customer",
     "categories": {"COUNTRY": "country", "CONSENT": "newsletter"},

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 URL_ENV = "SHOP_DATABASE_URL"
 # Equal lists for everyone who had nothing: the fastest recipe.
-QUICK = {"recipe": "aws-popularity-count"}
+QUICK = {"recipe": "aws-user-personalization"}
 EVERYONE = [f"{user}" for user in range(1, 61)]
 
 

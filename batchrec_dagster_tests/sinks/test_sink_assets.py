@@ -41,7 +41,7 @@ from batchrec_dagster_tests.support import (
 pytestmark = pytest.mark.slow
 
 URL_ENV = "SHOP_DATABASE_URL"
-QUICK = {"recipe": "aws-popularity-count"}
+QUICK = {"recipe": "aws-user-personalization"}
 
 
 def declare(project: Project, sinks: dict[str, Any]) -> None:

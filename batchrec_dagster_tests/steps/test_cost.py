@@ -61,7 +61,7 @@ def test_each_kind_of_work_costs_by_its_own_measure() -> None:
     assert price_by_rows.usd == pytest.approx(1000 * PRICES.training_v2_per_1000_interactions)
     v1, v2 = (
         PRICES.price_recommendations(recipe, 3000).usd
-        for recipe in ("aws-popularity-count", "aws-user-personalization-v2")
+        for recipe in ("aws-user-personalization", "aws-user-personalization-v2")
     )
     assert v1 == pytest.approx(3 * PRICES.recommendations_per_1000_users)
     assert v2 == pytest.approx(3 * PRICES.recommendations_v2_per_1000_users)

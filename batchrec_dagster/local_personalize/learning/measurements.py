@@ -9,9 +9,30 @@ import numpy as np
 from .choices import HeldOutChoices, list_choices
 from .evaluation import Split, evaluate
 from .evidence import summarize_evidence
-from .interactions import Interactions, log_popularity, order_by_popularity
-from .popularity import PopularityModel
+from .interactions import (
+    Float32,
+    History,
+    Ids,
+    Interactions,
+    log_popularity,
+    order_by_popularity,
+)
 from .serving import UserModel
+
+
+@dataclass(frozen=True)
+class PopularityModel(UserModel):
+    """Recommends the items with the most interactions, the same to all users."""
+
+    item_ids: Ids
+    """(n_items,) distinct str, the most popular first."""
+
+    popularity: Float32
+    """(n_items,) log of the counts."""
+
+    def score(self, history: History) -> Float32:
+        """(users, n_items) logits."""
+        return np.tile(self.popularity, (len(history.lengths), 1))
 
 
 @dataclass(frozen=True)

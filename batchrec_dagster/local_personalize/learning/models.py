@@ -7,13 +7,12 @@ from typing import get_args
 
 from .blend import BlendModel
 from .interactions import ModelFileError
-from .popularity import PopularityModel
 from .related import RelatedItemsModel
 from .segmentation import SegmentationModel
 from .serving import UserModel
 from .store import LOAD_ERRORS, load_arrays
 
-_SavedModel = BlendModel | PopularityModel | RelatedItemsModel | SegmentationModel
+_SavedModel = BlendModel | RelatedItemsModel | SegmentationModel
 MODELS: dict[str, type[_SavedModel]] = {model.kind: model for model in get_args(_SavedModel)}
 AnyModel = UserModel | RelatedItemsModel | SegmentationModel
 

@@ -14,9 +14,8 @@ from .blend import BlendModel
 from .evaluation import evaluate_segments, split
 from .fit_components import drop_extreme_users, mark_within_percentiles
 from .interactions import Histories, Interactions, Log, order_by_popularity
-from .measurements import Measurements, fit_popularity, measure
+from .measurements import Measurements, measure
 from .models import AnyModel
-from .popularity import PopularityModel
 from .ranking import keep_columns
 from .related import LastItemRecommender, RelatedItemsModel
 from .segmentation import SegmentationModel, probabilities
@@ -42,17 +41,6 @@ class TrainedModel:
     @property
     def evidence(self) -> dict[str, float]:
         return self.measurements.evidence
-
-
-def train_popularity(
-    interactions: Interactions, values: Values, seed: int, log: Log
-) -> tuple[PopularityModel, Measurements]:
-    """The most popular items; no hyperparameters."""
-    held_out = split(interactions, seed)
-    measurements = Measurements()
-    if held_out is not None:
-        measurements = measure(fit_popularity(held_out.train), held_out)
-    return fit_popularity(interactions), measurements
 
 
 def train_segmentation(

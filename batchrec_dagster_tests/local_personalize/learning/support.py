@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from batchrec_dagster.local_personalize.learning import train_blend
+from batchrec_dagster.local_personalize.learning.components import POPULARITY
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
+from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import AnyModel
 from batchrec_dagster.local_personalize.learning.serving import UserModel
+from batchrec_dagster.local_personalize.learning.training import TrainedModel
+from batchrec_dagster.local_personalize.recipes import train
 
 Row = tuple[str, str, int]  # user, item, epoch seconds
 
@@ -39,6 +46,20 @@ def tastes(users: int = 60, items: int = 40, items_per_user: int = 12, seed: int
             stray = rng.random() < 0.1
             rows.append((f"u{user}", f"i{2 * item + (user + stray) % 2}", 1_000 * user + place))
     return rows
+
+
+@contextmanager
+def popular_blends() -> Iterator[None]:
+    """While this is open, trainings of blends select popularity alone."""
+    blend = Blend({POPULARITY: 0.0}, {POPULARITY: 1.0}, 0.0)
+    with patch.object(train_blend, "select_blend", lambda sets, **_: blend):
+        yield
+
+
+def train_popular(interactions: Interactions) -> TrainedModel:
+    """A model of the popular items."""
+    with popular_blends():
+        return train("aws-user-personalization", interactions, {})
 
 
 def for_users(model: AnyModel) -> UserModel:

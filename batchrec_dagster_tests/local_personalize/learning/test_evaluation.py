@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 
 from batchrec_dagster.local_personalize.learning import evaluation
 from batchrec_dagster.local_personalize.learning.evaluation import Evaluation, evaluate, split_users
-from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
+from batchrec_dagster.local_personalize.learning.measurements import PopularityModel
 from batchrec_dagster_tests.local_personalize.learning.support import interactions_of
 
 HITS_AT_2_AND_5 = np.array([[False, True, False, False, True]])

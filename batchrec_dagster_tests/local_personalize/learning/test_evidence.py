@@ -15,7 +15,7 @@ from batchrec_dagster.local_personalize.learning.evidence import (
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster.personalize.evidence import ALL, Evidence
-from batchrec_dagster_tests.local_personalize.learning.support import interactions_of
+from batchrec_dagster_tests.local_personalize.learning.support import interactions_of, train_popular
 
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 
@@ -36,7 +36,7 @@ def data() -> Interactions:
 
 def test_the_evidence_agrees_with_the_metrics_of_both_models(data: Interactions) -> None:
     model = train("aws-similar-items", data, {})
-    popular = train("aws-popularity-count", data, {})
+    popular = train_popular(data)
     everyone, *groups = Evidence.read(model.evidence)
     held_out = split(data, 0)
     assert held_out is not None
@@ -65,7 +65,7 @@ def test_the_evidence_agrees_with_the_metrics_of_both_models(data: Interactions)
 
 def test_few_users_have_no_interval(data: Interactions) -> None:
     few = data.filter(data.users < 60)
-    (everyone, *_) = Evidence.read(train("aws-popularity-count", few, {}).evidence)
+    (everyone, *_) = Evidence.read(train_popular(few).evidence)
     assert everyone.users < MIN_USERS
     assert (everyone.ndcg.low, everyone.ndcg.high) == (None, None)
     assert (everyone.difference.value, everyone.difference.low) == (0.0, None)
@@ -73,7 +73,7 @@ def test_few_users_have_no_interval(data: Interactions) -> None:
 
 def test_users_who_only_repeat_items_are_no_tested_users() -> None:
     repeats = [(f"u{n % 30}", f"i{n % 30 % 7}", n) for n in range(300)]
-    model = train("aws-popularity-count", interactions_of(repeats), {})
+    model = train_popular(interactions_of(repeats))
     (everyone,) = Evidence.read(model.evidence)
     assert (everyone.group, everyone.users, everyone.ndcg.value) == (ALL, 0, 0.0)
     assert everyone.difference.interval is None

@@ -54,7 +54,7 @@ def test_an_unknown_name_raises_with_the_known_ones() -> None:
     with pytest.raises(HyperparameterError, match="no hyperparameter factors; it has: hidden"):
         parse_hyperparameters(RECIPE, {"factors": "3"})
     with pytest.raises(HyperparameterError, match="has no hyperparameter bptt; it has: none"):
-        parse_hyperparameters("aws-popularity-count", {"bptt": "3"})
+        parse_hyperparameters("aws-similar-items", {"bptt": "3"})
 
 
 def test_percentiles_that_leave_no_user_raise() -> None:
@@ -69,7 +69,7 @@ def test_percentiles_that_leave_no_user_raise() -> None:
 
 
 def test_an_unknown_recipe_raises_with_the_supported_ones() -> None:
-    with pytest.raises(HyperparameterError, match=r"aws-hrnn is not supported.*aws-popularity"):
+    with pytest.raises(HyperparameterError, match=r"aws-hrnn is not supported.*aws-sims"):
         parse_hyperparameters("aws-hrnn", {})
 
 

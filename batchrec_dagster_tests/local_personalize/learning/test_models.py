@@ -18,7 +18,6 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 )
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.models import AnyModel, load_model
-from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.serving import UserModel, exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import (
@@ -26,13 +25,14 @@ from batchrec_dagster_tests.local_personalize.learning.support import (
     for_users,
     interactions_of,
     lists,
+    popular_blends,
     scores,
     tastes,
+    train_popular,
 )
 
 PERSONALIZATION = "aws-user-personalization"
-POPULARITY = "aws-popularity-count"
-RECIPES = [PERSONALIZATION, "aws-user-personalization-v2", POPULARITY]
+RECIPES = [PERSONALIZATION, "aws-user-personalization-v2"]
 
 
 def train_cached_model(
@@ -71,7 +71,7 @@ def test_users_get_items_of_similar_users() -> None:
 
 def test_metrics_have_personalizes_keys_and_beat_popularity() -> None:
     data = interactions_of(tastes(users=200))
-    ours, popular = train(PERSONALIZATION, data, {}).metrics, train(POPULARITY, data, {}).metrics
+    ours, popular = train(PERSONALIZATION, data, {}).metrics, train_popular(data).metrics
     assert set(ours) == {
         "coverage",
         "mean_reciprocal_rank_at_25",
@@ -288,7 +288,8 @@ def test_unusual_ids_are_kept(tmp_path: Path) -> None:
 def test_repeats_count_once_in_a_history_and_every_time_in_popularity() -> None:
     rows = [("u", "a", n) for n in range(9)] + [("u", "b", 3), ("v", "b", 1), ("w", "b", 1)]
     data = interactions_of(rows)
-    model = train_cached_model(rows, POPULARITY)
+    with popular_blends():
+        model = train_cached_model(rows)
     assert lists(model, ["u"], data, 2) == [["a", "b"]]
     histories = Histories(data, model.item_ids)
     history = histories.of_users(histories.users(["nobody", "u"]))
@@ -374,9 +375,8 @@ def test_a_missing_model_names_the_folder(tmp_path: Path) -> None:
         load_model(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("recipe", [PERSONALIZATION, POPULARITY])
-def test_damage_names_the_file(recipe: str, tmp_path: Path) -> None:
-    whole = save_and_read(train_cached_model(tastes(), recipe), tmp_path)
+def test_damage_names_the_file(tmp_path: Path) -> None:
+    whole = save_and_read(train_cached_model(tastes()), tmp_path)
     for relative, good in whole.items():
         path = tmp_path / relative
         name = path.name
@@ -420,9 +420,8 @@ def test_a_foreign_manifest_raises(change: dict[str, object], message: str, tmp_
 
 def test_saving_over_a_model_replaces_it(tmp_path: Path) -> None:
     train_cached_model(tastes()).save(tmp_path)
-    train_cached_model([("u", "a", 1), ("u", "b", 2)], POPULARITY).save(tmp_path)
+    train_cached_model([("u", "a", 1), ("u", "b", 2)]).save(tmp_path)
     again = load_model(tmp_path)
-    assert isinstance(again, PopularityModel)
     assert list(again.item_ids) == ["a", "b"]
 
 

@@ -18,7 +18,12 @@ from batchrec_dagster.local_personalize.learning.related import RelatedItemsMode
 from batchrec_dagster.local_personalize.learning.serving import exclude_entries
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster.personalize.recipes import HyperparameterError
-from batchrec_dagster_tests.local_personalize.learning.support import Row, interactions_of, tastes
+from batchrec_dagster_tests.local_personalize.learning.support import (
+    Row,
+    interactions_of,
+    tastes,
+    train_popular,
+)
 
 SIMS, SIMILAR = "aws-sims", "aws-similar-items"
 
@@ -173,7 +178,7 @@ def test_unusual_data_gives_full_lists(recipe: str, rows: list[Row]) -> None:
 
 def test_the_metrics_are_of_the_item_after_the_last() -> None:
     data = interactions_of(tastes(users=200))
-    ours, popular = train(SIMS, data, {}).metrics, train("aws-popularity-count", data, {}).metrics
+    ours, popular = train(SIMS, data, {}).metrics, train_popular(data).metrics
     assert set(ours) == set(popular)
     key = "normalized_discounted_cumulative_gain_at_10"
     assert ours[key] > popular[key] > 0

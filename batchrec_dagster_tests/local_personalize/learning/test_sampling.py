@@ -27,9 +27,12 @@ from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions,
     find_positions,
 )
-from batchrec_dagster.local_personalize.learning.measurements import Measurements, measure
+from batchrec_dagster.local_personalize.learning.measurements import (
+    Measurements,
+    PopularityModel,
+    measure,
+)
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
-from batchrec_dagster.local_personalize.learning.popularity import PopularityModel
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.recipes import train
 from batchrec_dagster_tests.local_personalize.learning.support import interactions_of, lists, tastes
