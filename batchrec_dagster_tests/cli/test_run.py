@@ -161,7 +161,8 @@ def test_a_run_in_a_pipe_says_a_line_a_stage_and_the_next_says_that_nothing_chan
     assert lines[5][2] == "1,500 rows for 60 users"
     assert "shop: published edition 1 in " in result.stdout
     output = " ".join(result.stdout.split())
-    assert re.search(r"Look before you send: .* NDCG@25 0\.\d{4} compared with 0\.\d{4}, measured", output)
+    verdict = r"Look before you send: .* NDCG@25 0\.\d{4} compared with 0\.\d{4}, measured"
+    assert re.search(verdict, output)
     assert "batchrec show 1 " in result.stdout
     # The run is in the history that `make ui` opens, which has the settings of the project.
     (run,) = list_runs(shop)
