@@ -1,26 +1,19 @@
 """A PostgreSQL table whose rows are replaced in one transaction: readers see the old or the new.
 
-The table is partitioned, with one partition, which holds the lists. New lists are copied into a
-table of their own, counted, indexed, and only then take the old partition's place. So what a data
-team adds to the table stays: grants, views, comments, policies and indexes belong to the table, not
-to the partition. Renaming tables would lose the grants and leave views on the old one; DELETE or
-TRUNCATE in place would leave millions of dead rows or keep readers out for minutes.
-
-Readers wait for milliseconds, while partitions change places. A transaction that began earlier
-would then see an empty table; COPY with FREEZE lets it see the new rows. A writer that dies leaves
-nothing behind, because PostgreSQL undoes the transaction. PostgreSQL 11 or newer is needed.
+The old rows are deleted, the new ones copied and counted, and only then is all of it committed. So
+what a data team adds to the table stays: grants, views, comments, policies, indexes and columns. A
+writer that dies leaves nothing behind, because PostgreSQL undoes the transaction. Afterwards the
+table is vacuumed, so that the next lists take the room of the deleted rows.
 """
 
 from __future__ import annotations
 
 import io
 import re
-import secrets
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import psycopg2
@@ -30,32 +23,30 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from batchrec_dagster.sinks import sink
-from batchrec_dagster.sinks.postgres_columns import (
-    KEYS,
-    LASTING,
-    ColumnChanges,
-    TableColumn,
-    list_new_columns,
-    list_types,
-    plan_changes,
-)
-from batchrec_dagster.sinks.postgres_columns import MARK as COLUMN_MARK
 from batchrec_dagster.storage.list_subjects import find_subject
 from batchrec_dagster.storage.secrets import choose_safe_defaults
 
 # How many bytes COPY reads at once.
 READ_SIZE = 2**20
-# The names of the sink's partitions contain this, so that it knows its own.
-MARK = "_batchrec_"
+# The name of the primary key of each table that the sink makes ends with this, so that it knows its
+# own tables.
+KEY_ENDING = "_batchrec_key"
 # This and the pipeline's name are the comment of a table that the sink makes. All pipelines have
 # the same default for the table's name, so the comment keeps them apart.
 WRITTEN_FOR = "Written by batchrec for the pipeline "
 
-# A reader of a long report can hold the table. While this sink waits for it, new readers queue
-# behind the sink, so after this many seconds it lets them pass and tries again.
-LOCK_SECONDS = 2
-LOCK_ATTEMPTS = 60
+# A reader of a long report keeps a column from being added. While this sink waits for it, new
+# readers queue behind the sink, so it gives up after this many seconds.
+LOCK_SECONDS = 10
 
+TYPES: Mapping[type[pl.DataType], str] = {
+    pl.String: "text",
+    pl.Float64: "double precision",
+    pl.Int32: "integer",
+    pl.Int64: "bigint",
+}
+# These identify a row, of lists of users and of items.
+KEYS = ("user_id", "rank", "item_id", "similar_item_id")
 # The columns of lists with titles.
 COLUMNS = {
     "user_id": "text",
@@ -64,7 +55,6 @@ COLUMNS = {
     "title": "text",
     "score": "double precision",
 }
-ATTACH = "ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
 RIGHTS_HINT = "; the user needs CREATE on the schema, and to own the table where there is one"
 # Parts of libpq's messages about errors that a retry cannot fix. There are no error codes before
 # there is a connection.
@@ -120,6 +110,7 @@ def replace_lists(frame: pl.LazyFrame, target: PostgresTarget) -> sink.SinkResul
     Raises SinkError, or SinkUnavailableError if a retry may work.
     """
     expected = sink.count_lists(frame)
+    columns = {name: TYPES[type(dtype)] for name, dtype in frame.collect_schema().items()}
     with _open_connection(target) as connection:
         with connection, connection.cursor() as cursor:
             # The database's time limits are meant for people's queries.
@@ -127,25 +118,12 @@ def replace_lists(frame: pl.LazyFrame, target: PostgresTarget) -> sink.SinkResul
             cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             table = _ListTable(cursor, target)
             table.keep_other_runs_out()
-            columns = list_types(frame.collect_schema())
             table.create_if_missing(columns)
-            empty_columns = table.replace_lists(frame, expected, columns)
-        with connection, connection.cursor() as cursor:
-            cursor.execute(sql.SQL("ANALYZE {}").format(table.identifier))
+            table.add_missing_columns(columns)
+            table.replace_rows(frame, expected)
+        _vacuum(connection, table)
         database = f"{connection.info.dbname} at {connection.info.host}"
-        facts = {"table": table.name, "database": database}
-        return sink.SinkResult(expected, facts, _describe_empty(table.name, empty_columns))
-
-
-def _describe_empty(table: str, columns: Sequence[str]) -> str | None:
-    """The warning that these columns stay without values; None without any."""
-    if not columns:
-        return None
-    return (
-        f"{table} keeps {', '.join(columns)}, without values, although the lists no longer have"
-        " that: a view, an index or a right uses it. Drop what uses it, and the next refresh drops"
-        " the column"
-    )
+        return sink.SinkResult(expected, {"table": table.name, "database": database})
 
 
 def check_writable(target: PostgresTarget) -> str:
@@ -153,11 +131,10 @@ def check_writable(target: PostgresTarget) -> str:
 
     Raises SinkError if they cannot be written.
     """
-    # The tables are made in a transaction that is never committed, so nothing stays.
+    # The table is made in a transaction that is never committed, so nothing stays.
     with _open_connection(target) as connection, connection.cursor() as cursor:
         table = _ListTable(cursor, target)
         table.create_if_missing(COLUMNS)
-        table.create_partition(ColumnChanges(), COLUMNS)
         table.check_owner()
         return f"{table.name} in {connection.info.dbname} at {connection.info.host}"
 
@@ -172,10 +149,7 @@ def count_users(users: Collection[str], target: PostgresTarget) -> int:
 
 
 def erase_users(users: Collection[str], target: PostgresTarget) -> int:
-    """Delete the lists of these users, and return how many had some. Raises as `replace_lists`.
-
-    PostgreSQL leaves deleted rows in its files until they are vacuumed, which this does too.
-    """
+    """Delete the lists of these users, and return how many had some. Raises as `replace_lists`."""
     with _open_connection(target) as connection:
         with connection, connection.cursor() as cursor:
             table = _ListTable(cursor, target)
@@ -184,9 +158,7 @@ def erase_users(users: Collection[str], target: PostgresTarget) -> int:
                 table.keep_other_runs_out()
                 table.delete_users(users)
         if number:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(sql.SQL("VACUUM {}").format(table.identifier))
+            _vacuum(connection, table)
         return number
 
 
@@ -226,6 +198,22 @@ def _connect(url: str) -> Connection:
     return psycopg2.connect(make_dsn(url, **settings, **choose_safe_defaults(parse_dsn(url))))
 
 
+def _vacuum(connection: Connection, table: _ListTable) -> None:
+    """Remove deleted rows from the table's files, and their values from its statistics."""
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 0")
+        cursor.execute(sql.SQL("VACUUM (ANALYZE) {}").format(table.identifier))
+
+
+class _TableState(NamedTuple):
+    """What the database knows of the table."""
+
+    exists: bool
+    is_made_by_sink: bool
+    comment: str
+
+
 class _ListTable:
     """The table of the lists within a transaction. Its methods raise SinkError.
 
@@ -250,13 +238,28 @@ class _ListTable:
         self._cursor.execute(statement, values)
         return self._cursor.fetchone() or ()
 
-    def _make_name(self, start: str) -> sql.Identifier:
-        return sql.Identifier(self._schema, f"{start}{secrets.token_hex(4)}")
-
     @property
     def _our_comment(self) -> str:
         """The comment of a table with this pipeline's lists; empty if any pipeline's are meant."""
         return f"{WRITTEN_FOR}{self._target.pipeline}" if self._target.pipeline else ""
+
+    def _read_state(self) -> _TableState:
+        return _TableState(
+            *self._fetch_row(
+                "SELECT to_regclass(%s) IS NOT NULL,"
+                " EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass(%s)"
+                " AND contype = 'p' AND right(conname, length(%s)) = %s),"
+                " coalesce(obj_description(to_regclass(%s), 'pg_class'), '')",
+                *[self._quoted] * 2,
+                *[KEY_ENDING] * 2,
+                self._quoted,
+            )
+        )
+
+    def _is_of_another_pipeline(self, comment: str) -> bool:
+        """Whether the comment of the table names another pipeline."""
+        is_ours = not self._our_comment or comment == self._our_comment
+        return comment.startswith(WRITTEN_FOR) and not is_ours
 
     def keep_other_runs_out(self) -> None:
         """Lock the table for this run until the transaction ends.
@@ -279,56 +282,109 @@ class _ListTable:
         """Create the table if there is none.
 
         columns: those of the lists, with their types.
-        Raises SinkError if there is one that has another pipeline's lists or other partitions.
+        Raises SinkError if there is one that this sink did not make, or that has another
+        pipeline's lists.
         """
-        partition_key, exists, comment, other_partitions = self._fetch_row(
-            "SELECT pg_get_partkeydef(to_regclass(%s)), to_regclass(%s) IS NOT NULL,"
-            " coalesce(obj_description(to_regclass(%s), 'pg_class'), ''),"
-            " (SELECT string_agg(relname, ', ') FROM pg_inherits JOIN pg_class ON oid = inhrelid"
-            " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) = 0)",
-            *[self._quoted] * 4,
-            MARK,
-        )
-        our_comment = self._our_comment
+        exists, is_made_by_sink, comment = self._read_state()
         if not exists:
-            new_columns = list_new_columns(columns)
-            definitions = [_define_column(name, kind) for name, kind in new_columns.items()]
-            self._run(
-                "CREATE TABLE {} ({}, PRIMARY KEY ({}, rank)) PARTITION BY RANGE (rank)",
-                self.identifier,
-                sql.SQL(", ").join(definitions),
-                sql.Identifier(find_subject(columns).column),
+            self._create(columns)
+        elif not is_made_by_sink:
+            raise sink.SinkError(
+                f"there is a {self.name} already, which was not made by this sink: give"
+                " sinks.postgres.table another name, or rename that one"
             )
-            self._mark_columns([*new_columns])
-            if our_comment:
-                self._run("COMMENT ON TABLE {} IS {}", self.identifier, sql.Literal(our_comment))
-        elif our_comment and comment.startswith(WRITTEN_FOR) and comment != our_comment:
+        elif self._is_of_another_pipeline(comment):
             other_pipeline = comment.removeprefix(WRITTEN_FOR)
             raise sink.SinkError(
                 f"{self.name} has the lists of the pipeline {other_pipeline}: give"
                 " sinks.postgres.table another name; or, if these are to take their place, as of a"
-                f" pipeline that was renamed: COMMENT ON TABLE {self._quoted} IS '{our_comment}'"
+                f" pipeline that was renamed: COMMENT ON TABLE {self._quoted} IS"
+                f" '{self._our_comment}'"
             )
-        elif partition_key != "RANGE (rank)" or other_partitions:
-            difference = (
-                f"has other partitions ({other_partitions})"
-                if other_partitions
-                else "was not made by this sink"
-            )
+
+    def _create(self, columns: Mapping[str, str]) -> None:
+        definitions = [_define_column(name, kind) for name, kind in columns.items()]
+        self._run(
+            "CREATE TABLE {} ({}, CONSTRAINT {} PRIMARY KEY ({}, rank))",
+            self.identifier,
+            sql.SQL(", ").join(definitions),
+            sql.Identifier(f"{self._target.table}{KEY_ENDING}"),
+            sql.Identifier(find_subject(columns).column),
+        )
+        if self._our_comment:
+            self._run("COMMENT ON TABLE {} IS {}", self.identifier, sql.Literal(self._our_comment))
+
+    def add_missing_columns(self, columns: Mapping[str, str]) -> None:
+        """Add the columns of the lists that the table does not have.
+
+        columns: those of the lists, with their types.
+        Raises SinkError if the table has lists of another subject, or a column of another type, and
+        SinkUnavailableError if a reader holds the table all the time.
+        """
+        table_columns = self._read_columns()
+        subject, other = find_subject(columns), find_subject(table_columns)
+        if subject != other:
             raise sink.SinkError(
-                f"there is a {self.name} already, which {difference}: give sinks.postgres.table"
-                " another name, or rename that one"
+                f"{self.name} is a table of lists of {other.name}, and these are of {subject.name}:"
+                " give sinks.postgres.table another name"
             )
+        for name, kind in columns.items():
+            table_kind = table_columns.get(name, kind)
+            if table_kind != kind:
+                column = sql.Identifier(name).as_string(self._cursor)
+                raise sink.SinkError(
+                    f"the column {name} of {self.name} is {table_kind}, and that of the lists is"
+                    f" {kind}: ALTER TABLE {self._quoted} DROP COLUMN {column}, and the next run"
+                    " adds it again"
+                )
+        missing = [
+            sql.SQL("ADD COLUMN {}").format(_define_column(name, kind))
+            for name, kind in columns.items()
+            if name not in table_columns
+        ]
+        if missing:
+            self._lock_readers_out()
+            self._run("ALTER TABLE {} {}", self.identifier, sql.SQL(", ").join(missing))
+
+    def _read_columns(self) -> dict[str, str]:
+        """The columns of the table, with their types."""
+        self._cursor.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            [self._quoted],
+        )
+        return dict(self._cursor.fetchall())
+
+    def _lock_readers_out(self) -> None:
+        """Lock the table until the transaction ends, as a new column needs it.
+
+        Raises SinkUnavailableError if another transaction holds the table all the time.
+        """
+        self._cursor.execute("SET LOCAL lock_timeout = %s", [f"{LOCK_SECONDS}s"])
+        try:
+            self._run("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", self.identifier)
+        except errors.LockNotAvailable:
+            raise sink.SinkUnavailableError(
+                f"another transaction has held {self.name} for {LOCK_SECONDS} seconds: end it"
+                " (pg_stat_activity shows whose it is)"
+            ) from None
+        self._cursor.execute("SET LOCAL lock_timeout = 0")
+
+    def replace_rows(self, frame: pl.LazyFrame, expected: sink.SinkCounts) -> None:
+        """Put these lists in the place of the table's rows.
+
+        Columns that only the table has get their default, which is null where nobody set one.
+        """
+        self._run("DELETE FROM {}", self.identifier)
+        copy_rows(self._cursor, frame, self.identifier)
+        self._run("SELECT count(*), count(*) FILTER (WHERE rank = 1) FROM {}", self.identifier)
+        rows, users = self._cursor.fetchone() or (0, 0)
+        sink.require_equal_counts(expected, rows=rows, users=users, where=self.name)
 
     def count_users(self, users: Collection[str]) -> int:
         """How many of these users have lists here; 0 if the table is missing or another's."""
-        exists, comment = self._fetch_row(
-            "SELECT to_regclass(%s) IS NOT NULL,"
-            " coalesce(obj_description(to_regclass(%s), 'pg_class'), '')",
-            *[self._quoted] * 2,
-        )
-        is_others = comment.startswith(WRITTEN_FOR) and comment != self._our_comment
-        if not exists or (self._our_comment and is_others):
+        _, is_made_by_sink, comment = self._read_state()
+        if not is_made_by_sink or self._is_of_another_pipeline(comment):
             return 0
         query = "SELECT count(DISTINCT user_id) FROM {} WHERE user_id = ANY(%s)"
         self._cursor.execute(sql.SQL(query).format(self.identifier), [_list_ids(users)])
@@ -339,139 +395,6 @@ class _ListTable:
         """Delete the rows of these users."""
         statement = sql.SQL("DELETE FROM {} WHERE user_id = ANY(%s)").format(self.identifier)
         self._cursor.execute(statement, [_list_ids(users)])
-
-    def create_partition(
-        self, changes: ColumnChanges, columns: Mapping[str, str]
-    ) -> sql.Identifier:
-        """Create a table that can become a partition of this one, and return its name.
-
-        changes: what will be done to this table before.
-        columns: those of the lists, with their types.
-        """
-        partition = self._make_name(f"{self._target.table}{MARK}")
-        self._run(
-            "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
-            partition,
-            self.identifier,
-        )
-        self._change_columns(partition, changes, columns)
-        return partition
-
-    def replace_lists(
-        self, frame: pl.LazyFrame, expected: sink.SinkCounts, columns: Mapping[str, str]
-    ) -> Sequence[str]:
-        """Put the lists into a new partition, and the partition in place of the old one.
-
-        Returns the columns that the lists no longer have, and that stay without values.
-
-        columns: those of the lists, with their types.
-        """
-        table_columns = self._list_columns()
-        subject, other = find_subject(columns), find_subject([col.name for col in table_columns])
-        if subject != other:
-            raise sink.SinkError(
-                f"{self.name} is a table of lists of {other.name}, and these are of {subject.name}:"
-                " give sinks.postgres.table another name"
-            )
-        changes = plan_changes(table_columns, columns)
-        partition = self.create_partition(changes, columns)
-        copy_rows(self._cursor, frame, partition)
-        self._run("SELECT count(*), count(*) FILTER (WHERE rank = 1) FROM {}", partition)
-        rows, users = self._cursor.fetchone() or (0, 0)
-        sink.require_equal_counts(expected, rows=rows, users=users, where=self.name)
-        self._build_indexes(partition, changes, columns)
-        self._lock_readers_out()
-        self._swap_partitions(partition, changes, columns)
-        return changes.empty
-
-    def _list_columns(self) -> list[TableColumn]:
-        """The columns of the table, in their order."""
-        self._cursor.execute(
-            "SELECT attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum),"
-            " attacl IS NOT NULL OR EXISTS (SELECT FROM pg_depend WHERE refobjid = attrelid"
-            " AND refclassid = 'pg_class'::regclass AND refobjsubid = attnum)"
-            " FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0"
-            " AND NOT attisdropped ORDER BY attnum",
-            [self._quoted],
-        )
-        return [TableColumn(*row) for row in self._cursor.fetchall()]
-
-    def _change_columns(
-        self, table: sql.Identifier, changes: ColumnChanges, columns: Mapping[str, str]
-    ) -> None:
-        """Drop and add columns of this table, which has no rows.
-
-        columns: the type of each column to add.
-        """
-        drops = [sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in changes.dropped]
-        additions = [
-            sql.SQL("ADD COLUMN {}").format(_define_column(name, columns[name]))
-            for name in changes.added
-        ]
-        for actions in (drops, additions):
-            if actions:
-                self._run("ALTER TABLE {} {}", table, sql.SQL(", ").join(actions))
-
-    def _mark_columns(self, columns: Sequence[str]) -> None:
-        """Comment these columns of the table as the sink's, apart from those that it always has."""
-        for name in columns:
-            if name not in (*KEYS, *LASTING):
-                column = sql.Identifier(self._schema, self._target.table, name)
-                self._run("COMMENT ON COLUMN {} IS {}", column, sql.Literal(COLUMN_MARK))
-
-    def _build_indexes(
-        self, partition: sql.Identifier, changes: ColumnChanges, columns: Mapping[str, str]
-    ) -> None:
-        """Give the partition the indexes that the table has.
-
-        Attaching it to the table would build them too, but while readers are locked out. So it is
-        attached to a staging table with the same indexes, which is then dropped.
-        """
-        staging_table = self._make_name("batchrec_passing_")
-        self._run(
-            "CREATE TABLE {} (LIKE {} INCLUDING INDEXES INCLUDING CONSTRAINTS)"
-            " PARTITION BY RANGE (rank)",
-            staging_table,
-            self.identifier,
-        )
-        self._change_columns(staging_table, changes, columns)
-        self._run(ATTACH, staging_table, partition)
-        self._run("ALTER TABLE {} DETACH PARTITION {}", staging_table, partition)
-        self._run("DROP TABLE {}", staging_table)
-
-    def _lock_readers_out(self) -> None:
-        """Lock the table until the transaction ends.
-
-        Raises SinkUnavailableError if another transaction holds the table all the time.
-        """
-        for attempt in range(LOCK_ATTEMPTS):
-            self._run("SAVEPOINT swap")
-            self._cursor.execute("SET LOCAL lock_timeout = %s", [f"{LOCK_SECONDS}s"])
-            try:
-                return self._run("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", self.identifier)
-            except errors.LockNotAvailable:
-                self._run("ROLLBACK TO SAVEPOINT swap")
-                if attempt + 1 < LOCK_ATTEMPTS:
-                    time.sleep(LOCK_SECONDS)
-        raise sink.SinkUnavailableError(
-            f"another transaction has held {self.name} all the time: end it (pg_stat_activity"
-            " shows whose it is)"
-        )
-
-    def _swap_partitions(
-        self, partition: sql.Identifier, changes: ColumnChanges, columns: Mapping[str, str]
-    ) -> None:
-        """Drop the old partition, and attach the new one once the table has its columns."""
-        self._cursor.execute(
-            "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid"
-            " WHERE inhparent = to_regclass(%s) AND strpos(relname, %s) > 0",
-            [self._quoted, MARK],
-        )
-        for (old,) in self._cursor.fetchall():
-            self._run("DROP TABLE {}", sql.Identifier(self._schema, old))
-        self._change_columns(self.identifier, changes, columns)
-        self._mark_columns(changes.added)
-        self._run(ATTACH, self.identifier, partition)
 
 
 def _define_column(name: str, kind: str) -> sql.Composed:
@@ -486,9 +409,9 @@ def _list_ids(users: Collection[str]) -> list[str]:
 
 
 def copy_rows(cursor: Cursor, frame: pl.LazyFrame, table: sql.Identifier) -> None:
-    """Copy the rows into a table that this transaction has made, by the names of its columns."""
+    """Copy the rows into the table, by the names of their columns."""
     columns = sql.SQL(", ").join(map(sql.Identifier, frame.collect_schema().names()))
-    statement = sql.SQL("COPY {} ({}) FROM STDIN WITH (FREEZE)").format(table, columns)
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(table, columns)
     source = _CopyStream(encode_rows(frame))
     try:
         cursor.copy_expert(statement, source, size=READ_SIZE)
