@@ -34,8 +34,8 @@ WITHOUT, WITHOUT_AS_LONG, WITH_RULES = "without", "without, as long", "all rules
 # Not measured, but run in a process of its own as well.
 CHOICE = "choice"
 NOW = 1_700_000_000
+SEEN = {"days": 2000, "except": 'ITEMS.CATEGORY = "c7"'}
 DECLARED: dict[str, Any] = {
-    "exclude_seen": {"days": 2000, "except": 'ITEMS.CATEGORY = "c7"'},
     "block": {"source": "blocked.csv"},
     "only": "ITEMS.STOCK > 0",
     "price": {"of": "PRICE", "within": [0.2, 5.0]},
@@ -75,7 +75,6 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
     from batchrec_dagster.steps.popular_items import count_popular_items
 
     rules = ListRules.model_validate(DECLARED)
-    assert isinstance(rules.exclude_seen, ExcludeSeen)
     context = RuleContext(
         num_results=results,
         user_ids=users,
@@ -87,7 +86,7 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
         blocked=pl.Series(range(0, ITEMS, 500)).cast(pl.String),
         pinned=[pin.item for pin in rules.pin],
     )
-    return PreparedRules(rules, rules.exclude_seen, context)
+    return PreparedRules(rules, ExcludeSeen.model_validate(SEEN), context)
 
 
 def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:

@@ -66,6 +66,13 @@ def _find_all(
         if lists.columns is not None:
             layout = pipeline.items.layout if pipeline.items else None
             yield (*keys, "columns"), find_columns_problem(lists.columns, layout)
+        seen = lists.seen_items
+        if seen is not None and seen.events is not None:
+            problem = find_events_problem(seen.events, has_event_types=has_event_types)
+            yield (*keys, "exclude_seen", "events"), problem
+        if seen is not None and seen.unless is not None:
+            problem = find_condition_problem(seen.unless, ITEMS, add_age(schemas))
+            yield (*keys, "exclude_seen", "except"), problem
         if lists.rules is not None:
             in_rules = _find_in_rules(lists.rules, add_age(schemas), has_event_types)
             for rule_keys, problem in in_rules:
@@ -104,9 +111,10 @@ def _find_in_rules(
         yield keys, find_condition_problem(condition, ITEMS, schemas)
     for keys, condition in rules.conditions_on_users.items():
         yield keys, find_condition_problem(condition, USERS, schemas)
-    for keys, events in rules.events.items():
-        yield keys, find_events_problem(events, has_event_types=has_event_types)
     for category in rules.max_per:
         yield ("max_per", category), find_column_problem(category, "categories", schemas)
     if rules.price is not None:
         yield ("price", "of"), find_column_problem(rules.price.of, "numbers", schemas)
+    if rules.price is not None and rules.price.events is not None:
+        problem = find_events_problem(rules.price.events, has_event_types=has_event_types)
+        yield ("price", "events"), problem

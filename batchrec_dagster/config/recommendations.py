@@ -37,8 +37,11 @@ class RecommendationSettings(dg.Model):
         description=f"Items in each user's list, 1 to {MAX_RESULTS}.",
         json_schema_extra={"minimum": 1, "maximum": MAX_RESULTS},
     )
-    exclude_seen: bool = Field(
-        default=True, description="Exclude items that the user already interacted with."
+    exclude_seen: bool | ExcludeSeen = Field(
+        default=True,
+        description="Exclude items that the user already interacted with: true, false, or which"
+        " events and days count.",
+        examples=[{"events": ["purchase"], "days": 60, "except": 'ITEMS.CONSUMABLE = "yes"'}],
     )
     filter: str | None = Field(
         default=None,
@@ -106,11 +109,14 @@ class RecommendationSettings(dg.Model):
 
     @model_validator(mode="after")
     def _rules_fit_the_other_settings(self) -> Self:
+        if len(self.filter_expression or "") > MAX_LENGTH:
+            raise ValueError(
+                f"exclude_seen.events and filter together are longer than the {MAX_LENGTH}"
+                " characters that Personalize takes"
+            )
         rules = self.rules
         if rules is None:
             return self
-        if rules.exclude_seen is not None and "exclude_seen" in self.model_fields_set:
-            raise ValueError("exclude_seen is set here and in rules: keep one of them")
         conflict = rules.find_conflict(self.num_results)
         if conflict:
             raise ValueError(f"rules.{conflict}")
@@ -119,26 +125,35 @@ class RecommendationSettings(dg.Model):
                 parse_source(rules.block.source)
             except SourceError as error:
                 raise ValueError(f"rules.block.source: {error}") from None
-        if len(self.filter_expression or "") > MAX_LENGTH:
-            raise ValueError(
-                "rules.exclude_seen.events and filter together are longer than the"
-                f" {MAX_LENGTH} characters that Personalize takes"
-            )
         return self
 
     @property
     def seen_items(self) -> ExcludeSeen | None:
         """What lists leave out because users had it; None if they leave out nothing."""
-        in_rules = self.rules.exclude_seen if self.rules is not None else None
-        if isinstance(in_rules, ExcludeSeen):
-            return in_rules
-        excludes = self.exclude_seen if in_rules is None else in_rules
-        return ExcludeSeen() if excludes else None
+        if isinstance(self.exclude_seen, ExcludeSeen):
+            return self.exclude_seen
+        return ExcludeSeen() if self.exclude_seen else None
+
+    @property
+    def applied_rules(self) -> ListRules | None:
+        """The rules that are applied after inference, to a longer list; None without any.
+
+        exclude_seen is applied with them where it says which events and days count.
+        """
+        if self.rules is None and isinstance(self.exclude_seen, ExcludeSeen):
+            return ListRules()
+        return self.rules
+
+    @property
+    def rules_read_items(self) -> bool:
+        """Whether a rule or exclude_seen depends on what is known of the items."""
+        is_read_by_rules = self.rules is not None and self.rules.reads_items
+        return is_read_by_rules or (self.seen_items or ExcludeSeen()).unless is not None
 
     @property
     def lists_have_reasons(self) -> bool:
         """Whether rows say why an item that is not the model's own is on a list."""
-        return self.rules is not None or self.newcomers not in (None, "leave_out")
+        return self.applied_rules is not None or self.newcomers not in (None, "leave_out")
 
     @property
     def excludes_all_seen(self) -> bool:

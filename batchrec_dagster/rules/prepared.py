@@ -37,8 +37,7 @@ class PreparedRules:
     """The rules, for the users and items of a run.
 
     rules: as declared.
-    exclude_seen: what counts as seen, by that rule or by recommendations.exclude_seen; None if
-        nothing is left out.
+    exclude_seen: what counts as seen; None if nothing is left out.
     context: what is known of users and items.
     filter_history: how many of a user's latest interactions the filter in Personalize looks at; 0
         if it does not leave out what is seen.

@@ -21,7 +21,7 @@ class ItemFilter(Protocol):
     """A rule that says which items a user may get."""
 
     name: str
-    """Its key in recommendations.rules."""
+    """Its key in the declaration."""
 
     def allow(self, users: Numbers, items: Numbers) -> Mask:
         """Whether each of these users may get the item."""
@@ -35,7 +35,7 @@ class RuleCounts:
     """What a rule did to the lists of a run."""
 
     rule: str
-    """Its key in recommendations.rules."""
+    """Its key in the declaration."""
     removed: int = 0
     """How many results it left out: of a filter all that it does not allow, of max_per those that
     it refused on a list with free places."""

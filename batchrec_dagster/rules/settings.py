@@ -200,12 +200,6 @@ class ListRules(dg.Model):
     columns of `items`, with AGE_DAYS, the days since `created`, among them.
     """
 
-    exclude_seen: bool | ExcludeSeen | None = Field(
-        default=None,
-        description="What a user already had is left out: true, false, or which events and days"
-        " count. Default: recommendations.exclude_seen.",
-        examples=[{"events": ["purchase"], "days": 60, "except": 'ITEMS.CONSUMABLE = "yes"'}],
-    )
     block: Block | None = Field(
         default=None,
         description="Items that are in no list, from a file.",
@@ -265,9 +259,7 @@ class ListRules(dg.Model):
     @property
     def conditions_on_items(self) -> dict[tuple[str, ...], str]:
         """The conditions on items, by the keys of their settings."""
-        seen = self.exclude_seen if isinstance(self.exclude_seen, ExcludeSeen) else None
         conditions: dict[tuple[str, ...], str | None] = {
-            ("exclude_seen", "except"): seen.unless if seen else None,
             ("only",): self.only,
             **{("pin", str(number), "only"): pin.only for number, pin in enumerate(self.pin)},
         }
@@ -281,16 +273,6 @@ class ListRules(dg.Model):
             for number, pin in enumerate(self.pin)
             if pin.users is not None
         }
-
-    @property
-    def events(self) -> dict[tuple[str, ...], list[str]]:
-        """The types of events that rules name, by the keys of their settings."""
-        seen = self.exclude_seen if isinstance(self.exclude_seen, ExcludeSeen) else None
-        named: dict[tuple[str, ...], list[str] | None] = {
-            ("exclude_seen", "events"): seen.events if seen else None,
-            ("price", "events"): self.price.events if self.price else None,
-        }
-        return {keys: events for keys, events in named.items() if events is not None}
 
     @property
     def reads_items(self) -> bool:

@@ -66,7 +66,7 @@ def read_interactions(
             rules, context = prepare_rules(
                 work, rule_inputs, interactions, users, int(newest), popular
             )
-            checks = [check_rules_suit_data(rule_inputs.rules, context, rules)]
+            checks = [check_rules_suit_data(rule_inputs.rules, settings.seen_items, context, rules)]
             return EditionInteractions(None, int(newest), rules, checks, popular, reasons)
         seen = SeenItems(interactions, users) if settings.exclude_seen else None
         return EditionInteractions(seen, int(newest), popular=popular, reasons=reasons)

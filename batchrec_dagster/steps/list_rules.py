@@ -14,7 +14,7 @@ from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import read_ids
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.rules.settings import Block, ListRules
+from batchrec_dagster.rules.settings import Block, ExcludeSeen, ListRules, PriceRange
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.items import read_attributes
 from batchrec_dagster.steps.popular_items import PopularItems
@@ -49,11 +49,11 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
     Raises PreparationError, SourceError, StorageError.
     """
     settings = work.pipeline.recommendations
-    rules = settings.rules
+    rules = settings.applied_rules
     if rules is None:
         return None
     today = datetime.now(UTC).date()
-    items = read_attributes(work) if rules.reads_items else None
+    items = read_attributes(work) if settings.rules_read_items else None
     users = read_user_attributes(work) if rules.reads_users else None
     blocked = _read_blocked(work, rules.block) if rules.block is not None else None
     versions = [fingerprint([pin.target for pin in rules.pin if not pin.is_over(today)])]
@@ -136,11 +136,15 @@ def prepare_item_rules(
 
 
 def check_rules_suit_data(
-    rules: ListRules, context: RuleContext, prepared: PreparedRules
+    rules: ListRules, seen: ExcludeSeen | None, context: RuleContext, prepared: PreparedRules
 ) -> CheckResult:
-    """Whether each rule can do what it says with these data; a failure only warns."""
+    """Whether each rule can do what it says with these data; a failure only warns.
+
+    seen: what the lists leave out because users had it; None if they leave out nothing.
+    """
     problems = [
-        *_find_missing_events(rules, context),
+        *_find_missing_events("exclude_seen", seen, context),
+        *_find_missing_events("price", rules.price, context),
         *_find_impossible_pins(prepared),
         *(
             f"max_per: no item has a value of {category}"
@@ -154,17 +158,20 @@ def check_rules_suit_data(
     )
 
 
-def _find_missing_events(rules: ListRules, context: RuleContext) -> list[str]:
-    problems = []
-    for keys, events in rules.events.items():
-        existing = context.event_types or set()
-        missing = [event for event in events if event.lower() not in existing]
-        if missing:
-            has = f"there are {', '.join(sorted(existing))}" if existing else "they have no types"
-            problems.append(
-                f"{'.'.join(keys)}: no interaction is of the type {', '.join(missing)}; {has}"
-            )
-    return problems
+def _find_missing_events(
+    name: str, settings: ExcludeSeen | PriceRange | None, context: RuleContext
+) -> list[str]:
+    """The problem with the events that these settings name, if there is one.
+
+    name: what the settings are called in the declaration.
+    """
+    existing = context.event_types or set()
+    events = settings.events if settings is not None else None
+    missing = [event for event in events or () if event.lower() not in existing]
+    if not missing:
+        return []
+    has = f"there are {', '.join(sorted(existing))}" if existing else "they have no types"
+    return [f"{name}.events: no interaction is of the type {', '.join(missing)}; {has}"]
 
 
 def _find_impossible_pins(prepared: PreparedRules) -> list[str]:

@@ -66,11 +66,10 @@ def _declare_lists_filter(pipeline: Pipeline) -> FilterDeclaration | None:
         return None
     if settings.filter:
         return declare_filter(f"{setting}.filter", settings.filter_expression)
+    setting = f"{setting}.exclude_seen"
     if settings.filter_expression != EXCLUDE_SEEN:
-        return declare_filter(f"{setting}.rules.exclude_seen", settings.filter_expression)
-    return FilterDeclaration(
-        f"{setting}.exclude_seen", settings.filter_expression, EXCLUDE_SEEN_ENDING
-    )
+        return declare_filter(setting, settings.filter_expression)
+    return FilterDeclaration(setting, settings.filter_expression, EXCLUDE_SEEN_ENDING)
 
 
 def _list_endings(pipeline: Pipeline) -> Iterator[str]:

@@ -63,7 +63,7 @@ def _describe_job(list_pipeline: Pipeline) -> tuple[Any, ...]:
         settings.filter_expression,
         # How many new items are among the first results depends on how many there are. Lists with
         # rules ask for more.
-        (settings.exploration_weight, settings.num_results, settings.rules is None)
+        (settings.exploration_weight, settings.num_results, settings.applied_rules is None)
         if explores
         else None,
     )
@@ -119,7 +119,7 @@ def _find_most_results(
 ) -> int:
     """The most results that the list can need, for each user."""
     settings, seen = list_pipeline.recommendations, list_pipeline.recommendations.seen_items
-    if settings.rules is not None:
+    if settings.applied_rules is not None:
         most, most_for_others = limit_results_for_rules(work, settings.num_results, users)
         if seen is not None:
             filtered = work.ensure.filter_interactions if seen.filter_expression else 0

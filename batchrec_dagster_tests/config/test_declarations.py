@@ -347,18 +347,18 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
         16,
         "segments.filter",
     ),
-    (declare_rules(exclude_seen={"days": 0}), 25, "recommendations.rules.exclude_seen.days"),
+    ({"recommendations": {"exclude_seen": {"days": 0}}}, 15, "recommendations.exclude_seen.days"),
     (
-        declare_rules(exclude_seen={"events": ["purchase"]}),
-        25,
-        "recommendations.rules.exclude_seen.events",
+        {"recommendations": {"exclude_seen": {"events": ["purchase"]}}},
+        15,
+        "recommendations.exclude_seen.events",
     ),
-    (declare_rules(exclude_seen="perhaps"), 24, "recommendations.rules.exclude_seen"),
     (
-        {"recommendations": {"exclude_seen": True, "rules": {"exclude_seen": False}}},
-        13,
-        "recommendations",
+        {"recommendations": {"exclude_seen": {"except": "ITEMS.STOCK > 0"}}},
+        15,
+        "recommendations.exclude_seen.except",
     ),
+    (declare_rules(exclude_seen=True), 24, "recommendations.rules.exclude_seen"),
     (declare_rules(block={"source": "ftp://x"}), 22, "recommendations"),
     (declare_rules(only="ITEMS.STOCK > 0"), 24, "recommendations.rules.only"),
     (declare_rules(only="ITEMS.PRICE >"), 24, "recommendations.rules.only"),
@@ -485,11 +485,11 @@ def declare_lists_filter(**recommendations: Any) -> FilterDeclaration | None:
 def test_personalize_leaves_out_of_seen_items_what_its_filters_can_say() -> None:
     everything = declare_lists_filter()
     assert everything is not None
-    assert declare_lists_filter(rules={"exclude_seen": True}) == everything
+    assert declare_lists_filter(exclude_seen=True) == everything
     assert declare_lists_filter(rules={"max_per": {}}) == everything
-    assert declare_lists_filter(rules={"exclude_seen": False}) is None
-    assert declare_lists_filter(rules={"exclude_seen": {"days": 60}}) is None
-    bought = declare_lists_filter(rules={"exclude_seen": {"events": ["buy", "rent"]}})
+    assert declare_lists_filter(exclude_seen=False) is None
+    assert declare_lists_filter(exclude_seen={"days": 60}) is None
+    bought = declare_lists_filter(exclude_seen={"events": ["buy", "rent"]})
     assert bought is not None
     assert bought.expression == 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("buy","rent")'
     assert bought.ending != everything.ending

@@ -117,8 +117,8 @@ RULES = {
     "num_results": 6,
     "newcomers": {"popular_by": "COUNTRY"},
     "filter": 'EXCLUDE ItemID WHERE Items.KIND = "books" IF CurrentUser.COUNTRY = "AT"',
+    "exclude_seen": {"events": ["buy"], "days": 90},
     "rules": {
-        "exclude_seen": {"events": ["buy"], "days": 90},
         "block": {"source": "blocked.csv", "column": "sku"},
         "only": "ITEMS.STOCK > 0",
         "price": {"of": "PRICE", "within": [0.2, 5], "events": ["buy"]},

@@ -26,8 +26,8 @@ from batchrec_dagster_tests.support import (
 
 pytestmark = pytest.mark.slow
 
+SEEN = {"events": ["buy"], "days": 90, "except": 'ITEMS.KIND = "food"'}
 RULES = {
-    "exclude_seen": {"events": ["buy"], "days": 90, "except": 'ITEMS.KIND = "food"'},
     "block": {"source": "blocked.csv", "column": "sku"},
     "only": "ITEMS.STOCK > 0",
     "price": {"of": "PRICE", "within": [0.2, 5], "events": ["buy"]},
@@ -95,8 +95,16 @@ def find_checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEva
     return {check.check_name: check for check in result.get_asset_check_evaluations()}
 
 
+def test_what_counts_as_seen_needs_no_rules(project: Project, instance: dg.DagsterInstance) -> None:
+    declare_shop(project, exclude_seen=SEEN)
+    result = refresh(project, "shop", instance)
+    assert result.success
+    assert "| exclude_seen | " in metadata(result, "recommendations")["rules"]
+    assert table(project, "shop").height == 60 * 6
+
+
 def test_a_shops_rules_make_its_lists(project: Project, instance: dg.DagsterInstance) -> None:
-    declare_shop(project, rules=RULES)
+    declare_shop(project, exclude_seen=SEEN, rules=RULES)
     result = refresh(project, "shop", instance, report=True)
     assert result.success
     lists = table(project, "shop")

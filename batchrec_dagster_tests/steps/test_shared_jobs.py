@@ -124,7 +124,7 @@ class Work:
         ([{}, {"num_results": 20, "rules": {"max_per": {"COLOUR": 1}}}], 10**7, 90, 40),
         ([{}, {"num_results": 20, "rules": {"max_per": {"COLOUR": 1}}}], 10**7, 110, 50),
         # A rule that lets some items come back is not in the filter.
-        ([{}, {"num_results": 20, "rules": {"exclude_seen": {"days": 9}}}], 10**7, 90, 130),
+        ([{}, {"num_results": 20, "exclude_seen": {"days": 9}}], 10**7, 90, 130),
     ],
 )
 def test_a_job_is_asked_for_what_any_of_its_lists_can_need(
@@ -137,14 +137,14 @@ def test_a_job_is_asked_for_what_any_of_its_lists_can_need(
 
 
 def test_each_list_keeps_the_filters_of_the_others_and_names_its_own() -> None:
-    seen = {"rules": {"exclude_seen": {"events": ["buy"]}}}
+    seen = {"exclude_seen": {"events": ["buy"]}}
     ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
     pipeline = declare({"home": {"filter": BLUE}, "app": seen}, ratings=ratings)
     declared = [describe_lists(list_pipeline) for list_pipeline in pipeline.list_pipelines]
     filters = [described.filter for described in declared]
     assert [filter.setting if filter else None for filter in filters] == [
         "lists.home.filter",
-        "lists.app.rules.exclude_seen",
+        "lists.app.exclude_seen",
     ]
     endings = {filter.ending for filter in filters if filter}
     assert all(endings <= described.endings_in_use for described in declared)

@@ -121,8 +121,7 @@ def attribute_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     settings = pipeline.recommendations
     rules = settings.rules
     is_read = {
-        "items": (rules is not None and rules.reads_items)
-        or bool(list_attribute_columns(pipeline)),
+        "items": settings.rules_read_items or bool(list_attribute_columns(pipeline)),
         "users": isinstance(settings.newcomers, PopularBy)
         or (rules is not None and rules.reads_users),
     }
@@ -157,7 +156,7 @@ def list_checks(pipeline: Pipeline) -> dict[str, str]:
         **subject_checks,
         "no_duplicates": "No list contains an item twice.",
         **(seen_check if pipeline.recommendations.seen_items is not None else {}),
-        **(emptied_check if pipeline.recommendations.rules is not None else {}),
+        **(emptied_check if pipeline.recommendations.applied_rules is not None else {}),
     }
 
 
@@ -173,7 +172,7 @@ def list_warnings(pipeline: Pipeline) -> dict[str, str]:
         subject_checks = {
             "lists_full": f"Every user has all {pipeline.recommendations.num_results} items."
         }
-        if pipeline.recommendations.rules is not None:
+        if pipeline.recommendations.applied_rules is not None:
             subject_checks |= {
                 "rules_suit_data": "Each rule has what it needs: events, categories, possible"
                 " pins.",

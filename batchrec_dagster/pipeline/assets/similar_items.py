@@ -132,11 +132,9 @@ def _describe(pipeline: Pipeline, settings: SimilarItems) -> str:
 
 def _reads_items(pipeline: Pipeline) -> bool:
     """Whether the lists depend on the categories and numbers of the items."""
-    rules = pipeline.recommendations.rules
     if pipeline.items is None:
         return False
-    in_rules = rules is not None and rules.reads_items
-    return in_rules or bool(list_attribute_columns(pipeline))
+    return pipeline.recommendations.rules_read_items or bool(list_attribute_columns(pipeline))
 
 
 def _build_metadata(
