@@ -1,4 +1,4 @@
-"""The example shop of `batchrec init --example shop`, with a model that trains at once."""
+"""The example shop of `batchrec init --example`, with a model that trains at once."""
 
 from __future__ import annotations
 

@@ -82,9 +82,8 @@ DISTRIBUTION = "batchrec-dagster"
 # What the commands of the project's README need.
 EXTRAS = "local,report,serve"
 _DECLARE = (
-    "batchrec new shop --ratings {ratings}   # declare a pipeline: {module}/defs/shop/defs.yaml"
+    "batchrec new shop --ratings ORDERS.csv   # declare a pipeline: {module}/defs/shop/defs.yaml"
 )
-ORDERS_FILE = "data/orders.csv"
 _DECLARED = "batchrec check                           # whether all pipelines load"
 _README = """\
 # {name}
@@ -114,13 +113,12 @@ Where batchrec is installed already, `pip install -e .` is enough.
 @click.command(short_help="Make a project for pipelines.")
 @click.option(
     "--example",
-    type=click.Choice(["orders", "shop"]),
-    help="Add generated data as CSV files to look at and change. orders: a file of orders, to"
-    " declare a pipeline for, as in the tutorial. shop: a web shop with orders, clicks, products"
-    " and customers, and its pipeline, which runs at once.",
+    is_flag=True,
+    help="Add a web shop to look at and change: its orders, clicks, products and customers as CSV"
+    " files of generated data, and its pipeline, which runs at once.",
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-def init(folder: Path, example: str | None) -> None:
+def init(folder: Path, example: bool) -> None:
     """Make the folder DIR: a Dagster project with a place for pipelines and their settings.
 
     For a Dagster project that you already have, this is not needed: `dg scaffold defs
@@ -133,8 +131,7 @@ def init(folder: Path, example: str | None) -> None:
       batchrec new shop --ratings ../orders.csv
       batchrec run shop
       batchrec open
-      batchrec init --example orders lists
-      batchrec init --example shop example
+      batchrec init lists --example
     """
     from batchrec_dagster.config.json_schema import render_declaration_schema
 
@@ -151,8 +148,10 @@ def init(folder: Path, example: str | None) -> None:
         ".env": _ENV,
         ".gitignore": _GITIGNORE,
         "defs.schema.json": render_declaration_schema(),
-        "README.md": _README.format(name=folder.name, declare=_format_first_line(module, example)),
-        **_make_example(module, example),
+        "README.md": _README.format(
+            name=folder.name, declare=_DECLARED if example else _DECLARE.format(module=module)
+        ),
+        **(make_example_shop(module) if example else {}),
     }
     try:
         if folder.exists() and any(folder.iterdir()):
@@ -165,28 +164,8 @@ def init(folder: Path, example: str | None) -> None:
         raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error
     click.echo(f"Made {shorten_path(folder)}. Next:")
     click.echo(f"  cd {shlex.quote(str(shorten_path(folder)))}")
-    ratings = ORDERS_FILE if example == "orders" else "FILE"
-    command = "run shop" if example == "shop" else f"new shop --ratings {ratings}"
+    command = "run shop" if example else "new shop --ratings FILE"
     click.echo(f"  {format_program(folder)} {command}")
-
-
-def _format_first_line(module: str, example: str | None) -> str:
-    """What the project's README says first."""
-    if example == "shop":
-        return _DECLARED
-    ratings = ORDERS_FILE if example == "orders" else "ORDERS.csv"
-    return _DECLARE.format(module=module, ratings=ratings)
-
-
-def _make_example(module: str, example: str | None) -> dict[str, str]:
-    """The texts of the example's files, by their paths in the project; none without an example."""
-    if example == "shop":
-        return make_example_shop(module)
-    if example == "orders":
-        from batchrec_dagster.samples.orders import generate_orders
-
-        return {ORDERS_FILE: generate_orders().write_csv()}
-    return {}
 
 
 def _format_pyproject(module: str) -> str:

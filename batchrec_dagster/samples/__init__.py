@@ -1,4 +1,4 @@
-"""Generated data: the demo's films, the tutorial's orders, the example shop and its pipeline."""
+"""Generated data: the demo's films, and the example shop with its pipeline."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """The files of the example shop: products, customers, and 18 months of orders and clicks.
 
-`batchrec init --example shop` writes them into a project. A shop for home and garden: what sells
+`batchrec init --example` writes them into a project. A shop for home and garden: what sells
 depends on the season, people stay with the collections that they like, and buy coffee again and
 again. As in any shop, some products are sold out, some are new, some have no title, and some people
 have only just registered.

@@ -22,7 +22,7 @@ def test_the_example_is_a_short_pipeline_and_files_that_one_can_edit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    status, output = init("--example", "shop", "garden")
+    status, output = init("garden", "--example")
     assert status == 0
     assert output.splitlines()[0] == "Made garden. Next:"
     assert output.rstrip().endswith("run shop")
@@ -53,16 +53,11 @@ def test_a_project_without_the_example_has_no_data(
     assert [path.name for path in (tmp_path / "lists/lists/defs").iterdir()] == ["__init__.py"]
 
 
-def test_an_unknown_example_or_a_folder_with_files_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_with_files_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    status, output = init("--example", "bank", "lists")
-    assert status != 0
-    assert "'bank' is not one of 'orders', 'shop'" in output
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/notes.txt").write_text("mine")
-    status, output = init("--example", "shop", "lists")
+    status, output = init("lists", "--example")
     assert status != 0
     assert "is not empty: name a new folder" in output
     assert [path.name for path in (tmp_path / "lists").iterdir()] == ["notes.txt"]
@@ -100,7 +95,7 @@ def test_the_project_can_be_installed_and_names_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    init("--example", "shop", "garden")
+    init("garden", "--example")
     pyproject = tomllib.loads((tmp_path / "garden/pyproject.toml").read_text())
     (needed,) = map(Requirement, pyproject["project"]["dependencies"])
     assert needed.name == "batchrec-dagster"
@@ -109,16 +104,14 @@ def test_the_project_can_be_installed_and_names_what_it_needs(
     assert "batchrec_dagster" not in pyproject["project"]["name"]
 
 
-def test_the_example_of_orders_is_a_file_that_new_recognises(
+def test_the_files_of_the_example_are_ones_that_new_recognises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    status, output = init("--example", "orders", "orders_project")
-    assert status == 0
-    assert output.rstrip().endswith("new shop --ratings data/orders.csv")
-    monkeypatch.chdir(tmp_path / "orders_project")
-    assert "batchrec new shop --ratings data/orders.csv" in Path("README.md").read_text()
-    result = CliRunner().invoke(main, ["new", "shop", "--ratings", "data/orders.csv"])
+    init("garden", "--example")
+    monkeypatch.chdir(tmp_path / "garden")
+    files = ["--ratings", "data/orders_and_clicks.csv", "--items", "data/products.csv"]
+    result = CliRunner().invoke(main, ["new", "orders", *files])
     assert result.exit_code == 0, result.output
     assert "Warning" not in result.output
-    assert Path("orders_project/defs/shop/defs.yaml").exists()
+    assert Path("garden/defs/orders/defs.yaml").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.samples.orders import generate_orders
+from batchrec_dagster.samples.shop import generate_shop
 from batchrec_dagster.sinks.sink import group_by_user
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 from batchrec_dagster_tests.support import REPOSITORY
@@ -57,8 +57,8 @@ def check_json(block: CodeBlock, _folder: Path) -> None:
 
 
 def check_csv(block: CodeBlock, _folder: Path) -> None:
-    """The first lines of the orders that `batchrec init --example orders` writes."""
-    assert generate_orders().write_csv().startswith(block.text)
+    """The first lines of the orders and clicks that `batchrec init --example` writes."""
+    assert generate_shop().orders_and_clicks.write_csv().startswith(block.text)
 
 
 def check_diagram(block: CodeBlock, _folder: Path) -> None:

@@ -32,8 +32,9 @@ from batchrec_dagster_tests.repository.shell_examples import (
 from batchrec_dagster_tests.repository.sql_examples import check_sql
 from batchrec_dagster_tests.repository.typed_pages import (
     BLOCK,
+    LATER_PAGES,
     README,
-    TYPED,
+    TUTORIAL,
     CodeBlock,
     parse_code_blocks,
     read_code_blocks,
@@ -61,8 +62,9 @@ RULES: dict[str, Callable[[CodeBlock, Path], None]] = {
     "text": check_output,
     "yaml": check_yaml,
 }
-# Readers type `sh` and `bash`. test_tutorial.py runs `sh`. Commands in `bash` are parsed here, and
-# run by these tests, or not at all for this reason.
+# Readers type `sh` and `bash`. Tests run the `sh` of these pages.
+TYPED = (README, TUTORIAL, *LATER_PAGES, "examples/dbt/README.md")
+# Commands in `bash` are parsed here, and run by these tests, or not at all for this reason.
 BASH = {
     README: "pipeline/test_team_project.py installs the wheel",
     "CONTRIBUTING.md": "it runs the tests",
@@ -113,7 +115,7 @@ def check_example(block: CodeBlock, folder: Path) -> None:
 def test_the_example_is_right(block: CodeBlock, tmp_path: Path) -> None:
     check_example(block, tmp_path)
     if block.language == "sh":
-        assert block.page in (README, *TYPED, "examples/dbt/README.md"), "which test types this?"
+        assert block.page in TYPED, "which test types this?"
     if block.language == "bash":
         assert block.page in BASH, "which test runs this, or why does none?"
 

@@ -1,4 +1,4 @@
-"""The tutorial, and the pages that go on from there, show what a reader gets.
+"""README and the tutorial show what a reader gets.
 
 Their commands run in a fresh clone, and the committed pictures are up to date.
 """
@@ -21,7 +21,7 @@ from batchrec_dagster_tests.repeats import IS_LONG
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
     README,
-    TYPED,
+    TUTORIAL,
     clone_project,
     list_code_blocks,
     list_commands,
@@ -211,26 +211,27 @@ def test_readme_shows_what_the_demo_says(demo: str) -> None:
 def test_the_commands_of_readme_are_the_demo_and_those_of_the_tutorial() -> None:
     demo, own_lists = list_commands(README)
     assert demo.startswith("make demo ")
-    typed_in_tutorial = iter("\n".join(list_commands(TYPED[0])).splitlines())
+    typed_in_tutorial = iter("\n".join(list_commands(TUTORIAL)).splitlines())
     for line in own_lists.splitlines():
-        assert line in typed_in_tutorial, f"test_tutorial.py does not type: {line}"
+        assert line in typed_in_tutorial, f"the tutorial does not have: {line}"
 
 
-def test_the_tutorial_leads_to_lists_and_the_other_pages_go_on(clone: Path, demo: str) -> None:
-    tutorial, operations, aws, retention = map(list_commands, TYPED)
+def test_the_tutorial_leads_to_lists(clone: Path, demo: str) -> None:
     files = list_files(clone)
-    later = list_commands(TYPED[0], EXAMPLE_SHOP)
-    output = type_commands([block for block in tutorial if block not in later], clone)
-    assert "All pipelines in lists/defs load: shop" in output
-    assert "Good to send" in output
-    assert "C-0017" in output.rpartition("published edition 1")[2]
+    later = list_commands(TUTORIAL, EXAMPLE_SHOP)
+    output = type_commands(
+        [block for block in list_commands(TUTORIAL) if block not in later], clone
+    )
+    assert "All pipelines in lists/defs load: orders, shop" in output
+    assert "Look before you send" in output
+    assert "on 66 users" in " ".join(output.split())
+    shown_list = output.rpartition("published edition 1")[2].partition("User C-0001 in orders")[2]
+    # The tutorial says that the shop called it back.
+    assert "Alpine cold brew" in shown_list.partition("Recommended: ")[2]
     assert list_files(clone) == files
-    project = clone.parent / "lists"
-    table = project / ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
-    assert pl.read_parquet(table).get_column("user_id").n_unique() == 1_190
-    output = type_commands([*operations, *aws, *retention], clone, project)
-    assert "not imported again" in output
-    assert "nothing was deleted" in output
+    table = ".batchrec/storage/orders/curated/recommendations/recommendations.parquet"
+    users = pl.read_parquet(clone.parent / "lists" / table).get_column("user_id")
+    assert users.n_unique() == 702
 
 
 def list_files(clone: Path) -> set[str]:

@@ -20,13 +20,14 @@ from batchrec_dagster_tests.support import REPOSITORY
 
 FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
 BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-# The pages whose `sh` blocks test_tutorial.py types, in this order: the others go on from what the
-# first makes.
-TYPED = ("docs/tutorial.md", "docs/operations.md", "docs/aws.md", "docs/data-kept.md")
+# The page whose `sh` blocks test_tutorial.py types, but for a section.
+TUTORIAL = "docs/tutorial.md"
+# Its sections that test_example_shop.py types, in a clone of its own.
+PROJECT, EXAMPLE_SHOP = "A project", "A shop's rules"
+# The pages whose `sh` blocks it types afterwards, in this order.
+LATER_PAGES = ("docs/operations.md", "docs/data-kept.md")
 # Its `sh` blocks are the demo, and commands of the tutorial.
 README = "README.md"
-# The section of the tutorial that test_example_shop.py types, in a clone of its own.
-EXAMPLE_SHOP = "A shop's rules"
 
 
 @dataclass(frozen=True)
