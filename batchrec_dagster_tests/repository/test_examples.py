@@ -32,7 +32,7 @@ from batchrec_dagster_tests.repository.shell_examples import (
 from batchrec_dagster_tests.repository.sql_examples import check_sql
 from batchrec_dagster_tests.repository.typed_pages import (
     BLOCK,
-    LATER_PAGES,
+    OPERATIONS,
     README,
     TUTORIAL,
     CodeBlock,
@@ -63,7 +63,7 @@ RULES: dict[str, Callable[[CodeBlock, Path], None]] = {
     "yaml": check_yaml,
 }
 # Readers type `sh` and `bash`. Tests run the `sh` of these pages.
-TYPED = (README, TUTORIAL, *LATER_PAGES, "examples/dbt/README.md")
+TYPED = (README, TUTORIAL, OPERATIONS, "examples/dbt/README.md")
 # Commands in `bash` are parsed here, and run by these tests, or not at all for this reason.
 BASH = {
     README: "pipeline/test_team_project.py installs the wheel",

@@ -24,8 +24,8 @@ BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 TUTORIAL = "docs/tutorial.md"
 # Its sections that test_example_shop.py types, in a clone of its own.
 PROJECT, EXAMPLE_SHOP = "A project", "A shop's rules"
-# The pages whose `sh` blocks it types afterwards, in this order.
-LATER_PAGES = ("docs/operations.md", "docs/data-kept.md")
+# The page whose `sh` blocks it types afterwards.
+OPERATIONS = "docs/operations.md"
 # Its `sh` blocks are the demo, and commands of the tutorial.
 README = "README.md"
 
