@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,8 @@ class Ensure:
     """How many of a user's latest interactions a filter considers."""
     on_aws: bool = False
     """Whether jobs cost money."""
+    waited_for: set[str] = field(default_factory=set)
+    """The ARNs of what it has waited for, which no later request has created."""
 
     def for_data(self, version: str) -> Ensure:
         """An `Ensure` that also tags what it creates with the version of the data."""
@@ -221,16 +223,19 @@ class Ensure:
             are in use at the same time.
         """
         deadline = time.monotonic() + self.deadline_seconds
-        name, message = "", ""
-        for taken_names in range(MAX_TAKEN_NAMES):
-            # Failed ones count too, so that a number is never used twice.
+        name, number, message = "", 0, ""
+        for _ in range(MAX_TAKEN_NAMES):
             existing = self._list_oldest_first(kind, **within)
             adopted = self._find_adoptable(kind, stem, usable, existing, among_others)
             if adopted is not None:
                 return StartedResource(adopted, created=False)
+            # Failed ones count too, so that a number is never used twice. After a name that is
+            # taken comes the next one, however many List shows by then: a number that was passed
+            # over would be free for a run to which List does not show yet what came after it.
             # A name stays taken where List does not show it: by a job of another dataset group, or
             # of a dataset that was deleted, because jobs cannot be deleted.
-            name = f"{stem}-{len(existing) + 1 + taken_names}"
+            number = number + 1 if number else len(existing) + 1
+            name = f"{stem}-{number}"
             arguments = create(name)
             usual_seconds = _find_usual_seconds(existing)
             answer = self._create(kind, name, arguments, deadline)
@@ -305,9 +310,13 @@ class Ensure:
         try:
             return self.wait_until_all_ready(kind, started)
         except PersonalizeError as error:
-            if error.details.get("status") not in STARTED_ONCE_MORE:
+            failure = error.details
+            if failure.get("status") not in STARTED_ONCE_MORE:
                 raise
-            self.log.warning(f"{error}. It is started once more")
+            self.log.warning(
+                f"{kind.label} failed: {failure['reason']} ({failure['arn']}). It is started once"
+                " more"
+            )
         created = {resource.arn for resource in started if resource.created}
         again = [
             replace(resource, created=resource.created or resource.arn in created)
@@ -350,6 +359,7 @@ class Ensure:
             self.log.info(f"the run was interrupted: stopping {solution_version_arn}")
 
     def _wait(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
+        self.waited_for.add(started.arn)
         start = time.monotonic()
         deadline = start + self.deadline_seconds
         status, last_logged = None, start
@@ -536,9 +546,9 @@ class Ensure:
 
         Then the answer to the call's first request was lost, and botocore repeated the request.
         """
-        if description["creationDateTime"] < taken.not_before:
-            return False
         arn = description[kind.arn]
+        if arn in self.waited_for or description["creationDateTime"] < taken.not_before:
+            return False
         if kind is not SCHEMA:  # A schema has no tags.
             tags = self.tags_of(arn)
             if any(tags.get(key) != self.tags.get(key) for key in (PIPELINE_TAG, STORAGE_TAG)):

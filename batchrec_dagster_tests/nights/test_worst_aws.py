@@ -112,7 +112,7 @@ def test_what_was_just_created_is_not_found(tmp_path: Path) -> None:
 
 
 def test_one_resource_fails(tmp_path: Path) -> None:
-    failures = FailingResources({"CreateDatasetGroup": "out of memory"})
+    failures = FailingResources({"CreateDatasetGroup": ["out of memory"]})
     with client_before(tmp_path, failures) as (client, _):
         failed_users, ready = (
             client.create_dataset_group(name=name)["datasetGroupArn"] for name in ("one", "two")
@@ -133,7 +133,7 @@ def test_one_resource_fails(tmp_path: Path) -> None:
     ("misbehaviour", "code"),
     [
         (Throttling(random.Random(0), share=1), "ThrottlingException"),
-        (ExpiringCredentials(0), "ExpiredTokenException"),
+        (ExpiringCredentials("CreateDatasetGroup"), "ExpiredTokenException"),
         (ReachedQuotas({"CreateDatasetGroup": HARD_QUOTA}), "LimitExceededException"),
     ],
 )

@@ -35,11 +35,10 @@ from batchrec_dagster_tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 
-# The Creates that cost money, and how often a night needs each: the model and popularity's are
-# trained.
+# The Creates that cost money, and how often a night needs each.
 PAID = {
     "CreateDatasetImportJob": 1,
-    "CreateSolutionVersion": 2,
+    "CreateSolutionVersion": 1,
     "CreateBatchInferenceJob": 1,
 }
 # The Creates of the first night that cost nothing.
@@ -47,7 +46,7 @@ FREE = {
     "CreateDatasetGroup": 1,
     "CreateSchema": 1,
     "CreateDataset": 1,
-    "CreateSolution": 2,
+    "CreateSolution": 1,
     "CreateFilter": 1,
 }
 OUT_OF_MEMORY = "Internal server error: out of memory."
@@ -61,14 +60,15 @@ class Start:
     """Words of the message with which it fails; none for a run that publishes."""
     lost: str | None = None
     """The operation whose first answer is lost."""
-    expires_after: int | None = None
-    """After how many requests the credentials expire."""
+    expires_before: str | None = None
+    """The operation before whose next request the credentials expire."""
     quotas: dict[str, str] = field(default_factory=dict)
     """The message of the quota that each operation reaches once."""
-    failing: dict[str, str] = field(default_factory=dict)
-    """The reason for which the next resource of each operation fails."""
+    failing: dict[str, Sequence[str]] = field(default_factory=dict)
+    """The reasons for which the next resources of each operation fail. A run starts one that
+    failed once more, so it survives one failure and not two."""
     damaged_outputs: int = 0
-    """How many outputs have lines with errors."""
+    """How many outputs have lines with errors. The next run starts a job for each."""
 
 
 NIGHTS = (
@@ -78,7 +78,7 @@ NIGHTS = (
             quotas={"CreateSolution": HARD_QUOTA},
             fix=("batchrec teardown", "Service Quotas"),
         ),
-        Start(lost="CreateSolution", expires_after=40, fix=("log in again",)),
+        Start(lost="CreateSolution", expires_before="CreateSolutionVersion", fix=("log in again",)),
         Start(
             lost="CreateSolutionVersion",
             quotas={"CreateBatchInferenceJob": SOFT_QUOTA},
@@ -87,19 +87,21 @@ NIGHTS = (
     (
         Start(
             lost="CreateDatasetImportJob",
-            failing={"CreateDatasetImportJob": NO_ACCESS},
+            failing={"CreateDatasetImportJob": [NO_ACCESS] * 2},
             fix=("s3:GetObject", "in the bucket's policy", "deploy/batchrec.yaml", "run again"),
         ),
         Start(
             lost="CreateBatchInferenceJob",
             quotas={"CreateDatasetImportJob": SOFT_QUOTA},
             damaged_outputs=1,
+            fix=("users failed", "the next run starts a new job"),
         ),
+        Start(failing={"CreateBatchInferenceJob": [OUT_OF_MEMORY]}),
     ),
     (
         Start(
             lost="CreateDatasetImportJob",
-            failing={"CreateSolutionVersion": OUT_OF_MEMORY},
+            failing={"CreateSolutionVersion": [OUT_OF_MEMORY] * 2},
             fix=(OUT_OF_MEMORY, "run again"),
         ),
         Start(lost="CreateSolutionVersion", quotas={"CreateSolutionVersion": SOFT_QUOTA}),
@@ -125,17 +127,16 @@ class Misbehaviours:
     def prepare(self, start: Start) -> None:
         """Be as this start of a run is to find AWS."""
         self.credentials.renew()
-        if start.expires_after is not None:
-            self.credentials.expire_after(start.expires_after)
+        self.credentials.expire_before = start.expires_before
         self.quotas.messages = {**start.quotas}
-        self.failures.reasons = {**start.failing}
+        self.failures.reasons = {name: [*reasons] for name, reasons in start.failing.items()}
         self.errors.outputs_left = start.damaged_outputs
         self.lost.operation = start.lost
 
     def require_used(self) -> None:
         """Fail if something that was prepared did not happen."""
         assert not self.quotas.messages
-        assert not self.failures.reasons
+        assert not any(self.failures.reasons.values())
         assert not self.errors.outputs_left
         assert self.lost.operation is None
 
@@ -192,7 +193,9 @@ def test_three_nights_publish_the_right_lists_and_pay_for_nothing_twice(
             # Rows are in the order of the job's output, which AWS does not promise.
             lists, calm_lists = shop.lists(), shop.make_expected_lists(tmp_path / f"calm-{number}")
             assert_frame_equal(lists.sort("user_id", "rank"), calm_lists.sort("user_id", "rank"))
-            failed = Counter(name for start in starts for name in start.failing)
+            failed = Counter[str]()
+            for start in starts:
+                failed.update({name: len(reasons) for name, reasons in start.failing.items()})
             failed["CreateBatchInferenceJob"] += sum(start.damaged_outputs for start in starts)
             free = FREE if number == 0 else {}
             assert aws.creates_by_operation() - before == Counter(PAID) + Counter(free) + failed

@@ -134,22 +134,18 @@ class Misbehaviour:
 
 @dataclass
 class ExpiringCredentials(Misbehaviour):
-    """Credentials that expire after a number of requests, and stay so until they are renewed."""
+    """Credentials that expire before the next request of an operation, until they are renewed."""
 
-    requests_left: int | None = None
-    """None for credentials that do not expire."""
-
-    def expire_after(self, requests: int) -> None:
-        self.requests_left = requests
+    expire_before: str | None = None
+    """The operation; None for credentials that do not expire."""
+    expired: bool = field(default=False, init=False)
 
     def renew(self) -> None:
-        self.requests_left = None
+        self.expire_before, self.expired = None, False
 
     def refuse(self, request: Request) -> Answer | None:
-        if self.requests_left is None:
-            return None
-        if self.requests_left:
-            self.requests_left -= 1
+        self.expired = self.expired or request.operation == self.expire_before
+        if not self.expired:
             return None
         self.count += 1
         return make_error(
@@ -191,17 +187,17 @@ class ReachedQuotas(Misbehaviour):
 
 @dataclass
 class FailingResources(Misbehaviour):
-    """Lets the next resource that an operation creates fail, in place of becoming ACTIVE."""
+    """Lets the next resources that an operation creates fail, in place of becoming ACTIVE."""
 
-    reasons: dict[str, str] = field(default_factory=dict)
-    """The failure's reason for each operation whose next resource fails."""
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+    """The failures' reasons for each operation whose next resources fail."""
     failed: dict[str, str] = field(default_factory=dict, init=False)
     """The reason of each resource that fails, by its ARN."""
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
         arn = answer.created_arn(request)
-        if arn is not None and request.operation in self.reasons:
-            self.failed[arn] = self.reasons.pop(request.operation)
+        if arn is not None and self.reasons.get(request.operation):
+            self.failed[arn] = self.reasons[request.operation].pop(0)
             self.count += 1
         for summary in answer.summaries(request):
             assert request.kind is not None

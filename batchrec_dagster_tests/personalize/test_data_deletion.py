@@ -216,7 +216,7 @@ def test_a_refused_request_leaves_no_list_and_a_role_without_access_is_explained
 ) -> None:
     refused = ReachedQuotas({"CreateDataDeletionJob": "The account has reached its maximum."})
     denied = FailingResources(
-        {"CreateDataDeletionJob": "Insufficient privileges for accessing data in Amazon S3."}
+        {"CreateDataDeletionJob": ["Insufficient privileges for accessing data in Amazon S3."]}
     )
     with client_before(shop, refused, denied) as (client, _):
         with pytest.raises(PersonalizeError, match="reached its maximum"):

@@ -384,6 +384,57 @@ def test_a_job_that_failed_before_its_answer_arrived_is_reported(
         ensure.wait_until_ready(IMPORT_JOB, resource)
 
 
+def test_no_number_is_passed_over_that_a_run_takes_to_which_less_is_shown(
+    clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
+) -> None:
+    kind, (parent, beginning) = IMPORT_JOB, NUMBERED[IMPORT_JOB]
+    first, second = (f"{ACCOUNT}{beginning}shop-ab12-{number}" for number in (1, 2))
+    client.add(kind, first, {kind.name: "shop-ab12-1", **parent}, TAGS, "CREATE FAILED")
+    clock.sleep(10)
+    # It is shown after its name was found to be taken.
+    client.lists_that_lag = 1
+    assert start(ensure, kind) == api.StartedResource(second, created=True)
+    clock.sleep(10)
+    client.hidden_arns.remove(first)
+    client.lists_that_lag = 1
+    assert start(ensure, kind) == api.StartedResource(second, created=False)
+    assert list(client.resources) == [first, second]
+
+
+@numbered_kinds
+def test_what_failed_is_started_once_more_though_lists_do_not_show_it(
+    kind: ResourceKind,
+    client: LaggingPersonalize,
+    ensure: api.Ensure,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No time has passed since, so its age does not tell it from what the second start creates."""
+    statuses = ["CREATE FAILED", "ACTIVE"]
+    add = client.add
+
+    def add_with_status(kind: ResourceKind, arn: str, arguments: Any, tags: Any) -> None:
+        add(kind, arn, arguments, tags, statuses.pop(0))
+
+    monkeypatch.setattr(client, "add", add_with_status)
+    client.lists_that_lag = 3
+    [ready] = ensure.start_and_wait(kind, lambda: [start(ensure, kind)])
+    assert (ready.created, ready.description["status"]) == (True, "ACTIVE")
+    assert [*client.resources][1:] == [ready.arn]
+
+
+@numbered_kinds
+def test_what_fails_twice_is_not_started_a_third_time(
+    kind: ResourceKind,
+    client: LaggingPersonalize,
+    ensure: api.Ensure,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "add", partial(client.add, status="CREATE FAILED"))
+    with pytest.raises(PersonalizeError, match=f"{kind.label} failed"):
+        ensure.start_and_wait(kind, lambda: [start(ensure, kind)])
+    assert len(client.resources) == 2
+
+
 def test_a_name_that_nothing_shows_is_looked_for_with_growing_pauses(
     clock: Clock, client: LaggingPersonalize, ensure: api.Ensure
 ) -> None:
