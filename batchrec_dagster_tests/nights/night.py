@@ -191,9 +191,9 @@ def count_personalize_jobs(client: PersonalizeClient) -> Counter[str]:
 
 
 def made_once(nights: int) -> dict[str, int]:
-    """What Personalize has to hold after so many nights, each of other data: the model and
-    popularity's beside it, an import and a batch of lists each."""
-    return {"import": nights, "training": 2 * nights, "lists": nights}
+    """What Personalize has to hold after so many nights, each of other data: an import, a model and
+    a batch of lists each."""
+    return {"import": nights, "training": nights, "lists": nights}
 
 
 @contextmanager

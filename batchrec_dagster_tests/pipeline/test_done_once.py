@@ -28,17 +28,15 @@ REFRESH = ("dagster", "job", "execute", "-m", "batchrec_dagster.definitions", "-
 
 
 def made_once(project: Project) -> None:
-    """Personalize holds one import, one version of each solution, one batch inference; all good."""
+    """Personalize holds one import, one solution version, one batch inference; all good."""
     client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
     (import_job,) = client.list_dataset_import_jobs()["datasetImportJobs"]
     assert import_job["status"] == "ACTIVE"
-    solutions = client.list_solutions()["solutions"]
-    assert len(solutions) == 2
-    for solution in solutions:
-        (version,) = client.list_solution_versions(solutionArn=solution["solutionArn"])[
-            "solutionVersions"
-        ]
-        assert version["status"] == "ACTIVE"
+    (solution,) = client.list_solutions()["solutions"]
+    (version,) = client.list_solution_versions(solutionArn=solution["solutionArn"])[
+        "solutionVersions"
+    ]
+    assert version["status"] == "ACTIVE"
     (batch,) = client.list_batch_inference_jobs()["batchInferenceJobs"]
     assert batch["status"] == "ACTIVE"
 
