@@ -64,8 +64,10 @@ class Lease:
         finally:
             released.set()
             renewing.join()
-            with suppress(StorageError):
+            try:
                 self.store.delete(self._uri(number))
+            except StorageError as error:
+                self.log.warning(f"this run's lease was not released: {error}")
 
     def _acquire(self) -> int:
         """The number of the lease that this run now holds."""

@@ -6,6 +6,7 @@ Each permission that is missing is named, with the resource and what to do.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import pytest
 from batchrec_dagster.deployment.resources import LOCAL_ROLE_ARN
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.steps import retention
+from batchrec_dagster.storage import lease
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.deployment.template import (
     ACCOUNT,
@@ -87,12 +89,13 @@ class Account:
 
     def take_requests(self) -> list[Permission]:
         """The permissions that were needed since this was last called."""
-        permissions = self.s3.permissions_needed + self.personalize.permissions_needed
+        # A step without permission to delete its lease does all the rest, and warns.
+        permissions = self.personalize.permissions_needed + self.s3.permissions_needed
         self.s3.permissions_needed, self.personalize.permissions_needed = [], []
         return permissions
 
     def run(self, step: str) -> str:
-        """Run one step: what it says where it fails, nothing where it does not."""
+        """Run one step: what it says where it fails, else what it warns of."""
         if step == "teardown":
             command = tear_down(self.project, "shop", self.instance, "--storage")
             return f"{command.output}{command.exception}" if command.exit_code else ""
@@ -108,6 +111,12 @@ class Account:
                 messages.append(error.message)
                 error = error.cause
         assert bool(messages) != result.success
+        if result.success:
+            messages = [
+                entry.user_message
+                for entry in self.instance.all_logs(result.run_id)
+                if entry.level == logging.WARNING
+            ]
         return "\n".join(messages)
 
 
@@ -175,6 +184,8 @@ def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
             patch.setenv(name, value)
         # This Personalize stands for Amazon's, where no models are given up.
         patch.setattr(retention, "expire_models", lambda *_: None)
+        # Each run stands for a process that has ended before the next one.
+        patch.setattr(lease, "is_process_alive", lambda pid: False)
         defs = exit_stack.enter_context(definitions(project))
         yield Account(project, defs, instance, front, personalize, role)
 
