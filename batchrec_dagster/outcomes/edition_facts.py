@@ -19,12 +19,12 @@ def read_facts(edition: Edition) -> EditionFacts:
         ndcg_low=ndcg.low if ndcg else None,
         ndcg_high=ndcg.high if ndcg else None,
         popular_ndcg=read_popular_ndcg(about),
-        measured_on=about.get("measured_on"),
-        success=tuple(about.get("success", ())),
+        measured_on=about["measured_on"],
+        success=tuple(about["success"]),
         users=about.get("users"),
         seconds=about.get("run_seconds"),
-        cost_usd=about.get("run_cost_usd"),
-        root_run=about.get("root_run"),
+        cost_usd=about["run_cost_usd"],
+        root_run=about["root_run"],
     )
 
 

@@ -145,7 +145,7 @@ def _describe_run(
     restoration = EditionHistory(work.files).find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
     model = {"recipe": pipeline.solution.recipe, **newest_model, **edition.about}
-    success = edition.about.get("success", ())
+    success = edition.about["success"]
     return ReportedRun(
         pipeline=pipeline.address,
         description=pipeline.description,
@@ -154,13 +154,13 @@ def _describe_run(
         report_time=datetime.now(UTC),
         solution_version=model.get("solution_version_arn", ""),
         metrics=model["metrics"],
-        recent=MeasuredPopularity.from_json(edition.about.get("recent_popularity")),
+        recent=MeasuredPopularity.from_json(edition.about["recent_popularity"]),
         checks=checks,
         # A run may have prepared data that it did not import, or whose lists were refused.
         earlier_data=model["data_version"] != compute_data_version(work),
         training_time=_find_training_time(model),
         engine=model.get("engine", ReportedRun.engine),
-        evidence=Evidence.read(model.get("evidence", {})),
+        evidence=Evidence.read(model["evidence"]),
         success=success,
         uncounted=(
             ""
@@ -172,11 +172,11 @@ def _describe_run(
         unchanged=None if restoration else _name_remaining_edition(edition, run_id),
         restored=describe_restoration(restoration) if restoration else None,
         requested=_read_check_number(edition, LISTS_FULL, "users"),
-        failed=edition.about.get("failed_users", 0),
+        failed=edition.about["failed_users"],
         dropped=edition.users_dropped,
         overruled=[
             stored["name"]
-            for stored in edition.about.get("checks", [])
+            for stored in edition.about["checks"]
             if stored["numbers"].get(PUBLISHED_ANYWAY)
         ],
         newcomers=describe_newcomers(edition.about.get("newcomers")),
@@ -227,7 +227,7 @@ def _describe_similar_items(work: Work) -> str:
     if similar_items is None:
         return ""
     edition = similar_items.require_edition()
-    recipe = edition.about.get("recipe")
+    recipe = edition.about["recipe"]
     engine = edition.about.get("engine", ReportedRun.engine)
     maker = (
         f"by the recipe {recipe} of {engine}"
@@ -266,7 +266,7 @@ def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> l
 
 def _name_remaining_edition(edition: Edition, run_id: str) -> str | None:
     """The name of the edition that remains, if this run published none; else None."""
-    if edition.about.get("run_id") in (None, run_id):
+    if edition.about["run_id"] == run_id:
         return None
     return f"edition {edition.number} of {edition.about['made_at'][:10]}"
 
@@ -278,7 +278,7 @@ def _read_check_number(edition: Edition, check: str, number: str) -> int | None:
     many of them have all items.
     number: its name, such as "users" or "full".
     """
-    for stored in edition.about.get("checks", []):
+    for stored in edition.about["checks"]:
         if stored["name"] == check:
             return int(stored["numbers"][number])
     return None

@@ -53,9 +53,7 @@ def build_changes_section(changes: EditionDiff | None, drift: Drift | None) -> R
 
 def _describe_caveats(changes: EditionDiff) -> Iterator[str]:
     """What to know before reading the numbers, in sentences without a capital and a full stop."""
-    if changes.settings is None:
-        yield f"edition {changes.before} does not say which settings made it"
-    elif not changes.settings:
+    if not changes.settings:
         yield "the settings are the same"
     if not changes.comparable:
         yield "the metrics were measured on different interactions: they cannot be compared"
@@ -189,7 +187,7 @@ def _format_tables(
     caveats: Iterable[str] = (),
 ) -> str:
     tables = {
-        "Settings": _make_rows(diff.settings or [], _format_value),
+        "Settings": _make_rows(diff.settings, _format_value),
         "Data": [*_make_data_rows(diff.data)],
         **own_tables,
     }

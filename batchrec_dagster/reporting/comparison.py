@@ -111,19 +111,19 @@ def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
         [*_list_measures(old, new)],
         obstacles,
         old.about.get("solution_version_arn") == new.about.get("solution_version_arn"),
-        old.about.get("data_version") != new.about.get("data_version"),
+        old.about["data_version"] != new.about["data_version"],
     )
 
 
 def _list_measures(before: Edition, after: Edition) -> Iterator[Measure]:
     """The numbers that at least one of the editions has."""
-    ndcg_name = name_ndcg(after.about.get("success", ()))
+    ndcg_name = name_ndcg(after.about["success"])
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
         ndcg_name: _format_ndcg,
         "of popular items": _format_popular_ndcg,
         "coverage": lambda about: _format_metric(about, COVERAGE),
         "users with a list": lambda about: _format_number(about.get("users")),
-        "paid for the run": lambda about: _format_cost(about.get("run_cost_usd")),
+        "paid for the run": lambda about: _format_cost(about["run_cost_usd"]),
         "inference on AWS": lambda about: _format_cost(about.get(INFERENCE_COST)),
     }
     for name, format_row in rows.items():
@@ -147,7 +147,7 @@ def _format_popular_ndcg(about: Mapping[str, Any]) -> str:
 
 
 def _format_metric(about: Mapping[str, Any], name: str) -> str:
-    value = about.get("metrics", {}).get(name)
+    value = about["metrics"].get(name)
     return "" if value is None else f"{value:.4f}"
 
 

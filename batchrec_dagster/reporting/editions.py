@@ -47,10 +47,8 @@ def format_setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def find_changed_settings(before: Edition, after: Edition) -> list[SettingChange] | None:
-    """The settings that differ; None if one of the editions does not know its settings."""
-    if "settings" not in before.about or "settings" not in after.about:
-        return None
+def find_changed_settings(before: Edition, after: Edition) -> list[SettingChange]:
+    """The settings that differ."""
     old, new = before.about["settings"], after.about["settings"]
     return [
         SettingChange(name, old.get(name), new.get(name))
@@ -70,14 +68,9 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
         return [SettingChange("solution.success", old_events, new_events).text]
     old_data = [before.about.get(key) for key in DATA_KEYS]
     new_data = [after.about.get(key) for key in DATA_KEYS]
-    if old_data == new_data != [None, None]:
+    if old_data == new_data:
         return []
     changes = find_changed_settings(before, after)
-    if changes is None:
-        # Old editions know only a fingerprint of their settings.
-        if before.about.get("measured_on") == after.about.get("measured_on"):
-            return []
-        return ["the settings of the interactions changed"]
     return [change.text for change in changes if change.name.startswith(MEASURED_BY)]
 
 
@@ -86,7 +79,7 @@ def read_success(edition: Edition) -> str | None:
 
     They are the same in any order and case.
     """
-    events = edition.about.get("success", ())
+    events = edition.about["success"]
     return join_events(sorted(name.lower() for name in events)) or None
 
 
@@ -110,8 +103,8 @@ class EditionDiff:
     """The number of the older edition."""
     after: int
     """The number of the newer edition."""
-    settings: list[SettingChange] | None
-    """The settings that changed; None if an edition does not know them."""
+    settings: list[SettingChange]
+    """The settings that changed."""
     data: list[SettingChange]
     """The numbers of the interactions that changed."""
     metrics: list[SettingChange]
@@ -238,9 +231,9 @@ def _find_changed_data(before: DataFacts | None, after: DataFacts | None) -> lis
 
 
 def _find_changed_metrics(before: Edition, after: Edition) -> Iterator[SettingChange]:
-    old: Mapping[str, float] = before.about.get("metrics", {})
-    new: Mapping[str, float] = after.about.get("metrics", {})
-    ndcg_name = name_ndcg(after.about.get("success", ()))
+    old: Mapping[str, float] = before.about["metrics"]
+    new: Mapping[str, float] = after.about["metrics"]
+    ndcg_name = name_ndcg(after.about["success"])
     for name, key in ((ndcg_name, NDCG), ("coverage", COVERAGE)):
         if key in old and key in new and old[key] != new[key]:
             yield SettingChange(name, old[key], new[key])

@@ -39,12 +39,12 @@ class Provenance:
     @classmethod
     def of_edition(cls, about: Mapping[str, Any]) -> Self:
         """The provenance by the metadata of a published table."""
-        tested = about.get("evidence", {}).get(f"{ALL}/users")
+        tested = about["evidence"].get(f"{ALL}/users")
         return cls(
             engine=about.get("engine"),
-            source=about.get("source"),
+            source=about["source"],
             tested=None if tested is None else int(tested),
-            success=about.get("success", ()),
+            success=about["success"],
         )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 
 import polars as pl
@@ -84,12 +84,8 @@ class PublishedResults:
 
     @property
     def publication_time(self) -> datetime:
-        """When the table was made, or, if an old table does not say, when it was written."""
-        edition = self.require_edition()
-        if "made_at" in edition.about:
-            return datetime.fromisoformat(edition.about["made_at"])
-        object_info = self.storage.store.head(edition.uri)
-        return datetime.fromtimestamp(0, UTC) if object_info is None else object_info.last_modified
+        """When the table was made."""
+        return datetime.fromisoformat(self.require_edition().about["made_at"])
 
     def read_publication(self) -> Publication | None:
         """Since when the table's edition is live, and why; None if that is not known."""
@@ -122,9 +118,6 @@ class PublishedResults:
 
     def read_failure(self, user: str) -> str | None:
         """The error that Personalize returned instead of the user's list; None if it did not."""
-        # Files of editions without errors, which older versions wrote, do not have the column.
-        if not self.require_edition().about.get("failed_users"):
-            return None
         users = self._read_users_without_lists()
         if users is None:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -43,10 +43,6 @@ class _NewestModel:
     """What the record of the newest model says about it."""
 
     data_version: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    evidence: Mapping[str, float] = field(default_factory=dict)
-    recent_popularity: Mapping[str, Any] = field(default_factory=dict)
-    engine: str | None = None
 
 
 def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) -> dict[str, Any]:
@@ -70,21 +66,19 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
             if metadata[asset].get(key) is not None
         }
     edition = published.require_edition()
-    # An old table does not say which model made it, so assume the newest.
-    newest_model = files.record("solution_version", _NewestModel)
-    about = edition.about or newest_model
-    newest_data = newest_model.get("data_version")
-    if "recipe" in about and about["recipe"] is None:
+    about = edition.about
+    newest_data = files.record("solution_version", _NewestModel).get("data_version")
+    if about["recipe"] is None:
         # No model made these lists.
         newest_data = files.interactions_version()
-    is_earlier = about.get("data_version") != newest_data
+    is_earlier = about["data_version"] != newest_data
     if instance is not None and not is_earlier:
         is_earlier = not _is_imported(instance, pipeline)
     facts["earlier_data"] = is_earlier
-    if PERSONALIZE_NDCG in (about.get("metrics") or {}):
+    if PERSONALIZE_NDCG in about["metrics"]:
         facts[NDCG] = about["metrics"][PERSONALIZE_NDCG]
         facts[f"popularity_{NDCG}"] = read_popular_ndcg(about)
-    if about.get("success"):
+    if about["success"]:
         facts["success"] = about["success"]
     if "engine" in about:
         facts["provenance"] = Provenance.of_edition(about).lines
@@ -128,7 +122,7 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
         return [f"{published.address}: nothing is published yet"]
     facts = summarize(published, None)
     number = f"edition {edition.number}" if edition.number else "a new edition"
-    if edition.about.get("run_id") == run:
+    if edition.about["run_id"] == run:
         lines = [f"{published.address}: published {number} in {took}"]
     else:
         made_at = format_time(facts["made"].astimezone())
@@ -163,12 +157,12 @@ def describe_similar_items(published: PublishedResults, run: str) -> list[str]:
     if results is None or results.edition is None:
         return []
     edition = results.edition
-    state = "published" if edition.about.get("run_id") == run else "unchanged:"
+    state = "published" if edition.about["run_id"] == run else "unchanged:"
     about = edition.about
     return [
         "",
         f"{results.address}: {state} edition {edition.number}",
-        f"  lists     {about.get('rows', 0):,} similar items of {about.get('items', 0):,} items",
+        f"  lists     {about['rows']:,} similar items of {about['items']:,} items",
     ]
 
 

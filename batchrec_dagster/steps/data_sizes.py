@@ -143,7 +143,7 @@ class _PublishedEdition:
 
     def rank(self) -> tuple[bool, str]:
         """What sorts the edition that the data are compared with last."""
-        return not self.is_withdrawn, str(self.edition.about.get("made_at", ""))
+        return not self.is_withdrawn, str(self.edition.about["made_at"])
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class SizeComparison:
         if published is None:
             return "nothing is published yet"
         edition, name = published.edition, published.name
-        if self.part not in edition.about.get(SIZES, {}):
+        if self.part not in edition.about[SIZES]:
             return f"{name} does not have its numbers"
         if published.is_withdrawn:
             return f"{name} was rolled back: `batchrec rollback` finishes that"
@@ -188,7 +188,7 @@ class SizeComparison:
 
     def _find_changed_settings(self, edition: Edition) -> Iterator[str]:
         """The settings that decide how much there is, and are not those of the edition."""
-        old, new = edition.about.get("settings", {}), self.work.pipeline.deciding_settings
+        old, new = edition.about["settings"], self.work.pipeline.deciding_settings
         for name in sorted({*old, *new}):
             if name.startswith(SETTINGS_OF_PART[self.part]) and old.get(name) != new.get(name):
                 yield name

@@ -73,7 +73,6 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
 
 def _read_lists(work: Work, period: Period) -> PeriodLists:
     about = period.edition.about
-    exclude_seen = about.get("exclude_seen", work.pipeline.recommendations.exclude_seen)
     # Who was dropped later counts too: what an edition brought must not change afterwards.
     edition = work.files.table.find_whole_copy(period.edition)
     rows = work.files.table.read_edition(edition).select("user_id", "rank", "item_id")
@@ -81,7 +80,7 @@ def _read_lists(work: Work, period: Period) -> PeriodLists:
     if "experiment" in about:
         experiment = Experiment.model_validate(about["experiment"])
         users_without = read_users_without_lists(work, period.edition)
-    return PeriodLists(rows, users_without, experiment, bool(exclude_seen))
+    return PeriodLists(rows, users_without, experiment, about["exclude_seen"])
 
 
 MEASURE_AGAIN = (

@@ -58,11 +58,12 @@ def build_rollback_config(op: str, to: str) -> dict[str, Any]:
 def summarize_edition(edition: Edition) -> str:
     """An edition in one line: its time, NDCG@25 and number of users."""
     about = edition.about
-    facts = [f"edition {edition.number}"]
-    if "made_at" in about:
-        facts.append(f"made {about['made_at'][:16].replace('T', ' ')} UTC")
-    if NDCG in about.get("metrics", {}):
-        facts.append(f"{name_ndcg(about.get('success', ()))} {about['metrics'][NDCG]:.4f}")
+    facts = [
+        f"edition {edition.number}",
+        f"made {about['made_at'][:16].replace('T', ' ')} UTC",
+    ]
+    if NDCG in about["metrics"]:
+        facts.append(f"{name_ndcg(about['success'])} {about['metrics'][NDCG]:.4f}")
     if edition.users is not None:
         facts.append(f"{edition.users:,} users")
     return ", ".join(facts)
@@ -142,10 +143,10 @@ class Rollbacks:
 
 def _describe_withdrawn(current: Edition, edition: Edition) -> WithdrawnLists:
     """The published lists, by what tells them from those of the edition that replaces them."""
-    made_by = edition.about.get("made_by", [])
+    made_by = edition.about["made_by"]
     # Only the first key that differs: that of the model and the settings if they differ, or else
     # that of the data, users and titles.
-    new_keys = [key for key in current.about.get("made_by", []) if key not in made_by]
+    new_keys = [key for key in current.about["made_by"] if key not in made_by]
     key = new_keys[0] if new_keys else None
     source = describe_withdrawn_source(key, current, edition)
     return WithdrawnLists(current.number, current.version, key, source)
@@ -195,8 +196,7 @@ def _has_same_lists(edition: Edition, other: Edition) -> bool:
     if edition.version == other.version:
         return True
     old, new = edition.about, other.about
-    counts_others = old.get("success") != new.get("success")
-    return counts_others and old.get("made_by") == new.get("made_by") is not None
+    return bool(old["success"] != new["success"] and old["made_by"] == new["made_by"])
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class Publishing:
         return fingerprint(self.declaration.measured_on, events)
 
     @property
-    def _source(self) -> str | None:
+    def _source(self) -> str:
         """A fingerprint of the data and the settings that the lists are made from."""
         trained_on = {"trained_on": self.model.trained_on} if self.model.trained_on else {}
         settings = dict(self.declaration.settings)
@@ -410,7 +410,7 @@ def read_checks(edition: Edition, names: Sequence[str]) -> list[CheckResult]:
 
     A check that was not made for the edition counts as passed, and says so.
     """
-    checks = map(CheckResult.from_json, edition.about.get("checks", []))
+    checks = map(CheckResult.from_json, edition.about["checks"])
     stored_checks = {check.name: check for check in checks}
     finding = "not checked when these lists were published"
     return [

@@ -115,7 +115,7 @@ class WithdrawnLists:
     def is_of(self, edition: Edition) -> bool:
         """Whether these are the lists of this edition, or were made by the same."""
         return (self.edition, self.version) == (edition.number, edition.version) or (
-            self.key is not None and self.key in edition.about.get("made_by", [])
+            self.key is not None and self.key in edition.about["made_by"]
         )
 
 
@@ -196,8 +196,6 @@ class PublicationRecord:
             )
         elif was_live:
             publication = replace(publication, since=written, why="restored by hand", run=None)
-        elif publication.since is None:
-            publication = replace(publication, since=written)
         publication = replace(publication, replaced=self.live.edition if self.live else None)
         return replace(self, publications=(*self.publications, publication))
 
@@ -256,14 +254,11 @@ class Publications:
         return PublicationRecord(tuple(publications))
 
 
-def fingerprint_source(about: Mapping[str, Any]) -> str | None:
+def fingerprint_source(about: Mapping[str, Any]) -> str:
     """A fingerprint of the data and the settings that lists are made from.
 
     about: the metadata of the lists.
-    Returns None if the metadata do not say.
     """
-    if "settings" not in about or "data_version" not in about:
-        return None
     source = [about["data_version"], about.get("trained_on"), about["settings"]]
     return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -277,7 +272,7 @@ def describe_withdrawn_source(
     their users for example, another model may make better ones.
     Returns None if the source does not tell them from the restored lists.
     """
-    if key is None or withdrawn.about.get("made_by", [])[:1] != [key]:
+    if key is None or withdrawn.about["made_by"][0] != key:
         return None
     source = fingerprint_source(withdrawn.about)
     is_same = restored is not None and source == fingerprint_source(restored.about)
@@ -291,8 +286,8 @@ def _describe_publication(edition: Edition) -> Publication:
     return Publication(
         edition.number,
         edition.version,
-        datetime.fromisoformat(about["made_at"]) if "made_at" in about else None,
+        datetime.fromisoformat(about["made_at"]),
         "published",
-        run=about.get("run_id"),
+        run=about["run_id"],
         data_until=None if data_until is None else int(data_until),
     )

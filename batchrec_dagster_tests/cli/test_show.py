@@ -13,6 +13,7 @@ import subprocess
 import sys
 import unicodedata
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from batchrec_dagster.reporting.show import format_text as as_text
 from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import StorageKeys
-from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
+from batchrec_dagster.storage.published_table import ABOUT, PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.hostile import HOSTILE as STRANGERS
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
 from batchrec_dagster_tests.texts import assert_texts
@@ -67,6 +69,7 @@ def publish(
     items: Sequence[str] = ITEMS,
     titles: Sequence[str | None] | None = None,
     rows_of_a_group: int = 100,
+    **about: Any,
 ) -> StorageResource:
     """Write what a run leaves: everyone has two items of three, and gets the others."""
     folder = root / "storage" / pipeline
@@ -94,8 +97,12 @@ def publish(
         schema={"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String, "score": pl.Float64},
         orient="row",
     ).sort("user_id", maintain_order=True)
+    made_at = datetime.now(UTC).isoformat()
+    about = complete_about({"made_at": made_at, "data_version": None, **about})
     pq.write_table(
-        frame.to_arrow(compat_level=pl.CompatLevel.oldest()),
+        frame.to_arrow(compat_level=pl.CompatLevel.oldest()).replace_schema_metadata(
+            {ABOUT: json.dumps(about)}
+        ),
         folder / "curated/recommendations/recommendations.parquet",
         row_group_size=rows_of_a_group,
     )
@@ -245,7 +252,7 @@ def test_an_item_shows_its_published_list_of_similar_items(home: Path) -> None:
             "similar_item_id": ["i07", "i02", "i09"], "score": [0.5, None, None]}  # fmt: skip
     with TableWriter(folder / "similar_items.parquet") as writer:
         writer.write(pl.DataFrame(rows).to_arrow())
-        writer.finish({"edition": 1, "version": "v1"})
+        writer.finish(complete_about({"edition": 1, "version": "v1"}))
     (pipeline,) = show_pipelines("--item", "i04")
     listed = [(row["rank"], row["item"]) for row in pipeline["similar_items"]]
     assert listed == [(1, "i02"), (2, "i09")]
@@ -265,7 +272,7 @@ def test_items_without_a_score_are_marked_where_personalize_added_them(home: Pat
         about = {"edition": padding + 1, "version": f"v{padding}", "items_without_score": padding}
         with TableWriter(home / "lists.parquet") as writer:
             writer.write(lists.to_arrow(compat_level=pl.CompatLevel.oldest()))
-            writer.finish({**about, "made_at": "2026-05-01T03:00:00+00:00"})
+            writer.finish(complete_about({**about, "made_at": "2026-05-01T03:00:00+00:00"}))
         PublishedTable(storage.store, place).publish(writer.path, keep=0)
         [pipeline] = show_pipelines("u0")
         padding_ranks = [item["rank"] for item in pipeline["recommendations"] if item["padding"]]
@@ -326,12 +333,8 @@ def test_all_pipelines_are_searched(home: Path) -> None:
 
 
 def test_the_summary_needs_no_dagster_instance(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(home)
-    records = home / "storage/shop/records"
-    records.mkdir()
     name = "normalized_discounted_cumulative_gain_at_25"
-    record = {"metrics": {name: 0.2}, "recent_popularity": {"ndcg": 0.1}}
-    (records / "solution_version.json").write_text(json.dumps(record))
+    publish(home, metrics={name: 0.2}, recent_popularity={"ndcg": 0.1})
     code, output = show()
     assert code == 0
     assert "NDCG@25       0.2000, compared with 0.1000 for the most popular items" in output
@@ -351,7 +354,7 @@ def test_a_published_table_says_what_it_is(home: Path) -> None:
     with TableWriter(home / "lists.parquet") as writer:
         for rows in (frame.head(100), frame.tail(-100)):
             writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-        writer.finish({**about, "metrics": {name: 0.3}})
+        writer.finish(complete_about({**about, "metrics": {name: 0.3}}))
     published_table = PublishedTable(
         storage.store, storage.uri(StorageKeys("shop").recommendations)
     )

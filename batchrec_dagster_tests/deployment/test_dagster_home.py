@@ -1,4 +1,4 @@
-"""Dagster's home: its settings, those of earlier versions, and who can read its databases."""
+"""Dagster's home: its settings, and who can read its databases."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.published_table import TableWriter, read_about
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
 
 PEOPLE = People.of(["ann", 'o"dd, id', "nobody"])
@@ -156,7 +157,7 @@ def test_whole_files_go_but_for_those_of_another_place(files: PipelineFiles) -> 
 def publish(files: PipelineFiles, folder: Path, number: int) -> None:
     with TableWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["ann", "bob"], "rank": [1, 1], "item_id": ["1", "2"]}))
-        writer.finish({"edition": number, "version": f"v{number}"})
+        writer.finish(complete_about({"edition": number, "version": f"v{number}"}))
     files.table.publish(writer.path, 9)
 
 

@@ -27,6 +27,7 @@ from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.table_without_users import list_users
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
 from batchrec_dagster_tests.support import declaration
@@ -123,7 +124,7 @@ class Nights:
         with TableWriter(self.folder / "lists.parquet") as writer:
             writer.write(pl.DataFrame(rows, schema, orient="row").to_arrow())
             about = {"edition": number, "version": version, "users": len(self.present)}
-            writer.finish({**about, "made_by": [version]})
+            writer.finish(complete_about({**about, "made_by": [version]}))
         edition = table.publish(writer.path, KEPT)
         Publications(self.work.files).settle()
         self.account.live = edition.number

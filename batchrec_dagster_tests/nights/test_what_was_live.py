@@ -232,7 +232,12 @@ class Year:
             for rank, item in enumerate(chance.sample(ITEMS, 3), 1)
         ]
         schema = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
-        facts = {"data_until": self.time - 2, "exclude_seen": False}
+        facts = {
+            "root_run": f"run {self.night}",
+            "run_cost_usd": 0.0,
+            "data_until": self.time - 2,
+            "exclude_seen": False,
+        }
         with TableWriter(self.folder / "lists.parquet") as writer:
             writer.write(pl.DataFrame(rows, schema, orient="row").to_arrow())
             version = model.arn.replace("/", "_").replace(":", "_").replace("-", "_")

@@ -28,6 +28,7 @@ from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.publications import PublicationRecord, Publications, Rollback
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.support import declaration, outcomes_of
 
@@ -59,7 +60,7 @@ def publish(storage: StorageResource, folder: Path, lists: Lists, **about: Any) 
                 rows, schema={"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
             ).to_arrow()
         )
-        writer.finish({"edition": number, "version": f"v{number}", **about})
+        writer.finish(complete_about({"edition": number, "version": f"v{number}", **about}))
     table.publish(writer.path, keep=9)
 
 
@@ -281,12 +282,14 @@ def build_editions(*made_times: int, data_until: Sequence[int] = ()) -> list[Edi
     until = data_until or [made_time - 60 for made_time in made_times]
     return [
         Edition(
-            {
-                "edition": n,
-                "version": "v",
-                "made_at": format_time(made_time),
-                "data_until": known_until,
-            },
+            complete_about(
+                {
+                    "edition": n,
+                    "version": "v",
+                    "made_at": format_time(made_time),
+                    "data_until": known_until,
+                }
+            ),
             "",
         )
         for n, (made_time, known_until) in enumerate(zip(made_times, until, strict=True), 1)
@@ -356,14 +359,6 @@ def test_data_that_end_before_any_publication_count_from_their_own_end() -> None
     periods = find_periods(old_editions, newest=300)
     assert list_spans(periods) == [(1, 100, 200), (3, 200, 300)]
     assert {period.since for period in periods} == {DATA}
-
-
-def test_an_edition_of_an_older_batchrec_counts_from_its_publication() -> None:
-    old = Edition({"edition": 1, "version": "v", "made_at": format_time(100)}, "")
-    nameless = Edition({}, "")
-    (period,) = find_periods([old, nameless], newest=150)
-    assert (period.start, period.known_until) == (100, 100)
-    assert find_periods([old], newest=90) == []
 
 
 def test_the_report_has_the_numbers_of_a_plain_count(

@@ -22,6 +22,7 @@ from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.pipeline.alerts_support import (
     ALERTS,
@@ -118,7 +119,11 @@ def publish(storage: StorageResource, address: str, made_at: datetime) -> Pipeli
     number = files.table.next_number()
     with temporary_folder() as folder, TableWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
-        writer.finish({"edition": number, "version": f"v{number}", "made_at": made_at.isoformat()})
+        writer.finish(
+            complete_about(
+                {"edition": number, "version": f"v{number}", "made_at": made_at.isoformat()}
+            )
+        )
         publications = Publications(files)
         files.table.publish(folder / "lists.parquet", 7)
         publications.write(remember_facts(publications.read(), files))

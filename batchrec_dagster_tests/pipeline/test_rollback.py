@@ -30,6 +30,7 @@ from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.support import (
     REPOSITORY,
     Project,
@@ -60,7 +61,11 @@ def publish(
     with TableWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"]}))
         made_by = [model, f"{model} for {users}"]
-        writer.finish({"edition": number, "version": version or f"v{number}", "made_by": made_by})
+        writer.finish(
+            complete_about(
+                {"edition": number, "version": version or f"v{number}", "made_by": made_by}
+            )
+        )
     table.publish(writer.path, keep=9)
 
 
@@ -115,7 +120,7 @@ def test_each_time_it_goes_one_further_back_and_to_any_by_its_number(
     # And what was found to be bad is passed over.
     assert [is_rolled_back(files, model) for model in "BC"] == [True, True]
     assert goes_back(files, PREVIOUS, "run 4") == 1
-    with pytest.raises(StepError, match=r"no earlier edition to roll back to. Kept: edition 4;"):
+    with pytest.raises(StepError, match=r"no earlier edition to roll back to. Kept: edition 4, "):
         chosen(files, PREVIOUS, "run 5")
     with pytest.raises(StepError, match="no edition '7' to roll back to"):
         chosen(files, "7", "run 5")

@@ -18,6 +18,7 @@ from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.testing import PipelineRun, RunFailedError, RunPipeline, run_pipeline
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.support import Project, declaration, write_ratings
 
 __all__ = ["run_pipeline"]
@@ -78,7 +79,7 @@ def test_lists_are_read_by_their_name(tmp_path: Path) -> None:
     for name in lists:
         with TableWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": [name]}))
-            writer.finish({"edition": 1, "version": "v1"})
+            writer.finish(complete_about({"edition": 1, "version": "v1"}))
         uri = storage.uri(StorageKeys(f"shop/{name}").recommendations)
         PublishedTable(storage.store, uri).publish(writer.path, 7)
     run = PipelineRun(pipeline, deployment, Mock())

@@ -12,7 +12,6 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.pipeline import run_step
 from batchrec_dagster.preparation.rules import ERASED_USER
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
@@ -227,26 +226,6 @@ def test_interactions_alone_say_that_the_copies_are_gone(
     assert not result.success
     assert "materialize raw_ratings too, which copies them again" in why(result)
     prepare(project, instance)
-
-
-def test_what_an_earlier_version_made_is_reused(
-    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Earlier versions did not check the source."""
-    write_source(project)
-    declare_shop(project)
-    prepare(project, instance)
-
-    def repeat_old_checks(*arguments: Any) -> list[dg.AssetCheckResult]:
-        checks = repeat_checks(*arguments)
-        return [check for check in checks if check.check_name != SOURCE_WITHOUT_ERASED]
-
-    repeat_checks = run_step._repeat_checks
-    monkeypatch.setattr(run_step, "_repeat_checks", repeat_old_checks)
-    result = prepare(project, instance)
-
-    assert metadata(result, "interactions")["outcome"] == NOT_AGAIN
-    assert find_warning(result) is None
 
 
 def test_a_downloaded_archive_does_not_stay_in_the_cache(

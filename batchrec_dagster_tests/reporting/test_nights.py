@@ -33,6 +33,7 @@ from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 
@@ -75,21 +76,23 @@ def publish(files: PipelineFiles, tmp_path: Path, night: int, keep: int = 7, **a
     with TableWriter(tmp_path / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
         writer.finish(
-            {
-                "edition": number,
-                "version": f"v{number}",
-                "made_at": compute_night(night).isoformat(),
-                "run_id": f"run {night}",
-                "root_run": f"run {night}",
-                "run_seconds": 185.0,
-                "run_cost_usd": 1.5,
-                "metrics": {NDCG: ndcg},
-                "recent_popularity": {"ndcg": 0.15},
-                "evidence": evidence,
-                "users": 1234,
-                "measured_on": "a",
-                **about,
-            }
+            complete_about(
+                {
+                    "edition": number,
+                    "version": f"v{number}",
+                    "made_at": compute_night(night).isoformat(),
+                    "run_id": f"run {night}",
+                    "root_run": f"run {night}",
+                    "run_seconds": 185.0,
+                    "run_cost_usd": 1.5,
+                    "metrics": {NDCG: ndcg},
+                    "recent_popularity": {"ndcg": 0.15},
+                    "evidence": evidence,
+                    "users": 1234,
+                    "measured_on": "a",
+                    **about,
+                }
+            )
         )
     publications = Publications(files)
     publications.write(remember_facts(publications.read(), files))

@@ -14,6 +14,7 @@ from batchrec_dagster.personalize.evidence import (
     read_evidence,
 )
 from batchrec_dagster.reporting.provenance import Provenance, describe_counted_events
+from batchrec_dagster_tests.editions import complete_about
 
 
 def answer(**headers: str) -> dict[str, Any]:
@@ -36,7 +37,9 @@ def test_what_the_metrics_count_is_said_where_it_is_unusual() -> None:
     assert describe_counted_events(["a", "b"], (), AMAZON).startswith(
         " Amazon Personalize's metrics count all events, not only a and b: outcomes"
     )
-    edition = {"engine": EMBEDDED, "evidence": {"all/users": 211}, "success": ["a", "b"]}
+    edition = complete_about(
+        {"engine": EMBEDDED, "evidence": {"all/users": 211.0}, "success": ["a", "b"]}
+    )
     measured_on = Provenance.of_edition(edition).lines["Measured on"]
     assert measured_on == "211 held-out users, by a and b alone"
 
@@ -57,7 +60,7 @@ def test_what_the_metrics_count_is_said_where_it_is_unusual() -> None:
             "held-out users; how many is not known",
         ),
         (
-            Provenance.of_edition({"evidence": {"all/users": 1.0}}),
+            Provenance(None, None, None, None, 1),
             "not known what trained it",
             "not known which",
             "1 held-out user: a small sample",

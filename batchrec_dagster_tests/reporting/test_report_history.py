@@ -16,6 +16,7 @@ from batchrec_dagster.reporting.run_records import CheckRecord, read_check_recor
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.editions import complete_about
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 
@@ -60,7 +61,7 @@ def test_the_data_of_each_kept_edition_are_remembered(tmp_path: Path) -> None:
     def publish(number: int) -> Edition:
         with TableWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
-            writer.finish({"edition": number, "version": f"v{number}"})
+            writer.finish(complete_about({"edition": number, "version": f"v{number}"}))
         return files.table.publish(writer.path, keep=1)
 
     def count_users(edition: Edition) -> int | None:

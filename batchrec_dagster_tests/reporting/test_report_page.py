@@ -38,6 +38,7 @@ from batchrec_dagster.reporting.page import encode_json_for_html, render_page
 from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.support import WCAG
 
@@ -144,10 +145,12 @@ def build_facts() -> Facts:
     frame_with_titles = run_tables.recommendations.join(run_tables.titles.lazy(), on="item_id")  # type: ignore[union-attr]
     old, new = (
         Edition(
-            {
-                "edition": number,
-                "settings": {"interactions.filter": SHOT * number, **more_settings},
-            },
+            complete_about(
+                {
+                    "edition": number,
+                    "settings": {"interactions.filter": SHOT * number, **more_settings},
+                }
+            ),
             "",
         )
         for number, more_settings in ((1, {}), (2, {"interactions.min_rating": 4.0}))

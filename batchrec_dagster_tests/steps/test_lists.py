@@ -240,7 +240,7 @@ def test_a_line_that_failed_is_reported_from_whichever_piece_it_is_in() -> None:
     assert everyone.finding.startswith("3 of 4 users have a result; 1 missing")
     assert everyone.finding.endswith("1 results are repeated")
     assert failed_lines.finding.startswith("2 of 4 users failed (at most 0 % may: ")
-    assert failed_lines.finding.endswith("; the first, user 'b': User error")
+    assert failed_lines.finding.endswith("; the first: User error")
 
 
 def test_items_without_a_score_are_kept_counted_and_null_in_the_table() -> None:

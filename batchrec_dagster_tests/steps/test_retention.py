@@ -21,6 +21,7 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, Keys, S3Server
 from batchrec_dagster_tests.support import declaration
 
@@ -107,7 +108,7 @@ def publish(work: PersonalizeWork, folder: Path, **about: Any) -> None:
     facts = {"batch_inference_job_arn": f"{JOB}shop-{number}", **about}
     with TableWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"]}))
-        writer.finish({"edition": number, "version": f"v{number}", **facts})
+        writer.finish(complete_about({"edition": number, "version": f"v{number}", **facts}))
     table.publish(writer.path, work.pipeline.retention.editions)
 
 

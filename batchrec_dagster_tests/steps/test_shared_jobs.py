@@ -28,6 +28,7 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.publications import PublicationRecord, Publications, WithdrawnLists
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.support import COLUMNS, declaration
 
 V1 = {"recipe": "aws-user-personalization"}
@@ -184,7 +185,7 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
         about = {"edition": 1, "version": f"v{day}", "made_at": f"2026-11-0{day}", **sizes}
         with TableWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
-            writer.finish(about)
+            writer.finish(complete_about(about))
         list_work.files.table.publish(writer.path, 7)
     compare = SizeComparison(work, "interactions").check
     assert compare(DataSize(190)).finding.endswith("compared with 200 in edition 1 of mail")

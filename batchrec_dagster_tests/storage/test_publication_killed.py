@@ -23,6 +23,7 @@ import pytest
 
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
+from batchrec_dagster_tests.editions import complete_about
 from batchrec_dagster_tests.local_personalize.forks import FORKS
 from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.s3_server import OWNER, S3Server
@@ -79,7 +80,7 @@ def publish(place: Place, say: Connection | None = None) -> None:
                 "noise": pa.Array.from_buffers(pa.binary(width), rows, [None, noise]),
             }
             writer.write(pa.table(columns))
-        writer.finish({"edition": number, "version": f"v{number}"})
+        writer.finish(complete_about({"edition": number, "version": f"v{number}"}))
         if say:
             say.send(None)
         start_seconds = time.monotonic()

@@ -89,9 +89,9 @@ class SegmentationModel:
 
     @classmethod
     def load(cls, arrays: Arrays, facts: dict[str, Any]) -> SegmentationModel:
-        """The model that was saved. Earlier versions named its factor `again`."""
-        factor = facts["again"] if "again" in facts else facts["repeat_factor"]
-        return cls(BlendModel.load(arrays, facts), require_number(factor, "repeat_factor"))
+        """The model that was saved."""
+        factor = require_number(facts["repeat_factor"], "repeat_factor")
+        return cls(BlendModel.load(arrays, facts), factor)
 
 
 def probabilities(model: BlendModel, history: History) -> Float32:

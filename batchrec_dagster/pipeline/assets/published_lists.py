@@ -230,7 +230,7 @@ def _popularity_metadata(table: "RecommendationTable") -> dict[str, Any]:
 
 def published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any]:
     """Which edition is published, and how good the model is that made it, if one did."""
-    metrics = edition.about.get("metrics") or {}
+    metrics = edition.about["metrics"]
     numbers = {"ndcg_at_25": metrics.get(NDCG), "coverage": metrics.get(COVERAGE)}
     return {
         "edition": edition.number,

@@ -80,7 +80,7 @@ def test_repeats_are_saved(data: Interactions, model: BlendModel, tmp_path: Path
     np.testing.assert_array_equal(loaded.repeat_rates, model.repeat_rates)
     users = [str(user) for user in data.user_ids]
     assert lists(loaded, users, data, 5) == lists(model, users, data, 5)
-    replace(model, repeat_rates=None).save(tmp_path)  # as models of earlier versions are
+    replace(model, repeat_rates=None).save(tmp_path)  # nobody had any item again
     loaded = load_model(tmp_path)
     assert isinstance(loaded, BlendModel)
     assert loaded.repeats == model.repeats
