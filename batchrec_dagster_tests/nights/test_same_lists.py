@@ -119,7 +119,8 @@ def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Se
         **ON_USERS,
         "items": ITEMS,
         "solution": {"recipe": "aws-user-personalization"},
-        "recommendations": {"num_results": 10, "exclude_seen": False, "filter": FILTER_BY_AGE},
+        # More than there are even films, so that whoever may have odd ones does.
+        "recommendations": {"num_results": 250, "exclude_seen": False, "filter": FILTER_BY_AGE},
     }
     root = tmp_path / "http"
     root.mkdir()
