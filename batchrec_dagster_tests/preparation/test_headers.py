@@ -11,7 +11,7 @@ import xlsxwriter
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.preparation.csv_form import find_header, names_columns
 from batchrec_dagster.preparation.items import ItemsLayout, parse_items
-from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
@@ -202,11 +202,3 @@ def test_a_list_of_words_needs_the_column(tmp_path: Path) -> None:
     message = "line 1 may name the column or be a user: set batch_users.column to the name"
     with pytest.raises(PreparationError, match=message):
         read_users([RawFile(path, path.name)], None)
-
-
-def test_unset_headers_leave_code_versions_as_they_were() -> None:
-    assert "header" not in repr(ReadSettings())
-    assert "header" not in repr(ItemsLayout(None, 1, 2))
-    assert "header" not in repr(UsersLayout(None, 1))
-    assert "header=3" in repr(ReadSettings(header=3))
-    assert Layout(",", "u", "i", None, "t").header is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -13,9 +14,11 @@ from batchrec_dagster.pipeline.automation.failure_alerts import (
     describe_failure,
     find_pipelines_of_run,
 )
-from batchrec_dagster.pipeline.automation.list_alerts import ListState, look_at_lists
 from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
 from batchrec_dagster.storage.resource import StorageResource
+
+if TYPE_CHECKING:
+    from batchrec_dagster.pipeline.automation.list_alerts import ListState
 
 
 def alert_sensors(watched: Mapping[str, Pipeline]) -> list[dg.SensorDefinition]:
@@ -57,6 +60,9 @@ def _make_list_sensor(watched: Mapping[str, Pipeline]) -> dg.SensorDefinition:
         " late_after_hours after they were due, and, with published, when it has new ones.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        # Imported here, because it needs PyArrow and NumPy.
+        from batchrec_dagster.pipeline.automation.list_alerts import look_at_lists
+
         storage: StorageResource = context.resources.batchrec_storage
         before = json.loads(context.cursor or "{}")
         on_schedule = _find_pipelines_on_schedule(watched.values(), context)

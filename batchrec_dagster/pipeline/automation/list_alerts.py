@@ -21,8 +21,6 @@ from batchrec_dagster.storage.resource import StorageResource
 
 # How long new lists may wait for the report's verdict before they are announced without it.
 REPORT_TIME = timedelta(hours=1)
-
-
 # Sorts before any time at which lists were made.
 NEVER = datetime.min.replace(tzinfo=UTC)
 
