@@ -146,7 +146,7 @@ def describe_plan(erasure: Erasure) -> Iterator[str]:
         if days is not None:
             yield (
                 f"{name}: the model is trained without them when it is {days} days old"
-                " (solution.retrain.every_days), or at once: batchrec run {name} --train"
+                f" (solution.retrain.every_days), or at once: batchrec run {name} --train"
             )
         if work.ensure.on_aws and any(
             part.pipeline == name and part.amount.is_of_people for part in parts

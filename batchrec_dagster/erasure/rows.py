@@ -142,7 +142,7 @@ class ParquetRows:
 def _copy_without(source: Path, target: Path, column: str, people: People) -> int:
     """Copy a table without the people's rows, and return how many rows these were.
 
-    A table that `TableWriter` wrote keeps its metadata, and gets the checksum of its new content.
+    A table that `TableWriter` wrote keeps its metadata.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -389,6 +389,8 @@ def test_what_people_read(first_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> 
     with monkeypatch.context() as context:
         context.setattr(PersonalizeResource, "on_aws", property(lambda _: True))
         texts += [("forget 9 --dry-run, on AWS", first_shop.forget("9", "--dry-run").output)]
+    declare(first_shop.project, solution={"retrain": {"every_days": 7}})
+    texts += [("forget 9 --dry-run, trained weekly", first_shop.forget("9", "--dry-run").output)]
     root = str(first_shop.project.root)
     texts = [
         (title, re.sub(r"[-0-9]{10}T[0-9]{6}Z", "TIME", text.replace(root, "PROJECT")))
