@@ -100,15 +100,16 @@ def encode_z85(data: bytes) -> str:
 
 def test_deletion_vectors_are_obeyed(place: Place) -> None:
     from deltalake import write_deltalake
-    from pyroaring import BitMap64
 
     write_deltalake(str(place.base / "orders"), ROWS.select(["user", "item"]))
     log = place.base / "orders" / "_delta_log"
     (first,) = log.glob("*.json")
     actions = [json.loads(line) for line in first.read_text().splitlines()]
     (add_action,) = [action["add"] for action in actions if "add" in action]
-    # The second row is deleted.
-    bitmap = struct.pack("<I", DELTA_MAGIC) + BitMap64([1]).serialize()
+    # The second row is deleted. Row 1 as a Roaring bitmap of 64 bits in its portable format: one
+    # part, whose key is 0, with the cookie of one without runs, one container, and its key, its
+    # size less one, its place and the row.
+    bitmap = struct.pack("<IQIIIHHIH", DELTA_MAGIC, 1, 0, 12346, 1, 0, 0, 16, 1)
     vector = {
         "storageType": "i",
         "pathOrInlineDv": encode_z85(bitmap),
