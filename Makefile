@@ -46,10 +46,10 @@ docs: .venv/dev  ## Builds the documentation, and checks its links.
 	$(BIN)/mkdocs build
 	@echo "Open .batchrec/site/index.html; to search in it: $(BIN)/python -m http.server -b 127.0.0.1 -d .batchrec/site"
 
-pictures: .venv/dev  ## Takes the pictures of docs/images anew, of the demo.
+pictures: .venv/dev  ## Takes the pictures of docs/images again, of the demo.
 	BATCHREC_PICTURES=docs/images $(BIN)/pytest -q batchrec_dagster_tests/repository/test_tutorial.py -k picture
 
-schema: .venv/run  ## Writes the JSON schema of the settings, which editors read, anew.
+schema: .venv/run  ## Writes the JSON schema of the settings, which editors read, again.
 	@$(BIN)/python -c 'from batchrec_dagster.config.json_schema import render_declaration_schema as render; \
 	from batchrec_dagster.config.new_declaration import SCHEMA_FILE; SCHEMA_FILE.write_text(render())'
 

@@ -59,7 +59,6 @@ LONGEST = (
     "test_run.py",
     "test_glue.py",
     "test_same_lists.py",
-    "test_dead_runs.py",
     "test_kills.py",
     "test_preparation_engines.py",
     "test_budget.py",

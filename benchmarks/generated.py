@@ -27,7 +27,7 @@ BEGIN, YEARS = 1_500_000_000, 3
 
 @dataclass(frozen=True)
 class Size:
-    """About so many interactions."""
+    """About this many interactions."""
 
     rows: int
     users: int

@@ -53,7 +53,7 @@ import batchrec_dagster.local_personalize.api.service, batchrec_dagster.steps.in
 
 
 def create_project(root: Path, pipelines: int) -> Path:
-    """A package with so many pipelines; its folder."""
+    """A package with this many pipelines; its folder."""
     package = root / "shops"
     for number in range(pipelines):
         folder = package / "defs" / f"shop{number:03}"

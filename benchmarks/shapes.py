@@ -41,7 +41,7 @@ class _World:
         return np.asarray(np.sqrt(1 - drift**2) * self.users[owner] + drift * noise)
 
     def draw(self, wants: Float64, count: Int64) -> Iterator[Int64]:
-        """For each session so many items, with repetition."""
+        """This many items for each session, with repetition."""
         for start in range(0, len(wants), 256):
             logits = wants[start : start + 256] @ self.items.T + self.popularity
             line = np.cumsum(np.exp(logits - logits.max(axis=1, keepdims=True)), axis=1)
@@ -180,7 +180,7 @@ def generate_news(users: int = 4_000, seed: int = 0) -> pl.DataFrame:
 
 
 def read_groceries(weeks: int = 17, households: int = 20) -> pl.DataFrame:
-    """What households bought in the last weeks, of products with so many buyers; real.
+    """What households bought in the last weeks, of products with at least this many buyers; real.
 
     A basket has one TIMESTAMP.
     """
