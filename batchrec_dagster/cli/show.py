@@ -50,9 +50,9 @@ def show(
     """Show the newest recommendations.
 
     For a USER: their history, their recommendations, and the item in the history that best explains
-    each. For an item: who gets it, and similar items. For an experiment: its arms compared, and the
-    users that the next one needs. For none of these: the data, quality and location of the
-    recommendations. Looks in every list of every pipeline, unless you name one.
+    each. For an item: who gets it, and similar items. For an experiment: its arms compared. For
+    none of these: the data, quality and location of the recommendations. Looks in every list of
+    every pipeline, unless you name one.
 
     With --edition: what the USER got then, from which edition and arm, and why. `batchrec
     list --editions` says which edition was live when.

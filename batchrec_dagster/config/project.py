@@ -116,10 +116,9 @@ class Budget(dg.Model):
 
     max_usd_per_run: float | None = Field(
         default=None,
-        description="Each step that costs money checks it before it starts anything: what the run"
-        " has paid and the estimate of the step, at the middle of its range, must not be higher."
-        " personalize_dataset counts the whole run's estimate. Retries and re-executions count with"
-        " their first run. Prices are those of the region in the file BATCHREC_PRICES.",
+        description="personalize_dataset estimates the whole run before it imports anything, and"
+        " stops if that is more. The prices are those of us-east-1, or those in the file"
+        " BATCHREC_PRICES.",
         examples=[20],
     )
 

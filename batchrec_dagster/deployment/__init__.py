@@ -110,7 +110,7 @@ SETTINGS = (
         limits.MAX_FILE_MEMORY_GB,
         str(limits.DEFAULT_FILE_MEMORY_GB),
         "The memory, counted as address space, of the process that reads a source's archives,"
-        " workbooks, databases, Parquet files and tables.",
+        " workbooks, JSON arrays, Parquet files and Delta tables.",
     ),
     Setting(
         limits.MAX_FILE_MINUTES,

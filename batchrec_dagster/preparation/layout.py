@@ -26,8 +26,7 @@ A row is read in four steps, so that engines agree to the byte.
    floating-point number. A whole number is `[+-]?D+`, from -2^63 to 2^63 - 1. With the `decimal`
    `,` numbers have a comma in place of the point. Points between groups of three digits are left
    out if there is a comma behind them, or if there are two points or more; any other number with a
-   point is not a number. An event value may be missing, and so may an order's number, which
-   is text and loses the spaces and tabs around it.
+   point is not a number. An event value may be missing.
 4. Problems. A row with a problem is bad. If it has several, it counts under the first: what is
    wrong with its line, then those of `row_problems.list_row_problems`, then those of
    `row_problems.list_time_problems`.
