@@ -1,5 +1,5 @@
 """Amazon Personalize's batch API on this machine: the same requests, answers, files and failures.
 
-`client.embedded_client` gives a boto3 client whose requests stay in this process. Nothing here
+`api.client.embedded_client` gives a boto3 client whose requests stay in this process. Nothing here
 knows of Dagster, and modules import each other relatively: the folder can be lifted out.
 """

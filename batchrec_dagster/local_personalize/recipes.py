@@ -17,7 +17,6 @@ from batchrec_dagster.personalize.recipes import build_recipe_arn, parse_hyperpa
 
 from .errors import InvalidInputError, ResourceNotFoundError
 from .learning import training
-from .learning.evaluation import METRICS, SEGMENT_METRICS
 from .learning.interactions import Interactions, Log, TrainingError
 from .learning.train_blend import train_blend
 from .learning.training import Train, TrainedModel
@@ -54,9 +53,6 @@ class Recipe:
     output: Output
 
     train: Train
-
-    metrics: tuple[str, ...] = METRICS
-    """The names of its metrics in GetSolutionMetrics."""
 
     events_config: bool = False
     """Whether solutionConfig.eventsConfig is allowed."""
@@ -115,7 +111,6 @@ _TABLE = (
         (file_formats.ITEM_FIELD,),
         Output.USERS,
         training.train_segmentation,
-        SEGMENT_METRICS,
         max_lines=500,
     ),
     Recipe(
@@ -125,7 +120,6 @@ _TABLE = (
         (file_formats.ITEM_ATTRIBUTES,),
         Output.USERS,
         training.train_segmentation,
-        SEGMENT_METRICS,
         max_lines=10,
     ),
 )

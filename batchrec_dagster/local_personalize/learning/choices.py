@@ -26,23 +26,6 @@ _PLACES = ("users", "places", "popular_places", "lengths")
 
 
 @dataclass(frozen=True)
-class MarkedHits:
-    """Which places of the lists of 25 have an item that their user chose."""
-
-    users: Int32
-    """(users,) indices of the tested users with a choice that counts, sorted."""
-
-    relevant: Int64
-    """(users,) how many choices count, at least 1."""
-
-    hits: Bool
-    """(users, 25) whether the item at that place of the model's list is relevant."""
-
-    popular_hits: Bool
-    """(users, 25) the same for the most popular items."""
-
-
-@dataclass(frozen=True)
 class ListPlaces:
     """The choices, with the places of the items in lists. A choice is a user's relevant item."""
 
@@ -58,19 +41,6 @@ class ListPlaces:
     lengths: Int64
     """(tested,) how many interactions the model saw of each user."""
 
-    def mark_hits(self, is_counted: Bool) -> MarkedHits:
-        """The hits of each user with such a choice.
-
-        is_counted: (choices,) whether a choice counts.
-        """
-        users, numbers = np.unique(self.users[is_counted], return_inverse=True)
-        return MarkedHits(
-            users,
-            np.bincount(numbers, minlength=len(users)).astype(np.int64),
-            _mark_hits(numbers, self.places[is_counted], len(users)),
-            _mark_hits(numbers, self.popular_places[is_counted], len(users)),
-        )
-
     def measure(self, is_counted: Bool) -> tuple[dict[str, float], dict[str, float]]:
         """The metrics of these choices alone, but for the coverage, and the evidence for them.
 
@@ -78,13 +48,14 @@ class ListPlaces:
 
         is_counted: (choices,) whether a choice counts.
         """
-        marked = self.mark_hits(is_counted)
+        users, numbers = np.unique(self.users[is_counted], return_inverse=True)
+        relevant = np.bincount(numbers, minlength=len(users)).astype(np.int64)
+        hits = _mark_hits(numbers, self.places[is_counted], len(users))
+        popular_hits = _mark_hits(numbers, self.popular_places[is_counted], len(users))
         evidence = summarize_evidence(
-            ndcg(marked.hits, marked.relevant),
-            ndcg(marked.popular_hits, marked.relevant),
-            self.lengths[marked.users],
+            ndcg(hits, relevant), ndcg(popular_hits, relevant), self.lengths[users]
         )
-        return measure_ranks(marked.hits, marked.relevant), evidence
+        return measure_ranks(hits, relevant), evidence
 
 
 def _mark_hits(users: npt.NDArray[np.intp], places: Int32, n_users: int) -> Bool:
@@ -162,21 +133,12 @@ class EventChoices:
     names: Sequence[str]
     """The types of events, in the order of their bits."""
 
-    def find_counted(self, events: Collection[str]) -> Bool:
-        """(choices,): whether a choice has such an event; all have if there are no events.
-
-        events: types of events, in upper or lower case.
-        """
-        if not events:
-            return np.ones(len(self.types), dtype=bool)
-        return (self.types & self._find_bits(events)) > 0
-
     def measure(self, events: Collection[str]) -> tuple[dict[str, float], dict[str, float]]:
         """The metrics and the evidence of the choices with such events; see `ListPlaces.measure`.
 
         events: types of events, in upper or lower case.
         """
-        return self.places.measure(self.find_counted(events))
+        return self.places.measure((self.types & self._find_bits(events)) > 0)
 
     def _find_bits(self, events: Collection[str]) -> int:
         wanted = {name.lower() for name in events}

@@ -40,7 +40,7 @@ ALS_ITERATIONS = 3
 # Where users have fewer interactions on average, more iterations are needed.
 ALS_SHORT_HISTORIES = 30
 ALS_ITERATIONS_OF_SHORT = 8
-ALS_UPDATE_ITERATIONS = 2
+ALS_ITERATIONS_FROM_START = 2  # from an earlier fit
 
 # How many scores of factors are multiplied at once, so that they stay in the cache until they are
 # added, and the least number of items for it.
@@ -246,7 +246,7 @@ def fit_factors(
     factors: int = ALS_FACTORS,
     seed: int,
     start: FactorScorer | None = None,
-    iterations: int = ALS_UPDATE_ITERATIONS,
+    iterations: int = ALS_ITERATIONS_FROM_START,
 ) -> FactorScorer:
     """Item factors, by alternating least squares.
 

@@ -23,18 +23,11 @@ SEGMENT_INPUT_SHARE = 0.8  # of each history
 EARLIER_CUTOFFS = (0.8, 0.7, 0.6, 0.5)  # shares of a history
 MIN_QUERIES = 400  # pairs of a user and a cutoff to select a model on, if there are cutoffs enough
 MAX_SEGMENT_USERS = 10_000_000  # in all segments of an evaluation
-SEGMENT_METRICS = ("coverage", "hits_at_1_percent", "recall_at_1_percent")
 
 Bool = npt.NDArray[np.bool_]
 
 DEPTHS = (5, 10, 25)
 MAX_DEPTH = max(DEPTHS)
-METRICS = (
-    "coverage",
-    f"mean_reciprocal_rank_at_{MAX_DEPTH}",
-    *(f"normalized_discounted_cumulative_gain_at_{depth}" for depth in DEPTHS),
-    *(f"precision_at_{depth}" for depth in DEPTHS),
-)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,6 @@ from ..catalog.resource import Resource, Status
 from ..errors import InUseError, InvalidInputError
 from .datasets import BATCH_JOB_KINDS
 
-MODEL_EXPIRED = "model_expired"
-"""The key in the state of a version that has given up its model."""
-
 
 def has_model(version: Resource) -> bool:
     """Whether an ACTIVE version still has its model."""
@@ -35,7 +32,7 @@ def give_up_model(request: ApiRequest, version: Resource) -> None:
         if job.kind in BATCH_JOB_KINDS and job.body["solutionVersionArn"] == version.arn:
             raise InUseError(f"{version.arn} cannot expire: {job.arn} needs its model.")
     state = {name: value for name, value in version.state.items() if name != "model"}
-    request.transaction.save(replace(version, state={**state, MODEL_EXPIRED: True}))
+    request.transaction.save(replace(version, state=state))
     request.files_to_remove.append(version.state["model"])
 
 

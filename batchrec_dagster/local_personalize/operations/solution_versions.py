@@ -139,7 +139,6 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     """
     version = request.get_active("SolutionVersion", request.params["solutionVersionArn"])
     metrics, numbers = version.state["metrics"], version.state["evidence"]
-    headers = {}
     if request.success:
         # Empty evidence says that the metrics count all events.
         numbers = {}
@@ -148,8 +147,11 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
             ranks, numbers = choices.measure(request.success)
             # The lists are the same, and so is what is in them.
             metrics = {"coverage": metrics["coverage"], **ranks}
-    headers[evidence.HEADER] = json.dumps(_round(numbers), separators=(",", ":"))
-    return {"solutionVersionArn": version.arn, "metrics": _round(metrics), HEADERS: headers}
+    return {
+        "solutionVersionArn": version.arn,
+        "metrics": _round(metrics),
+        HEADERS: {evidence.HEADER: json.dumps(_round(numbers), separators=(",", ":"))},
+    }
 
 
 def _load_choices(request: ApiRequest, version: Resource) -> EventChoices | None:
