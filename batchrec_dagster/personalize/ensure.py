@@ -45,9 +45,9 @@ OWN_TAGS = (PIPELINE_TAG, STORAGE_TAG, DATA_VERSION_TAG, VERSION_NAME_TAG)
 ACTIVE = "ACTIVE"
 # A data deletion job has statuses of its own: PENDING, IN_PROGRESS, COMPLETED and FAILED.
 READY = (ACTIVE, "COMPLETED")
-FAILED = ("CREATE FAILED", "CREATE STOPPED", "FAILED")
-# A job or version with this status is started once more. Somebody stopped the others.
-STARTED_ONCE_MORE = ("CREATE FAILED",)
+# A job or version with this status is started once more.
+CREATE_FAILED = "CREATE FAILED"
+FAILED = (CREATE_FAILED, "CREATE STOPPED", "FAILED")
 Description = Mapping[str, Any]
 
 # What has a name may be deleted while this run looks for it. After more collisions, the cause is
@@ -311,7 +311,7 @@ class Ensure:
             return self.wait_until_all_ready(kind, started)
         except PersonalizeError as error:
             failure = error.details
-            if failure.get("status") not in STARTED_ONCE_MORE:
+            if failure.get("status") != CREATE_FAILED:
                 raise
             self.log.warning(
                 f"{kind.label} failed: {failure['reason']} ({failure['arn']}). It is started once"

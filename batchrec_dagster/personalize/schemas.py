@@ -21,7 +21,6 @@ ITEM_ID = "ITEM_ID"
 TIMESTAMP = "TIMESTAMP"
 EVENT_TYPE = "EVENT_TYPE"
 EVENT_VALUE = "EVENT_VALUE"
-# The number of the order that an interaction belongs to. It is a column of batchrec's own.
 IMPRESSION = "IMPRESSION"
 CREATION_TIMESTAMP = "CREATION_TIMESTAMP"
 
