@@ -29,8 +29,6 @@ BEFORE_1970 = "the timestamp is before 1970"
 SENTINEL = (
     "the timestamp is 0 or after 2099 (that is no time, or ratings.timestamp_unit is another)"
 )
-
-
 FUTURE = "the timestamp is in the future (or ratings.timestamp_unit is another)"
 
 

@@ -28,9 +28,12 @@ def write_parquet(
 ) -> None:
     """Write the batches, whose sizes are now what they are said to be.
 
-    Numbers are written as they are, so that the size of the file is that of
-    the data. Texts are written once each where they repeat. packed: the size in bytes of the file
-    that the batches come from. Raises LimitError for more rows than such a file can hold.
+    Numbers are written as they are, so that the size of the file is that of the data. Texts are
+    written once each where they repeat.
+
+    packed: the size in bytes of the file that the batches come from.
+
+    Raises LimitError for more rows than such a file can hold.
     """
     texts = [field.name for field in schema if _is_text(field.type)]
     rows = 0

@@ -78,9 +78,9 @@ class ConfinedReader:
         packed: the size in bytes of the file as it came. No file that the child writes may be
         larger than what that many bytes may unfold to; without it, the job itself sets this limit.
 
-        Raises FileError if the file cannot be read, its subclass DamagedError if it is damaged, and
-        LimitError if reading it takes more memory, disk or time than the limits of the environment
-        allow, or if one of these is not a number above 0.
+        Raises FileError if the file cannot be read, its subclass DamagedFileError if it is damaged,
+        and LimitError if reading it takes more memory, disk or time than the limits of the
+        environment allow, or if one of these is not a number above 0.
         """
         if self._child is None:
             self._child = _Child(Limits.from_environment())

@@ -13,8 +13,8 @@ from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
 # If Polars refuses lines, they are halved again and again to find which of them. This many or fewer
 # are not halved, but read by Python.
 FEW_LINES = 50
-# Roles of which only the value of a number counts, not how it is written.
-_NUMERIC_ROLES = ("rating",)
+# The role of which only the value of a number counts, not how it is written.
+_NUMERIC_ROLE = "rating"
 # After a name and its colon, numbers that Polars does not give as they are written: -0, 1e3, 1.50,
 # or of more digits than a 64-bit floating-point number keeps.
 _CHANGED_NUMBERS = (
@@ -129,7 +129,7 @@ def _build_pattern_for_python(names: Mapping[str, str], *, with_lists: bool) -> 
     """
     if any(re.search(r'["\\/\x00-\x1f]', name) for name in names.values()):
         return None
-    text_columns = {name for role, name in names.items() if role not in _NUMERIC_ROLES}
+    text_columns = {name for role, name in names.items() if role != _NUMERIC_ROLE}
     key_of_column = {name: f'"{re.escape(name)}"\\s*:' for name in names.values()}
     keys = list(key_of_column.values())
     text_keys = [key for name, key in key_of_column.items() if name in text_columns]

@@ -59,7 +59,7 @@ def parse_rows(
     *,
     plain: bool = False,
 ) -> pl.LazyFrame:
-    """ROW, user, item, SECONDS, event_type, event_value, order, PROBLEM and REASON of every row.
+    """ROW, user, item, SECONDS, event_type, event_value, PROBLEM and REASON of every row.
 
     This is how a row of ratings is read, on this machine and on Spark.
 
@@ -68,7 +68,7 @@ def parse_rows(
     erased: the ids in the cells whose users were erased. Their rows have no time and no problem.
     plain: whether the file has nothing in it that an id must not have.
 
-    event_type, event_value and order are text; they are null where the layout has none.
+    event_type and event_value are text; they are null where the layout has none.
     """
     none = pl.lit(None, dtype=pl.String)
     seconds = pl.col(SECONDS)
@@ -97,9 +97,7 @@ def parse_rows(
             "item",
             SECONDS,
             event_type=none if layout.event_type is None else pl.col("event_type"),
-            event_value=(
-                none if layout.event_value is None else _clear_missing("event_value", layout)
-            ),
+            event_value=none if layout.event_value is None else _trim_event_value(layout),
             problem=PROBLEM,
             reason=reason,
         )
@@ -217,11 +215,11 @@ def choose_first_reason(reasons: Iterable[Reason]) -> pl.Expr:
     return pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
 
 
-def _clear_missing(role: str, layout: Layout) -> pl.Expr:
-    """The cell of a role that may be missing, without the blanks around it; null if it is."""
+def _trim_event_value(layout: Layout) -> pl.Expr:
+    """The event value without the blanks around it; null where it is missing."""
     cells = CellConditions(layout.null_values)
-    is_given = ~(cells.is_missing(role) | cells.means_nothing(role))
-    return pl.when(is_given).then(pl.col(role).str.strip_chars(_BLANKS))
+    is_given = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
+    return pl.when(is_given).then(pl.col("event_value").str.strip_chars(_BLANKS))
 
 
 # How many bad rows are named.

@@ -1,6 +1,6 @@
 """Downloads files from the web.
 
-An interrupted download is resumed. A file appears only when it is complete.
+A download that is cut goes on where it ended. A file appears only when it is complete.
 """
 
 from __future__ import annotations

@@ -29,10 +29,6 @@ class DownloadError(Exception):
     """A file could not be fetched. The message has its address, without a query, and the fix."""
 
 
-class MissingFileError(DownloadError):
-    """There is no file at this address."""
-
-
 class TemporaryError(Exception):
     """An error that is worth another attempt.
 
@@ -158,7 +154,7 @@ def _explain_refusal(url: str, response: BaseHTTPResponse) -> Exception:
     if response.status in TEMPORARY_STATUSES:
         return TemporaryError(f"the server says {answer}", response)
     if response.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-        return MissingFileError(f"there is no {safe_url(url)} ({answer}): check the address")
+        return DownloadError(f"there is no {safe_url(url)} ({answer}): check the address")
     if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return DownloadError(
             f"{safe_url(url)} is not public ({answer}): sign the address again, or put the file"

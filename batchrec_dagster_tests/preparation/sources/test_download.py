@@ -23,7 +23,7 @@ from batchrec_dagster.preparation.sources.download import (
     download,
 )
 from batchrec_dagster.preparation.sources.peers import is_public
-from batchrec_dagster.preparation.sources.web_request import DownloadError, MissingFileError
+from batchrec_dagster.preparation.sources.web_request import DownloadError
 from batchrec_dagster_tests.repeats import repeats
 from batchrec_dagster_tests.web_server import Page, Web, serving
 
@@ -154,7 +154,7 @@ def test_wherever_it_is_cut_the_bytes_are_the_same(
 def test_a_file_that_is_not_there_is_asked_for_once(
     web: Web, tmp_path: Path, waits: list[float]
 ) -> None:
-    with pytest.raises(MissingFileError, match=r"there is no http://127.*/nowhere.zip \(404"):
+    with pytest.raises(DownloadError, match=r"there is no http://127.*/nowhere.zip \(404"):
         download(web.url("/nowhere.zip"), tmp_path / "a.zip")
     assert len(web.requests) == 1
     assert waits == []
