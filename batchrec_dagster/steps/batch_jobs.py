@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, TypeVar
@@ -224,26 +224,22 @@ class JobOutput:
         self.storage.store.put(self.folder + DAMAGED, f"{reason}\n".encode())
 
 
-def require_usable(
-    outputs: Sequence[JobOutput], checks: Sequence[CheckResult], rejected: Collection[int]
-) -> None:
+def require_usable(output: JobOutput | None, checks: Sequence[CheckResult]) -> None:
     """Raise FailedChecksError if one of the checks blocks.
 
-    Outputs that it blocks because of are marked, so that the next run starts a new job.
+    If it blocks because of the output, that is marked, so that the next run starts a new job.
 
-    rejected: the places of these outputs; empty if it is not known which of them it is.
+    output: None if no job was needed.
     """
     failed = [check for check in checks if check.blocks and check.makes_output_unusable]
-    if not failed:
+    if output is None or not failed:
         require_passed(checks)
         return
-    unusable = [outputs[place] for place in sorted(rejected)] or outputs
-    for output in unusable:
-        output.mark_damaged("; ".join(check.finding for check in failed))
-    folders = " and ".join(output.storage.where(output.folder) for output in unusable)
+    output.mark_damaged("; ".join(check.finding for check in failed))
+    folder = output.storage.where(output.folder)
     raise FailedChecksError(
         [
-            replace(check, finding=f"{folders}: {check.finding}. {NEXT_RUN}")
+            replace(check, finding=f"{folder}: {check.finding}. {NEXT_RUN}")
             if check in failed
             else check
             for check in checks
@@ -251,15 +247,14 @@ def require_usable(
     )
 
 
-def fingerprint_outputs(outputs: Iterable[JobOutput]) -> str:
-    """A fingerprint of the files that the jobs wrote, without reading them."""
-    files = [file for output in outputs for file in output.files()]
-    return fingerprint(*((file.uri, file.size, file.etag) for file in files))
+def fingerprint_output(output: JobOutput) -> str:
+    """A fingerprint of the files that the job wrote, without reading them."""
+    return fingerprint(*((file.uri, file.size, file.etag) for file in output.files()))
 
 
 @dataclass
 class AnswerCounts:
-    """What is counted of the lines of one output."""
+    """What is counted of the lines that a table is made from."""
 
     answered: list[pl.Series] = field(default_factory=list)
     """The names of the users or segments that the lines answer, in pieces."""
@@ -277,16 +272,6 @@ class AnswerCounts:
     def first_failure(self) -> tuple[str, str] | None:
         """The name and the error of the first line that has one."""
         return next((part.row(0) for part in self.failed if part.height), None)
-
-    @classmethod
-    def add_up(cls, outputs: Iterable["AnswerCounts"]) -> "AnswerCounts":
-        """The counts of several outputs together, in their order."""
-        total = cls()
-        for counts in outputs:
-            total.answered += counts.answered
-            total.failed += counts.failed
-            total.repeated += counts.repeated
-        return total
 
 
 C = TypeVar("C")
@@ -313,7 +298,7 @@ def read_counts(counts: type[C], about: Mapping[str, Any]) -> C:
 
 
 class OutputTable(ABC):
-    """Builds a table from the lines of jobs' outputs, and counts what its checks need.
+    """Builds a table from the lines of a job's output, and counts what its checks need.
 
     A line with an error gives no rows.
 
@@ -326,16 +311,13 @@ class OutputTable(ABC):
         self.rows = 0
         self.sample = pl.DataFrame()
         self._key = key
-        # The last are those of the output that is being read.
-        self._outputs = [AnswerCounts()]
+        self._answers = AnswerCounts()
 
     def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
-        """Write the table's rows of one output, whose lines are counted apart.
+        """Write the table's rows of these lines.
 
         pieces: at least one, as `file_formats` reads them.
         """
-        if self._outputs[-1].answered:
-            self._outputs.append(AnswerCounts())
         for lines in pieces:
             table.write(self.add(lines).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
@@ -354,8 +336,8 @@ class OutputTable(ABC):
 
     def _count_lines(self, lines: pl.DataFrame) -> None:
         answers = lines.select(name=self._key, error=pl.col("error").str.slice(0, MAX_ERROR_LENGTH))
-        self._outputs[-1].answered.append(answers.get_column("name"))
-        self._outputs[-1].failed.append(answers.filter(pl.col("error").is_not_null()))
+        self._answers.answered.append(answers.get_column("name"))
+        self._answers.failed.append(answers.filter(pl.col("error").is_not_null()))
 
 
 def explode_results(lines: pl.DataFrame, subject: str) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Infers every user's list with batch inference jobs, and publishes the lists as one table."""
+"""Infers every user's list with a batch inference job, and publishes the lists as one table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchrec_dagster.steps.batch_jobs import (
     SAMPLE,
     JobOutput,
     describe_outcome,
-    fingerprint_outputs,
+    fingerprint_output,
     read_counts,
     require_usable,
 )
@@ -94,10 +94,9 @@ def infer_and_publish(
     gate = publishing.gate(skip=run.skip_quality_gate)
     if gate.blocks:
         # Models are trained every night, however many of them the gate refuses.
-        delete_unneeded(work, [])
+        delete_unneeded(work)
     require_passed([gate])
     published = _read_unchanged(work, publishing, batch_users, gate)
-    jobs_in_use: set[str] = set()
     if published is None:
         users = divide_users(work, batch_users, users_version)
         inference = Inference(
@@ -106,7 +105,6 @@ def infer_and_publish(
         inferred = inference.infer(users)
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
         job, num_results = inferred.job, inferred.num_results
-        jobs_in_use = {job.arn}
         published = PublishedLists(
             edition,
             table,
@@ -117,7 +115,7 @@ def infer_and_publish(
             _describe_new_edition(work, job),
         )
     _prune(work, declaration, model.dataset_group_name)
-    delete_unneeded(work, jobs_in_use)
+    delete_unneeded(work, published.job.arn)
     return published
 
 
@@ -145,13 +143,13 @@ def _publish(
             **table.facts,
             "results_asked_for": inferred.num_results,
             "inference_cost_on_aws_usd": round(inferred.job_cost.usd, 4),
-            "outputs": fingerprint_outputs([output]),
+            "outputs": fingerprint_output(output),
             "data_until": interactions.until,
             "exclude_seen": pipeline.recommendations.excludes_all_seen,
             **({"experiment": pipeline.experiment.model_dump()} if pipeline.experiment else {}),
         }
         about = publishing.about(version, run.run, checks, facts)
-        require_usable([output], checks, table.rejected)
+        require_usable(output, checks)
         writer.finish(about)
         without_lists = pipeline.experiment or pipeline.recommendations.newcomers == "leave_out"
         if without_lists or table.counts.failed_users:
@@ -210,7 +208,7 @@ def _read_unchanged(
         return None
     output = JobOutput(work.storage, description)
     is_finished = description["status"] == ACTIVE and output.is_usable()
-    if not is_finished or fingerprint_outputs([output]) != about["outputs"]:
+    if not is_finished or fingerprint_output(output) != about["outputs"]:
         return None
     sample = table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
     job = ReadyResource(arn, description, created=False, seconds=0.0)

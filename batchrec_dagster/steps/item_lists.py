@@ -10,7 +10,6 @@ import polars as pl
 from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
-    AnswerCounts,
     OutputTable,
     WrittenTable,
     explode_results,
@@ -113,7 +112,7 @@ class ItemListBuilder(OutputTable):
         lengths = table.group_by("item_id").agg(pl.len(), distinct=similar.n_unique())
         self.items += lengths.height
         self._full += lengths.filter(pl.col("len") >= self.num_results).height
-        self._outputs[-1].repeated += table.height - int(lengths.get_column("distinct").sum())
+        self._answers.repeated += table.height - int(lengths.get_column("distinct").sum())
         if "title" in self.columns:
             self._untitled += table.get_column("title").null_count()
         listed = table.get_column(SIMILAR_ITEM_COLUMN)
@@ -124,19 +123,19 @@ class ItemListBuilder(OutputTable):
 
         requested: the items that lists were requested for.
         """
-        total = AnswerCounts.add_up(self._outputs)
-        answered = pl.concat(total.answered)
-        failed = total.failed_lines
+        counts = self._answers
+        answered = pl.concat(counts.answered)
+        failed = counts.failed_lines
         checks = [
             check_every_item_answered(requested, answered, rows=self.rows),
-            check_no_failed_items(failed, len(answered), total.first_failure),
-            check_no_duplicates(total.repeated),
+            check_no_failed_items(failed, len(answered), counts.first_failure),
+            check_no_duplicates(counts.repeated),
             check_items_have_lists(len(requested), self.items, self._full, self.num_results),
         ]
         if "title" in self.columns:
             checks.append(check_rows_titled(self.rows, self._untitled))
-        counts = ItemListCounts(self.rows, self.items, len(self.similar_items), failed)
-        return SimilarItemsTable(counts, self.sample, checks)
+        in_table = ItemListCounts(self.rows, self.items, len(self.similar_items), failed)
+        return SimilarItemsTable(in_table, self.sample, checks)
 
 
 def build_item_lists(

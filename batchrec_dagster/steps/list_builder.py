@@ -1,4 +1,4 @@
-"""Builds the rows of lists from the lines of batch inference jobs, and counts what checks need."""
+"""Builds the rows of lists from the lines of a batch inference job, and counts what checks need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
-    AnswerCounts,
     OutputTable,
     WrittenTable,
     explode_results,
@@ -39,7 +38,7 @@ from batchrec_dagster.steps.seen_items import SeenItems
 
 @dataclass(frozen=True)
 class ListInputs:
-    """What lists are like, and what they are made with besides the lines of jobs."""
+    """What lists are like, and what they are made with besides the lines of a job."""
 
     num_results: int
     """How many items a list has."""
@@ -131,50 +130,50 @@ class ListBuilder(OutputTable):
             others = [name for name in others if name not in undeclared]
         return table.select(*names, *others)
 
-    def finish(self, requested: Sequence[pl.Series], *, filtered: bool) -> RecommendationTable:
+    def finish(self, users: pl.Series, *, filtered: bool) -> RecommendationTable:
         """The numbers and checks of the table that was written.
 
-        requested: for each output, the users whom lists were requested for.
+        users: those whom lists were requested for.
         filtered: whether recommendations.filter is set.
         """
-        total = AnswerCounts.add_up(self._outputs)
         counts = ListCounts(
             self.rows,
             self.users,
             len(self.items),
             self.seen_items_dropped,
             self.items_without_score,
-            total.failed_lines,
+            self._answers.failed_lines,
         )
-        checks = self.checks(pl.concat(requested), filtered=filtered)
         return RecommendationTable(
             counts,
             self.sample,
-            checks,
-            failed=pl.concat(total.failed).rename({"name": "user_id"}),
-            rejected=self._find_rejected(requested) if any(c.blocks for c in checks) else [],
+            self.checks(users, filtered=filtered),
+            failed=pl.concat(self._answers.failed).rename({"name": "user_id"}),
         )
 
     def checks(self, users: pl.Series, *, filtered: bool) -> list[CheckResult]:
-        """The verdicts on all outputs together.
+        """The verdicts on the table.
 
         users: those whom lists were requested for.
         filtered: whether recommendations.filter is set.
         """
-        inputs = self.inputs
-        total = AnswerCounts.add_up(self._outputs)
-        every_user, *others = self._check_answers(users, total)
-        failed, padding = total.failed_lines, self.items_without_score
+        inputs, answers = self.inputs, self._answers
+        answered = pl.concat(answers.answered)
+        every_user = check_every_user_answered(users, answered)
+        failed, padding = answers.failed_lines, self.items_without_score
         seen_items = self.seen_items_listed
         # Where all users failed, that is what is wrong, and where rules left nothing of the model's
         # results, their own check says so.
-        all_failed = 0 < failed == sum(map(len, total.answered))
+        all_failed = 0 < failed == len(answered)
         emptied_by_rules = inputs.rules is not None and self._results > 0
         if not (self.rows or all_failed or emptied_by_rules):
             every_user = explain_empty_lists(every_user)
         return [
             every_user,
-            *others,
+            check_no_failed_users(
+                failed, len(answered), answers.first_failure, inputs.max_failed_share
+            ),
+            check_no_duplicates(answers.repeated),
             *([] if seen_items is None else [check_no_seen_items(seen_items)]),
             check_lists_full(
                 self._full,
@@ -200,31 +199,6 @@ class ListBuilder(OutputTable):
     def seen_items_dropped(self) -> int:
         """How many results were left out because their user had the item."""
         return self.dropped if self.inputs.rules is None else self.inputs.rules.count_seen_dropped()
-
-    def _check_answers(self, users: pl.Series, counts: AnswerCounts) -> list[CheckResult]:
-        """What another job may make better: every_user_answered and two more."""
-        answered = pl.concat(counts.answered)
-        return [
-            check_every_user_answered(users, answered),
-            check_no_failed_users(
-                counts.failed_lines,
-                len(answered),
-                counts.first_failure,
-                self.inputs.max_failed_share,
-            ),
-            check_no_duplicates(counts.repeated),
-        ]
-
-    def _find_rejected(self, requested: Sequence[pl.Series]) -> list[int]:
-        """The places of the outputs that do not pass on their own.
-
-        One of two outputs may have a larger share of failed users than both together.
-        """
-        return [
-            place
-            for place, (users, counts) in enumerate(zip(requested, self._outputs, strict=True))
-            if any(check.blocks for check in self._check_answers(users, counts))
-        ]
 
     @property
     def items_without_score(self) -> int:
@@ -266,7 +240,7 @@ class ListBuilder(OutputTable):
         self._unscored += of_model.get_column("score").null_count()
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
         self._full += lengths.filter(pl.col("len") >= inputs.num_results).height
-        self._outputs[-1].repeated += table.height - int(lengths.get_column("items").sum())
+        self._answers.repeated += table.height - int(lengths.get_column("items").sum())
         if inputs.seen is not None:
             self._seen += int(inputs.seen.contain(table).sum())
 
@@ -320,5 +294,3 @@ class RecommendationTable(WrittenTable[ListCounts]):
 
     failed: pl.DataFrame = field(default_factory=pl.DataFrame)
     """The columns user_id and error, of the users whose line has an error."""
-    rejected: Sequence[int] = ()
-    """The places of the outputs that another job should make again, if a check blocks."""

@@ -75,8 +75,7 @@ def build_table(
             reasons=reasons,
         )
     )
-    requested = [users.of_model.ids]
-    progress = Progress("users' lists written", sum(map(len, requested)), work.ensure.log.debug)
+    progress = Progress("users' lists written", len(users.of_model.ids), work.ensure.log.debug)
     pieces = output.pieces(read_inference)
     if reasons is not None:
         pieces = merge_pieces(pieces, RESULTS_AT_ONCE)
@@ -84,14 +83,13 @@ def build_table(
     popular = interactions.popular
     if popular is not None and users.popular.height:
         ids = users.popular.get_column("user_id")
-        requested.append(ids)
         length = pl.Series([num_results]).new_from_index(0, len(ids))
         if interactions.seen is not None:
             length = settings.num_results + interactions.seen.count(ids)
         lines = make_popular_lines(users.popular.with_columns(length=length), popular.by_reason)
         lists.write(log_progress(lines, progress), table)
     progress.end()
-    built = lists.finish(requested, filtered=settings.filter is not None)
+    built = lists.finish(users.ids, filtered=settings.filter is not None)
     checks = [*built.checks]
     facts: dict[str, Any] = {}
     if popular is not None:

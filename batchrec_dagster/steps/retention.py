@@ -36,7 +36,7 @@ from batchrec_dagster.storage.published_table import Edition
 RAW_ITEMS, RAW_USERS = "raw_items", "raw_users"
 
 
-def delete_unneeded(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None:
+def delete_unneeded(work: PersonalizeWork, job_in_use: str | None = None) -> None:
     """Delete what no kept edition and no job under way needs.
 
     These are outputs of batch inference jobs, what removed blocks of the declaration left, and
@@ -44,10 +44,10 @@ def delete_unneeded(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None
     job whose output is being deleted. Of several lists, others may be made at the same time, or
     later in the run: so outputs stay that are made of the newest data.
 
-    jobs_in_use: the ARNs of the jobs that this run's lists were made from.
+    job_in_use: the ARN of the job that this run's lists were made from, if there was one.
     """
     with _log_failures(work, "outputs of batch inference jobs"):
-        _delete_inference_outputs(work, jobs_in_use)
+        _delete_inference_outputs(work, job_in_use)
     with _log_failures(work, "what removed settings left"):
         _delete_undeclared(work)
     with _log_failures(work, "models"):
@@ -67,21 +67,18 @@ def delete_unneeded_segments(work: PersonalizeWork, job_in_use: str) -> None:
         _delete_outputs(work, BATCH_SEGMENT_JOB, folder, {_read_job_name(job_in_use)})
 
 
-def delete_unneeded_similar_items(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None:
+def delete_unneeded_similar_items(work: PersonalizeWork, job_in_use: str | None = None) -> None:
     """Delete the outputs of jobs of similar items that no kept edition of these lists was made
     from, apart from those of jobs under way.
 
     The caller holds the lease of the asset `similar_items`.
 
-    jobs_in_use: the ARNs of the jobs that this run's lists were made from.
+    job_in_use: the ARN of the job that this run's lists were made from, if there was one.
     """
     with _log_failures(work, "outputs of batch inference jobs of similar items"):
-        table = work.files.table
-        current = table.current()
-        editions = [*table.older(), *([current] if current else [])]
-        arns = {*jobs_in_use}.union(*map(_list_jobs, editions))
         folder = work.pipeline.storage_keys.all_batch_similar_items
-        _delete_outputs(work, BATCH_INFERENCE_JOB, folder, set(map(_read_job_name, arns)))
+        names = _name_jobs(work.files.table.all_editions(), job_in_use)
+        _delete_outputs(work, BATCH_INFERENCE_JOB, folder, names)
 
 
 @contextmanager
@@ -95,12 +92,9 @@ def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
         )
 
 
-def _delete_inference_outputs(work: PersonalizeWork, jobs_in_use: Collection[str]) -> None:
-    jobs = set(jobs_in_use)
-    for edition in _list_kept_editions(work):
-        jobs.update(_list_jobs(edition))
+def _delete_inference_outputs(work: PersonalizeWork, job_in_use: str | None) -> None:
     folder = work.pipeline.storage_keys.all_batch_inference
-    names = set(map(_read_job_name, jobs))
+    names = _name_jobs(_list_kept_editions(work), job_in_use)
     since = _find_import_time(work) if work.pipeline.lists else None
     _delete_outputs(work, BATCH_INFERENCE_JOB, folder, names, since)
 
@@ -108,9 +102,7 @@ def _delete_inference_outputs(work: PersonalizeWork, jobs_in_use: Collection[str
 def _list_kept_editions(work: Work) -> Iterator[Edition]:
     """The published and the older editions of all lists of the pipeline."""
     for list_work in work.narrow_to_lists():
-        table = list_work.files.table
-        current = table.current()
-        yield from [*table.older(), *([current] if current else [])]
+        yield from list_work.files.table.all_editions()
 
 
 def _find_import_time(work: PersonalizeWork) -> datetime | None:
@@ -131,10 +123,10 @@ def _find_import_time(work: PersonalizeWork) -> datetime | None:
     return max((job["creationDateTime"] for job in jobs), default=None)
 
 
-def _list_jobs(edition: Edition) -> list[str]:
-    """The ARN of the job that the edition was made from; empty if it needed none."""
-    arn = edition.about.get("batch_inference_job_arn")
-    return [] if arn is None else [str(arn)]
+def _name_jobs(editions: Iterable[Edition], job: str | None) -> set[str]:
+    """The names of this job and of those that the editions were made from, by their ARNs."""
+    arns = {job, *(edition.about.get("batch_inference_job_arn") for edition in editions)}
+    return {_read_job_name(str(arn)) for arn in arns if arn is not None}
 
 
 def _read_job_name(arn: str) -> str:
@@ -225,7 +217,7 @@ def _list_copies(work: Work, asset: str, folder: str) -> list[str]:
 
 def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     """What the keys start with of files that the pipeline made for blocks which are gone."""
-    from batchrec_dagster.outcomes.arms import CONTROL, MODEL  # NumPy
+    from batchrec_dagster.outcomes.arms import MODEL  # NumPy
 
     keys = pipeline.storage_keys
     if pipeline.items is None:
@@ -255,8 +247,6 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     for folder in folders:
         if folder not in inputs_in_use:
             yield f"{folder}{MODEL}/"
-        # A job made the control's lists until popular items were counted on this side.
-        yield f"{folder}{CONTROL}/"
     user_lists = pipeline.list_pipelines
     if pipeline.lists and all(user_list.has_own_users for user_list in user_lists):
         yield pipeline.whole.storage_keys.all_batch_users

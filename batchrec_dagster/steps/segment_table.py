@@ -80,7 +80,7 @@ class SegmentTable(OutputTable):
         queries: the requested segments.
         setting: the setting that declares them.
         """
-        (counts,) = self._outputs
+        counts = self._answers
         answered = pl.concat(counts.answered)
         return [
             check_every_segment_answered(queries, answered),
@@ -94,7 +94,7 @@ class SegmentTable(OutputTable):
         sizes = table.group_by("segment", maintain_order=True).agg(
             pl.len(), pl.col("user_id").n_unique().alias("users")
         )
-        self._outputs[-1].repeated += table.height - int(sizes.get_column("users").sum())
+        self._answers.repeated += table.height - int(sizes.get_column("users").sum())
         sizes = sizes.select("segment", "len")
         self.sizes = pl.concat([self.sizes, sizes]) if self.rows else sizes
         self.users = pl.concat([self.users, table.get_column("user_id")]).unique()
@@ -134,7 +134,7 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
         with TableWriter(folder / "user_segments.parquet") as writer:
             table.write(output.pieces(read_segments), writer)
         checks = table.checks(segments.queries, f"segments.{setting}")
-        require_usable([output], checks, rejected=[0])
+        require_usable(output, checks)
         storage.store.put(uri, writer.path)
     delete_unneeded_segments(work, job.arn)
     cost = [request.cost] if job.created else []

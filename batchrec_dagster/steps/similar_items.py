@@ -32,7 +32,7 @@ from batchrec_dagster.steps.batch_jobs import (
     JobOutput,
     JobRequest,
     describe_outcome,
-    fingerprint_outputs,
+    fingerprint_output,
     prepare_batch_job,
     read_counts,
     require_usable,
@@ -139,7 +139,7 @@ def publish_similar_items(
                 assert model is not None
                 assert recipe is not None
                 published = edition.publish_found(model, recipe)
-    delete_unneeded_similar_items(work, [published.job.arn] if published.job is not None else [])
+    delete_unneeded_similar_items(work, published.job.arn if published.job is not None else None)
     return published
 
 
@@ -219,7 +219,7 @@ class NewEdition:
         cost: what this run has paid for it.
         """
         publishing, requested = self.publishing, self.requested
-        outputs = [] if job is None else [JobOutput(self.work.storage, job.description)]
+        output = None if job is None else JobOutput(self.work.storage, job.description)
         with (
             temporary_folder() as folder,
             TableWriter(folder / "similar_items.parquet") as writer,
@@ -229,8 +229,8 @@ class NewEdition:
                 len(requested.ids), requested.few, requested.unknown
             )
             checks = [self.gate, *table.checks, items_known]
-            about = self._describe(table, checks, job, cost, outputs)
-            require_usable(outputs, checks, range(len(outputs)))
+            about = self._describe(table, checks, job, cost)
+            require_usable(output, checks)
             writer.finish(about)
             edition = publishing.publish(writer.path)
         return edition, replace(table, checks=checks)
@@ -241,20 +241,21 @@ class NewEdition:
         checks: Sequence[CheckResult],
         job: ReadyResource | None,
         cost: Sequence[Cost],
-        outputs: Sequence[JobOutput],
     ) -> dict[str, Any]:
         """The metadata to store in the table."""
-        arns = [] if job is None else [job.arn]
+        of_job: dict[str, Any] = {}
+        if job is not None:
+            output = JobOutput(self.work.storage, job.description)
+            of_job = {"batch_inference_job_arn": job.arn, "outputs": fingerprint_output(output)}
         facts = {
             "root_run": self.run.root_run,
             **measure_run(self.work, self.run, cost),
-            **({"batch_inference_job_arn": arns[0]} if arns else {}),
             **asdict(table.counts),
             **table.facts,
             "results_asked_for": self.num_results,
-            **({"outputs": fingerprint_outputs(outputs)} if outputs else {}),
+            **of_job,
         }
-        version = _fingerprint_lists(self.publishing, arns)
+        version = _fingerprint_lists(self.publishing, of_job.get("batch_inference_job_arn"))
         about = self.publishing.about(version, self.run.run, checks, facts)
         about["recipe"] = self.work.pipeline.similar_items_recipe
         if job is None:
@@ -293,9 +294,9 @@ class NewEdition:
         )
 
 
-def _fingerprint_lists(publishing: Publishing, jobs: Sequence[str]) -> str:
-    """The version of lists that these jobs found, or that are counted."""
-    return fingerprint(*jobs, *publishing.made_by, TABLE_VERSION)
+def _fingerprint_lists(publishing: Publishing, job: str | None) -> str:
+    """The version of lists that the job of this ARN found, or that are counted without one."""
+    return fingerprint(*([] if job is None else [job]), *publishing.made_by, TABLE_VERSION)
 
 
 def _read_unchanged(
@@ -309,8 +310,8 @@ def _read_unchanged(
     if edition is None:
         return None
     about = edition.about
-    jobs = [about["batch_inference_job_arn"]] if "batch_inference_job_arn" in about else []
-    if edition.version != _fingerprint_lists(publishing, jobs):
+    job = about.get("batch_inference_job_arn")
+    if edition.version != _fingerprint_lists(publishing, job):
         return None
     rows = work.files.table.read_edition(edition)
     checks = repeat_checks(edition, gate)
@@ -318,7 +319,7 @@ def _read_unchanged(
     facts = {RULES: about[RULES]} if RULES in about else {}
     sample = rows.head(SAMPLE).collect(engine="streaming")
     table = SimilarItemsTable(counts, sample, checks, facts)
-    outcome = "unchanged: not inferred again" if jobs else "unchanged: not counted again"
+    outcome = "unchanged: not inferred again" if job else "unchanged: not counted again"
     return PublishedSimilarItems(edition, table, None, [], [gate, *checks], outcome)
 
 

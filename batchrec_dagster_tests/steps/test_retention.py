@@ -151,7 +151,7 @@ def test_outputs_go_with_their_editions(place: Place, tmp_path: Path) -> None:
     # Those of the current edition and of two older ones, of the job of this run and of one under
     # way. Edition 1 is gone, and nothing was published of the others.
     for _ in range(2):
-        delete_unneeded(work, [f"{JOB}shop-6"])
+        delete_unneeded(work, f"{JOB}shop-6")
         assert list_jobs(storage) == ["shop-2", "shop-3", "shop-4", "shop-6", "shop-9"]
     assert all(is_usable(work, f"shop-{number}") for number in (2, 3, 4, 6, 9))
     assert len(list_keys(storage, "shop/curated/batch_inference/")) == 15
@@ -170,7 +170,7 @@ def test_outputs_that_another_list_needs_or_will_adopt_stay(place: Place, tmp_pa
         arn = f"{JOB}{list_work.pipeline.list_name}"
         publish(list_work, tmp_path, batch_inference_job_arn=arn)
     # A list that is made later in the run, or at the same time, adopts what was made of the data.
-    delete_unneeded(home, [])
+    delete_unneeded(home)
     assert list_jobs(storage) == ["app", "home", "new"]
 
 
@@ -189,7 +189,7 @@ def test_removed_lists_keep_only_what_they_published(tmp_path: Path) -> None:
         storage.store.put(storage.uri(f"shop/{key}"), b"{}")
     mail = {"users": {"source": "users.csv", "column": "id"}}
     (list_work,) = make_work(storage, lists={"mail": mail}).narrow_to_lists()
-    delete_unneeded(list_work, [])
+    delete_unneeded(list_work)
     assert list_keys(storage, "shop/") == sorted(kept)
 
 
@@ -212,7 +212,6 @@ UNDECLARED = {
         "transformed/batch_segments_input/queries.json",
     ],
     "experiment": ["transformed/batch_users_of_arms/model/users.json"],
-    "control": ["transformed/batch_users_of_arms/control/users.json"],
 }
 # What a person put there, and what the pipeline itself still needs.
 OTHER_FILES = [
@@ -241,7 +240,7 @@ def test_what_removed_settings_left_goes(
 ) -> None:
     storage = Place(str(tmp_path / "storage")).open()
     write_undeclared(storage)
-    delete_unneeded(make_work(storage, **settings), [])
+    delete_unneeded(make_work(storage, **settings))
     keys_kept = [*OTHER_FILES, *(key for name in kept for key in UNDECLARED[name])]
     assert list_keys(storage, "shop/") == sorted(keys_kept)
     folders = {path.name for path in (tmp_path / "storage/shop").rglob("*") if path.is_dir()}
@@ -278,7 +277,7 @@ def test_a_killed_run_is_continued(
     is_finished = False
     while not is_finished:
         try:
-            delete_unneeded(work, [])
+            delete_unneeded(work)
             is_finished = True
         except KilledError:
             kills += 1
@@ -302,7 +301,7 @@ def test_what_may_not_be_deleted_is_named_and_fails_nothing(
         publish(work, tmp_path)
     write_undeclared(place.open())
     keys = list_keys(place.open(), "shop/")
-    delete_unneeded(make_work(place.open(READER), retention={"editions": 1}), [])
+    delete_unneeded(make_work(place.open(READER), retention={"editions": 1}))
     assert list_keys(place.open(), "shop/") == keys
     outputs, removed = (record.getMessage() for record in caplog.records)
     assert outputs.startswith(

@@ -1,6 +1,6 @@
 """What the assets of published lists share: columns, checks, metadata and rollback."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -257,16 +257,16 @@ def roll_back(
     work: PersonalizeWork,
     context: dg.AssetExecutionContext,
     to: str,
-    delete_unneeded: Callable[[PersonalizeWork, Collection[str]], None],
+    delete_unneeded: Callable[[PersonalizeWork], None],
 ) -> dg.MaterializeResult[Any]:
     """Publish the lists of an older edition again, with its checks. Raises StepError.
 
     to: an edition's number, or PREVIOUS.
-    delete_unneeded: deletes what no kept edition needs, except the outputs of some jobs.
+    delete_unneeded: deletes what no kept edition needs.
     """
     runs = DagsterRuns(context.instance)
     absent = republish(work, to, find_root_run(context), runs, context.log).absent
-    delete_unneeded(work, [])
+    delete_unneeded(work)
     edition, lists = work.files.table.read()
     about = edition.about
     names = [spec.name for spec in context.assets_def.check_specs]
