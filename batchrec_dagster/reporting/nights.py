@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.storage.paths import PipelineFiles
@@ -99,12 +99,7 @@ def list_nights(
     ended_runs: the runs of which Dagster says that they failed.
     Raises StorageError.
     """
-
-    def read_editions() -> list[Any]:
-        current = files.table.current()
-        return [*([current] if current else []), *files.table.older()]
-
-    record = complete_facts(Publications(files).read(), read_editions)
+    record = complete_facts(Publications(files).read(), files.table.all_editions)
     withdrawn = {(lists.edition, lists.version) for lists in record.withdrawn}
     recorded_runs = UnpublishedRuns(files).read()
     recorded_ids = {run.run for run in recorded_runs}

@@ -84,9 +84,7 @@ class PastEditions:
 
     def _find_kept(self, publication: Publication) -> PastEdition:
         """The edition that this publication made live."""
-        table = self.files.table
-        current = table.current()
-        editions = [*([current] if current else []), *table.older()]
+        editions = self.files.table.all_editions()
         periods = list(self._list_periods(publication))
         for edition in editions:
             if publication.is_of(edition):

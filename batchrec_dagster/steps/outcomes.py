@@ -50,7 +50,7 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
     """
     files = work.files
     with work.storage.local_file(files.interactions) as path:
-        editions = [edition for edition in [files.table.current(), *files.table.older()] if edition]
+        editions = files.table.all_editions()
         interactions = scan_interactions(path)
         success = work.pipeline.solution.success
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()

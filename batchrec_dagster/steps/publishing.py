@@ -351,12 +351,7 @@ def _explain_withdrawal(withdrawn: Sequence[WithdrawnLists], made_by: Sequence[s
 
 def remember_facts(record: PublicationRecord, files: PipelineFiles) -> PublicationRecord:
     """The record with the numbers of all editions that are kept. Raises StorageError."""
-
-    def read_editions() -> list[Edition]:
-        current = files.table.current()
-        return [*([current] if current else []), *files.table.older()]
-
-    return complete_facts(record, read_editions)
+    return complete_facts(record, files.table.all_editions)
 
 
 def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Restoration:
