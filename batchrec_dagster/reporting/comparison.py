@@ -54,7 +54,7 @@ class Comparison:
     """What people call the second edition."""
     diff: EditionDiff
     measures: list[Measure]
-    """Quality, categories and cost."""
+    """Quality and cost."""
     obstacles: list[str]
     """Why the metrics cannot be compared, in words; empty if they can be."""
     is_same_model: bool

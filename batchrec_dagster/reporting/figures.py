@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
@@ -79,17 +79,6 @@ def name_metrics(success: Sequence[str]) -> list[Metric]:
         replace(metric, name=name_ndcg(success)) if metric.key == NDCG else metric
         for metric in METRICS
     ]
-
-
-def find_intervals(run: ReportedRun) -> dict[str, tuple[Interval | None, Interval | None]]:
-    """The 95% intervals of the model's metrics and of those of popular items.
-
-    They are by Personalize's names of the metrics. Metrics without any interval are left out.
-    """
-    intervals: dict[str, tuple[Interval | None, Interval | None]] = {}
-    if run.tested is not None:
-        intervals[NDCG] = run.tested.ndcg.interval, run.tested.popular.interval
-    return {name: pair for name, pair in intervals.items() if any(pair)}
 
 
 @dataclass(frozen=True)
@@ -205,14 +194,12 @@ def draw_groups(facts: Facts) -> Figure | None:
     )
 
 
-def format_estimate(
-    estimate: MetricEstimate, format_number: Callable[[float], Markup] = format_score
-) -> Markup:
+def format_estimate(estimate: MetricEstimate) -> Markup:
     """A metric, and below it its 95% interval or a note that there is none."""
     if estimate.interval is None:
         note = Markup("<small>too few users for an interval</small>")
-        return format_number(estimate.value) + note
-    return format_with_interval(estimate.value, estimate.interval, format_number)
+        return format_score(estimate.value) + note
+    return format_with_interval(estimate.value, estimate.interval)
 
 
 def draw_bands(facts: Facts) -> Figure:

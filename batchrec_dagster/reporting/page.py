@@ -25,7 +25,6 @@ from batchrec_dagster.reporting.figures import (
     draw_categories,
     draw_groups,
     draw_popularity,
-    find_intervals,
     name_metrics,
 )
 from batchrec_dagster.reporting.people import HISTORY, LIST, shorten_title
@@ -139,9 +138,10 @@ def _judge_tiles(facts: Facts) -> dict[str, Badge | None]:
 
 
 def _find_intervals(facts: Facts) -> dict[str, tuple[float, float]]:
-    """The 95% intervals of the model's metrics that are known, by Personalize's names."""
-    intervals = find_intervals(facts.run)
-    return {name: interval for name, (interval, _) in intervals.items() if interval is not None}
+    """The 95% interval of the model's NDCG@25 by Personalize's name of it; empty if not known."""
+    tested = facts.run.tested
+    interval = tested.ndcg.interval if tested is not None else None
+    return {NDCG: interval} if interval is not None else {}
 
 
 def _find_popular(facts: Facts) -> dict[str, float]:
