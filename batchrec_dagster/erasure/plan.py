@@ -194,13 +194,13 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
         whole_files(
             "copies of ratings",
             "deleted; the next refresh copies the source again, and leaves these people out",
-            keys.raw(""),
-            exceptions=[keys.raw_items(""), keys.raw_users("")],
+            keys.all_raw,
+            exceptions=[keys.all_raw_items, keys.all_raw_users],
         ),
         whole_files(
             "copies of users",
             "deleted; the next refresh copies the source again, and leaves these people out",
-            keys.raw_users(""),
+            keys.all_raw_users,
         ),
         whole_files("unfinished work of Spark", "deleted", keys.work),
         *make_imported_places(files, trains_again=trains_with_next_refresh(work)),

@@ -1,11 +1,11 @@
 """Which items people had together: batchrec's own count, without Amazon Personalize.
 
-Two items were had together if the same person had both within some days. A
-pair's score is the number of people who had both together, over the geometric mean of the numbers
-of people who had either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering
-recommendation algorithms", WWW 2001). Two things differ from it. People who had both, but not
-together, count less, as few people ever buy two things at once, and what goes together by taste is
-better than nothing. And few people can be chance, so they count less.
+Two items were had together if the same person had both within some days. A pair's score is the
+number of people who had both together, over the geometric mean of the numbers of people who had
+either: the cosine of item-kNN (Sarwar et al., "Item-based collaborative filtering recommendation
+algorithms", WWW 2001). Two things differ from it. People who had both, but not together, count
+less, as few people ever buy two things at once, and what goes together by taste is better than
+nothing. And few people can be chance, so they count less.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def read_item_columns_versions(work: Work) -> list[str]:
     """
     pipeline = work.pipeline
     if pipeline.recommendations.columns is None and not pipeline.has_addresses:
-        # As in versions of batchrec whose lists have titles alone.
+        # The version of the titles is known without reading them.
         return [read_titles_version(work)] if pipeline.has_titles else []
     items = read_item_columns(work)
     return [] if items is None else [fingerprint(items.write_csv())]

@@ -21,10 +21,7 @@ class Record:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The record with these values, which any version of batchrec may have written.
-
-        Keys that are not fields any more are ignored.
-        """
+        """The record with these values. Keys that are not fields are ignored."""
         names = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         return cls(**{key: value for key, value in values.items() if key in names})
 

@@ -1,7 +1,7 @@
 """Records in the storage: JSON objects whose content is checked when they are read.
 
-A record may have been written by any version of batchrec, or damaged by something else. So what is
-read is compared with a shape, a dataclass whose fields are the keys. Other keys are allowed.
+Something else may have damaged a record. So what is read is compared with a shape, a dataclass
+whose fields are the keys. Other keys are allowed.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ the same time, and nothing else in the storage can be changed by two of them saf
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -72,7 +72,6 @@ class UnpublishedRuns:
     def add(self, run: UnpublishedRun) -> None:
         """Record the ending, and forget the oldest ones if there are too many."""
         store = self.files.storage.store
-        run = replace(run, checks=tuple(run.checks))
         store.put(self._locate(run.run, run.step), _RUN.dump_json(run, indent=2) + b"\n")
         for uri in self._list(self.files.storage_keys.all_unpublished_runs)[:-MOST_RUNS]:
             store.delete(uri)
