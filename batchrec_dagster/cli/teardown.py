@@ -59,7 +59,7 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
         except DeclarationError as error:
             raise click.ClickException(str(error)) from error
         with open_dagster_instance() as instance:
-            running = describe_runs_under_way(work.pipeline, assets[name], instance, work.files)
+            running = describe_runs_under_way(work.pipeline, assets[name], instance)
         stays = _describe_what_stays(work.pipeline, file)
     pipeline = work.pipeline if work is not None else None
     plan, files = plan_teardown(ensure, name), _list_files(storage, name, pipeline, with_files)

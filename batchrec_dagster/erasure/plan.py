@@ -94,7 +94,7 @@ class Erasure:
             line
             for work in self.pipelines
             for line in describe_runs_under_way(
-                work.pipeline, assets[work.pipeline.name], self.instance, work.files
+                work.pipeline, assets[work.pipeline.name], self.instance
             )
         ]
         if running:

@@ -20,8 +20,6 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.config import COMPONENT_TYPE, Pipeline
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.first_run import FirstRun
 from batchrec_dagster_tests.repository.typed_pages import read_code_blocks
 from batchrec_dagster_tests.support import (
@@ -112,12 +110,6 @@ def test_jobs_select_what_the_pipeline_made(team: Project, group: str | None) ->
     assert "shop/mailing" not in refreshed_assets
 
 
-def find_files(project: Project) -> PipelineFiles:
-    return PipelineFiles(
-        StorageResource(root=str(project.storage), s3=S3Connection()), StorageKeys("shop")
-    )
-
-
 def test_a_run_of_the_teams_own_assets_is_none_of_the_pipelines(
     team: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -133,9 +125,9 @@ def test_a_run_of_the_teams_own_assets_is_none_of_the_pipelines(
         )
 
     start_run(MAILING)
-    assert describe_runs_under_way(pipeline, ours, instance, find_files(team)) == []
+    assert describe_runs_under_way(pipeline, ours, instance) == []
     lists = start_run(pipeline.asset_key("recommendations"))
-    assert describe_runs_under_way(pipeline, ours, instance, find_files(team)) == [
+    assert describe_runs_under_way(pipeline, ours, instance) == [
         f"run {lists.run_id} of __ASSET_JOB is under way"
     ]
 
@@ -156,7 +148,7 @@ def test_a_run_of_the_teams_own_job_with_our_assets_is_one_of_the_pipelines(
         }
     nightly_run = runs_by_job["nightly"]
     assert nightly_run.asset_selection is None
-    assert describe_runs_under_way(pipeline, ours, instance, find_files(team)) == [
+    assert describe_runs_under_way(pipeline, ours, instance) == [
         f"run {nightly_run.run_id} of nightly is under way"
     ]
 

@@ -13,7 +13,6 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.reporting.terminal import escape_invisible
-from batchrec_dagster.storage.paths import PipelineFiles
 
 # How long Dagster lets a run go on, in seconds. Amazon's longest jobs take less.
 MAX_RUNTIME_TAGS = {"dagster/max_runtime": f"{48 * 3600}"}
@@ -52,14 +51,10 @@ def describe_runs_under_way(
     pipeline: Pipeline,
     assets: Collection[dg.AssetKey],
     instance: dg.DagsterInstance,
-    files: PipelineFiles,
 ) -> list[str]:
     """`run ID of JOB is under way` for every run that writes files of the pipeline, or soon will.
 
-    These are runs of the pipeline's jobs, and other runs that make one of these assets, unless they
-    were interrupted.
-
-    files: those of the pipeline. Raises StorageError.
+    These are runs of the pipeline's jobs, and other runs that make one of these assets.
     """
     jobs = list_job_names(pipeline)
     lines = []
