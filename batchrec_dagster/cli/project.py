@@ -27,7 +27,6 @@ class Project:
     """A folder whose pyproject.toml has [tool.dg.project], as Dagster looks for it."""
 
     root: Path
-    module: str
     defs: Path
     location_name: str
     """What Dagster calls its code location."""
@@ -148,7 +147,6 @@ def _read_project(file: Path) -> Project | None:
     defs = str(project.get("defs_module", f"{module}.defs"))
     return Project(
         root=file.parent,
-        module=module,
         defs=code.joinpath(*defs.split(".")),
         location_name=str(project.get("code_location_name", file.parent.name)),
         definitions_module=str(project.get("code_location_target_module", f"{module}.definitions")),

@@ -58,7 +58,7 @@ class AttributesFileSettings(SourceSettings):
     def _columns_fit_the_header(self) -> Self:
         if self.file_header == NO_HEADER and self.columns is not None:
             layout: Any = self.columns
-            check_positions([*layout.layout.roles.values()], "columns")
+            check_positions([*layout.layout.roles.values()])
         return self
 
     @property

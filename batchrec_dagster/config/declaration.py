@@ -15,13 +15,7 @@ from batchrec_dagster.config.interactions import InteractionSettings, Preparatio
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.lists import ListSettings, validate_list_names
 from batchrec_dagster.config.popularity import Popularity
-from batchrec_dagster.config.project import (
-    Alerts,
-    Budget,
-    OnNewFiles,
-    OpSettings,
-    Schedule,
-)
+from batchrec_dagster.config.project import Alerts, Budget, OnNewFiles, OpSettings, Schedule
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.report import ReportSettings

@@ -49,11 +49,6 @@ class ListSettings(RecommendationSettings):
         }
         return RecommendationSettings.model_construct(**settings)
 
-    @property
-    def has_own_users(self) -> bool:
-        """Whether the lines of its users differ from those of the pipeline's batch_users."""
-        return self.users is not None
-
 
 def validate_list_names() -> Any:
     """A validator of the names of lists, for the field `lists`."""

@@ -153,14 +153,13 @@ class Pipeline(Declaration):
     @property
     def users_setting(self) -> str:
         """The name of the settings of its users, such as `batch_users`."""
-        settings = self.lists.get(self._list_name or "")
-        has_own_block = settings is not None and settings.users is not None
-        return f"{self.list_setting}.users" if has_own_block else "batch_users"
+        return f"{self.list_setting}.users" if self.has_own_users else "batch_users"
 
     @property
     def has_own_users(self) -> bool:
         """Whether it is a list whose users' file is not that of the whole pipeline."""
-        return self._list_name in self.lists and self.lists[self._list_name].has_own_users
+        settings = self.lists.get(self._list_name or "")
+        return settings is not None and settings.users is not None
 
     @property
     def excludes_seen(self) -> bool:

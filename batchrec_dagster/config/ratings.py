@@ -67,13 +67,10 @@ def check_names_or_positions(columns: Sequence[Column]) -> None:
         raise ValueError("positions count from 1")
 
 
-def check_positions(columns: Sequence[Column], setting: str) -> None:
-    """Raise ValueError unless the columns of a file without a header are given, by position.
-
-    setting: the setting that names them.
-    """
+def check_positions(columns: Sequence[Column]) -> None:
+    """Raise ValueError unless the columns of a file without a header are given, by position."""
     if not columns or any(isinstance(column, str) for column in columns):
-        raise ValueError(f"with header: none, give {setting} by position, such as 1")
+        raise ValueError("with header: none, give columns by position, such as 1")
 
 
 class Columns(dg.Model):
@@ -235,7 +232,7 @@ class RatingsSettings(SourceSettings):
     def _columns_fit_the_header(self) -> Self:
         columns = self.columns.declared if self.columns else {}
         if self.file_header == NO_HEADER:
-            check_positions([*columns.values()], "columns")
+            check_positions([*columns.values()])
         return self
 
     @property

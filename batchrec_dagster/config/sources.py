@@ -6,12 +6,7 @@ import re
 from typing import Any, ClassVar, Literal, Self
 
 import dagster as dg
-from pydantic import (
-    Field,
-    PrivateAttr,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.preparation.layout import Header
