@@ -27,11 +27,7 @@ from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import Column, Encoding, Header, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
-from batchrec_dagster.preparation.recognition import (
-    ReadSettings,
-    open_table,
-    recognise_layout,
-)
+from batchrec_dagster.preparation.recognition import ReadSettings, open_table, recognise_layout
 from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.computed import AssetRows
 from batchrec_dagster.preparation.sources.databases import Database

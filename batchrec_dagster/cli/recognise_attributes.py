@@ -7,10 +7,7 @@ from typing import Protocol, TypeVar
 
 import polars as pl
 
-from batchrec_dagster.cli.column_candidates import (
-    open_sample,
-    require_single_columns,
-)
+from batchrec_dagster.cli.column_candidates import open_sample, require_single_columns
 from batchrec_dagster.cli.recognised_source import (
     ReadingOptions,
     RecognisedSource,

@@ -9,10 +9,7 @@ import click
 
 from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_home
 from batchrec_dagster.cli.declared_pipelines import UnknownNameError
-from batchrec_dagster.cli.project import (
-    load_storage,
-    make_job_command,
-)
+from batchrec_dagster.cli.project import load_storage, make_job_command
 from batchrec_dagster.cli.watched_run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
 

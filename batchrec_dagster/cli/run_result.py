@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from batchrec_dagster.cli.declared_pipelines import (
-    find_declared_lists,
-    read_pipeline_name,
-)
+from batchrec_dagster.cli.declared_pipelines import find_declared_lists, read_pipeline_name
 from batchrec_dagster.cli.project import find_project, load_storage
 from batchrec_dagster.cli.terminal import format_program, get_terminal_width
 

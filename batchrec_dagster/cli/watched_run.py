@@ -55,7 +55,7 @@ def watch_run(
     describe: DescribeResult,
     *,
     arguments: Sequence[str],
-    config: Path | None = None,
+    config: Path | None,
 ) -> int:
     """Run a job in a process of its own, show its stages and its result, and return the exit code.
 

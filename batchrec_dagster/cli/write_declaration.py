@@ -26,8 +26,8 @@ def build_text(
     name: str,
     on_bad_rows: str,
     ratings: RecognisedSource,
-    items: RecognisedSource | None = None,
-    users: RecognisedSource | None = None,
+    items: RecognisedSource | None,
+    users: RecognisedSource | None,
 ) -> str:
     """The text of the defs.yaml, with comments and suggestions.
 
@@ -71,10 +71,10 @@ def write_declaration(project: Project, name: str, text: str) -> Path:
     """
     target = project.defs / name
     try:
-        trial_project = tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root)
+        temporary_project = tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root)
     except OSError as error:
         raise click.ClickException(f"cannot write {project.root}: {error.strerror}") from error
-    with trial_project as root:
+    with temporary_project as root:
         module = f"batchrec_new_{uuid.uuid4().hex}"
         folder = Path(root, module, "defs", name)
         folder.mkdir(parents=True)

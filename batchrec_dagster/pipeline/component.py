@@ -23,10 +23,7 @@ from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw import raw_ratings
 from batchrec_dagster.pipeline.assets.recommendations import recommendations
-from batchrec_dagster.pipeline.assets.reports import (
-    recommendation_outcomes,
-    recommendation_report,
-)
+from batchrec_dagster.pipeline.assets.reports import recommendation_outcomes, recommendation_report
 from batchrec_dagster.pipeline.assets.similar_items import similar_items
 from batchrec_dagster.pipeline.assets.sinks import sink_assets
 from batchrec_dagster.pipeline.assets.training import (
@@ -161,7 +158,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         if not all(user_list.has_own_users for user_list in user_lists):
             assets.append(batch_users(self))
         assets += [batch_users(user_list) for user_list in user_lists if user_list.has_own_users]
-        assets += [recommendations(list_pipeline) for list_pipeline in self.list_pipelines]
+        assets += [recommendations(user_list) for user_list in user_lists]
         if self.segments:
             assets += [
                 segment_solution_version(self, self.segments),

@@ -47,11 +47,7 @@ from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.provenance import describe_counted_events
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.rules import build_rules_section
-from batchrec_dagster.reporting.run_records import (
-    CheckRecord,
-    read_check_records,
-    read_ended_runs,
-)
+from batchrec_dagster.reporting.run_records import CheckRecord, read_check_records, read_ended_runs
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.sections import ReportSection
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY

@@ -275,7 +275,8 @@ def reusable_result(
     # A missing or damaged object, for example: it is made again.
     with suppress(StorageError, ValueError, pl.exceptions.PolarsError):
         stored_version = read_stored_version()
-    if _read_text(last.metadata, SUPPRESSED_USERS) != suppressed:
+    last_suppressed = last.metadata.get(SUPPRESSED_USERS)
+    if (None if last_suppressed is None else str(last_suppressed.value)) != suppressed:
         return None
     if stored_version is None or stored_version != (last.tags or {}).get(DATA_VERSION_TAG):
         return None
@@ -300,11 +301,6 @@ def add_checks(
     """The asset's result with further checks. Raises FailedChecksError if one of them blocks."""
     require_passed(checks)
     return result._replace(check_results=[*(result.check_results or []), *check_results(checks)])
-
-
-def _read_text(metadata: Mapping[str, dg.MetadataValue[Any]], name: str) -> str | None:
-    value = metadata.get(name)
-    return None if value is None else str(value.value)
 
 
 def _is_provenance_current(context: dg.AssetExecutionContext) -> bool:

@@ -34,12 +34,7 @@ from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
-from batchrec_dagster.steps.data_sizes import (
-    NOT_SHRUNK,
-    SizeComparison,
-    read_size,
-    remember_size,
-)
+from batchrec_dagster.steps.data_sizes import NOT_SHRUNK, SizeComparison, read_size, remember_size
 from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
 from batchrec_dagster.steps.raw_files import RawRecord, delete_copies
 from batchrec_dagster.steps.work import Work
@@ -129,7 +124,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
                     value=preparation.value,
                     data_version=dg.DataVersion(preparation.version),
                     metadata={
-                        **_interactions_metadata(pipeline, raw_ratings, preparation),
+                        **_interactions_metadata(pipeline, preparation),
                         **_suppression_metadata(suppressed, preparation.result, raw_ratings),
                         "engine": engine,
                     },
@@ -198,9 +193,7 @@ def _log_result(
         context.log.warning(f"left out {example}")
 
 
-def _interactions_metadata(
-    pipeline: Pipeline, raw: RawRecord, preparation: PreparedInteractions
-) -> dict[str, Any]:
+def _interactions_metadata(pipeline: Pipeline, preparation: PreparedInteractions) -> dict[str, Any]:
     result = preparation.result
     # Reasons with most rows come first, so that both engines show the same order.
     counts = sorted(result.left_out.items(), key=lambda item: (-item[1], item[0]))

@@ -12,21 +12,13 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
-from batchrec_dagster.pipeline.declare_asset import (
-    preview_metadata,
-    table_metadata,
-)
+from batchrec_dagster.pipeline.declare_asset import preview_metadata, table_metadata
 from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start
 from batchrec_dagster.pipeline.run_history import DagsterRuns
-from batchrec_dagster.pipeline.run_step import (
-    materialization_with_checks,
-)
+from batchrec_dagster.pipeline.run_step import materialization_with_checks
 from batchrec_dagster.reporting.markdown import format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
-from batchrec_dagster.reporting.rules import (
-    RULE_COLUMNS,
-    list_rule_rows,
-)
+from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
 from batchrec_dagster.steps.checks import ROWS_TITLED
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
@@ -188,7 +180,7 @@ def list_warnings(pipeline: Pipeline) -> dict[str, str]:
 
 
 def describe_table(pipeline: Pipeline, table: "RecommendationTable") -> dict[str, Any]:
-    """The metadata of a published table of lists for users, whatever made them."""
+    """The metadata of a published table of lists for users."""
     counts = asdict(table.counts)
     rows = counts.pop("rows")
     return {

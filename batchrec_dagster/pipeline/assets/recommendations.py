@@ -92,7 +92,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
             lists.checks,
             dg.MaterializeResult(
                 data_version=dg.DataVersion(lists.edition.version),
-                metadata=_lists_metadata(work, lists, solution_version, run.root_run),
+                metadata=_lists_metadata(work, lists, solution_version),
             ),
         )
 
@@ -108,12 +108,9 @@ def _describe_purpose(pipeline: Pipeline) -> str:
 
 
 def _lists_metadata(
-    work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord, run: str
+    work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord
 ) -> dict[str, Any]:
-    """The metadata, of which Dagster's page shows the first ones at the top.
-
-    run: the id of the first of this run and its retries.
-    """
+    """The metadata, of which Dagster's page shows the first ones at the top."""
     job = lists.job
     table = describe_table(work.pipeline, lists.table)
     return {

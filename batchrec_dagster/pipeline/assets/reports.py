@@ -59,8 +59,15 @@ COLUMNS = {
 }
 # Dagster plots these over the runs.
 PLOTTED = (
-    *("hit_rate", "recall", "list_share", "gain", "popular_hit_rate", "active_users", "users"),
-    *("event_value", "list_event_value"),
+    "hit_rate",
+    "recall",
+    "list_share",
+    "gain",
+    "popular_hit_rate",
+    "active_users",
+    "users",
+    "event_value",
+    "list_event_value",
 )
 
 
@@ -101,7 +108,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(fingerprint(*outcomes.outcomes)),
             metadata={
                 "preview": preview_metadata(*map(escape, lines)),
-                **_outcomes_metadata(pipeline, outcomes, newest),
+                **_outcomes_metadata(outcomes, newest),
                 **storage_links(
                     "table", work.storage, work.storage.uri(pipeline.storage_keys.outcomes)
                 ),
@@ -111,9 +118,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
     return recommendation_outcomes
 
 
-def _outcomes_metadata(
-    pipeline: Pipeline, outcomes: "MeasuredOutcomes", newest: Outcome | None
-) -> dict[str, Any]:
+def _outcomes_metadata(outcomes: "MeasuredOutcomes", newest: Outcome | None) -> dict[str, Any]:
     row = newest.row() if newest else {}
     columns = {name: (str(kind).lower(), _describe_column(name)) for name, kind in SCHEMA.items()}
     return {
@@ -141,7 +146,7 @@ def _describe_column(column: str) -> str:
 
 
 def recommendation_report(
-    pipeline: Pipeline, checks: Sequence[dg.AssetCheckSpec] = ()
+    pipeline: Pipeline, checks: Sequence[dg.AssetCheckSpec]
 ) -> dg.AssetsDefinition:
     """The asset of the report, which shows these checks."""
 

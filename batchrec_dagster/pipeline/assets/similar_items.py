@@ -110,7 +110,7 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
             lists.checks,
             dg.MaterializeResult(
                 data_version=dg.DataVersion(lists.edition.version),
-                metadata=_build_metadata(work, lists, run.root_run),
+                metadata=_build_metadata(work, lists),
             ),
         )
 
@@ -137,13 +137,8 @@ def _reads_items(pipeline: Pipeline) -> bool:
     return pipeline.recommendations.rules_read_items or bool(list_attribute_columns(pipeline))
 
 
-def _build_metadata(
-    work: PersonalizeWork, lists: "PublishedSimilarItems", run: str
-) -> dict[str, Any]:
-    """The metadata, of which Dagster's page shows the first ones at the top.
-
-    run: the id of the first of this run and its retries.
-    """
+def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> dict[str, Any]:
+    """The metadata, of which Dagster's page shows the first ones at the top."""
     table, job = lists.table, lists.job
     counts = asdict(table.counts)
     rows = counts.pop("rows")

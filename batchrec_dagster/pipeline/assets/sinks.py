@@ -12,19 +12,9 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.pipeline.declare_asset import (
-    WRITES_TO,
-    asset_options,
-    preview_metadata,
-)
+from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview_metadata
 from batchrec_dagster.pipeline.run_step import asset_step, get_work
-from batchrec_dagster.sinks import (
-    Sink,
-    SinkContext,
-    SinkError,
-    SinkResult,
-    SinkUnavailableError,
-)
+from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkResult, SinkUnavailableError
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.list_subjects import USERS, ListSubject, find_subject
 from batchrec_dagster.storage.suppressed_users import SuppressionList

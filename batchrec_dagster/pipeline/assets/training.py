@@ -31,10 +31,7 @@ from batchrec_dagster.pipeline.run_step import (
     materialization_with_checks,
 )
 from batchrec_dagster.reporting.markdown import escape, format_table
-from batchrec_dagster.reporting.provenance import (
-    describe_counted_events,
-    describe_tested_users,
-)
+from batchrec_dagster.reporting.provenance import describe_counted_events, describe_tested_users
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,
     fingerprint_schemas,

@@ -22,7 +22,7 @@ own_console: ContextVar[bool] = ContextVar("own_console", default=False)
 def build_automation(
     pipeline: Pipeline,
     assets: Sequence[dg.AssetsDefinition],
-    executor: dg.ExecutorDefinition | None = None,
+    executor: dg.ExecutorDefinition | None,
 ) -> dg.Definitions:
     """The pipeline's jobs, schedule and sensors.
 
@@ -77,7 +77,7 @@ def refresh_schedule(
 def rollback_job(
     pipeline: Pipeline,
     assets: Collection[dg.AssetKey],
-    executor: dg.ExecutorDefinition | None = None,
+    executor: dg.ExecutorDefinition | None,
 ) -> dg.UnresolvedAssetJobDefinition:
     """`NAME_rollback` publishes older lists again and updates what the pipeline makes from them."""
     lists = dg.AssetSelection.assets(pipeline.asset_key(pipeline.published_asset))

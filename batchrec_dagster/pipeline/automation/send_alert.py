@@ -62,7 +62,7 @@ def send_alert(alerts: Alerts, message: Message) -> None:
             f"set the environment variable {variable} to URLs of Apprise, separated by spaces"
         )
     # URLs are secrets, whatever the variable's name.
-    secrets = {**os.environ, **{f"WEBHOOK_{url}": url for url in urls.split()}}
+    secrets = {**os.environ, **{f"SECRET_{url}": url for url in urls.split()}}
     title = redact(escape_invisible(message.title), secrets)
     body = redact(message.body, secrets)
     problems = []
