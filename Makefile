@@ -5,10 +5,10 @@ BIN := .venv/bin
 export PYTHONWARNINGS := ignore:Function
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui wheel test test-long test-fast attack bench docs pictures schema check lint format lock clean
+.PHONY: help setup demo ui wheel test test-guard test-long test-fast attack bench docs pictures schema check lint format lock clean
 
 help:  ## Lists the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/run  ## Installs batchrec into .venv.
 
@@ -27,6 +27,9 @@ wheel: .venv/run  ## Builds the file in dist/ by which batchrec is installed els
 
 test: .venv/dev  ## Runs the whole test suite.
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+test-guard: .venv/dev  ## Runs the tests that enter where a user does (five minutes).
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder batchrec_dagster_tests/guard
 
 test-long: .venv/dev  ## Runs all tests with more random input, kills and Pythons (an hour).
 	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=wild

@@ -16,10 +16,10 @@ import pytest
 from alembic.util import pyfiles
 
 from batchrec_dagster.local_personalize.jobs.worker import Worker
-from batchrec_dagster_tests.first_run import FirstRun, make_once
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import S3Server, s3_server
-from batchrec_dagster_tests.support import Project, module_project
+from batchrec_dagster_tests.guard.builders import Project, module_project
+from batchrec_dagster_tests.guard.first_run import FirstRun, make_once
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.s3 import S3Server, s3_server
 
 # Compiled once, and not in each of the hundreds of processes that tests start.
 sys.dont_write_bytecode = False
@@ -31,11 +31,12 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSeria
 pyfiles.load_module_py = cache(pyfiles.load_module_py)  # type: ignore[assignment]
 
 # A busy machine is no bug: tests assert nothing about time. The same examples every time, so that a
-# failure is the change's own; `--hypothesis-profile=wild` draws others, and more.
+# failure is the change's own. `make test-long` draws others, and more, also where Hypothesis finds
+# itself in CI and would repeat the same.
 hypothesis.settings.register_profile(
     "batchrec", deadline=None, derandomize=True, max_examples=repeats(50, 15)
 )
-hypothesis.settings.register_profile("wild", deadline=None)
+hypothesis.settings.register_profile("wild", deadline=None, derandomize=False, print_blob=True)
 hypothesis.settings.load_profile("batchrec")
 
 # Fixtures that start a server, a browser or Spark.

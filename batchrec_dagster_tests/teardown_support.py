@@ -11,7 +11,7 @@ import dagster as dg
 from click.testing import CliRunner, Result
 
 from batchrec_dagster.cli import main
-from batchrec_dagster_tests.support import Project
+from batchrec_dagster_tests.guard.builders import Project
 
 
 def tear_down(

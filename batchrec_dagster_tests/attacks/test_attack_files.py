@@ -21,20 +21,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.hostile import CONTROLS
-from batchrec_dagster_tests.preparation.sources.hostile_tables import (
-    change_commit,
-    write_delta,
-)
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import READER, S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     copied_project,
     declaration,
     table,
     write_ratings,
+)
+from batchrec_dagster_tests.guard.first_run import FirstRun
+from batchrec_dagster_tests.guard.hostile import CONTROLS
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.s3 import READER, S3Server
+from batchrec_dagster_tests.preparation.sources.hostile_tables import (
+    change_commit,
+    write_delta,
 )
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]

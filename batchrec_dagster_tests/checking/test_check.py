@@ -24,9 +24,9 @@ from batchrec_dagster.cli.dagster_home import use_dagster_home
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.processes import free_ports
-from batchrec_dagster_tests.s3_server import OWNER, READER, STRANGER, S3Server
-from batchrec_dagster_tests.support import declaration, module_project, write_ratings
+from batchrec_dagster_tests.guard.builders import declaration, module_project, write_ratings
+from batchrec_dagster_tests.guard.servers.processes import free_ports
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, STRANGER, S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 

@@ -17,8 +17,8 @@ from batchrec_dagster.checking.sources import check_sources
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.preparation.sources import file_start
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.web_server import Page, serving
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
+from batchrec_dagster_tests.guard.servers.web import Page, serving
 
 ORDERS = "userId,itemId,timestamp,price\n1,7,1700000000,2\n2,8,1700000100,3\n"
 ITEMS = {"item": "itemId", "numbers": {"PRICE": "price"}}

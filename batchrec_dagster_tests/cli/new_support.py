@@ -14,7 +14,7 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.cli.project import Project as LocatedProject
 from batchrec_dagster.config.new_declaration import SCHEMA_FILE
 from batchrec_dagster_tests.config.test_schema import list_schema_errors
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     definitions,
 )

@@ -14,7 +14,7 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.cli.declared_pipelines import expand_names, find_declared_lists
 from batchrec_dagster.cli.project import find_project
 from batchrec_dagster_tests.cli.test_show import publish
-from batchrec_dagster_tests.support import declaration, module_project
+from batchrec_dagster_tests.guard.builders import declaration, module_project
 
 
 @pytest.fixture

@@ -14,7 +14,12 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.dagster_home import open_dagster_instance
-from batchrec_dagster_tests.support import declaration, module_project, refresh, write_ratings
+from batchrec_dagster_tests.guard.builders import (
+    declaration,
+    module_project,
+    refresh,
+    write_ratings,
+)
 
 
 def show(*arguments: str) -> tuple[int, str]:

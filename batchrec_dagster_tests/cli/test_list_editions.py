@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.steps.publishing import build_rollback_config
-from batchrec_dagster_tests.first_run import DECLARATION, RATINGS
-from batchrec_dagster_tests.support import Project, definitions, refresh, write_ratings
+from batchrec_dagster_tests.guard.builders import Project, definitions, refresh, write_ratings
+from batchrec_dagster_tests.guard.first_run import DECLARATION, RATINGS
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ from batchrec_dagster_tests.cli.new_support import (
     working_project,
     write_ratings_file,
 )
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,

@@ -17,7 +17,7 @@ from batchrec_dagster_tests.cli.new_support import (
     working_project,
     write_ratings_file,
 )
-from batchrec_dagster_tests.support import Project
+from batchrec_dagster_tests.guard.builders import Project
 
 __all__ = ["working_project"]
 pytestmark = pytest.mark.slow

@@ -37,8 +37,7 @@ from batchrec_dagster.sinks.sink import SinkUnavailableError
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web.page_address import recorded_page
-from batchrec_dagster_tests.processes import started
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     ASSETS,
     Project,
     copied_project,
@@ -47,6 +46,7 @@ from batchrec_dagster_tests.support import (
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.processes import started
 
 BATCHREC = str(Path(sys.executable).parent / "batchrec")
 HOME = ".batchrec/dagster"

@@ -38,9 +38,9 @@ from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import ABOUT, PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.hostile import HOSTILE as STRANGERS
-from batchrec_dagster_tests.s3_server import OWNER, S3Server
+from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.hostile import HOSTILE as STRANGERS
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 
 pytestmark = pytest.mark.slow

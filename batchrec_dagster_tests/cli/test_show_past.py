@@ -19,7 +19,7 @@ from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arm
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster_tests.editions import complete_about
+from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.texts import assert_texts
 
 # Ann has watched a film on each of these days of November 2026, others have the same ones.

@@ -18,7 +18,7 @@ from batchrec_dagster.steps.batch_jobs import (
     build_solution_name,
 )
 from batchrec_dagster.steps.lists_declaration import describe_lists
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     declaration,
     definitions,

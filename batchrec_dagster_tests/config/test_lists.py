@@ -12,8 +12,8 @@ from batchrec_dagster import published
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.samples import SHOP_PIPELINE
 from batchrec_dagster.steps.shared_jobs import group_lists
+from batchrec_dagster_tests.guard.builders import COLUMNS, REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import list_code_blocks
-from batchrec_dagster_tests.support import COLUMNS, REPOSITORY
 
 USERS = {"source": "newsletter.csv", "column": "customer"}
 

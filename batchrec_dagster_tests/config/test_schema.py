@@ -15,7 +15,7 @@ from dagster.components.component_scaffolding import scaffold_object
 from batchrec_dagster.config.json_schema import build_declaration_schema
 from batchrec_dagster.config.new_declaration import SCHEMA_FILE
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
-from batchrec_dagster_tests.support import REPOSITORY, Project, declaration, definitions
+from batchrec_dagster_tests.guard.builders import REPOSITORY, Project, declaration, definitions
 
 DECLARED = sorted((REPOSITORY / "batchrec_dagster" / "defs").rglob("defs.yaml"))
 SCHEMA = build_declaration_schema()

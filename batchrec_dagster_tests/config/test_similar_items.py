@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster_tests.support import COLUMNS
+from batchrec_dagster_tests.guard.builders import COLUMNS
 
 ITEMS = {
     "source": "items.csv",

@@ -10,7 +10,7 @@ from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.steps.batch_jobs import build_solution_config
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     declaration,
     definitions,
     module_project,

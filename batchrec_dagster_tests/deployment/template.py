@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 
 FILE = REPOSITORY / "deploy" / "batchrec.yaml"
 ACCOUNT = "123456789012"

@@ -24,7 +24,7 @@ from batchrec_dagster.cli.dagster_home import (
     locate_events_of_run,
     open_dagster_instance,
 )
-from batchrec_dagster_tests.support import declaration, module_project
+from batchrec_dagster_tests.guard.builders import declaration, module_project
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from batchrec_dagster_tests.deployment.template import (
     read_actions,
     resolve_stack,
 )
-from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from batchrec_dagster.deployment import (
     find_misspelt_settings,
 )
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster_tests.support import REPOSITORY, Project
+from batchrec_dagster_tests.guard.builders import REPOSITORY, Project
 from batchrec_dagster_tests.texts import assert_texts
 
 ROLE = "arn:aws:iam::123456789012:role/Personalize"

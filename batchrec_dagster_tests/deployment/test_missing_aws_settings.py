@@ -9,7 +9,7 @@ import pytest
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster_tests.support import Project, declaration, refresh, why, write_ratings
+from batchrec_dagster_tests.guard.builders import Project, declaration, refresh, why, write_ratings
 
 PERSONALIZE = {"BATCHREC_PERSONALIZE": "http://127.0.0.1:9"}
 REGION = {"AWS_REGION": "us-east-1"}

@@ -25,8 +25,8 @@ from batchrec_dagster_tests.deployment.template import (
     read_actions,
     read_resources,
 )
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.personalize.kinds import CREATED_KINDS, FOREIGN_KINDS
-from batchrec_dagster_tests.support import REPOSITORY
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/batchrec-PersonalizeRole"
 # The types of the members whose name does not say it. IAM knows a solution's versions by their

@@ -11,8 +11,13 @@ import dagster as dg
 import pytest
 import yaml
 
-from batchrec_dagster_tests.postgres_server import OWNER, PASSWORD, PostgresServer, postgres_server
-from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.guard.builders import REPOSITORY
+from batchrec_dagster_tests.guard.servers.postgres import (
+    OWNER,
+    PASSWORD,
+    PostgresServer,
+    postgres_server,
+)
 
 pytestmark = pytest.mark.slow
 

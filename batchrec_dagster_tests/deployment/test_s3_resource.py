@@ -11,8 +11,8 @@ import pytest
 from batchrec_dagster.cli.project import load_storage
 from batchrec_dagster.deployment import Deployment, DeploymentError
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
-from batchrec_dagster_tests.support import Project, declaration, definitions
+from batchrec_dagster_tests.guard.builders import Project, declaration, definitions
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 RESOURCES = """\
 import functools

@@ -18,7 +18,7 @@ from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_rec
 from batchrec_dagster.personalize.resource_kinds import DATASET_GROUP, SCHEMA, SOLUTION
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.support import Project, outcomes, refresh, write_ratings
+from batchrec_dagster_tests.guard.builders import Project, outcomes, refresh, write_ratings
 
 MANY = ",".join(f"key-{number}=x" for number in range(47))
 

@@ -24,12 +24,7 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.erasure import plan
 from batchrec_dagster.erasure.receipt import count_people
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.marks import MARK, find_marks, read_files
-from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import OWNER, S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     interactions,
@@ -39,6 +34,11 @@ from batchrec_dagster_tests.support import (
     table,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.first_run import FirstRun
+from batchrec_dagster_tests.guard.oracles.marks import MARK, find_marks, read_files
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_server
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 
 pytestmark = pytest.mark.slow

@@ -19,8 +19,8 @@ from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.published_table import TableWriter, read_about
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
+from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 PEOPLE = People.of(["ann", 'o"dd, id', "nobody"])
 

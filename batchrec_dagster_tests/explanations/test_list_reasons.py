@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchrec_dagster.explanations.item_overlaps import DISCOUNT, choose_counted_users
 from batchrec_dagster.explanations.list_reasons import BECAUSE, NEW, POPULAR, ListReasons
 from batchrec_dagster.steps.list_reasons import RowReasons, merge_pieces
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 USERS, ITEMS = [f"u{n}" for n in range(6)], [f"i{n}" for n in range(7)]
 INTERACTIONS = st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from(ITEMS)), max_size=30)

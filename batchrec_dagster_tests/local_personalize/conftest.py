@@ -1,5 +1,5 @@
 """Fixtures of these tests."""
 
-from batchrec_dagster_tests.local_personalize.support import films, local
+from batchrec_dagster_tests.guard.servers.personalize import films, local
 
 __all__ = ["films", "local"]

@@ -10,7 +10,7 @@ from botocore import xform_name
 from batchrec_dagster.local_personalize.api.validation import find_input_shape, load_service_model
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     SEEN,
     build_taste_rows,

@@ -11,7 +11,7 @@ import pytest
 from batchrec_dagster.local_personalize.data import batch_lines
 from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.storage import progress
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     Films,
     Local,
     build_taste_rows,

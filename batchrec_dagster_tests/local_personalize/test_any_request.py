@@ -19,7 +19,7 @@ from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
 from batchrec_dagster.personalize.schemas import SchemaError, parse_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web.server import MAX_BODY_BYTES
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,6 @@ SETTINGS = settings(
     max_examples=repeats(80, 15),
     deadline=None,
     database=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

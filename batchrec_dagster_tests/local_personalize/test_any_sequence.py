@@ -31,8 +31,7 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import ResourceNotFoundError, ServiceError
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.local_personalize.forks import FORKS
-from batchrec_dagster_tests.local_personalize.sequence_model import (
+from batchrec_dagster_tests.guard.oracles.personalize_calls import (
     ACTIVE,
     DELETING,
     FAILED,
@@ -43,7 +42,9 @@ from batchrec_dagster_tests.local_personalize.sequence_model import (
     Model,
     ModelResource,
 )
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.forks import FORKS
+from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     ROLE,
     SEEN,
@@ -52,7 +53,6 @@ from batchrec_dagster_tests.local_personalize.support import (
     open_idle_service,
     poll_until_deadline,
 )
-from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.local_personalize.forked_aws import forked_aws
+from batchrec_dagster_tests.guard.servers.forked_aws import forked_aws
 
 pytestmark = pytest.mark.slow
 

@@ -17,15 +17,15 @@ import pytest
 from batchrec_dagster.local_personalize.catalog.catalog import Catalog
 from batchrec_dagster.local_personalize.catalog.home import Home
 from batchrec_dagster.local_personalize.operations import data_deletion_jobs
-from batchrec_dagster_tests.local_personalize.forks import FORKS
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.forks import FORKS
+from batchrec_dagster_tests.guard.servers.personalize import (
     ROLE,
     Local,
     Row,
     build_taste_rows,
     encode_csv,
 )
-from batchrec_dagster_tests.repeats import repeats
 
 USERS = [f"person-{number:03}" for number in range(60)]
 LIST = "s3://data/erase/users.csv"

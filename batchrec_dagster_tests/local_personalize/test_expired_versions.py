@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
-from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows
+from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_rows
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.filter_check import (
 )
 from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
 from batchrec_dagster.personalize.schemas import Field, Schema
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 
 def build_schema(dataset_type: str, **types: str) -> Schema:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster_tests.local_personalize.support import SEEN, Local, build_taste_rows
+from batchrec_dagster_tests.guard.servers.personalize import SEEN, Local, build_taste_rows
 
 Answers = list[dict[str, Any]]
 

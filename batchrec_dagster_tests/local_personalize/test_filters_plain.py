@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.filters.job import JobFilter
-from batchrec_dagster_tests.local_personalize.plain_filters import (
+from batchrec_dagster_tests.guard.oracles.filters import (
     HISTORY,
     ITEMS,
     USERS,
@@ -22,7 +22,7 @@ from batchrec_dagster_tests.local_personalize.plain_filters import (
     parts,
     worlds,
 )
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 pytestmark = pytest.mark.slow
 

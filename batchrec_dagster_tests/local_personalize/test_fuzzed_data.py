@@ -19,13 +19,13 @@ from batchrec_dagster.local_personalize.data.batch_lines import MAX_LINE_BYTES
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.personalize import (
     build_taste_rows,
     describe,
     encode_csv,
     poll_until_deadline,
 )
-from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,6 @@ SETTINGS = settings(
     max_examples=repeats(40, 10),
     deadline=None,
     database=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

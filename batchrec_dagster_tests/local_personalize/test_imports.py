@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     Local,
     Row,
     build_taste_rows,

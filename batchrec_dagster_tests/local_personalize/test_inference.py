@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     Films,
     Local,
     build_taste_rows,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.personalize.schemas import build_items_schema
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     SEEN,
     Local,
     build_taste_rows,

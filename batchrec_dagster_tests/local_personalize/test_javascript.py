@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     build_taste_rows,
     encode_csv,
     encode_user_lines,

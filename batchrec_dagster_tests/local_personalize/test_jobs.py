@@ -25,7 +25,7 @@ from batchrec_dagster.local_personalize.operations import (
     dataset_import_jobs,
     solution_versions,
 )
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     ROLE,
     Local,
     build_taste_rows,

@@ -23,8 +23,9 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.catalog.home import Home
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.local_personalize.forks import FORKS
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.forks import FORKS
+from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     ROLE,
     SEEN,
@@ -35,7 +36,6 @@ from batchrec_dagster_tests.local_personalize.support import (
     encode_user_lines,
     poll_until_deadline,
 )
-from batchrec_dagster_tests.repeats import repeats
 
 pytestmark = pytest.mark.slow
 

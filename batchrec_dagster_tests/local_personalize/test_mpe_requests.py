@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.personalize.schemas import build_interactions_schema
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     SEEN,
     Local,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe, train
+from batchrec_dagster_tests.guard.servers.personalize import RECIPE, Local
 from batchrec_dagster_tests.local_personalize.learning.support import interactions_of, tastes
-from batchrec_dagster_tests.local_personalize.support import RECIPE, Local
 
 BATCH_CAPABLE = {
     "aws-user-personalization": "USER_PERSONALIZATION",

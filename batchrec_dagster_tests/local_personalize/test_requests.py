@@ -14,7 +14,7 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize, ans
 from batchrec_dagster.local_personalize.api.validation import find_input_shape, load_service_model
 from batchrec_dagster.local_personalize.operations import registry
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     ROLE,
     Local,
 )

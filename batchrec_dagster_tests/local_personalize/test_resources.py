@@ -7,7 +7,7 @@ import pytest
 from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.local_personalize.recipes import RECIPES
 from batchrec_dagster.personalize.schemas import build_interactions_schema
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     Local,
     build_taste_rows,

@@ -9,7 +9,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.learning import serving
 from batchrec_dagster.storage import progress
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     ROLE,
     Local,

@@ -36,7 +36,7 @@ from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web import server as web_server
 from batchrec_dagster.web.server import MAX_BODY_BYTES
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     ROLE,
     build_taste_rows,
@@ -45,7 +45,7 @@ from batchrec_dagster_tests.local_personalize.support import (
     encode_user_lines,
     poll_until_deadline,
 )
-from batchrec_dagster_tests.processes import free_ports
+from batchrec_dagster_tests.guard.servers.processes import free_ports
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from batchrec_dagster.personalize.schemas import build_interactions_schema
-from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows
+from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_rows
 
 pytestmark = pytest.mark.slow
 

@@ -27,8 +27,8 @@ from batchrec_dagster.personalize.evidence import (
     read_evidence,
 )
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.guard.servers.personalize import Local
 from batchrec_dagster_tests.local_personalize.learning.support import popular_blends
-from batchrec_dagster_tests.local_personalize.support import Local
 
 TYPES = ("view", "Purchase", "cart")
 Event = tuple[str, str, int, str]

@@ -11,7 +11,7 @@ from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.steps.batch_jobs import build_solution_config
-from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows
+from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_rows
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from batchrec_dagster.personalize.evidence import EMBEDDED, Evidence, name_engine, read_evidence
+from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_rows, encode_csv
 from batchrec_dagster_tests.local_personalize.learning.support import popular_blends
-from batchrec_dagster_tests.local_personalize.support import Local, build_taste_rows, encode_csv
 
 pytestmark = pytest.mark.slow
 

@@ -27,10 +27,10 @@ from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.table_without_users import list_users
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import OWNER, S3Server
-from batchrec_dagster_tests.support import declaration
+from batchrec_dagster_tests.guard.builders import declaration
+from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
 
 KEPT = 4
 SHOP = Pipeline.model_validate(

@@ -17,17 +17,7 @@ from polars.testing import assert_frame_equal
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.nights.night import Night, made_once, night
-from batchrec_dagster_tests.nights.proxy import (
-    RESET,
-    Proxy,
-    personalize_error,
-    proxy,
-    s3_error,
-)
-from batchrec_dagster_tests.s3_server import READER, S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     module_project,
     refresh,
@@ -35,6 +25,16 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.faults.proxy import (
+    RESET,
+    Proxy,
+    personalize_error,
+    proxy,
+    s3_error,
+)
+from batchrec_dagster_tests.guard.first_run import FirstRun
+from batchrec_dagster_tests.guard.servers.night import Night, made_once, night
+from batchrec_dagster_tests.guard.servers.s3 import READER, S3Server
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from polars.testing import assert_frame_equal
 
-from batchrec_dagster_tests.nights.night import Night, made_once, night
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import S3Server, find_ports, s3_server
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.night import Night, made_once, night
+from batchrec_dagster_tests.guard.servers.s3 import S3Server, find_ports, s3_server
 
 pytestmark = pytest.mark.slow
 

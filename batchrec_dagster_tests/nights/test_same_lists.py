@@ -16,11 +16,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from batchrec_dagster_tests.example_shop import write_example_shop
-from batchrec_dagster_tests.nights.night import TABLE, night
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
     declaration,
@@ -28,6 +24,10 @@ from batchrec_dagster_tests.support import (
     real_data,
     refresh,
 )
+from batchrec_dagster_tests.guard.example_shop import write_example_shop
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.night import TABLE, night
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 pytestmark = pytest.mark.slow
 

@@ -26,18 +26,18 @@ import pytest
 import yaml
 from botocore.exceptions import BotoCoreError
 
-from batchrec_dagster_tests.nights.night import TABLE, count_personalize_jobs, made_once
-from batchrec_dagster_tests.pipeline.web_ui import LOCATION
-from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
-from batchrec_dagster_tests.processes import Started, free_ports, started
-from batchrec_dagster_tests.s3_server import S3Server, s3_server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     REPOSITORY,
     Project,
     copied_project,
     declaration,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.dagster_ui import LOCATION
+from batchrec_dagster_tests.guard.servers.night import TABLE, count_personalize_jobs, made_once
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_server
+from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
+from batchrec_dagster_tests.guard.servers.s3 import S3Server, s3_server
 
 pytestmark = pytest.mark.slow
 

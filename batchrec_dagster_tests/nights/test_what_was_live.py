@@ -34,8 +34,8 @@ from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.publications import RECORD, Publications
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.support import declaration
+from batchrec_dagster_tests.guard.builders import declaration
+from batchrec_dagster_tests.guard.repeats import repeats
 
 NDCG = "normalized_discounted_cumulative_gain_at_25"
 KEPT = 3

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.nights.worst_aws import (
+from batchrec_dagster_tests.guard.faults.personalize import (
     HARD_QUOTA,
     ErrorLines,
     ExpiringCredentials,

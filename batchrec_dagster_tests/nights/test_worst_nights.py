@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from polars.testing import assert_frame_equal
 
-from batchrec_dagster_tests.nights.night import Night, night
-from batchrec_dagster_tests.nights.worst_aws import (
+from batchrec_dagster_tests.guard.faults.personalize import (
     HARD_QUOTA,
     NO_ACCESS,
     SOFT_QUOTA,
@@ -30,8 +29,9 @@ from batchrec_dagster_tests.nights.worst_aws import (
     WorstAws,
     worst_aws,
 )
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.night import Night, night
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 pytestmark = pytest.mark.slow
 

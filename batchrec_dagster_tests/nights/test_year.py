@@ -22,7 +22,8 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.cli.init import DEFINITIONS_MODULE
-from batchrec_dagster_tests.nights.account import (
+from batchrec_dagster_tests.guard.builders import REPOSITORY, Project, module_project
+from batchrec_dagster_tests.guard.oracles.account import (
     Account,
     EditionEntry,
     Event,
@@ -30,9 +31,8 @@ from batchrec_dagster_tests.nights.account import (
     People,
     Sums,
 )
-from batchrec_dagster_tests.nights.faked_clock import Ended, FakedClock, faked_clock
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.support import REPOSITORY, Project, module_project
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.faked_clock import Ended, FakedClock, faked_clock
 
 pytestmark = pytest.mark.slow
 

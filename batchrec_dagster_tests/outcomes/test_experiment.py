@@ -22,8 +22,7 @@ from batchrec_dagster.outcomes.outcome import Outcome
 from batchrec_dagster.reporting.experiment import describe_control
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     metadata,
@@ -32,6 +31,7 @@ from batchrec_dagster_tests.support import (
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 HOLDOUT = Experiment(name="holdout", control_share=0.4)
 LISTS = "curated/recommendations/recommendations.parquet"

@@ -22,7 +22,7 @@ from batchrec_dagster.steps.outcome_sums import (
     sum_period,
 )
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 DAY = 86_400
 NIGHTS, ITEMS, LENGTH = 14, 200, 5

@@ -28,9 +28,9 @@ from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.publications import PublicationRecord, Publications, Rollback
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.support import declaration, outcomes_of
+from batchrec_dagster_tests.guard.builders import declaration, outcomes_of
+from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.repeats import repeats
 
 SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
 DAY = 86_400

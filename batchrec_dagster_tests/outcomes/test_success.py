@@ -22,9 +22,9 @@ from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.guard.builders import declaration, outcomes_of
+from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.outcomes.test_outcomes import DAY, T0, format_time, publish
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.support import declaration, outcomes_of
 
 COLUMNS = {"user": "u", "item": "i", "timestamp": "t", "event_type": "e", "event_value": "v"}
 Event = tuple[str, str, int, str, float | None]

@@ -27,13 +27,7 @@ from batchrec_dagster.personalize.data_deletion import (
 from batchrec_dagster.personalize.ensure import PIPELINE_TAG, STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.local_personalize.support import (
-    ROLE,
-    Local,
-    build_taste_rows,
-    encode_csv,
-)
-from batchrec_dagster_tests.nights.worst_aws import (
+from batchrec_dagster_tests.guard.faults.personalize import (
     FailingResources,
     LaggingLists,
     LateDescribes,
@@ -43,6 +37,12 @@ from batchrec_dagster_tests.nights.worst_aws import (
     ReachedQuotas,
     WorstAws,
     worst_aws,
+)
+from batchrec_dagster_tests.guard.servers.personalize import (
+    ROLE,
+    Local,
+    build_taste_rows,
+    encode_csv,
 )
 from batchrec_dagster_tests.web.test_guard import serve
 

@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.expired_models import (
 )
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
-from batchrec_dagster_tests.local_personalize.support import (
+from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     ROLE,
     build_taste_rows,

@@ -21,8 +21,7 @@ from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_rec
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.permissions import find_partition
 from batchrec_dagster_tests.deployment.template import FILE, resolve_stack
-from batchrec_dagster_tests.s3_server import READER, S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     REPOSITORY,
     Project,
     declaration,
@@ -30,6 +29,7 @@ from batchrec_dagster_tests.support import (
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.s3 import READER, S3Server
 
 OTHERS = {"aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
 EVERYTHING = {

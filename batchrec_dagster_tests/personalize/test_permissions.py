@@ -32,15 +32,20 @@ from batchrec_dagster_tests.deployment.template import (
     read_actions,
     resolve_stack,
 )
-from batchrec_dagster_tests.personalize.aws_door import Door, Permission, personalize_door, s3_door
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
     module_project,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.aws_door import (
+    Door,
+    Permission,
+    personalize_door,
+    s3_door,
+)
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 from batchrec_dagster_tests.teardown_support import tear_down
 
 # The runner may do this too, though no run of these tests does it.

@@ -25,17 +25,7 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import InvalidInputError
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable
-from batchrec_dagster_tests.first_run import DECLARATION, FirstRun
-from batchrec_dagster_tests.personalize.aws_door import personalize_door
-from batchrec_dagster_tests.personalize.recorded_requests import (
-    RecordedRequest,
-    RequestRenderer,
-    record_requests,
-    record_signed_services,
-    validate,
-)
-from batchrec_dagster_tests.s3_server import REGION, S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
     module_project,
@@ -43,6 +33,16 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
+from batchrec_dagster_tests.guard.oracles.recorded_requests import (
+    RecordedRequest,
+    RequestRenderer,
+    record_requests,
+    record_signed_services,
+    validate,
+)
+from batchrec_dagster_tests.guard.servers.aws_door import personalize_door
+from batchrec_dagster_tests.guard.servers.s3 import REGION, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 
 pytestmark = pytest.mark.slow

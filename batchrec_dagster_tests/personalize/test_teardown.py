@@ -32,8 +32,7 @@ from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.personalize.teardown import delete, plan_teardown
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.resource import LOCAL_BUCKET
-from batchrec_dagster_tests.local_personalize.support import open_idle_service
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
@@ -42,6 +41,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.personalize import open_idle_service
 from batchrec_dagster_tests.teardown_support import tear_down
 
 pytestmark = pytest.mark.slow

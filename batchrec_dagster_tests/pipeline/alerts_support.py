@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster_tests.support import declaration
+from batchrec_dagster_tests.guard.builders import declaration
 
 ON_FAILURE, ON_LISTS = "batchrec_alert_on_failure", "batchrec_alert_on_lists"
 STORAGE = "batchrec_storage"

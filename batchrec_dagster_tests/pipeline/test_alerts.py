@@ -13,7 +13,8 @@ from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
 from batchrec_dagster.storage import extras
 from batchrec_dagster.storage.extras import ExtraMissingError
-from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, OUTSIDE
+from batchrec_dagster_tests.guard.builders import Project, declaration, definitions, write_ratings
+from batchrec_dagster_tests.guard.hostile import CONTROLS, HOSTILE, OUTSIDE
 from batchrec_dagster_tests.pipeline.alerts_support import (
     ALERTS,
     ON_FAILURE,
@@ -24,7 +25,6 @@ from batchrec_dagster_tests.pipeline.alerts_support import (
     open_inbox,
     tick,
 )
-from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
 
 __all__ = ["inbox"]
 pytestmark = pytest.mark.slow

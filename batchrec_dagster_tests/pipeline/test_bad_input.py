@@ -12,8 +12,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.pipeline.automation.runs import build_console_logger
-from batchrec_dagster_tests.hostile import CONTROLS, HOSTILE, quote_cells
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
     declaration,
@@ -25,6 +24,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.hostile import CONTROLS, HOSTILE, quote_cells
 
 pytestmark = pytest.mark.slow
 

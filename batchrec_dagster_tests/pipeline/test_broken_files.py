@@ -8,7 +8,7 @@ import pytest
 
 from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.declaration_errors import DeclarationError
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     copied_project,
     declaration,
     definitions,

@@ -20,9 +20,7 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.config import COMPONENT_TYPE, Pipeline
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.repository.typed_pages import read_code_blocks
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     ASSETS,
     Project,
     declaration,
@@ -30,6 +28,8 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.first_run import FirstRun
+from batchrec_dagster_tests.repository.typed_pages import read_code_blocks
 
 # Downstream of the lists, under the pipeline's prefix and in its group.
 OF_THE_TEAM = """\

@@ -11,8 +11,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.support import Project, definitions, module_project, table, why
+from batchrec_dagster_tests.guard.builders import Project, definitions, module_project, table, why
+from batchrec_dagster_tests.guard.first_run import FirstRun
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import yaml
 from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.recommendations import RecommendationSettings
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     ASSETS,
     REPOSITORY,
     declaration,

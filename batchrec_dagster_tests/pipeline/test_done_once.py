@@ -12,7 +12,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     copied_project,
     declaration,

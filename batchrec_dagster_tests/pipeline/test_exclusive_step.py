@@ -18,7 +18,7 @@ from batchrec_dagster.pipeline.run_step import (
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.storage.object_store import StorageError
 from batchrec_dagster.storage.published_table import PublishedTable
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     metadata,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from batchrec_dagster.cli.init import DEFINITIONS_MODULE
 from batchrec_dagster.storage.extras import EXTRAS
-from batchrec_dagster_tests.nights.night import night
-from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.guard.servers.night import night
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 # Python imports this at its start: the packages of the extras are not to be found.
 ABSENT = f"""\

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.pipeline.spark_on_aws import MODULES
-from batchrec_dagster_tests.support import Project, declaration, definitions
+from batchrec_dagster_tests.guard.builders import Project, declaration, definitions
 
 # Each is imported where it is used.
 HEAVY = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     declaration,
     module_project,
     refresh,
@@ -27,7 +27,7 @@ RUN = """
 import resource, signal, sys
 from pathlib import Path
 import dagster as dg
-from batchrec_dagster_tests.support import Project, refresh, why
+from batchrec_dagster_tests.guard.builders import Project, refresh, why
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit, value = getattr(resource, sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))

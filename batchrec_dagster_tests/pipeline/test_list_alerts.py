@@ -22,8 +22,15 @@ from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.first_run import FirstRun
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+    declaration,
+    definitions,
+    refresh,
+    write_ratings,
+)
+from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.pipeline.alerts_support import (
     ALERTS,
     ON_LISTS,
@@ -32,13 +39,6 @@ from batchrec_dagster_tests.pipeline.alerts_support import (
     inbox,
     make_pipeline,
     tick,
-)
-from batchrec_dagster_tests.support import (
-    Project,
-    declaration,
-    definitions,
-    refresh,
-    write_ratings,
 )
 
 __all__ = ["inbox"]

@@ -16,9 +16,7 @@ from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.list_reasons import prepare_reasons
 from batchrec_dagster.storage import extras
-from batchrec_dagster_tests.postgres_server import postgres_server
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
@@ -28,6 +26,8 @@ from batchrec_dagster_tests.support import (
     table,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.postgres import postgres_server
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 ITEM_COLUMNS = {
     "item": "movieId",

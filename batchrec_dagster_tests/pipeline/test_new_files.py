@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation.new_files import MAX_TICKS_WAITED, Cursor, decide_refresh
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
     module_project,
 )
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,7 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.published_table import read_about
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     metadata,
@@ -26,6 +25,7 @@ from batchrec_dagster_tests.support import (
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 LISTS = "shop/curated/recommendations/recommendations.parquet"
 KNOWN = [str(number) for number in range(1, 31)]

@@ -11,8 +11,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.cli.init import DEFINITIONS_MODULE
-from batchrec_dagster_tests.marks import MARK, find_marks, read_files
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
     declaration,
@@ -21,6 +20,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.oracles.marks import MARK, find_marks, read_files
 
 pytestmark = pytest.mark.slow
 

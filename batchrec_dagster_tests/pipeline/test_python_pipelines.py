@@ -13,8 +13,8 @@ from batchrec_dagster.cli.declared_pipelines import find_lists, find_pipelines
 from batchrec_dagster.cli.forget import load_works
 from batchrec_dagster.cli.project import find_project
 from batchrec_dagster.config.declaration_errors import DeclarationError
+from batchrec_dagster_tests.guard.builders import Project, declaration, definitions
 from batchrec_dagster_tests.pipeline.alerts_support import ON_FAILURE, ON_LISTS, Inbox, inbox, tick
-from batchrec_dagster_tests.support import Project, declaration, definitions
 
 __all__ = ["inbox"]
 

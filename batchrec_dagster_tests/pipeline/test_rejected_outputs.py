@@ -29,8 +29,8 @@ from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.first_run import DECLARATION
-from batchrec_dagster_tests.support import Project, metadata, refresh, table, why
+from batchrec_dagster_tests.guard.builders import Project, metadata, refresh, table, why
+from batchrec_dagster_tests.guard.first_run import DECLARATION
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
 

@@ -11,8 +11,7 @@ import pytest
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     metadata,
@@ -21,6 +20,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,7 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.steps import training
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
@@ -30,6 +29,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.first_run import FirstRun
 
 pytestmark = pytest.mark.slow
 

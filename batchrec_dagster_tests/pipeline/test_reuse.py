@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     metadata,

@@ -30,8 +30,7 @@ from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     REPOSITORY,
     Project,
     declaration,
@@ -42,6 +41,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.editions import complete_about
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
 from batchrec_dagster.testing import PipelineRun, RunFailedError, RunPipeline, run_pipeline
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.support import Project, declaration, write_ratings
+from batchrec_dagster_tests.guard.builders import Project, declaration, write_ratings
+from batchrec_dagster_tests.guard.editions import complete_about
 
 __all__ = ["run_pipeline"]
 

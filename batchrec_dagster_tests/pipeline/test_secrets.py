@@ -6,9 +6,9 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.storage.secrets import redact
+from batchrec_dagster_tests.guard.builders import Project, declaration, definitions, write_ratings
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
 from batchrec_dagster_tests.pipeline.alerts_support import ALERTS, ON_FAILURE, Inbox, inbox, tick
-from batchrec_dagster_tests.s3_server import OWNER, S3Server
-from batchrec_dagster_tests.support import Project, declaration, definitions, write_ratings
 
 __all__ = ["inbox"]
 

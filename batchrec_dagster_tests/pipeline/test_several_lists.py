@@ -27,9 +27,7 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.suppressed_users import SuppressionList
-from batchrec_dagster_tests.repeats import IS_LONG
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     copied_project,
     declaration,
@@ -42,6 +40,8 @@ from batchrec_dagster_tests.support import (
     table,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 from batchrec_dagster_tests.teardown_support import tear_down
 
 pytestmark = pytest.mark.slow

@@ -13,15 +13,15 @@ from batchrec_dagster.steps.checks import ROWS_TITLED
 from batchrec_dagster.steps.data_sizes import NOT_SHRUNK
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.pipeline.test_suppressed_users import log_in_to_bucket
-from batchrec_dagster_tests.preparation.test_items import declare_with_items, write_items
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     definitions,
     refresh,
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.pipeline.test_suppressed_users import log_in_to_bucket
+from batchrec_dagster_tests.preparation.test_items import declare_with_items, write_items
 
 pytestmark = pytest.mark.slow
 

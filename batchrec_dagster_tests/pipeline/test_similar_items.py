@@ -16,9 +16,7 @@ from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.summary import describe_similar_items
 from batchrec_dagster.steps import similar_items as steps_of_similar_items
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.first_run import RATINGS, FirstRun
-from batchrec_dagster_tests.repeats import IS_LONG
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     copied_project,
     declaration,
@@ -29,6 +27,8 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.first_run import RATINGS, FirstRun
+from batchrec_dagster_tests.guard.repeats import IS_LONG
 
 REFRESH = ("dagster", "job", "execute", "-m", "batchrec_dagster.definitions", "-j", "shop_refresh")
 BOUGHT_TOGETHER = {"within_days": 30, "num_results": 4}

@@ -17,8 +17,7 @@ from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
-from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     interactions,
@@ -27,6 +26,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 pytestmark = pytest.mark.slow
 

@@ -18,16 +18,16 @@ import polars as pl
 import pytest
 import yaml
 
+from batchrec_dagster_tests.guard.builders import REPOSITORY, write_ratings
+from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_server
+from batchrec_dagster_tests.guard.servers.processes import free_ports, started
 from batchrec_dagster_tests.pipeline.fresh_environment import (
     DBT,
     Environment,
     make_environment,
     remember_the_version,
 )
-from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
-from batchrec_dagster_tests.processes import free_ports, started
-from batchrec_dagster_tests.repeats import IS_LONG
-from batchrec_dagster_tests.support import REPOSITORY, write_ratings
 
 pytestmark = [
     pytest.mark.slow,

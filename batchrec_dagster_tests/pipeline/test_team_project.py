@@ -12,14 +12,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from batchrec_dagster_tests.guard.builders import REPOSITORY, write_ratings
+from batchrec_dagster_tests.guard.repeats import IS_LONG
 from batchrec_dagster_tests.pipeline.fresh_environment import (
     DBT,
     Environment,
     make_environment,
     remember_the_version,
 )
-from batchrec_dagster_tests.repeats import IS_LONG
-from batchrec_dagster_tests.support import REPOSITORY, write_ratings
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,7 @@ import pytest
 from batchrec_dagster.pipeline import declare_asset as links
 from batchrec_dagster.reporting.markdown import WORD_JOINER
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.hostile import ADDRESSES, HOSTILE, OUTSIDE, quote_cells
-from batchrec_dagster_tests.pipeline.web_ui import go, web_ui
-from batchrec_dagster_tests.repeats import IS_LONG
-from batchrec_dagster_tests.reporting.test_markdown import ADDRESS, PARSER
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
@@ -27,6 +23,10 @@ from batchrec_dagster_tests.support import (
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.hostile import ADDRESSES, HOSTILE, OUTSIDE, quote_cells
+from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.servers.dagster_ui import go, web_ui
+from batchrec_dagster_tests.reporting.test_markdown import ADDRESS, PARSER
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
 

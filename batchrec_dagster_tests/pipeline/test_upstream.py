@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.upstream_partitions import select_partitions
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
     declaration,

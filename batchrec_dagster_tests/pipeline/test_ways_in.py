@@ -19,16 +19,16 @@ import polars as pl
 import pytest
 import yaml
 
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.pipeline.web_ui import UPRIGHT, answers, go
-from batchrec_dagster_tests.processes import Started, free_ports, started
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     ASSETS,
     Project,
     copied_project,
     declaration,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.first_run import FirstRun
+from batchrec_dagster_tests.guard.servers.dagster_ui import UPRIGHT, answers, go
+from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 ROLE = "arn:aws:iam::123456789012:role/spark"
 TASK = SparkTask(

@@ -27,7 +27,7 @@ from batchrec_dagster.preparation.spark.job import local_session
 from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
-from batchrec_dagster_tests.support import last_times
+from batchrec_dagster_tests.guard.builders import last_times
 
 LOG = logging.getLogger(__name__)
 

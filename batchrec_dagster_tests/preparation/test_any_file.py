@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.layout import NULL_VALUES, Layout
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 pytestmark = pytest.mark.slow
 

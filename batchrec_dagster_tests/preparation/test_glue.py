@@ -21,6 +21,7 @@ from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zip_modules
 from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 from batchrec_dagster_tests.preparation.aws_jobs import (
     DONE,
     ROLE,
@@ -34,7 +35,6 @@ from batchrec_dagster_tests.preparation.aws_jobs import (
     say,
 )
 from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
-from batchrec_dagster_tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 

@@ -20,9 +20,7 @@ from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.pipeline.test_pipeline import stale
-from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     metadata,
@@ -33,6 +31,8 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.pipeline.test_pipeline import stale
+from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
 
 COLUMNS = {
     "item": "movieId",

@@ -13,7 +13,7 @@ from batchrec_dagster.preparation.layout import format_json_cell, parse_json
 from batchrec_dagster.preparation.polars import json_decoding
 from batchrec_dagster.preparation.polars.cells import FLAW
 from batchrec_dagster.preparation.polars.json_decoding import JsonDecoder
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 NAMES = {"user": "userId", "item": "né", "rating": "stars", "event_value": "price"}
 NUMBERS = (

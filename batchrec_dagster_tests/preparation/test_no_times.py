@@ -16,8 +16,8 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster_tests.guard.builders import Project, declaration, metadata, refresh
 from batchrec_dagster_tests.local_personalize.learning.support import interactions_of
-from batchrec_dagster_tests.support import Project, declaration, metadata, refresh
 
 PLAYS = "user\tartist\tplays\nu1\ta\t3\nu1\tb\t1\nu2\ta\t7\n"
 

@@ -18,8 +18,7 @@ import yaml
 from deltalake import DeltaTable, write_deltalake
 
 from batchrec_dagster.personalize.schemas import build_interactions_schema, parse_schema
-from batchrec_dagster_tests.postgres_server import postgres_server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     REPOSITORY,
     Project,
     definitions,
@@ -27,6 +26,7 @@ from batchrec_dagster_tests.support import (
     metadata,
     why,
 )
+from batchrec_dagster_tests.guard.servers.postgres import postgres_server
 
 pytestmark = pytest.mark.slow
 

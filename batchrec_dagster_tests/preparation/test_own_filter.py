@@ -8,9 +8,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.pipeline.test_pipeline import stale
-from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     interactions,
@@ -20,6 +18,8 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.pipeline.test_pipeline import stale
+from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
 
 pytestmark = pytest.mark.slow
 

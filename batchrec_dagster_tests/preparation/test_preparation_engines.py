@@ -27,10 +27,7 @@ from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
-from batchrec_dagster_tests.preparation.aws_jobs import ROLE, glue, say
-from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
@@ -39,6 +36,9 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
+from batchrec_dagster_tests.preparation.aws_jobs import ROLE, glue, say
+from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
 
 pytestmark = pytest.mark.slow
 

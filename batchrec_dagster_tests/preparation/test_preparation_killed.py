@@ -19,8 +19,8 @@ from batchrec_dagster.preparation.sources.parsing import parse_file
 from batchrec_dagster.preparation.sources.source import SourceContext
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.local_personalize.forks import FORKS
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.forks import FORKS
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.users import read_users
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 DELIMITERS = [",", ";", "\t", "|", "::"]
 START = 1_500_000_000

@@ -35,7 +35,7 @@ from batchrec_dagster.preparation.rules import (
 )
 from batchrec_dagster.preparation.spark.task import SparkTask
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 LAYOUT = Layout(",", "user", "item", "rating", "time", "s", "type", "value")
 DAY = 86_400

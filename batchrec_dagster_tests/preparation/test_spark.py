@@ -24,6 +24,8 @@ from batchrec_dagster.preparation.layout import CUT_OFF, Layout, PreparationErro
 from batchrec_dagster.preparation.row_problems import FUTURE, SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import ERASED_USER, Rules
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster_tests.guard.builders import real_data
+from batchrec_dagster_tests.guard.repeats import IS_LONG, repeats
 from batchrec_dagster_tests.preparation.spark_support import (
     Outcome,
     build_spark_task,
@@ -31,8 +33,6 @@ from batchrec_dagster_tests.preparation.spark_support import (
     prepare_on_spark,
     quick_session,
 )
-from batchrec_dagster_tests.repeats import IS_LONG, repeats
-from batchrec_dagster_tests.support import real_data
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,7 @@ from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
-from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     metadata,
@@ -30,6 +29,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
 from batchrec_dagster_tests.teardown_support import tear_down
 
 # Whatever the model, users are the same.

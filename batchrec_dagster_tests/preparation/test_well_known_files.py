@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.row_problems import NULL_ID
 from batchrec_dagster.preparation.sources.source import SourceContext
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 
 # It is in the afternoon, so that time zones change the hour but not the day.
 NOON = datetime(2024, 1, 31, 12, 0, 5, tzinfo=UTC)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.reporting.drawing.labels import LONGEST_LABEL, make_labels, measure_widest
 from batchrec_dagster.reporting.drawing.scale import LEAST_TICK_GAP, choose_ticks, make_scale
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 VALUES = st.floats(0, 1e9) | st.floats(1e-6, 1)
 

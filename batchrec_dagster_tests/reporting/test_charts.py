@@ -15,7 +15,7 @@ from batchrec_dagster.reporting.charts import Chart, ChartKind
 from batchrec_dagster.reporting.drawing.labels import make_labels
 from batchrec_dagster.reporting.drawing.layout import WIDTH
 from batchrec_dagster.reporting.drawing.svg import draw_svg
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
 
 
 @given(

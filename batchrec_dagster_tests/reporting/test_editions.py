@@ -20,7 +20,7 @@ from batchrec_dagster.reporting.editions import (
     explain_incomparability,
 )
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster_tests.editions import complete_about
+from batchrec_dagster_tests.guard.editions import complete_about
 
 Lists = dict[str, list[str]]
 

@@ -16,7 +16,7 @@ from batchrec_dagster.reporting.markdown import (
     format_table,
     unescape,
 )
-from batchrec_dagster_tests.hostile import HOSTILE
+from batchrec_dagster_tests.guard.hostile import HOSTILE
 
 pytestmark = pytest.mark.attack
 

@@ -33,8 +33,8 @@ from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
+from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 
 START = datetime(2026, 11, 20, 3, 10, tzinfo=UTC)

@@ -24,9 +24,7 @@ from batchrec_dagster.storage.io_managers import HtmlIOManager
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.preparation.test_items import COLUMNS, write_items
-from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     interactions,
@@ -35,6 +33,8 @@ from batchrec_dagster_tests.support import (
     table,
     write_ratings,
 )
+from batchrec_dagster_tests.preparation.test_items import COLUMNS, write_items
+from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
 
 NAMES = ("NDCG@25", "Precision@10", "MRR@25", "Coverage")
 # Personalize's names, and those of the UI.

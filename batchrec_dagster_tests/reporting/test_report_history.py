@@ -16,7 +16,7 @@ from batchrec_dagster.reporting.run_records import CheckRecord, read_check_recor
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.published_table import Edition, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.editions import complete_about
+from batchrec_dagster_tests.guard.editions import complete_about
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 

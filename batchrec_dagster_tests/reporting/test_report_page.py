@@ -38,9 +38,9 @@ from batchrec_dagster.reporting.page import encode_json_for_html, render_page
 from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.support import WCAG
+from batchrec_dagster_tests.guard.builders import WCAG
+from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.first_run import FirstRun
 
 SHOT = "<script>window.shot = 1</script><img src=x onerror='window.shot = 1'>"
 HOSTILE = [

@@ -12,8 +12,8 @@ import polars as pl
 
 from batchrec_dagster.samples.shop import generate_shop
 from batchrec_dagster.sinks.sink import group_by_user
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
-from batchrec_dagster_tests.support import REPOSITORY
 
 PRODUCT = REPOSITORY / "batchrec_dagster"
 # What people choose: names of pipelines, lists and events.

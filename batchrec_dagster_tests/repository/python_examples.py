@@ -15,8 +15,8 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.testing import PipelineRun, StartedPersonalize
+from batchrec_dagster_tests.guard.builders import declaration, definitions, module_project
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
-from batchrec_dagster_tests.support import declaration, definitions, module_project
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

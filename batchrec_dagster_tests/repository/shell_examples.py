@@ -22,8 +22,8 @@ from botocore import xform_name
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
-from batchrec_dagster_tests.support import REPOSITORY
 
 # The shell's own, and programs of the system. The whole block is parsed by bash.
 SYSTEM_PROGRAMS = {

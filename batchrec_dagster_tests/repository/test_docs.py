@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster_tests.support import REPOSITORY, WCAG
+from batchrec_dagster_tests.guard.builders import REPOSITORY, WCAG
 
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),

@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 import yaml
 
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
     OPERATIONS,
@@ -30,7 +31,6 @@ from batchrec_dagster_tests.repository.typed_pages import (
     list_commands,
     type_commands,
 )
-from batchrec_dagster_tests.support import REPOSITORY
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import SETTINGS
-from batchrec_dagster_tests.first_run import FirstRun
+from batchrec_dagster_tests.guard.builders import REPOSITORY, Project
+from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.repository.output_examples import (
     check_csv,
     check_diagram,
@@ -40,7 +41,6 @@ from batchrec_dagster_tests.repository.typed_pages import (
     read_code_blocks,
 )
 from batchrec_dagster_tests.repository.yaml_examples import check_setting, check_yaml
-from batchrec_dagster_tests.support import REPOSITORY, Project
 
 PAGES = [
     README,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 
 PACKAGE = REPOSITORY / "batchrec_dagster"
 AT_THE_ROOT = {"__init__.py", "definitions.py", "testing.py", "py.typed"}

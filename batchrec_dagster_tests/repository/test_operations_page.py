@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 
-from batchrec_dagster_tests.support import COLUMNS, REPOSITORY, Project, declaration, definitions
+from batchrec_dagster_tests.guard.builders import (
+    COLUMNS,
+    REPOSITORY,
+    Project,
+    declaration,
+    definitions,
+)
 
 PAGE = REPOSITORY / "docs" / "operations.md"
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import list_code_blocks
-from batchrec_dagster_tests.support import REPOSITORY
 
 GITHUB = REPOSITORY / ".github"
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())

@@ -16,8 +16,9 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.pipeline.web_ui import LOCATION, UPRIGHT, ui_of
-from batchrec_dagster_tests.repeats import IS_LONG
+from batchrec_dagster_tests.guard.builders import REPOSITORY, Project
+from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.servers.dagster_ui import LOCATION, UPRIGHT, ui_of
 from batchrec_dagster_tests.repository.typed_pages import (
     EXAMPLE_SHOP,
     README,
@@ -27,7 +28,6 @@ from batchrec_dagster_tests.repository.typed_pages import (
     list_commands,
     type_commands,
 )
-from batchrec_dagster_tests.support import REPOSITORY, Project
 
 pytestmark = pytest.mark.slow
 

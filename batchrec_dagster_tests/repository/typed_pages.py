@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster_tests.support import REPOSITORY
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 
 FENCE = re.compile(r"^ *(?:```|~~~)", re.MULTILINE)
 BLOCK = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

@@ -22,8 +22,8 @@ from batchrec_dagster.config.json_schema import build_declaration_schema
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.pipeline.run_options import OPTIONS
+from batchrec_dagster_tests.guard.builders import Project, definitions, module_project
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
-from batchrec_dagster_tests.support import Project, definitions, module_project
 
 # What the examples leave out: the shop whose settings they show.
 SHOP = yaml.safe_load("""

@@ -12,8 +12,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config.declaration_errors import DeclarationError
-from batchrec_dagster_tests.example_shop import write_example_shop
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     definitions,
     metadata,
@@ -22,6 +21,7 @@ from batchrec_dagster_tests.support import (
     table,
     why,
 )
+from batchrec_dagster_tests.guard.example_shop import write_example_shop
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
-from batchrec_dagster_tests.rules.plain_rules import (
+from batchrec_dagster_tests.guard.oracles.rules import (
     DAY,
     ITEM_CONDITIONS,
     USER_CONDITIONS,

@@ -12,8 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster_tests.preparation.test_items import QUICK
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
     interactions,
@@ -23,6 +22,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.preparation.test_items import QUICK
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_server
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_server
 
 
 @pytest.fixture(scope="session")

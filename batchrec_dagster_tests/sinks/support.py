@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster_tests.hostile import HOSTILE
+from batchrec_dagster_tests.guard.hostile import HOSTILE
 
 SCHEMA = {
     "user_id": pl.String,

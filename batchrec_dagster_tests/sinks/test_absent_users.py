@@ -16,8 +16,7 @@ from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.table_without_users import list_users
-from batchrec_dagster_tests.postgres_server import PostgresServer
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
@@ -27,6 +26,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,10 @@ from batchrec_dagster.checking.pipelines import check_connections
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.sinks import postgres_table as postgres_sink
-from batchrec_dagster_tests.postgres_server import PostgresServer
-from batchrec_dagster_tests.processes import free_ports
+from batchrec_dagster_tests.guard.builders import Project, declaration
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
+from batchrec_dagster_tests.guard.servers.processes import free_ports
 from batchrec_dagster_tests.sinks.support import build_large_table
-from batchrec_dagster_tests.support import Project, declaration
 
 URL_ENV = "SHOP_DB"
 

@@ -7,9 +7,9 @@ import csv
 import dagster as dg
 import pytest
 
-from batchrec_dagster_tests.example_shop import write_example_shop
-from batchrec_dagster_tests.postgres_server import PostgresServer
-from batchrec_dagster_tests.support import Project, refresh
+from batchrec_dagster_tests.guard.builders import Project, refresh
+from batchrec_dagster_tests.guard.example_shop import write_example_shop
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.slow
 

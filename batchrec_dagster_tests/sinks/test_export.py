@@ -20,8 +20,8 @@ from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.sinks.sink import SinkContext, SinkCounts, SinkResult
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.hostile import HOSTILE
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.hostile import HOSTILE
+from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.sinks.support import (
     build_large_table,
     build_lists_table,

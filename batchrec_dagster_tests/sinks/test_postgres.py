@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres_table as sink
 from batchrec_dagster.sinks import sink as lists
-from batchrec_dagster_tests.postgres_server import PostgresServer, postgres_folder, serving
-from batchrec_dagster_tests.processes import free_ports
-from batchrec_dagster_tests.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_folder, serving
+from batchrec_dagster_tests.guard.servers.processes import free_ports
 from batchrec_dagster_tests.sinks.support import (
     build_hostile_table,
     build_large_table,

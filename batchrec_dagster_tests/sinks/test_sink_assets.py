@@ -24,10 +24,7 @@ from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
 from batchrec_dagster.storage.io_managers import ParquetIOManager
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.postgres_server import PostgresServer
-from batchrec_dagster_tests.processes import free_ports
-from batchrec_dagster_tests.sinks.support import build_large_table
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
@@ -37,6 +34,9 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
+from batchrec_dagster_tests.guard.servers.processes import free_ports
+from batchrec_dagster_tests.sinks.support import build_large_table
 
 pytestmark = pytest.mark.slow
 

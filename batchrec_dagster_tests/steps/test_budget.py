@@ -22,8 +22,8 @@ from batchrec_dagster.pipeline.assets import published_lists, training
 from batchrec_dagster.reporting.nights import Night, list_nights
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.first_run import DECLARATION
-from batchrec_dagster_tests.support import Project, definitions, metadata, refresh, why
+from batchrec_dagster_tests.guard.builders import Project, definitions, metadata, refresh, why
+from batchrec_dagster_tests.guard.first_run import DECLARATION
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
 

@@ -17,8 +17,7 @@ from batchrec_dagster.personalize.prices import (
     summarize_costs,
 )
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.first_run import DECLARATION
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     interactions,
@@ -27,6 +26,7 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.first_run import DECLARATION
 from batchrec_dagster_tests.teardown_support import tear_down
 
 pytestmark = pytest.mark.slow

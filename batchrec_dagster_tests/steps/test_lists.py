@@ -24,7 +24,7 @@ from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.support import Project, declaration, metadata, refresh, table
+from batchrec_dagster_tests.guard.builders import Project, declaration, metadata, refresh, table
 
 ITEMS = ["1", "2", "3", "é", "5"]
 users = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1), unique=True)

@@ -18,7 +18,7 @@ from batchrec_dagster.steps.raw_files import (
 )
 from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectStore
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 COPIED = {
     "source": "orders/*.csv",

@@ -21,9 +21,9 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, Keys, S3Server
-from batchrec_dagster_tests.support import declaration
+from batchrec_dagster_tests.guard.builders import declaration
+from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, REGION, Keys, S3Server
 
 IMPORTED = datetime(2026, 11, 20, tzinfo=UTC)
 JOB = "arn:aws:personalize:us-east-1:000000000000:batch-inference-job/"

@@ -13,10 +13,7 @@ import pytest
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.pipeline.test_pipeline import stale
-from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
-from batchrec_dagster_tests.preparation.test_own_filter import accept_filter
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     metadata,
@@ -24,6 +21,9 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.pipeline.test_pipeline import stale
+from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
+from batchrec_dagster_tests.preparation.test_own_filter import accept_filter
 
 pytestmark = pytest.mark.slow
 

@@ -28,8 +28,8 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.publications import PublicationRecord, Publications, WithdrawnLists
 from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.support import COLUMNS, declaration
+from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
+from batchrec_dagster_tests.guard.editions import complete_about
 
 V1 = {"recipe": "aws-user-personalization"}
 EXPERIMENT = {"name": "spring", "control_share": 0.2}

@@ -19,9 +19,7 @@ import pytest
 
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError
-from batchrec_dagster_tests.nights.proxy import proxy
-from batchrec_dagster_tests.s3_server import S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
@@ -30,6 +28,8 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.faults.proxy import proxy
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 LONG = 1_000.0
 

@@ -27,7 +27,7 @@ from batchrec_dagster.storage.object_store import (
     split_uri,
 )
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.support import assert_etags_are_given
+from batchrec_dagster_tests.guard.builders import assert_etags_are_given
 
 
 @pytest.fixture

@@ -18,10 +18,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.local_personalize.forks import FORKS
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     module_project,
@@ -30,6 +27,9 @@ from batchrec_dagster_tests.support import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.first_run import FirstRun
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.forks import FORKS
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,7 +48,7 @@ NIGHT = """
 import sys
 from pathlib import Path
 from batchrec_dagster_tests.storage.test_power_cut import run_night
-from batchrec_dagster_tests.support import Project
+from batchrec_dagster_tests.guard.builders import Project
 run_night(Project(Path(sys.argv[1])))
 """
 

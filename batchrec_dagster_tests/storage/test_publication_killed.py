@@ -23,10 +23,10 @@ import pytest
 
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
-from batchrec_dagster_tests.editions import complete_about
-from batchrec_dagster_tests.local_personalize.forks import FORKS
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import OWNER, S3Server
+from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.forks import FORKS
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from batchrec_dagster.storage.object_store import (
     ObjectStore,
 )
 from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
-from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 TABLE = "shop/curated/lists/lists.parquet"
 HISTORY = "shop/curated/history/lists/"

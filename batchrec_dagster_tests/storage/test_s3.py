@@ -20,23 +20,23 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
-from batchrec_dagster_tests.first_run import FirstRun
-from batchrec_dagster_tests.nights.proxy import proxy
-from batchrec_dagster_tests.s3_server import (
-    OWNER,
-    READER,
-    REGION,
-    STRANGER,
-    Keys,
-    S3Server,
-)
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     assert_etags_are_given,
     declaration,
     module_project,
     refresh,
     write_ratings,
+)
+from batchrec_dagster_tests.guard.faults.proxy import proxy
+from batchrec_dagster_tests.guard.first_run import FirstRun
+from batchrec_dagster_tests.guard.servers.s3 import (
+    OWNER,
+    READER,
+    REGION,
+    STRANGER,
+    Keys,
+    S3Server,
 )
 
 SAME = (

@@ -8,8 +8,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batchrec_dagster_tests.s3_server import READER, S3Server
-from batchrec_dagster_tests.support import COLUMNS, Project, definitions, metadata, write_ratings
+from batchrec_dagster_tests.guard.builders import (
+    COLUMNS,
+    Project,
+    definitions,
+    metadata,
+    write_ratings,
+)
+from batchrec_dagster_tests.guard.servers.s3 import READER, S3Server
 
 PARTS = 5
 

@@ -14,7 +14,7 @@ from batchrec_dagster.storage.object_store import DamagedObjectError
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
-from batchrec_dagster_tests.s3_server import OWNER, REGION, S3Server
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 PERSON = "person-of-no-return"

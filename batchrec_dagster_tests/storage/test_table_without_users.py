@@ -22,7 +22,7 @@ from batchrec_dagster.storage.table_without_users import (
     list_users,
     open_reduced_table,
 )
-from batchrec_dagster_tests.s3_server import S3Server
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 KEY = "shop/curated/lists/lists.parquet"
 KEEP = 3

@@ -17,12 +17,12 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from batchrec_dagster_tests.pipeline.web_ui import LOCATION, answers, web_ui
-from batchrec_dagster_tests.processes import free_ports, started
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.support import declaration, module_project, write_ratings
+from batchrec_dagster_tests.guard.builders import declaration, module_project, write_ratings
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.dagster_ui import LOCATION, answers, web_ui
+from batchrec_dagster_tests.guard.servers.processes import free_ports, started
+from batchrec_dagster_tests.guard.servers.web import Page, serving
 from batchrec_dagster_tests.web.test_guard import MALFORMED
-from batchrec_dagster_tests.web_server import Page, serving
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 

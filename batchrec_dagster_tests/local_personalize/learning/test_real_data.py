@@ -7,9 +7,9 @@ import pytest
 
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster_tests.guard.builders import real_data
+from batchrec_dagster_tests.guard.repeats import IS_LONG
 from batchrec_dagster_tests.local_personalize.learning.support import train_popular
-from batchrec_dagster_tests.repeats import IS_LONG
-from batchrec_dagster_tests.support import real_data
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import pytest
 
 from batchrec_dagster.preparation.sources import download as downloads
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.guard.servers.web import Web, serving
 from batchrec_dagster_tests.preparation.sources.support import Place
-from batchrec_dagster_tests.web_server import Web, serving
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.guard.servers.web import Page, Web
 from batchrec_dagster_tests.preparation.own_data import prepare_interactions
 from batchrec_dagster_tests.preparation.sources.support import (
     ARCHIVE,
@@ -14,7 +15,6 @@ from batchrec_dagster_tests.preparation.sources.support import (
     Place,
     zip_members,
 )
-from batchrec_dagster_tests.web_server import Page, Web
 
 
 @pytest.mark.parametrize("kind", ["path", "object", "web"])

@@ -15,15 +15,15 @@ import pytest
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, REGION, S3Server
+from batchrec_dagster_tests.guard.servers.web import Web
 from batchrec_dagster_tests.preparation.sources.hostile_tables import (
     ROWS,
     change_commit,
     write_delta,
 )
 from batchrec_dagster_tests.preparation.sources.support import Place
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, S3Server
-from batchrec_dagster_tests.web_server import Web
 
 pytestmark = pytest.mark.attack
 

@@ -19,7 +19,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.sources import databases
 from batchrec_dagster.preparation.sources.errors import SourceError
-from batchrec_dagster_tests.postgres_server import PASSWORD, PostgresServer, postgres_server
+from batchrec_dagster_tests.guard.servers.postgres import PASSWORD, PostgresServer, postgres_server
 from batchrec_dagster_tests.preparation.sources.support import Place
 
 SOURCE = "sql+env://SHOP_DATABASE_URL"

@@ -16,8 +16,8 @@ import pytest
 
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, REGION, S3Server
 from batchrec_dagster_tests.preparation.sources.support import Place
-from batchrec_dagster_tests.s3_server import OWNER, READER, REGION, S3Server
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable

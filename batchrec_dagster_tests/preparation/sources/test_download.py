@@ -24,8 +24,8 @@ from batchrec_dagster.preparation.sources.download import (
 )
 from batchrec_dagster.preparation.sources.peers import is_public
 from batchrec_dagster.preparation.sources.web_request import DownloadError
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.web_server import Page, Web, serving
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.web import Page, Web, serving
 
 CONTENT = bytes(range(256)) * 40
 MONDAY = "Mon, 05 Jan 2009 10:00:00 GMT"

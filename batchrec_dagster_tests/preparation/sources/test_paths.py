@@ -15,12 +15,12 @@ from batchrec_dagster.preparation.sources.files import LocalFile
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.source import CopyResult, File
 from batchrec_dagster.storage.object_store import CHUNK_BYTES, ObjectStore, StorageError
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 from batchrec_dagster_tests.preparation.sources.support import (
     CONTENT,
     DESTINATION,
     Place,
 )
-from batchrec_dagster_tests.s3_server import S3Server
 
 
 def test_a_path_starts_at_the_project_or_is_absolute(place: Place) -> None:

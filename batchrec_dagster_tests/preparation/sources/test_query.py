@@ -23,9 +23,9 @@ from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.preparation.items import parse_items
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.guard.builders import real_data
+from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.preparation.sources.support import Place
-from batchrec_dagster_tests.repeats import repeats
-from batchrec_dagster_tests.support import real_data
 
 
 def query_rows(

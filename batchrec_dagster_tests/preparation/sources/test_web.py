@@ -3,8 +3,8 @@
 import pytest
 
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.guard.servers.web import Page, Web
 from batchrec_dagster_tests.preparation.sources.support import CONTENT, DESTINATION, MONDAY, Place
-from batchrec_dagster_tests.web_server import Page, Web
 
 
 def test_a_web_file_is_copied_and_not_kept(place: Place, web: Web) -> None:

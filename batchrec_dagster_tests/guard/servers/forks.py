@@ -8,7 +8,7 @@ FORKS.set_forkserver_preload(
     [
         "batchrec_dagster.local_personalize.api.service",
         "batchrec_dagster.storage.published_table",
-        "batchrec_dagster_tests.nights.night",
-        "batchrec_dagster_tests.local_personalize.support",
+        "batchrec_dagster_tests.guard.servers.night",
+        "batchrec_dagster_tests.guard.servers.personalize",
     ]
 )

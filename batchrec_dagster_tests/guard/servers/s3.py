@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.processes import Started, free_ports, started
+from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

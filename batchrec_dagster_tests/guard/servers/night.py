@@ -24,16 +24,16 @@ from botocore.exceptions import BotoCoreError
 from botocore.retries.adaptive import ClientRateLimiter
 from botocore.retries.standard import ExponentialBackoff
 
-from batchrec_dagster_tests.local_personalize.forks import FORKS
-from batchrec_dagster_tests.processes import Started, free_ports, started
-from batchrec_dagster_tests.s3_server import OWNER, Keys, S3Server
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     module_project,
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.forks import FORKS
+from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
+from batchrec_dagster_tests.guard.servers.s3 import OWNER, Keys, S3Server
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster_tests.processes import free_ports, started
-from batchrec_dagster_tests.support import REPOSITORY, Project
+from batchrec_dagster_tests.guard.builders import REPOSITORY, Project
+from batchrec_dagster_tests.guard.servers.processes import free_ports, started
 
 LOCATION = "batchrec_dagster"
 # So that the assets are large enough on the page of a lineage to show their state.
@@ -19,7 +19,7 @@ UPRIGHT = "localStorage.setItem('asset-graph-direction', JSON.stringify('vertica
 DEFINITIONS = """\
 from pathlib import Path
 
-from batchrec_dagster_tests.support import Project, definitions
+from batchrec_dagster_tests.guard.builders import Project, definitions
 
 with definitions(Project(Path(__file__).parent)) as defs:
     pass

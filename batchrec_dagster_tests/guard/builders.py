@@ -40,7 +40,7 @@ ASSETS = [
     "recommendation_report",
 ]
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 # Of axe's rules those that WCAG 2.2 asks for at the levels A and AA.
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]

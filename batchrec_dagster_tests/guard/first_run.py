@@ -16,18 +16,18 @@ import dagster as dg
 import pytest
 from sqlalchemy.engine import Connection
 
-from batchrec_dagster_tests.personalize.recorded_requests import (
-    RecordedRequest,
-    format_requests,
-    parse_requests,
-    record_requests,
-)
-from batchrec_dagster_tests.support import (
+from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     module_project,
     refresh,
     write_ratings,
+)
+from batchrec_dagster_tests.guard.oracles.recorded_requests import (
+    RecordedRequest,
+    format_requests,
+    parse_requests,
+    record_requests,
 )
 
 RATINGS = "ratings.csv"

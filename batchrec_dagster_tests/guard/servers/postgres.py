@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from batchrec_dagster_tests.processes import Started, free_ports, started
+from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
 
 OWNER = "owner"
 PASSWORD = "owner-secret"

@@ -1,0 +1,1 @@
+"""What each store, sink, source, recipe and API must do, as one class of tests for all of them."""

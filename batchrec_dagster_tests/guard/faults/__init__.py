@@ -1,0 +1,1 @@
+"""What goes wrong on purpose: errors of servers, lost answers, kills."""

@@ -1,0 +1,1 @@
+"""Plain accounts of what must come out, which know nothing of how batchrec does it."""
