@@ -1,1 +1,1 @@
-"""What happens to a team over nights: a first run, a refused one, a kill, a rollback, an erasure."""
+"""What happens to a team over nights: a first run, a refused one, a kill, an erasure."""
