@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import dagster as dg
@@ -23,10 +23,14 @@ import pytest
 import yaml
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.outcomes.outcome import RATES, Outcome, Rate
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.preparation.users import list_distinct_users
 from batchrec_dagster.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
 
 # The assets of a pipeline that declares ratings alone, in their order.
 ASSETS = [
@@ -236,6 +240,16 @@ def refresh(
             asset_selection=[*selection],
             raise_on_error=False,
         )
+
+
+def open_personalize(project: Project) -> PersonalizeClient:
+    """A boto3 client of the embedded Personalize that the project's runs in this process use."""
+    return embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    """The checks of a run by their names; of several with one name the last."""
+    return {check.check_name: check for check in result.get_asset_check_evaluations()}
 
 
 def table(project: Project, name: str) -> pl.DataFrame:
