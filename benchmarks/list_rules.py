@@ -84,7 +84,7 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
         items=pl.read_parquet(folder / "items.parquet"),
         popular=count_popular_items(interactions, 30, {}).get_column("ITEM_ID"),
         blocked=pl.Series(range(0, ITEMS, 500)).cast(pl.String),
-        pinned=[pin.item for pin in rules.pin],
+        pinned=[pin.item for pin in rules.pin if pin.item is not None],
     )
     return PreparedRules(rules, ExcludeSeen.model_validate(SEEN), context)
 

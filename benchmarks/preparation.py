@@ -97,10 +97,11 @@ def prepare_by_hand(source: Path, folder: Path) -> tuple[int, int]:
     ).sink_csv(target)
     interactions = pl.scan_csv(target, schema_overrides={"USER_ID": pl.String})
     interactions.select(userId="USER_ID").unique().sort("userId").sink_ndjson(folder / "users.json")
-    return tuple(  # type: ignore[return-value]
+    read, kept = (
         frame.select(pl.len()).collect(engine="streaming").item()
         for frame in (ratings, interactions)
     )
+    return read, kept
 
 
 def prepare_with_pandas(source: Path, folder: Path) -> tuple[int, int]:

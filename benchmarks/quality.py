@@ -20,6 +20,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +224,11 @@ class Comparison:
         best = max(
             range(len(choices)), key=lambda n: evaluate(tried_models[n], tuning_split).ndcg().mean()
         )
-        models = [
-            train_and_time(
-                lambda _, fold=fold: fit_lists(fold, [(isolated_model.model, choices[best])])[0],
-                fold,
-            )
-            for fold in splits
-        ]
+
+        def fit_best(split: Split, _: Interactions) -> UserModel:
+            return fit_lists(split, [(isolated_model.model, choices[best])])[0]
+
+        models = [train_and_time(partial(fit_best, split), split) for split in splits]
         return measure_models(models, splits, choices[best], include_seen=False)
 
 

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,7 @@ def main() -> None:
         PRODUCT: multiply,
     }
     seconds, cpu = dict.fromkeys(methods, np.inf), dict.fromkeys(methods, np.inf)
-    best_by_way = {}
+    best_by_way: dict[str, Any] = {}
     for _ in range(args.rounds):
         for name, method in methods.items():
             began = time.perf_counter()
