@@ -80,6 +80,19 @@ def write_ratings(
     return path
 
 
+def write_source(
+    folder: Path, contents: str | bytes | Mapping[str, str | bytes], name: str = "data.csv"
+) -> str:
+    """Write a file, or by their names the files of a folder. Returns the source to declare."""
+    files = contents if isinstance(contents, Mapping) else {name: contents}
+    root = folder / "in" if isinstance(contents, Mapping) else folder
+    for file_name, content in files.items():
+        path = root / file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return "in/" if isinstance(contents, Mapping) else name
+
+
 def declaration(name: str, source: Path | str, **attributes: Any) -> dict[str, Any]:
     """A pipeline's attributes as its YAML has them."""
     return {
