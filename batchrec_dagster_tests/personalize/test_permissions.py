@@ -46,7 +46,7 @@ from batchrec_dagster_tests.guard.servers.aws_door import (
     s3_door,
 )
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
-from batchrec_dagster_tests.teardown_support import tear_down
+from batchrec_dagster_tests.guard.servers.teardown import tear_down
 
 # The runner may do this too, though no run of these tests does it.
 BESIDE = {

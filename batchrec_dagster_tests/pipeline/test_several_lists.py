@@ -42,7 +42,7 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.repeats import IS_LONG
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
-from batchrec_dagster_tests.teardown_support import tear_down
+from batchrec_dagster_tests.guard.servers.teardown import tear_down
 
 pytestmark = pytest.mark.slow
 

@@ -29,8 +29,8 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.teardown import tear_down
 from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
-from batchrec_dagster_tests.teardown_support import tear_down
 
 # Whatever the model, users are the same.
 QUICK = {"recipe": "aws-user-personalization"}

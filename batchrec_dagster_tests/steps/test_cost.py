@@ -27,7 +27,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.first_run import DECLARATION
-from batchrec_dagster_tests.teardown_support import tear_down
+from batchrec_dagster_tests.guard.servers.teardown import tear_down
 
 pytestmark = pytest.mark.slow
 

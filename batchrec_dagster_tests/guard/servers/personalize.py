@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 
 from batchrec_dagster.local_personalize.api.client import embedded_client, make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.jobs.worker import Worker
-from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 ROLE = "arn:aws:iam::000000000000:role/personalize"
 RECIPE = "arn:aws:personalize:::recipe/"
+USER_RECIPE = "aws-user-personalization-v2"
 SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 # The last two are of data deletion jobs.
 SETTLED = ("ACTIVE", "CREATE FAILED", "CREATE STOPPED", "COMPLETED", "FAILED")
@@ -70,12 +72,49 @@ def encode_user_lines(user_ids: Iterable[str]) -> bytes:
     return "".join(json.dumps({"userId": user}) + "\n" for user in user_ids).encode()
 
 
+def write_schema(kind: str, *fields: Mapping[str, Any]) -> str:
+    """An Avro schema for CreateSchema.
+
+    kind: Interactions, Items or Users.
+    fields: their type is string if they name none.
+    """
+    schema = {
+        "type": "record",
+        "name": kind,
+        "namespace": "com.amazonaws.personalize.schema",
+        "fields": [{"type": "string", **field} for field in fields],
+        "version": "1.0",
+    }
+    return json.dumps(schema)
+
+
+def write_interactions_schema(*further: Mapping[str, Any], event_type: bool = True) -> str:
+    """The schema of the columns that `encode_csv` writes, and of further ones."""
+    event = [{"name": "EVENT_TYPE"}] if event_type else []
+    time_field = {"name": "TIMESTAMP", "type": "long"}
+    return write_schema(
+        "Interactions", {"name": "USER_ID"}, {"name": "ITEM_ID"}, time_field, *event, *further
+    )
+
+
 def open_idle_service(home: Path, store: ObjectStore) -> LocalPersonalize:
     """A service that answers requests, and leaves all jobs to other services on its home."""
     with patch.object(Worker, "wake"):
         service = LocalPersonalize(home, store)
     service.close()
     return service
+
+
+class Reply(NamedTuple):
+    """An answer as it is on the wire."""
+
+    status: int
+    text: bytes
+
+    @property
+    def content(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.text)
+        return answer
 
 
 @dataclass
@@ -140,7 +179,7 @@ class Local:
     def create_dataset(self, group: str, *, event_type: bool = True, name: str = "films") -> str:
         """Creates an interactions dataset and its schema; returns the dataset's ARN once ACTIVE."""
         schema = self.client.create_schema(
-            name=name, schema=build_interactions_schema(event_type=event_type)
+            name=name, schema=write_interactions_schema(event_type=event_type)
         )["schemaArn"]
         answer = self.client.create_dataset(
             name=name, schemaArn=schema, datasetGroupArn=group, datasetType="Interactions"
@@ -168,9 +207,29 @@ class Local:
         self.wait_until_active(self.start_import(dataset, "s3://data/interactions.csv"))
         return group, dataset
 
-    def create_solution(
-        self, group: str, recipe: str = "aws-user-personalization-v2", **options: Any
+    def import_metadata(
+        self, group: str, kind: str, fields: Sequence[Mapping[str, Any]], lines: Iterable[str]
     ) -> str:
+        """Imports items or users into a new dataset, and returns its ARN.
+
+        kind: Items or Users.
+        lines: of CSV, without the header.
+        """
+        schema = self.client.create_schema(name=kind.lower(), schema=write_schema(kind, *fields))
+        answer = self.client.create_dataset(
+            name=kind.lower(),
+            schemaArn=schema["schemaArn"],
+            datasetGroupArn=group,
+            datasetType=kind,
+        )
+        dataset = self.wait_until_active(answer["datasetArn"])
+        header = ",".join(field["name"] for field in fields)
+        uri = f"s3://data/{kind}.csv"
+        self.store.put(uri, "\n".join([header, *lines, ""]).encode())
+        self.wait_until_active(self.start_import(dataset, uri, kind.lower()))
+        return dataset
+
+    def create_solution(self, group: str, recipe: str = USER_RECIPE, **options: Any) -> str:
         """Creates a solution and returns its ARN once it is ACTIVE."""
         options = {"name": "films", "performAutoTraining": False, **options}
         answer = self.client.create_solution(
@@ -182,6 +241,12 @@ class Local:
         """Creates a solution version, which may still be in training, and returns its ARN."""
         answer = self.client.create_solution_version(solutionArn=solution, **options)
         return answer["solutionVersionArn"]
+
+    def train_version(self, group: str, recipe: str = USER_RECIPE, **options: Any) -> str:
+        """Trains a new solution of a recipe, and returns the ARN of its version."""
+        return self.wait_until_active(
+            self.create_version(self.create_solution(group, recipe, **options))
+        )
 
     def create_filter(self, group: str, expression: str = SEEN, name: str = "seen") -> str:
         """Creates a filter and returns its ARN once it is ACTIVE."""
@@ -239,6 +304,35 @@ class Local:
             json.loads(line) for line in self.read_lines(f"s3://data/{job}/out/users.json.out")
         ]
         return {a["input"]["userId"]: a["output"]["recommendedItems"] for a in answers}
+
+    def answer_lines(
+        self, version: str, lines: Sequence[Any], job: str = "", **options: Any
+    ) -> list[dict[str, Any]]:
+        """What a batch job, of inference or of segments, answers these input lines with.
+
+        lines: JSON, or bytes as they are.
+        job: its name, by default one that no other has.
+        """
+        job = job or f"job-{uuid.uuid4().hex}"
+        source, target = f"s3://data/{job}/in.json", f"s3://data/{job}/out/"
+        raw = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+        self.store.put(source, b"\n".join(raw))
+        segments = "affinity" in self.describe(version)["recipeArn"]
+        create = self.create_segment_job if segments else self.create_batch_job
+        self.wait_until_active(create(version, source, target, jobName=job, **options))
+        return [json.loads(line) for line in self.read_lines(f"{target}in.json.out")]
+
+    def send(self, operation: str, body: Any, target: str = "AmazonPersonalize.") -> Reply:
+        """What a client gets that checks nothing itself.
+
+        body: JSON, or bytes as they are.
+        """
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"X-Amz-Target": f"{target}{operation}"}
+        request = AWSPreparedRequest("POST", "http://personalize", headers, data, False)
+        responses = self.client.meta.events.emit("before-send.personalize.Any", request=request)
+        (response,) = [response for _, response in responses if response is not None]
+        return Reply(response.status_code, response.content)
 
     def read_lines(self, uri: str) -> list[str]:
         """The lines of an object, which ends in a newline."""

@@ -1,0 +1,5 @@
+"""Fixtures that tests of the guard share."""
+
+from batchrec_dagster_tests.guard.servers.personalize import films, local
+
+__all__ = ["films", "local"]
