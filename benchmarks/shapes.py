@@ -175,8 +175,8 @@ def generate_news(users: int = 4_000, seed: int = 0) -> pl.DataFrame:
             if (user, item) not in seen_pairs:
                 seen_pairs.add((user, item))
                 rows.append((user, item, moment * DAY + 60 * place))
-    users, items, seconds = (np.array(column) for column in zip(*rows, strict=True))
-    return _build_frame(users, items, BEGIN + seconds.astype(np.int64))
+    readers, articles, seconds = (np.array(column) for column in zip(*rows, strict=True))
+    return _build_frame(readers, articles, BEGIN + seconds.astype(np.int64))
 
 
 def read_groceries(weeks: int = 17, households: int = 20) -> pl.DataFrame:
