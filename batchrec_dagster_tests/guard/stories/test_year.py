@@ -1,0 +1,284 @@
+"""Random years of nights, next to a plain account of what people had: publications, refusals,
+rollbacks, people who leave or are erased, and a process that ends at any of its writes."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from batchrec_dagster_tests.guard.faults.crashes import crash_at
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import Editions, NightsWork, NoEditionError, Refused, Store
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
+
+FIRST_NIGHT = datetime(2026, 1, 5, 3, tzinfo=UTC)
+KEPT = 3
+USERS = [f"u{number}" for number in range(20)]
+ITEMS = [f"i{number}" for number in range(9)]
+# Of more absent users than a fifth, a rollback would keep the lists: the data may be bad.
+MOST_ABSENT = 2
+MOST_ERASED = 4
+WORSE_THAN_POPULAR_ITEMS = 0.01
+# The write before which a process ends, or None. No publication and no rollback makes so many.
+CRASHES = st.none() | st.integers(0, 7)
+
+Lists = dict[str, list[str]]
+
+
+@dataclass
+class Account:
+    """What people had, in plain Python."""
+
+    live: list[tuple[int, str, datetime]] = field(default_factory=list)
+    """The edition that became live each time, why, and when."""
+    nights: dict[int, NightsWork] = field(default_factory=dict)
+    """What each edition was made of."""
+    lists: dict[int, Lists] = field(default_factory=dict)
+    """The lists of each edition, without those who were erased since."""
+    shown: Lists = field(default_factory=dict)
+    """The lists that people have now."""
+    withdrawn: set[int] = field(default_factory=set)
+    """The editions that were rolled back."""
+    erased: set[str] = field(default_factory=set)
+
+    @property
+    def current(self) -> int | None:
+        return self.live[-1][0] if self.live else None
+
+    def find_before(self, edition: int) -> int | None:
+        """What people had before this edition was first live, but for what was rolled back."""
+        numbers = [number for number, _, _ in self.live]
+        earlier = numbers[: numbers.index(edition)]
+        return next((number for number in reversed(earlier) if number not in self.withdrawn), None)
+
+    def find_live(self, time: float) -> int | None:
+        """The edition that was live then."""
+        numbers = [number for number, _, since in self.live if since.timestamp() < time]
+        return numbers[-1] if numbers else None
+
+
+class Year(RuleBasedStateMachine):
+    """A pipeline over many nights. After each, all that speaks of "before" is compared."""
+
+    open_store: Callable[[Path], Store] = Store.open
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.root = Path(self.folder.name)
+        self.editions = Editions(self.open_store(self.root), KEPT)
+        self.account = Account()
+        self.night = 0
+        self.present = {*USERS}
+        self.events: list[tuple[str, str, int]] = []
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    @property
+    def time(self) -> datetime:
+        return FIRST_NIGHT + timedelta(days=self.night)
+
+    @initialize()
+    def open_the_shop(self) -> None:
+        self.begin_night(set())
+
+    def begin_night(self, absent: set[str]) -> None:
+        """A day passes: people act, and some are not among the users tonight."""
+        self.night += 1
+        chance = random.Random(self.night)
+        day = int(self.time.timestamp())
+        self.events += [
+            (chance.choice(USERS), chance.choice(ITEMS), day - second) for second in range(2, 12)
+        ]
+        columns = ["USER_ID", "ITEM_ID", "TIMESTAMP"]
+        self.editions.set_interactions(pl.DataFrame(self.events, columns, orient="row"))
+        self.present = {*USERS} - absent - self.account.erased
+        self.editions.set_users(self.present)
+
+    def make_lists(self) -> NightsWork:
+        chance = random.Random(self.night)
+        rows = [
+            (user, rank, item)
+            for user in sorted(self.present)
+            for rank, item in enumerate(chance.sample(ITEMS, 3), 1)
+        ]
+        schema = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
+        lists = pl.DataFrame(rows, schema, orient="row")
+        newest = max(time for _, _, time in self.events)
+        return NightsWork(
+            f"arn:m/{self.night}", f"data {self.night}", lists, self.time, newest, ndcg=0.2
+        )
+
+    @rule(absent=st.sets(st.sampled_from(USERS), max_size=MOST_ABSENT), crash=CRASHES,
+          goes_on=st.booleans())  # fmt: skip
+    def publish(self, absent: set[str], crash: int | None, goes_on: bool) -> None:
+        """New lists, by a process that may end; the next one goes on, or does something else."""
+        self.begin_night(absent)
+        night, number = self.make_lists(), max(self.account.nights, default=0) + 1
+        if crash is not None:
+            with crash_at(crash, self.root) as ended:
+                self.editions.publish(night)
+            if ended.has_happened and goes_on:
+                assert self.editions.publish(night) == number
+        else:
+            assert self.editions.publish(night) == number
+        live = self.editions.live()
+        if live is not None and live.number == number:
+            self.account.live.append((number, "published", self.time))
+            self.account.nights[number] = night
+            self.account.lists[number] = read_lists(night.lists)
+            self.account.shown = self.account.lists[number]
+
+    @precondition(lambda self: self.account.live)
+    @rule()
+    def publish_a_bad_model(self) -> None:
+        """Lists that are worse than popular items change nothing."""
+        self.begin_night(set())
+        night = self.make_lists()
+        bad = NightsWork(f"{night.model}/bad", night.data, night.lists, night.time, ndcg=0.01)
+        with pytest.raises(Refused):
+            self.editions.publish(bad)
+
+    @precondition(lambda self: self.account.withdrawn)
+    @rule(data=st.data())
+    def publish_what_was_rolled_back(self, data: st.DataObject) -> None:
+        """The same model of the same data makes the same lists, which do not come back."""
+        withdrawn = data.draw(st.sampled_from(sorted(self.account.withdrawn)))
+        with pytest.raises(Refused):
+            self.editions.publish(self.account.nights[withdrawn])
+
+    @precondition(lambda self: self.account.live)
+    @rule(absent=st.sets(st.sampled_from(USERS), max_size=MOST_ABSENT), crash=CRASHES,
+          is_retry=st.booleans(), data=st.data())  # fmt: skip
+    def roll_back(
+        self, absent: set[str], crash: int | None, is_retry: bool, data: st.DataObject
+    ) -> None:
+        """Back to what was before, or to any edition; a process that ends is started again."""
+        self.begin_night(absent)
+        account, current = self.account, self.account.current
+        assert current is not None
+        kept = [edition.number for edition in self.editions.older()]
+        good = [number for number in kept if number < current and number not in account.withdrawn]
+        to = data.draw(st.none() | st.sampled_from(kept)) if kept else None
+        target = max(good, default=None) if to is None else to
+        run = f"run {self.night}"
+        if target is None:
+            with pytest.raises(NoEditionError):
+                self.editions.roll_back(to, run=run, time=self.time)
+            return
+        has_crashed = False
+        if crash is not None:
+            with crash_at(crash, self.root) as ended:
+                assert self.editions.roll_back(to, run=run, time=self.time) == target
+            if has_crashed := ended.has_happened:
+                live = self.editions.live()
+                assert live is not None
+                assert live.number in (current, target)
+        if crash is None or has_crashed:
+            self.editions.unfinished_runs.add(run)
+            run = run if is_retry else f"{run}, again"
+            assert self.editions.roll_back(to, run=run, time=self.time) == target
+        self.editions.unfinished_runs.clear()
+        account.withdrawn = (account.withdrawn | {current}) - {target}
+        account.live.append((target, "rollback", self.time))
+        lists = account.lists[target]
+        account.shown = {user: lists[user] for user in lists if user in self.present}
+
+    @precondition(lambda self: len(self.account.erased) < MOST_ERASED)
+    @rule(user=st.sampled_from(USERS), crash=CRASHES)
+    def erase(self, user: str, crash: int | None) -> None:
+        """Somebody is in no edition any more, and in none that comes back."""
+        if crash is not None:
+            with crash_at(crash, self.root):
+                self.editions.erase([user])
+        self.editions.erase([user])
+        self.account.erased.add(user)
+        self.present.discard(user)
+        for lists in [*self.account.lists.values(), self.account.shown]:
+            lists.pop(user, None)
+
+    @invariant()
+    def people_have_what_the_account_says(self) -> None:
+        live = self.editions.live()
+        assert (live and live.number) == self.account.current
+        if live is not None:
+            assert read_lists(live.lists) == self.account.shown
+
+    @invariant()
+    def kept_editions_are_whole(self) -> None:
+        older = self.editions.older()
+        assert self.account.current not in [edition.number for edition in older]
+        for edition in older:
+            assert read_lists(edition.lists) == self.account.lists[edition.number]
+        numbers = {number for number, _, _ in self.account.live}
+        # A process that ended may have left one more.
+        assert min(KEPT, len(numbers) - 1) <= len(older) <= KEPT + 1 or not numbers
+
+    @invariant()
+    def the_record_says_what_was_live_when(self) -> None:
+        assert self.editions.nights() == self.account.live
+
+    @invariant()
+    def the_live_edition_is_compared_with_what_people_had(self) -> None:
+        current = self.account.current
+        if current is None:
+            return
+        before = self.account.find_before(current)
+        kept = [edition.number for edition in self.editions.older()]
+        assert self.editions.before() == (before if before in kept else None)
+
+    @invariant()
+    def each_interaction_counts_for_what_was_live_then(self) -> None:
+        if not self.account.live:
+            return
+        kept = {self.account.current, *(edition.number for edition in self.editions.older())}
+        expected = Counter(
+            number
+            for user, _, time in self.events
+            for number in [self.account.find_live(time)]
+            if number is not None and user in self.account.lists[number]
+        )
+        for number, interactions in self.editions.count_interactions().items():
+            if number in kept:
+                assert interactions == expected[number], number
+
+
+def read_lists(table: pl.DataFrame) -> Lists:
+    """The items of each user, best first."""
+    rows = table.sort("user_id", "rank").group_by("user_id", maintain_order=True).agg("item_id")
+    return dict(rows.rows())
+
+
+def test_a_year_of_nights_agrees_with_a_plain_account() -> None:
+    run_state_machine_as_test(
+        Year, settings=settings(max_examples=repeats(200, 15), stateful_step_count=repeats(40, 15))
+    )
+
+
+def test_so_it_does_in_a_bucket(s3: S3Server) -> None:
+    class InBucket(Year):
+        def open_store(self, root: Path) -> Store:
+            return Store.open(f"s3://{s3.create_bucket()}/prefix", s3.environment())
+
+    run_state_machine_as_test(
+        InBucket, settings=settings(max_examples=repeats(10, 1), stateful_step_count=10)
+    )
