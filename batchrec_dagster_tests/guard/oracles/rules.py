@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
-
 DAY = 86_400
 Row = tuple[str, int, str, float | None, str | None]
 Item = dict[str, Any]
+# Rules, or exclude_seen, as a pipeline's YAML has them.
+Declared = Mapping[str, Any]
 
 # Conditions by their text.
 ITEM_CONDITIONS: dict[str, Callable[[Item], bool]] = {
@@ -61,7 +61,7 @@ class Shop:
         return item in self.items or any(item == row[1] for row in self.interactions)
 
 
-def build_lists(rules: ListRules, seen: ExcludeSeen | None, shop: Shop) -> list[Row]:
+def build_lists(rules: Declared, seen: Declared | None, shop: Shop) -> list[Row]:
     """The rows of all users' lists; what the rules did is added to the shop's counts."""
     rows: list[Row] = []
     for user in shop.candidates:
@@ -69,7 +69,7 @@ def build_lists(rules: ListRules, seen: ExcludeSeen | None, shop: Shop) -> list[
     return rows
 
 
-def _build_list(rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: str) -> list[Row]:
+def _build_list(rules: Declared, seen: Declared | None, shop: Shop, user: str) -> list[Row]:
     counts = shop.counts
     filters = _list_filters(rules, seen, shop, user)
     allowed, emptied_by = [*enumerate(shop.candidates[user])], None
@@ -107,7 +107,7 @@ def _build_list(rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: st
 
 
 def _list_filters(
-    rules: ListRules, seen: ExcludeSeen | None, shop: Shop, user: str
+    rules: Declared, seen: Declared | None, shop: Shop, user: str
 ) -> dict[str, Callable[[str], bool]]:
     filters: dict[str, Callable[[str], bool]] = {}
     if seen is not None:
@@ -115,28 +115,28 @@ def _list_filters(
             item
             for who, item, time, event in shop.interactions
             if who == user
-            and (seen.events is None or event.lower() in map(str.lower, seen.events))
-            and (seen.days is None or time > shop.now - seen.days * DAY)
+            and (seen.get("events") is None or event.lower() in map(str.lower, seen["events"]))
+            and (seen.get("days") is None or time > shop.now - seen["days"] * DAY)
         }
-        exempt = (lambda item: False) if seen.unless is None else ITEM_CONDITIONS[seen.unless]
+        exempt = ITEM_CONDITIONS.get(seen.get("except") or "", lambda item: False)
         filters["exclude_seen"] = lambda item: item not in had or exempt(shop.read_item(item))
-    if rules.block is not None:
+    if "block" in rules:
         filters["block"] = lambda item: item not in shop.blocked
-    if rules.only is not None:
-        only = ITEM_CONDITIONS[rules.only]
+    if "only" in rules:
+        only = ITEM_CONDITIONS[rules["only"]]
         filters["only"] = lambda item: only(shop.read_item(item))
-    if rules.price is not None:
-        settings = rules.price
+    if "price" in rules:
+        settings = rules["price"]
         bought = {
             item
             for who, item, _, event in shop.interactions
-            if who == user and (settings.events is None or event in settings.events)
+            if who == user and ("events" not in settings or event in settings["events"])
         }
         prices = [shop.read_item(item)["PRICE"] for item in bought]
         median = statistics.median([price for price in prices if price is not None] or [-1])
 
         def is_near(item: str) -> bool:
-            price, (low, high) = shop.read_item(item)["PRICE"], settings.within
+            price, (low, high) = shop.read_item(item)["PRICE"], settings["within"]
             return median < 0 or (price is not None and low * median <= price <= high * median)
 
         filters["price"] = is_near
@@ -144,7 +144,7 @@ def _list_filters(
 
 
 def _pin(
-    rules: ListRules,
+    rules: Declared,
     shop: Shop,
     user: str,
     filters: dict[str, Callable[[str], bool]],
@@ -153,30 +153,31 @@ def _pin(
     """The pinned items by rank, and whether no candidate meets the condition of a pin."""
     pinned: dict[int, str] = {}
     unmet = False
-    for pin in rules.pin:
-        is_over = pin.until is not None and pin.until < shop.today.isoformat()
+    for pin in rules.get("pin", ()):
+        rank, item = pin.get("rank", 1), pin.get("item")
+        is_over = pin.get("until", "9999") < shop.today.isoformat()
         values = shop.users.get(user, {"COUNTRY": None})
-        is_for_user = pin.users is None or USER_CONDITIONS[pin.users](values)
-        if is_over or not is_for_user or pin.rank in pinned:
+        is_for_user = "for" not in pin or USER_CONDITIONS[pin["for"]](values)
+        if is_over or not is_for_user or rank in pinned:
             continue
-        if pin.only is not None:
-            meets = ITEM_CONDITIONS[pin.only]
+        if "only" in pin:
+            meets = ITEM_CONDITIONS[pin["only"]]
             matching = [item for item in candidates if meets(shop.read_item(item))]
             remaining = [item for item in matching if item not in pinned.values()]
             if remaining:
-                pinned[pin.rank] = remaining[0]
+                pinned[rank] = remaining[0]
             unmet |= not remaining
-        elif pin.item is not None and shop.exists(pin.item) and pin.item not in pinned.values():
+        elif item is not None and shop.exists(item) and item not in pinned.values():
             obeyed = [allows for name, allows in filters.items() if name != "price"]
-            if all(allows(pin.item) for allows in obeyed):
-                pinned[pin.rank] = pin.item
+            if all(allows(item) for allows in obeyed):
+                pinned[rank] = item
     return pinned, unmet
 
 
 class _Chosen:
     """A list that is being filled."""
 
-    def __init__(self, rules: ListRules, shop: Shop, pinned: Sequence[str], capacity: int) -> None:
+    def __init__(self, rules: Declared, shop: Shop, pinned: Sequence[str], capacity: int) -> None:
         self.rules, self.shop, self.pinned, self.capacity = rules, shop, pinned, capacity
         self.places: list[tuple[int, str]] = []
         self.on_list: Counter[tuple[str, str]] = Counter()
@@ -201,11 +202,11 @@ class _Chosen:
     def _has_room(self, item: str) -> bool:
         return all(
             self.on_list[column, value] < limit
-            for column, limit in self.rules.max_per.items()
+            for column, limit in self.rules.get("max_per", {}).items()
             for value in set((self.shop.read_item(item)[column] or "").split("|")) - {""}
         )
 
     def _count(self, item: str) -> None:
-        for column in self.rules.max_per:
+        for column in self.rules.get("max_per", {}):
             for value in set((self.shop.read_item(item)[column] or "").split("|")) - {""}:
                 self.on_list[column, value] += 1

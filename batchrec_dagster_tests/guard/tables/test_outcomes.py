@@ -1,0 +1,199 @@
+"""The table of outcomes: what people did with each edition, counted again row by row.
+
+Its numbers are those of oracles/outcomes.py, whatever was published when, and a period is never
+counted twice or changed afterwards.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.guard.oracles.outcomes import DAY, Event, Period, count_outcomes
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import ListHistory
+
+T0 = 1_700_000_000
+LISTS = {"ann": ["a", "b"], "bob": ["b", "c"], "eve": ["c", "d"]}
+BEFORE = [
+    Event("ann", "x", T0),
+    Event("bob", "x", T0),
+    Event("bob", "a", T0 - 5),
+    Event("eve", "b", T0 - 9),
+]
+PEOPLE = [f"u{number}" for number in range(30)]
+ITEMS = [f"i{number}" for number in range(12)]
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> ListHistory:
+    return ListHistory(tmp_path / "storage")
+
+
+def to_frame(events: Sequence[Event]) -> pl.DataFrame:
+    """The interactions with the columns that every pipeline has."""
+    rows = [event[:3] for event in events]
+    return pl.DataFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
+
+
+def to_typed_frame(events: Sequence[Event]) -> pl.DataFrame:
+    """The same with types and values of events."""
+    types = {"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64}
+    schema = {**types, "EVENT_TYPE": pl.String, "EVENT_VALUE": pl.Float64}
+    return pl.DataFrame(events, schema=schema, orient="row")
+
+
+def list_periods(outcomes: pl.DataFrame) -> list[tuple[int, int, int]]:
+    """The edition, the start and the end of each period, oldest first, in seconds after T0."""
+    seconds = outcomes.select(
+        "edition", *(pl.col(name).dt.epoch("s") - T0 for name in ("start", "end"))
+    )
+    return seconds.sort("start").rows()
+
+
+@pytest.mark.parametrize("seed", range(repeats(6, 2)))
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_the_numbers_of_each_edition_are_those_of_a_plain_count(
+    history: ListHistory, seed: int, *, exclude_seen: bool
+) -> None:
+    chance = random.Random(seed)
+    events = [
+        Event(chance.choice(PEOPLE), chance.choice(ITEMS), T0 + chance.randrange(6 * DAY))
+        for _ in range(400)
+    ]
+    # The lists may have an item that nobody had, and go to people who never did anything.
+    editions = [
+        {
+            user: chance.sample([*ITEMS, "new"], chance.randint(1, 5))
+            for user in [*chance.sample(PEOPLE, 20), "stranger"]
+        }
+        for _ in range(3)
+    ]
+    for day, lists in enumerate(editions, 1):
+        made_of = T0 + day * DAY
+        history.publish(lists, at=made_of + 3600, data_until=made_of, exclude_seen=exclude_seen)
+    outcomes = history.measure(to_frame(events))
+    newest = max(event.time for event in events)
+    for day, lists in enumerate(editions, 1):
+        start = T0 + day * DAY + 3600
+        period = Period(T0 + day * DAY, start, start + DAY if day < 3 else newest)
+        expected = count_outcomes(events, lists, period, exclude_seen=exclude_seen)
+        (row,) = outcomes.filter(edition=day).iter_rows(named=True)
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
+        assert row["since"] == "publication"
+        for rate in ("hit_rate", "recall", "list_share", "gain"):
+            assert row[f"{rate}_low"] <= row[rate] <= row[f"{rate}_high"]
+
+
+@pytest.mark.parametrize("seed", range(repeats(6, 2)))
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_purchases_and_what_was_paid_are_those_of_a_plain_count(
+    tmp_path: Path, seed: int, *, exclude_seen: bool
+) -> None:
+    history = ListHistory(tmp_path / "storage", success=["PURCHASE"])
+    chance = random.Random(seed)
+    events = [
+        Event(
+            chance.choice(PEOPLE),
+            chance.choice(ITEMS),
+            T0 + chance.randrange(6 * DAY),
+            chance.choice(["click", "click", "Purchase", "purchase"]),
+            chance.choice([None, 0.0, -2.5, 19.9, 1000.0]),
+        )
+        for _ in range(500)
+    ]
+    lists = {user: chance.sample(ITEMS, chance.randint(1, 5)) for user in PEOPLE[:20]}
+    history.publish(lists, at=T0 + 2 * DAY, data_until=T0 + DAY, exclude_seen=exclude_seen)
+    newest = max(event.time for event in events)
+    expected = count_outcomes(
+        events,
+        lists,
+        Period(T0 + DAY, T0 + 2 * DAY, newest),
+        exclude_seen=exclude_seen,
+        success=["purchase"],
+    )
+    (row,) = history.measure(to_typed_frame(events)).iter_rows(named=True)
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert row["success"] == "purchase"
+    assert row["event_value_low"] < row["event_value"] < row["event_value_high"]
+
+
+def test_only_what_came_after_the_publication_counts(history: ListHistory) -> None:
+    history.publish(LISTS, at=T0 + 60, data_until=T0)
+    later = [Event("ann", "a", T0 + 61), Event("ann", "z", T0 + 70), Event("bob", "z", T0 + 80)]
+    (first,) = history.measure(to_frame([*BEFORE, *later])).iter_rows(named=True)
+    assert (first["users"], first["active_users"]) == (3, 2)
+    assert (first["hit_rate"], first["recall"]) == (0.5, 0.25)
+    # Two users prove nothing, even where they agree.
+    assert first["gain_low"] < 0 < first["gain_high"]
+    # These were chosen before the lists were published, had before, or by somebody without a list.
+    others = [Event("eve", "c", T0 + 60), Event("ann", "x", T0 + 65), Event("zoe", "a", T0 + 75)]
+    (second,) = history.measure(to_frame([*BEFORE, *later, *others])).iter_rows(named=True)
+    assert (second["active_users"], second["hit_rate"], second["recall"]) == (2, 0.5, 0.25)
+
+
+def test_without_later_interactions_there_is_no_number(history: ListHistory) -> None:
+    history.publish(LISTS, at=T0 + 60, data_until=T0)
+    assert history.measure(to_frame(BEFORE)).is_empty()
+    # Nobody with a list did anything.
+    outcomes = history.measure(to_frame([*BEFORE, Event("zoe", "a", T0 + 90)]))
+    (row,) = outcomes.iter_rows(named=True)
+    assert (row["active_users"], row["hit_rate"], row["gain"]) == (0, None, None)
+
+
+def test_a_rerun_changes_nothing_and_what_is_no_longer_kept_stays(history: ListHistory) -> None:
+    events = [*BEFORE]
+    for night in range(1, 4):
+        history.publish(LISTS, at=T0 + night * DAY, data_until=T0 + (night - 1) * DAY)
+        events.append(Event("ann", f"{night}", T0 + night * DAY + 5))
+        first = history.measure(to_frame(events))
+    assert first["edition"].to_list() == [1, 2, 3]
+    assert history.measure(to_frame(events)).equals(first)
+    history.drop_kept_editions()
+    assert history.measure(to_frame(events)).equals(first)
+
+
+def test_a_period_runs_to_the_next_publication_and_after_a_rollback_the_older_lists_have_another(
+    history: ListHistory,
+) -> None:
+    events = [*BEFORE]
+
+    def measure_after(day: int) -> pl.DataFrame:
+        events.append(Event("ann", f"day {day}", T0 + day * DAY - 5))
+        return history.measure(to_frame(events))
+
+    history.publish(LISTS, at=T0 + DAY, data_until=T0)
+    measure_after(2)
+    history.publish(LISTS, at=T0 + 2 * DAY, data_until=T0)
+    measure_after(3)
+    history.roll_back(at=T0 + 3 * DAY)
+    measure_after(4)
+    history.publish(LISTS, at=T0 + 4 * DAY, data_until=T0)
+    before = measure_after(5)
+    days = [(edition, start // DAY, end // DAY) for edition, start, end in list_periods(before)]
+    assert days == [(1, 1, 2), (2, 2, 3), (1, 3, 4), (3, 4, 4)]
+    # What was measured of an edition does not change once it is no longer kept.
+    history.drop_kept_editions()
+    assert history.measure(to_frame(events)).equals(before)
+    assert measure_after(6).head(3).equals(before.head(3))
+
+
+def test_what_an_edition_was_made_of_is_not_after_it(history: ListHistory) -> None:
+    history.publish(LISTS, at=T0 + 100, data_until=T0 + 90)
+    history.publish(LISTS, at=T0 + 200, data_until=T0 + 250)
+    outcomes = history.measure(to_frame([*BEFORE, Event("ann", "a", T0 + 300)]))
+    assert list_periods(outcomes) == [(1, 100, 250), (2, 250, 300)]
+
+
+def test_data_that_end_before_any_publication_count_from_where_each_edition_ended(
+    history: ListHistory,
+) -> None:
+    for at, data_until in ((9_000, 100), (9_100, 200), (9_200, 200)):
+        history.publish(LISTS, at=T0 + at, data_until=T0 + data_until)
+    outcomes = history.measure(to_frame([*BEFORE, Event("ann", "a", T0 + 300)]))
+    assert list_periods(outcomes) == [(1, 100, 200), (3, 200, 300)]
+    assert {*outcomes["since"]} == {"data"}

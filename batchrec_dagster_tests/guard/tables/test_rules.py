@@ -1,0 +1,206 @@
+"""The rules of lists: every user's list is that of a plain reading of the rules.
+
+Random shops of a dozen items, with stock, categories, prices and ages, random candidates of the
+model, and random rules as a pipeline's YAML has them, against oracles/rules.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrec_dagster_tests.guard.oracles.rules import (
+    DAY,
+    ITEM_CONDITIONS,
+    USER_CONDITIONS,
+    Declared,
+    Row,
+    Shop,
+    build_lists,
+)
+from batchrec_dagster_tests.guard.seams import RuleData, apply_rules
+
+NOW = 1_700_000_000
+TODAY = date(2026, 12, 24)
+ITEMS = [f"i{number}" for number in range(12)]
+USERS = ["u1", "u2", "u3", "ü4"]
+EVENTS = ["purchase", "view"]
+COLUMNS = {
+    "ITEM_ID": pl.String,
+    "STOCK": pl.Float64,
+    "KIND": pl.String,
+    "BRAND": pl.String,
+    "PRICE": pl.Float64,
+    "CREATION_TIMESTAMP": pl.Int64,
+}
+
+item_conditions = st.sampled_from(sorted(ITEM_CONDITIONS))
+items = st.sampled_from([*ITEMS, "unknown"])
+one_item = st.fixed_dictionaries(
+    {
+        "STOCK": st.sampled_from([None, 0.0, 1.0, 5.0]),
+        "KIND": st.sampled_from([None, "a", "b", "c", "a|b", "b|b", "c|"]),
+        "BRAND": st.sampled_from([None, "x", "y"]),
+        "PRICE": st.sampled_from([None, 1.0, 2.0, 3.0, 8.0, 0.1]),
+        "AGE_DAYS": st.sampled_from([None, 10.0, 29.0, 30.0, 100.0]),
+    }
+)
+
+exclude_seen = st.fixed_dictionaries(
+    {},
+    optional={
+        "events": st.sampled_from([["purchase"], ["Purchase", "view"], ["refund"]]),
+        "days": st.sampled_from([1, 60]),
+        "except": item_conditions,
+    },
+)
+pins = st.lists(
+    st.fixed_dictionaries(
+        {"rank": st.integers(1, 4)},
+        optional={
+            "until": st.sampled_from(["2026-12-23", "2026-12-24"]),
+            "for": st.sampled_from(sorted(USER_CONDITIONS)),
+        },
+    ).flatmap(
+        lambda pin: st.one_of(
+            items.map(lambda item: {**pin, "item": item}),
+            item_conditions.map(lambda condition: {**pin, "only": condition}),
+        )
+    ),
+    max_size=3,
+    unique_by=lambda pin: pin["rank"],
+)
+RULES: dict[str, st.SearchStrategy[Any]] = {
+    "block": st.just({"source": "blocked.csv"}),
+    "only": item_conditions,
+    "price": st.fixed_dictionaries(
+        {"of": st.just("PRICE"), "within": st.sampled_from([[0.5, 2.0], [0, 1.0]])},
+        optional={"events": st.just(["purchase"])},
+    ),
+    "max_per": st.dictionaries(st.sampled_from(["KIND", "BRAND"]), st.integers(1, 2), min_size=1),
+    "pin": pins,
+}
+
+
+@st.composite
+def shops(draw: st.DrawFn) -> Shop:
+    rows = st.tuples(
+        st.sampled_from([*USERS, "no one"]),
+        st.sampled_from(ITEMS),
+        st.sampled_from([NOW - 100 * DAY, NOW - 60 * DAY, NOW - DAY, NOW]),
+        st.sampled_from(EVENTS),
+    )
+    ids = st.lists(items, unique=True, max_size=len(ITEMS))
+    return Shop(
+        items=draw(st.dictionaries(st.sampled_from(ITEMS), one_item)),
+        users=draw(
+            st.dictionaries(
+                st.sampled_from(USERS),
+                st.fixed_dictionaries({"COUNTRY": st.sampled_from([None, "AT", "DE"])}),
+            )
+        ),
+        interactions=draw(st.lists(rows, max_size=15)),
+        popular=draw(st.lists(st.sampled_from(ITEMS), unique=True)),
+        blocked=draw(st.lists(items, max_size=4)),
+        num_results=draw(st.integers(4, 6)),
+        now=NOW,
+        today=TODAY,
+        candidates={user: draw(ids) for user in draw(st.permutations(USERS))},
+    )
+
+
+def describe_data(shop: Shop) -> RuleData:
+    """The shop as tables."""
+    items = [
+        {
+            "ITEM_ID": item,
+            **{name: value for name, value in values.items() if name != "AGE_DAYS"},
+            "CREATION_TIMESTAMP": None
+            if values["AGE_DAYS"] is None
+            else NOW - int(values["AGE_DAYS"] * DAY),
+        }
+        for item, values in shop.items.items()
+    ]
+    users = [{"USER_ID": user, **values} for user, values in shop.users.items()]
+    events = {"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64}
+    return RuleData(
+        num_results=shop.num_results,
+        user_ids=sorted(USERS),
+        interactions=pl.DataFrame(
+            shop.interactions, schema={**events, "EVENT_TYPE": pl.String}, orient="row"
+        ),
+        items=pl.DataFrame(items, schema=COLUMNS),
+        users=pl.DataFrame(users, schema={"USER_ID": pl.String, "COUNTRY": pl.String}),
+        popular=shop.popular,
+        blocked=shop.blocked,
+        now=shop.now,
+        today=shop.today,
+    )
+
+
+def apply_in_pieces(rules: Declared, seen: Declared | None, shop: Shop) -> list[Row]:
+    """The rows of all lists, made in pieces of users. A result's score falls with its rank."""
+    answers = {
+        user: [(item, 1 / rank) for rank, item in enumerate(items, 1)]
+        for user, items in shop.candidates.items()
+    }
+    users = [*answers]
+    pieces = [{user: answers[user] for user in part} for part in (users[:1], users[1:], [])]
+    table = apply_rules(pieces, rules, seen, describe_data(shop))
+    assert table.columns == ["user_id", "rank", "item_id", "score", "reason"]
+    return table.rows()
+
+
+def check_rules(rules: Declared, seen: Declared | None, shop: Shop) -> None:
+    """Apply the rules, and compare the lists with those of the plain reading."""
+    lists = apply_in_pieces(rules, seen, shop)
+    assert lists == build_lists(rules, seen, shop)
+    assert len({(row[0], row[2]) for row in lists}) == len(lists)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(data=st.data())
+def test_a_rule_does_what_it_says(rule: str, data: st.DataObject) -> None:
+    check_rules({rule: data.draw(RULES[rule])}, None, data.draw(shops()))
+
+
+@given(seen=exclude_seen, shop=shops())
+def test_what_a_person_had_is_left_out(seen: Declared, shop: Shop) -> None:
+    check_rules({}, seen, shop)
+
+
+@given(
+    declared=st.fixed_dictionaries({}, optional=RULES), seen=st.none() | exclude_seen, shop=shops()
+)
+def test_all_rules_together_do_what_each_says(
+    declared: dict[str, Any], seen: Declared | None, shop: Shop
+) -> None:
+    check_rules(declared, seen, shop)
+
+
+@given(shop=shops())
+def test_no_rule_changes_nothing_but_the_length(shop: Shop) -> None:
+    expected = [
+        (user, rank, item, 1 / rank, None)
+        for user, items in shop.candidates.items()
+        for rank, item in enumerate(items[: shop.num_results], 1)
+    ]
+    assert apply_in_pieces({}, None, replace(shop, popular=[])) == expected
+
+
+def test_results_have_the_score_that_the_model_gave_them_if_any() -> None:
+    """With a filter, popular items come without a score; a job may give none at all."""
+    shop = Shop({}, {}, [], [], [], 20, NOW, TODAY, {})
+    answers = {"u1": [("i1", 0.5), ("i2", None)], "u2": [], "u3": [("i3", None)]}
+    table = apply_rules([answers], {}, None, describe_data(shop))
+    assert table.select("user_id", "item_id", "score").rows() == [
+        ("u1", "i1", 0.5),
+        ("u1", "i2", None),
+        ("u3", "i3", None),
+    ]
