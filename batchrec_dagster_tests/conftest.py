@@ -42,6 +42,7 @@ hypothesis.settings.load_profile("batchrec")
 # Fixtures that start a server, a browser or Spark.
 SLOW_FIXTURES = frozenset({"browser", "postgres", "s3", "server", "site", "spark", "web"})
 LONGEST = (
+    "test_shapes.py",
     "test_team_project.py",
     "test_two_nights.py",
     "test_year.py",

@@ -1,4 +1,4 @@
-"""Which rows are kept: every option, alone and together, against a plain version in Python."""
+"""Which rows are kept where they are read in parts, against a plain version in Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.layout import Layout, PreparationError
+from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.polars import prepare as local
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile
@@ -141,22 +141,18 @@ RULES = st.builds(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["straight", "the other", "in parts"])
 @settings(deadline=None, max_examples=repeats(30, 10))
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=30),
     rules=RULES,
     erased=st.sets(st.sampled_from(["1", "01", "b", "é, f", "nobody"])),
 )
-def test_every_row_is_kept_or_left_out_for_a_reason(
-    way: str, rows: list[Row], rules: Rules, erased: set[str]
+def test_rows_that_are_read_in_parts_are_kept_or_left_out_for_a_reason(
+    rows: list[Row], rules: Rules, erased: set[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        if way == "the other":
-            patch.setattr(local, "write_clean", lambda *_: None)
-        if way == "in parts":
-            patch.setattr(row_filters, "PART_ROWS", 4)
-            patch.setattr(local, "BYTES_AT_ONCE", 0)
+        patch.setattr(row_filters, "PART_ROWS", 4)
+        patch.setattr(local, "BYTES_AT_ONCE", 0)
         lines, result = prepare(
             Path(folder), rows, rules, ReadSettings.of(LAYOUT), NOBODY.add(erased)
         )
@@ -175,68 +171,3 @@ def test_every_row_is_kept_or_left_out_for_a_reason(
 def test_rules_and_layouts_come_back_from_json(rules: Rules) -> None:
     task = SparkTask([], LAYOUT, rules, destination="", users="", work="")
     assert SparkTask.from_json(json.loads(json.dumps(asdict(task)))) == task
-
-
-@pytest.mark.parametrize(
-    ("condition", "users"),
-    [
-        ("price > 2", ["b"]),
-        ("price > 2 OR type = 'view'", ["a", "b"]),
-        ("type IN ('buy') AND NOT price = 4", []),
-        ("value IS NULL", ["a"]),
-        ("`two words` = 'x'", ["b"]),
-        ("price / 2 > 1.4 AND UPPER(type) LIKE 'B%'", ["b"]),
-        ("rating >= 4", ["a"]),
-    ],
-)
-def test_a_filter_is_sql_over_the_columns_of_the_file(
-    tmp_path: Path, condition: str, users: list[str]
-) -> None:
-    source, target = tmp_path / "r.csv", tmp_path / "i.csv"
-    source.write_text(
-        "user,item,rating,time,type,value,price,two words\n"
-        "a,1,4.5,1500000000,view,,1,y\n"
-        "b,1,3,1500000000,buy,2,4,x\n"
-    )
-    rules = Rules(filter=condition)
-    with open_ratings([RawFile(source, "r.csv")], ReadSettings.of(LAYOUT), rules) as ratings:
-        ratings.write_interactions(target)
-    assert [line.split(",")[0] for line in target.read_text().splitlines()[1:]] == users
-
-
-@pytest.mark.parametrize(
-    ("condition", "message"),
-    [
-        ("cost > 2", "has no column 'cost' (interactions.filter); it has: user, item, rating"),
-        ("rating", "interactions.filter: it is not a condition"),
-        ("rating LIKE 'a%'", "interactions.filter: "),
-    ],
-)
-def test_a_filter_that_does_not_fit_the_file_says_why(
-    tmp_path: Path, condition: str, message: str
-) -> None:
-    source = tmp_path / "r.csv"
-    source.write_text("user,item,rating,time,type,value\na,1,4.5,1500000000,view,\n")
-    with (
-        pytest.raises(PreparationError) as error,
-        open_ratings([RawFile(source, "r.csv")], ReadSettings.of(LAYOUT), Rules(filter=condition)),
-    ):
-        pass
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_cell_that_is_not_of_the_type_of_the_others_is_found_in_its_row(tmp_path: Path) -> None:
-    source = tmp_path / "r.csv"
-    rows = [f"u{number},1,{number % 9},1500000000\n" for number in range(5000)]
-    rows[4321] = "u4321,1,dear,1500000000\n"
-    source.write_text("user,item,price,time\n" + "".join(rows))
-    reading = ReadSettings(columns={"user": "user", "item": "item", "timestamp": "time"})
-    with open_ratings([RawFile(source, "r.csv")], reading, Rules(filter="price > 2")) as ratings:
-        assert ratings.recognised_layout.types["price"] == "long"
-        with pytest.raises(PreparationError, match=r"r.csv, line 4323: price is not of type long"):
-            ratings.write_interactions(tmp_path / "i.csv")
-    skipping = Rules("skip", filter="price > 2")
-    with open_ratings([RawFile(source, "r.csv")], reading, skipping) as ratings:
-        result = ratings.write_interactions(tmp_path / "i.csv")
-    assert result.left_out["price is not of type long"] == 1

@@ -16,11 +16,9 @@ from typing import Any
 import polars as pl
 import xlsxwriter
 
-from batchrec_dagster.preparation.layout import CONSTANT_TIME
-
-# The latest of the times is a year before the tests were written, whatever they are written in.
+# As many as Personalize needs, with days after the 12th of a month.
 START = datetime(2024, 1, 13, 14, 5, 6, tzinfo=UTC)
-STEP = timedelta(days=9, hours=1, minutes=1)
+STEP = timedelta(hours=8, minutes=1)
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,10 @@ class Row:
         return int(self.time.timestamp())
 
 
-ROWS = [Row(f"u{number % 8}", f"i{number // 8}", START + number * STEP) for number in range(24)]
+ROWS = [Row(f"u{n % 40}", f"i{n // 40}", START + n * STEP) for n in range(1000)]
 # Interactions on days that may be months.
 FIRST_DAYS = [
-    Row(row.user, row.item, datetime(2024, 1 + number % 6, 1 + number // 2, tzinfo=UTC))
+    Row(row.user, row.item, datetime(2024, 1 + number % 6, 1 + number % 12, tzinfo=UTC))
     for number, row in enumerate(ROWS)
 ]
 
@@ -67,14 +65,13 @@ class Shape:
     """The interactions in it, if they are not ROWS."""
 
     @property
-    def expected_lines(self) -> list[str]:
-        """The user, the item and the time of each interaction, in order."""
-        times = [
-            row.seconds - row.seconds % self.precision if self.precision else CONSTANT_TIME
+    def expected_rows(self) -> list[tuple[str, str, int]]:
+        """The user, the item and the time of each interaction, in order; 0 without times."""
+        precision = self.precision
+        return sorted(
+            (row.user, row.item, row.seconds - row.seconds % precision if precision else 0)
             for row in self.rows or ROWS
-        ]
-        pairs = zip(self.rows or ROWS, times, strict=True)
-        return sorted(f"{row.user},{row.item},{time}" for row, time in pairs)
+        )
 
 
 def write_text(name: str, content: str | bytes) -> Callable[[Path], str]:
@@ -135,11 +132,11 @@ def write_sheets(sheets: Mapping[str, Sequence[Sequence[Any]]]) -> Callable[[Pat
         for name, rows in sheets.items():
             sheet = book.add_worksheet(name)
             for number, row in enumerate(rows):
-                for place, cell in enumerate(row):
+                for column, cell in enumerate(row):
                     if isinstance(cell, datetime):
-                        sheet.write_datetime(number, place, cell, form)
+                        sheet.write_datetime(number, column, cell, form)
                     else:
-                        sheet.write(number, place, cell)
+                        sheet.write(number, column, cell)
         book.close()
         return "orders.xlsx"
 
@@ -168,7 +165,7 @@ def write_zip(**members: str) -> Callable[[Path], str]:
 
 def write_folder(root: Path) -> str:
     for number in range(3):
-        part = ROWS[number * 8 : number * 8 + 8]
+        part = ROWS[number::3]
         folder = root / f"data/2024-0{number + 1}"
         folder.mkdir(parents=True)
         (folder / "part.csv").write_text(format_lines("{u},{i},{t}", HEADER, part))
