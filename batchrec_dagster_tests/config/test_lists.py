@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import yaml
-from pydantic import ValidationError
 
-from batchrec_dagster import published
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.samples import SHOP_PIPELINE
 from batchrec_dagster.steps.shared_jobs import group_lists
@@ -67,49 +64,6 @@ def test_only_what_is_published_is_the_lists_own() -> None:
     assert keys.lease("solution_version") == whole.lease("solution_version")
 
 
-@pytest.mark.parametrize(
-    ("lists", "settings", "place", "message"),
-    [
-        ({"News letter": {}}, {}, ("lists",), "'News letter' is no name of a list"),
-        ({"home": {}}, {"recommendations": {"num_results": 5}}, ("recommendations",), "move it"),
-        ({"home": {}}, {"sinks": {"export": {"path": "a.csv"}}}, ("sinks",), "move it"),
-        (
-            {"home": {"rules": {"max_per": {"CATEGORY": 1}}}},
-            {},
-            ("lists", "home", "rules", "max_per", "CATEGORY"),
-            "CATEGORY",
-        ),
-        ({"home": {"num_results": 0}}, {}, ("lists", "home", "num_results"), "from 1"),
-        (
-            {"home": {"gate": {"max_drop": 0.5, "max_shrink": 0.5}}},
-            {},
-            ("lists", "home", "gate", "max_shrink"),
-            "compared once, before anything is imported: set the pipeline's gate.max_shrink",
-        ),
-        (
-            {"home": {"retention": {"editions": 3, "models": 3}}},
-            {},
-            ("lists", "home", "retention", "models"),
-            "set the pipeline's retention.models",
-        ),
-        (
-            {"home": {}},
-            {"similar_items": {"gate": {"max_shrink": 0.5}}},
-            ("similar_items", "gate", "max_shrink"),
-            "set the pipeline's gate.max_shrink",
-        ),
-    ],
-)
-def test_what_is_wrong_with_a_list_is_said_at_its_setting(
-    lists: dict[str, Any], settings: dict[str, Any], place: tuple[str, ...], message: str
-) -> None:
-    with pytest.raises(ValidationError) as caught:
-        declare(lists, **settings)
-    (error,) = caught.value.errors()
-    assert error["loc"] == place
-    assert message in error["msg"]
-
-
 def test_the_example_of_the_documentation_can_be_declared() -> None:
     section = "Several lists from one night"
     blocks = list_code_blocks(REPOSITORY / "docs/lists.md", section)
@@ -129,11 +83,3 @@ def test_a_narrowed_pipeline_knows_the_whole_one() -> None:
     assert newsletter.list_pipelines[1].batch_users == pipeline.batch_users
     assert newsletter.list_pipelines[1].retention == pipeline.retention
     assert newsletter.users_setting == "lists.newsletter.users"
-
-
-def test_another_code_location_takes_a_list_by_its_address() -> None:
-    spec = published("shop/newsletter")
-    assert spec.key.path == ["shop", "newsletter", "recommendations"]
-    newsletter = declare({"newsletter": {}}).list_pipelines[0]
-    assert spec.key == newsletter.asset_key("recommendations")
-    assert newsletter.storage_keys.recommendations in spec.metadata.values()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-from pydantic import ValidationError
-
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster_tests.guard.builders import COLUMNS
 
@@ -64,35 +61,3 @@ def test_it_is_a_view_of_the_pipeline_with_a_place_of_its_own() -> None:
     assert [one.address for one in pipeline.published_pipelines] == ["shop/home", view.address]
     assert view.deciding_settings["similar_items.within_days"] == 7
     assert not any(name.startswith("recommendations") for name in view.deciding_settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "place", "message"),
-    [
-        ({"within_days": -1}, ("within_days",), "0 or more"),
-        ({"num_results": 0}, ("num_results",), "from 1"),
-        ({"events": ["purchase"]}, ("events",), "set within_days too"),
-        ({**TOGETHER, "recipe": "aws-sims"}, ("recipe",), "batchrec counts them itself"),
-        ({**TOGETHER, "gate": {}}, ("gate",), "no model to measure"),
-        ({"recipe": "aws-user-personalization"}, ("recipe",), "aws-sims"),
-        ({"columns": ["reason"]}, ("columns",), "reason are for lists of users"),
-        ({"columns": ["COLOUR"]}, ("columns",), "there is no COLOUR"),
-        ({"rules": {"only": "ITEMS.COLOUR > 0"}}, ("rules", "only"), "COLOUR"),
-        ({"rules": {"only": "USERS.AGE > 0"}}, ("rules", "only"), "write conditions on Items"),
-        ({"rules": {"block": {"source": "ftp://x/y"}}}, ("rules", "block", "source"), "ftp://"),
-        ({"rules": {"max_per": {"STATUS": 1}}}, ("rules", "max_per"), "not permitted"),
-    ],
-)
-def test_what_makes_no_sense_for_an_item_is_said_at_its_setting(
-    settings: dict[str, Any], place: tuple[str, ...], message: str
-) -> None:
-    with pytest.raises(ValidationError) as caught:
-        declare(settings, items=ITEMS)
-    (error,) = caught.value.errors()
-    assert error["loc"] == ("similar_items", *place)
-    assert message in error["msg"]
-
-
-def test_a_list_of_users_has_another_name() -> None:
-    with pytest.raises(ValidationError, match="declare the block similar_items"):
-        declare({}, lists={"similar_items": {}})

@@ -1,5 +1,6 @@
 """Fixtures that tests of the guard share."""
 
+from batchrec_dagster_tests.guard.servers.inbox import inbox
 from batchrec_dagster_tests.guard.servers.personalize import films, local
 
-__all__ = ["films", "local"]
+__all__ = ["films", "inbox", "local"]

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.batch_users import BatchUsers
+from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.items import ItemSettings
@@ -82,6 +83,7 @@ from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
+from batchrec_dagster_tests.guard.builders import Project, definitions
 from batchrec_dagster_tests.guard.editions import complete_about
 
 if TYPE_CHECKING:
@@ -943,3 +945,38 @@ def clock_of_trainings(**time: float) -> Iterator[None]:
     later = datetime.now(UTC) + timedelta(**time)
     with patch.object(training, "now", lambda: later):
         yield
+
+
+# Dagster, the declaration, the commands -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What is wrong with a declaration, as the user is told when the project loads."""
+
+    file: Path
+    line: int
+    """Of the file, from 1 on; 0 for a pipeline that Python makes."""
+    setting: str
+    """The path of the setting, such as `gate.max_drop`; empty if the file is no YAML."""
+    message: str
+
+
+def find_refusals(project: Project) -> list[Refusal]:
+    """Load the project, and return what is refused; nothing if all pipelines load."""
+    try:
+        with definitions(project):
+            return []
+    except DeclarationError as error:
+        lines = str(error).splitlines()
+    matches = [_REFUSAL.fullmatch(line) for line in lines]
+    return [
+        Refusal(Path(match["file"]), int(match["line"] or 0), match["setting"] or "", match["text"])
+        for match in matches
+        if match is not None
+    ]
+
+
+_REFUSAL = re.compile(
+    r"(?P<file>[^:]+?)(?:, line (?P<line>\d+))?: (?:(?P<setting>[\w.]+): )?(?P<text>.+)"
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -15,16 +14,16 @@ from batchrec_dagster.storage import extras
 from batchrec_dagster.storage.extras import ExtraMissingError
 from batchrec_dagster_tests.guard.builders import Project, declaration, definitions, write_ratings
 from batchrec_dagster_tests.guard.hostile import CONTROLS, HOSTILE, OUTSIDE
-from batchrec_dagster_tests.pipeline.alerts_support import (
+from batchrec_dagster_tests.guard.servers.inbox import (
     ALERTS,
     ON_FAILURE,
     ON_LISTS,
     Inbox,
     inbox,
-    make_pipeline,
     open_inbox,
     tick,
 )
+from batchrec_dagster_tests.pipeline.alerts_support import make_pipeline
 
 __all__ = ["inbox"]
 pytestmark = pytest.mark.slow
@@ -287,17 +286,3 @@ def test_without_the_extra_it_says_how_to_install_it(
     monkeypatch.setitem(extras.EXTRAS, "alerts", ("apprise_is_missing",))
     with pytest.raises(ExtraMissingError, match=r"pip install 'batchrec-dagster\[alerts\]'"):
         send_alert(Alerts(urls_env="SHOP_ALERTS"), Message("a", []))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"urls_env": "slack://planted/token"},
-        {"late_after_hours": 0},
-        {"dagster_url": "dagster:3000"},
-    ],
-)
-def test_what_cannot_work_is_refused_when_it_is_declared(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="write") as error:
-        Alerts(**wrong)
-    assert "planted" not in error.value.errors()[0]["msg"]  # type: ignore[attr-defined]

@@ -11,28 +11,6 @@ from batchrec_dagster.pipeline.spark_on_aws import MODULES
 from batchrec_dagster_tests.guard.builders import Project, declaration, definitions
 
 # Each is imported where it is used.
-HEAVY = {
-    *("alembic", "dagster_aws", "implicit", "numpy", "pandas", "pyarrow", "pyspark", "requests"),
-    *("scipy", "sqlalchemy", "starlette", "threadpoolctl", "uvicorn"),
-}
-
-
-@pytest.mark.slow
-def test_loading_pipelines_imports_nothing_that_only_steps_use() -> None:
-    code = (
-        "import gc, sys; from batchrec_dagster import BatchRecommendations, definitions;"
-        # What is loaded stays, and nobody looks through it for garbage.
-        "definitions.defs(); assert gc.isenabled() and gc.get_freeze_count() > 0;"
-        "print(*{name.partition('.')[0] for name in sys.modules})"
-    )
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    assert set(process.stdout.split()) & HEAVY == set()
 
 
 @pytest.mark.slow

@@ -31,15 +31,15 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.guard.first_run import FirstRun
-from batchrec_dagster_tests.pipeline.alerts_support import (
+from batchrec_dagster_tests.guard.servers.inbox import (
     ALERTS,
     ON_LISTS,
     STORAGE,
     Inbox,
     inbox,
-    make_pipeline,
     tick,
 )
+from batchrec_dagster_tests.pipeline.alerts_support import make_pipeline
 
 __all__ = ["inbox"]
 pytestmark = pytest.mark.slow

@@ -7,8 +7,8 @@ import pytest
 
 from batchrec_dagster.storage.secrets import redact
 from batchrec_dagster_tests.guard.builders import Project, declaration, definitions, write_ratings
+from batchrec_dagster_tests.guard.servers.inbox import ALERTS, ON_FAILURE, Inbox, inbox, tick
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
-from batchrec_dagster_tests.pipeline.alerts_support import ALERTS, ON_FAILURE, Inbox, inbox, tick
 
 __all__ = ["inbox"]
 

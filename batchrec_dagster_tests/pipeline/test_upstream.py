@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
-from pydantic import ValidationError
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.upstream_partitions import select_partitions
@@ -377,17 +376,3 @@ def _parents(pipeline: Pipeline, asset: str) -> set[dg.AssetKey]:
     assets += [*item_assets(pipeline), *user_assets(pipeline)]
     (definition,) = (made for made in assets if made.key == pipeline.asset_key(asset))
     return set(definition.dependency_keys)
-
-
-@pytest.mark.parametrize(
-    ("ratings", "reason"),
-    [
-        ({"source": "orders.csv", "deps": ["sales orders"]}, "is not an asset's key"),
-        ({"source": "asset://"}, "write an asset's key"),
-    ],
-)
-def test_what_cannot_be_is_refused_when_it_is_loaded(
-    ratings: dict[str, object], reason: str
-) -> None:
-    with pytest.raises(ValidationError, match=reason):
-        Pipeline.model_validate({"name": "shop", "ratings": {**ratings, "columns": COLUMNS}})
