@@ -1,0 +1,321 @@
+"""A shop in whose files a stranger chose all names, over six nights: made once a session.
+
+Its ids, titles, categories, events, columns and file names try to run as HTML, as Markdown, in a
+terminal and in a spreadsheet. People look at them everywhere: in the report, in Dagster, in a
+terminal, in an exported file.
+
+| night | what happens |
+|---|---|
+| first | the lists are published |
+| strict | a setting changed, and so the model: other lists |
+| grown | more people, and what people did since the night before |
+| refused | the quality gate refuses the model |
+| failed | the file of ratings is missing |
+| last | all is well again, and the lists have a rule more |
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+    declaration,
+    definitions,
+    metadata,
+    module_project,
+    refresh,
+    write_ratings,
+)
+from batchrec_dagster_tests.guard.first_run import make_once
+from batchrec_dagster_tests.guard.hostile import ADDRESSES, HOSTILE, quote_cells
+
+RATINGS = "![i](http:stranger.invalid) <b>.csv"
+ITEMS = f"items {RATINGS}"
+USERS = "users.csv"
+# The stranger's names of columns.
+USER, ITEM, RATING, EVENT, TIME = HOSTILE[10:15]
+TITLE, GENRES, IMAGE, LINK = HOSTILE[0], HOSTILE[15], HOSTILE[5], HOSTILE[6]
+VIEW, BUY = HOSTILE[0], HOSTILE[4]
+DESCRIPTION = HOSTILE[1]
+ITEM_COUNT, LIST_LENGTH = 80, 5
+# Those who get lists. Only the first hundred have history.
+REQUESTED = range(21, 241)
+# Whom the report must show: one with history, and one without.
+NAMED = (22, 239)
+MAIL = "mail.csv"
+DAY_SECONDS = 86_400
+# An id has no line breaks; the rows of one that has are left out.
+IDS = [text for text in HOSTILE if not {"\n", "\r"} & {*text}]
+# The nights in which lists are published, oldest first.
+PUBLISHED = ("first", "strict", "grown", "last")
+
+
+def name_user(number: int) -> str:
+    """A person's id."""
+    return f"{IDS[number % len(IDS)]} {number}"
+
+
+def name_item(number: int) -> str:
+    """An item's id."""
+    return f"{IDS[number % len(IDS)]} {number}"
+
+
+def name_title(number: int) -> str:
+    """An item's title: each has one of its own."""
+    return f"{number} {HOSTILE[number % len(HOSTILE)]}"
+
+
+def find_genre(number: int) -> str:
+    """The category of an item beside Drama, which all have."""
+    return HOSTILE[number % 2]
+
+
+@dataclass(frozen=True)
+class ShopNight:
+    """What was there after a night."""
+
+    folder: Path
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.folder / "curated/report/index.html"
+
+    @cached_property
+    def lists(self) -> pl.DataFrame:
+        """The published table."""
+        return pl.read_parquet(self.folder / "curated/recommendations/recommendations.parquet")
+
+    @cached_property
+    def interactions(self) -> pl.DataFrame:
+        """What the model learned from."""
+        file = self.folder / "transformed/interactions/interactions.csv"
+        return pl.read_csv(file, schema_overrides=dict.fromkeys(("USER_ID", "ITEM_ID"), pl.String))
+
+    @cached_property
+    def outcomes(self) -> pl.DataFrame:
+        """What people did with the lists."""
+        return pl.read_parquet(
+            self.folder / "curated/recommendation_outcomes/recommendation_outcomes.parquet"
+        )
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """What Dagster says of the run: `success`, `checks`, and the `metadata` of assets."""
+        run: dict[str, Any] = json.loads((self.folder / "run.json").read_text())
+        return run
+
+
+@dataclass(frozen=True)
+class StrangeShop:
+    """The shop after its nights, in a folder that no test writes to."""
+
+    folder: Path
+
+    def night(self, name: str) -> ShopNight:
+        """What was there after this night."""
+        return ShopNight(self.folder / "nights" / name)
+
+    @property
+    def project(self) -> Project:
+        """The project, after the last night."""
+        return Project(self.folder / "project")
+
+    @property
+    def shown_in_dagster(self) -> list[tuple[str, str]]:
+        """Each text that Dagster's pages show of the shop's assets, checks and runs: what it is, as
+        `markdown`, `text` or `url`, and the text."""
+        return [
+            (kind, text) for kind, text in json.loads((self.folder / "dagster.json").read_text())
+        ]
+
+
+@pytest.fixture(scope="session")
+def strange_shop(tmp_path_factory: pytest.TempPathFactory) -> StrangeShop:
+    """The shop after its nights: made once a session."""
+    return StrangeShop(make_once(tmp_path_factory, "strange-shop", _live_through_the_nights))
+
+
+def _live_through_the_nights(folder: Path) -> None:
+    (folder / "project").mkdir()
+    project = module_project(folder / "project")
+    _write_items(project.root / ITEMS)
+    lines = [USER, *map(name_user, REQUESTED)]
+    (project.root / USERS).write_text("\n".join(quote_cells(line) for line in lines) + "\n")
+    strict = {"interactions": {"min_rating": 4.5}}
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def live(name: str, **settings: Any) -> dg.ExecuteInProcessResult:
+            project.declare(_declare(**settings))
+            result = refresh(project, "shop", instance, report=True)
+            night = folder / "nights" / name
+            shutil.copytree(project.storage / "shop", night)
+            (night / "run.json").write_text(json.dumps(_describe_run(result)))
+            assert result.success == (name in PUBLISHED), name
+            return result
+
+        rows = _write_interactions(project, users=110)
+        live("first")
+        live("strict", **strict)
+        _write_interactions(project, users=120, later=_choose_later(folder, rows))
+        live("grown", **strict)
+        live("refused", interactions={"min_rating": 4.0}, gate={"min_ndcg_at_25": 0.99})
+        (project.root / RATINGS).rename(project.root / "gone")
+        live("failed", **strict)
+        (project.root / "gone").rename(project.root / RATINGS)
+        last = live("last", **strict, recommendations={"num_results": LIST_LENGTH - 1})
+        texts = [*_list_texts(project, last)]
+    (folder / "dagster.json").write_text(json.dumps(texts))
+
+
+def _declare(**settings: Any) -> dict[str, Any]:
+    columns = {"user": USER, "item": ITEM, "rating": RATING, "event_type": EVENT, "timestamp": TIME}
+    return declaration(
+        "shop",
+        RATINGS,
+        **{
+            "description": DESCRIPTION,
+            "ratings": {"source": RATINGS, "columns": columns, "on_bad_rows": "skip"},
+            "items": {
+                "source": ITEMS,
+                "columns": {
+                    "item": ITEM,
+                    "title": TITLE,
+                    "image": IMAGE,
+                    "link": LINK,
+                    "categories": {"GENRES": GENRES},
+                },
+                "on_bad_rows": "skip",
+            },
+            "batch_users": {"source": USERS, "column": USER},
+            "recommendations": {"num_results": LIST_LENGTH},
+            "gate": {"max_drop": 1},
+            "report": {"people": [*map(name_user, NAMED), "nobody"]},
+            "retention": {"editions": 20},
+            "sinks": {"export": {"format": "csv"}},
+            **settings,
+        },
+    )
+
+
+def _write_items(path: Path) -> None:
+    lines = [quote_cells(ITEM, TITLE, GENRES, IMAGE, LINK), quote_cells("", ADDRESSES, "", "", "")]
+    lines += [
+        quote_cells(
+            name_item(item),
+            name_title(item),
+            f"Drama|{find_genre(item)}",
+            # One address each runs a script.
+            f"https://pictures.invalid/{item}.png" if item % 7 else "javascript:window.shot = 1",
+            f"https://shop.invalid/{item}" if item % 5 else "javascript:window.shot = 1",
+        )
+        for item in range(1, ITEM_COUNT + 1)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _write_interactions(
+    project: Project, *, users: int, later: Mapping[int, int] | None = None
+) -> pl.DataFrame:
+    """Write the file, and return its rows with their numbers in place of names.
+
+    later: the item that these people chose after all others, by numbers.
+    """
+    rows = pl.read_csv(write_ratings(project.root / "numbers.csv", users=users))
+    if later:
+        end = rows["timestamp"].max()
+        assert isinstance(end, int)
+        new = [(user, item, 5.0, end + DAY_SECONDS) for user, item in later.items()]
+        rows = pl.concat([rows, pl.DataFrame(new, rows.schema, orient="row")])
+    lines = [
+        quote_cells(USER, ITEM, RATING, EVENT, TIME),
+        quote_cells("", ADDRESSES, 5, VIEW, 1_500_000_000),
+        quote_cells(name_user(1), name_item(1), ADDRESSES, VIEW, ADDRESSES),
+        *(
+            quote_cells(name_user(user), name_item(item), value, VIEW if item % 3 else BUY, time)
+            for user, item, value, time in rows.iter_rows()
+        ),
+    ]
+    (project.root / RATINGS).write_text("\n".join(lines) + "\n")
+    return rows
+
+
+def _choose_later(folder: Path, rows: pl.DataFrame) -> dict[int, int]:
+    """What people choose after the second night: half of them the first item of their list, the
+    others what they did not have and were not shown."""
+    lists = ShopNight(folder / "nights" / "strict").lists
+    numbers = {name_item(item): item for item in range(1, ITEM_COUNT + 1)}
+    had = {user: set(items) for user, items in rows.group_by("userId").agg("movieId").iter_rows()}
+    later = {}
+    for user in range(REQUESTED[0], 101):
+        shown = lists.filter(pl.col("user_id") == name_user(user)).sort("rank")["item_id"]
+        others = {*numbers.values()} - had[user] - {numbers[item] for item in shown}
+        later[user] = numbers[shown[0]] if user % 2 else min(others)
+    return later
+
+
+def _describe_run(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    evaluations = result.get_asset_check_evaluations()
+    made = {
+        event.asset_key.path[-1]
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None
+    }
+    return {
+        "success": result.success,
+        "checks": [[check.check_name, check.passed] for check in evaluations],
+        "metadata": {
+            name: {
+                key: value
+                for key, value in metadata(result, name).items()
+                if isinstance(value, str | int | float | bool)
+            }
+            for name in made
+        },
+    }
+
+
+def _list_texts(
+    project: Project, result: dg.ExecuteInProcessResult
+) -> Iterator[tuple[str, str | None]]:
+    with definitions(project) as defs:
+        for spec in defs.resolve_all_asset_specs():
+            yield "markdown", spec.description
+        graph = defs.resolve_asset_graph()
+        for key in graph.asset_check_keys:
+            yield "markdown", graph.get_check_spec(key).description
+    values: list[dg.MetadataValue[Any]] = []
+    for event in result.get_asset_materialization_events():
+        values += event.materialization.metadata.values()
+    for evaluation in result.get_asset_check_evaluations():
+        yield "markdown", evaluation.description
+        values += evaluation.metadata.values()
+    for value in values:
+        if isinstance(value, dg.MarkdownMetadataValue):
+            yield "markdown", value.value
+        elif isinstance(value, dg.UrlMetadataValue):
+            yield "url", value.value
+        elif isinstance(value, dg.TextMetadataValue):
+            yield "text", value.value
+        elif isinstance(value, dg.TableSchemaMetadataValue | dg.TableMetadataValue):
+            for column in value.schema.columns:
+                yield "markdown", column.description
+
+
+def read_mail(night: ShopNight) -> list[dict[str, str]]:
+    """The rows of the exported file."""
+    (file,) = night.folder.rglob("*.csv")
+    with file.open(encoding="utf-8", newline="") as lines:
+        return [*csv.DictReader(lines)]

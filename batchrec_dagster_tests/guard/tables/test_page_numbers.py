@@ -1,0 +1,227 @@
+"""Each number of the report is that of the files a run publishes, counted here another way.
+
+The first night has no edition before it. The last has: other settings, more people, and what people
+did with earlier lists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.guard.seams import Cell, Page, read_page
+from batchrec_dagster_tests.guard.strange_shop import (
+    ITEM_COUNT,
+    NAMED,
+    REQUESTED,
+    ShopNight,
+    StrangeShop,
+    find_genre,
+    name_item,
+    name_title,
+    name_user,
+)
+
+pytestmark = pytest.mark.slow
+
+TITLES = {name_item(item): name_title(item) for item in range(1, ITEM_COUNT + 1)}
+GENRES = {name_item(item): {"Drama", find_genre(item)} for item in range(1, ITEM_COUNT + 1)}
+USERS = [*map(name_user, REQUESTED)]
+# The report shows this many people, and those whom the declaration names.
+MOST_PEOPLE = 200
+
+
+@cache
+def read(page: Path) -> Page:
+    return read_page(page.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=["first", "last"])
+def night(request: pytest.FixtureRequest, strange_shop: StrangeShop) -> ShopNight:
+    return strange_shop.night(request.param)
+
+
+@pytest.fixture
+def page(night: ShopNight) -> Page:
+    return read(night.page)
+
+
+def list_items(table: pl.DataFrame) -> dict[str, list[str]]:
+    """Each user's list, best first."""
+    groups = table.sort("user_id", "rank").group_by("user_id", maintain_order=True)
+    return dict(groups.agg("item_id").iter_rows())
+
+
+def recount(night: ShopNight) -> dict[str, float]:
+    """The numbers of the page, from the published table and the interactions."""
+    lists = list_items(night.lists)
+    history = Counter(night.interactions["USER_ID"])
+    listed = Counter(night.lists["item_id"])
+    most_listed = sorted(listed.values(), reverse=True)[: math.ceil(ITEM_COUNT / 100)]
+    return {
+        "interactions": night.interactions.height,
+        "users with interactions": len(history),
+        "items with interactions": len({*night.interactions["ITEM_ID"]}),
+        "users requested": len(USERS),
+        "users served": len(lists),
+        "items each": max(map(len, lists.values())),
+        "users without interactions": sum(not history[user] for user in USERS),
+        "users with 1 to 4 interactions": sum(0 < history[user] < 5 for user in USERS),
+        "items recommended": len(listed),
+        "items in the catalogue": ITEM_COUNT,
+        "share of the top 1% in lists": sum(most_listed) / night.lists.height,
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "interactions",
+        "users with interactions",
+        "items with interactions",
+        "users requested",
+        "users served",
+        "items each",
+        "users without interactions",
+        "users with 1 to 4 interactions",
+        "items recommended",
+        "items in the catalogue",
+        "share of the top 1% in lists",
+    ],
+)
+def test_the_page_counts_what_the_files_have(night: ShopNight, page: Page, name: str) -> None:
+    assert page.numbers[name] == pytest.approx(recount(night)[name])
+
+
+def test_the_model_has_the_metrics_that_its_training_measured(night: ShopNight, page: Page) -> None:
+    measured = night.run["metadata"]["solution_version"]
+    assert page.numbers["NDCG of the model"] == pytest.approx(measured["ndcg_at_25"], abs=5e-5)
+    popular = page.numbers["NDCG of popular items"]
+    assert popular == pytest.approx(measured["popularity_ndcg_at_25"], abs=5e-5)
+
+
+def test_the_most_recommended_items_are_in_as_many_lists_as_it_says(
+    night: ShopNight, page: Page
+) -> None:
+    listed = Counter(night.lists["item_id"])
+    had = Counter(night.interactions["ITEM_ID"])
+    by_popularity = sorted(TITLES, key=lambda item: (-had[item], item))
+    order = sorted(listed, key=lambda item: (-listed[item], item))
+    rows = page.tables["most recommended"]
+    assert len(rows) >= 5
+    assert rows == [
+        [
+            TITLES[item],
+            listed[item],
+            pytest.approx(listed[item] / night.lists["user_id"].n_unique()),
+            by_popularity.index(item) + 1,
+        ]
+        for item in order[: len(rows)]
+    ]
+
+
+def test_categories_have_the_share_of_lists_and_histories_that_their_items_have(
+    night: ShopNight, page: Page
+) -> None:
+    shares: dict[Cell, list[Cell]] = {row[0]: row[1:] for row in page.tables["categories"]}
+
+    def compute_share(items: pl.Series, genre: str) -> float:
+        return sum(genre in GENRES[item] for item in items) / len(items)
+
+    assert shares == {
+        genre: [
+            pytest.approx(compute_share(night.lists["item_id"], genre)),
+            pytest.approx(compute_share(night.interactions["ITEM_ID"], genre)),
+        ]
+        for genre in {"Drama", find_genre(1), find_genre(2)}
+    }
+
+
+def test_people_have_the_list_that_was_published(night: ShopNight, page: Page) -> None:
+    lists = list_items(night.lists)
+    assert page.people.keys() <= lists.keys()
+    for user, person in page.people.items():
+        assert person.listed == tuple(TITLES[item] for item in lists[user])
+
+
+def test_people_have_their_newest_history(night: ShopNight, page: Page) -> None:
+    rows = night.interactions.sort("TIMESTAMP", "ITEM_ID", descending=[True, False])
+    checked = 0
+    for user, person in page.people.items():
+        own = rows.filter(pl.col("USER_ID") == user)["ITEM_ID"]
+        assert person.history == tuple(TITLES[item] for item in own[: len(person.history)])
+        assert len(person.history) >= min(len(own), 10)
+        checked += bool(person.history)
+    assert checked > 30
+
+
+def test_what_explains_an_item_is_in_the_history(page: Page, night: ShopNight) -> None:
+    histories: dict[str, set[str]] = {}
+    for user, item in night.interactions.select("USER_ID", "ITEM_ID").iter_rows():
+        histories.setdefault(user, set()).add(TITLES[item])
+    explained = 0
+    for user, person in page.people.items():
+        reasons = {*person.reasons} - {""}
+        assert reasons <= histories.get(user, set())
+        explained += len(reasons)
+    assert explained > 50
+
+
+def test_people_are_a_sample_and_those_whom_the_declaration_names(
+    night: ShopNight, page: Page
+) -> None:
+    served = night.lists["user_id"].n_unique()
+    assert served > MOST_PEOPLE
+    assert {name_user(number) for number in NAMED} <= page.people.keys()
+    assert MOST_PEOPLE / 2 <= len(page.people) <= MOST_PEOPLE + len(NAMED)
+
+
+def test_what_changed_is_counted_from_both_editions(strange_shop: StrangeShop) -> None:
+    for name, before_name in (("strict", "first"), ("last", "grown")):
+        night, before = strange_shop.night(name), strange_shop.night(before_name)
+        numbers = read(night.page).numbers
+        lists, lists_before = list_items(night.lists), list_items(before.lists)
+        shares = [
+            len({*items} & {*lists_before[user]}) / max(len(items), len(lists_before[user]))
+            for user, items in lists.items()
+        ]
+        assert numbers["share of a list that was kept"] == pytest.approx(sum(shares) / len(shares))
+        assert numbers["people who have a list now"] == len(lists.keys() - lists_before.keys())
+        assert numbers["people who had a list"] == len(lists_before.keys() - lists.keys())
+
+
+def test_the_data_before_and_now_are_those_of_both_nights(strange_shop: StrangeShop) -> None:
+    night, before = strange_shop.night("grown"), strange_shop.night("strict")
+    changed = {row[0]: row[1:] for row in read(night.page).tables["data that changed"]}
+    frames = (before.interactions, night.interactions)
+    assert changed["interactions"] == [frame.height for frame in frames]
+    assert changed["users"] == [frame["USER_ID"].n_unique() for frame in frames]
+    assert changed["items"] == [frame["ITEM_ID"].n_unique() for frame in frames]
+
+
+def test_the_settings_that_changed_are_named_with_both_values(strange_shop: StrangeShop) -> None:
+    def read_changes(name: str) -> list[list[Cell]]:
+        return read(strange_shop.night(name).page).tables.get("settings that changed", [])
+
+    assert read_changes("first") == []
+    assert read_changes("strict") == [["interactions.min_rating", "3.5", "4.5"]]
+    assert read_changes("grown") == []
+    assert read_changes("last") == [["recommendations.num_results", "5", "4"]]
+
+
+def test_the_page_says_what_people_did_with_earlier_lists(strange_shop: StrangeShop) -> None:
+    night = strange_shop.night("last")
+    page = read(night.page)
+    newest = night.outcomes.sort("start").row(-1, named=True)
+    # Every second one of those who came again chose the first item of their list.
+    assert newest["hit_rate"] == 0.5
+    assert page.numbers["hit rate"] == pytest.approx(newest["hit_rate"])
+    (_, rate, popular_rate, active_users), *_ = page.tables["outcomes"]
+    assert active_users == newest["active_users"] == 80
+    for shown, name in ((rate, "hit_rate"), (popular_rate, "popular_hit_rate")):
+        assert shown == pytest.approx((newest[name], newest[f"{name}_low"], newest[f"{name}_high"]))
