@@ -28,7 +28,6 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.faults.proxy import proxy
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 LONG = 1_000.0
@@ -65,26 +64,6 @@ def wait_for_message(caplog: pytest.LogCaptureFixture, text: str) -> None:
     while text not in caplog.text:
         assert time.monotonic() < give_up, caplog.text
         time.sleep(0.01)
-
-
-def test_an_object_is_created_once(place: tuple[ObjectStore, str]) -> None:
-    store, uri = place[0], f"{place[1]}x"
-    with ThreadPoolExecutor(8) as pool:
-        creations = list(pool.map(lambda n: store.create(uri, b"%d" % n), range(8)))
-    assert sum(creations) == 1
-    assert store.get(uri) == b"%d" % creations.index(True)
-
-
-@pytest.mark.parametrize("times", [1, 3])
-def test_an_object_whose_creation_nobody_confirmed_is_known_again(s3: S3Server, times: int) -> None:
-    with proxy(s3.endpoint) as s3_proxy:
-        store = ObjectStore({}, s3.session, s3_proxy.address)
-        uri = f"s3://{s3.create_bucket()}/lease"
-        s3_proxy.unheard = iter([True] * times)
-        assert store.create(uri, b"ours")
-        assert s3_proxy.lost == times
-        assert not store.create(uri, b"another's")
-        assert store.get(uri) == b"ours"
 
 
 def test_one_at_a_time_has_it(place: tuple[ObjectStore, str]) -> None:

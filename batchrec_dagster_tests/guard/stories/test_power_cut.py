@@ -47,7 +47,7 @@ LISTS = ["user_id", "rank", "item_id"]
 NIGHT = """
 import sys
 from pathlib import Path
-from batchrec_dagster_tests.storage.test_power_cut import run_night
+from batchrec_dagster_tests.guard.stories.test_power_cut import run_night
 from batchrec_dagster_tests.guard.builders import Project
 run_night(Project(Path(sys.argv[1])))
 """

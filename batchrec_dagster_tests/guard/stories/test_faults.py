@@ -15,11 +15,10 @@ import dagster as dg
 import pytest
 from polars.testing import assert_frame_equal
 
-from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.guard.builders import (
     Project,
     module_project,
+    open_personalize,
     refresh,
     table,
     why,
@@ -38,7 +37,7 @@ from batchrec_dagster_tests.guard.servers.s3 import READER, S3Server
 
 pytestmark = pytest.mark.slow
 
-BURST_SECONDS = 3
+BURST_SECONDS = 1
 PERSONALIZE = (
     personalize_error("400 Bad Request", "ThrottlingException"),
     personalize_error("500 Internal Server Error", "InternalServerError"),
@@ -153,7 +152,7 @@ def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3:
 
 def count_jobs(project: Project) -> dict[str, int]:
     """As Night.count_jobs, of an embedded Personalize."""
-    client = embedded_client(project.root / ".batchrec/personalize", ObjectStore())
+    client = open_personalize(project)
     return {
         "import": len(client.list_dataset_import_jobs()["datasetImportJobs"]),
         "training": len(client.list_solution_versions()["solutionVersions"]),
