@@ -1,0 +1,313 @@
+"""A shop's night with rules, newcomers and columns: what is in everybody's list, and what is not.
+
+One shop, which changes its declaration night by night; the tests run in their order.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.guard.builders import (
+    COLUMNS,
+    Project,
+    checks,
+    interactions,
+    module_project,
+    open_personalize,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+DAY = 86_400
+PEOPLE = [f"{user}" for user in range(1, 61)]
+# The first is Austrian, as every third of the others; nobody else is from where the second is.
+NEWCOMERS = ["new in AT", "new in XX", "new"]
+SEEN = {"events": ["buy"], "days": 90, "except": 'ITEMS.KIND = "food"'}
+RULES: dict[str, Any] = {
+    "block": {"source": "blocked.csv", "column": "sku"},
+    "only": "ITEMS.STOCK > 0",
+    "price": {"of": "PRICE", "within": [0.2, 5], "events": ["buy"]},
+    "max_per": {"KIND": 2},
+    "pin": [
+        {"item": "77", "rank": 2, "for": 'USERS.COUNTRY = "AT"'},
+        {"item": "3", "rank": 3},
+        {"only": "ITEMS.AGE_DAYS < 40", "rank": 4},
+    ],
+}
+LISTS: dict[str, Any] = {
+    "num_results": 6,
+    "exclude_seen": SEEN,
+    "rules": RULES,
+    "newcomers": {"popular_by": "COUNTRY"},
+    "columns": ["title", "PRICE", "link", "reason", "reason_item"],
+}
+POPULAR_DAYS = 10_000
+
+
+@dataclass
+class Shop:
+    """A shop of 60 people and three newcomers, and 80 items, of which item 3 is blocked."""
+
+    project: Project
+    instance: dg.DagsterInstance
+    nights: list[dg.ExecuteInProcessResult] = field(default_factory=list)
+
+    def write_data(self) -> None:
+        chance, root = random.Random(7), self.project.root
+        header, *rows = write_ratings(root / "ratings.csv").read_text().splitlines()
+        rows = [f"{row},{chance.choice(['buy', 'view'])}" for row in rows]
+        (root / "ratings.csv").write_text("\n".join([f"{header},event", *rows]) + "\n")
+        items = [
+            (
+                f"{item}",
+                f"Title {item}",
+                f"https://shop.example/{item}",
+                ["food", "toys", "tools|toys", "books"][item % 4],
+                item % 5,
+                float(1 + item % 7),
+                f"2017-{1 + item % 10:02}-01",
+            )
+            for item in range(1, 81)
+        ]
+        columns = ["sku", "name", "page", "kind", "stock", "price", "since"]
+        pl.DataFrame(items, schema=columns, orient="row").write_csv(root / "items.csv")
+        people = [f"{user},{'DE' if int(user) % 3 else 'AT'}" for user in PEOPLE]
+        people += ["new in AT,AT", "new in XX,XX", "new,"]
+        (root / "people.csv").write_text("\n".join(["id,country", *people]) + "\n")
+        self.block("3")
+
+    def block(self, *items: str) -> None:
+        (self.project.root / "blocked.csv").write_text("\n".join(["sku", *items]) + "\n")
+
+    def declare(self, **changes: Any) -> None:
+        item_columns = {
+            "item": "sku",
+            "title": "name",
+            "link": "page",
+            "categories": {"KIND": "kind"},
+            "numbers": {"STOCK": "stock", "PRICE": "price"},
+            "created": "since",
+        }
+        user_columns = {"user": "id", "categories": {"COUNTRY": "country"}}
+        self.project.declare(
+            {
+                "name": "shop",
+                "ratings": {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}},
+                "items": {"source": "items.csv", "columns": item_columns},
+                "users": {"source": "people.csv", "columns": user_columns},
+                "batch_users": {"source": "people.csv", "column": "id"},
+                "popularity": {"days": POPULAR_DAYS},
+                "solution": {"recipe": "aws-user-personalization", "retrain": {"every_days": 7}},
+                "recommendations": {**LISTS, **changes},
+            }
+        )
+
+    def run(self) -> dg.ExecuteInProcessResult:
+        result = refresh(self.project, "shop", self.instance)
+        self.nights.append(result)
+        return result
+
+    @property
+    def lists(self) -> pl.DataFrame:
+        return table(self.project, "shop")
+
+    @property
+    def items(self) -> pl.DataFrame:
+        return pl.read_csv(self.project.root / "items.csv", schema_overrides={"sku": pl.String})
+
+    def count_jobs(self) -> int:
+        return len(open_personalize(self.project).list_batch_inference_jobs()["batchInferenceJobs"])
+
+    def rank_popular(self, people: list[str] | None = None) -> list[str]:
+        """The items that most of these people had; of a group, those that three of them had."""
+        rows = interactions(self.project, "shop")
+        if people is not None:
+            rows = rows.filter(pl.col("USER_ID").is_in(people))
+        counts = rows.group_by("ITEM_ID").agg(people=pl.col("USER_ID").n_unique())
+        counts = counts.filter(pl.col("people") >= (1 if people is None else 3))
+        return counts.sort("people", "ITEM_ID", descending=[True, False])["ITEM_ID"].to_list()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """The shop after its first night."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
+        shop.write_data()
+        shop.declare()
+        first = shop.run()
+        assert first.success, why(first)
+        yield shop
+
+
+@pytest.fixture(scope="module")
+def first_lists(shop: Shop) -> pl.DataFrame:
+    """The lists of the first night, with what is known of the items."""
+    return shop.lists.join(shop.items, left_on="item_id", right_on="sku", maintain_order="left")
+
+
+def test_everybody_gets_a_whole_list_with_the_declared_columns(
+    shop: Shop, first_lists: pl.DataFrame
+) -> None:
+    lists = shop.lists
+    names = ["user_id", "rank", "item_id", "title", "price", "link", "reason", "reason_item"]
+    assert lists.columns == [*names, "score"]
+    assert {*lists["user_id"]} == {*PEOPLE, *NEWCOMERS}
+    assert lists.height == 63 * 6
+    ranks = lists.group_by("user_id").agg("rank")["rank"].to_list()
+    assert all(rank == [1, 2, 3, 4, 5, 6] for rank in ranks)
+    for row in first_lists.iter_rows(named=True):
+        assert (row["title"], row["link"], row["price"]) == (
+            row["name"],
+            row["page"],
+            row["price_right"],
+        )
+
+
+def test_no_list_has_what_is_blocked_or_sold_out_or_too_much_of_a_kind(
+    first_lists: pl.DataFrame,
+) -> None:
+    assert first_lists.filter(pl.col("stock") == 0).is_empty()
+    assert first_lists.filter(item_id="3").is_empty()
+    kinds = first_lists.with_columns(pl.col("kind").str.split("|")).explode("kind")
+    assert kinds.group_by("user_id", "kind").len()["len"].max() == 2
+
+
+def test_nobody_gets_what_they_bought_lately_but_for_what_people_buy_again(
+    shop: Shop, first_lists: pl.DataFrame
+) -> None:
+    events = interactions(shop.project, "shop")
+    lately = pl.col("TIMESTAMP") > pl.col("TIMESTAMP").max() - 90 * DAY
+    bought = events.filter(lately, pl.col("EVENT_TYPE") == "buy").select(
+        user_id="USER_ID", item_id="ITEM_ID"
+    )
+    again = first_lists.join(bought, on=["user_id", "item_id"], how="semi")
+    assert {*again["kind"]} == {"food"}
+
+
+def test_pins_take_their_rank_in_the_lists_of_those_whom_they_are_for(
+    shop: Shop, first_lists: pl.DataFrame
+) -> None:
+    pinned = first_lists.filter(reason="pinned")
+    of_austrians = pinned.filter(pl.col("rank") != 4)
+    assert {*of_austrians.select("item_id", "rank").iter_rows()} == {("77", 2)}
+    austrians = {user for user in PEOPLE if int(user) % 3 == 0} | {"new in AT"}
+    assert {*of_austrians["user_id"]} <= austrians
+    assert of_austrians.height > 10
+    newest = interactions(shop.project, "shop")["TIMESTAMP"].max()
+    assert isinstance(newest, int)
+    new = pinned.filter(rank=4)
+    since = new["since"].str.to_date().cast(pl.Datetime).dt.epoch("s")
+    assert new.height >= 60
+    assert (since > newest - 40 * DAY).all()
+
+
+def test_a_pin_of_what_is_blocked_is_named_by_a_check_that_warns(shop: Shop) -> None:
+    check = checks(shop.nights[0])["rules_suit_data"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "pin: 3 " in (check.description or "")
+
+
+def test_newcomers_get_what_is_popular_where_they_are_and_cost_nothing(shop: Shop) -> None:
+    allowed = {*shop.items.filter(pl.col("stock") > 0)["sku"]} - {"3"}
+    of_all = [item for item in shop.rank_popular() if item in allowed]
+    austrians = [user for user in PEOPLE if int(user) % 3 == 0]
+    of_austria = [item for item in shop.rank_popular(austrians) if item in allowed]
+    assert of_austria[:6] != of_all[:6]
+    first = shop.lists.filter(rank=1)
+    for user, items, reason in (
+        ("new in AT", of_austria, "popular in AT"),
+        ("new in XX", of_all, "popular"),
+        ("new", of_all, "popular"),
+    ):
+        (row,) = first.filter(user_id=user).iter_rows(named=True)
+        assert (row["item_id"], row["reason"]) == (items[0], reason)
+    client = open_personalize(shop.project)
+    (summary,) = client.list_batch_inference_jobs()["batchInferenceJobs"]
+    arn = summary["batchInferenceJobArn"]
+    job = client.describe_batch_inference_job(batchInferenceJobArn=arn)["batchInferenceJob"]
+    # This folder stands for the bucket.
+    source = job["jobInput"]["s3DataSource"]["path"].partition("/shop/")[2]
+    files = [*(shop.project.storage / "shop").glob(f"{source.rstrip('/')}*")]
+    files = [path for file in files for path in ([file] if file.is_file() else file.iterdir())]
+    lines = "".join(file.read_text() for file in files).splitlines()
+    assert {json.loads(line)["userId"] for line in lines} == {*PEOPLE}
+
+
+def test_the_reason_of_an_item_is_one_that_the_person_had(shop: Shop) -> None:
+    because = shop.lists.filter(reason="because").select("user_id", "reason_item")
+    assert because.height > 60
+    had = {*interactions(shop.project, "shop").select("USER_ID", "ITEM_ID").iter_rows()}
+    assert {*because.iter_rows()} <= had
+    others = shop.lists.filter(pl.col("reason") != "because")
+    assert others["reason_item"].null_count() == others.height
+
+
+def test_a_night_without_changes_makes_no_edition_and_no_job(shop: Shop) -> None:
+    before, jobs = read_file(shop.project), shop.count_jobs()
+    assert shop.run().success
+    assert read_file(shop.project) == before
+    assert shop.count_jobs() == jobs
+
+
+def read_file(project: Project) -> bytes:
+    folder = project.storage / "shop/curated/recommendations"
+    return (folder / "recommendations.parquet").read_bytes()
+
+
+def test_another_blocked_item_makes_new_lists_of_the_job_that_is_there(shop: Shop) -> None:
+    jobs = shop.count_jobs()
+    assert shop.lists.filter(item_id="77").height
+    shop.block("3", "77")
+    assert shop.run().success
+    assert shop.lists.filter(item_id="77").is_empty()
+    assert shop.lists.height == 63 * 6
+    assert shop.count_jobs() == jobs
+
+
+def test_other_columns_make_new_lists_of_the_job_that_is_there(shop: Shop) -> None:
+    jobs, before = shop.count_jobs(), shop.lists
+    shop.declare(columns=["link", "KIND"])
+    assert shop.run().success
+    names = ["user_id", "rank", "item_id"]
+    assert shop.lists.columns[:5] == [*names, "link", "kind"]
+    assert shop.lists.select(names).equals(before.select(names))
+    assert shop.count_jobs() == jobs
+
+
+def test_newcomers_can_be_left_out(shop: Shop) -> None:
+    shop.declare(newcomers="leave_out")
+    assert shop.run().success
+    assert {*shop.lists["user_id"]} == {*PEOPLE}
+
+
+def test_rules_that_empty_the_lists_publish_nothing_and_are_named(shop: Shop) -> None:
+    before = read_file(shop.project)
+    shop.declare(rules={"only": "ITEMS.STOCK > 100"})
+    result = shop.run()
+    assert not result.success
+    assert "only" in why(result)
+    assert read_file(shop.project) == before
+
+
+def test_without_rules_lists_are_the_models(shop: Shop) -> None:
+    shop.declare(rules={}, columns=None, newcomers="leave_out", exclude_seen=True)
+    result = shop.run()
+    assert result.success, why(result)
+    lists = shop.lists
+    assert lists.height == 60 * 6
+    assert lists["score"].null_count() == 0
+    had = interactions(shop.project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
+    assert lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()

@@ -1,0 +1,161 @@
+"""Several lists of one model: one training, the jobs that they need, and each list on its own.
+
+One shop, which changes its declaration night by night; the tests run in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+    declaration,
+    definitions,
+    module_project,
+    open_personalize,
+    write_ratings,
+)
+
+pytestmark = pytest.mark.slow
+
+USERS, CONSENTING = 60, 30
+LISTS: dict[str, Any] = {
+    "newsletter": {
+        "users": {"source": "customers.csv", "column": "customer", "filter": 'USERS.CONSENT = "y"'},
+        "num_results": 5,
+        "rules": {"max_per": {"COLOUR": 2}, "block": {"source": "blocked.csv"}},
+        "sinks": {"export": {"path": "mail.csv"}},
+    },
+    # Without its file of blocked items it fails.
+    "home": {"num_results": 8, "rules": {"block": {"source": "home.csv"}}},
+    "app": {"num_results": 4, "columns": ["COLOUR"], "rules": {"max_per": {"COLOUR": 1}}},
+}
+
+
+@dataclass
+class Shop:
+    """A shop whose items have one of four colours, and half of whose customers agree to mails."""
+
+    project: Project
+    instance: dg.DagsterInstance
+
+    def write_data(self) -> None:
+        root, colours = self.project.root, ["red", "green", "blue", "grey"]
+        write_ratings(root / "ratings.csv", users=USERS)
+        items = [f"{item},{colours[item % 4]}" for item in range(1, 81)]
+        (root / "items.csv").write_text("\n".join(["item,colour", *items]) + "\n")
+        customers = [f"{user},{'yn'[user % 2]}" for user in range(1, USERS + 1)]
+        (root / "customers.csv").write_text("\n".join(["customer,consent", *customers]) + "\n")
+        (root / "blocked.csv").write_text("item\n2\n")
+
+    def declare(self, lists: dict[str, Any]) -> None:
+        items = {"item": "item", "categories": {"COLOUR": "colour"}}
+        users = {"user": "customer", "categories": {"CONSENT": "consent"}}
+        self.project.declare(
+            declaration(
+                "shop",
+                "ratings.csv",
+                items={"source": "items.csv", "columns": items},
+                users={"source": "customers.csv", "columns": users},
+                solution={"recipe": "aws-user-personalization"},
+                lists=lists,
+            )
+        )
+
+    def run(self, job: str = "shop_refresh") -> set[str]:
+        """Run the job without reports, and return what failed."""
+        with definitions(self.project) as defs:
+            resolved = defs.resolve_job_def(job)
+            keys = resolved.asset_layer.selected_asset_keys
+            result = resolved.execute_in_process(
+                instance=self.instance,
+                asset_selection=[key for key in keys if key.path[-1] != "recommendation_report"],
+                raise_on_error=False,
+            )
+        return {event.step_key or "" for event in result.all_events if event.is_step_failure}
+
+    def read_list(self, name: str) -> pl.DataFrame:
+        folder = self.project.storage / f"shop/lists/{name}/curated/recommendations"
+        return pl.read_parquet(folder / "recommendations.parquet")
+
+    def count_jobs(self) -> tuple[int, int]:
+        """How many models were trained, and how many batch inference jobs there are."""
+        client = open_personalize(self.project)
+        versions = client.list_solution_versions()["solutionVersions"]
+        return len(versions), len(client.list_batch_inference_jobs()["batchInferenceJobs"])
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """The shop after a night in which the list `home` failed."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
+        shop.write_data()
+        shop.declare(LISTS)
+        assert shop.run() == {"shop__home__recommendations"}
+        yield shop
+
+
+def test_a_list_that_fails_stops_no_other(shop: Shop) -> None:
+    newsletter, app = shop.read_list("newsletter"), shop.read_list("app")
+    assert newsletter["user_id"].n_unique() == CONSENTING
+    assert all(int(user) % 2 == 0 for user in newsletter["user_id"])
+    assert app["user_id"].n_unique() == USERS
+    with pytest.raises(FileNotFoundError):
+        shop.read_list("home")
+
+
+def test_each_list_has_its_length_its_columns_its_rules_and_its_sinks(shop: Shop) -> None:
+    newsletter, app = shop.read_list("newsletter"), shop.read_list("app")
+    assert newsletter["rank"].max() == 5
+    assert newsletter.filter(item_id="2").is_empty()
+    assert "colour" not in newsletter.columns
+    assert app["rank"].max() == 4
+    assert (
+        app.group_by("user_id").agg(pl.col("colour").n_unique())["colour"].to_list() == [4] * USERS
+    )
+    assert (shop.project.root / "mail.csv").read_text().count("\n") == CONSENTING + 1
+
+
+def test_what_failed_goes_on_from_the_model_and_the_job_that_are_there(shop: Shop) -> None:
+    (shop.project.root / "home.csv").write_text("item\n4\n")
+    jobs = shop.count_jobs()
+    assert jobs[0] == 1
+    assert shop.run() == set()
+    # Lists for the same users share a job, whatever their rules, columns and lengths.
+    assert shop.count_jobs() == (1, 2)
+    home = shop.read_list("home")
+    assert home.height == USERS * 8
+    assert home.filter(item_id="4").is_empty()
+
+
+def test_a_change_of_one_list_changes_no_other(shop: Shop) -> None:
+    before = {name: shop.read_list(name) for name in LISTS}
+    changed = {**LISTS["newsletter"], "rules": {"max_per": {"COLOUR": 1}}}
+    shop.declare({**LISTS, "newsletter": changed})
+    assert shop.run() == set()
+    assert not shop.read_list("newsletter").equals(before["newsletter"])
+    for name in ("home", "app"):
+        assert shop.read_list(name).equals(before[name])
+    assert shop.count_jobs() == (1, 2)
+
+
+def test_a_list_is_refused_and_another_rolled_back_by_itself(shop: Shop) -> None:
+    before = {name: shop.read_list(name) for name in LISTS}
+    changed = {**LISTS["newsletter"], "rules": {"max_per": {"COLOUR": 1}}}
+    home = {**LISTS["home"], "gate": {"min_ndcg_at_25": 1}}
+    write_ratings(shop.project.root / "ratings.csv", users=USERS, seed=1)
+    # A list that is declared no more stays as it was published.
+    shop.declare({"newsletter": changed, "home": home})
+    assert shop.run() == {"shop__home__recommendations"}
+    assert shop.count_jobs()[0] == 2
+    assert not shop.read_list("newsletter").equals(before["newsletter"])
+    assert shop.run("shop__newsletter_rollback") == set()
+    for name in LISTS:
+        assert shop.read_list(name).equals(before[name])
