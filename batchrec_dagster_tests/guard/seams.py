@@ -349,11 +349,29 @@ class Store:
         self.storage.store.delete(self.storage.uri(key))
 
     @contextmanager
-    def lock(self, step: str, owner: str, wait_seconds: float = 300) -> Iterator[None]:
-        """Exclusive use of a step of the pipeline `shop`. Raises StorageError after the wait."""
-        folder = self.storage.uri(f"shop/leases/{step}/")
-        log = logging.getLogger("lock")
-        lease = Lease(self.storage.store, folder, owner, log, wait_seconds, poll_seconds=0.01)
+    def lock(
+        self,
+        step: str,
+        owner: str,
+        *,
+        wait_seconds: float = 300,
+        renew_seconds: float = 15,
+        expires_seconds: float = 60,
+    ) -> Iterator[None]:
+        """Exclusive use of a step of the pipeline `shop`. Raises StorageError after the wait.
+
+        expires_seconds: after how long without a renewal another process counts as dead.
+        """
+        lease = Lease(
+            store=self.storage.store,
+            folder=self.storage.uri(f"shop/leases/{step}/"),
+            owner=owner,
+            log=logging.getLogger("lock"),
+            deadline_seconds=wait_seconds,
+            renew_seconds=renew_seconds,
+            expires_seconds=expires_seconds,
+            poll_seconds=0.01,
+        )
         with lease.hold():
             yield
 

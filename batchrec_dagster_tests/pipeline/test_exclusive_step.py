@@ -16,16 +16,8 @@ from batchrec_dagster.pipeline.run_step import (
     materialization_with_checks,
 )
 from batchrec_dagster.steps.checks import CheckResult
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.published_table import PublishedTable
 from batchrec_dagster_tests.guard.builders import (
-    Project,
     declaration,
-    metadata,
-    refresh,
-    table,
-    why,
-    write_ratings,
 )
 
 pytestmark = pytest.mark.slow
@@ -96,28 +88,3 @@ def test_the_lease_is_given_up_however_the_step_ends(
         assert shelf.lease_files == []
     # A check that fails is told of, though the step raises.
     assert len(result.get_asset_check_evaluations()) == (ends in ("well", "fails a check"))
-
-
-def test_the_run_after_a_publication_that_failed_does_not_wait_for_it(
-    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    leases, files_during_step = project.storage / "shop" / "leases", []
-    publish = PublishedTable.publish
-
-    def full(*_: Any) -> None:
-        files_during_step.extend(files(leases))
-        raise StorageError("cannot write the lists: there is no room")
-
-    monkeypatch.setattr(PublishedTable, "publish", full)
-    failed_run = refresh(project, "shop", instance)
-    assert why(failed_run) == "cannot write the lists: there is no room"
-    # Lists are published while nobody else can be at work on them.
-    assert [path.parent.name for path in files_during_step] == ["recommendations"]
-    assert files(leases) == []
-
-    monkeypatch.setattr(PublishedTable, "publish", publish)
-    next_run = refresh(project, "shop", instance)
-    assert metadata(next_run, "recommendations")["edition"] == 1
-    assert table(project, "shop").height
-    assert not failed_run.success
