@@ -24,8 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
 
 import polars as pl
+from click import UsageError
 from pydantic import ValidationError
 
+from batchrec_dagster.cli.recognise_ratings import recognise_ratings
+from batchrec_dagster.cli.recognised_source import ReadingOptions
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.declaration_errors import DeclarationError
@@ -263,6 +266,20 @@ def prepare(
         warnings,
         result.erased_users,
     )
+
+
+def recognise(folder: Path, source: str, columns: Mapping[str, str | int]) -> dict[str, Any]:
+    """The block `ratings` that `batchrec new` writes for a file. Raises UserError.
+
+    columns: those that its options give.
+    """
+    options = ReadingOptions(skip=True, whole=False)
+    files = [DecodedFile(folder / source, source)]
+    with _user_errors():
+        try:
+            return dict(recognise_ratings(source, files, columns, options).settings)
+        except UsageError as error:
+            raise UserError(error.message) from error
 
 
 def prepare_items(folder: Path, items: Mapping[str, Any]) -> Attributes:

@@ -11,11 +11,7 @@ import pytest
 
 from batchrec_dagster.deployment.io_managers import UsersCsvIOManager
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
-from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -39,7 +35,6 @@ COLUMNS = {
     "categories": {"COUNTRY": "country", "CONSENT": "newsletter"},
     "numbers": {"AGE": "age"},
 }
-LAYOUT = UsersLayout(",", "customer", {"COUNTRY": "country"}, {"AGE": "age"})
 PREPARED = ("raw_ratings", "interactions", "raw_users", "users", "batch_users")
 
 
@@ -256,40 +251,6 @@ def test_an_asset_of_ones_own_gets_the_users_with_numbers_and_ids_as_text(tmp_pa
     received = pass_downstream(tmp_path, UsersCsvIOManager, rows, pl.DataFrame)
     assert isinstance(received, pl.DataFrame)
     assert received.equals(rows)
-
-
-@pytest.mark.parametrize(
-    ("row", "problem"),
-    [
-        (",AT,20,yes", "no user"),
-        ("1,AT,20,yes", "the user stands in an earlier row"),
-        ("51,AT,young,yes", "AGE is not a number"),
-        ('51,AT,"20,5",yes', 'AGE is not a number (users.decimal: ",")'),
-        (f"51,{'A' * 1001},20,yes", "COUNTRY has a value longer than 1000 characters"),
-    ],
-)
-def test_a_bad_row_is_named_with_its_line(tmp_path: Path, row: str, problem: str) -> None:
-    path = write_users(tmp_path / "users.csv", row)
-    parsed = parse_user_attributes(RawFile(path, "users.csv"), LAYOUT)
-    assert (parsed.rows, parsed.good.height) == (51, 50)
-    (example,) = parsed.bad.examples
-    assert example == f"users.csv, line 52: {problem}"
-
-
-def test_a_bad_row_of_somebody_who_was_erased_is_not_shown(tmp_path: Path) -> None:
-    path = write_users(tmp_path / "users.csv", "gone,AT,bad,yes", "gone,AT,1,yes", " ,AT,gone,no")
-    suppressed = SuppressedUsers().add(["gone"])
-    parsed = parse_user_attributes(RawFile(path, "users.csv"), LAYOUT, suppressed)
-    assert (parsed.rows, parsed.erased.to_list(), parsed.erased_rows) == (51, ["gone"], 2)
-    assert "gone" not in str(parsed.bad)
-    assert "gone" not in parsed.good["USER_ID"]
-
-
-def test_a_missing_column_is_named_by_its_setting(tmp_path: Path) -> None:
-    path = write_users(tmp_path / "users.csv")
-    layout = UsersLayout(",", "customer", {"COUNTRY": "land"})
-    with pytest.raises(PreparationError, match=r"users.csv has no column 'land' \(users.columns"):
-        parse_user_attributes(RawFile(path, "users.csv"), layout)
 
 
 @pytest.mark.slow

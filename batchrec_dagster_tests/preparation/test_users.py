@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import polars as pl
@@ -44,49 +43,6 @@ def test_users_are_distinct_and_in_the_order_of_their_bytes(
                     list_distinct_users(frame, since, file_bytes).get_column("userId").to_list()
                 )
                 assert user_ids == sorted(expected_ids, key=str.encode)
-
-
-@pytest.mark.parametrize(
-    ("content", "column"),
-    [
-        (b"id\n007\nb\n007\n", None),
-        (b"name,user_id\nx,b\ny,007\n", None),
-        (b"name;user_id\nx;b\ny;007\n", None),
-        (b"name;who\nx;b\ny;007\n", "who"),
-        (b"x,b\ny,007\n", 2),
-        (b'{"userId": "b"}\n{"userId": "007"}\n', None),
-        (gzip.compress(b"user\r\nb\r\n\r\n007\r\n", mtime=0), None),
-    ],
-)
-def test_a_list_of_users_is_read_from_any_file(
-    tmp_path: Path, content: bytes, column: str | int | None
-) -> None:
-    assert list_users(tmp_path, content, column=column) == ["007", "b"]
-
-
-def test_a_list_may_be_parquet_and_have_many_files(tmp_path: Path) -> None:
-    pl.DataFrame({"customer_id": [12, 7]}).write_parquet(tmp_path / "made")
-    content = (tmp_path / "made").read_bytes()
-    assert list_users(tmp_path, content, b"", b"user\nb\n") == ["12", "7", "b"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "1.list is empty"),
-        (b"a,b\n1,2\n", "user column. Found: a, b. Set batch_users.column"),
-        (b"user\nx\n" + b"y" * 300 + b"\n", "1.list, line 3: there is no user id of 1 to 256"),
-        (b"user,name\nx,a\n,b\n", "1.list, line 3: there is no user id"),
-        (b'{"user": 1}\n{"user": [1]}\n', "1.list, line 2: there is no user id"),
-        (b"user\nx\nNULL\n", "1.list, line 3: there is no user id"),
-        (b'user\n"x\n', "1.list cannot be read: "),
-    ],
-)
-def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, content: bytes, message: str) -> None:
-    with pytest.raises(PreparationError) as error:
-        list_users(tmp_path, content)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_more_users_than_a_job_takes_are_refused() -> None:

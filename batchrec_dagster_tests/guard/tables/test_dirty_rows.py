@@ -9,9 +9,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import write_source
+from batchrec_dagster_tests.guard.repeats import repeats
 
 COLUMNS = {"user": "user", "item": "item", "rating": "rating", "timestamp": "time"}
 POSITIONS = {"user": 1, "item": 2, "timestamp": 3}
@@ -294,3 +297,20 @@ def test_a_nul_or_half_a_character_does_not_end_a_message(tmp_path: Path) -> Non
     content = HEADER.encode() + b"1,10,5,1500000000,A\n1,\xff,5,1500000000,A\n"
     message = read_refusal(tmp_path, [content], encoding="utf-8")
     assert message.startswith("1.csv, line 3: an id that is not UTF-8 text")
+
+
+@settings(deadline=None, max_examples=repeats(200, 30))
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    content = (HEADER + GOOD + text).encode("utf-8", "surrogatepass")
+    try:
+        interactions = read(tmp_path_factory.mktemp("any"), [content])
+    except seams.UserError as error:
+        assert "\n" not in str(error)  # noqa: PT017 (either outcome is fine, so is each text)
+    else:
+        assert interactions.rows[0] == KEPT
+        assert interactions.rows_read == len(interactions.rows) + sum(
+            interactions.left_out.values()
+        )

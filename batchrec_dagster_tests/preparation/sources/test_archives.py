@@ -4,10 +4,9 @@ import zipfile
 
 import pytest
 
-from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.servers.web import Page, Web
-from batchrec_dagster_tests.preparation.own_data import prepare_interactions
 from batchrec_dagster_tests.preparation.sources.support import (
     ARCHIVE,
     CONTENT,
@@ -80,11 +79,11 @@ def test_archives_in_a_folder_are_read_too(place: Place) -> None:
     folder.mkdir()
     members = {"1.csv": b"user,item,time\n1,2,1500000000\n"}
     (folder / "1.zip").write_bytes(zip_members(members))
-    lines, _ = prepare_interactions(place.base, {"ratings": {"source": "data/*.zip"}})
-    assert lines == ["1,2,1500000000,rating"]
+    blocks = {"ratings": {"source": "data/*.zip"}}
+    assert seams.prepare(place.base, blocks).rows == [("1", "2", 1_500_000_000)]
     (folder / "1.zip").write_bytes(zip_members({**members, "2.csv": b""}))
-    with pytest.raises(PreparationError, match=r"1.zip: it has 1.csv, 2.csv: add !/"):
-        prepare_interactions(place.base, {"ratings": {"source": "data/*.zip"}})
+    with pytest.raises(seams.UserError, match=r"1.zip: it has 1.csv, 2.csv: add !/"):
+        seams.prepare(place.base, blocks)
 
 
 def test_an_archive_that_is_none_is_refused(place: Place) -> None:
