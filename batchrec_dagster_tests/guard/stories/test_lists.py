@@ -311,3 +311,18 @@ def test_without_rules_lists_are_the_models(shop: Shop) -> None:
     assert lists["score"].null_count() == 0
     had = interactions(shop.project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
     assert lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()
+
+
+def test_a_filter_of_ones_own_is_applied_by_personalize_with_exclude_seen(shop: Shop) -> None:
+    shop.declare(
+        rules={},
+        columns=["KIND"],
+        newcomers="leave_out",
+        exclude_seen=True,
+        filter='INCLUDE ItemID WHERE Items.KIND IN ("food", "books")',
+    )
+    result = shop.run()
+    assert result.success, why(result)
+    assert {*shop.lists["kind"]} == {"food", "books"}
+    had = interactions(shop.project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
+    assert shop.lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()

@@ -1,0 +1,125 @@
+"""Similar items: what goes with each item, counted by batchrec or found by a recipe, as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+    checks,
+    declaration,
+    definitions,
+    module_project,
+    open_personalize,
+    refresh,
+    why,
+)
+from batchrec_dagster_tests.guard.first_run import RATINGS, FirstRun
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Shop:
+    """A pipeline that has run once without similar items."""
+
+    project: Project
+    instance: dg.DagsterInstance
+
+    def run(self, assets: Sequence[str] = (), **settings: Any) -> dg.ExecuteInProcessResult:
+        self.project.declare(declaration("shop", RATINGS, similar_items=settings))
+        assets = [*assets, "similar_items"]
+        return refresh(self.project, "shop", self.instance, assets=assets)
+
+    @property
+    def lists(self) -> pl.DataFrame:
+        folder = self.project.storage / "shop/lists/similar_items/curated/similar_items"
+        return pl.read_parquet(folder / "similar_items.parquet")
+
+    def count_jobs(self) -> int:
+        return len(open_personalize(self.project).list_batch_inference_jobs()["batchInferenceJobs"])
+
+
+@pytest.fixture(scope="module")
+def counted(
+    tmp_path_factory: pytest.TempPathFactory, first_run: FirstRun
+) -> Iterator[tuple[Shop, pl.DataFrame]]:
+    """A shop that has counted what was bought together, and its table."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
+        first_run.copy_to(shop.project, instance)
+        result = shop.run(within_days=30, num_results=4)
+        assert result.success, why(result)
+        yield shop, shop.lists
+
+
+def test_each_item_has_what_the_same_people_had(counted: tuple[Shop, pl.DataFrame]) -> None:
+    shop, lists = counted
+    assert lists.columns == ["item_id", "rank", "similar_item_id", "score"]
+    assert lists["item_id"].n_unique() == 80
+    assert lists["rank"].max() == 4
+    assert lists.filter(pl.col("item_id") == pl.col("similar_item_id")).is_empty()
+    # People of one taste have the items of one half.
+    half = pl.col("item_id").cast(int) % 2 == pl.col("similar_item_id").cast(int) % 2
+    assert lists.select(half).to_series().all()
+    # Nothing was paid for.
+    assert shop.count_jobs() == 1
+
+
+def test_they_are_kept_shown_and_rolled_back_as_other_lists(
+    counted: tuple[Shop, pl.DataFrame],
+) -> None:
+    shop, first = counted
+    environment = {"BATCHREC_HOME": str(shop.project.root / ".batchrec")}
+    shown = CliRunner().invoke(main, ["show", "--item", "7", "--json"], env=environment)
+    assert shown.exit_code == 0, shown.output
+    for item in first.filter(item_id="7")["similar_item_id"]:
+        assert f'"{item}"' in shown.output
+    assert shop.run(within_days=30, num_results=2).success
+    assert shop.lists["rank"].max() == 2
+    with definitions(shop.project) as defs:
+        job = defs.resolve_job_def("shop__similar_items_rollback")
+        assert job.execute_in_process(instance=shop.instance).success
+    assert shop.lists.equals(first)
+
+
+def test_a_recipe_finds_them_for_the_items_of_a_file_without_what_is_blocked(
+    project: Project, instance: dg.DagsterInstance, first_run: FirstRun
+) -> None:
+    first_run.copy_to(project, instance)
+    (project.root / "pages.csv").write_text("movieId\n1\n2\n3\n99\n")
+    (project.root / "blocked.csv").write_text("item\n1\n")
+    shop = Shop(project, instance)
+    result = shop.run(
+        ["similar_items_solution_version", "similar_items_export"],
+        num_results=5,
+        items={"source": "pages.csv"},
+        rules={"block": {"source": "blocked.csv"}},
+        sinks={"export": {"format": "jsonl"}},
+    )
+    assert result.success, why(result)
+    lists = shop.lists
+    assert {*lists["item_id"]} == {"1", "2", "3", "99"}
+    assert lists.height == 4 * 5
+    assert lists.filter(similar_item_id="1").is_empty()
+    known = checks(result)["requested_items_known"]
+    assert (known.passed, known.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "'99'" in (known.description or "")
+    exports = project.storage / "shop/lists/similar_items/curated/exports"
+    line = json.loads((exports / "similar_items.jsonl").read_text().splitlines()[0])
+    similar = [row["similar_item_id"] for row in line["items"]]
+    assert (
+        similar == lists.filter(item_id=line["item_id"]).sort("rank")["similar_item_id"].to_list()
+    )
+    # The lists of users have their job, and these have theirs, in the same dataset group.
+    assert shop.count_jobs() == 2
+    assert len(open_personalize(project).list_dataset_groups()["datasetGroups"]) == 1
