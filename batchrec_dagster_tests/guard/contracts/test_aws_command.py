@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.guard.servers.forked_aws import forked_aws
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "docs" / "walkthrough.sh"
-PAGE = ROOT / "docs" / "local-personalize.md"
+SCRIPT = REPOSITORY / "docs" / "walkthrough.sh"
+PAGE = REPOSITORY / "docs" / "local-personalize.md"
 USERS, FILMS = 100, 5
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+import botocore.session
 from botocore import xform_name
+from botocore.model import StructureShape
 
-from batchrec_dagster.local_personalize.api.validation import find_input_shape, load_service_model
-from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
@@ -18,38 +18,40 @@ from batchrec_dagster_tests.guard.servers.personalize import (
     encode_csv,
     encode_user_lines,
     poll_until_deadline,
+    write_interactions_schema,
+    write_schema,
 )
+
+MODEL = botocore.session.get_session().get_service_model("personalize")
+# The kinds of resources that batch recommendations need.
+KINDS = (
+    *("DatasetGroup", "Schema", "Dataset", "DatasetImportJob", "Solution", "SolutionVersion"),
+    *("Filter", "BatchInferenceJob", "BatchSegmentJob", "DataDeletionJob", "Recipe"),
+)
+OPERATIONS = {
+    f"{verb}{kind}{'s' if verb == 'List' else ''}"
+    for verb in ("Create", "Describe", "List", "Delete")
+    for kind in KINDS
+} & set(MODEL.operation_names) | {
+    *("GetSolutionMetrics", "ListTagsForResource", "TagResource", "UntagResource"),
+}
+EMPTY_LISTS = {name for name in MODEL.operation_names if name.startswith("List")} - OPERATIONS
 
 TAGS = [{"tagKey": "team", "tagValue": "films"}]
 SOLUTION_CONFIG = {
     "eventValueThreshold": "0.5",
     "algorithmHyperParameters": {"hidden_dimension": "32"},
     "featureTransformationParameters": {"max_user_history_length_percentile": "0.9"},
-    "hpoConfig": {
-        "hpoObjective": {"type": "max", "metricName": "precision_at_25"},
-        "hpoResourceConfig": {"maxNumberOfTrainingJobs": "1", "maxParallelTrainingJobs": "1"},
-    },
     "trainingDataConfig": {"excludedDatasetColumns": {}},
-    "autoTrainingConfig": {"schedulingExpression": "rate(7 days)"},
 }
-SCHEMA = json.dumps(
-    json.loads(build_interactions_schema(event_type=True))
-    | {
-        "fields": [
-            *json.loads(build_interactions_schema(event_type=True))["fields"],
-            {"name": "EVENT_VALUE", "type": ["float", "null"]},
-        ]
-    }
-)
-ITEMS = {
-    "type": "record",
-    "name": "Items",
-    "namespace": "com.amazonaws.personalize.schema",
-    "fields": [{"name": "ITEM_ID", "type": "string"}, {"name": "GENRES", "type": "string"}],
-    "version": "1.0",
-}
+SCHEMA = write_interactions_schema({"name": "EVENT_VALUE", "type": ["float", "null"]})
 # The last two are of data deletion jobs.
-BUSY = {"CREATE PENDING", "CREATE IN_PROGRESS", "CREATE STOPPING", "PENDING", "IN_PROGRESS"}
+BUSY = {"CREATE PENDING", "CREATE IN_PROGRESS", "PENDING", "IN_PROGRESS"}
+
+
+def find_input(operation: str) -> StructureShape:
+    """The shape of an operation's input."""
+    return MODEL.operation_model(operation).input_shape
 
 
 class Exchange(NamedTuple):
@@ -105,7 +107,7 @@ class Walk:
 
 
 def _build_arn_member(kind: str) -> str:
-    return next(iter(find_input_shape(f"Describe{kind}").members))
+    return next(iter(find_input(f"Describe{kind}").members))
 
 
 def walk_through(personalize: StartedPersonalize, client: Any) -> Walk:
@@ -123,7 +125,7 @@ def walk_through(personalize: StartedPersonalize, client: Any) -> Walk:
     _run_batch_jobs(walk, group, version)
     _ask_every_list(walk, group, version)
     _change_tags(walk, group)
-    _fail_and_stop(walk, group)
+    _fail(walk, group)
     _delete(walk)
     return walk
 
@@ -158,10 +160,8 @@ def _train(walk: Walk, group: str) -> str:
         performHPO=False,
         performAutoML=False,
         performAutoTraining=False,
-        performIncrementalUpdate=False,
         recipeArn=RECIPE + "aws-user-personalization",
         datasetGroupArn=group,
-        eventType="watch",
         solutionConfig=SOLUTION_CONFIG,
         tags=TAGS,
     )
@@ -246,11 +246,11 @@ def _ask_every_list(walk: Walk, group: str, version: str) -> None:
         "solutionArn": solution,
         "solutionVersionArn": version,
     }
-    for operation in sorted(load_service_model().operation_names):
+    for operation in sorted(MODEL.operation_names):
         if not operation.startswith("List") or operation == "ListTagsForResource":
             continue
         walk.ask(operation)
-        for member in parents.keys() & find_input_shape(operation).members.keys():
+        for member in parents.keys() & find_input(operation).members.keys():
             walk.ask(operation, **{member: parents[member]})
         if "nextToken" in walk.ask(operation, maxResults=1):
             walk.ask(
@@ -265,13 +265,17 @@ def _change_tags(walk: Walk, group: str) -> None:
     walk.ask("TagResource", resourceArn=group, tags=[{"tagKey": "more", "tagValue": ""}])
     walk.ask("ListTagsForResource", resourceArn=group)
     walk.ask("UntagResource", resourceArn=group, tagKeys=["more"])
-    schema = walk.create("Schema", name="items", schema=json.dumps(ITEMS))
+    schema = walk.create(
+        "Schema",
+        name="items",
+        schema=write_schema("Items", {"name": "ITEM_ID"}, {"name": "GENRES"}),
+    )
     walk.create(
         "Dataset", name="items", schemaArn=schema, datasetGroupArn=group, datasetType="ITEMS"
     )
 
 
-def _fail_and_stop(walk: Walk, group: str) -> None:
+def _fail(walk: Walk, group: str) -> None:
     dataset = group.replace("dataset-group", "dataset") + "/INTERACTIONS"
     walk.create(
         "DatasetImportJob",
@@ -282,17 +286,6 @@ def _fail_and_stop(walk: Walk, group: str) -> None:
         roleArn=walk.personalize.role_arn,
     )
     walk.ask("ListDatasetImportJobs")
-    solution = group.replace("dataset-group", "solution")
-    arns = [
-        walk.ask("CreateSolutionVersion", solutionArn=solution)["solutionVersionArn"]
-        for _ in range(3)
-    ]
-    # The last version waits for the others, so that it can be stopped.
-    walk.ask("StopSolutionVersionCreation", solutionVersionArn=arns[-1])
-    for arn in arns:
-        walk.wait_until_settled(arn)
-        walk.ask("DescribeSolutionVersion", solutionVersionArn=arn)
-    walk.ask("DescribeSolution", solutionArn=solution)
 
 
 def _delete(walk: Walk) -> None:

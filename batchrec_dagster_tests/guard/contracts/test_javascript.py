@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.testing import StartedPersonalize
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.guard.servers.personalize import (
     build_taste_rows,
     encode_csv,
@@ -19,7 +20,8 @@ from batchrec_dagster_tests.guard.servers.personalize import (
 
 pytestmark = pytest.mark.slow
 
-FOLDER = Path(__file__).parent / "javascript"
+# Its packages are installed there, once for each clone.
+FOLDER = REPOSITORY / "batchrec_dagster_tests/local_personalize/javascript"
 USERS = ["u1", "u2", "u3"]
 
 
