@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
 
+import numpy as np
 import polars as pl
 from click import UsageError
 from pydantic import ValidationError
@@ -41,6 +42,7 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.explanations.list_reasons import ListReasons
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.outcomes import arms
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import NDCG, Evidence, MetricEstimate
@@ -1252,3 +1254,49 @@ def judge(facts: JudgedFacts) -> Literal["good", "watch", "refuse"]:
         )
     )
     return "refuse" if verdict.judgement == "bad" else verdict.judgement
+
+
+# --- Personalize ---
+
+
+def mask_items(
+    expression: str,
+    data: Mapping[str, pl.DataFrame],
+    item_ids: Sequence[str],
+    user_ids: Sequence[str],
+    latest: int = 100,
+) -> list[list[bool]]:
+    """Whether a filter lets each item into each user's list.
+
+    data: the datasets of the group, by INTERACTIONS, ITEMS and USERS.
+    item_ids: the items that the model knows.
+    latest: how many of a user's latest interactions, of each event type, the filter considers.
+    """
+    job_filter = JobFilter(expression, _reader(data), item_ids, latest)
+    scores = np.zeros((len(user_ids), len(item_ids)), dtype=np.float32)
+    job_filter.exclude_for_users(user_ids)(slice(0, len(user_ids)), scores)
+    allowed: list[list[bool]] = (scores == 0).tolist()
+    return allowed
+
+
+def mask_similar_items(
+    expression: str, data: Mapping[str, pl.DataFrame], item_ids: Sequence[str]
+) -> list[bool]:
+    """Whether a filter lets each item into a list for an item, which no user asks for."""
+    scores = np.zeros((1, len(item_ids)), dtype=np.float32)
+    job_filter = JobFilter(expression, _reader(data), item_ids)
+    job_filter.exclude_for_items(1)(slice(0, 1), scores)
+    allowed: list[bool] = (scores[0] == 0).tolist()
+    return allowed
+
+
+def mask_users(
+    expression: str, data: Mapping[str, pl.DataFrame], user_ids: Sequence[str]
+) -> list[bool]:
+    """Whether a filter lets each user into a segment."""
+    allowed: list[bool] = JobFilter(expression, _reader(data), []).mask_users(user_ids).tolist()
+    return allowed
+
+
+def _reader(data: Mapping[str, pl.DataFrame]) -> Callable[[str, Sequence[str]], pl.DataFrame]:
+    return lambda dataset_type, columns: data[dataset_type].select(columns)

@@ -1,23 +1,20 @@
-"""Every constraint that botocore's model puts on a batch operation's input, broken and just kept.
+"""The local Personalize refuses what Amazon's would, by the constraints of botocore's model.
 
-The cases are walked out of the model itself: a constraint that a later botocore adds is tested too.
+Each constraint on a batch operation's input is broken, and just kept. The cases are walked out of
+the model, so that a constraint that a later botocore adds is tested too.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
-from batchrec_dagster.local_personalize.api.validation import find_input_shape
-from batchrec_dagster.local_personalize.operations.registry import OPERATIONS
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.guard.contracts.personalize_walk import OPERATIONS, find_input
+from batchrec_dagster_tests.guard.servers.personalize import Local
 
 # For each pattern of the model: the start of a text that fits, and what makes it longer.
 FITTING = {
@@ -182,34 +179,33 @@ def _list_maps(shape: MapShape, maximum: int | None) -> Iterator[tuple[Any, str,
 
 
 def _list_cases(operation: str) -> Iterator[Case]:
-    for params, path, constraint in _list_structures(find_input_shape(operation)):
+    for params, path, constraint in _list_structures(find_input(operation)):
         yield Case(copy.deepcopy(params), path if constraint else None, constraint)
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> LocalPersonalize:
-    home: Path = tmp_path_factory.mktemp("home")
-    return LocalPersonalize(home, ObjectStore())
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Local:
+    """A Personalize without any resources but those that the cases make."""
+    return Local(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
-def test_each_constraint_of_the_model_is_kept(service: LocalPersonalize, operation: str) -> None:
+def test_each_constraint_of_the_model_is_kept(empty: Local, operation: str) -> None:
     refused_count = accepted_count = 0
     for case in _list_cases(operation):
-        body = json.dumps(case.params).encode()
-        status, reply_body, _ = answer(service.call, f"AmazonPersonalize.{operation}", body)
-        reply = json.loads(reply_body)
+        reply = empty.send(operation, case.params)
+        message = reply.content.get("message", "")
         if case.member is None:
             accepted_count += 1
             # It may be refused for a rule beyond the model, but with another message.
-            assert "validation error" not in reply.get("message", ""), (case, reply)
-            assert status in (200, 400)
+            assert "failed to satisfy constraint" not in message, (case, message)
+            assert reply.status in (200, 400)
         else:
             refused_count += 1
-            assert status == 400, (case, reply)
-            assert reply["__type"] == "InvalidInputException", (case, reply)
-            assert f"at '{case.member}' failed to satisfy constraint: " in reply["message"], case
-            assert case.constraint in reply["message"], (case, reply)
+            assert reply.status == 400, (case, message)
+            assert reply.content["__type"] == "InvalidInputException", (case, message)
+            assert f"'{case.member}'" in message, case
+            assert case.constraint in message, (case, message)
     assert refused_count >= 3
     assert accepted_count >= 2
 
@@ -228,9 +224,7 @@ def test_every_pattern_of_the_model_is_walked() -> None:
             yield from collect_patterns(shape.value)
 
     model_patterns = {
-        pattern
-        for operation in OPERATIONS
-        for pattern in collect_patterns(find_input_shape(operation))
+        pattern for operation in OPERATIONS for pattern in collect_patterns(find_input(operation))
     }
     assert model_patterns == set(UNFITTING)
     assert model_patterns | {None} == set(FITTING)

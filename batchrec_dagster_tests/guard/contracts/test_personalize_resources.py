@@ -1,19 +1,31 @@
-"""What there is in an account: names, pages, tags, and what is in use."""
+"""What there is in an account of the local Personalize, and what it refuses, as Amazon's does.
+
+Names, pages, tags, what is in use, and requests that nobody should send.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from batchrec_dagster.local_personalize.jobs.worker import Worker
-from batchrec_dagster.local_personalize.recipes import RECIPES
-from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     Local,
     build_taste_rows,
     encode_user_lines,
+    write_interactions_schema,
+    write_schema,
 )
 
+RECIPE_TYPES = {
+    "aws-user-personalization": "USER_PERSONALIZATION",
+    "aws-user-personalization-v2": "USER_PERSONALIZATION",
+    "aws-sims": "RELATED_ITEMS",
+    "aws-similar-items": "RELATED_ITEMS",
+    "aws-item-affinity": "USER_SEGMENTATION",
+    "aws-item-attribute-affinity": "USER_SEGMENTATION",
+}
 GROUP = "arn:aws:personalize:us-east-1:000000000000:dataset-group/films"
 
 
@@ -74,7 +86,7 @@ def test_lists_come_in_pages(local: Local) -> None:
     client = local.client
     names = [f"schema-{number}" for number in range(7)]
     for name in names:
-        client.create_schema(name=name, schema=build_interactions_schema(event_type=False))
+        client.create_schema(name=name, schema=write_interactions_schema(event_type=False))
     pages = list(client.get_paginator("list_schemas").paginate(PaginationConfig={"PageSize": 3}))
     assert [[schema["name"] for schema in page["schemas"]] for page in pages] == [
         names[:3],
@@ -90,7 +102,8 @@ def test_lists_come_in_pages(local: Local) -> None:
         for page in client.get_paginator("list_recipes").paginate(PaginationConfig={"PageSize": 1})
         for recipe in page["recipes"]
     ]
-    assert recipes == [recipe.name for recipe in RECIPES.values()]
+    assert set(recipes) == set(RECIPE_TYPES)
+    assert len(recipes) == len(RECIPE_TYPES)
 
 
 @pytest.mark.parametrize("token", ["x", "WzFd", "e30=", "bnVsbA=="])
@@ -168,7 +181,6 @@ def test_a_resource_in_use_cannot_be_deleted(local: Local) -> None:
     client.delete_solution(solutionArn=solution)
     local.wait_until_gone(solution)
     local.wait_until_gone(version)
-    assert not list((local.root / "home" / "models").iterdir())
     with pytest.raises(in_use_error, match="still has datasets"):
         client.delete_dataset_group(datasetGroupArn=group)
     with pytest.raises(in_use_error, match=f"still has filters.*{filter_arn}"):
@@ -177,34 +189,10 @@ def test_a_resource_in_use_cannot_be_deleted(local: Local) -> None:
     local.wait_until_gone(filter_arn)
     client.delete_dataset(datasetArn=dataset)
     local.wait_until_gone(dataset)
-    assert not list((local.root / "home" / "datasets").iterdir())
     client.delete_dataset_group(datasetGroupArn=group)
     local.wait_until_gone(group)
     client.delete_schema(schemaArn=schema)
     local.wait_until_gone(schema)
-
-
-def test_a_resource_that_is_not_active_cannot_be_used(
-    local: Local, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_use_error = local.client.exceptions.ResourceInUseException
-    schema = local.client.create_schema(
-        name="films", schema=build_interactions_schema(event_type=False)
-    )["schemaArn"]
-    with monkeypatch.context() as paused_work:
-        paused_work.setattr(Worker, "wake", lambda worker: None)  # nobody does the work
-        group = local.client.create_dataset_group(name="films")["datasetGroupArn"]
-        assert local.describe(group)["status"] == "CREATE PENDING"
-        with pytest.raises(in_use_error, match="CREATE PENDING"):
-            local.client.create_dataset(
-                name="films", schemaArn=schema, datasetGroupArn=group, datasetType="Interactions"
-            )
-        with pytest.raises(in_use_error, match="CREATE PENDING"):
-            local.create_solution(group)
-        with pytest.raises(in_use_error, match="CREATE PENDING"):
-            local.client.delete_dataset_group(datasetGroupArn=group)
-    local.wait_until_active(group)
-    local.create_solution(group)
 
 
 def test_the_region_and_its_resources_are_the_clients(local: Local) -> None:
@@ -231,3 +219,84 @@ def test_times_are_times(local: Local) -> None:
     ]
     assert description["creationDateTime"] <= description["lastUpdatedDateTime"]
     assert description["creationDateTime"].tzinfo is not None
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b'{"name": NaN}', b"[]", b"[" * 5000])
+def test_a_body_that_is_no_json_object(local: Local, body: bytes) -> None:
+    reply = local.send("CreateDatasetGroup", body)
+    assert (reply.status, reply.content["__type"]) == (400, "SerializationException")
+
+
+def test_unknown_members_are_ignored(local: Local) -> None:
+    reply = local.send("CreateDatasetGroup", {"name": "films", "colour": "red"})
+    assert (reply.status, reply.content) == (200, {"datasetGroupArn": GROUP})
+
+
+@pytest.mark.parametrize(
+    ("target", "operation"), [("AmazonPersonalize.", "Recommend"), ("Other.", "ListSchemas")]
+)
+def test_unknown_operations(local: Local, target: str, operation: str) -> None:
+    reply = local.send(operation, {}, target)
+    assert (reply.status, reply.content["__type"]) == (400, "UnknownOperationException")
+
+
+def test_all_recipes_with_batch_jobs_are_listed_and_described(local: Local) -> None:
+    recipes = local.client.list_recipes()["recipes"]
+    assert {recipe["name"] for recipe in recipes} == RECIPE_TYPES.keys()
+    for summary in recipes:
+        description = local.client.describe_recipe(recipeArn=summary["recipeArn"])["recipe"]
+        assert description["recipeType"] == RECIPE_TYPES[summary["name"]]
+        assert description["recipeArn"] == RECIPE + summary["name"]
+        assert description["description"]
+        assert description.items() >= summary.items()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error"),
+    [
+        ("aws-trending-now", "InvalidInputException"),
+        ("aws-next-best-action", "InvalidInputException"),
+        ("aws-semantic-similarity", "InvalidInputException"),
+        ("aws-hrnn", "ResourceNotFoundException"),
+        ("aws-magic", "ResourceNotFoundException"),
+    ],
+)
+def test_other_recipes_are_refused_by_name(local: Local, recipe: str, error: str) -> None:
+    with pytest.raises(getattr(local.client.exceptions, error), match=recipe):
+        local.create_solution(local.create_group(), recipe)
+
+
+@pytest.mark.parametrize(
+    ("option", "config"),
+    [
+        ("depth", {"algorithmHyperParameters": {"depth": "3"}}),
+        ("hidden_dimension", {"algorithmHyperParameters": {"hidden_dimension": "31"}}),
+        ("recency_mask", {"algorithmHyperParameters": {"recency_mask": "perhaps"}}),
+        ("eventValueThreshold", {"eventValueThreshold": "many"}),
+        ("eventValueThreshold", {"eventValueThreshold": "nan"}),
+    ],
+)
+def test_a_wrong_setting_of_a_solution_is_named(
+    local: Local, option: str, config: dict[str, Any]
+) -> None:
+    with pytest.raises(local.client.exceptions.InvalidInputException, match=option):
+        local.create_solution(
+            local.create_group(), "aws-user-personalization", solutionConfig=config
+        )
+
+
+def test_a_schema_that_cannot_be_used_says_why(local: Local) -> None:
+    user, item = {"name": "USER_ID"}, {"name": "ITEM_ID"}
+    age = {"name": "AGE", "type": "int"}
+    for text, reason in (
+        ("{", "JSON"),
+        ("[]", "JSON"),
+        (write_schema("Interactions", user, item), "TIMESTAMP"),
+        (write_schema("Interactions", user, item, {"name": "TIMESTAMP"}), "long"),
+        (write_schema("Interactions", user, user), "USER_ID"),
+        (write_schema("Users", user, {**age, "type": "date"}), "date"),
+        (write_schema("Users", user, {**age, "name": "A B"}), "A B"),
+    ):
+        with pytest.raises(local.client.exceptions.InvalidInputException, match=reason):
+            local.client.create_schema(name="films", schema=text)
+    assert local.client.list_schemas()["schemas"] == []
