@@ -134,6 +134,12 @@ class StrangeShop:
         return Project(self.folder / "project")
 
     @property
+    def mail(self) -> list[dict[str, str]]:
+        """The rows of the file for another program, which spreadsheets open, too."""
+        with (self.project.root / MAIL).open(encoding="utf-8", newline="") as lines:
+            return [*csv.DictReader(lines)]
+
+    @property
     def shown_in_dagster(self) -> list[tuple[str, str]]:
         """Each text that Dagster's pages show of the shop's assets, checks and runs: what it is, as
         `markdown`, `text` or `url`, and the text."""
@@ -176,7 +182,7 @@ def _live_through_the_nights(folder: Path) -> None:
         live("failed", **strict)
         (project.root / "gone").rename(project.root / RATINGS)
         last = live("last", **strict, recommendations={"num_results": LIST_LENGTH - 1})
-        texts = [*_list_texts(project, last)]
+        texts = [(kind, text) for kind, text in _list_texts(project, last) if text]
     (folder / "dagster.json").write_text(json.dumps(texts))
 
 
@@ -204,7 +210,7 @@ def _declare(**settings: Any) -> dict[str, Any]:
             "gate": {"max_drop": 1},
             "report": {"people": [*map(name_user, NAMED), "nobody"]},
             "retention": {"editions": 20},
-            "sinks": {"export": {"format": "csv"}},
+            "sinks": {"export": {"path": MAIL}},
             **settings,
         },
     )
@@ -312,10 +318,3 @@ def _list_texts(
         elif isinstance(value, dg.TableSchemaMetadataValue | dg.TableMetadataValue):
             for column in value.schema.columns:
                 yield "markdown", column.description
-
-
-def read_mail(night: ShopNight) -> list[dict[str, str]]:
-    """The rows of the exported file."""
-    (file,) = night.folder.rglob("*.csv")
-    with file.open(encoding="utf-8", newline="") as lines:
-        return [*csv.DictReader(lines)]
