@@ -423,6 +423,8 @@ class NightsWork:
     data_until: int = 0
     """The time of its newest interaction, in epoch seconds."""
     ndcg: float = 0.2
+    users_version: str = "users"
+    """The version of the users who get lists."""
 
 
 _SHOP_ATTRIBUTES: dict[str, Any] = {
@@ -492,11 +494,12 @@ class Editions:
             "users": night.lists.get_column("user_id").n_unique(),
         }
         with _at(night.time), TemporaryDirectory() as folder:
-            publishing = Publishing(self._work, describe_lists(self._pipeline), model, "users")
+            declared = describe_lists(self._pipeline)
+            publishing = Publishing(self._work, declared, model, night.users_version)
             require_passed([publishing.gate(skip=anyway)])
             with TableWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(night.lists.to_arrow())
-                version = re.sub(r"\W", "_", night.model)
+                version = re.sub(r"\W", "_", f"{night.model}_{night.users_version}")
                 writer.finish(publishing.about(version, run, [], facts))
             return publishing.publish(writer.path).number
 

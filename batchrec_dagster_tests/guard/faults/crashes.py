@@ -8,9 +8,12 @@ that ends before the next write, so "before each" covers both.
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,8 @@ from unittest.mock import patch
 
 import obstore
 from botocore.httpsession import URLLib3Session
+
+from batchrec_dagster_tests.guard.builders import Project
 
 # What Python's audit hooks call the changes of names in a folder.
 _FILE_EVENTS = frozenset({"os.rename", "os.link", "os.remove"})
@@ -100,6 +105,25 @@ def crash_at_each_write(
             return
         yield crash
         write += every
+
+
+def kill_when(is_time: Callable[[], bool], project: Project, command: Sequence[str]) -> None:
+    """Start a command in the project, and SIGKILL it with all its processes once it is time."""
+    log = project.root / "killed.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / command[0]), *command[1:]],
+            cwd=project.root,
+            env=project.process_environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        while not is_time():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, log.read_text()
 
 
 def _count_calls(crash: Crash, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
