@@ -1,0 +1,121 @@
+"""The budget of a run: what would cost more starts nothing, and a night's cost is what it paid."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+    checks,
+    declaration,
+    module_project,
+    open_personalize,
+    refresh,
+    why,
+    write_ratings,
+)
+from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
+from batchrec_dagster_tests.guard.seams import paid_personalize
+
+pytestmark = pytest.mark.slow
+
+V2 = {"recipe": "aws-user-personalization-v2"}
+TOO_LITTLE, ENOUGH = 1e-7, 1.0
+
+
+@dataclass
+class Shop:
+    """A pipeline that has run once, whose Personalize costs what AWS's does."""
+
+    project: Project
+    instance: dg.DagsterInstance
+    created_before: Counter[str] = field(default_factory=Counter)
+
+    def run(
+        self, max_usd: float | None = None, *assets: str, **options: bool
+    ) -> dg.ExecuteInProcessResult:
+        """options: as the Launchpad has them."""
+        budget = {"max_usd_per_run": max_usd} if max_usd else {}
+        self.project.declare({**DECLARATION, "budget": budget, "solution": V2})
+        with paid_personalize():
+            return refresh(self.project, "shop", self.instance, options, assets)
+
+    def take_created(self) -> dict[str, int]:
+        """How many imports, models and jobs were started since the last call."""
+        client = open_personalize(self.project)
+        created = Counter(
+            imports=len(client.list_dataset_import_jobs()["datasetImportJobs"]),
+            models=len(client.list_solution_versions()["solutionVersions"]),
+            jobs=len(client.list_batch_inference_jobs()["batchInferenceJobs"]),
+        )
+        since, self.created_before = created - self.created_before, created
+        return dict(since)
+
+    def read_nights(self) -> list[dict[str, Any]]:
+        """What `batchrec list --editions` says of each night, newest first."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.project.root)
+            environment = {"BATCHREC_HOME": str(self.project.root / ".batchrec")}
+            command = ["list", "shop", "--editions", "--json"]
+            result = CliRunner().invoke(main, command, env=environment)
+        assert result.exit_code == 0, result.output
+        (listed,) = json.loads(result.output)
+        nights: list[dict[str, Any]] = listed["nights"]
+        return nights
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, first_run: FirstRun) -> Iterator[Shop]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
+        first_run.copy_to(shop.project, instance)
+        shop.take_created()
+        yield shop
+
+
+def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(shop: Shop) -> None:
+    refused = shop.run(TOO_LITTLE, train=True)
+    assert not refused.success
+    reason = why(refused)
+    assert "budget.max_usd_per_run" in reason
+    assert "training aws-user-personalization-v2" in reason
+    assert not checks(refused)["within_budget"].passed
+    assert shop.take_created() == {}
+
+
+def test_within_its_budget_it_runs_and_the_night_costs_what_all_its_steps_paid(shop: Shop) -> None:
+    assert shop.run(ENOUGH, train=True).success
+    assert shop.take_created() == {"models": 1, "jobs": 1}
+    night, *_, first = shop.read_nights()
+    # A training on some 1,600 interactions costs 0.003 USD, and lists for 60 users 0.009.
+    assert night["cost_usd"] == pytest.approx(0.012, abs=1e-3)
+    # The first run was a local one.
+    assert first["cost_usd"] == 0
+
+
+def test_a_run_that_has_nothing_to_do_pays_nothing_whatever_the_budget(shop: Shop) -> None:
+    result = shop.run(0.01)
+    assert result.success, why(result)
+    assert shop.take_created() == {}
+    assert shop.read_nights()[0]["cost_usd"] == 0
+
+
+def test_the_embedded_personalize_costs_nothing_so_no_budget_is_too_small(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_ratings(project.root / "ratings.csv")
+    budget = {"max_usd_per_run": TOO_LITTLE}
+    project.declare(declaration("shop", "ratings.csv", budget=budget))
+    result = refresh(project, "shop", instance)
+    assert result.success, why(result)
+    # What it would cost on AWS is said.
+    assert "0.01 USD" in (checks(result)["within_budget"].description or "")

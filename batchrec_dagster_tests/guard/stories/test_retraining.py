@@ -1,0 +1,151 @@
+"""solution.retrain: between trainings, new data get lists by the last model.
+
+One shop, night by night, on a clock that the tests move; they run in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+    declaration,
+    definitions,
+    module_project,
+    open_personalize,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+from batchrec_dagster_tests.guard.first_run import RATINGS, FirstRun
+from batchrec_dagster_tests.guard.seams import clock_of_trainings
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Shop:
+    """A pipeline that has run once, and trains every seven days."""
+
+    project: Project
+    instance: dg.DagsterInstance
+    models: int = 1
+
+    def run(
+        self, days: float = 0, *, users: int | None = None, train: bool = False, **settings: Any
+    ) -> dg.ExecuteInProcessResult:
+        """A night, some days after the first run.
+
+        users: how many there are in new data; None for the data of the night before.
+        """
+        if users is not None:
+            write_ratings(self.project.root / RATINGS, users=users)
+        solution = {"retrain": {"every_days": 7}, **settings.pop("solution", {})}
+        self.project.declare(declaration("shop", RATINGS, solution=solution, **settings))
+        with clock_of_trainings(days=days):
+            return refresh(self.project, "shop", self.instance, {"train": True} if train else {})
+
+    def take_trainings(self) -> int:
+        """How many models were trained since the last call."""
+        models = len(open_personalize(self.project).list_solution_versions()["solutionVersions"])
+        since, self.models = models - self.models, models
+        return since
+
+    def list_users(self) -> set[str]:
+        return {*table(self.project, "shop")["user_id"]}
+
+
+@pytest.fixture
+def shop(first_run: FirstRun, project: Project, instance: dg.DagsterInstance) -> Shop:
+    first_run.copy_to(project, instance)
+    return Shop(project, instance)
+
+
+@pytest.fixture(scope="module")
+def long_lived(tmp_path_factory: pytest.TempPathFactory, first_run: FirstRun) -> Iterator[Shop]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
+        first_run.copy_to(shop.project, instance)
+        yield shop
+
+
+def test_new_data_get_lists_by_the_last_model(long_lived: Shop) -> None:
+    result = long_lived.run(days=6, users=61)
+    assert result.success, why(result)
+    assert long_lived.take_trainings() == 0
+    assert "61" in long_lived.list_users()
+
+
+def test_after_the_days_new_data_are_trained_on(long_lived: Shop) -> None:
+    assert long_lived.run(days=7).success
+    assert long_lived.take_trainings() == 1
+
+
+def test_a_weekly_schedule_trains_each_week_although_its_runs_vary_by_hours(
+    long_lived: Shop,
+) -> None:
+    # The training before was on the seventh day.
+    assert long_lived.run(days=14 - 5 / 24, users=62).success
+    assert long_lived.take_trainings() == 1
+
+
+def test_without_new_data_nothing_is_trained_however_old_the_model_is(long_lived: Shop) -> None:
+    assert long_lived.run(days=60).success
+    assert long_lived.take_trainings() == 0
+
+
+def test_a_person_may_train_now(long_lived: Shop) -> None:
+    assert long_lived.run(train=True).success
+    assert long_lived.take_trainings() == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"solution": {"recipe": "aws-user-personalization"}},
+        {"interactions": {"min_rating": 4}},
+        {"solution": {"retrain": {}}},
+    ],
+    ids=["recipe", "interactions", "no retrain"],
+)
+def test_other_settings_and_without_the_setting_new_data_are_trained_on_at_once(
+    shop: Shop, settings: dict[str, Any]
+) -> None:
+    result = shop.run(users=61, gate={"max_drop": 1}, **settings)
+    assert result.success, why(result)
+    assert shop.take_trainings() == 1
+
+
+def test_a_model_that_the_gate_refused_is_not_kept(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    shop = Shop(project, instance, models=0)
+    refusing = {"min_ndcg_at_25": 1.0}
+    for users in (60, 61):
+        assert "gate.min_ndcg_at_25" in why(shop.run(users=users, gate=refusing))
+        assert shop.take_trainings() == 1
+    # One that may be published now is kept.
+    assert shop.run(users=62).success
+    assert shop.take_trainings() == 0
+
+
+def test_of_a_kept_model_lists_that_were_rolled_back_do_not_come_back_but_newer_ones_do(
+    shop: Shop,
+) -> None:
+    before = table(shop.project, "shop")
+    assert shop.run(users=61).success
+    with definitions(shop.project) as defs:
+        job = defs.resolve_job_def("shop_rollback")
+        assert job.execute_in_process(instance=shop.instance).success
+    assert table(shop.project, "shop").equals(before)
+    assert "rolled back" in why(shop.run())
+    assert table(shop.project, "shop").equals(before)
+    assert shop.run(users=62).success
+    assert "62" in shop.list_users()
+    assert shop.take_trainings() == 0
