@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,8 +23,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
 
+import dagster as dg
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from click import UsageError
 from pydantic import ValidationError
 
@@ -48,6 +50,7 @@ from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import NDCG, Evidence, MetricEstimate
 from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.filter_grammar import parse_condition
+from batchrec_dagster.pipeline.automation import list_alerts
 from batchrec_dagster.preparation.items import parse_items
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
@@ -78,14 +81,15 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
-from batchrec_dagster.steps.publishing import PREVIOUS, Publishing, republish
+from batchrec_dagster.steps.publishing import PREVIOUS, Publishing, remember_facts, republish
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 from batchrec_dagster.storage.lease import Lease
 from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -989,39 +993,6 @@ def clock_of_trainings(**time: float) -> Iterator[None]:
         yield
 
 
-# Dagster, the declaration, the commands -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What is wrong with a declaration, as the user is told when the project loads."""
-
-    file: Path
-    line: int
-    """Of the file, from 1 on; 0 for a pipeline that Python makes."""
-    setting: str
-    """The path of the setting, such as `gate.max_drop`; empty if the file is no YAML."""
-    message: str
-
-
-def find_refusals(project: Project) -> list[Refusal]:
-    """Load the project, and return what is refused; nothing if all pipelines load."""
-    try:
-        with definitions(project):
-            return []
-    except DeclarationError as error:
-        lines = str(error).splitlines()
-    matches = [_REFUSAL.fullmatch(line) for line in lines]
-    return [
-        Refusal(Path(match["file"]), int(match["line"] or 0), match["setting"] or "", match["text"])
-        for match in matches
-        if match is not None
-    ]
-
-
-_REFUSAL = re.compile(
-    r"(?P<file>[^:]+?)(?:, line (?P<line>\d+))?: (?:(?P<setting>[\w.]+): )?(?P<text>.+)"
-)
 # The page -----------------------------------------------------------------------------------------
 
 
@@ -1303,3 +1274,71 @@ def mask_users(
 
 def _reader(data: Mapping[str, pl.DataFrame]) -> Callable[[str, Sequence[str]], pl.DataFrame]:
     return lambda dataset_type, columns: data[dataset_type].select(columns)
+
+
+# Dagster, the declaration, the commands -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What is wrong with a declaration, as the user is told when the project loads."""
+
+    file: Path
+    line: int
+    """Of the file, from 1 on; 0 for a pipeline that Python makes."""
+    setting: str
+    """The path of the setting, such as `gate.max_drop`; empty if the file is no YAML."""
+    message: str
+
+
+def find_refusals(project: Project) -> list[Refusal]:
+    """Load the project, and return what is refused; nothing if all pipelines load."""
+    try:
+        with definitions(project):
+            return []
+    except DeclarationError as error:
+        lines = str(error).splitlines()
+    matches = [_REFUSAL.fullmatch(line) for line in lines]
+    return [
+        Refusal(Path(match["file"]), int(match["line"] or 0), match["setting"] or "", match["text"])
+        for match in matches
+        if match is not None
+    ]
+
+
+_REFUSAL = re.compile(
+    r"(?P<file>[^:]+?)(?:, line (?P<line>\d+))?: (?:(?P<setting>[\w.]+): )?(?P<text>.+)"
+)
+
+
+def publish_lists(project: Project, address: str, time: datetime) -> None:
+    """Publish the next edition of a list, such as `shop/home`, at that time, without a run."""
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    files = PipelineFiles(storage, StorageKeys(address))
+    number = files.table.next_number()
+    facts = {"edition": number, "version": f"v{number}", "made_at": time.isoformat()}
+    with temporary_folder() as folder, TableWriter(folder / "lists.parquet") as writer:
+        writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
+        writer.finish(complete_about(facts))
+        publications = Publications(files)
+        files.table.publish(folder / "lists.parquet", 7)
+        publications.write(remember_facts(publications.read(), files))
+
+
+@contextmanager
+def look_at(time: datetime) -> Iterator[None]:
+    """A block in which the sensor of alerts about lists takes this time for now."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return time.astimezone(tz or UTC)
+
+    with patch.object(list_alerts, "datetime", Clock):
+        yield
+
+
+def list_files_taken_in(result: dg.ExecuteInProcessResult, name: str) -> list[str]:
+    """The file names of the ratings that a run of the pipeline took in."""
+    record = result.output_for_node(f"{name}__raw_ratings")
+    return [file.source.rpartition("/")[2] for file in record.files]

@@ -20,7 +20,7 @@ BESIDE_THE_CODE = (
 )
 # What the docs show of the package: all that the guard's other files may import or patch.
 SHOWN = re.compile(
-    r"batchrec_dagster(\.(BatchRecommendations|cli(\.main)?|definitions(\.\w+)?|testing(\.\w+)?))?"
+    r"batchrec_dagster(\.(BatchRecommendations|published|resources|cli(\.main)?|definitions(\.\w+)?|testing(\.\w+)?))?"
 )
 TESTS = re.compile(r"batchrec_dagster_tests(\.(guard|texts)(\.\w+)*)?")
 PATH = re.compile(r"batchrec_dagster(_tests)?(\.\w+)*")

@@ -1,26 +1,20 @@
-"""New ratings lead to one refresh with them: in a folder, in a real S3, with a real daemon."""
+"""New files lead to one refresh that takes them in: in a folder, and in a real S3."""
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import dagster as dg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from batchrec_dagster.config.declaration_errors import DeclarationError
-from batchrec_dagster.pipeline.automation.new_files import MAX_TICKS_WAITED, Cursor, decide_refresh
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     definitions,
-    module_project,
 )
+from batchrec_dagster_tests.guard.seams import list_files_taken_in
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 pytestmark = pytest.mark.slow
@@ -48,6 +42,10 @@ class Evenings:
 
         dies: whether the daemon dies before it has kept the cursor.
         """
+        return [self.refresh() for _ in self.ask(dies=dies)]
+
+    def ask(self, *, dies: bool = False) -> set[str]:
+        """The run keys of the refreshes that a tick asks for, and that were not known."""
         with dg.build_sensor_context(
             instance=self.instance,
             cursor=self.cursor,
@@ -60,7 +58,7 @@ class Evenings:
         run_keys = {request.run_key or "" for request in result.run_requests or []}
         new = run_keys - self.known_run_keys
         self.known_run_keys |= new
-        return [self.refresh() for _ in new]
+        return new
 
     def looks(self, times: int = 4) -> list[list[str]]:
         return [refresh for _ in range(times) for refresh in self.tick()]
@@ -69,8 +67,7 @@ class Evenings:
         result = self.job.execute_in_process(
             instance=self.instance, asset_selection=[dg.AssetKey(["shop", "raw_ratings"])]
         )
-        record = result.output_for_node("shop__raw_ratings")
-        return [file.source.rpartition("/")[2] for file in record.files]
+        return list_files_taken_in(result, "shop")
 
     @property
     def job(self) -> dg.JobDefinition:
@@ -145,12 +142,12 @@ def test_hundreds_of_files_are_one_refresh_and_a_small_cursor(
 ) -> None:
     _, put = place
     refreshes = []
-    for number in range(400):
+    for number in range(120):
         put(f"{number:04}.csv", ratings(number))
-        if number in (100, 200, 300):
+        if number in (30, 60, 90):
             refreshes += evenings.tick()
     refreshes += evenings.looks()
-    assert [len(files) for files in refreshes] == [400]
+    assert [len(files) for files in refreshes] == [120]
     assert len(evenings.cursor or "") < 250
 
 
@@ -179,58 +176,51 @@ def test_a_daemon_that_dies_before_it_has_kept_its_cursor_does_not_ask_twice(
     assert evenings.looks() == [["1.csv", "2.csv"]]
 
 
-def test_a_refresh_that_fails_is_not_asked_for_again() -> None:
-    result = decide_refresh(Cursor(seen="new"), "new", "old")
-    assert len(result.run_requests or []) == 1
-    assert not decide_refresh(Cursor.read(result.cursor), "new", "old").run_requests
+@pytest.fixture
+def in_folder(project: Project, instance: dg.DagsterInstance) -> Iterator[Evenings]:
+    """The sensor over the files of the project's folder `orders`."""
+    (project.root / "orders").mkdir()
+    source = f"{project.root}/orders/*.csv"
+    project.declare(declaration("shop", source, on_new_files=ON))
+    with definitions(project) as defs:
+        yield Evenings(defs, instance)
 
 
-@given(states=st.lists(st.sampled_from("abc"), max_size=40))
-def test_the_last_state_is_taken_in_and_never_twice_in_a_row(states: list[str]) -> None:
-    cursor, state_taken_in, keys, requested_states = Cursor(), "", [], []
-    for state in [*states, *states[-1:] * 3]:
-        result = decide_refresh(cursor, state, state_taken_in)
-        assert result.cursor is not None
-        cursor = Cursor.read(result.cursor)
-        for request in result.run_requests or []:
-            keys.append(request.run_key)
-            requested_states.append(state)
-            state_taken_in = state
-    assert len(keys) == len({*keys})
-    assert all(state != other for state, other in itertools.pairwise(requested_states))
-    assert requested_states[-1:] == states[-1:]
+def test_a_refresh_that_fails_is_not_asked_for_again(project: Project, in_folder: Evenings) -> None:
+    (project.root / "orders/1.csv").write_text(ratings(1))
+    # The requests of these looks come to nothing.
+    requests = [in_folder.ask() for _ in range(6)]
+    assert sum(map(len, requests)) == 1
 
 
-def test_what_never_rests_is_taken_in_now_and_then() -> None:
-    cursor, requests = Cursor(), 0
-    for number in range(3 * (MAX_TICKS_WAITED + 1)):
-        result = decide_refresh(cursor, str(number), "")
-        cursor = Cursor.read(result.cursor)
-        requests += len(result.run_requests or [])
-    assert requests == 3
+def test_what_never_rests_is_taken_in_now_and_then(project: Project, in_folder: Evenings) -> None:
+    refreshes = []
+    for number in range(70):
+        (project.root / f"orders/{number}.csv").write_text(ratings(number))
+        refreshes += in_folder.tick()
+    assert 2 <= len(refreshes) <= 10
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"other": 1}', "5"])
-def test_a_cursor_that_is_none_of_ours_is_an_empty_one(text: str | None) -> None:
-    assert Cursor.read(text) == Cursor()
+@pytest.mark.parametrize("cursor", ["", "{", "[]", '{"other": 1}', "5"])
+def test_a_cursor_that_somebody_else_wrote_is_an_empty_one(
+    project: Project, in_folder: Evenings, cursor: str
+) -> None:
+    (project.root / "orders/1.csv").write_text(ratings(1))
+    in_folder.cursor = cursor
+    assert in_folder.looks() == [["1.csv"]]
 
 
 def test_it_is_off_unless_declared_and_not_there_where_nothing_can_be_seen(
-    tmp_path: Path,
+    project: Project,
 ) -> None:
-    def sensors(source: str, **settings: object) -> list[dg.SensorDefinition]:
-        root = tmp_path / str(len(list(tmp_path.iterdir())))
-        root.mkdir()
-        project = module_project(root)
-        project.declare(declaration("shop", source, **settings))
+    def list_sensors(source: str, **attributes: object) -> list[dg.SensorDefinition]:
+        project.declare(declaration("shop", source, **attributes))
         with definitions(project) as defs:
             return [*(defs.sensors or [])]
 
-    (off,) = sensors("ratings.csv")
-    (on,) = sensors("s3://shop/orders/", on_new_files=ON)
+    (off,) = list_sensors("ratings.csv")
+    (on,) = list_sensors("s3://shop/orders/", on_new_files=ON)
     assert off.default_status is dg.DefaultSensorStatus.STOPPED
     assert on.default_status is dg.DefaultSensorStatus.RUNNING
     assert on.minimum_interval_seconds == 5
-    assert sensors("https://example.com/ratings.csv") == []
-    with pytest.raises(DeclarationError, match="on_new_files sees new files at a path or in s3"):
-        sensors("https://example.com/ratings.csv", on_new_files=ON)
+    assert list_sensors("https://example.com/ratings.csv") == []
