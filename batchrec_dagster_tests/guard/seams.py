@@ -47,10 +47,20 @@ from batchrec_dagster.explanations.list_reasons import ListReasons
 from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.outcomes import arms
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
+from batchrec_dagster.personalize import resource_kinds
+from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, find_dataset_groups
+from batchrec_dagster.personalize.ensure import (
+    PIPELINE_TAG,
+    STORAGE_TAG,
+    Ensure,
+    StartedResource,
+)
+from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.evidence import NDCG, Evidence, MetricEstimate
 from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.pipeline.automation import list_alerts
+from batchrec_dagster.personalize.resource_kinds import ResourceKind
 from batchrec_dagster.preparation.items import parse_items
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
@@ -99,6 +109,7 @@ from batchrec_dagster_tests.guard.editions import complete_about
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+    from types_boto3_personalize import PersonalizeClient
 
 
 # From a file to a row ----------------------------------------------------------------------------
@@ -1342,3 +1353,106 @@ def list_files_taken_in(result: dg.ExecuteInProcessResult, name: str) -> list[st
     """The file names of the ratings that a run of the pipeline took in."""
     record = result.output_for_node(f"{name}__raw_ratings")
     return [file.source.rpartition("/")[2] for file in record.files]
+# What tells the user what Personalize refused, or what failed there.
+PersonalizeFailure = PersonalizeError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The pipeline's side of Personalize: finds, adopts or creates what it needs."""
+
+    client: PersonalizeClient
+    pipeline: str = "shop"
+    deadline_seconds: float = 60
+
+    def start(
+        self,
+        kind: str,
+        name: str,
+        params: Mapping[str, Any],
+        parent: Mapping[str, str] | None = None,
+        *,
+        is_usable: bool = True,
+    ) -> str:
+        """The ARN of what has the name, which is created if there is none.
+
+        kind: in words, such as solution version. Jobs and versions get a number after the name.
+        params: Create's, besides the name and tags.
+        parent: List's filter.
+        is_usable: whether a job that exists can serve.
+        Raises PersonalizeFailure.
+        """
+        resource_kind = _find_kind(kind)
+        within = parent or {}
+        if resource_kind.is_numbered:
+            return self._ensure.start_numbered(
+                resource_kind, name, lambda _: params, lambda _: is_usable, **within
+            ).arn
+        return self._ensure.start_named(resource_kind, name, params, **within).arn
+
+    def ensure(
+        self,
+        kind: str,
+        name: str,
+        params: Mapping[str, Any],
+        parent: Mapping[str, str] | None = None,
+    ) -> str:
+        """As `start`, once it is ready. What failed is started once more."""
+        resource_kind, within = _find_kind(kind), parent or {}
+        if not resource_kind.is_numbered:
+            return self._ensure.find_or_create(resource_kind, name, params, **within).arn
+
+        def start() -> list[StartedResource]:
+            return [self._ensure.start_numbered(resource_kind, name, lambda _: params, **within)]
+
+        (ready,) = self._ensure.start_and_wait(resource_kind, start)
+        return ready.arn
+
+    def find_groups(self) -> list[str]:
+        """The ARNs of the pipeline's dataset groups."""
+        return find_dataset_groups(self._ensure, self.pipeline)
+
+    def erase_users(
+        self, store: ObjectStore, folder: str, users: Sequence[str], request: str
+    ) -> list[ErasedFromGroup]:
+        """Erase people from all dataset groups of the pipeline.
+
+        folder: the URI of the folder for the list of people, which is there during the job.
+        request: what the names of the jobs say.
+        Raises PersonalizeFailure.
+        """
+        groups = self.find_groups()
+        results = erase_users_from_groups(
+            self._ensure, store, folder, groups, users, request=request
+        )
+        return [ErasedFromGroup(r.job_arn, r.status, r.records_deleted) for r in results]
+
+    @cached_property
+    def _ensure(self) -> Ensure:
+        return Ensure(
+            client=self.client,
+            log=logging.getLogger("guard"),
+            tags={PIPELINE_TAG: self.pipeline, STORAGE_TAG: "s3://data/"},
+            poll_seconds=0.01,
+            busy_seconds=0.01,
+            heartbeat_seconds=60,
+            deadline_seconds=self.deadline_seconds,
+            role_arn="arn:aws:iam::000000000000:role/personalize",
+        )
+
+
+@dataclass(frozen=True)
+class ErasedFromGroup:
+    """What came of a data deletion job."""
+
+    job_arn: str
+    status: str
+    records_deleted: int | None
+
+
+def _find_kind(label: str) -> ResourceKind:
+    return next(
+        kind
+        for kind in vars(resource_kinds).values()
+        if isinstance(kind, ResourceKind) and kind.label == label
+    )

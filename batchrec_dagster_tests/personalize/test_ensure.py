@@ -1,4 +1,4 @@
-"""Find, adopt or create, then wait: against a Personalize that plays a script."""
+"""How it waits for Personalize, what it logs, and what an interrupted run stops."""
 
 from __future__ import annotations
 
@@ -108,41 +108,6 @@ def start(client: ScriptedPersonalize, stem: str = "shop-abc", **options: Any) -
     return ensure(client).start_numbered(IMPORT_JOB, stem, lambda name: {"x": name}, **options)
 
 
-def test_a_job_is_created_with_a_number_and_tags() -> None:
-    client = ScriptedPersonalize(statuses=["ACTIVE"])
-    assert start(client) == StartedResource(ARN, created=True)
-    (job_created,) = client.created_jobs
-    assert job_created["jobName"] == "shop-abc-1"
-    assert job_created["tags"] == [{"tagKey": "batchrec:pipeline", "tagValue": "shop"}]
-
-
-@pytest.mark.parametrize("status", ["ACTIVE", "CREATE IN_PROGRESS", "CREATE PENDING"])
-def test_the_newest_job_for_the_same_data_is_adopted(status: str) -> None:
-    jobs = [build_job("shop-abc-2", status, age=0), build_job("shop-xyz-1", "ACTIVE", age=1)]
-    assert start(ScriptedPersonalize(statuses=["ACTIVE"], jobs=jobs)).created is False
-
-
-def test_an_older_job_for_the_same_data_is_not_adopted_when_others_came_since() -> None:
-    jobs = [build_job("shop-abc-1", "ACTIVE", age=2), build_job("shop-xyz-2", "ACTIVE", age=1)]
-    client = ScriptedPersonalize(statuses=["ACTIVE"], jobs=jobs)
-    assert start(client).created is True
-    assert client.created_jobs[0]["jobName"] == "shop-abc-3"
-
-
-def test_a_failed_job_is_passed_over_and_its_number_not_used_again() -> None:
-    jobs = [build_job("shop-abc-1", "CREATE FAILED", age=0)]
-    client = ScriptedPersonalize(statuses=["ACTIVE"], jobs=jobs)
-    start(client)
-    assert client.created_jobs[0]["jobName"] == "shop-abc-2"
-
-
-def test_a_job_whose_results_are_gone_is_not_adopted() -> None:
-    jobs = [build_job("shop-abc-1", "ACTIVE", age=0)]
-    assert start(
-        ScriptedPersonalize(statuses=["ACTIVE"], jobs=jobs), usable=lambda job: False
-    ).created
-
-
 def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     client = ScriptedPersonalize(
         statuses=["CREATE PENDING", *["CREATE IN_PROGRESS"] * 14, "ACTIVE"]
@@ -214,81 +179,6 @@ def test_those_that_started_together_do_not_ask_together(monkeypatch: pytest.Mon
     assert ranges == [(0.8, 1.2)]
 
 
-def test_a_role_that_may_not_read_is_reported_with_what_to_allow() -> None:
-    job = {
-        "status": "CREATE FAILED",
-        "failureReason": "Insufficient privileges for accessing data in Amazon S3.",
-        "roleArn": "arn:aws:iam::123456789012:role/reader",
-        "dataSource": {"dataLocation": "s3://shop/in.csv"},
-    }
-    client = ScriptedPersonalize(statuses=["ACTIVE"], jobs=[{**job, "datasetImportJobArn": ARN}])
-    with pytest.raises(
-        PersonalizeError,
-        match=r"allow s3:GetObject and s3:ListBucket on s3://shop/in\.csv to arn:.*role/reader",
-    ):
-        ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
-
-
-def test_an_unknown_status_counts_as_in_progress() -> None:
-    client = ScriptedPersonalize(statuses=["CREATE SOMETHING_NEW", "ACTIVE"])
-    assert (
-        ensure(client)
-        .wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
-        .description["status"]
-    )
-
-
-@pytest.mark.parametrize("status", ["CREATE FAILED", "CREATE STOPPED"])
-def test_a_failure_has_personalizes_reason_the_arn_and_the_fix(status: str) -> None:
-    with pytest.raises(PersonalizeError) as error:
-        ensure(ScriptedPersonalize(statuses=[status])).wait_until_ready(
-            IMPORT_JOB, StartedResource(ARN, created=True)
-        )
-    message = str(error.value)
-    assert "Invalid Data location." in message
-    assert ARN in message
-    assert "run again" in message
-    assert error.value.details["status"] == status
-
-
-def test_a_job_that_never_ends_meets_the_deadline() -> None:
-    client = ScriptedPersonalize(statuses=["CREATE IN_PROGRESS"])
-    with pytest.raises(
-        PersonalizeError, match=r"is CREATE IN_PROGRESS, after 1 hours.*re-run to resume waiting"
-    ):
-        ensure(client, deadline=3600).wait_until_ready(
-            IMPORT_JOB, StartedResource(ARN, created=True)
-        )
-
-
-MANY_JOBS = "More than 5 resources with PENDING or IN_PROGRESS status."
-
-
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        ("ResourceInUseException", "not now"),
-        ("LimitExceededException", MANY_JOBS),
-        ("LimitExceededException", "The limit on the number of requests per second was exceeded."),
-    ],
-)
-def test_a_busy_personalize_is_waited_out(
-    code: str, message: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=[code, code])
-    client.message = message
-    with caplog.at_level(logging.INFO):
-        assert start(client).created
-    assert caplog.text.count("retrying the dataset import job shop-abc-1 in 300 s") == 2
-
-
-def test_a_personalize_that_stays_busy_meets_the_deadline() -> None:
-    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
-    client.message = MANY_JOBS
-    with pytest.raises(PersonalizeError, match=f"still busy: {MANY_JOBS}"):
-        start(client)
-
-
 def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
     client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
     with pytest.raises(PersonalizeError, match=r"rejected .* not now \(LimitExceededException\)"):
@@ -300,43 +190,6 @@ def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
     with pytest.raises(PersonalizeError, match=r"reduce what the limit is about, or ask Service"):
         on_aws.start_numbered(IMPORT_JOB, "shop-abc", lambda name: {})
     assert len(client.refuse) == 97
-
-
-def test_what_is_refused_for_good_fails_at_once() -> None:
-    with pytest.raises(PersonalizeError, match=r"rejected .* not now \(InvalidInputException\)"):
-        start(ScriptedPersonalize(statuses=["ACTIVE"], refuse=["InvalidInputException"]))
-
-
-def test_what_another_run_created_meanwhile_is_adopted() -> None:
-    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"])
-    lists = iter([[], [build_job("shop-abc-1", "CREATE PENDING", age=0)]])
-    real = client.get_paginator
-
-    def get_exceptions(operation: str) -> Any:
-        client.jobs = next(lists)
-        return real(operation)
-
-    client.get_paginator = get_exceptions  # type: ignore[method-assign]
-    assert start(client).created is False
-
-
-def test_a_name_taken_by_a_job_that_list_does_not_show_leaves_the_next_number() -> None:
-    client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 5)
-    assert start(client).created
-    assert client.created_jobs[0]["jobName"] == "shop-abc-6"
-    client = ScriptedPersonalize(
-        statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 1000
-    )
-    with pytest.raises(PersonalizeError, match="but does not list it here"):
-        start(client)
-
-
-def test_a_name_that_is_taken_elsewhere_is_reported() -> None:
-    client = ScriptedPersonalize(
-        statuses=["ACTIVE"], refuse=["ResourceAlreadyExistsException"] * 10
-    )
-    with pytest.raises(PersonalizeError, match="another dataset group of this account may have it"):
-        ensure(client).start_named(DATASET_GROUP, "shop", {})
 
 
 def test_an_interrupted_run_stops_its_training_and_nothing_else() -> None:

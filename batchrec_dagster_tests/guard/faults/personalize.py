@@ -1,11 +1,17 @@
-"""A proxy that plays Amazon Personalize at its worst, in front of a local Personalize.
+"""Amazon Personalize at its worst: a local Personalize that misbehaves.
 
-Each misbehaviour is a class of its own, which can be switched on alone and counts what it did:
+Each misbehaviour is a class of its own, which can be switched on alone and counts what it did.
+In this process, before the client of an embedded Personalize:
 
     throttling = Throttling(random.Random(0))
+    client, aws = misbehave(embedded_client, throttling)
+    ...  # Requests of `client`.
+    assert throttling.count
+
+And for other processes, as a proxy before a server:
+
     with worst_aws("http://127.0.0.1:8080", throttling) as proxy:
         ...  # Requests to proxy.address.
-    assert throttling.count
 """
 
 from __future__ import annotations
@@ -15,32 +21,66 @@ import random
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from email.utils import formatdate
+from functools import cache, cached_property, partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from batchrec_dagster.personalize import ensure as api
-from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
-from batchrec_dagster.personalize.resource_kinds import (
-    BATCH_INFERENCE_JOB,
-    BATCH_SEGMENT_JOB,
-    DATA_DELETION_JOB,
-    ResourceKind,
-)
-from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.personalize.kinds import CREATED_KINDS
+import boto3
+import botocore.session
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.config import Config
+from botocore.exceptions import ConnectionClosedError
+from urllib3 import HTTPResponse
 
+from batchrec_dagster.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+VERBS = ("Create", "Describe", "List")
+READY = ("ACTIVE", "COMPLETED")
+DELETION = "DataDeletionJob"
 # The marker that the local Personalize writes when an output is complete.
 CHECK_MARKER = "_CHECK"
 SOFT_QUOTA = "More than 5 resources with PENDING or IN_PROGRESS status."
 HARD_QUOTA = "The account has reached the maximum number of these resources."
 NO_ACCESS = "Insufficient privileges for accessing data in Amazon S3."
 LINE_ERROR = "Internal server error: the request could not be answered."
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the API spells a kind of resource."""
+
+    noun: str
+    """As in its operations, such as SolutionVersion."""
+    arn: str
+    """The member with its ARN, such as solutionVersionArn."""
+    members: str
+    """The member of List's answer, such as solutionVersions."""
+
+
+@cache
+def find_kind(operation: str) -> Kind | None:
+    """The kind of resource that Create, Describe or List is of; None for other operations."""
+    verb = next((verb for verb in VERBS if operation.startswith(verb)), None)
+    if verb is None:
+        return None
+    noun = operation.removeprefix(verb).removesuffix("s" if verb == "List" else "")
+    model = botocore.session.get_session().get_service_model("personalize")
+    if f"List{noun}s" not in model.operation_names:
+        return None
+    answer = model.operation_model(f"List{noun}s").output_shape.members
+    members = next(name for name in answer if name != "nextToken")
+    return Kind(noun, f"{noun[:1].lower()}{noun[1:]}Arn", members)
 
 
 @dataclass(frozen=True)
@@ -54,17 +94,12 @@ class Request:
     @property
     def verb(self) -> str:
         """Create, Describe or List; empty for other operations."""
-        return next((verb for verb in ("Create", "Describe", "List") if self._kind(verb)), "")
+        return next((verb for verb in VERBS if self.operation.startswith(verb)), "")
 
     @cached_property
-    def kind(self) -> ResourceKind | None:
+    def kind(self) -> Kind | None:
         """The kind of resource; None for operations of another verb."""
-        return self._kind(self.verb) if self.verb else None
-
-    def _kind(self, verb: str) -> ResourceKind | None:
-        noun = self.operation.removeprefix(verb).removesuffix("s" if verb == "List" else "")
-        member = noun[:1].lower() + noun[1:]
-        return next((kind for kind in CREATED_KINDS if kind.member == member), None)
+        return find_kind(self.operation)
 
     @property
     def name(self) -> str:
@@ -99,13 +134,13 @@ class Answer:
         if request.verb == "List":
             return list(self.content[request.kind.members])
         if request.verb == "Describe":
-            return [self.content[request.kind.member]]
+            return [next(iter(self.content.values()))]
         return []
 
 
-def _name_status(kind: ResourceKind, status: str) -> str:
+def _name_status(kind: Kind, status: str) -> str:
     """The status as resources of the kind have it."""
-    return status.removeprefix("CREATE ") if kind is DATA_DELETION_JOB else status
+    return status.removeprefix("CREATE ") if kind.noun == DELETION else status
 
 
 def make_error(code: str, message: str) -> Answer:
@@ -202,7 +237,7 @@ class FailingResources(Misbehaviour):
         for summary in answer.summaries(request):
             assert request.kind is not None
             reason = self.failed.get(summary[request.kind.arn])
-            if reason is not None and summary.get("status") in api.READY:
+            if reason is not None and summary.get("status") in READY:
                 status = _name_status(request.kind, "CREATE FAILED")
                 summary.update(status=status, failureReason=reason)
         return answer
@@ -217,11 +252,11 @@ class ChangedOutputs(Misbehaviour):
     """The ARNs of jobs whose outputs are as they shall be."""
 
     def change(self, request: Request, answer: Answer) -> Answer | None:
-        if request.kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB):
+        if request.kind and request.kind.noun in ("BatchInferenceJob", "BatchSegmentJob"):
             for summary in answer.summaries(request):
                 arn = summary[request.kind.arn]
                 # Only Describe says where the output is.
-                if summary.get("status") == api.ACTIVE and arn not in self.seen:
+                if summary.get("status") == "ACTIVE" and arn not in self.seen:
                     if request.verb == "Describe":
                         self.seen.add(arn)
                         self.rewrite(summary["jobOutput"]["s3DataDestination"]["path"])
@@ -236,7 +271,7 @@ class ChangedOutputs(Misbehaviour):
     def outputs(self, folder: str) -> list[str]:
         """The URIs of the files with lines, in order."""
         files = [file.uri for file in self.store.list(folder)]
-        return sorted(uri for uri in files if uri.endswith(OUTPUT_SUFFIX))
+        return sorted(uri for uri in files if uri.endswith(".out"))
 
 
 @dataclass
@@ -255,7 +290,7 @@ class SplitOutputs(ChangedOutputs):
             self.store.delete(file.uri)
         self.chance.shuffle(lines)
         for part in range(self.parts):
-            uri = f"{folder}part-{part}.json{OUTPUT_SUFFIX}"
+            uri = f"{folder}part-{part}.json.out"
             self.store.put(uri, b"".join(lines[part :: self.parts]))
 
 
@@ -372,6 +407,20 @@ class LateDescribes(Misbehaviour):
 
 
 @dataclass
+class BusyParents(Misbehaviour):
+    """Refuses the next requests of an operation, as what they need is not ready yet."""
+
+    operation: str
+    times: int = 2
+
+    def refuse(self, request: Request) -> Answer | None:
+        if request.operation != self.operation or self.count == self.times:
+            return None
+        self.count += 1
+        return make_error("ResourceInUseException", "The resource is in use.")
+
+
+@dataclass
 class LostAnswers(Misbehaviour):
     """Cuts the connection before the answer of a request that was carried out."""
 
@@ -388,16 +437,17 @@ class LostAnswers(Misbehaviour):
 
 @dataclass
 class WorstAws:
-    """The proxy: what it did, and what it let through."""
+    """What misbehaves: what it did, and what it let through."""
 
-    upstream: str
-    """The URL of the local Personalize."""
+    carry_out: Callable[[Mapping[str, str], bytes], Answer]
+    """Has the Personalize behind it answer a request with these headers and this body."""
     misbehaviours: Sequence[Misbehaviour]
     """In the order in which each request, and then its answer, passes them."""
     address: str = ""
     creates: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often each Create was carried out, by its operation and the resource's name."""
-    requests: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
+    """How often each operation was asked for."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def creates_by_operation(self) -> Counter[str]:
@@ -407,15 +457,16 @@ class WorstAws:
             counts[operation] += count
         return counts
 
-    def answer(self, request: Request, headers: dict[str, str], body: bytes) -> Answer | None:
+    def answer(self, headers: Mapping[str, str], body: bytes) -> Answer | None:
         """What the client gets; None if its connection is to be cut."""
+        request = Request(headers["X-Amz-Target"].partition(".")[2], json.loads(body or b"{}"))
         with self._lock:
-            self.requests += 1
+            self.requests[request.operation] += 1
             for misbehaviour in self.misbehaviours:
                 refusal = misbehaviour.refuse(request)
                 if refusal is not None:
                     return refusal
-            answer: Answer | None = self._carry_out(headers, body)
+            answer: Answer | None = self.carry_out(headers, body)
             assert answer is not None
             if answer.created_arn(request) is not None:
                 self.creates[request.operation, request.name] += 1
@@ -425,16 +476,59 @@ class WorstAws:
                     return None
             return answer
 
-    def _carry_out(self, headers: dict[str, str], body: bytes) -> Answer:
-        address = urlsplit(self.upstream)
-        assert address.hostname
-        connection = HTTPConnection(address.hostname, address.port, timeout=300)
-        try:
-            connection.request("POST", "/", body, headers)
-            response = connection.getresponse()
-            return Answer(response.status, json.loads(response.read()))
-        finally:
-            connection.close()
+
+def _ask_server(upstream: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    address = urlsplit(upstream)
+    assert address.hostname
+    connection = HTTPConnection(address.hostname, address.port, timeout=300)
+    try:
+        connection.request("POST", "/", body, headers)
+        response = connection.getresponse()
+        return Answer(response.status, json.loads(response.read()))
+    finally:
+        connection.close()
+
+
+def _ask_client(client: PersonalizeClient, headers: Mapping[str, str], body: bytes) -> Answer:
+    """What an embedded Personalize answers, which stands behind an event of its client."""
+    request = AWSPreparedRequest("POST", "http://personalize", headers, body, False)
+    responses = client.meta.events.emit("before-send.personalize.Any", request=request)
+    (response,) = [response for _, response in responses if response is not None]
+    return Answer(response.status_code, json.loads(response.content))
+
+
+def misbehave(
+    client: PersonalizeClient, *misbehaviours: Misbehaviour, attempts: int = 1
+) -> tuple[PersonalizeClient, WorstAws]:
+    """A client of the same embedded Personalize, which misbehaves.
+
+    attempts: how often botocore sends a request at most.
+    """
+    aws = WorstAws(partial(_ask_client, client), misbehaviours)
+
+    def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
+        headers = {name: _to_text(value) for name, value in request.headers.items()}
+        answer = aws.answer(headers, _to_text(request.body).encode())
+        if answer is None:
+            raise ConnectionClosedError(endpoint_url=request.url)
+        answer_headers = {"Date": formatdate(usegmt=True)}
+        if not answer.succeeded:
+            answer_headers["x-amzn-ErrorType"] = answer.content.get("__type", "")
+        body = HTTPResponse(BytesIO(json.dumps(answer.content).encode()), preload_content=False)
+        return AWSResponse(request.url, answer.status, HTTPHeaders.from_dict(answer_headers), body)
+
+    misbehaving: PersonalizeClient = boto3.Session("any", "any").client(
+        "personalize",
+        region_name=client.meta.region_name,
+        endpoint_url="http://personalize.localhost",
+        config=Config(retries={"total_max_attempts": attempts, "mode": "standard"}),
+    )
+    misbehaving.meta.events.register("before-send.personalize", respond)
+    return misbehaving, aws
+
+
+def _to_text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value or "")
 
 
 class _Server(ThreadingHTTPServer):
@@ -448,10 +542,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        operation = self.headers["X-Amz-Target"].partition(".")[2]
         headers = {name: value for name, value in self.headers.items() if name != "Connection"}
-        request = Request(operation, json.loads(body or b"{}"))
-        answer = self.server.proxy.answer(request, headers, body)
+        answer = self.server.proxy.answer(headers, body)
         if answer is None:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -473,7 +565,8 @@ class _Handler(BaseHTTPRequestHandler):
 def worst_aws(upstream: str, *misbehaviours: Misbehaviour) -> Iterator[WorstAws]:
     """The proxy, open, before the local Personalize at that URL."""
     server = _Server(("127.0.0.1", 0), _Handler)
-    server.proxy = WorstAws(upstream, misbehaviours, f"http://127.0.0.1:{server.server_port}")
+    address = f"http://127.0.0.1:{server.server_port}"
+    server.proxy = WorstAws(partial(_ask_server, upstream), misbehaviours, address)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

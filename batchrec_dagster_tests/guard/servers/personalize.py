@@ -196,13 +196,15 @@ class Local:
             **options,
         )["datasetImportJobArn"]
 
-    def import_rows(self, rows: Sequence[Row], *, event_type: bool = True) -> tuple[str, str]:
+    def import_rows(
+        self, rows: Sequence[Row], *, event_type: bool = True, group_name: str = "films"
+    ) -> tuple[str, str]:
         """Imports the rows into a new group; returns the ARNs of the group and its dataset."""
         self.store.put(
             "s3://data/interactions.csv",
             encode_csv(rows, event_type="watch" if event_type else None),
         )
-        group = self.create_group()
+        group = self.create_group(group_name)
         dataset = self.create_dataset(group, event_type=event_type)
         self.wait_until_active(self.start_import(dataset, "s3://data/interactions.csv"))
         return group, dataset
