@@ -59,8 +59,8 @@ from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.evidence import NDCG, Evidence, MetricEstimate
 from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.filter_grammar import parse_condition
-from batchrec_dagster.pipeline.automation import list_alerts
 from batchrec_dagster.personalize.resource_kinds import ResourceKind
+from batchrec_dagster.pipeline.automation import list_alerts
 from batchrec_dagster.preparation.items import parse_items
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
@@ -1353,6 +1353,8 @@ def list_files_taken_in(result: dg.ExecuteInProcessResult, name: str) -> list[st
     """The file names of the ratings that a run of the pipeline took in."""
     record = result.output_for_node(f"{name}__raw_ratings")
     return [file.source.rpartition("/")[2] for file in record.files]
+
+
 # What tells the user what Personalize refused, or what failed there.
 PersonalizeFailure = PersonalizeError
 
