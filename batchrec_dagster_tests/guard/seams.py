@@ -40,6 +40,7 @@ from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.config.users import UserSettings
+from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.published_lists import PublishedEditions
@@ -78,7 +79,7 @@ from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 from batchrec_dagster.samples import generator
-from batchrec_dagster.steps import bought_together, popular_items, training
+from batchrec_dagster.steps import bought_together, popular_items, shared_jobs, training
 from batchrec_dagster.steps import publishing as publishing_module
 from batchrec_dagster.steps.checks import (
     FailedChecksError,
@@ -987,6 +988,23 @@ class ListHistory:
         work = self._work
         work.storage.store.put(work.files.interactions, interactions.write_csv().encode())
         return measure_outcomes(work)
+
+
+def group_lists(attributes: Mapping[str, Any]) -> list[list[str]]:
+    """The names of the lists that share a batch inference job, for each job.
+
+    attributes: those of a pipeline with `lists`.
+    """
+    pipeline = Pipeline.model_validate(attributes)
+    groups = shared_jobs.group_lists(pipeline)
+    return [[list_pipeline.list_name or "" for list_pipeline in group] for group in groups]
+
+
+@contextmanager
+def short_filter_history(interactions: int) -> Iterator[None]:
+    """Runs take it that Personalize's filter sees this many interactions of a user, as on AWS."""
+    with patch.object(resources, "ALL_INTERACTIONS", interactions):
+        yield
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
     checks,
+    declaration,
     interactions,
     module_project,
     open_personalize,
@@ -27,6 +28,7 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.seams import short_filter_history
 
 pytestmark = pytest.mark.slow
 
@@ -326,3 +328,18 @@ def test_a_filter_of_ones_own_is_applied_by_personalize_with_exclude_seen(shop: 
     assert {*shop.lists["kind"]} == {"food", "books"}
     had = interactions(shop.project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
     assert shop.lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()
+
+
+def test_nobody_gets_an_item_again_that_personalizes_filter_forgot(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    """On AWS a filter sees the last 100 interactions of a user; here it has to see 20."""
+    write_ratings(project.root / "ratings.csv")
+    project.declare(declaration("shop", "ratings.csv", recommendations={"num_results": 10}))
+    with short_filter_history(20):
+        result = refresh(project, "shop", instance)
+    assert result.success, why(result)
+    lists = table(project, "shop")
+    assert lists.height == 60 * 10
+    had = interactions(project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
+    assert lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()

@@ -197,3 +197,27 @@ def test_data_that_end_before_any_publication_count_from_where_each_edition_ende
     outcomes = history.measure(to_frame([*BEFORE, Event("ann", "a", T0 + 300)]))
     assert list_periods(outcomes) == [(1, 100, 200), (3, 200, 300)]
     assert {*outcomes["since"]} == {"data"}
+
+
+def test_other_events_of_success_start_new_numbers_and_change_no_old_ones(
+    history: ListHistory,
+) -> None:
+    events = [Event(user, "x", T0) for user in PEOPLE]
+
+    def publish_and_act(day: int) -> None:
+        at = T0 + day * DAY
+        history.publish({user: ["a"] for user in PEOPLE}, at=at, data_until=at - DAY)
+        events.extend(Event(user, "a", at + 60, "click") for user in PEOPLE)
+        events.extend(Event(user, f"b{day}", at + 61, "purchase", 5.0) for user in PEOPLE[::2])
+
+    publish_and_act(1)
+    (before,) = history.measure(to_typed_frame(events)).iter_rows(named=True)
+    assert (before["success"], before["hit_rate"], before["event_value"]) == ("", 1, None)
+    # The first edition is no longer kept when purchases start to count.
+    publish_and_act(2)
+    history.drop_kept_editions()
+    history.success = ["purchase"]
+    old, new = history.measure(to_typed_frame(events)).sort("edition").iter_rows(named=True)
+    numbers = ("users", "active_users", "hit_rate", "recall", "popular_hit_rate", "success")
+    assert [old[name] for name in numbers] == [before[name] for name in numbers]
+    assert (new["success"], new["active_users"], new["hit_rate"]) == ("purchase", 15, 0)

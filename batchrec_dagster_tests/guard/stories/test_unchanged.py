@@ -1,0 +1,148 @@
+"""What a run does again: what its inputs, settings or stored files call for, and nothing else.
+
+Each test starts from a pipeline that has run once, and counts what it pays for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+    declaration,
+    open_personalize,
+    refresh,
+    table,
+    why,
+    write_ratings,
+)
+from batchrec_dagster_tests.guard.first_run import RATINGS, FirstRun
+
+pytestmark = pytest.mark.slow
+
+V1 = {"recipe": "aws-user-personalization"}
+
+
+@dataclass
+class Shop:
+    """A pipeline that has run once."""
+
+    project: Project
+    instance: dg.DagsterInstance
+    created_before: Counter[str]
+
+    def run(self, **options: bool) -> dict[str, int]:
+        """Refresh the pipeline, and return how many of each kind it started.
+
+        options: as the Launchpad has them.
+        """
+        result = refresh(self.project, "shop", self.instance, options)
+        assert result.success, why(result)
+        created = count_created(self.project)
+        since, self.created_before = created - self.created_before, created
+        return dict(since)
+
+    @property
+    def lists(self) -> pl.DataFrame:
+        return table(self.project, "shop")
+
+    @property
+    def interactions_file(self) -> Any:
+        return self.project.storage / "shop/transformed/interactions/interactions.csv"
+
+
+def count_created(project: Project) -> Counter[str]:
+    client = open_personalize(project)
+    return Counter(
+        imports=len(client.list_dataset_import_jobs()["datasetImportJobs"]),
+        models=len(client.list_solution_versions()["solutionVersions"]),
+        jobs=len(client.list_batch_inference_jobs()["batchInferenceJobs"]),
+    )
+
+
+@pytest.fixture
+def shop(first_run: FirstRun, project: Project, instance: dg.DagsterInstance) -> Shop:
+    first_run.copy_to(project, instance)
+    return Shop(project, instance, count_created(project))
+
+
+def test_without_changes_nothing_is_paid_for_and_the_table_is_not_written(shop: Shop) -> None:
+    file = shop.project.storage / "shop/curated/recommendations/recommendations.parquet"
+    before = file.read_bytes(), file.stat().st_mtime_ns
+    assert shop.run() == {}
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+
+
+def test_without_dagsters_history_nothing_is_paid_for_either(
+    first_run: FirstRun, project: Project, instance: dg.DagsterInstance
+) -> None:
+    first_run.copy_to(project)
+    shop = Shop(project, instance, count_created(project))
+    before = shop.lists
+    assert shop.run() == {}
+    assert shop.lists.equals(before)
+
+
+def test_new_data_are_imported_and_trained_on_once(shop: Shop) -> None:
+    write_ratings(shop.project.root / RATINGS, users=61)
+    assert shop.run() == {"imports": 1, "models": 1, "jobs": 1}
+    assert "61" in {*shop.lists["user_id"]}
+    # The first data come back: what Personalize holds now is the second.
+    write_ratings(shop.project.root / RATINGS)
+    assert shop.run()["imports"] == 1
+    assert "61" not in {*shop.lists["user_id"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "created"),
+    [
+        ({"recommendations": {"num_results": 5}}, {"jobs": 1}),
+        ({"solution": V1, "gate": {"max_drop": 1}}, {"models": 1, "jobs": 1}),
+        ({"interactions": {"min_rating": 4.5}}, {"imports": 1, "models": 1, "jobs": 1}),
+        ({"report": {}, "retention": {"editions": 3}}, {}),
+    ],
+    ids=["length", "recipe", "interactions", "what is not in lists"],
+)
+def test_other_settings_make_again_what_they_concern_and_no_more(
+    shop: Shop, settings: dict[str, Any], created: dict[str, int]
+) -> None:
+    shop.project.declare(declaration("shop", RATINGS, **settings))
+    assert shop.run() == created
+    assert shop.run() == {}
+
+
+def test_a_person_may_import_and_train_now(shop: Shop) -> None:
+    created = shop.run(**{"import": True, "train": True})
+    assert (created["imports"], created["models"]) == (1, 1)
+    assert shop.run() == {}
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged", "empty"])
+def test_a_stored_file_that_is_not_what_was_stored_is_made_again(shop: Shop, how: str) -> None:
+    file, lists = shop.interactions_file, shop.lists
+    content, moment = file.read_bytes(), file.stat().st_mtime_ns
+    if how == "missing":
+        file.unlink()
+    else:
+        middle = len(content) // 2
+        damaged = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        file.write_bytes(damaged if how == "damaged" else b"")
+        os.utime(file, ns=(moment, moment))
+    assert shop.run() == {}
+    assert file.read_bytes() == content
+    assert shop.lists.equals(lists)
+
+
+def test_a_batch_result_that_is_gone_is_made_again(shop: Shop) -> None:
+    before = shop.lists
+    shutil.rmtree(shop.project.storage / "shop/curated/batch_inference")
+    assert shop.run() == {"jobs": 1}
+    assert shop.lists.equals(before)
