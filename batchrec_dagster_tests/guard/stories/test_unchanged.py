@@ -106,7 +106,7 @@ def test_new_data_are_imported_and_trained_on_once(shop: Shop) -> None:
     [
         ({"recommendations": {"num_results": 5}}, {"jobs": 1}),
         ({"solution": V1, "gate": {"max_drop": 1}}, {"models": 1, "jobs": 1}),
-        ({"interactions": {"min_rating": 4.5}}, {"imports": 1, "models": 1, "jobs": 1}),
+        ({"interactions": {"min_rating": 2}}, {"imports": 1, "models": 1, "jobs": 1}),
         ({"report": {}, "retention": {"editions": 3}}, {}),
     ],
     ids=["length", "recipe", "interactions", "what is not in lists"],
