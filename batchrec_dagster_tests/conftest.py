@@ -64,7 +64,7 @@ LONGEST = (
     "test_kills.py",
     "test_preparation_engines.py",
     "test_budget.py",
-    "test_attack_servers.py",
+    "test_web_servers.py",
     "test_retention.py",
     "test_list_columns.py",
     "test_upstream.py",
