@@ -30,6 +30,7 @@ import pyarrow as pa
 from click import UsageError
 from pydantic import ValidationError
 
+from batchrec_dagster import sinks
 from batchrec_dagster.cli.recognise_ratings import recognise_ratings
 from batchrec_dagster.cli.recognised_source import ReadingOptions
 from batchrec_dagster.config import Pipeline
@@ -79,6 +80,7 @@ from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 from batchrec_dagster.samples import generator
+from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.steps import bought_together, popular_items, shared_jobs, training
 from batchrec_dagster.steps import publishing as publishing_module
 from batchrec_dagster.steps.checks import (
@@ -585,6 +587,51 @@ class Editions:
     @property
     def _table(self) -> PublishedTable:
         return self._files.table
+
+
+SinkFailedError = SinkError
+SinkRetryError = SinkUnavailableError
+"""Of a sink that may work a little later."""
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A sink as a pipeline declares it: `sinks: {KIND: SETTINGS}`."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    store: Store
+    """The storage of the pipeline."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    project: Path = Path()
+    """The folder at which relative paths start."""
+    address: str = "shop"
+    """The pipeline, or one of its lists, such as `shop/similar_items`."""
+
+    def write(self, lists: pl.DataFrame, run_id: str = "run") -> tuple[int, int]:
+        """Replace the lists in this place; how many rows and how many users were written.
+
+        Raises SinkFailedError and SinkRetryError.
+        """
+        counts = self._sink.write(lists.lazy(), self._context(run_id)).counts
+        return counts.rows, counts.users
+
+    def check(self) -> str | None:
+        """Try what writing needs, and leave nothing behind; what to do, if there is something.
+
+        Raises SinkFailedError and SinkRetryError.
+        """
+        return self._sink.check(self._context("")).fix
+
+    @property
+    def _sink(self) -> sinks.Sink:
+        blocks = {**_SHOP_ATTRIBUTES, "sinks": {self.kind: self.settings}}
+        return Pipeline.model_validate(blocks).sinks.declared[self.kind]
+
+    def _context(self, run_id: str) -> sinks.SinkContext:
+        return sinks.SinkContext(
+            self.address, self.store.storage, self.project, self.environment, run_id
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster_tests.guard.builders import Project, declaration
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
 from batchrec_dagster_tests.guard.servers.processes import free_ports
-from batchrec_dagster_tests.sinks.support import build_large_table
+from batchrec_dagster_tests.guard.sink_tables import build_large_table
 
 URL_ENV = "SHOP_DB"
 

@@ -122,6 +122,26 @@ def test_the_same_model_may_make_lists_for_other_users_after_a_rollback(
     assert editions.publish(for_some) == 3
 
 
+def test_data_of_which_a_large_part_is_missing_empty_no_lists_that_come_back(
+    editions: Editions,
+) -> None:
+    users = [str(number) for number in range(10)]
+    lists = pl.DataFrame({"user_id": users, "rank": [1] * 10, "item_id": ["a"] * 10})
+    for letter in "ABC":
+        editions.publish(replace(make(letter), lists=lists))
+    editions.erase(["3"])
+    editions.set_users(users[1:3] + users[4:])
+    assert roll_back(editions, run="one is absent") == 2
+    live = editions.live()
+    assert live is not None
+    assert live.users == {*users} - {"0", "3"}
+    editions.set_users(users[:5])
+    assert roll_back(editions, run="a half is absent") == 1
+    live = editions.live()
+    assert live is not None
+    assert live.users == {*users} - {"3"}
+
+
 def test_an_edition_that_somebody_copied_back_is_live_again(editions: Editions) -> None:
     publish(editions, "AB")
     (first,) = editions.store.list(HISTORY)

@@ -18,10 +18,10 @@ def test_the_table_has_the_columns_and_rows_of_the_mail(
     project: Project,
     instance: dg.DagsterInstance,
     postgres: PostgresServer,
-    url: str,
+    postgres_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("SHOP_DATABASE_URL", url)
+    monkeypatch.setenv("SHOP_DATABASE_URL", postgres_url)
     project.declare({"name": "shop", **write_example_shop(project.root, with_sinks=True)})
     assert refresh(project, "shop", instance).success
     with (project.root / "mail/newsletter.csv").open(encoding="utf-8", newline="") as file:
@@ -35,6 +35,6 @@ def test_the_table_has_the_columns_and_rows_of_the_mail(
     rows = postgres.query(
         "SELECT user_id, rank, item_id, title, price, image, link, reason FROM newsletter"
         " ORDER BY user_id, rank",
-        url=url,
+        url=postgres_url,
     )
     assert [(*row[:4], str(row[4]), *row[5:]) for row in rows] == sorted(expected)

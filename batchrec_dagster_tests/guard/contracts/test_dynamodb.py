@@ -1,0 +1,171 @@
+"""The lists in DynamoDB, on moto's: what the table does not take at once is sent again, nobody who
+is gone stays, and a list that nobody renews expires."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+from moto import mock_aws
+
+from batchrec_dagster_tests.guard.seams import Sink, SinkFailedError, SinkRetryError, Store
+from batchrec_dagster_tests.guard.sink_tables import build_large_table, build_lists_table
+
+pytestmark = pytest.mark.slow
+
+TABLE = "shop-lists"
+AWS = {
+    "AWS_DEFAULT_REGION": "eu-central-1",
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+}
+DAY_SECONDS = 86_400
+
+
+@pytest.fixture
+def client() -> Iterator[Any]:
+    with mock_aws():
+        session = boto3.Session("key", "secret", region_name="eu-central-1")
+        yield session.client("dynamodb")
+
+
+@pytest.fixture
+def sink(client: Any, tmp_path: Path) -> Sink:
+    """The sink of a table that is there."""
+    create(client)
+    return Sink("dynamodb", {"table": TABLE, "ttl_days": 7}, Store.open(tmp_path, AWS))
+
+
+def create(client: Any, key: str = "user_id", kind: str = "S") -> None:
+    client.create_table(
+        TableName=TABLE,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": key, "AttributeType": kind}],
+        KeySchema=[{"AttributeName": key, "KeyType": "HASH"}],
+    )
+
+
+def read_items(client: Any) -> dict[str, Any]:
+    pages = client.get_paginator("scan").paginate(TableName=TABLE)
+    return {item["user_id"]["S"]: item for page in pages for item in page["Items"]}
+
+
+class Misbehaviour:
+    """What happens to the requests of one operation of DynamoDB, instead of what is asked."""
+
+    def __init__(
+        self, operation: str, *, takes: int | None = None, refuses_after: int | None = None
+    ):
+        self.operation = operation
+        self.takes = takes
+        """How many writes of a request are taken; the others come back as not processed."""
+        self.refuses_after = refuses_after
+        """After how many requests every other one is refused."""
+        self.requests = 0
+
+    def __enter__(self) -> Misbehaviour:
+        call = BaseClient._make_api_call
+
+        def misbehave(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
+            if operation != self.operation:
+                return call(client, operation, parameters)
+            self.requests += 1
+            if self.refuses_after is not None and self.requests > self.refuses_after:
+                raise KeyboardInterrupt
+            return self._take_some(lambda some: call(client, operation, some), parameters)
+
+        self.patch = patch.object(BaseClient, "_make_api_call", misbehave)
+        self.patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.patch.stop()
+
+    def _take_some(self, send: Any, parameters: dict[str, Any]) -> Any:
+        if self.takes is None:
+            return send(parameters)
+        requests = parameters["RequestItems"][TABLE]
+        taken, left = requests[: self.takes], requests[self.takes :]
+        answer = send({**parameters, "RequestItems": {TABLE: taken}}) if taken else {}
+        return {**answer, "UnprocessedItems": {TABLE: left} if left else {}}
+
+
+def test_what_is_not_processed_is_sent_again(client: Any, sink: Sink) -> None:
+    with (
+        patch("time.sleep"),
+        Misbehaviour("BatchWriteItem", takes=3) as throttling,
+    ):
+        assert sink.write(build_large_table(10)) == (50, 10)
+    assert throttling.requests >= 4
+    assert {*read_items(client)} == {str(user) for user in range(10)}
+
+
+def test_a_write_that_is_killed_forgets_nobody(client: Any, sink: Sink) -> None:
+    """Who got a list from it, or had one before, is removed by the next that has none for them."""
+    sink.write(build_large_table(60))
+    both_kinds = {f"new {user}": ["a"] for user in range(60)}
+    for requests in range(8):
+        with suppress(KeyboardInterrupt), Misbehaviour("BatchWriteItem", refuses_after=requests):
+            sink.write(build_lists_table(both_kinds))
+    sink.write(build_lists_table({"9": ["a"]}))
+    assert {*read_items(client)} == {"9"}
+
+
+def test_a_list_expires_unless_it_is_renewed(client: Any, sink: Sink) -> None:
+    before = int(time.time())
+    sink.write(build_large_table(1))
+    (item,) = read_items(client).values()
+    assert 0 <= int(item["expires_at"]["N"]) - before - 7 * DAY_SECONDS < DAY_SECONDS
+
+
+def test_a_check_says_how_a_table_gets_its_time_to_live(client: Any, sink: Sink) -> None:
+    fix = sink.check()
+    assert fix is not None
+    assert fix.startswith(f"aws dynamodb update-time-to-live --table-name {TABLE}")
+    specification = {"Enabled": True, "AttributeName": "expires_at"}
+    client.update_time_to_live(TableName=TABLE, TimeToLiveSpecification=specification)
+    assert sink.check() is None
+    assert read_items(client) == {}
+
+
+def test_a_table_that_cannot_be_is_reported(client: Any, sink: Sink) -> None:
+    client.delete_table(TableName=TABLE)
+    with pytest.raises(SinkFailedError, match=f"no DynamoDB table {TABLE}: create it with aws"):
+        sink.write(build_large_table(1))
+    for key, kind in (("id", "S"), ("user_id", "N")):
+        create(client, key, kind)
+        with pytest.raises(SinkFailedError, match="partition key user_id"):
+            sink.write(build_large_table(1))
+        client.delete_table(TableName=TABLE)
+
+
+def test_a_table_of_somebody_elses_is_taken_over_as_the_message_says(
+    client: Any, sink: Sink
+) -> None:
+    sink.write(build_large_table(3))
+    elsewhere = replace(sink, address="films")
+    with pytest.raises(SinkFailedError) as error:
+        elsewhere.write(build_large_table(2))
+    assert len(read_items(client)) == 3
+    words = str(error.value).split()
+    client.untag_resource(
+        ResourceArn=words[words.index("--resource-arn") + 1],
+        TagKeys=[words[words.index("--tag-keys") + 1]],
+    )
+    for _ in range(2):
+        elsewhere.write(build_large_table(2))
+
+
+def test_nobody_there_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1")
+    sink = Sink("dynamodb", {"table": TABLE}, Store.open(tmp_path, AWS))
+    with patch("time.sleep"), pytest.raises(SinkRetryError):
+        sink.write(build_large_table(1))
