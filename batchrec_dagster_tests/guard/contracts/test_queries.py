@@ -1,4 +1,4 @@
-"""`query`: what SQL makes of the declared sources, and what it cannot reach."""
+"""`query`: what SQL makes of the declared sources, and that it reaches nothing else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,137 +19,136 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.config.items import ItemSettings
-from batchrec_dagster.config.ratings import RatingsSettings
-from batchrec_dagster.preparation.items import parse_items
-from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import real_data
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.preparation.sources.support import Place
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The folder in which relative paths of sources start."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
 
 
 def query_rows(
-    place: Place, query: str, source: str | dict[str, str], **settings: Any
+    base: Path, query: str, source: str | dict[str, str], **settings: Any
 ) -> pl.DataFrame:
-    """The rows of the query, as raw/ gets them."""
-    (listed_file,) = RatingsSettings(source=source, query=query, **settings).rows.files(
-        place.context
-    )
-    destination = "s3://lake/raw/query.parquet"
-    listed_file.file.copy(place.context, destination)
-    return pl.read_parquet(place.store.get(destination))
+    """The rows of the query, as a run copies them."""
+    (copy,) = seams.copy_raw(base, {"source": source, "query": query, **settings})
+    return pl.read_parquet(copy.path)
 
 
-def read_refusal(place: Place, query: str, source: str | dict[str, str], **settings: Any) -> str:
-    with pytest.raises(SourceError) as error:
-        query_rows(place, query, source, **settings)
+def read_refusal(base: Path, query: str, source: str | dict[str, str], **settings: Any) -> str:
+    with pytest.raises(seams.UserError) as error:
+        query_rows(base, query, source, **settings)
     assert "\n" not in str(error.value)
-    assert place.store.head("s3://lake/raw/query.parquet") is None
+    assert not [*base.glob("raw/*")]
     return str(error.value)
 
 
-def put(place: Place, path: str, content: str | bytes) -> None:
-    file = place.base / path
+def put(base: Path, path: str, content: str | bytes) -> None:
+    file = base / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def test_a_join_of_two_files(place: Place) -> None:
-    put(place, "orders.csv", "order_id,user_id,day\n7,007,2024-01-02\n8,b,2024-01-03\n")
-    put(place, "lines.csv.gz", gzip.compress(b"order_id;product\n7;x\n7;y\n9;z\n"))
+def test_a_join_of_two_files(base: Path) -> None:
+    put(base, "orders.csv", "order_id,user_id,day\n7,007,2024-01-02\n8,b,2024-01-03\n")
+    put(base, "lines.csv.gz", gzip.compress(b"order_id;product\n7;x\n7;y\n9;z\n"))
     rows = query_rows(
-        place,
+        base,
         "SELECT user_id, product, day FROM lines JOIN orders USING (order_id) ORDER BY product;",
         {"orders": "orders.csv", "lines": "lines.csv.gz"},
     )
     assert rows.rows() == [("007", "x", "2024-01-02"), ("007", "y", "2024-01-02")]
 
 
-def test_lists_of_json_are_exploded_and_texts_stay_as_written(place: Place) -> None:
+def test_lists_of_json_are_exploded_and_texts_stay_as_written(base: Path) -> None:
     item = "123E4567-E89B-12D3-A456-426614174000"
     events = [
         {"user": "007", "at": "2024-01-02T03:04:05+02:00", "items": [{"id": item}, {"id": 5}]},
         {"user": 8, "at": "2024-01-02", "items": []},
         {"user": "9", "items": [{"id": "2024-01-02", "late": {"UUID": "x"}}]},
     ]
-    put(place, "events.jsonl", "".join(json.dumps(event) + "\n" for event in events))
+    put(base, "events.jsonl", "".join(json.dumps(event) + "\n" for event in events))
     query = """SELECT user, "at", item.id, item.late.UUID AS late
         FROM source, unnest(items) AS _(item)"""
-    assert query_rows(place, query, "events.jsonl").rows() == [
+    assert query_rows(base, query, "events.jsonl").rows() == [
         ("007", "2024-01-02T03:04:05+02:00", item, None),
         ("007", "2024-01-02T03:04:05+02:00", "5", None),
         ("9", None, "2024-01-02", "x"),
     ]
 
 
-def test_an_object_of_many_fields_is_a_map(place: Place) -> None:
+def test_an_object_of_many_fields_is_a_map(base: Path) -> None:
     purchases = {f"p{number}": "2024-01-02" for number in range(1_500)}
-    put(place, "a.jsonl", json.dumps({"user": "u", "bought": purchases}))
-    rows = query_rows(place, "SELECT user, bought['p7'] AS day FROM source", "a.jsonl")
+    put(base, "a.jsonl", json.dumps({"user": "u", "bought": purchases}))
+    rows = query_rows(base, "SELECT user, bought['p7'] AS day FROM source", "a.jsonl")
     assert rows.rows() == [("u", "2024-01-02")]
 
 
-def test_partitions_of_paths_are_columns(place: Place) -> None:
+def test_partitions_of_paths_are_columns(base: Path) -> None:
     for month in ("01", "02"):
-        put(place, f"sales/year=2024/month={month}/part.csv", f"user,item\n{month},x\n")
+        put(base, f"sales/year=2024/month={month}/part.csv", f"user,item\n{month},x\n")
     rows = query_rows(
-        place, "SELECT user, year || '-' || month AS day FROM source ORDER BY 1", "sales/"
+        base, "SELECT user, year || '-' || month AS day FROM source ORDER BY 1", "sales/"
     )
     assert rows.rows() == [("01", "2024-01"), ("02", "2024-02")]
 
 
-def test_files_with_other_columns_are_matched_by_name(place: Place) -> None:
-    put(place, "a/1.csv", "user,item\na,b\n")
-    put(place, "a/2.csv", "item;user;price\nd;c;1,5\n")
-    rows = query_rows(place, "SELECT * FROM source", "a/")
+def test_files_with_other_columns_are_matched_by_name(base: Path) -> None:
+    put(base, "a/1.csv", "user,item\na,b\n")
+    put(base, "a/2.csv", "item;user;price\nd;c;1,5\n")
+    rows = query_rows(base, "SELECT * FROM source", "a/")
     assert rows.rows(named=True) == [
         {"user": "a", "item": "b", "price": None},
         {"user": "c", "item": "d", "price": "1,5"},
     ]
 
 
-def test_the_delimiter_is_not_one_in_quotes(place: Place) -> None:
-    put(place, "a.csv", 'user;"item, name"\na;"1,5"\n')
-    assert query_rows(place, "SELECT * FROM source", "a.csv").rows() == [("a", "1,5")]
+def test_the_delimiter_is_not_one_in_quotes(base: Path) -> None:
+    put(base, "a.csv", 'user;"item, name"\na;"1,5"\n')
+    assert query_rows(base, "SELECT * FROM source", "a.csv").rows() == [("a", "1,5")]
 
 
-def test_a_line_of_numbers_is_no_header(place: Place) -> None:
-    put(place, "ratings.dat", "1::2::5::978300760\n")
+def test_a_line_of_numbers_is_no_header(base: Path) -> None:
+    put(base, "ratings.dat", "1::2::5::978300760\n")
     rows = query_rows(
-        place, "SELECT column_1 AS u, column_4::BIGINT AS t FROM source", "ratings.dat"
+        base, "SELECT column_1 AS u, column_4::BIGINT AS t FROM source", "ratings.dat"
     )
     assert rows.rows() == [("1", 978300760)]
 
 
-def test_columns_of_one_name_get_numbers(place: Place) -> None:
-    put(place, "a.csv", "user,item,USER,user_1\na,b,c,d\n")
-    message = read_refusal(place, "SELECT item, user FROM source", "a.csv")
+def test_columns_of_one_name_get_numbers(base: Path) -> None:
+    put(base, "a.csv", "user,item,USER,user_1\na,b,c,d\n")
+    message = read_refusal(base, "SELECT item, user FROM source", "a.csv")
     assert "a.csv has several columns 'user', and the query uses it" in message
-    rows = query_rows(place, "SELECT item, user_2 FROM source", "a.csv")
+    rows = query_rows(base, "SELECT item, user_2 FROM source", "a.csv")
     assert rows.rows() == [("b", "a")]
 
 
-def test_whether_there_is_a_header_is_decided_once_for_all_files(place: Place) -> None:
-    put(place, "a/1.csv", "u1,i1,2024-01-01\nu2,i2,2024-01-02\n")
-    put(place, "a/2.csv", "u3,i3,\nu4,i4,\n")
-    put(place, "b/1.csv", "u1,i1,2024-01-01\n")
-    put(place, "b/2.csv", "user,item,day\nu5,i5,2024-01-01\n")
+def test_whether_there_is_a_header_is_decided_once_for_all_files(base: Path) -> None:
+    put(base, "a/1.csv", "u1,i1,2024-01-01\nu2,i2,2024-01-02\n")
+    put(base, "a/2.csv", "u3,i3,\nu4,i4,\n")
+    put(base, "b/1.csv", "u1,i1,2024-01-01\n")
+    put(base, "b/2.csv", "user,item,day\nu5,i5,2024-01-01\n")
     query = "SELECT column_1, column_2 FROM source"
-    message = read_refusal(place, query, "b/")
+    message = read_refusal(base, query, "b/")
     assert "2.csv names its columns, and that of" in message
     expected = [(f"u{number}", f"i{number}") for number in (1, 2, 3, 4)]
-    assert query_rows(place, query, "a/").rows() == expected
+    assert query_rows(base, query, "a/").rows() == expected
 
 
-def test_text_alone_is_a_row_where_it_is_declared_or_shows(place: Place) -> None:
-    put(place, "a.csv", "anna,alien\nbob,up\n")
-    put(place, "b.csv", "anna,alien\nanna,up\n")
+def test_text_alone_is_a_row_where_it_is_declared_or_shows(base: Path) -> None:
+    put(base, "a.csv", "anna,alien\nbob,up\n")
+    put(base, "b.csv", "anna,alien\nanna,up\n")
     query = "SELECT column_1 FROM source"
-    assert query_rows(place, query, "a.csv", header="none").rows() == [("anna",), ("bob",)]
-    assert query_rows(place, query, "b.csv").rows() == [("anna",), ("anna",)]
+    assert query_rows(base, query, "a.csv", header="none").rows() == [("anna",), ("bob",)]
+    assert query_rows(base, query, "b.csv").rows() == [("anna",), ("anna",)]
     rows = query_rows(
-        place,
+        base,
         "SELECT alien, column_2 FROM a CROSS JOIN b ORDER BY 2",
         {"a": "a.csv", "b": "b.csv"},
         header={"a": 1, "b": "none"},
@@ -157,37 +157,37 @@ def test_text_alone_is_a_row_where_it_is_declared_or_shows(place: Place) -> None
 
 
 @pytest.mark.parametrize("before", ["Report of May;by Ann\n\n", "sep=;\n"])
-def test_lines_before_the_header_are_left_out(place: Place, before: str) -> None:
-    put(place, "a.csv", f"{before}user;item\nu1;i1\n")
+def test_lines_before_the_header_are_left_out(base: Path, before: str) -> None:
+    put(base, "a.csv", f"{before}user;item\nu1;i1\n")
     header = None if before.startswith("sep") else before.count("\n") + 1
-    rows = query_rows(place, "SELECT * FROM source", "a.csv", header=header)
+    rows = query_rows(base, "SELECT * FROM source", "a.csv", header=header)
     assert rows.rows(named=True) == [{"user": "u1", "item": "i1"}]
-    put(place, "a.json", '{"user": 1}')
-    place.store.delete("s3://lake/raw/query.parquet")
-    message = read_refusal(place, "SELECT * FROM source", "a.json", header=2)
+    put(base, "a.json", '{"user": 1}')
+    shutil.rmtree(base / "raw")
+    message = read_refusal(base, "SELECT * FROM source", "a.json", header=2)
     assert "header is of csv" in message
 
 
-def test_types_that_parquet_lacks_become_text(place: Place) -> None:
-    put(place, "a.csv", "n\n9\n")
+def test_types_that_parquet_lacks_become_text(base: Path) -> None:
+    put(base, "a.csv", "n\n9\n")
     sql = """SELECT sum(n::INT) AS s, uuid() AS u, max(n)::DECIMAL(4,2) AS d, TIME '10:00' AS t
         FROM source"""
-    rows = query_rows(place, sql, "a.csv")
+    rows = query_rows(base, sql, "a.csv")
     assert rows.dtypes == [pl.Decimal(38, 0), pl.String, pl.Decimal(4, 2), pl.String]
     assert rows.get_column("s").cast(pl.String).item() == "9"
 
 
-def test_unchanged_files_are_not_queried_again(place: Place) -> None:
-    put(place, "a.csv", "user\na\n")
+def test_unchanged_files_are_not_queried_again(base: Path) -> None:
+    put(base, "a.csv", "user\na\n")
 
     def find_version(query: str) -> str:
-        (listed_file,) = RatingsSettings(source="a.csv", query=query).rows.files(place.context)
-        return listed_file.fingerprint
+        (version,) = seams.list_files(base, {"source": "a.csv", "query": query}).values()
+        return version
 
     first = find_version("SELECT user FROM source")
     assert find_version("SELECT user FROM source") == first
     assert find_version("SELECT user AS u FROM source") != first
-    put(place, "a.csv", "user\nb\nc\n")
+    put(base, "a.csv", "user\nb\nc\n")
     assert find_version("SELECT user FROM source") != first
 
 
@@ -201,9 +201,9 @@ def test_unchanged_files_are_not_queried_again(place: Place) -> None:
         ("SELECT json_object('a', user) AS j FROM source", "j is JSON: take its text"),
     ],
 )
-def test_errors_name_the_line(place: Place, query: str, reason: str) -> None:
-    put(place, "a.csv", "user,item\na,b\n")
-    message = read_refusal(place, query, "a.csv")
+def test_errors_name_the_line(base: Path, query: str, reason: str) -> None:
+    put(base, "a.csv", "user,item\na,b\n")
+    message = read_refusal(base, query, "a.csv")
     assert message.startswith("a.csv: ratings.query: ")
     assert re.search(reason, message)
 
@@ -220,15 +220,15 @@ def test_errors_name_the_line(place: Place, query: str, reason: str) -> None:
         (b"", "empty"),
     ],
 )
-def test_a_damaged_file_is_refused_by_name(place: Place, content: bytes, message: str) -> None:
-    put(place, "a.csv", content)
-    assert re.search(message, read_refusal(place, "SELECT * FROM source", "a.csv"))
+def test_a_damaged_file_is_refused_by_name(base: Path, content: bytes, message: str) -> None:
+    put(base, "a.csv", content)
+    assert re.search(message, read_refusal(base, "SELECT * FROM source", "a.csv"))
 
 
-def test_a_folder_of_several_formats_is_refused(place: Place) -> None:
-    put(place, "b/1.csv", "user\na\n")
-    put(place, "b/2.json", '{"user": 1}')
-    message = read_refusal(place, "SELECT * FROM source", "b/")
+def test_a_folder_of_several_formats_is_refused(base: Path) -> None:
+    put(base, "b/1.csv", "user\na\n")
+    put(base, "b/2.json", '{"user": 1}')
+    message = read_refusal(base, "SELECT * FROM source", "b/")
     assert "b/1.csv is csv" in message
     assert "b/2.json is json" in message
 
@@ -258,13 +258,11 @@ OUTSIDE = (
 
 @pytest.mark.attack
 @pytest.mark.parametrize("query", OUTSIDE)
-def test_a_query_reaches_nothing_but_its_sources(place: Place, query: str) -> None:
-    put(place, "a.csv", "user\na\n")
-    folder = place.base.parent
+def test_a_query_reaches_nothing_but_its_sources(base: Path, query: str) -> None:
+    put(base, "a.csv", "user\na\n")
+    folder = base.parent
     (folder / "secret.csv").write_text("secret\nhidden\n")
-    message = read_refusal(
-        place, query.format(folder=folder, secret=folder / "secret.csv"), "a.csv"
-    )
+    message = read_refusal(base, query.format(folder=folder, secret=folder / "secret.csv"), "a.csv")
     assert "hidden" not in message
 
 
@@ -289,17 +287,17 @@ def test_a_query_reaches_nothing_but_its_sources(place: Place, query: str) -> No
         "-- nothing",
     ],
 )
-def test_a_query_is_one_select(place: Place, query: str) -> None:
-    folder = place.base.parent
-    with pytest.raises(ValueError, match=r"query\n.*(one SELECT|Parser Error)"):
-        RatingsSettings(source="a.csv", query=query.format(folder=folder))
+def test_a_query_is_one_select(base: Path, query: str) -> None:
+    folder = base.parent
+    with pytest.raises(seams.UserError, match=r"query\n.*(one SELECT|Parser Error)"):
+        seams.declare({"ratings": {"source": "a.csv", "query": query.format(folder=folder)}})
     assert not list(folder.glob("out*"))
 
 
 def test_without_duckdb_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(ValueError, match=r"pip install 'batchrec-dagster\[sql\]'"):
-        RatingsSettings(source="a.csv", query="SELECT 1")
+    with pytest.raises(seams.UserError, match=r"pip install 'batchrec-dagster\[sql\]'"):
+        seams.declare({"ratings": {"source": "a.csv", "query": "SELECT 1"}})
 
 
 @pytest.mark.parametrize(
@@ -311,11 +309,11 @@ def test_without_duckdb_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_time_memory_and_the_result_have_limits(
-    place: Place, monkeypatch: pytest.MonkeyPatch, name: str, value: str, query: str
+    base: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, query: str
 ) -> None:
-    put(place, "a.csv", "user\na\n")
+    put(base, "a.csv", "user\na\n")
     monkeypatch.setenv(f"BATCHREC_{name}", value)
-    assert f"BATCHREC_{name}" in read_refusal(place, query, "a.csv")
+    assert f"BATCHREC_{name}" in read_refusal(base, query, "a.csv")
 
 
 UPPER_CASE = str(UUID(int=10)).upper()
@@ -332,16 +330,16 @@ CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_siz
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     deadline=None,
-    max_examples=repeats(20, 6),
+    max_examples=repeats(60, 6),
 )
 def test_what_is_read_is_what_python_reads(
-    place: Place, table: list[tuple[str, str, str]], delimiter: str, ends: str
+    base: Path, table: list[tuple[str, str, str]], delimiter: str, ends: str
 ) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter, lineterminator=ends, quoting=csv.QUOTE_ALL)
     writer.writerows([("user", "item", "note"), *table])
-    put(place, "a.csv", text.getvalue())
-    read = query_rows(place, "SELECT * FROM source", "a.csv", delimiter=delimiter)
+    put(base, "a.csv", text.getvalue())
+    read = query_rows(base, "SELECT * FROM source", "a.csv", delimiter=delimiter)
     # An empty cell is a missing one.
     assert read.rows() == [tuple(cell or None for cell in row) for row in table]
 
@@ -365,11 +363,11 @@ def test_what_is_read_is_what_python_reads(
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     deadline=None,
-    max_examples=repeats(20, 6),
+    max_examples=repeats(60, 6),
 )
-def test_json_is_read_as_it_is_written(place: Place, table: list[dict[str, Any]]) -> None:
-    put(place, "a.jsonl", "".join(json.dumps({"n": 1, **row}) + "\n" for row in table))
-    read = query_rows(place, "SELECT * FROM source", "a.jsonl").to_dicts()
+def test_json_is_read_as_it_is_written(base: Path, table: list[dict[str, Any]]) -> None:
+    put(base, "a.jsonl", "".join(json.dumps({"n": 1, **row}) + "\n" for row in table))
+    read = query_rows(base, "SELECT * FROM source", "a.jsonl").to_dicts()
     value_types = {type(row["mixed"]) for row in table if "mixed" in row}
     for row, expected_row in zip(read, table, strict=True):
         for name in read[0].keys() - {"n"}:
@@ -379,14 +377,14 @@ def test_json_is_read_as_it_is_written(place: Place, table: list[dict[str, Any]]
             assert row[name] == value
 
 
-def test_a_real_join_is_what_pandas_makes(place: Place) -> None:
+def test_a_real_join_is_what_pandas_makes(base: Path) -> None:
     folder = real_data("ml-latest-small")
     query = """SELECT userId, movieId, rating::DOUBLE AS rating, timestamp::BIGINT AS "at"
         FROM ratings JOIN movies USING (movieId)
         WHERE list_contains(string_split(genres, '|'), 'War')
         ORDER BY userId::INT, movieId::INT"""
     source = {"ratings": f"{folder}/ratings.csv", "movies": f"{folder}/movies.csv"}
-    rows = query_rows(place, query, source)
+    rows = query_rows(base, query, source)
     ratings = pd.read_csv(folder / "ratings.csv", dtype={"userId": str, "movieId": str})
     movies = pd.read_csv(folder / "movies.csv", dtype=str)
     war = movies[movies.genres.str.split("|").map(lambda genres: "War" in genres)]
@@ -397,21 +395,20 @@ def test_a_real_join_is_what_pandas_makes(place: Place) -> None:
     assert rows.height > 4_000
 
 
-def test_items_of_a_query(place: Place, tmp_path: Path) -> None:
-    put(place, "films.csv", "id,name,released\n007,Dr. No,1962-10-05\n8,,\n")
-    put(place, "genres.csv", "film,genre\n007,Action\n007,Spy\n")
+def test_items_of_a_query(base: Path) -> None:
+    put(base, "films.csv", "id,name,released\n007,Dr. No,1962-10-05\n8,,\n")
+    put(base, "genres.csv", "film,genre\n007,Action\n007,Spy\n")
     columns = {"item": "id", "title": "name", "categories": {"GENRES": "genres"}}
-    items = ItemSettings.model_validate(
+    query = """SELECT id, name, released::DATE AS released,
+        (SELECT list(genre ORDER BY genre) FROM genres WHERE film = id) AS genres FROM films"""
+    items = seams.prepare_items(
+        base,
         {
             "source": {"films": "films.csv", "genres": "genres.csv"},
-            "query": """SELECT id, name, released::DATE AS released,
-            (SELECT list(genre ORDER BY genre) FROM genres WHERE film = id) AS genres FROM films""",
+            "query": query,
             "columns": {**columns, "created": "released"},
-        }
+        },
     )
-    (listed_file,) = items.rows.files(place.context)
-    with listed_file.file.open_locally(place.context) as path:
-        read = parse_items(RawFile(path, "query"), items.layout)
-    assert read.titles.rows() == [("007", "Dr. No")]
-    assert read.metadata.rows() == [("007", -228528000, "Action|Spy")]
-    assert read.bad.total == 1
+    assert items.titles.rows() == [("007", "Dr. No")]
+    assert items.metadata.rows() == [("007", -228528000, "Action|Spy")]
+    assert sum(items.left_out.values()) == 1
