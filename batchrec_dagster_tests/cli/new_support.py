@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.project import Project as LocatedProject
+from batchrec_dagster.config.json_schema import build_declaration_schema
 from batchrec_dagster.config.new_declaration import SCHEMA_FILE
-from batchrec_dagster_tests.config.test_schema import list_schema_errors
 from batchrec_dagster_tests.guard.builders import (
     Project,
     definitions,
@@ -21,6 +23,15 @@ from batchrec_dagster_tests.guard.builders import (
 
 START = 1_500_000_000
 ROWS = [(user, item) for user in range(1, 61) for item in range(user % 7, 80, 3)]
+
+
+def list_schema_errors(attributes: dict[str, Any]) -> list[str]:
+    """What is wrong with a declaration, by the schema that editors read."""
+    document = {"type": "batchrec_dagster.BatchRecommendations", "attributes": attributes}
+    # YAML has dates, which an editor takes for text.
+    plain = json.loads(json.dumps(document, default=str))
+    validator = jsonschema.Draft7Validator(build_declaration_schema())
+    return [error.message for error in validator.iter_errors(plain)]
 
 
 @pytest.fixture
