@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.cli.new_support import (
+from batchrec_dagster_tests.guard.builders import Project
+from batchrec_dagster_tests.guard.tables.new_command import (
     ROWS,
     START,
     list_leftovers,
@@ -17,7 +18,6 @@ from batchrec_dagster_tests.cli.new_support import (
     working_project,
     write_ratings_file,
 )
-from batchrec_dagster_tests.guard.builders import Project
 
 __all__ = ["working_project"]
 pytestmark = pytest.mark.slow
@@ -68,13 +68,13 @@ def test_ratings_on_no_scale_of_5_or_10_all_count(
 
 
 def test_the_lowest_rating_that_counts_can_be_given(working_project: Project) -> None:
-    rows = [f"{n % 20},{n},{n},{START + n}" for n in range(100)]
+    rows = [f"{n % 30},{n},{n % 100},{START + n}" for n in range(4000)]
     (working_project.root / "jokes.csv").write_text(
         "\n".join(["userId,itemId,rating,timestamp", *rows])
     )
     code, output = run_new("shop", "--ratings", "jokes.csv", "--min-rating", "70")
     assert code == 0, output
-    assert "# 30 of 100 rows are 70 or more." in output
+    assert "# 1,200 of 4,000 rows are 70 or more." in output
     assert read_declaration(working_project)["interactions"]["min_rating"] == 70
     write_ratings_file(working_project.root / "b.csv", "userId,itemId,n,timestamp")
     code, output = run_new("club", "--ratings", "b.csv", "--min-rating", "3")
@@ -83,7 +83,7 @@ def test_the_lowest_rating_that_counts_can_be_given(working_project: Project) ->
 
 
 def test_ids_that_became_decimals_are_warned_of(working_project: Project) -> None:
-    rows = [f"{n % 20},{n}.0,5,{START + n}" for n in range(100)]
+    rows = [f"{n % 30},{n}.0,5,{START + n}" for n in range(1000)]
     (working_project.root / "pandas.csv").write_text(
         "\n".join(["userId,itemId,rating,timestamp", *rows])
     )
@@ -227,7 +227,7 @@ def test_items_are_looked_at_too(working_project: Project) -> None:
     (working_project.root / "other.csv").write_text("id,name\nx,y\n")
     code, output = run_new("club", "--ratings", "ratings.csv", "--items", "other.csv")
     assert code == 0
-    assert "Warning: other.csv has only 0 of the 32 items of the ratings" in output
+    assert "Warning: other.csv has only 0 of the 53 items of the ratings" in output
     (working_project.root / "odd.csv").write_text("a,b\nx,y\n")
     code, output = run_new("pub", "--ratings", "ratings.csv", "--items", "odd.csv")
     assert code == 2
@@ -268,7 +268,7 @@ def test_what_is_too_little_or_bad_is_reported(working_project: Project) -> None
     code, output = run_new("shop", "--ratings", "few.csv", "--on-bad-rows", "skip")
     assert code == 1
     assert "it could not run: 1 interactions of 1 users" in output
-    assert "Personalize needs 20 interactions" in output
+    assert "Personalize needs 1,000 interactions" in output
     for source, code_wanted, expected_output in (
         ("none.csv", 1, "there is no such file"),
         ("ftp://x/y.csv", 1, "ftp:// is not supported"),

@@ -9,18 +9,18 @@ import duckdb
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.cli.new_support import (
+from batchrec_dagster_tests.guard.builders import Project
+from batchrec_dagster_tests.guard.tables.new_command import (
+    RATINGS,
     ROWS,
     START,
-    read_attributes,
+    read_declaration,
     run_new,
-    unloaded_project,
     working_project,
     write_ratings_file,
 )
-from batchrec_dagster_tests.guard.builders import Project
 
-__all__ = ["unloaded_project", "working_project"]
+__all__ = ["working_project"]
 
 HOUR = 3600
 
@@ -32,45 +32,45 @@ def write_lines(project: Project, name: str, header: str, lines: list[str]) -> N
 
 @pytest.mark.parametrize("cell", ["", "true", "90"], ids=["empty", "flags", "durations"])
 def test_a_column_with_the_name_of_a_time_but_without_times_is_not_the_time(
-    unloaded_project: Project, cell: str
+    working_project: Project, cell: str
 ) -> None:
     write_ratings_file(
-        unloaded_project.root / "orders.csv",
+        working_project.root / "orders.csv",
         "userId,itemId,rating,bought,date",
         {"date": lambda _: cell},
     )
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
-    assert read_attributes(unloaded_project)["ratings"]["columns"]["timestamp"] == "bought"
+    assert read_declaration(working_project)["ratings"]["columns"]["timestamp"] == "bought"
 
 
-def test_an_empty_time_is_asked_for(unloaded_project: Project) -> None:
+def test_an_empty_time_is_asked_for(working_project: Project) -> None:
     lines = [f"{user},{item}," for user, item in ROWS]
-    write_lines(unloaded_project, "orders.csv", "userId,itemId,date", lines)
+    write_lines(working_project, "orders.csv", "userId,itemId,date", lines)
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 2
     assert "couldn't recognise the time column" in output
     assert "--time none" in output
 
 
-def test_of_two_names_of_a_user_the_one_with_ids_is_taken(unloaded_project: Project) -> None:
+def test_of_two_names_of_a_user_the_one_with_ids_is_taken(working_project: Project) -> None:
     write_ratings_file(
-        unloaded_project.root / "orders.csv",
+        working_project.root / "orders.csv",
         "customer_id,itemId,rating,time,user_id",
         {"empty": lambda _: ""},
     )
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
-    assert read_attributes(unloaded_project)["ratings"]["columns"]["user"] == "customer_id"
+    assert read_declaration(working_project)["ratings"]["columns"]["user"] == "customer_id"
 
 
-def test_flags_and_texts_are_not_when_an_item_was_created(unloaded_project: Project) -> None:
-    write_ratings_file(unloaded_project.root / "orders.csv", "userId,itemId,rating,time")
+def test_flags_and_texts_are_not_when_an_item_was_created(working_project: Project) -> None:
+    write_ratings_file(working_project.root / "orders.csv", "userId,itemId,rating,time")
     lines = [f"{item},Lamp {item},true,2020-01-0{1 + item % 9}" for item in range(80)]
-    write_lines(unloaded_project, "items.csv", "Id,Title,Published,Created At", lines)
+    write_lines(working_project, "items.csv", "Id,Title,Published,Created At", lines)
     code, output = run_new("shop", "--ratings", "orders.csv", "--items", "items.csv")
     assert code == 0, output
-    assert read_attributes(unloaded_project)["items"]["columns"]["created"] == "Created At"
+    assert read_declaration(working_project)["items"]["columns"]["created"] == "Created At"
 
 
 @pytest.mark.parametrize(
@@ -79,26 +79,26 @@ def test_flags_and_texts_are_not_when_an_item_was_created(unloaded_project: Proj
     ids=["one", "many", "rating"],
 )
 def test_numbers_in_a_file_without_a_header_are_ratings_only_on_a_scale(
-    unloaded_project: Project, category: str, column: int | None
+    working_project: Project, category: str, column: int | None
 ) -> None:
     lines = []
     for number, (user, item) in enumerate(ROWS):
-        cell = str(1 + item % 5) if category == "rating" else category.format(item % 12)
+        cell = str(RATINGS[number]) if category == "rating" else category.format(item % 12)
         lines.append(f"{user},{item},{cell},{START + number * HOUR}")
-    write_lines(unloaded_project, "clicks.dat", "", lines)
+    write_lines(working_project, "clicks.dat", "", lines)
     code, output = run_new("shop", "--ratings", "clicks.dat")
     assert code == 0, output
-    columns = read_attributes(unloaded_project)["ratings"]["columns"]
+    columns = read_declaration(working_project)["ratings"]["columns"]
     assert columns.get("rating") == column
     assert columns["timestamp"] == 4
 
 
-def test_another_column_with_times_is_named(unloaded_project: Project) -> None:
+def test_another_column_with_times_is_named(working_project: Project) -> None:
     lines = [
         f"{user},{item},{START + user * HOUR},{START + number * HOUR}"
         for number, (user, item) in enumerate(ROWS)
     ]
-    write_lines(unloaded_project, "orders.csv", "userId,itemId,created_at,purchased_on", lines)
+    write_lines(working_project, "orders.csv", "userId,itemId,created_at,purchased_on", lines)
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
     assert (
@@ -112,7 +112,7 @@ def test_another_column_with_times_is_named(unloaded_project: Project) -> None:
 
 
 @pytest.mark.parametrize("kind", ["decimal", "text"])
-def test_decimals_as_ids_in_parquet_are_named(unloaded_project: Project, kind: str) -> None:
+def test_decimals_as_ids_in_parquet_are_named(working_project: Project, kind: str) -> None:
     items = [Decimal(f"{item}.0") for _, item in ROWS]
     frame = pl.DataFrame(
         {
@@ -123,7 +123,7 @@ def test_decimals_as_ids_in_parquet_are_named(unloaded_project: Project, kind: s
     )
     if kind == "text":
         frame = frame.with_columns(pl.col("itemId").cast(pl.String))
-    frame.write_parquet(unloaded_project.root / "orders.parquet")
+    frame.write_parquet(working_project.root / "orders.parquet")
     code, output = run_new("shop", "--ratings", "orders.parquet")
     assert code == 0, output
     assert "Warning: orders.parquet: the item ids (column itemId) are decimals such as" in output
@@ -137,28 +137,28 @@ def test_decimals_as_ids_in_parquet_are_named(unloaded_project: Project, kind: s
     ],
 )
 def test_categories_that_are_written_as_code_are_named(
-    unloaded_project: Project, cell: str, form: str, plain: str
+    working_project: Project, cell: str, form: str, plain: str
 ) -> None:
-    write_ratings_file(unloaded_project.root / "orders.csv", "userId,itemId,rating,time")
+    write_ratings_file(working_project.root / "orders.csv", "userId,itemId,rating,time")
     lines = [f"{item},Lamp {item},{cell}" for item in range(80)]
-    write_lines(unloaded_project, "items.csv", "itemId,title,categories", lines)
+    write_lines(working_project, "items.csv", "itemId,title,categories", lines)
     code, output = run_new("shop", "--ratings", "orders.csv", "--items", "items.csv")
     assert code == 0, output
     assert f"Warning: categories has {form} in each cell, such as" in output
     query = output.partition("set items.query: ")[2].splitlines()[0]
-    items = pl.read_csv(unloaded_project.root / "items.csv")
+    items = pl.read_csv(working_project.root / "items.csv")
     with duckdb.connect() as connection:
         connection.register("source", items.to_arrow())
         rows = connection.execute(query).fetchall()
     assert rows == [(number, title, plain) for number, title, _ in items.rows()]
 
 
-def test_names_below_other_lines_are_found_and_declared(unloaded_project: Project) -> None:
+def test_names_below_other_lines_are_found_and_declared(working_project: Project) -> None:
     lines = [f"{user},{item},{START + number}" for number, (user, item) in enumerate(ROWS)]
     header = "Sales report\nMade on a Monday\n\ncustomer_id,sku,ordered_at"
-    write_lines(unloaded_project, "report.csv", header, lines)
+    write_lines(working_project, "report.csv", header, lines)
     write_lines(
-        unloaded_project,
+        working_project,
         "catalogue.csv",
         "Catalogue\n\nsku,title",
         [f"{item},Lamp {item}" for item in range(80)],
@@ -166,21 +166,21 @@ def test_names_below_other_lines_are_found_and_declared(unloaded_project: Projec
     code, output = run_new("shop", "--ratings", "report.csv", "--items", "catalogue.csv")
     assert code == 0, output
     assert "Warning: line 4 was taken for the names of the columns: customer_id, sku" in output
-    declared = read_attributes(unloaded_project)
+    declared = read_declaration(working_project)
     assert (declared["ratings"]["header"], declared["items"]["header"]) == (4, 3)
     assert f"{len(ROWS):,} rows (csv)" in output
 
 
-def test_only_a_doubled_name_that_is_used_is_refused(unloaded_project: Project) -> None:
+def test_only_a_doubled_name_that_is_used_is_refused(working_project: Project) -> None:
     write_ratings_file(
-        unloaded_project.root / "orders.csv",
+        working_project.root / "orders.csv",
         "userId,itemId,rating,time,note,note",
         {"note": lambda _: "x", "more": lambda _: "y"},
     )
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
     write_ratings_file(
-        unloaded_project.root / "doubled.csv",
+        working_project.root / "doubled.csv",
         "userId,itemId,rating,time,itemId",
         {"item_again": lambda _: 1},
     )
@@ -190,21 +190,21 @@ def test_only_a_doubled_name_that_is_used_is_refused(unloaded_project: Project) 
 
 
 def test_the_only_column_with_times_is_taken_whatever_their_format(
-    unloaded_project: Project,
+    working_project: Project,
 ) -> None:
     lines = [
         f"{user},{item},{1 + number % 28:02}.01.2024" for number, (user, item) in enumerate(ROWS)
     ]
-    write_lines(unloaded_project, "orders.csv", "userId,itemId,Bestelldatum", lines)
+    write_lines(working_project, "orders.csv", "userId,itemId,Bestelldatum", lines)
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
-    ratings = read_attributes(unloaded_project)["ratings"]
+    ratings = read_declaration(working_project)["ratings"]
     assert ratings["columns"]["timestamp"] == "Bestelldatum"
     assert ratings["timestamp_format"] == "%d.%m.%Y"
 
 
 def test_the_guess_goes_by_words_and_by_what_changes_within_a_user(
-    unloaded_project: Project,
+    working_project: Project,
 ) -> None:
     lines = [
         f"#{number},Ann,a{user}@example.com,2020-01-{1 + user % 28:02},"
@@ -212,7 +212,7 @@ def test_the_guess_goes_by_words_and_by_what_changes_within_a_user(
         for number, (user, item) in enumerate(ROWS)
     ]
     header = "Name,Shown,Email,Since,Paid,Lineitem sku"
-    write_lines(unloaded_project, "shopify.csv", header, lines)
+    write_lines(working_project, "shopify.csv", header, lines)
     code, output = run_new("shop", "--ratings", "shopify.csv", "--user", "Email")
     assert code == 2
     assert "Paid and Since have times. Try: --item 'Lineitem sku' --time Paid (or" in output
