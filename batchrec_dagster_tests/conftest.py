@@ -36,6 +36,14 @@ pyfiles.load_module_py = cache(pyfiles.load_module_py)  # type: ignore[assignmen
 hypothesis.settings.register_profile(
     "batchrec", deadline=None, derandomize=True, max_examples=repeats(50, 15)
 )
+# For faults made on purpose: whether an example fails is all that matters, not how small it can be.
+hypothesis.settings.register_profile(
+    "unshrunk",
+    deadline=None,
+    derandomize=True,
+    max_examples=repeats(50, 15),
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 hypothesis.settings.register_profile("wild", deadline=None, derandomize=False, print_blob=True)
 hypothesis.settings.load_profile("batchrec")
 

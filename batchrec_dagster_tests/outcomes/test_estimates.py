@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -16,7 +15,6 @@ from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import (
     CONTROL,
     GROUPS,
-    MODEL,
     assign_arm,
     assign_arms,
     assign_groups,
@@ -30,35 +28,6 @@ from batchrec_dagster.outcomes.estimates import (
 
 USERS = pl.Series([f"user {number}" for number in range(20_000)])
 TEST = Experiment(name="holdout")
-
-
-def test_an_arm_depends_on_the_user_the_name_and_the_salt_alone() -> None:
-    assert assign_arms(USERS.head(200), TEST).to_list() == [
-        assign_arm(user, TEST) for user in USERS.head(200)
-    ]
-    # This answer must never change: moving users between arms would void running experiments.
-    half = Experiment(name="holdout", control_share=0.5)
-    expected_arms = [CONTROL, CONTROL, CONTROL, MODEL, CONTROL]
-    assert [assign_arm(user, half) for user in ("1", "2", "3", "Zoë", "")] == expected_arms
-    other_experiments = (Experiment(name="other"), Experiment(name="holdout", salt="2"))
-    for other in other_experiments:
-        both_controls = (assign_arms(USERS, TEST) == CONTROL) & (
-            assign_arms(USERS, other) == CONTROL
-        )
-        assert both_controls.mean() == pytest.approx(0.01, abs=0.003)
-
-
-@pytest.mark.slow
-def test_arms_are_balanced_and_a_larger_share_moves_users_one_way() -> None:
-    shares = (0.05, 0.1, 0.3, 0.5)
-    controls = [
-        assign_arms(USERS, Experiment(name="holdout", control_share=share)) == CONTROL
-        for share in shares
-    ]
-    for control_share, control in zip(shares, controls, strict=True):
-        assert scipy.stats.binomtest(int(control.sum()), len(USERS), control_share).pvalue > 0.001
-    for smaller, larger in pairwise(controls):
-        assert not (smaller & ~larger).any()
 
 
 def test_groups_are_even_and_independent_of_the_arms() -> None:

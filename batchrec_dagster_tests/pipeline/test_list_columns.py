@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.list_reasons import prepare_reasons
 from batchrec_dagster.storage import extras
@@ -27,7 +26,6 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.servers.postgres import postgres_server
-from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 ITEM_COLUMNS = {
     "item": "movieId",
@@ -127,57 +125,6 @@ def test_columns_reach_the_table_and_the_sinks_and_change_them_without_inference
         ]
 
 
-@pytest.mark.slow  # a refresh with a training, in S3
-def test_reasons_are_in_the_lists_that_ask_for_them_and_show_repeats_them(
-    project: Project,
-    instance: dg.DagsterInstance,
-    s3: S3Server,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    root = f"s3://{s3.create_bucket()}/data"
-    project.environment.update({**s3.environment(), "BATCHREC_STORAGE": root})
-    for name, value in project.environment.items():
-        monkeypatch.setenv(name, value)
-    write_ratings(project.root / "ratings.csv")
-    (project.root / "users.csv").write_text("id\n1\n2\n3\nnobody\n")
-    declare(
-        project,
-        batch_users={"source": str(project.root / "users.csv"), "column": "id"},
-        recommendations={
-            "columns": ["reason", "title", "reason_item"],
-            "rules": {"pin": [{"item": "5", "rank": 2}]},
-            "num_results": 5,
-        },
-        solution={},
-        sinks={"export": {}},
-    )
-    result = refresh(project, "shop", instance, report=True)
-    assert result.success
-    store, curated = s3.store(), f"{root}/shop/curated"
-    lists = pl.read_parquet(store.get(f"{curated}/recommendations/recommendations.parquet"))
-    assert lists.columns == [*BASE, "reason", "title", "reason_item", "score"]
-    reasons = dict(lists.group_by("user_id").agg("reason").iter_rows())
-    # Whoever has had the pinned item does not get it again.
-    assert {*reasons["nobody"]} == {"pinned", "popular"}
-    assert all({*reasons[user]} <= {"pinned", "because"} for user in "123")
-    about = metadata(result, "recommendations")
-    assert about["reason_because"] == lists.filter(reason="because").height > 0
-    history = pl.read_csv(
-        store.get(f"{root}/shop/transformed/interactions/interactions.csv"), infer_schema=False
-    )
-    pairs = {*history.select("USER_ID", "ITEM_ID").iter_rows()}
-    because = lists.filter(reason="because").select("user_id", "reason_item")
-    assert {*because.iter_rows()} <= pairs
-    export = bytes(store.get(f"{curated}/exports/recommendations.csv")).decode()
-    header = export.splitlines()[0].replace('"', "").split(",")
-    assert header[:5] == ["user_id", "item_1", "reason_1", "title_1", "reason_item_1"]
-    shown = json.loads(project.run("batchrec", "show", "1", "--json").stdout)
-    first = next(row for row in lists.filter(user_id="1").iter_rows(named=True)
-                 if row["reason"] == "because")  # fmt: skip
-    entry = shown["pipelines"][0]["recommendations"][first["rank"] - 1]
-    assert (entry["because"], entry["reason"]) == (first["reason_item"], None)
-
-
 def test_without_the_extra_reasons_say_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = declaration("shop", "ratings.csv", recommendations={"columns": ["reason"]})
     work = Mock(pipeline=Pipeline.model_validate(settings))
@@ -185,54 +132,3 @@ def test_without_the_extra_reasons_say_which_to_install(monkeypatch: pytest.Monk
     message = "recommendations.columns: reason needs scipy: pip install 'batchrec-dagster"
     with pytest.raises(StepError, match=re.escape(message)):
         prepare_reasons(work, pl.LazyFrame(), pl.Series([], dtype=pl.String))
-
-
-@pytest.mark.slow  # two refreshes
-def test_a_picture_changes_no_lists_that_have_titles_alone(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    write_ratings(project.root / "ratings.csv")
-    editions = []
-    for picture in ("a", "b"):
-        declare(project, picture=picture)
-        result = refresh(project, "shop", instance)
-        assert result.success
-        editions.append(metadata(result, "recommendations")["edition"])
-        assert table(project, "shop").columns == [*BASE, "title", "score"]
-    assert editions[0] == editions[1]
-
-
-@pytest.mark.parametrize(
-    ("columns", "names", "message"),
-    [
-        (
-            ["title", "PRIZE"],
-            {},
-            "there is no PRIZE: items.columns has title, image, link, GENRES, PRICE; reason and"
-            " reason_item are there too",
-        ),
-        (["title", "title"], {}, "title is there twice"),
-        (["TITLE", "title"], {"TITLE": "price"}, "title is there twice"),
-        (["SCORE"], {"SCORE": "price"}, "lists have a score of their own: give SCORE another"),
-        (["REASON"], {"REASON": "price"}, "lists have a reason of their own"),
-    ],
-)
-def test_a_column_that_cannot_be_is_reported_when_loaded(
-    project: Project, columns: list[str], names: dict[str, str], message: str
-) -> None:
-    numbers = names or {"PRICE": "price"}
-    items = {"source": "items.csv", "columns": {**ITEM_COLUMNS, "numbers": numbers}}
-    declare(project, items=items, recommendations={"columns": columns})
-    with pytest.raises(DeclarationError) as refusal, definitions(project):
-        pass
-    assert f"recommendations.columns: {message}" in str(refusal.value)
-    assert "\n" not in str(refusal.value).strip()
-
-
-def test_without_items_there_is_nothing_to_show_of_them(project: Project) -> None:
-    project.declare(declaration("shop", "ratings.csv", recommendations={"columns": ["title"]}))
-    with (
-        pytest.raises(DeclarationError, match="there is no title: items is missing; reason"),
-        definitions(project),
-    ):
-        pass

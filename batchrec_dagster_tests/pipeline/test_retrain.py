@@ -25,7 +25,6 @@ from batchrec_dagster_tests.guard.builders import (
     definitions,
     metadata,
     refresh,
-    table,
     why,
     write_ratings,
 )
@@ -108,49 +107,6 @@ def shop(
     return shop
 
 
-def test_between_trainings_new_data_get_lists_by_the_last_model(shop: Shop) -> None:
-    first, lists = shop.record, table(shop.project, "shop")
-    shop.rate(users=61)
-    shop.set_clock(days=6)
-    assert shop.night() == (KEPT, INFERRED)
-    assert shop.record["solution_version_arn"] == first["solution_version_arn"]
-    # It says what it was trained on, and which data there are.
-    assert shop.record["trained_on"] == first["trained_on"] == first["data_version"][:12]
-    assert shop.record["data_version"] != first["data_version"]
-    assert {*table(shop.project, "shop")["user_id"]} - {*lists["user_id"]} == {"61"}
-    assert shop.night() == (KEPT, LISTED)
-    assert shop.versions() == 1
-    shop.set_clock(days=7)
-    assert shop.night() == (TRAINED, INFERRED)
-    assert shop.record["trained_on"] == shop.record["data_version"][:12]
-    assert shop.versions() == 2
-    # Without new data there is nothing to learn, however old the model is.
-    shop.set_clock(days=30)
-    assert shop.night() == (UNCHANGED, LISTED)
-
-
-def test_a_training_may_run_hours_early_so_that_a_weekly_schedule_trains_each_week(
-    shop: Shop,
-) -> None:
-    shop.rate(seed=1)
-    shop.set_clock(days=7, hours=-5)
-    assert shop.night() == (TRAINED, INFERRED)
-
-
-def test_without_the_setting_every_change_of_the_data_is_trained_on(shop: Shop) -> None:
-    shop.declare(solution={"retrain": {}})
-    shop.rate(seed=1)
-    assert shop.night() == (TRAINED, INFERRED)
-
-
-def test_a_run_may_force_a_training(shop: Shop) -> None:
-    shop.rate(users=61)
-    force = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
-    assert shop.night(force) == (TRAINED, INFERRED)
-    assert shop.versions() == 2
-    assert shop.night() == (UNCHANGED, LISTED)
-
-
 def test_exploration_is_requested_for_the_recipe_that_has_it_and_is_off_by_default(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,19 +169,6 @@ def test_versions_without_names_are_known_by_tags_and_those_of_somebody_else_do_
     assert shop.record["solution_version_arn"] == ours
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"solution": {"recipe": "aws-user-personalization"}},
-        {"interactions": {"min_rating": 4}},
-    ],
-)
-def test_other_settings_need_a_training(shop: Shop, settings: dict[str, Any]) -> None:
-    shop.rate(users=61)
-    shop.declare(**settings)
-    assert shop.night() == (TRAINED, INFERRED)
-
-
 def test_a_run_that_was_killed_after_the_training_trains_nothing_twice(shop: Shop) -> None:
     before = shop.record_file.read_text()
     shop.rate(users=61)
@@ -242,57 +185,6 @@ def test_a_run_that_was_killed_after_the_training_trains_nothing_twice(shop: Sho
     assert shop.night() == (KEPT, INFERRED)
     assert shop.record["trained_on"] == trained_on
     assert shop.versions() == 2
-
-
-def test_a_model_that_the_gate_refuses_is_replaced_with_the_next_data(
-    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shop = Shop(project, instance, monkeypatch)
-    shop.rate()
-    shop.declare(gate={"min_ndcg_at_25": 1.0})
-    assert "gate.min_ndcg_at_25 is 1" in why(shop.run())
-    shop.rate(users=61)
-    assert not shop.run().success
-    assert shop.versions() == 2
-    # One that may be published again is kept.
-    shop.declare()
-    shop.rate(users=62)
-    assert shop.night() == (KEPT, INFERRED)
-    check = quality_gate(shop)
-    assert re.search(r"the model was trained on 20\d\d-\d\d-\d\d, on earlier data", check)
-
-
-def quality_gate(shop: Shop) -> str:
-    (verdict,) = [
-        check
-        for check in shop.result.get_asset_check_evaluations()
-        if check.check_name == "quality_gate"
-    ]
-    return verdict.description or ""
-
-
-def test_lists_of_a_kept_model_that_were_rolled_back_do_not_stop_those_of_newer_data(
-    shop: Shop,
-) -> None:
-    def roll_back() -> None:
-        with definitions(shop.project) as defs:
-            job = defs.resolve_job_def("shop_rollback")
-            assert job.execute_in_process(instance=shop.instance).success
-
-    shop.rate(users=61)
-    assert shop.night() == (KEPT, INFERRED)
-    roll_back()
-    assert "its lists were rolled back" in why(shop.run())
-    shop.rate(users=62)
-    assert shop.night() == (KEPT, INFERRED)
-    # Of another model than the one before: that model is not kept.
-    shop.rate(users=63)
-    shop.set_clock(days=8)
-    assert shop.night() == (TRAINED, INFERRED)
-    roll_back()
-    shop.set_clock(days=0)
-    shop.rate(users=64)
-    assert shop.night() == (TRAINED, INFERRED)
 
 
 def test_no_training_is_estimated_where_none_will_run(
@@ -335,12 +227,3 @@ def test_segments_follow_it_too(
     shop.night(assets=None)
     assert str(metadata(shop.result, "segment_solution_version")["outcome"]).startswith(KEPT)
     assert metadata(shop.result, "user_segments")["outcome"].startswith("unchanged")
-
-
-@pytest.mark.parametrize("days", [0, -1, "weekly"])
-def test_what_is_no_number_of_days_is_refused(project: Project, days: object) -> None:
-    write_ratings(project.root / "ratings.csv")
-    solution = {"retrain": {"every_days": days}}
-    project.declare(declaration("shop", project.root / "ratings.csv", solution=solution))
-    with pytest.raises(DeclarationError, match="every_days"), definitions(project):
-        pass

@@ -24,8 +24,7 @@ from batchrec_dagster.erasure.plan import list_pipeline_places
 from batchrec_dagster.erasure.unfinished import UnfinishedErasure
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError
-from batchrec_dagster.storage.published_table import PublishedTable
+from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.builders import (
     Project,
@@ -162,39 +161,6 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, instance: dg.DagsterIns
     write_shop(project)
     declare(project, LISTS)
     return Shop(project, instance)
-
-
-def test_a_list_that_fails_stops_no_other_and_goes_on_from_the_job_that_was_made(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish = PublishedTable.publish
-
-    def fail(table: PublishedTable, *arguments: Any) -> Any:
-        if "/home/" in table.uri:
-            raise StorageError("the disk is full")
-        return publish(table, *arguments)
-
-    for name, value in shop.project.environment.items():
-        monkeypatch.setenv(name, value)
-    with monkeypatch.context() as patched:
-        patched.setattr(PublishedTable, "publish", fail)
-        assert shop.run() == {"shop__home__recommendations"}
-    store = shop.deployment.storage_resource.store
-    assert count_jobs(shop.project, store) == (1, 2)
-    assert shop.read_list("newsletter").get_column("user_id").n_unique() == CONSENTING
-    assert "colour" in shop.read_list("app").columns
-
-    assert shop.run() == set()
-    # Neither the model nor a job was made again, though the run deleted what nothing needs.
-    assert count_jobs(shop.project, store) == (1, 2)
-    newsletter, home, app = (shop.results[name] for name in LISTS)
-    assert home["batch_inference_job_arn"] == app["batch_inference_job_arn"]
-    assert newsletter["batch_inference_job_arn"] != app["batch_inference_job_arn"]
-    assert home["outcome"] == "not inferred again: one job is for home and app"
-    assert app["outcome"] == newsletter["outcome"] == "unchanged: not inferred again"
-    assert {result["edition"] for result in (newsletter, home, app)} == {1}
-    assert shop.read_list("home").height == USERS * 8
-    assert (shop.project.root / "mail.csv").read_text().count("\n") == CONSENTING + 1
 
 
 @pytest.mark.parametrize("shop", ["folder"], indirect=True)

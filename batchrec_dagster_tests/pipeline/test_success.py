@@ -13,14 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     metadata,
     module_project,
     refresh,
-    why,
 )
 
 COLUMNS = {
@@ -143,25 +141,3 @@ def test_a_model_is_judged_by_purchases_without_another_training(
     assert "40 of 300 users chose items that they did not have, by purchase alone." in (
         numbers["preview"].replace("\\", "")
     )
-
-
-def test_event_types_that_no_row_has_are_refused_before_a_training(
-    tmp_path: Path, instance: dg.DagsterInstance
-) -> None:
-    project = module_project(tmp_path)
-    write_shop(project.root / "events.csv")
-    declare(project, "buy")
-    result = run(project, instance)
-    assert not result.success
-    assert "No interaction is of the type buy; the types are: click, Purchase." in why(result)
-    assert NDCG not in json.dumps([event.event_type_value for event in result.all_events])
-    declare(project, "buy", "purchase")
-    result = run(project, instance)
-    assert result.success
-    [check] = [
-        check
-        for check in result.get_asset_check_evaluations()
-        if check.check_name == "success_known"
-    ]
-    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "1 of 2 events of success are in the data" in (check.description or "")

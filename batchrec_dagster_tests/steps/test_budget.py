@@ -22,7 +22,7 @@ from batchrec_dagster.pipeline.assets import published_lists, training
 from batchrec_dagster.reporting.nights import Night, list_nights
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
-from batchrec_dagster_tests.guard.builders import Project, definitions, metadata, refresh, why
+from batchrec_dagster_tests.guard.builders import Project, definitions, refresh, why
 from batchrec_dagster_tests.guard.first_run import DECLARATION
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
@@ -83,65 +83,9 @@ def as_one_run(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
         monkeypatch.setattr(module, "find_root_run", lambda context: run)
 
 
-PAYING_ASSETS = ("personalize_dataset", "solution_version", "recommendations")
-
-
-def budget_checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
-    """Whether the budget's check passed, by asset."""
-    return {
-        check.asset_key.path[-1]: check.passed
-        for check in result.get_asset_check_evaluations()
-        if check.check_name == "within_budget"
-    }
-
-
 def list_shop_nights(shop: Shop) -> list[Night]:
     storage = StorageResource(root=str(shop.project.storage), s3=S3Connection())
     return list_nights(PipelineFiles(storage, StorageKeys("shop")))
-
-
-def test_an_import_above_the_budget_is_refused_and_starts_nothing(shop: Shop) -> None:
-    shop.declare(solution=V2)
-    assert shop.run().success
-    shop.take_created()
-
-    shop.declare(TOO_LITTLE, solution=V2)
-    refused = shop.run("personalize_dataset", force_import=True)
-    assert not refused.success
-    assert budget_checks(refused) == {"personalize_dataset": False}
-    assert shop.take_created() == []
-    message = why(refused)
-    assert message.startswith("within_budget: ")
-    assert "Nothing was started: raise budget.max_usd_per_run" in message
-
-    shop.declare(ENOUGH, solution=V2)
-    allowed = shop.run("personalize_dataset", force_import=True)
-    assert budget_checks(allowed) == {"personalize_dataset": True}
-    assert shop.take_created() == ["DatasetImportJob"]
-    assert metadata(allowed, "personalize_dataset")["cost_usd"] > 0
-
-
-def test_only_the_step_that_imports_has_the_check(shop: Shop) -> None:
-    shop.declare(ENOUGH, solution=V2)
-    assert budget_checks(shop.run()) == {"personalize_dataset": True}
-    # Without a budget no asset has it.
-    shop.declare(solution=V2)
-    assert budget_checks(shop.run()) == {}
-
-
-def test_a_night_costs_what_all_steps_of_its_run_paid(shop: Shop) -> None:
-    shop.declare(solution=V2)
-    run = shop.run()
-    assert run.success
-    paid_by_steps = [metadata(run, asset)["cost_usd"] for asset in PAYING_ASSETS]
-    # The first run was a local one.
-    local_night, night = list_shop_nights(shop)
-    assert local_night.cost_usd == 0.0
-    assert night.cost_usd == pytest.approx(sum(paid_by_steps), rel=1e-3)
-    # A run that has nothing to do pays nothing.
-    assert shop.run().success
-    *_, unchanged = list_shop_nights(shop)
-    assert (unchanged.status, unchanged.cost_usd) == ("unchanged", 0.0)
 
 
 def test_a_retry_finds_what_the_run_started_before_it_was_killed(
@@ -250,12 +194,3 @@ def test_a_failed_job_is_started_once_more_in_the_same_run(
     assert len(shop.take_created()) == 2
     if failures == 2:
         assert "failed: a hiccup" in why(result)
-
-
-def test_a_local_run_within_any_budget_pays_nothing(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(PersonalizeResource, "on_aws", property(lambda self: False))
-    shop.declare(TOO_LITTLE, recommendations={"num_results": 3})
-    assert budget_checks(shop.run()) == {"personalize_dataset": True}
-    assert [night.cost_usd for night in list_shop_nights(shop)] == [0.0, 0.0]

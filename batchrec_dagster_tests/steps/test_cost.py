@@ -9,14 +9,12 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.prices import (
     TRAINING_HOURS,
     Prices,
     estimate_training_hours,
     summarize_costs,
 )
-from batchrec_dagster.storage.object_store import ObjectStore
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
@@ -150,49 +148,6 @@ def test_the_estimate_of_a_training_is_an_upper_bound(
     third = metadata(refresh(project, "shop", instance), "personalize_dataset")
     training = 9 * PRICES.training_per_hour
     assert third["estimated_usd"] == approximate(training + lists + third["cost_usd"])
-
-
-def test_a_run_above_its_budget_starts_nothing_and_says_the_numbers(
-    project: Project,
-    attributes: dict[str, object],
-    instance: dg.DagsterInstance,
-    on_aws: None,
-) -> None:
-    # Its training is paid by the hour.
-    solution = {"recipe": "aws-user-personalization"}
-    project.declare({**attributes, "solution": solution, "budget": {"max_usd_per_run": 0.1}})
-    result = refresh(project, "shop", instance)
-    assert not result.success
-    (check,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "within_budget"]
-    assert not check.passed
-    assert check.metadata["estimated_usd"].value == pytest.approx(0.49, abs=0.01)
-    message = why(result)
-    assert "within_budget: about 0.48 USD" in message
-    assert "budget.max_usd_per_run allows 0.10. Nothing was started" in message
-    assert "training aws-user-personalization for " in message
-    assert "raise budget.max_usd_per_run" in message
-    client = embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
-    assert client.list_dataset_groups()["datasetGroups"] == []
-    assert client.list_schemas()["schemas"] == []
-
-    project.declare({**attributes, "budget": {"max_usd_per_run": 1}})
-    result = refresh(project, "shop", instance)
-    assert result.success
-    assert metadata(result, "solution_version")["cost_usd"] > 0
-
-
-@pytest.mark.usefixtures("first_run_of_shop")
-def test_a_forced_training_counts(
-    project: Project,
-    instance: dg.DagsterInstance,
-    on_aws: None,
-) -> None:
-    forced_config = {"ops": {"shop__solution_version": {"config": {"force_train": True}}}}
-    project.declare({**DECLARATION, "budget": {"max_usd_per_run": 0.01}})
-    assert refresh(project, "shop", instance).success  # Nothing is new.
-    assert "training aws-user-personalization-v2 on" in why(
-        refresh(project, "shop", instance, forced_config)
-    )
 
 
 @pytest.mark.usefixtures("first_run_of_shop")

@@ -6,8 +6,6 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.user_attributes import UsersLayout
 from batchrec_dagster.steps.checks import CheckResult
@@ -27,60 +25,6 @@ def compare(
     return check_not_shrunk(
         "items", size, published, "edition 7", max_shrink, how_to_skip="do so", skip=skip
     )
-
-
-def list_losses(size: DataSize, published: DataSize, max_shrink: float = 0.2) -> str | None:
-    """What the check says is missing; None if it passes."""
-    check = compare(size, published, max_shrink)
-    if check.passed:
-        return None
-    return check.finding.partition(": ")[2].partition(". gate.max_shrink")[0]
-
-
-@pytest.mark.parametrize(
-    ("rows", "max_shrink", "loss"),
-    [
-        (2000, 0.2, None),
-        (1000, 0.2, None),
-        (800, 0.2, None),
-        (799, 0.2, "items fell from 1,000 to 799 (20% fewer)"),
-        (0, 0.2, "items fell from 1,000 to 0 (100% fewer)"),
-        (999, 0.0, "items fell from 1,000 to 999 (0% fewer)"),
-        (500, 0.5, None),
-        (0, 1.0, None),
-    ],
-)
-def test_rows_may_be_fewer_by_the_share_that_is_allowed(
-    rows: int, max_shrink: float, loss: str | None
-) -> None:
-    assert list_losses(DataSize(rows), DataSize(1000), max_shrink) == loss
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "loss"),
-    [
-        (1000, 800, None),
-        (1000, 790, f"rows with a value in {TITLE} fell from 100% to 79%"),
-        (1000, 0, f"rows with a value in {TITLE} fell from 100% to 0%"),
-        (500, 390, f"rows with a value in {TITLE} fell from 50% to 39%"),
-        # Columns that few rows have a value in vary, but for those that have none any more.
-        (490, 100, None),
-        (490, 0, f"rows with a value in {TITLE} fell from 49% to 0%"),
-        (90, 0, None),
-        (0, 0, None),
-    ],
-)
-def test_a_column_may_not_lose_its_values(before: int, now: int, loss: str | None) -> None:
-    size, published = DataSize(1000, values={TITLE: now}), DataSize(1000, values={TITLE: before})
-    assert list_losses(size, published) == loss
-    assert list_losses(size, published, 1.0) is None
-
-
-def test_only_what_both_have_is_compared() -> None:
-    published = DataSize(1000, {"users": 100}, {TITLE: 1000})
-    assert list_losses(DataSize(1000, values={IMAGE: 0}), published) is None
-    assert list_losses(DataSize(1000, {"users": 9}), DataSize(1000)) is None
-    assert list_losses(DataSize(0, values={TITLE: 0}), DataSize(0, values={TITLE: 0})) is None
 
 
 def test_the_message_has_all_losses_and_what_to_do() -> None:

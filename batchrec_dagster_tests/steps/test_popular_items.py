@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -21,15 +20,11 @@ from batchrec_dagster.steps.measure_popularity import (
     measure_popularity,
 )
 from batchrec_dagster.steps.popular_items import (
-    count_popular_items,
-    count_popular_items_by_group,
-    find_popular_items,
     make_popular_lines,
 )
 
 DAY = 86_400
 NOW = 1_700_000_000
-ITEMS = [f"i{number}" for number in range(6)]
 
 
 class Row(NamedTuple):
@@ -42,19 +37,6 @@ class Row(NamedTuple):
     event: str
 
 
-rows_strategy = st.lists(
-    st.builds(
-        Row,
-        st.sampled_from(["u1", "u2", "u3", "ü4"]),
-        st.sampled_from(ITEMS),
-        st.integers(0, 9),
-        st.sampled_from(["purchase", "View", "refund"]),
-    ),
-    min_size=1,
-    max_size=40,
-)
-
-
 def to_frame(rows: Sequence[Row]) -> pl.LazyFrame:
     columns = {
         "USER_ID": [row.user for row in rows],
@@ -64,38 +46,6 @@ def to_frame(rows: Sequence[Row]) -> pl.LazyFrame:
     }
     types = {"USER_ID": pl.String, "ITEM_ID": pl.String, "TIMESTAMP": pl.Int64}
     return pl.LazyFrame(columns, schema={**types, "EVENT_TYPE": pl.String})
-
-
-def count_plainly(
-    rows: Sequence[Row], days: int | None, success: Sequence[str]
-) -> list[tuple[str, int]]:
-    """The items with their popularity, the most popular first."""
-    newest = min(row.days for row in rows)
-    events = [event.lower() for event in success]
-    people: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        is_counted = not events or row.event.lower() in events
-        if is_counted and (days is None or row.days - newest < days):
-            people[row.item].add(row.user)
-    pairs = [(item, len(users)) for item, users in people.items()]
-    return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
-
-
-@given(
-    rows_strategy,
-    st.sampled_from([1, 3, 100]),
-    st.sampled_from([[], ["purchase"], ["Purchase", "view"]]),
-)
-@settings(max_examples=60, deadline=None)
-def test_popularity_is_a_plain_count(rows: list[Row], days: int, success: list[str]) -> None:
-    for window in (days, None):
-        counted = count_popular_items(to_frame(rows), window, success)
-        assert list(counted.iter_rows()) == count_plainly(rows, window, success)
-
-    popular = find_popular_items(to_frame(rows), days, success)
-    recent = [item for item, _ in count_plainly(rows, days, success)]
-    others = [item for item, _ in count_plainly(rows, None, success) if item not in recent]
-    assert popular.ids.to_list() == recent + others
 
 
 @given(
@@ -118,27 +68,6 @@ def test_the_ndcg_of_popular_lists_is_that_of_a_plain_reading(
         expected.append(gain / best)
     measured = measure_lists(places, to_pairs(chosen), to_pairs(seen))
     assert measured.tolist() == pytest.approx(expected)
-
-
-@given(rows_strategy, st.sampled_from([3, 100]), st.sampled_from([[], ["purchase"]]))
-@settings(max_examples=40, deadline=None)
-def test_what_is_popular_in_a_group_is_a_plain_count_of_several_people(
-    rows: list[Row], days: int, success: list[str]
-) -> None:
-    groups = {"u1": "popular in AT", "u2": "popular in AT", "u3": "popular in AT", "ü4": "popular"}
-    users = pl.DataFrame({"USER_ID": [*groups], "reason": [*groups.values()]})
-    with patch("batchrec_dagster.steps.popular_items.FEWEST_PEOPLE", 2):
-        counted = count_popular_items_by_group(to_frame(rows), users, days, success)
-    newest = min(row.days for row in rows)
-    for reason in ("popular in AT", "popular"):
-        of_group = [row for row in rows if groups[row.user] == reason]
-        of_group = [row for row in of_group if row.days - newest < days]
-        of_group = [row for row in of_group if not success or row.event.lower() in success]
-        people = {item: {row.user for row in of_group if row.item == item} for item in ITEMS}
-        expected = count_plainly(of_group, None, success) if of_group else []
-        expected = [(item, number) for item, number in expected if len(people[item]) > 1]
-        own = counted.filter(reason=reason).select("ITEM_ID", "popularity")
-        assert list(own.iter_rows()) == expected
 
 
 def to_pairs(items_by_user: Mapping[int, set[int]]) -> pl.DataFrame:

@@ -32,7 +32,6 @@ from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
 from batchrec_dagster_tests.guard.editions import complete_about
 
 V1 = {"recipe": "aws-user-personalization"}
-EXPERIMENT = {"name": "spring", "control_share": 0.2}
 USERS = {"source": "users.csv", "column": "id"}
 ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"COLOUR": "colour"}}}
 BLUE = 'INCLUDE ItemID WHERE Items.COLOUR IN ("blue")'
@@ -55,26 +54,6 @@ def test_without_lists_there_is_one_job() -> None:
     assert group_lists(pipeline) == [[pipeline]]
     assert find_group(pipeline) == [pipeline]
     assert name_sharing_lists(pipeline) is None
-
-
-@pytest.mark.parametrize(
-    ("settings", "groups"),
-    [
-        (
-            {"num_results": 5, "columns": ["COLOUR"], "rules": {"max_per": {"COLOUR": 1}}},
-            ["home app"],
-        ),
-        ({"users": USERS}, ["home", "app"]),
-        ({"filter": BLUE}, ["home", "app"]),
-        ({"exclude_seen": False}, ["home", "app"]),
-        ({"experiment": EXPERIMENT}, ["home", "app"]),
-        ({"newcomers": "popular"}, ["home", "app"]),
-    ],
-)
-def test_lists_share_a_job_that_is_the_same_for_each(
-    settings: dict[str, Any], groups: list[str]
-) -> None:
-    assert list_groups(declare({"home": {}, "app": settings})) == groups
 
 
 def test_lists_share_the_users_whom_the_model_serves_whatever_newcomers_get() -> None:

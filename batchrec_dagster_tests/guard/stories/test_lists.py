@@ -14,7 +14,9 @@ from typing import Any
 import dagster as dg
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
@@ -257,6 +259,15 @@ def test_the_reason_of_an_item_is_one_that_the_person_had(shop: Shop) -> None:
     assert others["reason_item"].null_count() == others.height
 
 
+def test_show_says_what_the_rules_did_to_a_list(shop: Shop) -> None:
+    environment = {"BATCHREC_HOME": str(shop.project.root / ".batchrec")}
+    (user, *_) = shop.lists.filter(item_id="77", reason="pinned")["user_id"]
+    shown = CliRunner().invoke(main, ["show", user], env=environment)
+    assert shown.exit_code == 0, shown.output
+    assert "Title 77" in shown.output
+    assert "recommendations.rules" in shown.output
+
+
 def test_a_night_without_changes_makes_no_edition_and_no_job(shop: Shop) -> None:
     before, jobs = read_file(shop.project), shop.count_jobs()
     assert shop.run().success
@@ -289,6 +300,13 @@ def test_other_columns_make_new_lists_of_the_job_that_is_there(shop: Shop) -> No
     assert shop.count_jobs() == jobs
 
 
+def test_titles_that_lists_do_not_have_make_no_edition(shop: Shop) -> None:
+    before, file = read_file(shop.project), shop.project.root / "items.csv"
+    file.write_text(file.read_text().replace("Title", "Name"))
+    assert shop.run().success
+    assert read_file(shop.project) == before
+
+
 def test_newcomers_can_be_left_out(shop: Shop) -> None:
     shop.declare(newcomers="leave_out")
     assert shop.run().success
@@ -302,6 +320,16 @@ def test_rules_that_empty_the_lists_publish_nothing_and_are_named(shop: Shop) ->
     assert not result.success
     assert "only" in why(result)
     assert read_file(shop.project) == before
+
+
+def test_rules_that_leave_too_few_results_of_the_model_are_named_by_a_check_that_warns(
+    shop: Shop,
+) -> None:
+    shop.declare(rules={"only": "ITEMS.STOCK > 3", "max_per": {"KIND": 1}})
+    result = shop.run()
+    assert result.success, why(result)
+    check = checks(result)["results_enough_for_rules"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
 def test_without_rules_lists_are_the_models(shop: Shop) -> None:

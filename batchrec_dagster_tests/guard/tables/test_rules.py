@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.oracles.rules import (
@@ -24,12 +24,14 @@ from batchrec_dagster_tests.guard.oracles.rules import (
     Shop,
     build_lists,
 )
+from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.seams import RuleData, apply_rules
 
+EXAMPLES = repeats(300, 50)
 NOW = 1_700_000_000
 TODAY = date(2026, 12, 24)
 ITEMS = [f"i{number}" for number in range(12)]
-USERS = ["u1", "u2", "u3", "ü4"]
+USERS = ["u1", "u2", "ü3"]
 EVENTS = ["purchase", "view"]
 COLUMNS = {
     "ITEM_ID": pl.String,
@@ -91,9 +93,9 @@ RULES: dict[str, st.SearchStrategy[Any]] = {
 @st.composite
 def shops(draw: st.DrawFn) -> Shop:
     rows = st.tuples(
-        st.sampled_from([*USERS, "no one"]),
+        st.sampled_from([*USERS, *USERS, "no one"]),
         st.sampled_from(ITEMS),
-        st.sampled_from([NOW - 100 * DAY, NOW - 60 * DAY, NOW - DAY, NOW]),
+        st.sampled_from([NOW - 60 * DAY, NOW - 30 * DAY, NOW - DAY, NOW]),
         st.sampled_from(EVENTS),
     )
     ids = st.lists(items, unique=True, max_size=len(ITEMS))
@@ -105,7 +107,7 @@ def shops(draw: st.DrawFn) -> Shop:
                 st.fixed_dictionaries({"COUNTRY": st.sampled_from([None, "AT", "DE"])}),
             )
         ),
-        interactions=draw(st.lists(rows, max_size=15)),
+        interactions=draw(st.lists(rows, max_size=40)),
         popular=draw(st.lists(st.sampled_from(ITEMS), unique=True)),
         blocked=draw(st.lists(items, max_size=4)),
         num_results=draw(st.integers(4, 6)),
@@ -165,16 +167,19 @@ def check_rules(rules: Declared, seen: Declared | None, shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=EXAMPLES)
 @given(data=st.data())
 def test_a_rule_does_what_it_says(rule: str, data: st.DataObject) -> None:
     check_rules({rule: data.draw(RULES[rule])}, None, data.draw(shops()))
 
 
+@settings(max_examples=EXAMPLES)
 @given(seen=exclude_seen, shop=shops())
 def test_what_a_person_had_is_left_out(seen: Declared, shop: Shop) -> None:
     check_rules({}, seen, shop)
 
 
+@settings(max_examples=EXAMPLES)
 @given(
     declared=st.fixed_dictionaries({}, optional=RULES), seen=st.none() | exclude_seen, shop=shops()
 )
