@@ -31,17 +31,6 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import ResourceNotFoundError, ServiceError
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.guard.oracles.personalize_calls import (
-    ACTIVE,
-    DELETING,
-    FAILED,
-    MISSING,
-    PENDING,
-    STOPPED,
-    TYPES,
-    Model,
-    ModelResource,
-)
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.servers.forks import FORKS
 from batchrec_dagster_tests.guard.servers.personalize import (
@@ -52,6 +41,17 @@ from batchrec_dagster_tests.guard.servers.personalize import (
     encode_csv,
     open_idle_service,
     poll_until_deadline,
+)
+from batchrec_dagster_tests.local_personalize.personalize_calls import (
+    ACTIVE,
+    DELETING,
+    FAILED,
+    MISSING,
+    PENDING,
+    STOPPED,
+    TYPES,
+    Model,
+    ModelResource,
 )
 
 pytestmark = pytest.mark.slow

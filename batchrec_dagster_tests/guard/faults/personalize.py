@@ -30,17 +30,20 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.client import BaseClient
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 from urllib3 import HTTPResponse
 
 from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.guard.faults.crashes import CrashError
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
@@ -575,3 +578,41 @@ def worst_aws(upstream: str, *misbehaviours: Misbehaviour) -> Iterator[WorstAws]
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def crash_after_first(verb: str) -> Iterator[list[str]]:
+    """The process ends, as it were, after the first request of each operation of this verb.
+
+    Yields the operations after which it has ended so far. Holds for all clients of this process.
+    """
+    operations: list[str] = []
+
+    def crash(operation: str, answer: dict[str, Any]) -> dict[str, Any]:
+        if operation.startswith(verb) and operation not in operations:
+            operations.append(operation)
+            raise CrashError(operation)
+        return answer
+
+    with _changed_answers(crash):
+        yield operations
+
+
+@contextmanager
+def replace_answers(answers: Mapping[str, dict[str, Any]]) -> Iterator[None]:
+    """The answers of these operations are others, for all clients of this process."""
+    with _changed_answers(lambda operation, answer: answers.get(operation, answer)):
+        yield
+
+
+@contextmanager
+def _changed_answers(change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
+    call = BaseClient._make_api_call
+
+    def call_and_change(
+        client: BaseClient, operation: str, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        return change(operation, call(client, operation, params))
+
+    with patch.object(BaseClient, "_make_api_call", call_and_change):
+        yield

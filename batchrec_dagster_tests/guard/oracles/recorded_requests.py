@@ -1,7 +1,7 @@
 """The requests that a run sends to Personalize, as lines that a reviewer can read.
 
     with record_requests() as requests:
-        ...  # A run whose Personalize is in this process, embedded or behind a server.
+        ...  # A run in this process.
     validate(requests)
     lines = RequestRenderer({"s3://my-bucket": "<storage>"}).render(requests)
 
@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.client import BaseClient
 from botocore.httpsession import URLLib3Session
+from botocore.model import ListShape, MapShape, Shape, StructureShape
 from botocore.validate import ParamValidator
 
-from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.api.validation import check_request, find_input_shape
-from batchrec_dagster.personalize.ensure import DATA_VERSION_TAG
-
+DATA_VERSION_TAG = "batchrec:data-version"
 # The developer guide's limits of a batch inference job and of a resource's tags, which the service
 # model does not have.
 MAX_RESULTS = 500
@@ -43,37 +43,37 @@ CREDENTIAL = re.compile(r"Credential=[^/]+/\d{8}/([\w-]+)/([\w-]+)/aws4_request"
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """A request as Personalize got it."""
+    """A request as a client sends it."""
 
     operation: str
     """Its name, such as CreateSolution."""
     params: dict[str, Any]
-    success: list[str]
-    """The events of a header that only the embedded engine knows; empty without the header."""
 
 
 @contextmanager
 def record_requests() -> Iterator[list[RecordedRequest]]:
-    """The requests of every local Personalize in this process, in order, while this is open.
+    """What the clients of this process ask of Personalize, in order, while this is open.
 
     A request that repeats the one before it is left out, so that it does not matter how often a
     run asks whether a job is ready.
     """
     requests: list[RecordedRequest] = []
-    call = LocalPersonalize.call
+    call = BaseClient._make_api_call
 
     def record_and_call(
-        service: LocalPersonalize,
-        operation: str,
-        params: dict[str, Any],
-        success: Sequence[str] = (),
+        client: BaseClient, operation: str, params: dict[str, Any]
     ) -> dict[str, Any]:
-        request = RecordedRequest(operation, params, [*success])
-        if requests[-1:] != [request]:
-            requests.append(request)
-        return call(service, operation, params, success)
+        model = client.meta.service_model
+        if model.service_name == "personalize":
+            # What botocore does not know is for a header of its own, and not sent in the request.
+            members = model.operation_model(operation).input_shape.members
+            known = {name: value for name, value in params.items() if name in members}
+            request = RecordedRequest(operation, known)
+            if requests[-1:] != [request]:
+                requests.append(request)
+        return call(client, operation, params)
 
-    with patch.object(LocalPersonalize, "call", record_and_call):
+    with patch.object(BaseClient, "_make_api_call", record_and_call):
         yield requests
 
 
@@ -115,13 +115,37 @@ def validate(requests: Sequence[RecordedRequest]) -> None:
     Personalize also checks patterns, maximum sizes and enumerations of the service model, and
     limits that only the developer guide has.
     """
+    model = botocore.session.get_session().get_service_model("personalize")
     for request in requests:
-        shape = find_input_shape(request.operation)
+        shape = model.operation_model(request.operation).input_shape
         report = ParamValidator().validate(request.params, shape)
         assert not report.has_errors(), f"{request.operation}: {report.generate_report()}"
-        check_request(request.params, shape)
+        breaches = list(_find_breaches(request.params, shape, request.operation))
+        assert not breaches, breaches
         assert request.params.get("numResults", 1) <= MAX_RESULTS
         assert len(request.params.get("tags", ())) <= MAX_TAGS
+
+
+def _find_breaches(value: Any, shape: Shape, path: str) -> Iterator[str]:
+    """What the service model says against a value, where botocore itself lets it pass."""
+    if isinstance(shape, StructureShape):
+        for name, member in value.items():
+            yield from _find_breaches(member, shape.members[name], f"{path}.{name}")
+    elif isinstance(shape, ListShape):
+        for entry in value:
+            yield from _find_breaches(entry, shape.member, path)
+    elif isinstance(shape, MapShape):
+        for key, entry in value.items():
+            yield from _find_breaches(entry, shape.value, f"{path}.{key}")
+    most, pattern = shape.metadata.get("max"), shape.metadata.get("pattern", "")
+    size = value if isinstance(value, int | float) else len(value)
+    if most is not None and size > most:
+        yield f"{path}: {value!r} is more than {most}"
+    if shape.metadata.get("enum") and value not in shape.metadata["enum"]:
+        yield f"{path}: {value!r} is not one of {shape.metadata['enum']}"
+    # Python has no classes of characters such as \p{L}.
+    if pattern and r"\p" not in pattern and not re.fullmatch(pattern, value):
+        yield f"{path}: {value!r} does not match {pattern}"
 
 
 @dataclass(frozen=True)
@@ -143,8 +167,6 @@ class RequestRenderer:
                 self.hashes.setdefault(tag["tagValue"][:HASH_LENGTH], "<data>")
         words = [request.operation]
         words += [f"{name}={_render_value(value)}" for name, value in request.params.items()]
-        if request.success:
-            words.append(f"(header: {', '.join(request.success)})")
         line = " ".join(words)
         for text, name in self.names.items():
             line = line.replace(text, name)

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
+from batchrec_dagster.storage.object_store import ObjectStore
 
 
 class Permission(NamedTuple):
@@ -108,17 +110,27 @@ def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
         if lacking is None:
             status, body, _ = answer(service.call, target, request.body)
         else:
-            message = "User: someone is not authorized to perform this"
-            # AWS names a permission if the caller could not know that the call needs it.
-            if lacking.action != f"personalize:{operation}":
-                message = f"User: someone is not authorized to perform: {lacking.action}"
-                message += f" on resource: {lacking.resource}"
+            message = f"User: someone is not authorized to perform: {lacking.action}"
+            message += f" on resource: {lacking.resource}"
             refusal = {"__type": "AccessDeniedException", "Message": message}
             status, body = 400, json.dumps(refusal).encode()
         return Answer(status, {"Content-Type": "application/x-amz-json-1.1"}, body)
 
     with _serving(door, respond):
         yield door
+
+
+@contextmanager
+def open_personalize_door(
+    home: Path, store: ObjectStore, *, region: str, account: str
+) -> Iterator[Door]:
+    """A new local Personalize behind a door."""
+    service = LocalPersonalize(home, store, region=region, account=account)
+    try:
+        with personalize_door(service) as door:
+            yield door
+    finally:
+        service.close()
 
 
 _OF_A_HOP = ("connection", "transfer-encoding", "keep-alive", "content-length")

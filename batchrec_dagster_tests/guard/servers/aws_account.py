@@ -1,0 +1,162 @@
+"""A pipeline on AWS, as it takes it: S3 and Personalize behind doors that know permissions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from batchrec_dagster.local_personalize.api.service import LocalPersonalize
+from batchrec_dagster.storage import lease
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster_tests.deployment.template import (
+    ACCOUNT,
+    BUCKET,
+    REGION,
+    Statement,
+    list_runner_statements,
+    read_actions,
+    resolve_stack,
+)
+from batchrec_dagster_tests.guard.builders import Project, definitions, module_project
+from batchrec_dagster_tests.guard.servers.aws_door import (
+    Door,
+    Permission,
+    personalize_door,
+    s3_door,
+)
+from batchrec_dagster_tests.guard.servers.personalize import ROLE
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
+from batchrec_dagster_tests.guard.servers.teardown import tear_down
+
+
+@dataclass
+class Account:
+    """A pipeline `shop` whose S3 and Personalize lie behind doors."""
+
+    project: Project
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    s3: Door
+    personalize: Door
+    role: Door
+    """The door to S3 that Personalize itself goes through."""
+
+    def permit_template(self, bucket: str) -> None:
+        """Permit what the template's policies allow, and nothing else."""
+        runner = _fill_in_account(bucket, list_runner_statements())
+        role = _fill_in_account(bucket, read_role_statements())
+        self.s3.is_permitted = self.personalize.is_permitted = lambda permission: _allow(
+            runner, permission
+        )
+        self.role.is_permitted = lambda permission: _allow(role, permission)
+
+    def take_away(self, action: str | None) -> None:
+        """Permit the runner all but this action."""
+        for door in (self.s3, self.personalize):
+            door.is_permitted = lambda permission: permission.action != action
+
+    def take_requests(self) -> list[Permission]:
+        """The permissions that were needed since this was last called."""
+        permissions = self.personalize.permissions_needed + self.s3.permissions_needed
+        self.s3.permissions_needed, self.personalize.permissions_needed = [], []
+        return permissions
+
+    def run(self, step: str) -> str:
+        """Run one step: what it says where it fails, else what it warns of."""
+        if step == "teardown":
+            command = tear_down(self.project, "shop", self.instance, "--storage")
+            return f"{command.output}{command.exception}" if command.exit_code else ""
+        result = self.definitions.resolve_job_def("shop_refresh").execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(["shop", step])],
+            raise_on_error=False,
+        )
+        messages = []
+        for event in result.all_events:
+            error = event.step_failure_data.error if event.is_step_failure else None
+            while error is not None:
+                messages.append(error.message)
+                error = error.cause
+        assert bool(messages) != result.success
+        if result.success:
+            # A step without permission to delete its lease does all the rest, and warns.
+            messages = [
+                entry.user_message
+                for entry in self.instance.all_logs(result.run_id)
+                if entry.level == logging.WARNING
+            ]
+        return "\n".join(messages)
+
+
+def _allow(statements: list[Statement], permission: Permission) -> bool:
+    return any(
+        permission.action in read_actions(statement)
+        and fnmatchcase(permission.resource, statement["Resource"])
+        for statement in statements
+    )
+
+
+def _fill_in_account(bucket: str, statements: list[Statement]) -> list[Statement]:
+    """The template's statements, for this bucket and the local Personalize's account."""
+    text = json.dumps(statements)
+    for placeholder, value in (
+        (BUCKET, bucket),
+        (ACCOUNT, "000000000000"),
+        (REGION, "us-east-1"),
+        ("<PersonalizeRole.Arn>", ROLE),
+    ):
+        text = text.replace(placeholder, value)
+    statements_filled: list[Statement] = json.loads(text)
+    return statements_filled
+
+
+def read_role_statements() -> list[Statement]:
+    """The statements of what Personalize may do by its role."""
+    (policy,) = resolve_stack()["PersonalizeRole"]["Policies"]
+    statements: list[Statement] = policy["PolicyDocument"]["Statement"]
+    return statements
+
+
+@contextmanager
+def open_account(
+    root: Path, s3: S3Server, bucket: str, declaration: dict[str, Any]
+) -> Iterator[Account]:
+    """The account while the pipeline can run, with a project in the folder."""
+    project = module_project(root)
+    project.declare(declaration)
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        role = stack.enter_context(s3_door(s3.endpoint))
+        store = ObjectStore({}, s3.session, role.url)
+        service = LocalPersonalize(root / "personalize", store, region="us-east-1")
+        stack.callback(service.close)
+        personalize = stack.enter_context(personalize_door(service))
+        front = stack.enter_context(s3_door(s3.endpoint))
+        instance = stack.enter_context(dg.DagsterInstance.ephemeral())
+        for name in os.environ:
+            if name.startswith("AWS_"):
+                patch.delenv(name)
+        project.environment = s3.environment() | {
+            "AWS_ENDPOINT_URL_S3": front.url,
+            "AWS_ENDPOINT_URL_PERSONALIZE": personalize.url,
+            "BATCHREC_STORAGE": f"s3://{bucket}/batchrec",
+            "BATCHREC_PERSONALIZE": "aws",
+            "BATCHREC_ROLE_ARN": ROLE,
+            "BATCHREC_BUSY_SECONDS": "0.2",
+            "BATCHREC_POLL_SECONDS": "0.02",
+        }
+        for name, value in project.environment.items():
+            patch.setenv(name, value)
+        # Each run stands for a process that has ended before the next one.
+        patch.setattr(lease, "is_process_alive", lambda pid: False)
+        defs = stack.enter_context(definitions(project))
+        yield Account(project, defs, instance, front, personalize, role)

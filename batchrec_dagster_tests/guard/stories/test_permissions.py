@@ -1,0 +1,159 @@
+"""The template's policies let the pipelines do what they do on AWS, no less and no more.
+
+Each permission that is missing is named, with the resource.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from batchrec_dagster_tests.deployment.template import (
+    Statement,
+    list_runner_statements,
+    read_actions,
+)
+from batchrec_dagster_tests.guard.builders import declaration, write_ratings
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.servers.aws_account import (
+    Account,
+    open_account,
+    read_role_statements,
+)
+from batchrec_dagster_tests.guard.servers.personalize import ROLE
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
+
+pytestmark = pytest.mark.slow
+
+# The runner may do this too, though no run of these tests does it.
+BESIDE = {
+    "personalize:StopSolutionVersionCreation": "a run that is cancelled stops its training",
+    "personalize:CreateDataDeletionJob": "the erasure of people",
+    "personalize:DescribeDataDeletionJob": "the erasure of people",
+    "personalize:ListDataDeletionJobs": "the erasure of people",
+    "s3:AbortMultipartUpload": "an upload that breaks off is cleared away",
+}
+STEPS = (
+    *("raw_ratings", "interactions", "batch_users", "raw_items", "items", "item_titles"),
+    *("personalize_dataset", "solution_version", "recommendations"),
+    *("segment_solution_version", "user_segments", "recommendation_outcomes"),
+    *("recommendation_report", "teardown"),
+)
+ITEMS = {
+    "source": "items.csv",
+    "columns": {"item": "movieId", "title": "title", "categories": {"GENRES": "genres"}},
+}
+
+
+@contextmanager
+def account(root: Path, s3: S3Server, bucket: str) -> Iterator[Account]:
+    write_ratings(root / "ratings.csv")
+    lines = [f"{item},Title {item},{'even' if item % 2 == 0 else 'odd'}" for item in range(1, 81)]
+    (root / "items.csv").write_text("\n".join(["movieId,title,genres", *lines]) + "\n")
+    settings = declaration(
+        "shop",
+        "ratings.csv",
+        items=ITEMS,
+        segments={"items": ["1", "2"]},
+        solution={"retrain": {"every_days": 7}},
+    )
+    with open_account(root, s3, bucket, settings) as own:
+        yield own
+
+
+@dataclass(frozen=True)
+class NeededActions:
+    """The actions that a run needs."""
+
+    steps: dict[str, list[str]]
+    """For each step, in order, the actions that no step before it needed."""
+    role: set[str]
+    """Those that Personalize needs by its role."""
+
+
+@pytest.fixture(scope="module")
+def needed_actions(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> NeededActions:
+    """The actions that a run needs which may do all that the template's policies allow."""
+    bucket = s3.create_bucket()
+    steps = dict[str, list[str]]()
+    actions_so_far = set[str]()
+    with account(tmp_path_factory.mktemp("needed"), s3, bucket) as own:
+        own.permit_template(bucket)
+        for step in STEPS:
+            assert own.run(step) == ""
+            step_actions = dict.fromkeys(permission.action for permission in own.take_requests())
+            steps[step] = [action for action in step_actions if action not in actions_so_far]
+            actions_so_far |= step_actions.keys()
+        return NeededActions(
+            steps, {permission.action for permission in own.role.permissions_needed}
+        )
+
+
+def list_actions(statements: list[Statement]) -> set[str]:
+    return {action for statement in statements for action in read_actions(statement)}
+
+
+def test_the_runners_policy_is_what_the_pipelines_do(needed_actions: NeededActions) -> None:
+    actions_done = {action for step in needed_actions.steps.values() for action in step}
+    assert actions_done <= list_actions(list_runner_statements())
+    assert list_actions(list_runner_statements()) - actions_done <= BESIDE.keys()
+
+
+def test_the_roles_policy_is_what_personalize_does(needed_actions: NeededActions) -> None:
+    # The developer guide asks for the listing, which the local one does not do for single objects.
+    assert list_actions(read_role_statements()) - needed_actions.role == {"s3:ListBucket"}
+    assert needed_actions.role <= list_actions(read_role_statements())
+
+
+def test_each_permission_that_is_taken_away_is_named_with_the_resource(
+    needed_actions: NeededActions, tmp_path: Path, s3: S3Server
+) -> None:
+    pairs = [(step, action) for step in STEPS for action in needed_actions.steps[step]]
+    # All of them at night, and a few that differ from step to step for each commit.
+    chosen = random.Random(0).sample(pairs, min(len(pairs), repeats(len(pairs), 8)))
+    with account(tmp_path, s3, s3.create_bucket()) as own:
+        for step in STEPS:
+            for action in needed_actions.steps[step]:
+                if (step, action) not in chosen:
+                    continue
+                own.take_away(action)
+                own.take_requests()
+                message = own.run(step)
+                resource = next(
+                    permission.resource
+                    for permission in own.take_requests()
+                    if permission.action == action
+                )
+                assert action in message, f"{step}: {message}"
+                # The account may be a star, as AWS does not always tell it.
+                names = [word.strip(".,;:()") for word in re.split(r"\s", message)]
+                assert any(fnmatchcase(resource, name) for name in names), f"{step}: {message}"
+            own.take_away(None)
+            assert own.run(step) == "", step
+
+
+@pytest.mark.parametrize(
+    ("action", "step", "place"),
+    [
+        ("s3:GetObject", "personalize_dataset", "transformed/interactions/interactions.csv"),
+        ("s3:PutObject", "recommendations", "curated/batch_inference/"),
+    ][: repeats(2, 1)],
+)
+def test_what_the_role_of_personalize_lacks_is_named(
+    needed_actions: NeededActions, tmp_path: Path, s3: S3Server, action: str, step: str, place: str
+) -> None:
+    assert action in needed_actions.role
+    bucket = s3.create_bucket()
+    with account(tmp_path, s3, bucket) as own:
+        own.role.is_permitted = lambda permission: permission.action != action
+        messages = [own.run(earlier_step) for earlier_step in STEPS[: STEPS.index(step) + 1]]
+    assert not any(messages[:-1])
+    for words in (action, f"s3://{bucket}/batchrec/shop/{place}", ROLE):
+        assert words in messages[-1]
