@@ -1,4 +1,4 @@
-"""A shop in whose files a stranger chose all names, over six nights: made once a session.
+"""A shop in whose files a stranger chose all names, over seven nights: made once a session.
 
 Its ids, titles, categories, events, columns and file names try to run as HTML, as Markdown, in a
 terminal and in a spreadsheet. People look at them everywhere: in the report, in Dagster, in a
@@ -11,7 +11,8 @@ terminal, in an exported file.
 | grown | more people, and what people did since the night before |
 | refused | the quality gate refuses the model |
 | failed | the file of ratings is missing |
-| last | all is well again, and the lists have a rule more |
+| last | all is well again, and the lists are shorter |
+| restored | somebody rolls back: people have the lists of the night `grown` again |
 """
 
 from __future__ import annotations
@@ -182,6 +183,10 @@ def _live_through_the_nights(folder: Path) -> None:
         live("failed", **strict)
         (project.root / "gone").rename(project.root / RATINGS)
         last = live("last", **strict, recommendations={"num_results": LIST_LENGTH - 1})
+        with definitions(project) as defs:
+            rollback = defs.resolve_job_def("shop_rollback")
+            assert rollback.execute_in_process(instance=instance).success
+        shutil.copytree(project.storage / "shop", folder / "nights" / "restored")
         texts = [(kind, text) for kind, text in _list_texts(project, last) if text]
     (folder / "dagster.json").write_text(json.dumps(texts))
 

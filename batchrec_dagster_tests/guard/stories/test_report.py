@@ -36,6 +36,12 @@ def page(strange_shop: StrangeShop) -> Path:
 
 
 @pytest.fixture
+def restored_page(strange_shop: StrangeShop) -> Path:
+    """The file of the report after a rollback, which is what the project has now."""
+    return strange_shop.night("restored").page
+
+
+@pytest.fixture
 def tab(browser: Any, page: Path) -> Iterator[Any]:
     with open_offline(browser, page) as tab:
         yield tab
@@ -80,48 +86,57 @@ def simplify(text: str) -> str:
 
 
 def test_page_terminal_and_dagster_say_the_same_verdict(
-    strange_shop: StrangeShop, monkeypatch: pytest.MonkeyPatch, page: Path
+    strange_shop: StrangeShop,
+    monkeypatch: pytest.MonkeyPatch,
+    page: Path,
+    restored_page: Path,
 ) -> None:
-    opening = simplify(read_page(page.read_text()).verdict)[:100]
+    opening, restored = (
+        simplify(read_page(file.read_text()).verdict)[:100] for file in (page, restored_page)
+    )
+    assert any(opening in simplify(text) for _, text in strange_shop.shown_in_dagster)
     monkeypatch.chdir(strange_shop.project.root)
     monkeypatch.setenv("BATCHREC_HOME", str(strange_shop.project.root / ".batchrec"))
     shown = CliRunner().invoke(main, ["show", "--pipeline", "shop"])
     assert shown.exit_code == 0, shown.output
-    assert opening in simplify(shown.output)
-    assert any(opening in simplify(text) for _, text in strange_shop.shown_in_dagster)
+    assert restored in simplify(shown.output)
 
 
-def test_each_night_has_a_row_that_says_how_it_ended(page: Path) -> None:
-    nights = read_page(page.read_text()).tables["nights"]
-    assert [(edition, re.split(r"[;,] ", str(status))[0]) for _, edition, status, *_ in nights] == [
-        ("4", "published"),
+def test_each_night_has_a_row_that_says_how_it_ended(restored_page: Path) -> None:
+    nights = read_page(restored_page.read_text()).tables["nights"]
+    assert [
+        (edition, re.split(r"[;:,] ", str(status))[0]) for _, edition, status, *_ in nights
+    ] == [
+        ("3", "restored"),
+        ("4", "rolled back"),
         ("", "failed at raw_ratings"),
         ("", "refused by quality_gate"),
         ("3", "published"),
         ("2", "published"),
         ("1", "published"),
     ]
-    live = ["live" in str(status) for _, _, status, *_ in nights]
-    assert live == [True, *[False] * 5]
+    assert ["live" in str(status) for _, _, status, *_ in nights] == [True, *[False] * 6]
 
 
-def test_a_refused_night_shows_the_metric_that_was_refused(page: Path) -> None:
-    refused, published = (read_page(page.read_text()).tables["nights"][row] for row in (2, 3))
+def test_a_refused_night_shows_the_metric_that_was_refused(restored_page: Path) -> None:
+    nights = read_page(restored_page.read_text()).tables["nights"]
+    refused, published = nights[3:5]
     for night in (refused, published):
         assert isinstance(night[3], float | tuple)
     assert refused[3] != published[3]
 
 
 def test_the_list_of_nights_in_a_terminal_is_that_of_the_page(
-    strange_shop: StrangeShop, monkeypatch: pytest.MonkeyPatch, page: Path
+    strange_shop: StrangeShop, monkeypatch: pytest.MonkeyPatch, restored_page: Path
 ) -> None:
     monkeypatch.chdir(strange_shop.project.root)
     monkeypatch.setenv("BATCHREC_HOME", str(strange_shop.project.root / ".batchrec"))
     listed = CliRunner().invoke(main, ["list", "shop", "--editions"])
     assert listed.exit_code == 0, listed.output
-    statuses = re.findall(r"published, live|published|refused by \w+|failed at \w+", listed.output)
-    nights = read_page(page.read_text()).tables["nights"]
-    assert statuses == [status for _, _, status, *_ in nights]
+    words = r"restored|rolled back(?!, live)|published|refused by \w+|failed at \w+"
+    nights = read_page(restored_page.read_text()).tables["nights"]
+    statuses = [re.findall(words, str(status))[0] for _, _, status, *_ in nights]
+    assert re.findall(rf"(?<!: \d )(?:{words})", listed.output) == statuses
 
 
 def test_a_refused_night_leaves_the_page_of_the_lists_that_people_have(
@@ -134,6 +149,17 @@ def test_a_refused_night_leaves_the_page_of_the_lists_that_people_have(
         assert night.lists.equals(published.lists)
     pages = {strange_shop.night(name).page.read_bytes() for name in PUBLISHED}
     assert len(pages) == len(PUBLISHED)
+
+
+def test_after_a_rollback_the_page_is_about_the_lists_that_people_have(
+    strange_shop: StrangeShop, restored_page: Path
+) -> None:
+    night, page = strange_shop.night("restored"), read_page(restored_page.read_text())
+    assert night.lists.equals(strange_shop.night("grown").lists)
+    assert page.numbers["items each"] == night.lists["rank"].max()
+    for user, person in page.people.items():
+        own = night.lists.filter(night.lists["user_id"] == user).sort("rank")
+        assert list(person.listed) == [TITLES[item] for item in own["item_id"]]
 
 
 def test_every_check_is_named_with_what_it_found(strange_shop: StrangeShop, page: Path) -> None:
