@@ -42,14 +42,14 @@ from batchrec_dagster_tests.guard.builders import (
 from batchrec_dagster_tests.guard.first_run import make_once
 from batchrec_dagster_tests.guard.hostile import ADDRESSES, HOSTILE, quote_cells
 
-RATINGS = "![i](http:stranger.invalid) <b>.csv"
+RATINGS = "![i](http:stranger.invalid) www.stranger.invalid <b>.csv"
 ITEMS = f"items {RATINGS}"
 USERS = "users.csv"
 # The stranger's names of columns.
 USER, ITEM, RATING, EVENT, TIME = HOSTILE[10:15]
 TITLE, GENRES, IMAGE, LINK = HOSTILE[0], HOSTILE[15], HOSTILE[5], HOSTILE[6]
 VIEW, BUY = HOSTILE[0], HOSTILE[4]
-DESCRIPTION = HOSTILE[1]
+DESCRIPTION = f"{HOSTILE[1]} {ADDRESSES}"
 ITEM_COUNT, LIST_LENGTH = 80, 5
 # Those who get lists. Only the first hundred have history.
 REQUESTED = range(21, 241)
@@ -212,6 +212,7 @@ def _declare(**settings: Any) -> dict[str, Any]:
             },
             "batch_users": {"source": USERS, "column": USER},
             "recommendations": {"num_results": LIST_LENGTH},
+            "segments": {"items": [name_item(1), name_item(16)], "users_per_segment": 12},
             "gate": {"max_drop": 1},
             "report": {"people": [*map(name_user, NAMED), "nobody"]},
             "retention": {"editions": 20},

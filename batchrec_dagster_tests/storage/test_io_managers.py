@@ -13,6 +13,7 @@ from batchrec_dagster.deployment.io_managers import InteractionsIOManager
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.storage.io_managers import (
     STORAGE_KEY,
+    HtmlIOManager,
     JsonRecordIOManager,
     ParquetIOManager,
     PublishedTableIOManager,
@@ -216,3 +217,8 @@ def test_what_is_no_table_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
 def test_a_type_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
     with pytest.raises(dg.DagsterInvariantViolationError, match="ask for a pandas DataFrame"):
         pass_downstream(tmp_path, ParquetIOManager, TABLE, list)
+
+
+def test_a_page_is_passed_on_as_text(tmp_path: Path) -> None:
+    assert pass_downstream(tmp_path, HtmlIOManager, "<p>é</p>", str) == "<p>é</p>"
+    assert (tmp_path / "upstream.html").read_text(encoding="utf-8") == "<p>é</p>"

@@ -1,0 +1,52 @@
+"""`batchrec diff` says what changed between two editions, counted here from their files."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from click.testing import CliRunner, Result
+
+from batchrec_dagster.cli import main
+from batchrec_dagster_tests.guard.strange_shop import StrangeShop
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(strange_shop: StrangeShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(strange_shop.project.root)
+    monkeypatch.setenv("BATCHREC_HOME", str(strange_shop.project.root / ".batchrec"))
+
+
+def diff(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["diff", "--pipeline", "shop", *arguments])
+
+
+def test_two_editions_are_compared(strange_shop: StrangeShop) -> None:
+    first, strict = strange_shop.night("first"), strange_shop.night("strict")
+    result = diff("1", "2")
+    assert result.exit_code == 0, result.output
+    kept = strict.lists.join(first.lists, on=["user_id", "item_id"], how="semi").height
+    # All lists are full, so that each person's share counts alike.
+    assert f"{kept / first.lists.height:.1%}" in result.output
+    assert re.search(r"interactions\.min_rating +3\.5 +4\.5\n", result.output)
+    before, now = (night.interactions.height for night in (first, strict))
+    assert re.search(rf"interactions +{before:,} +{now:,}\n", result.output)
+
+
+def test_by_default_it_is_what_readers_have_and_what_they_had_before(
+    strange_shop: StrangeShop,
+) -> None:
+    """Edition 4 was rolled back: readers have edition 3 again, and had edition 2 before it."""
+    result = diff("--json")
+    assert result.exit_code == 0, result.output
+    described = json.loads(result.output)
+    assert (described["before"], described["after"]) == (2, 3)
+
+
+def test_an_edition_that_is_not_kept_is_an_error() -> None:
+    result = diff("7")
+    assert result.exit_code != 0
+    assert "7" in result.output
