@@ -14,7 +14,7 @@ from batchrec_dagster.checking.personalize import check_personalize
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster_tests.checking.test_check import index_by_check
-from batchrec_dagster_tests.deployment.template import ACCOUNT, REGION
+from batchrec_dagster_tests.guard.oracles.template import ACCOUNT, REGION
 
 pytestmark = pytest.mark.usefixtures("bare_environment")
 

@@ -26,7 +26,8 @@ from batchrec_dagster.pipeline.spark_on_aws import GLUE_VERSION
 from batchrec_dagster.sinks import dynamodb_table
 from batchrec_dagster.storage.paths import StorageKeys
 from batchrec_dagster.web import HOSTS_VARIABLE
-from batchrec_dagster_tests.deployment.template import (
+from batchrec_dagster_tests.guard.builders import REPOSITORY
+from batchrec_dagster_tests.guard.oracles.template import (
     ACCOUNT,
     BUCKET,
     FILE,
@@ -35,7 +36,6 @@ from batchrec_dagster_tests.deployment.template import (
     read_actions,
     resolve_stack,
 )
-from batchrec_dagster_tests.guard.builders import REPOSITORY
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,8 @@ import pytest
 
 from batchrec_dagster.personalize.resource_kinds import ResourceKind
 from batchrec_dagster.personalize.teardown import ORDER
-from batchrec_dagster_tests.deployment.template import (
+from batchrec_dagster_tests.guard.builders import REPOSITORY
+from batchrec_dagster_tests.guard.oracles.template import (
     ACCOUNT,
     BUCKET,
     REGION,
@@ -25,7 +26,6 @@ from batchrec_dagster_tests.deployment.template import (
     read_actions,
     read_resources,
 )
-from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.personalize.kinds import CREATED_KINDS, FOREIGN_KINDS
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/batchrec-PersonalizeRole"

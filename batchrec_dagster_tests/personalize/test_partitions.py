@@ -20,7 +20,6 @@ from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
 from batchrec_dagster.storage.object_store import ObjectStore, StorageError
 from batchrec_dagster.storage.permissions import find_partition
-from batchrec_dagster_tests.deployment.template import FILE, resolve_stack
 from batchrec_dagster_tests.guard.builders import (
     REPOSITORY,
     Project,
@@ -29,6 +28,7 @@ from batchrec_dagster_tests.guard.builders import (
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.oracles.template import FILE, resolve_stack
 from batchrec_dagster_tests.guard.servers.s3 import READER, S3Server
 
 OTHERS = {"aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}

@@ -18,7 +18,8 @@ import pytest
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage import lease
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster_tests.deployment.template import (
+from batchrec_dagster_tests.guard.builders import Project, definitions, module_project
+from batchrec_dagster_tests.guard.oracles.template import (
     ACCOUNT,
     BUCKET,
     REGION,
@@ -27,7 +28,6 @@ from batchrec_dagster_tests.deployment.template import (
     read_actions,
     resolve_stack,
 )
-from batchrec_dagster_tests.guard.builders import Project, definitions, module_project
 from batchrec_dagster_tests.guard.servers.aws_door import (
     Door,
     Permission,

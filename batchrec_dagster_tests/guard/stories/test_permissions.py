@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster_tests.deployment.template import (
+from batchrec_dagster_tests.guard.builders import declaration, write_ratings
+from batchrec_dagster_tests.guard.oracles.template import (
     Statement,
     list_runner_statements,
     read_actions,
 )
-from batchrec_dagster_tests.guard.builders import declaration, write_ratings
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.servers.aws_account import (
     Account,
