@@ -195,59 +195,6 @@ def test_stopping_a_pending_and_a_running_version(local: Local, gate: Gate) -> N
     assert not list((local.root / "home" / "models").iterdir())
 
 
-def test_a_killed_training_is_run_again_by_the_next_process(
-    local: Local,
-    hanging: Start,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    group, _ = local.import_rows(build_taste_rows())
-    solution = local.create_solution(group)
-    process = hanging(
-        f"{OPERATIONS}.solution_versions.train",
-        f"client.create_solution_version(solutionArn={solution!r})",
-    )
-    (version,) = local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]
-    arn = version["solutionVersionArn"]
-    assert version["status"] == "CREATE IN_PROGRESS"
-
-    trainings = []
-
-    def train_and_count(*args: Any, **options: Any) -> TrainedModel:
-        trainings.append(1)
-        return recipes.train(*args, **options)
-
-    monkeypatch.setattr(solution_versions, "train", train_and_count)
-    # Nobody takes over the work while its owner lives.
-    for _ in range(20):
-        assert local.describe(arn)["status"] == "CREATE IN_PROGRESS"
-    assert not trainings
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert local.wait(arn)["status"] == "ACTIVE"
-    assert trainings == [1]
-    assert len(local.client.list_solution_versions(solutionArn=solution)["solutionVersions"]) == 1
-    assert len(list((local.root / "home" / "models").iterdir())) == 1
-    assert local.recommend(arn, ["u1"])["u1"]
-
-
-def test_a_killed_import_leaves_nothing_half_done(local: Local, hanging: Start) -> None:
-    group, dataset = local.import_rows(build_taste_rows())
-    request = (
-        f"client.create_dataset_import_job(jobName='killed', datasetArn={dataset!r},"
-        " dataSource={'dataLocation': 's3://data/interactions.csv'}, importMode='INCREMENTAL')"
-    )
-    process = hanging(f"{OPERATIONS}.dataset_import_jobs.import_files", request)
-    process.kill()
-    process.wait()
-    jobs = local.client.list_dataset_import_jobs(datasetArn=dataset)["datasetImportJobs"]
-    assert [job["jobName"] for job in jobs] == ["first", "killed"]
-    local.wait_until_active(jobs[1]["datasetImportJobArn"])
-    assert len(list((local.root / "home" / "datasets").iterdir())) == 2
-    local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-user-personalization"))
-    )
-
-
 def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hanging: Start) -> None:
     group, _ = local.import_rows(build_taste_rows())
     version = local.wait_until_active(
@@ -274,25 +221,6 @@ def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hang
         "s3://data/users/out/_CHECK",
     ]
     assert not list((local.root / "home" / "batches").iterdir())
-
-
-def test_unfinished_jobs_resume_when_the_next_process_starts(local: Local, hanging: Start) -> None:
-    group, _ = local.import_rows(build_taste_rows())
-    solution = local.create_solution(group)
-    request = f"client.create_solution_version(solutionArn={solution!r})"
-    process = hanging(f"{OPERATIONS}.solution_versions.train", request)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    code = textwrap.dedent("""
-        import pathlib, sys, time
-        from batchrec_dagster.local_personalize.api.client import embedded_client
-        from batchrec_dagster.storage.object_store import ObjectStore
-        root = pathlib.Path(sys.argv[1])
-        embedded_client(root / "home", ObjectStore(folders={"data": root / "storage"}))
-        while not list((root / "home" / "models").glob("*[!t]")):
-            time.sleep(0.01)
-    """)
-    subprocess.run([sys.executable, "-c", code, str(local.root)], check=True, timeout=300)
 
 
 def test_the_interpreter_ends_during_a_running_job(local: Local) -> None:

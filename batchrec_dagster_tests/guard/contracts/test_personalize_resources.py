@@ -300,3 +300,13 @@ def test_a_schema_that_cannot_be_used_says_why(local: Local) -> None:
         with pytest.raises(local.client.exceptions.InvalidInputException, match=reason):
             local.client.create_schema(name="films", schema=text)
     assert local.client.list_schemas()["schemas"] == []
+
+
+def test_other_ways_of_training_are_refused_by_name(local: Local) -> None:
+    group = local.create_group()
+    invalid = local.client.exceptions.InvalidInputException
+    for flag in ("performAutoML", "performHPO"):
+        with pytest.raises(invalid, match=flag):
+            local.create_solution(group, "aws-sims", **{flag: True})
+    with pytest.raises(invalid, match="recipeArn"):
+        local.client.create_solution(name="films", datasetGroupArn=group)
