@@ -698,7 +698,8 @@ def apply_rules(
         pinned=[pin.item for pin in declared.pin if pin.item is not None],
     )
     prepared = PreparedRules(declared, seen, context)
-    schema = {"user_id": pl.String, "items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    lists = {"items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    schema = pl.Schema({"user_id": pl.String(), **lists})
     pieces = []
     for piece in candidates:
         rows = [
@@ -837,7 +838,7 @@ def judge_model(
     is_published: whether that is the same model.
     is_comparable: whether it was measured on the same kind of interactions.
     """
-    evidence = {"all/users": tested_users}
+    evidence: dict[str, float] = {"all/users": tested_users}
     if popular is not None:
         evidence["all/popular"] = popular
     recent = {}
@@ -1018,7 +1019,7 @@ class ListHistory:
                 effect.model.value,
                 effect.control.value,
                 (effect.difference.low, effect.difference.high),
-                effect.lift and (effect.lift.low, effect.lift.high),
+                None if effect.lift is None else (effect.lift.low, effect.lift.high),
             )
             for effect in result.effects
         ]

@@ -51,7 +51,8 @@ def make_lines(shop: Shop) -> pl.DataFrame:
         (user, items, [1 / rank for rank in range(1, 1 + len(items))])
         for user, items in shop.candidates.items()
     ]
-    schema = {"user_id": pl.String, "items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    lists = {"items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    schema = pl.Schema({"user_id": pl.String(), **lists})
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

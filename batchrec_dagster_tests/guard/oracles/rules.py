@@ -118,7 +118,7 @@ def _list_filters(
             and (seen.get("events") is None or event.lower() in map(str.lower, seen["events"]))
             and (seen.get("days") is None or time > shop.now - seen["days"] * DAY)
         }
-        exempt = ITEM_CONDITIONS.get(seen.get("except") or "", lambda item: False)
+        exempt = ITEM_CONDITIONS.get(seen.get("except") or "", _is_never)
         filters["exclude_seen"] = lambda item: item not in had or exempt(shop.read_item(item))
     if "block" in rules:
         filters["block"] = lambda item: item not in shop.blocked
@@ -141,6 +141,10 @@ def _list_filters(
 
         filters["price"] = is_near
     return filters
+
+
+def _is_never(item: Item) -> bool:
+    return False
 
 
 def _pin(

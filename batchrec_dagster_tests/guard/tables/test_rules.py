@@ -6,6 +6,7 @@ model, and random rules as a pipeline's YAML has them, against oracles/rules.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -27,7 +28,7 @@ from batchrec_dagster_tests.guard.oracles.rules import (
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.seams import RuleData, apply_rules
 
-EXAMPLES = repeats(300, 50)
+EXAMPLES = repeats(300, 30)
 NOW = 1_700_000_000
 TODAY = date(2026, 12, 24)
 ITEMS = [f"i{number}" for number in range(12)]
@@ -98,16 +99,18 @@ def shops(draw: st.DrawFn) -> Shop:
         st.sampled_from([NOW - 60 * DAY, NOW - 30 * DAY, NOW - DAY, NOW]),
         st.sampled_from(EVENTS),
     )
-    ids = st.lists(items, unique=True, max_size=len(ITEMS))
+    ids = st.lists(items, unique=True, max_size=len(ITEMS)) | st.permutations(ITEMS)
     return Shop(
-        items=draw(st.dictionaries(st.sampled_from(ITEMS), one_item)),
+        items=draw(
+            st.dictionaries(st.sampled_from(ITEMS), one_item, min_size=draw(st.integers(0, 8)))
+        ),
         users=draw(
             st.dictionaries(
                 st.sampled_from(USERS),
                 st.fixed_dictionaries({"COUNTRY": st.sampled_from([None, "AT", "DE"])}),
             )
         ),
-        interactions=draw(st.lists(rows, max_size=40)),
+        interactions=draw(st.lists(rows, max_size=40) | st.lists(rows, min_size=15, max_size=40)),
         popular=draw(st.lists(st.sampled_from(ITEMS), unique=True)),
         blocked=draw(st.lists(items, max_size=4)),
         num_results=draw(st.integers(4, 6)),
@@ -148,7 +151,7 @@ def describe_data(shop: Shop) -> RuleData:
 
 def apply_in_pieces(rules: Declared, seen: Declared | None, shop: Shop) -> list[Row]:
     """The rows of all lists, made in pieces of users. A result's score falls with its rank."""
-    answers = {
+    answers: dict[str, Sequence[tuple[str, float | None]]] = {
         user: [(item, 1 / rank) for rank, item in enumerate(items, 1)]
         for user, items in shop.candidates.items()
     }
@@ -202,7 +205,11 @@ def test_no_rule_changes_nothing_but_the_length(shop: Shop) -> None:
 def test_results_have_the_score_that_the_model_gave_them_if_any() -> None:
     """With a filter, popular items come without a score; a job may give none at all."""
     shop = Shop({}, {}, [], [], [], 20, NOW, TODAY, {})
-    answers = {"u1": [("i1", 0.5), ("i2", None)], "u2": [], "u3": [("i3", None)]}
+    answers: dict[str, Sequence[tuple[str, float | None]]] = {
+        "u1": [("i1", 0.5), ("i2", None)],
+        "u2": [],
+        "u3": [("i3", None)],
+    }
     table = apply_rules([answers], {}, None, describe_data(shop))
     assert table.select("user_id", "item_id", "score").rows() == [
         ("u1", "i1", 0.5),
