@@ -50,6 +50,14 @@ REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 # Of axe's rules those that WCAG 2.2 asks for at the levels A and AA.
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+# The block `items.columns` of what write_items writes.
+ITEM_COLUMNS = {
+    "item": "movieId",
+    "title": "title",
+    "categories": {"GENRES": "genres"},
+    "numbers": {"YEAR": "year"},
+    "created": "added",
+}
 COLUMNS = {"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp"}
 
 
@@ -93,6 +101,16 @@ def write_source(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return "in/" if isinstance(contents, Mapping) else name
+
+
+def write_items(path: Path, *rows: str, items: int = 80) -> Path:
+    """Writes a CSV of items, odd ones comedies and even ones dramas, followed by the rows."""
+    lines = ["movieId,title,genres,year,added"]
+    for item in range(1, items + 1):
+        genre = "Comedy;Romance" if item % 2 else "Drama"
+        lines.append(f'{item},"Film, no. {item}",{genre},{1950 + item},2001-02-{item % 28 + 1:02}')
+    path.write_text("\n".join([*lines, *rows]) + "\n")
+    return path
 
 
 def zip_members(members: dict[str, bytes]) -> bytes:

@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
-import polars as pl
 import pytest
 
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
-    interactions,
-    metadata,
     refresh,
     table,
     why,
     write_ratings,
 )
-from batchrec_dagster_tests.pipeline.test_pipeline import stale
 from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
 
 pytestmark = pytest.mark.slow
@@ -44,32 +40,6 @@ def accept_filter(*_: object, **__: object) -> None:
     """Takes the place of the check of a filter at load time, and finds nothing wrong."""
 
 
-def is_odd(project: Project) -> pl.Series:
-    return table(project, "shop").get_column("item_id").cast(int) % 2 == 1
-
-
-def test_a_filter_is_applied_with_exclude_seen(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    project.declare(declare_with_items(project, filter=FILTER))
-    result = refresh(project, "shop", instance, report=True)
-    assert result.success
-    assert is_odd(project).all()
-    seen_pairs = interactions(project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
-    lists = table(project, "shop")
-    assert lists.join(seen_pairs, on=["user_id", "item_id"], how="semi").is_empty()
-    second_result = refresh(project, "shop", instance)
-    assert metadata(second_result, "recommendations")["outcome"] == "unchanged: not inferred again"
-
-    comedies = 'EXCLUDE ItemID WHERE Items.GENRES IN ("Comedy")'
-    project.declare(declare_with_items(project, filter=comedies))
-    assert stale(project, instance) == {"recommendations": "STALE"}
-    other = refresh(project, "shop", instance)
-    assert metadata(other, "solution_version")["outcome"] == "unchanged: not trained again"
-    assert metadata(other, "recommendations")["outcome"] == "inferred"
-    assert not is_odd(project).any()
-
-
 def test_a_filter_that_leaves_too_little_is_a_warning(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -83,20 +53,6 @@ def test_a_filter_that_leaves_too_little_is_a_warning(
     assert not full.passed
     assert full.severity is dg.AssetCheckSeverity.WARN
     assert "recommendations.filter" in (full.description or "")
-
-
-def test_lists_that_a_filter_leaves_all_empty_replace_none(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    project.declare(declare_with_items(project))
-    assert refresh(project, "shop", instance).success
-    before = table(project, "shop")
-    empty_filter = "INCLUDE ItemID WHERE Items.YEAR < 3"
-    project.declare(declare_with_items(project, filter=empty_filter))
-    result = refresh(project, "shop", instance)
-    assert not result.success
-    assert "all lists are empty: recommendations.filter" in why(result)
-    assert table(project, "shop").equals(before)
 
 
 def test_a_filter_that_only_personalize_refuses_is_reported_in_a_line(

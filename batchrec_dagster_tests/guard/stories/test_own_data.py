@@ -6,10 +6,10 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Callable, Mapping
+import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -17,16 +17,17 @@ import pytest
 import yaml
 from deltalake import DeltaTable, write_deltalake
 
-from batchrec_dagster.personalize.schemas import build_interactions_schema, parse_schema
+from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import (
     REPOSITORY,
     Project,
+    declaration,
     definitions,
     interactions,
     metadata,
+    refresh,
     why,
 )
-from batchrec_dagster_tests.guard.servers.postgres import postgres_server
 
 pytestmark = pytest.mark.slow
 
@@ -61,9 +62,17 @@ def read_users(project: Project) -> list[str]:
     return [json.loads(line)["userId"] for line in file.read_text().splitlines()]
 
 
-def read_metadata(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, Any]:
+def count_left_out(result: dg.ExecuteInProcessResult) -> dict[str, int]:
+    """How many rows the asset `interactions` says were left out, by reason."""
     assert result.success, why(result)
-    return metadata(result, asset)
+    counts: dict[str, int] = metadata(result, "interactions")["left_out_by_reason"]
+    return counts
+
+
+def find_time_of_making(project: Project) -> int:
+    """When interactions.csv was written."""
+    file = project.storage / "shop/transformed/interactions/interactions.csv"
+    return file.stat().st_mtime_ns
 
 
 def test_orders_of_a_shop_in_parquet(project: Project, instance: dg.DagsterInstance) -> None:
@@ -82,14 +91,10 @@ def test_orders_of_a_shop_in_parquet(project: Project, instance: dg.DagsterInsta
             }
         ).write_parquet(folder / f"2024-0{month}.parquet")
     result = prepare(project, instance, read_documented_yaml("Orders of a shop, in Parquet"))
-    read = read_metadata(result, "raw_ratings")
-    assert (read["format"], read["files"], read["timestamp_unit"]) == ("parquet", 2, "datetime")
-    columns = {column.name: column.type for column in read["dagster/column_schema"].columns}
-    assert columns["quantity"] == "int64"
     interactions_kept = interactions(project, "shop")
     assert interactions_kept.height == sum(row % 4 > 0 for row in range(len(EVENTS))) * 2
     assert interactions_kept.get_column("ITEM_ID").str.len_bytes().unique().to_list() == [5]
-    assert read_metadata(result, "interactions")["left_out_by_reason"] == {
+    assert count_left_out(result) == {
         "not in the filter": sum(row % 4 == 0 for row in range(len(EVENTS))) * 2
     }
     assert len(read_users(project)) == 60
@@ -99,10 +104,9 @@ def test_a_file_with_double_colons(project: Project, instance: dg.DagsterInstanc
     lines = [f"{user}::{item}::{1 + item % 5}::{START + user}" for user, item in EVENTS]
     (project.root / "ratings.dat").write_text("\n".join(lines * 2) + "\n")
     result = prepare(project, instance, read_documented_yaml("A file with double colons"))
-    assert read_metadata(result, "raw_ratings")["timestamp_unit"] == "s"
     good = [(user, item) for user, item in EVENTS if 1 + item % 5 >= 2]
     assert interactions(project, "shop").height == len(good)
-    assert read_metadata(result, "interactions")["left_out_by_reason"] == {
+    assert count_left_out(result) == {
         "rating below min_rating": 2 * (len(EVENTS) - len(good)),
         "not the latest of its user and item": len(good),
     }
@@ -127,9 +131,6 @@ def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) ->
     result = prepare(
         project, instance, read_documented_yaml("Events in JSON Lines, with event types")
     )
-    read = read_metadata(result, "raw_ratings")
-    assert read["timestamp_unit"] == "iso8601"
-    assert read["recognised_columns"] == {"user": "userId", "item": "itemId"}
     interactions_kept = interactions(project, "shop")
     assert interactions_kept.columns == [
         "USER_ID",
@@ -143,13 +144,9 @@ def test_events_in_json_lines(project: Project, instance: dg.DagsterInstance) ->
         "EVENT_VALUE"
     )
     assert purchase_values.null_count() == 0
-    interactions_metadata = read_metadata(result, "interactions")
-    assert interactions_metadata["left_out_by_reason"]["not a JSON object"] == 1
-    assert (
-        interactions_metadata["rows_read"]
-        - sum(interactions_metadata["left_out_by_reason"].values())
-        == interactions_kept.height
-    )
+    left_out = count_left_out(result)
+    assert left_out["not a JSON object"] == 1
+    assert len(EVENTS) + 1 - sum(left_out.values()) == interactions_kept.height
     assert read_users(project) == ["u-1", "u-2"]
 
 
@@ -169,14 +166,15 @@ def test_orders_and_their_products_by_sql(project: Project, instance: dg.Dagster
     declaration_yaml = read_documented_yaml("SQL over the files")
     assert len(declaration_yaml.splitlines()) <= 10
     first = prepare(project, instance, declaration_yaml)
-    assert read_metadata(first, "raw_ratings")["format"] == "parquet"
+    assert first.success, why(first)
     day = int(datetime(2017, 1, 1, tzinfo=UTC).timestamp())
     purchases = sorted(EVENTS, key=lambda event: (event[0], event[1] % 2, event[1]))
     assert interactions(project, "shop").select("USER_ID", "ITEM_ID", "TIMESTAMP").rows() == [
         (f"u{user:03}", f"{item:04}", day + item % 2 * user * 86_400) for user, item in purchases
     ]
-    second_result = prepare(project, instance, declaration_yaml)
-    assert read_metadata(second_result, "raw_ratings")["outcome"] == "unchanged: not copied again"
+    made = find_time_of_making(project)
+    assert prepare(project, instance, declaration_yaml).success
+    assert find_time_of_making(project) == made
     (folder / "orders.csv").write_text("order_id,user\n1,2\n")
     failed_result = prepare(project, instance, declaration_yaml)
     assert re.search(
@@ -256,55 +254,46 @@ def write_delta(root: Path) -> None:
         ("A Delta table", write_delta),
     ],
 )
-def test_a_shape_of_the_page(
-    project: Project,
-    instance: dg.DagsterInstance,
-    section: str,
-    make: Callable[[Path], None],
-) -> None:
-    make(project.root)
+def test_a_shape_of_the_page(tmp_path: Path, section: str, make: Callable[[Path], None]) -> None:
+    make(tmp_path)
     declaration_yaml = read_documented_yaml(section).replace("s3://shop/", "")
     assert len(declaration_yaml.splitlines()) <= 10
-    read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
-    interactions_kept = interactions(project, "shop")
-    assert interactions_kept.height == len(EVENTS)
-    assert interactions_kept.get_column("USER_ID").n_unique() == 60
+    rows = seams.prepare(tmp_path, yaml.safe_load(declaration_yaml)).rows
+    assert len(rows) == len(EVENTS)
+    assert len({user for user, _, _ in rows}) == 60
 
 
-def test_a_postgresql(
+def test_a_database_is_read_again_when_its_version_changes(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declaration_yaml = read_documented_yaml("A database")
-    with postgres_server() as server:
-        monkeypatch.setenv("SHOP_DATABASE_URL", server.url())
-        server.query(
-            "CREATE TABLE orders (order_id serial, customer_id int, sku text, quantity int,"
-            " ordered_at timestamptz DEFAULT '2024-01-02 03:04:05+01', updated_at int DEFAULT 1)"
-        )
-        values = ", ".join(f"({user}, 's{item}', {item % 4})" for user, item in EVENTS)
-        server.query(f"INSERT INTO orders (customer_id, sku, quantity) VALUES {values}")
-        read_metadata(prepare(project, instance, declaration_yaml), "raw_ratings")
-        interactions_kept = interactions(project, "shop")
-        assert interactions_kept.select("USER_ID", "ITEM_ID").rows() == [
-            (str(user), f"s{item}") for user, item in EVENTS if item % 4
-        ]
-        assert interactions_kept.get_column("TIMESTAMP").unique().to_list() == [1_704_161_045]
-        second_result = prepare(project, instance, declaration_yaml)
-        assert (
-            read_metadata(second_result, "raw_ratings")["outcome"] == "unchanged: not copied again"
-        )
-        server.query("UPDATE orders SET quantity = 0, updated_at = 2 WHERE customer_id = 1")
-        changed_result = prepare(project, instance, declaration_yaml)
-        assert read_metadata(changed_result, "raw_ratings")["outcome"] == "copied"
-        assert "1" not in interactions(project, "shop").get_column("USER_ID")
+    monkeypatch.setenv("SHOP_DATABASE_URL", f"sqlite:///{project.root}/shop.db")
 
+    def change(statement: str, *values: tuple[object, ...]) -> None:
+        with sqlite3.connect(project.root / "shop.db") as connection:
+            connection.executemany(statement, values or [()])
 
-def test_the_schema_asks_for_the_columns_that_are_written() -> None:
-    schema = parse_schema(build_interactions_schema(event_type=True, event_value=True))
-    assert schema.columns == ["USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE"]
-    value = schema.field("EVENT_VALUE")
-    assert value is not None
-    assert (value.type, value.nullable) == ("float", True)
+    change(
+        "CREATE TABLE orders (order_id INTEGER PRIMARY KEY, customer_id INT, sku TEXT,"
+        " quantity INT, ordered_at TEXT DEFAULT '2024-01-02 03:04:05+01', updated_at INT DEFAULT 1)"
+    )
+    change(
+        "INSERT INTO orders (customer_id, sku, quantity) VALUES (?, ?, ?)",
+        *((user, f"s{item}", item % 4) for user, item in EVENTS),
+    )
+    result = prepare(project, instance, declaration_yaml)
+    assert result.success, why(result)
+    interactions_kept = interactions(project, "shop")
+    assert interactions_kept.select("USER_ID", "ITEM_ID").rows() == [
+        (str(user), f"s{item}") for user, item in EVENTS if item % 4
+    ]
+    assert interactions_kept.get_column("TIMESTAMP").unique().to_list() == [1_704_161_045]
+    made = find_time_of_making(project)
+    assert prepare(project, instance, declaration_yaml).success
+    assert find_time_of_making(project) == made
+    change("UPDATE orders SET quantity = 0, updated_at = 2 WHERE customer_id = 1")
+    assert prepare(project, instance, declaration_yaml).success
+    assert "1" not in interactions(project, "shop").get_column("USER_ID")
 
 
 FOLDER = "ratings: {source: parts}"
@@ -317,32 +306,36 @@ def write_parts(project: Project, *names: str) -> None:
         (project.root / "parts" / name).write_text(f"user_id,item_id,timestamp\n{rows}")
 
 
-def test_ids_that_became_decimals_are_warned_of(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    rows = [f"{user},{item}.0,{START + item}" for user, item in EVENTS]
-    (project.root / "a.csv").write_text("\n".join(["userId,itemId,timestamp", *rows]))
-    read = read_metadata(prepare(project, instance, "ratings: {source: a.csv}"), "raw_ratings")
-    assert "the item ids (column itemId) are decimals such as 1.0" in str(read["preview"])
-
-
-def test_of_a_folder_only_what_has_changed_is_copied_again(
+def test_files_that_come_to_a_folder_or_go_are_read_the_next_night(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     write_parts(project, "a.csv", "b.csv")
     (project.root / "parts" / "empty.csv").touch()
-    first = read_metadata(prepare(project, instance, FOLDER), "raw_ratings")
-    assert (first["outcome"], first["files"]) == ("copied", 3)
-    assert len(first["empty_files"]) == 1
-    second_metadata = read_metadata(prepare(project, instance, FOLDER), "raw_ratings")
-    assert second_metadata["outcome"] == "unchanged: not copied again"
-    (project.root / "parts" / "a.csv").unlink()
+    assert prepare(project, instance, FOLDER).success
+    made = find_time_of_making(project)
+    assert prepare(project, instance, FOLDER).success
+    assert find_time_of_making(project) == made
     write_parts(project, "c.csv")
-    changed_metadata = read_metadata(prepare(project, instance, FOLDER), "raw_ratings")
-    assert changed_metadata["outcome"] == "copied 1 of 3"
-    raw = project.storage / "shop" / "raw"
-    assert sorted(path.name for path in raw.iterdir()) == ["b.csv", "c.csv", "empty.csv"]
+    assert prepare(project, instance, FOLDER).success
+    assert interactions(project, "shop").height == 3 * len(EVENTS)
+    (project.root / "parts" / "a.csv").unlink()
+    assert prepare(project, instance, FOLDER).success
     assert interactions(project, "shop").height == 2 * len(EVENTS)
+
+
+def test_rows_without_times_are_said_to_have_none(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    rows = "".join(f"{user},{item}\n" for user, item in EVENTS)
+    (project.root / "played.csv").write_text(f"user_id,item_id\n{rows}")
+    ratings = {"source": "played.csv", "columns": {"timestamp": "none"}}
+    solution = {"recipe": "aws-user-personalization"}
+    project.declare(declaration("shop", "", ratings=ratings, interactions={}, solution=solution))
+    result = refresh(project, "shop", instance, report=True)
+    assert result.success, why(result)
+    assert interactions(project, "shop").get_column("TIMESTAMP").n_unique() == 1
+    page = (project.storage / "shop/curated/report/index.html").read_text()
+    assert "without times" in page
 
 
 @pytest.mark.parametrize(
