@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -16,36 +14,9 @@ from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 
 PRODUCT = REPOSITORY / "batchrec_dagster"
-# What people choose: names of pipelines, lists and events.
-NAMES = {"app", "home", "newsletter", "purchase", "shop", "view"}
-# Where a literal ends, and the next one of the same text begins.
-JOINED = re.compile(r"\"\s*\n\s*f?\"")
-WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
-# A number, or a name that has one.
-NUMBER = re.compile(r"\S*\d\S*")
 # What an example leaves out at the end of a list.
 ELISION = ", …]"
 ROOM = re.compile(r"\[\"([a-z_]+)/<br>")
-# A phrase ends where a number or a sign is, or in a table the next column.
-PHRASE = re.compile(r"[A-Za-z]+(?:'[a-z]+)?(?: [A-Za-z]+(?:'[a-z]+)?)*")
-
-
-def check_output(block: CodeBlock, _folder: Path) -> None:
-    """Each word that a command prints there is in the code, next to the word before it."""
-    corpus = _read_words_of_the_code()
-    for phrase in PHRASE.findall(NUMBER.sub("0", block.text)):
-        words = [word.lower() for word in WORD.findall(phrase)]
-        for word in set(words) - NAMES:
-            assert f" {word} " in corpus, f"no command says {word!r}"
-        for word, following in pairwise(words):
-            if not NAMES & {word, following}:
-                assert f" {word} {following} " in corpus, f"no command says {word} {following}"
-
-
-@cache
-def _read_words_of_the_code() -> str:
-    text = "\n".join(path.read_text() for path in PRODUCT.rglob("*.py"))
-    return f" {' '.join(WORD.findall(JOINED.sub('', text))).lower()} "
 
 
 def check_json(block: CodeBlock, _folder: Path) -> None:

@@ -50,18 +50,6 @@ def test_a_ci_script_is_executable(name: str) -> None:
     assert (REPOSITORY / ".ci" / name).stat().st_mode & 0o111
 
 
-@pytest.mark.parametrize("name", ["bug", "feature"])
-def test_an_issue_form_has_what_github_requires(name: str) -> None:
-    form = parse_yaml(GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml")
-    assert form["name"]
-    assert form["description"]
-    fields_asked = [field for field in form["body"] if field["type"] != "markdown"]
-    ids = [field["id"] for field in fields_asked]
-    assert len(set(ids)) == len(ids)
-    assert all(field["attributes"]["label"] for field in fields_asked)
-    assert any(field.get("validations", {}).get("required") for field in fields_asked)
-
-
 def test_pre_commit_uses_the_locked_tools() -> None:
     config = parse_yaml(REPOSITORY / ".pre-commit-config.yaml")
     assert [repository["repo"] for repository in config["repos"]] == ["local"]
