@@ -271,36 +271,6 @@ def test_a_long_id_moves_no_other_comment() -> None:
     assert aligned_commands[2] == "batchrec ui    # this run"
 
 
-def test_check_opens_sources_and_looks_for_variables(
-    working_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SHOP_DATABASE_URL", raising=False)
-    monkeypatch.delenv("SHOP_ALERTS", raising=False)
-    write_ratings(working_project.root / "ratings.csv")
-    columns = {"user": "usrId", "item": "movieId", "timestamp": "timestamp"}
-    working_project.declare(
-        {
-            "name": "shop",
-            "ratings": {"source": "ratings.csv", "columns": columns},
-            "items": {"source": "films.csv", "columns": {"item": "id", "title": "title"}},
-            "sinks": {"postgres": {"url_env": "SHOP_DATABASE_URL"}},
-            "alerts": {"urls_env": "SHOP_ALERTS"},
-        }
-    )
-    code, output = run_batchrec("check")
-    assert code == 1
-    assert [line for line in output.splitlines() if line.startswith("FAILED")] == [
-        "FAILED   shop ratings           ratings.csv has no column 'usrId' (ratings.columns.user);"
-        " it has: userId, movieId, rating, timestamp",
-        "FAILED   shop items             films.csv: there is no such file: looked at"
-        f" {working_project.root / 'films.csv'}",
-        "FAILED   shop alerts            the environment variable SHOP_ALERTS is not set",
-        "FAILED   shop postgres          the environment variable SHOP_DATABASE_URL is not set:"
-        " set it to postgresql://***@HOST:PORT/DATABASE",
-    ]
-    assert run_batchrec("check", "--offline")[0] == 0
-
-
 @pytest.mark.slow
 def test_an_asset_of_ones_own_in_defs_brings_no_notices_of_dagster(
     working_project: Project,

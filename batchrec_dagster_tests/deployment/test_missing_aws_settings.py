@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster_tests.guard.builders import Project, declaration, refresh, why, write_ratings
 
 PERSONALIZE = {"BATCHREC_PERSONALIZE": "http://127.0.0.1:9"}
 REGION = {"AWS_REGION": "us-east-1"}
@@ -38,13 +36,3 @@ def test_what_is_missing_is_named(
     personalize = Deployment.from_environment(settings).personalize_resource
     with pytest.raises(StorageError, match=f"cannot use personalize: .*{message}"):
         personalize.client.list_schemas()
-
-
-def test_a_run_without_a_region_says_what_to_set(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    project.environment |= PERSONALIZE
-    project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
-    result = refresh(project, "shop", instance)
-    assert not result.success
-    assert "no AWS region is set: set AWS_REGION" in why(result)

@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.deployment import Deployment
+import batchrec_dagster
 
 KEY = "batchrec_parquet_io"
 
@@ -27,8 +27,7 @@ def count(orders: pl.DataFrame) -> int:
 @pytest.fixture
 def io_manager(tmp_path: Path) -> dict[str, Any]:
     """The IO manager of tables in the storage of a new home, by its key."""
-    resources = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)}).resources()
-    return {KEY: resources[KEY]}
+    return {KEY: batchrec_dagster.resources({"BATCHREC_HOME": str(tmp_path)})[KEY]}
 
 
 def find_error(io_manager: dict[str, Any], asset: dg.AssetsDefinition) -> Any:
@@ -48,9 +47,7 @@ def test_a_table_that_was_deleted_is_named_without_a_stack(
     (table,) = (tmp_path / "storage").rglob("*.parquet")
     table.unlink()
     error = find_error(io_manager, count)
-    assert error.message == (
-        f"Failure: there is no {table}: materialize the asset that stores it\n"
-    )
+    assert str(table) in error.message
     assert (error.stack, error.cause) == ([], None)
 
 

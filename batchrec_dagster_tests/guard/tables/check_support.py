@@ -1,0 +1,55 @@
+"""The command `check` in a project on a healthy machine, and what it finds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from batchrec_dagster.cli import main
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+)
+
+FINDING = re.compile(
+    r"^(ok|warning|FAILED|unknown) +(\S+(?: \S+)*?)(?:  +|\n +)(.*)$", re.MULTILINE
+)
+
+
+@pytest.fixture(scope="module")
+def dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a healthy machine; made once, because to make its databases takes half a second."""
+    folder = tmp_path_factory.mktemp("dagster")
+    folder.chmod(0o700)
+    (folder / "dagster.yaml").write_text("run_monitoring: {enabled: true}\n")
+    return folder
+
+
+@pytest.fixture
+def home(
+    tmp_path: Path, project: Project, dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Project:
+    """A project on a healthy machine."""
+    monkeypatch.setenv("BATCHREC_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DAGSTER_HOME", str(dagster_home))
+    return project
+
+
+def check(*options: str, **environment: str) -> dict[str, tuple[str, str]]:
+    """What the command finds: how each finding is judged, and what it says with its fix."""
+    result = CliRunner().invoke(main, ["check", *options], env=environment)
+    assert "Traceback" not in result.output
+    findings: dict[str, tuple[str, str]] = {}
+    matches = [*FINDING.finditer(result.output)]
+    for match, following in zip(matches, [*matches[1:], None], strict=True):
+        end = following.start() if following else len(result.output)
+        findings[match[2]] = (match[1], " ".join(result.output[match.start(3) : end].split()))
+    assert result.exit_code == any(status == "FAILED" for status, _ in findings.values())
+    return findings
+
+
+def declare(project: Project, **attributes: Any) -> None:
+    project.declare({"name": "shop", **attributes})
