@@ -19,13 +19,9 @@ from polars.testing import assert_frame_equal
 
 from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.erasure.people import People
-from batchrec_dagster.erasure.plan import list_pipeline_places
-from batchrec_dagster.erasure.unfinished import UnfinishedErasure
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.builders import (
     Project,
     copied_project,
@@ -161,62 +157,6 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, instance: dg.DagsterIns
     write_shop(project)
     declare(project, LISTS)
     return Shop(project, instance)
-
-
-@pytest.mark.parametrize("shop", ["folder"], indirect=True)
-def test_each_list_is_changed_refused_rolled_back_and_removed_by_itself(shop: Shop) -> None:
-    assert shop.run() == set()
-    first_newsletter = shop.read_list("newsletter")
-
-    # One list gets another rule, and one is removed.
-    changed = {**LISTS["newsletter"], "rules": {"max_per": {"COLOUR": 1}}}
-    declare(shop.project, {"newsletter": changed, "home": LISTS["home"]})
-    assert shop.run() == set()
-    assert shop.results.keys() == {"newsletter", "home"}
-    assert shop.results["newsletter"]["edition"] == 2
-    assert shop.results["home"]["outcome"] == "unchanged: not inferred again"
-    assert count_jobs(shop.project) == (1, 2)
-    second_newsletter = shop.read_list("newsletter")
-    assert not second_newsletter.equals(first_newsletter)
-
-    # There are new data, and one list is refused by its gate.
-    write_ratings(shop.project.root / "ratings.csv", users=USERS, seed=1)
-    refused = {**LISTS["home"], "gate": {"min_ndcg_at_25": 1}}
-    declare(shop.project, {"newsletter": changed, "home": refused})
-    assert shop.run() == {"shop__home__recommendations"}
-    assert shop.results["newsletter"]["edition"] == 3
-    assert count_jobs(shop.project) == (2, 3)
-    work = shop.make_work()
-    home = work.narrow_to_lists()[1].files
-    edition = home.table.current()
-    assert edition is not None
-    assert edition.number == 1
-
-    assert shop.run("shop__newsletter_rollback") == set()
-    assert shop.read_list("newsletter").equals(second_newsletter)
-    assert home.table.current() == edition
-
-    # Somebody is erased from all lists: from the removed one, too.
-    people = People.of(["2"])
-    for name in ("newsletter", "home", "app"):
-        assert people.series[0] in shop.read_list(name).get_column("user_id")
-    places = {place.name: place for place in list_pipeline_places(work)}
-    assert {f"published lists of {name}" for name in LISTS} <= places.keys()
-    SuppressionList(work.files).add(people.ids)
-    UnfinishedErasure.of(work.files, people).start(dict.fromkeys(places, 0))
-    for place in places.values():
-        place.erase(people)
-    for uri, content in shop.read_files():
-        assert b'"userId":"2"' not in content, uri
-        assert b'"userId": "2"' not in content, uri
-        if uri.endswith(".parquet"):
-            rows = pl.read_parquet(io.BytesIO(content))
-            users = [name for name in ("user_id", "USER_ID") if name in rows.columns]
-            assert all("2" not in rows.get_column(name) for name in users), uri
-    assert "\n2," not in (shop.project.root / "mail.csv").read_text()
-
-    assert shop.tear_down()
-    assert [*shop.read_files()] == []
 
 
 @pytest.mark.skipif(not IS_LONG, reason="three processes for each kill")

@@ -12,7 +12,6 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.preparation.rules import ERASED_USER
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
@@ -95,53 +94,6 @@ def read_plain(file: Path) -> bytes:
     if file.suffix == ".parquet":
         return file.read_bytes() + pl.read_parquet(file).write_json().encode()
     return file.read_bytes()
-
-
-def read_events(instance: dg.DagsterInstance) -> str:
-    """All that Dagster recorded of the runs."""
-    return " ".join(
-        str(entry) for run in instance.get_runs() for entry in instance.all_logs(run.run_id)
-    )
-
-
-def test_nothing_is_stored_of_erased_people_whom_the_source_still_has(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    source = write_source(project)
-    users_file = project.root / "users.csv"
-    users_file.write_text("user\n" + "".join(f"{user}\n" for user in [PERSON, *range(1, 50)]))
-    declare_shop(project, batch_users={"source": str(users_file)})
-    open_suppression_list(project).add([PERSON, OTHER])
-
-    result = refresh(project, "shop", instance, report=True)
-
-    assert result.success, why(result)
-    assert list_mentions(project.root / ".batchrec") == []
-    assert PERSON not in read_events(instance)
-    assert find_warning(result) == WARNING
-    counts = metadata(result, "interactions")
-    assert counts["left_out_by_reason"][ERASED_USER] == 8
-    assert metadata(result, "batch_users")["users"] == 49
-    assert metadata(result, "batch_users")["erased_users_in_source"] == 1
-    report = (project.storage / "shop/curated/report/index.html").read_text()
-    assert f"The check {SOURCE_WITHOUT_ERASED} of interactions warns" in report
-
-    # The source is copied again, but nothing is made again, and the copy does not stay.
-    again = refresh(project, "shop", instance)
-    assert again.success, why(again)
-    assert metadata(again, "raw_ratings")["outcome"] == "copied"
-    assert metadata(again, "interactions")["outcome"] == NOT_AGAIN
-    assert "not imported again" in metadata(again, "personalize_dataset")["outcome"]
-    assert "not trained again" in metadata(again, "solution_version")["outcome"]
-    assert find_warning(again) == WARNING
-    assert list_mentions(project.root / ".batchrec") == []
-
-    # Once they are erased from the source, its copy stays.
-    write_ratings(source)
-    clean = prepare(project, instance)
-    assert find_warning(clean) is None
-    assert (project.storage / "shop/raw/ratings.csv").exists()
-    assert metadata(prepare(project, instance), "interactions")["outcome"] == NOT_AGAIN
 
 
 def test_a_changed_list_makes_the_interactions_again(
@@ -250,17 +202,3 @@ def test_a_downloaded_archive_does_not_stay_in_the_cache(
     prepare(project, instance)
 
     assert not list(cache.iterdir())
-
-
-def test_a_source_of_users_who_all_were_erased_says_so(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    write_source(project)
-    users_file = project.root / "users.csv"
-    users_file.write_text(f"user\n{PERSON}\n")
-    declare_shop(project, batch_users={"source": str(users_file)})
-    open_suppression_list(project).add([PERSON])
-
-    result = refresh(project, "shop", instance, assets=PREPARED)
-
-    assert why(result) == "all users of batch_users.source were erased: name others there"

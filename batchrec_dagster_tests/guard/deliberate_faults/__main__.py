@@ -30,7 +30,8 @@ REPOSITORY = GUARD.parents[1]
 # pytest's exit code if tests ran and some failed.
 TESTS_FAILED = 1
 TIMEOUT_SECONDS = 900
-FAILED_TEST = re.compile(r"^FAILED (?:\S*/guard/)?(\S+?\.py)::(\S+)", re.MULTILINE)
+# A test whose fixture fails is an error.
+FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (?:\S*/guard/)?(\S+?\.py)::(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

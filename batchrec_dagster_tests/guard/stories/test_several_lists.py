@@ -21,6 +21,7 @@ from batchrec_dagster_tests.guard.builders import (
     open_personalize,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.teardown import tear_down
 
 pytestmark = pytest.mark.slow
 
@@ -159,3 +160,9 @@ def test_a_list_is_refused_and_another_rolled_back_by_itself(shop: Shop) -> None
     assert shop.run("shop__newsletter_rollback") == set()
     for name in LISTS:
         assert shop.read_list(name).equals(before[name])
+
+
+def test_a_teardown_leaves_nothing_of_any_list(shop: Shop) -> None:
+    result = tear_down(shop.project, "shop", shop.instance, "--storage")
+    assert result.exit_code == 0, result.output
+    assert not [path for path in (shop.project.storage / "shop").rglob("*") if path.is_file()]

@@ -136,6 +136,15 @@ def test_only_what_came_after_the_publication_counts(history: ListHistory) -> No
     assert (second["active_users"], second["hit_rate"], second["recall"]) == (2, 0.5, 0.25)
 
 
+def test_what_happened_at_the_moment_of_the_publication_does_not_count(
+    history: ListHistory,
+) -> None:
+    history.publish(LISTS, at=T0 + 60, data_until=T0, exclude_seen=False)
+    events = [*BEFORE, Event("eve", "c", T0 + 60), Event("ann", "a", T0 + 61)]
+    (row,) = history.measure(to_frame(events)).iter_rows(named=True)
+    assert row["active_users"] == 1
+
+
 def test_without_later_interactions_there_is_no_number(history: ListHistory) -> None:
     history.publish(LISTS, at=T0 + 60, data_until=T0)
     assert history.measure(to_frame(BEFORE)).is_empty()

@@ -1,0 +1,140 @@
+"""Who was erased does not come back from a source that still has them.
+
+One shop with two lists, night by night; the tests run in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from batchrec_dagster.cli import main
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+    checks,
+    declaration,
+    module_project,
+    refresh,
+    why,
+    write_ratings,
+)
+from batchrec_dagster_tests.guard.oracles.marks import MARK, find_marks, read_files
+
+pytestmark = pytest.mark.slow
+
+PERSON = f"{MARK}-person"
+
+
+@dataclass
+class Shop:
+    """A shop whose ratings have a person who will be erased, first with a bad row."""
+
+    project: Project
+    instance: dg.DagsterInstance
+
+    def write_source(self, *, with_person: bool = True) -> None:
+        header, *rows = write_ratings(self.project.root / "ratings.csv").read_text().splitlines()
+        if with_person:
+            own = [f"{PERSON},{item},5,1505000000" for item in range(1, 27)]
+            rows = [f"{PERSON},7,bad,1505000000", *rows, *own]
+        (self.project.root / "ratings.csv").write_text("\n".join([header, *rows]) + "\n")
+        users = [*range(1, 50), *([PERSON] if with_person else [])]
+        text = "\n".join(["user", *(f"{user}" for user in users)]) + "\n"
+        (self.project.root / "users.csv").write_text(text)
+
+    def declare(self, *lists: str, **attributes: Any) -> None:
+        users = {"source": "users.csv"}
+        settings: dict[str, Any] = {
+            "batch_users": users,
+            "lists": {name: {"num_results": 5} for name in lists},
+            "solution": {"recipe": "aws-user-personalization"},
+            **attributes,
+        }
+        shop = declaration("shop", "ratings.csv", **settings)
+        shop["ratings"] = {**shop["ratings"], "on_bad_rows": "skip"}
+        self.project.declare(shop)
+
+    def run(self, *assets: str, report: bool = False) -> dg.ExecuteInProcessResult:
+        return refresh(self.project, "shop", self.instance, assets=assets, report=report)
+
+    def forget(self, *users: str) -> Result:
+        environment = {
+            "BATCHREC_HOME": str(self.project.root / ".batchrec"),
+            "BATCHREC_POLL_SECONDS": "0.02",
+            "DAGSTER_HOME": str(self.project.root / "dagster"),
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.project.root)
+            return CliRunner().invoke(main, ["forget", *users, "--yes"], env=environment)
+
+    def list_mentions(self) -> list[str]:
+        """The files of the deployment that have the person in them."""
+        return find_marks(read_files(self.project.root / ".batchrec"))
+
+    def read_list(self, name: str) -> pl.DataFrame:
+        folder = self.project.storage / f"shop/lists/{name}/curated/recommendations"
+        return pl.read_parquet(folder / "recommendations.parquet")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """The shop after two nights: the list `app` was declared on the first alone."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
+        (shop.project.root / "dagster").mkdir()
+        shop.write_source()
+        for lists in (("home", "app"), ("home",)):
+            shop.declare(*lists)
+            result = shop.run()
+            assert result.success, why(result)
+        for name in ("home", "app"):
+            assert PERSON in {*shop.read_list(name)["user_id"]}
+        yield shop
+
+
+def test_forget_erases_them_from_all_lists_also_from_those_that_are_declared_no_more(
+    shop: Shop,
+) -> None:
+    before = {name: shop.read_list(name) for name in ("home", "app")}
+    assert shop.list_mentions()
+    result = shop.forget(PERSON)
+    assert result.exit_code == 0, result.output
+    assert shop.list_mentions() == []
+    for name, lists in before.items():
+        assert shop.read_list(name).equals(lists.filter(pl.col("user_id") != PERSON))
+
+
+def test_the_next_night_leaves_them_out_and_warns_that_the_source_still_has_them(
+    shop: Shop,
+) -> None:
+    lists = shop.read_list("home")
+    for report in (True, False):
+        result = shop.run(report=report)
+        assert result.success, why(result)
+        assert shop.list_mentions() == []
+        check = checks(result)["source_without_erased"]
+        assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert PERSON not in (check.description or "")
+    assert {*shop.read_list("home")["user_id"]} == {*lists["user_id"]}
+
+
+def test_once_the_source_has_them_no_more_nothing_warns(shop: Shop) -> None:
+    shop.write_source(with_person=False)
+    result = shop.run("raw_ratings", "interactions", "batch_users")
+    assert result.success, why(result)
+    assert checks(result)["source_without_erased"].passed
+
+
+def test_a_list_of_users_who_all_were_erased_is_refused(shop: Shop) -> None:
+    (shop.project.root / "users.csv").write_text(f"user\n{PERSON}\n")
+    result = shop.run("raw_ratings", "interactions", "batch_users")
+    assert not result.success
+    assert "batch_users.source" in why(result)
+    assert "erased" in why(result)
+    assert shop.list_mentions() == []
