@@ -50,9 +50,11 @@ USER, ITEM, RATING, EVENT, TIME = HOSTILE[10:15]
 TITLE, GENRES, IMAGE, LINK = HOSTILE[0], HOSTILE[15], HOSTILE[5], HOSTILE[6]
 VIEW, BUY = HOSTILE[0], HOSTILE[4]
 DESCRIPTION = f"{HOSTILE[1]} {ADDRESSES}"
-ITEM_COUNT, LIST_LENGTH = 80, 5
-# Those who get lists. Only the first hundred have history.
+# Nobody has had the last thirty items.
+ITEM_COUNT, LIST_LENGTH = 110, 5
+# Those who get lists. The first hundred have history, and a few more have had three items.
 REQUESTED = range(21, 241)
+FEW = range(200, 207)
 # Whom the report must show: one with history, and one without.
 NAMED = (22, 239)
 MAIL = "mail.csv"
@@ -246,6 +248,8 @@ def _write_interactions(
     later: the item that these people chose after all others, by numbers.
     """
     rows = pl.read_csv(write_ratings(project.root / "numbers.csv", users=users))
+    few = [(user, item, 5.0, 1_500_000_000 + user) for user in FEW for item in (1, 2, user % 80)]
+    rows = pl.concat([rows, pl.DataFrame(few, rows.schema, orient="row")])
     if later:
         end = rows["timestamp"].max()
         assert isinstance(end, int)

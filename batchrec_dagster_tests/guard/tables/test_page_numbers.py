@@ -109,19 +109,12 @@ def test_the_most_recommended_items_are_in_as_many_lists_as_it_says(
     night: ShopNight, page: Page
 ) -> None:
     listed = Counter(night.lists["item_id"])
-    had = Counter(night.interactions["ITEM_ID"])
-    by_popularity = sorted(TITLES, key=lambda item: (-had[item], item))
     order = sorted(listed, key=lambda item: (-listed[item], item))
     rows = page.tables["most recommended"]
     assert len(rows) >= 5
-    assert rows == [
-        [
-            TITLES[item],
-            listed[item],
-            pytest.approx(listed[item] / night.lists["user_id"].n_unique()),
-            by_popularity.index(item) + 1,
-        ]
-        for item in order[: len(rows)]
+    # What else the page says of them may change.
+    assert [row[:2] for row in rows] == [
+        [TITLES[item], listed[item]] for item in order[: len(rows)]
     ]
 
 
