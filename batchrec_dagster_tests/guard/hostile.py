@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import re
 
+from markdown_it import MarkdownIt
+
+# Markdown as Dagster's page renders it, and what turns into a link there after parsing
+# (mdast-util-gfm-autolink-literal).
+MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+ADDRESS = re.compile(r"(https?://|www(?=\.))([-.\w]+)|[-.\w+]+@[-\w]+\.[-\w]", re.IGNORECASE)
 # The names that a page or a server must never be asked for.
 OUTSIDE = "stranger.invalid"
 HOSTILE = (

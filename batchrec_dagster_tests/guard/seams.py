@@ -74,6 +74,9 @@ from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 from batchrec_dagster.preparation.user_attributes import parse_user_attributes
 from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.markdown import escape as escape_markdown
+from batchrec_dagster.reporting.markdown import format_table as format_markdown_table
+from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
 from batchrec_dagster.rules import conditions
 from batchrec_dagster.rules.context import RuleContext
@@ -1246,6 +1249,21 @@ def look_up(tab: Any, user: str) -> ShownPerson | None:
         tuple(tab.locator("#history li bdi").all_text_contents()),
         tuple(tab.locator("#recommended li div > button bdi").all_text_contents()),
     )
+
+
+def as_markdown(text: str) -> str:
+    """A line of Dagster's Markdown that shows the text, and nothing else."""
+    return escape_markdown(text)
+
+
+def as_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table of Dagster's Markdown whose cells show these texts, and nothing else."""
+    return format_markdown_table(columns, rows)
+
+
+def as_terminal(text: str) -> str:
+    """What a terminal gets to show the text, and nothing else."""
+    return escape_invisible(text)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.pipeline import declare_asset as links
-from batchrec_dagster.reporting.markdown import WORD_JOINER
 from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.guard.builders import (
     Project,
@@ -23,10 +22,9 @@ from batchrec_dagster_tests.guard.builders import (
     refresh,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.hostile import ADDRESSES, HOSTILE, OUTSIDE, quote_cells
+from batchrec_dagster_tests.guard.hostile import ADDRESSES, HOSTILE, MARKDOWN, OUTSIDE, quote_cells
 from batchrec_dagster_tests.guard.repeats import IS_LONG
 from batchrec_dagster_tests.guard.servers.dagster_ui import go, web_ui
-from batchrec_dagster_tests.reporting.test_markdown import ADDRESS, PARSER
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack]
 
@@ -132,7 +130,7 @@ def tab(browser: Any) -> Iterator[Any]:
 
 def plain(markdown: str) -> str:
     """The words of the first paragraph, as a browser has them."""
-    _, inline, *_ = PARSER.parse(markdown)
+    _, inline, *_ = MARKDOWN.parse(markdown)
     return "".join(token.content for token in inline.children or ())
 
 
@@ -205,45 +203,6 @@ def test_numbers_are_rounded_and_what_says_nothing_is_left_out(shop: Shop) -> No
                     assert not re.search(r"[a-z]\.[a-z]", description), description
     report = shop.metadata("recommendation_report")
     assert str(report["verdict"].value).startswith(("Good to send", "Look before", "Do not send"))
-
-
-def test_nothing_that_comes_from_data_is_more_than_text(shop: Shop) -> None:
-    markdown = [spec.description for spec in shop.assets]
-    markdown += [spec.description for spec in shop.checks]
-    metadata = [shop.metadata(spec.key.path[-1]) for spec in shop.assets]
-    for check in shop.checks:
-        record = shop.instance.get_latest_asset_check_evaluation_record(check.key)
-        assert record is not None
-        assert isinstance(record.evaluation, dg.AssetCheckEvaluation)
-        markdown.append(record.evaluation.description)
-        metadata.append(dict(record.evaluation.metadata))
-    for value in [value for values in metadata for value in values.values()]:
-        assert not isinstance(value, dg.UrlMetadataValue)
-        if isinstance(value, dg.MarkdownMetadataValue):
-            markdown.append(value.value)
-        if isinstance(value, dg.TableSchemaMetadataValue | dg.TableMetadataValue):
-            markdown += [column.description for column in value.schema.columns]
-    tokens = [token for text in filter(None, markdown) for token in PARSER.parse(text)]
-    tokens += [child for token in tokens for child in token.children or ()]
-    assert not {token.type for token in tokens} & {
-        "image",
-        "link_open",
-        "html_inline",
-        "html_block",
-    }
-    texts = [token.content for token in tokens if token.type in {"text", "text_special"}]
-    assert not [text for text in texts if ADDRESS.search(text)]
-    assert any(WORD_JOINER in text for text in texts)
-
-
-def test_the_report_shows_data_as_text(shop: Shop, tab: Any) -> None:
-    tab.goto(Path(shop.metadata("recommendation_report")["report"].value).as_uri())
-    for text in HOSTILE:
-        tab.get_by_label("Find a user").fill(text)
-        assert tab.locator(LINKS).count() == 0
-        assert tab.evaluate("document.images.length") == 0
-    tab.get_by_label("Find a user").fill(HOSTILE[0])
-    assert tab.locator("#person-name").text_content() == f"User {HOSTILE[0]} {len(HOSTILE)}"
 
 
 def test_links_lead_to_the_console_on_aws_alone(tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ import re
 
 import pytest
 from click.testing import CliRunner
-from markdown_it import MarkdownIt
 
 from batchrec_dagster.cli import main
-from batchrec_dagster_tests.guard.hostile import CONTROLS, OUTSIDE
+from batchrec_dagster_tests.guard.hostile import ADDRESS, CONTROLS, MARKDOWN, OUTSIDE
 from batchrec_dagster_tests.guard.strange_shop import (
     IDS,
     REQUESTED,
@@ -19,9 +18,6 @@ from batchrec_dagster_tests.guard.strange_shop import (
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
-MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-# What mdast-util-gfm-autolink-literal, in Dagster's page, turns into links after parsing.
-ADDRESS = re.compile(r"(https?://|www(?=\.))([-.\w]+)|[-.\w+]+@[-\w]+\.[-\w]", re.IGNORECASE)
 # Where a spreadsheet would begin a formula: at the start of a cell, or behind another separator.
 FORMULA = re.compile('(^|[;|\t\r\n]"*)[=+\\-@\uff1d\uff0b\uff0d\uff20\t\r]')
 

@@ -1,0 +1,67 @@
+"""Any text stays text where Dagster renders Markdown, and in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from batchrec_dagster_tests.guard.hostile import ADDRESS, CONTROLS, HOSTILE, MARKDOWN
+from batchrec_dagster_tests.guard.seams import as_markdown, as_markdown_table, as_terminal
+
+pytestmark = pytest.mark.attack
+
+# It has no width: an address that has one in it is no address.
+WORD_JOINER = "\u2060"
+WILD = st.text() | st.text("\\`*_[]<>|&~#!()-+=. 1:/@w\"'h")
+
+
+def add_examples(test: Callable[[str], None]) -> Callable[[str], None]:
+    for text in HOSTILE:
+        test = example(text)(test)
+    return test
+
+
+def read_paragraph(markdown: str) -> str:
+    """The text of one paragraph, after a check that it is nothing but text."""
+    begin, inline, end = MARKDOWN.parse(markdown)
+    assert (begin.type, end.type) == ("paragraph_open", "paragraph_close")
+    assert inline.children is not None
+    assert {token.type for token in inline.children} <= {"text", "text_special"}
+    text = "".join(token.content for token in inline.children)
+    assert not ADDRESS.search(text)
+    return text.replace(WORD_JOINER, "")
+
+
+@add_examples
+@given(WILD)
+def test_dagster_shows_a_text_as_it_is(text: str) -> None:
+    line = " ".join(text.split()).replace(WORD_JOINER, "")
+    # The parser itself replaces these.
+    readable = line.replace("\0", "\ufffd")
+    assert read_paragraph(f"x {as_markdown(text)}") == f"x {readable}".rstrip()
+    if readable:
+        assert read_paragraph(as_markdown(text)) == readable
+
+
+@given(WILD, WILD)
+def test_no_cell_leaves_its_table(cell: str, other: str) -> None:
+    tokens = MARKDOWN.parse(as_markdown_table([cell, other], [[other, cell], [1, None]]))
+    types = [token.type for token in tokens]
+    assert types[0] == "table_open"
+    assert types[-1] == "table_close"
+    assert (types.count("th_open"), types.count("td_open")) == (2, 4)
+    for token in tokens:
+        assert {child.type for child in token.children or ()} <= {"text", "text_special"}
+
+
+@add_examples
+@given(WILD)
+def test_no_text_controls_a_terminal(text: str) -> None:
+    shown = as_terminal(text)
+    assert not CONTROLS.search(shown)
+    assert "\n" not in shown
+    if text.isascii() and text.isprintable():
+        assert shown == text
