@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import dagster as dg
 import polars as pl
@@ -114,67 +113,6 @@ def test_the_same_run_twice_imports_and_trains_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("first_run_of_shop")
-def test_new_data_are_imported_and_trained_on(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    source = write_ratings(project.root / "ratings.csv", seed=1)
-    assert outcomes(refresh(project, "shop", instance)) == [
-        "copied",
-        "imported",
-        "trained",
-        "inferred",
-    ]
-    # The first data come back: what Personalize holds now is the second, so it imports once more.
-    write_ratings(source, seed=0)
-    assert outcomes(refresh(project, "shop", instance))[1:3] == ["imported", "trained"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("first_run_of_shop")
-def test_other_settings_change_what_they_concern_and_no_more(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    declared = declaration("shop", "ratings.csv")
-    project.declare({**declared, "recommendations": {"num_results": 5}})
-    assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
-    assert table(project, "shop").get_column("rank").max() == 5
-    project.declare({**declared, "solution": {"recipe": "aws-user-personalization"}})
-    anyway = {"ops": {"shop__recommendations": {"config": {"skip_quality_gate": True}}}}
-    other_recipe = refresh(project, "shop", instance, anyway)
-    assert other_recipe.success
-    assert outcomes(other_recipe) == [*UNCHANGED[:2], "trained", "inferred"]
-    project.declare({**declared, "recommendations": {"exclude_seen": False}})
-    seen_too = refresh(project, "shop", instance)
-    assert seen_too.success
-    assert interactions(project, "shop").columns == ["USER_ID", "ITEM_ID", "TIMESTAMP"]
-    assert "no_seen_items" not in {e.check_name for e in seen_too.get_asset_check_evaluations()}
-    # And back again: the first import and training are still there.
-    project.declare(declared)
-    assert outcomes(refresh(project, "shop", instance))[1:3] == UNCHANGED[1:3]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("first_run_of_shop")
-def test_one_run_can_force_import_and_training(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    forced_result = refresh(
-        project,
-        "shop",
-        instance,
-        {
-            "ops": {
-                "shop__personalize_dataset": {"config": {"force_import": True}},
-                "shop__solution_version": {"config": {"force_train": True}},
-            }
-        },
-    )
-    assert outcomes(forced_result)[1:3] == ["imported", "trained"]
-    assert outcomes(refresh(project, "shop", instance)) == UNCHANGED
-
-
-@pytest.mark.slow
 def test_two_pipelines_share_nothing(project: Project, instance: dg.DagsterInstance) -> None:
     source = write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", source))
@@ -235,15 +173,6 @@ def test_an_analysts_own_asset_gets_the_table_by_its_name(
     assert list(top["count"]) == sorted(top["count"], reverse=True)
     item, count = top.iloc[0]
     assert lists.filter(pl.col("item_id") == item).height == count
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("first_run_of_shop")
-def test_a_batch_result_that_is_gone_is_made_again(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    shutil.rmtree(project.storage / "shop/curated/batch_inference")
-    assert outcomes(refresh(project, "shop", instance)) == [*UNCHANGED[:3], "inferred"]
 
 
 @pytest.mark.slow
