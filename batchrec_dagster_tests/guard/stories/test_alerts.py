@@ -284,9 +284,9 @@ def watch(
     request: pytest.FixtureRequest,
 ) -> Iterator[Watch]:
     """With the settings of the test's parameter beside alerts and a daily schedule."""
-    settings: dict[str, Any] = getattr(request, "param", {})
+    settings: dict[str, Any] = {"schedule": DAILY, **getattr(request, "param", {})}
     alerts = {**ALERTS, **settings.pop("alerts", {})}
-    project.declare(declaration("shop", "ratings.csv", alerts=alerts, schedule=DAILY, **settings))
+    project.declare(declaration("shop", "ratings.csv", alerts=alerts, **settings))
     with definitions(project) as defs:
         yield Watch(project, defs, keeping_schedules, inbox)
 
@@ -311,6 +311,12 @@ def test_lists_of_this_morning_are_not_late_if_the_schedule_is_new(watch: Watch)
     assert watch.look(DUE + 12 * HOUR) == []
     (text,) = watch.look(DUE + 36 * HOUR)
     assert "never" in text
+
+
+@pytest.mark.parametrize("watch", [{"schedule": {**DAILY, "enabled": False}}], indirect=True)
+def test_a_schedule_that_is_off_is_never_late(watch: Watch) -> None:
+    assert watch.look(DUE - HOUR) == []
+    assert watch.look(DUE + 36 * HOUR) == []
 
 
 @pytest.mark.parametrize("watch", [{"lists": {"home": {}, "app": {}}}], indirect=True)

@@ -93,6 +93,17 @@ def test_it_is_upstream_of_the_ratings_and_waited_for(
     assert why(result).startswith("asset://sales/orders was never materialized: materialize it")
 
 
+def test_an_asset_that_changed_is_read_again(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    upstream(project, "pl.DataFrame", "return frame")
+    assert run(project, instance).success
+    before = interactions(project, "shop")
+    write_ratings(project.root / "ratings.csv", seed=1)
+    assert run(project, instance).success
+    assert not interactions(project, "shop").equals(before)
+
+
 def test_a_query_joins_it_with_a_file(project: Project, instance: dg.DagsterInstance) -> None:
     upstream(project, "pl.DataFrame", "return frame")
     (project.root / "films.csv").write_text("film\n" + "\n".join(map(str, range(70))))
