@@ -270,10 +270,6 @@ def prepare(
                 erased_file.write_text(json.dumps(suppressed.to_json()))
                 task = replace(task, suppressed=f"file://{erased_file}")
             result = run_task(spark, task, logging.getLogger(__name__))
-            if pipeline.ratings.on_bad_rows == "fail":
-                pipeline.rules.refuse_bad_rows(
-                    result.bad.total, result.rows_read, result.bad_row_examples
-                )
         warnings = tuple(ratings.recognised_layout.warnings)
     columns = pipeline.ratings.columns
     declared = {} if columns is None else columns.declared

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import polars as pl
-from py4j.java_gateway import JavaClass, JavaPackage, JVMView  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.personalize.file_formats import scan_interactions
@@ -23,45 +18,15 @@ from batchrec_dagster.preparation.layout import Layout, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.spark.job import local_session
 from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 from batchrec_dagster_tests.guard.builders import last_times
+from batchrec_dagster_tests.guard.servers.spark import QUICK_ARGUMENTS, quick_session
+
+__all__ = ["QUICK_ARGUMENTS", "quick_session"]
 
 LOG = logging.getLogger(__name__)
-
-# PySpark asks the JVM for `functions` and each function by name a thousand times a preparation,
-# and the JVM looks through all its jars for `functions` each time.
-for kind in (JVMView, JavaPackage, JavaClass):
-    kind.__getattr__ = cache(kind.__getattr__)
-
-
-# Compiling a plan takes a hundred times as long as running it over a few rows.
-QUICK = {
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    "spark.sql.adaptive.enabled": "false",
-    "spark.sql.shuffle.partitions": "1",
-}
-# The value of PYSPARK_SUBMIT_ARGS for a process that starts a Spark of its own.
-QUICK_ARGUMENTS = "".join(f"--conf {name}={value} " for name, value in QUICK.items())
-QUICK_ARGUMENTS += "pyspark-shell"
-
-
-@contextmanager
-def quick_session() -> Iterator[SparkSession]:
-    """A Spark for a few rows."""
-    # Its workers need Polars, which another Python on this machine may not have.
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    session = local_session(1, "1g", "-XX:TieredStopAtLevel=1")
-    session.sparkContext.setLogLevel("ERROR")
-    for name, value in QUICK.items():
-        session.conf.set(name, value)
-    try:
-        yield session
-    finally:
-        session.stop()
 
 
 @dataclass(frozen=True)

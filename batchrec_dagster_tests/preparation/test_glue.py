@@ -21,8 +21,7 @@ from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zip_modules
 from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster.storage.resource import StorageResource
-from batchrec_dagster_tests.guard.servers.s3 import S3Server
-from batchrec_dagster_tests.preparation.aws_jobs import (
+from batchrec_dagster_tests.guard.servers.glue import (
     DONE,
     ROLE,
     TASK,
@@ -34,6 +33,7 @@ from batchrec_dagster_tests.preparation.aws_jobs import (
     run,
     say,
 )
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
 from batchrec_dagster_tests.preparation.spark_support import QUICK_ARGUMENTS
 
 pytestmark = pytest.mark.slow
@@ -132,29 +132,6 @@ def test_a_job_is_created_with_the_tags_of_the_deployment(
     assert read_tags(shop) == {"team": "data"}
 
 
-@pytest.mark.parametrize(
-    ("job", "message"),
-    [
-        (end_run("FAILED", "OutOfMemoryError"), "glue says: FAILED, OutOfMemoryError"),
-        (
-            end_run("TIMEOUT", "Execution time exceeds 30 minutes"),
-            "TIMEOUT, Execution time exceeds",
-        ),
-        (end_run("STOPPED"), "glue says: STOPPED, and no reason"),
-        (end_run("SUCCEEDED"), "ended without reporting a result"),
-    ],
-    ids=["failed", "timeout", "stopped by somebody", "silent"],
-)
-def test_a_job_that_fails_says_why(
-    monkeypatch: pytest.MonkeyPatch, s3: S3Server, job: Job, message: str
-) -> None:
-    make_glue_do(monkeypatch, job)
-    result, came_out, reason = run(ENGINE, create_storage(s3))
-    assert not result.success
-    assert not came_out
-    assert message in reason
-
-
 def test_the_jobs_own_reason_comes_first(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
     shop = create_storage(s3)
 
@@ -166,11 +143,6 @@ def test_the_jobs_own_reason_comes_first(monkeypatch: pytest.MonkeyPatch, s3: S3
     make_glue_do(monkeypatch, fail_with_reason)
     _, _, reason = run(ENGINE, shop)
     assert reason == "ratings.csv, line 2: no user"
-
-
-def test_without_a_job_and_a_role_it_says_what_to_do(s3: S3Server) -> None:
-    _, _, reason = run(GlueSpark(DECLARED.model_copy(update={"role": None})), create_storage(s3))
-    assert "there is no Glue job prepare" in reason
 
 
 def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:

@@ -27,7 +27,8 @@ Rows = list[tuple[str, str, int]]
 
 START = 1_500_000_000
 ROWS: Rows = [(f"u{n}", f"00{n % 7}", START + n) for n in range(20)]
-OTHERS: Rows = [*ROWS[:-1], ("another", "001", START)]
+# As many bytes, however they are written.
+OTHERS: Rows = [*ROWS[:-1], ("u91", "001", START + 91)]
 COLUMNS = {"user": "user", "item": "item", "timestamp": "time"}
 NAMES = [*COLUMNS.values()]
 

@@ -1,0 +1,137 @@
+"""`preparation: {engine: glue}`: the job gets the data in S3, what it makes is what one machine
+makes, and when it fails the run says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from moto.glue.models import FakeJobRun
+
+from batchrec_dagster_tests.guard.builders import (
+    Project,
+    declaration,
+    definitions,
+    interactions,
+    why,
+    write_ratings,
+)
+from batchrec_dagster_tests.guard.servers.glue import (
+    ROLE,
+    do_task,
+    end_run,
+    glue,
+    make_jobs_do,
+)
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
+
+pytestmark = pytest.mark.slow
+
+ENGINE = {"engine": "glue", "job_name": "prepare", "role": ROLE, "workers": 4}
+
+
+@pytest.fixture
+def in_s3(project: Project, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A project whose storage is a bucket, and a Glue."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    storage = f"s3://{s3.create_bucket()}/data"
+    project.environment.update(BATCHREC_STORAGE=storage, AWS_ENDPOINT_URL_S3=s3.endpoint)
+    with glue(monkeypatch):
+        yield project
+
+
+def prepare(
+    project: Project, instance: dg.DagsterInstance, **attributes: Any
+) -> dg.ExecuteInProcessResult:
+    """Run the pipeline `shop` as far as batch_users."""
+    project.declare(declaration("shop", project.root / "ratings.csv", **attributes))
+    assets = [dg.AssetKey(["shop", n]) for n in ("raw_ratings", "interactions", "batch_users")]
+    with definitions(project) as defs:
+        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, asset_selection=assets, raise_on_error=False
+        )
+
+
+def test_glue_makes_in_s3_what_one_machine_makes(
+    in_s3: Project,
+    instance: dg.DagsterInstance,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    write_ratings(in_s3.root / "ratings.csv")
+    jobs: list[str] = []
+    do = do_task(s3, tmp_path)
+
+    def note_and_do(run: FakeJobRun) -> None:
+        jobs.append(run.job_run_id)
+        do(run)
+
+    make_jobs_do(monkeypatch, note_and_do)
+    result = prepare(in_s3, instance, preparation=ENGINE)
+    assert result.success, why(result)
+    root = in_s3.environment.pop("BATCHREC_STORAGE")
+    stored = f"{root}/shop/transformed"
+    written = s3.store().get(f"{stored}/interactions/interactions.csv")
+    users = s3.store().get(f"{stored}/batch_users_input/users.json")
+    # Nothing that the job wrote meanwhile stays.
+    assert not [info.uri for info in s3.store().list(f"{root}/") if "/work/" in info.uri]
+
+    again = {**in_s3.environment, "BATCHREC_STORAGE": root}
+    runs = set(jobs)
+    here = prepare(in_s3, instance)
+    assert here.success, why(here)
+    assert interactions(in_s3, "shop").height == written.count(b"\n") - 1
+    folder = in_s3.storage / "shop/transformed"
+    assert (folder / "interactions/interactions.csv").read_bytes() == written
+    assert (folder / "batch_users_input/users.json").read_bytes() == users
+
+    # Unchanged ratings are not prepared again.
+    in_s3.environment.update(again)
+    assert prepare(in_s3, instance, preparation=ENGINE).success
+    assert set(jobs) == runs
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        (end_run("FAILED", "OutOfMemoryError"), "glue says: FAILED, OutOfMemoryError"),
+        (end_run("STOPPED"), "glue says: STOPPED, and no reason"),
+        (end_run("SUCCEEDED"), "ended without reporting a result"),
+    ],
+    ids=["failed", "stopped by somebody", "silent"],
+)
+def test_a_job_that_fails_says_why(
+    in_s3: Project,
+    instance: dg.DagsterInstance,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    job: Callable[[FakeJobRun], None],
+    message: str,
+) -> None:
+    write_ratings(in_s3.root / "ratings.csv")
+    make_jobs_do(monkeypatch, job)
+    result = prepare(in_s3, instance, preparation=ENGINE)
+    assert not result.success
+    assert message in why(result)
+    root = in_s3.environment["BATCHREC_STORAGE"]
+    assert s3.store().head(f"{root}/shop/transformed/interactions/interactions.csv") is None
+
+
+def test_what_is_missing_for_glue_is_named(project: Project, instance: dg.DagsterInstance) -> None:
+    write_ratings(project.root / "ratings.csv")
+    result = prepare(project, instance, preparation=ENGINE)
+    assert "BATCHREC_STORAGE=s3://bucket/prefix" in why(result)
+
+
+def test_without_a_job_and_a_role_it_says_what_to_do(
+    in_s3: Project, instance: dg.DagsterInstance
+) -> None:
+    write_ratings(in_s3.root / "ratings.csv")
+    engine = {name: value for name, value in ENGINE.items() if name != "role"}
+    result = prepare(in_s3, instance, preparation=engine)
+    assert "there is no Glue job prepare" in why(result)

@@ -1,0 +1,52 @@
+"""A Spark for a few rows, in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+from batchrec_dagster.preparation.spark.job import local_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# Compiling a plan takes a hundred times as long as running it over a few rows.
+QUICK = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.shuffle.partitions": "1",
+}
+# The value of PYSPARK_SUBMIT_ARGS for a process that starts a Spark of its own.
+QUICK_ARGUMENTS = "".join(f"--conf {name}={value} " for name, value in QUICK.items())
+QUICK_ARGUMENTS += "pyspark-shell"
+
+
+@contextmanager
+def quick_session() -> Iterator[SparkSession]:
+    """A Spark for a few rows."""
+    from py4j.java_gateway import (  # type: ignore[import-untyped]
+        JavaClass,
+        JavaPackage,
+        JVMView,
+    )
+
+    # PySpark asks the JVM for `functions` and each function by name a thousand times a preparation,
+    # and the JVM looks through all its jars for `functions` each time.
+    for kind in (JVMView, JavaPackage, JavaClass):
+        if not hasattr(kind.__getattr__, "cache_info"):
+            kind.__getattr__ = cache(kind.__getattr__)
+    # Its workers need Polars, which another Python on this machine may not have.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    session = local_session(1, "1g", "-XX:TieredStopAtLevel=1")
+    session.sparkContext.setLogLevel("ERROR")
+    for name, value in QUICK.items():
+        session.conf.set(name, value)
+    try:
+        yield session
+    finally:
+        session.stop()
