@@ -26,7 +26,6 @@ import yaml
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.outcomes.outcome import RATES, Outcome, Rate
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.preparation.users import list_distinct_users
 from batchrec_dagster.storage.object_store import ObjectStore
@@ -357,15 +356,3 @@ def why(result: dg.ExecuteInProcessResult) -> str:
     failure = event.step_failure_data.user_failure_data
     assert failure is not None
     return failure.description or ""
-
-
-def outcomes_of(table: pl.DataFrame) -> list[Outcome]:
-    """The rows of the published outcomes, oldest period first."""
-    periods = []
-    for row in table.iter_rows(named=True):
-        values: dict[str, Any] = dict(row)
-        for name in RATES:
-            parts = [values.pop(column) for column in (name, f"{name}_low", f"{name}_high")]
-            values[name] = None if parts[0] is None else Rate(*parts)
-        periods.append(Outcome(**values))
-    return periods
