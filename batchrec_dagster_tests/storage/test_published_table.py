@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -158,73 +155,3 @@ def test_a_long_footer_is_read_too(table: PublishedTable, tmp_path: Path) -> Non
     current = table.current()
     assert current is not None
     assert len(current.about["long"]) == 100_000
-
-
-class KilledError(Exception):
-    """The process is gone."""
-
-
-@dataclass(frozen=True)
-class Mortal(ObjectStore):
-    """A store whose user is killed before the next change once `left` have been made."""
-
-    changes_left: list[int] = field(default_factory=lambda: [0])
-
-    def _count_change(self) -> None:
-        if not self.changes_left[0]:
-            raise KilledError
-        self.changes_left[0] -= 1
-
-    def put(self, uri: str, data: Any) -> str:
-        self._count_change()
-        return super().put(uri, data)
-
-    def copy(self, source: str, target: str) -> str:
-        self._count_change()
-        return ObjectStore.put(self, target, self.get(source))
-
-    def delete(self, uri: str) -> None:
-        self._count_change()
-        super().delete(uri)
-
-
-CHANGES: dict[str, Callable[[PublishedTable, Path], object]] = {
-    "a new one": lambda table, folder: publish(table, folder, "new"),
-    "back to an older one": lambda table, _: table.put_back(build_edition(table, "one"), KEEP),
-}
-
-
-def build_edition(table: PublishedTable, version: str) -> Edition:
-    editions = [*table.older(), table.current()]
-    return next(e for e in editions if e is not None and e.version == version)
-
-
-@pytest.mark.parametrize("case", CHANGES)
-def test_killed_before_any_change_it_is_the_old_or_the_new_and_goes_on(
-    tmp_path: Path, case: str
-) -> None:
-    change, outcomes = CHANGES[case], []
-    for moment in itertools.count():
-        folder = tmp_path / str(moment)
-        folder.mkdir()
-        table = open_table(folder)
-        for version in ("a", "one", "two", "old"):
-            publish(table, folder, version)
-        mortal = Mortal(table.store.folders, changes_left=[moment])
-        try:
-            change(PublishedTable(mortal, table.uri), folder)
-        except KilledError:
-            outcomes.append(find_version(table))
-            assert all(build_edition(table, version) for version in ("one", "two", "old"))
-        change(table, folder)
-        new = find_version(table)
-        assert new != "old"
-        # What was left behind is gone with what is no longer kept.
-        for version in "xyz":
-            publish(table, folder, version)
-        assert len(list_keys(table)) == 1 + KEEP
-        if mortal.changes_left[0]:
-            break
-    assert len(outcomes) > 1
-    assert outcomes == sorted(outcomes, key=["old", new].index)
-    assert outcomes[0] == "old"
