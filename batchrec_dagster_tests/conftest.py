@@ -58,6 +58,8 @@ LONGEST = (
     "test_spark.py",
     "test_tutorial.py",
     "test_bombs.py",
+    "test_items_and_users.py",
+    "test_own_data.py",
     "test_permissions.py",
     "test_delta.py",
     "test_forget.py",
