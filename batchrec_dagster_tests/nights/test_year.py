@@ -573,7 +573,7 @@ FEW_NIGHTS = [
     *("longer_lists", "killed_early", "leave", "killed_rollback", "other_rows", "night"),
 ]
 OTHERS = [*{*FEW_NIGHTS, "killed_in_sink"} - {"night"}]
-NIGHTS = repeats(60, 12)
+NIGHTS = repeats(60, 5)
 # In fewer nights, one with several runs weighs too much to see whether sizes level off.
 ENOUGH_NIGHTS = 30
 
