@@ -46,7 +46,13 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.explanations.list_reasons import ListReasons
+from batchrec_dagster.local_personalize import recipes
 from batchrec_dagster.local_personalize.filters.job import JobFilter
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Interactions as TrainingInteractions,
+)
+from batchrec_dagster.local_personalize.learning.models import load_model
+from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.outcomes import arms
 from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize import resource_kinds
@@ -1538,3 +1544,40 @@ def _find_kind(label: str) -> ResourceKind:
         for kind in vars(resource_kinds).values()
         if isinstance(kind, ResourceKind) and kind.label == label
     )
+
+
+def train(
+    interactions: pl.DataFrame,
+    folder: Path,
+    recipe: str = "aws-user-personalization-v2",
+    options: Mapping[str, str] | None = None,
+) -> dict[str, float]:
+    """Train a model, save it in the folder, and return its metrics.
+
+    interactions: USER_ID, ITEM_ID and TIMESTAMP.
+    options: the recipe's hyperparameters.
+    """
+    trained = recipes.train(recipe, TrainingInteractions.from_frame(interactions), options or {})
+    trained.model.save(folder)
+    return trained.metrics
+
+
+def infer(
+    folder: Path, interactions: pl.DataFrame, user_ids: Sequence[str], length: int
+) -> list[list[tuple[str, float]]]:
+    """Each user's items with their scores, best first, by the model that was saved in the folder.
+
+    interactions: those to recommend from, which may be newer than the training.
+    """
+    model = load_model(folder)
+    assert isinstance(model, UserModel)
+    chunks = model.recommend(user_ids, TrainingInteractions.from_frame(interactions), length)
+    return [
+        [
+            (str(model.item_ids[item]), float(score))
+            for item, score in zip(items, scores, strict=True)
+            if item >= 0
+        ]
+        for chunk in chunks
+        for items, scores in zip(chunk.items, chunk.scores, strict=True)
+    ]

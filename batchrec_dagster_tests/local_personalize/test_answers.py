@@ -14,8 +14,6 @@ from batchrec_dagster.storage import progress
 from batchrec_dagster_tests.guard.servers.personalize import (
     Films,
     Local,
-    build_taste_rows,
-    encode_csv,
 )
 
 RANKING = "aws-personalized-ranking-v2"
@@ -31,61 +29,6 @@ def _answer_lines(
     source, target = f"s3://data/{job}/input.json", f"s3://data/{job}/out/"
     local.wait_until_active(local.create_batch_job(version, source, target, jobName=job, **options))
     return [json.loads(line) for line in local.read_lines(f"s3://data/{job}/out/input.json.out")]
-
-
-def _read_items(answer: dict[str, Any]) -> list[str]:
-    assert answer["error"] is None
-    items: list[str] = answer["output"]["recommendedItems"]
-    return items
-
-
-@pytest.mark.parametrize("recipe", ["aws-sims", "aws-similar-items"])
-def test_similar_items_are_those_of_the_same_users(films: Films, recipe: str) -> None:
-    version = films.train(recipe)
-    lines = [{"itemId": "i4"}, {"itemId": "i5"}, {"itemId": "new"}, {"userId": "u1"}]
-    even, odd, unknown, bad = _answer_lines(films, version, lines, numResults=10)
-    assert all(int(item[1:]) % 2 == 0 for item in _read_items(even))
-    assert all(int(item[1:]) % 2 == 1 for item in _read_items(odd))
-    assert "i4" not in _read_items(even)
-    assert len(_read_items(even)) == len(set(_read_items(even))) == len(_read_items(unknown)) == 10
-    assert list(even["output"]) == ["recommendedItems"]  # no scores
-    assert bad["error"] == "User error: Required fields for the provided recipe are itemId"
-    other_item_answers = _answer_lines(
-        films,
-        version,
-        lines[:1],
-        numResults=100,
-        filterArn=films.create_filter(films.films, name=recipe),
-    )
-    assert (
-        len(_read_items(other_item_answers[0])) == 39
-    )  # all but itself; there is no user who had seen any
-
-
-def test_interactions_imported_later_count_for_users_and_items_of_the_training(
-    local: Local,
-) -> None:
-    group, dataset = local.import_rows(build_taste_rows())
-    version = local.wait_until_active(local.create_version(local.create_solution(group)))
-    ask = [{"userId": "u1"}]
-    (before,) = _answer_lines(local, version, ask, "before", numResults=10)
-    assert sum(int(item[1:]) % 2 for item in _read_items(before)) == 10  # odd, as ever
-    new_rows = [("u1", f"i{n}", 1_700_000_000 + n) for n in range(0, 40, 2)]
-    unknown = [("u1", "new", 1_700_001_000 + n) for n in range(1000)]
-    local.store.put("s3://data/more.csv", encode_csv([*new_rows, *unknown]))
-    local.wait_until_active(
-        local.start_import(dataset, "s3://data/more.csv", "add", importMode="INCREMENTAL")
-    )
-    (after,) = _answer_lines(local, version, ask, "after", numResults=100)
-    assert sum(int(item[1:]) % 2 == 0 for item in _read_items(after)[:10]) >= 5
-    assert len(_read_items(after)) == 40
-    assert "new" not in _read_items(after)  # the training did not know it
-    new_version = local.wait_until_active(
-        local.create_version(local.create_solution(group, "aws-user-personalization", name="p"))
-    )
-    assert "new" in _read_items(
-        _answer_lines(local, new_version, ask, "counted", numResults=100)[0]
-    )
 
 
 @pytest.mark.parametrize("lines_at_once", [3, 200_000])
@@ -116,22 +59,6 @@ def test_lines_of_all_kinds_are_answered_in_order(
         # Products of other sizes round differently.
         assert other["scores"] == pytest.approx(first["scores"], rel=1e-4)
     assert all(answer["output"] == {"recommendedItems": []} for answer in answers[1::2])
-
-
-def test_invalid_exploration_options_are_refused(films: Films) -> None:
-    version = films.train("aws-user-personalization")
-    for name, value, reason in (
-        ("explorationWeight", "1.5", "must be a number from 0 to 1"),
-        ("explorationWeight", "some", "must be a number from 0 to 1"),
-        ("explorationWeight", "nan", "must be a number from 0 to 1"),
-        ("explorationItemAgeCutOff", "-1", "must be a number of days"),
-        ("explorationItemAgeCutOff", "inf", "must be a number of days"),
-        ("weight", "0.5", "itemExplorationConfig has no weight"),
-    ):
-        with pytest.raises(films.client.exceptions.InvalidInputException, match=reason):
-            films.create_batch_job(
-                version, batchInferenceJobConfig={"itemExplorationConfig": {name: value}}
-            )
 
 
 def test_options_without_effect_are_logged_once(

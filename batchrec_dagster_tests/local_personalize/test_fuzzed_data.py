@@ -181,25 +181,6 @@ def damaged_bytes(draw: st.DrawFn, good: bytes) -> bytes:
     return data
 
 
-@SETTINGS
-@given(data=damaged_bytes(GOOD) | WHOLE_FILES | st.binary(max_size=300))
-def test_any_file_is_imported_or_refused_with_a_reason(
-    fuzzed_personalize: FuzzedPersonalize, data: bytes
-) -> None:
-    before = fuzzed_personalize.list_row_files()
-    description = fuzzed_personalize.import_bytes(data)
-    new = fuzzed_personalize.list_row_files() - before
-    if description["status"] == "ACTIVE":
-        (fuzzed_personalize.current,) = new
-        assert pl.read_parquet(fuzzed_personalize.current / "rows.parquet").rows() == _read_plainly(
-            data
-        )
-    else:
-        assert description["status"] == "CREATE FAILED"
-        assert not new
-        assert fuzzed_personalize.current.is_dir()  # an older import may be on its way out
-
-
 def _read_plainly(data: bytes) -> list[tuple[str, str, int, str]]:
     rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
     return [(user, item, int(time), event) for user, item, time, event in rows[1:]]

@@ -5,11 +5,15 @@ The data have two tastes: even users like even items, odd users odd ones.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.servers.personalize import (
     SEEN,
     Films,
@@ -105,6 +109,29 @@ def test_a_bad_line_is_answered_in_its_place(films: Films) -> None:
         assert good["error"] is None
         assert good["output"] == answers[1]["output"]
     assert answers[8]["input"] == {"userId": 7.5}  # what can be repeated is
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+LINES = st.binary(max_size=30) | JSON.map(lambda value: json.dumps({"userId": value}).encode())
+
+
+@settings(max_examples=repeats(60, 12), suppress_health_check=[HealthCheck.too_slow])
+@given(lines=st.lists(LINES, max_size=6), start=st.sampled_from([b"", b"\xef\xbb\xbf"]))
+def test_any_line_is_answered_in_its_place(films: Films, lines: list[bytes], start: bytes) -> None:
+    good = b'{"userId":"u1"}'
+    text = b"\n".join([*lines, good])
+    requests = [line for line in text.split(b"\n") if line.strip()]
+    first, *answers = films.answer_lines(
+        films.train(FOR_USERS[1]), [start + good, text], numResults=3
+    )
+    assert len(answers) == len(requests)
+    assert answers[-1] == first
+    for answer in answers:
+        assert (answer["error"] is None) == bool(answer["output"]["recommendedItems"])
 
 
 def test_marks_line_ends_and_blank_lines_are_no_requests(films: Films) -> None:

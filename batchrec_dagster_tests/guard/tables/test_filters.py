@@ -87,6 +87,10 @@ HAD = "WHERE Interactions.EVENT_TYPE IN"
             [["shoe", "old"], ["boot", "hat", "old"]],
         ),
         (
+            'INCLUDE ItemID WHERE Items.PRICE > 10 | EXCLUDE ItemID WHERE Items.KIND = "winter"',
+            [["shoe", "hat", "old"]] * 2,
+        ),
+        (
             f'INCLUDE ItemID {HAD} ("*") | INCLUDE ItemID WHERE Items.KIND = "Hat"'
             ' | EXCLUDE ItemID WHERE Items.KIND = "winter"',
             [["hat", "old"], ["shoe", "old"]],
