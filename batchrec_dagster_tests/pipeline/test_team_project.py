@@ -21,7 +21,10 @@ from batchrec_dagster_tests.pipeline.fresh_environment import (
     remember_the_version,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not IS_LONG, reason="make test-long: a fresh environment takes minutes"),
+]
 
 LISTS = ".batchrec/storage/shop/curated/recommendations/recommendations.parquet"
 # Of the team: an asset upstream, and one downstream in the pipeline's group; IO managers, S3 and

@@ -19,6 +19,7 @@ from batchrec_dagster_tests.guard.builders import (
     table,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.repeats import IS_LONG
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +62,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert table(project, "shop").get_column("user_id").n_unique() == 100
 
 
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: a process of its own takes seconds")
 def test_64_descriptors_are_enough(tmp_path: Path) -> None:
     project = module_project(tmp_path)
     project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv")))

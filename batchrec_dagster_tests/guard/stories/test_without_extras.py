@@ -4,18 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchrec_dagster.cli.init import DEFINITIONS_MODULE
-from batchrec_dagster.storage.extras import EXTRAS
+import pytest
+
+from batchrec_dagster_tests.guard.repeats import IS_LONG
 from batchrec_dagster_tests.guard.servers.night import night
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
+# What the extras of pyproject.toml install for a pipeline.
+MODULES = (
+    *("apprise", "dagster_webserver", "implicit", "psycopg2", "pyspark", "scipy"),
+    *("starlette", "threadpoolctl", "uvicorn"),
+)
+# In one process: to start one for each step takes longer than the steps.
+DEFINITIONS = """\
+from pathlib import Path
+
+import dagster as dg
+from batchrec_dagster.definitions import load
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return load(Path(__file__).parent)
+
+
+dg.multiprocess_executor = dg.in_process_executor
+"""
 # Python imports this at its start: the packages of the extras are not to be found.
 ABSENT = f"""\
 import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name in {sorted({module for modules in EXTRAS.values() for module in modules})!r}:
+        if name in {MODULES!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -32,16 +53,14 @@ importlib.util.find_spec = absent
 """
 
 
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: steps in processes take seconds")
 def test_without_extras_a_pipeline_runs_and_is_shown(tmp_path: Path, s3: S3Server) -> None:
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(ABSENT)
     with night(tmp_path, s3) as shop:
         shop.start_personalize()
         project = shop.project
-        # In one process: to start one for each step takes longer than the steps.
-        (project.package / "definitions.py").write_text(
-            f"{DEFINITIONS_MODULE}\ndg.multiprocess_executor = dg.in_process_executor\n"
-        )
+        (project.package / "definitions.py").write_text(DEFINITIONS)
         project.environment |= shop.environment | {
             "PYTHONPATH": f"{tmp_path / 'python'}:{project.root}"
         }

@@ -1,25 +1,14 @@
-"""The fixture that runs a team's own defs.yaml in a temporary home."""
+"""What a team's tests may rely on: `run_pipeline` runs their own YAML in a temporary home."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
-from unittest.mock import Mock
 
 import polars as pl
-import pyarrow as pa
 import pytest
 
-from batchrec_dagster.cli.declared_pipelines import UnknownNameError
-from batchrec_dagster.config.declaration_errors import DeclarationError
-from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.pipeline.component import BatchRecommendations
-from batchrec_dagster.storage.paths import StorageKeys
-from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
-from batchrec_dagster.testing import PipelineRun, RunFailedError, RunPipeline, run_pipeline
+from batchrec_dagster.testing import RunFailedError, RunPipeline, run_pipeline
 from batchrec_dagster_tests.guard.builders import Project, declaration, write_ratings
-from batchrec_dagster_tests.guard.editions import complete_about
 
 __all__ = ["run_pipeline"]
 
@@ -69,27 +58,20 @@ def test_a_run_that_fails_says_why(team: Project, run_pipeline: RunPipeline) -> 
         run.metadata("recommendations")
 
 
-def test_lists_are_read_by_their_name(tmp_path: Path) -> None:
-    lists: dict[str, Any] = {"newsletter": {}, "home": {}}
-    attributes = declaration("shop", "ratings.csv", lists=lists)
-    attributes.pop("recommendations", None)
-    pipeline = BatchRecommendations.model_validate(attributes)
-    deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path / "home")})
-    storage = deployment.storage_resource
-    for name in lists:
-        with TableWriter(tmp_path / "lists.parquet") as writer:
-            writer.write(pa.table({"user_id": [name]}))
-            writer.finish(complete_about({"edition": 1, "version": "v1"}))
-        uri = storage.uri(StorageKeys(f"shop/{name}").recommendations)
-        PublishedTable(storage.store, uri).publish(writer.path, 7)
-    run = PipelineRun(pipeline, deployment, Mock())
-    assert [run.lists_of(name).item() for name in lists] == [*lists]
-    with pytest.raises(KeyError, match="shop has no list mail"):
+@pytest.mark.slow
+def test_lists_are_read_by_their_name(team: Project, run_pipeline: RunPipeline) -> None:
+    lists = {"newsletter": {"num_results": 3}, "home": {"num_results": 4}}
+    source = str(team.root / "tests" / "orders.csv")
+    team.declare(declaration("two", source, lists=lists))
+    run = run_pipeline("two")
+    lengths = {name: run.lists_of(name)["rank"].max() for name in lists}
+    assert lengths == {"newsletter": 3, "home": 4}
+    with pytest.raises(KeyError, match="mail"):
         run.lists_of("mail")
 
 
 def test_what_cannot_run_is_refused(team: Project, run_pipeline: RunPipeline) -> None:
-    with pytest.raises(UnknownNameError, match="no pipeline 'club'"):
+    with pytest.raises(Exception, match="club"):
         run_pipeline("club")
-    with pytest.raises(DeclarationError, match=r"ratings\.source: ftp://"):
+    with pytest.raises(Exception, match=r"ratings\.source"):
         run_pipeline("shop", {"ratings.source": "ftp://x/y"})
