@@ -135,6 +135,13 @@ class Shop:
     def count_jobs(self) -> int:
         return len(open_personalize(self.project).list_batch_inference_jobs()["batchInferenceJobs"])
 
+    def count_imports(self) -> int:
+        return len(open_personalize(self.project).list_dataset_import_jobs()["datasetImportJobs"])
+
+    def change_items(self, text: str, other: str) -> None:
+        file = self.project.root / "items.csv"
+        file.write_text(file.read_text().replace(text, other))
+
     def rank_popular(self, people: list[str] | None = None) -> list[str]:
         """The items that most of these people had; of a group, those that three of them had."""
         rows = interactions(self.project, "shop")
@@ -301,11 +308,38 @@ def test_other_columns_make_new_lists_of_the_job_that_is_there(shop: Shop) -> No
     assert shop.count_jobs() == jobs
 
 
-def test_titles_that_lists_do_not_have_make_no_edition(shop: Shop) -> None:
-    before, file = read_file(shop.project), shop.project.root / "items.csv"
-    file.write_text(file.read_text().replace("Title", "Name"))
+def test_new_links_are_in_new_lists_and_titles_that_lists_do_not_have_make_none(
+    shop: Shop,
+) -> None:
+    jobs = shop.count_jobs()
+    shop.change_items("shop.example", "new.example")
+    assert shop.run().success
+    assert shop.lists["link"].str.starts_with("https://new.example/").all()
+    before = read_file(shop.project)
+    shop.change_items("Title", "Name")
     assert shop.run().success
     assert read_file(shop.project) == before
+    assert shop.count_jobs() == jobs
+
+
+def test_who_is_new_on_the_list_of_users_gets_a_list_and_who_is_gone_has_none(shop: Shop) -> None:
+    file = shop.project.root / "people.csv"
+    file.write_text(file.read_text().replace("new in XX,XX", "late,AT"))
+    assert shop.run().success
+    assert {*shop.lists["user_id"]} == {*PEOPLE, "new in AT", "late", "new"}
+
+
+def test_new_facts_of_items_are_imported_and_obeyed(shop: Shop) -> None:
+    (item, *_) = shop.lists.filter(pl.col("reason").is_null())["item_id"]
+    imports = shop.count_imports()
+    # Name, page, kind and stock: it is sold out.
+    file = shop.project.root / "items.csv"
+    rows = [row.split(",") for row in file.read_text().splitlines()]
+    rows = [[*row[:4], "0", *row[5:]] if row[0] == item else row for row in rows]
+    file.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    assert shop.run().success
+    assert shop.lists.filter(item_id=item).is_empty()
+    assert shop.count_imports() == imports + 1
 
 
 def test_newcomers_can_be_left_out(shop: Shop) -> None:

@@ -101,6 +101,14 @@ def test_new_data_are_imported_and_trained_on_once(shop: Shop) -> None:
     assert "61" not in {*shop.lists["user_id"]}
 
 
+def test_other_users_get_lists_by_the_same_model(shop: Shop) -> None:
+    shop.project.declare(declaration("shop", RATINGS, batch_users={"source": "users.csv"}))
+    for users in (["1", "2"], ["2", "3"]):
+        (shop.project.root / "users.csv").write_text("\n".join(["user", *users]) + "\n")
+        assert shop.run() == {"jobs": 1}
+        assert {*shop.lists["user_id"]} == {*users}
+
+
 @pytest.mark.parametrize(
     ("settings", "created"),
     [
