@@ -1470,13 +1470,10 @@ class Resources:
         is_usable: whether a job that exists can serve.
         Raises PersonalizeFailure.
         """
-        resource_kind = _find_kind(kind)
-        within = parent or {}
-        if resource_kind.is_numbered:
-            return self._ensure.start_numbered(
-                resource_kind, name, lambda _: params, lambda _: is_usable, **within
-            ).arn
-        return self._ensure.start_named(resource_kind, name, params, **within).arn
+        resource_kind, within = _find_kind(kind), dict(parent or {})
+        if not resource_kind.is_numbered:
+            return self._ensure.start_named(resource_kind, name, params, **within).arn
+        return self._start_numbered(resource_kind, name, params, within, is_usable).arn
 
     def ensure(
         self,
@@ -1486,15 +1483,25 @@ class Resources:
         parent: Mapping[str, str] | None = None,
     ) -> str:
         """As `start`, once it is ready. What failed is started once more."""
-        resource_kind, within = _find_kind(kind), parent or {}
+        resource_kind, within = _find_kind(kind), dict(parent or {})
         if not resource_kind.is_numbered:
             return self._ensure.find_or_create(resource_kind, name, params, **within).arn
-
-        def start() -> list[StartedResource]:
-            return [self._ensure.start_numbered(resource_kind, name, lambda _: params, **within)]
-
-        (ready,) = self._ensure.start_and_wait(resource_kind, start)
+        (ready,) = self._ensure.start_and_wait(
+            resource_kind, lambda: [self._start_numbered(resource_kind, name, params, within)]
+        )
         return ready.arn
+
+    def _start_numbered(
+        self,
+        kind: ResourceKind,
+        name: str,
+        params: Mapping[str, Any],
+        within: dict[str, Any],
+        is_usable: bool = True,
+    ) -> StartedResource:
+        return self._ensure.start_numbered(
+            kind, name, lambda _: params, lambda _: is_usable, **within
+        )
 
     def find_groups(self) -> list[str]:
         """The ARNs of the pipeline's dataset groups."""

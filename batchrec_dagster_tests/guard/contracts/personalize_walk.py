@@ -51,7 +51,9 @@ BUSY = {"CREATE PENDING", "CREATE IN_PROGRESS", "PENDING", "IN_PROGRESS"}
 
 def find_input(operation: str) -> StructureShape:
     """The shape of an operation's input."""
-    return MODEL.operation_model(operation).input_shape
+    shape = MODEL.operation_model(operation).input_shape
+    assert shape is not None
+    return shape
 
 
 class Exchange(NamedTuple):

@@ -37,6 +37,12 @@ TIMES = {"creationDateTime", "lastUpdatedDateTime"}
 NAMED = {"name", "status", *TIMES}
 JOB = {"jobName", "status", *TIMES}
 
+
+def _list_output_members(operation: str) -> set[str]:
+    shape = MODEL.operation_model(operation).output_shape
+    return set(shape.members) if shape else set()
+
+
 # The members that AWS documents for every answer: those of a description, of each entry of a list,
 # or of the answer itself. They are from the API reference and from the examples of the guide.
 ALWAYS: dict[str, set[str]] = {
@@ -83,7 +89,7 @@ ALWAYS: dict[str, set[str]] = {
     "ListTagsForResource": {"tagKey", "tagValue"},
     "GetSolutionMetrics": {"solutionVersionArn", "metrics"},
     **{
-        operation: MODEL.operation_model(operation).output_shape.members.keys() - {"domain"}
+        operation: _list_output_members(operation) - {"domain"}
         for operation in MODEL.operation_names
         if operation.startswith("Create")
     },

@@ -147,7 +147,7 @@ def _erase(root: Path) -> None:
 def test_after_a_kill_during_the_job_another_one_erases_all(
     trained: Trained, tmp_path: Path, part: float
 ) -> None:
-    seconds = []
+    seconds: list[float] = []
     for is_killed in (False, True):
         root = tmp_path / str(is_killed)
         shutil.copytree(trained.root, root)

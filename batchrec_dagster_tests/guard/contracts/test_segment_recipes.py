@@ -24,7 +24,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Films:
     # i1 has no quarter.
     items = [f"i{n},{('even', 'odd')[n % 2]}|all,{n // 10 if n != 1 else ''}" for n in range(40)]
     quarter = {"name": "QUARTER", "type": ["null", "int"]}
-    fields = [{"name": "ITEM_ID"}, {"name": "KIND", "categorical": True}, quarter]
+    fields: list[dict[str, Any]] = [
+        {"name": "ITEM_ID"},
+        {"name": "KIND", "categorical": True},
+        quarter,
+    ]
     shop.import_metadata(shop.films, "Items", fields, items)
     ages = [{"name": "USER_ID"}, {"name": "AGE", "type": "int"}]
     shop.import_metadata(shop.films, "Users", ages, [f"u{n},{n}" for n in range(60)])
@@ -152,10 +156,10 @@ def test_a_missing_input_fails_the_job_and_an_empty_one_has_an_empty_answer(shop
     assert job["status"] == "CREATE FAILED"
     assert "s3://data/none.json" in job["failureReason"]
     shop.store.put("s3://data/empty/in.json", b"\n\n")
-    job = shop.create_segment_job(
+    arn = shop.create_segment_job(
         version, "s3://data/empty/in.json", "s3://data/empty/out/", jobName="empty"
     )
-    shop.wait_until_active(job)
+    shop.wait_until_active(arn)
     assert shop.store.get("s3://data/empty/out/in.json.out") == b""
     assert shop.store.get("s3://data/empty/out/_CHECK") == b""
 

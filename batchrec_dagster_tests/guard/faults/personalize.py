@@ -81,7 +81,8 @@ def find_kind(operation: str) -> Kind | None:
     model = botocore.session.get_session().get_service_model("personalize")
     if f"List{noun}s" not in model.operation_names:
         return None
-    answer = model.operation_model(f"List{noun}s").output_shape.members
+    shape = model.operation_model(f"List{noun}s").output_shape
+    answer = shape.members if shape else {}
     members = next(name for name in answer if name != "nextToken")
     return Kind(noun, f"{noun[:1].lower()}{noun[1:]}Arn", members)
 
@@ -494,7 +495,9 @@ def _ask_server(upstream: str, headers: Mapping[str, str], body: bytes) -> Answe
 
 def _ask_client(client: PersonalizeClient, headers: Mapping[str, str], body: bytes) -> Answer:
     """What an embedded Personalize answers, which stands behind an event of its client."""
-    request = AWSPreparedRequest("POST", "http://personalize", headers, body, False)
+    request = AWSPreparedRequest(
+        "POST", "http://personalize", HTTPHeaders.from_dict(headers), body, False
+    )
     responses = client.meta.events.emit("before-send.personalize.Any", request=request)
     (response,) = [response for _, response in responses if response is not None]
     return Answer(response.status_code, json.loads(response.content))
@@ -509,7 +512,7 @@ def misbehave(
     """
     aws = WorstAws(partial(_ask_client, client), misbehaviours)
 
-    def respond(request: AWSPreparedRequest, **_: Any) -> AWSResponse:
+    def respond(request: AWSPreparedRequest, **_: Any) -> Any:
         headers = {name: _to_text(value) for name, value in request.headers.items()}
         answer = aws.answer(headers, _to_text(request.body).encode())
         if answer is None:
@@ -607,7 +610,7 @@ def replace_answers(answers: Mapping[str, dict[str, Any]]) -> Iterator[None]:
 
 @contextmanager
 def _changed_answers(change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
-    call = BaseClient._make_api_call
+    call: Any = vars(BaseClient)["_make_api_call"]
 
     def call_and_change(
         client: BaseClient, operation: str, params: dict[str, Any]

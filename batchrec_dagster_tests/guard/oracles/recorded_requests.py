@@ -58,7 +58,7 @@ def record_requests() -> Iterator[list[RecordedRequest]]:
     run asks whether a job is ready.
     """
     requests: list[RecordedRequest] = []
-    call = BaseClient._make_api_call
+    call: Any = vars(BaseClient)["_make_api_call"]
 
     def record_and_call(
         client: BaseClient, operation: str, params: dict[str, Any]
@@ -66,12 +66,14 @@ def record_requests() -> Iterator[list[RecordedRequest]]:
         model = client.meta.service_model
         if model.service_name == "personalize":
             # What botocore does not know is for a header of its own, and not sent in the request.
-            members = model.operation_model(operation).input_shape.members
+            shape = model.operation_model(operation).input_shape
+            members = shape.members if shape else {}
             known = {name: value for name, value in params.items() if name in members}
             request = RecordedRequest(operation, known)
             if requests[-1:] != [request]:
                 requests.append(request)
-        return call(client, operation, params)
+        answer: dict[str, Any] = call(client, operation, params)
+        return answer
 
     with patch.object(BaseClient, "_make_api_call", record_and_call):
         yield requests
@@ -118,6 +120,7 @@ def validate(requests: Sequence[RecordedRequest]) -> None:
     model = botocore.session.get_session().get_service_model("personalize")
     for request in requests:
         shape = model.operation_model(request.operation).input_shape
+        assert shape is not None
         report = ParamValidator().validate(request.params, shape)
         assert not report.has_errors(), f"{request.operation}: {report.generate_report()}"
         breaches = list(_find_breaches(request.params, shape, request.operation))

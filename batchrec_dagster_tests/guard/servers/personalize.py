@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
+from botocore.compat import HTTPHeaders
 
 from batchrec_dagster.local_personalize.api.client import embedded_client, make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
@@ -331,7 +332,9 @@ class Local:
         """
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"X-Amz-Target": f"{target}{operation}"}
-        request = AWSPreparedRequest("POST", "http://personalize", headers, data, False)
+        request = AWSPreparedRequest(
+            "POST", "http://personalize", HTTPHeaders.from_dict(headers), data, False
+        )
         responses = self.client.meta.events.emit("before-send.personalize.Any", request=request)
         (response,) = [response for _, response in responses if response is not None]
         return Reply(response.status_code, response.content)

@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -108,7 +108,7 @@ def count_active(client: PersonalizeClient) -> dict[str, int]:
     """How many imports, versions and jobs are ACTIVE."""
     (solution,) = client.list_solutions()["solutions"]
     arn = solution["solutionArn"]
-    summaries = {
+    summaries: dict[str, Sequence[Mapping[str, Any]]] = {
         "imports": client.list_dataset_import_jobs()["datasetImportJobs"],
         "versions": client.list_solution_versions(solutionArn=arn)["solutionVersions"],
         "jobs": client.list_batch_inference_jobs()["batchInferenceJobs"],

@@ -27,6 +27,7 @@ from batchrec_dagster_tests.guard.servers.teardown import tear_down
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
+    from types_boto3_personalize.type_defs import TagTypeDef
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
 
@@ -114,7 +115,7 @@ def test_what_earlier_settings_left_is_deleted_after_publishing(
 ) -> None:
     client = open_personalize(project)
     current, tags = list_arns(client), read_tags(client, find_group(client))
-    tag_list = [{"tagKey": key, "tagValue": value} for key, value in tags.items()]
+    tag_list: list[TagTypeDef] = [{"tagKey": key, "tagValue": value} for key, value in tags.items()]
     name = client.list_dataset_groups()["datasetGroups"][0]["name"]
     group, stem = find_group(client), name.partition("-")[0]
     for number in range(4):
