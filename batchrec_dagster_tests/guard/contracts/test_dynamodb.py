@@ -4,8 +4,8 @@ is gone stays, and a list that nobody renews expires."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ AWS = {
     "AWS_SECRET_ACCESS_KEY": "secret",
 }
 DAY_SECONDS = 86_400
+
+Send = Callable[[dict[str, Any]], Any]
 
 
 @pytest.fixture
@@ -58,63 +60,50 @@ def read_items(client: Any) -> dict[str, Any]:
     return {item["user_id"]["S"]: item for page in pages for item in page["Items"]}
 
 
-class Misbehaviour:
-    """What happens to the requests of one operation of DynamoDB, instead of what is asked."""
+@contextmanager
+def replaced_writes(write: Callable[[Send, dict[str, Any]], Any]) -> Iterator[None]:
+    """A block in which this function gets the requests that write, and what sends them on."""
+    call = BaseClient._make_api_call  # type: ignore[attr-defined]
 
-    def __init__(
-        self, operation: str, *, takes: int | None = None, refuses_after: int | None = None
-    ):
-        self.operation = operation
-        self.takes = takes
-        """How many writes of a request are taken; the others come back as not processed."""
-        self.refuses_after = refuses_after
-        """After how many requests every other one is refused."""
-        self.requests = 0
+    def call_or_write(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
+        if operation != "BatchWriteItem":
+            return call(client, operation, parameters)
+        return write(lambda request: call(client, operation, request), parameters)
 
-    def __enter__(self) -> Misbehaviour:
-        call = BaseClient._make_api_call
-
-        def misbehave(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
-            if operation != self.operation:
-                return call(client, operation, parameters)
-            self.requests += 1
-            if self.refuses_after is not None and self.requests > self.refuses_after:
-                raise KeyboardInterrupt
-            return self._take_some(lambda some: call(client, operation, some), parameters)
-
-        self.patch = patch.object(BaseClient, "_make_api_call", misbehave)
-        self.patch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.patch.stop()
-
-    def _take_some(self, send: Any, parameters: dict[str, Any]) -> Any:
-        if self.takes is None:
-            return send(parameters)
-        requests = parameters["RequestItems"][TABLE]
-        taken, left = requests[: self.takes], requests[self.takes :]
-        answer = send({**parameters, "RequestItems": {TABLE: taken}}) if taken else {}
-        return {**answer, "UnprocessedItems": {TABLE: left} if left else {}}
+    with patch.object(BaseClient, "_make_api_call", call_or_write):
+        yield
 
 
 def test_what_is_not_processed_is_sent_again(client: Any, sink: Sink) -> None:
-    with (
-        patch("time.sleep"),
-        Misbehaviour("BatchWriteItem", takes=3) as throttling,
-    ):
+    requests_sent = 0
+
+    def take_three(send: Send, parameters: dict[str, Any]) -> Any:
+        nonlocal requests_sent
+        requests_sent += 1
+        items = parameters["RequestItems"][TABLE]
+        answer = send({**parameters, "RequestItems": {TABLE: items[:3]}})
+        return {**answer, "UnprocessedItems": {TABLE: items[3:]} if items[3:] else {}}
+
+    with patch("time.sleep"), replaced_writes(take_three):
         assert sink.write(build_large_table(10)) == (50, 10)
-    assert throttling.requests >= 4
+    assert requests_sent >= 4
     assert {*read_items(client)} == {str(user) for user in range(10)}
 
 
 def test_a_write_that_is_killed_forgets_nobody(client: Any, sink: Sink) -> None:
     """Who got a list from it, or had one before, is removed by the next that has none for them."""
     sink.write(build_large_table(60))
-    both_kinds = {f"new {user}": ["a"] for user in range(60)}
-    for requests in range(8):
-        with suppress(KeyboardInterrupt), Misbehaviour("BatchWriteItem", refuses_after=requests):
-            sink.write(build_lists_table(both_kinds))
+    new_users = build_lists_table({f"new {user}": ["a"] for user in range(60)})
+    for requests_left in range(8):
+        requests = iter(range(requests_left))
+
+        def end(send: Send, parameters: dict[str, Any], requests: Iterator[int] = requests) -> Any:
+            if next(requests, None) is None:
+                raise KeyboardInterrupt
+            return send(parameters)
+
+        with suppress(KeyboardInterrupt), replaced_writes(end):
+            sink.write(new_users)
     sink.write(build_lists_table({"9": ["a"]}))
     assert {*read_items(client)} == {"9"}
 

@@ -194,8 +194,10 @@ class Year(RuleBasedStateMachine):
                 assert live is not None
                 assert live.number in (current, target)
         if crash is None or has_crashed:
-            self.editions.unfinished_runs.add(run)
-            run = run if is_retry else f"{run}, again"
+            # A retry knows itself; another run sees in Dagster's history that one was not finished.
+            if not is_retry:
+                self.editions.unfinished_runs.add(run)
+                run = f"{run}, again"
             assert self.editions.roll_back(to, run=run, time=self.time) == target
         self.editions.unfinished_runs.clear()
         account.withdrawn = (account.withdrawn | {current}) - {target}
