@@ -120,7 +120,7 @@ class GuardedServer:
 
     def connect(self, first_bytes: bytes) -> socket.socket:
         """A connection over which only these bytes were sent."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=90)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         connection.sendall(first_bytes)
         return connection
 
