@@ -418,6 +418,9 @@ class Store:
             yield
 
 
+LIST_COLUMNS = ["user_id", "rank", "item_id"]
+
+
 @dataclass(frozen=True)
 class PublishedEdition:
     """An edition of the lists of the pipeline `shop`."""
@@ -469,8 +472,11 @@ class Editions:
 
     def live(self) -> PublishedEdition | None:
         """What people have; None before the first publication."""
-        edition = self._table.current()
-        return None if edition is None else self._read(edition)
+        try:
+            edition, rows = self._table.read()
+        except ObjectNotFoundError:
+            return None
+        return PublishedEdition(edition.number, rows.select(LIST_COLUMNS).collect())
 
     def older(self) -> list[PublishedEdition]:
         """The earlier editions that are kept, newest first."""
@@ -573,7 +579,7 @@ class Editions:
         return True
 
     def _read(self, edition: Edition) -> PublishedEdition:
-        lists = self._table.read_edition(edition).select("user_id", "rank", "item_id").collect()
+        lists = self._table.read_edition(edition).select(LIST_COLUMNS).collect()
         return PublishedEdition(edition.number, lists)
 
     @cached_property
