@@ -8,14 +8,16 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster_tests.guard.builders import (
+    ITEM_COLUMNS,
     Project,
     declaration,
     refresh,
     table,
     why,
+    write_items,
     write_ratings,
 )
-from batchrec_dagster_tests.preparation.test_items import COLUMNS, QUICK, write_items
+from batchrec_dagster_tests.preparation.test_items import QUICK
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +30,7 @@ def declare_with_items(project: Project, **recommendations: Any) -> dict[str, An
         write_ratings(project.root / "ratings.csv"),
         items={
             "source": str(write_items(project.root / "items.csv")),
-            "columns": COLUMNS,
+            "columns": ITEM_COLUMNS,
             "separator": ";",
         },
         recommendations={"num_results": 5, **recommendations},
