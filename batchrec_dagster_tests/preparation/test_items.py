@@ -10,32 +10,16 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.deployment.io_managers import ItemsCsvIOManager
-from batchrec_dagster_tests.guard.builders import ITEM_COLUMNS as COLUMNS
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     refresh,
-    write_items,
     write_ratings,
 )
 from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
 
 # Whatever the model, items are the same.
 QUICK = {"recipe": "aws-user-personalization"}
-
-
-def declare_with_items(project: Project, **attributes: Any) -> dict[str, Any]:
-    return declaration(
-        "shop",
-        write_ratings(project.root / "ratings.csv"),
-        items={
-            "source": str(write_items(project.root / "items.csv")),
-            "columns": COLUMNS,
-            "separator": ";",
-        },
-        solution=QUICK,
-        **attributes,
-    )
 
 
 def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_path: Path) -> None:
