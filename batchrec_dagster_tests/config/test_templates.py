@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.steps.batch_jobs import build_solution_config
@@ -17,114 +14,6 @@ from batchrec_dagster_tests.guard.builders import (
 )
 
 UPDATABLE = {"recipe": "aws-user-personalization"}
-
-
-def test_a_template_is_filled_in_and_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = module_project(tmp_path)
-    project.declare(declaration("shop", "{{ env.RATINGS }}"))
-    monkeypatch.setenv("RATINGS", "gopher://x")
-    with (
-        pytest.raises(DeclarationError, match=r"line 5: ratings.source: gopher://"),
-        definitions(project),
-    ):
-        pass
-    monkeypatch.setenv("RATINGS", "ratings.csv")
-    with definitions(project) as defs:
-        assert defs.resolve_job_def("shop_refresh")
-
-
-def test_templates_stand_in_for_items_filters_and_segments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = module_project(tmp_path)
-    project.declare(
-        declaration(
-            "shop",
-            "ratings.csv",
-            items={
-                "source": "{{ env.ITEMS }}",
-                "columns": {
-                    "item": "movieID",
-                    "categories": {"GENRES": "genres"},
-                    "numbers": {"YEAR": "year"},
-                },
-            },
-            recommendations={"filter": "{{ env.FILTER }}"},
-            segments={"attributes": ["{{ env.ATTRIBUTES }}"]},
-        )
-    )
-    monkeypatch.setenv("ITEMS", "sample://hetrec/movies.dat")
-    monkeypatch.setenv("FILTER", "EXCLUDE ItemID WHERE Items.YEAR < 1999")
-    monkeypatch.setenv("ATTRIBUTES", 'ITEMS.GENRES = "War"')
-    with definitions(project) as defs:
-        assert defs.resolve_job_def("shop_refresh")
-    monkeypatch.setenv("ATTRIBUTES", "war films")
-    with (
-        pytest.raises(
-            DeclarationError,
-            match=r"line 24: segments.attributes: 'war films': .*error at character 1",
-        ),
-        definitions(project),
-    ):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("block", "setting", "value", "wrong", "message"),
-    [
-        ("schedule", "cron", "30 4 * * *", "at four", "not a cron schedule"),
-        ("schedule", "timezone", "Europe/Vienna", "Vienna", "unknown time zone"),
-        ("ratings", "timestamp_format", "%d.%m.%Y", "%d.%m", "a time written in it"),
-    ],
-)
-def test_a_checked_text_may_be_a_template(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    block: str,
-    setting: str,
-    value: str,
-    wrong: str,
-    message: str,
-) -> None:
-    project = module_project(tmp_path)
-    attributes = declaration("shop", "ratings.csv", schedule={"cron": "0 3 * * *"})
-    attributes[block] = {**attributes[block], setting: "{{ env.TEXT }}"}
-    project.declare(attributes)
-    monkeypatch.setenv("TEXT", value)
-    with definitions(project) as defs:
-        schedule = defs.resolve_schedule_def("shop_schedule")
-        if block == "schedule":
-            schedule_values = {
-                "cron": schedule.cron_schedule,
-                "timezone": schedule.execution_timezone,
-            }
-            assert schedule_values[setting] == value
-    monkeypatch.setenv("TEXT", wrong)
-    with (
-        pytest.raises(DeclarationError, match=rf"{block}\.{setting}: .*{message}"),
-        definitions(project),
-    ):
-        pass
-
-
-def test_hyperparameters_may_be_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = module_project(tmp_path)
-    solution = {**UPDATABLE, "hyperparameters": {"bptt": "{{ env.BPTT }}"}}
-    project.declare(declaration("shop", "ratings.csv", solution=solution))
-    monkeypatch.setenv("BPTT", "16")
-    with definitions(project) as defs:
-        assert defs.resolve_job_def("shop_refresh")
-    monkeypatch.setenv("BPTT", "64")
-    with (
-        pytest.raises(
-            DeclarationError,
-            match=r"solution\.hyperparameters.bptt: hyperparameter bptt is '64'; allowed: a",
-        ),
-        definitions(project),
-    ):
-        pass
 
 
 def test_each_hyperparameter_goes_where_personalize_expects_it() -> None:
@@ -177,28 +66,3 @@ def test_template_variables_of_the_project_are_plain_values(tmp_path: Path) -> N
     assert pipeline.description == f"{tmp_path}, DE"
     assert pipeline.items is not None
     assert pipeline.items.source == f"{tmp_path}/data/items.csv"
-
-
-@pytest.mark.attack
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ to_do_harm() }}",
-        "{{ context.load_component('x') }}",
-        "{{ context.build_defs('x') }}",
-        "{{ dg.AssetKey('x') }}",
-        "{{ datetime.datetime.now() }}",
-        "{{ shop_name.__class__.__mro__ }}",
-        "{{ blocked.__class__ }}",
-        "{{ blocked.update(x=1) }}",
-    ],
-)
-def test_templates_reach_nothing_but_plain_values(tmp_path: Path, template: str) -> None:
-    project = module_project(tmp_path)
-    (project.package / "variables.py").write_text(VARIABLES)
-    file = project.declare(declaration("shop", template))
-    head = f"template_vars_module: {project.package.name}.variables\n"
-    file.write_text(head + file.read_text())
-    with pytest.raises(DeclarationError, match="cannot fill in"), definitions(project):
-        pass
-    assert not Path("harm").exists()

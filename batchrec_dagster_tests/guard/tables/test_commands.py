@@ -108,7 +108,10 @@ def show(command: str) -> dict[str, Any]:
     return pipeline
 
 
-@pytest.mark.parametrize(("command", "exit_code", "parts"), TYPED)
+@pytest.mark.parametrize(
+    ("command", "exit_code", "parts"),
+    [pytest.param(*typed, id=typed[0].replace(" ", "_")) for typed in TYPED],
+)
 def test_a_command_ends_with_its_exit_code_and_names_what_it_is_about(
     command: str, exit_code: int, parts: list[str]
 ) -> None:
