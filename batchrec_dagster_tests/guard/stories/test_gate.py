@@ -172,13 +172,3 @@ def test_a_person_may_publish_anyway_and_the_lists_stay_published(shop: Shop) ->
     again = shop.run()
     assert again.success, why(again)
     assert checks(again)["quality_gate"].passed
-
-
-def test_without_published_lists_a_refused_model_leaves_none(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    write_ratings(project.root / "ratings.csv")
-    project.declare(declaration("shop", "ratings.csv", gate={"min_ndcg_at_25": 1.0}))
-    result = refresh(project, "shop", instance)
-    assert "gate.min_ndcg_at_25 is 1" in why(result)
-    assert not (project.storage / "shop/curated/recommendations").exists()

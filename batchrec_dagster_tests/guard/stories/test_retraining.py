@@ -110,11 +110,10 @@ def test_a_person_may_train_now(long_lived: Shop) -> None:
     [
         {"solution": {"recipe": "aws-user-personalization"}},
         {"interactions": {"min_rating": 4}},
-        {"solution": {"retrain": {}}},
     ],
-    ids=["recipe", "interactions", "no retrain"],
+    ids=["recipe", "interactions"],
 )
-def test_other_settings_and_without_the_setting_new_data_are_trained_on_at_once(
+def test_with_other_settings_new_data_are_trained_on_at_once(
     shop: Shop, settings: dict[str, Any]
 ) -> None:
     result = shop.run(users=61, gate={"max_drop": 1}, **settings)
@@ -130,6 +129,7 @@ def test_a_model_that_the_gate_refused_is_not_kept(
     for users in (60, 61):
         assert "gate.min_ndcg_at_25" in why(shop.run(users=users, gate=refusing))
         assert shop.take_trainings() == 1
+        assert not (project.storage / "shop/curated/recommendations").exists()
     # One that may be published now is kept.
     assert shop.run(users=62).success
     assert shop.take_trainings() == 0
