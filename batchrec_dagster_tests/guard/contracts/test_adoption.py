@@ -172,15 +172,14 @@ def test_what_is_there_is_adopted_and_has_the_pipeline_s_tag(
         assert {"tagKey": "batchrec:pipeline", "tagValue": "shop"} in tags
 
 
-@pytest.mark.parametrize("is_lagging", [False, True])
 @pytest.mark.parametrize("kind", [*NAMED, *NUMBERED])
 def test_what_was_created_by_a_request_whose_answer_is_lost_is_adopted(
-    prepared: Prepared, tmp_path: Path, kind: str, is_lagging: bool
+    prepared: Prepared, tmp_path: Path, kind: str
 ) -> None:
     wanted = prepared.want(kind)
     lost = LostAnswers(wanted.create)
-    lists = [LaggingLists(random.Random(0))] if is_lagging else []
-    client, aws = open_fake(prepared, tmp_path, lost, *lists, attempts=3)
+    lists = LaggingLists(random.Random(0))
+    client, aws = open_fake(prepared, tmp_path, lost, lists, attempts=3)
     arn = wanted.start(client)
     assert lost.count == 1
     assert wanted.start(client) == arn

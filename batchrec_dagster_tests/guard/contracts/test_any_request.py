@@ -144,7 +144,7 @@ def _build_big_values(shape: Shape) -> Iterator[Any]:
 
 
 # The requests with most members; the others at night.
-BIGGEST = ("CreateBatchInferenceJob", "CreateSolution", "CreateSchema")
+BIGGEST = ("CreateBatchInferenceJob", "CreateSchema")
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS) if IS_LONG else BIGGEST)
