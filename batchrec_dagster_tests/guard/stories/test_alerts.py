@@ -144,6 +144,23 @@ def test_data_in_a_message_are_text(
     assert links == [f"Run: https://dagster.example.com/runs/{result.run_id}"]
 
 
+def test_a_secret_in_a_reason_is_hidden(
+    project: Project,
+    instance: dg.DagsterInstance,
+    inbox: Inbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOP_API_TOKEN", "planted-token")
+    project.declare(declaration("shop", "planted-token.csv", alerts=ALERTS))
+    with definitions(project) as defs:
+        cursor = tick(defs, ON_FAILURE, instance, None).cursor
+        fail(defs, instance)
+        tick(defs, ON_FAILURE, instance, cursor)
+    (text,) = inbox.texts
+    assert "***.csv" in text
+    assert "planted" not in text
+
+
 def test_a_message_that_is_not_taken_fails_the_look_and_is_not_repeated(
     project: Project, instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
