@@ -78,7 +78,7 @@ class Shop:
     """The bytes in each folder, night by night."""
 
     def __post_init__(self) -> None:
-        self.people = People(self.chance, users=40, items=80)
+        self.people = People(self.chance, users=40, items=320)
         end = int(self.clock.now.timestamp()) - 7200
         self.account.source = self.people.start(end)
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+# With fewer, popular items are as good as a model once people have had most items of their taste.
+TASTES = 4
+
 Lists = dict[str, list[str]]
 """The items of each user, best first."""
 
@@ -241,7 +244,7 @@ class Account:
 
 
 class People:
-    """The people of a shop, who have one of two tastes, and choose from their lists at times."""
+    """The people of a shop. Each has a taste, and at times chooses from their own list."""
 
     def __init__(self, chance: random.Random, users: int, items: int) -> None:
         self.chance = chance
@@ -288,10 +291,10 @@ class People:
         """An item of the list, or one that is to their taste and mostly new to them."""
         if own_list and self.chance.random() < 0.5:
             return self.chance.choice(own_list)
-        taste = int(user[1:]) % 2
+        taste = int(user[1:]) % TASTES
         fitting = [
             item
             for item in self.items
-            if item not in had and (int(item[1:]) % 2 == taste or self.chance.random() < 0.1)
+            if item not in had and (int(item[1:]) % TASTES == taste or self.chance.random() < 0.03)
         ]
         return self.chance.choice(fitting or self.items)
