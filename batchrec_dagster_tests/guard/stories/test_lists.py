@@ -21,7 +21,6 @@ from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
     checks,
-    declaration,
     interactions,
     module_project,
     open_personalize,
@@ -30,8 +29,6 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.first_run import FirstRun
-from batchrec_dagster_tests.guard.seams import short_filter_history
 
 pytestmark = pytest.mark.slow
 
@@ -391,37 +388,3 @@ def test_a_filter_of_ones_own_is_applied_by_personalize_with_exclude_seen(shop: 
     assert {*shop.lists["kind"]} == {"food", "books"}
     had = interactions(shop.project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
     assert shop.lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()
-
-
-def test_nobody_gets_an_item_again_that_personalizes_filter_forgot(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
-    """On AWS a filter sees the last 100 interactions of a user; here it has to see 20."""
-    write_ratings(project.root / "ratings.csv")
-    project.declare(declaration("shop", "ratings.csv", recommendations={"num_results": 10}))
-    with short_filter_history(20):
-        result = refresh(project, "shop", instance)
-    assert result.success, why(result)
-    lists = table(project, "shop")
-    assert lists.height == 60 * 10
-    had = interactions(project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
-    assert lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()
-
-
-def test_a_ratings_file_becomes_a_list_of_their_taste_for_every_user(first_run: FirstRun) -> None:
-    lists = pl.read_parquet(first_run.lists)
-    assert lists.schema == {
-        "user_id": pl.String,
-        "rank": pl.Int32,
-        "item_id": pl.String,
-        "score": pl.Float64,
-    }
-    had = interactions(Project(first_run.folder), "shop")
-    assert {*lists["user_id"]} == {*had["USER_ID"]}
-    assert lists.height == 60 * 25
-    had = had.select(user_id="USER_ID", item_id="ITEM_ID")
-    assert lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()
-    # Users and items have two tastes, odd and even: who has learned something keeps them apart.
-    first = lists.filter(pl.col("rank") <= 5)
-    is_own_taste = (first["user_id"].cast(int) - first["item_id"].cast(int)) % 2 == 0
-    assert is_own_taste.sum() > 0.9 * first.height
