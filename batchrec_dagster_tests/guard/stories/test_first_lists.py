@@ -1,4 +1,4 @@
-"""The lists of a pipeline that declares ratings alone: whole, new to their users, to their taste."""
+"""The lists of a pipeline that declares ratings alone: whole, new to each user, of their taste."""
 
 from __future__ import annotations
 
