@@ -146,7 +146,7 @@ def prepare_by_pandas(
     return list(zip(good_rows["u"], good_rows["i"], seconds[good].astype(int), strict=True))
 
 
-@settings(deadline=None, max_examples=repeats(200, 25))
+@settings(deadline=None, max_examples=repeats(200, 10))
 @given(files())
 def test_what_is_kept_of_any_file_is_what_pandas_reads(
     tmp_path_factory: pytest.TempPathFactory, generated_file: tuple[bytes, dict[str, Any], str]

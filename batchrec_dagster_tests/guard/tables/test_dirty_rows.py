@@ -299,7 +299,7 @@ def test_a_nul_or_half_a_character_does_not_end_a_message(tmp_path: Path) -> Non
     assert message.startswith("1.csv, line 3: an id that is not UTF-8 text")
 
 
-@settings(deadline=None, max_examples=repeats(200, 30))
+@settings(deadline=None, max_examples=repeats(200, 12))
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, text: str

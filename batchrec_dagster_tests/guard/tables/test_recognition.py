@@ -70,7 +70,7 @@ def shapes(draw: st.DrawFn) -> Shape:
     return Shape(text, columns, is_known=header is KNOWN_NAMES)
 
 
-@settings(deadline=None, max_examples=repeats(300, 30))
+@settings(deadline=None, max_examples=repeats(300, 12))
 @given(shape=shapes(), names_are_given=st.booleans())
 def test_what_new_declares_is_what_a_run_sees(
     tmp_path_factory: pytest.TempPathFactory, shape: Shape, names_are_given: bool

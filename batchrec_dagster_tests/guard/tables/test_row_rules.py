@@ -173,7 +173,7 @@ def test_a_rule_leaves_out_what_it_says(tmp_path: Path, rule: dict[str, Any]) ->
     assert 0 < left_out < len(rows)
 
 
-@settings(deadline=None, max_examples=repeats(200, 15))
+@settings(deadline=None, max_examples=repeats(200, 8))
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=30),
     rules=RULES,
