@@ -275,6 +275,7 @@ def test_a_run_that_fails_says_why_and_where_its_log_is(evening: Evening) -> Non
     assert not CONTROLS.search(said)
 
 
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: Dagster's older command takes seconds")
 def test_dagsters_own_command_says_the_reason_and_fails(evening: Evening) -> None:
     file = evening.project.declare(declaration("gone", "gone.csv"))
     try:
