@@ -166,7 +166,7 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, instance: dg.DagsterIns
         "__recommendations - created batch inference job",
         "home__recommendations - home and app share",
         "newsletter__recommendations - batch inference job",
-        "newsletter__recommendation_outcomes - There are no",
+        "newsletter__recommendation_outcomes - STEP_START",
     ],
 )
 def test_a_run_killed_in_a_list_goes_on_and_makes_nothing_twice(
