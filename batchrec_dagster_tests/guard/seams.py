@@ -110,7 +110,13 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 from batchrec_dagster.storage.lease import Lease
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.storage.object_store import (
+    ObjectNotFoundError,
+    ObjectStore,
+)
+from batchrec_dagster.storage.object_store import (
+    StorageError as StorageError,
+)
 from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
