@@ -33,7 +33,7 @@ from batchrec_dagster_tests.guard.faults.personalize import (
     WorstAws,
     misbehave,
 )
-from batchrec_dagster_tests.guard.seams import PersonalizeFailure, Resources
+from batchrec_dagster_tests.guard.seams.personalize import PersonalizeFailure, Resources
 from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     ROLE,

@@ -16,7 +16,7 @@ from dagster.components.component_scaffolding import scaffold_object
 import batchrec_dagster
 from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import ASSETS, Project, declaration, definitions
-from batchrec_dagster_tests.guard.seams import find_refusals
+from batchrec_dagster_tests.guard.seams.declaration import find_refusals
 from batchrec_dagster_tests.guard.servers.inbox import ON_FAILURE, ON_LISTS, Inbox, tick
 
 TYPE = "batchrec_dagster.BatchRecommendations"

@@ -15,7 +15,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.guard import seams
+from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.postgres import PASSWORD, PostgresServer, postgres_server
 
 SOURCE = "sql+env://SHOP_DATABASE_URL"
@@ -24,12 +24,12 @@ SOURCE = "sql+env://SHOP_DATABASE_URL"
 def read(folder: Path, query: str, version_query: str | None = None) -> tuple[pl.DataFrame, str]:
     """The rows as a run copies them, and their version."""
     ratings = {"source": SOURCE, "query": query, "version_query": version_query}
-    (copy,) = seams.copy_raw(folder, ratings)
+    (copy,) = preparation.copy_raw(folder, ratings)
     return pl.read_parquet(copy.path), copy.version
 
 
 def read_refusal(folder: Path, query: str) -> str:
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         read(folder, query)
     traceback = "".join(format_exception(error.value))
     assert PASSWORD not in traceback
@@ -239,5 +239,5 @@ def test_what_is_missing_is_named(
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, object]) -> None:
-    with pytest.raises(seams.UserError, match=r"sql\+env://|needs a query"):
-        seams.declare({"ratings": settings})
+    with pytest.raises(preparation.UserError, match=r"sql\+env://|needs a query"):
+        preparation.declare({"ratings": settings})

@@ -18,8 +18,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, REGION, S3Server
 from batchrec_dagster_tests.guard.servers.web import Web, serving
 
@@ -121,14 +121,14 @@ in_folder = pytest.mark.parametrize("table", ["folder"], indirect=True)
 def read_rows(table: Table, query: str | None = None) -> pl.DataFrame:
     """The rows as a run copies them."""
     ratings = {"source": table.source, "format": "delta", "query": query}
-    (copy,) = seams.copy_raw(table.base, ratings)
+    (copy,) = preparation.copy_raw(table.base, ratings)
     return pl.read_parquet(copy.path)
 
 
 def read_refusal(table: Table) -> str:
     """The message with which the table is refused, which is one line; nothing is copied."""
     shutil.rmtree(table.base / "raw", ignore_errors=True)
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         read_rows(table)
     assert "\n" not in str(error.value)
     assert not [path for path in table.base.glob("raw/**/*") if path.is_file()]
@@ -154,9 +154,9 @@ def test_a_deleted_row_is_gone_and_a_changed_one_is_another_version(table: Table
     assert sorted(rows.rows()) == LEFT
     assert rows.columns == ["user", "item", "day"]
     ratings = {"source": table.source, "format": "delta"}
-    versions = seams.list_files(table.base, ratings)
+    versions = preparation.list_files(table.base, ratings)
     delta.update({"item": "9"}, predicate="user = 'c'")
-    assert seams.list_files(table.base, ratings) != versions
+    assert preparation.list_files(table.base, ratings) != versions
     assert read_rows(table, "SELECT item FROM source ORDER BY 1").rows() == [(1,), (9,)]
 
 

@@ -16,7 +16,12 @@ import pytest
 from botocore.client import BaseClient
 from moto import mock_aws
 
-from batchrec_dagster_tests.guard.seams import Sink, SinkFailedError, SinkRetryError, Store
+from batchrec_dagster_tests.guard.seams.publishing import (
+    Sink,
+    SinkFailedError,
+    SinkRetryError,
+    Store,
+)
 from batchrec_dagster_tests.guard.sink_tables import build_large_table, build_lists_table
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams import infer, train
+from batchrec_dagster_tests.guard.seams.personalize import infer, train
 
 pytestmark = pytest.mark.slow
 

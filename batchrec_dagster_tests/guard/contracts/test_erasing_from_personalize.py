@@ -23,7 +23,11 @@ from batchrec_dagster_tests.guard.faults.personalize import (
     Request,
     misbehave,
 )
-from batchrec_dagster_tests.guard.seams import ErasedFromGroup, PersonalizeFailure, Resources
+from batchrec_dagster_tests.guard.seams.personalize import (
+    ErasedFromGroup,
+    PersonalizeFailure,
+    Resources,
+)
 from batchrec_dagster_tests.guard.servers.personalize import Local, build_taste_rows
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import write_source, zip_members
+from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 CONTENT = b"userId,movieId,rating,timestamp\n1,2,3.5,1162160236\n"
@@ -25,13 +25,13 @@ ARCHIVE = zip_members({"ml/ratings.csv": CONTENT, "ml/README.txt": b"read me"})
 
 def copy(folder: Path, source: str, meanwhile: Callable[[], object] = lambda: None) -> bytes:
     """The copy of a source of one file."""
-    (copied,) = seams.copy_raw(folder, {"source": source}, meanwhile)
+    (copied,) = preparation.copy_raw(folder, {"source": source}, meanwhile)
     return copied.path.read_bytes()
 
 
 def read_refusal(folder: Path, source: str, meanwhile: Callable[[], object] = lambda: None) -> str:
     """Why a run refuses the source, in a line; nothing of it is copied."""
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         copy(folder, source, meanwhile)
     assert "\n" not in str(error.value)
     assert not [path for path in folder.glob("raw/**/*") if path.is_file()]
@@ -67,8 +67,8 @@ def append(file: Path, content: bytes) -> None:
     ],
 )
 def test_what_is_no_source_is_refused_before_a_look(source: str, reason: str) -> None:
-    with pytest.raises(seams.UserError) as error:
-        seams.declare({"ratings": {"source": source}})
+    with pytest.raises(preparation.UserError) as error:
+        preparation.declare({"ratings": {"source": source}})
     # pydantic shows what it was given; what a user sees is one line, without it.
     message = str(error.value).partition("Value error, ")[2].partition(" [type=")[0]
     assert reason in message
@@ -78,8 +78,8 @@ def test_what_is_no_source_is_refused_before_a_look(source: str, reason: str) ->
 @given(st.text("ab/:@[]!?#%*. \\\0é", max_size=20), st.sampled_from(["", "s3://", "https://"]))
 def test_every_text_is_a_source_or_refused(text: str, scheme: str) -> None:
     try:
-        seams.declare({"ratings": {"source": f"{scheme}{text}"}})
-    except seams.UserError as error:
+        preparation.declare({"ratings": {"source": f"{scheme}{text}"}})
+    except preparation.UserError as error:
         assert "ratings.source" in str(error)  # noqa: PT017 (either outcome is fine)
 
 
@@ -107,10 +107,12 @@ def test_a_file_that_grows_is_read_as_it_was_listed_up_to_its_last_line(
 ) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(CONTENT + cut)
-    (copied,) = seams.copy_raw(tmp_path, {"source": source}, lambda: append(file, b"\n" + MORE))
+    (copied,) = preparation.copy_raw(
+        tmp_path, {"source": source}, lambda: append(file, b"\n" + MORE)
+    )
     assert copied.path.read_bytes() == CONTENT
     # The next run finds it changed.
-    (version,) = seams.list_files(tmp_path, {"source": "a.csv"}).values()
+    (version,) = preparation.list_files(tmp_path, {"source": "a.csv"}).values()
     assert version != copied.version
 
 
@@ -203,29 +205,29 @@ def test_a_folder_or_pattern_stands_for_its_files_in_order(
         ("**/a.csv", ["2025/a.csv", "2025/deep/er/a.csv", "2026/a.csv"]),
         ("2025/**", ["a.csv", "deep/er/a.csv"]),
     ]:
-        assert [*seams.list_files(tmp_path, {"source": root + pattern})] == names
-    with pytest.raises(seams.UserError, match="no file matches"):
-        seams.list_files(tmp_path, {"source": f"{root}*.tsv"})
+        assert [*preparation.list_files(tmp_path, {"source": root + pattern})] == names
+    with pytest.raises(preparation.UserError, match="no file matches"):
+        preparation.list_files(tmp_path, {"source": f"{root}*.tsv"})
 
 
 def test_what_is_written_for_people_is_no_data_unless_it_is_named(tmp_path: Path) -> None:
     names = ["README", "Readme.txt", "deep/LICENSE.md", "about.pdf", "readme_2026.csv", "a.csv"]
     write_source(tmp_path, dict.fromkeys(names, CONTENT))
-    assert [*seams.list_files(tmp_path, {"source": "in/"})] == ["a.csv", "readme_2026.csv"]
-    assert [*seams.list_files(tmp_path, {"source": "in/R*"})] == ["README", "Readme.txt"]
+    assert [*preparation.list_files(tmp_path, {"source": "in/"})] == ["a.csv", "readme_2026.csv"]
+    assert [*preparation.list_files(tmp_path, {"source": "in/R*"})] == ["README", "Readme.txt"]
 
 
 def test_names_that_become_the_same_are_kept_apart(tmp_path: Path) -> None:
     write_source(tmp_path, {"a b.csv": CONTENT, "a_b.csv": CONTENT + MORE})
-    copies = seams.copy_raw(tmp_path, {"source": "in/*.csv"})
+    copies = preparation.copy_raw(tmp_path, {"source": "in/*.csv"})
     assert sorted(copied.path.read_bytes() for copied in copies) == [CONTENT, CONTENT + MORE]
 
 
 def test_of_a_folder_a_changed_file_alone_has_another_version(tmp_path: Path) -> None:
     write_source(tmp_path, {"a.csv": CONTENT, "b.csv": CONTENT})
-    before = seams.list_files(tmp_path, {"source": "in/"})
+    before = preparation.list_files(tmp_path, {"source": "in/"})
     append(tmp_path / "in/b.csv", MORE)
-    after = seams.list_files(tmp_path, {"source": "in/"})
+    after = preparation.list_files(tmp_path, {"source": "in/"})
     assert before["a.csv"] == after["a.csv"]
     assert before["b.csv"] != after["b.csv"]
 
@@ -241,12 +243,12 @@ def test_a_link_out_of_the_folder_is_refused_by_name(tmp_path: Path, source: str
         link.symlink_to(target)
 
     link_to(tmp_path / "in/b.csv")
-    assert "a.csv" in seams.list_files(tmp_path, {"source": source})
+    assert "a.csv" in preparation.list_files(tmp_path, {"source": source})
     # A file may also become a link after it was listed.
-    with pytest.raises(seams.UserError, match=r"in/a\.csv: it is a link out of the folder"):
-        seams.copy_raw(tmp_path, {"source": source}, lambda: link_to(secret))
-    with pytest.raises(seams.UserError, match=r"in/a\.csv: it is a link out of the folder"):
-        seams.list_files(tmp_path, {"source": source})
+    with pytest.raises(preparation.UserError, match=r"in/a\.csv: it is a link out of the folder"):
+        preparation.copy_raw(tmp_path, {"source": source}, lambda: link_to(secret))
+    with pytest.raises(preparation.UserError, match=r"in/a\.csv: it is a link out of the folder"):
+        preparation.list_files(tmp_path, {"source": source})
     # A person who names the link itself means it.
     assert copy(tmp_path, str(link)) == CONTENT
 
@@ -269,8 +271,8 @@ def test_what_is_not_in_an_archive_is_answered_with_what_is(
     tmp_path: Path, content: bytes, source: str, message: str
 ) -> None:
     (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(seams.UserError) as error:
-        seams.copy_raw(tmp_path, {"source": source})
+    with pytest.raises(preparation.UserError) as error:
+        preparation.copy_raw(tmp_path, {"source": source})
     # A source that cannot be declared is shown by pydantic with what it was given.
     assert message in str(error.value)
 
@@ -293,15 +295,15 @@ def test_a_folder_may_be_of_archives(tmp_path: Path) -> None:
     rows = b"user,item,time\n1,2,1500000000\n"
     write_source(tmp_path, {"1.zip": zip_members({"1.csv": rows})})
     blocks: dict[str, Any] = {"ratings": {"source": "in/*.zip"}}
-    assert seams.prepare(tmp_path, blocks).rows == [("1", "2", 1_500_000_000)]
+    assert preparation.prepare(tmp_path, blocks).rows == [("1", "2", 1_500_000_000)]
     write_source(tmp_path, {"1.zip": zip_members({"1.csv": rows, "2.csv": b""})})
-    with pytest.raises(seams.UserError, match=r"1.zip: it has 1.csv, 2.csv: add !/"):
-        seams.prepare(tmp_path, blocks)
+    with pytest.raises(preparation.UserError, match=r"1.zip: it has 1.csv, 2.csv: add !/"):
+        preparation.prepare(tmp_path, blocks)
 
 
 def test_the_sample_is_generated_the_same_each_time(tmp_path: Path) -> None:
     first, again = (copy(tmp_path / name, "sample://hetrec/movies.dat") for name in "ab")
     assert first == again
     assert first.count(b"\n") == 10_110
-    (version,) = seams.list_files(tmp_path, {"source": "sample://hetrec"}).values()
-    assert [version] == [*seams.list_files(tmp_path, {"source": "sample://hetrec"}).values()]
+    (version,) = preparation.list_files(tmp_path, {"source": "sample://hetrec"}).values()
+    assert [version] == [*preparation.list_files(tmp_path, {"source": "sample://hetrec"}).values()]

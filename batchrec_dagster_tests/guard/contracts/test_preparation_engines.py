@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import real_data, write_source
 from batchrec_dagster_tests.guard.repeats import IS_LONG
+from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.spark import quick_session
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-Prepare = Callable[..., seams.Interactions]
+Prepare = Callable[..., preparation.Interactions]
 
 COLUMNS = {"user": "user", "item": "item", "rating": "rating", "timestamp": "time"}
 at_night = pytest.mark.skipif(not IS_LONG, reason="make test-long: each takes Spark seconds")
@@ -42,7 +42,9 @@ def prepare(request: pytest.FixtureRequest, tmp_path: Path) -> Prepare:
     session = request.getfixturevalue("spark") if request.param == "spark" else None
 
     def prepare(ratings: dict[str, Any], erased: tuple[str, ...] = (), **blocks: Any) -> Any:
-        return seams.prepare(tmp_path, {"ratings": ratings, **blocks}, erased=erased, spark=session)
+        return preparation.prepare(
+            tmp_path, {"ratings": ratings, **blocks}, erased=erased, spark=session
+        )
 
     return prepare
 
@@ -90,7 +92,7 @@ def test_csv_of_several_files_with_bad_rows(prepare: Prepare, tmp_path: Path) ->
 def test_a_bad_row_stops_the_run_and_is_named(prepare: Prepare, tmp_path: Path) -> None:
     content = "user,item,rating,time\n1,2,5,10\n1,2,x,10\n"
     ratings = {"source": write_source(tmp_path, content), "columns": COLUMNS}
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         prepare(ratings)
     assert str(error.value).startswith("data.csv")
     assert "the rating is not a number" in str(error.value)
@@ -126,8 +128,8 @@ def test_spark_leaves_out_the_same_rows_by_every_rule(spark: SparkSession, tmp_p
     columns = {**COLUMNS, "event_type": "kind"}
     ratings = {"source": source, "columns": columns, "on_bad_rows": "skip"}
     blocks = {"ratings": ratings, "interactions": RULES}
-    interactions = seams.prepare(tmp_path, blocks, erased=["u3"], spark=spark)
-    expected = seams.prepare(tmp_path, blocks, erased=["u3"])
+    interactions = preparation.prepare(tmp_path, blocks, erased=["u3"], spark=spark)
+    expected = preparation.prepare(tmp_path, blocks, erased=["u3"])
     assert len(expected.left_out) >= 8
     assert 0 < len(expected.rows) < 80
     assert interactions.left_out == expected.left_out
@@ -197,8 +199,8 @@ def test_real_ratings(spark: SparkSession, tmp_path: Path) -> None:
     ratings = {"source": str(real_data("ml-latest-small") / "ratings.csv")}
     rules = {"min_rating": 1.5, "window": {"days": 3000}, "min_interactions_per_user": 20}
     blocks = {"ratings": ratings, "interactions": rules}
-    interactions = seams.prepare(tmp_path, blocks, spark=spark)
-    expected = seams.prepare(tmp_path, blocks)
+    interactions = preparation.prepare(tmp_path, blocks, spark=spark)
+    expected = preparation.prepare(tmp_path, blocks)
     assert sorted(interactions.rows) == sorted(expected.rows)
     assert interactions.left_out == expected.left_out
 
@@ -224,6 +226,6 @@ def test_real_ratings(spark: SparkSession, tmp_path: Path) -> None:
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_by_name(blocks: dict[str, Any], message: str) -> None:
-    with pytest.raises(seams.UserError) as error:
-        seams.declare({"ratings": {"source": "a.csv"}, **blocks})
+    with pytest.raises(preparation.UserError) as error:
+        preparation.declare({"ratings": {"source": "a.csv"}, **blocks})
     assert message in str(error.value)

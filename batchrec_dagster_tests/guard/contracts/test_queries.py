@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import real_data
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import preparation
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def query_rows(
     base: Path, query: str, source: str | dict[str, str], **settings: Any
 ) -> pl.DataFrame:
     """The rows of the query, as a run copies them."""
-    (copy,) = seams.copy_raw(base, {"source": source, "query": query, **settings})
+    (copy,) = preparation.copy_raw(base, {"source": source, "query": query, **settings})
     return pl.read_parquet(copy.path)
 
 
 def read_refusal(base: Path, query: str, source: str | dict[str, str], **settings: Any) -> str:
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         query_rows(base, query, source, **settings)
     assert "\n" not in str(error.value)
     assert not [*base.glob("raw/*")]
@@ -181,7 +181,7 @@ def test_unchanged_files_are_not_queried_again(base: Path) -> None:
     put(base, "a.csv", "user\na\n")
 
     def find_version(query: str) -> str:
-        (version,) = seams.list_files(base, {"source": "a.csv", "query": query}).values()
+        (version,) = preparation.list_files(base, {"source": "a.csv", "query": query}).values()
         return version
 
     first = find_version("SELECT user FROM source")
@@ -289,15 +289,15 @@ def test_a_query_reaches_nothing_but_its_sources(base: Path, query: str) -> None
 )
 def test_a_query_is_one_select(base: Path, query: str) -> None:
     folder = base.parent
-    with pytest.raises(seams.UserError, match=r"query\n.*(one SELECT|Parser Error)"):
-        seams.declare({"ratings": {"source": "a.csv", "query": query.format(folder=folder)}})
+    with pytest.raises(preparation.UserError, match=r"query\n.*(one SELECT|Parser Error)"):
+        preparation.declare({"ratings": {"source": "a.csv", "query": query.format(folder=folder)}})
     assert not list(folder.glob("out*"))
 
 
 def test_without_duckdb_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(seams.UserError, match=r"pip install 'batchrec-dagster\[sql\]'"):
-        seams.declare({"ratings": {"source": "a.csv", "query": "SELECT 1"}})
+    with pytest.raises(preparation.UserError, match=r"pip install 'batchrec-dagster\[sql\]'"):
+        preparation.declare({"ratings": {"source": "a.csv", "query": "SELECT 1"}})
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_items_of_a_query(base: Path) -> None:
     columns = {"item": "id", "title": "name", "categories": {"GENRES": "genres"}}
     query = """SELECT id, name, released::DATE AS released,
         (SELECT list(genre ORDER BY genre) FROM genres WHERE film = id) AS genres FROM films"""
-    items = seams.prepare_items(
+    items = preparation.prepare_items(
         base,
         {
             "source": {"films": "films.csv", "genres": "genres.csv"},

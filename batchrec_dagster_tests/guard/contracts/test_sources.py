@@ -18,8 +18,8 @@ import polars as pl
 import pytest
 import xlsxwriter
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import zip_members
+from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 from batchrec_dagster_tests.guard.servers.web import Page, Web, serving
 
@@ -252,13 +252,13 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Source:
     return Places(tmp_path, request).make(request.param)
 
 
-def read_copies(folder: Path, source: Source, copies: list[seams.RawFile]) -> Rows:
+def read_copies(folder: Path, source: Source, copies: list[preparation.RawFile]) -> Rows:
     """The rows of the copies, which are read as any other files."""
     others = {name: value for name, value in source.others.items() if name not in QUERIED}
     rows: Rows = []
     for copy in copies:
         ratings = {"source": str(copy.path), "columns": COLUMNS, **others}
-        rows += seams.prepare(folder, {"ratings": ratings}).rows
+        rows += preparation.prepare(folder, {"ratings": ratings}).rows
     return rows
 
 
@@ -269,22 +269,24 @@ QUERIED = ("query", "version_query", "format")
 class TestSource:
     def test_its_rows_are_read_and_copied(self, source: Source, tmp_path: Path) -> None:
         source.write(ROWS)
-        assert sorted(seams.prepare(tmp_path, {"ratings": source.ratings}).rows) == sorted(ROWS)
-        copies = seams.copy_raw(tmp_path, source.ratings)
+        assert sorted(preparation.prepare(tmp_path, {"ratings": source.ratings}).rows) == sorted(
+            ROWS
+        )
+        copies = preparation.copy_raw(tmp_path, source.ratings)
         assert sorted(read_copies(tmp_path, source, copies)) == sorted(ROWS)
 
     def test_its_version_changes_when_its_rows_do(self, source: Source, tmp_path: Path) -> None:
         source.write(ROWS)
-        versions = seams.list_files(tmp_path, source.ratings)
-        assert seams.list_files(tmp_path, source.ratings) == versions
+        versions = preparation.list_files(tmp_path, source.ratings)
+        assert preparation.list_files(tmp_path, source.ratings) == versions
         # A file system may tell times apart no better.
         time.sleep(0.02)
         source.write(OTHERS)
-        assert seams.list_files(tmp_path, source.ratings) != versions
+        assert preparation.list_files(tmp_path, source.ratings) != versions
 
     def test_what_is_not_there_is_named_in_a_line(self, source: Source, tmp_path: Path) -> None:
-        for look in (seams.list_files, seams.copy_raw):
-            with pytest.raises(seams.UserError) as error:
+        for look in (preparation.list_files, preparation.copy_raw):
+            with pytest.raises(preparation.UserError) as error:
                 look(tmp_path, source.ratings)
             message = str(error.value)
             assert "\n" not in message
@@ -296,12 +298,12 @@ class TestSource:
         """The run reads one of them, or says that there are two. The next run misses nothing."""
         source.write(ROWS)
         try:
-            copies = seams.copy_raw(tmp_path, source.ratings, lambda: source.write(OTHERS))
-        except seams.UserError as error:
+            copies = preparation.copy_raw(tmp_path, source.ratings, lambda: source.write(OTHERS))
+        except preparation.UserError as error:
             assert "\n" not in str(error)  # noqa: PT017 (either outcome is fine)
             return
         rows = sorted(read_copies(tmp_path, source, copies))
         if rows != sorted(OTHERS):
             assert rows == sorted(ROWS)
             versions = {copy.name: copy.version for copy in copies}
-            assert seams.list_files(tmp_path, source.ratings) != versions
+            assert preparation.list_files(tmp_path, source.ratings) != versions

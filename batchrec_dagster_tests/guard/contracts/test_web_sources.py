@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.web import Page, Web, serving
 
 CONTENT = bytes(range(256)) * 40
@@ -51,15 +51,15 @@ def serve(web: Web, page: Page) -> str:
 
 def fetch(folder: Path, url: str) -> bytes:
     """The copy of the file; nothing else is left of it."""
-    (copied,) = seams.copy_raw(folder, {"source": url})
+    (copied,) = preparation.copy_raw(folder, {"source": url})
     assert not [*folder.rglob("*.part")]
     return copied.path.read_bytes()
 
 
 def read_refusal(folder: Path, url: str) -> str:
     """Why a run refuses the file, in a line without its signature; nothing is copied."""
-    with pytest.raises(seams.UserError) as error:
-        seams.copy_raw(folder, {"source": f"{url}?X-Amz-Signature=secret"})
+    with pytest.raises(preparation.UserError) as error:
+        preparation.copy_raw(folder, {"source": f"{url}?X-Amz-Signature=secret"})
     message = str(error.value)
     assert "\n" not in message
     assert "secret" not in message
@@ -102,8 +102,8 @@ def test_what_is_cut_for_good_leaves_what_was_there(
 ) -> None:
     assert fetch(tmp_path, serve(web, Page(CONTENT))) == CONTENT
     page = Page(CONTENT[::-1], etag='"2"', cuts=[0, 9], statuses=[200, 200, *[500] * 20])
-    with pytest.raises(seams.UserError, match="the server says 500"):
-        seams.copy_raw(tmp_path, {"source": serve(web, page)})
+    with pytest.raises(preparation.UserError, match="the server says 500"):
+        preparation.copy_raw(tmp_path, {"source": serve(web, page)})
     assert [path.read_bytes() for path in tmp_path.glob("raw/*")] == [CONTENT]
     # It is asked again, and not forever.
     assert 2 < len(web.requests) < 12
@@ -227,8 +227,8 @@ def test_an_unchanged_file_keeps_its_version_by_its_etag_or_its_date(
     versions = []
     for page in pages:
         url = serve(web, page)
-        (version,) = seams.list_files(tmp_path, {"source": url}).values()
-        assert seams.list_files(tmp_path, {"source": url}) == {"ratings.bin": version}
+        (version,) = preparation.list_files(tmp_path, {"source": url}).values()
+        assert preparation.list_files(tmp_path, {"source": url}) == {"ratings.bin": version}
         versions.append(version)
     assert len({*versions}) == len(pages)
 

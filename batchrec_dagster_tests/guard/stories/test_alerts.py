@@ -20,7 +20,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.hostile import CONTROLS, HOSTILE
-from batchrec_dagster_tests.guard.seams import look_at, publish_lists
+from batchrec_dagster_tests.guard.seams.declaration import look_at, publish_lists
 from batchrec_dagster_tests.guard.servers.inbox import (
     ALERTS,
     ON_FAILURE,

@@ -24,7 +24,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
-from batchrec_dagster_tests.guard.seams import paid_personalize
+from batchrec_dagster_tests.guard.seams.lists import paid_personalize
 
 pytestmark = pytest.mark.slow
 

@@ -33,7 +33,7 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.hostile import CONTROLS, HOSTILE, quote_cells
 from batchrec_dagster_tests.guard.repeats import IS_LONG
-from batchrec_dagster_tests.guard.seams import Store
+from batchrec_dagster_tests.guard.seams.publishing import Store
 from batchrec_dagster_tests.guard.servers.dagster_ui import answers
 from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
 
@@ -212,6 +212,7 @@ def test_the_next_run_makes_nothing_again_and_fits_the_terminal(evening: Evening
     assert night["status"] == "unchanged"
 
 
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: a command that runs takes seconds")
 def test_an_option_of_a_run_imports_and_trains_again(evening: Evening) -> None:
     assert evening.type("run shop --import --train").returncode == 0
     client = open_personalize(evening.project)
@@ -312,6 +313,7 @@ def test_dagsters_own_command_takes_the_options_of_a_step(evening: Evening) -> N
     assert table(evening.project, "shop").get_column("user_id").n_unique() == 60
 
 
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: Dagster's page takes seconds of CPU")
 def test_the_page_answers_and_ctrl_c_ends_all_its_processes(evening: Evening) -> None:
     (port,) = free_ports(1)
     with evening.starting("ui", "--port", str(port)) as ui:

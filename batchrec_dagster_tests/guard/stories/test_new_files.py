@@ -14,7 +14,7 @@ from batchrec_dagster_tests.guard.builders import (
     declaration,
     definitions,
 )
-from batchrec_dagster_tests.guard.seams import list_files_taken_in
+from batchrec_dagster_tests.guard.seams.declaration import list_files_taken_in
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 pytestmark = pytest.mark.slow

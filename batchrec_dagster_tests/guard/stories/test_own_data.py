@@ -17,7 +17,6 @@ import pytest
 import yaml
 from deltalake import DeltaTable, write_deltalake
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import (
     REPOSITORY,
     Project,
@@ -28,6 +27,7 @@ from batchrec_dagster_tests.guard.builders import (
     refresh,
     why,
 )
+from batchrec_dagster_tests.guard.seams import preparation
 
 pytestmark = pytest.mark.slow
 
@@ -258,7 +258,7 @@ def test_a_shape_of_the_page(tmp_path: Path, section: str, make: Callable[[Path]
     make(tmp_path)
     declaration_yaml = read_documented_yaml(section).replace("s3://shop/", "")
     assert len(declaration_yaml.splitlines()) <= 10
-    rows = seams.prepare(tmp_path, yaml.safe_load(declaration_yaml)).rows
+    rows = preparation.prepare(tmp_path, yaml.safe_load(declaration_yaml)).rows
     assert len(rows) == len(EVENTS)
     assert len({user for user, _, _ in rows}) == 60
 

@@ -122,7 +122,7 @@ def test_each_permission_that_is_taken_away_is_named_with_the_resource(
 ) -> None:
     pairs = [(step, action) for step in STEPS for action in needed_actions.steps[step]]
     # All of them at night, and a few that differ from step to step for each commit.
-    chosen = random.Random(0).sample(pairs, min(len(pairs), repeats(len(pairs), 6)))
+    chosen = random.Random(0).sample(pairs, min(len(pairs), repeats(len(pairs), 3)))
     with account(tmp_path, s3, s3.create_bucket()) as own:
         for step in STEPS:
             for action in needed_actions.steps[step]:

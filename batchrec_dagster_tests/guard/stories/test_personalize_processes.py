@@ -25,7 +25,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams import Resources
+from batchrec_dagster_tests.guard.seams.personalize import Resources
 from batchrec_dagster_tests.guard.servers.forks import FORKS
 from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,

@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams import Editions, NightsWork, Store
+from batchrec_dagster_tests.guard.seams.publishing import Editions, NightsWork, Store
 from batchrec_dagster_tests.guard.servers.forks import FORKS
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import WCAG
-from batchrec_dagster_tests.guard.seams import look_up, read_page
+from batchrec_dagster_tests.guard.seams.page import look_up, read_page
 from batchrec_dagster_tests.guard.servers.pages import PATIENCE, open_offline
 from batchrec_dagster_tests.guard.strange_shop import (
     ITEM_COUNT,

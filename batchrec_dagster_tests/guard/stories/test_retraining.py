@@ -24,7 +24,7 @@ from batchrec_dagster_tests.guard.builders import (
     write_ratings,
 )
 from batchrec_dagster_tests.guard.first_run import RATINGS, FirstRun
-from batchrec_dagster_tests.guard.seams import clock_of_trainings
+from batchrec_dagster_tests.guard.seams.lists import clock_of_trainings
 
 pytestmark = pytest.mark.slow
 

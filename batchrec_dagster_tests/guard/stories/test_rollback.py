@@ -24,7 +24,13 @@ from batchrec_dagster_tests.guard.builders import (
 )
 from batchrec_dagster_tests.guard.faults.crashes import kill_when
 from batchrec_dagster_tests.guard.first_run import DECLARATION, FirstRun
-from batchrec_dagster_tests.guard.seams import Editions, NightsWork, NoEditionError, Refused, Store
+from batchrec_dagster_tests.guard.seams.publishing import (
+    Editions,
+    NightsWork,
+    NoEditionError,
+    Refused,
+    Store,
+)
 
 TIME = datetime(2026, 1, 5, 3, tzinfo=UTC)
 HISTORY = "shop/curated/history/recommendations/"

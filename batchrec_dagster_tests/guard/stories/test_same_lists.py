@@ -25,7 +25,7 @@ from batchrec_dagster_tests.guard.builders import (
     refresh,
 )
 from batchrec_dagster_tests.guard.example_shop import write_example_shop
-from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.repeats import IS_LONG
 from batchrec_dagster_tests.guard.servers.night import TABLE, night
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
@@ -78,13 +78,12 @@ def _make_embedded(root: Path, files: Path, settings: dict[str, Any]) -> pl.Data
     return pl.read_parquet(project.storage / TABLE)
 
 
-# At night, of another length too, and on real data.
+# Of two lengths, and on real data.
 LONG_HISTORIES = [(_write_long_histories, 10), (_write_long_histories, 25), (_copy_real_films, 10)]
 
 
-@pytest.mark.parametrize(
-    ("write_files", "num_results"), LONG_HISTORIES[: repeats(len(LONG_HISTORIES), 1)]
-)
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: two runs on servers more")
+@pytest.mark.parametrize(("write_files", "num_results"), LONG_HISTORIES)
 def test_long_histories_get_the_same_lists_over_http_as_embedded(
     tmp_path: Path, s3: S3Server, write_files: Any, num_results: int
 ) -> None:
@@ -114,6 +113,7 @@ def test_long_histories_get_the_same_lists_over_http_as_embedded(
     )
 
 
+@pytest.mark.skipif(not IS_LONG, reason="make test-long: two runs on servers more")
 def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Server) -> None:
     settings = {
         **ON_USERS,

@@ -18,7 +18,7 @@ from batchrec_dagster_tests.guard.builders import (
     table,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.seams import Editions, Store
+from batchrec_dagster_tests.guard.seams.publishing import Editions, Store
 from batchrec_dagster_tests.guard.servers.night import count_personalize_jobs, made_once
 
 pytestmark = pytest.mark.slow

@@ -26,7 +26,13 @@ from hypothesis.stateful import (
 
 from batchrec_dagster_tests.guard.faults.crashes import crash_at
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams import Editions, NightsWork, NoEditionError, Refused, Store
+from batchrec_dagster_tests.guard.seams.publishing import (
+    Editions,
+    NightsWork,
+    NoEditionError,
+    Refused,
+    Store,
+)
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 FIRST_NIGHT = datetime(2026, 1, 5, 3, tzinfo=UTC)
@@ -272,7 +278,7 @@ def read_lists(table: pl.DataFrame) -> Lists:
 
 def test_a_year_of_nights_agrees_with_a_plain_account() -> None:
     run_state_machine_as_test(
-        Year, settings=settings(max_examples=repeats(200, 15), stateful_step_count=repeats(40, 15))
+        Year, settings=settings(max_examples=repeats(200, 8), stateful_step_count=repeats(40, 15))
     )
 
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import write_source
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import preparation
 
 # What databases, pandas and JavaScript write for no value.
 NULL_VALUES = ["NULL", "null", "(null)", "\\N", "undefined", "nan", "None", "<NA>", "N/A", "#N/A"]
@@ -154,5 +154,5 @@ def test_what_is_kept_of_any_file_is_what_pandas_reads(
     content, settings, form = generated_file
     folder = tmp_path_factory.mktemp("any")
     ratings = {"source": write_source(folder, content), "on_bad_rows": "skip", **settings}
-    interactions = seams.prepare(folder, {"ratings": ratings})
+    interactions = preparation.prepare(folder, {"ratings": ratings})
     assert interactions.rows == prepare_by_pandas(content, settings, form)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.hostile import ADDRESS, CONTROLS, HOSTILE, MARKDOWN
-from batchrec_dagster_tests.guard.seams import as_markdown, as_markdown_table, as_terminal
+from batchrec_dagster_tests.guard.seams.page import as_markdown, as_markdown_table, as_terminal
 
 pytestmark = pytest.mark.attack
 

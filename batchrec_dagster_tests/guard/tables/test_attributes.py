@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 import xlsxwriter
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import real_data, write_source
+from batchrec_dagster_tests.guard.seams import preparation
 
 COLUMNS = {
     **{"item": "id", "title": "title", "created": "added"},
@@ -25,14 +25,14 @@ ROWS = "".join(f'{n},"Film, no. {n}",War;Crime,{1950 + n},2001-02-03\n' for n in
 DAY = 981_158_400
 
 
-def read(folder: Path, content: str | bytes, **items: Any) -> seams.Attributes:
+def read(folder: Path, content: str | bytes, **items: Any) -> preparation.Attributes:
     settings = {"columns": COLUMNS, "separator": ";", **items}
     source = write_source(folder, content, "items.csv")
-    return seams.prepare_items(folder, {"source": source, **settings})
+    return preparation.prepare_items(folder, {"source": source, **settings})
 
 
 def read_refusal(folder: Path, content: str | bytes, **items: Any) -> str:
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         read(folder, content, **items)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -79,10 +79,10 @@ def test_a_bad_row_of_users_is_named_with_its_line(tmp_path: Path, row: str, pro
     assert users.bad_rows[0].startswith(f"users.csv, line 52: {problem}")
 
 
-def read_users(folder: Path, content: str, erased: tuple[str, ...] = ()) -> seams.Attributes:
+def read_users(folder: Path, content: str, erased: tuple[str, ...] = ()) -> preparation.Attributes:
     columns = {"user": "customer", "categories": {"COUNTRY": "country"}, "numbers": {"AGE": "age"}}
     source = write_source(folder, content, "users.csv")
-    return seams.prepare_users(folder, {"source": source, "columns": columns}, erased)
+    return preparation.prepare_users(folder, {"source": source, "columns": columns}, erased)
 
 
 def test_rows_of_erased_users_are_left_out_and_never_shown(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_items_may_be_in_any_format(tmp_path: Path, kind: str) -> None:
     else:
         pl.DataFrame(ITEMS).write_parquet(path)
     columns = {"item": "sku", "title": "name", "numbers": {"PRICE": "price"}}
-    items = seams.prepare_items(tmp_path, {"source": "items", "columns": columns})
+    items = preparation.prepare_items(tmp_path, {"source": "items", "columns": columns})
     assert items.titles.rows() == [("007", "Größe")]
     assert items.metadata.rows() == [("007", 2.5)]
     assert items.bad_rows[0].startswith("items, ")
@@ -219,7 +219,7 @@ def test_lists_are_several_values_of_a_category(tmp_path: Path) -> None:
     assert read(tmp_path, text, columns=columns).metadata.rows() == expected_rows
     dates = pl.Series(["2001-02-03"] * 3).str.to_date()
     pl.DataFrame(rows, strict=False).with_columns(on=dates).write_parquet(tmp_path / "items")
-    items = seams.prepare_items(tmp_path, {"source": "items", "columns": columns})
+    items = preparation.prepare_items(tmp_path, {"source": "items", "columns": columns})
     assert items.metadata.rows() == expected_rows
     items = read(
         tmp_path,
@@ -249,14 +249,16 @@ def test_a_file_of_items_that_cannot_be_used_says_why(
 
 
 def test_a_missing_column_of_users_is_named_by_its_setting(tmp_path: Path) -> None:
-    with pytest.raises(seams.UserError, match=r"users.csv has no column 'age' \(users.columns"):
+    with pytest.raises(
+        preparation.UserError, match=r"users.csv has no column 'age' \(users.columns"
+    ):
         read_users(tmp_path, "customer,country\n1,AT\n")
 
 
 def test_real_films_are_read_with_their_genres(tmp_path: Path) -> None:
     columns = {"item": "movieId", "title": "title", "categories": {"GENRES": "genres"}}
     source = str(real_data("ml-latest-small") / "movies.csv")
-    films = seams.prepare_items(tmp_path, {"source": source, "columns": columns})
+    films = preparation.prepare_items(tmp_path, {"source": source, "columns": columns})
     assert (films.rows_read, films.left_out) == (9_742, {})
     assert films.titles.row(0) == ("1", "Toy Story (1995)")
     assert films.metadata.row(0) == ("1", "Adventure|Animation|Children|Comedy|Fantasy")

@@ -21,7 +21,6 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import (
     Project,
     copied_project,
@@ -34,6 +33,7 @@ from batchrec_dagster_tests.guard.builders import (
 from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.guard.hostile import CONTROLS
 from batchrec_dagster_tests.guard.repeats import IS_LONG, repeats
+from batchrec_dagster_tests.guard.seams import preparation
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]
 
@@ -220,8 +220,8 @@ def test_a_bomb_is_refused_in_a_line_and_the_next_good_file_works(
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     source = bomb.write(tmp_path)
     written = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(seams.UserError) as error:
-        seams.prepare(tmp_path, {"ratings": {"source": source, **bomb.ratings}})
+    with pytest.raises(preparation.UserError) as error:
+        preparation.prepare(tmp_path, {"ratings": {"source": source, **bomb.ratings}})
     assert bomb.words in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "interactions.csv").exists()
@@ -232,7 +232,7 @@ def test_a_bomb_is_refused_in_a_line_and_the_next_good_file_works(
     for name in bomb.limits:
         monkeypatch.delenv(name)
     (tmp_path / "good.csv.gz").write_bytes(gzip.compress(GOOD.encode()))
-    interactions = seams.prepare(tmp_path, {"ratings": {"source": "good.csv.gz"}})
+    interactions = preparation.prepare(tmp_path, {"ratings": {"source": "good.csv.gz"}})
     assert interactions.rows == [("1", "2", TIME)]
 
 
@@ -257,10 +257,10 @@ def test_lines_of_exactly_the_limit_are_read(
     monkeypatch.setenv("BATCHREC_MAX_LINE_KB", "2")
     row = f"a,b,{TIME},{'x' * (2000 - len(f'a,b,{TIME},'))}\n"
     source = write_source(tmp_path, f"user,item,time,note\n{row * lines}")
-    assert len(seams.prepare(tmp_path, {"ratings": {"source": source}}).rows) == lines
+    assert len(preparation.prepare(tmp_path, {"ratings": {"source": source}}).rows) == lines
     source = write_source(tmp_path, f"user,item,time,note\n{row * lines}x{row}")
-    with pytest.raises(seams.UserError, match=f"line {lines + 2} is longer than 2 KB"):
-        seams.prepare(tmp_path, {"ratings": {"source": source}})
+    with pytest.raises(preparation.UserError, match=f"line {lines + 2} is longer than 2 KB"):
+        preparation.prepare(tmp_path, {"ratings": {"source": source}})
 
 
 @pytest.mark.parametrize("depth", [1_000, 3_000])
@@ -268,7 +268,9 @@ def test_json_that_is_nested_too_deep_is_a_bad_row(tmp_path: Path, depth: int) -
     good = f'{{"user": "a", "item": "b", "time": {TIME}}}\n'
     deep = f'{{"user": "a", "item": {"[" * depth}{"]" * depth}, "time": {TIME}}}\n'
     source = write_source(tmp_path, good + deep + good, "a.jsonl")
-    interactions = seams.prepare(tmp_path, {"ratings": {"source": source, "on_bad_rows": "skip"}})
+    interactions = preparation.prepare(
+        tmp_path, {"ratings": {"source": source, "on_bad_rows": "skip"}}
+    )
     assert len(interactions.rows) == 2
 
 

@@ -6,7 +6,7 @@ import random
 
 import polars as pl
 
-from batchrec_dagster_tests.guard.seams import find_bought_together
+from batchrec_dagster_tests.guard.seams.lists import find_bought_together
 
 DAY = 86_400
 Rows = list[tuple[str, str, int, str]]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import xlsxwriter
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import write_source
+from batchrec_dagster_tests.guard.seams import preparation
 
 SECONDS = 1_500_000_000
 NAMES = {"user": "u", "item": "i", "timestamp": "t"}
@@ -21,13 +21,13 @@ EXPECTED = [("u1", "i1", SECONDS), ("u2", "i2", SECONDS + 1)]
 REPORT = 'Orders "of May\n\nby;Ann;on;Monday\n# checked\n'
 
 
-def read(folder: Path, text: str, **ratings: Any) -> seams.Interactions:
+def read(folder: Path, text: str, **ratings: Any) -> preparation.Interactions:
     source = write_source(folder, text, "orders.csv")
-    return seams.prepare(folder, {"ratings": {"source": source, **ratings}})
+    return preparation.prepare(folder, {"ratings": {"source": source, **ratings}})
 
 
 def read_refusal(folder: Path, text: str, **ratings: Any) -> str:
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         read(folder, text, **ratings)
     return str(error.value)
 
@@ -127,7 +127,7 @@ def test_a_rating_is_looked_for_where_it_counts(tmp_path: Path) -> None:
     content = f"user_id,item_id,stars,time\n1,2,4,{SECONDS}\n1,3,2,{SECONDS}\n"
     ratings = {"source": write_source(tmp_path, content)}
     blocks: dict[str, Any] = {"ratings": ratings, "interactions": {"min_rating": 3}}
-    assert seams.prepare(tmp_path, blocks).rows == [("1", "2", SECONDS)]
+    assert preparation.prepare(tmp_path, blocks).rows == [("1", "2", SECONDS)]
 
 
 def test_kinds_and_values_of_events_are_carried_over_as_they_are_written(tmp_path: Path) -> None:
@@ -195,10 +195,10 @@ def test_the_rows_of_a_workbook_are_counted_as_people_see_them(tmp_path: Path) -
         sheet.write_row(number, 0, line.split(";"))
     book.close()
     ratings: dict[str, Any] = {"source": "orders.xlsx"}
-    with pytest.raises(seams.UserError, match=r"set ratings.header: 5"):
-        seams.prepare(tmp_path, {"ratings": ratings})
+    with pytest.raises(preparation.UserError, match=r"set ratings.header: 5"):
+        preparation.prepare(tmp_path, {"ratings": ratings})
     ratings["header"] = 5
-    assert seams.prepare(tmp_path, {"ratings": ratings}).rows == EXPECTED
+    assert preparation.prepare(tmp_path, {"ratings": ratings}).rows == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_list_has_each_user_once_in_order_and_keeps_the_first(
     tmp_path: Path, text: str, settings: dict[str, Any], users: list[str]
 ) -> None:
     source = write_source(tmp_path, text)
-    assert seams.list_users(tmp_path, {"source": source, **settings}) == users
+    assert preparation.list_users(tmp_path, {"source": source, **settings}) == users
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_list_has_each_user_once_in_order_and_keeps_the_first(
 def test_a_list_of_users_that_cannot_be_used_says_why(
     tmp_path: Path, content: str, message: str
 ) -> None:
-    with pytest.raises(seams.UserError) as error:
-        seams.list_users(tmp_path, {"source": write_source(tmp_path, content)})
+    with pytest.raises(preparation.UserError) as error:
+        preparation.list_users(tmp_path, {"source": write_source(tmp_path, content)})
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard.seams import find_matches
+from batchrec_dagster_tests.guard.seams.lists import find_matches
 
 SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import write_source
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import preparation
 
 COLUMNS = {"user": "user", "item": "item", "rating": "rating", "timestamp": "time"}
 POSITIONS = {"user": 1, "item": 2, "timestamp": 3}
@@ -27,18 +27,20 @@ NULL_ID = "an id that means no value"
 
 def read(
     folder: Path, contents: Sequence[str | bytes], on_bad_rows: str = "skip", **ratings: Any
-) -> seams.Interactions:
+) -> preparation.Interactions:
     """What is read of files of these contents, whose names are their numbers."""
     files = {f"{number}.csv": content for number, content in enumerate(contents, start=1)}
     settings = {"columns": COLUMNS, "on_bad_rows": on_bad_rows, **ratings}
-    return seams.prepare(folder, {"ratings": {"source": write_source(folder, files), **settings}})
+    return preparation.prepare(
+        folder, {"ratings": {"source": write_source(folder, files), **settings}}
+    )
 
 
 def read_refusal(
     folder: Path, contents: Sequence[str | bytes], on_bad_rows: str = "fail", **ratings: Any
 ) -> str:
     """Why files of these contents are refused; nothing is written."""
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         read(folder, contents, on_bad_rows, **ratings)
     assert "\n" not in str(error.value)
     assert not (folder / "interactions.csv").exists()
@@ -307,7 +309,7 @@ def test_any_text_is_read_or_refused_in_one_line(
     content = (HEADER + GOOD + text).encode("utf-8", "surrogatepass")
     try:
         interactions = read(tmp_path_factory.mktemp("any"), [content])
-    except seams.UserError as error:
+    except preparation.UserError as error:
         assert "\n" not in str(error)  # noqa: PT017 (either outcome is fine, so is each text)
     else:
         assert interactions.rows[0] == KEPT

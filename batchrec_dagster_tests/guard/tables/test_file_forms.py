@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 import xlsxwriter
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import write_source
+from batchrec_dagster_tests.guard.seams import preparation
 
 SECONDS = 1_577_966_405
 COLUMNS = {"user": "u", "item": "i", "timestamp": "t"}
@@ -29,13 +29,13 @@ FRAME = pl.DataFrame(
 EXPECTED = [("007", "x", SECONDS), ("8", "z", SECONDS + 1)]
 
 
-def read(folder: Path, source: str, **ratings: Any) -> seams.Interactions:
-    return seams.prepare(folder, {"ratings": {"source": source, **ratings}})
+def read(folder: Path, source: str, **ratings: Any) -> preparation.Interactions:
+    return preparation.prepare(folder, {"ratings": {"source": source, **ratings}})
 
 
 def read_refusal(folder: Path, source: str, **ratings: Any) -> str:
     """Why the source is refused, in a line; nothing is written."""
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         read(folder, source, **ratings)
     assert "\n" not in str(error.value)
     assert not (folder / "interactions.csv").exists()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.guard.seams import mask_items, mask_users
+from batchrec_dagster_tests.guard.seams.personalize import mask_items, mask_users
 
 DATA = {
     "ITEMS": pl.DataFrame(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster_tests.guard.seams import Sizes, judge_model, judge_sizes
+from batchrec_dagster_tests.guard.seams.lists import Sizes, judge_model, judge_sizes
 
 TITLE, IMAGE = "items.columns.title", "items.columns.image"
 

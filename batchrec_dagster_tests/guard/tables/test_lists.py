@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard.seams import make_list
+from batchrec_dagster_tests.guard.seams.lists import make_list
 
 ITEMS = ["1", "2", "3", "é", "5"]
 Row = tuple[str, int, str, float | None]

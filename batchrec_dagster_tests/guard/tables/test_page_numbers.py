@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.guard.seams import Cell, Page, read_page
+from batchrec_dagster_tests.guard.seams.page import Cell, Page, read_page
 from batchrec_dagster_tests.guard.strange_shop import (
     ITEM_COUNT,
     NAMED,

@@ -10,7 +10,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard.seams import count_popular_items
+from batchrec_dagster_tests.guard.seams.lists import count_popular_items
 
 DAY = 86_400
 NOW = 1_700_000_000

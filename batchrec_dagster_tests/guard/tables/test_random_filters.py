@@ -22,7 +22,11 @@ from batchrec_dagster_tests.guard.oracles.filters import (
     worlds,
 )
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams import mask_items, mask_similar_items, mask_users
+from batchrec_dagster_tests.guard.seams.personalize import (
+    mask_items,
+    mask_similar_items,
+    mask_users,
+)
 
 pytestmark = pytest.mark.slow
 

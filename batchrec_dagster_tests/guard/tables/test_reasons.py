@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from batchrec_dagster_tests.guard.seams import explain_lists
+from batchrec_dagster_tests.guard.seams.lists import explain_lists
 
 PEOPLE = [f"u{number}" for number in range(40)]
 # Half of the people cook and half read; cook and reader are people to explain a list to.

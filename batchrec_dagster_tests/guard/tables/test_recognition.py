@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import write_source
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import preparation
 
 DELIMITERS = [",", ";", "\t", "|", "::"]
 START = 1_500_000_000
@@ -80,12 +80,12 @@ def test_what_new_declares_is_what_a_run_sees(
 
     def read(ratings: Mapping[str, object]) -> list[tuple[str, str, int]]:
         block = {"on_bad_rows": "skip", **ratings, "source": source}
-        return seams.prepare(folder, {"ratings": block}).rows
+        return preparation.prepare(folder, {"ratings": block}).rows
 
     try:
-        declared = seams.recognise(folder, source, shape.columns if names_are_given else {})
+        declared = preparation.recognise(folder, source, shape.columns if names_are_given else {})
         rows = read(declared)
-    except seams.UserError:
+    except preparation.UserError:
         return
     if isinstance(shape.columns["user"], str):
         # The columns' names are enough for a run.
@@ -139,5 +139,5 @@ def test_the_delimiter_is_seen_in_the_first_lines(
     tmp_path: Path, text: str, columns: Mapping[str, str | int], rows: list[tuple[str, str]]
 ) -> None:
     ratings = {"source": write_source(tmp_path, text), "columns": columns}
-    interactions = seams.prepare(tmp_path, {"ratings": ratings})
+    interactions = preparation.prepare(tmp_path, {"ratings": ratings})
     assert [row[:2] for row in interactions.rows] == rows

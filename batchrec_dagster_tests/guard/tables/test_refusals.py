@@ -20,7 +20,7 @@ from batchrec_dagster_tests.guard.builders import (
     definitions,
     module_project,
 )
-from batchrec_dagster_tests.guard.seams import Refusal, find_refusals
+from batchrec_dagster_tests.guard.seams.declaration import Refusal, find_refusals
 from batchrec_dagster_tests.texts import assert_texts
 
 COMPONENT = "batchrec_dagster.BatchRecommendations"

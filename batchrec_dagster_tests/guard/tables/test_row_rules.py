@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import write_source
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import preparation
 
 COLUMNS = {
     **{"user": "user", "item": "item", "rating": "rating", "timestamp": "time"},
@@ -130,7 +130,7 @@ def check_against_plain_rules(
         source = write_source(folder, text.getvalue())
         ratings = {"source": source, "columns": COLUMNS, "on_bad_rows": "skip"}
         blocks = {"ratings": ratings, "interactions": rules}
-        interactions = seams.prepare(folder, blocks, erased=erased)
+        interactions = preparation.prepare(folder, blocks, erased=erased)
         pairs = zip(interactions.rows, interactions.events, strict=True)
         assert [(*row, *event) for row, event in pairs] == [row.cells for row in expected_rows]
         reasons = {"the rating is not a number": 1} if bad_rows else {}
@@ -194,7 +194,7 @@ def test_a_row_of_an_erased_user_is_no_bad_row_and_is_never_shown(tmp_path: Path
         "ratings": {"source": source, "on_bad_rows": "skip"},
         "interactions": {"min_rating": 1},
     }
-    interactions = seams.prepare(tmp_path, blocks, erased=[gone, "never-there"])
+    interactions = preparation.prepare(tmp_path, blocks, erased=[gone, "never-there"])
     assert interactions.rows == [("1", "10", 9)]
     assert interactions.erased_users == 1
     assert len(interactions.bad_rows) == 1
@@ -202,9 +202,11 @@ def test_a_row_of_an_erased_user_is_no_bad_row_and_is_never_shown(tmp_path: Path
     assert gone not in (tmp_path / "interactions.csv").read_text()
 
 
-def filter_rows(folder: Path, content: str, condition: str, **ratings: Any) -> seams.Interactions:
+def filter_rows(
+    folder: Path, content: str, condition: str, **ratings: Any
+) -> preparation.Interactions:
     settings = {"source": write_source(folder, content), **ratings}
-    return seams.prepare(folder, {"ratings": settings, "interactions": {"filter": condition}})
+    return preparation.prepare(folder, {"ratings": settings, "interactions": {"filter": condition}})
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,7 @@ def test_a_filter_that_does_not_fit_the_file_says_why(
     tmp_path: Path, condition: str, message: str
 ) -> None:
     content = "user,item,rating,time,type,value\na,1,4.5,1500000000,view,\n"
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         filter_rows(tmp_path, content, condition)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -255,7 +257,7 @@ def test_a_cell_of_the_filter_that_is_not_of_the_type_of_the_others_is_a_bad_row
     rows = [f"u{number},1,{number % 9},1500000000\n" for number in range(5000)]
     rows[4321] = "u4321,1,dear,1500000000\n"
     content = "user,item,price,time\n" + "".join(rows)
-    with pytest.raises(seams.UserError, match=r"data.csv, line 4323: price is not of type"):
+    with pytest.raises(preparation.UserError, match=r"data.csv, line 4323: price is not of type"):
         filter_rows(tmp_path, content, "price > 2")
     interactions = filter_rows(tmp_path, content, "price > 2", on_bad_rows="skip")
     assert len(interactions.rows) == sum(number % 9 > 2 for number in range(5000) if number != 4321)
@@ -278,10 +280,10 @@ def test_a_comma_may_stand_for_the_point_in_numbers(tmp_path: Path, delimiter: s
     ratings = {"delimiter": delimiter, "columns": columns, "on_bad_rows": "skip"}
     rules = {"min_rating": 3.5, "filter": "price > 1 OR price IS NULL"}
 
-    def read(rows: list[tuple[str, str]], decimal: str) -> seams.Interactions:
+    def read(rows: list[tuple[str, str]], decimal: str) -> preparation.Interactions:
         source = write_source(tmp_path, build_content(rows))
         settings = {**ratings, "source": source, "decimal": decimal}
-        return seams.prepare(tmp_path, {"ratings": settings, "interactions": rules})
+        return preparation.prepare(tmp_path, {"ratings": settings, "interactions": rules})
 
     interactions = read([*numbers, ("3.5", "1")], ",")
     assert [user for user, _, _ in interactions.rows] == ["u0", "u2", "u4"]

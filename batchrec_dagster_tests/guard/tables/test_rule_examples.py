@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.guard.seams import RuleData, apply_rules
+from batchrec_dagster_tests.guard.seams.lists import RuleData, apply_rules
 
 DAY = 86_400
 NOW = 1_700_000_000

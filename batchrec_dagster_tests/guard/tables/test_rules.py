@@ -26,7 +26,7 @@ from batchrec_dagster_tests.guard.oracles.rules import (
     build_lists,
 )
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams import RuleData, apply_rules
+from batchrec_dagster_tests.guard.seams.lists import RuleData, apply_rules
 
 EXAMPLES = repeats(300, 30)
 NOW = 1_700_000_000

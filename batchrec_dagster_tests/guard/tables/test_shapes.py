@@ -13,8 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import Project
+from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.tables.shapes import PLAIN, REFUSED, SHAPES, Shape
 
 Rows = list[tuple[str, str, int]]
@@ -42,7 +43,7 @@ def declare(shop: Project, source: str, options: Sequence[str]) -> tuple[Rows | 
         assert isinstance(result.exception, SystemExit), result.exception
         return None, result.output
     declared = yaml.safe_load((shop.package / "defs/shop/defs.yaml").read_text())["attributes"]
-    rows = seams.prepare(shop.root, {"ratings": declared["ratings"]}).rows
+    rows = preparation.prepare(shop.root, {"ratings": declared["ratings"]}).rows
     return sorted(rows), result.output
 
 
@@ -52,7 +53,8 @@ def is_right(shape: Shape, rows: Rows | None) -> bool:
     return rows == shape.expected_rows
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+# Each takes a quarter of a second; all of them at night.
+@pytest.mark.parametrize("shape", SHAPES[:: repeats(1, 3)], ids=lambda shape: shape.name)
 def test_a_shape_is_right_at_once_or_with_the_options_of_the_message(
     shop: Project, shape: Shape
 ) -> None:
@@ -82,6 +84,6 @@ def test_items_below_a_title_are_found_too(shop: Project) -> None:
     rows, message = declare(shop, "orders.csv", ["--items", "items.csv"])
     assert rows is not None, message
     declared = yaml.safe_load((shop.package / "defs/shop/defs.yaml").read_text())
-    items = seams.prepare_items(shop.root, declared["attributes"]["items"])
+    items = preparation.prepare_items(shop.root, declared["attributes"]["items"])
     assert items.titles.row(0) == ("i0", "Lamp 0")
     assert (items.titles.height, items.rows_read) == (25, 25)

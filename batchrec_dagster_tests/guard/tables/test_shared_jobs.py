@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
-from batchrec_dagster_tests.guard.seams import group_lists
+from batchrec_dagster_tests.guard.seams.lists import group_lists
 
 BLUE = 'INCLUDE ItemID WHERE Items.COLOUR IN ("blue")'
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchrec_dagster_tests.guard.builders import Project, declaration, definitions
-from batchrec_dagster_tests.guard.seams import find_refusals
+from batchrec_dagster_tests.guard.seams.declaration import find_refusals
 
 ITEMS = {
     "source": "items.csv",

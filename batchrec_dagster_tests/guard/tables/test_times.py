@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import write_source
+from batchrec_dagster_tests.guard.seams import preparation
 
 COLUMNS = {"user": "u", "item": "i", "timestamp": "t"}
 EPOCHS = {"auto", "s", "ms", "us", "ns", "excel"}
@@ -21,12 +21,12 @@ TIME = DAY + 14 * 3600 + 5 * 60 + 6
 
 def read(
     folder: Path, times: list[str], on_bad_rows: str = "skip", **ratings: Any
-) -> seams.Interactions:
+) -> preparation.Interactions:
     """What is read of rows with these times."""
     rows = "".join(f'1,{number},"{time}"\n' for number, time in enumerate(times))
     source = write_source(folder, f"u,i,t\n{rows}")
     settings = {"columns": COLUMNS, "on_bad_rows": on_bad_rows, **ratings}
-    return seams.prepare(folder, {"ratings": {"source": source, **settings}})
+    return preparation.prepare(folder, {"ratings": {"source": source, **settings}})
 
 
 def read_seconds(folder: Path, times: list[str], **ratings: Any) -> list[int]:
@@ -132,7 +132,7 @@ def test_usual_formats_are_recognised_by_a_run(
 
 def refuse(folder: Path, times: list[str], **ratings: Any) -> str:
     """Why rows with these times are refused."""
-    with pytest.raises(seams.UserError) as error:
+    with pytest.raises(preparation.UserError) as error:
         read(folder, times, **ratings)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -252,7 +252,7 @@ def test_the_zone_is_of_columns_of_parquet_that_have_none(
         time = pl.Series([1_577_966_405.5])
     pl.DataFrame({"u": ["1"], "i": ["2"], "t": time}).write_parquet(tmp_path / "a.parquet")
     ratings = {"source": "a.parquet", "columns": COLUMNS, "timezone": "CET"}
-    assert seams.prepare(tmp_path, {"ratings": ratings}).rows == [("1", "2", seconds)]
+    assert preparation.prepare(tmp_path, {"ratings": ratings}).rows == [("1", "2", seconds)]
 
 
 @pytest.mark.parametrize("bad", ["", "NULL\ta\t2\n"], ids=["clean", "with a bad row"])
@@ -261,7 +261,7 @@ def test_rows_without_times_all_get_the_same(tmp_path: Path, bad: str) -> None:
     columns = {**COLUMNS, "timestamp": "none"}
     ratings = {"source": source, "columns": columns, "on_bad_rows": "skip"}
     blocks = {"ratings": ratings, "interactions": {"filter": "plays > 1"}}
-    first, second = seams.prepare(tmp_path, blocks).rows
+    first, second = preparation.prepare(tmp_path, blocks).rows
     assert (first[:2], second[:2]) == (("u1", "a"), ("u2", "a"))
     assert first[2] == second[2]
 
@@ -295,6 +295,6 @@ def test_rows_without_times_all_get_the_same(tmp_path: Path, bad: str) -> None:
 def test_settings_that_contradict_the_times_are_refused(
     ratings: dict[str, Any], others: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(seams.UserError) as error:
-        seams.declare({"ratings": {"source": "a.csv", **ratings}, **others})
+    with pytest.raises(preparation.UserError) as error:
+        preparation.declare({"ratings": {"source": "a.csv", **ratings}, **others})
     assert message in str(error.value)

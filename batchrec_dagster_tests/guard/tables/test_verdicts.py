@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster_tests.guard.seams import JudgedFacts, judge
+from batchrec_dagster_tests.guard.seams.page import JudgedFacts, judge
 
 
 @pytest.mark.parametrize(

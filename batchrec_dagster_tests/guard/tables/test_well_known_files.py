@@ -15,8 +15,8 @@ import pytest
 import xlsxwriter
 import yaml
 
-from batchrec_dagster_tests.guard import seams
 from batchrec_dagster_tests.guard.builders import REPOSITORY
+from batchrec_dagster_tests.guard.seams import preparation
 
 # It is in the afternoon, so that time zones change the hour but not the day.
 NOON = datetime(2024, 1, 31, 12, 0, 5, tzinfo=UTC)
@@ -157,7 +157,7 @@ def test_a_shape_of_the_table(tmp_path: Path, shape: str) -> None:
         attributes["ratings"]["source"] = "sheet"
     elif shape == "MovieLens":
         attributes["ratings"]["source"] = f"ml.zip!/{source.partition('!/')[2]}"
-    interactions = seams.prepare(tmp_path, attributes)
+    interactions = preparation.prepare(tmp_path, attributes)
     pairs = zip(interactions.rows, interactions.events, strict=True)
     assert [(user, item, *event) for (user, item, _), event in pairs] == expected_rows
     times = {seconds for _, _, seconds in interactions.rows}

@@ -1,0 +1,100 @@
+"""The declaration, Dagster and the commands: what is refused, and in which words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import dagster as dg
+import pyarrow as pa
+
+from batchrec_dagster.config.declaration_errors import DeclarationError
+from batchrec_dagster.pipeline.automation import list_alerts
+from batchrec_dagster.steps.publishing import remember_facts
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.object_store import (
+    StorageError as StorageError,
+)
+from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.publications import Publications
+from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.guard.builders import Project, definitions
+from batchrec_dagster_tests.guard.editions import complete_about
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What is wrong with a declaration, as the user is told when the project loads."""
+
+    file: Path
+    line: int
+    """Of the file, from 1 on; 0 for a pipeline that Python makes."""
+    setting: str
+    """The path of the setting, such as `gate.max_drop`; empty if the file is no YAML."""
+    message: str
+
+
+def find_refusals(project: Project) -> list[Refusal]:
+    """Load the project, and return what is refused; nothing if all pipelines load."""
+    try:
+        with definitions(project):
+            return []
+    except DeclarationError as error:
+        lines = str(error).splitlines()
+    matches = [_REFUSAL.fullmatch(line) for line in lines]
+    return [
+        Refusal(Path(match["file"]), int(match["line"] or 0), match["setting"] or "", match["text"])
+        for match in matches
+        if match is not None
+    ]
+
+
+_REFUSAL = re.compile(
+    r"(?P<file>[^:]+?)(?:, line (?P<line>\d+))?: (?:(?P<setting>[\w.]+): )?(?P<text>.+)"
+)
+
+
+def publish_lists(project: Project, address: str, time: datetime) -> None:
+    """Publish the next edition of a list, such as `shop/home`, at that time, without a run."""
+    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    files = PipelineFiles(storage, StorageKeys(address))
+    number = files.table.next_number()
+    facts = {"edition": number, "version": f"v{number}", "made_at": time.isoformat()}
+    with temporary_folder() as folder, TableWriter(folder / "lists.parquet") as writer:
+        writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
+        writer.finish(complete_about(facts))
+        publications = Publications(files)
+        files.table.publish(folder / "lists.parquet", 7)
+        publications.write(remember_facts(publications.read(), files))
+
+
+@contextmanager
+def look_at(time: datetime) -> Iterator[None]:
+    """A block in which the sensor of alerts about lists takes this time for now."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return time.astimezone(tz or UTC)
+
+    with patch.object(list_alerts, "datetime", Clock):
+        yield
+
+
+def list_files_taken_in(result: dg.ExecuteInProcessResult, name: str) -> list[str]:
+    """The file names of the ratings that a run of the pipeline took in."""
+    record = result.output_for_node(f"{name}__raw_ratings")
+    return [file.source.rpartition("/")[2] for file in record.files]
+
+
+# What tells the user what Personalize refused, or what failed there.

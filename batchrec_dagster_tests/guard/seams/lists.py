@@ -1,0 +1,471 @@
+"""Lists: candidates and rules in, ranked rows, judgements and outcomes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import polars as pl
+
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.deployment import resources
+from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.explanations.list_reasons import ListReasons
+from batchrec_dagster.outcomes import arms
+from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
+from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.personalize.file_formats import read_inference
+from batchrec_dagster.personalize.filter_grammar import parse_condition
+from batchrec_dagster.rules import conditions
+from batchrec_dagster.rules.context import RuleContext
+from batchrec_dagster.rules.prepared import PreparedRules
+from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
+from batchrec_dagster.steps import bought_together, popular_items, shared_jobs, training
+from batchrec_dagster.steps.checks import (
+    ModelToPublish,
+    check_quality_gate,
+)
+from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
+from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
+from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.seen_items import SeenItems
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.object_store import (
+    StorageError as StorageError,
+)
+from batchrec_dagster.storage.publications import Publications, Rollback
+from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster_tests.guard.editions import complete_about
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class RuleData:
+    """What rules know of users and items when they are applied."""
+
+    num_results: int
+    """How many items a list has."""
+    user_ids: Sequence[str]
+    interactions: pl.DataFrame
+    """USER_ID, ITEM_ID, TIMESTAMP and EVENT_TYPE."""
+    items: pl.DataFrame
+    """ITEM_ID and the columns of the items."""
+    users: pl.DataFrame
+    """USER_ID and the columns of the users."""
+    popular: Sequence[str] = ()
+    """The popular items, the most popular first, which fill lists that are too short."""
+    blocked: Sequence[str] = ()
+    now: int = 0
+    """The time of the newest interaction, in epoch seconds."""
+    today: date = date(2026, 12, 24)
+    """The day of the run."""
+
+
+def apply_rules(
+    candidates: Sequence[Mapping[str, Sequence[tuple[str, float | None]]]],
+    rules: Mapping[str, Any],
+    exclude_seen: Mapping[str, Any] | None,
+    data: RuleData,
+) -> pl.DataFrame:
+    """The lists that rules make: user_id, rank, item_id, score and reason.
+
+    candidates: the items of each user with their scores, best first, in pieces of users.
+    rules, exclude_seen: as a pipeline's YAML has them.
+    """
+    declared = ListRules.model_validate(rules)
+    seen = None if exclude_seen is None else ExcludeSeen.model_validate(exclude_seen)
+    context = RuleContext(
+        num_results=data.num_results,
+        user_ids=pl.Series(data.user_ids, dtype=pl.String),
+        interactions=data.interactions.lazy(),
+        now=data.now,
+        today=data.today,
+        items=data.items,
+        users=data.users,
+        popular=pl.Series(data.popular, dtype=pl.String),
+        blocked=pl.Series(data.blocked, dtype=pl.String) if declared.block else None,
+        pinned=[pin.item for pin in declared.pin if pin.item is not None],
+    )
+    prepared = PreparedRules(declared, seen, context)
+    lists = {"items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    schema = pl.Schema({"user_id": pl.String(), **lists})
+    pieces = []
+    for piece in candidates:
+        rows = [
+            (user, [item for item, _ in items], [score for _, score in items])
+            for user, items in piece.items()
+        ]
+        pieces.append(prepared.apply(pl.DataFrame(rows, schema=schema, orient="row")))
+    return pl.concat(pieces)
+
+
+def find_matches(condition: str, table: pl.DataFrame) -> list[bool]:
+    """Which rows of the table meet a condition of a rule, such as `ITEMS.STOCK > 0`."""
+    matches: list[bool] = conditions.find_matches(parse_condition(condition), table).to_list()
+    return matches
+
+
+@dataclass(frozen=True)
+class MadeList:
+    """A table of lists that a batch inference job's output became."""
+
+    rows: pl.DataFrame
+    """user_id, rank, item_id and score."""
+    refused_by: Sequence[str]
+    """The checks that keep it from being published."""
+    warnings: Sequence[str]
+    """The checks that only warn."""
+    failed_users: Sequence[str]
+    """Who has no list because Personalize returned an error."""
+
+
+def make_list(
+    lines: Sequence[str],
+    users: Sequence[str],
+    *,
+    num_results: int,
+    seen: Sequence[tuple[str, str]] | None = None,
+    max_failed_share: float = 0.0,
+    lines_at_once: int = 1_000,
+) -> MadeList:
+    """The lists that the lines of a batch inference job's output become.
+
+    lines: JSON, as Personalize writes it.
+    users: whom the job was asked for.
+    seen: the users' items, which are left out; None leaves out none.
+    lines_at_once: how many lines are read at once.
+    """
+    schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
+    everyone = pl.Series(users, dtype=pl.String)
+    seen_items = None
+    if seen is not None:
+        seen_items = SeenItems(pl.LazyFrame(seen, schema=schema, orient="row"), everyone)
+    inputs = ListInputs(num_results, seen_items, max_failed_share=max_failed_share)
+    builder = ListBuilder(inputs)
+    pieces = [
+        read_inference("\n".join(lines[start : start + lines_at_once]).encode())
+        for start in range(0, max(1, len(lines)), lines_at_once)
+    ]
+    with TemporaryDirectory() as folder:
+        with TableWriter(Path(folder) / "lists.parquet") as writer:
+            builder.write(pieces, writer)
+        rows = pl.read_parquet(writer.path)
+    built = builder.finish(everyone, filtered=False)
+    return MadeList(
+        rows,
+        [check.name for check in built.checks if check.blocks],
+        [check.name for check in built.checks if not (check.passed or check.blocks)],
+        built.failed["user_id"].to_list(),
+    )
+
+
+def count_popular_items(
+    interactions: pl.DataFrame,
+    days: int,
+    success: Sequence[str] = (),
+    by: Mapping[str, str] | None = None,
+) -> pl.DataFrame:
+    """How many people had each item in the last days, the most popular first: ITEM_ID, popularity
+    and, with `by`, group.
+
+    by: the group of each user.
+    """
+    if by is None:
+        return popular_items.count_popular_items(interactions.lazy(), days, success)
+    users = pl.DataFrame({"USER_ID": [*by], "reason": [*by.values()]})
+    counted = popular_items.count_popular_items_by_group(interactions.lazy(), users, days, success)
+    return counted.select("ITEM_ID", "popularity", group="reason")
+
+
+def find_bought_together(
+    interactions: pl.DataFrame, *, within_days: int, num_results: int, events: Sequence[str] = ()
+) -> pl.DataFrame:
+    """What people had together with each item: item_id, similar_item_id and score, best first."""
+    return bought_together.find_bought_together(
+        interactions.lazy(), within_days=within_days, most=num_results, events=events or None
+    )
+
+
+def explain_lists(
+    lists: pl.DataFrame, interactions: pl.DataFrame
+) -> list[tuple[str | None, str | None]]:
+    """The reason of each row, and the item of the person's own that speaks for it.
+
+    lists: user_id, item_id and reason, which has what rules say already, or null.
+    """
+    users = lists["user_id"].unique().sort()
+    reasons = ListReasons(interactions.lazy(), users)
+    explained = reasons.explain(lists.select("user_id", "item_id"), lists["reason"])
+    return [(reason, item) for reason, item in explained.iter_rows()]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gate says of a model."""
+
+    is_refused: bool
+    text: str
+
+
+def judge_model(
+    gate: Mapping[str, float],
+    *,
+    ndcg: float,
+    coverage: float = 0.2,
+    popular: float | None = None,
+    recent_popular: float | None = None,
+    published_ndcg: float | None = None,
+    is_published: bool = False,
+    is_comparable: bool = True,
+    tested_users: int = 200,
+    publish_anyway: bool = False,
+) -> Judgement:
+    """Whether a model's lists may be published.
+
+    popular, recent_popular: the NDCG of the most popular items, of all time and of the last days.
+    published_ndcg: that of the model whose lists are published; None if nothing is.
+    is_published: whether that is the same model.
+    is_comparable: whether it was measured on the same kind of interactions.
+    """
+    evidence: dict[str, float] = {"all/users": tested_users}
+    if popular is not None:
+        evidence["all/popular"] = popular
+    recent = {}
+    if recent_popular is not None:
+        recent = MeasuredPopularity(30, tested_users, recent_popular, 0.01).to_json()
+    metrics = {NDCG: ndcg, "coverage": coverage}
+    model = ModelRecord(
+        "arn:new",
+        "arn:group",
+        "group",
+        "data",
+        metrics=metrics,
+        evidence=evidence,
+        recent_popularity=recent,
+    )
+    published = None
+    if published_ndcg is not None:
+        published = {
+            "solution_version_arn": "arn:new" if is_published else "arn:old",
+            "measured_on": "all" if is_comparable else "good ratings",
+            "metrics": {NDCG: published_ndcg},
+        }
+    candidate = ModelToPublish(model, "all", published)
+    check = check_quality_gate(
+        Gate(**gate), candidate, how_to_skip="", skip_quality_gate=publish_anyway
+    )
+    return Judgement(check.blocks, check.finding)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much there is of a part of the data."""
+
+    rows: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How many different users, for example."""
+    filled: Mapping[str, int] = field(default_factory=dict)
+    """How many rows have a value, by setting of the column."""
+
+
+def judge_sizes(
+    sizes: Sizes, published: Sizes, max_shrink: float, *, publish_anyway: bool = False
+) -> Judgement:
+    """Whether the data may be imported, compared with those that the published lists are of."""
+    check = check_not_shrunk(
+        "items",
+        DataSize(sizes.rows, sizes.counts, sizes.filled),
+        DataSize(published.rows, published.counts, published.filled),
+        "edition 7",
+        max_shrink,
+        how_to_skip="",
+        skip=publish_anyway,
+    )
+    return Judgement(check.blocks, check.finding)
+
+
+def assign_arm(user: str, experiment: Mapping[str, Any]) -> str:
+    """The arm of a user, `model` or `control`. experiment: as a pipeline's YAML has it."""
+    return arms.assign_arm(user, Experiment.model_validate(experiment))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a user does in a day in the arms of an experiment. Intervals are of 95 %."""
+
+    measure: str
+    model: float
+    control: float
+    difference: tuple[float, float]
+    lift: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class ExperimentSummary:
+    """What an experiment shows."""
+
+    name: str
+    success: str
+    model_users: int
+    control_users: int
+    is_uneven: bool
+    effects: Sequence[Effect]
+
+
+@dataclass
+class ListHistory:
+    """Lists that were published one after the other, and what people did then."""
+
+    folder: Path
+    """Empty at first."""
+    success: Sequence[str] = ()
+    """The types of events that count alone."""
+
+    @property
+    def _work(self) -> Work:
+        columns = {"user": "u", "item": "i", "timestamp": "t"}
+        if self.success:
+            columns |= {"event_type": "e", "event_value": "v"}
+        pipeline = Pipeline.model_validate(
+            {
+                "name": "shop",
+                "ratings": {"source": "ratings.csv", "columns": columns},
+                "solution": {"success": [*self.success]},
+            }
+        )
+        return Work(pipeline, StorageResource(root=str(self.folder), s3=S3Connection()))
+
+    def publish(
+        self,
+        lists: Mapping[str, Sequence[str]],
+        *,
+        at: int,
+        data_until: int,
+        exclude_seen: bool = True,
+        experiment: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Publish the next edition: the items of each user.
+
+        at: the time of the publication, in epoch seconds.
+        data_until: the time of the newest interaction that the lists are made of.
+        """
+        table = self._work.files.table
+        rows = [
+            (user, rank, item)
+            for user, items in lists.items()
+            for rank, item in enumerate(items, 1)
+        ]
+        schema = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
+        number = table.next_number()
+        about: dict[str, Any] = {
+            "edition": number,
+            "version": f"v{number}",
+            "made_at": datetime.fromtimestamp(at, UTC).isoformat(),
+            "data_until": data_until,
+            "exclude_seen": exclude_seen,
+        }
+        if experiment is not None:
+            about["experiment"] = Experiment.model_validate(experiment).model_dump()
+        with TemporaryDirectory() as folder:
+            with TableWriter(Path(folder) / "lists.parquet") as writer:
+                writer.write(pl.DataFrame(rows, schema=schema, orient="row").to_arrow())
+                writer.finish(complete_about(about))
+            table.publish(writer.path, keep=9)
+        Publications(self._work.files).settle()
+
+    def roll_back(self, *, at: int) -> None:
+        """Make the edition before the live one live again, at this time."""
+        files = self._work.files
+        publications = Publications(files)
+        edition = files.table.older()[0]
+        moment = datetime.fromtimestamp(at, UTC)
+        rollback = Rollback("run", f"{edition.number}", edition.number, moment)
+        publications.write(replace(publications.read(), rollback=rollback))
+        files.table.put_back(edition, keep=9)
+        publications.settle()
+
+    def drop_kept_editions(self) -> None:
+        """Delete all editions but the live one, as retention does in the end."""
+        work = self._work
+        for edition in work.storage.store.list(work.files.table.history):
+            work.storage.store.delete(edition.uri)
+
+    def measure(self, interactions: pl.DataFrame) -> pl.DataFrame:
+        """The table of outcomes.
+
+        interactions: USER_ID, ITEM_ID, TIMESTAMP, with `success` EVENT_TYPE and EVENT_VALUE, too.
+        """
+        return self._measure(interactions).table
+
+    def compare_arms(self, interactions: pl.DataFrame) -> ExperimentSummary | None:
+        """What the newest experiment shows; None if there is none."""
+        result = self._measure(interactions).experiment
+        if result is None:
+            return None
+        effects = [
+            Effect(
+                effect.measure,
+                effect.model.value,
+                effect.control.value,
+                (effect.difference.low, effect.difference.high),
+                None if effect.lift is None else (effect.lift.low, effect.lift.high),
+            )
+            for effect in result.effects
+        ]
+        return ExperimentSummary(
+            result.name,
+            result.success,
+            result.model_users,
+            result.control_users,
+            result.uneven,
+            effects,
+        )
+
+    def _measure(self, interactions: pl.DataFrame) -> MeasuredOutcomes:
+        work = self._work
+        work.storage.store.put(work.files.interactions, interactions.write_csv().encode())
+        return measure_outcomes(work)
+
+
+def group_lists(attributes: Mapping[str, Any]) -> list[list[str]]:
+    """The names of the lists that share a batch inference job, for each job.
+
+    attributes: those of a pipeline with `lists`.
+    """
+    pipeline = Pipeline.model_validate(attributes)
+    groups = shared_jobs.group_lists(pipeline)
+    return [[list_pipeline.list_name or "" for list_pipeline in group] for group in groups]
+
+
+@contextmanager
+def short_filter_history(interactions: int) -> Iterator[None]:
+    """Runs take it that Personalize's filter sees this many interactions of a user, as on AWS."""
+    with patch.object(resources, "ALL_INTERACTIONS", interactions):
+        yield
+
+
+@contextmanager
+def paid_personalize() -> Iterator[None]:
+    """The embedded Personalize costs what AWS's does."""
+    with patch.object(PersonalizeResource, "on_aws", property(lambda self: True)):
+        yield
+
+
+@contextmanager
+def clock_of_trainings(**time: float) -> Iterator[None]:
+    """Runs think it is later by this time, such as `days=6`, when they ask for a model's age."""
+    later = datetime.now(UTC) + timedelta(**time)
+    with patch.object(training, "now", lambda: later):
+        yield

@@ -1,0 +1,270 @@
+"""The report's page: its numbers, its verdict, and text that must stay text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any, Literal
+
+from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
+from batchrec_dagster.reporting.markdown import escape as escape_markdown
+from batchrec_dagster.reporting.markdown import format_table as format_markdown_table
+from batchrec_dagster.reporting.terminal import escape_invisible
+from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
+from batchrec_dagster.storage.object_store import (
+    StorageError as StorageError,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody whom the report shows, by the titles of items, or their ids without a title."""
+
+    history: tuple[str, ...]
+    """What they had, newest first."""
+    listed: tuple[str, ...]
+    """Their list, best first."""
+    reasons: tuple[str, ...]
+    """For each item of the list the item of the history that explains it, or an empty text."""
+
+
+# A text, a number, or a number with the ends of its interval.
+Cell = str | float | tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report says."""
+
+    verdict: str
+    """Whether the lists can be sent, and why."""
+    numbers: Mapping[str, float]
+    """The numbers of its sentences and tiles, by the names of NUMBERS that are there."""
+    tables: Mapping[str, list[list[Cell]]]
+    """The rows of the tables of TABLES that are there."""
+    people: Mapping[str, Person]
+    """The people who can be looked up, by id."""
+
+
+# What the page calls its numbers and tables.
+NUMBERS = {
+    "interactions": "interactions",
+    "users with interactions": "users",
+    "items with interactions": "items",
+    "users requested": "requested",
+    "users served": "served",
+    "items each": "longest",
+    "users without interactions": "cold",
+    "users with 1 to 4 interactions": "few",
+    "items recommended": "recommended",
+    "items in the catalogue": "catalogue",
+    "share of the top 1% in lists": "top_lists",
+    "NDCG of the model": "normalized_discounted_cumulative_gain_at_25",
+    "NDCG of popular items": "popularity_normalized_discounted_cumulative_gain_at_25",
+    "share of a list that was kept": "overlap",
+    "people who have a list now": "gained",
+    "people who had a list": "lost",
+    "hit rate": "hit_rate",
+}
+TABLES = {
+    "categories": "category1",
+    "data that changed": "changed-data",
+    "failed checks": "failed-checks",
+    "metrics that changed": "changed-metrics",
+    "most recommended": "most",
+    "nights": "nights",
+    "outcomes": "outcomes-over-time",
+    "passed checks": "checks",
+    "settings that changed": "changed-settings",
+}
+
+
+def read_page(html: str) -> Page:
+    """What the report says, for a program to compare."""
+    reader = _PageReader(html)
+    data = json.loads(reader.data)
+    titles = [row[0] if row[1] is None else row[1] for row in data["items"]]
+    people = {}
+    for user, _, history, listed in data["people"]:
+        people[user] = Person(
+            tuple(titles[place] for place in history[::2]),
+            tuple(titles[place] for place in listed[::3]),
+            tuple(titles[place] if place >= 0 else "" for place in listed[1::3]),
+        )
+    tables = {
+        name: [
+            [_read_cell(cell) for cell in row]
+            for part in ("table", "more-table")
+            for row in reader.tables.get(f"{key}-{part}", [])[1:]
+        ]
+        for name, key in TABLES.items()
+    }
+    return Page(
+        " ".join(reader.verdict.split()),
+        {name: reader.facts[key] for name, key in NUMBERS.items() if key in reader.facts},
+        {name: rows for name, rows in tables.items() if rows},
+        people,
+    )
+
+
+def _read_cell(parts: tuple[str | float, ...]) -> Cell:
+    numbers = [part for part in parts if isinstance(part, float)]
+    if len(numbers) == 3:
+        return numbers[0], numbers[1], numbers[2]
+    return numbers[0] if numbers else "".join(map(str, parts)).strip()
+
+
+class _PageReader(HTMLParser):
+    """Reads the values that the page has for programs, the rows of tables, and the verdict."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.facts: dict[str, float] = {}
+        # Of each cell the texts up to the first number, and the numbers.
+        self.tables: dict[str, list[list[tuple[str | float, ...]]]] = {}
+        self.data = self.verdict = ""
+        self._fact = self._table = ""
+        self._is_in_people = self._is_in_verdict = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        if tag == "span":
+            self._fact = attributes.get("data-fact") or ""
+        elif tag == "data":
+            value = float(attributes["value"] or "")
+            if self._fact:
+                assert self.facts.setdefault(self._fact, value) == value, self._fact
+            if self._table:
+                self.tables[self._table][-1][-1] += (value,)
+        elif tag == "table":
+            self._table = attributes["id"] or ""
+            self.tables[self._table] = []
+        elif tag == "tr":
+            self.tables[self._table].append([])
+        elif tag in ("th", "td"):
+            self.tables[self._table][-1].append(())
+        elif tag == "section":
+            self._is_in_verdict = "verdict" in (attributes.get("class") or "")
+        elif tag == "script":
+            self._is_in_people = attributes.get("id") == "people-data"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "table":
+            self._table = ""
+        elif tag == "span":
+            self._fact = ""
+        elif tag == "section":
+            self._is_in_verdict = False
+        elif tag == "script":
+            self._is_in_people = False
+
+    def handle_data(self, data: str) -> None:
+        if self._is_in_people:
+            self.data += data
+        elif self._is_in_verdict:
+            self.verdict += data
+        elif self._table and self.tables[self._table] and self.tables[self._table][-1]:
+            cells = self.tables[self._table][-1]
+            if not any(isinstance(part, float) for part in cells[-1]):
+                cells[-1] += (data,)
+
+
+@dataclass(frozen=True)
+class ShownPerson:
+    """What a browser shows of a person: texts as they can be read."""
+
+    name: str
+    history: tuple[str, ...]
+    listed: tuple[str, ...]
+
+
+def look_up(tab: Any, user: str) -> ShownPerson | None:
+    """Type the id where the opened report asks for it; None if it says that nobody is found."""
+    tab.get_by_label("Find a user").fill(user)
+    if not tab.locator("#person").is_visible():
+        return None
+    return ShownPerson(
+        tab.locator("#person-name").text_content(),
+        tuple(tab.locator("#history li bdi").all_text_contents()),
+        tuple(tab.locator("#recommended li div > button bdi").all_text_contents()),
+    )
+
+
+def as_markdown(text: str) -> str:
+    """A line of Dagster's Markdown that shows the text, and nothing else."""
+    return escape_markdown(text)
+
+
+def as_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table of Dagster's Markdown whose cells show these texts, and nothing else."""
+    return format_markdown_table(columns, rows)
+
+
+def as_terminal(text: str) -> str:
+    """What a terminal gets to show the text, and nothing else."""
+    return escape_invisible(text)
+
+
+@dataclass(frozen=True)
+class JudgedFacts:
+    """What is known of lists when they are judged. By default nothing speaks against them."""
+
+    ndcg: float = 0.19
+    popular_ndcg: float = 0.06
+    """Of the most popular items."""
+    margin: float | None = 0.02
+    """Half the width of the 95% intervals; None if there are none."""
+    tested_users: int = 211
+    ndcg_before: float | None = None
+    """Of what readers had before, measured in the same way."""
+    requested_users: int = 2_000
+    served_users: int = 2_000
+    full_lists: int = 2_000
+    rows: int = 50_000
+    rows_without_title: int = 0
+    heaviest_share: float = 0.01
+    """The share of all interactions that one user has."""
+    data_changes: tuple[str, ...] = ()
+    """What changed much in the data, in words."""
+    warnings: tuple[str, ...] = ()
+    """The names of checks that warn."""
+    overruled: tuple[str, ...] = ()
+    """The names of checks that refused the lists, which somebody published anyway."""
+
+
+def judge(facts: JudgedFacts) -> Literal["good", "watch", "refuse"]:
+    """Whether the lists are good, somebody should look at them, or they should not be sent."""
+
+    def estimate(value: float) -> MetricEstimate:
+        if facts.margin is None:
+            return MetricEstimate(value)
+        return MetricEstimate(value, value - facts.margin, value + facts.margin)
+
+    lead = facts.ndcg - facts.popular_ndcg
+    estimates = map(estimate, (facts.ndcg, facts.popular_ndcg, lead))
+    before = None
+    if facts.ndcg_before is not None:
+        before = PreviousEdition(1, estimate(facts.ndcg_before))
+    verdict = judge_edition(
+        VerdictFacts(
+            ndcg=facts.ndcg,
+            tested=Evidence("all", facts.tested_users, *estimates),
+            before=before,
+            requested=facts.requested_users,
+            served=facts.served_users,
+            full=facts.full_lists,
+            rows=facts.rows,
+            untitled=facts.rows_without_title,
+            heaviest=facts.heaviest_share,
+            drift=facts.data_changes,
+            checks=facts.warnings,
+            overruled=facts.overruled,
+        )
+    )
+    return "refuse" if verdict.judgement == "bad" else verdict.judgement

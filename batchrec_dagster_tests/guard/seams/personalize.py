@@ -1,0 +1,230 @@
+"""Amazon Personalize and the embedded one: filters, models, lists."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from batchrec_dagster.local_personalize import recipes
+from batchrec_dagster.local_personalize.learning.interactions import (
+    Interactions as TrainingInteractions,
+)
+from batchrec_dagster.local_personalize.learning.models import load_model
+from batchrec_dagster.local_personalize.learning.serving import UserModel
+from batchrec_dagster.personalize import resource_kinds
+from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, find_dataset_groups
+from batchrec_dagster.personalize.ensure import PIPELINE_TAG, STORAGE_TAG, Ensure, StartedResource
+from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.resource_kinds import ResourceKind
+from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.object_store import StorageError as StorageError
+
+if TYPE_CHECKING:
+    from types_boto3_personalize import PersonalizeClient
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batchrec_dagster.local_personalize.filters.job import JobFilter
+
+if TYPE_CHECKING:
+    pass
+
+
+def mask_items(
+    expression: str,
+    data: Mapping[str, pl.DataFrame],
+    item_ids: Sequence[str],
+    user_ids: Sequence[str],
+    latest: int = 100,
+) -> list[list[bool]]:
+    """Whether a filter lets each item into each user's list.
+
+    data: the datasets of the group, by INTERACTIONS, ITEMS and USERS.
+    item_ids: the items that the model knows.
+    latest: how many of a user's latest interactions, of each event type, the filter considers.
+    """
+    job_filter = JobFilter(expression, _reader(data), item_ids, latest)
+    scores = np.zeros((len(user_ids), len(item_ids)), dtype=np.float32)
+    job_filter.exclude_for_users(user_ids)(slice(0, len(user_ids)), scores)
+    allowed: list[list[bool]] = (scores == 0).tolist()
+    return allowed
+
+
+def mask_similar_items(
+    expression: str, data: Mapping[str, pl.DataFrame], item_ids: Sequence[str]
+) -> list[bool]:
+    """Whether a filter lets each item into a list for an item, which no user asks for."""
+    scores = np.zeros((1, len(item_ids)), dtype=np.float32)
+    job_filter = JobFilter(expression, _reader(data), item_ids)
+    job_filter.exclude_for_items(1)(slice(0, 1), scores)
+    allowed: list[bool] = (scores[0] == 0).tolist()
+    return allowed
+
+
+def mask_users(
+    expression: str, data: Mapping[str, pl.DataFrame], user_ids: Sequence[str]
+) -> list[bool]:
+    """Whether a filter lets each user into a segment."""
+    allowed: list[bool] = JobFilter(expression, _reader(data), []).mask_users(user_ids).tolist()
+    return allowed
+
+
+def _reader(data: Mapping[str, pl.DataFrame]) -> Callable[[str, Sequence[str]], pl.DataFrame]:
+    return lambda dataset_type, columns: data[dataset_type].select(columns)
+
+
+PersonalizeFailure = PersonalizeError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The pipeline's side of Personalize: finds, adopts or creates what it needs."""
+
+    client: PersonalizeClient
+    pipeline: str = "shop"
+    deadline_seconds: float = 60
+
+    def start(
+        self,
+        kind: str,
+        name: str,
+        params: Mapping[str, Any],
+        parent: Mapping[str, str] | None = None,
+        *,
+        is_usable: bool = True,
+    ) -> str:
+        """The ARN of what has the name, which is created if there is none.
+
+        kind: in words, such as solution version. Jobs and versions get a number after the name.
+        params: Create's, besides the name and tags.
+        parent: List's filter.
+        is_usable: whether a job that exists can serve.
+        Raises PersonalizeFailure.
+        """
+        resource_kind, within = _find_kind(kind), dict(parent or {})
+        if not resource_kind.is_numbered:
+            return self._ensure.start_named(resource_kind, name, params, **within).arn
+        return self._start_numbered(resource_kind, name, params, within, is_usable).arn
+
+    def ensure(
+        self,
+        kind: str,
+        name: str,
+        params: Mapping[str, Any],
+        parent: Mapping[str, str] | None = None,
+    ) -> str:
+        """As `start`, once it is ready. What failed is started once more."""
+        resource_kind, within = _find_kind(kind), dict(parent or {})
+        if not resource_kind.is_numbered:
+            return self._ensure.find_or_create(resource_kind, name, params, **within).arn
+        (ready,) = self._ensure.start_and_wait(
+            resource_kind, lambda: [self._start_numbered(resource_kind, name, params, within)]
+        )
+        return ready.arn
+
+    def _start_numbered(
+        self,
+        kind: ResourceKind,
+        name: str,
+        params: Mapping[str, Any],
+        within: dict[str, Any],
+        is_usable: bool = True,
+    ) -> StartedResource:
+        return self._ensure.start_numbered(
+            kind, name, lambda _: params, lambda _: is_usable, **within
+        )
+
+    def find_groups(self) -> list[str]:
+        """The ARNs of the pipeline's dataset groups."""
+        return find_dataset_groups(self._ensure, self.pipeline)
+
+    def erase_users(
+        self, store: ObjectStore, folder: str, users: Sequence[str], request: str
+    ) -> list[ErasedFromGroup]:
+        """Erase people from all dataset groups of the pipeline.
+
+        folder: the URI of the folder for the list of people, which is there during the job.
+        request: what the names of the jobs say.
+        Raises PersonalizeFailure.
+        """
+        groups = self.find_groups()
+        results = erase_users_from_groups(
+            self._ensure, store, folder, groups, users, request=request
+        )
+        return [ErasedFromGroup(r.job_arn, r.status, r.records_deleted) for r in results]
+
+    @cached_property
+    def _ensure(self) -> Ensure:
+        return Ensure(
+            client=self.client,
+            log=logging.getLogger("guard"),
+            tags={PIPELINE_TAG: self.pipeline, STORAGE_TAG: "s3://data/"},
+            poll_seconds=0.01,
+            busy_seconds=0.01,
+            heartbeat_seconds=60,
+            deadline_seconds=self.deadline_seconds,
+            role_arn="arn:aws:iam::000000000000:role/personalize",
+        )
+
+
+@dataclass(frozen=True)
+class ErasedFromGroup:
+    """What came of a data deletion job."""
+
+    job_arn: str
+    status: str
+    records_deleted: int | None
+
+
+def _find_kind(label: str) -> ResourceKind:
+    return next(
+        kind
+        for kind in vars(resource_kinds).values()
+        if isinstance(kind, ResourceKind) and kind.label == label
+    )
+
+
+def train(
+    interactions: pl.DataFrame,
+    folder: Path,
+    recipe: str = "aws-user-personalization-v2",
+    options: Mapping[str, str] | None = None,
+) -> dict[str, float]:
+    """Train a model, save it in the folder, and return its metrics.
+
+    interactions: USER_ID, ITEM_ID and TIMESTAMP.
+    options: the recipe's hyperparameters.
+    """
+    trained = recipes.train(recipe, TrainingInteractions.from_frame(interactions), options or {})
+    trained.model.save(folder)
+    return trained.metrics
+
+
+def infer(
+    folder: Path, interactions: pl.DataFrame, user_ids: Sequence[str], length: int
+) -> list[list[tuple[str, float]]]:
+    """Each user's items with their scores, best first, by the model that was saved in the folder.
+
+    interactions: those to recommend from, which may be newer than the training.
+    """
+    model = load_model(folder)
+    assert isinstance(model, UserModel)
+    chunks = model.recommend(user_ids, TrainingInteractions.from_frame(interactions), length)
+    return [
+        [
+            (str(model.item_ids[item]), float(score))
+            for item, score in zip(items, scores, strict=True)
+            if item >= 0
+        ]
+        for chunk in chunks
+        for items, scores in zip(chunk.items, chunk.scores, strict=True)
+    ]

@@ -1,0 +1,259 @@
+"""From a file to a row: files and settings in, interactions, items, users and problems out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from click import UsageError
+from pydantic import ValidationError
+
+from batchrec_dagster.cli.recognise_ratings import recognise_ratings
+from batchrec_dagster.cli.recognised_source import ReadingOptions
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.batch_users import BatchUsers
+from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.ratings import RatingsSettings
+from batchrec_dagster.config.users import UserSettings
+from batchrec_dagster.preparation.items import parse_items
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
+from batchrec_dagster.preparation.polars.prepare import open_ratings
+from batchrec_dagster.preparation.rules import PreparationResult
+from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext
+from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
+from batchrec_dagster.preparation.user_attributes import parse_user_attributes
+from batchrec_dagster.preparation.users import read_users
+from batchrec_dagster.samples import generator
+from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.object_store import (
+    ObjectStore,
+)
+from batchrec_dagster.storage.object_store import (
+    StorageError as StorageError,
+)
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class UserError(Exception):
+    """What a person can act on: one line that says what happened, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file of a source, as a run copies it."""
+
+    name: str
+    """Its name in the storage, which messages show."""
+    version: str
+    """What changes when the file does."""
+    path: Path
+    """The copy."""
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """What became of the rows of the ratings."""
+
+    rows: list[tuple[str, str, int]]
+    """The user, the item and the time in seconds of each row that was kept."""
+    events: list[tuple[str, ...]]
+    """The kind and the value of each, as far as the declaration names their columns."""
+    rows_read: int
+    left_out: dict[str, int]
+    """How many rows were left out, by reason."""
+    bad_rows: tuple[str, ...]
+    """The first rows that cannot be read: file, line and reason."""
+    warnings: tuple[str, ...]
+    """What is said of how the files were read."""
+    erased_users: int
+    """How many users who were erased have rows."""
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What became of the rows of a file of items or users."""
+
+    metadata: pl.DataFrame
+    """What Personalize gets of the good rows."""
+    titles: pl.DataFrame
+    """Of items: item_id, title, and where they are declared image and link."""
+    rows_read: int
+    left_out: dict[str, int]
+    bad_rows: tuple[str, ...]
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Today's errors of the preparation, as what will be one class."""
+    try:
+        yield
+    except (PreparationError, SourceError, StorageError, ValidationError) as error:
+        raise UserError(str(error)) from error
+
+
+def _open_sources(folder: Path) -> SourceContext:
+    """Sources whose relative paths start in the folder. S3 is where the environment says."""
+    store = ObjectStore({"raw": folder / "raw"}, endpoint_url=os.environ.get("AWS_ENDPOINT_URL_S3"))
+    return SourceContext(store, folder, folder / "cache", generator)
+
+
+def _suppress(users: Collection[str]) -> SuppressedUsers:
+    return NOBODY.add(users) if users else NOBODY
+
+
+def declare(blocks: Mapping[str, Any]) -> None:
+    """Check the blocks of a declaration. Raises UserError."""
+    with _user_errors():
+        Pipeline.model_validate({"name": "shop", **blocks})
+
+
+def list_files(folder: Path, ratings: Mapping[str, Any]) -> dict[str, str]:
+    """The name and the version of each file of the source, without a copy."""
+    with _user_errors():
+        rows = RatingsSettings.model_validate(ratings).rows
+        return {file.filename: file.fingerprint for file in rows.files(_open_sources(folder))}
+
+
+def copy_raw(
+    folder: Path, ratings: Mapping[str, Any], meanwhile: Callable[[], object] = lambda: None
+) -> list[RawFile]:
+    """Copy the files of the source to the folder `raw` in the folder, in their order.
+
+    ratings: the block of the YAML. meanwhile: happens between the list and the copies.
+    """
+    sources = _open_sources(folder)
+    copies = []
+    with _user_errors():
+        listed_files = RatingsSettings.model_validate(ratings).rows.files(sources)
+        meanwhile()
+        for listed in listed_files:
+            listed.file.copy(sources, f"s3://raw/{listed.filename}")
+            path = folder / "raw" / listed.filename
+            copies.append(RawFile(listed.filename, listed.fingerprint, path))
+    return copies
+
+
+@contextmanager
+def _open_files(folder: Path, rows: RatingsSource) -> Iterator[list[DecodedFile]]:
+    """The files of a source on this machine. Raises UserError."""
+    sources = _open_sources(folder)
+    with _user_errors(), ExitStack() as stack:
+        yield [
+            DecodedFile(stack.enter_context(listed.file.open_locally(sources)), listed.filename)
+            for listed in rows.files(sources)
+        ]
+
+
+def prepare(
+    folder: Path,
+    blocks: Mapping[str, Any],
+    *,
+    erased: Collection[str] = (),
+    spark: SparkSession | None = None,
+) -> Interactions:
+    """Read the ratings as a run does, and write interactions.csv into the folder.
+
+    folder: where relative paths start. blocks: of the YAML, such as `ratings`, `interactions`.
+    erased: the ids of users who were erased. spark: prepares instead of the engine for one machine.
+    Raises UserError.
+    """
+    with _user_errors():
+        pipeline = Pipeline.model_validate({"name": "shop", **blocks})
+    target, suppressed = folder / "interactions.csv", _suppress(erased)
+    result: PreparationResult
+    with (
+        _open_files(folder, pipeline.ratings.rows) as files,
+        open_ratings(files, pipeline.ratings.reading, pipeline.rules, suppressed) as ratings,
+    ):
+        if spark is None:
+            result = ratings.write_interactions(target)
+        else:
+            from batchrec_dagster.preparation.spark.prepare import run_task
+
+            task = SparkTask(
+                [SourceFile(f"file://{file.path}", file.name) for file in files],
+                ratings.layout,
+                pipeline.rules,
+                f"file://{target}",
+                f"file://{folder}/users.parquet",
+                f"file://{folder}/work",
+            )
+            if suppressed:
+                erased_file = folder / "erased.json"
+                erased_file.write_text(json.dumps(suppressed.to_json()))
+                task = replace(task, suppressed=f"file://{erased_file}")
+            result = run_task(spark, task, logging.getLogger(__name__))
+        warnings = tuple(ratings.recognised_layout.warnings)
+    columns = pipeline.ratings.columns
+    declared = {} if columns is None else columns.declared
+    names = [name.upper() for name in ("event_type", "event_value") if name in declared]
+    with target.open(newline="", encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    return Interactions(
+        [(row["USER_ID"], row["ITEM_ID"], int(row["TIMESTAMP"])) for row in rows],
+        [tuple(row[name] for name in names) for row in rows],
+        result.rows_read,
+        dict(result.left_out),
+        tuple(result.bad_row_examples),
+        warnings,
+        result.erased_users,
+    )
+
+
+def recognise(folder: Path, source: str, columns: Mapping[str, str | int]) -> dict[str, Any]:
+    """The block `ratings` that `batchrec new` writes for a file. Raises UserError.
+
+    columns: those that its options give.
+    """
+    options = ReadingOptions(skip=True, whole=False)
+    files = [DecodedFile(folder / source, source)]
+    with _user_errors():
+        try:
+            return dict(recognise_ratings(source, files, columns, options).settings)
+        except UsageError as error:
+            raise UserError(error.message) from error
+
+
+def prepare_items(folder: Path, items: Mapping[str, Any]) -> Attributes:
+    """Read the file of items as a run does. items: the block of the YAML. Raises UserError."""
+    with _user_errors():
+        settings = ItemSettings.model_validate(items)
+    with _open_files(folder, settings.rows) as (file,):
+        read = parse_items(file, settings.layout)
+    return Attributes(
+        read.metadata, read.titles, read.rows, dict(read.bad.counts), tuple(read.bad.examples)
+    )
+
+
+def prepare_users(
+    folder: Path, users: Mapping[str, Any], erased: Collection[str] = ()
+) -> Attributes:
+    """Read the file of users as a run does. users: the block of the YAML. Raises UserError."""
+    with _user_errors():
+        settings = UserSettings.model_validate(users)
+    with _open_files(folder, settings.rows) as (file,):
+        read = parse_user_attributes(file, settings.layout, _suppress(erased))
+    bad = read.bad
+    return Attributes(read.good, pl.DataFrame(), read.rows, dict(bad.counts), tuple(bad.examples))
+
+
+def list_users(folder: Path, batch_users: Mapping[str, Any]) -> list[str]:
+    """The users of a list of users. batch_users: the block of the YAML. Raises UserError."""
+    with _user_errors():
+        settings = BatchUsers.model_validate(batch_users)
+    assert settings.rows is not None
+    with _open_files(folder, settings.rows) as files:
+        users = read_users(files, settings.column, header=settings.file_header)
+    return users.to_series().to_list()

@@ -1,0 +1,367 @@
+"""Storage, editions, sinks and erasure: what is live, and what was."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import polars as pl
+
+from batchrec_dagster import sinks
+from batchrec_dagster.config import Pipeline
+from batchrec_dagster.erasure.people import People
+from batchrec_dagster.erasure.published_lists import PublishedEditions
+from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.sinks import SinkError, SinkUnavailableError
+from batchrec_dagster.steps import publishing as publishing_module
+from batchrec_dagster.steps.checks import (
+    FailedChecksError,
+    require_passed,
+)
+from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.steps.lists_declaration import describe_lists
+from batchrec_dagster.steps.outcomes import measure_outcomes
+from batchrec_dagster.steps.publishing import PREVIOUS, Publishing, republish
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.lease import Lease
+from batchrec_dagster.storage.object_store import (
+    ObjectNotFoundError,
+)
+from batchrec_dagster.storage.object_store import (
+    StorageError as StorageError,
+)
+from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.publications import Publications
+from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
+from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.suppressed_users import SuppressionList
+
+if TYPE_CHECKING:
+    pass
+
+
+Refused = FailedChecksError
+NotFoundError = ObjectNotFoundError
+NoEditionError = StepError
+
+
+@dataclass(frozen=True)
+class Store:
+    """Objects by their keys below a root: a folder, or a bucket's prefix."""
+
+    storage: StorageResource
+
+    @classmethod
+    def open(cls, root: Path | str, environment: Mapping[str, str] | None = None) -> Store:
+        """The store at this root.
+
+        environment: AWS's variables for a bucket, as `S3Server.environment` has them.
+        """
+        variables = environment or {}
+        connection = S3Connection(
+            endpoint_url=variables.get("AWS_ENDPOINT_URL_S3"),
+            region_name=variables.get("AWS_DEFAULT_REGION"),
+            aws_access_key_id=variables.get("AWS_ACCESS_KEY_ID"),
+            aws_secret_access_key=variables.get("AWS_SECRET_ACCESS_KEY"),
+        )
+        return cls(StorageResource(root=str(root), s3=connection))
+
+    def put(self, key: str, data: bytes | Path | Iterable[bytes]) -> None:
+        """Write the object atomically. Raises StorageError."""
+        self.storage.store.put(self.storage.uri(key), data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write the object unless there is one; whether it was written."""
+        return self.storage.store.create(self.storage.uri(key), data)
+
+    def get(self, key: str) -> bytes:
+        """The object. Raises NotFoundError and StorageError."""
+        return self.storage.store.get(self.storage.uri(key))
+
+    def list(self, prefix: str) -> list[str]:
+        """The keys that start with exactly this prefix, in order."""
+        root = self.storage.uri("")
+        uris = [info.uri for info in self.storage.store.list(self.storage.uri(prefix))]
+        return [uri.removeprefix(root) for uri in uris]
+
+    def delete(self, key: str) -> None:
+        """Delete the object, if there is one."""
+        self.storage.store.delete(self.storage.uri(key))
+
+    @contextmanager
+    def lock(
+        self,
+        step: str,
+        owner: str,
+        *,
+        wait_seconds: float = 300,
+        renew_seconds: float = 15,
+        expires_seconds: float = 60,
+    ) -> Iterator[None]:
+        """Exclusive use of a step of the pipeline `shop`. Raises StorageError after the wait.
+
+        expires_seconds: after how long without a renewal another process counts as dead.
+        """
+        lease = Lease(
+            store=self.storage.store,
+            folder=self.storage.uri(f"shop/leases/{step}/"),
+            owner=owner,
+            log=logging.getLogger("lock"),
+            deadline_seconds=wait_seconds,
+            renew_seconds=renew_seconds,
+            expires_seconds=expires_seconds,
+            poll_seconds=0.01,
+        )
+        with lease.hold():
+            yield
+
+
+LIST_COLUMNS = ["user_id", "rank", "item_id"]
+
+
+@dataclass(frozen=True)
+class PublishedEdition:
+    """An edition of the lists of the pipeline `shop`."""
+
+    number: int
+    lists: pl.DataFrame
+    """user_id, rank, item_id."""
+
+    @property
+    def users(self) -> set[str]:
+        return {*self.lists.get_column("user_id")}
+
+
+@dataclass(frozen=True)
+class NightsWork:
+    """What a night has made, and would publish."""
+
+    model: str
+    """What its model is called."""
+    data: str
+    """The version of its data."""
+    lists: pl.DataFrame
+    """user_id, rank, item_id."""
+    time: datetime
+    """When it becomes live."""
+    data_until: int = 0
+    """The time of its newest interaction, in epoch seconds."""
+    ndcg: float = 0.2
+    users_version: str = "users"
+    """The version of the users who get lists."""
+
+
+_SHOP_ATTRIBUTES: dict[str, Any] = {
+    "name": "shop",
+    "ratings": {"source": "ratings.csv"},
+    "gate": {"max_drop": 1},
+}
+
+
+@dataclass(frozen=True)
+class Editions:
+    """The editions of the pipeline `shop`: the live one, and the newest that it replaced."""
+
+    store: Store
+    kept: int = 3
+    """How many earlier editions are kept."""
+    unfinished_runs: set[str] = field(default_factory=set)
+    """The ids of runs that Dagster knows as failed or stopped."""
+
+    def live(self) -> PublishedEdition | None:
+        """What people have; None before the first publication."""
+        try:
+            edition, rows = self._table.read()
+        except ObjectNotFoundError:
+            return None
+        return PublishedEdition(edition.number, rows.select(LIST_COLUMNS).collect())
+
+    def older(self) -> list[PublishedEdition]:
+        """The earlier editions that are kept, newest first."""
+        return [self._read(edition) for edition in self._table.older()]
+
+    def before(self) -> int | None:
+        """The number of the edition that the live one is compared with, if it is kept."""
+        live = self._table.current()
+        baseline = None if live is None else EditionHistory(self._files).find_baseline(live)
+        return None if baseline is None else baseline.number
+
+    def nights(self) -> list[tuple[int, str, datetime | None]]:
+        """The editions that became live, oldest first: the number, why, and since when."""
+        reasons = {"published": "published", "rolled back": "rollback"}
+        return [
+            (past.edition, reasons.get(past.why, "by hand"), past.since)
+            for past in Publications(self._files).read().publications
+        ]
+
+    def publish(self, night: NightsWork, *, anyway: bool = False) -> int:
+        """Publish what the night has made, if the gate lets it pass; the number of its edition.
+
+        Raises Refused.
+        """
+        model = ModelRecord(
+            night.model,
+            "group",
+            "shop",
+            night.data,
+            metrics={NDCG: night.ndcg, "coverage": 0.2},
+            evidence={
+                "all/users": 200,
+                "all/ndcg": night.ndcg,
+                "all/popular": 0.06,
+                "all/difference": night.ndcg - 0.06,
+            },
+        )
+        run = f"run of {night.model}"
+        facts = {
+            "root_run": run,
+            "run_cost_usd": 0.0,
+            "data_until": night.data_until,
+            "exclude_seen": False,
+            "users": night.lists.get_column("user_id").n_unique(),
+        }
+        with _at(night.time), TemporaryDirectory() as folder:
+            declared = describe_lists(self._pipeline)
+            publishing = Publishing(self._work, declared, model, night.users_version)
+            require_passed([publishing.gate(skip=anyway)])
+            with TableWriter(Path(folder) / "lists.parquet") as writer:
+                writer.write(night.lists.to_arrow())
+                version = re.sub(r"\W", "_", f"{night.model}_{night.users_version}")
+                writer.finish(publishing.about(version, run, [], facts))
+            return publishing.publish(writer.path).number
+
+    def roll_back(self, to: int | None = None, *, run: str, time: datetime) -> int:
+        """Make an earlier edition live again, without users who are gone; its number.
+
+        to: the number; None for what people had before.
+        run: the id of the first of a run and its retries.
+        Raises NoEditionError if there is none.
+        """
+        target = PREVIOUS if to is None else str(to)
+        with _at(time):
+            restoration = republish(self._work, target, run, self, logging.getLogger("rollback"))
+        return restoration.edition.number
+
+    def set_users(self, users: Iterable[str]) -> None:
+        """Say who gets lists now."""
+        lines = pl.DataFrame({"userId": sorted(users)}).write_ndjson()
+        self.store.put("shop/transformed/batch_users_input/users.json", lines.encode())
+
+    def set_interactions(self, interactions: pl.DataFrame) -> None:
+        """Say what people did: USER_ID, ITEM_ID, TIMESTAMP."""
+        key = "shop/transformed/interactions/interactions.csv"
+        self.store.put(key, interactions.write_csv().encode())
+
+    def erase(self, users: Iterable[str]) -> None:
+        """Put these users on the list of the erased, and out of all editions."""
+        people = People.of(users)
+        SuppressionList(self._files).add(people.ids)
+        for is_live in (False, True):
+            PublishedEditions(self._table, is_live=is_live).erase(people)
+
+    def lose_record(self) -> None:
+        """Delete what is recorded of the publications beside the files of the lists."""
+        self.store.delete("shop/records/publications.json")
+
+    def count_interactions(self) -> dict[int, int]:
+        """How many interactions count for each edition in the outcomes."""
+        sums = measure_outcomes(self._work).sums
+        return dict(sums.group_by("edition").agg(pl.col("interactions").sum()).rows())
+
+    def is_unfinished(self, run_id: str) -> bool:
+        """As Dagster's history of runs says it."""
+        return run_id in self.unfinished_runs
+
+    def has_ended(self, run_id: str) -> bool:
+        """As Dagster's history of runs says it."""
+        return True
+
+    def _read(self, edition: Edition) -> PublishedEdition:
+        lists = self._table.read_edition(edition).select(LIST_COLUMNS).collect()
+        return PublishedEdition(edition.number, lists)
+
+    @cached_property
+    def _pipeline(self) -> Pipeline:
+        retention = {"editions": self.kept}
+        return Pipeline.model_validate({**_SHOP_ATTRIBUTES, "retention": retention})
+
+    @cached_property
+    def _work(self) -> Work:
+        return Work(self._pipeline, self.store.storage)
+
+    @property
+    def _files(self) -> PipelineFiles:
+        return self._work.files
+
+    @property
+    def _table(self) -> PublishedTable:
+        return self._files.table
+
+
+SinkFailedError = SinkError
+SinkRetryError = SinkUnavailableError
+"""Of a sink that may work a little later."""
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A sink as a pipeline declares it: `sinks: {KIND: SETTINGS}`."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    store: Store
+    """The storage of the pipeline."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    project: Path = Path()
+    """The folder at which relative paths start."""
+    address: str = "shop"
+    """The pipeline, or one of its lists, such as `shop/similar_items`."""
+
+    def write(self, lists: pl.DataFrame, run_id: str = "run") -> tuple[int, int]:
+        """Replace the lists in this place; how many rows and how many users were written.
+
+        Raises SinkFailedError and SinkRetryError.
+        """
+        counts = self._sink.write(lists.lazy(), self._context(run_id)).counts
+        return counts.rows, counts.users
+
+    def check(self) -> str | None:
+        """Try what writing needs, and leave nothing behind; what to do, if there is something.
+
+        Raises SinkFailedError and SinkRetryError.
+        """
+        return self._sink.check(self._context("")).fix
+
+    @property
+    def _sink(self) -> sinks.Sink:
+        blocks = {**_SHOP_ATTRIBUTES, "sinks": {self.kind: self.settings}}
+        return Pipeline.model_validate(blocks).sinks.declared[self.kind]
+
+    def _context(self, run_id: str) -> sinks.SinkContext:
+        return sinks.SinkContext(
+            self.address, self.store.storage, self.project, self.environment, run_id
+        )
+
+
+@contextmanager
+def _at(time: datetime) -> Iterator[None]:
+    """A block in which it is this time for what is published."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> Clock:
+            return cls.fromtimestamp(time.timestamp(), UTC)
+
+    with patch.object(publishing_module, "datetime", Clock):
+        yield
