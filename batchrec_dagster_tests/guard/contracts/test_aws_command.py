@@ -21,6 +21,7 @@ PAGE = REPOSITORY / "docs" / "local-personalize.md"
 USERS, FILMS = 100, 5
 
 
+@pytest.mark.lengthy
 def test_the_walkthrough_runs_unchanged(tmp_path: Path) -> None:
     personalize = StartedPersonalize(tmp_path, bucket="walkthrough")
     try:

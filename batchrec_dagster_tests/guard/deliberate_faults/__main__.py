@@ -86,7 +86,7 @@ def try_fault(fault: Fault, folder: Path) -> Verdict:
     fault.apply(root)
     tests = [f"batchrec_dagster_tests/guard/{test}" for test in fault.tests]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider"]
-    command.append("--hypothesis-profile=unshrunk")
+    command += ["--hypothesis-profile=unshrunk", "-m", "not lengthy"]
     start_seconds = time.monotonic()
     ended = subprocess.run(
         [*command, f"--basetemp={root}.tests", *tests],

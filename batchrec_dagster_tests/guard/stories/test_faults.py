@@ -96,6 +96,7 @@ def burst(before: Proxy, fault: bytes) -> None:
     before.misbehave(None)
 
 
+@pytest.mark.lengthy
 def test_credentials_that_expire_stop_the_run_and_new_ones_go_on(
     tmp_path: Path, s3: S3Server
 ) -> None:
@@ -117,6 +118,7 @@ def test_credentials_that_expire_stop_the_run_and_new_ones_go_on(
         assert shop.count_jobs() == made_once(2)
 
 
+@pytest.mark.lengthy
 def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Server) -> None:
     with night(tmp_path, s3) as shop:
         shop.start_personalize()
@@ -137,6 +139,7 @@ def test_a_job_that_fails_is_reported_and_made_again(tmp_path: Path, s3: S3Serve
         assert shop.count_jobs() == {**made_once(2), "failed lists": 2}
 
 
+@pytest.mark.lengthy
 def test_a_job_that_does_not_end_is_given_up_and_found_again(tmp_path: Path, s3: S3Server) -> None:
     with night(tmp_path, s3) as shop:
         shop.start_personalize(is_idle=True)

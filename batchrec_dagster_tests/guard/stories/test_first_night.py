@@ -234,6 +234,7 @@ def waiting_in_import(evening: Evening) -> Iterator[Started]:
         yield process
 
 
+@pytest.mark.lengthy
 def test_ctrl_c_cancels_the_run(evening: Evening) -> None:
     with waiting_in_import(evening) as run:
         run.process.send_signal(signal.SIGINT)
@@ -242,6 +243,7 @@ def test_ctrl_c_cancels_the_run(evening: Evening) -> None:
     assert evening.last_run().status == dg.DagsterRunStatus.CANCELED
 
 
+@pytest.mark.lengthy
 def test_a_run_whose_process_was_killed_says_so_and_what_to_do(evening: Evening) -> None:
     with waiting_in_import(evening) as run:
         children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children")
@@ -255,6 +257,7 @@ def test_a_run_whose_process_was_killed_says_so_and_what_to_do(evening: Evening)
     assert evening.last_run().status == dg.DagsterRunStatus.FAILURE
 
 
+@pytest.mark.lengthy
 def test_a_run_that_fails_says_why_and_where_its_log_is(evening: Evening) -> None:
     """Names in the file do not control the terminal."""
     source = evening.project.root / "strange.csv"

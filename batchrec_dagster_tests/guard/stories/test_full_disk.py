@@ -44,6 +44,7 @@ def limited(project: Path, limit: str, value: int) -> str:
     return ran.stdout.partition("because: ")[2].strip()
 
 
+@pytest.mark.lengthy
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     project = module_project(tmp_path)
     project.declare(declaration("shop", write_ratings(tmp_path / "ratings.csv", users=100)))

@@ -161,6 +161,7 @@ def test_titles_alone_are_no_data_set_and_bad_rows_stop_the_night(
     assert f"{known.description}".startswith("0 of the ")
 
 
+@pytest.mark.lengthy
 def test_blocks_can_be_added_and_removed_once_a_pipeline_has_run(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -83,6 +83,7 @@ def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> Non
         assert shop.count_jobs() == made_once(2)
 
 
+@pytest.mark.lengthy
 def test_s3_that_is_killed_comes_back_and_the_night_goes_on(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     ports = find_ports()

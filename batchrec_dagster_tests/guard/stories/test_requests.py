@@ -243,6 +243,7 @@ def list_created(lines: Sequence[str]) -> list[str]:
     return [line for line in lines if line.startswith("Create")]
 
 
+@pytest.mark.lengthy
 def test_what_whole_runs_create_on_aws(recordings: dict[str, Recording]) -> None:
     assert_texts(
         "requests",

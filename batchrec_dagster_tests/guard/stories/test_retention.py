@@ -46,6 +46,7 @@ def list_models(project: Project) -> list[Path]:
     return [*(project.root / ".batchrec/personalize/models").iterdir()]
 
 
+@pytest.mark.lengthy
 def test_sizes_level_off_and_nothing_is_deleted_that_is_needed(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -69,6 +70,7 @@ def count_jobs(project: Project) -> int:
     return len(open_personalize(project).list_batch_inference_jobs()["batchInferenceJobs"])
 
 
+@pytest.mark.lengthy
 def test_removed_blocks_leave_nothing_and_may_come_back(
     project: Project, instance: dg.DagsterInstance
 ) -> None:

@@ -136,6 +136,7 @@ def test_conditions_on_users_hold_over_http_as_embedded(tmp_path: Path, s3: S3Se
     assert_frame_equal(over_http, embedded_lists)
 
 
+@pytest.mark.lengthy
 def test_the_example_shop_gets_the_same_lists_over_http_as_embedded(
     tmp_path: Path, s3: S3Server
 ) -> None:

@@ -174,6 +174,7 @@ def on_worst_aws(
         yield shop, aws, ways
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("seed", range(repeats(5)))
 def test_three_nights_publish_the_right_lists_and_pay_for_nothing_twice(
     seed: int, tmp_path: Path, s3: S3Server
