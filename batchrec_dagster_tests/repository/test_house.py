@@ -78,3 +78,34 @@ def test_the_guard_knows_of_batchrec_what_the_docs_show(file: str) -> None:
 )
 def test_an_import_of_an_inner_module_is_noticed(code: str, inner_names: set[str]) -> None:
     assert find_inner_names(code) == inner_names
+
+
+# A file of tests, or one test or class of it, as the table of guarantees names them.
+NAMED_TEST = re.compile(r"`((?:\.\./)?(?:[\w.-]+/)+[\w-]+\.py)?(?:::(\w+))?(?:::(\w+))?`")
+
+
+def list_named_tests() -> Iterator[tuple[str, list[str]]]:
+    """The files that the guard's README names for promises, each with the tests named of it."""
+    file = ""
+    for line in (GUARD / "README.md").read_text().splitlines():
+        if not line.startswith("|"):
+            continue
+        # A second test of the same file is named without it.
+        for match in NAMED_TEST.finditer(line.rpartition(" | ")[2]):
+            file = match[1] or file
+            yield file, [name for name in (match[2], match[3]) if name]
+
+
+def test_the_table_of_guarantees_names_tests_that_are_there() -> None:
+    named_tests = [*list_named_tests()]
+    assert len(named_tests) > 100
+    for file, names in named_tests:
+        code = (GUARD / file).read_text()
+        missing = [name for name in names if not re.search(rf"\b(def|class) {name}\b", code)]
+        assert not missing, f"{file} has no {missing}"
+
+
+def test_the_table_of_guarantees_names_each_file_of_the_guard() -> None:
+    named_files = {file for file, _ in list_named_tests()}
+    files = {path.relative_to(GUARD).as_posix() for path in GUARD.rglob("test_*.py")}
+    assert files - named_files == set()
