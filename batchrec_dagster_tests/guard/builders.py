@@ -12,6 +12,7 @@ import subprocess
 import sys
 import uuid
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -286,6 +287,16 @@ def refresh(
 def open_personalize(project: Project) -> PersonalizeClient:
     """A boto3 client of the embedded Personalize that the project's runs in this process use."""
     return embedded_client(project.root / ".batchrec" / "personalize", ObjectStore())
+
+
+def count_created(project: Project) -> Counter[str]:
+    """How many imports, models and batch inference jobs (jobs) the project's Personalize has."""
+    client = open_personalize(project)
+    return Counter(
+        imports=len(client.list_dataset_import_jobs()["datasetImportJobs"]),
+        models=len(client.list_solution_versions()["solutionVersions"]),
+        jobs=len(client.list_batch_inference_jobs()["batchInferenceJobs"]),
+    )
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:

@@ -1,7 +1,6 @@
 """AWS Glue, which is moto, with a real S3 server for the storage. What its jobs do, a test says."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: Dagster reads that of an asset which a function defines.
 import hashlib
 import json
 import time

@@ -16,9 +16,9 @@ from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import (
     Project,
     checks,
+    count_created,
     declaration,
     module_project,
-    open_personalize,
     refresh,
     why,
     write_ratings,
@@ -51,12 +51,7 @@ class Shop:
 
     def take_created(self) -> dict[str, int]:
         """How many imports, models and jobs were started since the last call."""
-        client = open_personalize(self.project)
-        created = Counter(
-            imports=len(client.list_dataset_import_jobs()["datasetImportJobs"]),
-            models=len(client.list_solution_versions()["solutionVersions"]),
-            jobs=len(client.list_batch_inference_jobs()["batchInferenceJobs"]),
-        )
+        created = count_created(self.project)
         since, self.created_before = created - self.created_before, created
         return dict(since)
 

@@ -26,8 +26,8 @@ import yaml
 from batchrec_dagster_tests.guard.builders import (
     ASSETS,
     Project,
+    count_created,
     declaration,
-    open_personalize,
     table,
     write_ratings,
 )
@@ -189,19 +189,12 @@ def render_screen(output: str) -> list[str]:
 
 
 def test_the_next_run_makes_nothing_again_and_fits_the_terminal(evening: Evening) -> None:
-    def count_made() -> list[int]:
-        client = open_personalize(evening.project)
-        return [
-            len(client.list_dataset_import_jobs()["datasetImportJobs"]),
-            len(client.list_solution_versions()["solutionVersions"]),
-            len(client.list_batch_inference_jobs()["batchInferenceJobs"]),
-        ]
-
     lists = table(evening.project, "shop")
-    assert count_made() == [1, 1, 1]
+    made_once = {"imports": 1, "models": 1, "jobs": 1}
+    assert count_created(evening.project) == made_once
     code, lines = run_on_terminal(evening, "run", "shop")
     assert code == 0, lines
-    assert count_made() == [1, 1, 1]
+    assert count_created(evening.project) == made_once
     assert table(evening.project, "shop").equals(lists)
     assert len(lines) <= 25
     assert max(len(line) for line in lines if BATCHREC not in line) <= 80
@@ -215,9 +208,7 @@ def test_the_next_run_makes_nothing_again_and_fits_the_terminal(evening: Evening
 @pytest.mark.skipif(not IS_LONG, reason="make test-long: a command that runs takes seconds")
 def test_an_option_of_a_run_imports_and_trains_again(evening: Evening) -> None:
     assert evening.type("run shop --import --train").returncode == 0
-    client = open_personalize(evening.project)
-    assert len(client.list_dataset_import_jobs()["datasetImportJobs"]) == 2
-    assert len(client.list_solution_versions()["solutionVersions"]) == 2
+    assert count_created(evening.project) == {"imports": 2, "models": 2, "jobs": 2}
 
 
 @contextmanager
@@ -295,8 +286,7 @@ def test_dagsters_own_command_says_the_reason_and_fails(evening: Evening) -> Non
 
 @pytest.mark.skipif(not IS_LONG, reason="make test-long: Dagster's older command takes seconds")
 def test_dagsters_own_command_takes_the_options_of_a_step(evening: Evening) -> None:
-    client = open_personalize(evening.project)
-    before = len(client.list_solution_versions()["solutionVersions"])
+    before = count_created(evening.project)["models"]
     config = evening.project.root / "config.yaml"
     config.write_text(
         yaml.safe_dump({"ops": {"shop__solution_version": {"config": {"force_train": True}}}})
@@ -312,7 +302,7 @@ def test_dagsters_own_command_takes_the_options_of_a_step(evening: Evening) -> N
     )
     process = evening.project.run(*select, "--config", str(config))
     assert process.returncode == 0, process.stderr
-    assert len(client.list_solution_versions()["solutionVersions"]) == before + 1
+    assert count_created(evening.project)["models"] == before + 1
     assert table(evening.project, "shop").get_column("user_id").n_unique() == 60
 
 

@@ -17,9 +17,9 @@ import pytest
 from batchrec_dagster_tests.guard.builders import (
     Project,
     checks,
+    count_created,
     declaration,
     module_project,
-    open_personalize,
     refresh,
     table,
     why,
@@ -78,9 +78,8 @@ class Shop:
 
     def count_jobs(self) -> tuple[int, int]:
         """Imports of interactions and batch inference jobs."""
-        client = open_personalize(self.project)
-        imports = client.list_dataset_import_jobs()["datasetImportJobs"]
-        return len(imports), len(client.list_batch_inference_jobs()["batchInferenceJobs"])
+        created = count_created(self.project)
+        return created["imports"], created["jobs"]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
     Project,
     checks,
+    count_created,
     interactions,
     module_project,
     open_personalize,
@@ -130,10 +131,10 @@ class Shop:
         return pl.read_csv(self.project.root / "items.csv", schema_overrides={"sku": pl.String})
 
     def count_jobs(self) -> int:
-        return len(open_personalize(self.project).list_batch_inference_jobs()["batchInferenceJobs"])
+        return count_created(self.project)["jobs"]
 
     def count_imports(self) -> int:
-        return len(open_personalize(self.project).list_dataset_import_jobs()["datasetImportJobs"])
+        return count_created(self.project)["imports"]
 
     def change_items(self, text: str, other: str) -> None:
         file = self.project.root / "items.csv"

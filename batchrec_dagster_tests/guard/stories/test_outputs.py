@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster_tests.guard.builders import Project, open_personalize, refresh, table, why
+from batchrec_dagster_tests.guard.builders import Project, count_created, refresh, table, why
 from batchrec_dagster_tests.guard.first_run import DECLARATION
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("first_run_of_shop")]
@@ -59,7 +59,7 @@ class Shop:
         return table(self.project, "shop")
 
     def count_jobs(self) -> int:
-        return len(open_personalize(self.project).list_batch_inference_jobs()["batchInferenceJobs"])
+        return count_created(self.project)["jobs"]
 
 
 @pytest.fixture

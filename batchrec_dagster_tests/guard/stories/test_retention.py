@@ -10,8 +10,8 @@ import pytest
 
 from batchrec_dagster_tests.guard.builders import (
     Project,
+    count_created,
     declaration,
-    open_personalize,
     refresh,
     table,
     why,
@@ -67,7 +67,7 @@ def test_sizes_level_off_and_nothing_is_deleted_that_is_needed(
 
 
 def count_jobs(project: Project) -> int:
-    return len(open_personalize(project).list_batch_inference_jobs()["batchInferenceJobs"])
+    return count_created(project)["jobs"]
 
 
 @pytest.mark.lengthy

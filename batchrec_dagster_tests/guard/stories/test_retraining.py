@@ -14,10 +14,10 @@ import pytest
 
 from batchrec_dagster_tests.guard.builders import (
     Project,
+    count_created,
     declaration,
     definitions,
     module_project,
-    open_personalize,
     refresh,
     table,
     why,
@@ -53,7 +53,7 @@ class Shop:
 
     def take_trainings(self) -> int:
         """How many models were trained since the last call."""
-        models = len(open_personalize(self.project).list_solution_versions()["solutionVersions"])
+        models = count_created(self.project)["models"]
         since, self.models = models - self.models, models
         return since
 

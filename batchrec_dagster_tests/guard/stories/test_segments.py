@@ -17,6 +17,7 @@ import pytest
 
 from batchrec_dagster_tests.guard.builders import (
     Project,
+    count_created,
     declaration,
     module_project,
     open_personalize,
@@ -55,7 +56,7 @@ class Shop:
         return len(open_personalize(self.project).list_batch_segment_jobs()["batchSegmentJobs"])
 
     def count_models(self) -> int:
-        return len(open_personalize(self.project).list_solution_versions()["solutionVersions"])
+        return count_created(self.project)["models"]
 
     def find_output(self) -> Path:
         """The file of the newest job's output."""

@@ -15,10 +15,10 @@ import pytest
 
 from batchrec_dagster_tests.guard.builders import (
     Project,
+    count_created,
     declaration,
     definitions,
     module_project,
-    open_personalize,
     write_ratings,
 )
 from batchrec_dagster_tests.guard.servers.teardown import tear_down
@@ -87,9 +87,8 @@ class Shop:
 
     def count_jobs(self) -> tuple[int, int]:
         """How many models were trained, and how many batch inference jobs there are."""
-        client = open_personalize(self.project)
-        versions = client.list_solution_versions()["solutionVersions"]
-        return len(versions), len(client.list_batch_inference_jobs()["batchInferenceJobs"])
+        created = count_created(self.project)
+        return created["models"], created["jobs"]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import (
     Project,
     checks,
+    count_created,
     declaration,
     definitions,
     module_project,
@@ -46,7 +47,7 @@ class Shop:
         return pl.read_parquet(folder / "similar_items.parquet")
 
     def count_jobs(self) -> int:
-        return len(open_personalize(self.project).list_batch_inference_jobs()["batchInferenceJobs"])
+        return count_created(self.project)["jobs"]
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import pytest
 from batchrec_dagster_tests.guard.builders import (
     Project,
     checks,
+    count_created,
     declaration,
     module_project,
-    open_personalize,
     refresh,
     table,
     why,
@@ -74,9 +74,8 @@ class Shop:
 
     def count(self) -> tuple[int, int]:
         """Models and batch inference jobs."""
-        client = open_personalize(self.project)
-        versions = client.list_solution_versions()["solutionVersions"]
-        return len(versions), len(client.list_batch_inference_jobs()["batchInferenceJobs"])
+        created = count_created(self.project)
+        return created["models"], created["jobs"]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 
 from batchrec_dagster_tests.guard.builders import (
     Project,
+    count_created,
     declaration,
     definitions,
     open_personalize,
@@ -80,7 +81,7 @@ def test_a_run_waits_for_another_that_trains(
             time.sleep(0.1)
         second.join(0.5)
         assert second.is_alive()
-        assert not open_personalize(project).list_solution_versions()["solutionVersions"]
+        assert not count_created(project)["models"]
     second.join()
     assert [result.success for result in results] == [True]
     assert count_personalize_jobs(open_personalize(project)) == made_once(1)

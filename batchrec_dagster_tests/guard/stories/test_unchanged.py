@@ -17,8 +17,8 @@ import pytest
 
 from batchrec_dagster_tests.guard.builders import (
     Project,
+    count_created,
     declaration,
-    open_personalize,
     refresh,
     table,
     why,
@@ -57,15 +57,6 @@ class Shop:
     @property
     def interactions_file(self) -> Any:
         return self.project.storage / "shop/transformed/interactions/interactions.csv"
-
-
-def count_created(project: Project) -> Counter[str]:
-    client = open_personalize(project)
-    return Counter(
-        imports=len(client.list_dataset_import_jobs()["datasetImportJobs"]),
-        models=len(client.list_solution_versions()["solutionVersions"]),
-        jobs=len(client.list_batch_inference_jobs()["batchInferenceJobs"]),
-    )
 
 
 @pytest.fixture
