@@ -28,7 +28,7 @@ from batchrec_dagster_tests.guard.servers.glue import (
 )
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lengthy]
 
 ENGINE = {"engine": "glue", "job_name": "prepare", "role": ROLE, "workers": 4}
 

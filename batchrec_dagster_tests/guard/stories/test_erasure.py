@@ -164,6 +164,7 @@ def without_people(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(~pl.col("user_id").is_in([PLAIN, ODD]))
 
 
+@pytest.mark.lengthy
 def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     shop: Shop,
     postgres: PostgresServer,

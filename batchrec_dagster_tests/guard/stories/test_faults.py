@@ -63,6 +63,7 @@ def behind_proxies(folder: Path, s3: S3Server) -> Iterator[tuple[Night, Proxy, P
         yield shop, to_s3, to_personalize
 
 
+@pytest.mark.lengthy
 def test_a_minute_of_throttling_errors_and_cut_connections_is_sat_out(
     tmp_path: Path, s3: S3Server
 ) -> None:

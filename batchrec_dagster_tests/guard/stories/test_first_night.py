@@ -188,6 +188,7 @@ def render_screen(output: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+@pytest.mark.lengthy
 def test_the_next_run_makes_nothing_again_and_fits_the_terminal(evening: Evening) -> None:
     lists = table(evening.project, "shop")
     made_once = {"imports": 1, "models": 1, "jobs": 1}

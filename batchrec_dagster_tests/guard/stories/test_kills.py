@@ -67,6 +67,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> None:
         assert shop.count_jobs() == made_once(2)
 
 
+@pytest.mark.lengthy
 def test_personalize_that_is_killed_goes_on(tmp_path: Path, s3: S3Server) -> None:
     chance = random.Random(SEED)
     with night(tmp_path, s3) as shop:

@@ -33,16 +33,16 @@ def read_edition(project: Project) -> int | None:
 
 
 @pytest.mark.usefixtures("first_run_of_shop")
-def test_two_runs_at_once_make_and_publish_everything_once(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
+def test_two_runs_at_once_make_and_publish_everything_once(project: Project) -> None:
     before = table(project, "shop")
     write_ratings(project.root / "ratings.csv", seed=1)
     with definitions(project) as defs:
         job = defs.resolve_job_def("shop_refresh")
 
         def run(_: int) -> bool:
-            return job.execute_in_process(instance=instance, raise_on_error=False).success
+            # Threads that share an instance in memory meet each other's locks of its tables.
+            with dg.DagsterInstance.ephemeral() as instance:
+                return job.execute_in_process(instance=instance, raise_on_error=False).success
 
         with ThreadPoolExecutor(2) as pool:
             assert list(pool.map(run, range(2))) == [True, True]
@@ -51,40 +51,44 @@ def test_two_runs_at_once_make_and_publish_everything_once(
     assert count_personalize_jobs(open_personalize(project)) == made_once(2)
 
 
-def test_a_run_waits_for_another_that_trains(
-    project: Project, instance: dg.DagsterInstance
-) -> None:
+def test_a_run_waits_for_another_that_trains(project: Project) -> None:
     project.declare(declaration("shop", write_ratings(project.root / "ratings.csv")))
     results: list[dg.ExecuteInProcessResult] = []
     with definitions(project) as defs:
         job = defs.resolve_job_def("shop_refresh")
+    # In files, as another thread reads what the run writes.
+    home = project.root / "dagster"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
 
-    def run() -> None:
-        results.append(job.execute_in_process(instance=instance, raise_on_error=False))
+        def run() -> None:
+            results.append(job.execute_in_process(instance=instance, raise_on_error=False))
 
-    def list_steps(kind: dg.DagsterEventType) -> list[str | None]:
-        return [
-            record.event_log_entry.step_key
-            for run_record in instance.get_run_records()
-            for record in instance.get_records_for_run(
-                run_record.dagster_run.run_id, of_type=kind
-            ).records
-        ]
-
-    second = threading.Thread(target=run)
-    with Store.open(project.storage).lock("solution_version", "another"):
-        second.start()
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while "shop__solution_version" not in list_steps(dg.DagsterEventType.STEP_START):
-            assert time.monotonic() < give_up
+        second = threading.Thread(target=run)
+        with Store.open(project.storage).lock("solution_version", "another"):
+            second.start()
+            give_up = time.monotonic() + PATIENCE_SECONDS
+            while "shop__solution_version" not in list_started_steps(instance):
+                assert time.monotonic() < give_up
+                assert second.is_alive()
+                time.sleep(0.1)
+            second.join(0.5)
             assert second.is_alive()
-            time.sleep(0.1)
-        second.join(0.5)
-        assert second.is_alive()
-        assert not count_created(project)["models"]
-    second.join()
+            assert not count_created(project)["models"]
+        second.join()
     assert [result.success for result in results] == [True]
     assert count_personalize_jobs(open_personalize(project)) == made_once(1)
+
+
+def list_started_steps(instance: dg.DagsterInstance) -> list[str | None]:
+    """The steps that started in any run."""
+    return [
+        record.event_log_entry.step_key
+        for run_record in instance.get_run_records()
+        for record in instance.get_records_for_run(
+            run_record.dagster_run.run_id, of_type=dg.DagsterEventType.STEP_START
+        ).records
+    ]
 
 
 @pytest.mark.usefixtures("first_run_of_shop")
