@@ -81,6 +81,7 @@ def list_datasets(project: Project) -> set[str]:
     return {dataset["datasetType"] for dataset in datasets}
 
 
+@pytest.mark.lengthy
 def test_a_change_of_items_or_users_reaches_the_lists_of_the_next_night(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
