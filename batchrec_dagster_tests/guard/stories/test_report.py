@@ -47,7 +47,6 @@ def tab(browser: Any, page: Path) -> Iterator[Any]:
         yield tab
 
 
-@pytest.mark.lengthy
 @pytest.mark.attack
 def test_no_name_of_the_shop_runs_or_is_fetched(tab: Any, page: Path) -> None:
     # One person for each text of the stranger: an id ends with a number.
