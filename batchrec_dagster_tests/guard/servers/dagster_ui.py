@@ -40,15 +40,18 @@ def web_ui(project: Project) -> Iterator[str]:
 
 
 @contextmanager
-def ui_of(project: Project, code: Path) -> Iterator[str]:
+def ui_of(project: Project, code: Path, *, has_daemon: bool = False) -> Iterator[str]:
     """The address of a webserver on the project's workspace and the instance of its environment,
-    with the batchrec of the folder `code`."""
+    with the batchrec of the folder `code`.
+
+    has_daemon: whether runs start that the page asks for.
+    """
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     command = Path(sys.executable).with_name("batchrec")
     environment = {**project.process_environment(), "PYTHONPATH": str(code)}
     with started(
-        [str(command), "ui", "--no-daemon", "--port", str(port)],
+        [str(command), "ui", *([] if has_daemon else ["--no-daemon"]), "--port", str(port)],
         project.root,
         environment,
         project.root / "webserver.log",

@@ -55,7 +55,7 @@ def test_the_page_shows_the_lineage_and_materializes_it(
     write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", "ratings.csv"))
     urls: list[str] = []
-    with ui_of(project, project.root) as address:
+    with ui_of(project, project.root, has_daemon=True) as address:
         page = browser.new_page(viewport={"width": 1400, "height": 1760})
         page.on("request", lambda request: urls.append(request.url))
         page.on("websocket", lambda socket: urls.append(socket.url))

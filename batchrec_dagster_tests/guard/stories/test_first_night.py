@@ -206,7 +206,7 @@ def test_the_next_run_makes_nothing_again_and_fits_the_terminal(evening: Evening
     assert night["status"] == "unchanged"
 
 
-@pytest.mark.skipif(not IS_LONG, reason="make test-long: a command that runs takes seconds")
+@pytest.mark.lengthy
 def test_an_option_of_a_run_imports_and_trains_again(evening: Evening) -> None:
     assert evening.type("run shop --import --train").returncode == 0
     assert count_created(evening.project) == {"imports": 2, "models": 2, "jobs": 2}
