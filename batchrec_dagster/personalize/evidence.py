@@ -176,7 +176,7 @@ def read_popular_ndcg(metadata: Mapping[str, Any]) -> float | None:
     metadata: those of an edition or the record of a model, with `evidence` and `recent_popularity`.
     """
     evidence, recent = metadata.get("evidence", {}), metadata.get("recent_popularity", {})
-    known = [evidence.get(f"{ALL}/popular"), recent.get("ndcg")]
+    popular_values = [evidence.get(f"{ALL}/popular"), recent.get("ndcg")]
     if evidence.get(f"{ALL}/users") == 0:
         return None
-    return max((ndcg for ndcg in known if ndcg is not None), default=None)
+    return max((ndcg for ndcg in popular_values if ndcg is not None), default=None)

@@ -147,8 +147,8 @@ def _find_intervals(facts: Facts) -> dict[str, tuple[float, float]]:
 def _find_popular(facts: Facts) -> dict[str, float]:
     """The NDCG@25 of the most popular items by Personalize's name of it; empty if not known."""
     recent = facts.run.recent
-    known = (facts.verdict_facts.popular, recent.ndcg if recent is not None else None)
-    values = [ndcg for ndcg in known if ndcg is not None]
+    measurements = (facts.verdict_facts.popular, recent.ndcg if recent is not None else None)
+    values = [ndcg for ndcg in measurements if ndcg is not None]
     return {NDCG: max(values)} if values else {}
 
 

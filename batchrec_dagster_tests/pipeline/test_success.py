@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from pathlib import Path
 from typing import Any
@@ -20,30 +19,7 @@ from batchrec_dagster_tests.guard.builders import (
     module_project,
     refresh,
 )
-
-COLUMNS = {
-    "user": "user",
-    "item": "item",
-    "timestamp": "at",
-    "event_type": "event",
-    "event_value": "paid",
-}
-
-
-def write_shop(file: Path, *, users: int = 300) -> None:
-    """Everybody clicks on the popular items. What they buy is less popular, but for a part of them
-    the same."""
-    chance = random.Random(3)
-    lines = ["user,item,at,event,paid"]
-    for user in range(users):
-        for step in range(chance.randint(10, 40)):
-            clicked = int(50 * chance.random() ** 2)
-            bought = 30 + int(40 * chance.random())
-            is_purchase = chance.random() < 0.25
-            item = bought if is_purchase else clicked
-            event, paid = ("Purchase", f"{5 + item / 4:g}") if is_purchase else ("click", "")
-            lines.append(f"u{user},i{item},{1_600_000_000 + 100 * user + step},{event},{paid}")
-    file.write_text("\n".join(lines) + "\n")
+from batchrec_dagster_tests.guard.stories.test_success import COLUMNS, write_events
 
 
 def declare(project: Project, *events: str, **attributes: Any) -> None:
@@ -80,7 +56,7 @@ def test_a_model_is_judged_by_purchases_without_another_training(
     tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = module_project(tmp_path)
-    write_shop(project.root / "events.csv")
+    write_events(project.root / "events.csv")
     declare(project)
     all_events = run(project, instance)
     declare(project, "purchase")

@@ -70,10 +70,10 @@ def _make_list_sensor(watched: Mapping[str, Pipeline]) -> dg.SensorDefinition:
         notes = []
         for name, pipeline in watched.items():
             state = before.get(name, {})
-            found = look_at_lists(pipeline, storage, state, is_on=name in on_schedule)
-            after[name] = found.state
-            notes.append(f"{name}: {found.reason}")
-            for message in found.messages:
+            result = look_at_lists(pipeline, storage, state, is_on=name in on_schedule)
+            after[name] = result.state
+            notes.append(f"{name}: {result.reason}")
+            for message in result.messages:
                 # A tick that fails would forget what it has sent, and the next send it again.
                 for problem in _send(pipeline, message):
                     context.log.error(problem)

@@ -286,11 +286,11 @@ class Watch:
 
     def look(self, time: datetime) -> list[str]:
         """The messages that arrive when the sensor looks then."""
-        known = len(self.inbox.texts)
+        texts_before = len(self.inbox.texts)
         with look_at(time):
             result = tick(self.defs, ON_LISTS, self.instance, self.cursor)
         self.cursor, self.reason = result.cursor, result.skip_message or ""
-        return self.inbox.texts[known:]
+        return self.inbox.texts[texts_before:]
 
 
 @pytest.fixture

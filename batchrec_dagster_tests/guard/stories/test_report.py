@@ -181,10 +181,10 @@ def test_after_a_rollback_the_page_is_about_the_lists_that_people_have(
 def test_every_check_is_named_with_what_it_found(strange_shop: StrangeShop, page: Path) -> None:
     tables = read_page(page.read_text()).tables
     rows = [*tables.get("failed checks", []), *tables.get("passed checks", [])]
-    found = [next(name for name in re.findall(r"\w+", str(row[0]))) for row in rows]
+    headings = [next(name for name in re.findall(r"\w+", str(row[0]))) for row in rows]
     for name, is_passed in strange_shop.night("last").run["checks"]:
         row = next(
-            row for row, heading in zip(rows, found, strict=True) if heading.startswith(name)
+            row for row, heading in zip(rows, headings, strict=True) if heading.startswith(name)
         )
         assert (row[1] == "Passed") == is_passed, name
         assert re.search(r"\d", str(row[-1])), name
