@@ -36,7 +36,7 @@ import pytest
 
 from batchrec_dagster.local_personalize.api.client import make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -106,7 +106,7 @@ class StartedPersonalize:
         return self.uri(key)
 
     def get(self, key: str) -> bytes:
-        """Return the object's bytes. Raises storage.object_store.ObjectNotFoundError."""
+        """Return the object's bytes. Raises storage.objects.ObjectNotFoundError."""
         return self.store.get(self.uri(key))
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -200,7 +200,7 @@ class PipelineRun:
         raise KeyError(f"{self._pipeline.name} has no list {name}")
 
     def _read(self, list_pipeline: BatchRecommendations) -> pl.DataFrame:
-        from batchrec_dagster.storage.paths import PipelineFiles
+        from batchrec_dagster.storage.layout import PipelineFiles
 
         files = PipelineFiles(self._deployment.storage_resource, list_pipeline.storage_keys)
         _, frame = files.table.read()

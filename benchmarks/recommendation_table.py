@@ -94,9 +94,9 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
     from batchrec_dagster.steps.seen_items import SeenItems
+    from batchrec_dagster.storage.connection import S3Connection, StorageResource
+    from batchrec_dagster.storage.editions import PublishedTable, TableWriter
     from batchrec_dagster.storage.io_managers import UsersIOManager
-    from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
-    from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
     start_seconds = time.perf_counter()
     storage = StorageResource(root=str(folder), s3=S3Connection())

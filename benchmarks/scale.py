@@ -36,7 +36,7 @@ from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.schemas import build_interactions_schema, build_items_schema
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 
 ITEMS_FILE = "items.csv"
 ROLE = "arn:aws:iam::000000000000:role/personalize"

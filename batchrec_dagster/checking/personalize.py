@@ -12,7 +12,7 @@ from batchrec_dagster.checking.findings import Finding, failed, ok
 from batchrec_dagster.checking.storage import SHORT_TIMEOUTS
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import AWS
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.objects import StorageError
 from batchrec_dagster.storage.permissions import find_partition
 
 

@@ -11,8 +11,8 @@ from batchrec_dagster.checking.sources import check_sources
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
 from batchrec_dagster.sinks.sink import SinkDescription
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.extras import ExtraMissingError, require
-from batchrec_dagster.storage.resource import StorageResource
 from batchrec_dagster.storage.secrets import redact
 
 

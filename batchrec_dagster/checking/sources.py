@@ -47,9 +47,9 @@ from batchrec_dagster.preparation.sources.source import (
 from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
 from batchrec_dagster.rules.settings import Block
 from batchrec_dagster.steps.raw_files import make_source_context
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.objects import StorageError
 
 FIX = "fix the file or the declaration, then check again"
 

@@ -15,9 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from batchrec_dagster.checking.findings import Finding, failed, ok, unknown, warning
 from batchrec_dagster.checking.folders import check_writable
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.storage.object_store import StorageError, split_uri
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.objects import StorageError, split_uri
 from batchrec_dagster.storage.permissions import explain_credentials_error, find_partition
-from batchrec_dagster.storage.resource import StorageResource
 
 SHORT_TIMEOUTS = Config(retries={"total_max_attempts": 2}, connect_timeout=5, read_timeout=15)
 

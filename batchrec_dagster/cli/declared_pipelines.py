@@ -98,7 +98,7 @@ def find_lists(project: Project) -> dict[str, Path]:
 
 def find_similar_items(project: Project) -> dict[str, Path]:
     """The address of each pipeline's similar items, such as shop/similar_items, and its file."""
-    from batchrec_dagster.storage.paths import SIMILAR_ITEMS
+    from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 
     files: dict[str, Path] = {}
     for pipeline, file in _load_python_pipelines(project):

@@ -110,7 +110,7 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
     from batchrec_dagster.reporting.night_tables import describe_nights, format_nights
     from batchrec_dagster.reporting.nights import list_nights
     from batchrec_dagster.reporting.run_records import read_ended_runs
-    from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+    from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 
     if not pipelines:
         raise UnknownNameError(NO_PIPELINES)

@@ -15,7 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from batchrec_dagster.deployment import Deployment
-    from batchrec_dagster.storage.resource import StorageResource
+    from batchrec_dagster.storage.connection import StorageResource
 
 
 class ProjectError(click.ClickException):

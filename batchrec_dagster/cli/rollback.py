@@ -14,9 +14,9 @@ from batchrec_dagster.cli.watched_run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
-    from batchrec_dagster.storage.paths import PipelineFiles
+    from batchrec_dagster.storage.editions import Edition, PublishedTable
+    from batchrec_dagster.storage.layout import PipelineFiles
     from batchrec_dagster.storage.publications import PublicationRecord
-    from batchrec_dagster.storage.published_table import Edition, PublishedTable
 
 
 @click.command(short_help="Publish an older edition of the recommendations again.")
@@ -53,7 +53,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         build_rollback_config,
         choose_edition,
     )
-    from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, StorageKeys
+    from batchrec_dagster.storage.layout import SIMILAR_ITEMS, PipelineFiles, StorageKeys
 
     files = PipelineFiles(load_storage(), StorageKeys(address))
     table, rollbacks = files.table, Rollbacks(files)

@@ -27,7 +27,7 @@ from batchrec_dagster.cli.terminal import get_terminal_width
 if TYPE_CHECKING:
     from batchrec_dagster.reporting.history import EditionHistory
     from batchrec_dagster.reporting.published import PublishedResults
-    from batchrec_dagster.storage.published_table import Edition
+    from batchrec_dagster.storage.editions import Edition
 
 
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")
@@ -305,7 +305,7 @@ def _compare_pipelines(names: tuple[str, ...], pipeline: str | None, *, as_json:
     """Print what tells the lists of the second pipeline from those of the first."""
     from batchrec_dagster.reporting.changes import format_comparison
     from batchrec_dagster.reporting.comparison import compare_lists, name_lists
-    from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+    from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 
     if len(names) != 2 or pipeline is not None or any(name.isdecimal() for name in names):
         raise click.UsageError("name two pipelines, or editions of one: --pipeline NAME 12 14")

@@ -20,8 +20,8 @@ from batchrec_dagster.reporting.messages import format_message
 if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
     from batchrec_dagster.personalize.ensure import Ensure
-    from batchrec_dagster.storage.object_store import ObjectInfo
-    from batchrec_dagster.storage.resource import StorageResource
+    from batchrec_dagster.storage.connection import StorageResource
+    from batchrec_dagster.storage.objects import ObjectInfo
 
 
 @click.command(short_help="Delete what a pipeline left in Personalize.")

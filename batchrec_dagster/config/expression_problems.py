@@ -24,7 +24,7 @@ from batchrec_dagster.config.validation import Keys
 from batchrec_dagster.personalize.schemas import ITEMS, USERS, Schema, parse_schema
 from batchrec_dagster.rules.conditions import add_age
 from batchrec_dagster.rules.settings import ListRules
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS
+from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 
 if TYPE_CHECKING:
     from batchrec_dagster.config.pipeline import Pipeline

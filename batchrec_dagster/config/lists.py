@@ -14,7 +14,7 @@ from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.sinks import Sinks
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS
+from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 
 
 class ListSettings(RecommendationSettings):

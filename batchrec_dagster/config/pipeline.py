@@ -28,7 +28,7 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS, StorageKeys, is_of_list
+from batchrec_dagster.storage.layout import SIMILAR_ITEMS, StorageKeys, is_of_list
 
 
 def _flatten(settings: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.rules.settings import Block, ListRules
 from batchrec_dagster.sinks import Sinks
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS
+from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 
 
 class SimilarItemsRules(dg.Model):

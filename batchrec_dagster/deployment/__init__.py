@@ -28,8 +28,8 @@ from batchrec_dagster.deployment.tags import parse_tags
 from batchrec_dagster.personalize.prices import PRICES_VARIABLE, Prices, PricesError
 from batchrec_dagster.preparation.sources import limits
 from batchrec_dagster.storage import durable, io_managers
-from batchrec_dagster.storage.object_store import StorageError, split_uri
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.objects import StorageError, split_uri
 from batchrec_dagster.web import HOSTS_VARIABLE
 
 ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+")

@@ -16,9 +16,9 @@ import polars as pl
 from batchrec_dagster.dagster_internals.expected_failure import failures_without_stack
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.io_managers import CsvIOManager, StorageIOManager, storage_errors
-from batchrec_dagster.storage.paths import PreparedFiles, UsersOfInteractions
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.layout import PreparedFiles, UsersOfInteractions
 
 Manager = TypeVar("Manager", bound=StorageIOManager)
 

@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.ensure import LIMIT, REQUEST_RATE, STORAGE_TAG
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.storage.resource import S3Connection
+from batchrec_dagster.storage.connection import S3Connection
 
 S3_RESOURCE_VARIABLE = "BATCHREC_S3_RESOURCE"
 # Its fields that would change the connection, and are not read. Each is named with its default.

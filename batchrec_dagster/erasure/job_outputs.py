@@ -12,7 +12,7 @@ from batchrec_dagster.erasure.place import Amount
 from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX, SEGMENT_LISTS, USER_FIELD
 from batchrec_dagster.steps.batch_jobs import split_at_lines
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.layout import PipelineFiles
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS, is_of_list
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.layout import SIMILAR_ITEMS, is_of_list
 
 # The assets that work in Personalize, in order.
 STEPS = (

@@ -32,7 +32,7 @@ from batchrec_dagster.sinks import SinkContext
 from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
 from batchrec_dagster.steps.work import PersonalizeWork, list_removed_lists
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 REMAINS_IN_S3 = (

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Amount
-from batchrec_dagster.storage.object_store import DamagedObjectError
-from batchrec_dagster.storage.published_table import (
+from batchrec_dagster.storage.editions import (
     Edition,
     PublishedTable,
 )
+from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster.storage.table_without_users import drop_users
 
 

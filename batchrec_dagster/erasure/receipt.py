@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 
 
 def count_people(number: int) -> str:

@@ -12,10 +12,10 @@ from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Amount
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import USER_ID
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.paths import PipelineFiles
-from batchrec_dagster.storage.published_table import ABOUT, TableWriter, read_about
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.editions import ABOUT, TableWriter, read_about
+from batchrec_dagster.storage.layout import PipelineFiles
 
 # This many rows are in memory at a time.
 ROWS_AT_ONCE = 100_000

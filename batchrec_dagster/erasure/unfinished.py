@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import ErasureError
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
-from batchrec_dagster.storage.json_records import parse_record
-from batchrec_dagster.storage.object_store import ObjectNotFoundError
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.objects import ObjectNotFoundError
+from batchrec_dagster.storage.records import parse_record
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Amount
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 
 
 @dataclass(frozen=True)

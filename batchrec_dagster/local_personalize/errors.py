@@ -5,7 +5,7 @@ A client sees a ServiceError as HTTP status 400, with the code and the message.
 
 from __future__ import annotations
 
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.objects import StorageError
 
 
 class ServiceError(Exception):

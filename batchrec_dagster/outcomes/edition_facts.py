@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from batchrec_dagster.personalize.evidence import read_ndcg, read_popular_ndcg
+from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.publications import EditionFacts, Publication, PublicationRecord
-from batchrec_dagster.storage.published_table import Edition
 
 
 def read_facts(edition: Edition) -> EditionFacts:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.publications import Publication
-from batchrec_dagster.storage.published_table import Edition
 
 # What a period starts with: the publication of its edition, or the end of the edition's data.
 PUBLICATION, DATA = "publication", "data"

@@ -17,8 +17,8 @@ from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.cost import WITHIN_BUDGET
 from batchrec_dagster.steps.raw_files import RawFiles
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
-from batchrec_dagster.storage.resource import StorageResource
 
 # The values of an asset's tag `stage`, from ratings to results.
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"

@@ -55,9 +55,9 @@ from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.object_store import ObjectNotFoundError
-from batchrec_dagster.storage.paths import PipelineFiles
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.objects import ObjectNotFoundError
 from batchrec_dagster.storage.unpublished_runs import UnpublishedRun, UnpublishedRuns
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.

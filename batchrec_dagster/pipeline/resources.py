@@ -11,7 +11,7 @@ import dagster as dg
 from batchrec_dagster.deployment import Deployment, resource_key
 from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
-from batchrec_dagster.storage.paths import StorageKeys
+from batchrec_dagster.storage.layout import StorageKeys
 
 
 def published(pipeline: str) -> dg.AssetSpec:

@@ -17,9 +17,9 @@ from batchrec_dagster.personalize.evidence import read_ndcg
 from batchrec_dagster.steps.checks import FailedChecksError
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.runs import measure_seconds
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.objects import StorageError
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, UnpublishedRuns
 
 # The metadata of every asset that names its pipeline, and of those of one of several lists that

@@ -31,7 +31,7 @@ from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, requir
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.extras import ExtraMissingError
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.objects import StorageError
 
 Parameters = ParamSpec("Parameters")
 # What an asset's function returns, or yields if it has to clean up after its value is stored.

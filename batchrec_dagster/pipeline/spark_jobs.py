@@ -21,9 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
 from batchrec_dagster.steps.interactions import SparkResult
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.extras import require
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.objects import StorageError
 
 
 class OutcomeReader:

@@ -24,8 +24,8 @@ from batchrec_dagster.pipeline.spark_jobs import OutcomeReader, explain_failures
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import SparkTask
 from batchrec_dagster.steps.interactions import SparkResult
-from batchrec_dagster.storage.object_store import split_uri
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.objects import split_uri
 
 SCRIPT = Path(spark.__file__).with_name("job.py")
 ROOT = SCRIPT.parents[2]

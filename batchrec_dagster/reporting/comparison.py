@@ -18,8 +18,8 @@ from batchrec_dagster.reporting.editions import (
     explain_incomparability,
 )
 from batchrec_dagster.reporting.history import EditionHistory
-from batchrec_dagster.storage.paths import PipelineFiles
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.layout import PipelineFiles
 
 # The key, in an edition's metadata, of what its lists cost where Amazon infers them.
 INFERENCE_COST = "inference_cost_on_aws_usd"

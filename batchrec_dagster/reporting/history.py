@@ -25,10 +25,10 @@ from batchrec_dagster.reporting.editions import (
 )
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
-from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectNotFoundError
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.editions import ABOUT, Edition, read_about
+from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.publications import Publication, PublicationRecord, Publications
-from batchrec_dagster.storage.published_table import ABOUT, Edition, read_about
 
 # The name of the report's record in the storage.
 REPORT = "recommendation_report"

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from batchrec_dagster.reporting.terminal import format_time
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.publications import Publication, Publications
-from batchrec_dagster.storage.published_table import Edition
 
 # The setting that decides how many editions are kept.
 SETTING = "retention.editions"

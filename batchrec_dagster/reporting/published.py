@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.reporting.remote_file import RemoteFile
-from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, StorageKeys
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.layout import SIMILAR_ITEMS, PipelineFiles, StorageKeys
+from batchrec_dagster.storage.objects import ObjectInfo, StorageError
 from batchrec_dagster.storage.publications import Publication, Publications
-from batchrec_dagster.storage.published_table import Edition
-from batchrec_dagster.storage.resource import StorageResource
 
 
 def list_published(storage: StorageResource, pipeline: str | None = None) -> list[str]:

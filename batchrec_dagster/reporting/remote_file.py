@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.objects import StorageError
 
 
 class RemoteFile(io.RawIOBase):

@@ -10,7 +10,7 @@ import dagster as dg
 
 from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.reporting.run_stages import name_stage
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun
 
 # This many runs that failed are read.

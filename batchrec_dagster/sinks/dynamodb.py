@@ -17,8 +17,8 @@ from batchrec_dagster.sinks.dynamodb_table import (
     build_time_to_live_command,
     raise_as_sink_errors,
 )
+from batchrec_dagster.storage.layout import SIMILAR_ITEMS, PipelineFiles, StorageKeys
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles, StorageKeys
 
 
 class DynamoDbSink(dg.Model):

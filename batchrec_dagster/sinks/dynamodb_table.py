@@ -33,9 +33,9 @@ import polars as pl
 from botocore import exceptions
 
 from batchrec_dagster.sinks import sink
+from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.list_subjects import USERS
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.objects import StorageError
 
 EXPIRES = "expires_at"
 OWNER = "batchrec:lists-of"

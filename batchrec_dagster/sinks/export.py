@@ -22,11 +22,11 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from batchrec_dagster.sinks import sink
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.layout import StorageKeys
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS, find_subject
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError, split_uri
-from batchrec_dagster.storage.paths import StorageKeys
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.objects import ObjectStore, StorageError, split_uri
 
 # The last four are the full-width forms, the same to spreadsheets in East Asian settings.
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"

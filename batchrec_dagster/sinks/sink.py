@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import polars as pl
 
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.list_subjects import find_subject
-from batchrec_dagster.storage.resource import StorageResource
 
 BATCH_ROWS = 100_000
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import polars as pl
 
 from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.list_subjects import ITEMS, find_subject
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.objects import (
     DamagedObjectError,
     ObjectNotFoundError,
 )
-from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.table_without_users import list_users
 

@@ -20,10 +20,10 @@ from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, requir
 from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.object_store import ObjectInfo
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
-from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import StorageResource
 
 
 def build_name_stem(name: str, version: str, force_run: str | None = None) -> str:

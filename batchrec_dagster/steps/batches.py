@@ -25,9 +25,9 @@ from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import compute_version
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import USERS_FILE
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.layout import USERS_FILE
+from batchrec_dagster.storage.objects import StorageError
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 

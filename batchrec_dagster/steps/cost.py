@@ -19,7 +19,7 @@ from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.runs import RunFacts, measure_seconds
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.layout import PipelineFiles
 
 # The name of the check of `check_budget`, and its finding where nothing costs anything.
 WITHIN_BUDGET = "within_budget"

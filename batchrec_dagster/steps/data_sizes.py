@@ -16,8 +16,8 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.lists_declaration import explain_skipping
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.publications import Publications
-from batchrec_dagster.storage.published_table import Edition
 
 Part = Literal["interactions", "items", "users"]
 """A part of the data that has a source of its own."""

@@ -43,8 +43,8 @@ from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.published_table import Edition, TableWriter
+from batchrec_dagster.storage.editions import Edition, TableWriter
+from batchrec_dagster.storage.objects import StorageError
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"

@@ -45,11 +45,11 @@ from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files, require_copies
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import compute_version, read_pieces, temporary_folder
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
-from batchrec_dagster.storage.object_store import ObjectInfo, StorageError
-from batchrec_dagster.storage.paths import PipelineFiles, PreparedFiles
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.layout import PipelineFiles, PreparedFiles
+from batchrec_dagster.storage.objects import ObjectInfo, StorageError
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from batchrec_dagster.steps.item_checks import (
 from batchrec_dagster.steps.items import add_item_columns, read_item_columns, read_item_ids
 from batchrec_dagster.steps.list_rules import check_lists_not_emptied, describe_rules
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.editions import TableWriter
 
 # What an edition's metadata have besides `ItemListCounts`: what each rule did.
 RULES = "rules"

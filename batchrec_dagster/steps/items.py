@@ -15,7 +15,7 @@ from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
 from batchrec_dagster.steps.data_sizes import DataSize, FileInspection
 from batchrec_dagster.steps.raw_files import RawRecord, open_copy
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
 
 
 def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) -> ItemsResult:

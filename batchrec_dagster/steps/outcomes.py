@@ -18,7 +18,7 @@ from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.publications import Publications
 
 

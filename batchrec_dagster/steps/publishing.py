@@ -31,7 +31,8 @@ from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.editions import Edition, PublishedTable
+from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.publications import (
     PublicationRecord,
     Publications,
@@ -40,7 +41,6 @@ from batchrec_dagster.storage.publications import (
     describe_withdrawn_source,
     fingerprint_source,
 )
-from batchrec_dagster.storage.published_table import Edition, PublishedTable
 from batchrec_dagster.storage.table_without_users import drop_users, open_reduced_table
 
 PREVIOUS = "previous"

@@ -19,10 +19,10 @@ from batchrec_dagster.preparation.sources.source import (
     SourceContext,
 )
 from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import compute_sha256, read_pieces
-from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectInfo
-from batchrec_dagster.storage.paths import read_record, write_record
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.layout import read_record, write_record
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectInfo
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from batchrec_dagster.steps.list_rules import (
 )
 from batchrec_dagster.steps.popular_items import make_popular_lines
 from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.progress import Progress
-from batchrec_dagster.storage.published_table import TableWriter
 
 # What an edition's metadata have besides `ListCounts`, where there is something to say: what each
 # rule did, and how lists were filled then.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.layout import PipelineFiles
 
 
 class Record:

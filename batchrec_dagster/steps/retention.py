@@ -30,8 +30,8 @@ from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.objects import StorageError
 
 RAW_ITEMS, RAW_USERS = "raw_items", "raw_users"
 

@@ -35,7 +35,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.retention import delete_unneeded_segments
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.editions import TableWriter
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"

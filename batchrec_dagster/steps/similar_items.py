@@ -62,7 +62,7 @@ from batchrec_dagster.steps.retention import delete_unneeded_similar_items
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.published_table import Edition, TableWriter
+from batchrec_dagster.storage.editions import Edition, TableWriter
 
 # Part of the table's version: raise it when the same results would become another table.
 TABLE_VERSION = "1"

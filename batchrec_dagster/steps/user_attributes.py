@@ -12,10 +12,10 @@ from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
 from batchrec_dagster.steps.data_sizes import DataSize, FileInspection
 from batchrec_dagster.steps.raw_files import RawRecord, open_copy, require_copies
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
-from batchrec_dagster.storage.object_store import DamagedObjectError, StorageError
-from batchrec_dagster.storage.paths import MAKE_AGAIN
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.layout import MAKE_AGAIN
+from batchrec_dagster.storage.objects import DamagedObjectError, StorageError
 
 
 def read_users_file(

@@ -10,9 +10,9 @@ from typing import Self
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster.storage.lease import Lease
-from batchrec_dagster.storage.paths import SIMILAR_ITEMS, PipelineFiles
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.layout import SIMILAR_ITEMS, PipelineFiles
+from batchrec_dagster.storage.lock import Lease
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from urllib.parse import quote
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.json_records import ANY_RECORD, parse_record
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.editions import PublishedTable
+from batchrec_dagster.storage.layout import MAKE_AGAIN
+from batchrec_dagster.storage.objects import (
     DamagedObjectError,
     ObjectNotFoundError,
     StorageError,
 )
-from batchrec_dagster.storage.paths import MAKE_AGAIN
-from batchrec_dagster.storage.published_table import PublishedTable
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.records import ANY_RECORD, parse_record
 
 # The asset metadata with the storage key of its value.
 STORAGE_KEY = "batchrec/storage_key"

@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from batchrec_dagster.storage.object_store import DamagedObjectError
-from batchrec_dagster.storage.paths import PipelineFiles
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.objects import DamagedObjectError
 
 # The name of the record.
 RECORD = "publications"

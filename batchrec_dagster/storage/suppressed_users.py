@@ -12,9 +12,9 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 from batchrec_dagster.storage.hashed_users import HASH_BYTES, NOBODY, SuppressedUsers
-from batchrec_dagster.storage.json_records import parse_record
-from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectNotFoundError
-from batchrec_dagster.storage.paths import PipelineFiles, write_record
+from batchrec_dagster.storage.layout import PipelineFiles, write_record
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
+from batchrec_dagster.storage.records import parse_record
 
 FIX = (
     "restore it from a backup, or delete it and run batchrec forget again for everyone who was"

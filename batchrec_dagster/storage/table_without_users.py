@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import polars as pl
 
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.published_table import (
+from batchrec_dagster.storage.editions import (
     ABOUT,
     USERS_DROPPED,
     Edition,

@@ -15,8 +15,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from batchrec_dagster.storage.object_store import ObjectNotFoundError
-from batchrec_dagster.storage.paths import PipelineFiles
+from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.objects import ObjectNotFoundError
 
 # The runs of a year and a month are remembered. There are more only where runs fail by the hour.
 MOST_RUNS = 400

@@ -34,10 +34,10 @@ from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.show import format_text as as_text
 from batchrec_dagster.reporting.terminal import escape_invisible
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError
-from batchrec_dagster.storage.paths import StorageKeys
-from batchrec_dagster.storage.published_table import ABOUT, PublishedTable, TableWriter
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.editions import ABOUT, PublishedTable, TableWriter
+from batchrec_dagster.storage.layout import StorageKeys
+from batchrec_dagster.storage.objects import ObjectStore, StorageError
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.guard.hostile import HOSTILE as STRANGERS
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server

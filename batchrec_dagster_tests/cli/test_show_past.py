@@ -16,9 +16,9 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arm
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications, Rollback
-from batchrec_dagster.storage.published_table import TableWriter
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.texts import assert_texts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.objects import StorageError
 
 PERSONALIZE = {"BATCHREC_PERSONALIZE": "http://127.0.0.1:9"}
 REGION = {"AWS_REGION": "us-east-1"}

@@ -15,10 +15,10 @@ from batchrec_dagster.erasure.place import Place
 from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_imported_places
 from batchrec_dagster.erasure.whole_files import WholeFiles
-from batchrec_dagster.storage.object_store import DamagedObjectError
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.published_table import TableWriter, read_about
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import TableWriter, read_about
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 

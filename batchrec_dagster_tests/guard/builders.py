@@ -29,7 +29,7 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.preparation.users import list_distinct_users
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.errors import ResourceNotFoundError, ServiceError
 from batchrec_dagster.personalize.schemas import build_interactions_schema
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.servers.forks import FORKS
 from batchrec_dagster_tests.guard.servers.personalize import (

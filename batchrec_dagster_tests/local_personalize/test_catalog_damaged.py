@@ -11,7 +11,7 @@ import pytest
 from batchrec_dagster.local_personalize.api.client import CatalogError
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.web.test_guard import serve
 
 

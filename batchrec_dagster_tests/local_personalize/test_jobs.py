@@ -41,7 +41,7 @@ OPERATIONS = "batchrec_dagster.local_personalize.operations"
 HANGING = """
     import pathlib, pkgutil, sys, time
     from batchrec_dagster.local_personalize.api.client import embedded_client
-    from batchrec_dagster.storage.object_store import ObjectStore
+    from batchrec_dagster.storage.objects import ObjectStore
 
     root = pathlib.Path(sys.argv[1])
     where = pkgutil.resolve_name({where!r})
@@ -207,7 +207,7 @@ def test_a_killed_batch_inference_leaves_no_half_of_an_output(local: Local, hang
         f" roleArn={ROLE!r}, jobInput={{'s3DataSource': {{'path': 's3://data/users/'}}}},"
         " jobOutput={'s3DataDestination': {'path': 's3://data/users/out/'}})"
     )
-    process = hanging("batchrec_dagster.storage.object_store.ObjectStore.put", request, after=1)
+    process = hanging("batchrec_dagster.storage.objects.ObjectStore.put", request, after=1)
     output_uris = [info.uri for info in local.store.list("s3://data/users/out/")]
     assert output_uris == ["s3://data/users/out/1.json.out"]  # whole, and without the marker
     assert len(local.read_lines(output_uris[0])) == 2
@@ -230,7 +230,7 @@ def test_the_interpreter_ends_during_a_running_job(local: Local) -> None:
         import pathlib, sys, threading
         from batchrec_dagster.local_personalize.api.client import embedded_client
         from batchrec_dagster.local_personalize.operations import solution_versions
-        from batchrec_dagster.storage.object_store import ObjectStore
+        from batchrec_dagster.storage.objects import ObjectStore
         root, begun = pathlib.Path(sys.argv[1]), threading.Event()
         def endless(*args, log, **options):
             begun.set()
@@ -256,7 +256,7 @@ def test_a_training_on_all_cores_is_left_to_the_next_process(local: Local) -> No
         from batchrec_dagster.local_personalize.api.client import embedded_client
         from batchrec_dagster.local_personalize.learning.threads import for_each
         from batchrec_dagster.local_personalize.operations import solution_versions
-        from batchrec_dagster.storage.object_store import ObjectStore
+        from batchrec_dagster.storage.objects import ObjectStore
         root, begun = pathlib.Path(sys.argv[1]), threading.Event()
         def pieces():
             while True:

@@ -26,7 +26,7 @@ from batchrec_dagster.personalize.evidence import (
     get_solution_metrics,
     read_evidence,
 )
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.servers.personalize import Local
 from batchrec_dagster_tests.local_personalize.learning.support import popular_blends
 

@@ -21,7 +21,7 @@ from batchrec_dagster.steps.outcome_sums import (
     PeriodLists,
     sum_period,
 )
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster_tests.guard.repeats import repeats
 
 DAY = 86_400

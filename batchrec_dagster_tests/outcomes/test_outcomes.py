@@ -21,10 +21,10 @@ from batchrec_dagster.reporting.outcomes import (
 )
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import Edition, TableWriter
+from batchrec_dagster.storage.objects import StorageError
 from batchrec_dagster.storage.publications import PublicationRecord
-from batchrec_dagster.storage.published_table import Edition, TableWriter
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.guard.builders import declaration
 from batchrec_dagster_tests.guard.editions import complete_about
 

@@ -12,7 +12,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
 
 Create = Callable[[Any], Any]
 GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"

@@ -18,7 +18,7 @@ from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectStore, StorageError
 from batchrec_dagster.storage.permissions import find_partition
 from batchrec_dagster_tests.guard.builders import (
     REPOSITORY,

@@ -23,8 +23,8 @@ from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB, Res
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import Project, refresh, table, why
 from batchrec_dagster_tests.guard.first_run import DECLARATION
 

@@ -18,7 +18,7 @@ from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.steps import training
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,

@@ -21,7 +21,7 @@ from batchrec_dagster import BatchRecommendations
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import (
     Project,
     copied_project,

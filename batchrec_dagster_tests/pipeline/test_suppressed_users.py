@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.builders import (
     Project,

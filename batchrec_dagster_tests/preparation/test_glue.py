@@ -20,7 +20,7 @@ from moto.glue.responses import GlueResponse
 from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zip_modules
 from batchrec_dagster.preparation.spark.task import SourceFile
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster_tests.guard.servers.glue import (
     DONE,
     ROLE,

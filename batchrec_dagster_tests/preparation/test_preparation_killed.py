@@ -18,7 +18,7 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.parsing import parse_file
 from batchrec_dagster.preparation.sources.source import SourceContext
 from batchrec_dagster.samples import generator
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.servers.forks import FORKS
 

@@ -27,11 +27,11 @@ from batchrec_dagster.reporting.overview import summarize_pipeline
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.run_records import read_ended_runs
 from batchrec_dagster.steps.publishing import remember_facts
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import Edition, TableWriter
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.objects import StorageError
 from batchrec_dagster.storage.publications import Publications, Rollback
-from batchrec_dagster.storage.published_table import Edition, TableWriter
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server

@@ -13,9 +13,9 @@ import pyarrow as pa
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.run_records import CheckRecord, read_check_records
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.published_table import Edition, TableWriter
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import Edition, TableWriter
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster_tests.guard.editions import complete_about
 
 ASSET = dg.AssetKey(["shop", "solution_version"])

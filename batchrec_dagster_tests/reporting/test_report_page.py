@@ -37,7 +37,7 @@ from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import encode_json_for_html, render_page
 from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.run_tables import RunTables
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.guard.first_run import FirstRun
 

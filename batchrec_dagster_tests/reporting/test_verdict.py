@@ -14,7 +14,7 @@ from batchrec_dagster.reporting.provenance import describe_counted_events
 from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.texts import assert_texts
 

@@ -15,8 +15,8 @@ from moto import mock_aws
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb_table
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.dynamodb_table import UserListTable
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster_tests.guard.sink_tables import (
     build_large_table,
 )

@@ -16,8 +16,8 @@ from batchrec_dagster.sinks import SinkUnavailableError, export
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.sinks.sink import SinkContext, SinkCounts, SinkResult
-from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.hostile import HOSTILE
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.sink_tables import (

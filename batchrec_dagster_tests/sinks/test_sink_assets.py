@@ -18,8 +18,8 @@ from batchrec_dagster.pipeline.assets import sinks
 from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.io_managers import ParquetIOManager
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.guard.builders import (
     declaration,
     metadata,

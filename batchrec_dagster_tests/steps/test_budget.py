@@ -20,8 +20,8 @@ from batchrec_dagster.personalize.resource_kinds import (
 )
 from batchrec_dagster.pipeline.assets import published_lists, training
 from batchrec_dagster.reporting.nights import Night, list_nights
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster_tests.guard.builders import Project, definitions, refresh, why
 from batchrec_dagster_tests.guard.first_run import DECLARATION
 

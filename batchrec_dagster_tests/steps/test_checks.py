@@ -12,7 +12,7 @@ from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.steps import checks
 from batchrec_dagster.steps.publishing import read_checks
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 

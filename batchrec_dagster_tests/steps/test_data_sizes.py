@@ -13,8 +13,8 @@ from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
 from batchrec_dagster.steps.items import inspect_items
 from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
 from batchrec_dagster.steps.user_attributes import inspect_users
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.hashed_users import NOBODY
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
 TITLE, IMAGE = "items.columns.title", "items.columns.image"
 

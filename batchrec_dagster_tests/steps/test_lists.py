@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.file_formats import format_inference_line, rea
 from batchrec_dagster.steps.batch_jobs import JobOutput, read_ahead, split_at_lines
 from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
 from batchrec_dagster.steps.seen_items import SeenItems
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
 
 ITEMS = ["1", "2", "3", "é", "5"]
 

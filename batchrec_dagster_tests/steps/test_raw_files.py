@@ -16,8 +16,8 @@ from batchrec_dagster.steps.raw_files import (
     bring_raw_files,
     open_raw_files,
 )
-from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectStore
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectStore
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 COPIED = {

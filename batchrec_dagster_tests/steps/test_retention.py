@@ -18,9 +18,9 @@ from batchrec_dagster.personalize.resource_kinds import IMPORT_JOB, ResourceKind
 from batchrec_dagster.steps.batch_jobs import JobOutput
 from batchrec_dagster.steps.retention import delete_unneeded, delete_unneeded_segments
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import declaration
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, REGION, Keys, S3Server

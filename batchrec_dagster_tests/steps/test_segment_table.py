@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from batchrec_dagster.personalize.file_formats import format_segment_line, read_segments
 from batchrec_dagster.steps.batch_jobs import split_at_lines
 from batchrec_dagster.steps.segment_table import SegmentTable
-from batchrec_dagster.storage.published_table import TableWriter
+from batchrec_dagster.storage.editions import TableWriter
 
 USERS = ["1", "2", "é", "4"]
 segments = st.lists(

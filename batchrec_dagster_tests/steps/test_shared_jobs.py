@@ -25,9 +25,9 @@ from batchrec_dagster.steps.shared_jobs import (
     name_sharing_lists,
 )
 from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.publications import PublicationRecord, Publications, WithdrawnLists
-from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
 from batchrec_dagster_tests.guard.editions import complete_about
 

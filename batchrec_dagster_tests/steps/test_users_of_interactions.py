@@ -15,11 +15,11 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.io_managers import InteractionsIOManager
 from batchrec_dagster.steps.cost import count_interactions, count_users
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.durable import compute_version, read_pieces
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError
-from batchrec_dagster.storage.paths import PreparedFiles, UsersOfInteractions
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.layout import PreparedFiles, UsersOfInteractions
+from batchrec_dagster.storage.objects import ObjectStore, StorageError
 
 KEY = "shop/transformed/interactions/interactions.csv"
 

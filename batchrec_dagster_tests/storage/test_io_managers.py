@@ -11,6 +11,8 @@ import pytest
 
 from batchrec_dagster.deployment.io_managers import InteractionsIOManager
 from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import PublishedTable, TableWriter
 from batchrec_dagster.storage.io_managers import (
     STORAGE_KEY,
     HtmlIOManager,
@@ -20,8 +22,6 @@ from batchrec_dagster.storage.io_managers import (
     StorageIOManager,
     UsersIOManager,
 )
-from batchrec_dagster.storage.published_table import PublishedTable, TableWriter
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
 FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]

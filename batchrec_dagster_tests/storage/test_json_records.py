@@ -20,11 +20,11 @@ from batchrec_dagster.steps.cost import Payment, _Training
 from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.storage.io_managers import JsonRecordIOManager
-from batchrec_dagster.storage.json_records import ANY_RECORD, parse_record
-from batchrec_dagster.storage.lease import Lease, _describe_owner, _is_dead
-from batchrec_dagster.storage.object_store import DamagedObjectError, ObjectStore, StorageError
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.lock import Lease, _describe_owner, _is_dead
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectStore, StorageError
 from batchrec_dagster.storage.publications import Publications
+from batchrec_dagster.storage.records import ANY_RECORD, parse_record
 
 MODEL = ModelRecord("arn:1", "arn:2", "group", "v1", metrics={"ndcg": 0.5})
 RAW = RawRecord("orders.csv", (FileRecord("orders.csv", "s3://b/orders.csv", "f", 3, "ab"),))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.storage.lease import Lease
-from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError
+from batchrec_dagster.storage.lock import Lease
+from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore, StorageError
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 LONG = 1_000.0

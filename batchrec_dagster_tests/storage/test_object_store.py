@@ -17,7 +17,8 @@ from obstore.exceptions import GenericError
 from obstore.store import S3Store
 
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.objects import (
     MAX_PARTS,
     ObjectNotFoundError,
     ObjectStore,
@@ -25,7 +26,6 @@ from batchrec_dagster.storage.object_store import (
     choose_part_size,
     split_uri,
 )
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.guard.builders import assert_etags_are_given
 
 

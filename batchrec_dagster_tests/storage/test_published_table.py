@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.editions import Edition, PublishedTable, TableWriter
+from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
     ObjectStore,
 )
-from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 TABLE = "shop/curated/lists/lists.parquet"

@@ -12,7 +12,7 @@ import botocore.session
 import pytest
 from botocore.credentials import RefreshableCredentials
 
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectStore, StorageError
 from batchrec_dagster_tests.guard.builders import (
     assert_etags_are_given,
 )
@@ -33,7 +33,7 @@ def bucket(s3: S3Server) -> str:
 def test_the_parts_of_a_large_file_grow_with_it(
     s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.storage.object_store.MAX_PARTS", 2)
+    monkeypatch.setattr("batchrec_dagster.storage.objects.MAX_PARTS", 2)
     file, data = tmp_path / "large", os.urandom(35_000_000)
     file.write_bytes(data)
     # S3 appends the number of parts to the ETag.

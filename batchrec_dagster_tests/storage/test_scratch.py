@@ -16,8 +16,8 @@ import dagster as dg
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.steps.interactions import remove_dead_work
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 
 HOLD = """
 import sys

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
-from batchrec_dagster.storage.object_store import DamagedObjectError
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 

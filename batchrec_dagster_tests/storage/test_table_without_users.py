@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.storage import table_without_users
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError
-from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
+from batchrec_dagster.storage.editions import Edition, PublishedTable, TableWriter
+from batchrec_dagster.storage.objects import ObjectStore, StorageError
 from batchrec_dagster.storage.table_without_users import (
     drop_users,
     list_users,

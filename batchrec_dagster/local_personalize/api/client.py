@@ -23,7 +23,7 @@ from urllib3 import HTTPResponse
 from batchrec_dagster.personalize.evidence import HEADER
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.extras import require
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 
 from ..catalog.requests import ACCOUNT_ID
 from ..errors import CatalogError

@@ -133,7 +133,7 @@ def local_personalize(
       batchrec local-personalize --port 0 --s3-endpoint http://127.0.0.1:8333
     """
     _check_extras()
-    from batchrec_dagster.storage.object_store import ObjectStore
+    from batchrec_dagster.storage.objects import ObjectStore
 
     from ..errors import CatalogError
     from .server import serve

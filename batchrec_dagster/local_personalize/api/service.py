@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from batchrec_dagster.personalize.evidence import HEADER
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, MAX_EVENT_TYPES
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 
 from ..catalog.catalog import Catalog
 from ..catalog.home import Home, remove_path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.storage.object_store import ObjectInfo, ObjectStore, StorageError, split_uri
+from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore, StorageError, split_uri
 
 from ..errors import InvalidInputError, JobFailedError
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from batchrec_dagster.storage.object_store import StorageError
+from batchrec_dagster.storage.objects import StorageError
 
 from ..catalog.catalog import CatalogTransaction
 from ..catalog.kinds import CatalogKind, JobResult

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 
 from ..catalog.catalog import Catalog, CatalogTransaction
 from ..catalog.home import Home, remove_path

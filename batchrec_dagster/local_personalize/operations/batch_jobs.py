@@ -12,7 +12,7 @@ from batchrec_dagster.personalize.file_formats import (
 )
 from batchrec_dagster.personalize.filter_check import FilterTraits, find_traits
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
-from batchrec_dagster.storage.object_store import ObjectInfo
+from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 
 from ..catalog.kinds import JobResult

@@ -24,7 +24,7 @@ from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.published_table import Edition
+from batchrec_dagster.storage.editions import Edition
 
 if TYPE_CHECKING:
     from batchrec_dagster.steps.list_builder import RecommendationTable

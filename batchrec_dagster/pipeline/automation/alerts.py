@@ -15,7 +15,7 @@ from batchrec_dagster.pipeline.automation.failure_alerts import (
     find_pipelines_of_run,
 )
 from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
 
 if TYPE_CHECKING:
     from batchrec_dagster.pipeline.automation.list_alerts import ListState

@@ -17,7 +17,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.published import PublishedResults
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
 
 # How long new lists may wait for the report's verdict before they are announced without it.
 REPORT_TIME = timedelta(hours=1)

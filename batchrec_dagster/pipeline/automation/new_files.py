@@ -12,9 +12,9 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.steps.raw_files import RawRecord, digest_files, digest_source
-from batchrec_dagster.storage.object_store import StorageError
-from batchrec_dagster.storage.paths import read_record
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.layout import read_record
+from batchrec_dagster.storage.objects import StorageError
 
 # If the source changes between all ticks, the refresh starts after this many ticks anyway.
 MAX_TICKS_WAITED = 10

@@ -24,7 +24,7 @@ from batchrec_dagster.preparation.sources.source import (
     safe_filename,
 )
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.object_store import ObjectInfo, split_uri
+from batchrec_dagster.storage.objects import ObjectInfo, split_uri
 
 CHUNK = 1024 * 1024
 _WILD = re.compile(r"[*?]")

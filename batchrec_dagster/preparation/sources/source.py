@@ -15,7 +15,7 @@ from typing import Protocol
 from batchrec_dagster.preparation.sources.errors import FileError, SourceError
 from batchrec_dagster.preparation.sources.web_request import DownloadError, safe_url
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.object_store import ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectStore, StorageError
 
 LONGEST_FILENAME = 120
 EMPTY = "it is empty: check what writes it"

@@ -42,7 +42,7 @@ from botocore.config import Config
 from botocore.exceptions import ConnectionClosedError
 from urllib3 import HTTPResponse
 
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.faults.crashes import CrashError
 
 if TYPE_CHECKING:

@@ -17,14 +17,14 @@ import pyarrow as pa
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation import list_alerts
 from batchrec_dagster.steps.publishing import remember_facts
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.objects import (
     StorageError as StorageError,
 )
-from batchrec_dagster.storage.paths import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications
-from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.guard.builders import Project, definitions
 from batchrec_dagster_tests.guard.editions import complete_about
 

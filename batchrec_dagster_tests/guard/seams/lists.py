@@ -39,12 +39,12 @@ from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.objects import (
     StorageError as StorageError,
 )
 from batchrec_dagster.storage.publications import Publications, Rollback
-from batchrec_dagster.storage.published_table import TableWriter
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.guard.editions import complete_about
 
 if TYPE_CHECKING:

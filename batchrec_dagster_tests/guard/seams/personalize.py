@@ -22,8 +22,8 @@ from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, 
 from batchrec_dagster.personalize.ensure import PIPELINE_TAG, STORAGE_TAG, Ensure, StartedResource
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.resource_kinds import ResourceKind
-from batchrec_dagster.storage.object_store import ObjectStore
-from batchrec_dagster.storage.object_store import StorageError as StorageError
+from batchrec_dagster.storage.objects import ObjectStore
+from batchrec_dagster.storage.objects import StorageError as StorageError
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

@@ -35,10 +35,10 @@ from batchrec_dagster.preparation.user_attributes import parse_user_attributes
 from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster.samples import generator
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.objects import (
     ObjectStore,
 )
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.objects import (
     StorageError as StorageError,
 )
 

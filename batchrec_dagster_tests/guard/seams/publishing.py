@@ -34,17 +34,17 @@ from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.publishing import PREVIOUS, Publishing, republish
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.lease import Lease
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import Edition, PublishedTable, TableWriter
+from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.lock import Lease
+from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
 )
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.objects import (
     StorageError as StorageError,
 )
-from batchrec_dagster.storage.paths import PipelineFiles
 from batchrec_dagster.storage.publications import Publications
-from batchrec_dagster.storage.published_table import Edition, PublishedTable, TableWriter
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.storage import lease
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage import lock
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import Project, definitions, module_project
 from batchrec_dagster_tests.guard.oracles.template import (
     ACCOUNT,

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 
 
 class Permission(NamedTuple):

@@ -328,7 +328,7 @@ def _run_command(arguments: Sequence[str]) -> None:
 
 def _die_after_writing(key: str) -> None:
     """Let this process be killed once it has written an object whose key ends so."""
-    from batchrec_dagster.storage.object_store import ObjectStore
+    from batchrec_dagster.storage.objects import ObjectStore
 
     if not key:
         return

@@ -31,8 +31,8 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
+from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
-from batchrec_dagster.storage.resource import S3Connection, StorageResource
 from batchrec_dagster_tests.guard.builders import last_times
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 

@@ -19,7 +19,7 @@ from botocore.compat import HTTPHeaders
 from batchrec_dagster.local_personalize.api.client import embedded_client, make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.local_personalize.jobs.worker import Worker
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

@@ -19,7 +19,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from batchrec_dagster.storage.object_store import ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
 
 if TYPE_CHECKING:

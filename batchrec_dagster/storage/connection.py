@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError
 from pydantic import Field
 
 from batchrec_dagster.storage.durable import compute_version, temporary_folder
-from batchrec_dagster.storage.object_store import CLIENT_CONFIG, ObjectStore, StorageError
+from batchrec_dagster.storage.objects import CLIENT_CONFIG, ObjectStore, StorageError
 from batchrec_dagster.storage.permissions import explain_missing_settings, explain_refusals
 
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.

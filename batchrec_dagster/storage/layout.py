@@ -17,14 +17,14 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.storage.json_records import ANY_RECORD, parse_record
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.editions import PublishedTable
+from batchrec_dagster.storage.objects import (
     DamagedObjectError,
     ObjectNotFoundError,
     ObjectStore,
 )
-from batchrec_dagster.storage.published_table import PublishedTable
-from batchrec_dagster.storage.resource import StorageResource
+from batchrec_dagster.storage.records import ANY_RECORD, parse_record
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
@@ -186,7 +186,7 @@ class StorageKeys:
 def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
     """The record that an earlier run wrote; empty if there is none.
 
-    shape: the type that it must fit, see json_records.py.
+    shape: the type that it must fit, see records.py.
 
     Raises StorageError, and DamagedObjectError if it does not fit.
     """
@@ -323,7 +323,7 @@ class PipelineFiles:
     def record(self, asset: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
         """The record of the asset's last run; empty if there is none.
 
-        shape: the type that it must fit, see json_records.py.
+        shape: the type that it must fit, see records.py.
         """
         return read_record(self.storage, self.uri(self.storage_keys.record(asset)), shape)
 
@@ -334,7 +334,7 @@ class PipelineFiles:
     def list_record(self, name: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
         """The record of this name of what the list published; empty if there is none.
 
-        shape: the type that it must fit, see json_records.py.
+        shape: the type that it must fit, see records.py.
         """
         return read_record(self.storage, self.uri(self.storage_keys.list_record(name)), shape)
 

@@ -19,13 +19,13 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
-from batchrec_dagster.storage.json_records import parse_record
-from batchrec_dagster.storage.object_store import (
+from batchrec_dagster.storage.objects import (
     DamagedObjectError,
     ObjectNotFoundError,
     ObjectStore,
     StorageError,
 )
+from batchrec_dagster.storage.records import parse_record
 
 if TYPE_CHECKING:
     import pyarrow as pa

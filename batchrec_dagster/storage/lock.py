@@ -20,9 +20,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Self
 
-from batchrec_dagster.storage.json_records import parse_record
-from batchrec_dagster.storage.object_store import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectStore, StorageError
 from batchrec_dagster.storage.processes import describe_process_space, is_process_alive
+from batchrec_dagster.storage.records import parse_record
 
 RENEW_SECONDS = 15.0
 EXPIRES_SECONDS = 60.0
