@@ -157,6 +157,6 @@ def open_account(
         for name, value in project.environment.items():
             patch.setenv(name, value)
         # Each run stands for a process that has ended before the next one.
-        patch.setattr(lease, "is_process_alive", lambda pid: False)
+        patch.setattr(lock, "is_process_alive", lambda pid: False)
         defs = stack.enter_context(definitions(project))
         yield Account(project, defs, instance, front, personalize, role)
