@@ -16,7 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.outcomes.experiment import summarize_experiment
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
@@ -57,6 +56,7 @@ from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster.storage.objects import ObjectNotFoundError
 from batchrec_dagster.storage.unpublished_runs import UnpublishedRun, UnpublishedRuns
 
@@ -150,7 +150,7 @@ def _describe_run(
         report_time=datetime.now(UTC),
         solution_version=model.get("solution_version_arn", ""),
         metrics=model["metrics"],
-        recent=MeasuredPopularity.from_json(edition.about["recent_popularity"]),
+        recent=MeasuredPopularity.read(edition.about["recent_popularity"]),
         checks=checks,
         # A run may have prepared data that it did not import, or whose lists were refused.
         earlier_data=model["data_version"] != compute_data_version(work),

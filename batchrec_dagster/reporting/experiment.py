@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.outcomes.experiment import Effect, ExperimentResult
-from batchrec_dagster.outcomes.measured_popularity import name_window
 from batchrec_dagster.reporting.terminal import render
 from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.measured_popularity import name_window
 
 # What the users in each kind of control get.
 CONTROL_GETS = {"popular": "the most popular items", "none": "no lists"}

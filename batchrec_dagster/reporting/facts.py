@@ -10,7 +10,6 @@ from typing import Annotated
 import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.audience import Audience, count_audience
 from batchrec_dagster.reporting.catalogue import Catalogue, count_catalogue
@@ -28,6 +27,7 @@ from batchrec_dagster.reporting.verdict import (
     VerdictFacts,
     judge_edition,
 )
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 # The check of the lists' lengths.
 LISTS_FULL, ROWS_TITLED = "lists_full", "rows_titled"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from batchrec_dagster.outcomes.measured_popularity import name_window
 from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, MetricEstimate, name_ndcg
 from batchrec_dagster.reporting.catalogue import Shares
 from batchrec_dagster.reporting.charts import Chart, Interval
@@ -19,6 +18,7 @@ from batchrec_dagster.reporting.sections import (
     format_score,
     format_with_interval,
 )
+from batchrec_dagster.storage.measured_popularity import name_window
 
 # The series of the charts.
 MODEL, POPULAR = "This model", "Most popular items"

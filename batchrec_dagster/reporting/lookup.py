@@ -19,13 +19,13 @@ from batchrec_dagster.explanations.item_overlaps import (
     find_similar_items,
 )
 from batchrec_dagster.explanations.list_reasons import BECAUSE
-from batchrec_dagster.outcomes.measured_popularity import name_window
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.past_editions import LivePeriod, PastEdition
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.list_subjects import ITEMS
+from batchrec_dagster.storage.measured_popularity import name_window
 
 # The reason of a popular item.
 POPULAR = "popular"

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate, join_events, name_ndcg
 from batchrec_dagster.reporting.provenance import NOBODY_TESTED, SMALL_SAMPLE
 from batchrec_dagster.reporting.sections import Judgement
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 # If there are no intervals, an NDCG below this share of the one before is worse.
 WORSE_SHARE = 0.9

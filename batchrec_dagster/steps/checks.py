@@ -14,7 +14,6 @@ from typing import Any, Literal, Self
 import polars as pl
 
 from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import (
     ALL,
     COVERAGE,
@@ -31,6 +30,7 @@ from batchrec_dagster.personalize.schemas import (
 from batchrec_dagster.preparation.layout import CLOCK_SLACK, EXCEL_DAYS, NO_TIMES
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 # Times before this mean that they were read in the wrong unit.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
@@ -489,7 +489,7 @@ class ModelToPublish:
             metrics.get(COVERAGE, 0.0),
             self.model.evidence.get(f"{ALL}/popular") if metrics else None,
             published_ndcg,
-            MeasuredPopularity.from_json(self.model.recent_popularity) if metrics else None,
+            MeasuredPopularity.read(self.model.recent_popularity) if metrics else None,
             name_ndcg(self.model.success),
         )
 

@@ -8,11 +8,11 @@ from zlib import crc32
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.pairs import Numbers, find_positions
-from batchrec_dagster.steps.popular_items import Floats, find_popular_items
+from batchrec_dagster.steps.popular_items import find_popular_items
 from batchrec_dagster.steps.success import is_success
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 # One user in this many is tested, and this share of their interactions is held out: developer
 # guide, "Evaluating a solution version with metrics".
@@ -24,6 +24,8 @@ LIST_LENGTH = 25
 FAR = 2**40
 # Half of a 95% interval, in standard errors.
 STANDARD_ERRORS = 1.96
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def measure_popularity(
@@ -74,7 +76,7 @@ def measure_popularity(
     margin = None
     if len(ndcg) > 1:
         margin = STANDARD_ERRORS * float(ndcg.std(ddof=1)) / float(np.sqrt(len(ndcg)))
-    return MeasuredPopularity(days, len(ndcg), float(ndcg.mean()), margin)
+    return MeasuredPopularity(days=days, users=len(ndcg), ndcg=float(ndcg.mean()), margin=margin)
 
 
 def choose_users(user_ids: pl.Series, parts: int) -> pl.Series:

@@ -6,13 +6,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.conditions import SECONDS_A_DAY
-from batchrec_dagster.rules.pairs import Pairs, find_positions
 from batchrec_dagster.steps.success import is_success
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
@@ -26,9 +24,6 @@ FEWEST_PEOPLE = 3
 USERS_AT_ONCE = 20_000
 # The reason of a row of such a list.
 POPULAR = "popular"
-
-
-Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 NO_GROUPS = pl.DataFrame(schema={"reason": pl.String, ITEM_ID: pl.String})
 
 
@@ -36,22 +31,16 @@ NO_GROUPS = pl.DataFrame(schema={"reason": pl.String, ITEM_ID: pl.String})
 class PopularItems:
     """The items that most people had in the last days."""
 
-    items: pl.DataFrame
-    """The columns ITEM_ID and popularity, the most popular first; ties are in the order of ids.
-    The popularity is the number of people who had the item.
-    Where few items were had in the last days, those of all time follow, with a popularity of 0."""
+    ids: pl.Series
+    """The items' ids, the most popular first; ties are in the order of ids.
+    Where few items were had in the last days, those of all time follow."""
     days: int
     """Only interactions of this many days count."""
     of_groups: pl.DataFrame = field(default_factory=lambda: NO_GROUPS)
-    """The columns reason and ITEM_ID: what is popular in groups of users, the most popular first.
-    The reason names the group, as the rows of its users do."""
+    """The columns reason, ITEM_ID and popularity: what is popular in groups of users, the most
+    popular first. The reason names the group, as the rows of its users do."""
     groups: Sequence[str] = ()
     """The reasons of the groups that get lists, also those where nothing is popular."""
-
-    @property
-    def ids(self) -> pl.Series:
-        """The items' ids, the most popular first."""
-        return self.items.get_column(ITEM_ID)
 
     @property
     def by_reason(self) -> dict[str, pl.Series]:
@@ -67,7 +56,7 @@ class PopularItems:
 
     def describe(self) -> dict[str, Any]:
         """What an edition's metadata say of them."""
-        return {"days": self.days, "items": self.items.height}
+        return {"days": self.days, "items": len(self.ids)}
 
 
 def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Series) -> PopularItems:
@@ -81,8 +70,7 @@ def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Serie
     if not len(groups):
         return popular
     users = read_user_groups(work).filter(pl.col("reason").is_in(groups.implode()))
-    items = count_popular_items_by_group(interactions, users, days, success)
-    of_groups = items.select("reason", ITEM_ID)
+    of_groups = count_popular_items(interactions, days, success, by=users)
     return replace(popular, of_groups=of_groups, groups=groups.to_list())
 
 
@@ -120,78 +108,45 @@ def find_popular_items(
 
     days, success: as of `count_popular_items`.
     """
-    items = count_popular_items(interactions, days, success)
-    if items.height < ENOUGH_ITEMS:
-        others = count_popular_items(interactions, None, success)
-        others = others.join(items, on=ITEM_ID, how="anti", maintain_order="left")
-        items = pl.concat([items, others.with_columns(pl.lit(0, pl.Int64).alias("popularity"))])
-    return PopularItems(items, days)
+    ids = count_popular_items(interactions, days, success).get_column(ITEM_ID)
+    if len(ids) < ENOUGH_ITEMS:
+        of_all_time = count_popular_items(interactions, None, success).get_column(ITEM_ID)
+        ids = pl.concat([ids, of_all_time]).unique(maintain_order=True)
+    return PopularItems(ids, days)
 
 
 def count_popular_items(
-    interactions: pl.LazyFrame, days: int | None, success: Collection[str]
+    interactions: pl.LazyFrame,
+    days: int | None,
+    success: Collection[str],
+    by: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """The items that people had in the last days before the newest interaction.
 
-    The columns are ITEM_ID and popularity, the most popular first; ties are in the order of ids.
+    The columns are ITEM_ID and popularity, the number of people who had the item. The most popular
+    come first, and ties are in the order of ids. With `by`, the column reason comes before them,
+    and the rows of a reason are together. Then at least FEWEST_PEOPLE had each item: with fewer, a
+    list would show what a single person chose.
 
     days: None for all time.
     success: the types of events that count; all if empty.
+    by: the columns USER_ID and reason, which names the group of users that are counted together.
     """
-    counted = _select_counted(interactions, days, success)
-    users, items = pl.collect_all(
-        [counted.select(pl.col(USER_ID).unique()), counted.select(pl.col(ITEM_ID).unique())],
-        engine="streaming",
-    )
-    item_ids = items.to_series().sort()
-    pairs = Pairs.read(
-        counted.select(
-            user=find_positions(USER_ID, users.to_series()),
-            item=find_positions(ITEM_ID, item_ids),
-        )
-    )
-    popularity = np.bincount(pairs.items, minlength=len(item_ids))
-    return pl.DataFrame({ITEM_ID: item_ids, "popularity": popularity}).sort(
-        "popularity", ITEM_ID, descending=[True, False]
-    )
-
-
-def count_popular_items_by_group(
-    interactions: pl.LazyFrame,
-    users: pl.DataFrame,
-    days: int,
-    success: Collection[str],
-) -> pl.DataFrame:
-    """The items that people of each group had, if at least FEWEST_PEOPLE of them had it.
-
-    With fewer, a list would show what a single person chose. The columns are reason, ITEM_ID and
-    popularity, by groups, the most popular first; ties are in the order of ids.
-
-    users: the columns USER_ID and reason, which names the group.
-    days, success: as of `count_popular_items`.
-    """
-    return (
-        _select_counted(interactions, days, success)
-        .join(users.lazy(), on=USER_ID)
-        .select("reason", USER_ID, ITEM_ID)
-        .unique()
-        .group_by("reason", ITEM_ID)
-        .agg(popularity=pl.len().cast(pl.Int64))
-        .filter(pl.col("popularity") >= FEWEST_PEOPLE)
-        .collect(engine="streaming")
-        .sort("reason", "popularity", ITEM_ID, descending=[False, True, False])
-    )
-
-
-def _select_counted(
-    interactions: pl.LazyFrame, days: int | None, success: Collection[str]
-) -> pl.LazyFrame:
-    """The interactions that count as success, in the last days before the newest of all."""
     counted = interactions.filter(is_success(interactions, success))
-    if days is None:
-        return counted
-    newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-    return counted.filter(pl.col(TIMESTAMP) > (newest or 0) - days * SECONDS_A_DAY)
+    if days is not None:
+        newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+        counted = counted.filter(pl.col(TIMESTAMP) > (newest or 0) - days * SECONDS_A_DAY)
+    groups = []
+    if by is not None:
+        groups = ["reason"]
+        counted = counted.join(by.lazy().select(USER_ID, "reason"), on=USER_ID)
+    return (
+        counted.group_by(*groups, ITEM_ID)
+        .agg(popularity=pl.col(USER_ID).n_unique().cast(pl.Int64))
+        .filter(pl.col("popularity") >= (1 if by is None else FEWEST_PEOPLE))
+        .collect(engine="streaming")
+        .sort(*groups, -pl.col("popularity"), ITEM_ID)
+    )
 
 
 def make_popular_lines(

@@ -270,7 +270,7 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
                 # As those of the model that it is compared with.
                 counted=record.success,
             )
-        measured = popularity.to_json() if popularity is not None else {}
+        measured = popularity.model_dump() if popularity is not None else {}
     return replace(record, recent_popularity=measured, popularity_measured_with=settings)
 
 

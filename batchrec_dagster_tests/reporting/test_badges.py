@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.reporting.badges import (
     judge_concentration,
@@ -23,10 +22,11 @@ from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.provenance import SMALL_SAMPLE
 from batchrec_dagster.reporting.sections import Badge
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster_tests.reporting.test_report_page import build_tables, run
 from batchrec_dagster_tests.reporting.test_verdict import build_evidence, build_facts
 
-POPULAR = MeasuredPopularity(30, 400, 0.06, 0.01)
+POPULAR = MeasuredPopularity(days=30, users=400, ndcg=0.06, margin=0.01)
 
 
 def get_word(badge: Badge | None) -> str | None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import AMAZON, Evidence, MetricEstimate
 from batchrec_dagster.reporting.audience import count_audience
 from batchrec_dagster.reporting.history import describe_previous_edition
@@ -15,6 +14,7 @@ from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
 from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.texts import assert_texts
 
@@ -83,17 +83,26 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"tested": None}, "watch"),
     # Popular items of the last days, where they are better than those of all time.
-    ({"recent": MeasuredPopularity(30, 400, 0.05, 0.01)}, "good"),
-    ({"recent": MeasuredPopularity(30, 400, 0.09, 0.01)}, "good"),
-    ({"recent": MeasuredPopularity(30, 400, 0.18, 0.01)}, "watch"),
-    ({"recent": MeasuredPopularity(1, 400, 0.25, 0.01)}, "bad"),
+    ({"recent": MeasuredPopularity(days=30, users=400, ndcg=0.05, margin=0.01)}, "good"),
+    ({"recent": MeasuredPopularity(days=30, users=400, ndcg=0.09, margin=0.01)}, "good"),
+    ({"recent": MeasuredPopularity(days=30, users=400, ndcg=0.18, margin=0.01)}, "watch"),
+    ({"recent": MeasuredPopularity(days=1, users=400, ndcg=0.25, margin=0.01)}, "bad"),
     (
-        {"recent": MeasuredPopularity(90, 400, 0.09, 0.01), "tested": build_evidence(30)},
+        {
+            "recent": MeasuredPopularity(days=90, users=400, ndcg=0.09, margin=0.01),
+            "tested": build_evidence(30),
+        },
         "watch",
     ),
-    ({"recent": MeasuredPopularity(90, 400, 0.09, 0.01), "tested": None}, "good"),
-    ({"recent": MeasuredPopularity(90, 400, 0.19, 0.01), "tested": None}, "bad"),
-    ({"recent": MeasuredPopularity(90, 1, 0.2, None)}, "watch"),
+    (
+        {"recent": MeasuredPopularity(days=90, users=400, ndcg=0.09, margin=0.01), "tested": None},
+        "good",
+    ),
+    (
+        {"recent": MeasuredPopularity(days=90, users=400, ndcg=0.19, margin=0.01), "tested": None},
+        "bad",
+    ),
+    ({"recent": MeasuredPopularity(days=90, users=1, ndcg=0.2, margin=None)}, "watch"),
     # The lists.
     ({"served": 2100}, "watch"),
     ({"served": 2100, "failed": 3}, "watch"),
@@ -205,7 +214,7 @@ def test_the_verdict_follows_from_the_facts() -> None:
 
 def test_only_an_interval_proves_that_lists_are_good() -> None:
     """Amazon gives the means alone: nothing is called good, and pages show no green."""
-    popular = MeasuredPopularity(30, 400, 0.06, 0.01)
+    popular = MeasuredPopularity(days=30, users=400, ndcg=0.06, margin=0.01)
     verdicts = {
         tested: judge_edition(build_facts(tested=evidence, **changes))
         for tested, evidence, changes in (

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import AMAZON
 from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ NDCG = "normalized_discounted_cumulative_gain_at_25"
 def build_model(
     ndcg: float, popular: float | None, coverage: float = 0.2, recent: float | None = None
 ) -> ModelRecord:
-    measured = MeasuredPopularity(30, 200, recent or 0.0, 0.01)
+    measured = MeasuredPopularity(days=30, users=200, ndcg=recent or 0.0, margin=0.01)
     return ModelRecord(
         "arn:new",
         "arn:group",
@@ -29,7 +29,7 @@ def build_model(
         "data",
         metrics={NDCG: ndcg, "coverage": coverage},
         evidence={} if popular is None else {"all/users": 200, "all/popular": popular},
-        recent_popularity={} if recent is None else measured.to_json(),
+        recent_popularity={} if recent is None else measured.model_dump(),
     )
 
 

@@ -132,7 +132,6 @@ def test_popularity_is_measured_as_personalize_measures() -> None:
     assert recent.ndcg > all_time.ndcg
     assert recent.margin is not None
     assert measure_popularity(data, 7) == recent
-    assert type(recent).from_json(recent.to_json()) == recent
 
 
 def test_lines_of_popular_items_have_the_reason_of_their_user() -> None:

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import name_ndcg, read_popular_ndcg
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
@@ -42,6 +41,7 @@ from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.steps.success import SUCCESS_KNOWN
 from batchrec_dagster.steps.training import TrainingResult, train
 from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 CODE_VERSION = "1"
 
@@ -277,7 +277,7 @@ def _training_metadata(
 
 def _describe_popularity(record: ModelRecord) -> list[str]:
     """What popular items reach, in a sentence; empty if it was not measured."""
-    recent = MeasuredPopularity.from_json(record.recent_popularity)
+    recent = MeasuredPopularity.read(record.recent_popularity)
     if recent is None:
         return []
     return [

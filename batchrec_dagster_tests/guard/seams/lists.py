@@ -20,7 +20,6 @@ from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.explanations.list_reasons import ListReasons
 from batchrec_dagster.outcomes import arms
-from batchrec_dagster.outcomes.measured_popularity import MeasuredPopularity
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.filter_grammar import parse_condition
@@ -41,6 +40,7 @@ from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster.storage.objects import (
     StorageError as StorageError,
 )
@@ -182,11 +182,9 @@ def count_popular_items(
 
     by: the group of each user.
     """
-    if by is None:
-        return popular_items.count_popular_items(interactions.lazy(), days, success)
-    users = pl.DataFrame({"USER_ID": [*by], "reason": [*by.values()]})
-    counted = popular_items.count_popular_items_by_group(interactions.lazy(), users, days, success)
-    return counted.select("ITEM_ID", "popularity", group="reason")
+    users = None if by is None else pl.DataFrame({"USER_ID": [*by], "reason": [*by.values()]})
+    counted = popular_items.count_popular_items(interactions.lazy(), days, success, by=users)
+    return counted.rename({"reason": "group"}, strict=False)
 
 
 def find_bought_together(
@@ -244,7 +242,9 @@ def judge_model(
         evidence["all/popular"] = popular
     recent = {}
     if recent_popular is not None:
-        recent = MeasuredPopularity(30, tested_users, recent_popular, 0.01).to_json()
+        recent = MeasuredPopularity(
+            days=30, users=tested_users, ndcg=recent_popular, margin=0.01
+        ).model_dump()
     metrics = {NDCG: ndcg, "coverage": coverage}
     model = ModelRecord(
         "arn:new",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from pydantic import BaseModel, ConfigDict
 
-@dataclass(frozen=True)
-class MeasuredPopularity:
+
+class MeasuredPopularity(BaseModel):
     """NDCG@25 of recommending popular items, measured as Personalize measures a model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     days: int
     """The items are those that were popular in this many days."""
@@ -20,14 +22,10 @@ class MeasuredPopularity:
     margin: float | None
     """Half of its 95% interval; None with too few users."""
 
-    def to_json(self) -> dict[str, Any]:
-        """What a record and an edition's metadata have of it."""
-        return asdict(self)
-
     @classmethod
-    def from_json(cls, values: Mapping[str, Any] | None) -> Self | None:
-        """What `to_json` returned; None for nothing."""
-        return cls(**values) if values else None
+    def read(cls, values: Mapping[str, Any]) -> Self | None:
+        """What a record has of it; None if it has nothing."""
+        return cls.model_validate(values) if values else None
 
     def is_better_than(self, ndcg: float | None) -> bool:
         """Whether they are better than those of all time.
