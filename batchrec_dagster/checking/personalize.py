@@ -12,7 +12,7 @@ from batchrec_dagster.checking.findings import Finding, failed, ok
 from batchrec_dagster.checking.storage import SHORT_TIMEOUTS
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import AWS
-from batchrec_dagster.storage.objects import StorageError
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.permissions import find_partition
 
 
@@ -25,7 +25,7 @@ def check_personalize(deployment: Deployment) -> Iterator[Finding]:
     try:
         personalize = storage.client("personalize", endpoint, SHORT_TIMEOUTS)
         sts = storage.client("sts", config=SHORT_TIMEOUTS)
-    except StorageError as error:
+    except UserError as error:
         yield failed("personalize", str(error), "set what the message names")
         return
     if on_aws:

@@ -9,10 +9,11 @@ from pathlib import Path
 from batchrec_dagster.checking.findings import Finding, failed, ok, warning
 from batchrec_dagster.checking.sources import check_sources
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkUnavailableError
+from batchrec_dagster.errors import Retry, UserError
+from batchrec_dagster.sinks import Sink, SinkContext
 from batchrec_dagster.sinks.sink import SinkDescription
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.extras import ExtraMissingError, require
+from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.secrets import redact
 
 
@@ -45,7 +46,7 @@ def _check_alerts(pipeline: Pipeline) -> Iterator[Finding]:
         return
     try:
         require("alerts", "alerts.urls_env")
-    except ExtraMissingError as error:
+    except UserError as error:
         message, _, fix = str(error).partition(": ")
         yield failed(f"{pipeline.name} alerts", message, fix)
     if not os.environ.get(variable, "").strip():
@@ -68,12 +69,12 @@ def _check_sink(
 ) -> Finding:
     try:
         result = sink.check(context)
-    except SinkError as error:
+    except UserError as error:
         # `redact` knows secrets by the variable's name. The sink's own variable can have any
         # name, so its value is given under a name that counts as a secret.
         secret = {"DATABASE_URL": os.environ.get(description.secret or "", "")}
         message, _, fix = redact(str(error), {**os.environ, **secret}).partition("; ")
-        if not fix and isinstance(error, SinkUnavailableError):
+        if not fix and isinstance(error, Retry):
             fix = "check that it runs and can be reached from here"
         return failed(check, message, fix or "fix what the message names, then check again")
     if result.fix:

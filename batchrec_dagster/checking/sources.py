@@ -17,6 +17,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.similar_items import ItemsSource
 from batchrec_dagster.config.users import UserSettings
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.attributes import (
     ITEM_ROWS,
     USER_ROWS,
@@ -32,7 +33,6 @@ from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.computed import AssetRows
 from batchrec_dagster.preparation.sources.databases import Database
 from batchrec_dagster.preparation.sources.delta_table import DeltaTable
-from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.file_start import MOST_PACKED_BYTES, open_start
 from batchrec_dagster.preparation.sources.files import LocalFile, WebFile
 from batchrec_dagster.preparation.sources.parsing import parse_source
@@ -49,7 +49,6 @@ from batchrec_dagster.rules.settings import Block
 from batchrec_dagster.steps.raw_files import make_source_context
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.objects import StorageError
 
 FIX = "fix the file or the declaration, then check again"
 
@@ -73,7 +72,7 @@ def check_sources(pipeline: Pipeline, storage: StorageResource, project: Path) -
     for check, make_block in _list_blocks(pipeline):
         try:
             message = _open_block(make_block(), context)
-        except (SourceError, PreparationError, StorageError) as error:
+        except UserError as error:
             yield failed(check, str(error), FIX)
         else:
             if message is not None:
@@ -81,7 +80,7 @@ def check_sources(pipeline: Pipeline, storage: StorageResource, project: Path) -
 
 
 def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]]]:
-    """The name of each block with a source, and what makes it, or raises SourceError."""
+    """The name of each block with a source, and what makes it, or raises UserError."""
     items, users, similar_items = pipeline.items, pipeline.users, pipeline.similar_items
     yield f"{pipeline.name} ratings", partial(_make_ratings_block, pipeline)
     if items is not None:
@@ -159,7 +158,7 @@ def _make_ids_block(
 def _open_block(block: _Block, context: SourceContext) -> str | None:
     """What was found out of the source, in words; None for one that is not looked at.
 
-    Raises SourceError, PreparationError, StorageError.
+    Raises UserError, PreparationError, UserError.
     """
     rows = block.rows
     if isinstance(rows, FileQuery):

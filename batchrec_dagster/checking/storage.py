@@ -15,8 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from batchrec_dagster.checking.findings import Finding, failed, ok, unknown, warning
 from batchrec_dagster.checking.folders import check_writable
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.objects import StorageError, split_uri
+from batchrec_dagster.storage.objects import split_uri
 from batchrec_dagster.storage.permissions import explain_credentials_error, find_partition
 
 SHORT_TIMEOUTS = Config(retries={"total_max_attempts": 2}, connect_timeout=5, read_timeout=15)
@@ -55,7 +56,7 @@ def _check_objects(storage: StorageResource) -> Iterator[Finding]:
 
     def check_lease() -> None:
         if storage.store.create(uri, b"another's"):
-            raise StorageError(
+            raise UserError(
                 f"{uri} already existed, yet the storage created it again; use a storage that"
                 " supports If-None-Match: without it, two runs can do the same work at once"
             )
@@ -70,7 +71,7 @@ def _check_objects(storage: StorageResource) -> Iterator[Finding]:
     for name, step in steps.items():
         try:
             step()
-        except StorageError as error:
+        except UserError as error:
             message, _, fix = str(error).partition("; ")
             yield failed(f"storage {name}", message, fix or "fix what the message names")
             if name == "write":
@@ -87,7 +88,7 @@ def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
         answer: Any = client.head_bucket(Bucket=bucket)
     except ClientError as error:
         answer = error.response
-    except (BotoCoreError, StorageError) as error:
+    except (BotoCoreError, UserError) as error:
         yield failed(
             check,
             f"cannot reach s3://{bucket}: {error}",

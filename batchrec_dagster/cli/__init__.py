@@ -80,12 +80,12 @@ def _explain_error(error: Exception) -> str:
 
     from batchrec_dagster.config.declaration_errors import DeclarationError
     from batchrec_dagster.deployment import DeploymentError
-    from batchrec_dagster.pipeline.run_step import EXPECTED_ERRORS
+    from batchrec_dagster.errors import UserError
 
     settings_errors = (DeploymentError, DeclarationError, DagsterInvariantViolationError)
     if isinstance(error, Failure):
         return error.description or ""
-    if isinstance(error, (*EXPECTED_ERRORS, *settings_errors)):
+    if isinstance(error, (UserError, *settings_errors)):
         return str(error)
     return ""
 

@@ -79,10 +79,9 @@ def forget(
       3  no such pipeline
     """
     from batchrec_dagster.erasure.people import People
-    from batchrec_dagster.erasure.place import ErasureError
     from batchrec_dagster.erasure.plan import Erasure
     from batchrec_dagster.erasure.receipt import count_people
-    from batchrec_dagster.sinks import SinkError
+    from batchrec_dagster.errors import UserError
 
     rows = _read_ids(file) if file is not None else []
     if not users and file is None:
@@ -112,7 +111,7 @@ def forget(
                     f"Erase {count_people(len(people))}? This cannot be undone", abort=True
                 )
             receipts = erasure.run()
-    except (ErasureError, SinkError) as error:
+    except UserError as error:
         raise click.ClickException(str(error)) from error
     for work, receipt in zip(works, receipts, strict=True):
         click.echo("\n".join(receipt.describe()))

@@ -103,7 +103,7 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
 def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
     """Print the nights of the pipelines.
 
-    Raises UnknownNameError if there is no pipeline, and StorageError.
+    Raises UnknownNameError if there is no pipeline, and UserError.
     """
     import json
 

@@ -45,8 +45,8 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
     """
     import dagster as dg
 
+    from batchrec_dagster.errors import UserError
     from batchrec_dagster.pipeline.run_history import DagsterRuns
-    from batchrec_dagster.steps.errors import StepError
     from batchrec_dagster.steps.publishing import (
         PREVIOUS,
         Rollbacks,
@@ -66,7 +66,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
             if instance is not None:
                 pending = rollbacks.read_unfinished_edition(DagsterRuns(instance))
         edition = choose_edition(table, to or PREVIOUS, record, pending)
-    except StepError as error:
+    except UserError as error:
         raise UnknownNameError(str(error)) from error
     click.echo(_list_editions(table, current, edition, record))
     if edition == current and edition.number == pending:

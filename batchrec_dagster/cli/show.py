@@ -164,7 +164,7 @@ def find_published(pipeline: str | None) -> list[PublishedResults]:
     pipeline: the name of the only pipeline to return, or the address of the only list; None for
         all.
 
-    Raises UnknownNameError if there is none, and StorageError.
+    Raises UnknownNameError if there is none, and UserError.
     """
     from batchrec_dagster.reporting.published import PublishedResults, list_published
 
@@ -331,7 +331,7 @@ def _choose_editions(history: EditionHistory, numbers: tuple[int, ...]) -> tuple
 
     numbers: the editions that the user named, two at most.
 
-    Raises UnknownNameError if one of them is not kept, or if there is only one; and StorageError.
+    Raises UnknownNameError if one of them is not kept, or if there is only one; and UserError.
     """
     # The newest comes first. find_published lists only pipelines that have one.
     kept_editions = history.files.table.all_editions()

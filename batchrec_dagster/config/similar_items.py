@@ -18,10 +18,10 @@ from batchrec_dagster.config.validation import (
     validate_range,
     validate_with,
 )
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS as SIMILAR_ITEMS_RECIPE
 from batchrec_dagster.personalize.recipes import SIMS
-from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.rules.settings import Block, ListRules
 from batchrec_dagster.sinks import Sinks
@@ -48,7 +48,7 @@ class SimilarItemsRules(dg.Model):
         if self.block is not None and "{{" not in self.block.source:
             try:
                 parse_source(self.block.source)
-            except SourceError as error:
+            except UserError as error:
                 raise build_field_errors({("block", "source"): str(error)}) from None
         return self
 

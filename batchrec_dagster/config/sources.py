@@ -9,10 +9,10 @@ import dagster as dg
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from batchrec_dagster.config.validation import build_field_errors
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.layout import Header
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
-from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
 from batchrec_dagster.preparation.sources.source import RatingsSource, hide_query
@@ -139,7 +139,7 @@ class QueriedSource(dg.Model):
 
         setting: what messages call the query.
         form: how text files are written.
-        Raises SourceError.
+        Raises UserError.
         """
         setting += f" in {self._file}" if self._file else ""
         if self.database is not None:
@@ -175,7 +175,7 @@ class QueriedSource(dg.Model):
                     parse_database(source)
                 elif "{{" not in source:
                     self._parse(name, source)
-            except (ValueError, SourceError) as error:
+            except (ValueError, UserError) as error:
                 problems[keys] = str(error)
         problems |= {
             **self._format_problems(),
@@ -187,7 +187,7 @@ class QueriedSource(dg.Model):
         return self
 
     def _parse(self, name: str, source: str) -> None:
-        """Raise SourceError unless the source may be one."""
+        """Raise UserError unless the source may be one."""
         is_delta = name in self.delta_tables
         if self.many or self.query is not None or is_delta:
             parse_source(source, is_delta=is_delta)

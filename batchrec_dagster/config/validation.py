@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError, field_validator
 from pydantic_core import InitErrorDetails
 
-from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.errors import UserError
 
 Keys = tuple[str, ...]
 """The keys of a setting, such as ("solution", "event_weights")."""
@@ -73,14 +73,14 @@ def validate_range(
 def validate_with(check: Callable[[str], object], *fields: str) -> Any:
     """A validator for texts, which `check` must not refuse once templates are filled in.
 
-    check: raises ValueError or SourceError for a text that is not allowed.
+    check: raises ValueError or UserError for a text that is not allowed.
     """
 
     def check_filled(text: str | None) -> str | None:
         try:
             if text is not None and "{{" not in text:
                 check(text)
-        except SourceError as error:
+        except UserError as error:
             raise ValueError(str(error)) from None
         return text
 

@@ -25,11 +25,12 @@ from batchrec_dagster.deployment.io_managers import (
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.deployment.s3_resource import S3_RESOURCE_VARIABLE, read_s3_resource
 from batchrec_dagster.deployment.tags import parse_tags
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.prices import PRICES_VARIABLE, Prices, PricesError
 from batchrec_dagster.preparation.sources import limits
 from batchrec_dagster.storage import durable, io_managers
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.objects import StorageError, split_uri
+from batchrec_dagster.storage.objects import split_uri
 from batchrec_dagster.web import HOSTS_VARIABLE
 
 ROLE = re.compile(r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+")
@@ -263,7 +264,7 @@ class Deployment:
         if self.storage.startswith("s3://"):
             try:
                 bucket, _ = split_uri(self.storage)
-            except StorageError as error:
+            except UserError as error:
                 yield f"BATCHREC_STORAGE: {error}"
             else:
                 if not BUCKET.fullmatch(bucket):

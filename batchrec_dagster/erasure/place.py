@@ -8,10 +8,6 @@ from typing import Protocol
 from batchrec_dagster.erasure.people import People
 
 
-class ErasureError(Exception):
-    """People cannot be erased. The message says why, and what to do."""
-
-
 @dataclass(frozen=True)
 class Amount:
     """How much of the people's data a place has."""

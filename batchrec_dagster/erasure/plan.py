@@ -19,13 +19,14 @@ from batchrec_dagster.erasure.job_outputs import JobOutputLines
 from batchrec_dagster.erasure.leases import hold_leases
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.personalize_data import REMAINS_ON_AWS, PersonalizeData
-from batchrec_dagster.erasure.place import Amount, ErasureError, Place
+from batchrec_dagster.erasure.place import Amount, Place
 from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.erasure.receipt import Receipt
 from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_imported_places
 from batchrec_dagster.erasure.sinks import SinkRows
 from batchrec_dagster.erasure.unfinished import UnfinishedErasure, count_unfinished
 from batchrec_dagster.erasure.whole_files import WholeFiles, make_folder_place
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.prices import summarize_costs
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster.sinks import SinkContext
@@ -86,7 +87,7 @@ class Erasure:
         return number
 
     def require_no_runs(self, assets: Mapping[str, Collection[dg.AssetKey]]) -> None:
-        """Raise ErasureError if a run of one of the pipelines is under way.
+        """Raise UserError if a run of one of the pipelines is under way.
 
         assets: the keys of each pipeline's assets.
         """
@@ -98,7 +99,7 @@ class Erasure:
             )
         ]
         if running:
-            raise ErasureError(
+            raise UserError(
                 f"nothing was erased: {'; '.join(running)}, and could write again what is erased."
                 " Wait until it ends, or stop it, and run batchrec forget again"
             )
@@ -107,7 +108,7 @@ class Erasure:
         """Erase, and return the stored receipts of the pipelines.
 
         After a kill, another call with the same people continues.
-        Raises ErasureError, and what the places raise.
+        Raises UserError, and what the places raise.
         """
         with ExitStack() as leases:
             owner = f"forget-{uuid.uuid4().hex[:8]}"
@@ -131,11 +132,11 @@ class Erasure:
         return [part for part in self.plan if part.pipeline in ("", work.pipeline.name)]
 
     def _require_erased(self) -> None:
-        """Raise ErasureError if a place still has one of the people."""
+        """Raise UserError if a place still has one of the people."""
         for part in self.plan:
             amount = part.place.count(self.people)
             if amount.is_of_people and amount.number:
-                raise ErasureError(
+                raise UserError(
                     f"{part.title}: there still are {amount}, because something writes there. Stop"
                     " it, and run batchrec forget again with the same ids"
                 )

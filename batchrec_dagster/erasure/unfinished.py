@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from batchrec_dagster.erasure.people import People
-from batchrec_dagster.erasure.place import ErasureError
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.objects import ObjectNotFoundError
@@ -48,7 +48,7 @@ class UnfinishedErasure:
         return cls(files, digest)
 
     def find(self) -> StartedErasure | None:
-        """The erasure; None if there is none of these people. Raises StorageError."""
+        """The erasure; None if there is none of these people. Raises UserError."""
         try:
             record = parse_record(self.files.storage.store.get(self._uri), StartedErasure)
         except ObjectNotFoundError:
@@ -59,10 +59,10 @@ class UnfinishedErasure:
         return StartedErasure(record["started_at"], record["request"], record["amounts"])
 
     def read(self) -> StartedErasure:
-        """The erasure, which was started. Raises ErasureError if it was not."""
+        """The erasure, which was started. Raises UserError if it was not."""
         erasure = self.find()
         if erasure is None:
-            raise ErasureError(f"{self._uri} is gone: run batchrec forget again")
+            raise UserError(f"{self._uri} is gone: run batchrec forget again")
         return erasure
 
     def start(self, amounts: Mapping[str, int]) -> StartedErasure:

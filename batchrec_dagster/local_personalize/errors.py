@@ -5,7 +5,7 @@ A client sees a ServiceError as HTTP status 400, with the code and the message.
 
 from __future__ import annotations
 
-from batchrec_dagster.storage.objects import StorageError
+from batchrec_dagster.errors import UserError
 
 
 class ServiceError(Exception):
@@ -20,7 +20,7 @@ class ServiceError(Exception):
         self.code = code or self.code
 
 
-class CatalogError(StorageError):
+class CatalogError(UserError):
     """The catalog cannot be read or written. The message says what to do.
 
     Amazon Personalize has no such exception. The embedded client raises it as it is, and the server

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from batchrec_dagster.errors import UserError
 
-class PersonalizeError(Exception):
+
+class PersonalizeError(UserError):
     """Personalize refused a request, a resource failed, or it took too long.
 
     The message tells the user what to do. A later run may continue, but the same run is not worth

@@ -84,7 +84,7 @@ def build_report(
     newest_model: its record. The published table may be of an older one.
     checks: those whose newest results it shows.
     run_id: the id of this run, to see whether it published the table.
-    Raises StorageError.
+    Raises UserError.
     """
     pipeline = work.pipeline
     history = EditionHistory(work.files)
@@ -135,7 +135,7 @@ def _describe_run(
     baseline: the edition that it is compared with; None without one.
     checks: the newest result of each check.
     run_id: the id of this run, to see whether it published the edition.
-    Raises StorageError.
+    Raises UserError.
     """
     pipeline = work.pipeline
     restoration = EditionHistory(work.files).find_restoration(edition)
@@ -186,7 +186,7 @@ def _describe_run(
 def _build_outcomes(work: Work, edition: Edition) -> ReportSection:
     """The section about what people did with the lists, and about an experiment.
 
-    Raises StorageError.
+    Raises UserError.
     """
     sums = read_sums(work.files)
     result = summarize_experiment(sums)
@@ -211,7 +211,7 @@ def _name_missing_checks(
 
 def _find_similar_items(work: Work) -> PublishedResults | None:
     """The published lists of similar items; None if the pipeline declares none, or has published
-    none. Raises StorageError."""
+    none. Raises UserError."""
     if work.pipeline.similar_items_pipeline is None:
         return None
     return PublishedResults(work.storage, work.pipeline.address).similar_items
@@ -250,7 +250,7 @@ def _read_preparation(
 
 def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> list[UnpublishedRun]:
     """The runs that Dagster says failed. Those that are not recorded yet are recorded, because
-    Dagster may forget them; their processes were killed, for example. Raises StorageError."""
+    Dagster may forget them; their processes were killed, for example. Raises UserError."""
     records = UnpublishedRuns(files)
     recorded_ids = {run.run for run in records.read()}
     ended_runs = read_ended_runs(instance, files)
@@ -302,7 +302,7 @@ _STORED_TALLIES = TypeAdapter(_StoredTallies)
 def _count_or_recall(work: Work, edition: Edition, lists: pl.LazyFrame) -> Tallies:
     """The tallies of the tables. Those of the last report are used if it had the same tables.
 
-    Raises StorageError.
+    Raises UserError.
     """
     store = work.storage.store
     uri = work.storage.uri(work.pipeline.storage_keys.list_record("report_tallies"))
@@ -347,7 +347,7 @@ def _list_similar_items_versions(work: Work) -> list[str]:
 def _open_tables(
     work: Work, edition: Edition, recommendations: pl.LazyFrame
 ) -> Iterator[RunTables]:
-    """The published tables; large ones are scanned, not loaded. Raises StorageError.
+    """The published tables; large ones are scanned, not loaded. Raises UserError.
 
     edition: that of the recommendations.
     """

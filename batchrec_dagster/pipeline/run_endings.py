@@ -13,13 +13,12 @@ from typing import Any
 import dagster as dg
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.evidence import read_ndcg
-from batchrec_dagster.steps.checks import FailedChecksError
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.objects import StorageError
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, UnpublishedRuns
 
 # The metadata of every asset that names its pipeline, and of those of one of several lists that
@@ -48,8 +47,8 @@ def find_run_start(context: dg.AssetExecutionContext) -> datetime | None:
 
 def record_failure(context: dg.AssetExecutionContext, error: BaseException) -> None:
     """Record that the step's error ended its run. An error of doing so does not hide that one."""
-    if isinstance(error, FailedChecksError):
-        blocking = [check.name for check in error.checks if check.blocks]
+    if isinstance(error, Refused):
+        blocking = [check.name for check in error.findings if check.blocks]
         _record(context, "refused", blocking)
     elif isinstance(error, dg.DagsterExecutionInterruptedError):
         _record(context, "stopped")
@@ -67,7 +66,7 @@ def forget_failure(context: dg.AssetExecutionContext) -> None:
     is_retry = context.run.root_run_id is not None or context.retry_number > 0
     files = _find_files(context) if is_retry else None
     if files is not None:
-        with suppress(StorageError):
+        with suppress(UserError):
             step = context.asset_key.path[-1]
             UnpublishedRuns(files).remove(find_root_run(context), step)
 
@@ -77,7 +76,7 @@ def _record(context: dg.AssetExecutionContext, ending: Ending, checks: Sequence[
     if files is None:
         return
     step, root_run = context.asset_key.path[-1], find_root_run(context)
-    with suppress(StorageError):
+    with suppress(UserError):
         # The model whose lists were not published.
         is_measured = step == PUBLISHING_STEP and ending == "refused"
         ndcg = read_ndcg(files.record("solution_version")) if is_measured else None

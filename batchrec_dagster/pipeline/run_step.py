@@ -22,41 +22,27 @@ from batchrec_dagster.dagster_internals.expected_failure import (
     failures_without_stack,
 )
 from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
-from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.reporting.markdown import escape, unescape
-from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require_passed
-from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.extras import ExtraMissingError
-from batchrec_dagster.storage.objects import StorageError
 
 Parameters = ParamSpec("Parameters")
 # What an asset's function returns, or yields if it has to clean up after its value is stored.
 AssetResult = dg.MaterializeResult[Any] | dg.AssetCheckResult
 
-# The errors of the rooms below, which know no Dagster. Their messages tell the user what to do, and
-# a retry of the same run would not help.
-EXPECTED_ERRORS = (
-    ExtraMissingError,
-    PersonalizeError,
-    PreparationError,
-    SourceError,
-    StepError,
-    StorageError,
-)
 # Significant digits of numbers in metadata. The records keep what is exact.
 DIGITS = 4
 
 
 @contextmanager
 def expected_errors_as_failures() -> Iterator[None]:
-    """Raises dg.Failure with the message of an expected error, so that no traceback is shown."""
+    """Raises dg.Failure with the message of a UserError, so that no traceback is shown."""
     try:
         yield
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         details = error.details if isinstance(error, PersonalizeError) else {}
         raise dg.Failure(str(error), metadata=details, allow_retries=False) from error
 
@@ -119,7 +105,7 @@ def asset_step(
     def run(*arguments: Parameters.args, **inputs: Parameters.kwargs) -> Iterator[AssetResult]:
         start = time.monotonic()
         context = _find_context(arguments)
-        failed_checks: FailedChecksError | None = None
+        failed_checks: Refused | None = None
         try:
             with (
                 failures_without_stack(),
@@ -129,13 +115,13 @@ def asset_step(
             ):
                 for result in _iterate_results(function(*arguments, **inputs)):
                     yield round_metadata(result, time.monotonic() - start)
-        except FailedChecksError as error:
+        except Refused as error:
             failed_checks = error
         # Outside of the except block, so that the UI shows the message alone.
         if failed_checks is not None:
-            results = check_results(failed_checks.checks)
+            results = check_results(failed_checks.findings)
             yield from results
-            blocking = {check.name for check in failed_checks.checks if check.blocks}
+            blocking = {check.name for check in failed_checks.findings if check.blocks}
             message = "\n".join(
                 f"{result.check_name}: {unescape(result.description or '')}"
                 for result in results
@@ -222,7 +208,7 @@ def materialization_with_checks(
 ) -> dg.MaterializeResult[Any]:
     """The asset's result with its checks.
 
-    Raises FailedChecksError if one of them blocks, so that the value is not stored.
+    Raises Refused if one of them blocks, so that the value is not stored.
     """
     require_passed(checks)
     return result._replace(check_results=check_results(checks))
@@ -273,7 +259,7 @@ def reusable_result(
         return None
     stored_version = None
     # A missing or damaged object, for example: it is made again.
-    with suppress(StorageError, ValueError, pl.exceptions.PolarsError):
+    with suppress(UserError, ValueError, pl.exceptions.PolarsError):
         stored_version = read_stored_version()
     last_suppressed = last.metadata.get(SUPPRESSED_USERS)
     if (None if last_suppressed is None else str(last_suppressed.value)) != suppressed:
@@ -298,7 +284,7 @@ def reusable_result(
 def add_checks(
     result: dg.MaterializeResult[Any], checks: Sequence[CheckResult]
 ) -> dg.MaterializeResult[Any]:
-    """The asset's result with further checks. Raises FailedChecksError if one of them blocks."""
+    """The asset's result with further checks. Raises Refused if one of them blocks."""
     require_passed(checks)
     return result._replace(check_results=[*(result.check_results or []), *check_results(checks)])
 

@@ -19,11 +19,11 @@ import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config.interactions import PreparationSettings
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
 from batchrec_dagster.steps.interactions import SparkResult
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.extras import require
-from batchrec_dagster.storage.objects import StorageError
 
 
 class OutcomeReader:
@@ -69,7 +69,7 @@ def explain_failures(reader: OutcomeReader, describe: Callable[[], str]) -> Iter
     """
     try:
         yield
-    except (dg.Failure, StorageError):
+    except (dg.Failure, UserError):
         raise
     except (ClientError, BotoCoreError) as error:
         raise dg.Failure(f"the Spark job did not run: {error}", allow_retries=False) from error
@@ -84,7 +84,7 @@ class SparkEngine(Protocol):
     def run(
         self, context: dg.AssetExecutionContext, storage: StorageResource, task: SparkTask
     ) -> SparkResult:
-        """Run the task. Raises StorageError, dg.Failure."""
+        """Run the task. Raises UserError, dg.Failure."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ ROOT = SCRIPT.parents[2]
 # The modules of this project that the Spark package imports. None of them imports Dagster.
 MODULES = (
     "__init__.py",
+    "errors.py",
     "personalize/__init__.py",
     "personalize/schemas.py",
     "preparation/__init__.py",
@@ -64,7 +65,7 @@ class SparkCode(NamedTuple):
 
 
 def upload_code(storage: StorageResource) -> SparkCode:
-    """Upload the code unless it is there. Raises StorageError."""
+    """Upload the code unless it is there. Raises UserError."""
     script, modules = SCRIPT.read_bytes(), zip_modules()
     code_version = hashlib.sha256(script + modules).hexdigest()[:16]
     code = SparkCode(

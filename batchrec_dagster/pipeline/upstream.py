@@ -12,18 +12,18 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.dagster_internals.asset_graphs import AssetNode, get_asset_graph
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.upstream_partitions import (
     Materialization,
     read_materializations,
     select_partitions,
 )
 from batchrec_dagster.preparation.sources.computed import AssetRows, ResultFile
-from batchrec_dagster.preparation.sources.errors import FileError, SourceError
+from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.partitioned import PartitionedRows, read_table
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, safe_filename
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.storage.io_managers import to_polars
 
 # The metadata that may name a file or a folder.
@@ -35,7 +35,7 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
 
     They are at the path that the asset's metadata names, else as its IO manager loads them. Of a
     partitioned asset, the rows of its materialized partitions are put together.
-    Raises StepError if there are none.
+    Raises UserError if there are none.
     """
     if isinstance(source, FileQuery):
         tables = {name: find_upstream(table, context) for name, table in source.tables.items()}
@@ -56,7 +56,7 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
         return asset.find_partitions(node.partitions_def)
     materialization = asset.require_materialization()
     if node is None and materialization.partition:
-        raise StepError(
+        raise UserError(
             f"{source.text} is in another code location, and has partitions: add it here as an"
             " AssetSpec with its partitions_def"
         )
@@ -74,25 +74,25 @@ class _UpstreamAsset:
     context: dg.AssetExecutionContext
 
     def require_materialization(self) -> Materialization:
-        """The last materialization. Raises StepError if there is none."""
+        """The last materialization. Raises UserError if there is none."""
         instance: dg.DagsterInstance = self.context.instance
         event = instance.get_latest_materialization_event(self.key)
         materialization = Materialization.find(event)
         if materialization is None:
-            raise StepError(
+            raise UserError(
                 f"{self.source.text} was never materialized: materialize it, then run this again."
                 " Without DAGSTER_HOME, Dagster's own commands do not remember it"
             )
         return materialization
 
     def find_partitions(self, definition: dg.PartitionsDefinition[str]) -> PartitionedRows:
-        """The rows of all materialized partitions. Raises StepError if there are none."""
+        """The rows of all materialized partitions. Raises UserError if there are none."""
         text, log = self.source.text, self.context.log
         materializations = read_materializations(self.context.instance, self.key)
         keys, gaps = select_partitions(definition, materializations, self.context.instance)
         if not keys:
             self.require_materialization()
-            raise StepError(f"{text}: none of its partitions was materialized: materialize them")
+            raise UserError(f"{text}: none of its partitions was materialized: materialize them")
         log.info(
             f"{text}: {len(keys):,} partition{'s' if len(keys) > 1 else ''}, from {keys[0]} to"
             f" {keys[-1]}"
@@ -109,7 +109,7 @@ class _UpstreamAsset:
     def find_rows(
         self, materialization: Materialization, partition: str | None = None
     ) -> RatingsSource:
-        """Where the rows of the asset are. Raises StepError.
+        """Where the rows of the asset are. Raises UserError.
 
         materialization: the last one of these rows.
         partition: the key of the only partition whose rows they are; None for all rows.
@@ -120,7 +120,7 @@ class _UpstreamAsset:
         if path is not None:
             return self.parse_path(path)
         if self.node is None:
-            raise StepError(
+            raise UserError(
                 f"{self.source.text} is in another code location, and its metadata names no file:"
                 " add it here as an AssetSpec with an IO manager, or let its materialization report"
                 " path"
@@ -130,11 +130,11 @@ class _UpstreamAsset:
         return ResultFile(self.source.text, materialization.version, filename, write)
 
     def parse_path(self, path: str) -> RatingsSource:
-        """The source at a path that the metadata names. Raises StepError."""
+        """The source at a path that the metadata names. Raises UserError."""
         try:
             return parse_source(path, is_delta=self.source.is_delta)
-        except SourceError as error:
-            raise StepError(
+        except UserError as error:
+            raise UserError(
                 f"{self.source.text}: its metadata names no file or folder: {error}"
             ) from error
 

@@ -40,8 +40,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from batchrec_dagster.errors import UserError
 
-class PreparationError(Exception):
+
+class PreparationError(UserError):
     """The files cannot be used. The message is one line that names the file, line or setting, and
     the fix."""
 

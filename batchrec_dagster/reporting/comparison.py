@@ -94,7 +94,7 @@ def name_lists(files: PipelineFiles, edition: Edition) -> ComparedLists:
 def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
     """What tells the second lists from the first.
 
-    Raises StorageError, and DamagedObjectError if the file of one of them is damaged.
+    Raises UserError, and DamagedObjectError if the file of one of them is damaged.
     """
     old, new = before.edition, after.edition
     diff = compare_editions(

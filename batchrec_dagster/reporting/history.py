@@ -60,7 +60,7 @@ class _ReportRecord:
 class EditionHistory:
     """The published table of a pipeline, its older editions, and what the report knew of each.
 
-    All methods raise StorageError.
+    All methods raise UserError.
     """
 
     files: PipelineFiles

@@ -170,7 +170,7 @@ class ItemMatches:
 def find_user(published: PublishedResults, user: str) -> UserDetails | None:
     """The user; None if nothing is known of this id: no interaction, no list, no failed one.
 
-    Raises StorageError.
+    Raises UserError.
     """
     with published.open_interactions() as (interactions, size):
         return _find_user(published, user, interactions, size)
@@ -180,7 +180,7 @@ def find_past_user(published: PublishedResults, user: str, past: PastEdition) ->
     """The user with the list of this edition; None if nothing is known of this id, then or now.
 
     The list is explained by the interactions until the time at which the edition's data end.
-    Raises StorageError.
+    Raises UserError.
     """
     published = replace(published, chosen_edition=past.edition)
     until = past.edition.about.get("data_until")
@@ -388,7 +388,7 @@ def _make_history(
 def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
     """The item, or None if neither the table nor the interactions have one of this id.
 
-    Raises StorageError.
+    Raises UserError.
     """
     rows = published.read_rows("item_id", item).sort("rank", "user_id")
     _, lists = published.count_rows_and_users()
@@ -439,7 +439,7 @@ def find_items_by_title(published: PublishedResults, text: str) -> ItemMatches |
     """The items of the pipeline whose title has this text; None if there is none.
 
     published: those of the pipeline, or of any of its lists.
-    Raises StorageError.
+    Raises UserError.
     """
     rows = published.find_titles(text)
     if not rows:
@@ -460,7 +460,7 @@ def find_similar_ids(published: PublishedResults, kind: str, name: str) -> list[
     """Up to three ids in the interactions that are spelled like this one.
 
     `kind` is `user` or `item`. Only ids with the same two first letters are compared.
-    Raises StorageError.
+    Raises UserError.
     """
     column = USER_ID if kind == "user" else ITEM_ID
     text = pl.col(column)

@@ -97,7 +97,7 @@ def list_nights(
     """All nights that are known, oldest first.
 
     ended_runs: the runs of which Dagster says that they failed.
-    Raises StorageError.
+    Raises UserError.
     """
     record = complete_facts(Publications(files).read(), files.table.all_editions)
     withdrawn = {(lists.edition, lists.version) for lists in record.withdrawn}

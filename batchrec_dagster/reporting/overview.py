@@ -19,7 +19,7 @@ def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance
 
     published: those of a pipeline, or of one of its lists.
 
-    Raises StorageError.
+    Raises UserError.
     """
     overview: dict[str, Any] = {"pipeline": published.address, "last_run": None, "edition": None}
     refreshes = dg.RunsFilter(job_name=f"{published.files.storage_keys.pipeline}_refresh")

@@ -58,7 +58,7 @@ class PastEdition:
 
 @dataclass(frozen=True)
 class PastEditions:
-    """The editions of a pipeline. All methods raise StorageError and UnknownEditionError."""
+    """The editions of a pipeline. All methods raise UserError and UnknownEditionError."""
 
     files: PipelineFiles
 

@@ -14,12 +14,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.reporting.remote_file import RemoteFile
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.layout import SIMILAR_ITEMS, PipelineFiles, StorageKeys
-from batchrec_dagster.storage.objects import ObjectInfo, StorageError
+from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.publications import Publication, Publications
 
 
@@ -28,7 +29,7 @@ def list_published(storage: StorageResource, pipeline: str | None = None) -> lis
 
     pipeline: the only pipeline to look in; None for all.
 
-    Raises StorageError.
+    Raises UserError.
     """
     root = storage.uri("")
     path = storage.store.local_path(root)
@@ -47,7 +48,7 @@ def list_published(storage: StorageResource, pipeline: str | None = None) -> lis
 @dataclass(frozen=True)
 class PublishedResults:
     """The published results of a pipeline or of one of its lists. Every method raises
-    StorageError."""
+    UserError."""
 
     storage: StorageResource
     address: str
@@ -69,10 +70,10 @@ class PublishedResults:
             return table.current()
 
     def require_edition(self) -> Edition:
-        """The same. Raises StorageError if there is none."""
+        """The same. Raises UserError if there is none."""
         if self.edition is None:
             name = self.address.partition("/")[0]
-            raise StorageError(f"{self.address} has published nothing yet: `batchrec run {name}`")
+            raise UserError(f"{self.address} has published nothing yet: `batchrec run {name}`")
         return self.edition
 
     @cached_property
@@ -169,7 +170,7 @@ class PublishedResults:
         """The interactions (see scan_interactions), and the size of their file in bytes."""
         with self.storage.local_file(self.files.interactions) as path:
             if not path.exists():
-                raise StorageError(f"{path} does not exist; run the pipeline's refresh job again")
+                raise UserError(f"{path} does not exist; run the pipeline's refresh job again")
             yield scan_interactions(path), path.stat().st_size
 
     def _open_table(self) -> AbstractContextManager[pq.ParquetFile]:
@@ -191,11 +192,11 @@ class PublishedResults:
 
 @contextmanager
 def _convert_read_errors(storage: StorageResource, uri: str) -> Iterator[None]:
-    """A block in which errors of reading the object become StorageError."""
+    """A block in which errors of reading the object become UserError."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise StorageError(f"cannot read {storage.where(uri)}: {error}") from error
+        raise UserError(f"cannot read {storage.where(uri)}: {error}") from error
 
 
 def _read_matching_rows(table: pq.ParquetFile, column: str, value: str) -> pl.DataFrame:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.objects import StorageError
 
 
 class RemoteFile(io.RawIOBase):
@@ -20,7 +20,7 @@ class RemoteFile(io.RawIOBase):
         super().__init__()
         object_info = storage.store.head(uri)
         if object_info is None:
-            raise StorageError(f"{uri} does not exist")
+            raise UserError(f"{uri} does not exist")
         self._store = storage.store
         self._object_info = object_info
         self._position = 0

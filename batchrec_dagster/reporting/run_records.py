@@ -52,7 +52,7 @@ def is_interrupted(
     """Whether nothing was heard for an hour of a run that Dagster says is under way.
 
     It recorded no event, and no run renewed a lease of the pipeline: its process was killed, for
-    example, or its machine lost power. Raises StorageError.
+    example, or its machine lost power. Raises UserError.
     """
     run = record.dagster_run
     if run.is_finished or run.status == dg.DagsterRunStatus.QUEUED:
@@ -83,7 +83,7 @@ def read_ended_runs(instance: dg.DagsterInstance, files: PipelineFiles) -> list[
     """The latest refreshes of the pipeline that failed, or were stopped or interrupted, as far as
     Dagster remembers its runs.
 
-    A run whose process was killed is known only here. Raises StorageError.
+    A run whose process was killed is known only here. Raises UserError.
     """
     job = f"{files.storage_keys.pipeline}_refresh"
     filters = dg.RunsFilter(job_name=job, statuses=[*ENDINGS])

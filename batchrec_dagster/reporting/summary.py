@@ -48,7 +48,7 @@ class _NewestModel:
 def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) -> dict[str, Any]:
     """Facts about the newest results, by name.
 
-    If `instance` is None, only what the storage knows is there. Raises StorageError.
+    If `instance` is None, only what the storage knows is there. Raises UserError.
     """
     storage, files = published.storage, published.files
     facts: dict[str, Any] = {"pipeline": published.address}

@@ -13,13 +13,7 @@ from pydantic import Field
 from batchrec_dagster.sinks.dynamodb import DynamoDbSink
 from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.sinks.postgres import PostgresSink
-from batchrec_dagster.sinks.sink import (
-    Sink,
-    SinkContext,
-    SinkError,
-    SinkResult,
-    SinkUnavailableError,
-)
+from batchrec_dagster.sinks.sink import Sink, SinkContext, SinkResult
 
 
 class Sinks(dg.Model):
@@ -41,4 +35,4 @@ class Sinks(dg.Model):
         return {key: cast(Sink, sink) for key, sink in self if sink is not None}
 
 
-__all__ = ["Sink", "SinkContext", "SinkError", "SinkResult", "SinkUnavailableError", "Sinks"]
+__all__ = ["Sink", "SinkContext", "SinkResult", "Sinks"]

@@ -32,10 +32,10 @@ from typing import Any
 import polars as pl
 from botocore import exceptions
 
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.list_subjects import USERS
-from batchrec_dagster.storage.objects import StorageError
 
 EXPIRES = "expires_at"
 OWNER = "batchrec:lists-of"
@@ -153,7 +153,7 @@ class UserListTable:
                     break
                 _wait(attempt)
             else:
-                raise sink.SinkUnavailableError(
+                raise Retry(
                     f"the DynamoDB table {self.table} is read faster than its capacity allows: give"
                     " it more read capacity"
                 )
@@ -162,13 +162,13 @@ class UserListTable:
     def check(self) -> tuple[str, bool]:
         """The table's ARN, and whether its time to live is on.
 
-        Raises SinkError if there is no such table or it has another key, SinkUnavailableError while
+        Raises UserError if there is no such table or it has another key, Retry while
         it is not active, and boto3's errors, which `raise_as_sink_errors` converts.
         """
         try:
             table = self.client.describe_table(TableName=self.table)["Table"]
         except self.client.exceptions.ResourceNotFoundException:
-            raise sink.SinkError(
+            raise UserError(
                 f"there is no DynamoDB table {self.table}: create it with aws dynamodb create-table"
                 f" --table-name {self.table} --billing-mode PAY_PER_REQUEST"
                 f" --attribute-definitions AttributeName={self.key},AttributeType=S"
@@ -180,12 +180,12 @@ class UserListTable:
             for attribute in table["AttributeDefinitions"]
         }
         if keys != [(self.key, "HASH")] or types[self.key] != "S":
-            raise sink.SinkError(
+            raise UserError(
                 f"the DynamoDB table {self.table} has another key: it needs the partition key"
                 f" {self.key} of type S, and no sort key"
             )
         if table["TableStatus"] not in ("ACTIVE", "UPDATING"):
-            raise sink.SinkUnavailableError(
+            raise Retry(
                 f"the DynamoDB table {self.table} is {table['TableStatus']}: it has to be ACTIVE"
             )
         time_to_live = self.client.describe_time_to_live(TableName=self.table)[
@@ -197,13 +197,13 @@ class UserListTable:
     def check_owner(self, table_arn: str) -> str | None:
         """Whose lists the table has; None if nobody has written any.
 
-        Raises SinkError if they are another's, and boto3's errors.
+        Raises UserError if they are another's, and boto3's errors.
         """
         pages = self.client.get_paginator("list_tags_of_resource").paginate(ResourceArn=table_arn)
         tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
         owner: str | None = tags.get(OWNER)
         if owner not in (None, self._owner_tag):
-            raise sink.SinkError(
+            raise UserError(
                 f"the DynamoDB table {self.table} has the lists of {owner}: give"
                 " sinks.dynamodb.table another name; or, if these are to take their place, take"
                 f" the mark away: aws dynamodb untag-resource --resource-arn {table_arn}"
@@ -254,14 +254,14 @@ class UserListTable:
             if not unprocessed:
                 return len(requests)
             _wait(attempt)
-        raise sink.SinkUnavailableError(
+        raise Retry(
             f"the DynamoDB table {self.table} is written faster than its capacity allows:"
             f" {len(unprocessed)} of {len(requests)} items were refused {ATTEMPTS} times; give it"
             " more write capacity"
         )
 
     def _verify_sample(self, user_ids: pl.DataFrame, run_id: str) -> None:
-        """Raise SinkUnavailableError unless a sample of the users has the lists of this run."""
+        """Raise Retry unless a sample of the users has the lists of this run."""
         sample = user_ids.sample(min(SAMPLE, user_ids.height)).get_column(self.key).to_list()
         request = {
             "Keys": [{self.key: {"S": user}} for user in sample],
@@ -279,7 +279,7 @@ class UserListTable:
                 _wait(attempts)
             attempts += 1
         if users_confirmed != len(sample):
-            raise sink.SinkUnavailableError(
+            raise Retry(
                 f"of {len(sample):,} users written to the DynamoDB table {self.table},"
                 f" {users_confirmed:,} have this run's list: check whether another run writes there"
             )
@@ -317,9 +317,9 @@ def build_time_to_live_command(table: str) -> str:
 
 @contextmanager
 def raise_as_sink_errors(table: str) -> Iterator[None]:
-    """A block in which errors of boto3 and of the storage become SinkError.
+    """A block in which errors of boto3 become UserError.
 
-    They become SinkUnavailableError if a retry may work.
+    They become Retry if a retry may work.
     """
     try:
         yield
@@ -327,12 +327,10 @@ def raise_as_sink_errors(table: str) -> Iterator[None]:
         answer = error.response["Error"]
         message = f"cannot write the DynamoDB table {table}: {answer['Message'] or answer['Code']}"
         if answer["Code"] in TRANSIENT or answer["Code"].startswith("ExpiredToken"):
-            raise sink.SinkUnavailableError(message) from error
-        raise sink.SinkError(message) from error
+            raise Retry(message) from error
+        raise UserError(message) from error
     except exceptions.BotoCoreError as error:
         message = f"cannot write the DynamoDB table {table}: {error}"
         if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError)):
-            raise sink.SinkUnavailableError(message) from error
-        raise sink.SinkError(message) from error
-    except StorageError as error:
-        raise sink.SinkError(str(error)) from error
+            raise Retry(message) from error
+        raise UserError(message) from error

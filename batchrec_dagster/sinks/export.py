@@ -21,12 +21,13 @@ import dagster as dg
 import polars as pl
 from pydantic import Field, field_validator
 
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.layout import StorageKeys
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS, find_subject
-from batchrec_dagster.storage.objects import ObjectStore, StorageError, split_uri
+from batchrec_dagster.storage.objects import ObjectStore, split_uri
 
 # The last four are the full-width forms, the same to spreadsheets in East Asian settings.
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
@@ -64,7 +65,7 @@ class ExportSink(dg.Model):
         if path.startswith("s3://"):
             try:
                 _, key = split_uri(path)
-            except StorageError as error:
+            except UserError as error:
                 raise ValueError(str(error)) from error
         elif "://" in path:
             raise ValueError(f"{path}: write a path or s3://bucket/key")
@@ -141,7 +142,7 @@ def write_export(
     """Write the file, and put it at the URI, whole or not at all.
 
     The result's facts are `file`, `lines` (without the header), `bytes` and `formulas_escaped`
-    (the number of cells). Raises SinkError, or SinkUnavailableError if the file is not complete.
+    (the number of cells). Raises UserError, or Retry if the file is not complete.
     """
     expected = sink.count_lists(frame)
     with temporary_folder() as folder:
@@ -160,16 +161,14 @@ def write_export(
             stored_file = store.head(uri)
     if stored_file is None or stored_file.size != size:
         outcome = "nothing is" if stored_file is None else f"{stored_file.size:,} bytes are"
-        raise sink.SinkUnavailableError(
-            f"{size:,} bytes were written to {uri}, but {outcome} there"
-        )
+        raise Retry(f"{size:,} bytes were written to {uri}, but {outcome} there")
     file = str(store.local_path(uri) or uri)
     facts = {"file": file, "lines": rows_written, "bytes": size, "formulas_escaped": cells_escaped}
     return sink.SinkResult(expected, facts)
 
 
 def require_writable(store: ObjectStore, uri: str) -> None:
-    """Raise SinkError unless a file can be put next to this one and deleted again."""
+    """Raise UserError unless a file can be put next to this one and deleted again."""
     probe = f"{uri}.check-{uuid.uuid4().hex}"
     with _raise_as_sink_errors(uri):
         store.put(probe, b"x")
@@ -178,14 +177,12 @@ def require_writable(store: ObjectStore, uri: str) -> None:
 
 @contextmanager
 def _raise_as_sink_errors(uri: str) -> Iterator[None]:
-    """A block in which errors of the storage become SinkError."""
+    """A block in which errors of the system become UserError."""
     try:
         yield
-    except StorageError as error:
-        raise sink.SinkError(str(error)) from error
     except OSError as error:
         # The store makes the folder before it writes, and that can fail too.
-        raise sink.SinkError(f"cannot write {uri}: the folder: {error}") from error
+        raise UserError(f"cannot write {uri}: the folder: {error}") from error
 
 
 def _locate_file(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:

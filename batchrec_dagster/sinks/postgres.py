@@ -11,14 +11,9 @@ import dagster as dg
 import polars as pl
 from pydantic import ConfigDict, Field, field_validator
 
-from batchrec_dagster.sinks.sink import (
-    SinkCheck,
-    SinkContext,
-    SinkDescription,
-    SinkError,
-    SinkResult,
-)
-from batchrec_dagster.storage.extras import ExtraMissingError, require
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.sinks.sink import SinkCheck, SinkContext, SinkDescription, SinkResult
+from batchrec_dagster.storage.extras import require
 
 if TYPE_CHECKING:
     from batchrec_dagster.sinks.postgres_table import PostgresTarget
@@ -109,14 +104,11 @@ class PostgresSink(dg.Model):
     def _target(self, context: SinkContext) -> PostgresTarget:
         url = context.environment.get(self.url_env)
         if not url:
-            raise SinkError(
+            raise UserError(
                 f"the environment variable {self.url_env} is not set: set it to"
                 " postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
             )
-        try:
-            require("postgres", "sinks.postgres")
-        except ExtraMissingError as error:
-            raise SinkError(str(error)) from None
+        require("postgres", "sinks.postgres")
         # psycopg2 is installed only with the extra that was just required.
         from batchrec_dagster.sinks.postgres_table import PostgresTarget
 

@@ -22,6 +22,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.list_subjects import find_subject
 from batchrec_dagster.storage.secrets import choose_safe_defaults
@@ -107,7 +108,7 @@ def replace_lists(frame: pl.LazyFrame, target: PostgresTarget) -> sink.SinkResul
     """Make the table hold these lists and nothing else.
 
     The result's facts are `table`, as SCHEMA.TABLE, and `database`, as NAME at HOST.
-    Raises SinkError, or SinkUnavailableError if a retry may work.
+    Raises UserError, or Retry if a retry may work.
     """
     expected = sink.count_lists(frame)
     columns = {name: TYPES[type(dtype)] for name, dtype in frame.collect_schema().items()}
@@ -129,7 +130,7 @@ def replace_lists(frame: pl.LazyFrame, target: PostgresTarget) -> sink.SinkResul
 def check_writable(target: PostgresTarget) -> str:
     """Where lists can be written, as SCHEMA.TABLE in NAME at HOST.
 
-    Raises SinkError if they cannot be written.
+    Raises UserError if they cannot be written.
     """
     # The table is made in a transaction that is never committed, so nothing stays.
     with _open_connection(target) as connection, connection.cursor() as cursor:
@@ -164,7 +165,7 @@ def erase_users(users: Collection[str], target: PostgresTarget) -> int:
 
 @contextmanager
 def _open_connection(target: PostgresTarget) -> Iterator[Connection]:
-    """A connection that is closed in the end. PostgreSQL's errors become SinkError."""
+    """A connection that is closed in the end. PostgreSQL's errors become UserError."""
     parameters = _parse_url(target.url)
     try:
         with closing(_connect(target.url)) as connection:
@@ -176,7 +177,7 @@ def _open_connection(target: PostgresTarget) -> Iterator[Connection]:
 def _parse_url(url: str) -> dict[str, str]:
     """The URL's parts.
 
-    Raises SinkError if it is not the URL of a database. The message does not repeat the URL, which
+    Raises UserError if it is not the URL of a database. The message does not repeat the URL, which
     contains the password.
     """
     try:
@@ -185,7 +186,7 @@ def _parse_url(url: str) -> dict[str, str]:
         parts = {}
     is_misread = "@" in parts.get("host", "") + parts.get("dbname", "")
     if not parts or is_misread or not parts.get("port", "0").isdigit():
-        raise sink.SinkError(
+        raise UserError(
             "this is not the URL of a PostgreSQL database: write"
             " postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with percent codes for special"
             " characters in the password, such as %40 for @"
@@ -215,7 +216,7 @@ class _TableState(NamedTuple):
 
 
 class _ListTable:
-    """The table of the lists within a transaction. Its methods raise SinkError.
+    """The table of the lists within a transaction. Its methods raise UserError.
 
     `name` is SCHEMA.TABLE.
     """
@@ -225,7 +226,7 @@ class _ListTable:
         (own_schema,) = self._fetch_row("SELECT current_schema()")
         self._schema = target.schema or own_schema
         if self._schema is None:
-            raise sink.SinkError("the connection has no schema: set sinks.postgres.schema")
+            raise UserError("the connection has no schema: set sinks.postgres.schema")
         self.name = f"{self._schema}.{target.table}"
         self.identifier = sql.Identifier(self._schema, target.table)
         # to_regclass() takes the name as text.
@@ -264,17 +265,17 @@ class _ListTable:
     def keep_other_runs_out(self) -> None:
         """Lock the table for this run until the transaction ends.
 
-        Raises SinkUnavailableError if another run holds the lock.
+        Raises Retry if another run holds the lock.
         """
         lock = "SELECT pg_try_advisory_xact_lock(hashtext(%s))"
         if self._fetch_row(lock, f"batchrec {self.name}") != (True,):
-            raise sink.SinkUnavailableError(f"another run is writing {self.name}")
+            raise Retry(f"another run is writing {self.name}")
 
     def check_owner(self) -> None:
-        """Raise SinkError unless the table is this user's."""
+        """Raise UserError unless the table is this user's."""
         query = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
         if self._fetch_row(query, self._quoted) != (True,):
-            raise sink.SinkError(
+            raise UserError(
                 f"cannot write the table {self.name}: it is another user's{RIGHTS_HINT}"
             )
 
@@ -282,20 +283,20 @@ class _ListTable:
         """Create the table if there is none.
 
         columns: those of the lists, with their types.
-        Raises SinkError if there is one that this sink did not make, or that has another
+        Raises UserError if there is one that this sink did not make, or that has another
         pipeline's lists.
         """
         exists, is_made_by_sink, comment = self._read_state()
         if not exists:
             self._create(columns)
         elif not is_made_by_sink:
-            raise sink.SinkError(
+            raise UserError(
                 f"there is a {self.name} already, which was not made by this sink: give"
                 " sinks.postgres.table another name, or rename that one"
             )
         elif self._is_of_another_pipeline(comment):
             other_pipeline = comment.removeprefix(WRITTEN_FOR)
-            raise sink.SinkError(
+            raise UserError(
                 f"{self.name} has the lists of the pipeline {other_pipeline}: give"
                 " sinks.postgres.table another name; or, if these are to take their place, as of a"
                 f" pipeline that was renamed: COMMENT ON TABLE {self._quoted} IS"
@@ -318,13 +319,13 @@ class _ListTable:
         """Add the columns of the lists that the table does not have.
 
         columns: those of the lists, with their types.
-        Raises SinkError if the table has lists of another subject, or a column of another type, and
-        SinkUnavailableError if a reader holds the table all the time.
+        Raises UserError if the table has lists of another subject, or a column of another type, and
+        Retry if a reader holds the table all the time.
         """
         table_columns = self._read_columns()
         subject, other = find_subject(columns), find_subject(table_columns)
         if subject != other:
-            raise sink.SinkError(
+            raise UserError(
                 f"{self.name} is a table of lists of {other.name}, and these are of {subject.name}:"
                 " give sinks.postgres.table another name"
             )
@@ -332,7 +333,7 @@ class _ListTable:
             table_kind = table_columns.get(name, kind)
             if table_kind != kind:
                 column = sql.Identifier(name).as_string(self._cursor)
-                raise sink.SinkError(
+                raise UserError(
                     f"the column {name} of {self.name} is {table_kind}, and that of the lists is"
                     f" {kind}: ALTER TABLE {self._quoted} DROP COLUMN {column}, and the next run"
                     " adds it again"
@@ -358,13 +359,13 @@ class _ListTable:
     def _lock_readers_out(self) -> None:
         """Lock the table until the transaction ends, as a new column needs it.
 
-        Raises SinkUnavailableError if another transaction holds the table all the time.
+        Raises Retry if another transaction holds the table all the time.
         """
         self._cursor.execute("SET LOCAL lock_timeout = %s", [f"{LOCK_SECONDS}s"])
         try:
             self._run("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", self.identifier)
         except errors.LockNotAvailable:
-            raise sink.SinkUnavailableError(
+            raise Retry(
                 f"another transaction has held {self.name} for {LOCK_SECONDS} seconds: end it"
                 " (pg_stat_activity shows whose it is)"
             ) from None
@@ -455,7 +456,7 @@ class _CopyStream(io.RawIOBase):
 
 def _make_sink_error(
     error: psycopg2.Error, target: PostgresTarget, password: str | None
-) -> sink.SinkError:
+) -> UserError:
     """The error in one line, without the password. A semicolon separates what to do."""
     text = str(error).strip().partition("\n")[0]
     if password:
@@ -467,8 +468,8 @@ def _make_sink_error(
             message += RIGHTS_HINT
     may_be_temporary = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
     if may_be_temporary and not any(part in text for part in LASTING_ERRORS):
-        return sink.SinkUnavailableError(message)
-    return sink.SinkError(message)
+        return Retry(message)
+    return UserError(message)
 
 
 def _describe_failed_connection(text: str, variable: str) -> str | None:

@@ -16,18 +16,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import polars as pl
 
+from batchrec_dagster.errors import Retry
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.list_subjects import find_subject
 
 BATCH_ROWS = 100_000
-
-
-class SinkError(Exception):
-    """The lists cannot be written as declared. The message says why, and what to do."""
-
-
-class SinkUnavailableError(SinkError):
-    """The lists cannot be written now, but a retry may work."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +99,12 @@ class Sink(Protocol):
     def describe(self, project: Path) -> SinkDescription: ...
 
     def check(self, context: SinkContext) -> SinkCheck:
-        """Try what writing needs, and leave nothing behind. Raises SinkError if that fails."""
+        """Try what writing needs, and leave nothing behind. Raises UserError if that fails."""
 
     def write(self, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
         """Replace the lists in this place.
 
-        Raises SinkError, or SinkUnavailableError if a retry may work.
+        Raises UserError, or Retry if a retry may work.
         """
 
     def count_users(self, users: Collection[str], context: SinkContext) -> int:
@@ -132,14 +125,14 @@ def count_lists(frame: pl.LazyFrame) -> SinkCounts:
 def require_equal_counts(
     expected: SinkCounts, *, rows: int | None = None, users: int, where: str
 ) -> None:
-    """Raise SinkUnavailableError unless as much was written as the table holds.
+    """Raise Retry unless as much was written as the table holds.
 
     If the numbers differ, most likely new lists were published meanwhile.
     `rows` is None if only users can be counted. `where` names the place for the message.
     """
     if users != expected.users or (rows is not None and rows != expected.rows):
         written = f"{users:,} users" + ("" if rows is None else f" and {rows:,} rows")
-        raise SinkUnavailableError(
+        raise Retry(
             f"{written} were written to {where}, but there are {expected.users:,} users and"
             f" {expected.rows:,} rows: run it again"
         )

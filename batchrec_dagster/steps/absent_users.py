@@ -77,7 +77,7 @@ def find_absent_users(files: PipelineFiles, rows: pl.LazyFrame) -> AbsentUsers:
     """The users of these rows who are not among the current users, and those who were erased.
 
     rows: those of an edition, with the column user_id.
-    Raises StorageError.
+    Raises UserError.
     """
     if find_subject(rows.collect_schema().names()) == ITEMS:
         # These lists have nobody.
@@ -95,7 +95,7 @@ def find_absent_users(files: PipelineFiles, rows: pl.LazyFrame) -> AbsentUsers:
 def read_current_users(files: PipelineFiles) -> pl.Series | None:
     """The ids of the users who get a list now; None if there is no file of them, or a damaged one.
 
-    Raises StorageError.
+    Raises UserError.
     """
     store = files.storage.store
     try:

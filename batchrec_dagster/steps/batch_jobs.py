@@ -10,14 +10,14 @@ from typing import Any, Generic, TypeVar
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.personalize.resource_kinds import FILTER, ResourceKind
-from batchrec_dagster.steps.checks import CheckResult, FailedChecksError, require_passed
-from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import StorageResource
@@ -199,14 +199,14 @@ class JobOutput:
         """All lines, in order, in pieces. There is at least one piece, which may be empty.
 
         read: parses the bytes of a piece, in a thread, while the piece before it is in use.
-        Raises StorageError, and StepError if there is no file, or a damaged one.
+        Raises UserError, and UserError if there is no file, or a damaged one.
         """
         return read_ahead(self._read_pieces(read))
 
     def _read_pieces(self, read: Callable[[bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
         files = self.files()
         if not files:
-            raise StepError(
+            raise UserError(
                 f"the batch job left no {OUTPUT_SUFFIX} file in {self.folder}. {NEXT_RUN}"
             )
         for file in files:
@@ -217,7 +217,7 @@ class JobOutput:
                 where = self.storage.where(file.uri)
                 reason = f"{where} is damaged: {str(error).partition(chr(10))[0]}"
                 self.mark_damaged(reason)
-                raise StepError(f"{reason}. {NEXT_RUN}") from error
+                raise UserError(f"{reason}. {NEXT_RUN}") from error
 
     def mark_damaged(self, reason: str) -> None:
         """Note that this output is of no use, so that no run adopts its job."""
@@ -225,7 +225,7 @@ class JobOutput:
 
 
 def require_usable(output: JobOutput | None, checks: Sequence[CheckResult]) -> None:
-    """Raise FailedChecksError if one of the checks blocks.
+    """Raise Refused if one of the checks blocks.
 
     If it blocks because of the output, that is marked, so that the next run starts a new job.
 
@@ -237,7 +237,7 @@ def require_usable(output: JobOutput | None, checks: Sequence[CheckResult]) -> N
         return
     output.mark_damaged("; ".join(check.finding for check in failed))
     folder = output.storage.where(output.folder)
-    raise FailedChecksError(
+    raise Refused(
         [
             replace(check, finding=f"{folder}: {check.finding}. {NEXT_RUN}")
             if check in failed

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.recommendations import PopularBy
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.filter_grammar import parse_condition
@@ -18,7 +19,6 @@ from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
 from batchrec_dagster.rules.conditions import find_matches
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.shared_jobs import locate_input
@@ -27,7 +27,6 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import compute_version
 from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.layout import USERS_FILE
-from batchrec_dagster.storage.objects import StorageError
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 
@@ -51,7 +50,7 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
     """The declared users.
 
     source: the list of users, if one is declared.
-    Raises PreparationError, SourceError, StorageError, StepError.
+    Raises PreparationError, UserError, UserError, UserError.
     """
     erased = 0
     pipeline, settings = work.pipeline, work.pipeline.batch_users
@@ -60,7 +59,7 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
         with _open_interaction_times(work) as (times, file_bytes):
             users = list_distinct_users(times, settings.since, file_bytes)
         if not users.height:
-            raise StepError(
+            raise UserError(
                 f"no user has an interaction since {settings.active_since}: set"
                 f" {setting}.active_since to an earlier day"
             )
@@ -69,14 +68,14 @@ def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers
             null_values = pipeline.ratings.all_null_values
             listed_users = read_users(files, settings.column, null_values, settings.file_header)
         if not listed_users.height:
-            raise StepError(f"{setting}.source has no users: correct its rows or its query")
+            raise UserError(f"{setting}.source has no users: correct its rows or its query")
         # Of the interactions they were left out when these were made.
         users = SuppressionList(work.files).read().drop_from(listed_users, USER_FIELD)
         erased = listed_users.height - users.height
         if erased:
             source.remove_downloads(make_source_context(work.storage, pipeline.project))
         if not users.height:
-            raise StepError(f"all users of {setting}.source were erased: name others there")
+            raise UserError(f"all users of {setting}.source were erased: name others there")
     not_matching = unknown = 0
     if settings.filter is not None:
         requested = users
@@ -95,7 +94,7 @@ def _select_matching_users(
     """The users who meet the condition, and how many the file of users does not have.
 
     setting: the setting with the condition.
-    Raises StorageError, and StepError if nobody meets it.
+    Raises UserError, and UserError if nobody meets it.
     """
     attributes = read_user_attributes(work)
     ids = attributes.get_column(USER_ID)
@@ -103,7 +102,7 @@ def _select_matching_users(
     matching = users.filter(pl.col(USER_FIELD).is_in(matching_ids.implode()))
     unknown = int((~users.get_column(USER_FIELD).is_in(ids.implode())).sum())
     if not matching.height:
-        raise StepError(
+        raise UserError(
             f"none of the {users.height:,} users meets {setting}: {condition}, and"
             f" {unknown:,} of them are not in the file of users: correct the filter, or"
             " users.columns. The metadata of the asset users show which values there are"
@@ -124,7 +123,7 @@ def _open_interaction_times(work: Work) -> Iterator[tuple[pl.LazyFrame, int | No
         yield users.lazy(), None
         return
     if work.storage.store.head(uri) is None:
-        raise StorageError(f"there is no {uri}: materialize interactions first")
+        raise UserError(f"there is no {uri}: materialize interactions first")
     with work.storage.local_file(uri) as path:
         yield scan_interactions(path), path.stat().st_size
 
@@ -165,7 +164,7 @@ def divide_users(work: Work, batch_users: pl.LazyFrame, users_version: str) -> D
 
     batch_users: the lines of the users' file.
     users_version: the version of the file.
-    Raises StepError, StorageError.
+    Raises UserError, UserError.
     """
     pipeline = work.pipeline
     experiment, newcomers = pipeline.experiment, pipeline.recommendations.newcomers
@@ -190,7 +189,7 @@ def divide_users(work: Work, batch_users: pl.LazyFrame, users_version: str) -> D
         return DividedUsers(everybody, popular, count)
     model_lines = lines.filter(has_model)
     if not model_lines.height:
-        raise StepError(
+        raise UserError(
             f"the model has no user to make lists for: all {len(users):,} are in the control of the"
             " experiment or have no interactions. Set a lower experiment.control_share, or omit"
             f" {pipeline.list_setting}.newcomers"
@@ -203,7 +202,7 @@ def divide_users(work: Work, batch_users: pl.LazyFrame, users_version: str) -> D
 
 
 def find_newcomers(work: Work, users: pl.Series) -> pl.Series:
-    """Whether each of these users has no interaction. Raises StorageError."""
+    """Whether each of these users has no interaction. Raises UserError."""
     with _open_interaction_times(work) as (times, _):
         users_with_interactions = (
             times.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
@@ -239,7 +238,7 @@ def keep_users_without_lists(
     batch_users: the lines of the users' file.
     table: the file of the edition's table.
     failed: the columns user_id and error, of the users whom Personalize returned an error for.
-    Raises StorageError.
+    Raises UserError.
     """
     listed = pl.scan_parquet(table, glob=False).filter(rank=1).select("user_id")
     requested = batch_users.select(user_id=USER_FIELD)
@@ -254,7 +253,7 @@ def keep_users_without_lists(
 
 def read_users_without_lists(work: Work, edition: Edition) -> pl.Series:
     """The ids of the requested users without rows in an experiment's edition. Raises
-    StorageError."""
+    UserError."""
     fix = "delete it: then the users without lists do not count in this edition's outcomes"
     users = work.files.parquet(work.pipeline.storage_keys.users_without_lists(edition.version), fix)
     if users is None:

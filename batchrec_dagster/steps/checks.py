@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import polars as pl
 
 from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.errors import Refused
 from batchrec_dagster.personalize.evidence import (
     ALL,
     COVERAGE,
@@ -72,6 +73,9 @@ class CheckResult:
     """Whether a failure means that a batch job's output is of no use, so that no run should read
     it again."""
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.finding}"
+
     @property
     def blocks(self) -> bool:
         """Whether it failed and stops what comes after it."""
@@ -99,18 +103,10 @@ class CheckResult:
         )
 
 
-class FailedChecksError(Exception):
-    """A step stopped because one of these checks blocks."""
-
-    def __init__(self, checks: Sequence[CheckResult]) -> None:
-        super().__init__("; ".join(f"{check.name}: {check.finding}" for check in checks))
-        self.checks = checks
-
-
 def require_passed(checks: Sequence[CheckResult]) -> None:
-    """Raises FailedChecksError if one of the checks blocks."""
+    """Raises Refused if one of the checks blocks."""
     if any(check.blocks for check in checks):
-        raise FailedChecksError(checks)
+        raise Refused(checks)
 
 
 # The name of the check of `check_source_without_erased`.

@@ -132,7 +132,7 @@ def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequenc
     """What the run and its earlier attempts have paid in the asset's step.
 
     costs: what this attempt has paid.
-    Raises StorageError.
+    Raises UserError.
     """
     before = _read_payment(work.files, asset, root_run)
     paid = sum(cost.usd for cost in costs) if work.ensure.on_aws else 0.0
@@ -140,7 +140,7 @@ def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequenc
 
 
 def read_run_cost(files: PipelineFiles, root_run: str) -> float:
-    """What the run has paid for its import and its trainings, in USD. Raises StorageError."""
+    """What the run has paid for its import and its trainings, in USD. Raises UserError."""
     return sum(_read_payment(files, asset, root_run) for asset in PAYING_ASSETS)
 
 
@@ -148,7 +148,7 @@ def measure_run(work: PersonalizeWork, run: RunFacts, costs: Sequence[Cost]) -> 
     """How long the run has taken so far, if that is known, and what it has paid.
 
     costs: what it has paid for the job that made its lists.
-    Raises StorageError.
+    Raises UserError.
     """
     seconds = measure_seconds(run.start)
     times = {} if seconds is None else {"run_seconds": seconds}

@@ -88,7 +88,7 @@ def read_size(work: Work, part: Part, version: str | None = None) -> DataSize | 
     """The size of the part as it was last read; None if it is not known.
 
     version: the version that the part must have; None for any.
-    Raises StorageError.
+    Raises UserError.
     """
     stored = work.files.record(name_record(part), _SizeRecord)
     if not stored or version not in (None, stored["version"]):
@@ -99,7 +99,7 @@ def read_size(work: Work, part: Part, version: str | None = None) -> DataSize | 
 def remember_size(work: Work, part: Part, version: str, size: DataSize) -> None:
     """Keep the size for the edition that will be made from this version of the part.
 
-    Raises StorageError.
+    Raises UserError.
     """
     record = {"version": version, **size.to_json()}
     if work.files.record(name_record(part)) != record:
@@ -109,7 +109,7 @@ def remember_size(work: Work, part: Part, version: str, size: DataSize) -> None:
 def collect_sizes(work: Work) -> dict[str, Any]:
     """The sizes of all parts of the pipeline's data, for an edition's metadata.
 
-    Raises StorageError.
+    Raises UserError.
     """
     sizes = {part: read_size(work, part) for part in list_parts(work.pipeline)}
     return {part: size.to_json() for part, size in sizes.items() if size is not None}
@@ -170,7 +170,7 @@ class SizeComparison:
 
     @cached_property
     def obstacle(self) -> str | None:
-        """Why the part cannot be compared, in words; None if it can be. Raises StorageError."""
+        """Why the part cannot be compared, in words; None if it can be. Raises UserError."""
         published = self._published
         if published is None:
             return "nothing is published yet"
@@ -196,7 +196,7 @@ class SizeComparison:
     def check(self, size: DataSize) -> CheckResult:
         """Whether the part is nearly as large as that of the published edition.
 
-        Raises StorageError.
+        Raises UserError.
         """
         pipeline, published = self.work.pipeline, self._published
         if self.obstacle is not None or published is None:

@@ -50,7 +50,7 @@ def read_interactions(
     divided: DividedUsers,
     rule_inputs: RuleInputs | None = None,
 ) -> EditionInteractions:
-    """The interactions as they are when lists are made for these users. Raises StorageError.
+    """The interactions as they are when lists are made for these users. Raises UserError.
 
     rule_inputs: the rules of lists, and what they read besides; None without rules.
     """

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize import ensure as api
 from batchrec_dagster.personalize.prices import Cost, summarize_costs
 from batchrec_dagster.personalize.resource_kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
@@ -18,7 +19,6 @@ from batchrec_dagster.steps.cost import (
     estimate_results,
     estimate_trainings,
 )
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import find_recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork, Work
@@ -103,7 +103,7 @@ def import_dataset(
     run: the id of the first of a run and its retries.
     force: whether to import in any case.
     forced_trainings: the assets that this run will train in any case.
-    Raises FailedChecksError, StorageError, PersonalizeError, StepError.
+    Raises Refused, UserError, PersonalizeError, UserError.
     """
     pipeline = work.pipeline
     files = list_dataset_files(pipeline)
@@ -152,7 +152,7 @@ def import_dataset(
 
 
 def compute_data_version(work: Work) -> str:
-    """The version of the data that the next import imports. Raises StorageError.
+    """The version of the data that the next import imports. Raises UserError.
 
     It is not that of the newest import if a run has prepared other data and failed before it had
     imported them.
@@ -184,7 +184,7 @@ def _ensure_group(
     """The pipeline's dataset group, which is created if the budget allows a first run.
 
     name: the group's name.
-    Raises FailedChecksError, PersonalizeError, StepError.
+    Raises Refused, PersonalizeError, UserError.
     """
     pipeline, ensure = work.pipeline, work.ensure
     exists = any(group["name"] == name for group in ensure.list(DATASET_GROUP))
@@ -204,7 +204,7 @@ def _ensure_group(
 
 
 def _check_owner(ensure: api.Ensure, group: api.ReadyResource) -> None:
-    """Raise StepError unless the dataset group has the tag of this deployment's storage."""
+    """Raise UserError unless the dataset group has the tag of this deployment's storage."""
     arn, own_storage = group.arn, ensure.tags.get(api.STORAGE_TAG)
     tags = ensure.tags_of(arn)
     if own_storage is None or tags.get(api.STORAGE_TAG) == own_storage:
@@ -212,7 +212,7 @@ def _check_owner(ensure: api.Ensure, group: api.ReadyResource) -> None:
     owner = f"somebody else: it has no tag {api.STORAGE_TAG}"
     if api.STORAGE_TAG in tags:
         owner = f"the deployment with the storage {tags[api.STORAGE_TAG]}"
-    raise StepError(
+    raise UserError(
         f"the dataset group {group.description['name']} belongs to {owner}."
         f" Rename this pipeline{'' if ensure.on_aws else ', or set a BATCHREC_HOME of its own'}. If"
         " the group is this pipeline's, say so: aws personalize"

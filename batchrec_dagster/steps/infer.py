@@ -8,8 +8,8 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.ensure import ACTIVE, ReadyResource
-from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
 from batchrec_dagster.personalize.teardown import prune
@@ -44,7 +44,6 @@ from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import Edition, TableWriter
-from batchrec_dagster.storage.objects import StorageError
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -77,7 +76,7 @@ def infer_and_publish(
     """Infer lists for the users with the model and publish them, if all checks pass.
 
     batch_users: the lines of the users' file.
-    Raises FailedChecksError, StorageError, PersonalizeError, StepError.
+    Raises Refused, UserError, PersonalizeError, UserError.
     """
     users_version = work.storage.version(work.files.batch_users)
     rule_inputs = read_rule_inputs(work)
@@ -127,7 +126,7 @@ def _publish(
     gate: CheckResult,
     run: RunFacts,
 ) -> tuple[Edition, RecommendationTable]:
-    """Publish the lists. Raises StepError, FailedChecksError."""
+    """Publish the lists. Raises UserError, Refused."""
     pipeline, interactions, output = work.pipeline, inferred.interactions, inferred.output(work)
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
         table = build_table(
@@ -245,13 +244,13 @@ def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> 
         }
         for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):
             log.info(f"deleted {resource}, which earlier settings left")
-    except (StorageError, PersonalizeError, ClientError) as error:
+    except (UserError, ClientError) as error:
         log.warning(f"what earlier settings left in Personalize is still there: {error}")
 
 
 def _find_last_group(work: PersonalizeWork, group: str) -> list[str]:
     """The dataset group that an edition of the list was last made from, other than this one; empty
-    if there is none. Raises StorageError."""
+    if there is none. Raises UserError."""
     # An edition's solution is named after its dataset group.
     editions = work.files.table.history_editions()
     versions = (str(edition.about.get("solution_version_arn")) for edition in editions)

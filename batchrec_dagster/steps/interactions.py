@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.file_formats import choose_csv_types
 from batchrec_dagster.personalize.schemas import EVENT_VALUE
 from batchrec_dagster.preparation.counting import count_rows
@@ -41,7 +42,6 @@ from batchrec_dagster.steps.checks import (
     check_timestamps_plausible,
 )
 from batchrec_dagster.steps.data_sizes import DataSize
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.raw_files import RawRecord, open_raw_files, require_copies
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
@@ -49,7 +49,7 @@ from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import compute_version, read_pieces, temporary_folder
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.layout import PipelineFiles, PreparedFiles
-from batchrec_dagster.storage.objects import ObjectInfo, StorageError
+from batchrec_dagster.storage.objects import ObjectInfo
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def inspect_ratings(work: Work, raw: RawRecord, suppressed: SuppressedUsers) -> 
     """Read every row once, or on AWS the first rows.
 
     suppressed: the users who were erased, of whom nothing is shown.
-    Raises SourceError, StorageError, StepError.
+    Raises UserError, UserError, UserError.
     """
     pipeline, storage = work.pipeline, work.storage
     ratings, whole = pipeline.ratings, not pipeline.preparation.on_aws
@@ -123,11 +123,11 @@ def inspect_ratings(work: Work, raw: RawRecord, suppressed: SuppressedUsers) -> 
 def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
     """The start of the first file that is not empty, on this machine: enough to see the format.
 
-    A file that is not plain text is downloaded whole. Raises StorageError, StepError.
+    A file that is not plain text is downloaded whole. Raises UserError, UserError.
     """
     require_copies(raw)
     if not storage.in_s3:
-        raise StepError(
+        raise UserError(
             "preparation.engine glue reads from S3: set BATCHREC_STORAGE=s3://bucket/prefix"
         )
     for file in raw.files:
@@ -143,7 +143,7 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
             path.write_bytes(start[: start.rfind(b"\n") + 1] or start)
             yield [RawFile(path, file.source)]
         return
-    raise StepError("all files of ratings.source are empty")
+    raise UserError("all files of ratings.source are empty")
 
 
 CheckSize = Callable[[DataSize], CheckResult]
@@ -204,7 +204,7 @@ SparkResult = tuple[SparkTaskResult, Mapping[str, Any]]
 """What a task in Spark reports, and metadata of its job."""
 
 RunSpark = Callable[[SparkTask], SparkResult]
-"""Runs a task in the declared Spark. Raises StorageError, and what fails the asset as it is."""
+"""Runs a task in the declared Spark. Raises UserError, and what fails the asset as it is."""
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def prepare_interactions(
     check_size: compares how much there is with what the published lists were made from.
     run: the id of this run.
     runs: says which other runs have ended, whose files of Spark are then deleted.
-    Raises PreparationError, SourceError, StorageError, StepError.
+    Raises PreparationError, UserError, UserError, UserError.
     """
     pipeline = work.pipeline
     with temporary_folder() as folder:
@@ -310,7 +310,7 @@ def _prepare_on_aws(
     )
     if any(check.blocks for check in prepared.checks):
         # They will not be published, so no copy stays.
-        with suppress(StorageError):
+        with suppress(UserError):
             for uri in (task.destination, task.users):
                 storage.store.delete(uri)
     return prepared

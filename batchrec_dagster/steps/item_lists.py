@@ -151,7 +151,7 @@ def build_item_lists(
     pieces: lines as `ItemListBuilder` takes them.
     requested: the items that lists were requested for.
     rules: None without rules.
-    Raises StorageError, and StepError if an output cannot be read.
+    Raises UserError, and UserError if an output cannot be read.
     """
     pipeline = work.pipeline
     columns = [name_published_column(name) for name in pipeline.list_columns]

@@ -21,7 +21,7 @@ from batchrec_dagster.storage.connection import StorageResource
 def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) -> ItemsResult:
     """The rows of the copied file.
 
-    Raises StorageError, and PreparationError unless `inspect_items` has passed it.
+    Raises UserError, and PreparationError unless `inspect_items` has passed it.
     """
     (file,) = raw.files
     with open_copy(file, storage) as raw_file:
@@ -31,7 +31,7 @@ def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) ->
 def inspect_items(
     raw: RawRecord, storage: StorageResource, layout: ItemsLayout, on_bad_rows: str
 ) -> FileInspection:
-    """The verdict on the copied file. Raises StorageError."""
+    """The verdict on the copied file. Raises UserError."""
     try:
         items = read_items(raw, storage, layout)
     except PreparationError as error:
@@ -76,14 +76,14 @@ def list_optional_tables(pipeline: Pipeline) -> list[str]:
 
 
 def read_titles_version(work: Work) -> str:
-    """The version of the titles, which the pipeline must declare. Raises StorageError."""
+    """The version of the titles, which the pipeline must declare. Raises UserError."""
     return work.storage.version(work.files.uri(work.pipeline.storage_keys.item_titles))
 
 
 def read_titles(work: Work) -> pl.DataFrame:
     """The columns item_id and title of the titles, which the pipeline must declare.
 
-    Raises StorageError.
+    Raises UserError.
     """
     return _read_titles_table(work, ["title"])
 
@@ -95,7 +95,7 @@ def _read_titles_table(work: Work, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def read_item_ids(work: Work) -> pl.Series:
-    """The column of ids in the items file, which the pipeline must declare. Raises StorageError."""
+    """The column of ids in the items file, which the pipeline must declare. Raises UserError."""
     if work.pipeline.has_titles:
         return read_titles(work).get_column("item_id")
     content = work.storage.store.get(work.storage.uri(work.pipeline.storage_keys.items))
@@ -105,7 +105,7 @@ def read_item_ids(work: Work) -> pl.Series:
 def read_attributes(work: Work) -> pl.DataFrame | None:
     """The items as Personalize's Items dataset has them; None if the pipeline declares none.
 
-    Raises StorageError.
+    Raises UserError.
     """
     schema = work.pipeline.schemas.get(ITEMS)
     if schema is None:
@@ -131,7 +131,7 @@ def list_attribute_columns(pipeline: Pipeline) -> list[str]:
 def read_item_columns(work: Work) -> pl.DataFrame | None:
     """The column item_id, and those that lists have of the items; None if they have none.
 
-    Raises StorageError.
+    Raises UserError.
     """
     columns = list_item_columns(work.pipeline)
     if not columns:
@@ -152,7 +152,7 @@ def read_item_columns(work: Work) -> pl.DataFrame | None:
 def read_item_columns_versions(work: Work) -> list[str]:
     """A list of the version of what lists have of the items; empty if they have nothing of them.
 
-    Raises StorageError.
+    Raises UserError.
     """
     pipeline = work.pipeline
     if pipeline.recommendations.columns is None and not pipeline.has_addresses:

@@ -10,9 +10,8 @@ import polars as pl
 from batchrec_dagster.config.list_columns import REASON, REASONS
 from batchrec_dagster.explanations.list_reasons import POPULAR, ListReasons
 from batchrec_dagster.outcomes.arms import MODEL
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.extras import ExtraMissingError, require
+from batchrec_dagster.storage.extras import require
 
 
 class RowReasons:
@@ -51,16 +50,13 @@ class RowReasons:
 def prepare_reasons(work: Work, interactions: pl.LazyFrame, users: pl.Series) -> RowReasons | None:
     """What says why items are on the lists of these users; None if the declaration does not ask.
 
-    Raises StepError if the extra `report` is not installed.
+    Raises UserError if the extra `report` is not installed.
     """
     pipeline = work.pipeline
     declared = [name for name in pipeline.list_columns if name in REASONS]
     if not declared:
         return None
-    try:
-        require("report", f"{pipeline.list_setting}.columns: {', '.join(declared)}")
-    except ExtraMissingError as error:
-        raise StepError(str(error)) from None
+    require("report", f"{pipeline.list_setting}.columns: {', '.join(declared)}")
     return RowReasons(ListReasons(interactions, users))
 
 

@@ -46,7 +46,7 @@ class RuleInputs:
 def read_rule_inputs(work: Work) -> RuleInputs | None:
     """What the pipeline's rules read; None without rules.
 
-    Raises PreparationError, SourceError, StorageError.
+    Raises PreparationError, UserError, UserError.
     """
     settings = work.pipeline.recommendations
     rules = settings.applied_rules

@@ -46,7 +46,7 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
     """Measure every edition that is kept. What was measured of other editions before stays, also
     if it counts other events.
 
-    Raises StorageError.
+    Raises UserError.
     """
     files = work.files
     with work.storage.local_file(files.interactions) as path:
@@ -92,7 +92,7 @@ MEASURE_AGAIN = (
 def read_sums(files: PipelineFiles) -> pl.DataFrame:
     """The sums that an earlier run measured, which may have no rows.
 
-    They have the columns of `outcomes.sums.SCHEMA`. Raises StorageError.
+    They have the columns of `outcomes.sums.SCHEMA`. Raises UserError.
     """
     sums = files.parquet(files.storage_keys.outcome_sums, MEASURE_AGAIN)
     return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else sums

@@ -60,7 +60,7 @@ class PopularItems:
 
 
 def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Series) -> PopularItems:
-    """The popular items of a pipeline. Raises StorageError.
+    """The popular items of a pipeline. Raises UserError.
 
     reasons: those of the users who get lists of popular items.
     """
@@ -75,7 +75,7 @@ def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Serie
 
 
 def read_popularity_versions(work: Work) -> list[str]:
-    """What changes when users' attributes make other lists for newcomers. Raises StorageError."""
+    """What changes when users' attributes make other lists for newcomers. Raises UserError."""
     if not isinstance(work.pipeline.recommendations.newcomers, PopularBy):
         return []
     return [work.storage.version(work.storage.uri(work.pipeline.storage_keys.users))]
@@ -84,7 +84,7 @@ def read_popularity_versions(work: Work) -> list[str]:
 def read_user_groups(work: Work) -> pl.DataFrame:
     """The users with the reason of newcomers of their group, such as `popular in AT`.
 
-    The columns are USER_ID and reason. Raises StorageError.
+    The columns are USER_ID and reason. Raises UserError.
     """
     policy = work.pipeline.recommendations.newcomers
     assert isinstance(policy, PopularBy)

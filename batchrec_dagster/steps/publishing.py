@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.personalize.evidence import NDCG, name_ndcg
 from batchrec_dagster.steps.absent_users import AbsentUsers, find_absent_users
@@ -25,7 +26,6 @@ from batchrec_dagster.steps.checks import (
     check_quality_gate,
 )
 from batchrec_dagster.steps.data_sizes import SIZES, collect_sizes
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import read_item_columns_versions
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
@@ -83,7 +83,7 @@ class Restoration:
 class Rollbacks:
     """The rollbacks of a pipeline's lists, in the record of its publications.
 
-    Its methods raise StorageError.
+    Its methods raise UserError.
     """
 
     files: PipelineFiles
@@ -108,7 +108,7 @@ class Rollbacks:
 
         to: an edition's number, or PREVIOUS.
         run: the id of the first of a run and its retries, which all choose the same edition.
-        Raises StepError, and DamagedObjectError if the chosen edition's file is damaged.
+        Raises UserError, and DamagedObjectError if the chosen edition's file is damaged.
         """
         table, record = self.files.table, self.publications.read()
         current, rollback = table.current(), record.rollback
@@ -163,7 +163,7 @@ def choose_edition(
     unfinished: the number of the edition that a killed rollback chose, or 0. If it is published,
         PREVIOUS is that edition.
 
-    Raises StepError if there is no such edition.
+    Raises UserError if there is no such edition.
     """
     current, older = table.current(), table.older()
     if to == PREVIOUS:
@@ -188,7 +188,7 @@ def choose_edition(
                 return edition
         missing = f"there is no edition {to!r}"
     editions_kept = "; ".join(summarize_edition(edition) for edition in older) or "nothing"
-    raise StepError(f"{missing} to roll back to. Kept: {editions_kept}")
+    raise UserError(f"{missing} to roll back to. Kept: {editions_kept}")
 
 
 def _has_same_lists(edition: Edition, other: Edition) -> bool:
@@ -244,7 +244,7 @@ class Publishing:
         return [model, fingerprint(model, *inputs)]
 
     def gate(self, *, skip: bool) -> CheckResult:
-        """Whether the lists may be published. Raises StorageError.
+        """Whether the lists may be published. Raises UserError.
 
         skip: whether this run publishes anyway. Then lists that were rolled back may be published
             by later runs too.
@@ -288,7 +288,7 @@ class Publishing:
         )
 
     def publish(self, file: Path) -> Edition:
-        """Publish the lists. Raises StorageError.
+        """Publish the lists. Raises UserError.
 
         file: as `TableWriter` wrote it.
         """
@@ -307,7 +307,7 @@ class Publishing:
         version: the version of the lists.
         run: the id of the run.
         facts: metadata of the lists themselves, such as their number of rows.
-        Raises StorageError.
+        Raises UserError.
         """
         pipeline, declaration, model = self.work.pipeline, self.declaration, self.model
         return {
@@ -350,15 +350,15 @@ def _explain_withdrawal(withdrawn: Sequence[WithdrawnLists], made_by: Sequence[s
 
 
 def remember_facts(record: PublicationRecord, files: PipelineFiles) -> PublicationRecord:
-    """The record with the numbers of all editions that are kept. Raises StorageError."""
+    """The record with the numbers of all editions that are kept. Raises UserError."""
     return complete_facts(record, files.table.all_editions)
 
 
 def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Restoration:
     """Publish the lists of an older edition again, without the users who are absent now.
 
-    See `Rollbacks.roll_back`. The history keeps the whole edition. Raises StorageError and
-    StepError.
+    See `Rollbacks.roll_back`. The history keeps the whole edition. Raises UserError and
+    UserError.
     """
     restoration = Rollbacks(work.files).roll_back(to, run, runs)
     publications = Publications(work.files)
@@ -373,7 +373,7 @@ def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logg
 
 
 def put_back(work: Work, restoration: Restoration) -> None:
-    """Publish the edition without the absent users. Raises StorageError."""
+    """Publish the edition without the absent users. Raises UserError."""
     table, keep = work.files.table, work.pipeline.retention.editions
     edition, absent = restoration.edition, restoration.absent
     current = table.current()

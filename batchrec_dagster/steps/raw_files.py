@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.source import (
     RatingsSource,
     SourceContext,
 )
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import compute_sha256, read_pieces
 from batchrec_dagster.storage.layout import read_record, write_record
@@ -148,7 +148,7 @@ def bring_raw_files(
     project: the folder where relative paths start.
     record: the storage key of the last run's record.
     place: makes a storage key of a filename.
-    Raises SourceError, StorageError.
+    Raises UserError, UserError.
     """
     storage.store.tidy(storage.uri(f"{record.partition('/')[0]}/"))
     last_record = RawRecord.from_json(read_record(storage, storage.uri(record), RawRecord))
@@ -176,12 +176,12 @@ def delete_copies(
 
 
 def require_copies(record: RawRecord, asset: str = "raw_ratings") -> None:
-    """Raise StepError if the copies of the files were deleted by `delete_copies`.
+    """Raise UserError if the copies of the files were deleted by `delete_copies`.
 
     asset: the one that copies them.
     """
     if record.copies_deleted:
-        raise StepError(
+        raise UserError(
             f"the copies of {record.source} were deleted after the last run, because they had rows"
             f" of people who were erased: materialize {asset} too, which copies them again"
         )
@@ -249,7 +249,7 @@ def _has_etag(uri: str, storage: StorageResource) -> bool:
 
 @contextmanager
 def open_raw_files(record: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
-    """The copies on this machine, in order. Raises StorageError, StepError."""
+    """The copies on this machine, in order. Raises UserError, UserError."""
     require_copies(record)
     with ExitStack() as stack:
         yield [stack.enter_context(open_copy(file, storage)) for file in record.files]
@@ -259,7 +259,7 @@ def open_raw_files(record: RawRecord, storage: StorageResource) -> Iterator[list
 def open_copy(file: FileRecord, storage: StorageResource) -> Iterator[RawFile]:
     """The file's copy on this machine.
 
-    Raises StorageError, and DamagedObjectError if the copy has another content than recorded.
+    Raises UserError, and DamagedObjectError if the copy has another content than recorded.
     """
     with storage.local_file(file.uri) as path:
         size = path.stat().st_size
@@ -280,7 +280,7 @@ def open_copy(file: FileRecord, storage: StorageResource) -> Iterator[RawFile]:
 def open_source(
     source: RatingsSource, storage: StorageResource, project: Path
 ) -> Iterator[list[RawFile]]:
-    """The files of a source on this machine, in order. Raises SourceError."""
+    """The files of a source on this machine, in order. Raises UserError."""
     context = make_source_context(storage, project)
     with ExitStack() as stack:
         yield [
@@ -290,7 +290,7 @@ def open_source(
 
 
 def digest_source(source: RatingsSource, storage: StorageResource, project: Path) -> str:
-    """`digest_files` of the source's files as they are now. Raises SourceError."""
+    """`digest_files` of the source's files as they are now. Raises UserError."""
     files = source.files(make_source_context(storage, project))
     return _digest_fingerprints([(file.file.display_name, file.fingerprint) for file in files])
 

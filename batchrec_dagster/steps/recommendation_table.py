@@ -53,7 +53,7 @@ def build_table(
 
     users: who gets which of them.
     num_results: how many results the job was asked for, for each user.
-    Raises StorageError, and StepError if the output cannot be read.
+    Raises UserError, and UserError if the output cannot be read.
     """
     pipeline, settings, rules = work.pipeline, work.pipeline.recommendations, interactions.rules
     if rules is not None:

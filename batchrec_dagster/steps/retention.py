@@ -14,7 +14,7 @@ from datetime import datetime
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.expired_models import expire_models
 from batchrec_dagster.personalize.resource_kinds import (
     BATCH_INFERENCE_JOB,
@@ -31,7 +31,6 @@ from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster.storage.objects import StorageError
 
 RAW_ITEMS, RAW_USERS = "raw_items", "raw_users"
 
@@ -86,7 +85,7 @@ def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
     """A block whose expected errors are only logged."""
     try:
         yield
-    except (StorageError, PersonalizeError, ClientError, BotoCoreError, OSError) as error:
+    except (UserError, ClientError, BotoCoreError, OSError) as error:
         work.ensure.log.warning(
             f"retention: {what} could not be deleted, and the next run tries again: {error}"
         )

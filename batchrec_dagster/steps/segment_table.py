@@ -115,7 +115,7 @@ class UserSegments:
 def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:
     """Infer the users of each segment with the model, and store them if all checks pass.
 
-    Raises FailedChecksError, StorageError, PersonalizeError, StepError.
+    Raises Refused, UserError, PersonalizeError, UserError.
     """
     work = work.for_data(model.data_version)
     storage, keys = work.storage, work.pipeline.storage_keys

@@ -101,7 +101,7 @@ def choose_num_results_of_group(
 def count_longest_history(work: PersonalizeWork, users: pl.Series) -> int:
     """How many items the one of these users with the most has interacted with.
 
-    Raises StorageError.
+    Raises UserError.
     """
     with work.storage.local_file(work.files.interactions) as path:
         items = (

@@ -14,6 +14,7 @@ import polars as pl
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.similar_items import SimilarItems
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import (
     ITEM_FIELD,
@@ -40,7 +41,6 @@ from batchrec_dagster.steps.batch_jobs import (
 from batchrec_dagster.steps.bought_together import find_bought_together
 from batchrec_dagster.steps.checks import CheckResult, require_passed
 from batchrec_dagster.steps.cost import measure_run, price_item_lists
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.item_checks import ENOUGH_PEOPLE, check_requested_items_known
 from batchrec_dagster.steps.item_lists import (
     RULES,
@@ -108,7 +108,7 @@ def publish_similar_items(
 
     work: of the pipeline narrowed to them.
     model: that of the recipe; None for items bought together.
-    Raises FailedChecksError, StorageError, PersonalizeError, StepError.
+    Raises Refused, UserError, PersonalizeError, UserError.
     """
     rule_inputs = read_rule_inputs(work)
     with work.storage.local_file(work.files.interactions) as path:
@@ -154,7 +154,7 @@ def _check_gate(publishing: Publishing, model: ModelRecord | None, *, skip: bool
 def _replace_model(work: Work, settings: SimilarItems) -> ModelRecord:
     """What stands in the place of a model where items bought together are counted.
 
-    Raises StorageError.
+    Raises UserError.
     """
     name = f"bought-together/{fingerprint(settings.deciding_settings)}"
     return ModelRecord(name, "", "", work.files.interactions_version(), engine="batchrec")
@@ -213,7 +213,7 @@ class NewEdition:
     def _publish(
         self, pieces: Iterable[pl.DataFrame], job: ReadyResource | None, cost: Sequence[Cost]
     ) -> tuple[Edition, SimilarItemsTable]:
-        """Publish the lists of these lines. Raises StepError, FailedChecksError.
+        """Publish the lists of these lines. Raises UserError, Refused.
 
         job: the one whose output they are; None if they are counted.
         cost: what this run has paid for it.
@@ -328,7 +328,7 @@ def read_requested_items(
 ) -> RequestedItems:
     """The items that get a list: those of the declared source, or all of the interactions.
 
-    Raises PreparationError, SourceError, StorageError, StepError.
+    Raises PreparationError, UserError, UserError, UserError.
     """
     pipeline = work.pipeline
     people = (
@@ -345,7 +345,7 @@ def read_requested_items(
         with open_source(source, work.storage, pipeline.project) as files:
             ids = read_ids(files, "item", settings.items.column, setting, null_values).to_series()
         if not len(ids):
-            raise StepError("similar_items.items has no items: correct its rows, or leave it out")
+            raise UserError("similar_items.items has no items: correct its rows, or leave it out")
     unknown = ids.filter(~ids.is_in(items_with_people.implode()))
     if len(unknown) and pipeline.items is not None:
         unknown = unknown.filter(~unknown.is_in(read_item_ids(work).implode()))

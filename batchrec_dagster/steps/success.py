@@ -33,7 +33,7 @@ def check_success_known(work: Work) -> list[CheckResult]:
     """Whether the interactions have the events of solution.success; nothing if none are declared.
 
     If they have some of them, a missing one only warns: nobody may have had it yet.
-    Raises StorageError.
+    Raises UserError.
     """
     declared = work.pipeline.solution.success
     if not declared:

@@ -181,7 +181,7 @@ def train(
 
     run: the id of the first of a run and its retries.
     force: whether to train in any case.
-    Raises FailedChecksError, StorageError, PersonalizeError.
+    Raises Refused, UserError, PersonalizeError.
     """
     work = work.for_data(dataset.data_version)
     ensure = work.ensure
@@ -247,7 +247,7 @@ def _make_record(
 def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
     """The record with what recent popular items reach, measured once for each model.
 
-    Raises StorageError.
+    Raises UserError.
     """
     from batchrec_dagster.steps.measure_popularity import measure_popularity  # NumPy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.attributes import AttributeRows
 from batchrec_dagster.preparation.layout import PreparationError
@@ -15,7 +16,7 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.layout import MAKE_AGAIN
-from batchrec_dagster.storage.objects import DamagedObjectError, StorageError
+from batchrec_dagster.storage.objects import DamagedObjectError
 
 
 def read_users_file(
@@ -23,7 +24,7 @@ def read_users_file(
 ) -> AttributeRows:
     """The rows of the copied file, without those of users who were erased.
 
-    Raises StorageError, StepError, and PreparationError unless `inspect_users` has passed it.
+    Raises UserError, UserError, and PreparationError unless `inspect_users` has passed it.
     """
     require_copies(raw, "raw_users")
     (file,) = raw.files
@@ -38,7 +39,7 @@ def inspect_users(
     on_bad_rows: str,
     suppressed: SuppressedUsers,
 ) -> FileInspection:
-    """The verdict on the copied file. Raises StorageError."""
+    """The verdict on the copied file. Raises UserError."""
     try:
         users = read_users_file(raw, storage, layout, suppressed)
     except PreparationError as error:
@@ -59,7 +60,7 @@ def read_user_attributes(work: Work) -> pl.DataFrame:
     The columns are USER_ID and those of `users.columns`, by the names that conditions use. A
     category is text, in which | separates several values; a number is a float. Either may be null.
 
-    Raises StorageError.
+    Raises UserError.
     """
     assert work.pipeline.users is not None
     layout, key = work.pipeline.users.layout, work.pipeline.storage_keys.users
@@ -68,7 +69,7 @@ def read_user_attributes(work: Work) -> pl.DataFrame:
     types |= dict.fromkeys(layout.categories, pl.String())
     types |= dict.fromkeys(layout.numbers, pl.Float64())
     if work.storage.store.head(uri) is None:
-        raise StorageError(f"there is no {uri}: materialize users first")
+        raise UserError(f"there is no {uri}: materialize users first")
     with work.storage.local_file(uri) as path:
         try:
             return pl.scan_csv(path, schema=types, glob=False).collect(engine="streaming")

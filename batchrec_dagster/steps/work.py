@@ -39,7 +39,7 @@ class Work:
 def list_removed_lists(work: Work) -> list[str]:
     """The names of lists whose files are in the storage, but which are no longer declared.
 
-    Raises StorageError.
+    Raises UserError.
     """
     names = work.storage.store.subfolders(work.files.uri(work.files.storage_keys.all_lists))
     return sorted(set(names).difference(work.pipeline.lists, [SIMILAR_ITEMS]))
@@ -59,7 +59,7 @@ class PersonalizeWork(Work):
         return replace(self, ensure=self.ensure.for_data(version))
 
     def step_lease(self, asset: str, run: str) -> AbstractContextManager[None]:
-        """Exclusive use of the asset's step for the run of this id. Raises StorageError."""
+        """Exclusive use of the asset's step for the run of this id. Raises UserError."""
         return Lease(
             store=self.storage.store,
             folder=self.files.uri(self.pipeline.storage_keys.lease(asset)),

@@ -14,8 +14,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, NoCredentialsError
 from pydantic import Field
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.durable import compute_version, temporary_folder
-from batchrec_dagster.storage.objects import CLIENT_CONFIG, ObjectStore, StorageError
+from batchrec_dagster.storage.objects import CLIENT_CONFIG, ObjectStore
 from batchrec_dagster.storage.permissions import explain_missing_settings, explain_refusals
 
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.
@@ -88,7 +89,7 @@ class StorageResource(dg.ConfigurableResource[Any]):
     ) -> Any:
         """A boto3 client of any service, with the same credentials and region.
 
-        Raises StorageError if there is no region, or if there are no credentials.
+        Raises UserError if there is no region, or if there are no credentials.
         """
         if service == "s3":
             endpoint = self.s3.endpoint_url
@@ -101,7 +102,7 @@ class StorageResource(dg.ConfigurableResource[Any]):
             fix = explain_missing_settings(error)
             if fix is None:
                 raise
-            raise StorageError(f"cannot use {service}: {fix}") from error
+            raise UserError(f"cannot use {service}: {fix}") from error
         if service != "s3":
             explain_refusals(client)
         return client

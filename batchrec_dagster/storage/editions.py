@@ -19,12 +19,8 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
-from batchrec_dagster.storage.objects import (
-    DamagedObjectError,
-    ObjectNotFoundError,
-    ObjectStore,
-    StorageError,
-)
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError, ObjectStore
 from batchrec_dagster.storage.records import parse_record
 
 if TYPE_CHECKING:
@@ -98,7 +94,7 @@ class Edition:
 class PublishedTable:
     """The table at `uri`, which ends in `.parquet`, and its history.
 
-    Raises StorageError, and DamagedObjectError if a file is not one of Parquet.
+    Raises UserError, and DamagedObjectError if a file is not one of Parquet.
     """
 
     store: ObjectStore
@@ -278,7 +274,7 @@ class PublishedTable:
 
 def _require_same(edition: Edition, expected: Edition) -> None:
     if edition != expected:
-        raise StorageError(f"{expected.uri}: new lists were published meanwhile. Run it again")
+        raise UserError(f"{expected.uri}: new lists were published meanwhile. Run it again")
 
 
 def _sort_by_number(files: list[tuple[int, str]]) -> dict[int, str]:

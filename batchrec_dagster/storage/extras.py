@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from importlib.util import find_spec
 
+from batchrec_dagster.errors import UserError
+
 # The modules that each extra in pyproject.toml installs. They are imported where they are used.
 EXTRAS = {
     "alerts": ("apprise",),
@@ -16,10 +18,6 @@ EXTRAS = {
 }
 
 
-class ExtraMissingError(ImportError):
-    """Packages of an extra are not installed; the message says how to install them."""
-
-
 @cache
 def is_installed(extra: str) -> bool:
     """Whether all packages of the extra are installed."""
@@ -27,13 +25,13 @@ def is_installed(extra: str) -> bool:
 
 
 def require(extra: str, purpose: str) -> None:
-    """Raise ExtraMissingError unless the extra is installed.
+    """Raise UserError unless the extra is installed.
 
     purpose: what needs it, as the message begins.
     """
     missing = _find_missing_modules(extra)
     if missing:
-        raise ExtraMissingError(
+        raise UserError(
             f"{purpose} needs {', '.join(missing)}: pip install 'batchrec-dagster[{extra}]'"
         )
 

@@ -20,15 +20,12 @@ from urllib.parse import quote
 import dagster as dg
 import polars as pl
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import PublishedTable
 from batchrec_dagster.storage.layout import MAKE_AGAIN
-from batchrec_dagster.storage.objects import (
-    DamagedObjectError,
-    ObjectNotFoundError,
-    StorageError,
-)
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.records import ANY_RECORD, parse_record
 
 # The asset metadata with the storage key of its value.
@@ -37,10 +34,10 @@ STORAGE_KEY = "batchrec/storage_key"
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Raises dg.Failure with the message of a StorageError."""
+    """Raises dg.Failure with the message of a UserError."""
     try:
         yield
-    except StorageError as error:
+    except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
 
 

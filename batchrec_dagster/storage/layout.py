@@ -188,7 +188,7 @@ def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> 
 
     shape: the type that it must fit, see records.py.
 
-    Raises StorageError, and DamagedObjectError if it does not fit.
+    Raises UserError, and DamagedObjectError if it does not fit.
     """
     try:
         return parse_record(storage.store.get(uri), shape)
@@ -199,7 +199,7 @@ def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> 
 
 
 def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> None:
-    """Write a record for later runs. Raises StorageError."""
+    """Write a record for later runs. Raises UserError."""
     storage.store.put(storage.uri(key), (json.dumps(record, indent=2) + "\n").encode())
 
 
@@ -280,7 +280,7 @@ class PreparedFiles:
 
 @dataclass(frozen=True)
 class PipelineFiles:
-    """A pipeline's files in the storage. Raises StorageError."""
+    """A pipeline's files in the storage. Raises UserError."""
 
     storage: StorageResource
     storage_keys: StorageKeys

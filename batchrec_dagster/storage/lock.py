@@ -20,7 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Self
 
-from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectStore, StorageError
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectStore
 from batchrec_dagster.storage.processes import describe_process_space, is_process_alive
 from batchrec_dagster.storage.records import parse_record
 
@@ -53,7 +54,7 @@ class Lease:
     def hold(self) -> Iterator[None]:
         """Wait until no other living run holds the lease, then renew it until the block ends.
 
-        Raises StorageError after the deadline, or if the storage cannot be written.
+        Raises UserError after the deadline, or if the storage cannot be written.
         """
         number = self._acquire()
         released = threading.Event()
@@ -66,7 +67,7 @@ class Lease:
             renewing.join()
             try:
                 self.store.delete(self._uri(number))
-            except StorageError as error:
+            except UserError as error:
                 self.log.warning(f"this run's lease was not released: {error}")
 
     def _acquire(self) -> int:
@@ -99,7 +100,7 @@ class Lease:
                 place = "" if _Content.parse(content) else f" ({self._uri(number)})"
                 self.log.info(f"waiting for {owner}{place}, which is working on this")
             if now > deadline:
-                raise StorageError(
+                raise UserError(
                     f"{_describe_owner(content)} is still working on this after"
                     f" {self.deadline_seconds / 3600:g} hours: wait, or terminate it"
                 )
@@ -133,7 +134,7 @@ class Lease:
                     self.log.warning("another run has taken over: this one was too slow")
                     return
                 self.store.put(self._uri(number), self._content(renewals))
-            except StorageError as error:
+            except UserError as error:
                 self.log.warning(f"this run's lease was not renewed: {error}")
 
     def _highest(self) -> int:

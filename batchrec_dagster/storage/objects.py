@@ -33,6 +33,7 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, S3Store
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.permissions import (
     explain_credentials_error,
@@ -86,15 +87,11 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 NO_SPACE = "No space left on device"
 
 
-class StorageError(Exception):
-    """An object could not be read or written; the message names the URI and what to do."""
-
-
-class ObjectNotFoundError(StorageError):
+class ObjectNotFoundError(UserError):
     """There is no object at this URI."""
 
 
-class DamagedObjectError(StorageError):
+class DamagedObjectError(UserError):
     """An object of batchrec's own is not what batchrec wrote: empty, cut or changed."""
 
     def __init__(self, where: str, reason: object, fix: str) -> None:
@@ -113,17 +110,17 @@ class ObjectInfo(NamedTuple):
 def split_uri(uri: str) -> tuple[str, str]:
     """`s3://bucket/some/key` -> `("bucket", "some/key")`; the key may be empty or end in `/`.
 
-    Raises StorageError if it is not an s3 URI, or its key could leave the bucket's folder.
+    Raises UserError if it is not an s3 URI, or its key could leave the bucket's folder.
     """
     scheme, separator, path = uri.partition("://")
     bucket, _, key = path.partition("/")
     if scheme != "s3" or not separator or not bucket:
-        raise StorageError(f"{uri!r} is not a storage URI: write s3://bucket/key")
+        raise UserError(f"{uri!r} is not a storage URI: write s3://bucket/key")
     # Joined to a folder, a key that starts with a slash would be a path of the whole machine.
     if {".", ".."} & {*key.split("/"), bucket} or "\\" in key or "\0" in key:
-        raise StorageError(f"{uri!r} has a part that is not allowed in a storage URI (., .. or \\)")
+        raise UserError(f"{uri!r} has a part that is not allowed in a storage URI (., .. or \\)")
     if "//" in f"/{key}":
-        raise StorageError(f"{uri!r} has an empty part: write one slash where there are two")
+        raise UserError(f"{uri!r} has an empty part: write one slash where there are two")
     return bucket, key
 
 
@@ -148,7 +145,7 @@ class ObjectStore:
     _stores: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def get(self, uri: str) -> bytes:
-        """The whole object. Raises ObjectNotFoundError, StorageError."""
+        """The whole object. Raises ObjectNotFoundError, UserError."""
         return self._read(uri, {})
 
     def tail(self, uri: str, length: int) -> bytes:
@@ -158,7 +155,7 @@ class ObjectStore:
     def read_range(self, uri: str, start: int, length: int, etag: str) -> bytes:
         """`length` bytes of the object from byte `start` on, counted from 0.
 
-        Raises StorageError if the object no longer has this `etag`.
+        Raises UserError if the object no longer has this `etag`.
         """
         return self._read(uri, {"range": (start, start + length), "if_match": etag})
 
@@ -172,7 +169,7 @@ class ObjectStore:
     def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
         """Yield the object piece by piece, in bounded memory.
 
-        etag: of the version to read. Raises StorageError if the object has another by now.
+        etag: of the version to read. Raises UserError if the object has another by now.
         """
         if etag is None and (path := self.local_path(uri)) is not None:
             # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
@@ -187,11 +184,9 @@ class ObjectStore:
                     min_chunk_size=CHUNK_BYTES
                 ):
                     yield bytes(chunk)
-        except StorageError as error:
+        except UserError as error:
             if isinstance(error.__cause__, PreconditionError):
-                raise StorageError(
-                    f"{uri} was replaced while this run read it: run again"
-                ) from error
+                raise UserError(f"{uri} was replaced while this run read it: run again") from error
             raise
 
     def download(self, uri: str, path: Path) -> None:
@@ -243,7 +238,7 @@ class ObjectStore:
                     with suppress(ObjectNotFoundError):
                         return self.get(uri) == data
             time.sleep(_PAUSE)
-        raise StorageError(
+        raise UserError(
             f"cannot write {uri}: S3 answered inconsistently (409 on create, 404 on read)"
         )
 
@@ -272,8 +267,8 @@ class ObjectStore:
                     fix = explain_missing_permission(
                         read, f"{self._arn}{target_bucket}/{target_key}", str(error)
                     )
-                    raise StorageError(f"cannot copy {source} to {target}: {fix}") from error
-                raise StorageError(f"cannot copy {source} to {target}: {error}") from error
+                    raise UserError(f"cannot copy {source} to {target}: {fix}") from error
+                raise UserError(f"cannot copy {source} to {target}: {error}") from error
         # Some servers omit the quotes here.
         return '"{}"'.format(copy_result.get("ETag", "").strip('"'))
 
@@ -352,13 +347,13 @@ class ObjectStore:
                 reason = getattr(error, "strerror", None) or error
                 if isinstance(error, FileExistsError):
                     reason = "Not a directory"
-                raise StorageError(
+                raise UserError(
                     f"cannot make the folder {folder}: {reason}; let no file be in its place, and"
                     " let this user write there"
                 ) from error
         session = self._session
         if session.get_credentials() is None:
-            raise StorageError(
+            raise UserError(
                 f"no AWS credentials found for s3://{bucket}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
                 " and AWS_SECRET_ACCESS_KEY"
             )
@@ -392,7 +387,7 @@ class ObjectStore:
 
     @contextmanager
     def _explain_errors(self, uri: str, verb: str) -> Iterator[None]:
-        """A context whose errors become StorageErrors that say what to do.
+        """A context whose errors become UserErrors that say what to do.
 
         verb: what is done with the object: read, write, list or delete.
         """
@@ -401,11 +396,11 @@ class ObjectStore:
         except (OSError, BaseError) as error:
             path = self.local_path(uri)
             if path is not None and isinstance(error, (PermissionError, PermissionDeniedError)):
-                raise StorageError(
+                raise UserError(
                     f"cannot {verb} {path}: permission denied; let this user {verb} there"
                 ) from error
             if NO_SPACE in str(error):
-                raise StorageError(
+                raise UserError(
                     f"cannot {verb} {path or uri}: {NO_SPACE}; free some space. `batchrec check`"
                     " names the disks"
                 ) from error
@@ -414,7 +409,7 @@ class ObjectStore:
     def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
         bucket, key = split_uri(uri)
         if not key or key.endswith("/"):
-            raise StorageError(f"{uri!r} names a folder, not an object")
+            raise UserError(f"{uri!r} names a folder, not an object")
         return self._bucket(bucket), key
 
 
@@ -457,7 +452,7 @@ def _retry_until_answered(attempt: Callable[[], Answer]) -> Answer:
         time.sleep(_PAUSE)
 
 
-def _explain_error(uri: str, verb: str, error: Exception, arn: Callable[[], str]) -> StorageError:
+def _explain_error(uri: str, verb: str, error: Exception, arn: Callable[[], str]) -> UserError:
     """The error in one line, with what to do.
 
     To obstore a refused listing is a generic error, and only the server's answer distinguishes a
@@ -470,11 +465,11 @@ def _explain_error(uri: str, verb: str, error: Exception, arn: Callable[[], str]
     code = re.search(r"<Code>(\w+)</Code>", text)
     credentials_fix = explain_credentials_error(code[1], text) if code else None
     if credentials_fix:
-        return StorageError(f"cannot {verb} {uri}: permission denied; {credentials_fix}")
+        return UserError(f"cannot {verb} {uri}: permission denied; {credentials_fix}")
     missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in text
     if missing and (verb in ("write", "list") or "NoSuchBucket" in text):
         bucket, _ = split_uri(uri)
-        return StorageError(
+        return UserError(
             f"cannot {verb} {uri}: there is no bucket {bucket}: create it, or fix its name"
         )
     if missing:
@@ -489,5 +484,5 @@ def _explain_error(uri: str, verb: str, error: Exception, arn: Callable[[], str]
         fix = explain_missing_permission(f"s3:{IAM_ACTIONS[verb]}", place, text)
         if verb == "read":
             fix += f" and s3:ListBucket on {arn()}{bucket}"
-        return StorageError(f"cannot {verb} {uri}: {fix}")
-    return StorageError(f"cannot {verb} {uri}: {text.partition(chr(10))[0]}")
+        return UserError(f"cannot {verb} {uri}: {fix}")
+    return UserError(f"cannot {verb} {uri}: {text.partition(chr(10))[0]}")

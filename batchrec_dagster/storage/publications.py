@@ -205,7 +205,7 @@ _RECORD = TypeAdapter(PublicationRecord)
 
 @dataclass(frozen=True)
 class Publications:
-    """Reads and writes the record. Its methods raise StorageError."""
+    """Reads and writes the record. Its methods raise UserError."""
 
     files: PipelineFiles
 

@@ -36,7 +36,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class SuppressionList:
-    """Reads and writes a pipeline's list. Its methods raise StorageError."""
+    """Reads and writes a pipeline's list. Its methods raise UserError."""
 
     files: PipelineFiles
 

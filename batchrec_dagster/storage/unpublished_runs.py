@@ -52,7 +52,7 @@ _RUN = TypeAdapter(UnpublishedRun)
 
 @dataclass(frozen=True)
 class UnpublishedRuns:
-    """Reads and writes the records. Its methods raise StorageError."""
+    """Reads and writes the records. Its methods raise UserError."""
 
     files: PipelineFiles
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from batchrec_dagster.cli import main, watched_run
 from batchrec_dagster.cli.dagster_home import use_dagster_home
 from batchrec_dagster.cli.run_result import align_comments
+from batchrec_dagster.errors import Retry
 from batchrec_dagster.reporting.run_stages import RunStages, format_duration, summarize_metadata
-from batchrec_dagster.sinks.sink import SinkUnavailableError
 from batchrec_dagster.web.page_address import recorded_page
 from batchrec_dagster_tests.guard.builders import (
     Project,
@@ -241,7 +241,7 @@ def test_a_stage_that_waits_for_another_try_says_when_and_why() -> None:
     def sink() -> None:
         if not tries:
             tries.append(1)
-            error = SinkUnavailableError("cannot write the table lists: connection refused")
+            error = Retry("cannot write the table lists: connection refused")
             raise dg.RetryRequested(seconds_to_wait=0.1) from error
 
     @dg.job(executor_def=dg.in_process_executor)

@@ -27,6 +27,7 @@ from rich.cells import cell_len
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.reporting import lookup
 from batchrec_dagster.reporting.people import collect_people
 from batchrec_dagster.reporting.published import PublishedResults
@@ -37,7 +38,7 @@ from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.editions import ABOUT, PublishedTable, TableWriter
 from batchrec_dagster.storage.layout import StorageKeys
-from batchrec_dagster.storage.objects import ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.editions import complete_about
 from batchrec_dagster_tests.guard.hostile import HOSTILE as STRANGERS
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
@@ -475,7 +476,7 @@ def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
     found_there = storage.store.head(uri)
     assert found_there is not None
     storage.store.put(uri, b"another")
-    with pytest.raises(StorageError, match=r"412|recondition"):
+    with pytest.raises(UserError, match=r"412|recondition"):
         fetch(storage.store, uri, 0, 3, found_there.etag)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.storage.objects import StorageError
+from batchrec_dagster.errors import UserError
 
 PERSONALIZE = {"BATCHREC_PERSONALIZE": "http://127.0.0.1:9"}
 REGION = {"AWS_REGION": "us-east-1"}
@@ -34,5 +34,5 @@ def test_what_is_missing_is_named(
         monkeypatch.setenv(name, value)
     settings = {"BATCHREC_HOME": str(tmp_path), **PERSONALIZE, **environment}
     personalize = Deployment.from_environment(settings).personalize_resource
-    with pytest.raises(StorageError, match=f"cannot use personalize: .*{message}"):
+    with pytest.raises(UserError, match=f"cannot use personalize: .*{message}"):
         personalize.client.list_schemas()

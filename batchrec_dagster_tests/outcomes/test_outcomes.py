@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.outcomes.periods import find_periods as periods_of
 from batchrec_dagster.reporting.outcomes import (
     NOTHING_YET,
@@ -23,7 +24,6 @@ from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, TableWriter
-from batchrec_dagster.storage.objects import StorageError
 from batchrec_dagster.storage.publications import PublicationRecord
 from batchrec_dagster_tests.guard.builders import declaration
 from batchrec_dagster_tests.guard.editions import complete_about
@@ -124,7 +124,7 @@ def test_sums_that_something_cut_are_refused_by_name(
     write_events(storage, [*BEFORE, ("ann", "a", T0 + 90)])
     first = measure(storage)
     storage.store.put(storage.uri(SHOP.storage_keys.outcome_sums), b"PAR1")
-    with pytest.raises(StorageError, match=r"sums.parquet.*delete it"):
+    with pytest.raises(UserError, match=r"sums.parquet.*delete it"):
         measure(storage)
     storage.store.delete(storage.uri(SHOP.storage_keys.outcome_sums))
     assert measure(storage).sums.equals(first.sums)

@@ -14,11 +14,12 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.deployment import resources
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
-from batchrec_dagster.storage.objects import ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.permissions import find_partition
 from batchrec_dagster_tests.guard.builders import (
     REPOSITORY,
@@ -95,7 +96,7 @@ def test_a_refusal_of_s3_names_the_bucket_by_its_partition(
     bucket = s3.create_bucket()
     session = partial(boto3.Session, READER.access, READER.secret, region_name=region)
     store = ObjectStore(session=session, endpoint_url=s3.endpoint)
-    with pytest.raises(StorageError) as error:
+    with pytest.raises(UserError) as error:
         store.put(f"s3://{bucket}/ratings.csv", b"")
     assert f"s3:PutObject on arn:{name}:s3:::{bucket}/ratings.csv" in str(error.value)
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.steps.errors import StepError
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.steps.list_reasons import prepare_reasons
 from batchrec_dagster.storage import extras
 from batchrec_dagster_tests.guard.builders import (
@@ -130,5 +130,5 @@ def test_without_the_extra_reasons_say_which_to_install(monkeypatch: pytest.Monk
     work = Mock(pipeline=Pipeline.model_validate(settings))
     monkeypatch.setattr(extras, "_find_missing_modules", lambda _: ["scipy"])
     message = "recommendations.columns: reason needs scipy: pip install 'batchrec-dagster"
-    with pytest.raises(StepError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         prepare_reasons(work, pl.LazyFrame(), pl.Series([], dtype=pl.String))

@@ -14,6 +14,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting import run_records
 from batchrec_dagster.reporting.drawing.svg import draw_svg
@@ -30,7 +31,6 @@ from batchrec_dagster.steps.publishing import remember_facts
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, TableWriter
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.objects import StorageError
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
 from batchrec_dagster_tests.guard.editions import complete_about
@@ -276,7 +276,7 @@ def test_a_run_that_was_killed_is_known_from_dagster(
 ) -> None:
     @dg.op
     def shop__raw_ratings() -> None:
-        raise StorageError("no disk")
+        raise UserError("no disk")
 
     @dg.job(name="shop_refresh")
     def refresh() -> None:

@@ -12,7 +12,8 @@ import pytest
 from botocore.config import Config
 from moto import mock_aws
 
-from batchrec_dagster.sinks import SinkError, SinkUnavailableError, dynamodb_table
+from batchrec_dagster.errors import Retry, UserError
+from batchrec_dagster.sinks import dynamodb_table
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.dynamodb_table import UserListTable
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
@@ -107,7 +108,7 @@ def test_a_table_that_takes_nothing_is_reported(client: Any, table: UserListTabl
         parsed["UnprocessedItems"] = {TABLE: [{"PutRequest": {"Item": user}} for user in users]}
 
     client.meta.events.register("after-call.dynamodb.BatchWriteItem", refuse)
-    with pytest.raises(SinkUnavailableError, match="3 of 4 items were refused 12 times"):
+    with pytest.raises(Retry, match="3 of 4 items were refused 12 times"):
         write(table, build_large_table(5))
 
 
@@ -115,7 +116,7 @@ def test_a_damaged_record_of_users_is_named(table: UserListTable) -> None:
     write(table, build_large_table(1))
     record = table.files.storage.uri(table.files.storage_keys.users_in_dynamodb(TABLE))
     table.files.storage.store.put(record, b"cut")
-    with pytest.raises(SinkError, match=rf"{TABLE}.parquet is damaged .*: delete it"):
+    with pytest.raises(UserError, match=rf"{TABLE}.parquet is damaged .*: delete it"):
         write(table, build_large_table(1))
 
 
@@ -126,9 +127,7 @@ def test_another_run_that_writes_is_noticed(
     monkeypatch.setattr(
         UserListTable, "_put_lists", lambda self, frame, _: other(self, frame, "another")
     )
-    with pytest.raises(
-        SinkUnavailableError, match=r"of 4 users written .*, 0 have this run's list"
-    ):
+    with pytest.raises(Retry, match=r"of 4 users written .*, 0 have this run's list"):
         write(table, build_large_table(4))
 
 
@@ -150,9 +149,9 @@ def test_what_may_pass_is_told_from_what_lasts(
         parsed["Error"] = {"Code": code, "Message": "the reason"}
 
     client.meta.events.register("after-call.dynamodb.BatchWriteItem", answer)
-    with pytest.raises(SinkError, match=f"cannot write the DynamoDB table {TABLE}: the") as error:
+    with pytest.raises(UserError, match=f"cannot write the DynamoDB table {TABLE}: the") as error:
         write(table, build_large_table(1))
-    assert isinstance(error.value, SinkUnavailableError) is passing
+    assert isinstance(error.value, Retry) is passing
 
 
 def test_users_are_erased_and_the_others_stay(client: Any, table: UserListTable) -> None:

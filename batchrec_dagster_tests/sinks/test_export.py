@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.sinks import SinkUnavailableError, export
+from batchrec_dagster.errors import Retry
+from batchrec_dagster.sinks import export
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.sinks.sink import SinkContext, SinkCounts, SinkResult
@@ -63,16 +64,16 @@ def test_lists_that_change_while_they_are_written_are_not_put(
     write(tmp_path, build_large_table(2))
     before = read_content(tmp_path)
     monkeypatch.setattr(lists, "count_lists", lambda _: SinkCounts(16, 3, 5))
-    with pytest.raises(SinkUnavailableError, match=r"4 users were written .* there are 3 users"):
+    with pytest.raises(Retry, match=r"4 users were written .* there are 3 users"):
         write(tmp_path, build_large_table(4))
-    with pytest.raises(SinkUnavailableError, match="3 users and 20 rows were written"):
+    with pytest.raises(Retry, match="3 users and 20 rows were written"):
         write(tmp_path, build_large_table(4), rows="per_item")
     assert read_content(tmp_path) == before
 
 
 def test_what_arrives_in_part_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ObjectStore, "head", lambda *_: None)
-    with pytest.raises(SinkUnavailableError, match="but nothing is there"):
+    with pytest.raises(Retry, match="but nothing is there"):
         write(tmp_path, build_large_table(1))
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import psycopg2
 import pytest
 
-from batchrec_dagster.sinks import SinkError, SinkUnavailableError
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.sinks import postgres_table as sink
 from batchrec_dagster.sinks import sink as lists
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
@@ -43,7 +43,7 @@ def list_relations(postgres: PostgresServer, url: str) -> list[str]:
 
 def test_a_table_of_somebody_elses_is_left_alone(postgres: PostgresServer, url: str) -> None:
     postgres.query(f"CREATE TABLE {TABLE} (user_id text, rank int)", url=url)
-    with pytest.raises(SinkError, match=r"there is a public\.recommendations already, which was"):
+    with pytest.raises(UserError, match=r"there is a public\.recommendations already, which was"):
         replace(build_large_table(1), url)
     postgres.query(f"INSERT INTO {TABLE} VALUES ('0', 1)", url=url)
     target = sink.PostgresTarget(url, TABLE, None, "shop")
@@ -61,7 +61,7 @@ def test_a_reader_who_does_not_let_go_keeps_only_new_columns_out(
         cursor.execute(f"SELECT * FROM {TABLE}")
         replace(build_large_table(2), url)
         assert len(read_stored_rows(postgres, url)) == 10
-        with pytest.raises(SinkUnavailableError, match=r"has held public\.recommendations"):
+        with pytest.raises(Retry, match=r"has held public\.recommendations"):
             replace(build_mail_table(), url)
         assert len(read_stored_rows(postgres, url)) == 10
     replace(build_mail_table(), url)
@@ -76,7 +76,7 @@ def test_lists_that_change_while_they_are_written_are_not_published(
     reason = (
         "2 users and 10 rows were written to public.recommendations, but there are 3 users and 11"
     )
-    with pytest.raises(SinkUnavailableError, match=reason):
+    with pytest.raises(Retry, match=reason):
         replace(build_large_table(2), url)
     assert len(read_stored_rows(postgres, url)) == 5
     assert list_relations(postgres, url) == [TABLE]

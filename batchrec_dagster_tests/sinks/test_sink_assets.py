@@ -14,8 +14,8 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from moto import mock_aws
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.assets import sinks
-from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
@@ -81,7 +81,7 @@ def patch_attempts(
 
 
 POSTGRES = {"postgres": {"url_env": URL_ENV}}
-BUSY = SinkUnavailableError("the server is starting up")
+BUSY = Retry("the server is starting up")
 
 
 def test_what_may_pass_is_tried_again(
@@ -102,7 +102,7 @@ def test_what_does_not_pass_is_a_failure_in_the_end(
 
 
 @pytest.mark.parametrize(
-    "lasting", [SinkError("no such table"), DagsterExecutionInterruptedError()]
+    "lasting", [UserError("no such table"), DagsterExecutionInterruptedError()]
 )
 def test_what_lasts_and_what_somebody_cancels_is_not_tried_again(
     tmp_path: Path,

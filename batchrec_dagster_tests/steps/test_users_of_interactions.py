@@ -13,13 +13,14 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment.io_managers import InteractionsIOManager
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.steps.cost import count_interactions, count_users
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.durable import compute_version, read_pieces
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 from batchrec_dagster.storage.layout import PreparedFiles, UsersOfInteractions
-from batchrec_dagster.storage.objects import ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectStore
 
 KEY = "shop/transformed/interactions/interactions.csv"
 
@@ -115,7 +116,7 @@ def test_they_are_never_another_editions(
 
     def fail_to_put(self: ObjectStore, uri: str, data: Any) -> str:
         if uri.endswith(".parquet"):
-            raise StorageError("the machine went down")
+            raise UserError("the machine went down")
         return put(self, uri, data)
 
     def put_after_another(self: ObjectStore, uri: str, data: Any) -> str:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.reporting.history import _ReportRecord
 from batchrec_dagster.reporting.summary import _NewestModel
 from batchrec_dagster.steps.cost import Payment, _Training
@@ -22,7 +23,7 @@ from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.storage.io_managers import JsonRecordIOManager
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.lock import Lease, _describe_owner, _is_dead
-from batchrec_dagster.storage.objects import DamagedObjectError, ObjectStore, StorageError
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectStore
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.records import ANY_RECORD, parse_record
 
@@ -145,7 +146,7 @@ def test_a_damaged_lease_is_named_where_it_is_waited_for(
     store.put(f"{folder}000001.json", b"")
     caplog.set_level(logging.INFO)
     lease = Lease(store, folder, "us", logging.getLogger("test"), 0, poll_seconds=0)
-    with pytest.raises(StorageError, match="a run whose lease is damaged is still"), lease.hold():
+    with pytest.raises(UserError, match="a run whose lease is damaged is still"), lease.hold():
         pass
     damaged = f"a run whose lease is damaged ({folder}000001.json), which is working"
     assert damaged in caplog.text

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.lock import Lease
-from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 LONG = 1_000.0
@@ -73,7 +74,7 @@ def test_a_lease_that_is_released_while_it_is_looked_at_goes_to_one_run(tmp_path
     place = ObjectStore({"b": tmp_path}), "s3://b/shop/leases/step/"
     first.enter_context(lease(place, "first").hold())
     slow = lease((Slow({"b": tmp_path}), place[1]), "second", deadline_seconds=2)
-    with third, pytest.raises(StorageError, match=r"run third .*is still working"), slow.hold():
+    with third, pytest.raises(UserError, match=r"run third .*is still working"), slow.hold():
         pass
     assert holds
 
@@ -105,6 +106,6 @@ def test_a_number_that_was_superseded_is_no_lease(
 ) -> None:
     # Number 1 is free to be created: the owner of number 2 has cleared it away.
     write_foreign_lease(folder, number=2)
-    with pytest.raises(StorageError, match=r"run them .* is still working"):
+    with pytest.raises(UserError, match=r"run them .* is still working"):
         lease(folder, deadline_seconds=0.05).hold().__enter__()
     assert [info.uri for info in folder[0].list(folder[1])] == [f"{folder[1]}000002.json"]

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from obstore.exceptions import GenericError
 from obstore.store import S3Store
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.objects import (
     MAX_PARTS,
     ObjectNotFoundError,
     ObjectStore,
-    StorageError,
     choose_part_size,
     split_uri,
 )
@@ -60,7 +60,7 @@ def test_a_read_whose_connection_is_cut_is_repeated(
 
     refused = GenericError("the server is out of order")
     monkeypatch.setattr(obstore, request_name, Mock(side_effect=refused))
-    with pytest.raises(StorageError, match="the server is out of order"):
+    with pytest.raises(UserError, match="the server is out of order"):
         getattr(store, request_name)("s3://local/a")
 
 
@@ -105,7 +105,7 @@ def test_what_a_killed_put_left_is_removed_at_once_and_a_running_put_is_let_be(
      "s3://local/a\\b", "s3://local/a\0b", "s3://../a"],
 )  # fmt: skip
 def test_what_is_no_storage_uri_is_refused(uri: str) -> None:
-    with pytest.raises(StorageError):
+    with pytest.raises(UserError):
         split_uri(uri)
 
 
@@ -113,7 +113,7 @@ def test_what_is_no_storage_uri_is_refused(uri: str) -> None:
 def test_no_key_leaves_its_folder(key: str) -> None:
     try:
         bucket, key_inside = split_uri(f"s3://local/{key}")
-    except StorageError:
+    except UserError:
         return
     assert bucket == "local"
     folder = Path("/data/folder")
@@ -137,7 +137,7 @@ def test_folders_need_no_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_without_credentials_a_bucket_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boto3.Session, "get_credentials", lambda self: None)
-    with pytest.raises(StorageError, match="no AWS credentials found for s3://shop: set AWS_PRO"):
+    with pytest.raises(UserError, match="no AWS credentials found for s3://shop: set AWS_PRO"):
         ObjectStore({}, partial(boto3.Session, region_name="eu-west-1")).get("s3://shop/a")
 
 
@@ -148,7 +148,7 @@ def test_a_part_of_an_object_and_the_folders_in_a_folder(store: ObjectStore) -> 
     assert info is not None
     assert store.read_range("s3://local/a/one", 2, 3, info.etag) == b"234"
     store.put("s3://local/a/one", b"another")
-    with pytest.raises(StorageError, match="s3://local/a/one"):
+    with pytest.raises(UserError, match="s3://local/a/one"):
         store.read_range("s3://local/a/one", 2, 3, info.etag)
     assert store.subfolders("s3://local/") == ("a",)
     assert store.subfolders("s3://local/a/") == ("b",)

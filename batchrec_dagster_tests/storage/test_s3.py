@@ -12,7 +12,8 @@ import botocore.session
 import pytest
 from botocore.credentials import RefreshableCredentials
 
-from batchrec_dagster.storage.objects import ObjectStore, StorageError
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import (
     assert_etags_are_given,
 )
@@ -81,7 +82,7 @@ def test_credentials_that_expire_in_the_middle_of_a_night_are_renewed(
     store = ObjectStore({}, role.make_session, s3.endpoint)
     uri = f"s3://{bucket}/key"
     assert store.list(uri) == []
-    with pytest.raises(StorageError, match="permission denied"):
+    with pytest.raises(UserError, match="permission denied"):
         store.put(uri, b"x")
     assert role.sessions_given == 1
     time.sleep(10)

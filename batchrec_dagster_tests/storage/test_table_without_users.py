@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage import table_without_users
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import Edition, PublishedTable, TableWriter
-from batchrec_dagster.storage.objects import ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.table_without_users import (
     drop_users,
     list_users,
@@ -154,7 +155,7 @@ def test_another_edition_is_not_rewritten(tmp_path: Path) -> None:
     table = open_table(tmp_path)
     edition = publish(table, tmp_path, "a", {"u1": 1})
     publish(table, tmp_path, "b", {"u1": 1})
-    with pytest.raises(StorageError, match="new lists were published meanwhile"):
+    with pytest.raises(UserError, match="new lists were published meanwhile"):
         drop_users(table, edition, pl.Series(["u1"]))
 
 

@@ -65,7 +65,7 @@ def embedded_client(
         considers.
     v2_lines: whether lists of aws-user-personalization-v2 have reasons and placeholders.
 
-    Raises CatalogError, ExtraMissingError, and OSError if the folder cannot be created.
+    Raises CatalogError, UserError, and OSError if the folder cannot be created.
     """
     require("local", "the embedded Personalize")
     # The libraries for training are imported only where a Personalize runs, and not where

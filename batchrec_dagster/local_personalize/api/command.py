@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from batchrec_dagster.storage.extras import ExtraMissingError, require
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.storage.extras import require
 from batchrec_dagster.web import allowed_hosts
 
 DEFAULT_HOME = Path(".batchrec/personalize")
@@ -50,7 +51,7 @@ def _check_extras() -> None:
     try:
         for extra in ("local", "serve"):
             require(extra, "batchrec local-personalize")
-    except ExtraMissingError as error:
+    except UserError as error:
         raise click.ClickException(str(error)) from None
 
 

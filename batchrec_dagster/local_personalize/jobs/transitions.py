@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from batchrec_dagster.storage.objects import StorageError
+from batchrec_dagster.errors import UserError
 
 from ..catalog.catalog import CatalogTransaction
 from ..catalog.kinds import CatalogKind, JobResult
@@ -53,7 +53,7 @@ def run_job(kind: CatalogKind, job: Job) -> ApplyOutcome:
         raise
     except JobFailedError as error:
         return _make_failure(str(error))
-    except StorageError as error:
+    except UserError as error:
         return _make_failure(str(explain_storage_error(error)))
     except Exception as error:
         if job.closing() or _interpreter_is_closing():

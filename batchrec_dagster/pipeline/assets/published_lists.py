@@ -251,7 +251,7 @@ def roll_back(
     to: str,
     delete_unneeded: Callable[[PersonalizeWork], None],
 ) -> dg.MaterializeResult[Any]:
-    """Publish the lists of an older edition again, with its checks. Raises StepError.
+    """Publish the lists of an older edition again, with its checks. Raises UserError.
 
     to: an edition's number, or PREVIOUS.
     delete_unneeded: deletes what no kept edition needs.

@@ -195,7 +195,7 @@ def _build_report(
     newest_model: Mapping[str, Any],
     checks: Sequence[dg.AssetCheckSpec],
 ) -> dg.MaterializeResult[Any]:
-    """The page, with its metadata. Raises StorageError.
+    """The page, with its metadata. Raises UserError.
 
     newest_model: its record.
     """

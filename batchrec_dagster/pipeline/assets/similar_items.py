@@ -8,6 +8,7 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.config.similar_items import SimilarItems
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.assets.published_lists import (
     COLUMNS,
     PublicationConfig,
@@ -36,7 +37,6 @@ from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
 from batchrec_dagster.steps.batch_jobs import JobOutput, measure_job_seconds
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.similar_items_declaration import describe_similar_items
@@ -103,7 +103,7 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
                 return roll_back(work, context, config.roll_back_to, delete_unneeded_similar_items)
             model = read_model(work.files, MODEL_ASSET) if has_model else None
             if has_model and model is None:
-                raise StepError(f"there is no model: materialize {MODEL_ASSET} first")
+                raise UserError(f"there is no model: materialize {MODEL_ASSET} first")
             run = describe_run(context, config)
             lists = publish_similar_items(work, declaration, settings, model, run)
         return materialization_with_checks(

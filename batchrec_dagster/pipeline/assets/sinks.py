@@ -12,9 +12,10 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview_metadata
 from batchrec_dagster.pipeline.run_step import asset_step, get_work
-from batchrec_dagster.sinks import Sink, SinkContext, SinkError, SinkResult, SinkUnavailableError
+from batchrec_dagster.sinks import Sink, SinkContext, SinkResult
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.list_subjects import USERS, ListSubject, find_subject
 from batchrec_dagster.storage.suppressed_users import SuppressionList
@@ -69,7 +70,7 @@ def name_sink_asset(pipeline: Pipeline, sink: Sink) -> str:
 def _write(
     work: Work, sink: Sink, lists: pl.LazyFrame, context: dg.AssetExecutionContext
 ) -> SinkResult:
-    """Write the lists, apart from those of users who were erased. Raises SinkError."""
+    """Write the lists, apart from those of users who were erased. Raises UserError."""
     subject = find_subject(lists.collect_schema().names())
     erased = SuppressionList(work.files).read()
     if erased and subject == USERS:
@@ -112,7 +113,7 @@ def _retry_if_unavailable(context: dg.AssetExecutionContext, key: str) -> Iterat
     """
     try:
         yield
-    except SinkUnavailableError as error:
+    except Retry as error:
         attempts = RETRIES.max_retries + 1
         problem, _, fix = f"sinks.{key}: {error}".partition("; ")
         if context.retry_number >= RETRIES.max_retries:
@@ -121,6 +122,6 @@ def _retry_if_unavailable(context: dg.AssetExecutionContext, key: str) -> Iterat
         delay = RETRIES.calculate_delay(context.retry_number + 1)
         text = f"{problem}, trying again in {delay:g} s, {context.retry_number + 2} of {attempts}"
         context.log.warning(text)
-        raise dg.RetryRequested(RETRIES.max_retries, delay) from SinkUnavailableError(text)
-    except SinkError as error:
+        raise dg.RetryRequested(RETRIES.max_retries, delay) from Retry(text)
+    except UserError as error:
         raise dg.Failure(f"sinks.{key}: {error}", allow_retries=False) from error

@@ -45,7 +45,7 @@ def look_at_lists(
 
     before: what the last look remembered; empty for the first, which announces nothing.
     is_on: whether the pipeline's schedule is on.
-    Raises StorageError.
+    Raises UserError.
     """
     lists = [
         (list_pipeline, PublishedResults(storage, list_pipeline.address))
@@ -149,7 +149,7 @@ def describe_new_lists(pipeline: Pipeline, published: PublishedResults) -> Messa
 
     None if the report, which judges them, may still be on its way.
     pipeline: narrowed to the list.
-    Raises StorageError.
+    Raises UserError.
     """
     edition = published.require_edition()
     record = EditionHistory(published.files).read_record(edition)

@@ -10,11 +10,10 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import resource_key
-from batchrec_dagster.preparation.sources.errors import SourceError
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.steps.raw_files import RawRecord, digest_files, digest_source
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.layout import read_record
-from batchrec_dagster.storage.objects import StorageError
 
 # If the source changes between all ticks, the refresh starts after this many ticks anyway.
 MAX_TICKS_WAITED = 10
@@ -73,7 +72,7 @@ def new_files_sensor(
                     storage, storage.uri(pipeline.storage_keys.record("raw_ratings")), RawRecord
                 )
             )
-        except (SourceError, StorageError) as error:
+        except UserError as error:
             return _skip(str(error), before)
         return decide_refresh(before, current, digest_files(record.files))
 

@@ -46,7 +46,7 @@ class Message(NamedTuple):
 def send_alert(alerts: Alerts, message: Message) -> None:
     """Send the message to every URL, without secrets.
 
-    Raises AlertError if one of them does not take it, and ExtraMissingError without Apprise.
+    Raises AlertError if one of them does not take it, and UserError without Apprise.
     """
     require("alerts", "alerts")
     # Imported here, because it is an extra.

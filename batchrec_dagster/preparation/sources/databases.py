@@ -95,7 +95,7 @@ class Database(RatingsSource):
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The result's file, whose version changes with the query and the answer of `version_sql`.
 
-        Raises SourceError.
+        Raises UserError.
         """
         version = datetime.now(UTC).isoformat()
         if self.version_sql is not None:

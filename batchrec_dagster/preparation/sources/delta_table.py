@@ -61,7 +61,7 @@ class DeltaTable(RatingsSource):
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The file of the current rows, whose version is that of the newest file of the log.
 
-        Raises SourceError.
+        Raises UserError.
         """
         with name_errors(self.display_name), _explain_errors():
             log = _TableFolder.find(self.text, context).list_log()

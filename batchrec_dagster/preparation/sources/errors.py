@@ -19,10 +19,6 @@ def hide_values(message: str) -> str:
     return _VALUES.sub(r"\1…", _LINES.sub("", message))
 
 
-class SourceError(Exception):
-    """A source cannot be used; one line that names the source and the fix."""
-
-
 class FileError(Exception):
     """A file cannot be used; the message says why, and the caller adds the name."""
 

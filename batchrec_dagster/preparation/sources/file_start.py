@@ -31,7 +31,7 @@ def open_start(file: File, context: SourceContext) -> Iterator[Path | None]:
     """A file on this machine that is the whole file, or the first lines of a longer text.
 
     None if only reading much more would show the columns: of a large packed file, and of one that
-    is neither text nor on this machine. Raises SourceError.
+    is neither text nor on this machine. Raises UserError.
     """
     if isinstance(file, Member):
         if _is_small_archive(file, context):

@@ -263,7 +263,7 @@ class Folder(RatingsSource):
         return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The files by path. Empty files still count. Raises SourceError."""
+        """The files by path. Empty files still count. Raises UserError."""
         matches = re.compile(_build_regex(self.pattern)).fullmatch
         with name_errors(self.display_name):
             files = [

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.sources.archives import THE_ONLY_FILE, Archive, Member
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.delta_table import DeltaTable
-from batchrec_dagster.preparation.sources.errors import FileError, SourceError
+from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File, WebFile
 from batchrec_dagster.preparation.sources.sample import GeneratedFile
 from batchrec_dagster.preparation.sources.source import File, RatingsSource, hide_query, name_errors
@@ -31,7 +32,7 @@ def parse_source(text: str, *, is_delta: bool = False) -> RatingsSource:
 
     is_delta: whether the text names the folder of a Delta table, or an asset whose rows are in one.
 
-    Raises SourceError if the text cannot be a source.
+    Raises UserError if the text cannot be a source.
     """
     if is_delta:
         with name_errors(hide_query(text)):
@@ -50,11 +51,11 @@ def parse_source(text: str, *, is_delta: bool = False) -> RatingsSource:
 
 
 def parse_file(text: str) -> File:
-    """The source of a single file. Nothing is opened. Raises SourceError."""
+    """The source of a single file. Nothing is opened. Raises UserError."""
     if not text.strip():
-        raise SourceError(f"the source is empty: write {ALLOWED}")
+        raise UserError(f"the source is empty: write {ALLOWED}")
     if not text.isprintable():
-        raise SourceError(f"{text!r} has an invisible character in it: leave it out")
+        raise UserError(f"{text!r} has an invisible character in it: leave it out")
     with name_errors(hide_query(text)):
         archive, inside, member = text.partition("!/")
         file = _parse_scheme(archive)

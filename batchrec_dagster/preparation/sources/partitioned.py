@@ -37,7 +37,7 @@ class PartitionedRows(RatingsSource):
         return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """The file of all rows, whose version changes with each partition. Raises SourceError."""
+        """The file of all rows, whose version changes with each partition. Raises UserError."""
         files = {key: source.files(context) for key, source in self.partitions.items()}
         versions = [
             f"{key} {file.file.display_name} {file.fingerprint}"

@@ -100,7 +100,7 @@ class FileQuery(RatingsSource):
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The result's file, whose version changes with the query and with any file.
 
-        Raises SourceError.
+        Raises UserError.
         """
         tables = {name: tuple(source.files(context)) for name, source in self.tables.items()}
         parts = [self.sql, repr(self.form)]

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from batchrec_dagster.preparation.sources.errors import FileError, SourceError
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.web_request import DownloadError, safe_url
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.objects import ObjectStore, StorageError
+from batchrec_dagster.storage.objects import ObjectStore
 
 LONGEST_FILENAME = 120
 EMPTY = "it is empty: check what writes it"
@@ -103,7 +104,7 @@ class RatingsSource(ABC):
 
     @abstractmethod
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """Every file, by path, without reading it where possible. Raises SourceError."""
+        """Every file, by path, without reading it where possible. Raises UserError."""
 
     def remove_downloads(self, context: SourceContext) -> None:
         """Remove what was downloaded and stays in the cache between runs; nothing by default."""
@@ -115,7 +116,7 @@ class File(RatingsSource):
     """A source of one file, of which each scheme has a subclass.
 
     `describe`, `with_snapshot`, `chunks` and `local_path` raise FileError, DownloadError,
-    StorageError or OSError. The other methods raise a SourceError instead.
+    UserError or OSError. The other methods raise a UserError instead.
     """
 
     text: str
@@ -143,7 +144,7 @@ class File(RatingsSource):
         return None
 
     def files(self, context: SourceContext) -> list[ListedFile]:
-        """Itself. Raises SourceError."""
+        """Itself. Raises UserError."""
         with name_errors(self.display_name):
             file = self.with_snapshot(context)
         return [ListedFile(file, safe_filename(self.name), file.fingerprint(context))]
@@ -160,7 +161,7 @@ class File(RatingsSource):
         return False
 
     def fingerprint(self, context: SourceContext, *, may_be_empty: bool = False) -> str:
-        """What changes when the file does. Raises SourceError."""
+        """What changes when the file does. Raises UserError."""
         with name_errors(self.display_name):
             description = self.describe(context)
             if description.size == 0 and not may_be_empty:
@@ -171,7 +172,7 @@ class File(RatingsSource):
     def open_locally(self, context: SourceContext) -> Iterator[Path]:
         """The path of the file, if it is on this machine, else of a temporary copy.
 
-        Raises SourceError.
+        Raises UserError.
         """
         with name_errors(self.display_name):
             path = self.local_path(context)
@@ -189,7 +190,7 @@ class File(RatingsSource):
     ) -> CopyResult:
         """Copy the file to the s3:// URI `destination`, or change nothing there.
 
-        Raises SourceError if the file cannot be read, or is empty, and StorageError if the copy
+        Raises UserError if the file cannot be read, or is empty, and UserError if the copy
         cannot be written.
         """
         digest, size = hashlib.sha256(), 0
@@ -236,16 +237,16 @@ def hide_query(source: str) -> str:
 
 @contextmanager
 def name_errors(display_name: str) -> Iterator[None]:
-    """Turn every error of a file into a SourceError of one line that names the source."""
+    """Turn every error of a file into a UserError of one line that names the source."""
     try:
         yield
     except OSError as error:
-        raise SourceError(f"{display_name} cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{display_name} cannot be read: {error.strerror or error}") from error
     except FileError as error:
-        raise SourceError(f"{display_name}: {error}") from error
-    except (DownloadError, StorageError) as error:
+        raise UserError(f"{display_name}: {error}") from error
+    except (DownloadError, UserError) as error:
         # These name an address, which may be another one.
         message = str(error)
         if display_name not in message:
             message = f"{display_name}: {message}"
-        raise SourceError(message) from error
+        raise UserError(message) from error

@@ -21,9 +21,6 @@ from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
-from batchrec_dagster.storage.objects import (
-    StorageError as StorageError,
-)
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster_tests.guard.builders import Project, definitions
 from batchrec_dagster_tests.guard.editions import complete_about

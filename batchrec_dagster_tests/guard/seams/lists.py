@@ -41,9 +41,6 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
-from batchrec_dagster.storage.objects import (
-    StorageError as StorageError,
-)
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster_tests.guard.editions import complete_about
 

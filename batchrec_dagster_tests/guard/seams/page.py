@@ -13,9 +13,6 @@ from batchrec_dagster.reporting.markdown import escape as escape_markdown
 from batchrec_dagster.reporting.markdown import format_table as format_markdown_table
 from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
-from batchrec_dagster.storage.objects import (
-    StorageError as StorageError,
-)
 
 if TYPE_CHECKING:
     pass

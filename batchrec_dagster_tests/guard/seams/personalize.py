@@ -23,7 +23,6 @@ from batchrec_dagster.personalize.ensure import PIPELINE_TAG, STORAGE_TAG, Ensur
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.resource_kinds import ResourceKind
 from batchrec_dagster.storage.objects import ObjectStore
-from batchrec_dagster.storage.objects import StorageError as StorageError
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

@@ -23,12 +23,11 @@ from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.config.users import UserSettings
+from batchrec_dagster.errors import UserError as UserError
 from batchrec_dagster.preparation.items import parse_items
-from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import PreparationResult
-from batchrec_dagster.preparation.sources.errors import SourceError
 from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 from batchrec_dagster.preparation.user_attributes import parse_user_attributes
@@ -38,16 +37,9 @@ from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
 from batchrec_dagster.storage.objects import (
     ObjectStore,
 )
-from batchrec_dagster.storage.objects import (
-    StorageError as StorageError,
-)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-
-class UserError(Exception):
-    """What a person can act on: one line that says what happened, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +88,10 @@ class Attributes:
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """Today's errors of the preparation, as what will be one class."""
+    """Errors of the declaration, as the class of all that people can act on."""
     try:
         yield
-    except (PreparationError, SourceError, StorageError, ValidationError) as error:
+    except ValidationError as error:
         raise UserError(str(error)) from error
 
 

@@ -20,15 +20,14 @@ from batchrec_dagster import sinks
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.published_lists import PublishedEditions
+from batchrec_dagster.errors import Refused as Refused
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting.history import EditionHistory
-from batchrec_dagster.sinks import SinkError, SinkUnavailableError
 from batchrec_dagster.steps import publishing as publishing_module
 from batchrec_dagster.steps.checks import (
-    FailedChecksError,
     require_passed,
 )
-from batchrec_dagster.steps.errors import StepError
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.publishing import PREVIOUS, Publishing, republish
@@ -41,9 +40,6 @@ from batchrec_dagster.storage.lock import Lease
 from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
 )
-from batchrec_dagster.storage.objects import (
-    StorageError as StorageError,
-)
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
@@ -51,9 +47,8 @@ if TYPE_CHECKING:
     pass
 
 
-Refused = FailedChecksError
+StorageError = NoEditionError = UserError
 NotFoundError = ObjectNotFoundError
-NoEditionError = StepError
 
 
 @dataclass(frozen=True)
@@ -309,8 +304,8 @@ class Editions:
         return self._files.table
 
 
-SinkFailedError = SinkError
-SinkRetryError = SinkUnavailableError
+SinkFailedError = UserError
+SinkRetryError = Retry
 """Of a sink that may work a little later."""
 
 
