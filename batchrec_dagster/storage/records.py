@@ -7,10 +7,16 @@ whose fields are the keys. Other keys are allowed.
 from __future__ import annotations
 
 import json
+import logging
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectStore
+
+Model = TypeVar("Model", bound=BaseModel)
+log = logging.getLogger(__name__)
 
 ANY_RECORD = dict[str, Any]
 
@@ -40,3 +46,34 @@ def parse_record(data: bytes, shape: Any = ANY_RECORD) -> dict[str, Any]:
 @cache
 def _make_adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
+
+
+class Record(BaseModel, frozen=True):
+    """What a step leaves for later runs: what it was made of, and the version of what it made."""
+
+    made_of: dict[str, str]
+    """The version of each input, of the settings and of the code, by name."""
+    version: str
+    """It changes when what was made does."""
+
+
+def load(store: ObjectStore, uri: str, model: type[Model]) -> Model | None:
+    """The record at this URI; None if there is none, or if it is damaged.
+
+    It is for records that can be made again. A damaged one is named in the log.
+    Raises UserError.
+    """
+    try:
+        return model.model_validate_json(store.get(uri))
+    except ObjectNotFoundError:
+        return None
+    except ValidationError as error:
+        where = store.local_path(uri) or uri
+        first = error.errors(include_url=False)[0]
+        log.warning(f"{where} is damaged, and is made again: {first['msg']}")
+        return None
+
+
+def save(store: ObjectStore, uri: str, record: BaseModel) -> None:
+    """Write the record at this URI, atomically. Raises UserError."""
+    store.put(uri, (record.model_dump_json(indent=2) + "\n").encode())
