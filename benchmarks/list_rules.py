@@ -69,9 +69,9 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
     """The rules, prepared."""
     import polars as pl
 
+    from batchrec_dagster.config.rules import ExcludeSeen, ListRules
     from batchrec_dagster.rules.context import RuleContext
     from batchrec_dagster.rules.prepared import PreparedRules
-    from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
     from batchrec_dagster.steps.popular_items import count_popular_items
 
     rules = ListRules.model_validate(DECLARED)

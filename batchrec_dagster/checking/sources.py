@@ -15,6 +15,7 @@ from typing import Literal
 from batchrec_dagster.checking.findings import Finding, failed, ok
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.rules import Block
 from batchrec_dagster.config.similar_items import ItemsSource
 from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.errors import UserError
@@ -45,7 +46,6 @@ from batchrec_dagster.preparation.sources.source import (
     name_errors,
 )
 from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
-from batchrec_dagster.rules.settings import Block
 from batchrec_dagster.steps.raw_files import make_source_context
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder

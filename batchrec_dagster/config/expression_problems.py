@@ -19,11 +19,11 @@ from batchrec_dagster.config.list_columns import (
     find_similar_items_columns_problem,
 )
 from batchrec_dagster.config.recommendations import PopularBy, RecommendationSettings
+from batchrec_dagster.config.rules import ListRules
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.validation import Keys
+from batchrec_dagster.personalize.conditions import add_age
 from batchrec_dagster.personalize.schemas import ITEMS, USERS, Schema, parse_schema
-from batchrec_dagster.rules.conditions import add_age
-from batchrec_dagster.rules.settings import ListRules
 from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.filter_problems import explain_open_filter, find_filter_traits
+from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.config.validation import validate_range
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
 from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 
 
 class PopularBy(dg.Model):

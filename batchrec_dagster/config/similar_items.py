@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
+from batchrec_dagster.config.rules import Block, ListRules
 from batchrec_dagster.config.validation import (
     Keys,
     build_field_errors,
@@ -23,7 +24,6 @@ from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS as SIMILAR_ITEMS_RECIPE
 from batchrec_dagster.personalize.recipes import SIMS
 from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.rules.settings import Block, ListRules
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filter_grammar import Condition
 from batchrec_dagster.personalize.schemas import ITEM_ID, VALUE_SEPARATOR
-from batchrec_dagster.rules.conditions import find_matches
 from batchrec_dagster.rules.pairs import IdNumbers, Mask, Numbers
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]

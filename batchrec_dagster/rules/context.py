@@ -9,9 +9,9 @@ from functools import cached_property
 
 import polars as pl
 
+from batchrec_dagster.personalize.conditions import SECONDS_A_DAY, add_age_column
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.rules.catalogue import ItemCatalogue, build_catalogue
-from batchrec_dagster.rules.conditions import SECONDS_A_DAY, add_age_column
 from batchrec_dagster.rules.pairs import Pairs, find_positions
 
 

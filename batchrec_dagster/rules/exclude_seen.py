@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from batchrec_dagster.config.rules import ExcludeSeen
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.pairs import Mask, Numbers, Pairs
-from batchrec_dagster.rules.settings import ExcludeSeen
 
 # Personalize is asked for as many results as are enough for this share of the users.
 SHARE_SERVED = 0.999

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.config.rules import Pin
+from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.personalize.schemas import USER_ID
-from batchrec_dagster.rules.conditions import find_matches
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.pairs import Mask, Masks, Matrix, Numbers
 from batchrec_dagster.rules.rule import ItemFilter
-from batchrec_dagster.rules.settings import Pin
 
 NAME = "pin"
 NO_ITEM = -1

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.rules import max_per, pin
 from batchrec_dagster.rules.block import BlockedItemsFilter
 from batchrec_dagster.rules.candidates import Candidates
@@ -20,7 +21,6 @@ from batchrec_dagster.rules.pin import NO_ITEM, PinnedItems, PinnedRanks
 from batchrec_dagster.rules.price import PriceFilter
 from batchrec_dagster.rules.rule import ItemFilter, RuleCounts
 from batchrec_dagster.rules.selection import EMPTY, FIRST_POPULAR, ListSelection
-from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 
 # Why a row is on a list, in the column `reason`; null for the model's own.
 POPULAR, PINNED = "popular", "pinned"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.config.rules import PriceRange
 from batchrec_dagster.rules.catalogue import Floats
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.pairs import Mask, Numbers, Pairs
 from batchrec_dagster.rules.rule import estimate_more_results
-from batchrec_dagster.rules.settings import PriceRange
 
 USERS_AT_ONCE = 50_000
 # Personalize is asked for as many results as are enough for this share of the users.

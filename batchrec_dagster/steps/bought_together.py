@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 from batchrec_dagster.rules.pairs import Numbers, find_positions
 
 # How many people must have had both items: with fewer, a list would show what one person bought.

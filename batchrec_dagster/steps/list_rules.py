@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config.rules import Block, ExcludeSeen, ListRules, PriceRange
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import read_ids
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.rules.settings import Block, ExcludeSeen, ListRules, PriceRange
 from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.items import read_attributes
 from batchrec_dagster.steps.popular_items import PopularItems

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config.recommendations import PopularBy
+from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.rules.conditions import SECONDS_A_DAY
 from batchrec_dagster.steps.success import is_success
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work

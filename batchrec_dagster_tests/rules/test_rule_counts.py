@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 from batchrec_dagster_tests.guard.oracles.rules import Shop, build_lists
 from batchrec_dagster_tests.guard.tables.test_rules import (
     ITEMS,

@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.personalize.conditions import compare
 from batchrec_dagster.personalize.item_attributes import typed_conditions
 from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Schema
 
-from ..filters.columns import Column, make_column
 from ..filters.group_data import ReadColumns
 from ..learning.interactions import Ids, Int32, find_positions
 
@@ -40,13 +40,15 @@ class ItemAttributes:
         """Return the items that match the expression. Raises ItemAttributesError if it is wrong."""
         matching = np.ones(len(self._item_ids), dtype=bool)
         for field, value in typed_conditions(expression, self._schema):
-            matching &= self._load_column(field.name).compare("=", (value,), None)
+            cells = self._load_column(field.name)
+            is_equal = compare(cells.name, cells.dtype, "=", (value,))
+            matching &= cells.to_frame().select(is_equal).to_series().to_numpy()
         return np.flatnonzero(matching).astype(np.int32)
 
-    def _load_column_now(self, name: str) -> Column:
+    def _load_column_now(self, name: str) -> pl.Series:
         """Return the field's cell of each item of the model, null for one without a row."""
         rows = self._read(ITEMS, list(dict.fromkeys([ITEM_ID, name])))
         # A later row of an item replaces the earlier ones.
         rows = rows.unique(ITEM_ID, keep="last", maintain_order=True)
         positions = pl.Series(find_positions(rows[ITEM_ID], self._item_ids)).replace(-1, None)
-        return make_column(rows[name].gather(positions))
+        return rows[name].gather(positions)

@@ -13,7 +13,7 @@ from batchrec_dagster.personalize import file_formats
 from batchrec_dagster.personalize.item_attributes import ItemAttributesError
 from batchrec_dagster.storage.progress import Progress
 
-from ..filters.columns import Mask
+from ..filters.condition_table import Mask
 from ..learning.interactions import Int32, Interactions, find_positions
 from ..learning.segmentation import SegmentationModel
 from .batch_lines import InputLine, LineAnswerer

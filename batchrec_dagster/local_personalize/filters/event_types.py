@@ -7,21 +7,23 @@ type count; event types match in any case.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import polars as pl
 
 from batchrec_dagster.personalize import schemas
+from batchrec_dagster.personalize.conditions import find_matches
+from batchrec_dagster.personalize.filter_grammar import Condition
 
 from ..learning.interactions import Int32, find_positions
-from .columns import ColumnTable, RowIndexes, StringColumn
+from .condition_table import ConditionTable, Mask, RowIndexes
+
+_EVENT_TYPES = {schemas.EVENT_TYPE: pl.List(pl.String)}
 
 
 class UserItemPairs:
-    """The distinct pairs of a user and an item, with the event types of each."""
-
-    columns: dict[str, StringColumn]
-    """The column EVENT_TYPE, by its name. It has a row for each pair."""
+    """The distinct pairs of a user and an item, with the set of event types of each."""
 
     def __init__(
         self, rows: pl.DataFrame, item_ids: Sequence[str], latest: int = schemas.FILTER_HISTORY
@@ -45,9 +47,24 @@ class UserItemPairs:
         self._items = items.astype(np.int32)
         # The pairs of user u are those from `_starts[u]` to before `_starts[u + 1]`.
         self._starts = np.searchsorted(users, np.arange(len(self._user_ids) + 1))
-        pair_of_number = np.cumsum(is_first_of_pair) - 1
-        column = StringColumn(len(items), pair_of_number, type_codes, types, ignore_case=True)
-        self.columns = {schemas.EVENT_TYPE: column}
+        # A dataset has at most MAX_EVENT_TYPES types, so a number has a bit for each.
+        bits = np.bitwise_or.reduceat(np.int64(1) << type_codes, np.flatnonzero(is_first_of_pair))
+        distinct_bits = pl.Series(bits).unique().sort().to_numpy()
+        self._set_of_pair = np.searchsorted(distinct_bits, bits)
+        sets = [
+            [name for code, name in enumerate(types) if bit_set >> code & 1]
+            for bit_set in distinct_bits.tolist()
+        ]
+        self._sets = pl.DataFrame({schemas.EVENT_TYPE: sets}, schema=_EVENT_TYPES)
+        self._match_sets = cache(self._match_sets_now)
+
+    def match(self, condition: Condition, pairs: RowIndexes) -> Mask:
+        """Return which of these pairs meet the condition."""
+        return self._match_sets(condition)[self._set_of_pair[pairs]]
+
+    def _match_sets_now(self, condition: Condition) -> Mask:
+        """Return which sets of event types meet the condition. Its results are cached."""
+        return find_matches(condition, self._sets).to_numpy()
 
     def find_users(self, user_ids: Sequence[str]) -> RowIndexes:
         """Return each user's index for `find_pairs`, -1 for a user without interactions."""
@@ -56,8 +73,8 @@ class UserItemPairs:
     def find_pairs(self, users: RowIndexes) -> tuple[RowIndexes, Int32, RowIndexes]:
         """Return all pairs of these users, as three arrays with an entry for each pair.
 
-        They are the position in `users`, the item's position in the model, and the row in
-        `columns`.
+        They are the position in `users`, the item's position in the model, and the index for
+        `match`.
 
         users: indexes that `find_users` returned.
         """
@@ -70,16 +87,14 @@ class UserItemPairs:
         return np.repeat(positions, counts), self._items[rows], rows
 
 
-def index_event_types(rows: pl.DataFrame) -> ColumnTable:
+def index_event_types(rows: pl.DataFrame) -> ConditionTable:
     """Return a table of users with the event types of each.
 
     rows: the columns USER_ID and EVENT_TYPE of Interactions.
     """
-    coded, user_ids, types = _encode_events(rows.select(schemas.USER_ID, schemas.EVENT_TYPE))
-    coded = coded.unique()
-    users, type_codes = coded["user"].to_numpy(), coded["type"].to_numpy()
-    column = StringColumn(len(user_ids), users, type_codes, types, ignore_case=True)
-    return ColumnTable(user_ids, {schemas.EVENT_TYPE: column})
+    types = pl.col(schemas.EVENT_TYPE).str.to_lowercase().unique()
+    users = rows.drop_nulls(schemas.EVENT_TYPE).group_by(schemas.USER_ID).agg(types)
+    return ConditionTable(users[schemas.USER_ID], users.select(schemas.EVENT_TYPE))
 
 
 def _encode_events(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, list[str]]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, reduce
 
 import numpy as np
+import polars as pl
 
+from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filter_grammar import Expression
 
 from ..learning.interactions import Float32, Int32
 from ..learning.serving import Exclude
-from .columns import Column, Mask, RowIndexes, evaluate
+from .condition_table import Mask, RowIndexes
 from .event_types import UserItemPairs
 from .line_groups import LineGroup, group_positions
 
-# Of lines without a user: their positions, items and rows of the columns of pairs.
+# Of lines without a user: their positions, items and pairs.
 _NO_PAIRS: tuple[RowIndexes, Int32, RowIndexes] = (
     np.zeros(0, np.int64),
     np.zeros(0, np.int32),
@@ -40,13 +42,13 @@ class ItemMask:
         self,
         expressions: Sequence[Expression],
         n_items: int,
-        items: Mapping[str, Column],
+        items: pl.DataFrame,
         user_items: UserItemPairs | None,
     ) -> None:
         """Prepare the masks, which are evaluated when a line first needs them.
 
         n_items: how many items the model has.
-        items: the columns of Items by name, with a row for each of the model's items.
+        items: the columns of Items, with a row for each of the model's items.
         user_items: the pairs of users and items, if an expression is on Interactions.
         """
         self._expressions = expressions
@@ -85,18 +87,18 @@ class ItemMask:
         scores: Float32,
         lines: RowIndexes,
         items: Int32,
-        rows: RowIndexes,
+        pairs: RowIndexes,
     ) -> None:
         """Set the scores of excluded items to minus infinity.
 
         scores: (lines of the group, items of the model).
-        lines, items, rows: of each pair of a line's user and an item, the line's index in the
-            group, the item's index in the model, and the row in the columns of pairs.
+        lines, items, pairs: of each pair of a line's user and an item, the line's index in the
+            group, the item's index in the model, and the index of the pair in `UserItemPairs`.
         """
         excluded = self._mask_items(group, include=False)
         included = self._mask_items(group, include=True)
-        excluded_pairs = self._mask_pairs(group, rows, include=False)
-        included_pairs = self._mask_pairs(group, rows, include=True)
+        excluded_pairs = self._mask_pairs(group, pairs, include=False)
+        included_pairs = self._mask_pairs(group, pairs, include=True)
         if included is None and included_pairs is None:
             masked = excluded
         else:
@@ -126,18 +128,14 @@ class ItemMask:
         numbers = self._select_expressions(group, include=include, on_interactions=False)
         return combine_masks(map(self._evaluate_items, numbers))
 
-    def _mask_pairs(self, group: LineGroup, rows: RowIndexes, *, include: bool) -> Mask | None:
-        """Return the pairs that expressions on Interactions match, or None when none applies.
-
-        rows: the rows of the pairs in the columns of `UserItemPairs`.
-        """
+    def _mask_pairs(self, group: LineGroup, pairs: RowIndexes, *, include: bool) -> Mask | None:
+        """Return which pairs expressions on Interactions match, or None when none applies."""
         masks = []
         for number in self._select_expressions(group, include=include, on_interactions=True):
-            if self._user_items is None or not len(rows):
-                masks.append(np.zeros(len(rows), dtype=bool))
+            if self._user_items is None or not len(pairs):
+                masks.append(np.zeros(len(pairs), dtype=bool))
                 continue
-            condition = self._expressions[number].where
-            masks.append(evaluate(condition, self._user_items.columns, rows))
+            masks.append(self._user_items.match(self._expressions[number].where, pairs))
         return combine_masks(masks)
 
     def _select_expressions(
@@ -154,4 +152,4 @@ class ItemMask:
 
     def _evaluate_items_now(self, number: int) -> Mask:
         """Return which items match the expression with this number. Its results are cached."""
-        return evaluate(self._expressions[number].where, self._items)
+        return find_matches(self._expressions[number].where, self._items).to_numpy()

@@ -20,7 +20,7 @@ from batchrec_dagster.personalize.schemas import (
 
 from ..learning.interactions import find_positions
 from ..learning.serving import Exclude
-from .columns import Column, ColumnTable, Mask, make_column
+from .condition_table import ConditionTable, Mask
 from .event_types import UserItemPairs, index_event_types
 from .group_data import ReadColumns, load_datasets
 from .item_mask import ItemMask, combine_masks
@@ -50,11 +50,8 @@ class JobFilter:
         self._expressions = parse(expression)
         frames = load_datasets(self._expressions, read)
         users, events = frames.get(USERS), frames.get(INTERACTIONS)
-        self._users: ColumnTable | None = None
-        if users is not None:
-            columns = {name: make_column(cells) for name, cells in users.to_dict().items()}
-            self._users = ColumnTable(users[USER_ID], columns)
-        self._event_types: ColumnTable | None = None
+        self._users = ConditionTable(users[USER_ID], users) if users is not None else None
+        self._event_types: ConditionTable | None = None
         if self._expressions[0].target == USER_TARGET:
             # The filter is for segments: it excludes users, and no items.
             self._event_types = index_event_types(events) if events is not None else None
@@ -64,7 +61,7 @@ class JobFilter:
         self._item_mask = ItemMask(
             self._expressions,
             len(item_ids),
-            _align_items(items, item_ids) if items is not None else {},
+            _align_items(items, item_ids) if items is not None else pl.DataFrame(),
             self._user_items,
         )
 
@@ -86,7 +83,7 @@ class JobFilter:
         def evaluate_if(expression: Expression) -> Mask:
             if users is None or self._users is None:
                 return np.zeros(len(user_ids), dtype=bool)
-            return self._users.evaluate(And(expression.users), users)
+            return self._users.match(And(expression.users), users)
 
         group_of_line, groups = group_lines(self._expressions, len(user_ids), evaluate_if)
         pair_users = self._user_items.find_users(user_ids) if self._user_items is not None else None
@@ -110,7 +107,7 @@ class JobFilter:
             table = self._event_types if expression.on_interactions else self._users
             # `load_datasets` has read every dataset of the expressions.
             assert table is not None
-            mask = table.evaluate(expression.where, table.find_rows(user_ids))
+            mask = table.match(expression.where, table.find_rows(user_ids))
             masks = included_masks if expression.include else excluded_masks
             masks.append(mask)
         included, excluded = combine_masks(included_masks), combine_masks(excluded_masks)
@@ -118,10 +115,10 @@ class JobFilter:
         return allowed if excluded is None else allowed & ~excluded
 
 
-def _align_items(items: pl.DataFrame, item_ids: Sequence[str]) -> dict[str, Column]:
-    """Return the columns of Items by name, with a row for each of `item_ids`.
+def _align_items(items: pl.DataFrame, item_ids: Sequence[str]) -> pl.DataFrame:
+    """Return the columns of Items, with a row for each of `item_ids`.
 
     The cells of an id that Items lacks are null.
     """
     rows = pl.Series(find_positions(items[ITEM_ID], item_ids)).replace(-1, None)
-    return {name: make_column(cells.gather(rows)) for name, cells in items.to_dict().items()}
+    return items.select(pl.all().gather(rows))

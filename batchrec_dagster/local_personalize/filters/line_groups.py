@@ -11,7 +11,7 @@ import numpy as np
 
 from batchrec_dagster.personalize.filter_grammar import Expression
 
-from .columns import Mask, RowIndexes
+from .condition_table import Mask, RowIndexes
 
 EvaluateIf = Callable[[Expression], Mask]
 """Returns which of all lines meet the IF condition of an expression."""

@@ -16,17 +16,17 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.explanations.list_reasons import ListReasons
 from batchrec_dagster.outcomes import arms
+from batchrec_dagster.personalize import conditions
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.filter_grammar import parse_condition
-from batchrec_dagster.rules import conditions
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.rules.settings import ExcludeSeen, ListRules
 from batchrec_dagster.steps import bought_together, popular_items, shared_jobs, training
 from batchrec_dagster.steps.checks import (
     ModelToPublish,

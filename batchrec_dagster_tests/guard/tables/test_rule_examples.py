@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib import resources
 from typing import Any
 
 import polars as pl
@@ -105,6 +107,15 @@ def test_price_keeps_items_near_the_median_of_what_the_person_had(
     price: dict[str, Any], expected: str
 ) -> None:
     assert make_list({"price": {"of": "PRICE", **price}}) == expected
+
+
+def test_price_says_where_it_is_declared_what_median_its_range_is_of() -> None:
+    package = resources.files("batchrec_dagster")
+    schema = json.loads((package / "config/defs.schema.json").read_text())
+    price = schema["$defs"]["PriceRange"]
+    assert "median" in price["description"]
+    assert "counts once" in price["description"]
+    assert "only looked at" in price["properties"]["events"]["description"]
 
 
 @pytest.mark.parametrize(

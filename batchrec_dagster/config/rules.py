@@ -1,7 +1,6 @@
 """The settings of rules: one block for each rule, and `ListRules` with all of them.
 
-They stand apart from what the rules do, because Dagster loads every pipeline's settings at each
-start, and only a step needs NumPy.
+What they do is in steps/rules.py.
 """
 
 from __future__ import annotations
@@ -10,13 +9,18 @@ import math
 from datetime import date
 from typing import Any, Self
 
-import dagster as dg
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN, build_exclude_events
 
 
-class ExcludeSeen(dg.Model):
+class RuleSettings(BaseModel):
+    """Settings of a rule. They do not change, and take no other keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ExcludeSeen(RuleSettings):
     """Leave out what the user already had; without settings, whatever the user interacted with."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
@@ -63,7 +67,7 @@ class ExcludeSeen(dg.Model):
         return EXCLUDE_SEEN if self.events is None else build_exclude_events(self.events)
 
 
-class Block(dg.Model):
+class Block(RuleSettings):
     """Items that are in no list, from a file that is read again for every refresh."""
 
     source: str = Field(
@@ -79,10 +83,11 @@ class Block(dg.Model):
     )
 
 
-class PriceRange(dg.Model):
-    """Items whose price is near the median price of what the user had.
+class PriceRange(RuleSettings):
+    """Items whose price is near the median price of the items that the user had.
 
-    A user without an item with a price gets items of any price.
+    The median is of all items with a price that the user had by one of `events`, at any time. Each
+    item counts once, with today's price. A user without such an item gets items of any price.
     """
 
     of: str = Field(
@@ -91,13 +96,14 @@ class PriceRange(dg.Model):
     )
     within: list[float] = Field(
         default=[0.5, 2.0],
-        description="The lowest and the highest price, in medians of the user's items.",
+        description="The lowest and the highest price, as multiples of the median price of the"
+        " items that the user had by one of `events`.",
         examples=[[0.5, 2.0]],
     )
     events: list[str] | None = Field(
         default=None,
-        description="Only items with an interaction of one of these types count for the median."
-        " Default: of any.",
+        description="Which items count for the median: those that the user had by an event of one"
+        " of these types. Default: of any type, so what was only looked at counts too.",
         examples=[["purchase"]],
     )
 
@@ -114,7 +120,7 @@ class PriceRange(dg.Model):
         return _check_events(events)
 
 
-class Pin(dg.Model):
+class Pin(RuleSettings):
     """An item, or the best one that meets a condition, at a rank of the list, until a day, for some
     users.
 
@@ -192,7 +198,7 @@ class Pin(dg.Model):
         return self.until is not None and date.fromisoformat(self.until) < today
 
 
-class ListRules(dg.Model):
+class ListRules(RuleSettings):
     """What a shop says of its lists; the rules apply in this order, to a longer list.
 
     What they leave short is filled from the longer list, then with popular items, which obey them
@@ -213,7 +219,7 @@ class ListRules(dg.Model):
     )
     price: PriceRange | None = Field(
         default=None,
-        description="Only items that cost about what the user's own items cost.",
+        description="Only items that cost about the median of what the user's own items cost.",
         examples=[{"of": "PRICE", "within": [0.5, 2.0]}],
     )
     max_per: dict[str, int] = Field(
