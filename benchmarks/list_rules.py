@@ -99,6 +99,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.connection import S3Connection, StorageResource
     from batchrec_dagster.storage.editions import TableWriter
+    from batchrec_dagster_tests.guard.editions import make_edition
 
     start = time.perf_counter()
     storage = StorageResource(root=str(folder), s3=S3Connection())
@@ -112,7 +113,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / "t") as writer:
         lists.write(JobOutput(storage, job).pieces(read_inference), writer)
         lists.checks(users, filtered=False)
-        writer.finish({"edition": 1, "version": "1"})
+        writer.finish(make_edition({}))
     facts = {
         "seconds": time.perf_counter() - start,
         "prepare_seconds": prepared - start,

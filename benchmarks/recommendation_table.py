@@ -97,6 +97,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.storage.connection import S3Connection, StorageResource
     from batchrec_dagster.storage.editions import PublishedTable, TableWriter
     from batchrec_dagster.storage.io_managers import UsersIOManager
+    from batchrec_dagster_tests.guard.editions import make_edition
 
     start_seconds = time.perf_counter()
     storage = StorageResource(root=str(folder), s3=S3Connection())
@@ -111,7 +112,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / TABLE) as writer:
         lists.write(JobOutput(storage, job).pieces(read_inference), writer)
         checks = lists.checks(users, filtered=False)
-        writer.finish({"edition": table.next_number(), "version": str(time.time_ns())})
+        writer.finish(make_edition({"number": table.next_number(), "version": str(time.time_ns())}))
         table.publish(writer.path, keep=1)
     failed_checks = [
         check.name for check in checks if not check.passed and check.name != "lists_full"

@@ -62,11 +62,11 @@ from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.terminal import Column as TableColumn
 from batchrec_dagster.reporting.terminal import TerminalTable, escape_invisible, render
 from batchrec_dagster.steps.checks import (
-    CheckResult,
     check_enough_interactions,
     check_timestamps_plausible,
 )
 from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.editions import Finding
 
 RATING_ROLES = ("user", "item", "rating", "timestamp", "event_type", "event_value")
 # Rows that are shown as they were read.
@@ -109,7 +109,7 @@ def recognise_ratings(
             f"{hide_query(source)}: {result.rows_read:,} rows ({recognised_layout.layout.format})",
             f"{result.rows_kept:,} of them count: {counts.users:,} users and"
             f" {counts.items:,} items",
-            _check_times(counts, result).finding.partition(";")[0],
+            _check_times(counts, result).text.partition(";")[0],
         ],
         warnings=[
             *notes,
@@ -248,8 +248,8 @@ def _collect_warnings(
     for check in (_check_times(counts, result), enough_rows):
         if not check.passed:
             if options.whole or check is not enough_rows:
-                raise PreparationError(f"it could not run: {check.finding}")
-            warnings.append(check.finding)
+                raise PreparationError(f"it could not run: {check.text}")
+            warnings.append(check.text)
     return warnings
 
 
@@ -265,7 +265,7 @@ def _render_preview(ratings: OpenedRatings) -> str:
     return render([], [[TerminalTable("", columns, rows.rows())]], width=None).strip()
 
 
-def _check_times(counts: InteractionCounts, result: PreparationResult) -> CheckResult:
+def _check_times(counts: InteractionCounts, result: PreparationResult) -> Finding:
     now = datetime.now(UTC)
     return check_timestamps_plausible(counts.earliest, counts.latest, result.timestamp_unit, now)
 

@@ -117,7 +117,7 @@ def _describe_published(edition: Edition | None) -> str:
         return "no edition is published"
     text = f"edition {edition.number} is published"
     if edition.users_dropped:
-        dropped = f"{edition.users_dropped:,} of its {edition.about['users']:,} users"
+        dropped = f"{edition.users_dropped:,} of its {edition.counts.subjects:,} users"
         text += f", without {dropped}: gone from the current users, or erased"
     return text
 

@@ -224,8 +224,8 @@ def _view_experiments(pipelines: list[PublishedResults]) -> list[Any]:
     views = []
     for results in pipelines:
         result = summarize_experiment(read_sums(results.files))
-        about = results.edition.about if results.edition else {}
-        published = about.get("experiment", {}).get("name")
+        experiment = results.edition.experiment if results.edition else None
+        published = experiment["name"] if experiment is not None else None
         views.append(ExperimentView(results.address, published, result))
     return views
 

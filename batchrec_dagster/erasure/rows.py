@@ -14,7 +14,7 @@ from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import ABOUT, TableWriter, read_about
+from batchrec_dagster.storage.editions import FOOTER_KEY, TableWriter, read_footer
 from batchrec_dagster.storage.layout import PipelineFiles
 
 # This many rows are in memory at a time.
@@ -159,11 +159,11 @@ def _copy_without(source: Path, target: Path, column: str, people: People) -> in
             number += int((~is_kept).sum())
             yield pa.Table.from_batches([batch]).filter(is_kept.to_arrow())
 
-    if ABOUT.encode() in (table.metadata.metadata or {}):
+    if FOOTER_KEY.encode() in (table.metadata.metadata or {}):
         with TableWriter(target) as writer:
             for rows in iterate_rows():
                 writer.write(rows.replace_schema_metadata(None))
-            writer.finish(read_about(source))
+            writer.finish(read_footer(source))
     else:
         with pq.ParquetWriter(target, table.schema_arrow, compression="zstd") as plain_writer:
             for rows in iterate_rows():

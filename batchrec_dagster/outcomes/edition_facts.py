@@ -12,19 +12,18 @@ from batchrec_dagster.storage.publications import EditionFacts, Publication, Pub
 
 def read_facts(edition: Edition) -> EditionFacts:
     """The facts that the edition's metadata have."""
-    about = edition.about
-    ndcg = read_ndcg(about)
+    ndcg = read_ndcg(edition)
     return EditionFacts(
         ndcg=ndcg.value if ndcg else None,
         ndcg_low=ndcg.low if ndcg else None,
         ndcg_high=ndcg.high if ndcg else None,
-        popular_ndcg=read_popular_ndcg(about),
-        measured_on=about["measured_on"],
-        success=tuple(about["success"]),
-        users=about.get("users"),
-        seconds=about.get("run_seconds"),
-        cost_usd=about["run_cost_usd"],
-        root_run=about["root_run"],
+        popular_ndcg=read_popular_ndcg(edition),
+        measured_on=edition.measured_on,
+        success=edition.success,
+        users=edition.counts.subjects if edition.subject == "user" else None,
+        seconds=edition.seconds,
+        cost_usd=edition.cost_usd,
+        root_run=edition.root_run,
     )
 
 

@@ -73,7 +73,7 @@ def find_periods(
         end = newest if is_last else min(newest, starts[place + 1][0])
         # What was measured of an edition that is not kept stays as it is.
         if edition is not None and end > start:
-            known_until = int(edition.about["data_until"])
+            known_until = edition.data_until if edition.data_until is not None else start
             periods.append(Period(edition, known_until, start, end, since))
     return periods
 

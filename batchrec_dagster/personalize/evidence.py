@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
@@ -155,28 +155,39 @@ class Evidence:
         ]
 
 
-def read_ndcg(metadata: Mapping[str, Any]) -> MetricEstimate | None:
-    """The NDCG@25 of a model, with an interval if one is known; None if it is not known.
+class Measured(Protocol):
+    """What was measured of a model: its record has it, and an edition that it made."""
 
-    metadata: those of an edition or the record of a model, with `metrics` and `evidence`.
-    """
-    for evidence in Evidence.read(metadata.get("evidence", {})):
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """By Personalize's names."""
+
+    @property
+    def evidence(self) -> Mapping[str, float]:
+        """As `Evidence.read` takes it."""
+
+    @property
+    def recent_popularity(self) -> Mapping[str, Any]:
+        """What recommending popular items reaches; empty if it was not measured."""
+
+
+def read_ndcg(measured: Measured) -> MetricEstimate | None:
+    """The NDCG@25 of a model, with an interval if one is known; None if it is not known."""
+    for evidence in Evidence.read(measured.evidence):
         if evidence.group == ALL:
             return evidence.ndcg if evidence.users else None
-    ndcg = metadata.get("metrics", {}).get(NDCG)
+    ndcg = measured.metrics.get(NDCG)
     return None if ndcg is None else MetricEstimate(ndcg)
 
 
-def read_popular_ndcg(metadata: Mapping[str, Any]) -> float | None:
+def read_popular_ndcg(measured: Measured) -> float | None:
     """The NDCG@25 of recommending the most popular items; None if it is not known.
 
     Of the items of all time, as the engine measured them, and those of the last days, as batchrec
     did, it is that of the better ones: these are what a model has to beat.
-
-    metadata: those of an edition or the record of a model, with `evidence` and `recent_popularity`.
     """
-    evidence, recent = metadata.get("evidence", {}), metadata.get("recent_popularity", {})
-    popular_values = [evidence.get(f"{ALL}/popular"), recent.get("ndcg")]
+    evidence = measured.evidence
+    popular_values = [evidence.get(f"{ALL}/popular"), measured.recent_popularity.get("ndcg")]
     if evidence.get(f"{ALL}/users") == 0:
         return None
     return max((ndcg for ndcg in popular_values if ndcg is not None), default=None)

@@ -102,7 +102,7 @@ def build_report(
     changes = history.compare(baseline, edition) if baseline else None
     ended_runs = remember_ended_runs(work.files, instance)
     nights = list_nights(work.files, ended_runs)
-    rules_section = build_rules_section(edition.about.get("rules"), edition.about.get("filled"))
+    rules_section = build_rules_section(edition.rules, edition.filled)
     sections = [
         build_checks_section(run.checks, _name_missing_checks(run.checks, checks)),
         build_data_section(
@@ -140,42 +140,39 @@ def _describe_run(
     pipeline = work.pipeline
     restoration = EditionHistory(work.files).find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
-    model = {"recipe": pipeline.solution.recipe, **newest_model, **edition.about}
-    success = edition.about["success"]
+    engine = edition.engine or newest_model.get("engine")
     return ReportedRun(
         pipeline=pipeline.address,
         description=pipeline.description,
         source=pipeline.ratings.shown_source,
-        recipe=model["recipe"],
+        recipe=edition.recipe or pipeline.solution.recipe,
         report_time=datetime.now(UTC),
-        solution_version=model.get("solution_version_arn", ""),
-        metrics=model["metrics"],
-        recent=MeasuredPopularity.read(edition.about["recent_popularity"]),
+        solution_version=edition.solution_version_arn or "",
+        metrics=edition.metrics,
+        recent=MeasuredPopularity.read(edition.recent_popularity),
         checks=checks,
         # A run may have prepared data that it did not import, or whose lists were refused.
-        earlier_data=model["data_version"] != compute_data_version(work),
-        training_time=_find_training_time(model),
-        engine=model.get("engine", ReportedRun.engine),
-        evidence=Evidence.read(model["evidence"]),
-        success=success,
+        earlier_data=edition.data_version != compute_data_version(work),
+        training_time=_find_training_time(edition),
+        engine=engine or ReportedRun.engine,
+        evidence=Evidence.read(edition.evidence),
+        success=edition.success,
         uncounted=(
             ""
-            if success
-            else describe_counted_events(pipeline.solution.success, (), model.get("engine"))
+            if edition.success
+            else describe_counted_events(pipeline.solution.success, (), engine)
         ).strip(),
         edition=edition.number,
         before=describe_previous_edition(baseline, edition),
         unchanged=None if restoration else _name_remaining_edition(edition, run_id),
         restored=describe_restoration(restoration) if restoration else None,
         requested=_read_check_number(edition, LISTS_FULL, "users"),
-        failed=edition.about["failed_users"],
+        failed=edition.counts.failed,
         dropped=edition.users_dropped,
         overruled=[
-            stored["name"]
-            for stored in edition.about["checks"]
-            if stored["numbers"].get(PUBLISHED_ANYWAY)
+            finding.name for finding in edition.findings if finding.numbers.get(PUBLISHED_ANYWAY)
         ],
-        newcomers=describe_newcomers(edition.about.get("newcomers")),
+        newcomers=describe_newcomers(edition.newcomers),
         full=_read_check_number(edition, LISTS_FULL, "full"),
         rows=_read_check_number(edition, ROWS_TITLED, "rows") or 0,
         untitled=_read_check_number(edition, ROWS_TITLED, "untitled") or 0,
@@ -223,11 +220,10 @@ def _describe_similar_items(work: Work) -> str:
     if similar_items is None:
         return ""
     edition = similar_items.require_edition()
-    recipe = edition.about["recipe"]
-    engine = edition.about.get("engine", ReportedRun.engine)
+    engine = edition.engine or ReportedRun.engine
     maker = (
-        f"by the recipe {recipe} of {engine}"
-        if recipe
+        f"by the recipe {edition.recipe} of {engine}"
+        if edition.recipe
         else "what people had together, counted by batchrec"
     )
     day = similar_items.publication_time.strftime("%Y-%m-%d")
@@ -262,9 +258,9 @@ def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> l
 
 def _name_remaining_edition(edition: Edition, run_id: str) -> str | None:
     """The name of the edition that remains, if this run published none; else None."""
-    if edition.about["run_id"] == run_id:
+    if edition.run == run_id:
         return None
-    return f"edition {edition.number} of {edition.about['made_at'][:10]}"
+    return f"edition {edition.number} of {edition.made_at:%Y-%m-%d}"
 
 
 def _read_check_number(edition: Edition, check: str, number: str) -> int | None:
@@ -274,17 +270,17 @@ def _read_check_number(edition: Edition, check: str, number: str) -> int | None:
     many of them have all items.
     number: its name, such as "users" or "full".
     """
-    for stored in edition.about["checks"]:
-        if stored["name"] == check:
-            return int(stored["numbers"][number])
+    for finding in edition.findings:
+        if finding.name == check:
+            return int(finding.numbers[number])
     return None
 
 
-def _find_training_time(model: Mapping[str, Any]) -> datetime | None:
+def _find_training_time(edition: Edition) -> datetime | None:
     """When the model was trained, if its data were older than those of the lists."""
-    if "trained_on" not in model or model["data_version"].startswith(model["trained_on"]):
+    if edition.trained_on is None or edition.data_version.startswith(edition.trained_on):
         return None
-    return datetime.fromisoformat(model["trained_at"])
+    return edition.trained_at
 
 
 @dataclass(frozen=True)

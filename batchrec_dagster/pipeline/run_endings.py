@@ -16,6 +16,7 @@ from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.evidence import read_ndcg
 from batchrec_dagster.steps.cost import read_run_cost
+from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
@@ -79,7 +80,8 @@ def _record(context: dg.AssetExecutionContext, ending: Ending, checks: Sequence[
     with suppress(UserError):
         # The model whose lists were not published.
         is_measured = step == PUBLISHING_STEP and ending == "refused"
-        ndcg = read_ndcg(files.record("solution_version")) if is_measured else None
+        model = read_model(files, "solution_version") if is_measured else None
+        ndcg = read_ndcg(model) if model is not None else None
         UnpublishedRuns(files).add(
             UnpublishedRun(
                 run=root_run,

@@ -26,8 +26,9 @@ from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
 from batchrec_dagster.reporting.markdown import escape, unescape
-from batchrec_dagster.steps.checks import CheckResult, require_passed
+from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.editions import Finding
 
 Parameters = ParamSpec("Parameters")
 # What an asset's function returns, or yields if it has to clean up after its value is stored.
@@ -204,7 +205,7 @@ def check_specs(
 
 
 def materialization_with_checks(
-    checks: Sequence[CheckResult], result: dg.MaterializeResult[Any]
+    checks: Sequence[Finding], result: dg.MaterializeResult[Any]
 ) -> dg.MaterializeResult[Any]:
     """The asset's result with its checks.
 
@@ -214,14 +215,14 @@ def materialization_with_checks(
     return result._replace(check_results=check_results(checks))
 
 
-def check_results(checks: Sequence[CheckResult]) -> list[dg.AssetCheckResult]:
+def check_results(checks: Sequence[Finding]) -> list[dg.AssetCheckResult]:
     """The verdicts as Dagster takes them."""
     return [
         dg.AssetCheckResult(
             check_name=check.name,
             passed=check.passed,
             severity=dg.AssetCheckSeverity[check.severity.upper()],
-            description=escape(check.finding),
+            description=escape(check.text),
             metadata=check.numbers,
         )
         for check in checks
@@ -282,7 +283,7 @@ def reusable_result(
 
 
 def add_checks(
-    result: dg.MaterializeResult[Any], checks: Sequence[CheckResult]
+    result: dg.MaterializeResult[Any], checks: Sequence[Finding]
 ) -> dg.MaterializeResult[Any]:
     """The asset's result with further checks. Raises Refused if one of them blocks."""
     require_passed(checks)

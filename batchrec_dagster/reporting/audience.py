@@ -56,12 +56,12 @@ def count_audience(tables: RunTables, counts: ReportCounts) -> Audience:
     )
 
 
-def describe_newcomers(newcomers: Mapping[str, Any] | None) -> str | None:
+def describe_newcomers(newcomers: Mapping[str, Any]) -> str | None:
     """What users without interactions get, in a sentence; None if that is the model's choice.
 
-    newcomers: as an edition's metadata have it.
+    newcomers: those of an edition; empty if nothing is declared for them.
     """
-    if newcomers is None:
+    if not newcomers:
         return None
     policy = newcomers["get"]
     if policy == "leave_out":

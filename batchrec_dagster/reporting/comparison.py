@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from batchrec_dagster.personalize.evidence import (
     COVERAGE,
@@ -20,9 +19,6 @@ from batchrec_dagster.reporting.editions import (
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.layout import PipelineFiles
-
-# The key, in an edition's metadata, of what its lists cost where Amazon infers them.
-INFERENCE_COST = "inference_cost_on_aws_usd"
 
 
 @dataclass(frozen=True)
@@ -110,30 +106,30 @@ def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
         diff,
         [*_list_measures(old, new)],
         obstacles,
-        old.about.get("solution_version_arn") == new.about.get("solution_version_arn"),
-        old.about["data_version"] != new.about["data_version"],
+        old.solution_version_arn == new.solution_version_arn,
+        old.data_version != new.data_version,
     )
 
 
 def _list_measures(before: Edition, after: Edition) -> Iterator[Measure]:
     """The numbers that at least one of the editions has."""
-    ndcg_name = name_ndcg(after.about["success"])
-    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    ndcg_name = name_ndcg(after.success)
+    rows: dict[str, Callable[[Edition], str]] = {
         ndcg_name: _format_ndcg,
         "of popular items": _format_popular_ndcg,
-        "coverage": lambda about: _format_metric(about, COVERAGE),
-        "users with a list": lambda about: _format_number(about.get("users")),
-        "paid for the run": lambda about: _format_cost(about["run_cost_usd"]),
-        "inference on AWS": lambda about: _format_cost(about.get(INFERENCE_COST)),
+        "coverage": lambda edition: _format_metric(edition, COVERAGE),
+        "users with a list": lambda edition: _format_number(edition.counts.subjects),
+        "paid for the run": lambda edition: _format_cost(edition.cost_usd),
+        "inference on AWS": lambda edition: _format_cost(edition.inference_cost_usd),
     }
     for name, format_row in rows.items():
-        measure = Measure(name, format_row(before.about), format_row(after.about))
+        measure = Measure(name, format_row(before), format_row(after))
         if measure.before or measure.after:
             yield measure
 
 
-def _format_ndcg(about: Mapping[str, Any]) -> str:
-    ndcg = read_ndcg(about)
+def _format_ndcg(edition: Edition) -> str:
+    ndcg = read_ndcg(edition)
     if ndcg is None:
         return ""
     if ndcg.interval is None:
@@ -141,13 +137,13 @@ def _format_ndcg(about: Mapping[str, Any]) -> str:
     return f"{ndcg.value:.4f} ({ndcg.interval[0]:.4f} to {ndcg.interval[1]:.4f})"
 
 
-def _format_popular_ndcg(about: Mapping[str, Any]) -> str:
-    value = read_popular_ndcg(about)
+def _format_popular_ndcg(edition: Edition) -> str:
+    value = read_popular_ndcg(edition)
     return "" if value is None else f"{value:.4f}"
 
 
-def _format_metric(about: Mapping[str, Any], name: str) -> str:
-    value = about["metrics"].get(name)
+def _format_metric(edition: Edition, name: str) -> str:
+    value = edition.metrics.get(name)
     return "" if value is None else f"{value:.4f}"
 
 

@@ -99,7 +99,7 @@ class RunInputs:
         return replace(self, drift=drift)
 
     @property
-    def about(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Everything but the items, for the metadata of a file."""
         if self.drift is None:
             return {"data": asdict(self.data), "before": None}
@@ -111,10 +111,10 @@ class RunInputs:
         }
 
     @classmethod
-    def read(cls, about: Mapping[str, Any], items: pl.Series) -> Self:
-        """The inputs from the metadata of a file, as `about` returns them, and its items."""
-        data = DataFacts(**about["data"])
-        if not about["before"]:
+    def read(cls, facts: Mapping[str, Any], items: pl.Series) -> Self:
+        """The inputs from the metadata of a file, as `facts` returns them, and its items."""
+        data = DataFacts(**facts["data"])
+        if not facts["before"]:
             return cls(data, items)
-        before = DataFacts(**about["before"])
-        return cls(data, items, Drift(before, data, about["new"], about["vanished"]))
+        before = DataFacts(**facts["before"])
+        return cls(data, items, Drift(before, data, facts["new"], facts["vanished"]))

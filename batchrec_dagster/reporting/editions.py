@@ -18,8 +18,8 @@ MOST_COMPARED = 50_000
 MOST_SHIFTS = 10
 # The settings that decide which interactions the metrics are measured on.
 MEASURED_BY = ("ratings.", "interactions.")
-# The keys of an edition's metadata that say which interactions were imported and trained on.
-DATA_KEYS = ("data_version", "trained_on")
+# The fields of an edition that say which interactions were imported and trained on.
+DATA_FIELDS = ("data_version", "trained_on")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def format_setting(value: Any) -> str:
 
 def find_changed_settings(before: Edition, after: Edition) -> list[SettingChange]:
     """The settings that differ."""
-    old, new = before.about["settings"], after.about["settings"]
+    old, new = before.settings, after.settings
     return [
         SettingChange(name, old.get(name), new.get(name))
         for name in sorted({*old, *new})
@@ -66,8 +66,8 @@ def explain_incomparability(before: Edition, after: Edition) -> list[str]:
     old_events, new_events = (read_success(edition) for edition in (before, after))
     if old_events != new_events:
         return [SettingChange("solution.success", old_events, new_events).text]
-    old_data = [before.about.get(key) for key in DATA_KEYS]
-    new_data = [after.about.get(key) for key in DATA_KEYS]
+    old_data = [getattr(before, name) for name in DATA_FIELDS]
+    new_data = [getattr(after, name) for name in DATA_FIELDS]
     if old_data == new_data:
         return []
     changes = find_changed_settings(before, after)
@@ -79,7 +79,7 @@ def read_success(edition: Edition) -> str | None:
 
     They are the same in any order and case.
     """
-    events = edition.about["success"]
+    events = edition.success
     return join_events(sorted(name.lower() for name in events)) or None
 
 
@@ -231,9 +231,9 @@ def _find_changed_data(before: DataFacts | None, after: DataFacts | None) -> lis
 
 
 def _find_changed_metrics(before: Edition, after: Edition) -> Iterator[SettingChange]:
-    old: Mapping[str, float] = before.about["metrics"]
-    new: Mapping[str, float] = after.about["metrics"]
-    ndcg_name = name_ndcg(after.about["success"])
+    old: Mapping[str, float] = before.metrics
+    new: Mapping[str, float] = after.metrics
+    ndcg_name = name_ndcg(after.success)
     for name, key in ((ndcg_name, NDCG), ("coverage", COVERAGE)):
         if key in old and key in new and old[key] != new[key]:
             yield SettingChange(name, old[key], new[key])

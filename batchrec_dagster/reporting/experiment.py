@@ -80,12 +80,13 @@ def describe_control(editions: Sequence[Edition], name: str) -> Iterator[str]:
     of_experiment = [
         edition
         for edition in sorted(editions, key=lambda edition: edition.number)
-        if edition.about.get("experiment", {}).get("name") == name
-        and edition.about["experiment"].get("control") == "popular"
+        if edition.experiment is not None
+        and edition.experiment["name"] == name
+        and edition.experiment.get("control") == "popular"
     ]
     if not of_experiment:
         return
-    window = name_window(of_experiment[-1].about["popularity"]["days"])
+    window = name_window(of_experiment[-1].popularity["days"])
     yield f"In edition {of_experiment[-1].number} these are the most popular items {window}."
 
 

@@ -25,13 +25,15 @@ from batchrec_dagster.reporting.editions import (
 )
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
-from batchrec_dagster.storage.editions import ABOUT, Edition, read_about
+from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.publications import Publication, PublicationRecord, Publications
 
 # The name of the report's record in the storage.
 REPORT = "recommendation_report"
+# The key in the metadata of the file of an edition's items, whose value is what else is known.
+INPUTS_KEY = b"batchrec"
 # The record has this many editions.
 MOST_EDITIONS = 100
 
@@ -146,9 +148,9 @@ class EditionHistory:
         key = self.files.storage_keys.edition_inputs(edition.version)
         try:
             file = io.BytesIO(self.files.storage.store.get(self.files.uri(key)))
-            about = read_about(file)
+            facts = json.loads((pq.read_metadata(file).metadata or {})[INPUTS_KEY])
             file.seek(0)
-            return RunInputs.read(about, pl.read_parquet(file).to_series())
+            return RunInputs.read(facts, pl.read_parquet(file).to_series())
         except (ObjectNotFoundError, pl.exceptions.PolarsError, OSError, ValueError, KeyError):
             return None
 
@@ -160,7 +162,7 @@ class EditionHistory:
         store, keys = self.files.storage.store, self.files.storage_keys
         table = inputs.items.alias("item").to_frame().to_arrow()
         file = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata({ABOUT: json.dumps(inputs.about)}), file)
+        pq.write_table(table.replace_schema_metadata({INPUTS_KEY: json.dumps(inputs.facts)}), file)
         store.put(self.files.uri(keys.edition_inputs(edition.version)), file.getvalue())
         versions = {kept.version for kept in [edition, *self.files.table.older()]}
         for info in store.list(self.files.uri(keys.all_edition_inputs)):
@@ -172,12 +174,12 @@ def describe_previous_edition(before: Edition | None, edition: Edition) -> Previ
     """What the verdict on an edition needs to know of the one before it."""
     if before is None:
         return None
-    model = before.about.get("solution_version_arn")
+    model = before.solution_version_arn
     return PreviousEdition(
         edition=before.number,
-        ndcg=read_ndcg(before.about),
+        ndcg=read_ndcg(before),
         changed=explain_incomparability(before, edition),
-        same_model=model is not None and model == edition.about.get("solution_version_arn"),
+        same_model=model is not None and model == edition.solution_version_arn,
     )
 
 

@@ -23,6 +23,7 @@ from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP,
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.past_editions import LivePeriod, PastEdition
 from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.list_subjects import ITEMS
 from batchrec_dagster.storage.measured_popularity import name_window
@@ -183,7 +184,7 @@ def find_past_user(published: PublishedResults, user: str, past: PastEdition) ->
     Raises UserError.
     """
     published = replace(published, chosen_edition=past.edition)
-    until = past.edition.about.get("data_until")
+    until = past.edition.data_until
     notes: list[str] = []
     if until is None:
         notes.append(
@@ -239,8 +240,8 @@ def _find_user(
         .head(MOST_EXPLAINING)
         .to_list()
     )
-    about = published.edition.about if published.edition else {}
-    reasons = _read_reasons(table, about)
+    edition = published.edition
+    reasons = _read_reasons(table, edition)
     explanations = _explain_rows(_sample_users(interactions, size), table, reasons, latest)
     latest_interactions = interactions_of_user.head(HISTORY)
     explaining_items = [because for because, _ in explanations]
@@ -260,11 +261,11 @@ def _find_user(
             reasons,
             explanations,
             titles,
-            has_padding=bool(about.get("items_without_score")),
+            has_padding=edition is not None and edition.counts.items_without_score > 0,
         ),
         titles=bool(titles),
         failure=failure,
-        edition=published.edition.number if published.edition else 0,
+        edition=edition.number if edition is not None else 0,
         arm=_find_arm(published, user, table),
     )
 
@@ -325,8 +326,8 @@ def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> st
 
     table: the user's rows.
     """
-    about = published.require_edition().about
-    if "experiment" not in about:
+    experiment = published.require_edition().experiment
+    if experiment is None:
         return None
     if "arm" in table.columns and table.height:
         return str(table.item(0, "arm"))
@@ -335,17 +336,17 @@ def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> st
     from batchrec_dagster.config.experiment import Experiment
     from batchrec_dagster.outcomes.arms import assign_arm
 
-    return assign_arm(user, Experiment.model_validate(about["experiment"]))
+    return assign_arm(user, Experiment.model_validate(experiment))
 
 
-def _read_reasons(rows: pl.DataFrame, about: Mapping[str, Any]) -> list[str | None]:
+def _read_reasons(rows: pl.DataFrame, edition: Edition | None) -> list[str | None]:
     """Why each row is on the list, if not because of an item; None also where that is not known.
 
     Only lists with rules, with something for newcomers, or that ask for it have the column. The
     lists of an experiment's control have popular items.
 
     rows: those of a user.
-    about: the metadata of their edition.
+    edition: theirs.
     """
     reasons = [None if reason == BECAUSE else reason for reason in _read_column(rows, REASON)]
     if "arm" in rows.columns:
@@ -354,9 +355,9 @@ def _read_reasons(rows: pl.DataFrame, about: Mapping[str, Any]) -> list[str | No
             reason or (POPULAR if arm == "control" else None)
             for reason, arm in zip(reasons, arms, strict=True)
         ]
-    if "popularity" not in about:
+    if edition is None or not edition.popularity:
         return reasons
-    name = f"{POPULAR} {name_window(about['popularity']['days']).replace('of', 'in', 1)}"
+    name = f"{POPULAR} {name_window(edition.popularity['days']).replace('of', 'in', 1)}"
     return [name if reason == POPULAR else reason for reason in reasons]
 
 

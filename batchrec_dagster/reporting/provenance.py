@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from batchrec_dagster.personalize.evidence import ALL, EMBEDDED, join_events
+from batchrec_dagster.storage.editions import Edition
 
 # The start of the sources of generated data.
 GENERATED = "sample://"
@@ -37,14 +38,14 @@ class Provenance:
     """The types of events that the metrics count alone; all if empty."""
 
     @classmethod
-    def of_edition(cls, about: Mapping[str, Any]) -> Self:
-        """The provenance by the metadata of a published table."""
-        tested = about["evidence"].get(f"{ALL}/users")
+    def of_edition(cls, edition: Edition) -> Self:
+        """The provenance of these lists."""
+        tested = edition.evidence.get(f"{ALL}/users")
         return cls(
-            engine=about.get("engine"),
-            source=about["source"],
+            engine=edition.engine,
+            source=edition.source,
             tested=None if tested is None else int(tested),
-            success=about["success"],
+            success=edition.success,
         )
 
     @property

@@ -86,7 +86,7 @@ class PublishedResults:
     @property
     def publication_time(self) -> datetime:
         """When the table was made."""
-        return datetime.fromisoformat(self.require_edition().about["made_at"])
+        return self.require_edition().made_at
 
     def read_publication(self) -> Publication | None:
         """Since when the table's edition is live, and why; None if that is not known."""

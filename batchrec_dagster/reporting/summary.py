@@ -52,7 +52,6 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     """
     storage, files = published.storage, published.files
     facts: dict[str, Any] = {"pipeline": published.address}
-    about = published.edition.about if published.edition else {}
     pipeline = files.storage_keys.pipeline
     if instance is not None:
         assets = {asset for asset, _, _ in _METADATA}
@@ -66,22 +65,21 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
             if metadata[asset].get(key) is not None
         }
     edition = published.require_edition()
-    about = edition.about
     newest_data = files.record("solution_version", _NewestModel).get("data_version")
-    if about["recipe"] is None:
+    if edition.recipe is None:
         # No model made these lists.
         newest_data = files.interactions_version()
-    is_earlier = about["data_version"] != newest_data
+    is_earlier = edition.data_version != newest_data
     if instance is not None and not is_earlier:
         is_earlier = not _is_imported(instance, pipeline)
     facts["earlier_data"] = is_earlier
-    if PERSONALIZE_NDCG in about["metrics"]:
-        facts[NDCG] = about["metrics"][PERSONALIZE_NDCG]
-        facts[f"popularity_{NDCG}"] = read_popular_ndcg(about)
-    if about["success"]:
-        facts["success"] = about["success"]
-    if "engine" in about:
-        facts["provenance"] = Provenance.of_edition(about).lines
+    if PERSONALIZE_NDCG in edition.metrics:
+        facts[NDCG] = edition.metrics[PERSONALIZE_NDCG]
+        facts[f"popularity_{NDCG}"] = read_popular_ndcg(edition)
+    if edition.success:
+        facts["success"] = list(edition.success)
+    if edition.engine is not None:
+        facts["provenance"] = Provenance.of_edition(edition).lines
     verdict = EditionHistory(files).read_verdict(edition)
     if verdict:
         facts["verdict"] = verdict.text
@@ -93,8 +91,8 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
         **({"edition": edition.number} if edition.number else {}),
         "table": storage.where(edition.uri),
     }
-    if about.get("rules"):
-        facts["rules"] = summarize_rules(about["rules"], about["filled"])
+    if edition.rules:
+        facts["rules"] = summarize_rules(edition.rules, edition.filled)
     publication = published.read_publication()
     if publication is not None and publication.since is not None:
         facts |= {"live_since": publication.since, "live_because": publication.why}
@@ -122,7 +120,7 @@ def describe_run_result(published: PublishedResults, run: str, took: str) -> lis
         return [f"{published.address}: nothing is published yet"]
     facts = summarize(published, None)
     number = f"edition {edition.number}" if edition.number else "a new edition"
-    if edition.about["run_id"] == run:
+    if edition.run == run:
         lines = [f"{published.address}: published {number} in {took}"]
     else:
         made_at = format_time(facts["made"].astimezone())
@@ -157,12 +155,12 @@ def describe_similar_items(published: PublishedResults, run: str) -> list[str]:
     if results is None or results.edition is None:
         return []
     edition = results.edition
-    state = "published" if edition.about["run_id"] == run else "unchanged:"
-    about = edition.about
+    state = "published" if edition.run == run else "unchanged:"
+    counts = edition.counts
     return [
         "",
         f"{results.address}: {state} edition {edition.number}",
-        f"  lists     {about['rows']:,} similar items of {about['items']:,} items",
+        f"  lists     {counts.rows:,} similar items of {counts.subjects:,} items",
     ]
 
 

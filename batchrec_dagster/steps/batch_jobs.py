@@ -4,7 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import polars as pl
@@ -17,11 +17,11 @@ from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
 from batchrec_dagster.personalize.resource_kinds import FILTER, ResourceKind
-from batchrec_dagster.steps.checks import CheckResult, require_passed
+from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.editions import Finding, TableWriter
 from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 
@@ -224,7 +224,7 @@ class JobOutput:
         self.storage.store.put(self.folder + DAMAGED, f"{reason}\n".encode())
 
 
-def require_usable(output: JobOutput | None, checks: Sequence[CheckResult]) -> None:
+def require_usable(output: JobOutput | None, checks: Sequence[Finding]) -> None:
     """Raise Refused if one of the checks blocks.
 
     If it blocks because of the output, that is marked, so that the next run starts a new job.
@@ -235,13 +235,11 @@ def require_usable(output: JobOutput | None, checks: Sequence[CheckResult]) -> N
     if output is None or not failed:
         require_passed(checks)
         return
-    output.mark_damaged("; ".join(check.finding for check in failed))
+    output.mark_damaged("; ".join(check.text for check in failed))
     folder = output.storage.where(output.folder)
     raise Refused(
         [
-            replace(check, finding=f"{folder}: {check.finding}. {NEXT_RUN}")
-            if check in failed
-            else check
+            replace(check, text=f"{folder}: {check.text}. {NEXT_RUN}") if check in failed else check
             for check in checks
         ]
     )
@@ -282,19 +280,11 @@ class WrittenTable(Generic[C]):
     """A written table of lists: its numbers, first rows and checks."""
 
     counts: C
-    """What is in it. An edition's metadata have these numbers too."""
+    """What is in it."""
     sample: pl.DataFrame
-    checks: list[CheckResult]
+    checks: list[Finding]
     facts: Mapping[str, Any] = field(default_factory=dict)
     """More about the lists, for their metadata."""
-
-
-def read_counts(counts: type[C], about: Mapping[str, Any]) -> C:
-    """The numbers of a table, as the metadata of its edition have them.
-
-    counts: the dataclass of the numbers.
-    """
-    return counts(**{field.name: about[field.name] for field in fields(counts)})  # type: ignore[arg-type]
 
 
 class OutputTable(ABC):

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
 
 import polars as pl
 
@@ -31,6 +30,7 @@ from batchrec_dagster.personalize.schemas import (
 from batchrec_dagster.preparation.layout import CLOCK_SLACK, EXCEL_DAYS, NO_TIMES
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.storage.editions import Edition, Finding
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 # Times before this mean that they were read in the wrong unit.
@@ -53,57 +53,8 @@ PUBLISHED_ANYWAY = "published_anyway"
 # The name of the check of `check_rows_titled`.
 ROWS_TITLED = "rows_titled"
 
-# The severity of a check: a failed one stops what comes after it, or only warns.
-Severity = Literal["error", "warn"]
 
-
-@dataclass(frozen=True)
-class CheckResult:
-    """A check's verdict."""
-
-    name: str
-    passed: bool
-    finding: str
-    """What the check saw, and what to do if it failed, in words."""
-    numbers: dict[str, int | float] = field(default_factory=dict)
-    """The numbers behind the verdict, by name."""
-    severity: Severity = "error"
-    """What a failure does."""
-    makes_output_unusable: bool = False
-    """Whether a failure means that a batch job's output is of no use, so that no run should read
-    it again."""
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.finding}"
-
-    @property
-    def blocks(self) -> bool:
-        """Whether it failed and stops what comes after it."""
-        return not self.passed and self.severity == "error"
-
-    def to_json(self) -> dict[str, Any]:
-        """The verdict as an edition's metadata keep it."""
-        values = {
-            "name": self.name,
-            "passed": self.passed,
-            "found": self.finding,
-            "numbers": self.numbers,
-        }
-        return values if self.severity == "error" else {**values, "severity": self.severity}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The verdict of `to_json`."""
-        return cls(
-            name=values["name"],
-            passed=values["passed"],
-            finding=values["found"],
-            numbers=values["numbers"],
-            severity=values.get("severity", "error"),
-        )
-
-
-def require_passed(checks: Sequence[CheckResult]) -> None:
+def require_passed(checks: Sequence[Finding]) -> None:
     """Raises Refused if one of the checks blocks."""
     if any(check.blocks for check in checks):
         raise Refused(checks)
@@ -113,7 +64,7 @@ def require_passed(checks: Sequence[CheckResult]) -> None:
 SOURCE_WITHOUT_ERASED = "source_without_erased"
 
 
-def check_source_without_erased(rows: int, users: int) -> CheckResult:
+def check_source_without_erased(rows: int, users: int) -> Finding:
     """Whether the source no longer has rows of users who were erased. A failure only warns.
 
     rows, users: how many rows of how many such users it has.
@@ -126,12 +77,12 @@ def check_source_without_erased(rows: int, users: int) -> CheckResult:
             left_out = f"one row of {people}, which was"
         finding = f"the source still has {left_out} left out: erase them there, too"
     numbers: dict[str, int | float] = {"rows": rows, "users": users}
-    return CheckResult(SOURCE_WITHOUT_ERASED, not rows, finding, numbers, severity="warn")
+    return Finding(SOURCE_WITHOUT_ERASED, not rows, finding, numbers, severity="warn")
 
 
 def check_enough_interactions(
     rows: int, users: int, users_with_two: int, low_ratings: int = 0
-) -> CheckResult:
+) -> Finding:
     """Whether there are as many interactions and users as Personalize requires for training.
 
     rows: the number of interactions.
@@ -153,7 +104,7 @@ def check_enough_interactions(
         )
         if low_ratings:
             finding += f", or lower interactions.min_rating: {low_ratings:,} ratings are below it"
-    return CheckResult(
+    return Finding(
         "enough_interactions",
         passed,
         finding,
@@ -161,7 +112,7 @@ def check_enough_interactions(
     )
 
 
-def check_few_event_types(count: int, *, has_event_values: bool = False) -> CheckResult:
+def check_few_event_types(count: int, *, has_event_values: bool = False) -> Finding:
     """Whether there are as few distinct event types as Personalize allows.
 
     count: the number of event types, 0 if there is no such column.
@@ -176,26 +127,22 @@ def check_few_event_types(count: int, *, has_event_values: bool = False) -> Chec
             f"; Personalize takes at most {max_types} with these columns. Keep fewer with"
             " interactions.filter, or leave out ratings.columns.event_type"
         )
-    return CheckResult("few_event_types", passed, finding, {"event_types": count})
+    return Finding("few_event_types", passed, finding, {"event_types": count})
 
 
 def check_timestamps_plausible(
     first: int | None, last: int | None, unit: str, now: datetime
-) -> CheckResult:
+) -> Finding:
     """Whether the times of the interactions lie between 1980 and now.
 
     first, last: the first and the last timestamp in epoch seconds, None if there are none.
     unit: how they were read, a value of ratings.timestamp_unit.
     """
     if first is None or last is None:
-        return CheckResult(
-            "timestamps_plausible", passed=False, finding="there are no interactions"
-        )
+        return Finding("timestamps_plausible", passed=False, text="there are no interactions")
     if unit == NO_TIMES:
         finding = f"no times (ratings.columns.timestamp: none): every row has {_format_day(first)}"
-        return CheckResult(
-            "timestamps_plausible", passed=True, finding=finding, numbers={"days": 0}
-        )
+        return Finding("timestamps_plausible", passed=True, text=finding, numbers={"days": 0})
     passed = EARLIEST.timestamp() <= first and last <= now.timestamp() + CLOCK_SLACK
     finding = f"from {_format_day(first)} to {_format_day(last)}, with times in {unit}"
     if not passed:
@@ -206,12 +153,12 @@ def check_timestamps_plausible(
             f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit:"
             f" {likely_unit}, or another column as ratings.columns.timestamp"
         )
-    return CheckResult("timestamps_plausible", passed, finding, {"days": (last - first) / 86_400})
+    return Finding("timestamps_plausible", passed, finding, {"days": (last - first) / 86_400})
 
 
 def check_rows_readable(
     name: str, block: str, rows: int, bad: BadRows, on_bad_rows: str
-) -> CheckResult:
+) -> Finding:
     """Whether all rows can be read, or the unreadable ones may be dropped.
 
     name: the name of the check.
@@ -228,19 +175,19 @@ def check_rows_readable(
             else f"; fix the file, or drop these rows with {block}.on_bad_rows: skip"
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
-    return CheckResult(name, passed, finding, {"rows": rows, "bad_rows": bad.total})
+    return Finding(name, passed, finding, {"rows": rows, "bad_rows": bad.total})
 
 
-def name_list_settings(check: CheckResult, list_setting: str) -> CheckResult:
+def name_list_settings(check: Finding, list_setting: str) -> Finding:
     """The check of a list, whose finding names the list's own settings.
 
     list_setting: what their names start with, such as `recommendations` or `lists.home`.
     """
-    finding = re.sub(r"\brecommendations\.(?=[a-z])", f"{list_setting}.", check.finding)
-    return replace(check, finding=finding)
+    finding = re.sub(r"\brecommendations\.(?=[a-z])", f"{list_setting}.", check.text)
+    return replace(check, text=finding)
 
 
-def check_every_user_answered(users: pl.Series, answered: pl.Series) -> CheckResult:
+def check_every_user_answered(users: pl.Series, answered: pl.Series) -> Finding:
     """Whether every requested user has exactly one result.
 
     An error is a result too: `check_no_failed_users` counts these.
@@ -251,21 +198,21 @@ def check_every_user_answered(users: pl.Series, answered: pl.Series) -> CheckRes
     return check_every_answered("user", users, answered)
 
 
-def explain_empty_lists(check: CheckResult) -> CheckResult:
+def explain_empty_lists(check: Finding) -> Finding:
     """The failed check `every_user_answered` of a table without rows."""
     finding = (
-        f"{check.finding}; all lists are empty: recommendations.filter excludes every item that"
+        f"{check.text}; all lists are empty: recommendations.filter excludes every item that"
         " users have not seen, or there is none"
     )
-    return replace(check, passed=False, finding=finding)
+    return replace(check, passed=False, text=finding)
 
 
-def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) -> CheckResult:
+def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) -> Finding:
     """Whether every requested segment has exactly one result."""
     return check_every_answered("segment", pl.Series(queries), answered)
 
 
-def check_every_answered(subject: str, requested: pl.Series, answered: pl.Series) -> CheckResult:
+def check_every_answered(subject: str, requested: pl.Series, answered: pl.Series) -> Finding:
     """Whether every requested id has exactly one result, and no other id has any.
 
     subject: what an id is of, user, item or segment. Users are counted and not named.
@@ -285,7 +232,7 @@ def check_every_answered(subject: str, requested: pl.Series, answered: pl.Series
         finding += f"; {repeated:,} results are repeated"
     if unknown:
         finding += f"; {unknown:,} results are of {subject}s that were not requested"
-    return CheckResult(
+    return Finding(
         f"every_{subject}_answered",
         not (len(missing) or repeated or unknown),
         finding,
@@ -296,7 +243,7 @@ def check_every_answered(subject: str, requested: pl.Series, answered: pl.Series
 
 def check_no_failed_users(
     failed: int, lines: int, first: tuple[str, str] | None, max_share: float = 0.0
-) -> CheckResult:
+) -> Finding:
     """Whether few enough lines of a job's output have an error, and not all of them.
 
     lines: how many lines there are, one for each user.
@@ -312,7 +259,7 @@ def check_no_failed_users(
         user, error = first
         without_id = re.sub(rf"(?<!\w){re.escape(user)}(?!\w)", "…", error)
         finding += f" ({most}){fate}; the first: {without_id}"
-    return CheckResult(
+    return Finding(
         "no_failed_users",
         passed,
         finding,
@@ -323,7 +270,7 @@ def check_no_failed_users(
 
 def check_no_failed_segments(
     failed: int, lines: int, first: tuple[str, str] | None, setting: str
-) -> CheckResult:
+) -> Finding:
     """Whether no line of a job's output has an error.
 
     A failure does not make the output unusable: it is mostly what the user wrote that cannot be
@@ -336,23 +283,21 @@ def check_no_failed_segments(
     finding = f"{failed:,} of {lines:,} segments failed"
     if first is not None:
         finding += f"; the first, segment {first[0]!r}: {first[1]}; fix {setting}"
-    return CheckResult(
-        "no_failed_segments", not failed, finding, {"lines": lines, "failed": failed}
-    )
+    return Finding("no_failed_segments", not failed, finding, {"lines": lines, "failed": failed})
 
 
-def check_no_duplicates(count: int, member: str = "item") -> CheckResult:
+def check_no_duplicates(count: int, member: str = "item") -> Finding:
     """Whether no list holds an item twice, or no segment a user."""
     finding = f"{count:,} {member}s are repeated within a list"
-    return CheckResult(
+    return Finding(
         "no_duplicates", not count, finding, {"repeated": count}, makes_output_unusable=True
     )
 
 
-def check_no_seen_items(seen: int) -> CheckResult:
+def check_no_seen_items(seen: int) -> Finding:
     """Whether no list holds an item that its user already interacted with."""
     finding = f"{seen:,} recommended items were seen before"
-    return CheckResult("no_seen_items", not seen, finding, {"seen": seen})
+    return Finding("no_seen_items", not seen, finding, {"seen": seen})
 
 
 def check_lists_full(
@@ -364,7 +309,7 @@ def check_lists_full(
     filtered: bool = False,
     ruled: bool = False,
     padding: int = 0,
-) -> CheckResult:
+) -> Finding:
     """Whether every user who did not fail has as many items as requested; a failure only warns.
 
     full: how many users have `num_results` items.
@@ -385,12 +330,12 @@ def check_lists_full(
     if padding:
         finding += f"; {padding:,} items without a score are popular ones that Personalize added"
     numbers: dict[str, int | float] = {"users": users, "full": full, "padding": padding}
-    return CheckResult("lists_full", full == answered, finding, numbers, severity="warn")
+    return Finding("lists_full", full == answered, finding, numbers, severity="warn")
 
 
 def check_items_known(
     listed_ids: pl.Series, known_ids: pl.Series, open_filter: str | None = None
-) -> CheckResult:
+) -> Finding:
     """Whether the items file has most of the items in the lists; a failure only warns.
 
     listed_ids: the distinct ids of the items in the lists.
@@ -410,10 +355,10 @@ def check_items_known(
         passed = False
         finding += f". recommendations.filter: {open_filter}"
     numbers: dict[str, int | float] = {"items": len(listed_ids), "known": known_count}
-    return CheckResult("items_known", passed, finding, numbers, severity="warn")
+    return Finding("items_known", passed, finding, numbers, severity="warn")
 
 
-def check_rows_titled(rows: int, untitled: int) -> CheckResult:
+def check_rows_titled(rows: int, untitled: int) -> Finding:
     """Whether nearly all rows of the lists have a title; a failure only warns.
 
     untitled: how many have none.
@@ -423,7 +368,7 @@ def check_rows_titled(rows: int, untitled: int) -> CheckResult:
     if not passed:
         finding += ", because the items file has none for their items: complete it"
     numbers: dict[str, int | float] = {"rows": rows, "untitled": untitled}
-    return CheckResult(ROWS_TITLED, passed, finding, numbers, severity="warn")
+    return Finding(ROWS_TITLED, passed, finding, numbers, severity="warn")
 
 
 def _format_day(seconds: int) -> str:
@@ -447,8 +392,8 @@ class ModelToPublish:
     measured_on: str
     """A fingerprint of the settings that select the interactions. Only metrics that were measured
     on the same interactions are compared."""
-    published: Mapping[str, Any] | None
-    """The metadata of the published lists; None if nothing is published."""
+    published: Edition | None
+    """The published lists; None if nothing is published."""
     declared_events: Sequence[str] = ()
     """The events that the metrics should count alone, by solution.success."""
     rolled_back: str | None = None
@@ -466,19 +411,19 @@ class ModelToPublish:
     def is_published(self) -> bool:
         """Whether the published lists are of this model."""
         arn = self.model.solution_version_arn
-        return self.published is not None and self.published.get("solution_version_arn") == arn
+        return self.published is not None and self.published.solution_version_arn == arn
 
     @property
     def is_comparable(self) -> bool:
         """Whether the published lists' model was measured on the same interactions."""
-        return self.published is not None and self.published.get("measured_on") == self.measured_on
+        return self.published is not None and self.published.measured_on == self.measured_on
 
     def measure(self) -> _Measurements:
         """The numbers that the gate compares."""
         metrics, published, published_ndcg = self.metrics, self.published, None
         is_compared = self.is_comparable and not (self.is_published or self.unfinished_rollback)
         if metrics and published and is_compared:
-            published_metrics = _select_tested(published["metrics"], published.get("evidence", {}))
+            published_metrics = _select_tested(published.metrics, published.evidence)
             published_ndcg = published_metrics.get(NDCG)
         return _Measurements(
             metrics.get(NDCG, 0.0),
@@ -514,7 +459,7 @@ def check_quality_gate(
     *,
     how_to_skip: str,
     skip_quality_gate: bool = False,
-) -> CheckResult:
+) -> Finding:
     """Whether a model is good enough for its lists to be published.
 
     how_to_skip: how to start a run that publishes anyway.
@@ -540,7 +485,7 @@ def check_quality_gate(
             f". Refused: {', and '.join(reasons)}. Nothing was inferred and {remains}."
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
-    return CheckResult(QUALITY_GATE, not reasons or skip_quality_gate, finding, numbers)
+    return Finding(QUALITY_GATE, not reasons or skip_quality_gate, finding, numbers)
 
 
 def _describe_circumstances(candidate: ModelToPublish) -> str:
@@ -559,7 +504,7 @@ def _describe_circumstances(candidate: ModelToPublish) -> str:
         text += "; its lists are already published"
     elif candidate.published and not candidate.is_comparable:
         changed = "the interactions settings"
-        if list(candidate.published.get("success", ())) != list(model.success):
+        if list(candidate.published.success) != list(model.success):
             changed = "the events that the metrics count"
         text += f"; not comparable with the published lists: {changed} changed"
     return text

@@ -15,10 +15,9 @@ from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost, estimate_training_hours, summarize_costs
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.steps.checks import CheckResult
-from batchrec_dagster.steps.runs import RunFacts, measure_seconds
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.editions import Finding
 from batchrec_dagster.storage.layout import PipelineFiles
 
 # The name of the check of `check_budget`, and its finding where nothing costs anything.
@@ -96,7 +95,7 @@ def _estimate_inference(work: PersonalizeWork, group: Sequence[Pipeline]) -> Cos
     return replace(cost, what=f"{cost.what} ({', '.join(names)})") if names else cost
 
 
-def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[CheckResult]:
+def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
     """Whether the budget allows these costs; no check where none is declared.
 
     Without costs the check passes.
@@ -105,7 +104,7 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[CheckResu
     if max_usd is None:
         return []
     if not costs:
-        return [CheckResult(WITHIN_BUDGET, passed=True, finding=NOTHING_TO_PAY)]
+        return [Finding(WITHIN_BUDGET, passed=True, text=NOTHING_TO_PAY)]
     usd = sum(cost.usd for cost in costs)
     passed = usd <= max_usd + ROUNDING_ERROR or not on_aws
     message = f"{summarize_costs(costs)}; budget.max_usd_per_run allows {max_usd:,.2f}"
@@ -116,7 +115,7 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[CheckResu
             ". Nothing was started: raise budget.max_usd_per_run, or reduce the work"
             " (interactions.window, batch_users)"
         )
-    return [CheckResult(WITHIN_BUDGET, passed, message, {"estimated_usd": usd if on_aws else 0.0})]
+    return [Finding(WITHIN_BUDGET, passed, message, {"estimated_usd": usd if on_aws else 0.0})]
 
 
 @dataclass(frozen=True)
@@ -144,16 +143,14 @@ def read_run_cost(files: PipelineFiles, root_run: str) -> float:
     return sum(_read_payment(files, asset, root_run) for asset in PAYING_ASSETS)
 
 
-def measure_run(work: PersonalizeWork, run: RunFacts, costs: Sequence[Cost]) -> dict[str, float]:
-    """How long the run has taken so far, if that is known, and what it has paid.
+def measure_run_cost(work: PersonalizeWork, root_run: str, costs: Sequence[Cost]) -> float:
+    """What the run has paid, in USD.
 
     costs: what it has paid for the job that made its lists.
     Raises UserError.
     """
-    seconds = measure_seconds(run.start)
-    times = {} if seconds is None else {"run_seconds": seconds}
     paid = sum(cost.usd for cost in costs) if work.ensure.on_aws else 0.0
-    return {**times, "run_cost_usd": read_run_cost(work.files, run.root_run) + paid}
+    return read_run_cost(work.files, root_run) + paid
 
 
 def _read_payment(files: PipelineFiles, asset: str, root_run: str) -> float:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, Self
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.lists_declaration import explain_skipping
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.editions import Edition, Finding
 from batchrec_dagster.storage.publications import Publications
 
 Part = Literal["interactions", "items", "users"]
@@ -28,8 +28,6 @@ SETTINGS_OF_PART: Mapping[Part, tuple[str, ...]] = {
     "items": ("items.",),
     "users": ("users.",),
 }
-# The key of an edition's metadata with the size of each part.
-SIZES = "sizes"
 # The name of the check.
 NOT_SHRUNK = "not_shrunk"
 # A column counts as filled if this share of the rows have a value. If fewer have one, they vary
@@ -63,7 +61,7 @@ class DataSize:
 class FileInspection:
     """The verdict on the copied file of items or users, and how much is in it."""
 
-    check: CheckResult
+    check: Finding
     size: DataSize
     """Of the rows that can be read. It is 0 if none can."""
 
@@ -141,9 +139,9 @@ class _PublishedEdition:
         of_list = "" if self.list_name is None else f" of {self.list_name}"
         return f"edition {self.edition.number}{of_list}"
 
-    def rank(self) -> tuple[bool, str]:
+    def rank(self) -> tuple[bool, datetime]:
         """What sorts the edition that the data are compared with last."""
-        return not self.is_withdrawn, str(self.edition.about["made_at"])
+        return not self.is_withdrawn, self.edition.made_at
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ class SizeComparison:
         if published is None:
             return "nothing is published yet"
         edition, name = published.edition, published.name
-        if self.part not in edition.about[SIZES]:
+        if self.part not in edition.sizes:
             return f"{name} does not have its numbers"
         if published.is_withdrawn:
             return f"{name} was rolled back: `batchrec rollback` finishes that"
@@ -188,12 +186,12 @@ class SizeComparison:
 
     def _find_changed_settings(self, edition: Edition) -> Iterator[str]:
         """The settings that decide how much there is, and are not those of the edition."""
-        old, new = edition.about["settings"], self.work.pipeline.deciding_settings
+        old, new = edition.settings, self.work.pipeline.deciding_settings
         for name in sorted({*old, *new}):
             if name.startswith(SETTINGS_OF_PART[self.part]) and old.get(name) != new.get(name):
                 yield name
 
-    def check(self, size: DataSize) -> CheckResult:
+    def check(self, size: DataSize) -> Finding:
         """Whether the part is nearly as large as that of the published edition.
 
         Raises UserError.
@@ -201,8 +199,8 @@ class SizeComparison:
         pipeline, published = self.work.pipeline, self._published
         if self.obstacle is not None or published is None:
             finding = f"{_describe_size(self.part, size)}; not compared: {self.obstacle}"
-            return CheckResult(NOT_SHRUNK, True, finding, {"rows": size.rows})
-        published_size = DataSize.from_json(published.edition.about[SIZES][self.part])
+            return Finding(NOT_SHRUNK, True, finding, {"rows": size.rows})
+        published_size = DataSize.from_json(published.edition.sizes[self.part])
         return check_not_shrunk(
             self.part,
             size,
@@ -223,7 +221,7 @@ def check_not_shrunk(
     *,
     how_to_skip: str,
     skip: bool = False,
-) -> CheckResult:
+) -> Finding:
     """Whether a part of the data is nearly as large as that of the published edition.
 
     edition: what messages call the edition.
@@ -238,17 +236,15 @@ def check_not_shrunk(
     numbers: dict[str, int | float] = {"rows": size.rows, "published_rows": published.rows}
     if not losses:
         finding = f"{_describe_size(part, size)}, compared with {published.rows:,} in {edition}"
-        return CheckResult(NOT_SHRUNK, True, finding, numbers)
+        return Finding(NOT_SHRUNK, True, finding, numbers)
     finding = f"much is missing that {edition} was made from: {_join(losses)}"
     if skip:
-        return CheckResult(
-            NOT_SHRUNK, True, f"{finding}; published anyway (--publish-anyway)", numbers
-        )
+        return Finding(NOT_SHRUNK, True, f"{finding}; published anyway (--publish-anyway)", numbers)
     finding += (
         f". gate.max_shrink allows {max_shrink:.0%}. Nothing was imported, and the published lists"
         f" stay. Check the source and run again, or publish anyway: {how_to_skip}"
     )
-    return CheckResult(NOT_SHRUNK, False, finding, numbers)
+    return Finding(NOT_SHRUNK, False, finding, numbers)
 
 
 def _describe_size(part: Part, size: DataSize) -> str:

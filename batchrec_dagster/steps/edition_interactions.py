@@ -11,7 +11,6 @@ from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batches import DividedUsers
-from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.list_reasons import RowReasons, prepare_reasons
 from batchrec_dagster.steps.list_rules import (
     RuleInputs,
@@ -24,6 +23,7 @@ from batchrec_dagster.steps.popular_items import (
 )
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.editions import Finding
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class EditionInteractions:
     """The time of the newest interaction, in epoch seconds."""
     rules: PreparedRules | None = None
     """The rules of lists; None without rules."""
-    rule_checks: Sequence[CheckResult] = ()
+    rule_checks: Sequence[Finding] = ()
     """Whether the rules suit the interactions and what else they read."""
     popular: PopularItems | None = None
     """The popular items; None if no list needs any."""

@@ -12,7 +12,7 @@ from batchrec_dagster.personalize.prices import Cost, summarize_costs
 from batchrec_dagster.personalize.resource_kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
 from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
-from batchrec_dagster.steps.checks import CheckResult, require_passed
+from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import (
     add_payment,
     check_budget,
@@ -22,6 +22,7 @@ from batchrec_dagster.steps.cost import (
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.training import find_recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.editions import Finding
 
 ASSET = "personalize_dataset"
 
@@ -74,7 +75,7 @@ class DatasetImport:
     """What the run costs at most."""
     cost: list[Cost]
     """What these imports cost."""
-    checks: list[CheckResult]
+    checks: list[Finding]
 
 
 def list_dataset_files(pipeline: Pipeline) -> list[DatasetFile]:

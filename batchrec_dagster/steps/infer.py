@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import polars as pl
 from botocore.exceptions import ClientError
@@ -18,7 +18,6 @@ from batchrec_dagster.steps.batch_jobs import (
     JobOutput,
     describe_outcome,
     fingerprint_output,
-    read_counts,
     require_usable,
 )
 from batchrec_dagster.steps.batches import (
@@ -26,12 +25,11 @@ from batchrec_dagster.steps.batches import (
     keep_users_without_lists,
 )
 from batchrec_dagster.steps.checks import (
-    CheckResult,
     require_passed,
 )
-from batchrec_dagster.steps.cost import measure_run
+from batchrec_dagster.steps.cost import measure_run_cost
 from batchrec_dagster.steps.inference_jobs import Inference, InferenceResult, describe_job
-from batchrec_dagster.steps.list_builder import ListCounts, RecommendationTable
+from batchrec_dagster.steps.list_builder import RecommendationTable
 from batchrec_dagster.steps.list_rules import read_rule_inputs
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.popular_items import read_popularity_versions
@@ -43,7 +41,7 @@ from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import Edition, TableWriter
+from batchrec_dagster.storage.editions import Edition, Finding, TableWriter
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -61,7 +59,7 @@ class PublishedLists:
     """How many results the job was asked for, for each user."""
     cost: list[Cost]
     """What this run pays for."""
-    checks: list[CheckResult]
+    checks: list[Finding]
     outcome: str
     """Whether the job is new, in words."""
 
@@ -123,7 +121,7 @@ def _publish(
     publishing: Publishing,
     batch_users: pl.LazyFrame,
     inferred: InferenceResult,
-    gate: CheckResult,
+    gate: Finding,
     run: RunFacts,
 ) -> tuple[Edition, RecommendationTable]:
     """Publish the lists. Raises UserError, Refused."""
@@ -134,24 +132,25 @@ def _publish(
         )
         checks = [gate, *table.checks]
         version = _fingerprint_lists(publishing, inferred.job.arn)
-        facts = {
-            "root_run": run.root_run,
-            **measure_run(work, run, inferred.cost),
-            "batch_inference_job_arn": inferred.job.arn,
-            **asdict(table.counts),
+        made = publishing.describe(
+            version,
+            run,
+            checks,
+            cost_usd=measure_run_cost(work, run.root_run, inferred.cost),
+            counts=table.counts,
             **table.facts,
-            "results_asked_for": inferred.num_results,
-            "inference_cost_on_aws_usd": round(inferred.job_cost.usd, 4),
-            "outputs": fingerprint_output(output),
-            "data_until": interactions.until,
-            "exclude_seen": pipeline.recommendations.excludes_all_seen,
-            **({"experiment": pipeline.experiment.model_dump()} if pipeline.experiment else {}),
-        }
-        about = publishing.about(version, run.run, checks, facts)
+            job_arn=inferred.job.arn,
+            job_output=fingerprint_output(output),
+            results_asked_for=inferred.num_results,
+            inference_cost_usd=round(inferred.job_cost.usd, 4),
+            data_until=interactions.until,
+            exclude_seen=pipeline.recommendations.excludes_all_seen,
+            experiment=pipeline.experiment.model_dump() if pipeline.experiment else None,
+        )
         require_usable(output, checks)
-        writer.finish(about)
+        writer.finish(made)
         without_lists = pipeline.experiment or pipeline.recommendations.newcomers == "leave_out"
-        if without_lists or table.counts.failed_users:
+        if without_lists or table.counts.failed:
             keep_users_without_lists(work, version, batch_users, writer.path, table.failed)
         edition = publishing.publish(writer.path)
     return edition, table
@@ -182,7 +181,7 @@ def _fingerprint_lists(publishing: Publishing, job_arn: str) -> str:
 
 
 def _read_unchanged(
-    work: PersonalizeWork, publishing: Publishing, batch_users: pl.LazyFrame, gate: CheckResult
+    work: PersonalizeWork, publishing: Publishing, batch_users: pl.LazyFrame, gate: Finding
 ) -> PublishedLists | None:
     """The published lists with their checks, if making them again would give the same.
 
@@ -196,8 +195,8 @@ def _read_unchanged(
     if edition.users_dropped:
         # They are among the users again, if all else is the same.
         return None
-    about, arn = edition.about, str(edition.about["batch_inference_job_arn"])
-    is_same = about["made_by"] == publishing.made_by
+    arn = str(edition.job_arn)
+    is_same = list(edition.made_by) == publishing.made_by
     if not is_same or edition.version != _fingerprint_lists(publishing, arn):
         return None
     try:
@@ -207,21 +206,20 @@ def _read_unchanged(
         return None
     output = JobOutput(work.storage, description)
     is_finished = description["status"] == ACTIVE and output.is_usable()
-    if not is_finished or fingerprint_output(output) != about["outputs"]:
+    if not is_finished or fingerprint_output(output) != edition.job_output:
         return None
     sample = table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
     job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.debug(describe_job(job, users))
     checks = repeat_checks(edition, gate)
-    counts = read_counts(ListCounts, about)
-    facts = {name: about[name] for name in LIST_FACTS if name in about}
-    recommendations = RecommendationTable(counts, sample, checks, facts=facts)
+    facts = {name: getattr(edition, name) for name in LIST_FACTS}
+    recommendations = RecommendationTable(edition.counts, sample, checks, facts=facts)
     return PublishedLists(
         edition,
         recommendations,
         job,
-        about["results_asked_for"],
+        edition.results_asked_for or 0,
         [],
         [gate, *checks],
         describe_outcome(job, "inferred"),
@@ -253,6 +251,6 @@ def _find_last_group(work: PersonalizeWork, group: str) -> list[str]:
     if there is none. Raises UserError."""
     # An edition's solution is named after its dataset group.
     editions = work.files.table.history_editions()
-    versions = (str(edition.about.get("solution_version_arn")) for edition in editions)
+    versions = (str(edition.solution_version_arn) for edition in editions)
     groups = [version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version]
     return [name for name in groups if name != group][:1]

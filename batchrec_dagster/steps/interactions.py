@@ -34,7 +34,6 @@ from batchrec_dagster.preparation.rules import (
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, recognise_format
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
 from batchrec_dagster.steps.checks import (
-    CheckResult,
     check_enough_interactions,
     check_few_event_types,
     check_rows_readable,
@@ -47,6 +46,7 @@ from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import compute_version, read_pieces, temporary_folder
+from batchrec_dagster.storage.editions import Finding
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.layout import PipelineFiles, PreparedFiles
 from batchrec_dagster.storage.objects import ObjectInfo
@@ -76,7 +76,7 @@ class RatingsFormat:
 class RatingsInspection:
     """The verdict on raw ratings, and the counts behind it."""
 
-    check: CheckResult
+    check: Finding
     bytes: int
     """The size of the files that were read."""
     whole: bool
@@ -116,7 +116,7 @@ def inspect_ratings(work: Work, raw: RawRecord, suppressed: SuppressedUsers) -> 
                 )
                 return RatingsInspection(check, size, whole, ratings_format)
         except PreparationError as error:
-            return RatingsInspection(CheckResult("rows_readable", False, str(error)), size, whole)
+            return RatingsInspection(Finding("rows_readable", False, str(error)), size, whole)
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def open_first_file(raw: RawRecord, storage: StorageResource) -> Iterator[list[R
     raise UserError("all files of ratings.source are empty")
 
 
-CheckSize = Callable[[DataSize], CheckResult]
+CheckSize = Callable[[DataSize], Finding]
 """Compares how much there is with what the published lists were made from."""
 
 # A run that has written nothing for this long is dead: no job runs so long.
@@ -181,7 +181,7 @@ class PreparedInteractions:
         )
 
     @cached_property
-    def checks(self) -> tuple[CheckResult, ...]:
+    def checks(self) -> tuple[Finding, ...]:
         """The verdicts on what would be published."""
         unit, now = self.result.timestamp_unit, datetime.now(UTC)
         return (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import polars as pl
 
 from batchrec_dagster.config.recommendations import MAX_FAILED_SHARE
-from batchrec_dagster.steps.checks import MAX_IDS_NAMED, CheckResult, check_every_answered, list_ids
+from batchrec_dagster.steps.checks import MAX_IDS_NAMED, check_every_answered, list_ids
+from batchrec_dagster.storage.editions import Finding
 
 # With fewer people, lists say little: aws-sims leaves out pairs of items that fewer people had.
 ENOUGH_PEOPLE = 3
 
 
-def check_every_item_answered(items: pl.Series, answered: pl.Series, *, rows: int) -> CheckResult:
+def check_every_item_answered(items: pl.Series, answered: pl.Series, *, rows: int) -> Finding:
     """Whether every requested item has exactly one result, and some item a list.
 
     items: the ids of the requested items.
@@ -21,16 +22,16 @@ def check_every_item_answered(items: pl.Series, answered: pl.Series, *, rows: in
     check = check_every_answered("item", items, answered)
     if rows or not check.passed:
         return check
-    return CheckResult(
+    return Finding(
         check.name,
         passed=False,
-        finding=f"{check.finding}; all lists are empty: similar_items.rules leave out"
+        text=f"{check.text}; all lists are empty: similar_items.rules leave out"
         " every item, or too few people had two items",
         numbers=check.numbers,
     )
 
 
-def check_no_failed_items(failed: int, lines: int, first: tuple[str, str] | None) -> CheckResult:
+def check_no_failed_items(failed: int, lines: int, first: tuple[str, str] | None) -> Finding:
     """Whether few enough lines of a job's output have an error, and not all of them.
 
     lines: how many lines there are, one for each item.
@@ -44,7 +45,7 @@ def check_no_failed_items(failed: int, lines: int, first: tuple[str, str] | None
             f" (at most {100 * MAX_FAILED_SHARE:g} % may){fate}; the first, item {first[0]!r}:"
             f" {first[1]}"
         )
-    return CheckResult(
+    return Finding(
         "no_failed_items",
         passed,
         finding,
@@ -53,7 +54,7 @@ def check_no_failed_items(failed: int, lines: int, first: tuple[str, str] | None
     )
 
 
-def check_items_have_lists(items: int, with_list: int, full: int, num_results: int) -> CheckResult:
+def check_items_have_lists(items: int, with_list: int, full: int, num_results: int) -> Finding:
     """Whether most items have a list; a failure only warns.
 
     items: how many were requested.
@@ -69,10 +70,10 @@ def check_items_have_lists(items: int, with_list: int, full: int, num_results: i
             " out all: loosen these, or set more similar_items.within_days or more events"
         )
     numbers: dict[str, int | float] = {"items": items, "with_list": with_list, "full": full}
-    return CheckResult("items_have_lists", passed, finding, numbers, severity="warn")
+    return Finding("items_have_lists", passed, finding, numbers, severity="warn")
 
 
-def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> CheckResult:
+def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> Finding:
     """Whether all requested items are known; a failure only warns.
 
     items: how many were requested.
@@ -89,4 +90,4 @@ def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> Che
             f" {list_ids(unknown.head(MAX_IDS_NAMED), len(unknown))}. Check similar_items.items"
         )
     numbers: dict[str, int | float] = {"items": items, "few": few, "unknown": len(unknown)}
-    return CheckResult("requested_items_known", not len(unknown), finding, numbers, severity="warn")
+    return Finding("requested_items_known", not len(unknown), finding, numbers, severity="warn")

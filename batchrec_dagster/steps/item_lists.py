@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -27,28 +26,15 @@ from batchrec_dagster.steps.item_checks import (
 from batchrec_dagster.steps.items import add_item_columns, read_item_columns, read_item_ids
 from batchrec_dagster.steps.list_rules import check_lists_not_emptied, describe_rules
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.editions import ListCounts, TableWriter
 
-# What an edition's metadata have besides `ItemListCounts`: what each rule did.
+# What an edition's metadata have besides `ListCounts`: what each rule did.
 RULES = "rules"
 # Counted lists become lines for this many items at once.
 ITEMS_AT_ONCE = 20_000
 
 
-@dataclass(frozen=True)
-class ItemListCounts:
-    """What is in a table of similar items."""
-
-    rows: int
-    items: int
-    """How many items have a list."""
-    similar_items: int
-    """How many distinct items are in the lists."""
-    failed_items: int = 0
-    """How many requested items have no list because Personalize returned an error for them."""
-
-
-SimilarItemsTable = WrittenTable[ItemListCounts]
+SimilarItemsTable = WrittenTable[ListCounts]
 """The written table of similar items. Its facts have what each rule did."""
 
 
@@ -134,7 +120,9 @@ class ItemListBuilder(OutputTable):
         ]
         if "title" in self.columns:
             checks.append(check_rows_titled(self.rows, self._untitled))
-        in_table = ItemListCounts(self.rows, self.items, len(self.similar_items), failed)
+        in_table = ListCounts(
+            rows=self.rows, subjects=self.items, items=len(self.similar_items), failed=failed
+        )
         return SimilarItemsTable(in_table, self.sample, checks)
 
 

@@ -11,11 +11,12 @@ from batchrec_dagster.config.list_columns import FOR_PEOPLE, REASONS, name_publi
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
+from batchrec_dagster.steps.checks import check_rows_readable
 from batchrec_dagster.steps.data_sizes import DataSize, FileInspection
 from batchrec_dagster.steps.raw_files import RawRecord, open_copy
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.editions import Finding
 
 
 def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) -> ItemsResult:
@@ -35,7 +36,7 @@ def inspect_items(
     try:
         items = read_items(raw, storage, layout)
     except PreparationError as error:
-        check = CheckResult("items_readable", passed=False, finding=str(error))
+        check = Finding("items_readable", passed=False, text=str(error))
         return FileInspection(check, DataSize(0))
     check = check_rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
     return FileInspection(check, _measure_items(items, layout))

@@ -18,7 +18,6 @@ from batchrec_dagster.steps.batch_jobs import (
     explode_results,
 )
 from batchrec_dagster.steps.checks import (
-    CheckResult,
     check_every_user_answered,
     check_lists_full,
     check_no_duplicates,
@@ -34,6 +33,7 @@ from batchrec_dagster.steps.popular_items import (
     PopularItems,
 )
 from batchrec_dagster.steps.seen_items import SeenItems
+from batchrec_dagster.storage.editions import Finding, ListCounts
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,12 @@ class ListBuilder(OutputTable):
         filtered: whether recommendations.filter is set.
         """
         counts = ListCounts(
-            self.rows,
-            self.users,
-            len(self.items),
-            self.seen_items_dropped,
-            self.items_without_score,
-            self._answers.failed_lines,
+            rows=self.rows,
+            subjects=self.users,
+            items=len(self.items),
+            failed=self._answers.failed_lines,
+            seen_items_dropped=self.seen_items_dropped,
+            items_without_score=self.items_without_score,
         )
         return RecommendationTable(
             counts,
@@ -151,7 +151,7 @@ class ListBuilder(OutputTable):
             failed=pl.concat(self._answers.failed).rename({"name": "user_id"}),
         )
 
-    def checks(self, users: pl.Series, *, filtered: bool) -> list[CheckResult]:
+    def checks(self, users: pl.Series, *, filtered: bool) -> list[Finding]:
         """The verdicts on the table.
 
         users: those whom lists were requested for.
@@ -270,22 +270,6 @@ def _add_reasons(
         .with_columns(reason=pl.coalesce("reason", "of_group", pl.lit(POPULAR)))
         .drop("reason_of_line", "of_group")
     )
-
-
-@dataclass(frozen=True)
-class ListCounts:
-    """What is in a table of lists for users."""
-
-    rows: int
-    users: int
-    items: int
-    """How many distinct items are in the lists."""
-    seen_items_dropped: int
-    """How many results were left out because their user had already seen the item."""
-    items_without_score: int
-    """How many rows are popular items that Personalize added without a score."""
-    failed_users: int = 0
-    """How many requested users have no list because Personalize returned an error for them."""
 
 
 @dataclass(frozen=True)

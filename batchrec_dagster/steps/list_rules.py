@@ -15,12 +15,12 @@ from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import read_ids
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.items import read_attributes
 from batchrec_dagster.steps.popular_items import PopularItems
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.editions import Finding
 
 # With more lists than this share of them filled with popular items, the check warns.
 MAX_SHORT_SHARE = 0.01
@@ -137,7 +137,7 @@ def prepare_item_rules(
 
 def check_rules_suit_data(
     rules: ListRules, seen: ExcludeSeen | None, context: RuleContext, prepared: PreparedRules
-) -> CheckResult:
+) -> Finding:
     """Whether each rule can do what it says with these data; a failure only warns.
 
     seen: what the lists leave out because users had it; None if they leave out nothing.
@@ -153,7 +153,7 @@ def check_rules_suit_data(
         ),
     ]
     finding = "; ".join(problems) or "every rule has what it needs"
-    return CheckResult(
+    return Finding(
         "rules_suit_data", not problems, finding, {"problems": len(problems)}, severity="warn"
     )
 
@@ -187,7 +187,7 @@ def _find_impossible_pins(prepared: PreparedRules) -> list[str]:
     return problems
 
 
-def check_results_enough(prepared: PreparedRules, num_results: int, most: int) -> CheckResult:
+def check_results_enough(prepared: PreparedRules, num_results: int, most: int) -> Finding:
     """Whether Personalize gave nearly all users enough results; a failure only warns.
 
     num_results: how many results it was asked for.
@@ -216,12 +216,12 @@ def check_results_enough(prepared: PreparedRules, num_results: int, most: int) -
         "short": filled.short_of_model,
         "results_asked_for": num_results,
     }
-    return CheckResult("results_enough_for_rules", passed, finding, numbers, severity="warn")
+    return Finding("results_enough_for_rules", passed, finding, numbers, severity="warn")
 
 
 def check_lists_not_emptied(
     prepared: PreparedRules, max_share: float, block: str = "recommendations"
-) -> CheckResult:
+) -> Finding:
     """Whether the rules leave nearly everybody a list.
 
     max_share: the largest share of users without one.
@@ -237,9 +237,7 @@ def check_lists_not_emptied(
         finding += f" (at most {100 * max_share:g} % may: gate.max_emptied_share): " + ", ".join(
             f"{name} left out the last item of {lists:,}" for name, lists in emptied.items()
         )
-    return CheckResult(
-        "lists_not_emptied", passed, finding, {"users": filled.lists, "empty": empty}
-    )
+    return Finding("lists_not_emptied", passed, finding, {"users": filled.lists, "empty": empty})
 
 
 def describe_rules(prepared: PreparedRules) -> list[dict[str, Any]]:

@@ -72,15 +72,15 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
 
 
 def _read_lists(work: Work, period: Period) -> PeriodLists:
-    about = period.edition.about
+    edition = period.edition
     # Who was dropped later counts too: what an edition brought must not change afterwards.
-    edition = work.files.table.find_whole_copy(period.edition)
-    rows = work.files.table.read_edition(edition).select("user_id", "rank", "item_id")
+    whole = work.files.table.find_whole_copy(edition)
+    rows = work.files.table.read_edition(whole).select("user_id", "rank", "item_id")
     users_without, experiment = pl.Series("user_id", [], pl.String), None
-    if "experiment" in about:
-        experiment = Experiment.model_validate(about["experiment"])
-        users_without = read_users_without_lists(work, period.edition)
-    return PeriodLists(rows, users_without, experiment, about["exclude_seen"])
+    if edition.experiment is not None:
+        experiment = Experiment.model_validate(edition.experiment)
+        users_without = read_users_without_lists(work, edition)
+    return PeriodLists(rows, users_without, experiment, edition.exclude_seen)
 
 
 MEASURE_AGAIN = (

@@ -8,7 +8,7 @@ another model makes them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -21,17 +21,16 @@ from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.personalize.evidence import NDCG, name_ndcg
 from batchrec_dagster.steps.absent_users import AbsentUsers, find_absent_users
 from batchrec_dagster.steps.checks import (
-    CheckResult,
     ModelToPublish,
     check_quality_gate,
 )
-from batchrec_dagster.steps.data_sizes import SIZES, collect_sizes
+from batchrec_dagster.steps.data_sizes import collect_sizes
 from batchrec_dagster.steps.items import read_item_columns_versions
 from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.runs import RunHistory
+from batchrec_dagster.steps.runs import RunFacts, RunHistory, measure_seconds
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.editions import Edition, PublishedTable
+from batchrec_dagster.storage.editions import Edition, Finding, PublishedTable
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.publications import (
     PublicationRecord,
@@ -39,6 +38,7 @@ from batchrec_dagster.storage.publications import (
     Rollback,
     WithdrawnLists,
     describe_withdrawn_source,
+    fingerprint_edition,
     fingerprint_source,
 )
 from batchrec_dagster.storage.table_without_users import drop_users, open_reduced_table
@@ -57,13 +57,9 @@ def build_rollback_config(op: str, to: str) -> dict[str, Any]:
 
 def summarize_edition(edition: Edition) -> str:
     """An edition in one line: its time, NDCG@25 and number of users."""
-    about = edition.about
-    facts = [
-        f"edition {edition.number}",
-        f"made {about['made_at'][:16].replace('T', ' ')} UTC",
-    ]
-    if NDCG in about["metrics"]:
-        facts.append(f"{name_ndcg(about['success'])} {about['metrics'][NDCG]:.4f}")
+    facts = [f"edition {edition.number}", f"made {edition.made_at:%Y-%m-%d %H:%M} UTC"]
+    if NDCG in edition.metrics:
+        facts.append(f"{name_ndcg(edition.success)} {edition.metrics[NDCG]:.4f}")
     if edition.users is not None:
         facts.append(f"{edition.users:,} users")
     return ", ".join(facts)
@@ -120,14 +116,14 @@ class Rollbacks:
         # Before the record says that the published lists were rolled back: it raises if the edition
         # is damaged.
         absent = find_absent_users(self.files, table.read_edition(edition))
-        source = fingerprint_source(edition.about)
+        source = fingerprint_edition(edition)
         withdrawn = [
             # What the edition itself is made from may be published again.
             replace(lists, source=None) if lists.source == source else lists
             for lists in record.withdrawn
             if not lists.is_of(edition)
         ]
-        if current is not None and current != edition:
+        if current is not None and not current.is_copy_of(edition):
             new = _describe_withdrawn(current, edition)
             if new not in withdrawn:
                 withdrawn.append(new)
@@ -143,10 +139,9 @@ class Rollbacks:
 
 def _describe_withdrawn(current: Edition, edition: Edition) -> WithdrawnLists:
     """The published lists, by what tells them from those of the edition that replaces them."""
-    made_by = edition.about["made_by"]
     # Only the first key that differs: that of the model and the settings if they differ, or else
     # that of the data, users and titles.
-    new_keys = [key for key in current.about["made_by"] if key not in made_by]
+    new_keys = [key for key in current.made_by if key not in edition.made_by]
     key = new_keys[0] if new_keys else None
     source = describe_withdrawn_source(key, current, edition)
     return WithdrawnLists(current.number, current.version, key, source)
@@ -195,8 +190,7 @@ def _has_same_lists(edition: Edition, other: Edition) -> bool:
     """Whether both have the same lists, perhaps with metrics that count other events."""
     if edition.version == other.version:
         return True
-    old, new = edition.about, other.about
-    return bool(old["success"] != new["success"] and old["made_by"] == new["made_by"])
+    return edition.success != other.success and edition.made_by == other.made_by
 
 
 @dataclass(frozen=True)
@@ -243,7 +237,7 @@ class Publishing:
         inputs = (self.model.data_version, self.users_version, *tables)
         return [model, fingerprint(model, *inputs)]
 
-    def gate(self, *, skip: bool) -> CheckResult:
+    def gate(self, *, skip: bool) -> Finding:
         """Whether the lists may be published. Raises UserError.
 
         skip: whether this run publishes anyway. Then lists that were rolled back may be published
@@ -257,7 +251,7 @@ class Publishing:
         candidate = ModelToPublish(
             self.model,
             self.measured_on,
-            current.about if current else None,
+            current,
             self.work.pipeline.solution.success,
             rolled_back=_explain_withdrawal(withdrawn, self.made_by),
             unfinished_rollback=current is not None and record.is_withdrawn(current),
@@ -281,10 +275,9 @@ class Publishing:
     @property
     def _source(self) -> str:
         """A fingerprint of the data and the settings that the lists are made from."""
-        trained_on = {"trained_on": self.model.trained_on} if self.model.trained_on else {}
-        settings = dict(self.declaration.settings)
+        model = self.model
         return fingerprint_source(
-            {"data_version": self.model.data_version, "settings": settings, **trained_on}
+            model.data_version, model.trained_on or None, self.declaration.settings
         )
 
     def publish(self, file: Path) -> Edition:
@@ -299,45 +292,48 @@ class Publishing:
         publications.settle(partial(remember_facts, files=self.work.files))
         return edition
 
-    def about(
-        self, version: str, run: str, checks: Sequence[CheckResult], facts: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The metadata to store in the table.
+    def describe(
+        self,
+        version: str,
+        run: RunFacts,
+        findings: Sequence[Finding],
+        **facts: Any,
+    ) -> Edition:
+        """What is known of the edition that is about to be published. Raises StorageError.
 
         version: the version of the lists.
-        run: the id of the run.
-        facts: metadata of the lists themselves, such as their number of rows.
+        facts: those of the lists themselves, such as `counts`, and `cost_usd`.
         Raises UserError.
         """
-        pipeline, declaration, model = self.work.pipeline, self.declaration, self.model
-        return {
-            "pipeline": pipeline.name,
-            **({"list": pipeline.list_name} if pipeline.list_name else {}),
-            "edition": self.work.files.table.next_number(),
-            "version": version,
-            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "run_id": run,
+        work, declaration, model = self.work, self.declaration, self.model
+        pipeline = work.pipeline
+        return Edition(
+            address=pipeline.address,
+            subject="item" if pipeline.is_of_items else "user",
+            number=work.files.table.next_number(),
+            version=version,
+            made_at=datetime.now(UTC).replace(microsecond=0),
+            run=run.run,
+            root_run=run.root_run,
+            seconds=measure_seconds(run.start),
+            findings=tuple(findings),
+            made_by=tuple(self.made_by),
+            settings=dict(declaration.settings),
+            source=declaration.source,
+            sizes=collect_sizes(work),
+            data_version=model.data_version,
+            solution_version_arn=model.solution_version_arn,
+            recipe=pipeline.solution.recipe,
+            engine=model.engine,
+            trained_on=model.trained_on,
+            trained_at=model.trained_at,
+            measured_on=self.measured_on,
+            success=tuple(model.success),
+            metrics=dict(model.metrics),
+            evidence=dict(model.evidence),
+            recent_popularity=dict(model.recent_popularity),
             **facts,
-            "data_version": model.data_version,
-            "solution_version_arn": model.solution_version_arn,
-            **(
-                {"trained_on": model.trained_on, "trained_at": model.trained_at}
-                if model.trained_on
-                else {}
-            ),
-            "recipe": pipeline.solution.recipe,
-            "metrics": dict(model.metrics),
-            "recent_popularity": dict(model.recent_popularity),
-            **({"engine": model.engine} if model.engine else {}),
-            "evidence": dict(model.evidence),
-            "source": declaration.source,
-            "settings": dict(declaration.settings),
-            "checks": [check.to_json() for check in checks],
-            SIZES: collect_sizes(self.work),
-            "measured_on": self.measured_on,
-            "success": list(model.success),
-            "made_by": self.made_by,
-        }
+        )
 
 
 def _explain_withdrawal(withdrawn: Sequence[WithdrawnLists], made_by: Sequence[str]) -> str | None:
@@ -377,7 +373,7 @@ def put_back(work: Work, restoration: Restoration) -> None:
     table, keep = work.files.table, work.pipeline.retention.editions
     edition, absent = restoration.edition, restoration.absent
     current = table.current()
-    if current == edition:
+    if current is not None and current.is_copy_of(edition):
         # A killed rollback has published it, perhaps before the current users were known.
         drop_users(table, current, absent.to_drop)
         return
@@ -385,29 +381,24 @@ def put_back(work: Work, restoration: Restoration) -> None:
         table.put_back(edition, keep, reduced.path if reduced else None)
 
 
-def repeat_checks(edition: Edition, gate: CheckResult) -> list[CheckResult]:
+def repeat_checks(edition: Edition, gate: Finding) -> list[Finding]:
     """The checks that an unchanged edition passed, with the day, except the gate.
 
     gate: the check that was made again, by a gate that may have changed.
     """
-    note = (
-        f"as checked {edition.about['made_at'][:10]}, when edition {edition.number} was published"
-    )
+    note = f"as checked {edition.made_at:%Y-%m-%d}, when edition {edition.number} was published"
     return [
-        replace(check, finding=f"{check.finding}; {note}")
-        for check in map(CheckResult.from_json, edition.about["checks"])
+        replace(check, text=f"{check.text}; {note}")
+        for check in edition.findings
         if check.name != gate.name
     ]
 
 
-def read_checks(edition: Edition, names: Sequence[str]) -> list[CheckResult]:
+def read_checks(edition: Edition, names: Sequence[str]) -> list[Finding]:
     """The results that are stored with an edition, for checks of these names.
 
     A check that was not made for the edition counts as passed, and says so.
     """
-    checks = map(CheckResult.from_json, edition.about["checks"])
-    stored_checks = {check.name: check for check in checks}
+    stored_checks = {check.name: check for check in edition.findings}
     finding = "not checked when these lists were published"
-    return [
-        stored_checks.get(name, CheckResult(name, passed=True, finding=finding)) for name in names
-    ]
+    return [stored_checks.get(name, Finding(name, passed=True, text=finding)) for name in names]

@@ -24,7 +24,6 @@ from batchrec_dagster.steps.batch_jobs import (
     require_usable,
 )
 from batchrec_dagster.steps.checks import (
-    CheckResult,
     check_every_segment_answered,
     check_no_duplicates,
     check_no_failed_segments,
@@ -35,7 +34,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.retention import delete_unneeded_segments
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.editions import Finding, TableWriter
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -74,7 +73,7 @@ class SegmentTable(OutputTable):
             else add_item_columns(table, self.item_columns, of="segment")
         )
 
-    def checks(self, queries: Sequence[str], setting: str) -> list[CheckResult]:
+    def checks(self, queries: Sequence[str], setting: str) -> list[Finding]:
         """The verdicts.
 
         queries: the requested segments.
@@ -109,7 +108,7 @@ class UserSegments:
     table: SegmentTable
     job: ReadyResource
     cost: list[Cost]
-    checks: list[CheckResult]
+    checks: list[Finding]
 
 
 def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:

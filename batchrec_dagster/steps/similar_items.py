@@ -7,7 +7,7 @@ rollback. What differs is whose lists they are: an item has one, so nothing here
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -35,16 +35,14 @@ from batchrec_dagster.steps.batch_jobs import (
     describe_outcome,
     fingerprint_output,
     prepare_batch_job,
-    read_counts,
     require_usable,
 )
 from batchrec_dagster.steps.bought_together import find_bought_together
-from batchrec_dagster.steps.checks import CheckResult, require_passed
-from batchrec_dagster.steps.cost import measure_run, price_item_lists
+from batchrec_dagster.steps.checks import require_passed
+from batchrec_dagster.steps.cost import measure_run_cost, price_item_lists
 from batchrec_dagster.steps.item_checks import ENOUGH_PEOPLE, check_requested_items_known
 from batchrec_dagster.steps.item_lists import (
     RULES,
-    ItemListCounts,
     SimilarItemsTable,
     build_item_lists,
     make_item_lines,
@@ -62,7 +60,7 @@ from batchrec_dagster.steps.retention import delete_unneeded_similar_items
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import Edition, TableWriter
+from batchrec_dagster.storage.editions import Edition, Finding, TableWriter
 
 # Part of the table's version: raise it when the same results would become another table.
 TABLE_VERSION = "1"
@@ -80,7 +78,7 @@ class PublishedSimilarItems:
     """The job that found the similar items; None if they are counted, or were published before."""
     cost: list[Cost]
     """What this run pays for."""
-    checks: list[CheckResult]
+    checks: list[Finding]
     outcome: str
     """What this run did, in words."""
 
@@ -143,11 +141,11 @@ def publish_similar_items(
     return published
 
 
-def _check_gate(publishing: Publishing, model: ModelRecord | None, *, skip: bool) -> CheckResult:
+def _check_gate(publishing: Publishing, model: ModelRecord | None, *, skip: bool) -> Finding:
     gate = publishing.gate(skip=skip)
     if model is None and gate.passed:
         finding = "items bought together are counted, so there is no model to measure"
-        return replace(gate, finding=finding)
+        return replace(gate, text=finding)
     return gate
 
 
@@ -166,7 +164,7 @@ class NewEdition:
 
     work: PersonalizeWork
     publishing: Publishing
-    gate: CheckResult
+    gate: Finding
     requested: RequestedItems
     rules: PreparedRules | None
     """None without rules."""
@@ -229,38 +227,39 @@ class NewEdition:
                 len(requested.ids), requested.few, requested.unknown
             )
             checks = [self.gate, *table.checks, items_known]
-            about = self._describe(table, checks, job, cost)
+            described = self._describe(table, checks, job, cost)
             require_usable(output, checks)
-            writer.finish(about)
+            writer.finish(described)
             edition = publishing.publish(writer.path)
         return edition, replace(table, checks=checks)
 
     def _describe(
         self,
         table: SimilarItemsTable,
-        checks: Sequence[CheckResult],
+        checks: Sequence[Finding],
         job: ReadyResource | None,
         cost: Sequence[Cost],
-    ) -> dict[str, Any]:
-        """The metadata to store in the table."""
+    ) -> Edition:
+        """What is known of the edition."""
         of_job: dict[str, Any] = {}
         if job is not None:
             output = JobOutput(self.work.storage, job.description)
-            of_job = {"batch_inference_job_arn": job.arn, "outputs": fingerprint_output(output)}
-        facts = {
-            "root_run": self.run.root_run,
-            **measure_run(self.work, self.run, cost),
-            **asdict(table.counts),
+            of_job = {"job_arn": job.arn, "job_output": fingerprint_output(output)}
+        version = _fingerprint_lists(self.publishing, of_job.get("job_arn"))
+        described = self.publishing.describe(
+            version,
+            self.run,
+            checks,
+            cost_usd=measure_run_cost(self.work, self.run.root_run, cost),
+            counts=table.counts,
             **table.facts,
-            "results_asked_for": self.num_results,
+            results_asked_for=self.num_results,
             **of_job,
-        }
-        version = _fingerprint_lists(self.publishing, of_job.get("batch_inference_job_arn"))
-        about = self.publishing.about(version, self.run.run, checks, facts)
-        about["recipe"] = self.work.pipeline.similar_items_recipe
+        )
+        of_model = {"recipe": self.work.pipeline.similar_items_recipe}
         if job is None:
-            del about["solution_version_arn"]
-        return about
+            of_model["solution_version_arn"] = None
+        return described.model_copy(update=of_model)
 
     def _write_lines(self) -> str:
         """Write the input of the job, and return it."""
@@ -300,7 +299,7 @@ def _fingerprint_lists(publishing: Publishing, job: str | None) -> str:
 
 
 def _read_unchanged(
-    work: PersonalizeWork, publishing: Publishing, gate: CheckResult
+    work: PersonalizeWork, publishing: Publishing, gate: Finding
 ) -> PublishedSimilarItems | None:
     """The published lists with their checks, if making them again would give the same; else None.
 
@@ -309,16 +308,14 @@ def _read_unchanged(
     edition = publishing.published_edition
     if edition is None:
         return None
-    about = edition.about
-    job = about.get("batch_inference_job_arn")
+    job = edition.job_arn
     if edition.version != _fingerprint_lists(publishing, job):
         return None
     rows = work.files.table.read_edition(edition)
     checks = repeat_checks(edition, gate)
-    counts = read_counts(ItemListCounts, about)
-    facts = {RULES: about[RULES]} if RULES in about else {}
+    facts = {RULES: edition.rules}
     sample = rows.head(SAMPLE).collect(engine="streaming")
-    table = SimilarItemsTable(counts, sample, checks, facts)
+    table = SimilarItemsTable(edition.counts, sample, checks, facts)
     outcome = "unchanged: not inferred again" if job else "unchanged: not counted again"
     return PublishedSimilarItems(edition, table, None, [], [gate, *checks], outcome)
 

@@ -8,8 +8,8 @@ import polars as pl
 
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import EVENT_TYPE
-from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.editions import Finding
 
 SUCCESS_KNOWN = "success_known"
 # How many types of events of the data the check names. Personalize takes no more.
@@ -29,7 +29,7 @@ def is_success(interactions: pl.LazyFrame, success: Collection[str]) -> pl.Expr:
     return pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode()).fill_null(value=False)
 
 
-def check_success_known(work: Work) -> list[CheckResult]:
+def check_success_known(work: Work) -> list[Finding]:
     """Whether the interactions have the events of solution.success; nothing if none are declared.
 
     If they have some of them, a missing one only warns: nobody may have had it yet.
@@ -48,7 +48,7 @@ def check_success_known(work: Work) -> list[CheckResult]:
     return [compare_success(declared, types)]
 
 
-def compare_success(declared: Sequence[str], types: Sequence[str]) -> CheckResult:
+def compare_success(declared: Sequence[str], types: Sequence[str]) -> Finding:
     """Whether the data have the declared events.
 
     types: those of the data, the most frequent first.
@@ -65,7 +65,7 @@ def compare_success(declared: Sequence[str], types: Sequence[str]) -> CheckResul
             " interactions.filter"
         )
     has_some = len(missing) < len(declared)
-    return CheckResult(
+    return Finding(
         SUCCESS_KNOWN,
         not missing,
         finding,

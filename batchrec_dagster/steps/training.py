@@ -34,13 +34,14 @@ from batchrec_dagster.steps.batch_jobs import (
     describe_outcome,
     measure_job_seconds,
 )
-from batchrec_dagster.steps.checks import CheckResult, require_passed
+from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import add_payment, price_training
 from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.success import check_success_known
 from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.storage.editions import Finding
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
 # Two runs of one schedule do not reach the training at the same minute. So a model counts as due
@@ -165,7 +166,7 @@ class TrainingResult:
     outcome: str
     seconds: float
     cost: list[Cost]
-    checks: list[CheckResult]
+    checks: list[Finding]
 
     @property
     def tested(self) -> int | None:

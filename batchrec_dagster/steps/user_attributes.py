@@ -9,11 +9,12 @@ from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.attributes import AttributeRows
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
-from batchrec_dagster.steps.checks import CheckResult, check_rows_readable
+from batchrec_dagster.steps.checks import check_rows_readable
 from batchrec_dagster.steps.data_sizes import DataSize, FileInspection
 from batchrec_dagster.steps.raw_files import RawRecord, open_copy, require_copies
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.editions import Finding
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.layout import MAKE_AGAIN
 from batchrec_dagster.storage.objects import DamagedObjectError
@@ -43,7 +44,7 @@ def inspect_users(
     try:
         users = read_users_file(raw, storage, layout, suppressed)
     except PreparationError as error:
-        check = CheckResult("users_readable", passed=False, finding=str(error))
+        check = Finding("users_readable", passed=False, text=str(error))
         return FileInspection(check, DataSize(0))
     check = check_rows_readable("users_readable", "users", users.rows, users.bad, on_bad_rows)
     values = {

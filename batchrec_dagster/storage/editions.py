@@ -8,86 +8,177 @@ one whole edition.
 from __future__ import annotations
 
 import io
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
 
 import polars as pl
+from pydantic import BaseModel, Field
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError, ObjectStore
-from batchrec_dagster.storage.records import parse_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# The key in Parquet's metadata whose value, a JSON object, describes the table.
-ABOUT = "batchrec"
-# The key in that object of the number of users who were dropped after the publication; missing if
-# none were.
-USERS_DROPPED = "users_dropped"
+# The key in Parquet's metadata whose value, a JSON object, is the table's Edition.
+FOOTER_KEY = "batchrec"
 # A footer nearly always fits into this many bytes.
 FOOTER_BYTES = 64 * 1024
 # The footer's length and four letters.
 FOOTER_END_BYTES = 8
 _IN_HISTORY = re.compile(r"(\d{6,})-\w+\.parquet")
 
+# What a failed check does: it stops what comes after it, or only warns.
+Severity = Literal["error", "warn"]
 
-@dataclass(frozen=True, eq=False)
-class Edition:
-    """One publication of the table.
 
-    It equals a copy of itself from which users were dropped later.
-    """
+@dataclass(frozen=True)
+class Finding:
+    """A check's verdict."""
 
-    about: Mapping[str, Any]
-    """The table's metadata. `edition` is the number, from 1; `version` differs when the content
-    does. Neither changes when users are dropped."""
-    uri: str
-    """Where its file is."""
+    name: str
+    passed: bool
+    text: str
+    """What the check saw, and what to do if it failed, in words."""
+    numbers: dict[str, int | float] = field(default_factory=dict)
+    """The numbers behind the verdict, by name."""
+    severity: Severity = "error"
+    """What a failure does."""
+    makes_output_unusable: bool = False
+    """Whether a failure means that a batch job's output is of no use, so that no run should read
+    it again."""
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Edition):
-            return NotImplemented
-        return self._as_published == other._as_published
-
-    __hash__ = None  # type: ignore[assignment]
-
-    @cached_property
-    def _as_published(self) -> dict[str, Any]:
-        """The metadata that it was published with."""
-        return {key: value for key, value in self.about.items() if key != USERS_DROPPED}
-
-    @cached_property
-    def number(self) -> int:
-        """The edition's number; 0 if the table's metadata has none."""
-        return int(self.about.get("edition", 0))
-
-    @cached_property
-    def version(self) -> str:
-        return str(self.about.get("version", "unknown"))
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
 
     @property
-    def users_dropped(self) -> int:
-        """How many users' rows were removed from this file after it was published."""
-        return int(self.about.get(USERS_DROPPED, 0))
+    def blocks(self) -> bool:
+        """Whether it failed and stops what comes after it."""
+        return not self.passed and self.severity == "error"
+
+
+class ListCounts(BaseModel, frozen=True):
+    """What is in a table of lists."""
+
+    rows: int = 0
+    subjects: int = 0
+    """How many users or items have a list."""
+    items: int = 0
+    """How many distinct items are in the lists."""
+    failed: int = 0
+    """How many requested users or items have no list, because Personalize returned an error."""
+    seen_items_dropped: int = 0
+    """How many results were left out because their user had already seen the item."""
+    items_without_score: int = 0
+    """How many rows are popular items that Personalize added without a score."""
+
+
+class Edition(BaseModel, frozen=True):
+    """What is known of one edition of lists; the footer of its file has all of it.
+
+    What is None is not known, or does not apply.
+    """
+
+    address: str
+    """Of the list, such as `shop` or `shop/newsletter`."""
+    subject: Literal["user", "item"] = "user"
+    """Whose lists they are."""
+    number: int
+    """From 1. It stays when users are dropped."""
+    version: str
+    """It differs if the content does. It stays when users are dropped."""
+    made_at: datetime
+    run: str
+    """The id of the run that published it."""
+    root_run: str
+    """The id of the first of that run and its retries."""
+    seconds: float | None = None
+    """How long the run took from its start until the lists were live."""
+    cost_usd: float = 0.0
+    """What the run paid."""
+
+    counts: ListCounts = ListCounts()
+    findings: tuple[Finding, ...] = ()
+    """Of the checks that it passed."""
+    rules: tuple[dict[str, Any], ...] = ()
+    """What each rule did."""
+    filled: dict[str, int] = {}
+    """How lists that rules left short were filled."""
+    popularity: dict[str, Any] = {}
+    """Which items were popular, if lists have such items."""
+    newcomers: dict[str, Any] = {}
+    """How many newcomers there were, and what they got."""
+    reasons: dict[str, int] = {}
+    """How many rows have each reason."""
+    users_dropped: int = 0
+    """How many users' rows were removed from this file after it was published."""
+
+    made_by: tuple[str, ...]
+    """Fingerprints of what made it, see `steps.publishing.Publishing.made_by`."""
+    settings: dict[str, Any] = {}
+    """The settings that decide what is in the lists, by path such as interactions.min_rating."""
+    source: str = ""
+    """The sources of the ratings, without the secrets of URLs."""
+    sizes: dict[str, dict[str, Any]] = {}
+    """How much there was of each part of the data."""
+    data_version: str
+    data_until: int | None = None
+    """The time of the newest interaction, in epoch seconds."""
+    exclude_seen: bool = False
+    """Whether lists have nothing that their user had seen."""
+    experiment: dict[str, Any] | None = None
+
+    job_arn: str | None = None
+    """That of the batch inference job that made it."""
+    job_output: str | None = None
+    """A fingerprint of the job's output."""
+    results_asked_for: int | None = None
+    """How many results the job was asked for, for each user or item."""
+    inference_cost_usd: float | None = None
+    """What the job costs where Amazon runs it."""
+
+    solution_version_arn: str | None = None
+    """That of the model."""
+    recipe: str | None = None
+    engine: str | None = None
+    """What trained the model, in words."""
+    trained_on: str | None = None
+    """The first digits of the version of the data that the model was trained on."""
+    trained_at: datetime | None = None
+    measured_on: str
+    """A fingerprint of the interactions that the model's metrics count. Metrics are compared if it
+    is the same."""
+    success: tuple[str, ...] = ()
+    """The types of events that the metrics count alone; empty if they count all."""
+    metrics: dict[str, float] = {}
+    """The model's, by Personalize's names."""
+    evidence: dict[str, float] = {}
+    """How certain the metrics are, as personalize/evidence.py describes."""
+    recent_popularity: dict[str, Any] = {}
+    """What recommending popular items reaches, as `MeasuredPopularity` writes it."""
+
+    uri: str = Field("", exclude=True)
+    """Where the file is that this was read from."""
 
     @property
     def users(self) -> int | None:
-        """How many users have a list in this file; None if the table's metadata do not say."""
-        users = self.about.get("users")
-        return None if users is None else int(users) - self.users_dropped
+        """How many users have a list in this file; None if the lists are of items."""
+        return self.counts.subjects - self.users_dropped if self.subject == "user" else None
 
     @property
     def name(self) -> str:
-        """Its name in the history."""
+        """Its name among the kept editions."""
         return f"{self.number:06}-{self.version}"
+
+    def is_copy_of(self, other: Edition | None) -> bool:
+        """Whether both are the same edition, perhaps without users who were dropped later."""
+        return other is not None and self.name == other.name
 
 
 @dataclass(frozen=True)
@@ -116,7 +207,7 @@ class PublishedTable:
     def older(self) -> list[Edition]:
         """The editions published before, newest first."""
         current = self.current()
-        return [edition for edition in self.history_editions() if edition != current]
+        return [edition for edition in self.history_editions() if not edition.is_copy_of(current)]
 
     def all_editions(self) -> list[Edition]:
         """The published edition and those published before, newest first."""
@@ -174,7 +265,7 @@ class PublishedTable:
         file: as `TableWriter` wrote it.
         keep: how many older editions stay, the replaced one among them.
         """
-        edition = Edition(read_about(file), self.uri)
+        edition = read_footer(file).model_copy(update={"uri": self.uri})
         current = self.current()
         is_published = current is not None and current.version == edition.version
         if current is not None and is_published and not current.users_dropped:
@@ -190,7 +281,7 @@ class PublishedTable:
         file: what is published instead of the edition's own file: the same without some users.
         """
         current = self.current()
-        if current == edition:
+        if edition.is_copy_of(current):
             return
         if file is None:
             self._replace(current, edition, keep, lambda: self.store.copy(edition.uri, self.uri))
@@ -207,7 +298,7 @@ class PublishedTable:
         """The edition in the history if users were dropped from the published one, or else this."""
         if not edition.users_dropped:
             return edition
-        copies = (copy for copy in self.history_editions() if copy == edition)
+        copies = (copy for copy in self.history_editions() if copy.is_copy_of(edition))
         return next(copies, edition)
 
     def _replace(
@@ -260,20 +351,20 @@ class PublishedTable:
 
     def _read_edition(self, file: BinaryIO, uri: str) -> Edition:
         """The edition in this file. The file's position is its start then."""
-        edition = Edition(_read_about_or_explain(file, self.store, uri), uri)
+        edition = _read_footer_or_explain(file, self.store, uri)
         file.seek(0)
         return edition
 
     def _edition(self, uri: str) -> Edition | None:
         """The edition at this URI; None if there is none."""
         try:
-            return Edition(_read_about_in_storage(self.store, uri), uri)
+            return _read_footer_in_storage(self.store, uri)
         except ObjectNotFoundError:
             return None
 
 
 def _require_same(edition: Edition, expected: Edition) -> None:
-    if edition != expected:
+    if not edition.is_copy_of(expected):
         raise UserError(f"{expected.uri}: new lists were published meanwhile. Run it again")
 
 
@@ -299,13 +390,10 @@ class TableWriter(ExitStack):
             self._writer = self.enter_context(writer)
         self._writer.write_table(rows)
 
-    def finish(self, about: Mapping[str, Any]) -> None:
-        """Close the file. `write` must have been called, if only with a table without rows.
-
-        about: the metadata that describes the table.
-        """
+    def finish(self, edition: Edition) -> None:
+        """Close the file. `write` must have been called, if only with a table without rows."""
         assert self._writer is not None
-        self._writer.add_key_value_metadata({ABOUT: json.dumps(about)})
+        self._writer.add_key_value_metadata({FOOTER_KEY: edition.model_dump_json()})
         self.close()
 
 
@@ -317,28 +405,28 @@ def _read_footer_length(end: bytes) -> int:
     return int.from_bytes(end[-8:-4], "little") + FOOTER_END_BYTES
 
 
-def read_about(file: Path | IO[bytes]) -> dict[str, Any]:
-    """The table's description of itself; empty if the file has none."""
+def read_footer(file: Path | IO[bytes]) -> Edition:
+    """The edition that the table's footer describes. Raises ValueError if it describes none."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_metadata(file).metadata or {}
-    return parse_record(metadata.get(ABOUT.encode(), b"{}"))
+    return Edition.model_validate_json(metadata.get(FOOTER_KEY.encode(), b""))
 
 
-def _read_about_in_storage(store: ObjectStore, uri: str) -> dict[str, Any]:
-    """The metadata of a table in the storage, of which only the end is read, in one piece."""
+def _read_footer_in_storage(store: ObjectStore, uri: str) -> Edition:
+    """The edition of a table in the storage, of which only the end is read, in one piece."""
     end = store.tail(uri, FOOTER_BYTES)
     footer_bytes = _read_footer_length(end)
     if footer_bytes > len(end):
         end = store.tail(uri, footer_bytes)
-    return _read_about_or_explain(io.BytesIO(end), store, uri)
+    return _read_footer_or_explain(io.BytesIO(end), store, uri)
 
 
-def _read_about_or_explain(file: IO[bytes], store: ObjectStore, uri: str) -> dict[str, Any]:
+def _read_footer_or_explain(file: IO[bytes], store: ObjectStore, uri: str) -> Edition:
     import pyarrow as pa
 
     try:
-        return read_about(file)
+        return read_footer(file).model_copy(update={"uri": uri})
     except (pa.ArrowException, OSError, ValueError) as error:
         fix = "delete it, and run the refresh to publish a new one; the older ones remain"
         raise DamagedObjectError(str(store.local_path(uri) or uri), error, fix) from error

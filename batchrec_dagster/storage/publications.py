@@ -115,7 +115,7 @@ class WithdrawnLists:
     def is_of(self, edition: Edition) -> bool:
         """Whether these are the lists of this edition, or were made by the same."""
         return (self.edition, self.version) == (edition.number, edition.version) or (
-            self.key is not None and self.key in edition.about["made_by"]
+            self.key is not None and self.key in edition.made_by
         )
 
 
@@ -254,13 +254,17 @@ class Publications:
         return PublicationRecord(tuple(publications))
 
 
-def fingerprint_source(about: Mapping[str, Any]) -> str:
-    """A fingerprint of the data and the settings that lists are made from.
-
-    about: the metadata of the lists.
-    """
-    source = [about["data_version"], about.get("trained_on"), about["settings"]]
+def fingerprint_source(
+    data_version: str, trained_on: str | None, settings: Mapping[str, Any]
+) -> str:
+    """A fingerprint of the data and the settings that lists are made from."""
+    source = [data_version, trained_on, settings]
     return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def fingerprint_edition(edition: Edition) -> str:
+    """The fingerprint of what this edition is made from."""
+    return fingerprint_source(edition.data_version, edition.trained_on, edition.settings)
 
 
 def describe_withdrawn_source(
@@ -272,22 +276,20 @@ def describe_withdrawn_source(
     their users for example, another model may make better ones.
     Returns None if the source does not tell them from the restored lists.
     """
-    if key is None or withdrawn.about["made_by"][0] != key:
+    if key is None or withdrawn.made_by[0] != key:
         return None
-    source = fingerprint_source(withdrawn.about)
-    is_same = restored is not None and source == fingerprint_source(restored.about)
+    source = fingerprint_edition(withdrawn)
+    is_same = restored is not None and source == fingerprint_edition(restored)
     return None if is_same else source
 
 
 def _describe_publication(edition: Edition) -> Publication:
     """The first publication of this edition, as its metadata tell it."""
-    about = edition.about
-    data_until = about.get("data_until")
     return Publication(
         edition.number,
         edition.version,
-        datetime.fromisoformat(about["made_at"]),
+        edition.made_at,
         "published",
-        run=about["run_id"],
-        data_until=None if data_until is None else int(data_until),
+        run=edition.run,
+        data_until=edition.data_until,
     )

@@ -7,18 +7,17 @@ atomic put, so that a kill leaves the old one or the new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import polars as pl
 
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import (
-    ABOUT,
-    USERS_DROPPED,
+    FOOTER_KEY,
     Edition,
     PublishedTable,
     TableWriter,
@@ -89,26 +88,27 @@ def open_reduced_table(
             yield None
             return
         path = folder / "table.parquet"
-        about = {**opened_edition.about, USERS_DROPPED: opened_edition.users_dropped + dropped}
+        users_dropped = opened_edition.users_dropped + dropped
+        reduced = opened_edition.model_copy(update={"users_dropped": users_dropped})
         file.seek(0)
-        _write_rows(file, is_kept, path, about)
+        _write_rows(file, is_kept, path, reduced)
         rows_dropped = len(is_kept) - int(is_kept.sum())
-        yield ReducedTable(Edition(about, edition.uri), path, dropped, rows_dropped)
+        yield ReducedTable(reduced, path, dropped, rows_dropped)
 
 
-def _write_rows(file: BinaryIO, is_kept: pl.Series, path: Path, about: Mapping[str, Any]) -> None:
+def _write_rows(file: BinaryIO, is_kept: pl.Series, path: Path, edition: Edition) -> None:
     import pyarrow.parquet as pq
 
     source = pq.ParquetFile(file)
     metadata = {
         key: value
         for key, value in (source.schema_arrow.metadata or {}).items()
-        if key != ABOUT.encode()
+        if key != FOOTER_KEY.encode()
     }
     with TableWriter(path) as writer:
         for rows in _filter_rows(source, is_kept):
             writer.write(rows.replace_schema_metadata(metadata))
-        writer.finish(about)
+        writer.finish(edition)
 
 
 def _find_rows_to_keep(file: BinaryIO, users: pl.Series) -> tuple[int, pl.Series]:

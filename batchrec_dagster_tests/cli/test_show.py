@@ -36,10 +36,10 @@ from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.show import format_text as as_text
 from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.editions import ABOUT, PublishedTable, TableWriter
+from batchrec_dagster.storage.editions import FOOTER_KEY, PublishedTable, TableWriter
 from batchrec_dagster.storage.layout import StorageKeys
 from batchrec_dagster.storage.objects import ObjectStore
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.hostile import HOSTILE as STRANGERS
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
 from batchrec_dagster_tests.texts import assert_texts
@@ -99,10 +99,10 @@ def publish(
         orient="row",
     ).sort("user_id", maintain_order=True)
     made_at = datetime.now(UTC).isoformat()
-    about = complete_about({"made_at": made_at, "data_version": None, **about})
+    edition = make_edition({"made_at": made_at, **about})
     pq.write_table(
         frame.to_arrow(compat_level=pl.CompatLevel.oldest()).replace_schema_metadata(
-            {ABOUT: json.dumps(about)}
+            {FOOTER_KEY: edition.model_dump_json()}
         ),
         folder / "curated/recommendations/recommendations.parquet",
         row_group_size=rows_of_a_group,
@@ -253,7 +253,7 @@ def test_an_item_shows_its_published_list_of_similar_items(home: Path) -> None:
             "similar_item_id": ["i07", "i02", "i09"], "score": [0.5, None, None]}  # fmt: skip
     with TableWriter(folder / "similar_items.parquet") as writer:
         writer.write(pl.DataFrame(rows).to_arrow())
-        writer.finish(complete_about({"edition": 1, "version": "v1"}))
+        writer.finish(make_edition({"number": 1, "version": "v1"}))
     (pipeline,) = show_pipelines("--item", "i04")
     listed = [(row["rank"], row["item"]) for row in pipeline["similar_items"]]
     assert listed == [(1, "i02"), (2, "i09")]
@@ -270,10 +270,14 @@ def test_items_without_a_score_are_marked_where_personalize_added_them(home: Pat
     last = (pl.col("user_id") == "u0") & (pl.col("rank") >= 6)
     lists = frame.with_columns(score=pl.when(~last).then("score"))
     for padding in (0, 2):  # 0: a recipe that gives no scores
-        about = {"edition": padding + 1, "version": f"v{padding}", "items_without_score": padding}
+        about = {
+            "number": padding + 1,
+            "version": f"v{padding}",
+            "counts": {"items_without_score": padding},
+        }
         with TableWriter(home / "lists.parquet") as writer:
             writer.write(lists.to_arrow(compat_level=pl.CompatLevel.oldest()))
-            writer.finish(complete_about({**about, "made_at": "2026-05-01T03:00:00+00:00"}))
+            writer.finish(make_edition({**about, "made_at": "2026-05-01T03:00:00+00:00"}))
         PublishedTable(storage.store, place).publish(writer.path, keep=0)
         [pipeline] = show_pipelines("u0")
         padding_ranks = [item["rank"] for item in pipeline["recommendations"] if item["padding"]]
@@ -351,11 +355,11 @@ def test_a_published_table_says_what_it_is(home: Path) -> None:
     storage = publish(home)
     frame = pl.read_parquet(home / "storage/shop/curated/recommendations/recommendations.parquet")
     name = "normalized_discounted_cumulative_gain_at_25"
-    about = {"edition": 7, "version": "new", "made_at": "2026-05-01T03:00:00+00:00"}
+    about = {"number": 7, "version": "new", "made_at": "2026-05-01T03:00:00+00:00"}
     with TableWriter(home / "lists.parquet") as writer:
         for rows in (frame.head(100), frame.tail(-100)):
             writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-        writer.finish(complete_about({**about, "metrics": {name: 0.3}}))
+        writer.finish(make_edition({**about, "metrics": {name: 0.3}}))
     published_table = PublishedTable(
         storage.store, storage.uri(StorageKeys("shop").recommendations)
     )

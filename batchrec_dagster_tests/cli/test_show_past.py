@@ -19,7 +19,7 @@ from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arm
 from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications, Rollback
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.texts import assert_texts
 
 # Ann has watched a film on each of these days of November 2026, others have the same ones.
@@ -80,9 +80,9 @@ def publish(files: PipelineFiles, item: str, time: datetime, keep: int = 7, **ab
         writer.write(lists.to_arrow(compat_level=pl.CompatLevel.oldest()))
         data_until = {"data_until": int(compute_time(time.day - 1, 0).timestamp())}
         writer.finish(
-            complete_about(
+            make_edition(
                 {
-                    "edition": number,
+                    "number": number,
                     "version": f"v{number}",
                     "made_at": time.isoformat(),
                     **data_until,

@@ -16,10 +16,10 @@ from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_imported_places
 from batchrec_dagster.erasure.whole_files import WholeFiles
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import TableWriter, read_about
+from batchrec_dagster.storage.editions import TableWriter, read_footer
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.objects import DamagedObjectError
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 PEOPLE = People.of(["ann", 'o"dd, id', "nobody"])
@@ -124,7 +124,7 @@ def test_rows_of_a_table_with_metadata_and_of_one_without(
     table = pa.table({"user_id": ["ann", "bob", None, 'o"dd, id'], "error": ["x", None, "y", "z"]})
     with TableWriter(tmp_path / "table.parquet") as writer:
         writer.write(table)
-        writer.finish({"version": "v1"})
+        writer.finish(make_edition({"version": "v1"}))
     files.storage.store.put(files.uri("shop/with.parquet"), writer.path)
     files.write_parquet("shop/without.parquet", pl.DataFrame(table))
     files.storage.store.put(files.uri("shop/.DS_Store"), b"ann")
@@ -134,7 +134,7 @@ def test_rows_of_a_table_with_metadata_and_of_one_without(
         assert rows is not None
         assert rows.rows() == [("bob", None), (None, "y")]
     with files.storage.local_file(files.uri("shop/with.parquet")) as path:
-        assert read_about(path) == {"version": "v1"}
+        assert read_footer(path) == make_edition({"version": "v1"})
 
 
 def test_whole_files_go_but_for_those_of_another_place(files: PipelineFiles) -> None:
@@ -157,7 +157,7 @@ def test_whole_files_go_but_for_those_of_another_place(files: PipelineFiles) -> 
 def publish(files: PipelineFiles, folder: Path, number: int) -> None:
     with TableWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["ann", "bob"], "rank": [1, 1], "item_id": ["1", "2"]}))
-        writer.finish(complete_about({"edition": number, "version": f"v{number}"}))
+        writer.finish(make_edition({"number": number, "version": f"v{number}"}))
     files.table.publish(writer.path, 9)
 
 

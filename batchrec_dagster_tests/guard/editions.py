@@ -1,39 +1,30 @@
-"""The metadata of an edition, for tests that publish lists without a run."""
+"""What is known of an edition, for tests that publish lists without a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from batchrec_dagster.storage.editions import Edition
+
 # What every edition of lists for users says of itself.
 DEFAULTS: Mapping[str, Any] = {
-    "edition": 1,
+    "address": "shop",
+    "number": 1,
     "version": "v",
     "made_at": "2026-05-01T03:00:00+00:00",
-    "run_id": "run",
+    "run": "run",
     "root_run": "run",
-    "run_cost_usd": 0.0,
-    "rows": 0,
-    "users": 0,
-    "items": 0,
-    "failed_users": 0,
     "data_version": "data",
     "recipe": "aws-user-personalization-v2",
-    "metrics": {},
-    "recent_popularity": {},
-    "evidence": {},
     "source": "ratings.csv",
-    "settings": {},
-    "checks": [],
-    "sizes": {},
     "measured_on": "interactions",
-    "success": [],
     "data_until": 0,
     "exclude_seen": True,
 }
 
 
-def complete_about(about: Mapping[str, Any]) -> dict[str, Any]:
-    """These metadata of an edition, with a default for what they do not say."""
-    version = about.get("version", DEFAULTS["version"])
-    return {**DEFAULTS, "made_by": [f"what made {version}"], **about}
+def make_edition(facts: Mapping[str, Any]) -> Edition:
+    """The edition with these facts, by the names of its fields, and a default for the others."""
+    version = facts.get("version", DEFAULTS["version"])
+    return Edition.model_validate({**DEFAULTS, "made_by": (f"what made {version}",), **facts})

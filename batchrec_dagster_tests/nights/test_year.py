@@ -331,7 +331,7 @@ class Shop:
         """The table, its history, the record, the sink."""
         account = self.account
         assert account.current is not None
-        assert self.read_about()["edition"] == account.current
+        assert self.read_about()["number"] == account.current
         assert read_lists(self.read_table()) == account.editions[account.current].lists
         arms: dict[str, str] = {}
         for path in (self.folder / "curated/history").rglob("*.parquet"):

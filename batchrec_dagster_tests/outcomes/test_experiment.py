@@ -10,6 +10,7 @@ from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster_tests.guard.builders import (
     declaration,
 )
+from batchrec_dagster_tests.guard.editions import make_edition
 
 
 def test_a_control_with_popular_items_needs_no_model_of_them() -> None:
@@ -23,12 +24,12 @@ def test_a_control_with_popular_items_needs_no_model_of_them() -> None:
 
 
 def test_an_experiment_says_which_popular_items_its_control_gets() -> None:
-    def make_edition(number: int, name: str = "holdout", **about: Any) -> Edition:
+    def describe(number: int, name: str = "holdout", **facts: Any) -> Edition:
         experiment = {"name": name, "control": "popular"}
-        return Edition({"edition": number, "experiment": experiment, **about}, "")
+        return make_edition({"number": number, "experiment": experiment, **facts})
 
-    old, new = (make_edition(number, popularity={"days": 30}) for number in (1, 2))
-    assert [*describe_control([new, old, make_edition(3, "other")], "holdout")] == [
+    old, new = (describe(number, popularity={"days": 30}) for number in (1, 2))
+    assert [*describe_control([new, old, describe(3, "other")], "holdout")] == [
         "In edition 2 these are the most popular items of the last 30 days."
     ]
     assert not [*describe_control([], "holdout")]

@@ -21,7 +21,7 @@ from batchrec_dagster.steps.outcome_sums import (
     PeriodLists,
     sum_period,
 )
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.repeats import repeats
 
 DAY = 86_400
@@ -72,7 +72,7 @@ def simulate_world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
     sums = []
     for night_number in range(NIGHTS):
         period = Period(
-            Edition({"edition": night_number + 1, "version": "v"}, ""),
+            make_edition({"number": night_number + 1, "version": "v"}),
             0,
             night_number * DAY,
             (night_number + 1) * DAY,

@@ -26,7 +26,7 @@ from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, TableWriter
 from batchrec_dagster.storage.publications import PublicationRecord
 from batchrec_dagster_tests.guard.builders import declaration
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 
 SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
 DAY = 86_400
@@ -55,7 +55,7 @@ def publish(storage: StorageResource, folder: Path, lists: Lists, **about: Any) 
                 rows, schema={"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
             ).to_arrow()
         )
-        writer.finish(complete_about({"edition": number, "version": f"v{number}", **about}))
+        writer.finish(make_edition({"number": number, "version": f"v{number}", **about}))
     table.publish(writer.path, keep=9)
 
 
@@ -133,16 +133,13 @@ def test_sums_that_something_cut_are_refused_by_name(
 def build_editions(*made_times: int, data_until: Sequence[int] = ()) -> list[Edition]:
     until = data_until or [made_time - 60 for made_time in made_times]
     return [
-        Edition(
-            complete_about(
-                {
-                    "edition": n,
-                    "version": "v",
-                    "made_at": format_time(made_time),
-                    "data_until": known_until,
-                }
-            ),
-            "",
+        make_edition(
+            {
+                "number": n,
+                "version": "v",
+                "made_at": format_time(made_time),
+                "data_until": known_until,
+            }
         )
         for n, (made_time, known_until) in enumerate(zip(made_times, until, strict=True), 1)
     ]

@@ -20,15 +20,13 @@ from batchrec_dagster.reporting.editions import (
     explain_incomparability,
 )
 from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 
 Lists = dict[str, list[str]]
 
 
 def build_edition(number: int, **about: Any) -> Edition:
-    return Edition(
-        complete_about({"edition": number, "version": str(number), **about}), f"s3://b/{number}"
-    )
+    return make_edition({"number": number, "version": str(number), **about})
 
 
 def build_table(lists: Lists) -> pl.LazyFrame:
@@ -132,14 +130,14 @@ def test_the_ndcg_comes_with_its_interval_where_there_is_one() -> None:
     numbers = {f"all/{name}": 0.1 for name in ("ndcg", "popular", "difference")}
     numbers |= {"all/users": 50, "all/ndcg_low": 0.05}
     sure = build_edition(1, metrics={NDCG: 0.1}, evidence=numbers)
-    assert read_ndcg(sure.about) is not None
-    assert read_ndcg(sure.about).low == 0.05  # type: ignore[union-attr]
-    assert read_ndcg(build_edition(1, metrics={NDCG: 0.1}).about).low is None  # type: ignore[union-attr]
+    assert read_ndcg(sure) is not None
+    assert read_ndcg(sure).low == 0.05  # type: ignore[union-attr]
+    assert read_ndcg(build_edition(1, metrics={NDCG: 0.1})).low is None  # type: ignore[union-attr]
     assert (
-        read_ndcg(build_edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0}).about)
+        read_ndcg(build_edition(1, metrics={NDCG: 0.1}, evidence={**numbers, "all/users": 0}))
         is None
     )
-    assert read_ndcg(build_edition(1).about) is None
+    assert read_ndcg(build_edition(1)) is None
 
 
 DATA = DataFacts(1000, 100, 50, "2026-01-01", "2026-01-31", {"buy": 0.5, "view": 0.5}, 2.0)
@@ -185,8 +183,8 @@ def test_the_same_data_keep_the_drift_they_had() -> None:
     assert second.drift is not None
     assert (second.drift.new_items, second.drift.vanished_items) == (2, 1)
     # The third run reads what the second wrote to its file.
-    stored_inputs = RunInputs.read(second.about, second.items)
-    assert stored_inputs.about == second.about
+    stored_inputs = RunInputs.read(second.facts, second.items)
+    assert stored_inputs.facts == second.facts
     assert RunInputs(second.data, second.items).add_drift(stored_inputs).drift == second.drift
 
 

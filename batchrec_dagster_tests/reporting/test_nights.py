@@ -33,7 +33,7 @@ from batchrec_dagster.storage.editions import Edition, TableWriter
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 
@@ -76,19 +76,19 @@ def publish(files: PipelineFiles, tmp_path: Path, night: int, keep: int = 7, **a
     with TableWriter(tmp_path / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
         writer.finish(
-            complete_about(
+            make_edition(
                 {
-                    "edition": number,
+                    "number": number,
                     "version": f"v{number}",
                     "made_at": compute_night(night).isoformat(),
-                    "run_id": f"run {night}",
+                    "run": f"run {night}",
                     "root_run": f"run {night}",
-                    "run_seconds": 185.0,
-                    "run_cost_usd": 1.5,
+                    "seconds": 185.0,
+                    "cost_usd": 1.5,
                     "metrics": {NDCG: ndcg},
                     "recent_popularity": {"ndcg": 0.15},
                     "evidence": evidence,
-                    "users": 1234,
+                    "counts": {"subjects": 1234},
                     "measured_on": "a",
                     **about,
                 }

@@ -14,7 +14,7 @@ from batchrec_dagster.personalize.evidence import (
     read_evidence,
 )
 from batchrec_dagster.reporting.provenance import Provenance, describe_counted_events
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 
 
 def answer(**headers: str) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def test_what_the_metrics_count_is_said_where_it_is_unusual() -> None:
     assert describe_counted_events(["a", "b"], (), AMAZON).startswith(
         " Amazon Personalize's metrics count all events, not only a and b: outcomes"
     )
-    edition = complete_about(
+    edition = make_edition(
         {"engine": EMBEDDED, "evidence": {"all/users": 211.0}, "success": ["a", "b"]}
     )
     measured_on = Provenance.of_edition(edition).lines["Measured on"]

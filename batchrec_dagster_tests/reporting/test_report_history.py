@@ -16,7 +16,7 @@ from batchrec_dagster.reporting.run_records import CheckRecord, read_check_recor
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, TableWriter
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 
@@ -61,7 +61,7 @@ def test_the_data_of_each_kept_edition_are_remembered(tmp_path: Path) -> None:
     def publish(number: int) -> Edition:
         with TableWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
-            writer.finish(complete_about({"edition": number, "version": f"v{number}"}))
+            writer.finish(make_edition({"number": number, "version": f"v{number}"}))
         return files.table.publish(writer.path, keep=1)
 
     def count_users(edition: Edition) -> int | None:

@@ -37,8 +37,7 @@ from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import encode_json_for_html, render_page
 from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.run_tables import RunTables
-from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.first_run import FirstRun
 
 SHOT = "<script>window.shot = 1</script><img src=x onerror='window.shot = 1'>"
@@ -143,14 +142,11 @@ def build_facts() -> Facts:
     run_tables = build_tables()
     frame_with_titles = run_tables.recommendations.join(run_tables.titles.lazy(), on="item_id")  # type: ignore[union-attr]
     old, new = (
-        Edition(
-            complete_about(
-                {
-                    "edition": number,
-                    "settings": {"interactions.filter": SHOT * number, **more_settings},
-                }
-            ),
-            "",
+        make_edition(
+            {
+                "number": number,
+                "settings": {"interactions.filter": SHOT * number, **more_settings},
+            }
         )
         for number, more_settings in ((1, {}), (2, {"interactions.min_rating": 4.0}))
     )

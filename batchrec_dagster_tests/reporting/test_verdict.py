@@ -13,9 +13,8 @@ from batchrec_dagster.reporting.provenance import describe_counted_events
 from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
-from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.texts import assert_texts
 
 
@@ -249,10 +248,7 @@ def test_the_share_of_the_heaviest_user_is_counted() -> None:
 
 def test_an_edition_of_the_same_model_is_not_compared_with_the_one_before() -> None:
     before, same_model, other = (
-        Edition(
-            complete_about({"edition": number, "version": "v", "solution_version_arn": arn}),
-            "s3://b/e",
-        )
+        make_edition({"number": number, "version": "v", "solution_version_arn": arn})
         for number, arn in ((1, "arn:a"), (2, "arn:a"), (2, "arn:b"))
     )
     descriptions = [describe_previous_edition(before, after) for after in (same_model, other)]

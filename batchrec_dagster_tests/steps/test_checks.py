@@ -12,7 +12,8 @@ from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.steps import checks
 from batchrec_dagster.steps.publishing import read_checks
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.editions import Edition, Finding
+from batchrec_dagster_tests.guard.editions import make_edition
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
@@ -24,13 +25,13 @@ def build_interactions(
     return pl.LazyFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
 
 
-def check_enough(interactions: pl.LazyFrame) -> checks.CheckResult:
+def check_enough(interactions: pl.LazyFrame) -> Finding:
     counts = count_rows(interactions)
     rows = interactions.select(pl.len()).collect().item()
     return checks.check_enough_interactions(rows, counts.users, counts.users_with_two)
 
 
-def check_plausible(interactions: pl.LazyFrame, unit: str) -> checks.CheckResult:
+def check_plausible(interactions: pl.LazyFrame, unit: str) -> Finding:
     counts = count_rows(interactions)
     return checks.check_timestamps_plausible(counts.earliest, counts.latest, unit, NOW)
 
@@ -59,12 +60,12 @@ def test_too_few_interactions(users: int, rows_per_user: int, lonely: int, findi
     )
     check = check_enough(pl.concat([build_interactions(users, rows_per_user), lonely_users]))
     assert not check.passed
-    assert check.finding.startswith(finding)
-    assert check.finding.endswith("with two or more. Provide more data")
+    assert check.text.startswith(finding)
+    assert check.text.endswith("with two or more. Provide more data")
 
 
 def test_ratings_below_the_minimum_could_be_enough() -> None:
-    finding = checks.check_enough_interactions(975, 25, 25, low_ratings=1_200).finding
+    finding = checks.check_enough_interactions(975, 25, 25, low_ratings=1_200).text
     assert finding.endswith(" or lower interactions.min_rating: 1,200 ratings are below it")
 
 
@@ -88,7 +89,7 @@ def test_no_interactions_at_all_fail_both_checks() -> None:
 def test_timestamps_plausible(time: int, unit: str, is_passed: bool, finding: str) -> None:
     check = check_plausible(build_interactions(2, 2, time=time), unit)
     assert check.passed is is_passed
-    assert finding in check.finding
+    assert finding in check.text
 
 
 USERS = pl.Series(["a", "b", "c"])
@@ -98,14 +99,14 @@ def test_every_user_answered() -> None:
     assert checks.check_every_user_answered(USERS, pl.Series(["c", "a", "b"])).passed
     missing = checks.check_every_user_answered(USERS, pl.Series(["a"]))
     assert not missing.passed
-    assert "1 of 3 users have a result; 2 missing" in missing.finding
+    assert "1 of 3 users have a result; 2 missing" in missing.text
     assert not checks.check_every_user_answered(USERS, pl.Series(["a", "b", "c", "a"])).passed
     unknown = checks.check_every_user_answered(USERS, pl.Series(["a", "b", "c", "d"]))
     assert not unknown.passed
-    assert "3 of 3 users have a result; 1 results are of users that were not" in unknown.finding
+    assert "3 of 3 users have a result; 1 results are of users that were not" in unknown.text
     empty = checks.explain_empty_lists(checks.check_every_user_answered(USERS, USERS))
     assert empty.blocks
-    assert empty.finding.startswith("3 of 3 users have a result; all lists are empty")
+    assert empty.text.startswith("3 of 3 users have a result; all lists are empty")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_source_without_erased(rows: int, users: int, finding: str) -> None:
     check = checks.check_source_without_erased(rows, users)
     assert check.passed == (not rows)
     assert not check.blocks
-    assert check.finding.startswith(finding)
+    assert check.text.startswith(finding)
 
 
 def test_few_event_types() -> None:
@@ -128,7 +129,7 @@ def test_few_event_types() -> None:
     assert checks.check_few_event_types(9).passed
     check = checks.check_few_event_types(10)
     assert check.blocks
-    assert check.finding.startswith("10 event types; Personalize takes at most 9")
+    assert check.text.startswith("10 event types; Personalize takes at most 9")
     assert checks.check_few_event_types(8, has_event_values=True).passed
     assert checks.check_few_event_types(9, has_event_values=True).blocks
 
@@ -158,21 +159,20 @@ def test_failed_users_are_named_with_the_setting() -> None:
     most = "(at most 0.1 % may: recommendations.max_failed_share)"
     first = "the first: User error"
     assert (
-        few.finding
-        == f"3 of 12,000 users failed {most}; they have no list in this edition; {first}"
+        few.text == f"3 of 12,000 users failed {most}; they have no list in this edition; {first}"
     )
     many = checks.check_no_failed_users(6, 300, ("b", "User error"), 0.001)
-    assert many.finding == f"6 of 300 users failed {most}; {first}"
+    assert many.text == f"6 of 300 users failed {most}; {first}"
     named = checks.check_no_failed_users(6, 300, ("b-1", "No user b-1 in b-12"), 0.001)
-    assert named.finding.endswith("; the first: No user … in b-12")
-    assert checks.check_no_failed_users(0, 300, None, 0.001).finding == "0 of 300 users failed"
+    assert named.text.endswith("; the first: No user … in b-12")
+    assert checks.check_no_failed_users(0, 300, None, 0.001).text == "0 of 300 users failed"
 
 
 def test_no_failed_segments() -> None:
     assert checks.check_no_failed_segments(0, 2, None, "segments.items").passed
     check = checks.check_no_failed_segments(1, 2, ("b", "User error"), "segments.items")
     assert check.blocks
-    assert check.finding == (
+    assert check.text == (
         "1 of 2 segments failed; the first, segment 'b': User error; fix segments.items"
     )
     # Another job would return the same.
@@ -180,39 +180,39 @@ def test_no_failed_segments() -> None:
 
 
 def test_every_segment_answered() -> None:
-    def check_segments(*segments: str) -> checks.CheckResult:
+    def check_segments(*segments: str) -> Finding:
         return checks.check_every_segment_answered(["1", "2"], pl.Series(segments))
 
     assert check_segments("2", "1").passed
     assert not check_segments("2", "1", "1").passed
     missing = check_segments("2")
     assert not missing.passed
-    assert "1 of 2 segments have a result; missing: '1'" in missing.finding
+    assert "1 of 2 segments have a result; missing: '1'" in missing.text
 
 
 def test_no_duplicates() -> None:
     assert checks.check_no_duplicates(0).passed
     check = checks.check_no_duplicates(1, "user")
     assert not check.passed
-    assert check.finding.startswith("1 users")
+    assert check.text.startswith("1 users")
 
 
 def test_no_seen_items() -> None:
     assert checks.check_no_seen_items(0).passed
     check = checks.check_no_seen_items(1)
     assert not check.passed
-    assert check.finding.startswith("1 recommended items")
+    assert check.text.startswith("1 recommended items")
 
 
 def test_lists_full_is_a_warning() -> None:
     assert checks.check_lists_full(2, 2, 1).passed
     short = checks.check_lists_full(1, 2, 2)
     assert not short.passed
-    assert short.finding.startswith("1 of 2 users have all 2 items")
+    assert short.text.startswith("1 of 2 users have all 2 items")
     assert not short.blocks
     without_failed = checks.check_lists_full(2, 3, 1, failed=1)
     assert without_failed.passed
-    assert without_failed.finding.startswith("2 of 2 users have all 1 items")
+    assert without_failed.text.startswith("2 of 2 users have all 1 items")
     assert without_failed.numbers["users"] == 3
 
 
@@ -223,9 +223,9 @@ def test_items_that_the_items_file_does_not_have_are_a_warning() -> None:
     other = checks.check_items_known(listed_ids, known_ids)
     assert not other.passed
     assert not other.blocks
-    assert other.finding.startswith("1 of the 3 items in the lists are in the items file")
-    assert "The lists have '1.0', the file '1'" in other.finding
-    assert "ratings.columns.item" in checks.check_items_known(listed_ids, known_ids.head(0)).finding
+    assert other.text.startswith("1 of the 3 items in the lists are in the items file")
+    assert "The lists have '1.0', the file '1'" in other.text
+    assert "ratings.columns.item" in checks.check_items_known(listed_ids, known_ids.head(0)).text
 
 
 def test_a_filter_that_lets_items_through_which_the_file_does_not_have_is_named() -> None:
@@ -234,7 +234,7 @@ def test_a_filter_that_lets_items_through_which_the_file_does_not_have_is_named(
     check = checks.check_items_known(listed_ids, known_ids, settings.open_filter)
     assert not check.passed
     assert not check.blocks
-    assert check.finding == (
+    assert check.text == (
         "2 of the 3 items in the lists are in the items file. recommendations.filter: EXCLUDE …"
         " Items.STOCK NOT IN lets items through that the items file does not have: write INCLUDE"
         " ItemID WHERE Items.STOCK IN (…)"
@@ -265,7 +265,7 @@ def test_rows_without_a_title_are_a_warning() -> None:
     untitled = checks.check_rows_titled(57_648, 30_247)
     assert not untitled.passed
     assert not untitled.blocks
-    assert untitled.finding.startswith("30,247 of 57,648 rows have no title, because")
+    assert untitled.text.startswith("30,247 of 57,648 rows have no title, because")
 
 
 def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:
@@ -288,19 +288,18 @@ def test_a_warning_does_not_stop_a_step() -> None:
 
 
 def test_editions_keep_their_verdicts() -> None:
-    stored = {"name": "no_seen_items", "passed": True, "found": "0 items", "numbers": {}}
-    edition = Edition({"checks": [stored]}, "s3://shop/lists.parquet")
+    edition = make_edition({"findings": [Finding("no_seen_items", True, "0 items")]})
     seen_check, unknown = read_checks(edition, ["no_seen_items", "no_duplicates"])
-    assert seen_check.finding == "0 items"
-    assert "not checked" in unknown.finding
+    assert seen_check.text == "0 items"
+    assert "not checked" in unknown.text
 
 
 def test_a_check_that_warned_in_an_edition_still_only_warns() -> None:
     short = checks.check_lists_full(1, 2, 2)
-    assert checks.CheckResult.from_json(short.to_json()) == short
-    check = checks.check_no_duplicates(1)
-    assert check.to_json().keys() == {"name", "passed", "found", "numbers"}
-    assert checks.CheckResult.from_json(check.to_json()).blocks
+    edition = make_edition({"findings": [short, checks.check_no_duplicates(1)]})
+    stored = Edition.model_validate_json(edition.model_dump_json()).findings
+    assert stored == edition.findings
+    assert [finding.blocks for finding in stored] == [False, True]
 
 
 def test_records_keep_their_keys_and_ignore_unknown_ones() -> None:

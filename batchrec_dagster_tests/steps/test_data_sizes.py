@@ -8,12 +8,12 @@ from pathlib import Path
 
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.user_attributes import UsersLayout
-from batchrec_dagster.steps.checks import CheckResult
 from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
 from batchrec_dagster.steps.items import inspect_items
 from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
 from batchrec_dagster.steps.user_attributes import inspect_users
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.editions import Finding
 from batchrec_dagster.storage.hashed_users import NOBODY
 
 TITLE, IMAGE = "items.columns.title", "items.columns.image"
@@ -21,7 +21,7 @@ TITLE, IMAGE = "items.columns.title", "items.columns.image"
 
 def compare(
     size: DataSize, published: DataSize, max_shrink: float = 0.2, *, skip: bool = False
-) -> CheckResult:
+) -> Finding:
     return check_not_shrunk(
         "items", size, published, "edition 7", max_shrink, how_to_skip="do so", skip=skip
     )
@@ -34,7 +34,7 @@ def test_the_message_has_all_losses_and_what_to_do() -> None:
     )
     assert not check.passed
     assert check.blocks
-    assert check.finding == (
+    assert check.text == (
         "much is missing that edition 7 was made from: items fell from 1,000 to 500 (50% fewer),"
         " users fell from 100 to 10 (90% fewer) and rows with a value in items.columns.title fell"
         " from 100% to 0%. gate.max_shrink allows 20%. Nothing was imported, and the published"
@@ -91,10 +91,10 @@ def test_users_are_counted_with_the_values_of_each_column(tmp_path: Path) -> Non
 def test_a_run_may_go_on_and_says_so() -> None:
     check = compare(DataSize(500), DataSize(1000), skip=True)
     assert check.passed
-    assert check.finding == (
+    assert check.text == (
         "much is missing that edition 7 was made from: items fell from 1,000 to 500 (50% fewer);"
         " published anyway (--publish-anyway)"
     )
-    assert compare(DataSize(990), DataSize(1000)).finding == (
+    assert compare(DataSize(990), DataSize(1000)).text == (
         "990 items, compared with 1,000 in edition 7"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -11,7 +10,9 @@ from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.personalize.evidence import AMAZON
 from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
+from batchrec_dagster_tests.guard.editions import make_edition
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +34,10 @@ def build_model(
     )
 
 
-def build_edition(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> dict[str, Any]:
-    return {"solution_version_arn": arn, "measured_on": measured_on, "metrics": {NDCG: ndcg}}
+def build_edition(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -> Edition:
+    return make_edition(
+        {"solution_version_arn": arn, "measured_on": measured_on, "metrics": {NDCG: ndcg}}
+    )
 
 
 def test_metrics_that_count_other_events_are_named_and_not_compared() -> None:
@@ -44,24 +47,24 @@ def test_metrics_that_count_other_events_are_named_and_not_compared() -> None:
     before = build_edition(0.3)
     candidate = ModelToPublish(by_purchase, "all, by purchase", before, ["purchase"])
     check = check_quality_gate(Gate(), candidate, how_to_skip="skip")
-    assert check.finding == (
+    assert check.text == (
         "NDCG@25 for purchase 0.0200, compared with 0.0100 for the most popular items; coverage"
         " 0.2000; not comparable with the published lists: the events that the metrics count"
         " changed"
     )
     strict = check_quality_gate(
         Gate(max_drop=0.1),
-        replace(candidate, published={**before, "measured_on": "all, by purchase"}),
+        replace(candidate, published=build_edition(0.3, measured_on="all, by purchase")),
         how_to_skip="skip",
     )
-    assert "its NDCG@25 for purchase is 93% below the published lists'" in strict.finding
+    assert "its NDCG@25 for purchase is 93% below the published lists'" in strict.text
 
 
 def test_the_gate_says_that_amazons_metrics_count_all_events() -> None:
     model = replace(build_model(0.2, 0.1), engine=AMAZON)
     candidate = ModelToPublish(model, "all", None, ["cart", "purchase"])
     check = check_quality_gate(Gate(), candidate, how_to_skip="skip")
-    assert check.finding == (
+    assert check.text == (
         "NDCG@25 0.2000, compared with 0.1000 for the most popular items; coverage 0.2000; the"
         " metrics of Amazon Personalize count all events, not only cart and purchase"
     )
@@ -81,15 +84,15 @@ def test_lists_that_were_rolled_back_and_are_still_there_are_not_compared() -> N
             how_to_skip="do so",
         )
         assert verdict.passed is is_passed
-        assert "which were rolled back: `batchrec rollback` finishes that" in verdict.finding
-        assert ("publish anyway: do so" in verdict.finding) is not is_passed
-        assert "\n" not in verdict.finding
+        assert "which were rolled back: `batchrec rollback` finishes that" in verdict.text
+        assert ("publish anyway: do so" in verdict.text) is not is_passed
+        assert "\n" not in verdict.text
 
 
-def test_lists_that_do_not_say_what_they_are_stay_too() -> None:
-    """Lists of versions that wrote no metadata are such lists."""
-    for edition, reason in ((None, "nothing was published"), ({}, "the published lists stay")):
+def test_what_remains_is_said() -> None:
+    remains = ((None, "nothing was published"), (make_edition({}), "the published lists stay"))
+    for edition, reason in remains:
         verdict = check_quality_gate(
             Gate(), ModelToPublish(build_model(0.02, 0.03), "all", edition), how_to_skip="do so"
         )
-        assert reason in verdict.finding
+        assert reason in verdict.text

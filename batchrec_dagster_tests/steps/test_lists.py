@@ -64,10 +64,10 @@ def test_a_line_that_failed_is_reported_from_whichever_piece_it_is_in() -> None:
         line = format_inference_line({"userId": user}, [] if error else ["1"], error=error)
         builder.add(read_inference(line.encode()))
     everyone, failed_lines, *_ = builder.checks(pl.Series(["a", "b", "c", "d"]), filtered=False)
-    assert everyone.finding.startswith("3 of 4 users have a result; 1 missing")
-    assert everyone.finding.endswith("1 results are repeated")
-    assert failed_lines.finding.startswith("2 of 4 users failed (at most 0 % may: ")
-    assert failed_lines.finding.endswith("; the first: User error")
+    assert everyone.text.startswith("3 of 4 users have a result; 1 missing")
+    assert everyone.text.endswith("1 results are repeated")
+    assert failed_lines.text.startswith("2 of 4 users failed (at most 0 % may: ")
+    assert failed_lines.text.endswith("; the first: User error")
 
 
 @pytest.fixture

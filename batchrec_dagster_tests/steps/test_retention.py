@@ -22,7 +22,7 @@ from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import declaration
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, REGION, Keys, S3Server
 
 IMPORTED = datetime(2026, 11, 20, tzinfo=UTC)
@@ -105,10 +105,10 @@ def publish(work: PersonalizeWork, folder: Path, **about: Any) -> None:
     """Publish the next edition, made from the job of its number."""
     table = work.files.table
     number = table.next_number()
-    facts = {"batch_inference_job_arn": f"{JOB}shop-{number}", **about}
+    facts = {"job_arn": f"{JOB}shop-{number}", **about}
     with TableWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"]}))
-        writer.finish(complete_about({"edition": number, "version": f"v{number}", **facts}))
+        writer.finish(make_edition({"number": number, "version": f"v{number}", **facts}))
     table.publish(writer.path, work.pipeline.retention.editions)
 
 

@@ -78,7 +78,7 @@ def test_failed_segments_are_reported() -> None:
     table, _ = build_table(lines, 1, None)
     whole, failed_segments, duplicates = table.checks(["10", "11", "12"], "segments.items")
     assert not whole.passed
-    assert "missing: '12'" in whole.finding
-    assert "1 of 3 segments failed" in failed_segments.finding
-    assert "'11': User error: no such item; fix segments.items" in failed_segments.finding
+    assert "missing: '12'" in whole.text
+    assert "1 of 3 segments failed" in failed_segments.text
+    assert "'11': User error: no such item; fix segments.items" in failed_segments.text
     assert duplicates.passed

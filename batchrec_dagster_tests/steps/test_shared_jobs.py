@@ -13,7 +13,7 @@ import pytest
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster.steps.checks import CheckResult, name_list_settings
+from batchrec_dagster.steps.checks import name_list_settings
 from batchrec_dagster.steps.cost import estimate_results
 from batchrec_dagster.steps.data_sizes import DataSize, SizeComparison
 from batchrec_dagster.steps.lists_declaration import describe_lists
@@ -26,10 +26,10 @@ from batchrec_dagster.steps.shared_jobs import (
 )
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.editions import Finding, TableWriter
 from batchrec_dagster.storage.publications import PublicationRecord, Publications, WithdrawnLists
 from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 
 V1 = {"recipe": "aws-user-personalization"}
 USERS = {"source": "users.csv", "column": "id"}
@@ -131,11 +131,9 @@ def test_each_list_keeps_the_filters_of_the_others_and_names_its_own() -> None:
 
 
 def test_a_finding_names_the_settings_of_its_list() -> None:
-    check = CheckResult("lists_full", False, "recommendations.filter excludes most of it")
+    check = Finding("lists_full", False, "recommendations.filter excludes most of it")
     assert name_list_settings(check, "recommendations") == check
-    assert (
-        name_list_settings(check, "lists.home").finding == "lists.home.filter excludes most of it"
-    )
+    assert name_list_settings(check, "lists.home").text == "lists.home.filter excludes most of it"
 
 
 def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
@@ -161,14 +159,14 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
             "sizes": {"interactions": {"rows": 100 * day}},
             "settings": pipeline.deciding_settings,
         }
-        about = {"edition": 1, "version": f"v{day}", "made_at": f"2026-11-0{day}", **sizes}
+        about = {"number": 1, "version": f"v{day}", "made_at": f"2026-11-0{day}", **sizes}
         with TableWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
-            writer.finish(complete_about(about))
+            writer.finish(make_edition(about))
         list_work.files.table.publish(writer.path, 7)
     compare = SizeComparison(work, "interactions").check
-    assert compare(DataSize(190)).finding.endswith("compared with 200 in edition 1 of mail")
+    assert compare(DataSize(190)).text.endswith("compared with 200 in edition 1 of mail")
     withdrawn = WithdrawnLists(1, "v2", None, None)
     Publications(mail.files).write(PublicationRecord(withdrawn=(withdrawn,)))
     compare = SizeComparison(work, "interactions").check
-    assert compare(DataSize(190)).finding.endswith("compared with 100 in edition 1 of home")
+    assert compare(DataSize(190)).text.endswith("compared with 100 in edition 1 of home")

@@ -22,6 +22,7 @@ from batchrec_dagster.storage.io_managers import (
     StorageIOManager,
     UsersIOManager,
 )
+from batchrec_dagster_tests.guard.editions import make_edition
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
 FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]
@@ -94,7 +95,7 @@ def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
     with TableWriter(tmp_path / "lists.parquet") as writer:
         for row in range(TABLE.height):
             writer.write(TABLE[row].to_arrow())
-        writer.finish({"edition": 1, "version": "a"})
+        writer.finish(make_edition({"version": "a"}))
     key = "shop/lists/lists.parquet"
     folder = tmp_path / "storage"
     storage = StorageResource(root=str(folder), s3=S3Connection())

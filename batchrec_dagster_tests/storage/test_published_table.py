@@ -6,16 +6,15 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from batchrec_dagster.storage.editions import Edition, PublishedTable, TableWriter
+from batchrec_dagster.storage.editions import Edition, PublishedTable, TableWriter, read_footer
 from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
     ObjectStore,
 )
+from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 TABLE = "shop/curated/lists/lists.parquet"
@@ -41,7 +40,7 @@ def publish(table: PublishedTable, folder: Path, version: str) -> Edition:
         for start in (0, 10, 20):
             rows = {"version": [version] * 10, "row": list(range(start, start + 10))}
             writer.write(pa.table(rows))
-        writer.finish({"edition": table.next_number(), "version": version})
+        writer.finish(make_edition({"number": table.next_number(), "version": version}))
     return table.publish(writer.path, KEEP)
 
 
@@ -87,8 +86,8 @@ def test_one_path_has_the_newest_and_says_what_it_is(table: PublishedTable, tmp_
     for version in "abcde":
         publish(table, tmp_path, version)
     assert find_version(table) == "e"
-    metadata = pq.read_metadata(io.BytesIO(table.store.get(table.uri))).metadata
-    assert metadata[b"batchrec"] == b'{"edition": 5, "version": "e"}'
+    footer = read_footer(io.BytesIO(table.store.get(table.uri)))
+    assert footer == make_edition({"number": 5, "version": "e"})
     versions_kept = ["000004-d", "000003-c", "000002-b"]
     assert list_older_versions(table) == versions_kept
     assert list_keys(table) == {TABLE, *(f"{HISTORY}{name}.parquet" for name in versions_kept)}
@@ -131,27 +130,12 @@ def test_what_is_being_read_stays_as_it_is(table: PublishedTable, tmp_path: Path
     assert rows.get_column("version").to_list() == ["a"] * 30
 
 
-def test_a_table_that_does_not_say_what_it_is_is_kept_too(
-    table: PublishedTable, tmp_path: Path
-) -> None:
-    """A person may have put such a table there."""
-    buffer = io.BytesIO()
-    pl.DataFrame({"version": ["unknown"] * 30, "row": range(30)}).write_parquet(buffer)
-    table.store.put(table.uri, buffer.getvalue())
-    assert find_version(table) == "unknown"
-    assert publish(table, tmp_path, "a").name == "000001-a"
-    assert list_older_versions(table) == ["000000-unknown"]
-    table.put_back(table.older()[0], KEEP)
-    assert find_version(table) == "unknown"
-    assert table.next_number() == 2
-
-
 def test_a_long_footer_is_read_too(table: PublishedTable, tmp_path: Path) -> None:
     with TableWriter(tmp_path / "long.parquet") as writer:
         for row in range(500):
             writer.write(pa.table({"row": [row], "text": ["x" * 100]}))
-        writer.finish({"edition": 1, "version": "a", "long": "x" * 100_000})
+        writer.finish(make_edition({"settings": {"long": "x" * 100_000}}))
     table.publish(writer.path, KEEP)
     current = table.current()
     assert current is not None
-    assert len(current.about["long"]) == 100_000
+    assert len(current.settings["long"]) == 100_000

@@ -1,7 +1,6 @@
 """What the assets of published lists share: columns, checks, metadata and rollback."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -181,14 +180,17 @@ def list_warnings(pipeline: Pipeline) -> dict[str, str]:
 
 def describe_table(pipeline: Pipeline, table: "RecommendationTable") -> dict[str, Any]:
     """The metadata of a published table of lists for users."""
-    counts = asdict(table.counts)
-    rows = counts.pop("rows")
+    counts = table.counts
     return {
         "preview": _preview(table),
         **_rules_metadata(table),
         **_popularity_metadata(table),
-        **table_metadata(rows, _describe_columns(pipeline), table.sample.columns),
-        **counts,
+        **table_metadata(counts.rows, _describe_columns(pipeline), table.sample.columns),
+        "users": counts.subjects,
+        "items": counts.items,
+        "seen_items_dropped": counts.seen_items_dropped,
+        "items_without_score": counts.items_without_score,
+        "failed_users": counts.failed,
     }
 
 
@@ -222,7 +224,7 @@ def _popularity_metadata(table: "RecommendationTable") -> dict[str, Any]:
 
 def published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any]:
     """Which edition is published, and how good the model is that made it, if one did."""
-    metrics = edition.about["metrics"]
+    metrics = edition.metrics
     numbers = {"ndcg_at_25": metrics.get(NDCG), "coverage": metrics.get(COVERAGE)}
     return {
         "edition": edition.number,
@@ -234,7 +236,7 @@ def published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any
 
 def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
     counts = (
-        f"**{table.counts.users:,} users** have a list.",
+        f"**{table.counts.subjects:,} users** have a list.",
         f"{table.counts.items:,} different items are in them.",
     )
     if not table.sample.height:
@@ -260,7 +262,6 @@ def roll_back(
     absent = republish(work, to, find_root_run(context), runs, context.log).absent
     delete_unneeded(work)
     edition, lists = work.files.table.read()
-    about = edition.about
     names = [spec.name for spec in context.assets_def.check_specs]
     outcome = f"rolled back to {summarize_edition(edition)}"
     if absent.description:
@@ -272,11 +273,13 @@ def roll_back(
             metadata={
                 "outcome": outcome,
                 "dagster/row_count": lists.select(pl.len()).collect(engine="streaming").item(),
-                **{
-                    key: about[key]
-                    for key in ("items", "made_at", "solution_version_arn")
-                    if key in about
-                },
+                "items": edition.counts.items,
+                "made_at": edition.made_at.isoformat(),
+                **(
+                    {"solution_version_arn": edition.solution_version_arn}
+                    if edition.solution_version_arn is not None
+                    else {}
+                ),
                 **({"users": edition.users} if edition.users is not None else {}),
                 **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
                 **published_metadata(work, edition),

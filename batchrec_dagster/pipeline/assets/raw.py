@@ -315,7 +315,7 @@ def _raw_attributes(
                     metadata={
                         **raw_files_metadata(files, work.storage),
                         "preview": preview_metadata(
-                            f"{escape(source.display_name)}: {escape(check.finding)}."
+                            f"{escape(source.display_name)}: {escape(check.text)}."
                         ),
                         "bytes": record.files[0].size,
                         "dagster/row_count": check.numbers.get("rows", 0),

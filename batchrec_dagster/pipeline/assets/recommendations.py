@@ -86,7 +86,7 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
                 return roll_back(work, context, config.roll_back_to, delete_unneeded)
             run = describe_run(context, config)
             lists = infer_and_publish(work, declaration, solution_version, batch_users, run)
-            if lists.edition.about["root_run"] != run.root_run:
+            if lists.edition.root_run != run.root_run:
                 record_unchanged(context)
         return materialization_with_checks(
             lists.checks,

@@ -1,6 +1,5 @@
 """The asset similar_items: what goes with each item, as a published table."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -140,8 +139,7 @@ def _reads_items(pipeline: Pipeline) -> bool:
 def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> dict[str, Any]:
     """The metadata, of which Dagster's page shows the first ones at the top."""
     table, job = lists.table, lists.job
-    counts = asdict(table.counts)
-    rows = counts.pop("rows")
+    counts = table.counts
     attributes = list_attribute_columns(work.pipeline)
     numbers = work.pipeline.items.layout.numbers if work.pipeline.items else {}
     described = {
@@ -161,8 +159,10 @@ def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> di
             if rules
             else {}
         ),
-        **table_metadata(rows, {**SIMILAR_ITEMS_COLUMNS, **described}, table.sample.columns),
-        **counts,
+        **table_metadata(counts.rows, {**SIMILAR_ITEMS_COLUMNS, **described}, table.sample.columns),
+        "items": counts.subjects,
+        "similar_items": counts.items,
+        "failed_items": counts.failed,
         **(
             {
                 "batch_inference_job_arn": job.arn,
@@ -181,8 +181,8 @@ def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> di
 def _preview(lists: "PublishedSimilarItems") -> dg.MetadataValue[Any]:
     table = lists.table
     counts = (
-        f"**{table.counts.items:,} items** have a list.",
-        f"{table.counts.similar_items:,} different items are in them.",
+        f"**{table.counts.subjects:,} items** have a list.",
+        f"{table.counts.items:,} different items are in them.",
     )
     if not table.sample.height:
         return preview_metadata(*counts)

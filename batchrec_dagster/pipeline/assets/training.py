@@ -242,7 +242,7 @@ def _training_metadata(
     record, version = training.record, training.version.description
     metrics = _shorten_names(record.metrics)
     recipe, parameters = work.pipeline.trainings[asset]
-    popular_ndcg = read_popular_ndcg(record.to_json())
+    popular_ndcg = read_popular_ndcg(record)
     counted_events = describe_counted_events(
         work.pipeline.solution.success, record.success, record.engine
     ).strip()

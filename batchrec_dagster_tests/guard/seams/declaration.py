@@ -23,7 +23,7 @@ from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster_tests.guard.builders import Project, definitions
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 
 if TYPE_CHECKING:
     pass
@@ -66,10 +66,10 @@ def publish_lists(project: Project, address: str, time: datetime) -> None:
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
     files = PipelineFiles(storage, StorageKeys(address))
     number = files.table.next_number()
-    facts = {"edition": number, "version": f"v{number}", "made_at": time.isoformat()}
+    facts = {"number": number, "version": f"v{number}", "made_at": time.isoformat()}
     with temporary_folder() as folder, TableWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
-        writer.finish(complete_about(facts))
+        writer.finish(make_edition(facts))
         publications = Publications(files)
         files.table.publish(folder / "lists.parquet", 7)
         publications.write(remember_facts(publications.read(), files))

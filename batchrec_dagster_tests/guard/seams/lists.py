@@ -42,7 +42,7 @@ from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster.storage.publications import Publications, Rollback
-from batchrec_dagster_tests.guard.editions import complete_about
+from batchrec_dagster_tests.guard.editions import make_edition
 
 if TYPE_CHECKING:
     pass
@@ -254,16 +254,18 @@ def judge_model(
     )
     published = None
     if published_ndcg is not None:
-        published = {
-            "solution_version_arn": "arn:new" if is_published else "arn:old",
-            "measured_on": "all" if is_comparable else "good ratings",
-            "metrics": {NDCG: published_ndcg},
-        }
+        published = make_edition(
+            {
+                "solution_version_arn": "arn:new" if is_published else "arn:old",
+                "measured_on": "all" if is_comparable else "good ratings",
+                "metrics": {NDCG: published_ndcg},
+            }
+        )
     candidate = ModelToPublish(model, "all", published)
     check = check_quality_gate(
         Gate(**gate), candidate, how_to_skip="", skip_quality_gate=publish_anyway
     )
-    return Judgement(check.blocks, check.finding)
+    return Judgement(check.blocks, check.text)
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,7 @@ def judge_sizes(
         how_to_skip="",
         skip=publish_anyway,
     )
-    return Judgement(check.blocks, check.finding)
+    return Judgement(check.blocks, check.text)
 
 
 def assign_arm(user: str, experiment: Mapping[str, Any]) -> str:
@@ -367,7 +369,7 @@ class ListHistory:
         schema = {"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
         number = table.next_number()
         about: dict[str, Any] = {
-            "edition": number,
+            "number": number,
             "version": f"v{number}",
             "made_at": datetime.fromtimestamp(at, UTC).isoformat(),
             "data_until": data_until,
@@ -378,7 +380,7 @@ class ListHistory:
         with TemporaryDirectory() as folder:
             with TableWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(pl.DataFrame(rows, schema=schema, orient="row").to_arrow())
-                writer.finish(complete_about(about))
+                writer.finish(make_edition(about))
             table.publish(writer.path, keep=9)
         Publications(self._work.files).settle()
 

@@ -32,9 +32,10 @@ from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.publishing import PREVIOUS, Publishing, republish
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import Edition, PublishedTable, TableWriter
+from batchrec_dagster.storage.editions import Edition, ListCounts, PublishedTable, TableWriter
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.lock import Lease
 from batchrec_dagster.storage.objects import (
@@ -219,13 +220,6 @@ class Editions:
             },
         )
         run = f"run of {night.model}"
-        facts = {
-            "root_run": run,
-            "run_cost_usd": 0.0,
-            "data_until": night.data_until,
-            "exclude_seen": False,
-            "users": night.lists.get_column("user_id").n_unique(),
-        }
         with _at(night.time), TemporaryDirectory() as folder:
             declared = describe_lists(self._pipeline)
             publishing = Publishing(self._work, declared, model, night.users_version)
@@ -233,7 +227,14 @@ class Editions:
             with TableWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(night.lists.to_arrow())
                 version = re.sub(r"\W", "_", f"{night.model}_{night.users_version}")
-                writer.finish(publishing.about(version, run, [], facts))
+                made = publishing.describe(
+                    version,
+                    RunFacts(run, run),
+                    [],
+                    counts=ListCounts(subjects=night.lists.get_column("user_id").n_unique()),
+                    data_until=night.data_until,
+                )
+                writer.finish(made)
             return publishing.publish(writer.path).number
 
     def roll_back(self, to: int | None = None, *, run: str, time: datetime) -> int:
