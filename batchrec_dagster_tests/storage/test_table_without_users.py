@@ -164,30 +164,6 @@ def test_another_edition_is_not_rewritten(tmp_path: Path) -> None:
         drop_users(table, edition, pl.Series(["u1"]))
 
 
-def test_a_table_of_somebody_else_is_rewritten_too(tmp_path: Path) -> None:
-    """Its metadata have keys of others, and it may have no metadata at all."""
-    table = open_table(tmp_path)
-    schema = SCHEMA.with_metadata({"owner": "somebody", "batchrec": '{"edition": 4}'})
-    buffer = io.BytesIO()
-    pq.write_table(make_rows({"u1": 2, "u2": 2}).cast(schema), buffer)
-    table.store.put(table.uri, buffer.getvalue())
-    edition = table.current()
-    assert edition is not None
-    assert drop_users(table, edition, pl.Series(["u1"])) == 1
-    metadata = pq.read_metadata(io.BytesIO(table.store.get(table.uri))).metadata
-    assert metadata[b"owner"] == b"somebody"
-    assert metadata[b"batchrec"] == b'{"edition": 4, "users_dropped": 1}'
-    assert read_users(table, edition) == ["u2"]
-    pl.DataFrame({"user_id": ["u1", None], "item_id": ["a", "b"]}).write_parquet(
-        buffer := io.BytesIO()
-    )
-    table.store.put(table.uri, buffer.getvalue())
-    edition = table.current()
-    assert edition is not None
-    assert drop_users(table, edition, pl.Series(["u1"])) == 1
-    assert table.read()[1].collect().get_column("item_id").to_list() == ["b"]
-
-
 USER_IDS = st.text("ab\0é\"'1,", min_size=1, max_size=3)
 
 
