@@ -14,6 +14,7 @@ from batchrec_dagster.sinks import Sink, SinkContext
 from batchrec_dagster.sinks.sink import SinkDescription
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.extras import require
+from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.secrets import redact
 
 
@@ -57,7 +58,8 @@ def _check_alerts(pipeline: Pipeline) -> Iterator[Finding]:
 def _check_sinks(pipeline: Pipeline, storage: StorageResource, project: Path) -> Iterator[Finding]:
     """A finding for each sink that writes outside the pipeline's storage."""
     for list_pipeline in pipeline.published_pipelines:
-        context = SinkContext(list_pipeline.address, storage, project, os.environ)
+        subject = ITEMS if list_pipeline.is_of_items else USERS
+        context = SinkContext(list_pipeline.address, storage, project, os.environ, subject=subject)
         for key, sink in list_pipeline.sinks.declared.items():
             description = sink.describe(project)
             if description.place:

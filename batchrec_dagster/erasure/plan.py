@@ -23,14 +23,13 @@ from batchrec_dagster.erasure.place import Amount, Place
 from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.erasure.receipt import Receipt
 from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_imported_places
-from batchrec_dagster.erasure.sinks import SinkRows
+from batchrec_dagster.erasure.sinks import SinkPlaces
 from batchrec_dagster.erasure.unfinished import UnfinishedErasure, count_unfinished
 from batchrec_dagster.erasure.whole_files import WholeFiles, make_folder_place
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.prices import summarize_costs
 from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster.sinks import SinkContext
-from batchrec_dagster.sinks.export import ExportSink
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
 from batchrec_dagster.steps.work import PersonalizeWork, list_removed_lists
 from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
@@ -251,18 +250,10 @@ def _list_places_of_list(
         uris = [files.uri(prefix) for prefix in prefixes]
         return WholeFiles(name + of_list, consequence, store, uris, [*map(files.uri, exceptions)])
 
-    sinks = {} if list_pipeline is None else list_pipeline.sinks.declared
     context = SinkContext(keys.address, storage, work.pipeline.project, os.environ)
-    # Without a path of its own, an export is in the storage.
-    exports = [
-        keys.export(sink.filename)
-        for sink in sinks.values()
-        if isinstance(sink, ExportSink) and sink.path is None
-    ]
     return [
         *([BatchUserLines(files, f"users who get lists{of_list}")] if of_list else []),
-        *(SinkRows(key, sink, context, of_list) for key, sink in sinks.items()),
-        whole_files("other exports", "deleted", keys.all_exports, exceptions=exports),
+        SinkPlaces(files.table, context, of_list),
         PublishedEditions(files.table, is_live=False, of_list=of_list),
         PublishedEditions(files.table, is_live=True, of_list=of_list),
         ParquetRows(

@@ -1,4 +1,4 @@
-"""The sinks that the pipeline declares: PostgreSQL, DynamoDB, files."""
+"""The places that sinks wrote lists to: PostgreSQL, DynamoDB, files."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ from dataclasses import dataclass
 
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Amount
-from batchrec_dagster.sinks import Sink, SinkContext
+from batchrec_dagster.sinks import SinkContext
+from batchrec_dagster.steps.sinks import count_sinks, write_sinks_again
+from batchrec_dagster.storage.editions import PublishedTable
 
 
 @dataclass(frozen=True)
-class SinkRows:
-    """What a sink has of the people."""
+class SinkPlaces:
+    """Wherever a list was written. It is written again, without the people."""
 
-    key: str
-    """The sink's key in the YAML."""
-    sink: Sink
+    table: PublishedTable
     context: SinkContext
     of_list: str = ""
     """What its name ends with, if it is of one of several lists."""
-    consequence: str = "rows removed"
+    consequence: str = "written again without them"
 
     @property
     def name(self) -> str:
-        return f"sink {self.key}{self.of_list}"
+        return f"sinks{self.of_list}"
 
     def count(self, people: People) -> Amount:
-        return Amount(self.sink.count_users(people.ids, self.context), "users")
+        return Amount(count_sinks(self.context), "places", is_of_people=False)
 
     def erase(self, people: People) -> int:
-        return self.sink.erase_users(people.ids, self.context)
+        if self.table.current() is None:
+            return 0
+        _, lists = self.table.read()
+        return len([*write_sinks_again(lists, self.context)])

@@ -5,10 +5,7 @@ To add a sink, write its class in a module here and give it a field, and so a YA
 
 from __future__ import annotations
 
-from typing import cast
-
-import dagster as dg
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from batchrec_dagster.sinks.dynamodb import DynamoDbSink
 from batchrec_dagster.sinks.export import ExportSink
@@ -16,8 +13,10 @@ from batchrec_dagster.sinks.postgres import PostgresSink
 from batchrec_dagster.sinks.sink import Sink, SinkContext, SinkResult
 
 
-class Sinks(dg.Model):
+class Sinks(BaseModel):
     """Where people use the lists: each sink is written after every refresh."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     postgres: PostgresSink | None = Field(
         default=None, description="A PostgreSQL table, replaced whole with each refresh."
@@ -32,7 +31,7 @@ class Sinks(dg.Model):
     @property
     def declared(self) -> dict[str, Sink]:
         """The declared sinks by their YAML keys."""
-        return {key: cast(Sink, sink) for key, sink in self if sink is not None}
+        return {key: sink for key, sink in self if sink is not None}
 
 
 __all__ = ["Sink", "SinkContext", "SinkResult", "Sinks"]

@@ -1,27 +1,57 @@
-"""The sink that writes the lists to a DynamoDB table, with an item for each user."""
+"""The sink that writes the lists to a DynamoDB table, with an item for each user.
+
+    {"user_id": "7", "items": [{"item_id": "260", "title": "…", "score": 0.04}, …],
+     "run_id": "…", "expires_at": 1767225600}
+
+Items are replaced one by one: a reader sees a user's old list or the new one, never a part of one.
+
+Reading the whole table to find the users who are gone would cost more the larger it is. So the ids
+of the users written last are kept in the storage. Before a write, the ids that are about to be
+written are added to them, so that a write that is killed forgets nobody.
+
+`expires_at` is for the table's time to live. If that is on, DynamoDB itself removes, at no cost,
+every list that no write has renewed for the declared number of days.
+
+A tag of the table says whose lists it has, so that nobody else's replace them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import dagster as dg
 import polars as pl
+from boto3.dynamodb.table import BatchWriter
+from botocore import exceptions
 from pydantic import Field, field_validator
 
+from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.sinks import sink
-from batchrec_dagster.sinks.dynamodb_table import (
-    UserListTable,
-    build_time_to_live_command,
-    raise_as_sink_errors,
-)
-from batchrec_dagster.storage.layout import SIMILAR_ITEMS, PipelineFiles, StorageKeys
-from batchrec_dagster.storage.list_subjects import ITEMS, USERS
+from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+
+EXPIRES = "expires_at"
+OWNER = "batchrec:lists-of"
+DAY_SECONDS = 24 * 3600
+# How many requests are under way at a time, and for how many users each of them writes at once.
+CONNECTIONS = 8
+USERS_AT_ONCE = 500
+
+TRANSIENT = {
+    "InternalServerError",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "ThrottlingException",
+}
 
 
-class DynamoDbSink(dg.Model):
+class DynamoDbSink(sink.Sink):
     """A DynamoDB table with an item for each user."""
 
     asset: ClassVar[str] = "recommendations_in_dynamodb"
@@ -62,36 +92,194 @@ class DynamoDbSink(dg.Model):
         )
 
     def check(self, context: sink.SinkContext) -> sink.SinkCheck:
-        with raise_as_sink_errors(self.table):
-            table = self._open_table(context)
-            table_arn, removes_expired = table.check()
-            table.check_owner(table_arn)
-        if not removes_expired:
-            return sink.SinkCheck(
-                f"the time to live of {self.table} is off", build_time_to_live_command(self.table)
-            )
+        with _aws_errors(self.table):
+            client = context.storage.client("dynamodb")
+            self._require_own_table(client, context)
+            if not self._removes_expired(client):
+                return sink.SinkCheck(f"the time to live of {self.table} is off", self._ttl_command)
         return sink.SinkCheck(f"the table {self.table} is there")
 
+    def has_lists(self, context: sink.SinkContext) -> bool:
+        with _aws_errors(self.table):
+            client = context.storage.client("dynamodb")
+            try:
+                table = client.describe_table(TableName=self.table)["Table"]
+            except client.exceptions.ResourceNotFoundException:
+                return False
+            return _read_owner(client, table["TableArn"]) == _name_owner(context)
+
     def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
-        with raise_as_sink_errors(self.table):
-            return self._open_table(context).write(lists, context.run_id)
+        expected = sink.count_lists(lists)
+        key = context.subject.column
+        with _aws_errors(self.table):
+            client = context.storage.client("dynamodb")
+            table_arn, owner = self._require_own_table(client, context)
+            if owner is None:
+                mark = {"Key": OWNER, "Value": _name_owner(context)}
+                client.tag_resource(ResourceArn=table_arn, Tags=[mark])
+            user_ids = lists.filter(rank=1).select(key).collect(engine="streaming")
+            removed_ids = self._remember_users(user_ids, context)
+            written = self._put_lists(client, lists, context)
+            sink.require_written(
+                expected.users, written, "users", f"the DynamoDB table {self.table}"
+            )
+            keys = [{key: {"S": user}} for user in removed_ids.get_column(key)]
+            self._send(client, "delete_item", keys)
+            self._keep_users(user_ids, context)
+            warning = (
+                None
+                if self._removes_expired(client)
+                else f"the time to live of {self.table} is off: {self._ttl_command}"
+            )
+        facts = {"table": self.table, "users_removed": removed_ids.height}
+        return sink.SinkResult(expected, facts, warning)
 
-    def count_users(self, users: Collection[str], context: sink.SinkContext) -> int:
-        with raise_as_sink_errors(self.table):
-            return self._open_table(context).count_users(users)
-
-    def erase_users(self, users: Collection[str], context: sink.SinkContext) -> int:
-        with raise_as_sink_errors(self.table):
-            return self._open_table(context).erase_users(users)
-
-    def _open_table(self, context: sink.SinkContext) -> UserListTable:
-        storage = context.storage
-        keys = StorageKeys(context.pipeline)
-        return UserListTable(
-            client=storage.client("dynamodb"),
-            table=self.table,
-            ttl_days=self.ttl_days,
-            files=PipelineFiles(storage, keys),
-            owner=f"{context.pipeline} in {storage.uri('')}",
-            key=(ITEMS if keys.table == SIMILAR_ITEMS else USERS).column,
+    @property
+    def _ttl_command(self) -> str:
+        """The command with which a user switches the table's time to live on."""
+        return (
+            f"aws dynamodb update-time-to-live --table-name {self.table}"
+            f" --time-to-live-specification Enabled=true,AttributeName={EXPIRES}"
         )
+
+    def _require_own_table(self, client: Any, context: sink.SinkContext) -> tuple[str, str | None]:
+        """The ARN of the table, which can be written, and its owner; None if it has none yet.
+
+        Raises UserError if there is none, it has another key, or it has the lists of others, and
+        Retry while it is not active.
+        """
+        key = context.subject.column
+        try:
+            table = client.describe_table(TableName=self.table)["Table"]
+        except client.exceptions.ResourceNotFoundException:
+            raise UserError(
+                f"there is no DynamoDB table {self.table}: create it with aws dynamodb create-table"
+                f" --table-name {self.table} --billing-mode PAY_PER_REQUEST"
+                f" --attribute-definitions AttributeName={key},AttributeType=S"
+                f" --key-schema AttributeName={key},KeyType=HASH"
+            ) from None
+        keys = [(part["AttributeName"], part["KeyType"]) for part in table["KeySchema"]]
+        types = {
+            part["AttributeName"]: part["AttributeType"] for part in table["AttributeDefinitions"]
+        }
+        if keys != [(key, "HASH")] or types[key] != "S":
+            raise UserError(
+                f"the DynamoDB table {self.table} has another key: it needs the partition key"
+                f" {key} of type S, and no sort key"
+            )
+        if table["TableStatus"] not in ("ACTIVE", "UPDATING"):
+            raise Retry(
+                f"the DynamoDB table {self.table} is {table['TableStatus']}: it has to be ACTIVE"
+            )
+        table_arn: str = table["TableArn"]
+        owner = _read_owner(client, table_arn)
+        if owner not in (None, _name_owner(context)):
+            raise UserError(
+                f"the DynamoDB table {self.table} has the lists of {owner}: give"
+                " sinks.dynamodb.table another name; or, if these are to take their place, take"
+                f" the mark away: aws dynamodb untag-resource --resource-arn {table_arn}"
+                f" --tag-keys {OWNER}"
+            )
+        return table_arn, owner
+
+    def _removes_expired(self, client: Any) -> bool:
+        """Whether the table's time to live is on."""
+        answer = client.describe_time_to_live(TableName=self.table)["TimeToLiveDescription"]
+        is_enabled = answer.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
+        return is_enabled and answer.get("AttributeName") == EXPIRES
+
+    def _remember_users(self, user_ids: pl.DataFrame, context: sink.SinkContext) -> pl.DataFrame:
+        """Add the users to those who were written, and return those who are gone."""
+        files, record = self._locate_users(context)
+        previous_ids = files.parquet(record, "delete it; who is gone since stays until it expires")
+        removed_ids = user_ids.clear()
+        if previous_ids is not None:
+            removed_ids = previous_ids.join(user_ids, on=context.subject.column, how="anti")
+        files.write_parquet(record, pl.concat([user_ids, removed_ids]))
+        return removed_ids
+
+    def _keep_users(self, user_ids: pl.DataFrame, context: sink.SinkContext) -> None:
+        """Keep these alone as the users who were written."""
+        files, record = self._locate_users(context)
+        files.write_parquet(record, user_ids)
+
+    def _locate_users(self, context: sink.SinkContext) -> tuple[PipelineFiles, str]:
+        """The storage of the ids of the users who were written, and their key there."""
+        files = PipelineFiles(context.storage, StorageKeys(context.address))
+        return files, files.storage_keys.users_in_dynamodb(self.table)
+
+    def _put_lists(self, client: Any, lists: pl.LazyFrame, context: sink.SinkContext) -> int:
+        """How many users were written."""
+        expires_at = int(time.time()) + self.ttl_days * DAY_SECONDS
+        common = {"run_id": {"S": context.run_id}, EXPIRES: {"N": f"{expires_at}"}}
+        users_written = 0
+        for users in sink.group_by_user(lists):
+            rows = users.iter_rows(named=True)
+            items = [{**_make_item(row, context.subject.column), **common} for row in rows]
+            self._send(client, "put_item", items)
+            users_written += len(items)
+        return users_written
+
+    def _send(self, client: Any, operation: str, values: list[dict[str, Any]]) -> None:
+        """Put these items, or delete those of these keys. What is not processed is sent again."""
+        parts = [
+            values[start : start + USERS_AT_ONCE] for start in range(0, len(values), USERS_AT_ONCE)
+        ]
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            # A list, so that errors are raised.
+            list(threads.map(partial(self._send_part, client, operation), parts))
+
+    def _send_part(self, client: Any, operation: str, values: Iterable[dict[str, Any]]) -> None:
+        with BatchWriter(self.table, client) as writer:
+            send = getattr(writer, operation)
+            for value in values:
+                send(value)
+
+
+def _read_owner(client: Any, table_arn: str) -> str | None:
+    """Whose lists the table has; None if nobody has written any."""
+    pages = client.get_paginator("list_tags_of_resource").paginate(ResourceArn=table_arn)
+    tags = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
+    return tags.get(OWNER)
+
+
+def _name_owner(context: sink.SinkContext) -> str:
+    """Whose lists they are, in the characters and the length that a tag allows."""
+    owner = f"{context.address} in {context.storage.uri('')}"
+    return re.sub(r"[^\w .:/=+@-]", "_", owner)[:256]
+
+
+def _make_item(row: dict[str, Any], key: str) -> dict[str, Any]:
+    """The item of a user, or of the item whose list it is, whose id stands under the key."""
+    item = {key: {"S": row[key]}, "items": {"L": [{"M": _make_entry(**i)} for i in row["items"]]}}
+    return {**item, "arm": {"S": row["arm"]}} if "arm" in row else item
+
+
+def _make_entry(rank: int, **values: str | float | None) -> dict[str, Any]:
+    """An item of a list; its rank is its place there. Columns without a value are left out."""
+    return {name: _make_value(value) for name, value in values.items() if value is not None}
+
+
+def _make_value(value: str | float) -> dict[str, str]:
+    return {"S": value} if isinstance(value, str) else {"N": repr(value)}
+
+
+@contextmanager
+def _aws_errors(table: str) -> Iterator[None]:
+    """A block in which errors of boto3 become UserError.
+
+    They become Retry if a retry may work.
+    """
+    try:
+        yield
+    except exceptions.ClientError as error:
+        answer = error.response["Error"]
+        message = f"cannot write the DynamoDB table {table}: {answer['Message'] or answer['Code']}"
+        if answer["Code"] in TRANSIENT or answer["Code"].startswith("ExpiredToken"):
+            raise Retry(message) from error
+        raise UserError(message) from error
+    except exceptions.BotoCoreError as error:
+        message = f"cannot write the DynamoDB table {table}: {error}"
+        if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError)):
+            raise Retry(message) from error
+        raise UserError(message) from error

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import dagster as dg
 import polars as pl
 from pydantic import ConfigDict, Field, field_validator
 
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.sinks.sink import SinkCheck, SinkContext, SinkDescription, SinkResult
+from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.extras import require
 
 if TYPE_CHECKING:
     from batchrec_dagster.sinks.postgres_table import PostgresTarget
 
 
-class PostgresSink(dg.Model):
+class PostgresSink(sink.Sink):
     """A PostgreSQL table, replaced whole with each refresh."""
 
     asset: ClassVar[str] = "recommendations_in_postgres"
@@ -66,8 +64,8 @@ class PostgresSink(dg.Model):
     def _qualified_name(self) -> str:
         return f"{self.schema_name}.{self.table}" if self.schema_name else self.table
 
-    def describe(self, project: Path) -> SinkDescription:
-        return SinkDescription(
+    def describe(self, project: Path) -> sink.SinkDescription:
+        return sink.SinkDescription(
             text=f"The lists in the PostgreSQL table {self.table}, replaced in one transaction:"
             " readers see either the old lists or the new ones.",
             kind="postgres",
@@ -77,31 +75,25 @@ class PostgresSink(dg.Model):
             secret=self.url_env,
         )
 
-    def check(self, context: SinkContext) -> SinkCheck:
-        target = self._target(context)
-        from batchrec_dagster.sinks.postgres_table import check_writable
+    def check(self, context: sink.SinkContext) -> sink.SinkCheck:
+        target = self._open_target(context)
+        from batchrec_dagster.sinks import postgres_table
 
-        return SinkCheck(f"{check_writable(target)} can be written")
+        return sink.SinkCheck(f"{postgres_table.check_writable(target)} can be written")
 
-    def write(self, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
-        target = self._target(context)
+    def has_lists(self, context: sink.SinkContext) -> bool:
+        target = self._open_target(context)
+        from batchrec_dagster.sinks import postgres_table
+
+        return postgres_table.has_lists(target)
+
+    def write(self, lists: pl.LazyFrame, context: sink.SinkContext) -> sink.SinkResult:
+        target = self._open_target(context)
         from batchrec_dagster.sinks import postgres_table
 
         return postgres_table.replace_lists(lists, target)
 
-    def count_users(self, users: Collection[str], context: SinkContext) -> int:
-        target = self._target(context)
-        from batchrec_dagster.sinks import postgres_table
-
-        return postgres_table.count_users(users, target)
-
-    def erase_users(self, users: Collection[str], context: SinkContext) -> int:
-        target = self._target(context)
-        from batchrec_dagster.sinks import postgres_table
-
-        return postgres_table.erase_users(users, target)
-
-    def _target(self, context: SinkContext) -> PostgresTarget:
+    def _open_target(self, context: sink.SinkContext) -> PostgresTarget:
         url = context.environment.get(self.url_env)
         if not url:
             raise UserError(
@@ -112,4 +104,4 @@ class PostgresSink(dg.Model):
         # psycopg2 is installed only with the extra that was just required.
         from batchrec_dagster.sinks.postgres_table import PostgresTarget
 
-        return PostgresTarget(url, self.table, self.schema_name, context.pipeline, self.url_env)
+        return PostgresTarget(url, self.url_env, self.table, self.schema_name, context.address)

@@ -1,4 +1,4 @@
-"""What a sink is, and the table of recommendations as sinks read it.
+"""What a sink is, and the table of lists as sinks read it.
 
 The table comes as a LazyFrame. Its columns are user_id, rank (1 is the best), item_id, those of
 recommendations.columns (by default the title, where there are titles), score and, in an experiment,
@@ -9,32 +9,36 @@ and item_id: `storage/list_subjects.py` says which.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import polars as pl
+from pydantic import BaseModel, ConfigDict
 
 from batchrec_dagster.errors import Retry
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.list_subjects import find_subject
+from batchrec_dagster.storage.list_subjects import USERS, ListSubject, find_subject
 
 BATCH_ROWS = 100_000
 
 
 @dataclass(frozen=True)
 class SinkContext:
-    """What a sink knows of the deployment."""
+    """Whose lists a sink has, and where it runs."""
 
-    pipeline: str
+    address: str
     """The pipeline's name, or the address of one of its lists, such as `shop/newsletter`."""
     storage: StorageResource
     project: Path
     """The project's folder, at which relative paths start."""
     environment: Mapping[str, str]
     run_id: str = ""
-    """The id of Dagster's run, or nothing where `batchrec check` looks at the sink."""
+    """The id of Dagster's run; empty outside of runs."""
+    subject: ListSubject = USERS
+    """Whether users have the lists, or items."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class SinkCheck:
 
 
 class SinkCounts(NamedTuple):
-    """How much the table of recommendations holds."""
+    """How much the table of lists holds."""
 
     rows: int
     users: int
@@ -83,88 +87,91 @@ class SinkResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Further metadata of the sink's asset."""
     warning: str | None = None
+    remains: str | None = None
+    """What the place keeps of the lists that were replaced, and what to do; None if nothing."""
 
 
-class Sink(Protocol):
-    """A place that people read the lists from.
+class Sink(BaseModel):
+    """The settings of a place that people read the lists from, and what writes there.
 
     A sink reads the table in batches, so that its memory does not grow with the table. It leaves
-    the old lists in place until the new ones are complete, removes users who are gone, and counts
-    afterwards.
+    the old lists in place until the new ones are complete, and removes users who are gone. So to
+    erase people is to write the lists again without them.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     asset: ClassVar[str]
     """The name of its asset."""
 
-    def describe(self, project: Path) -> SinkDescription: ...
+    @abstractmethod
+    def describe(self, project: Path) -> SinkDescription:
+        """The sink in words.
 
+        project: the folder at which relative paths start.
+        """
+
+    @abstractmethod
     def check(self, context: SinkContext) -> SinkCheck:
         """Try what writing needs, and leave nothing behind. Raises UserError if that fails."""
 
+    @abstractmethod
+    def has_lists(self, context: SinkContext) -> bool:
+        """Whether the place is there and has lists of this address. Raises as `write`."""
+
+    @abstractmethod
     def write(self, lists: pl.LazyFrame, context: SinkContext) -> SinkResult:
         """Replace the lists in this place.
 
         Raises UserError, or Retry if a retry may work.
         """
 
-    def count_users(self, users: Collection[str], context: SinkContext) -> int:
-        """How many of these users the place has; 0 if it does not exist. Raises as `write`."""
 
-    def erase_users(self, users: Collection[str], context: SinkContext) -> int:
-        """Erase these users from the place, and return how many it had. Raises as `write`."""
-
-
-def count_lists(frame: pl.LazyFrame) -> SinkCounts:
+def count_lists(lists: pl.LazyFrame) -> SinkCounts:
     """Counts over the whole table. Of similar items, the items that have a list are its users."""
     rank = pl.col("rank")
     # Each user has one item of rank 1.
-    totals = frame.select(pl.len(), first=(rank == 1).sum(), longest=rank.max().fill_null(0))
+    totals = lists.select(pl.len(), first=(rank == 1).sum(), longest=rank.max().fill_null(0))
     return SinkCounts(*totals.collect(engine="streaming").row(0))
 
 
-def require_equal_counts(
-    expected: SinkCounts, *, rows: int | None = None, users: int, where: str
-) -> None:
-    """Raise Retry unless as much was written as the table holds.
+def require_written(expected: int, written: int, unit: str, where: str) -> None:
+    """Raise Retry unless as many rows or users were written as the table holds.
 
     If the numbers differ, most likely new lists were published meanwhile.
-    `rows` is None if only users can be counted. `where` names the place for the message.
     """
-    if users != expected.users or (rows is not None and rows != expected.rows):
-        written = f"{users:,} users" + ("" if rows is None else f" and {rows:,} rows")
+    if written != expected:
         raise Retry(
-            f"{written} were written to {where}, but there are {expected.users:,} users and"
-            f" {expected.rows:,} rows: run it again"
+            f"{written:,} {unit} were written to {where}, but there are {expected:,}: run it again"
         )
 
 
-def iterate_batches(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+def iterate_batches(lists: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     """The rows in order, in tables of BATCH_ROWS rows."""
-    for batch in frame.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
+    for batch in lists.collect_batches(chunk_size=BATCH_ROWS, engine="streaming"):
         if batch.height:
             yield batch
 
 
-def group_by_user(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+def group_by_user(lists: pl.LazyFrame) -> Iterator[pl.DataFrame]:
     """Tables with a row for each user.
 
     The columns are user_id (item_id of similar items), arm (in an experiment) and items: a list of
     structs of the other columns, best first. At least one table comes, so that even of an empty one
     the columns are known.
     """
+    key = find_subject(lists.collect_schema().names()).column
     # The last user's rows may continue in the next batch.
-    open_user: pl.DataFrame | None = None
-    key = find_subject(frame.collect_schema().names()).column
-    for batch in iterate_batches(frame):
-        rows = batch if open_user is None else pl.concat([open_user, batch])
+    open_user = lists.head(0).collect()
+    for batch in iterate_batches(lists):
+        rows = pl.concat([open_user, batch])
         is_last_user = pl.col(key) == rows.get_column(key)[-1]
         open_user = rows.filter(is_last_user)
-        yield _collect_items(rows.filter(~is_last_user))
-    yield _collect_items(frame.head(0).collect() if open_user is None else open_user)
+        yield _collect_items(rows.filter(~is_last_user), key)
+    yield _collect_items(open_user, key)
 
 
-def _collect_items(rows: pl.DataFrame) -> pl.DataFrame:
-    key = find_subject(rows.columns).column
+def _collect_items(rows: pl.DataFrame, key: str) -> pl.DataFrame:
     user_columns = [name for name in (key, "arm") if name in rows.columns]
     return rows.group_by(user_columns, maintain_order=True).agg(
         items=pl.struct(pl.exclude(user_columns))

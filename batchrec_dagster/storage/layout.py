@@ -106,6 +106,8 @@ class StorageKeys:
         self.all_batch_similar_items = f"{pipeline}/curated/batch_similar_items/"
         # The folder, with its final slash, of what sinks export into the storage.
         self.all_exports = f"{list_folder}/curated/exports/"
+        # The folder, with its final slash, of a record for each place that a sink wrote to.
+        self.all_sink_records = f"{list_folder}/records/sinks/"
         # The folder, with its final slash, of the users that a sink wrote to DynamoDB, by table.
         self.all_users_in_dynamodb = f"{list_folder}/records/users_in_dynamodb/"
         # The folders, with their final slash, of what Spark writes, and of the ids that Personalize
@@ -139,6 +141,10 @@ class StorageKeys:
 
     def export(self, filename: str) -> str:
         return f"{self.all_exports}{filename}"
+
+    def sink_record(self, name: str) -> str:
+        """The record of a place that a sink wrote to."""
+        return f"{self.all_sink_records}{name}.json"
 
     def users_in_dynamodb(self, table: str) -> str:
         """The users whose lists were written to a DynamoDB table."""

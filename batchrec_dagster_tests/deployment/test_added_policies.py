@@ -7,11 +7,12 @@ import re
 from typing import Any
 
 import pytest
+from boto3.dynamodb import table as boto3_table
 from botocore import xform_name
 from dagster_aws.pipes.clients import glue as pipes_glue
 
 from batchrec_dagster.pipeline import spark_on_aws as spark
-from batchrec_dagster.sinks import dynamodb_table
+from batchrec_dagster.sinks import dynamodb
 from batchrec_dagster_tests.guard.oracles.template import read_actions, resolve_stack
 
 EVERYTHING = {"Glue": "yes", "DynamoTable": "lists"}
@@ -25,7 +26,7 @@ def test_the_glue_job_has_the_version_that_the_code_was_tried_with() -> None:
 @pytest.mark.parametrize(
     ("parameter", "policy", "sources"),
     [
-        ("DynamoTable", "RunnerTablePolicy", [dynamodb_table]),
+        ("DynamoTable", "RunnerTablePolicy", [dynamodb, boto3_table]),
         ("Glue", "RunnerGluePolicy", [spark, pipes_glue]),
     ],
 )

@@ -16,12 +16,10 @@ from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview_metadata
 from batchrec_dagster.pipeline.run_step import asset_step, get_work
 from batchrec_dagster.sinks import Sink, SinkContext, SinkResult
-from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.list_subjects import USERS, ListSubject, find_subject
-from batchrec_dagster.storage.suppressed_users import SuppressionList
-from batchrec_dagster.storage.table_without_users import list_users
+from batchrec_dagster.steps.sinks import write_sink
+from batchrec_dagster.storage.list_subjects import ListSubject, find_subject
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 # Not set as the policy of the assets, because Dagster would then retry a step that somebody
 # cancels.
@@ -50,43 +48,31 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
         )
     )
     @asset_step
-    def write_sink(
+    def write_lists(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        with _retry_if_unavailable(context, key):
-            result = _write(work, sink, recommendations, context)
         subject = find_subject(recommendations.collect_schema().names())
+        sink_context = SinkContext(
+            address=pipeline.address,
+            storage=work.storage,
+            project=pipeline.project,
+            environment=os.environ,
+            run_id=context.run.run_id,
+            subject=subject,
+        )
+        with _retry_if_unavailable(context, key):
+            result = write_sink(key, sink, recommendations, sink_context)
+        for warning in filter(None, (result.warning, result.remains)):
+            context.log.warning(warning)
         return dg.MaterializeResult(metadata=_sink_metadata(result, subject))
 
-    return write_sink
+    return write_lists
 
 
 def name_sink_asset(pipeline: Pipeline, sink: Sink) -> str:
     """The name of the asset of a sink of these lists, such as recommendations_in_postgres."""
     return sink.asset.replace("recommendations", pipeline.published_asset, 1)
-
-
-def _write(
-    work: Work, sink: Sink, lists: pl.LazyFrame, context: dg.AssetExecutionContext
-) -> SinkResult:
-    """Write the lists, apart from those of users who were erased. Raises UserError."""
-    subject = find_subject(lists.collect_schema().names())
-    erased = SuppressionList(work.files).read()
-    if erased and subject == USERS:
-        # A restored backup may have them.
-        erased_ids = erased.find(list_users(lists))
-        lists = lists.filter(~pl.col("user_id").is_in(erased_ids.implode()))
-    pipeline = work.pipeline
-    result = sink.write(
-        lists,
-        SinkContext(
-            pipeline.address, work.storage, pipeline.project, os.environ, context.run.run_id
-        ),
-    )
-    if result.warning:
-        context.log.warning(result.warning)
-    return result
 
 
 def _sink_metadata(result: SinkResult, subject: ListSubject) -> dict[str, Any]:

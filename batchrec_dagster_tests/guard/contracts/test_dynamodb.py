@@ -14,6 +14,7 @@ from unittest.mock import patch
 import boto3
 import pytest
 from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from batchrec_dagster_tests.guard.seams.publishing import (
@@ -156,6 +157,39 @@ def test_a_table_of_somebody_elses_is_taken_over_as_the_message_says(
     )
     for _ in range(2):
         elsewhere.write(build_large_table(2))
+
+
+def test_a_damaged_list_of_who_was_written_is_named(sink: Sink) -> None:
+    sink.write(build_large_table(1))
+    (key,) = sink.store.list("shop/records/users_in_dynamodb/")
+    sink.store.put(key, b"cut")
+    with pytest.raises(SinkFailedError, match=rf"{TABLE}.parquet is damaged .*: delete it"):
+        sink.write(build_large_table(1))
+    sink.store.delete(key)
+    sink.write(build_large_table(1))
+
+
+@pytest.mark.parametrize(
+    ("code", "may_pass"),
+    [
+        ("ThrottlingException", True),
+        ("InternalServerError", True),
+        ("ExpiredTokenException", True),
+        ("AccessDeniedException", False),
+        ("ValidationException", False),
+    ],
+)
+def test_what_may_pass_is_told_from_what_lasts(sink: Sink, code: str, may_pass: bool) -> None:
+    def refuse(send: Send, parameters: dict[str, Any]) -> Any:
+        error: Any = {"Error": {"Code": code, "Message": "the reason"}}
+        raise ClientError(error, "BatchWriteItem")
+
+    with (
+        replaced_writes(refuse),
+        pytest.raises(SinkFailedError, match=f"table {TABLE}: the reason") as error,
+    ):
+        sink.write(build_large_table(1))
+    assert isinstance(error.value, SinkRetryError) is may_pass
 
 
 def test_nobody_there_may_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

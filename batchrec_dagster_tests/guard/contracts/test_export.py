@@ -143,6 +143,24 @@ def test_titles_that_begin_like_formulas_are_text(tmp_path: Path) -> None:
     assert titles[-1] == "a = 1"
 
 
+@pytest.mark.parametrize("rows", ["per_user", "per_item"])
+def test_ids_that_begin_like_formulas_stay_as_they_are(tmp_path: Path, rows: str) -> None:
+    ids = ["=1+1", "+1", "-1", "@SUM(A1)", "\uff1d1"]
+    lists = build_lists_table({user: [(f"{user}0", user)] for user in ids})
+    _, *lines = read_csv(write(tmp_path, lists, rows=rows))
+    columns = (0, 1) if rows == "per_user" else (0, 2)
+    assert [tuple(line[column] for column in columns) for line in lines] == [
+        (user, f"{user}0") for user in ids
+    ]
+    assert {line[columns[1] + 1] for line in lines} == {f"'{user}" for user in ids}
+
+
+def test_a_check_makes_no_folder(tmp_path: Path) -> None:
+    sink = Sink("export", {"path": "new/lists.csv"}, Store.open(tmp_path / "s"), project=tmp_path)
+    assert sink.check() is None
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.attack
 @settings(max_examples=repeats(60, 15))
 @example(titles=[*HOSTILE], rows="per_user")

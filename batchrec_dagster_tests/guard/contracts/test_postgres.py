@@ -87,6 +87,49 @@ def test_what_a_team_added_to_the_table_stays(
     assert ("by_item",) in postgres.query(indexes, url=postgres_url)
 
 
+@pytest.mark.lengthy
+def test_a_reader_who_does_not_let_go_keeps_only_new_columns_out(
+    postgres_url: str, sink: Sink
+) -> None:
+    sink.write(build_large_table(1))
+    with closing(psycopg2.connect(postgres_url)) as report, report.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {TABLE}")
+        assert sink.write(build_large_table(2)) == (10, 2)
+        with pytest.raises(SinkRetryError, match="another transaction has held it for 10 seconds"):
+            sink.write(build_mail_table())
+    sink.write(build_mail_table())
+
+
+def test_who_is_gone_is_in_no_statistics(
+    postgres: PostgresServer, postgres_url: str, sink: Sink
+) -> None:
+    statistics = "SELECT most_common_vals, histogram_bounds FROM pg_stats WHERE tablename = %s"
+    people = {f"person {number}": ["a", "b"] for number in range(50)}
+    sink.write(build_lists_table(people))
+    assert "person 7" in str(postgres.query(statistics, [TABLE], url=postgres_url))
+    del people["person 7"]
+    sink.write(build_lists_table(people))
+    shown = str(postgres.query(statistics, [TABLE], url=postgres_url))
+    assert "person 8" in shown
+    assert '"person 7"' not in shown
+
+
+def test_who_may_write_but_is_not_the_owner_is_told_what_stays(
+    postgres: PostgresServer, postgres_url: str, sink: Sink
+) -> None:
+    sink.write(build_large_table(2))
+    writer = f"writer_{postgres_url[-12:]}"
+    for statement in (
+        f"CREATE ROLE {writer} LOGIN PASSWORD 'writes'",
+        f"GRANT SELECT, INSERT, DELETE ON {TABLE} TO {writer}",
+    ):
+        postgres.query(statement, url=postgres_url)
+    theirs = open_sink(postgres.url(postgres_url.rpartition("/")[2], writer, "writes"))
+    assert theirs.write(build_large_table(1)) == (5, 1)
+    assert f"VACUUM (ANALYZE) public.{TABLE}" in (theirs.remains(build_large_table(1)) or "")
+    assert sink.remains(build_large_table(1)) is None
+
+
 def test_each_user_and_rank_is_there_once(postgres: PostgresServer, sink: Sink) -> None:
     sink.write(build_lists_table({"1": ["a"]}))
     row = f"INSERT INTO {TABLE} (user_id, rank, item_id) VALUES ('1', 1, 'b')"

@@ -37,6 +37,7 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, ListCounts, PublishedTable, TableWriter
 from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.lock import Lease
 from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
@@ -332,6 +333,10 @@ class Sink:
         counts = self._sink.write(lists.lazy(), self._context(run_id)).counts
         return counts.rows, counts.users
 
+    def remains(self, lists: pl.DataFrame) -> str | None:
+        """What the place keeps of earlier lists once these are written; None if nothing."""
+        return self._sink.write(lists.lazy(), self._context("run")).remains
+
     def check(self) -> str | None:
         """Try what writing needs, and leave nothing behind; what to do, if there is something.
 
@@ -346,7 +351,12 @@ class Sink:
 
     def _context(self, run_id: str) -> sinks.SinkContext:
         return sinks.SinkContext(
-            self.address, self.store.storage, self.project, self.environment, run_id
+            self.address,
+            self.store.storage,
+            self.project,
+            self.environment,
+            run_id,
+            ITEMS if self.address.endswith("/similar_items") else USERS,
         )
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -48,13 +50,16 @@ class Shop:
         text = "\n".join(["user", *(f"{user}" for user in users)]) + "\n"
         (self.project.root / "users.csv").write_text(text)
 
-    def declare(self, *lists: str, **attributes: Any) -> None:
+    def declare(self, **exports: dict[str, Any]) -> None:
+        """Declare these lists, each with its export."""
         users = {"source": "users.csv"}
         settings: dict[str, Any] = {
             "batch_users": users,
-            "lists": {name: {"num_results": 5} for name in lists},
+            "lists": {
+                name: {"num_results": 5, "sinks": {"export": export}}
+                for name, export in exports.items()
+            },
             "solution": {"recipe": "aws-user-personalization"},
-            **attributes,
         }
         shop = declaration("shop", "ratings.csv", **settings)
         shop["ratings"] = {**shop["ratings"], "on_bad_rows": "skip"}
@@ -74,23 +79,31 @@ class Shop:
             return CliRunner().invoke(main, ["forget", *users, "--yes"], env=environment)
 
     def list_mentions(self) -> list[str]:
-        """The files of the deployment that have the person in them."""
-        return find_marks(read_files(self.project.root / ".batchrec"))
+        """The files of the deployment, and of its sinks, that have the person in them."""
+        folders = (".batchrec", "mail")
+        files = (read_files(self.project.root / folder) for folder in folders)
+        return find_marks(chain.from_iterable(files))
 
     def read_list(self, name: str) -> pl.DataFrame:
         folder = self.project.storage / f"shop/lists/{name}/curated/recommendations"
         return pl.read_parquet(folder / "recommendations.parquet")
 
 
+def read_csv_users(export: Path) -> set[str]:
+    return {*pl.read_csv(export, infer_schema=False).get_column("user_id")}
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """The shop after two nights: the list `app` was declared on the first alone."""
+    """The shop after two nights. On the first alone, the list `app` was declared, and `home` was
+    exported as CSV."""
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Shop(module_project(tmp_path_factory.mktemp("shop")), instance)
         (shop.project.root / "dagster").mkdir()
         shop.write_source()
-        for lists in (("home", "app"), ("home",)):
-            shop.declare(*lists)
+        app = {"path": "mail/app.csv"}
+        for exports in ({"home": {}, "app": app}, {"home": {"format": "jsonl"}}):
+            shop.declare(**exports)
             result = shop.run()
             assert result.success, why(result)
         for name in ("home", "app"):
@@ -102,12 +115,16 @@ def test_forget_erases_them_from_all_lists_also_from_those_that_are_declared_no_
     shop: Shop,
 ) -> None:
     before = {name: shop.read_list(name) for name in ("home", "app")}
-    assert shop.list_mentions()
+    mentions = " ".join(shop.list_mentions())
+    for export in ("recommendations.csv", "recommendations.jsonl", "app.csv"):
+        assert export in mentions
+    others = read_csv_users(shop.project.root / "mail/app.csv")
     result = shop.forget(PERSON)
     assert result.exit_code == 0, result.output
     assert shop.list_mentions() == []
     for name, lists in before.items():
         assert shop.read_list(name).equals(lists.filter(pl.col("user_id") != PERSON))
+    assert read_csv_users(shop.project.root / "mail/app.csv") == others - {PERSON}
 
 
 def test_the_next_night_leaves_them_out_and_warns_that_the_source_still_has_them(

@@ -19,6 +19,7 @@ from batchrec_dagster_tests.guard.builders import (
     declaration,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.servers.postgres import PostgresServer
 from batchrec_dagster_tests.guard.servers.web import Page, serving
 from batchrec_dagster_tests.guard.tables.check_support import check, dagster_home, declare, home
 
@@ -137,6 +138,26 @@ def test_a_variable_that_a_pipeline_names_has_to_be_set(home: Project) -> None:
     assert failed == {"shop alerts", "shop postgres"}
     assert "SHOP_ALERTS" in findings["shop alerts"][1]
     assert "SHOP_DATABASE_URL" in findings["shop postgres"][1]
+
+
+def test_a_database_that_refuses_is_named_without_its_password(
+    home: Project, postgres: PostgresServer, postgres_url: str
+) -> None:
+    write_ratings(home.root / "ratings.csv")
+    sinks = {"postgres": {"url_env": "SHOP_DB"}}
+    home.declare(declaration("shop", "ratings.csv", sinks=sinks))
+    assert check(SHOP_DB=postgres_url)["shop postgres"][0] == "ok"
+    reader = f"reader_{postgres_url[-12:]}"
+    postgres.query(f"CREATE ROLE {reader} LOGIN PASSWORD 'planted'", url=postgres_url)
+    database = postgres_url.rpartition("/")[2]
+    status, text = check(SHOP_DB=postgres.url(database, reader, "planted"))["shop postgres"]
+    assert status == "FAILED"
+    assert "the user needs CREATE on the schema, and to own the table" in text
+    assert "planted" not in text
+    postgres.query("CREATE TABLE recommendations (user_id text)", url=postgres_url)
+    status, text = check(SHOP_DB=postgres_url)["shop postgres"]
+    assert status == "FAILED"
+    assert "which was not made by this sink" in text
 
 
 def test_a_filter_that_lets_unknown_items_through_is_a_warning(home: Project) -> None:

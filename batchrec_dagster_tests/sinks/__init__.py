@@ -1,1 +1,0 @@
-"""Tests of the places where people use the lists."""
