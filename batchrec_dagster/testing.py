@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
     from batchrec_dagster.cli.project import Project
+    from batchrec_dagster.config import Pipeline, PublishedList
     from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.pipeline.component import BatchRecommendations
 
@@ -162,7 +163,7 @@ class PipelineRun:
 
     def __init__(
         self,
-        pipeline: BatchRecommendations,
+        pipeline: Pipeline,
         deployment: Deployment,
         result: dg.ExecuteInProcessResult,
     ) -> None:
@@ -189,31 +190,31 @@ class PipelineRun:
     @property
     def lists(self) -> pl.DataFrame:
         """The published lists: user_id, rank, item_id and further columns."""
-        (only_list,) = self._pipeline.list_pipelines
+        (only_list,) = self._pipeline.user_lists
         return self._read(only_list)
 
     def lists_of(self, name: str) -> pl.DataFrame:
         """The published lists of one of the pipeline's `lists`. Raises KeyError if it has none."""
-        for list_pipeline in self._pipeline.list_pipelines:
-            if list_pipeline.list_name == name:
-                return self._read(list_pipeline)
+        for published in self._pipeline.user_lists:
+            if published.name == name:
+                return self._read(published)
         raise KeyError(f"{self._pipeline.name} has no list {name}")
 
-    def _read(self, list_pipeline: BatchRecommendations) -> pl.DataFrame:
-        from batchrec_dagster.storage.layout import PipelineFiles
+    def _read(self, published: PublishedList) -> pl.DataFrame:
+        from batchrec_dagster.storage.layout import ListFiles
 
-        files = PipelineFiles(self._deployment.storage_resource, list_pipeline.storage_keys)
+        files = ListFiles(self._deployment.storage_resource, published.keys)
         _, frame = files.table.read()
         return frame.collect()
 
     def metadata(self, asset: str) -> dict[str, Any]:
         """What the asset of this name, such as interactions, reported about itself."""
-        key = self._pipeline.asset_key(asset)
+        path = self._pipeline.asset_key(asset)
         for event in self._result.get_asset_materialization_events():
-            if event.asset_key == key:
+            if event.asset_key is not None and event.asset_key.path == path:
                 metadata = event.materialization.metadata
                 return {name: value.value for name, value in metadata.items()}
-        raise KeyError(f"{key.to_user_string()} was not made")
+        raise KeyError(f"{'/'.join(path)} was not made")
 
     @property
     def failed_checks(self) -> list[str]:
@@ -256,6 +257,7 @@ def run_pipeline(
 
     from batchrec_dagster.cli.project import find_project, importable_project
     from batchrec_dagster.deployment import Deployment
+    from batchrec_dagster.pipeline.component import build_assets
 
     def run(
         name: str,
@@ -274,7 +276,7 @@ def run_pipeline(
             deployment = Deployment.from_environment(os.environ)
             deployment.make_home()
             result = dg.materialize(
-                pipeline.build_assets(report=report),
+                build_assets(pipeline, report=report),
                 resources=deployment.resources(),
                 raise_on_error=False,
             )

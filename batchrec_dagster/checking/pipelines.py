@@ -20,12 +20,12 @@ from batchrec_dagster.storage.secrets import redact
 
 def check_filters(pipeline: Pipeline) -> Iterator[Finding]:
     """A warning for each filter that lets items through which the items file does not have."""
-    for list_pipeline in pipeline.published_pipelines:
-        problem = list_pipeline.recommendations.open_filter
+    for published in pipeline.user_lists:
+        problem = published.settings.open_filter
         if problem is not None:
             message, _, fix = problem.partition(": ")
-            setting = f"{list_pipeline.list_setting}.filter"
-            yield warning("filter", f"{list_pipeline.name}: {setting}: {message}", fix)
+            setting = f"{published.setting}.filter"
+            yield warning("filter", f"{pipeline.name}: {setting}: {message}", fix)
 
 
 def check_connections(
@@ -57,13 +57,13 @@ def _check_alerts(pipeline: Pipeline) -> Iterator[Finding]:
 
 def _check_sinks(pipeline: Pipeline, storage: StorageResource, project: Path) -> Iterator[Finding]:
     """A finding for each sink that writes outside the pipeline's storage."""
-    for list_pipeline in pipeline.published_pipelines:
-        subject = ITEMS if list_pipeline.is_of_items else USERS
-        context = SinkContext(list_pipeline.address, storage, project, os.environ, subject=subject)
-        for key, sink in list_pipeline.sinks.declared.items():
+    for published in pipeline.published_lists():
+        subject = ITEMS if published.subject == "item" else USERS
+        context = SinkContext(published.address, storage, project, os.environ, subject=subject)
+        for key, sink in published.sinks.declared.items():
             description = sink.describe(project)
             if description.place:
-                yield _check_sink(f"{list_pipeline.address} {key}", sink, description, context)
+                yield _check_sink(f"{published.address} {key}", sink, description, context)
 
 
 def _check_sink(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from batchrec_dagster.checking.findings import Finding, failed, ok
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.rules import Block
 from batchrec_dagster.config.similar_items import ItemsSource
@@ -87,17 +87,17 @@ def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]
         yield f"{pipeline.name} items", partial(_make_attributes_block, items, ITEM_ROWS)
     if users is not None:
         yield f"{pipeline.name} users", partial(_make_attributes_block, users, USER_ROWS)
-    for list_pipeline in pipeline.list_pipelines:
-        if list_pipeline.batch_users.source is not None:
+    for published in pipeline.user_lists:
+        if published.batch_users.source is not None:
             yield (
-                f"{list_pipeline.address} batch_users",
-                partial(_make_batch_users_block, list_pipeline),
+                f"{published.address} batch_users",
+                partial(_make_batch_users_block, published),
             )
-    for list_pipeline in pipeline.published_pipelines:
-        rules = list_pipeline.recommendations.rules
+    for published in pipeline.published_lists():
+        rules = published.settings.rules
         if rules is not None and rules.block is not None:
             make_block = partial(_make_items_block, "rules.block", rules.block)
-            yield f"{list_pipeline.address} rules.block", make_block
+            yield f"{published.address} rules.block", make_block
     if similar_items is not None and similar_items.items is not None:
         make_block = partial(_make_items_block, "similar_items.items", similar_items.items)
         yield f"{pipeline.name} similar_items.items", make_block
@@ -127,8 +127,8 @@ def _make_attributes_block(settings: ItemSettings | UserSettings, kind: RowKind)
     return _Block(settings.rows, layout.encoding, match_columns)
 
 
-def _make_batch_users_block(list_pipeline: Pipeline) -> _Block:
-    users = list_pipeline.batch_users
+def _make_batch_users_block(published: PublishedList) -> _Block:
+    users = published.batch_users
     rows = users.rows
     assert rows is not None, "it has a source"
     return _make_ids_block("batch_users", rows, "user", users.column, users.file_header)

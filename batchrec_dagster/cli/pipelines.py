@@ -110,12 +110,12 @@ def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
     from batchrec_dagster.reporting.night_tables import describe_nights, format_nights
     from batchrec_dagster.reporting.nights import list_nights
     from batchrec_dagster.reporting.run_records import read_ended_runs
-    from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+    from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     if not pipelines:
         raise UnknownNameError(NO_PIPELINES)
     storage = load_storage()
-    all_files = [PipelineFiles(storage, StorageKeys(name)) for name in pipelines]
+    all_files = [ListFiles(storage, ListKeys(name)) for name in pipelines]
     ended_runs = {}
     try:
         with open_instance_if_any() as instance:

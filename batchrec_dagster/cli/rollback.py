@@ -15,7 +15,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
     from batchrec_dagster.storage.editions import Edition, PublishedTable
-    from batchrec_dagster.storage.layout import PipelineFiles
+    from batchrec_dagster.storage.layout import ListFiles
     from batchrec_dagster.storage.publications import PublicationRecord
 
 
@@ -53,9 +53,9 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         build_rollback_config,
         choose_edition,
     )
-    from batchrec_dagster.storage.layout import SIMILAR_ITEMS, PipelineFiles, StorageKeys
+    from batchrec_dagster.storage.layout import SIMILAR_ITEMS, ListFiles, ListKeys
 
-    files = PipelineFiles(load_storage(), StorageKeys(address))
+    files = ListFiles(load_storage(), ListKeys(address))
     table, rollbacks = files.table, Rollbacks(files)
     try:
         current, record = table.current(), rollbacks.publications.read()
@@ -76,10 +76,10 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         )
     elif edition == current:
         raise click.ClickException(f"edition {edition.number} is already published")
-    keys = files.storage_keys
-    has_own_key = keys.list_name not in ("", SIMILAR_ITEMS)
-    list_names = [keys.list_name] if has_own_key else []
-    key = dg.AssetKey([keys.pipeline, *list_names, keys.table])
+    keys = files.keys
+    has_own_key = keys.name not in ("", SIMILAR_ITEMS)
+    list_names = [keys.name] if has_own_key else []
+    key = dg.AssetKey([keys.pipeline, *list_names, keys.table_name])
     job = f"{address.replace('/', '__')}_rollback"
     use_dagster_home()
     job_command = make_job_command(job)
@@ -102,11 +102,11 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         click.get_current_context().exit(exit_code)
 
 
-def _explain_nothing_published(address: str, files: PipelineFiles) -> str:
+def _explain_nothing_published(address: str, files: ListFiles) -> str:
     """Why nothing can be published again: the pipeline has several lists, or no edition at all."""
     from batchrec_dagster.reporting.published import list_published
 
-    lists = list_published(files.storage, files.storage_keys.pipeline)
+    lists = list_published(files.storage, files.keys.pipeline)
     if lists:
         return f"{address} has several lists, each with its own editions: name {' or '.join(lists)}"
     return f"{address} has published nothing: {files.storage.where(files.table.uri)} does not exist"

@@ -305,14 +305,14 @@ def _compare_pipelines(names: tuple[str, ...], pipeline: str | None, *, as_json:
     """Print what tells the lists of the second pipeline from those of the first."""
     from batchrec_dagster.reporting.changes import format_comparison
     from batchrec_dagster.reporting.comparison import compare_lists, name_lists
-    from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+    from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     if len(names) != 2 or pipeline is not None or any(name.isdecimal() for name in names):
         raise click.UsageError("name two pipelines, or editions of one: --pipeline NAME 12 14")
     lists = []
     storage = load_storage()
     for name in names:
-        files = PipelineFiles(storage, StorageKeys(name))
+        files = ListFiles(storage, ListKeys(name))
         edition = files.table.current()
         if edition is None:
             raise UnknownNameError(

@@ -128,8 +128,8 @@ def _describe_what_stays(pipeline: Pipeline, file: Path) -> list[str]:
     """Lines on what a teardown leaves of a declared pipeline: what its sinks wrote, and itself."""
     descriptions = [
         sink.describe(Path())
-        for list_pipeline in pipeline.published_pipelines
-        for sink in list_pipeline.sinks.declared.values()
+        for published in pipeline.published_lists()
+        for sink in published.sinks.declared.values()
     ]
     removals = [description.removal for description in descriptions if description.removal]
     return [

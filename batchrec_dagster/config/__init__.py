@@ -6,8 +6,9 @@ Invalid settings fail at load time, with file and line. Strings may hold templat
 
 from batchrec_dagster.config.fingerprints import fingerprint
 from batchrec_dagster.config.pipeline import Pipeline
+from batchrec_dagster.config.published_list import PublishedList
 
 # The `type` of a pipeline in a defs.yaml.
 COMPONENT_TYPE = "batchrec_dagster.BatchRecommendations"
 
-__all__ = ["COMPONENT_TYPE", "Pipeline", "fingerprint"]
+__all__ = ["COMPONENT_TYPE", "Pipeline", "PublishedList", "fingerprint"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.config import COMPONENT_TYPE, Pipeline
+from batchrec_dagster.config import COMPONENT_TYPE
+from batchrec_dagster.config.declaration import Declaration
 
 # Dagster's own keys next to the attributes.
 _DAGSTERS_OWN = {
@@ -31,7 +32,7 @@ _DAGSTERS_OWN = {
 _UNSET = "__DAGSTER_UNSET_DEFAULT__"
 
 
-class _Declaration(Pipeline, dg.Resolvable):
+class _Declaration(Declaration, dg.Resolvable):
     """The attributes of the component, with templates allowed."""
 
 

@@ -14,7 +14,7 @@ from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.sinks import Sinks
-from batchrec_dagster.storage.layout import SIMILAR_ITEMS
+from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS
 
 
 class ListSettings(RecommendationSettings):
@@ -55,9 +55,9 @@ def validate_list_names() -> Any:
 
     def check(lists: Mapping[str, ListSettings]) -> Mapping[str, ListSettings]:
         for name in lists:
-            if name == SIMILAR_ITEMS:
+            if name in (SIMILAR_ITEMS, SEGMENTS):
                 raise ValueError(
-                    f"{name} is no name of a list of users: declare the block similar_items, or"
+                    f"{name} is no name of a list of users: declare the block {name}, or"
                     " give the list another name"
                 )
             if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):

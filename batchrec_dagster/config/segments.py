@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.filter_problems import find_filter_traits
+from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.validation import validate_range
 from batchrec_dagster.personalize.file_formats import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
@@ -80,6 +81,13 @@ class Segments(dg.Model):
         if self.attributes and traits and traits.uses_interactions:
             raise ValueError("segments by attributes take no filter on interactions")
         return self
+
+    @property
+    def recommendations(self) -> RecommendationSettings:
+        """The same settings as those of lists for people."""
+        return RecommendationSettings.model_construct(
+            num_results=self.users_per_segment, exclude_seen=False, filter=self.filter
+        )
 
     @property
     def queries(self) -> list[str]:

@@ -30,8 +30,8 @@ class JobOutputLines:
         return sum(self._erase(uri, people) for uri in self._list())
 
     def _list(self) -> Iterator[str]:
-        keys, store = self.files.storage_keys, self.files.storage.store
-        for folder in (keys.all_batch_inference, keys.all_batch_segments):
+        keys, store = self.files.keys, self.files.storage.store
+        for folder in (keys.job_output("batch_inference"), keys.job_output("batch_segments")):
             for info in store.list(self.files.uri(folder)):
                 # Others say why an output was rejected, for example.
                 if info.uri.endswith(OUTPUT_SUFFIX):

@@ -37,7 +37,7 @@ class PersonalizeData:
         results = erase_users_from_groups(
             self.work.ensure,
             self.work.storage.store,
-            files.uri(files.storage_keys.erasure_inputs),
+            files.uri(files.keys.erasure_inputs),
             self._find_groups(),
             people.ids,
             request=UnfinishedErasure.of(files, people).read().request,

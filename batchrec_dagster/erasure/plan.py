@@ -14,7 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.erasure.job_outputs import JobOutputLines
 from batchrec_dagster.erasure.leases import hold_leases
 from batchrec_dagster.erasure.people import People
@@ -32,7 +32,7 @@ from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster.sinks import SinkContext
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
 from batchrec_dagster.steps.work import PersonalizeWork, list_removed_lists
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 REMAINS_IN_S3 = (
@@ -181,7 +181,7 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
 
     First come those that others are made from, and then those that people see.
     """
-    files, storage, keys = work.files, work.storage, work.pipeline.storage_keys
+    files, storage, keys = work.files, work.storage, work.pipeline.keys
     store = storage.store
 
     def whole_files(
@@ -194,13 +194,13 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
         whole_files(
             "copies of ratings",
             "deleted; the next refresh copies the source again, and leaves these people out",
-            keys.all_raw,
-            exceptions=[keys.all_raw_items, keys.all_raw_users],
+            keys.raw("ratings"),
+            exceptions=[keys.raw("items"), keys.raw("users")],
         ),
         whole_files(
             "copies of users",
             "deleted; the next refresh copies the source again, and leaves these people out",
-            keys.all_raw_users,
+            keys.raw("users"),
         ),
         whole_files("unfinished work of Spark", "deleted", keys.work),
         *make_imported_places(files, trains_again=trains_with_next_refresh(work)),
@@ -209,40 +209,36 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
             "deleted; read from the interactions",
             files.users_of_interactions.folder.removeprefix(files.uri("")),
         ),
-        BatchUserLines(files),
+        BatchUserLines(ListFiles(storage, ListKeys(work.pipeline.name))),
         JobOutputLines(files),
         PersonalizeData(work),
         ParquetRows("segments", storage, files.uri(keys.user_segments)),
-        *(place for list_pipeline in _list_lists(work) for place in list_pipeline),
+        *(place for places in _list_lists(work) for place in places),
     ]
 
 
 def _list_lists(work: PersonalizeWork) -> Iterator[list[Place]]:
     """The places of each list: of those declared, and of those that were removed."""
-    declared = {
-        list_pipeline.storage_keys.address: list_pipeline
-        for list_pipeline in work.pipeline.published_pipelines
-        if not list_pipeline.is_of_items
-    }
+    declared = {published.address: published for published in work.pipeline.user_lists}
     removed = [f"{work.pipeline.name}/{name}" for name in list_removed_lists(work)]
     # The list of the pipeline itself, from before it had several.
     addresses = dict.fromkeys([work.pipeline.name, *declared, *removed])
     for address in addresses:
-        keys = StorageKeys(address, has_own_users=True)
+        keys = ListKeys(address)
         yield _list_places_of_list(work, keys, declared.get(address))
 
 
 def _list_places_of_list(
-    work: PersonalizeWork, keys: StorageKeys, list_pipeline: Pipeline | None
+    work: PersonalizeWork, keys: ListKeys, published: PublishedList | None
 ) -> list[Place]:
     """The places of a list.
 
     keys: those of its files.
-    list_pipeline: the pipeline narrowed to it; None if it is not declared.
+    published: its declaration; None if it is not declared.
     """
-    files = PipelineFiles(work.storage, keys)
+    files = ListFiles(work.storage, keys)
     storage, store = files.storage, files.storage.store
-    of_list = f" of {keys.list_name}" if keys.list_name else ""
+    of_list = f" of {keys.name}" if keys.name else ""
 
     def whole_files(
         name: str, consequence: str, *prefixes: str, exceptions: Sequence[str] = ()

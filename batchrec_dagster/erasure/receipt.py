@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListKeys, PipelineFiles
 
 
 def count_people(number: int) -> str:
@@ -49,7 +49,7 @@ class Receipt:
     def key(self) -> str:
         """Its key in the storage."""
         name = self.ended_at.replace(":", "").replace("+0000", "Z")
-        return f"{StorageKeys(self.pipeline).erasure_receipts}{name}.json"
+        return f"{ListKeys(self.pipeline).erasure_receipts}{name}.json"
 
     def to_json(self) -> dict[str, Any]:
         return {

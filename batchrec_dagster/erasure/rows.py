@@ -15,7 +15,7 @@ from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import FOOTER_KEY, TableWriter, read_footer
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles, PipelineFiles
 
 # This many rows are in memory at a time.
 ROWS_AT_ONCE = 100_000
@@ -63,7 +63,7 @@ class ImportedRows:
 
 def make_imported_places(files: PipelineFiles, *, trains_again: bool) -> list[ImportedRows]:
     """The places of the files that Personalize imports and that have users."""
-    keys = files.storage_keys
+    keys = files.keys
     return [
         ImportedRows(files, "interactions", keys.interactions, trains_again),
         ImportedRows(files, "attributes of users", keys.users, trains_again),
@@ -74,7 +74,7 @@ def make_imported_places(files: PipelineFiles, *, trains_again: bool) -> list[Im
 class BatchUserLines:
     """The users of batch inference jobs, as JSON Lines: all of them, and those of each arm."""
 
-    files: PipelineFiles
+    files: ListFiles
     name: str = "users who get lists"
     consequence: str = "lines removed"
 
@@ -95,9 +95,10 @@ class BatchUserLines:
 
     def _read_files(self) -> Iterator[tuple[str, pl.DataFrame]]:
         """The URI and the lines of each file."""
-        store, keys = self.files.storage.store, self.files.storage_keys
+        store, keys = self.files.storage.store, self.files.keys
         arms = store.subfolders(self.files.uri(keys.all_arm_users))
-        for uri in [self.files.batch_users, *(self.files.uri(keys.arm_users(arm)) for arm in arms)]:
+        users = [keys.users_of_list, *(keys.arm_users(arm) for arm in arms)]
+        for uri in map(self.files.uri, users):
             content = store.get(uri) if store.head(uri) is not None else b""
             if content.strip():
                 yield uri, pl.read_ndjson(content)

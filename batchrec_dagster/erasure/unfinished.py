@@ -83,9 +83,9 @@ class UnfinishedErasure:
 
     @property
     def _uri(self) -> str:
-        return self.files.uri(f"{self.files.storage_keys.unfinished_erasures}{self.digest}.json")
+        return self.files.uri(f"{self.files.keys.unfinished_erasures}{self.digest}.json")
 
 
 def count_unfinished(files: PipelineFiles) -> int:
     """How many erasures from this pipeline have not ended."""
-    return len(files.storage.store.list(files.uri(files.storage_keys.unfinished_erasures)))
+    return len(files.storage.store.list(files.uri(files.keys.unfinished_erasures)))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
-from pydantic import BaseModel, PrivateAttr, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.declaration import Declaration
 from batchrec_dagster.config.declaration_errors import (
     DeclarationError,
     Problem,
@@ -19,6 +20,7 @@ from batchrec_dagster.config.declaration_errors import (
 )
 from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.asset_keys import asset_name
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw import raw_ratings
@@ -53,13 +55,18 @@ class _Origin:
 
 
 @dg.scaffold_with(PipelineScaffolder)
-class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
+class BatchRecommendations(Sandboxed, Declaration, dg.Component):
     """Recommendations for every user from a file of ratings, with Amazon Personalize."""
 
     # None for a pipeline that Python makes.
     _origin: _Origin | None = PrivateAttr(default=None)
     # The specs of all assets by their names, once they are built.
     _specs: dict[str, dg.AssetSpec] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _declares_a_pipeline(self) -> Self:
+        self.make_pipeline(Path())
+        return self
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
@@ -82,29 +89,38 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         return loaded
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        self._project = context.project_root
+        pipeline = self.make_pipeline(context.project_root)
         built_pipelines = get_built_pipelines(context.component_tree)
-        built_pipelines.add(self, self._find_place(context))
-        assets = self.build_assets()
-        for published in self.published_pipelines:
+        built_pipelines.add(pipeline, self._find_place(context))
+        assets = build_assets(pipeline)
+        for published in pipeline.published_lists():
             assets += sink_assets(published)
-        self._specs = {self.asset_name(spec.key): spec for asset in assets for spec in asset.specs}
+        self._specs = {asset_name(spec.key): spec for asset in assets for spec in asset.specs}
         self._require_known_assets(context)
         assets = [
-            asset.map_asset_specs(lambda spec: self.get_asset_spec(self.asset_name(spec.key)))
+            asset.map_asset_specs(lambda spec: self.get_asset_spec(asset_name(spec.key)))
             for asset in assets
         ]
         deployment = _open_deployment()
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
             dg.Definitions(assets=assets, resources=deployment.resources()),
-            build_automation(self, assets, executor),
+            build_automation(pipeline, assets, executor),
             dg.Definitions(
                 sensors=alert_sensors(built_pipelines.watched)
-                if built_pipelines.brings_alerts(self)
+                if built_pipelines.brings_alerts(pipeline)
                 else []
             ),
         )
+
+    def make_pipeline(self, project: Path) -> Pipeline:
+        """The declared pipeline.
+
+        project: the folder where relative paths start.
+        Raises ValidationError if its blocks do not fit each other.
+        """
+        declared = Declaration.model_fields.keys() & self.model_fields_set
+        return Pipeline(project=project, **{name: getattr(self, name) for name in declared})
 
     def get_asset_spec(self, name: str) -> dg.AssetSpec:
         """The spec of an asset of the pipeline, which a subclass can change but for its key.
@@ -113,7 +129,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
         """
         return self._specs[name]
 
-    def change(self, settings: Mapping[str, Any]) -> Self:
+    def change(self, settings: Mapping[str, Any]) -> Pipeline:
         """The pipeline with other settings, for a test: it reaches no sinks and nobody.
 
         settings: the changed ones by their path, such as ratings.source.
@@ -138,61 +154,7 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             made = self.load(type(attributes).model_validate(changed), context)
         except ValidationError as error:
             raise build_validation_error(file, error) from error
-        made._project = context.project_root
-        return made
-
-    def build_assets(self, *, report: bool = True) -> list[dg.AssetsDefinition]:
-        """The assets from the raw files to the lists, segments and reports, without sinks.
-
-        report: whether the outcomes and reports are among them.
-        """
-        user_lists = self.list_pipelines
-        assets = [
-            raw_ratings(self),
-            interactions(self),
-            *item_assets(self),
-            *user_assets(self),
-            personalize_dataset(self),
-            solution_version(self),
-        ]
-        if not all(user_list.has_own_users for user_list in user_lists):
-            assets.append(batch_users(self))
-        assets += [batch_users(user_list) for user_list in user_lists if user_list.has_own_users]
-        assets += [recommendations(user_list) for user_list in user_lists]
-        if self.segments:
-            assets += [
-                segment_solution_version(self, self.segments),
-                user_segments(self, self.segments),
-            ]
-        assets += self._build_similar_items()
-        return [*assets, *self._build_reports(assets)] if report else assets
-
-    def _build_similar_items(self) -> list[dg.AssetsDefinition]:
-        """The asset of the similar items, and the one of their model if a recipe finds them."""
-        pipeline, settings = self.similar_items_pipeline, self.similar_items
-        if pipeline is None or settings is None:
-            return []
-        recipe = self.similar_items_recipe
-        model = [] if recipe is None else [similar_items_solution_version(self, recipe)]
-        return [*model, similar_items(pipeline, settings)]
-
-    def _build_reports(self, assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-        """The assets of the outcomes and the reports. A report shows the checks of what its list
-        is made from."""
-        if not is_installed("report"):
-            return []
-        list_pipelines = self.list_pipelines
-        reports = [recommendation_outcomes(list_pipeline) for list_pipeline in list_pipelines]
-        for list_pipeline in list_pipelines:
-            folder_of_list = list_pipeline.asset_key("recommendations").path[:-1]
-            checks = [
-                spec
-                for asset in [*assets, *reports]
-                if asset.key.path[:-1] in ([self.name], folder_of_list)
-                for spec in asset.check_specs
-            ]
-            reports.append(recommendation_report(list_pipeline, checks))
-        return reports
+        return made.make_pipeline(context.project_root)
 
     def _require_known_assets(self, context: dg.ComponentLoadContext) -> None:
         """Raises DeclarationError if `op` names assets that the pipeline does not have."""
@@ -213,6 +175,61 @@ class BatchRecommendations(Sandboxed, Pipeline, dg.Component):
             return self._origin.file
         file = context.path / "defs.yaml"
         return file if file.is_file() else context.path
+
+
+def build_assets(pipeline: Pipeline, *, report: bool = True) -> list[dg.AssetsDefinition]:
+    """The assets from the raw files to the lists, segments and reports, without sinks.
+
+    report: whether the outcomes and reports are among them.
+    """
+    user_lists = pipeline.user_lists
+    assets = [
+        raw_ratings(pipeline),
+        interactions(pipeline),
+        *item_assets(pipeline),
+        *user_assets(pipeline),
+        personalize_dataset(pipeline),
+        solution_version(pipeline),
+        *_build_batch_users(pipeline),
+        *map(recommendations, user_lists),
+    ]
+    if pipeline.segments:
+        assets += [
+            segment_solution_version(pipeline, pipeline.segments),
+            user_segments(pipeline, pipeline.segments),
+        ]
+    if pipeline.similar_items_recipe is not None:
+        assets.append(similar_items_solution_version(pipeline, pipeline.similar_items_recipe))
+    if pipeline.similar_items_list is not None and pipeline.similar_items is not None:
+        assets.append(similar_items(pipeline.similar_items_list, pipeline.similar_items))
+    return [*assets, *_build_reports(pipeline, assets)] if report else assets
+
+
+def _build_batch_users(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """The assets of the users: those of lists with users of their own, and one for all others."""
+    own_users = [published for published in pipeline.user_lists if published.has_own_users]
+    sharing = [published for published in pipeline.user_lists if not published.has_own_users]
+    return [*map(batch_users, [*sharing[:1], *own_users])]
+
+
+def _build_reports(
+    pipeline: Pipeline, assets: Sequence[dg.AssetsDefinition]
+) -> list[dg.AssetsDefinition]:
+    """The assets of the outcomes and the reports. A report shows the checks of what its list is
+    made from."""
+    if not is_installed("report"):
+        return []
+    reports = [recommendation_outcomes(published) for published in pipeline.user_lists]
+    for published in pipeline.user_lists:
+        folder_of_list = published.asset_key("recommendations")[:-1]
+        checks = [
+            spec
+            for asset in [*assets, *reports]
+            if asset.key.path[:-1] in ([pipeline.name], folder_of_list)
+            for spec in asset.check_specs
+        ]
+        reports.append(recommendation_report(published, checks))
+    return reports
 
 
 def _open_deployment() -> Deployment:

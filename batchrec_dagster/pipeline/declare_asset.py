@@ -9,9 +9,10 @@ from urllib.parse import quote
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.pipeline.asset_keys import asset_key, find_op_settings
 from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
@@ -45,7 +46,7 @@ class AssetOptions(TypedDict):
 
 
 def asset_options(
-    pipeline: Pipeline,
+    owner: Pipeline | PublishedList,
     name: str,
     *,
     description: str,
@@ -61,7 +62,7 @@ def asset_options(
     warnings: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> AssetOptions:
-    """The options of `@dg.asset` for an asset of the pipeline.
+    """The options of `@dg.asset` for an asset of a pipeline or a list.
 
     code_version must change whenever the same input would give another output, so that Dagster
     marks the asset as stale: include a fingerprint of the settings that the asset reads.
@@ -72,13 +73,15 @@ def asset_options(
     nothing in the pipeline's storage.
     checks, warnings: what each check checks, by its name; warnings do not block.
     """
-    key = pipeline.asset_key(name)
-    op = pipeline.op_settings(key)
+    pipeline = owner.pipeline if isinstance(owner, PublishedList) else owner
+    key = asset_key(owner, name)
+    is_of_pipeline = key == asset_key(pipeline, name)
+    op = find_op_settings(pipeline, key)
     if not isinstance(inputs, Mapping):
-        inputs = {asset: pipeline.asset_key(asset) for asset in inputs}
+        inputs = {asset: asset_key(owner, asset) for asset in inputs}
     return {
         "key": key,
-        "ins": {name: dg.AssetIn(key=asset_key) for name, asset_key in inputs.items()},
+        "ins": {name: dg.AssetIn(key=input_key) for name, input_key in inputs.items()},
         "deps": [*deps],
         "group_name": pipeline.name,
         "description": escape(description),
@@ -91,7 +94,7 @@ def asset_options(
         "io_manager_key": resource_key(io_manager) if io_manager else None,
         "metadata": {
             PIPELINE: pipeline.name,
-            **({LIST: pipeline.list_name} if key != pipeline.whole.asset_key(name) else {}),
+            **({} if is_of_pipeline else {LIST: owner.name}),
             **(metadata or {}),
             **({STORAGE_KEY: storage_key} if storage_key else {}),
         },

@@ -14,11 +14,12 @@ import dagster as dg
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
 from batchrec_dagster.outcomes.experiment import summarize_experiment
 from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
+from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.reporting.audience import describe_newcomers
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.checks import build_checks_section
@@ -55,7 +56,7 @@ from batchrec_dagster.steps.items import has_item_table, list_categories, list_o
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster.storage.objects import ObjectNotFoundError
 from batchrec_dagster.storage.unpublished_runs import UnpublishedRun, UnpublishedRuns
@@ -74,6 +75,7 @@ class Report:
 
 def build_report(
     work: Work,
+    published: PublishedList,
     newest_model: Mapping[str, Any],
     checks: Sequence[dg.AssetCheckSpec],
     instance: dg.DagsterInstance,
@@ -86,33 +88,39 @@ def build_report(
     run_id: the id of this run, to see whether it published the table.
     Raises UserError.
     """
-    pipeline = work.pipeline
-    history = EditionHistory(work.files)
-    edition, lists = work.files.table.read()
+    files = work.files_of(published)
+    history = EditionHistory(files)
+    edition, lists = files.table.read()
     baseline = history.find_baseline(edition)
     run = _describe_run(
-        work, newest_model, edition, baseline, read_check_records(instance, checks), run_id
+        work,
+        published,
+        newest_model,
+        edition,
+        baseline,
+        read_check_records(instance, checks),
+        run_id,
     )
-    facts = combine_facts(run, _count_or_recall(work, edition, lists))
+    facts = combine_facts(run, _count_or_recall(work, published, edition, lists))
     inputs = RunInputs(facts.data, facts.item_ids)
     # Data that the lists were not made from, such as those that the quality gate refused, are
     # compared with nothing, and nothing is compared with them later.
     if baseline is not None and not run.earlier_data:
         inputs = inputs.add_drift(history.read_inputs(baseline))
     changes = history.compare(baseline, edition) if baseline else None
-    ended_runs = remember_ended_runs(work.files, instance)
-    nights = list_nights(work.files, ended_runs)
+    ended_runs = remember_ended_runs(files, instance)
+    nights = list_nights(files, ended_runs)
     rules_section = build_rules_section(edition.rules, edition.filled)
     sections = [
         build_checks_section(run.checks, _name_missing_checks(run.checks, checks)),
         build_data_section(
-            _read_preparation(pipeline, instance, facts.data.interactions),
+            _read_preparation(work.pipeline, instance, facts.data.interactions),
             run.source,
         ),
         build_nights_section(nights),
         *([rules_section] if rules_section is not None else []),
         build_changes_section(changes, inputs.drift),
-        _build_outcomes(work, edition),
+        _build_outcomes(files, edition),
     ]
     facts = replace(facts, drift=inputs.drift, changes=changes, sections=sections)
     if not run.earlier_data:
@@ -123,6 +131,7 @@ def build_report(
 
 def _describe_run(
     work: Work,
+    published: PublishedList,
     newest_model: Mapping[str, Any],
     edition: Edition,
     baseline: Edition | None,
@@ -138,12 +147,12 @@ def _describe_run(
     Raises UserError.
     """
     pipeline = work.pipeline
-    restoration = EditionHistory(work.files).find_restoration(edition)
+    restoration = EditionHistory(work.files_of(published)).find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
     engine = edition.engine or newest_model.get("engine")
     return ReportedRun(
-        pipeline=pipeline.address,
-        description=pipeline.description,
+        pipeline=published.address,
+        description=published.description,
         source=pipeline.ratings.shown_source,
         recipe=edition.recipe or pipeline.solution.recipe,
         report_time=datetime.now(UTC),
@@ -180,16 +189,16 @@ def _describe_run(
     )
 
 
-def _build_outcomes(work: Work, edition: Edition) -> ReportSection:
+def _build_outcomes(files: ListFiles, edition: Edition) -> ReportSection:
     """The section about what people did with the lists, and about an experiment.
 
     Raises UserError.
     """
-    sums = read_sums(work.files)
+    sums = read_sums(files)
     result = summarize_experiment(sums)
     sentences: list[str] = []
     if result:
-        editions = [edition, *work.files.table.older()]
+        editions = [edition, *files.table.older()]
         sentences = [*describe_result(result), *describe_control(editions, result.name)]
     return build_outcomes_section([*estimate_outcomes(sums)], sentences)
 
@@ -209,9 +218,9 @@ def _name_missing_checks(
 def _find_similar_items(work: Work) -> PublishedResults | None:
     """The published lists of similar items; None if the pipeline declares none, or has published
     none. Raises UserError."""
-    if work.pipeline.similar_items_pipeline is None:
+    if work.pipeline.similar_items_list is None:
         return None
-    return PublishedResults(work.storage, work.pipeline.address).similar_items
+    return PublishedResults(work.storage, work.pipeline.name).similar_items
 
 
 def _describe_similar_items(work: Work) -> str:
@@ -237,14 +246,14 @@ def _read_preparation(
 
     interactions: how many there are.
     """
-    event = instance.get_latest_materialization_event(pipeline.asset_key("interactions"))
+    event = instance.get_latest_materialization_event(asset_key(pipeline, "interactions"))
     if event is None or event.asset_materialization is None:
         return {}
     metadata = {name: value.value for name, value in event.asset_materialization.metadata.items()}
     return metadata if metadata.get("dagster/row_count") == interactions else {}
 
 
-def remember_ended_runs(files: PipelineFiles, instance: dg.DagsterInstance) -> list[UnpublishedRun]:
+def remember_ended_runs(files: ListFiles, instance: dg.DagsterInstance) -> list[UnpublishedRun]:
     """The runs that Dagster says failed. Those that are not recorded yet are recorded, because
     Dagster may forget them; their processes were killed, for example. Raises UserError."""
     records = UnpublishedRuns(files)
@@ -295,34 +304,36 @@ class _StoredTallies:
 _STORED_TALLIES = TypeAdapter(_StoredTallies)
 
 
-def _count_or_recall(work: Work, edition: Edition, lists: pl.LazyFrame) -> Tallies:
+def _count_or_recall(
+    work: Work, published: PublishedList, edition: Edition, lists: pl.LazyFrame
+) -> Tallies:
     """The tallies of the tables. Those of the last report are used if it had the same tables.
 
     Raises UserError.
     """
     store = work.storage.store
-    uri = work.storage.uri(work.pipeline.storage_keys.list_record("report_tallies"))
-    version = _fingerprint_tables(work, edition)
+    uri = work.storage.uri(published.keys.list_record("report_tallies"))
+    version = _fingerprint_tables(work, published, edition)
     with suppress(ObjectNotFoundError, ValidationError):
         stored = _STORED_TALLIES.validate_json(store.get(uri))
         if stored.version == version:
             return stored.tallies
-    with _open_tables(work, edition, lists) as tables:
+    with _open_tables(work, published, lists) as tables:
         tallies = count_tallies(tables, work.pipeline.report.people)
     store.put(uri, _STORED_TALLIES.dump_json(_StoredTallies(version, tallies)))
     return tallies
 
 
-def _fingerprint_tables(work: Work, edition: Edition) -> str:
+def _fingerprint_tables(work: Work, published: PublishedList, edition: Edition) -> str:
     optional_keys = [
-        getattr(work.pipeline.storage_keys, name) for name in list_optional_tables(work.pipeline)
+        getattr(work.pipeline.keys, name) for name in list_optional_tables(work.pipeline)
     ]
     return fingerprint(
         TALLIES_VERSION,
         edition.version,
         *([edition.users_dropped] if edition.users_dropped else []),
         work.files.interactions_version(),
-        work.storage.version(work.files.batch_users),
+        work.storage.version(work.files.uri(published.users_key)),
         optional_keys,
         [work.storage.version(work.storage.uri(key)) for key in optional_keys],
         list(list_categories(work.pipeline)),
@@ -341,13 +352,10 @@ def _list_similar_items_versions(work: Work) -> list[str]:
 
 @contextmanager
 def _open_tables(
-    work: Work, edition: Edition, recommendations: pl.LazyFrame
+    work: Work, published: PublishedList, recommendations: pl.LazyFrame
 ) -> Iterator[RunTables]:
-    """The published tables; large ones are scanned, not loaded. Raises UserError.
-
-    edition: that of the recommendations.
-    """
-    pipeline, storage, keys = work.pipeline, work.storage, work.pipeline.storage_keys
+    """The published tables; large ones are scanned, not loaded. Raises UserError."""
+    pipeline, storage, keys = work.pipeline, work.storage, work.pipeline.keys
     with ExitStack() as stack:
 
         def open_path(uri: str) -> str:
@@ -357,7 +365,7 @@ def _open_tables(
             return pl.read_parquet(open_path(storage.uri(key)), glob=False)
 
         similar_items = _find_similar_items(work)
-        users = glob.escape(open_path(work.files.batch_users))
+        users = glob.escape(open_path(work.files.uri(published.users_key)))
         yield RunTables(
             interactions=scan_interactions(Path(open_path(work.files.interactions))),
             recommendations=recommendations,

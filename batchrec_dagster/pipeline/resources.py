@@ -11,7 +11,7 @@ import dagster as dg
 from batchrec_dagster.deployment import Deployment, resource_key
 from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
-from batchrec_dagster.storage.layout import StorageKeys
+from batchrec_dagster.storage.layout import ListKeys
 
 
 def published(pipeline: str) -> dg.AssetSpec:
@@ -21,16 +21,16 @@ def published(pipeline: str) -> dg.AssetSpec:
     pipeline: its name, such as `shop`, or the address of one of several lists, such as
         `shop/newsletter`.
     """
-    keys = StorageKeys(pipeline)
-    of_list = [keys.list_name] if keys.list_name else []
+    keys = ListKeys(pipeline)
+    of_list = [keys.name] if keys.name else []
     return dg.AssetSpec(
         key=[keys.pipeline, *of_list, "recommendations"],
         description=f"The lists that the pipeline {pipeline} published: user_id, rank, item_id,"
         " title where items have titles, score.",
         metadata={
             PIPELINE: keys.pipeline,
-            **({LIST: keys.list_name} if keys.list_name else {}),
-            STORAGE_KEY: keys.recommendations,
+            **({LIST: keys.name} if keys.name else {}),
+            STORAGE_KEY: keys.table,
         },
     ).with_io_manager_key(resource_key("published_io"))
 

@@ -19,7 +19,7 @@ from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, UnpublishedRuns
 
 # The metadata of every asset that names its pipeline, and of those of one of several lists that
@@ -98,7 +98,7 @@ def _record(context: dg.AssetExecutionContext, ending: Ending, checks: Sequence[
         )
 
 
-def _find_files(context: dg.AssetExecutionContext) -> PipelineFiles | None:
+def _find_files(context: dg.AssetExecutionContext) -> ListFiles | None:
     """The files of the asset's pipeline or list; None for an asset that is not batchrec's."""
     metadata: dict[str, Any] = dict(context.assets_def.metadata_by_key[context.asset_key])
     if PIPELINE not in metadata:
@@ -108,5 +108,5 @@ def _find_files(context: dg.AssetExecutionContext) -> PipelineFiles | None:
         if isinstance(resource, PersonalizeResource):
             resource = resource.storage
         if isinstance(resource, StorageResource):
-            return PipelineFiles(resource, StorageKeys(read_address(metadata)))
+            return ListFiles(resource, ListKeys(read_address(metadata)))
     return None

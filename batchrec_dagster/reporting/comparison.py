@@ -18,7 +18,7 @@ from batchrec_dagster.reporting.editions import (
 )
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Comparison:
         )
 
 
-def name_lists(files: PipelineFiles, edition: Edition) -> ComparedLists:
+def name_lists(files: ListFiles, edition: Edition) -> ComparedLists:
     """The edition of these files, with what people call it."""
-    name = f"{files.storage_keys.address}, edition {edition.number}"
+    name = f"{files.keys.address}, edition {edition.number}"
     return ComparedLists(name, EditionHistory(files), edition)
 
 

@@ -26,7 +26,7 @@ from batchrec_dagster.reporting.editions import (
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
 from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.publications import Publication, PublicationRecord, Publications
 
@@ -65,7 +65,7 @@ class EditionHistory:
     All methods raise UserError.
     """
 
-    files: PipelineFiles
+    files: ListFiles
 
     @cached_property
     def publications(self) -> PublicationRecord:
@@ -145,7 +145,7 @@ class EditionHistory:
 
         None if the report does not know them, or if their file is damaged.
         """
-        key = self.files.storage_keys.edition_inputs(edition.version)
+        key = self.files.keys.edition_inputs(edition.version)
         try:
             file = io.BytesIO(self.files.storage.store.get(self.files.uri(key)))
             facts = json.loads((pq.read_metadata(file).metadata or {})[INPUTS_KEY])
@@ -159,7 +159,7 @@ class EditionHistory:
 
         Those of editions that are not kept are deleted.
         """
-        store, keys = self.files.storage.store, self.files.storage_keys
+        store, keys = self.files.storage.store, self.files.keys
         table = inputs.items.alias("item").to_frame().to_arrow()
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({INPUTS_KEY: json.dumps(inputs.facts)}), file)

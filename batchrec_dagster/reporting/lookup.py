@@ -446,7 +446,7 @@ def find_items_by_title(published: PublishedResults, text: str) -> ItemMatches |
     if not rows:
         return None
     items = [TitledItem(item, title) for item, title in rows[:MOST_MATCHES]]
-    return ItemMatches(published.files.storage_keys.pipeline, text, len(rows), items)
+    return ItemMatches(published.files.keys.pipeline, text, len(rows), items)
 
 
 def _read_similar_items(published: PublishedResults, item: str) -> list[dict[str, Any]] | None:

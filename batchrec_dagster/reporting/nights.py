@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from batchrec_dagster.outcomes.edition_facts import complete_facts
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.publications import EditionFacts, Publication, Publications
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, UnpublishedRuns
 
@@ -91,7 +91,7 @@ class Night:
 
 
 def list_nights(
-    files: PipelineFiles,
+    files: ListFiles,
     ended_runs: Sequence[UnpublishedRun] = (),
 ) -> list[Night]:
     """All nights that are known, oldest first.

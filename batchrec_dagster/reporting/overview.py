@@ -22,7 +22,7 @@ def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance
     Raises UserError.
     """
     overview: dict[str, Any] = {"pipeline": published.address, "last_run": None, "edition": None}
-    refreshes = dg.RunsFilter(job_name=f"{published.files.storage_keys.pipeline}_refresh")
+    refreshes = dg.RunsFilter(job_name=f"{published.files.keys.pipeline}_refresh")
     for record in instance.get_run_records(refreshes, limit=1):
         status = record.dagster_run.status.value
         if is_interrupted(instance, record, published.files):

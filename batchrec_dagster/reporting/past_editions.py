@@ -9,7 +9,7 @@ from functools import cached_property
 
 from batchrec_dagster.reporting.terminal import format_time
 from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.publications import Publication, Publications
 
 # The setting that decides how many editions are kept.
@@ -60,7 +60,7 @@ class PastEdition:
 class PastEditions:
     """The editions of a pipeline. All methods raise UserError and UnknownEditionError."""
 
-    files: PipelineFiles
+    files: ListFiles
 
     @cached_property
     def _publications(self) -> tuple[Publication, ...]:
@@ -80,7 +80,7 @@ class PastEditions:
 
     @property
     def _pipeline(self) -> str:
-        return self.files.storage_keys.address
+        return self.files.keys.address
 
     def _find_kept(self, publication: Publication) -> PastEdition:
         """The edition that this publication made live."""

@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.reporting.remote_file import RemoteFile
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster.storage.layout import SIMILAR_ITEMS, PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import SIMILAR_ITEMS, ListFiles, ListKeys
 from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.publications import Publication, Publications
 
@@ -39,7 +39,7 @@ def list_published(storage: StorageResource, pipeline: str | None = None) -> lis
     pipelines = storage.store.subfolders(root) if pipeline is None else [pipeline]
     addresses: list[str] = []
     for name in pipelines:
-        lists = storage.store.subfolders(storage.uri(StorageKeys(name).all_lists))
+        lists = storage.store.subfolders(storage.uri(ListKeys(name).lists))
         names = sorted(set(lists).difference([SIMILAR_ITEMS]))
         addresses += [name, *(f"{name}/{list_name}" for list_name in names)]
     return [name for name in addresses if PublishedResults(storage, name).edition is not None]
@@ -57,8 +57,8 @@ class PublishedResults:
     """The edition to read instead of the published one."""
 
     @property
-    def files(self) -> PipelineFiles:
-        return PipelineFiles(self.storage, StorageKeys(self.address))
+    def files(self) -> ListFiles:
+        return ListFiles(self.storage, ListKeys(self.address))
 
     @cached_property
     def edition(self) -> Edition | None:
@@ -79,7 +79,7 @@ class PublishedResults:
     @cached_property
     def similar_items(self) -> PublishedResults | None:
         """The published lists of similar items of the same pipeline; None if there are none."""
-        pipeline = self.files.storage_keys.pipeline
+        pipeline = self.files.keys.pipeline
         similar_items = PublishedResults(self.storage, f"{pipeline}/{SIMILAR_ITEMS}")
         return similar_items if similar_items.edition is not None else None
 
@@ -94,7 +94,7 @@ class PublishedResults:
 
     @property
     def report(self) -> ObjectInfo | None:
-        return self.storage.store.head(self.storage.uri(self.files.storage_keys.report))
+        return self.storage.store.head(self.storage.uri(self.files.keys.report))
 
     def count_rows_and_users(self) -> tuple[int, int]:
         """The numbers of rows and users in the table."""
@@ -131,7 +131,7 @@ class PublishedResults:
         return users is not None and user in users.get_column("user_id")
 
     def _read_users_without_lists(self) -> pl.DataFrame | None:
-        key = self.files.storage_keys.users_without_lists(self.require_edition().version)
+        key = self.files.keys.users_without_lists(self.require_edition().version)
         return self.files.parquet(key, "delete it: it only says why some users have no list")
 
     def has_interactions(self) -> bool:
@@ -140,7 +140,7 @@ class PublishedResults:
 
     def read_titles(self, items: Sequence[str]) -> dict[str, str | None]:
         """The titles of these items; an item that is not in the file of titles is left out."""
-        uri = self.storage.uri(self.files.storage_keys.item_titles)
+        uri = self.storage.uri(self.files.keys.item_titles)
         if not items or self.storage.store.head(uri) is None:
             return {}
         with self._open_parquet(uri) as table:
@@ -152,7 +152,7 @@ class PublishedResults:
 
         If no title has it, those that have all of its words.
         """
-        uri = self.storage.uri(self.files.storage_keys.item_titles)
+        uri = self.storage.uri(self.files.keys.item_titles)
         phrase = " ".join(text.lower().split())
         if not phrase or self.storage.store.head(uri) is None:
             return []

@@ -10,7 +10,7 @@ import dagster as dg
 
 from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.reporting.run_stages import name_stage
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun
 
 # This many runs that failed are read.
@@ -46,9 +46,7 @@ class CheckRecord:
     """When it ran; None if that is not known."""
 
 
-def is_interrupted(
-    instance: dg.DagsterInstance, record: dg.RunRecord, files: PipelineFiles
-) -> bool:
+def is_interrupted(instance: dg.DagsterInstance, record: dg.RunRecord, files: ListFiles) -> bool:
     """Whether nothing was heard for an hour of a run that Dagster says is under way.
 
     It recorded no event, and no run renewed a lease of the pipeline: its process was killed, for
@@ -70,22 +68,22 @@ def is_interrupted(
     )
 
 
-def _list_renewals(files: PipelineFiles) -> Iterator[datetime]:
+def _list_renewals(files: ListFiles) -> Iterator[datetime]:
     """When each lease of the pipeline and of its lists was last renewed."""
-    keys, store = files.storage_keys, files.storage.store
-    for folder in (keys.all_leases, keys.all_lists):
+    keys, store = files.keys, files.storage.store
+    for folder in (keys.leases, keys.lists):
         for info in store.list(files.uri(folder)):
             if "/leases/" in info.uri:
                 yield info.last_modified
 
 
-def read_ended_runs(instance: dg.DagsterInstance, files: PipelineFiles) -> list[UnpublishedRun]:
+def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[UnpublishedRun]:
     """The latest refreshes of the pipeline that failed, or were stopped or interrupted, as far as
     Dagster remembers its runs.
 
     A run whose process was killed is known only here. Raises UserError.
     """
-    job = f"{files.storage_keys.pipeline}_refresh"
+    job = f"{files.keys.pipeline}_refresh"
     filters = dg.RunsFilter(job_name=job, statuses=[*ENDINGS])
     runs = []
     for record in instance.get_run_records(filters, limit=MOST_RUNS):

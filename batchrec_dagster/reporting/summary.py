@@ -52,7 +52,7 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     """
     storage, files = published.storage, published.files
     facts: dict[str, Any] = {"pipeline": published.address}
-    pipeline = files.storage_keys.pipeline
+    pipeline = files.keys.pipeline
     if instance is not None:
         assets = {asset for asset, _, _ in _METADATA}
         metadata = {

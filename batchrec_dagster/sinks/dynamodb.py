@@ -33,7 +33,7 @@ from pydantic import Field, field_validator
 
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.sinks import sink
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
 EXPIRES = "expires_at"
 OWNER = "batchrec:lists-of"
@@ -203,10 +203,10 @@ class DynamoDbSink(sink.Sink):
         files, record = self._locate_users(context)
         files.write_parquet(record, user_ids)
 
-    def _locate_users(self, context: sink.SinkContext) -> tuple[PipelineFiles, str]:
+    def _locate_users(self, context: sink.SinkContext) -> tuple[ListFiles, str]:
         """The storage of the ids of the users who were written, and their key there."""
-        files = PipelineFiles(context.storage, StorageKeys(context.address))
-        return files, files.storage_keys.users_in_dynamodb(self.table)
+        files = ListFiles(context.storage, ListKeys(context.address))
+        return files, files.keys.users_in_dynamodb(self.table)
 
     def _put_lists(self, client: Any, lists: pl.LazyFrame, context: sink.SinkContext) -> int:
         """How many users were written."""

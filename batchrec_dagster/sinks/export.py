@@ -22,7 +22,7 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.sinks import sink
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.layout import StorageKeys
+from batchrec_dagster.storage.layout import ListKeys
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS, find_subject
 from batchrec_dagster.storage.objects import ObjectStore, split_uri
 
@@ -125,8 +125,8 @@ class ExportSink(sink.Sink):
         """The store of the file, and its URI there."""
         path = self._resolve_path(context.project)
         if path is None:
-            keys = StorageKeys(context.address)
-            path = context.storage.uri(keys.export(f"{keys.table}.{self.format}"))
+            keys = ListKeys(context.address)
+            path = context.storage.uri(keys.export(self.format))
         return _open_store(path, context.storage)
 
     def _write_file(self, path: Path, lists: pl.LazyFrame, longest: int) -> tuple[int, int]:

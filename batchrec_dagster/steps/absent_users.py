@@ -73,9 +73,10 @@ class AbsentUsers:
         return f"{count:,} users who are not among the current users (batch_users) were dropped"
 
 
-def find_absent_users(files: PipelineFiles, rows: pl.LazyFrame) -> AbsentUsers:
+def find_absent_users(files: PipelineFiles, users_key: str, rows: pl.LazyFrame) -> AbsentUsers:
     """The users of these rows who are not among the current users, and those who were erased.
 
+    users_key: the storage key of the current users.
     rows: those of an edition, with the column user_id.
     Raises UserError.
     """
@@ -84,7 +85,7 @@ def find_absent_users(files: PipelineFiles, rows: pl.LazyFrame) -> AbsentUsers:
         nobody = pl.Series("user_id", [], pl.String)
         return AbsentUsers(0, nobody, nobody)
     users = list_users(rows)
-    current_users = read_current_users(files)
+    current_users = read_current_users(files, users_key)
     absent = None
     if current_users is not None:
         absent = users.filter(~users.is_in(current_users.implode()))
@@ -92,14 +93,14 @@ def find_absent_users(files: PipelineFiles, rows: pl.LazyFrame) -> AbsentUsers:
     return AbsentUsers(len(users), absent, erased)
 
 
-def read_current_users(files: PipelineFiles) -> pl.Series | None:
+def read_current_users(files: PipelineFiles, users_key: str) -> pl.Series | None:
     """The ids of the users who get a list now; None if there is no file of them, or a damaged one.
 
     Raises UserError.
     """
     store = files.storage.store
     try:
-        content = io.BytesIO(store.get(files.batch_users))
+        content = io.BytesIO(store.get(files.uri(users_key)))
         users = pl.read_ndjson(content, schema={USER_FIELD: pl.String})
     except (ObjectNotFoundError, DamagedObjectError, pl.exceptions.PolarsError):
         return None

@@ -22,6 +22,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.editions import Finding, TableWriter
+from batchrec_dagster.storage.layout import BatchJob
 from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 
@@ -136,19 +137,21 @@ def prepare_batch_job(
     work: PersonalizeWork,
     kind: ResourceKind,
     request: Mapping[str, Any],
-    folder: Callable[[str], str],
+    job: BatchJob,
     cost: Cost,
     *versions: str,
 ) -> JobRequest:
     """The batch job for the request: a new one, or that of an earlier run.
 
-    folder: returns the storage key of the output of a job with a name.
+    job: which folder its output is in.
     cost: what a new job costs.
     versions: the versions of what the request reads.
     """
 
     def create(name: str) -> dict[str, Any]:
-        output = {"s3DataDestination": {"path": work.files.uri(folder(name))}}
+        output = {
+            "s3DataDestination": {"path": work.files.uri(work.pipeline.keys.job_output(job, name))}
+        }
         return {**request, "jobOutput": output}
 
     return JobRequest(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
@@ -26,7 +27,7 @@ from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import compute_version
 from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster.storage.layout import USERS_FILE
+from batchrec_dagster.storage.layout import USERS_FILE, ListFiles
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 
@@ -46,15 +47,17 @@ class RequestedUsers:
     """How many of them the file of users does not have."""
 
 
-def find_batch_users(work: Work, source: RatingsSource | None) -> RequestedUsers:
-    """The declared users.
+def find_batch_users(
+    work: Work, published: PublishedList, source: RatingsSource | None
+) -> RequestedUsers:
+    """The declared users of the list.
 
     source: the list of users, if one is declared.
     Raises PreparationError, UserError, UserError, UserError.
     """
     erased = 0
-    pipeline, settings = work.pipeline, work.pipeline.batch_users
-    setting = pipeline.users_setting
+    pipeline, settings = work.pipeline, published.batch_users
+    setting = published.users_setting
     if source is None:
         with _open_interaction_times(work) as (times, file_bytes):
             users = list_distinct_users(times, settings.since, file_bytes)
@@ -156,7 +159,9 @@ class DividedUsers:
         return pl.concat([self.of_model.ids.alias("user_id"), self.popular.get_column("user_id")])
 
 
-def divide_users(work: Work, batch_users: pl.LazyFrame, users_version: str) -> DividedUsers:
+def divide_users(
+    work: Work, published: PublishedList, batch_users: pl.LazyFrame, users_version: str
+) -> DividedUsers:
     """Who gets which lists.
 
     In an experiment, the control gets popular items or nothing; without one everybody but newcomers
@@ -166,8 +171,7 @@ def divide_users(work: Work, batch_users: pl.LazyFrame, users_version: str) -> D
     users_version: the version of the file.
     Raises UserError, UserError.
     """
-    pipeline = work.pipeline
-    experiment, newcomers = pipeline.experiment, pipeline.recommendations.newcomers
+    experiment, newcomers = published.experiment, published.settings.newcomers
     lines = batch_users.collect(engine="streaming")
     users = lines.get_column(USER_FIELD)
     reason = pl.Series("reason", [None], pl.String).new_from_index(0, len(users))
@@ -180,21 +184,23 @@ def divide_users(work: Work, batch_users: pl.LazyFrame, users_version: str) -> D
     if newcomers is not None:
         is_new = find_newcomers(work, users)
         gets_none = experiment is not None and experiment.control == "none"
-        reason = _explain_newcomers(work, users, reason, is_new & (has_model | (not gets_none)))
+        reason = _explain_newcomers(
+            work, published, users, reason, is_new & (has_model | (not gets_none))
+        )
         has_model &= ~is_new
     popular = pl.DataFrame({"user_id": users, "reason": reason}).drop_nulls("reason")
     count = None if is_new is None else int(is_new.sum())
     if has_model.all() and experiment is None:
-        everybody = ModelUsers(users, work.files.batch_users, users_version)
+        everybody = ModelUsers(users, work.files.uri(published.users_key), users_version)
         return DividedUsers(everybody, popular, count)
     model_lines = lines.filter(has_model)
     if not model_lines.height:
         raise UserError(
             f"the model has no user to make lists for: all {len(users):,} are in the control of the"
             " experiment or have no interactions. Set a lower experiment.control_share, or omit"
-            f" {pipeline.list_setting}.newcomers"
+            f" {published.setting}.newcomers"
         )
-    uri = work.files.uri(f"{locate_input(pipeline)}{MODEL}/{USERS_FILE}")
+    uri = work.files.uri(f"{locate_input(published)}{MODEL}/{USERS_FILE}")
     content = model_lines.write_ndjson().encode()
     work.storage.store.put(uri, content)
     of_model = ModelUsers(model_lines.get_column(USER_FIELD), uri, compute_version([content]))
@@ -211,14 +217,22 @@ def find_newcomers(work: Work, users: pl.Series) -> pl.Series:
 
 
 def _explain_newcomers(
-    work: Work, users: pl.Series, reason: pl.Series, is_served: pl.Series
+    work: Work,
+    published: PublishedList,
+    users: pl.Series,
+    reason: pl.Series,
+    is_served: pl.Series,
 ) -> pl.Series:
     """The reasons of all users, with those of the newcomers who are served."""
-    policy = work.pipeline.recommendations.newcomers
+    policy = published.settings.newcomers
     reasons = pl.DataFrame({USER_ID: users, "reason": reason, "is_served": is_served})
     own = pl.lit(None if policy == "leave_out" else POPULAR, dtype=pl.String)
     if isinstance(policy, PopularBy):
-        groups = read_user_groups(work).unique(USER_ID, keep="first").rename({"reason": "group"})
+        groups = (
+            read_user_groups(work, published)
+            .unique(USER_ID, keep="first")
+            .rename({"reason": "group"})
+        )
         reasons = reasons.join(groups, on=USER_ID, how="left", maintain_order="left")
         own = pl.col("group").fill_null(POPULAR)
     return reasons.select(
@@ -227,7 +241,7 @@ def _explain_newcomers(
 
 
 def keep_users_without_lists(
-    work: Work, version: str, batch_users: pl.LazyFrame, table: Path, failed: pl.DataFrame
+    files: ListFiles, version: str, batch_users: pl.LazyFrame, table: Path, failed: pl.DataFrame
 ) -> None:
     """Store which of the requested users have no rows in an edition's table, and why if known.
 
@@ -247,15 +261,15 @@ def keep_users_without_lists(
         .join(failed.lazy(), on="user_id", how="left")
         .sort("user_id")
     )
-    key = work.pipeline.storage_keys.users_without_lists(version)
-    work.files.write_parquet(key, without.collect(engine="streaming"))
+    key = files.keys.users_without_lists(version)
+    files.write_parquet(key, without.collect(engine="streaming"))
 
 
-def read_users_without_lists(work: Work, edition: Edition) -> pl.Series:
+def read_users_without_lists(files: ListFiles, edition: Edition) -> pl.Series:
     """The ids of the requested users without rows in an experiment's edition. Raises
     UserError."""
     fix = "delete it: then the users without lists do not count in this edition's outcomes"
-    users = work.files.parquet(work.pipeline.storage_keys.users_without_lists(edition.version), fix)
+    users = files.parquet(files.keys.users_without_lists(edition.version), fix)
     if users is None:
         return pl.Series("user_id", [], pl.String)
     return users.get_column("user_id")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost, estimate_training_hours, summarize_costs
@@ -81,17 +81,15 @@ def price_item_lists(work: PersonalizeWork, recipe: str, items: int) -> Cost:
     return replace(cost, what=f"what is similar to {items:,} items")
 
 
-def _estimate_inference(work: PersonalizeWork, group: Sequence[Pipeline]) -> Cost:
+def _estimate_inference(work: PersonalizeWork, group: Sequence[PublishedList]) -> Cost:
     """What the batch inference job costs that these lists share."""
-    pipeline = group[0]
-    users = _count_batch_users(work.for_pipeline(pipeline))
-    if pipeline.experiment is not None:
+    published = group[0]
+    users = _count_batch_users(work, published)
+    if published.experiment is not None:
         # The control's lists cost nothing.
-        users = round(users * (1 - pipeline.experiment.control_share))
-    cost = work.prices.price_recommendations(pipeline.solution.recipe, users)
-    names = [
-        list_pipeline.list_name for list_pipeline in group if list_pipeline.list_name is not None
-    ]
+        users = round(users * (1 - published.experiment.control_share))
+    cost = work.prices.price_recommendations(work.pipeline.solution.recipe, users)
+    names = [member.name for member in group if member.name]
     return replace(cost, what=f"{cost.what} ({', '.join(names)})") if names else cost
 
 
@@ -186,10 +184,11 @@ def _count_items(work: Work) -> int:
         return int(items.collect(engine="streaming").item())
 
 
-def _count_batch_users(work: Work) -> int:
-    """How many users batch_users has or, before it exists, the interactions."""
-    if work.storage.store.head(work.files.batch_users):
-        return _count_lines(work, work.files.batch_users)
+def _count_batch_users(work: Work, published: PublishedList) -> int:
+    """How many users get the list or, before it exists, the interactions."""
+    users = work.files.uri(published.users_key)
+    if work.storage.store.head(users):
+        return _count_lines(work, users)
     return count_users(work)
 
 

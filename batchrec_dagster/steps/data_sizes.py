@@ -128,15 +128,15 @@ class _PublishedEdition:
     """The published edition of a list."""
 
     edition: Edition
-    list_name: str | None
-    """The name of its list, if there are several."""
+    list_name: str
+    """The name of its list; empty if it is the only one."""
     is_withdrawn: bool
     """Whether it was rolled back, and the rollback is not finished."""
 
     @property
     def name(self) -> str:
         """What messages call it."""
-        of_list = "" if self.list_name is None else f" of {self.list_name}"
+        of_list = f" of {self.list_name}" if self.list_name else ""
         return f"edition {self.edition.number}{of_list}"
 
     def rank(self) -> tuple[bool, datetime]:
@@ -158,12 +158,12 @@ class SizeComparison:
         """The newest published edition of any list that was not rolled back. None if there is
         none."""
         editions = []
-        for list_work in self.work.narrow_to_lists():
-            edition = list_work.files.table.current()
+        for published in self.work.pipeline.user_lists:
+            files = self.work.files_of(published)
+            edition = files.table.current()
             if edition is not None:
-                is_withdrawn = Publications(list_work.files).read().is_withdrawn(edition)
-                list_name = list_work.pipeline.list_name
-                editions.append(_PublishedEdition(edition, list_name, is_withdrawn))
+                is_withdrawn = Publications(files).read().is_withdrawn(edition)
+                editions.append(_PublishedEdition(edition, published.name, is_withdrawn))
         return max(editions, key=_PublishedEdition.rank, default=None)
 
     @cached_property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.rules.prepared import PreparedRules
@@ -47,6 +48,7 @@ class EditionInteractions:
 
 def read_interactions(
     work: PersonalizeWork,
+    published: PublishedList,
     divided: DividedUsers,
     rule_inputs: RuleInputs | None = None,
 ) -> EditionInteractions:
@@ -54,17 +56,19 @@ def read_interactions(
 
     rule_inputs: the rules of lists, and what they read besides; None without rules.
     """
-    settings, users = work.pipeline.recommendations, divided.ids
+    settings, users = published.settings, divided.ids
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        reasons = prepare_reasons(work, interactions, users)
+        reasons = prepare_reasons(published, interactions, users)
         popular = None
         if rule_inputs is not None or divided.popular.height:
-            popular = read_popular_items(work, interactions, divided.popular.get_column("reason"))
+            popular = read_popular_items(
+                work, published, interactions, divided.popular.get_column("reason")
+            )
         if rule_inputs is not None and popular is not None:
             rules, context = prepare_rules(
-                work, rule_inputs, interactions, users, int(newest), popular
+                work, published, rule_inputs, interactions, users, int(newest), popular
             )
             checks = [check_rules_suit_data(rule_inputs.rules, settings.seen_items, context, rules)]
             return EditionInteractions(None, int(newest), rules, checks, popular, reasons)

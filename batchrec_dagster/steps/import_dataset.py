@@ -81,9 +81,9 @@ class DatasetImport:
 def list_dataset_files(pipeline: Pipeline) -> list[DatasetFile]:
     """The files to import, interactions first."""
     keys = {
-        INTERACTIONS: pipeline.storage_keys.interactions,
-        ITEMS: pipeline.storage_keys.items,
-        USERS: pipeline.storage_keys.users,
+        INTERACTIONS: pipeline.keys.interactions,
+        ITEMS: pipeline.keys.items,
+        USERS: pipeline.keys.users,
     }
     return [DatasetFile(kind, schema, keys[kind]) for kind, schema in pipeline.schemas.items()]
 

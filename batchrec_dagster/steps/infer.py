@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.ensure import ACTIVE, ReadyResource
 from batchrec_dagster.personalize.prices import Cost
@@ -42,6 +42,7 @@ from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import Edition, Finding, TableWriter
+from batchrec_dagster.storage.layout import ListFiles
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -66,6 +67,7 @@ class PublishedLists:
 
 def infer_and_publish(
     work: PersonalizeWork,
+    published: PublishedList,
     declaration: ListsDeclaration,
     model: ModelRecord,
     batch_users: pl.LazyFrame,
@@ -76,16 +78,17 @@ def infer_and_publish(
     batch_users: the lines of the users' file.
     Raises Refused, UserError, PersonalizeError, UserError.
     """
-    users_version = work.storage.version(work.files.batch_users)
-    rule_inputs = read_rule_inputs(work)
+    users_version = work.storage.version(work.files.uri(published.users_key))
+    rule_inputs = read_rule_inputs(work, published)
     publishing = Publishing(
         work,
+        published,
         declaration,
         model,
         users_version,
         [
             *(rule_inputs.versions if rule_inputs is not None else ()),
-            *read_popularity_versions(work),
+            *read_popularity_versions(work, published),
         ],
     )
     gate = publishing.gate(skip=run.skip_quality_gate)
@@ -93,27 +96,32 @@ def infer_and_publish(
         # Models are trained every night, however many of them the gate refuses.
         delete_unneeded(work)
     require_passed([gate])
-    published = _read_unchanged(work, publishing, batch_users, gate)
-    if published is None:
-        users = divide_users(work, batch_users, users_version)
+    lists = _read_unchanged(work, publishing, batch_users, gate)
+    if lists is None:
+        users = divide_users(work, published, batch_users, users_version)
         inference = Inference(
-            work.for_data(model.data_version), run.root_run, declaration.filter, model, rule_inputs
+            work.for_data(model.data_version),
+            published,
+            run.root_run,
+            declaration.filter,
+            model,
+            rule_inputs,
         )
         inferred = inference.infer(users)
         edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
         job, num_results = inferred.job, inferred.num_results
-        published = PublishedLists(
+        lists = PublishedLists(
             edition,
             table,
             job,
             num_results,
             inferred.cost,
             [gate, *table.checks],
-            _describe_new_edition(work, job),
+            _describe_new_edition(published, job),
         )
     _prune(work, declaration, model.dataset_group_name)
-    delete_unneeded(work, published.job.arn)
-    return published
+    delete_unneeded(work, lists.job.arn)
+    return lists
 
 
 def _publish(
@@ -125,10 +133,17 @@ def _publish(
     run: RunFacts,
 ) -> tuple[Edition, RecommendationTable]:
     """Publish the lists. Raises UserError, Refused."""
-    pipeline, interactions, output = work.pipeline, inferred.interactions, inferred.output(work)
+    published, interactions = publishing.published, inferred.interactions
+    output = inferred.output(work)
     with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
         table = build_table(
-            work, output, inferred.users, interactions, writer, num_results=inferred.num_results
+            work,
+            published,
+            output,
+            inferred.users,
+            interactions,
+            writer,
+            num_results=inferred.num_results,
         )
         checks = [gate, *table.checks]
         version = _fingerprint_lists(publishing, inferred.job.arn)
@@ -144,37 +159,39 @@ def _publish(
             results_asked_for=inferred.num_results,
             inference_cost_usd=round(inferred.job_cost.usd, 4),
             data_until=interactions.until,
-            exclude_seen=pipeline.recommendations.excludes_all_seen,
-            experiment=pipeline.experiment.model_dump() if pipeline.experiment else None,
+            exclude_seen=published.settings.excludes_all_seen,
+            experiment=published.experiment.model_dump() if published.experiment else None,
         )
         require_usable(output, checks)
         writer.finish(made)
-        without_lists = pipeline.experiment or pipeline.recommendations.newcomers == "leave_out"
+        without_lists = published.experiment or published.settings.newcomers == "leave_out"
         if without_lists or table.counts.failed:
-            keep_users_without_lists(work, version, batch_users, writer.path, table.failed)
+            keep_users_without_lists(
+                publishing.files, version, batch_users, writer.path, table.failed
+            )
         edition = publishing.publish(writer.path)
     return edition, table
 
 
-def _describe_new_edition(work: PersonalizeWork, job: ReadyResource) -> str:
+def _describe_new_edition(published: PublishedList, job: ReadyResource) -> str:
     """Whether the job of a new edition is new, in words."""
-    names = name_sharing_lists(work.pipeline)
+    names = name_sharing_lists(published)
     if job.created or names is None:
         return describe_outcome(job, "inferred")
     return f"not inferred again: one job is for {names}"
 
 
 def _fingerprint_lists(publishing: Publishing, job_arn: str) -> str:
-    pipeline = publishing.work.pipeline
+    published = publishing.published
     return fingerprint(
         job_arn,
         publishing.users_version,
-        pipeline.recommendations,
+        published.settings,
         TABLE_VERSION,
         *publishing.item_versions,
         *publishing.rule_versions,
-        *([pipeline.experiment] if pipeline.experiment else []),
-        *pipeline.popularity_settings,
+        *([published.experiment] if published.experiment else []),
+        *published.pipeline.popularity_settings,
         # The edition has the metrics, so it is another one if they count other events.
         publishing.measured_on,
     )
@@ -188,9 +205,9 @@ def _read_unchanged(
     They would be the same if the same model, data, users, titles and settings made them from a job
     whose output is still there. None otherwise, and for an experiment.
     """
-    table = work.files.table
+    table = publishing.files.table
     edition = publishing.published_edition
-    if edition is None or work.pipeline.experiment:
+    if edition is None or publishing.published.experiment:
         return None
     if edition.users_dropped:
         # They are among the users again, if all else is the same.
@@ -237,8 +254,8 @@ def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> 
     try:
         other_groups = {
             name
-            for list_work in work.narrow_to_lists()
-            for name in _find_last_group(list_work, group)
+            for published in work.pipeline.user_lists
+            for name in _find_last_group(work.files_of(published), group)
         }
         for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):
             log.info(f"deleted {resource}, which earlier settings left")
@@ -246,11 +263,11 @@ def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> 
         log.warning(f"what earlier settings left in Personalize is still there: {error}")
 
 
-def _find_last_group(work: PersonalizeWork, group: str) -> list[str]:
+def _find_last_group(files: ListFiles, group: str) -> list[str]:
     """The dataset group that an edition of the list was last made from, other than this one; empty
     if there is none. Raises UserError."""
     # An edition's solution is named after its dataset group.
-    editions = work.files.table.history_editions()
+    editions = files.table.history_editions()
     versions = (str(edition.solution_version_arn) for edition in editions)
     groups = [version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version]
     return [name for name in groups if name != group][:1]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.personalize.ensure import ReadyResource, StartedResource
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
@@ -66,6 +66,7 @@ class Inference:
     """Runs the batch inference job of a list."""
 
     work: PersonalizeWork
+    published: PublishedList
     run: str
     """The id of the first of a run and its retries."""
     filter: FilterDeclaration | None
@@ -75,21 +76,25 @@ class Inference:
 
     def infer(self, divided: DividedUsers) -> InferenceResult:
         """The finished job: a new one, or that of an earlier run."""
-        work, users = self.work, divided.ids
-        interactions = read_interactions(work, divided, self.rule_inputs)
-        num_results = work.pipeline.recommendations.num_results
-        group = find_group(work.pipeline)
+        work, published, users = self.work, self.published, divided.ids
+        interactions = read_interactions(work, published, divided, self.rule_inputs)
+        num_results = published.settings.num_results
+        group = find_group(published)
         if len(group) > 1:
             num_results = _choose_num_results_of_group(work, group, divided)
         elif interactions.rules is not None:
-            num_results = _choose_num_results_for_rules(work, interactions.rules, len(users))
+            num_results = _choose_num_results_for_rules(
+                work, num_results, interactions.rules, len(users)
+            )
         elif interactions.seen is not None:
             longest = interactions.seen.longest
             num_results = limit_results_for_seen(work, num_results, len(users), longest)
-        request = _prepare_job(work, self.filter, self.model, divided.of_model, num_results)
+        request = _prepare_job(
+            work, published, self.filter, self.model, divided.of_model, num_results
+        )
 
         def start() -> list[StartedResource]:
-            with _hold_shared_jobs(work, self.run):
+            with _hold_shared_jobs(work, published, self.run):
                 return [request.start()]
 
         [job] = work.ensure.start_and_wait(BATCH_INFERENCE_JOB, start)
@@ -107,9 +112,9 @@ def describe_job(job: ReadyResource, users: int) -> str:
 
 
 @contextmanager
-def _hold_shared_jobs(work: PersonalizeWork, run: str) -> Iterator[None]:
+def _hold_shared_jobs(work: PersonalizeWork, published: PublishedList, run: str) -> Iterator[None]:
     """A block in which no other list looks for the job that they share, or creates it."""
-    names = name_sharing_lists(work.pipeline)
+    names = name_sharing_lists(published)
     if names is None:
         yield
         return
@@ -119,21 +124,23 @@ def _hold_shared_jobs(work: PersonalizeWork, run: str) -> Iterator[None]:
 
 
 def _choose_num_results_of_group(
-    work: PersonalizeWork, group: Sequence[Pipeline], divided: DividedUsers
+    work: PersonalizeWork, group: Sequence[PublishedList], divided: DividedUsers
 ) -> int:
     """Results per user, enough for each list that shares the job."""
     users = divided.of_model.ids
     return choose_num_results_of_group(work, group, len(users), count_longest_history(work, users))
 
 
-def _choose_num_results_for_rules(work: PersonalizeWork, rules: PreparedRules, users: int) -> int:
+def _choose_num_results_for_rules(
+    work: PersonalizeWork, num_results: int, rules: PreparedRules, users: int
+) -> int:
     """Results per user, enough for what the rules leave out, but not many more for many users."""
-    num_results = work.pipeline.recommendations.num_results
     return rules.choose_num_results(*limit_results_for_rules(work, num_results, users))
 
 
 def _prepare_job(
     work: PersonalizeWork,
+    published: PublishedList,
     lists_filter: FilterDeclaration | None,
     model: ModelRecord,
     users: ModelUsers,
@@ -150,7 +157,7 @@ def _prepare_job(
     if recipe == USER_PERSONALIZATION:
         # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
         # "User-Personalization recipe"). Recipes of version 2 have no such setting.
-        weight = {"explorationWeight": f"{work.pipeline.recommendations.exploration_weight:g}"}
+        weight = {"explorationWeight": f"{published.settings.exploration_weight:g}"}
         request["batchInferenceJobConfig"] = {"itemExplorationConfig": weight}
     if lists_filter is not None:
         request["filterArn"] = ensure_filter(work.ensure, model, lists_filter)
@@ -158,7 +165,7 @@ def _prepare_job(
         work,
         BATCH_INFERENCE_JOB,
         request,
-        work.pipeline.storage_keys.batch_inference,
+        "batch_inference",
         work.prices.price_recommendations(recipe, len(users.ids)),
         users.version,
         model.data_version,

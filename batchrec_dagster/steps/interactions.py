@@ -288,7 +288,7 @@ def _prepare_on_aws(
     pipeline, storage = work.pipeline, work.storage
     with open_first_file(raw, storage) as files:
         layout = _find_layout(files, pipeline)
-    folder = work.files.uri(f"{pipeline.storage_keys.work}{run}")
+    folder = work.files.uri(f"{pipeline.keys.work}{run}")
     task = SparkTask(
         [SourceFile(file.uri, file.source) for file in raw.files],
         layout,
@@ -327,7 +327,7 @@ def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) 
     run: the id of this run, whose files stay.
     """
     storage = pipeline_files.storage
-    folder = pipeline_files.uri(pipeline_files.storage_keys.work)
+    folder = pipeline_files.uri(pipeline_files.keys.work)
     files_of_runs: dict[str, list[ObjectInfo]] = {}
     for file in storage.store.list(folder):
         writer = file.uri.removeprefix(folder).partition("/")[0]

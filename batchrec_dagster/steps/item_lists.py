@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
@@ -128,6 +129,7 @@ class ItemListBuilder(OutputTable):
 
 def build_item_lists(
     work: Work,
+    published: PublishedList,
     pieces: Iterable[pl.DataFrame],
     requested: pl.Series,
     rules: PreparedRules | None,
@@ -135,28 +137,26 @@ def build_item_lists(
 ) -> SimilarItemsTable:
     """Write the table of similar items.
 
-    work: of the pipeline narrowed to similar items.
     pieces: lines as `ItemListBuilder` takes them.
     requested: the items that lists were requested for.
     rules: None without rules.
     Raises UserError, and UserError if an output cannot be read.
     """
-    pipeline = work.pipeline
-    columns = [name_published_column(name) for name in pipeline.list_columns]
+    columns = [name_published_column(name) for name in published.columns]
     if rules is not None:
         rules.start()
     lists = ItemListBuilder(
-        pipeline.recommendations.num_results, read_item_columns(work), columns, rules
+        published.settings.num_results, read_item_columns(work, published), columns, rules
     )
     lists.write(pieces, writer)
     table = lists.finish(requested)
     checks, facts = [*table.checks], {}
-    if pipeline.items is not None:
+    if work.pipeline.items is not None:
         # No filter lets items through that the file does not have: without people there is no IF.
         checks.append(check_items_known(lists.similar_items, read_item_ids(work)))
     if rules is not None:
-        share = pipeline.gate.max_emptied_share
-        checks.append(check_lists_not_emptied(rules, share, "similar_items"))
+        share = published.gate.max_emptied_share
+        checks.append(check_lists_not_emptied(rules, share, published.setting))
         facts[RULES] = describe_rules(rules)
     return SimilarItemsTable(table.counts, table.sample, checks, facts)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
 from batchrec_dagster.config.list_columns import FOR_PEOPLE, REASONS, name_published_column
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
@@ -78,7 +78,7 @@ def list_optional_tables(pipeline: Pipeline) -> list[str]:
 
 def read_titles_version(work: Work) -> str:
     """The version of the titles, which the pipeline must declare. Raises UserError."""
-    return work.storage.version(work.files.uri(work.pipeline.storage_keys.item_titles))
+    return work.storage.version(work.files.uri(work.pipeline.keys.item_titles))
 
 
 def read_titles(work: Work) -> pl.DataFrame:
@@ -91,7 +91,7 @@ def read_titles(work: Work) -> pl.DataFrame:
 
 def _read_titles_table(work: Work, columns: Sequence[str]) -> pl.DataFrame:
     """The column item_id and these of the titles' table, which may have image and link too."""
-    uri = work.files.uri(work.pipeline.storage_keys.item_titles)
+    uri = work.files.uri(work.pipeline.keys.item_titles)
     return pl.read_parquet(work.storage.store.get(uri), columns=["item_id", *columns])
 
 
@@ -99,7 +99,7 @@ def read_item_ids(work: Work) -> pl.Series:
     """The column of ids in the items file, which the pipeline must declare. Raises UserError."""
     if work.pipeline.has_titles:
         return read_titles(work).get_column("item_id")
-    content = work.storage.store.get(work.storage.uri(work.pipeline.storage_keys.items))
+    content = work.storage.store.get(work.storage.uri(work.pipeline.keys.items))
     return pl.read_csv(content, columns=[ITEM_ID], infer_schema=False).to_series()
 
 
@@ -112,29 +112,29 @@ def read_attributes(work: Work) -> pl.DataFrame | None:
     if schema is None:
         return None
     types = {field.name: _TYPES[field.type] for field in parse_schema(schema).fields}
-    content = work.storage.store.get(work.storage.uri(work.pipeline.storage_keys.items))
+    content = work.storage.store.get(work.storage.uri(work.pipeline.keys.items))
     return pl.read_csv(content, schema=types)
 
 
 _TYPES: dict[str, type[pl.DataType]] = {"string": pl.String, "double": pl.Float64, "long": pl.Int64}
 
 
-def list_item_columns(pipeline: Pipeline) -> list[str]:
+def list_item_columns(published: PublishedList) -> list[str]:
     """The columns of the items that lists have, as they are declared."""
-    return [name for name in pipeline.list_columns if name not in REASONS]
+    return [name for name in published.columns if name not in REASONS]
 
 
-def list_attribute_columns(pipeline: Pipeline) -> list[str]:
+def list_attribute_columns(published: PublishedList) -> list[str]:
     """Those of them that Personalize gets too: categories and numbers."""
-    return [name for name in list_item_columns(pipeline) if name not in FOR_PEOPLE]
+    return [name for name in list_item_columns(published) if name not in FOR_PEOPLE]
 
 
-def read_item_columns(work: Work) -> pl.DataFrame | None:
+def read_item_columns(work: Work, published: PublishedList) -> pl.DataFrame | None:
     """The column item_id, and those that lists have of the items; None if they have none.
 
     Raises UserError.
     """
-    columns = list_item_columns(work.pipeline)
+    columns = list_item_columns(published)
     if not columns:
         return None
     selected = [pl.col(name).alias(name_published_column(name)) for name in columns]
@@ -150,16 +150,16 @@ def read_item_columns(work: Work) -> pl.DataFrame | None:
     return items.select("item_id", *selected)
 
 
-def read_item_columns_versions(work: Work) -> list[str]:
+def read_item_columns_versions(work: Work, published: PublishedList) -> list[str]:
     """A list of the version of what lists have of the items; empty if they have nothing of them.
 
     Raises UserError.
     """
     pipeline = work.pipeline
-    if pipeline.recommendations.columns is None and not pipeline.has_addresses:
+    if published.settings.columns is None and not pipeline.has_addresses:
         # The version of the titles is known without reading them.
         return [read_titles_version(work)] if pipeline.has_titles else []
-    items = read_item_columns(work)
+    items = read_item_columns(work, published)
     return [] if items is None else [fingerprint(items.write_csv())]
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 
 import polars as pl
 
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.list_columns import REASON, REASONS
 from batchrec_dagster.explanations.list_reasons import POPULAR, ListReasons
 from batchrec_dagster.outcomes.arms import MODEL
-from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.extras import require
 
 
@@ -47,16 +47,17 @@ class RowReasons:
         return table.with_columns(explained.get_columns())
 
 
-def prepare_reasons(work: Work, interactions: pl.LazyFrame, users: pl.Series) -> RowReasons | None:
+def prepare_reasons(
+    published: PublishedList, interactions: pl.LazyFrame, users: pl.Series
+) -> RowReasons | None:
     """What says why items are on the lists of these users; None if the declaration does not ask.
 
     Raises UserError if the extra `report` is not installed.
     """
-    pipeline = work.pipeline
-    declared = [name for name in pipeline.list_columns if name in REASONS]
+    declared = [name for name in published.columns if name in REASONS]
     if not declared:
         return None
-    require("report", f"{pipeline.list_setting}.columns: {', '.join(declared)}")
+    require("report", f"{published.setting}.columns: {', '.join(declared)}")
     return RowReasons(ListReasons(interactions, users))
 
 

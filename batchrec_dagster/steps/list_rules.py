@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.config.rules import Block, ExcludeSeen, ListRules, PriceRange
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import read_ids
@@ -43,21 +43,21 @@ class RuleInputs:
     """What changes whenever one of these makes other lists."""
 
 
-def read_rule_inputs(work: Work) -> RuleInputs | None:
-    """What the pipeline's rules read; None without rules.
+def read_rule_inputs(work: Work, published: PublishedList) -> RuleInputs | None:
+    """What the list's rules read; None without rules.
 
     Raises PreparationError, UserError, UserError.
     """
-    settings = work.pipeline.recommendations
+    settings = published.settings
     rules = settings.applied_rules
     if rules is None:
         return None
     today = datetime.now(UTC).date()
     items = read_attributes(work) if settings.rules_read_items else None
     users = read_user_attributes(work) if rules.reads_users else None
-    blocked = _read_blocked(work, rules.block) if rules.block is not None else None
+    blocked = _read_blocked(work, published, rules.block) if rules.block is not None else None
     versions = [fingerprint([pin.target for pin in rules.pin if not pin.is_over(today)])]
-    keys = work.pipeline.storage_keys
+    keys = work.pipeline.keys
     if items is not None:
         versions.append(work.storage.version(work.storage.uri(keys.items)))
     if users is not None:
@@ -67,9 +67,9 @@ def read_rule_inputs(work: Work) -> RuleInputs | None:
     return RuleInputs(rules, today, items, users, blocked, versions)
 
 
-def _read_blocked(work: Work, block: Block) -> pl.Series:
+def _read_blocked(work: Work, published: PublishedList, block: Block) -> pl.Series:
     pipeline = work.pipeline
-    setting = f"{pipeline.list_setting}.rules.block.column"
+    setting = f"{published.setting}.rules.block.column"
     null_values = pipeline.ratings.all_null_values
     with open_source(parse_source(block.source), work.storage, pipeline.project) as files:
         return read_ids(files, "item", block.column, setting, null_values).to_series()
@@ -77,6 +77,7 @@ def _read_blocked(work: Work, block: Block) -> pl.Series:
 
 def prepare_rules(
     work: PersonalizeWork,
+    published: PublishedList,
     inputs: RuleInputs,
     interactions: pl.LazyFrame,
     users: pl.Series,
@@ -90,7 +91,7 @@ def prepare_rules(
     now: the time of the newest interaction, in epoch seconds.
     popular: the items that fill lists which are too short.
     """
-    settings, rules = work.pipeline.recommendations, inputs.rules
+    settings, rules = published.settings, inputs.rules
     seen = settings.seen_items
     context = RuleContext(
         num_results=settings.num_results,
@@ -110,7 +111,7 @@ def prepare_rules(
 
 
 def prepare_item_rules(
-    work: Work,
+    published: PublishedList,
     inputs: RuleInputs,
     interactions: pl.LazyFrame,
     items: pl.Series,
@@ -124,7 +125,7 @@ def prepare_item_rules(
     items: the ids of the items that lists are made for.
     """
     context = RuleContext(
-        num_results=work.pipeline.recommendations.num_results,
+        num_results=published.settings.num_results,
         user_ids=items,
         interactions=interactions,
         now=now,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
 from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN
 from batchrec_dagster.steps.batch_jobs import (
     FilterDeclaration,
@@ -23,7 +23,7 @@ EXCLUDE_SEEN_ENDING = "exclude-seen"
 
 @dataclass(frozen=True)
 class ListsDeclaration:
-    """What all runs of a pipeline say of its lists."""
+    """What all runs say of a pipeline's list."""
 
     source: str
     """The sources of the ratings, without the secrets of URLs."""
@@ -40,15 +40,16 @@ class ListsDeclaration:
     name."""
 
 
-def describe_lists(pipeline: Pipeline) -> ListsDeclaration:
-    """What the pipeline's declaration says of its lists."""
+def describe_lists(published: PublishedList) -> ListsDeclaration:
+    """What the declaration says of a list of users, or of the lists of similar items."""
+    pipeline, is_of_users = published.pipeline, published.subject == "user"
     return ListsDeclaration(
         source=pipeline.ratings.shown_source,
-        settings=pipeline.deciding_settings,
+        settings=published.deciding_settings,
         measured_on=fingerprint(pipeline.interactions),
         how_to_skip_gate=explain_skipping(pipeline),
-        filter=_declare_lists_filter(pipeline),
-        endings_in_use=frozenset(_list_endings(pipeline)),
+        filter=_declare_lists_filter(published),
+        endings_in_use=frozenset(_list_endings(pipeline)) if is_of_users else frozenset(),
     )
 
 
@@ -60,8 +61,8 @@ def explain_skipping(pipeline: Pipeline) -> str:
     )
 
 
-def _declare_lists_filter(pipeline: Pipeline) -> FilterDeclaration | None:
-    settings, setting = pipeline.recommendations, pipeline.list_setting
+def _declare_lists_filter(published: PublishedList) -> FilterDeclaration | None:
+    settings, setting = published.settings, published.setting
     if settings.filter_expression is None:
         return None
     if settings.filter:
@@ -78,8 +79,8 @@ def _list_endings(pipeline: Pipeline) -> Iterator[str]:
     # It stays while exclude_seen is off or another filter is tried: either may change back.
     yield EXCLUDE_SEEN_ENDING
     # Each list of the pipeline prunes what none of them needs.
-    for list_pipeline in pipeline.list_pipelines:
-        lists_filter = _declare_lists_filter(list_pipeline)
+    for published in pipeline.user_lists:
+        lists_filter = _declare_lists_filter(published)
         if lists_filter is not None:
             yield lists_filter.ending
     if pipeline.segments and pipeline.segments.filter:

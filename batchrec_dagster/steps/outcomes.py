@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.outcomes.arms import UserGroups
 from batchrec_dagster.outcomes.experiment import ExperimentResult, summarize_experiment
@@ -18,7 +19,7 @@ from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.publications import Publications
 
 
@@ -42,13 +43,14 @@ class MeasuredOutcomes:
         return pl.DataFrame([outcome.row() for outcome in self.outcomes], schema=SCHEMA)
 
 
-def measure_outcomes(work: Work) -> MeasuredOutcomes:
-    """Measure every edition that is kept. What was measured of other editions before stays, also
-    if it counts other events.
+def measure_outcomes(work: Work, published: PublishedList) -> MeasuredOutcomes:
+    """Measure every edition of the list that is kept.
+
+    What was measured of other editions before stays, also if it counts other events.
 
     Raises UserError.
     """
-    files = work.files
+    files = work.files_of(published)
     with work.storage.local_file(files.interactions) as path:
         editions = files.table.all_editions()
         interactions = scan_interactions(path)
@@ -63,23 +65,23 @@ def measure_outcomes(work: Work) -> MeasuredOutcomes:
             later = LaterInteractions(interactions, since, known_until, success)
             groups = UserGroups()
             parts += [
-                sum_period(period, _read_lists(work, period), later, groups) for period in periods
+                sum_period(period, _read_lists(files, period), later, groups) for period in periods
             ]
         measured = pl.concat(parts).sort("start", "edition", "arm", "group")
         if not measured.equals(last_sums):
-            files.write_parquet(files.storage_keys.outcome_sums, measured)
+            files.write_parquet(files.keys.outcome_sums, measured)
     return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])
 
 
-def _read_lists(work: Work, period: Period) -> PeriodLists:
+def _read_lists(files: ListFiles, period: Period) -> PeriodLists:
     edition = period.edition
     # Who was dropped later counts too: what an edition brought must not change afterwards.
-    whole = work.files.table.find_whole_copy(edition)
-    rows = work.files.table.read_edition(whole).select("user_id", "rank", "item_id")
+    whole = files.table.find_whole_copy(edition)
+    rows = files.table.read_edition(whole).select("user_id", "rank", "item_id")
     users_without, experiment = pl.Series("user_id", [], pl.String), None
     if edition.experiment is not None:
         experiment = Experiment.model_validate(edition.experiment)
-        users_without = read_users_without_lists(work, edition)
+        users_without = read_users_without_lists(files, edition)
     return PeriodLists(rows, users_without, experiment, edition.exclude_seen)
 
 
@@ -89,10 +91,10 @@ MEASURE_AGAIN = (
 )
 
 
-def read_sums(files: PipelineFiles) -> pl.DataFrame:
+def read_sums(files: ListFiles) -> pl.DataFrame:
     """The sums that an earlier run measured, which may have no rows.
 
     They have the columns of `outcomes.sums.SCHEMA`. Raises UserError.
     """
-    sums = files.parquet(files.storage_keys.outcome_sums, MEASURE_AGAIN)
+    sums = files.parquet(files.keys.outcome_sums, MEASURE_AGAIN)
     return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else sums

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
@@ -59,8 +60,10 @@ class PopularItems:
         return {"days": self.days, "items": len(self.ids)}
 
 
-def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Series) -> PopularItems:
-    """The popular items of a pipeline. Raises UserError.
+def read_popular_items(
+    work: Work, published: PublishedList, interactions: pl.LazyFrame, reasons: pl.Series
+) -> PopularItems:
+    """The popular items for a list. Raises UserError.
 
     reasons: those of the users who get lists of popular items.
     """
@@ -69,24 +72,24 @@ def read_popular_items(work: Work, interactions: pl.LazyFrame, reasons: pl.Serie
     groups = reasons.filter(reasons != POPULAR).unique().sort()
     if not len(groups):
         return popular
-    users = read_user_groups(work).filter(pl.col("reason").is_in(groups.implode()))
+    users = read_user_groups(work, published).filter(pl.col("reason").is_in(groups.implode()))
     of_groups = count_popular_items(interactions, days, success, by=users)
     return replace(popular, of_groups=of_groups, groups=groups.to_list())
 
 
-def read_popularity_versions(work: Work) -> list[str]:
+def read_popularity_versions(work: Work, published: PublishedList) -> list[str]:
     """What changes when users' attributes make other lists for newcomers. Raises UserError."""
-    if not isinstance(work.pipeline.recommendations.newcomers, PopularBy):
+    if not isinstance(published.settings.newcomers, PopularBy):
         return []
-    return [work.storage.version(work.storage.uri(work.pipeline.storage_keys.users))]
+    return [work.storage.version(work.storage.uri(work.pipeline.keys.users))]
 
 
-def read_user_groups(work: Work) -> pl.DataFrame:
+def read_user_groups(work: Work, published: PublishedList) -> pl.DataFrame:
     """The users with the reason of newcomers of their group, such as `popular in AT`.
 
     The columns are USER_ID and reason. Raises UserError.
     """
-    policy = work.pipeline.recommendations.newcomers
+    policy = published.settings.newcomers
     assert isinstance(policy, PopularBy)
     attributes = read_user_attributes(work)
     column = next(name for name in attributes.columns if name.upper() == policy.popular_by.upper())

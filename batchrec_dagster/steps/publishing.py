@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.outcomes.edition_facts import complete_facts
 from batchrec_dagster.personalize.evidence import NDCG, name_ndcg
@@ -31,7 +31,7 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunFacts, RunHistory, measure_seconds
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import Edition, Finding, PublishedTable
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.publications import (
     PublicationRecord,
     Publications,
@@ -82,7 +82,7 @@ class Rollbacks:
     Its methods raise UserError.
     """
 
-    files: PipelineFiles
+    files: ListFiles
 
     @property
     def publications(self) -> Publications:
@@ -97,13 +97,14 @@ class Rollbacks:
         is_unfinished = rollback is not None and runs.is_unfinished(rollback.run)
         return rollback.edition if rollback is not None and is_unfinished else 0
 
-    def roll_back(self, to: str, run: str, runs: RunHistory) -> Restoration:
+    def roll_back(self, to: str, run: str, runs: RunHistory, users_key: str) -> Restoration:
         """Choose the edition to publish again, and record the one that it replaces as rolled back.
 
         Returns the edition with its users who are absent now.
 
         to: an edition's number, or PREVIOUS.
         run: the id of the first of a run and its retries, which all choose the same edition.
+        users_key: the storage key of the current users.
         Raises UserError, and DamagedObjectError if the chosen edition's file is damaged.
         """
         table, record = self.files.table, self.publications.read()
@@ -115,7 +116,7 @@ class Rollbacks:
             edition = choose_edition(table, to, record, unfinished)
         # Before the record says that the published lists were rolled back: it raises if the edition
         # is damaged.
-        absent = find_absent_users(self.files, table.read_edition(edition))
+        absent = find_absent_users(self.files, users_key, table.read_edition(edition))
         source = fingerprint_edition(edition)
         withdrawn = [
             # What the edition itself is made from may be published again.
@@ -198,6 +199,7 @@ class Publishing:
     """Decides whether the lists that a model makes may be published, and describes them."""
 
     work: Work
+    published: PublishedList
     declaration: ListsDeclaration
     model: ModelRecord
     users_version: str | None = None
@@ -205,10 +207,15 @@ class Publishing:
     rule_versions: Sequence[str] = ()
     """The versions of what the rules of lists read; empty without rules."""
 
+    @property
+    def files(self) -> ListFiles:
+        """The files of the list."""
+        return self.work.files_of(self.published)
+
     @cached_property
     def published_edition(self) -> Edition | None:
         """The edition that was published when this was first read; None if there was none."""
-        return self.work.files.table.current()
+        return self.files.table.current()
 
     @cached_property
     def item_versions(self) -> list[str]:
@@ -217,7 +224,7 @@ class Publishing:
 
         It is read before the items are: if they change in between, the next run publishes again.
         """
-        return read_item_columns_versions(self.work)
+        return read_item_columns_versions(self.work, self.published)
 
     @cached_property
     def made_by(self) -> list[str]:
@@ -226,11 +233,11 @@ class Publishing:
         The first is a fingerprint of the model and the settings. The second is a fingerprint of
         these with the data, the users and the items; it is missing if there is no users' file yet.
         """
-        pipeline = self.work.pipeline
-        experiment = [pipeline.experiment] if pipeline.experiment else []
+        published = self.published
+        experiment = [published.experiment] if published.experiment else []
         arn = self.model.solution_version_arn
-        own = [*experiment, *pipeline.popularity_settings]
-        model = fingerprint(arn, pipeline.recommendations, *own)
+        own = [*experiment, *published.pipeline.popularity_settings]
+        model = fingerprint(arn, published.settings, *own)
         if self.users_version is None:
             return [model]
         tables = (*self.item_versions, *self.rule_versions)
@@ -243,7 +250,7 @@ class Publishing:
         skip: whether this run publishes anyway. Then lists that were rolled back may be published
             by later runs too.
         """
-        publications = Publications(self.work.files)
+        publications = Publications(self.files)
         record, current = publications.read(), self.published_edition
         withdrawn = record.find_withdrawn(keys=self.made_by, source=self._source)
         if skip and withdrawn:
@@ -257,7 +264,7 @@ class Publishing:
             unfinished_rollback=current is not None and record.is_withdrawn(current),
         )
         return check_quality_gate(
-            self.work.pipeline.gate,
+            self.published.gate,
             candidate,
             how_to_skip=self.declaration.how_to_skip_gate,
             skip_quality_gate=skip,
@@ -285,11 +292,11 @@ class Publishing:
 
         file: as `TableWriter` wrote it.
         """
-        publications, table = Publications(self.work.files), self.work.files.table
+        publications, table = Publications(self.files), self.files.table
         # Before editions are deleted.
-        publications.write(remember_facts(publications.read(), self.work.files))
-        edition = table.publish(file, self.work.pipeline.retention.editions)
-        publications.settle(partial(remember_facts, files=self.work.files))
+        publications.write(remember_facts(publications.read(), self.files))
+        edition = table.publish(file, self.published.retention.editions)
+        publications.settle(partial(remember_facts, files=self.files))
         return edition
 
     def describe(
@@ -306,11 +313,11 @@ class Publishing:
         Raises UserError.
         """
         work, declaration, model = self.work, self.declaration, self.model
-        pipeline = work.pipeline
+        published = self.published
         return Edition(
-            address=pipeline.address,
-            subject="item" if pipeline.is_of_items else "user",
-            number=work.files.table.next_number(),
+            address=published.address,
+            subject=published.subject,
+            number=self.files.table.next_number(),
             version=version,
             made_at=datetime.now(UTC).replace(microsecond=0),
             run=run.run,
@@ -323,7 +330,7 @@ class Publishing:
             sizes=collect_sizes(work),
             data_version=model.data_version,
             solution_version_arn=model.solution_version_arn,
-            recipe=pipeline.solution.recipe,
+            recipe=work.pipeline.solution.recipe,
             engine=model.engine,
             trained_on=model.trained_on,
             trained_at=model.trained_at,
@@ -345,32 +352,42 @@ def _explain_withdrawal(withdrawn: Sequence[WithdrawnLists], made_by: Sequence[s
     return f"edition {withdrawn[0].edition}, of the same data and settings, was rolled back"
 
 
-def remember_facts(record: PublicationRecord, files: PipelineFiles) -> PublicationRecord:
+def remember_facts(record: PublicationRecord, files: ListFiles) -> PublicationRecord:
     """The record with the numbers of all editions that are kept. Raises UserError."""
     return complete_facts(record, files.table.all_editions)
 
 
-def republish(work: Work, to: str, run: str, runs: RunHistory, log: logging.Logger) -> Restoration:
+def republish(
+    work: Work,
+    published: PublishedList,
+    to: str,
+    run: str,
+    runs: RunHistory,
+    log: logging.Logger,
+) -> Restoration:
     """Publish the lists of an older edition again, without the users who are absent now.
 
     See `Rollbacks.roll_back`. The history keeps the whole edition. Raises UserError and
     UserError.
     """
-    restoration = Rollbacks(work.files).roll_back(to, run, runs)
-    publications = Publications(work.files)
+    files = work.files_of(published)
+    restoration = Rollbacks(files).roll_back(to, run, runs, published.users_key)
+    publications = Publications(files)
     # Before editions are deleted.
-    publications.write(remember_facts(publications.read(), work.files))
-    put_back(work, restoration)
-    publications.settle(partial(remember_facts, files=work.files))
+    publications.write(remember_facts(publications.read(), files))
+    put_back(files.table, published.retention.editions, restoration)
+    publications.settle(partial(remember_facts, files=files))
     log.info(f"published again: {summarize_edition(restoration.edition)}")
     if restoration.absent.description:
         log.warning(restoration.absent.description)
     return restoration
 
 
-def put_back(work: Work, restoration: Restoration) -> None:
-    """Publish the edition without the absent users. Raises UserError."""
-    table, keep = work.files.table, work.pipeline.retention.editions
+def put_back(table: PublishedTable, keep: int, restoration: Restoration) -> None:
+    """Publish the edition without the absent users. Raises UserError.
+
+    keep: how many older editions are kept.
+    """
     edition, absent = restoration.edition, restoration.absent
     current = table.current()
     if current is not None and current.is_copy_of(edition):

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.explanations.list_reasons import RESULTS_AT_ONCE
 from batchrec_dagster.personalize.file_formats import read_inference
@@ -42,6 +43,7 @@ LIST_FACTS = (RULES, FILLED, POPULARITY, NEWCOMERS, REASON_COUNTS)
 
 def build_table(
     work: PersonalizeWork,
+    published: PublishedList,
     output: JobOutput,
     users: DividedUsers,
     interactions: EditionInteractions,
@@ -55,7 +57,7 @@ def build_table(
     num_results: how many results the job was asked for, for each user.
     Raises UserError, and UserError if the output cannot be read.
     """
-    pipeline, settings, rules = work.pipeline, work.pipeline.recommendations, interactions.rules
+    settings, rules = published.settings, interactions.rules
     if rules is not None:
         rules.start()
     reasons = interactions.reasons
@@ -66,9 +68,9 @@ def build_table(
             settings.num_results,
             interactions.seen,
             rules,
-            item_columns=read_item_columns(work),
-            columns=[name_published_column(name) for name in pipeline.list_columns],
-            experiment=pipeline.experiment,
+            item_columns=read_item_columns(work, published),
+            columns=[name_published_column(name) for name in published.columns],
+            experiment=published.experiment,
             max_failed_share=settings.max_failed_share,
             popular=interactions.popular,
             says_what_is_added=settings.lists_have_reasons,
@@ -99,17 +101,17 @@ def build_table(
             "users": users.newcomers,
             "get": settings.model_dump(mode="json")["newcomers"],
         }
-    if pipeline.items is not None:
+    if work.pipeline.items is not None:
         checks.append(check_items_known(lists.items, read_item_ids(work), settings.open_filter))
     if rules is not None:
         checks += interactions.rule_checks
         checks += [
-            check_lists_not_emptied(rules, pipeline.gate.max_emptied_share),
+            check_lists_not_emptied(rules, published.gate.max_emptied_share),
             check_results_enough(rules, num_results, work.ensure.max_results),
         ]
         facts[RULES] = describe_rules(rules)
         facts[FILLED] = asdict(rules.filled)
     if reasons is not None:
         facts[REASON_COUNTS] = dict(reasons.counts)
-    checks = [name_list_settings(check, pipeline.list_setting) for check in checks]
+    checks = [name_list_settings(check, published.setting) for check in checks]
     return replace(built, checks=checks, facts=facts)

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.expired_models import expire_models
 from batchrec_dagster.personalize.resource_kinds import (
@@ -31,6 +31,7 @@ from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.layout import ListKeys
 
 RAW_ITEMS, RAW_USERS = "raw_items", "raw_users"
 
@@ -50,8 +51,7 @@ def delete_unneeded(work: PersonalizeWork, job_in_use: str | None = None) -> Non
     with _log_failures(work, "what removed settings left"):
         _delete_undeclared(work)
     with _log_failures(work, "models"):
-        whole = work.pipeline.whole
-        expire_models(work.ensure, whole.name, whole.retention.models)
+        expire_models(work.ensure, work.pipeline.name, work.pipeline.retention.models)
 
 
 def delete_unneeded_segments(work: PersonalizeWork, job_in_use: str) -> None:
@@ -61,12 +61,14 @@ def delete_unneeded_segments(work: PersonalizeWork, job_in_use: str) -> None:
 
     job_in_use: the ARN of the job that the stored segments were made from.
     """
-    folder = work.pipeline.storage_keys.all_batch_segments
+    folder = work.pipeline.keys.job_output("batch_segments")
     with _log_failures(work, "outputs of batch segment jobs"):
         _delete_outputs(work, BATCH_SEGMENT_JOB, folder, {_read_job_name(job_in_use)})
 
 
-def delete_unneeded_similar_items(work: PersonalizeWork, job_in_use: str | None = None) -> None:
+def delete_unneeded_similar_items(
+    work: PersonalizeWork, published: PublishedList, job_in_use: str | None = None
+) -> None:
     """Delete the outputs of jobs of similar items that no kept edition of these lists was made
     from, apart from those of jobs under way.
 
@@ -75,8 +77,8 @@ def delete_unneeded_similar_items(work: PersonalizeWork, job_in_use: str | None 
     job_in_use: the ARN of the job that this run's lists were made from, if there was one.
     """
     with _log_failures(work, "outputs of batch inference jobs of similar items"):
-        folder = work.pipeline.storage_keys.all_batch_similar_items
-        names = _name_jobs(work.files.table.all_editions(), job_in_use)
+        folder = work.pipeline.keys.job_output("batch_similar_items")
+        names = _name_jobs(work.files_of(published).table.all_editions(), job_in_use)
         _delete_outputs(work, BATCH_INFERENCE_JOB, folder, names)
 
 
@@ -92,7 +94,7 @@ def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
 
 
 def _delete_inference_outputs(work: PersonalizeWork, job_in_use: str | None) -> None:
-    folder = work.pipeline.storage_keys.all_batch_inference
+    folder = work.pipeline.keys.job_output("batch_inference")
     names = _name_jobs(_list_kept_editions(work), job_in_use)
     since = _find_import_time(work) if work.pipeline.lists else None
     _delete_outputs(work, BATCH_INFERENCE_JOB, folder, names, since)
@@ -100,8 +102,8 @@ def _delete_inference_outputs(work: PersonalizeWork, job_in_use: str | None) -> 
 
 def _list_kept_editions(work: Work) -> Iterator[Edition]:
     """The published and the older editions of all lists of the pipeline."""
-    for list_work in work.narrow_to_lists():
-        yield from list_work.files.table.all_editions()
+    for published in work.pipeline.user_lists:
+        yield from work.files_of(published).table.all_editions()
 
 
 def _find_import_time(work: PersonalizeWork) -> datetime | None:
@@ -178,20 +180,25 @@ def _delete_output(work: Work, folder: str) -> None:
 
 def _delete_undeclared(work: PersonalizeWork) -> None:
     """Delete what was made for blocks that the declaration no longer has."""
-    pipeline, keys, store = work.pipeline, work.pipeline.storage_keys, work.storage.store
+    pipeline, keys, store = work.pipeline, work.pipeline.keys, work.storage.store
     undeclared = [*_list_undeclared_prefixes(pipeline), *_list_prefixes_of_removed_lists(work)]
     prefixes = [work.files.uri(prefix) for prefix in undeclared]
     uris = [info.uri for prefix in prefixes for info in store.list(prefix)]
     if pipeline.items is None:
-        uris += _list_copies(work, RAW_ITEMS, keys.all_raw_items)
+        uris += _list_copies(work, RAW_ITEMS, keys.raw("items"))
     if pipeline.users is None:
-        uris += _list_copies(work, RAW_USERS, keys.all_raw_users)
+        uris += _list_copies(work, RAW_USERS, keys.raw("users"))
     if not uris:
         return
     _delete_objects(work, uris)
     shared_folders = [
         work.files.uri(key)
-        for key in (keys.all_arm_users, keys.all_lists, keys.all_raw_items, keys.all_raw_users)
+        for key in (
+            ListKeys(pipeline.name).all_arm_users,
+            keys.lists,
+            keys.raw("items"),
+            keys.raw("users"),
+        )
     ]
     for folder in [prefix.rpartition("/")[0] for prefix in prefixes] + shared_folders:
         delete_empty_folders(store.local_path(folder))
@@ -210,7 +217,7 @@ def _list_copies(work: Work, asset: str, folder: str) -> list[str]:
     copies = [file.uri for file in record.files]
     uris = [uri for uri in copies if uri.startswith(prefix)]
     if record.files:
-        uris.append(work.files.uri(work.pipeline.storage_keys.record(asset)))
+        uris.append(work.files.uri(work.pipeline.keys.record(asset)))
     return uris
 
 
@@ -218,7 +225,7 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     """What the keys start with of files that the pipeline made for blocks which are gone."""
     from batchrec_dagster.outcomes.arms import MODEL  # NumPy
 
-    keys = pipeline.storage_keys
+    keys = pipeline.keys
     if pipeline.items is None:
         yield keys.items
         yield keys.record(name_record("items"))
@@ -228,30 +235,28 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     if not pipeline.has_titles:
         yield keys.item_titles
     if pipeline.segments is None:
-        yield keys.segment_queries
+        yield keys.job_input("batch_segments")
         yield keys.user_segments
-        yield keys.all_batch_segments
+        yield keys.job_output("batch_segments")
         yield keys.record("segment_solution_version")
     if pipeline.similar_items is None:
-        yield keys.batch_items
+        yield keys.job_input("batch_similar_items")
     if pipeline.similar_items_recipe is None:
-        yield keys.all_batch_similar_items
+        yield keys.job_output("batch_similar_items")
         yield keys.record("similar_items_solution_version")
-    inputs_in_use = {locate_input(list_pipeline) for list_pipeline in pipeline.list_pipelines}
-    # Without `lists`, the pipeline is its only list.
-    folders = dict.fromkeys(
-        narrowed.storage_keys.all_arm_users
-        for narrowed in (pipeline.whole, *pipeline.list_pipelines)
-    )
+    user_lists = pipeline.user_lists
+    inputs_in_use = {locate_input(published) for published in user_lists}
+    # Lists that share a job share its users, in the folder of the pipeline.
+    list_keys = (ListKeys(pipeline.name), *(published.keys for published in user_lists))
+    folders = dict.fromkeys(keys_of_list.all_arm_users for keys_of_list in list_keys)
     for folder in folders:
         if folder not in inputs_in_use:
             yield f"{folder}{MODEL}/"
-    user_lists = pipeline.list_pipelines
-    if pipeline.lists and all(user_list.has_own_users for user_list in user_lists):
-        yield pipeline.whole.storage_keys.all_batch_users
-    for user_list in user_lists:
-        if user_list.list_name is not None and not user_list.has_own_users:
-            yield keys.of_list(user_list.list_name, has_own_users=True).all_batch_users
+    if all(published.has_own_users for published in user_lists):
+        yield keys.job_input("batch_inference")
+    for published in user_lists:
+        if published.name and not published.has_own_users:
+            yield published.keys.users_of_list
 
 
 def _list_prefixes_of_removed_lists(work: Work) -> Iterator[str]:
@@ -260,7 +265,7 @@ def _list_prefixes_of_removed_lists(work: Work) -> Iterator[str]:
     What they published stays, as that of a removed pipeline does: readers may still use it.
     """
     for name in list_removed_lists(work):
-        yield f"{work.files.storage_keys.of_list(name).list_folder}/transformed/"
+        yield f"{work.files.keys.lists}{name}/transformed/"
 
 
 def _delete_objects(work: Work, uris: Iterable[str]) -> None:

@@ -117,9 +117,9 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
     Raises Refused, UserError, PersonalizeError, UserError.
     """
     work = work.for_data(model.data_version)
-    storage, keys = work.storage, work.pipeline.storage_keys
+    storage, keys = work.storage, work.pipeline.keys
     queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
-    storage.store.put(storage.uri(keys.segment_queries), queries.encode())
+    storage.store.put(storage.uri(keys.job_input("batch_segments")), queries.encode())
     uri, setting = storage.uri(keys.user_segments), "items" if segments.items else "attributes"
     has_titles = bool(segments.items) and work.pipeline.has_titles
     # Before the titles: if they change in between, the next run makes the table again.
@@ -145,11 +145,11 @@ def _prepare_job(
     work: PersonalizeWork, segments: Segments, model: ModelRecord, queries: str
 ) -> JobRequest:
     """The job for these queries: a new one, or that of an earlier run."""
-    keys = work.pipeline.storage_keys
+    keys = work.pipeline.keys
     request: dict[str, Any] = {
         "solutionVersionArn": model.solution_version_arn,
         "numResults": segments.users_per_segment,
-        "jobInput": {"s3DataSource": {"path": work.storage.uri(keys.segment_queries)}},
+        "jobInput": {"s3DataSource": {"path": work.storage.uri(keys.job_input("batch_segments"))}},
         "roleArn": work.ensure.role_arn,
     }
     if segments.filter:
@@ -159,5 +159,5 @@ def _prepare_job(
     filter_versions = [model.data_version] if segments.filter else []
     cost = work.prices.price_segments(len(segments.queries), count_users(work))
     return prepare_batch_job(
-        work, BATCH_SEGMENT_JOB, request, keys.batch_segments, cost, queries, *filter_versions
+        work, BATCH_SEGMENT_JOB, request, "batch_segments", cost, queries, *filter_versions
     )

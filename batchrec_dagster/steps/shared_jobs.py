@@ -12,53 +12,52 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS, scan_interactions
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.layout import USERS_FILE, ListKeys
 
 # More results for the longest histories make every user's answer longer. This many rows in all are
 # read in seconds.
 MAX_ROWS = 10_000_000
 
 
-def group_lists(pipeline: Pipeline) -> list[list[Pipeline]]:
-    """The pipeline, narrowed to each of its lists, in groups that share a batch inference job."""
-    groups: dict[tuple[Any, ...], list[Pipeline]] = {}
-    for list_pipeline in pipeline.list_pipelines:
-        groups.setdefault(_describe_job(list_pipeline), []).append(list_pipeline)
+def group_lists(pipeline: Pipeline) -> list[list[PublishedList]]:
+    """The lists of users in groups that share a batch inference job."""
+    groups: dict[tuple[Any, ...], list[PublishedList]] = {}
+    for published in pipeline.user_lists:
+        groups.setdefault(_describe_job(published), []).append(published)
     return [*groups.values()]
 
 
-def find_group(pipeline: Pipeline) -> list[Pipeline]:
-    """The lists, this one among them, that share a batch inference job.
-
-    pipeline: one that is narrowed to a list, or that has only one.
-    """
-    for group in group_lists(pipeline):
-        if any(list_pipeline.list_name == pipeline.list_name for list_pipeline in group):
+def find_group(published: PublishedList) -> list[PublishedList]:
+    """The lists, this one among them, that share a batch inference job."""
+    for group in group_lists(published.pipeline):
+        if any(member.name == published.name for member in group):
             return group
-    return [pipeline]
+    return [published]
 
 
-def name_sharing_lists(pipeline: Pipeline) -> str | None:
+def name_sharing_lists(published: PublishedList) -> str | None:
     """The lists that share the job of this one, such as `home and app`; None if it has a job of its
     own."""
-    names = [list_pipeline.list_name or "" for list_pipeline in find_group(pipeline)]
+    names = [member.name for member in find_group(published)]
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else None
 
 
-def _describe_job(list_pipeline: Pipeline) -> tuple[Any, ...]:
+def _describe_job(published: PublishedList) -> tuple[Any, ...]:
     """What makes the list's job another one than those of other lists."""
-    settings = list_pipeline.recommendations
+    settings = published.settings
     # The job of an experiment is for some of the users.
-    has_own_input = list_pipeline.has_own_users or list_pipeline.experiment is not None
+    has_own_input = published.has_own_users or published.experiment is not None
     explores = (
-        list_pipeline.solution.recipe == USER_PERSONALIZATION and settings.exploration_weight > 0
+        published.pipeline.solution.recipe == USER_PERSONALIZATION
+        and settings.exploration_weight > 0
     )
     return (
-        list_pipeline.list_name if has_own_input else None,
+        published.name if has_own_input else None,
         settings.newcomers is not None,
         settings.filter_expression,
         # How many new items are among the first results depends on how many there are. Lists with
@@ -69,21 +68,22 @@ def _describe_job(list_pipeline: Pipeline) -> tuple[Any, ...]:
     )
 
 
-def locate_input(list_pipeline: Pipeline) -> str:
+def locate_input(published: PublishedList) -> str:
     """The folder, as a storage key with its final slash, of the users of the list's job.
 
     They are all users, or those of them whom the model makes lists for: in a folder for each arm of
     an experiment. Lists that share a job share them.
     """
-    experiment, newcomers = list_pipeline.experiment, list_pipeline.recommendations.newcomers
+    experiment, newcomers = published.experiment, published.settings.newcomers
     if experiment is None and newcomers is None:
-        return list_pipeline.storage_keys.all_batch_users
-    is_shared = experiment is None and not list_pipeline.has_own_users
-    return (list_pipeline.whole if is_shared else list_pipeline).storage_keys.all_arm_users
+        return published.users_key.removesuffix(USERS_FILE)
+    is_shared = experiment is None and not published.has_own_users
+    owner = ListKeys(published.pipeline.name) if is_shared else published.keys
+    return owner.all_arm_users
 
 
 def choose_num_results_of_group(
-    work: PersonalizeWork, group: Sequence[Pipeline], users: int, longest_history: int
+    work: PersonalizeWork, group: Sequence[PublishedList], users: int, longest_history: int
 ) -> int:
     """How many results the job of these lists is asked for, for each user.
 
@@ -93,9 +93,7 @@ def choose_num_results_of_group(
     users: how many users the job has.
     longest_history: how many items the one of them with the most has interacted with.
     """
-    return max(
-        _find_most_results(work, list_pipeline, users, longest_history) for list_pipeline in group
-    )
+    return max(_find_most_results(work, published, users, longest_history) for published in group)
 
 
 def count_longest_history(work: PersonalizeWork, users: pl.Series) -> int:
@@ -115,10 +113,10 @@ def count_longest_history(work: PersonalizeWork, users: pl.Series) -> int:
 
 
 def _find_most_results(
-    work: PersonalizeWork, list_pipeline: Pipeline, users: int, longest_history: int
+    work: PersonalizeWork, published: PublishedList, users: int, longest_history: int
 ) -> int:
     """The most results that the list can need, for each user."""
-    settings, seen = list_pipeline.recommendations, list_pipeline.recommendations.seen_items
+    settings, seen = published.settings, published.settings.seen_items
     if settings.applied_rules is not None:
         most, most_for_others = limit_results_for_rules(work, settings.num_results, users)
         if seen is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.ensure import ReadyResource
@@ -97,6 +97,7 @@ class RequestedItems:
 
 def publish_similar_items(
     work: PersonalizeWork,
+    published: PublishedList,
     declaration: ListsDeclaration,
     settings: SimilarItems,
     model: ModelRecord | None,
@@ -104,16 +105,16 @@ def publish_similar_items(
 ) -> PublishedSimilarItems:
     """Make the lists of similar items and publish them, if all checks pass.
 
-    work: of the pipeline narrowed to them.
     model: that of the recipe; None for items bought together.
     Raises Refused, UserError, PersonalizeError, UserError.
     """
-    rule_inputs = read_rule_inputs(work)
+    rule_inputs = read_rule_inputs(work, published)
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         requested = read_requested_items(work, settings, interactions)
         publishing = Publishing(
             work,
+            published,
             declaration,
             model or _replace_model(work, settings),
             fingerprint(requested.ids.to_list()),
@@ -121,24 +122,24 @@ def publish_similar_items(
         )
         gate = _check_gate(publishing, model, skip=run.skip_quality_gate)
         require_passed([gate])
-        published = _read_unchanged(work, publishing, gate)
-        if published is None:
+        lists = _read_unchanged(publishing, gate)
+        if lists is None:
             rules = None
             if rule_inputs is not None:
                 newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming")
                 rules = prepare_item_rules(
-                    work, rule_inputs, interactions, requested.ids, int(newest.item())
+                    published, rule_inputs, interactions, requested.ids, int(newest.item())
                 )
             edition = NewEdition(work, publishing, gate, requested, rules, run)
             recipe, within_days = work.pipeline.similar_items_recipe, settings.within_days
             if within_days is not None:
-                published = edition.publish_counted(within_days, settings.events, interactions)
+                lists = edition.publish_counted(within_days, settings.events, interactions)
             else:
                 assert model is not None
                 assert recipe is not None
-                published = edition.publish_found(model, recipe)
-    delete_unneeded_similar_items(work, published.job.arn if published.job is not None else None)
-    return published
+                lists = edition.publish_found(model, recipe)
+    delete_unneeded_similar_items(work, published, lists.job.arn if lists.job is not None else None)
+    return lists
 
 
 def _check_gate(publishing: Publishing, model: ModelRecord | None, *, skip: bool) -> Finding:
@@ -173,7 +174,7 @@ class NewEdition:
     @property
     def num_results(self) -> int:
         """How many results each item needs, so that the rules leave enough of them."""
-        num_results = self.work.pipeline.recommendations.num_results
+        num_results = self.publishing.published.settings.num_results
         if self.rules is None:
             return num_results
         most = max(MAX_RESULTS, num_results)
@@ -222,7 +223,9 @@ class NewEdition:
             temporary_folder() as folder,
             TableWriter(folder / "similar_items.parquet") as writer,
         ):
-            table = build_item_lists(self.work, pieces, requested.ids, self.rules, writer)
+            table = build_item_lists(
+                self.work, publishing.published, pieces, requested.ids, self.rules, writer
+            )
             items_known = check_requested_items_known(
                 len(requested.ids), requested.few, requested.unknown
             )
@@ -268,17 +271,19 @@ class NewEdition:
         text = lines.write_ndjson()
         check_limits(lines.height, len(text.encode()))
         work.storage.store.put(
-            work.files.uri(work.pipeline.storage_keys.batch_items), text.encode()
+            work.files.uri(work.pipeline.keys.job_input("batch_similar_items")), text.encode()
         )
         return text
 
     def _prepare_job(self, model: ModelRecord, recipe: str, lines: str) -> JobRequest:
         """The job for these lines: a new one, or that of an earlier run."""
-        work, keys = self.work.for_data(model.data_version), self.work.pipeline.storage_keys
+        work, keys = self.work.for_data(model.data_version), self.work.pipeline.keys
         request: dict[str, Any] = {
             "solutionVersionArn": model.solution_version_arn,
             "numResults": self.num_results,
-            "jobInput": {"s3DataSource": {"path": work.files.uri(keys.batch_items)}},
+            "jobInput": {
+                "s3DataSource": {"path": work.files.uri(keys.job_input("batch_similar_items"))}
+            },
             "roleArn": work.ensure.role_arn,
         }
         cost = price_item_lists(work, recipe, len(self.requested.ids))
@@ -286,7 +291,7 @@ class NewEdition:
             work,
             BATCH_INFERENCE_JOB,
             request,
-            keys.batch_similar_items,
+            "batch_similar_items",
             cost,
             lines,
             model.data_version,
@@ -298,9 +303,7 @@ def _fingerprint_lists(publishing: Publishing, job: str | None) -> str:
     return fingerprint(*([] if job is None else [job]), *publishing.made_by, TABLE_VERSION)
 
 
-def _read_unchanged(
-    work: PersonalizeWork, publishing: Publishing, gate: Finding
-) -> PublishedSimilarItems | None:
+def _read_unchanged(publishing: Publishing, gate: Finding) -> PublishedSimilarItems | None:
     """The published lists with their checks, if making them again would give the same; else None.
 
     They would be the same if the same model, data, items and settings made them.
@@ -311,7 +314,7 @@ def _read_unchanged(
     job = edition.job_arn
     if edition.version != _fingerprint_lists(publishing, job):
         return None
-    rows = work.files.table.read_edition(edition)
+    rows = publishing.files.table.read_edition(edition)
     checks = repeat_checks(edition, gate)
     facts = {RULES: edition.rules}
     sample = rows.head(SAMPLE).collect(engine="streaming")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.sinks import Sink, SinkContext, SinkResult, Sinks
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_subjects import USERS
 from batchrec_dagster.storage.records import load, save
 from batchrec_dagster.storage.suppressed_users import SuppressionList
@@ -61,7 +61,7 @@ def write_sink(kind: str, sink: Sink, lists: pl.LazyFrame, context: SinkContext)
     record = SinkRecord(kind=kind, settings=settings, place=description.place)
     # Without a setting that says where, each kind of file has a place of its own.
     digest = hashlib.sha256((record.place or description.kind).encode()).hexdigest()
-    uri = files.uri(files.storage_keys.sink_record(f"{kind}-{digest[:8]}"))
+    uri = files.uri(files.keys.sink_record(f"{kind}-{digest[:8]}"))
     # First, so that a write that is killed is known.
     save(files.storage.store, uri, record)
     result = sink.write(lists, context)
@@ -72,7 +72,7 @@ def write_sink(kind: str, sink: Sink, lists: pl.LazyFrame, context: SinkContext)
 def count_sinks(context: SinkContext) -> int:
     """How many places the list of this address was written to."""
     files = _open_files(context)
-    return len(files.storage.store.list(files.uri(files.storage_keys.all_sink_records)))
+    return len(files.storage.store.list(files.uri(files.keys.all_sink_records)))
 
 
 def write_sinks_again(lists: pl.LazyFrame, context: SinkContext) -> Iterator[SinkResult]:
@@ -84,7 +84,7 @@ def write_sinks_again(lists: pl.LazyFrame, context: SinkContext) -> Iterator[Sin
     files = _open_files(context)
     store = files.storage.store
     erased = SuppressionList(files).read()
-    for info in store.list(files.uri(files.storage_keys.all_sink_records)):
+    for info in store.list(files.uri(files.keys.all_sink_records)):
         where = files.storage.where(info.uri)
         record = load(store, info.uri, SinkRecord)
         if record is None:
@@ -106,5 +106,5 @@ def write_sinks_again(lists: pl.LazyFrame, context: SinkContext) -> Iterator[Sin
             ) from error
 
 
-def _open_files(context: SinkContext) -> PipelineFiles:
-    return PipelineFiles(context.storage, StorageKeys(context.address))
+def _open_files(context: SinkContext) -> ListFiles:
+    return ListFiles(context.storage, ListKeys(context.address))

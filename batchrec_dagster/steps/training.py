@@ -153,8 +153,12 @@ class SolutionVersionTrainer:
         if self.asset != "solution_version":
             return True
         # New data replace a model whose lists may not be published.
-        publishing = Publishing(self.work, describe_lists(self.work.pipeline), model)
-        return publishing.gate(skip=False).passed
+        return all(
+            Publishing(self.work, published, describe_lists(published), model)
+            .gate(skip=False)
+            .passed
+            for published in self.work.pipeline.user_lists
+        )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def read_user_attributes(work: Work) -> pl.DataFrame:
     Raises UserError.
     """
     assert work.pipeline.users is not None
-    layout, key = work.pipeline.users.layout, work.pipeline.storage_keys.users
+    layout, key = work.pipeline.users.layout, work.pipeline.keys.users
     uri = work.files.uri(key)
     types: dict[str, pl.DataType] = {USER_ID: pl.String()}
     types |= dict.fromkeys(layout.categories, pl.String())

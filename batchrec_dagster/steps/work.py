@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.layout import SIMILAR_ITEMS, PipelineFiles
+from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, PipelineFiles
 from batchrec_dagster.storage.lock import Lease
 
 
@@ -22,18 +22,14 @@ class Work:
     pipeline: Pipeline
     storage: StorageResource
 
-    def for_pipeline(self, pipeline: Pipeline) -> Self:
-        """The same for the pipeline narrowed to one of its lists, or for the whole of it."""
-        return replace(self, pipeline=pipeline)
-
-    def narrow_to_lists(self) -> list[Self]:
-        """The same for the pipeline narrowed to each of its lists that a model makes."""
-        return [self.for_pipeline(list_pipeline) for list_pipeline in self.pipeline.list_pipelines]
-
     @cached_property
     def files(self) -> PipelineFiles:
         """The pipeline's files in the storage."""
-        return PipelineFiles(self.storage, self.pipeline.storage_keys)
+        return PipelineFiles(self.storage, self.pipeline.keys)
+
+    def files_of(self, published: PublishedList) -> ListFiles:
+        """The files of one of the pipeline's lists in the storage."""
+        return ListFiles(self.storage, published.keys)
 
 
 def list_removed_lists(work: Work) -> list[str]:
@@ -41,8 +37,8 @@ def list_removed_lists(work: Work) -> list[str]:
 
     Raises UserError.
     """
-    names = work.storage.store.subfolders(work.files.uri(work.files.storage_keys.all_lists))
-    return sorted(set(names).difference(work.pipeline.lists, [SIMILAR_ITEMS]))
+    names = work.storage.store.subfolders(work.files.uri(work.files.keys.lists))
+    return sorted(set(names).difference(work.pipeline.lists, [SIMILAR_ITEMS, SEGMENTS]))
 
 
 @dataclass(frozen=True)
@@ -59,10 +55,23 @@ class PersonalizeWork(Work):
         return replace(self, ensure=self.ensure.for_data(version))
 
     def step_lease(self, asset: str, run: str) -> AbstractContextManager[None]:
-        """Exclusive use of the asset's step for the run of this id. Raises UserError."""
+        """Exclusive use of the step of a pipeline's asset for the run of this id.
+
+        Raises UserError.
+        """
+        return self._hold(self.pipeline.keys.lease(asset), run)
+
+    def list_lease(self, published: PublishedList, run: str) -> AbstractContextManager[None]:
+        """Exclusive use of the step that publishes the list for the run of this id.
+
+        Raises UserError.
+        """
+        return self._hold(published.keys.list_lease(published.asset), run)
+
+    def _hold(self, key: str, run: str) -> AbstractContextManager[None]:
         return Lease(
             store=self.storage.store,
-            folder=self.files.uri(self.pipeline.storage_keys.lease(asset)),
+            folder=self.files.uri(key),
             owner=run,
             log=self.ensure.log,
             deadline_seconds=self.ensure.deadline_seconds,

@@ -1,7 +1,7 @@
 """Where a pipeline's files are in the storage: their keys, and how each of them is read.
 
 The folders are those of the AWS walkthrough: raw/, transformed/ and curated/. Besides there are the
-records that steps write for later runs.
+records that steps write for later runs. Keys that end with a slash are folders.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -29,118 +29,229 @@ from batchrec_dagster.storage.records import ANY_RECORD, parse_record
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
 
-# The name, among the lists of a pipeline, of those of items that go with each item.
-SIMILAR_ITEMS = "similar_items"
+# The names, in addresses, of the lists that are not declared under `lists`: of the items that go
+# with each item, and of the users of each segment.
+SIMILAR_ITEMS, SEGMENTS = "similar_items", "segments"
+# The asset and the table of the lists of such a name. Those of all others are `recommendations`.
+_TABLES = {SIMILAR_ITEMS: "similar_items", SEGMENTS: "user_segments"}
 # The name of the file of users who get lists, the input of a batch inference job.
 USERS_FILE = "users.json"
 
+RawSource = Literal["ratings", "items", "users"]
+"""A block of the declaration whose source is copied."""
+BatchJob = Literal["batch_inference", "batch_similar_items", "batch_segments"]
+"""A kind of batch job, by the name of the folder of its outputs."""
+JOB_INPUTS: Mapping[BatchJob, str] = {
+    "batch_inference": f"batch_users_input/{USERS_FILE}",
+    "batch_similar_items": "batch_items_input/items.json",
+    "batch_segments": "batch_segments_input/queries.json",
+}
+
 
 def is_of_list(asset: str) -> bool:
-    """Whether each list of a pipeline has an asset of this name of its own."""
+    """Whether each list of users has an asset of this name of its own."""
     # recommendations, recommendation_outcomes, recommendation_report, recommendations_in_postgres.
     return asset.startswith("recommendation")
 
 
-class StorageKeys:
-    """Storage keys of one pipeline, or of one of its lists.
+class PipelineKeys:
+    """The storage keys of what all lists of a pipeline are made from."""
 
-    A list has a folder of its own in the pipeline's: for what is published, and for the records of
-    it. What all lists are made from is the pipeline's.
+    def __init__(self, pipeline: str) -> None:
+        """The keys of the pipeline of this name."""
+        self.pipeline = pipeline
+
+    def raw(self, source: RawSource, filename: str = "") -> str:
+        """A copied file of the source; without its name, the folder of the copies."""
+        return f"{self.pipeline}/raw/{source}/{filename}"
+
+    def transformed(self, filename: str) -> str:
+        """A prepared file, such as `items.csv`, in a folder of its own."""
+        return f"{self.pipeline}/transformed/{_place_in_folder(filename)}"
+
+    def job_input(self, job: BatchJob) -> str:
+        """The lines that the pipeline's jobs of this kind answer."""
+        return f"{self.pipeline}/transformed/{JOB_INPUTS[job]}"
+
+    def job_output(self, job: BatchJob, name: str = "") -> str:
+        """The folder of the output of the job of this name; without it, of all of this kind."""
+        folder = f"{self.pipeline}/curated/{job}/"
+        return f"{folder}{name}/" if name else folder
+
+    def record(self, asset: str) -> str:
+        """The record of an asset of the pipeline."""
+        return f"{self.pipeline}/records/{asset}.json"
+
+    def lease(self, asset: str) -> str:
+        """The folder of the lease on the step of an asset of the pipeline."""
+        return f"{self.pipeline}/leases/{asset}/"
+
+    @property
+    def interactions(self) -> str:
+        """The interactions, as Personalize imports them."""
+        return self.transformed("interactions.csv")
+
+    @property
+    def items(self) -> str:
+        """The items' categories and numbers, as Personalize imports them."""
+        return self.transformed("items.csv")
+
+    @property
+    def users(self) -> str:
+        """The users' categories and numbers, as Personalize imports them."""
+        return self.transformed("users.csv")
+
+    @property
+    def item_titles(self) -> str:
+        """The titles of the items, and the addresses of their pictures and pages."""
+        return self.transformed("item_titles.parquet")
+
+    @property
+    def user_segments(self) -> str:
+        """The table of the users of each segment."""
+        return f"{self.pipeline}/curated/{_place_in_folder('user_segments.parquet')}"
+
+    @property
+    def suppressed_users(self) -> str:
+        """Who was erased and is left out."""
+        return self.record("suppressed_users")
+
+    @property
+    def lists(self) -> str:
+        """The folder of a folder for each list with a name."""
+        return f"{self.pipeline}/lists/"
+
+    @property
+    def leases(self) -> str:
+        """The folder of the leases on the pipeline's steps."""
+        return f"{self.pipeline}/leases/"
+
+    @property
+    def work(self) -> str:
+        """The folder of what Spark writes. It is empty while nothing is under way."""
+        return f"{self.pipeline}/work/"
+
+    @property
+    def erasure_inputs(self) -> str:
+        """The folder of the ids that Personalize is asked to erase, empty between erasures."""
+        return f"{self.pipeline}/erasures/"
+
+    @property
+    def erasure_receipts(self) -> str:
+        """The folder of the receipts of erasures."""
+        return f"{self.pipeline}/records/erasures/"
+
+    @property
+    def unfinished_erasures(self) -> str:
+        """The folder of the records of erasures that have not ended."""
+        return f"{self.pipeline}/records/unfinished_erasures/"
+
+
+class ListKeys(PipelineKeys):
+    """The storage keys of what a list published and of the records of it, besides those of its
+    pipeline.
+
+    A list with a name has a folder of its own in the pipeline's. The only list of a pipeline has
+    no name, and the pipeline's folder.
     """
 
-    def __init__(self, address: str, *, has_own_users: bool = False) -> None:
-        """The keys of what has this address.
-
-        address: a pipeline's name, such as `shop`, or that of a list, such as `shop/newsletter`.
-        has_own_users: whether the list has users of its own, instead of the pipeline's.
-        """
-        pipeline, _, list_name = address.partition("/")
-        self.pipeline = pipeline
-        self.suppressed_users = f"{pipeline}/records/suppressed_users.json"
-        list_folder = f"{pipeline}/lists/{list_name}" if list_name else pipeline
-        users_folder = list_folder if has_own_users else pipeline
-        # The name of the published table.
-        table = SIMILAR_ITEMS if list_name == SIMILAR_ITEMS else "recommendations"
-        self.table = table
+    def __init__(self, address: str) -> None:
+        """The keys of the list of this address, such as `shop` or `shop/newsletter`."""
+        pipeline, _, name = address.partition("/")
+        super().__init__(pipeline)
         self.address = address
-        self.list_name = list_name
-        self.list_folder = list_folder
-        self.interactions = f"{pipeline}/transformed/interactions/interactions.csv"
-        # The folder, with its final slash, of the users who get lists.
-        self.all_batch_users = f"{users_folder}/transformed/batch_users_input/"
-        self.batch_users = f"{self.all_batch_users}{USERS_FILE}"
-        self.items = f"{pipeline}/transformed/items/items.csv"
-        self.users = f"{pipeline}/transformed/users/users.csv"
-        self.item_titles = f"{pipeline}/transformed/item_titles/item_titles.parquet"
-        self.segment_queries = f"{pipeline}/transformed/batch_segments_input/queries.json"
-        self.user_segments = f"{pipeline}/curated/user_segments/user_segments.parquet"
-        # The published table: of a list, or of similar items.
-        self.recommendations = f"{list_folder}/curated/{table}/{table}.parquet"
-        self.report = f"{list_folder}/curated/report/index.html"
-        self.outcomes = (
-            f"{list_folder}/curated/recommendation_outcomes/recommendation_outcomes.parquet"
-        )
-        # The folder, with its final slash, of a folder for each list.
-        self.all_lists = f"{pipeline}/lists/"
-        # The folder, with its final slash, of the leases on the pipeline's steps.
-        self.all_leases = f"{pipeline}/leases/"
-        # The folder, with its final slash, of the copies of the sources.
-        self.all_raw = f"{pipeline}/raw/"
-        self.all_raw_items = f"{pipeline}/raw/items/"
-        self.all_raw_users = f"{pipeline}/raw/users/"
-        # What the outcomes are computed from: sums over groups of users.
-        self.outcome_sums = f"{list_folder}/curated/recommendation_outcomes/sums.parquet"
-        # The folder, with its final slash, of a file for each edition that needs one: those of an
-        # experiment, and those without some users whom Personalize returned an error for.
-        self.all_users_without_lists = f"{list_folder}/curated/users_without_lists/"
-        # The folder, with its final slash, of the data of each edition, which the report of the
-        # next edition compares its own with.
-        self.all_edition_inputs = f"{list_folder}/records/inputs/"
-        # The folders, with their final slash, of the outputs of all batch jobs, and of the users of
-        # all arms of experiments.
-        self.all_batch_inference = f"{pipeline}/curated/batch_inference/"
-        self.all_batch_segments = f"{pipeline}/curated/batch_segments/"
-        self.all_arm_users = f"{list_folder}/transformed/batch_users_of_arms/"
-        # The items that get a list of similar items, and the folder of the outputs of these jobs.
-        self.batch_items = f"{pipeline}/transformed/batch_items_input/items.json"
-        self.all_batch_similar_items = f"{pipeline}/curated/batch_similar_items/"
-        # The folder, with its final slash, of what sinks export into the storage.
-        self.all_exports = f"{list_folder}/curated/exports/"
-        # The folder, with its final slash, of a record for each place that a sink wrote to.
-        self.all_sink_records = f"{list_folder}/records/sinks/"
-        # The folder, with its final slash, of the users that a sink wrote to DynamoDB, by table.
-        self.all_users_in_dynamodb = f"{list_folder}/records/users_in_dynamodb/"
-        # The folders, with their final slash, of what Spark writes, and of the ids that Personalize
-        # is asked to erase. Both are empty while nothing is under way.
-        self.work = f"{pipeline}/work/"
-        self.erasure_inputs = f"{pipeline}/erasures/"
-        # The folders, with their final slash, of the receipts of erasures, and of the records of
-        # those that have not ended.
-        self.erasure_receipts = f"{pipeline}/records/erasures/"
-        self.unfinished_erasures = f"{pipeline}/records/unfinished_erasures/"
-        # The folder, with its final slash, of a record for each step that ended a run which
-        # published nothing.
-        self.all_unpublished_runs = f"{list_folder}/records/unpublished_runs/"
+        self.name = name
+        self.table_name = _TABLES.get(name, "recommendations")
+        self.folder = f"{self.lists}{name}" if name else pipeline
 
-    def of_list(self, name: str | None, *, has_own_users: bool = False) -> StorageKeys:
-        """The keys of a list of the same pipeline; of all of it, if the name is None."""
-        address = self.pipeline if name is None else f"{self.pipeline}/{name}"
-        return StorageKeys(address, has_own_users=has_own_users)
+    def curated(self, filename: str) -> str:
+        """A table or a page of the list, such as `recommendations.parquet`, in its own folder."""
+        return f"{self.folder}/curated/{_place_in_folder(filename)}"
+
+    def list_record(self, name: str) -> str:
+        """A record of what the list published, such as `publications`."""
+        return f"{self.folder}/records/{name}.json"
+
+    def list_records(self, name: str) -> str:
+        """The folder of several records of this name, such as `inputs`."""
+        return f"{self.folder}/records/{name}/"
+
+    def list_lease(self, asset: str) -> str:
+        """The folder of the lease on the step of an asset of the list."""
+        return f"{self.folder}/leases/{asset}/"
+
+    @property
+    def table(self) -> str:
+        """The published table."""
+        return self.curated(f"{self.table_name}.parquet")
+
+    @property
+    def report(self) -> str:
+        """The page about the published lists."""
+        return f"{self.folder}/curated/report/index.html"
+
+    @property
+    def outcomes(self) -> str:
+        """What people did with each published edition."""
+        return self.curated("recommendation_outcomes.parquet")
+
+    @property
+    def outcome_sums(self) -> str:
+        """What the outcomes are computed from: sums over groups of users."""
+        return f"{self.folder}/curated/recommendation_outcomes/sums.parquet"
+
+    @property
+    def users_of_list(self) -> str:
+        """The users who get the list, where it has users of its own."""
+        return f"{self.folder}/transformed/{JOB_INPUTS['batch_inference']}"
+
+    @property
+    def all_arm_users(self) -> str:
+        """The folder of the users of each arm of an experiment."""
+        return f"{self.folder}/transformed/batch_users_of_arms/"
 
     def arm_users(self, arm: str) -> str:
         """The users of an experiment's arm, as the input of a batch inference job."""
         return f"{self.all_arm_users}{arm}/{USERS_FILE}"
 
+    @property
+    def all_users_without_lists(self) -> str:
+        """The folder of a file for each edition that needs one: those of an experiment, and those
+        without some users whom Personalize returned an error for."""
+        return f"{self.folder}/curated/users_without_lists/"
+
     def users_without_lists(self, version: str) -> str:
         """The requested users whom the edition of this version has no rows of."""
         return f"{self.all_users_without_lists}{version}.parquet"
+
+    @property
+    def all_edition_inputs(self) -> str:
+        """The folder of the data of each edition, which the report of the next edition compares
+        its own with."""
+        return self.list_records("inputs")
 
     def edition_inputs(self, version: str) -> str:
         """The data that the edition of this version was made from, as its report needs them."""
         return f"{self.all_edition_inputs}{version}.parquet"
 
-    def export(self, filename: str) -> str:
-        return f"{self.all_exports}{filename}"
+    @property
+    def all_exports(self) -> str:
+        """The folder of what sinks export into the storage."""
+        return f"{self.folder}/curated/exports/"
+
+    def export(self, extension: str) -> str:
+        """The exported table in the format of this extension, such as `csv`."""
+        return f"{self.all_exports}{self.table_name}.{extension}"
+
+    @property
+    def all_users_in_dynamodb(self) -> str:
+        """The folder of the users that a sink wrote to DynamoDB, by table."""
+        return self.list_records("users_in_dynamodb")
+
+    @property
+    def all_sink_records(self) -> str:
+        """The folder of a record for each place that a sink wrote to."""
+        return self.list_records("sinks")
 
     def sink_record(self, name: str) -> str:
         """The record of a place that a sink wrote to."""
@@ -150,43 +261,19 @@ class StorageKeys:
         """The users whose lists were written to a DynamoDB table."""
         return f"{self.all_users_in_dynamodb}{table}.parquet"
 
-    def raw(self, filename: str) -> str:
-        return f"{self.all_raw}{filename}"
-
-    def raw_items(self, filename: str) -> str:
-        return f"{self.all_raw_items}{filename}"
-
-    def raw_users(self, filename: str) -> str:
-        return f"{self.all_raw_users}{filename}"
-
-    def batch_inference(self, job: str) -> str:
-        """The folder of a batch inference job, with its final slash."""
-        return f"{self.all_batch_inference}{job}/"
-
-    def batch_similar_items(self, job: str) -> str:
-        """The folder of a batch inference job of similar items, with its final slash."""
-        return f"{self.all_batch_similar_items}{job}/"
-
-    def batch_segments(self, job: str) -> str:
-        """The folder of a batch segment job, with its final slash."""
-        return f"{self.all_batch_segments}{job}/"
-
-    def lease(self, asset: str) -> str:
-        """The folder, with its final slash, of the lease on the asset's step."""
-        folder = self.list_folder if is_of_list(asset) else self.pipeline
-        return f"{folder}/leases/{asset}/"
-
-    def record(self, asset: str) -> str:
-        """The record of an asset of the pipeline."""
-        return f"{self.pipeline}/records/{asset}.json"
-
-    def list_record(self, name: str) -> str:
-        """A record of what the list published, such as `publications`."""
-        return f"{self.list_folder}/records/{name}.json"
+    @property
+    def all_unpublished_runs(self) -> str:
+        """The folder of a record for each step that ended a run which published nothing."""
+        return self.list_records("unpublished_runs")
 
     def unpublished_run(self, run: str, step: str) -> str:
         """How the run of this id ended in the step."""
         return f"{self.all_unpublished_runs}{run}.{step}.json"
+
+
+def _place_in_folder(filename: str) -> str:
+    """The file in a folder that is called as it is, such as `items/items.csv`."""
+    return f"{PurePosixPath(filename).stem}/{filename}"
 
 
 def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
@@ -289,7 +376,7 @@ class PipelineFiles:
     """A pipeline's files in the storage. Raises UserError."""
 
     storage: StorageResource
-    storage_keys: StorageKeys
+    keys: PipelineKeys
 
     @cached_property
     def _root(self) -> str:
@@ -302,25 +389,11 @@ class PipelineFiles:
     @cached_property
     def interactions(self) -> str:
         """The URI of the interactions."""
-        return self.uri(self.storage_keys.interactions)
+        return self.uri(self.keys.interactions)
 
     @cached_property
     def users_of_interactions(self) -> UsersOfInteractions:
         return UsersOfInteractions(self.storage.store, self.interactions)
-
-    @cached_property
-    def batch_users(self) -> str:
-        """The URI of the users who get a list, the input of a batch inference job."""
-        return self.uri(self.storage_keys.batch_users)
-
-    @cached_property
-    def table(self) -> PublishedTable:
-        """The published recommendations."""
-        return PublishedTable(
-            self.storage.store,
-            self.uri(self.storage_keys.recommendations),
-            companions=self.uri(self.storage_keys.all_users_without_lists),
-        )
 
     def interactions_version(self) -> str:
         """The version of the interactions, which are read for it unless Spark recorded it."""
@@ -331,22 +404,11 @@ class PipelineFiles:
 
         shape: the type that it must fit, see records.py.
         """
-        return read_record(self.storage, self.uri(self.storage_keys.record(asset)), shape)
+        return read_record(self.storage, self.uri(self.keys.record(asset)), shape)
 
     def write_record(self, asset: str, record: Mapping[str, Any]) -> None:
         """Write the asset's record for later runs."""
-        write_record(self.storage, self.storage_keys.record(asset), record)
-
-    def list_record(self, name: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
-        """The record of this name of what the list published; empty if there is none.
-
-        shape: the type that it must fit, see records.py.
-        """
-        return read_record(self.storage, self.uri(self.storage_keys.list_record(name)), shape)
-
-    def write_list_record(self, name: str, record: Mapping[str, Any]) -> None:
-        """Write the record of this name of what the list published."""
-        write_record(self.storage, self.storage_keys.list_record(name), record)
+        write_record(self.storage, self.keys.record(asset), record)
 
     def parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
         """The table at this key; None if there is none.
@@ -365,3 +427,30 @@ class PipelineFiles:
         buffer = io.BytesIO()
         table.write_parquet(buffer)
         self.storage.store.put(self.storage.uri(key), buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class ListFiles(PipelineFiles):
+    """A list's files in the storage, besides those of its pipeline. Raises UserError."""
+
+    keys: ListKeys
+
+    @cached_property
+    def table(self) -> PublishedTable:
+        """The published lists."""
+        return PublishedTable(
+            self.storage.store,
+            self.uri(self.keys.table),
+            companions=self.uri(self.keys.all_users_without_lists),
+        )
+
+    def list_record(self, name: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
+        """The record of this name of what the list published; empty if there is none.
+
+        shape: the type that it must fit, see records.py.
+        """
+        return read_record(self.storage, self.uri(self.keys.list_record(name)), shape)
+
+    def write_list_record(self, name: str, record: Mapping[str, Any]) -> None:
+        """Write the record of this name of what the list published."""
+        write_record(self.storage, self.keys.list_record(name), record)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.objects import DamagedObjectError
 
 # The name of the record.
@@ -207,7 +207,7 @@ _RECORD = TypeAdapter(PublicationRecord)
 class Publications:
     """Reads and writes the record. Its methods raise UserError."""
 
-    files: PipelineFiles
+    files: ListFiles
 
     def read(self) -> PublicationRecord:
         """The record, which ends with the edition that is live now."""
@@ -241,7 +241,7 @@ class Publications:
         try:
             return _RECORD.validate_python(values)
         except ValidationError as error:
-            place = self.files.uri(self.files.storage_keys.list_record(RECORD))
+            place = self.files.uri(self.files.keys.list_record(RECORD))
             raise DamagedObjectError(self.files.storage.where(place), error, FIX) from error
 
     def _derive(self) -> PublicationRecord:

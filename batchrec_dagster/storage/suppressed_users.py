@@ -59,11 +59,9 @@ class SuppressionList:
         stored = self.read()
         extended = stored.add(users)
         if extended != stored:
-            write_record(
-                self.files.storage, self.files.storage_keys.suppressed_users, extended.to_json()
-            )
+            write_record(self.files.storage, self.files.keys.suppressed_users, extended.to_json())
         return extended
 
     @property
     def _uri(self) -> str:
-        return self.files.uri(self.files.storage_keys.suppressed_users)
+        return self.files.uri(self.files.keys.suppressed_users)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.objects import ObjectNotFoundError
 
 # The runs of a year and a month are remembered. There are more only where runs fail by the hour.
@@ -54,15 +54,15 @@ _RUN = TypeAdapter(UnpublishedRun)
 class UnpublishedRuns:
     """Reads and writes the records. Its methods raise UserError."""
 
-    files: PipelineFiles
+    files: ListFiles
 
     def read(self) -> list[UnpublishedRun]:
         """The recorded endings, oldest first. A damaged record is passed over.
 
         Of a list they are those of its own steps, and of the steps that all lists need.
         """
-        keys = self.files.storage_keys
-        folders = {keys.all_unpublished_runs, keys.of_list(None).all_unpublished_runs}
+        keys = self.files.keys
+        folders = {keys.all_unpublished_runs, ListKeys(keys.pipeline).all_unpublished_runs}
         runs = []
         for uri in (uri for folder in sorted(folders) for uri in self._list(folder)):
             with suppress(ObjectNotFoundError, ValidationError):
@@ -73,7 +73,7 @@ class UnpublishedRuns:
         """Record the ending, and forget the oldest ones if there are too many."""
         store = self.files.storage.store
         store.put(self._locate(run.run, run.step), _RUN.dump_json(run, indent=2) + b"\n")
-        for uri in self._list(self.files.storage_keys.all_unpublished_runs)[:-MOST_RUNS]:
+        for uri in self._list(self.files.keys.all_unpublished_runs)[:-MOST_RUNS]:
             store.delete(uri)
 
     def remove(self, run: str, step: str) -> None:
@@ -87,4 +87,4 @@ class UnpublishedRuns:
         return [info.uri for info in sorted(records, key=lambda info: info.last_modified)]
 
     def _locate(self, run: str, step: str) -> str:
-        return self.files.uri(self.files.storage_keys.unpublished_run(run, step))
+        return self.files.uri(self.files.keys.unpublished_run(run, step))

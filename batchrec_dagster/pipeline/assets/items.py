@@ -55,7 +55,7 @@ def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     """The asset of what Personalize learns about the items."""
-    key = pipeline.storage_keys.items
+    key = pipeline.keys.items
 
     @dg.asset(
         **asset_options(
@@ -100,7 +100,7 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
 
 def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     """The asset of the items' titles."""
-    key = pipeline.storage_keys.item_titles
+    key = pipeline.keys.item_titles
 
     @dg.asset(
         **asset_options(

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.raw import DataConfig, size_check
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
@@ -70,7 +71,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             kinds={"polars" if engine == "local" else "spark", "csv"},
             inputs=["raw_ratings"],
             stage=PREPARED,
-            storage_key=pipeline.storage_keys.interactions,
+            storage_key=pipeline.keys.interactions,
             code_version=f"{CODE_VERSION}-{settings}",
             io_manager="interactions_io",
             checks={
@@ -177,7 +178,7 @@ def _delete_copies_of_erased(
     if not has_erased:
         return
     pipeline = work.pipeline
-    key = pipeline.storage_keys.record("raw_ratings")
+    key = pipeline.keys.record("raw_ratings")
     delete_copies(pipeline.ratings.rows, raw, work.storage, pipeline.project, key)
     context.log.info("deleted the copies of the source: they have rows of erased people")
 
@@ -221,25 +222,25 @@ def _describe_rules(rules: Rules) -> str:
     return f"Ratings below {rules.min_rating:g} are left out."
 
 
-def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
-    """The asset of the users who get a list."""
+def batch_users(published: PublishedList) -> dg.AssetsDefinition:
+    """The asset of the users who get this list, and others without users of their own."""
     columns = {USER_FIELD: ("string", "The user's id.")}
-    settings = pipeline.batch_users
+    settings = published.batch_users
 
     @dg.asset(
         **asset_options(
-            pipeline,
+            published,
             "batch_users",
             description="The users who get a list, as JSON Lines, the input of a batch inference"
             f" job. {_describe_users(settings)}, each once.",
             kinds={"polars", "json"},
             deps=[
-                pipeline.asset_key("interactions"),
+                asset_key(published, "interactions"),
                 *settings.upstream,
-                *([pipeline.asset_key("users")] if settings.filter is not None else []),
+                *([asset_key(published, "users")] if settings.filter is not None else []),
             ],
             stage=PREPARED,
-            storage_key=pipeline.storage_keys.batch_users,
+            storage_key=published.users_key,
             code_version=f"{CODE_VERSION}-{fingerprint(settings)}",
             io_manager="batch_users_io",
         )
@@ -248,17 +249,17 @@ def batch_users(pipeline: Pipeline) -> dg.AssetsDefinition:
     def batch_users(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         from batchrec_dagster.steps.batches import find_batch_users  # NumPy
 
-        work = get_work(pipeline, context)
+        work = get_work(published.pipeline, context)
         # A source of the users may have changed, because Dagster knows no version of it.
         if settings.source is None:
-            find_version = partial(work.storage.version, work.files.batch_users)
+            find_version = partial(work.storage.version, work.files.uri(published.users_key))
             earlier_result = reusable_result(context, find_version, NOT_PREPARED_AGAIN)
             if earlier_result is not None:
                 return earlier_result
         source = settings.rows
         if source is not None:
             source = find_upstream(source, context)
-        requested = find_batch_users(work, source)
+        requested = find_batch_users(work, published, source)
         users = requested.users
         if requested.erased:
             context.log.warning(

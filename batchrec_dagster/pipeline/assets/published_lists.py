@@ -7,10 +7,11 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.config.list_columns import name_published_column
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
+from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.declare_asset import preview_metadata, table_metadata
 from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start
 from batchrec_dagster.pipeline.run_history import DagsterRuns
@@ -24,6 +25,7 @@ from batchrec_dagster.steps.publishing import read_checks, republish, summarize_
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.layout import ListFiles
 
 if TYPE_CHECKING:
     from batchrec_dagster.steps.list_builder import RecommendationTable
@@ -72,14 +74,15 @@ COLUMNS = {
 }
 
 
-def _describe_columns(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
-    """The type and the description of each column that the pipeline's lists can have."""
+def _describe_columns(published: PublishedList) -> dict[str, tuple[str, str]]:
+    """The type and the description of each column that the lists can have."""
+    items = published.pipeline.items
     described = {
         name_published_column(name): (
-            "double" if pipeline.items and name in pipeline.items.layout.numbers else "string",
+            "double" if items is not None and name in items.layout.numbers else "string",
             f"The item's {name}; null where the items file has none.",
         )
-        for name in list_attribute_columns(pipeline)
+        for name in list_attribute_columns(published)
     }
     return {**COLUMNS, **described}
 
@@ -96,35 +99,32 @@ def describe_run(context: dg.AssetExecutionContext, config: PublicationConfig) -
 
 def title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
     """The asset of the titles, for `deps`; empty if the pipeline declares none."""
-    return [pipeline.asset_key("item_titles")] if pipeline.has_titles else []
+    return [asset_key(pipeline, "item_titles")] if pipeline.has_titles else []
 
 
-def describe_list_columns(pipeline: Pipeline) -> str:
+def describe_list_columns(published: PublishedList) -> str:
     """The columns that lists have besides the usual ones, in words; empty without any."""
-    if pipeline.recommendations.columns is None:
-        return ", with titles" if pipeline.has_titles else ""
-    names = map(name_published_column, pipeline.recommendations.columns)
+    if published.settings.columns is None:
+        return ", with titles" if published.pipeline.has_titles else ""
+    names = map(name_published_column, published.settings.columns)
     return "".join(f", {name}" for name in names)
 
 
-def attribute_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
+def attribute_assets(published: PublishedList) -> list[dg.AssetKey]:
     """The assets of what is known of items and users, for `deps`, as far as lists need them."""
-    settings = pipeline.recommendations
+    settings = published.settings
     rules = settings.rules
     is_read = {
-        "items": settings.rules_read_items or bool(list_attribute_columns(pipeline)),
+        "items": settings.rules_read_items or bool(list_attribute_columns(published)),
         "users": isinstance(settings.newcomers, PopularBy)
         or (rules is not None and rules.reads_users),
     }
-    return [pipeline.asset_key(asset) for asset, read in is_read.items() if read]
+    return [asset_key(published, asset) for asset, read in is_read.items() if read]
 
 
-def list_checks(pipeline: Pipeline) -> dict[str, str]:
-    """What each check of published lists checks that blocks, by its name.
-
-    pipeline: narrowed to lists for users, or to similar items.
-    """
-    if pipeline.is_of_items:
+def list_checks(published: PublishedList) -> dict[str, str]:
+    """What each check of published lists checks that blocks, by its name."""
+    if published.subject == "item":
         subject_checks = {
             "every_item_answered": "Every requested item has exactly one result, and some item a"
             " list.",
@@ -146,14 +146,14 @@ def list_checks(pipeline: Pipeline) -> dict[str, str]:
         "quality_gate": "The model is good enough to publish its lists.",
         **subject_checks,
         "no_duplicates": "No list contains an item twice.",
-        **(seen_check if pipeline.recommendations.seen_items is not None else {}),
-        **(emptied_check if pipeline.recommendations.applied_rules is not None else {}),
+        **(seen_check if published.settings.seen_items is not None else {}),
+        **(emptied_check if published.settings.applied_rules is not None else {}),
     }
 
 
-def list_warnings(pipeline: Pipeline) -> dict[str, str]:
+def list_warnings(published: PublishedList) -> dict[str, str]:
     """The same of checks that only warn."""
-    if pipeline.is_of_items:
+    if published.subject == "item":
         subject_checks = {
             "items_have_lists": "Most of the requested items have a list.",
             "requested_items_known": "All requested items are in the interactions or the items"
@@ -161,9 +161,9 @@ def list_warnings(pipeline: Pipeline) -> dict[str, str]:
         }
     else:
         subject_checks = {
-            "lists_full": f"Every user has all {pipeline.recommendations.num_results} items."
+            "lists_full": f"Every user has all {published.settings.num_results} items."
         }
-        if pipeline.recommendations.applied_rules is not None:
+        if published.settings.applied_rules is not None:
             subject_checks |= {
                 "rules_suit_data": "Each rule has what it needs: events, categories, possible"
                 " pins.",
@@ -173,19 +173,19 @@ def list_warnings(pipeline: Pipeline) -> dict[str, str]:
     titles_check = {ROWS_TITLED: "Nearly all rows have a title."}
     return {
         **subject_checks,
-        **(items_check if pipeline.items else {}),
-        **(titles_check if "title" in pipeline.list_columns else {}),
+        **(items_check if published.pipeline.items else {}),
+        **(titles_check if "title" in published.columns else {}),
     }
 
 
-def describe_table(pipeline: Pipeline, table: "RecommendationTable") -> dict[str, Any]:
+def describe_table(published: PublishedList, table: "RecommendationTable") -> dict[str, Any]:
     """The metadata of a published table of lists for users."""
     counts = table.counts
     return {
         "preview": _preview(table),
         **_rules_metadata(table),
         **_popularity_metadata(table),
-        **table_metadata(counts.rows, _describe_columns(pipeline), table.sample.columns),
+        **table_metadata(counts.rows, _describe_columns(published), table.sample.columns),
         "users": counts.subjects,
         "items": counts.items,
         "seen_items_dropped": counts.seen_items_dropped,
@@ -222,7 +222,7 @@ def _popularity_metadata(table: "RecommendationTable") -> dict[str, Any]:
     return metadata
 
 
-def published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any]:
+def published_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]:
     """Which edition is published, and how good the model is that made it, if one did."""
     metrics = edition.metrics
     numbers = {"ndcg_at_25": metrics.get(NDCG), "coverage": metrics.get(COVERAGE)}
@@ -230,7 +230,7 @@ def published_metadata(work: PersonalizeWork, edition: Edition) -> dict[str, Any
         "edition": edition.number,
         # Dagster plots these over the runs: a plot of integers would lose the decimals.
         **{name: float(number) for name, number in numbers.items() if number is not None},
-        "dagster/uri": work.files.table.uri,
+        "dagster/uri": files.table.uri,
     }
 
 
@@ -249,9 +249,10 @@ def _preview(table: "RecommendationTable") -> dg.MetadataValue[Any]:
 
 def roll_back(
     work: PersonalizeWork,
+    published: PublishedList,
     context: dg.AssetExecutionContext,
     to: str,
-    delete_unneeded: Callable[[PersonalizeWork], None],
+    delete_unneeded: Callable[[], None],
 ) -> dg.MaterializeResult[Any]:
     """Publish the lists of an older edition again, with its checks. Raises UserError.
 
@@ -259,9 +260,10 @@ def roll_back(
     delete_unneeded: deletes what no kept edition needs.
     """
     runs = DagsterRuns(context.instance)
-    absent = republish(work, to, find_root_run(context), runs, context.log).absent
-    delete_unneeded(work)
-    edition, lists = work.files.table.read()
+    absent = republish(work, published, to, find_root_run(context), runs, context.log).absent
+    delete_unneeded()
+    table = work.files_of(published).table
+    edition, lists = table.read()
     names = [spec.name for spec in context.assets_def.check_specs]
     outcome = f"rolled back to {summarize_edition(edition)}"
     if absent.description:
@@ -282,8 +284,8 @@ def roll_back(
                 ),
                 **({"users": edition.users} if edition.users is not None else {}),
                 **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
-                **published_metadata(work, edition),
-                "table": work.storage.where(work.files.table.uri),
+                **published_metadata(work.files_of(published), edition),
+                "table": work.storage.where(table.uri),
             },
         ),
     )

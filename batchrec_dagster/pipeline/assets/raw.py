@@ -5,6 +5,7 @@ They are copied to the storage.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -76,7 +77,7 @@ def size_check(part: Part) -> dict[str, str]:
 
 def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the files of ratings."""
-    ratings, keys = pipeline.ratings, pipeline.storage_keys
+    ratings, keys = pipeline.ratings, pipeline.keys
     # The check needs the columns that the rules name, so it is repeated if the rules change. The
     # files themselves do not depend on the rules.
     inspected_with = fingerprint(pipeline.rules, pipeline.preparation)
@@ -109,7 +110,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             work.storage,
             pipeline.project,
             record=keys.record("raw_ratings"),
-            place=keys.raw,
+            place=partial(keys.raw, "ratings"),
         ) as files:
             if files.record.inspected_with == inspected_with:
                 earlier_result = _reuse_inspection(context, work, files)
@@ -252,10 +253,10 @@ def _raw_attributes(
 
     inspect_copy: reads the copied file.
     """
-    keys, source = pipeline.storage_keys, settings.rows
+    keys, source = pipeline.keys, settings.rows
     parts: dict[RowKind, tuple[Part, str, Callable[[str], str]]] = {
-        ITEM_ROWS: ("items", "raw_items", keys.raw_items),
-        USER_ROWS: ("users", "raw_users", keys.raw_users),
+        ITEM_ROWS: ("items", "raw_items", partial(keys.raw, "items")),
+        USER_ROWS: ("users", "raw_users", partial(keys.raw, "users")),
     }
     part, asset, place = parts[kind]
     file_note = "the file, copied to the storage unchanged"

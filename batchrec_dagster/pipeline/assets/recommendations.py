@@ -1,11 +1,13 @@
 """The asset recommendations: the lists of a batch inference job, published as a table."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
+from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.published_lists import (
     PublicationConfig,
     attribute_assets,
@@ -42,32 +44,33 @@ if TYPE_CHECKING:
 CODE_VERSION = "1"
 
 
-def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
+def recommendations(published: PublishedList) -> dg.AssetsDefinition:
     """The asset of the published lists."""
-    settings, titles = pipeline.recommendations, title_assets(pipeline)
-    experiment = [pipeline.experiment] if pipeline.experiment else []
+    pipeline, settings = published.pipeline, published.settings
+    titles = title_assets(pipeline)
+    experiment = [published.experiment] if published.experiment else []
     own_settings = [*experiment, *pipeline.popularity_settings]
-    declaration = describe_lists(pipeline)
+    declaration = describe_lists(published)
     made_with = fingerprint(settings, *titles, *own_settings)
     without_seen = " Items that a user already had are left out."
 
     @dg.asset(
         **asset_options(
-            pipeline,
+            published,
             "recommendations",
-            description=f"{_describe_purpose(pipeline)}The published table: the top"
+            description=f"{_describe_purpose(published)}The published table: the top"
             f" {settings.num_results} items for every user, as user_id, rank, item_id and score"
-            f"{describe_list_columns(pipeline)}{', and arm' if experiment else ''}."
+            f"{describe_list_columns(published)}{', and arm' if experiment else ''}."
             f"{without_seen if settings.excludes_all_seen else ''}",
             kinds={"personalize", "parquet"},
             inputs=["solution_version", "batch_users"],
-            deps=[pipeline.asset_key("interactions"), *titles, *attribute_assets(pipeline)],
+            deps=[asset_key(pipeline, "interactions"), *titles, *attribute_assets(published)],
             resources=["personalize"],
-            storage_key=pipeline.storage_keys.recommendations,
+            storage_key=published.keys.table,
             code_version=f"{CODE_VERSION}-{made_with}",
             io_manager="published_io",
-            checks=list_checks(pipeline),
-            warnings=list_warnings(pipeline),
+            checks=list_checks(published),
+            warnings=list_warnings(published),
         )
     )
     @asset_step
@@ -81,42 +84,48 @@ def recommendations(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.retention import delete_unneeded
 
         work = get_personalize_work(pipeline, context)
-        with work.step_lease("recommendations", context.run.run_id):
+        with work.list_lease(published, context.run.run_id):
             if config.roll_back_to:
-                return roll_back(work, context, config.roll_back_to, delete_unneeded)
+                delete = partial(delete_unneeded, work)
+                return roll_back(work, published, context, config.roll_back_to, delete)
             run = describe_run(context, config)
-            lists = infer_and_publish(work, declaration, solution_version, batch_users, run)
+            lists = infer_and_publish(
+                work, published, declaration, solution_version, batch_users, run
+            )
             if lists.edition.root_run != run.root_run:
                 record_unchanged(context)
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(
                 data_version=dg.DataVersion(lists.edition.version),
-                metadata=_lists_metadata(work, lists, solution_version),
+                metadata=_lists_metadata(work, published, lists, solution_version),
             ),
         )
 
     return recommendations
 
 
-def _describe_purpose(pipeline: Pipeline) -> str:
+def _describe_purpose(published: PublishedList) -> str:
     """What the list is for, as a sentence with a space after it; empty if that is not declared."""
-    settings = pipeline.lists.get(pipeline.list_name or "")
+    settings = published.pipeline.lists.get(published.name)
     if settings is None or not settings.description:
         return ""
     return f"{settings.description.rstrip('.')}. "
 
 
 def _lists_metadata(
-    work: PersonalizeWork, lists: "PublishedLists", model: ModelRecord
+    work: PersonalizeWork,
+    published: PublishedList,
+    lists: "PublishedLists",
+    model: ModelRecord,
 ) -> dict[str, Any]:
     """The metadata, of which Dagster's page shows the first ones at the top."""
     job = lists.job
-    table = describe_table(work.pipeline, lists.table)
+    table = describe_table(published, lists.table)
     return {
         "preview": table.pop("preview"),
         "outcome": lists.outcome,
-        **published_metadata(work, lists.edition),
+        **published_metadata(work.files_of(published), lists.edition),
         **table,
         "results_asked_for": lists.num_results,
         **dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws),

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
+from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.declare_asset import (
     AssetOptions,
     asset_options,
@@ -71,19 +72,19 @@ PLOTTED = (
 )
 
 
-def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
+def recommendation_outcomes(published: PublishedList) -> dg.AssetsDefinition:
     """The asset of what people did with each published edition."""
 
     @dg.asset(
         **asset_options(
-            pipeline,
+            published,
             "recommendation_outcomes",
             description="What people did with the lists: each published edition against what its"
             " users did after it, compared with the most popular items of that day.",
             kinds={"report", "parquet"},
-            deps=[pipeline.asset_key("interactions"), pipeline.asset_key("recommendations")],
-            storage_key=pipeline.storage_keys.outcomes,
-            code_version=f"{CODE_VERSION}-{fingerprint(pipeline.solution.success)}",
+            deps=[asset_key(published, name) for name in ("interactions", "recommendations")],
+            storage_key=published.keys.outcomes,
+            code_version=f"{CODE_VERSION}-{fingerprint(published.pipeline.solution.success)}",
             io_manager="parquet_io",
         )
     )
@@ -94,8 +95,8 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
         from batchrec_dagster.reporting.experiment import describe_result
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
-        work = get_work(pipeline, context)
-        outcomes = measure_outcomes(work)
+        work = get_work(published.pipeline, context)
+        outcomes = measure_outcomes(work, published)
         model_outcomes = [outcome for outcome in outcomes.outcomes if outcome.arm == MODEL]
         newest = model_outcomes[-1] if model_outcomes else None
         lines = [*describe_outcome(newest)] if newest else [NOTHING_YET]
@@ -109,9 +110,7 @@ def recommendation_outcomes(pipeline: Pipeline) -> dg.AssetsDefinition:
             metadata={
                 "preview": preview_metadata(*map(escape, lines)),
                 **_outcomes_metadata(outcomes, newest),
-                **storage_links(
-                    "table", work.storage, work.storage.uri(pipeline.storage_keys.outcomes)
-                ),
+                **storage_links("table", work.storage, work.storage.uri(published.keys.outcomes)),
             },
         )
 
@@ -146,51 +145,52 @@ def _describe_column(column: str) -> str:
 
 
 def recommendation_report(
-    pipeline: Pipeline, checks: Sequence[dg.AssetCheckSpec]
+    published: PublishedList, checks: Sequence[dg.AssetCheckSpec]
 ) -> dg.AssetsDefinition:
     """The asset of the report, which shows these checks."""
 
-    @dg.asset(**_declare_report(pipeline))
+    @dg.asset(**_declare_report(published))
     @asset_step
     def recommendation_report(
         context: dg.AssetExecutionContext, solution_version: ModelRecord
     ) -> dg.MaterializeResult[Any]:
-        return _build_report(pipeline, context, solution_version.to_json(), checks)
+        return _build_report(published, context, solution_version.to_json(), checks)
 
     return recommendation_report
 
 
-def _declare_report(pipeline: Pipeline) -> AssetOptions:
+def _declare_report(published: PublishedList) -> AssetOptions:
     """The options of the asset of the report."""
     required = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
-    keys = [pipeline.asset_key(name) for name in required]
-    optional = [pipeline.asset_key(name) for name in list_optional_tables(pipeline)]
-    similar_items = pipeline.whole.similar_items_pipeline
+    pipeline = published.pipeline
+    keys = [asset_key(published, name) for name in required]
+    optional = [asset_key(pipeline, name) for name in list_optional_tables(pipeline)]
+    similar_items = pipeline.similar_items_list
     if similar_items is not None:
-        optional.append(similar_items.asset_key("similar_items"))
+        optional.append(asset_key(similar_items, similar_items.asset))
     settings = fingerprint(
-        pipeline.description,
+        published.description,
         pipeline.report,
         pipeline.ratings.sources,
         pipeline.solution.recipe,
         *optional,
     )
     return asset_options(
-        pipeline,
+        published,
         "recommendation_report",
         description="A page for people, in one HTML file: how good the lists are, whom they"
         " reach, what they recommend, and each user's history next to their list.",
         kinds={"report", "html"},
         inputs=["solution_version"],
         deps=[*keys, *optional],
-        storage_key=pipeline.storage_keys.report,
+        storage_key=published.keys.report,
         code_version=f"{CODE_VERSION}-{settings}",
         io_manager="html_io",
     )
 
 
 def _build_report(
-    pipeline: Pipeline,
+    published: PublishedList,
     context: dg.AssetExecutionContext,
     newest_model: Mapping[str, Any],
     checks: Sequence[dg.AssetCheckSpec],
@@ -202,8 +202,10 @@ def _build_report(
     # Imported here, because it needs SciPy.
     from batchrec_dagster.pipeline.report import build_report
 
-    work = get_work(pipeline, context)
-    report = build_report(work, newest_model, checks, context.instance, context.run.run_id)
+    work = get_work(published.pipeline, context)
+    report = build_report(
+        work, published, newest_model, checks, context.instance, context.run.run_id
+    )
     _log_verdict(context.log, report)
     for warning in report.facts.warnings:
         context.log.warning(warning)
@@ -211,7 +213,7 @@ def _build_report(
         value=report.html,
         metadata={
             **_report_metadata(report),
-            **storage_links("report", work.storage, work.storage.uri(pipeline.storage_keys.report)),
+            **storage_links("report", work.storage, work.storage.uri(published.keys.report)),
         },
     )
 

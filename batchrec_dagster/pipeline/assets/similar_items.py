@@ -1,13 +1,15 @@
 """The asset similar_items: what goes with each item, as a published table."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.published_lists import (
     COLUMNS,
     PublicationConfig,
@@ -37,8 +39,8 @@ from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
 from batchrec_dagster.steps.batch_jobs import JobOutput, measure_job_seconds
 from batchrec_dagster.steps.items import list_attribute_columns
+from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.records import read_model
-from batchrec_dagster.steps.similar_items_declaration import describe_similar_items
 from batchrec_dagster.steps.work import PersonalizeWork
 
 if TYPE_CHECKING:
@@ -60,33 +62,30 @@ SIMILAR_ITEMS_COLUMNS = {
 }
 
 
-def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefinition:
-    """The asset of the published lists of similar items.
-
-    pipeline: narrowed to them.
-    """
-    declaration = describe_similar_items(pipeline)
+def similar_items(published: PublishedList, settings: SimilarItems) -> dg.AssetsDefinition:
+    """The asset of the published lists of similar items."""
+    pipeline, declaration = published.pipeline, describe_lists(published)
     titles = title_assets(pipeline)
     has_model = not settings.is_bought_together
 
     @dg.asset(
         **asset_options(
-            pipeline,
+            published,
             "similar_items",
-            description=_describe(pipeline, settings),
+            description=_describe(published, settings),
             kinds={"personalize", "parquet"} if has_model else {"parquet"},
             deps=[
-                pipeline.asset_key("interactions"),
-                *([pipeline.asset_key(MODEL_ASSET)] if has_model else []),
+                asset_key(pipeline, "interactions"),
+                *([asset_key(pipeline, MODEL_ASSET)] if has_model else []),
                 *titles,
-                *([pipeline.asset_key("items")] if _reads_items(pipeline) else []),
+                *([asset_key(pipeline, "items")] if _reads_items(published) else []),
             ],
             resources=["personalize"],
-            storage_key=pipeline.storage_keys.recommendations,
+            storage_key=published.keys.table,
             code_version=f"{CODE_VERSION}-{fingerprint(settings.deciding_settings, *titles)}",
             io_manager="published_io",
-            checks=list_checks(pipeline),
-            warnings=list_warnings(pipeline),
+            checks=list_checks(published),
+            warnings=list_warnings(published),
         )
     )
     @asset_step
@@ -97,50 +96,53 @@ def similar_items(pipeline: Pipeline, settings: SimilarItems) -> dg.AssetsDefini
         from batchrec_dagster.steps.similar_items import publish_similar_items
 
         work = get_personalize_work(pipeline, context)
-        with work.step_lease("similar_items", context.run.run_id):
+        with work.list_lease(published, context.run.run_id):
             if config.roll_back_to:
-                return roll_back(work, context, config.roll_back_to, delete_unneeded_similar_items)
+                delete = partial(delete_unneeded_similar_items, work, published)
+                return roll_back(work, published, context, config.roll_back_to, delete)
             model = read_model(work.files, MODEL_ASSET) if has_model else None
             if has_model and model is None:
                 raise UserError(f"there is no model: materialize {MODEL_ASSET} first")
             run = describe_run(context, config)
-            lists = publish_similar_items(work, declaration, settings, model, run)
+            lists = publish_similar_items(work, published, declaration, settings, model, run)
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(
                 data_version=dg.DataVersion(lists.edition.version),
-                metadata=_build_metadata(work, lists),
+                metadata=_build_metadata(work, published, lists),
             ),
         )
 
     return similar_items
 
 
-def _describe(pipeline: Pipeline, settings: SimilarItems) -> str:
+def _describe(published: PublishedList, settings: SimilarItems) -> str:
     similarity = (
         "people had together, as batchrec counts them"
         if settings.is_bought_together
-        else f"are similar, by the recipe {pipeline.similar_items_recipe}"
+        else f"are similar, by the recipe {published.pipeline.similar_items_recipe}"
     )
     return (
         f"The published table: up to {settings.num_results} items for each item, which"
         f" {similarity}, as item_id, rank, {SIMILAR_ITEM_COLUMN} and score"
-        f"{describe_list_columns(pipeline)}."
+        f"{describe_list_columns(published)}."
     )
 
 
-def _reads_items(pipeline: Pipeline) -> bool:
+def _reads_items(published: PublishedList) -> bool:
     """Whether the lists depend on the categories and numbers of the items."""
-    if pipeline.items is None:
+    if published.pipeline.items is None:
         return False
-    return pipeline.recommendations.rules_read_items or bool(list_attribute_columns(pipeline))
+    return published.settings.rules_read_items or bool(list_attribute_columns(published))
 
 
-def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> dict[str, Any]:
+def _build_metadata(
+    work: PersonalizeWork, published: PublishedList, lists: "PublishedSimilarItems"
+) -> dict[str, Any]:
     """The metadata, of which Dagster's page shows the first ones at the top."""
     table, job = lists.table, lists.job
     counts = table.counts
-    attributes = list_attribute_columns(work.pipeline)
+    attributes = list_attribute_columns(published)
     numbers = work.pipeline.items.layout.numbers if work.pipeline.items else {}
     described = {
         name_published_column(name): (
@@ -153,7 +155,7 @@ def _build_metadata(work: PersonalizeWork, lists: "PublishedSimilarItems") -> di
     return {
         "preview": _preview(lists),
         "outcome": lists.outcome,
-        **published_metadata(work, lists.edition),
+        **published_metadata(work.files_of(published), lists.edition),
         **(
             {"rules": dg.MetadataValue.md(markdown_table(RULE_COLUMNS, list_rule_rows(rules)))}
             if rules

@@ -11,8 +11,9 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.errors import Retry, UserError
+from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview_metadata
 from batchrec_dagster.pipeline.run_step import asset_step, get_work
 from batchrec_dagster.sinks import Sink, SinkContext, SinkResult
@@ -26,20 +27,20 @@ CODE_VERSION = "2"
 RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.LINEAR)
 
 
-def sink_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
-    """An asset for each sink that the pipeline declares."""
-    return [sink_asset(pipeline, key, sink) for key, sink in pipeline.sinks.declared.items()]
+def sink_assets(published: PublishedList) -> list[dg.AssetsDefinition]:
+    """An asset for each sink that the list declares."""
+    return [sink_asset(published, key, sink) for key, sink in published.sinks.declared.items()]
 
 
-def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
+def sink_asset(published: PublishedList, key: str, sink: Sink) -> dg.AssetsDefinition:
     """The asset of the sink under this key of the YAML."""
-    sink_description = sink.describe(pipeline.project)
-    lists_asset = pipeline.asset_key(pipeline.published_asset)
+    sink_description = sink.describe(published.pipeline.project)
+    lists_asset = asset_key(published, published.asset)
 
     @dg.asset(
         **asset_options(
-            pipeline,
-            name_sink_asset(pipeline, sink),
+            published,
+            name_sink_asset(published, sink),
             description=sink_description.text,
             kinds={sink_description.kind},
             inputs={"recommendations": lists_asset},
@@ -51,12 +52,12 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
     def write_lists(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame
     ) -> dg.MaterializeResult[Any]:
-        work = get_work(pipeline, context)
+        work = get_work(published.pipeline, context)
         subject = find_subject(recommendations.collect_schema().names())
         sink_context = SinkContext(
-            address=pipeline.address,
+            address=published.address,
             storage=work.storage,
-            project=pipeline.project,
+            project=published.pipeline.project,
             environment=os.environ,
             run_id=context.run.run_id,
             subject=subject,
@@ -70,9 +71,9 @@ def sink_asset(pipeline: Pipeline, key: str, sink: Sink) -> dg.AssetsDefinition:
     return write_lists
 
 
-def name_sink_asset(pipeline: Pipeline, sink: Sink) -> str:
+def name_sink_asset(published: PublishedList, sink: Sink) -> str:
     """The name of the asset of a sink of these lists, such as recommendations_in_postgres."""
-    return sink.asset.replace("recommendations", pipeline.published_asset, 1)
+    return sink.asset.replace("recommendations", published.asset, 1)
 
 
 def _sink_metadata(result: SinkResult, subject: ListSubject) -> dict[str, Any]:

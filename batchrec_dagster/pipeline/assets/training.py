@@ -14,6 +14,7 @@ from pydantic import Field
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.evidence import name_ndcg, read_popular_ndcg
+from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
     asset_options,
@@ -66,10 +67,10 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
             " Personalize for training: a dataset group, a schema, a dataset and an import job."
             " Unchanged data are not imported again.",
             kinds={"personalize"},
-            deps=[pipeline.asset_key(file.asset) for file in files],
+            deps=[asset_key(pipeline, file.asset) for file in files],
             resources=["personalize"],
             stage=MODEL,
-            storage_key=pipeline.storage_keys.record("personalize_dataset"),
+            storage_key=pipeline.keys.record("personalize_dataset"),
             code_version=f"{CODE_VERSION}-{fingerprint_schemas(files)}",
             io_manager="record_io",
             checks=budget_check(pipeline),
@@ -102,7 +103,9 @@ def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext
     """The assets of models that this run trains in any case."""
     config = context.run.run_config
     return {
-        asset for asset in pipeline.trainings if is_training_forced(config, pipeline.op_name(asset))
+        asset
+        for asset in pipeline.trainings
+        if is_training_forced(config, op_name(pipeline, asset))
     }
 
 
@@ -128,7 +131,7 @@ def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> di
         **build_cost_metadata("cost_usd", dataset_import.cost, on_aws=work.ensure.on_aws),
         **record.to_json(),
         **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
-        "dagster/uri": work.storage.uri(work.pipeline.storage_keys.record("personalize_dataset")),
+        "dagster/uri": work.storage.uri(work.pipeline.keys.record("personalize_dataset")),
     }
 
 
@@ -193,7 +196,7 @@ def _model_asset(
             inputs=["personalize_dataset"],
             resources=["personalize"],
             stage=MODEL,
-            storage_key=pipeline.storage_keys.record(name),
+            storage_key=pipeline.keys.record(name),
             code_version=f"{CODE_VERSION}-{settings}",
             io_manager="record_io",
             checks=checks,

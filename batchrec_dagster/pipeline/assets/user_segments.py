@@ -52,7 +52,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
             inputs=["segment_solution_version"],
             deps=titles,
             resources=["personalize"],
-            storage_key=pipeline.storage_keys.user_segments,
+            storage_key=pipeline.keys.user_segments,
             code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
             io_manager="parquet_io",
             checks={

@@ -48,7 +48,7 @@ def user_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
 
 def users(pipeline: Pipeline, layout: UsersLayout) -> dg.AssetsDefinition:
     """The asset of what Personalize, filters and conditions know of the users."""
-    key = pipeline.storage_keys.users
+    key = pipeline.keys.users
 
     @dg.asset(
         **asset_options(
@@ -123,7 +123,7 @@ def _delete_copies_of_erased(
     pipeline = work.pipeline
     if pipeline.users is None or all(check.passed for check in result.check_results or []):
         return
-    key = pipeline.storage_keys.record("raw_users")
+    key = pipeline.keys.record("raw_users")
     delete_copies(pipeline.users.rows, raw, work.storage, pipeline.project, key)
     context.log.info("deleted the copy of the source: it has rows of erased people")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, PublishedList
+from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
 from batchrec_dagster.pipeline.automation.runs import MAX_RUNTIME_TAGS
 from batchrec_dagster.pipeline.run_options import build_job_config
@@ -47,8 +48,9 @@ def build_automation(
         jobs=[
             job,
             *(
-                rollback_job(list_pipeline, keys, executor)
-                for list_pipeline in pipeline.published_pipelines
+                rollback_job(published, keys, executor)
+                for published in pipeline.published_lists()
+                if published.has_editions
             ),
         ],
         schedules=[refresh_schedule(pipeline, job)],
@@ -75,16 +77,16 @@ def refresh_schedule(
 
 
 def rollback_job(
-    pipeline: Pipeline,
+    published: PublishedList,
     assets: Collection[dg.AssetKey],
     executor: dg.ExecutorDefinition | None,
 ) -> dg.UnresolvedAssetJobDefinition:
     """`NAME_rollback` publishes older lists again and updates what the pipeline makes from them."""
-    lists = dg.AssetSelection.assets(pipeline.asset_key(pipeline.published_asset))
+    lists = dg.AssetSelection.assets(asset_key(published, published.asset))
     return dg.define_asset_job(
-        name=f"{pipeline.job_prefix}_rollback",
+        name=f"{published.job_prefix}_rollback",
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
-        config=build_rollback_config(pipeline.op_name(pipeline.published_asset), PREVIOUS),
+        config=build_rollback_config(op_name(published, published.asset), PREVIOUS),
         executor_def=executor,
         tags=MAX_RUNTIME_TAGS,
         description="Publishes the previous lists again, or those of the edition that roll_back_to"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.published import PublishedResults
@@ -48,13 +48,13 @@ def look_at_lists(
     Raises UserError.
     """
     lists = [
-        (list_pipeline, PublishedResults(storage, list_pipeline.address))
-        for list_pipeline in pipeline.list_pipelines
+        (published, PublishedResults(storage, published.address))
+        for published in pipeline.user_lists
     ]
     # A pipeline is as late as the list of it that was made first, or never.
     times = [
-        (published.publication_time if published.edition else None, list_pipeline)
-        for list_pipeline, published in lists
+        (results.publication_time if results.edition else None, published)
+        for published, results in lists
     ]
     made_at, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
     lateness = check_lateness(
@@ -62,13 +62,13 @@ def look_at_lists(
     )
     messages = [lateness.message] if lateness.message is not None else []
     editions = dict(before.get("editions", {}))
-    for list_pipeline, published in lists:
-        address, edition = list_pipeline.address, published.edition
+    for published, results in lists:
+        address, edition = published.address, results.edition
         version = f"{edition.number} {edition.version}" if edition is not None else ""
         if not before or not version or not pipeline.alerts.published:
             editions[address] = version
         elif version != editions.get(address):
-            message = describe_new_lists(list_pipeline, published)
+            message = describe_new_lists(published, results)
             if message is not None:
                 messages.append(message)
                 editions[address] = version
@@ -88,25 +88,25 @@ class Lateness(NamedTuple):
 
 
 def check_lateness(
-    pipeline: Pipeline,
+    published: PublishedList,
     before: dict[str, str],
     now: datetime,
     made_at: datetime | None,
     *,
     is_on: bool,
 ) -> Lateness:
-    """Whether the pipeline is late.
+    """Whether a pipeline is late.
 
-    pipeline: narrowed to the list of it that was made first, if it has several.
-    before: what the last tick remembered of it.
+    published: the list of it that was made first.
+    before: what the last tick remembered of the pipeline.
     made_at: when the published lists were made; None if nothing was published.
     is_on: whether its schedule is on.
     """
     if not is_on:
         return Lateness({}, None, "the schedule is off")
     since = before.get("since", now.isoformat())
-    latest_due = now - timedelta(hours=pipeline.alerts.late_after_hours)
-    schedule = pipeline.schedule
+    alerts, schedule = published.pipeline.alerts, published.pipeline.schedule
+    latest_due = now - timedelta(hours=alerts.late_after_hours)
     due = _find_last_scheduled_time(schedule.cron, schedule.timezone, latest_due)
     without_alert = {**before, "since": since}
     if due < datetime.fromisoformat(since):
@@ -118,13 +118,13 @@ def check_lateness(
         return Lateness(with_alert, None, f"already alerted that {due:%Y-%m-%d %H:%M} is late")
     last = f"{made_at.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made_at else "never"
     message = Message(
-        f"batchrec: {pipeline.address} is late",
+        f"batchrec: {published.address} is late",
         [
             f"New recommendations were due at {due:%Y-%m-%d %H:%M %Z}. The published ones were"
             f" made: {last}.",
             "Either no run was started (check that Dagster's daemon runs), or the run is waiting or"
             " failed, or its data were unchanged, or its lists were rolled back.",
-            f"Runs: {pipeline.alerts.dagster_url}/runs",
+            f"Runs: {alerts.dagster_url}/runs",
         ],
     )
     return Lateness(with_alert, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent")
@@ -144,24 +144,23 @@ def _find_last_scheduled_time(cron: str, timezone: str, before: datetime) -> dat
     return window.end
 
 
-def describe_new_lists(pipeline: Pipeline, published: PublishedResults) -> Message | None:
+def describe_new_lists(published: PublishedList, results: PublishedResults) -> Message | None:
     """What to say of the lists that have just become the published ones.
 
     None if the report, which judges them, may still be on its way.
-    pipeline: narrowed to the list.
     Raises UserError.
     """
-    edition = published.require_edition()
-    record = EditionHistory(published.files).read_record(edition)
-    if not record and datetime.now(UTC) - published.publication_time < REPORT_TIME:
+    edition = results.require_edition()
+    record = EditionHistory(results.files).read_record(edition)
+    if not record and datetime.now(UTC) - results.publication_time < REPORT_TIME:
         return None
-    live = published.read_publication()
-    asset = "/".join(pipeline.asset_key(pipeline.published_asset).path)
+    live = results.read_publication()
+    asset = "/".join(published.asset_key(published.asset))
     lines = [
         live.description if live is not None and not live.is_first else None,
         record["verdict"]["text"] if record.get("verdict") else None,
         record.get("changes"),
-        f"Lists: {pipeline.alerts.dagster_url}/assets/{asset}",
+        f"Lists: {published.pipeline.alerts.dagster_url}/assets/{asset}",
     ]
-    title = f"batchrec: edition {edition.number} of {pipeline.address} is published"
+    title = f"batchrec: edition {edition.number} of {published.address} is published"
     return Message(title, [line for line in lines if line])

@@ -68,9 +68,7 @@ def new_files_sensor(
         try:
             current = digest_source(source, storage, pipeline.project)
             record = RawRecord.from_json(
-                read_record(
-                    storage, storage.uri(pipeline.storage_keys.record("raw_ratings")), RawRecord
-                )
+                read_record(storage, storage.uri(pipeline.keys.record("raw_ratings")), RawRecord)
             )
         except UserError as error:
             return _skip(str(error), before)

@@ -28,7 +28,9 @@ UNDER_WAY = [
 def list_job_names(pipeline: Pipeline) -> list[str]:
     """The names of the pipeline's jobs."""
     rollbacks = [
-        f"{list_pipeline.job_prefix}_rollback" for list_pipeline in pipeline.published_pipelines
+        f"{published.job_prefix}_rollback"
+        for published in pipeline.published_lists()
+        if published.has_editions
     ]
     return [f"{pipeline.name}_refresh", *rollbacks]
 

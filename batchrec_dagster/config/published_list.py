@@ -1,0 +1,168 @@
+"""A table that a pipeline publishes: lists of users, similar items, or segments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from batchrec_dagster.config.batch_users import BatchUsers
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.retention import Retention
+from batchrec_dagster.preparation.sources.source import hide_query
+from batchrec_dagster.sinks import Sinks
+from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListKeys, is_of_list
+
+if TYPE_CHECKING:
+    from batchrec_dagster.config.pipeline import Pipeline
+
+Subject = Literal["user", "item", "segment"]
+"""Whom or what each of the lists is for."""
+
+
+class PublishedList(BaseModel, frozen=True):
+    """One table of lists that people read, with all settings that are its own.
+
+    What is not here, such as the sources, it shares with the other lists of its pipeline.
+    """
+
+    pipeline: Pipeline = Field(repr=False)
+    name: str
+    """Empty for the only list of a pipeline, else a key of `lists`, `similar_items`, `segments`."""
+    subject: Subject
+    description: str | None = None
+    settings: RecommendationSettings
+    """What is in each of its lists."""
+    batch_users: BatchUsers = Field(default_factory=BatchUsers)
+    """Who gets a list."""
+    gate: Gate
+    retention: Retention
+    experiment: Experiment | None = None
+    sinks: Sinks = Field(default_factory=Sinks)
+
+    @property
+    def address(self) -> str:
+        """What commands and the storage call it: `shop`, or `shop/newsletter`."""
+        return f"{self.pipeline.name}/{self.name}" if self.name else self.pipeline.name
+
+    @property
+    def job_prefix(self) -> str:
+        """What the names of its jobs start with: `shop`, or `shop__newsletter`."""
+        return self.address.replace("/", "__")
+
+    @property
+    def setting(self) -> str:
+        """What the names of its settings start with: `recommendations`, `lists.newsletter`,
+        `similar_items` or `segments`."""
+        if self.subject != "user":
+            return self.name
+        return f"lists.{self.name}" if self.name else "recommendations"
+
+    @property
+    def has_own_users(self) -> bool:
+        """Whether its users' file is not that of the whole pipeline."""
+        declared = self.pipeline.lists.get(self.name)
+        return declared is not None and declared.users is not None
+
+    @property
+    def users_setting(self) -> str:
+        """The name of the settings of its users, such as `batch_users`."""
+        return f"{self.setting}.users" if self.has_own_users else "batch_users"
+
+    @property
+    def keys(self) -> ListKeys:
+        """The storage keys of its files, and of those of its pipeline."""
+        return ListKeys(self.address)
+
+    @property
+    def users_key(self) -> str:
+        """The storage key of the users who get a list."""
+        keys = self.keys
+        return keys.users_of_list if self.has_own_users else keys.job_input("batch_inference")
+
+    @property
+    def asset(self) -> str:
+        """The name of the asset of the table: `recommendations`, `similar_items`,
+        `user_segments`."""
+        return self.keys.table_name
+
+    @property
+    def has_editions(self) -> bool:
+        """Whether older lists are kept, to roll back to."""
+        return self.subject != "segment"
+
+    def asset_key(self, asset: str) -> list[str]:
+        """The path of the key of an asset of this name: the list's own one, or the pipeline's."""
+        is_own = is_of_list(asset) or (asset == "batch_users" and self.has_own_users)
+        if is_own and self.subject == "user" and self.name:
+            return [self.pipeline.name, self.name, asset]
+        return self.pipeline.asset_key(asset)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the items and the reasons that lists have, as they are declared."""
+        if self.settings.columns is not None:
+            return self.settings.columns
+        return ["title"] if self.pipeline.has_titles else []
+
+    @property
+    def deciding_settings(self) -> dict[str, Any]:
+        """The settings that decide what is in the lists, by path such as interactions.min_rating.
+
+        Defaults are left out, and so are the queries of URLs, which may be signatures. A file in
+        the project is the same file by its relative and its absolute path, so the relative one
+        stands here.
+        """
+        pipeline = self.pipeline
+        blocks = {
+            name: getattr(pipeline, name) for name in ("ratings", "interactions", "items", "users")
+        }
+        if self.subject == "item":
+            blocks[SIMILAR_ITEMS] = pipeline.similar_items
+        elif self.subject == "segment":
+            blocks[SEGMENTS] = pipeline.segments
+        else:
+            blocks |= {
+                "solution": pipeline.solution,
+                "batch_users": self.batch_users,
+                "recommendations": self.settings,
+                "popularity": pipeline.popularity,
+                "experiment": self.experiment,
+            }
+        return flatten_settings(blocks, pipeline.project)
+
+
+def flatten_settings(blocks: Mapping[str, BaseModel | None], project: Path) -> dict[str, Any]:
+    """Each setting of the blocks by its path, without defaults and without the queries of URLs.
+
+    project: the folder of relative paths.
+    """
+    settings = _flatten(
+        {
+            name: block.model_dump(mode="json", exclude_defaults=True)
+            for name, block in blocks.items()
+            if block is not None
+        }
+    )
+    for name in blocks:
+        # It decides what a run waits for.
+        settings.pop(f"{name}.deps", None)
+    folder = f"{project.absolute()}/"
+    return {
+        name: value.removeprefix(folder) if isinstance(value, str) else value
+        for name, value in settings.items()
+    }
+
+
+def _flatten(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{path}{name}.")
+        else:
+            flat[path + name] = hide_query(value) if isinstance(value, str) else value
+    return flat
