@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SkipValidation
 
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.experiment import Experiment
@@ -30,7 +30,7 @@ class PublishedList(BaseModel, frozen=True):
     What is not here, such as the sources, it shares with the other lists of its pipeline.
     """
 
-    pipeline: Pipeline = Field(repr=False)
+    pipeline: SkipValidation[Pipeline] = Field(repr=False)
     name: str
     """Empty for the only list of a pipeline, else a key of `lists`, `similar_items`, `segments`."""
     subject: Subject

@@ -37,7 +37,7 @@ from batchrec_dagster.reporting.show import format_text as as_text
 from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.editions import FOOTER_KEY, PublishedTable, TableWriter
-from batchrec_dagster.storage.layout import StorageKeys
+from batchrec_dagster.storage.layout import ListKeys
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.hostile import HOSTILE as STRANGERS
@@ -265,7 +265,7 @@ def test_an_item_shows_its_published_list_of_similar_items(home: Path) -> None:
 
 def test_items_without_a_score_are_marked_where_personalize_added_them(home: Path) -> None:
     storage = publish(home)
-    place = storage.uri(StorageKeys("shop").recommendations)
+    place = storage.uri(ListKeys("shop").table)
     frame = pl.read_parquet(home / "storage/shop/curated/recommendations/recommendations.parquet")
     last = (pl.col("user_id") == "u0") & (pl.col("rank") >= 6)
     lists = frame.with_columns(score=pl.when(~last).then("score"))
@@ -360,9 +360,7 @@ def test_a_published_table_says_what_it_is(home: Path) -> None:
         for rows in (frame.head(100), frame.tail(-100)):
             writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
         writer.finish(make_edition({**about, "metrics": {name: 0.3}}))
-    published_table = PublishedTable(
-        storage.store, storage.uri(StorageKeys("shop").recommendations)
-    )
+    published_table = PublishedTable(storage.store, storage.uri(ListKeys("shop").table))
     published_table.publish(writer.path, keep=0)
     (summary,) = show_pipelines()
     assert (summary["rows"], summary["users"], summary["edition"]) == (267, 40, 7)

@@ -17,7 +17,7 @@ from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arm
 from batchrec_dagster.storage.editions import TableWriter
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.texts import assert_texts
@@ -37,13 +37,13 @@ def compute_time(day: int, hour: int = 3) -> datetime:
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineFiles:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ListFiles:
     """A pipeline with interactions, and without editions."""
     monkeypatch.setenv("BATCHREC_HOME", str(tmp_path))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
-    files = PipelineFiles(deployment.storage_resource, StorageKeys("shop"))
+    files = ListFiles(deployment.storage_resource, ListKeys("shop"))
     rows = [
         (user, item, int(compute_time(day, 0).timestamp()))
         for user in ("ann", "bob", "cat")
@@ -60,7 +60,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineFiles:
     return files
 
 
-def publish(files: PipelineFiles, item: str, time: datetime, keep: int = 7, **about: Any) -> None:
+def publish(files: ListFiles, item: str, time: datetime, keep: int = 7, **about: Any) -> None:
     """Publish an edition in which Ann and Bob get this item."""
     number = files.table.next_number()
     lists = pl.DataFrame(
@@ -94,7 +94,7 @@ def publish(files: PipelineFiles, item: str, time: datetime, keep: int = 7, **ab
     Publications(files).settle()
 
 
-def roll_back(files: PipelineFiles, number: int, time: datetime) -> None:
+def roll_back(files: ListFiles, number: int, time: datetime) -> None:
     (edition,) = [edition for edition in files.table.older() if edition.number == number]
     publications = Publications(files)
     rollback = Rollback("run", str(number), number, time)
@@ -116,7 +116,7 @@ def show_json(*arguments: str) -> dict[str, Any]:
     return pipeline
 
 
-def test_what_a_person_got_in_an_edition_is_shown(files: PipelineFiles) -> None:
+def test_what_a_person_got_in_an_edition_is_shown(files: ListFiles) -> None:
     publish(files, "egret", compute_time(20))
     publish(files, "fjord", compute_time(22))
     roll_back(files, 1, compute_time(22, 9))
@@ -145,7 +145,7 @@ def test_what_a_person_got_in_an_edition_is_shown(files: PipelineFiles) -> None:
     assert (show_json("ann")["edition"], show_json("ann")["periods"]) == (1, None)
 
 
-def test_an_edition_that_is_no_longer_kept_says_when_it_was_live(files: PipelineFiles) -> None:
+def test_an_edition_that_is_no_longer_kept_says_when_it_was_live(files: ListFiles) -> None:
     for day in (20, 21, 22):
         publish(files, "egret", compute_time(day), keep=1)
     code, output = show("ann", "--edition", "1")
@@ -155,12 +155,12 @@ def test_an_edition_that_is_no_longer_kept_says_when_it_was_live(files: Pipeline
     assert "edition 1 of shop was live" in output
 
 
-def test_a_user_of_the_control_is_told_so(files: PipelineFiles) -> None:
+def test_a_user_of_the_control_is_told_so(files: ListFiles) -> None:
     users = [f"u{number}" for number in range(20)]
     control = next(user for user in users if assign_arm(user, EXPERIMENT) == CONTROL)
     publish(files, "egret", compute_time(20), experiment=EXPERIMENT.model_dump())
     publish(files, "fjord", compute_time(21))
-    key = files.storage_keys.users_without_lists("v1")
+    key = files.keys.users_without_lists("v1")
     files.write_parquet(key, pl.DataFrame({"user_id": [control], "error": [None]}))
     table = pl.read_csv(files.storage.store.get(files.interactions))
     table = table.with_columns(USER_ID=pl.col("USER_ID").replace("cat", control))
@@ -171,7 +171,7 @@ def test_a_user_of_the_control_is_told_so(files: PipelineFiles) -> None:
     assert show_json("ann", "--edition", "2")["arm"] is None
 
 
-def test_why_is_not_known_where_nothing_explains_it_any_more(files: PipelineFiles) -> None:
+def test_why_is_not_known_where_nothing_explains_it_any_more(files: ListFiles) -> None:
     publish(files, "egret", compute_time(20), data_until=None)
     publish(files, "fjord", compute_time(21))
     without = show_json("ann", "--edition", "1")

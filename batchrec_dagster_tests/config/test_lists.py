@@ -20,10 +20,12 @@ def declare(lists: dict[str, Any], **settings: Any) -> Pipeline:
     return Pipeline.model_validate({"name": "shop", "ratings": ratings, "lists": lists, **settings})
 
 
-def test_without_lists_a_pipeline_is_its_own_list() -> None:
+def test_without_lists_a_pipeline_has_one_without_a_name() -> None:
     pipeline = declare({}, recommendations={"num_results": 7})
-    assert pipeline.list_pipelines == [pipeline]
-    assert pipeline.address == "shop"
+    (only_list,) = pipeline.published_lists()
+    assert (only_list.name, only_list.address, only_list.subject) == ("", "shop", "user")
+    assert only_list.settings.num_results == 7
+    assert only_list.keys.table == "shop/curated/recommendations/recommendations.parquet"
 
 
 def test_a_list_has_its_own_settings_and_those_of_the_pipeline() -> None:
@@ -35,31 +37,31 @@ def test_a_list_has_its_own_settings_and_those_of_the_pipeline() -> None:
         batch_users={"active_since": "2026-01-01"},
         gate={"max_drop": 0.1},
     )
-    newsletter, home = pipeline.list_pipelines
-    assert newsletter.recommendations.num_results == 12
+    newsletter, home = pipeline.user_lists
+    assert newsletter.settings.num_results == 12
     assert newsletter.batch_users.source == "newsletter.csv"
     assert newsletter.retention.editions == 3
     assert newsletter.gate.max_drop == home.gate.max_drop == 0.1
+    assert newsletter.users_setting == "lists.newsletter.users"
     assert home.batch_users.active_since == "2026-01-01"
-    assert home.recommendations.seen_items is None
+    assert home.settings.seen_items is None
     assert (newsletter.has_own_users, home.has_own_users) == (True, False)
 
 
 def test_only_what_is_published_is_the_lists_own() -> None:
     pipeline = declare({"newsletter": {"users": USERS}, "home": {}})
-    _ = pipeline.storage_keys  # It must not be that of its lists, too.
-    newsletter, home = pipeline.list_pipelines
+    newsletter, home = pipeline.user_lists
     assert newsletter.address == "shop/newsletter"
-    assert newsletter.asset_key("recommendations").path == ["shop", "newsletter", "recommendations"]
-    assert newsletter.asset_key("batch_users").path == ["shop", "newsletter", "batch_users"]
-    assert home.asset_key("batch_users").path == ["shop", "batch_users"]
+    assert newsletter.asset_key("recommendations") == ["shop", "newsletter", "recommendations"]
+    assert newsletter.asset_key("batch_users") == ["shop", "newsletter", "batch_users"]
+    assert home.asset_key("batch_users") == ["shop", "batch_users"]
     assert newsletter.asset_key("interactions") == pipeline.asset_key("interactions")
-    keys, whole = newsletter.storage_keys, pipeline.storage_keys
-    assert keys.recommendations.startswith("shop/lists/newsletter/curated/")
+    keys, whole = newsletter.keys, pipeline.keys
+    assert keys.table.startswith("shop/lists/newsletter/curated/")
     assert keys.list_record("publications") == "shop/lists/newsletter/records/publications.json"
-    assert keys.lease("recommendations").startswith("shop/lists/newsletter/")
-    assert keys.batch_users.startswith("shop/lists/newsletter/")
-    assert home.storage_keys.batch_users == whole.batch_users
+    assert keys.list_lease("recommendations").startswith("shop/lists/newsletter/")
+    assert newsletter.users_key.startswith("shop/lists/newsletter/")
+    assert home.users_key == whole.job_input("batch_inference")
     assert keys.interactions == whole.interactions
     assert keys.lease("solution_version") == whole.lease("solution_version")
 
@@ -71,15 +73,5 @@ def test_the_example_of_the_documentation_can_be_declared() -> None:
     shop = yaml.safe_load(SHOP_PIPELINE.read_text())["attributes"]
     settings = {name: shop[name] for name in ("name", "ratings", "items", "users", "solution")}
     pipeline = Pipeline.model_validate({**settings, **yaml.safe_load(example)})
-    groups = [[view.list_name for view in group] for group in group_lists(pipeline)]
+    groups = [[published.name for published in group] for group in group_lists(pipeline)]
     assert groups == [["newsletter"], ["home", "app"]]
-
-
-def test_a_narrowed_pipeline_knows_the_whole_one() -> None:
-    pipeline = declare({"newsletter": {"users": USERS, "retention": {"editions": 3}}, "home": {}})
-    newsletter, _ = pipeline.list_pipelines
-    assert newsletter.whole is pipeline.whole is pipeline
-    assert newsletter.list_pipelines == pipeline.list_pipelines
-    assert newsletter.list_pipelines[1].batch_users == pipeline.batch_users
-    assert newsletter.list_pipelines[1].retention == pipeline.retention
-    assert newsletter.users_setting == "lists.newsletter.users"

@@ -43,21 +43,24 @@ def test_the_recipe_is_the_one_for_the_data_of_items() -> None:
     assert declare({}).trainings["similar_items_solution_version"] == ("aws-sims", {})
 
 
-def test_it_is_a_view_of_the_pipeline_with_a_place_of_its_own() -> None:
+def test_its_lists_have_settings_and_a_place_of_their_own() -> None:
     pipeline = declare(
         {**TOGETHER, "num_results": 5, "columns": ["PRICE"]},
         items=ITEMS,
         gate={"min_ndcg_at_25": 0.5},
         lists={"home": {}},
     )
-    view = pipeline.similar_items_pipeline
-    assert view is not None
-    assert view.address == "shop/similar_items"
-    assert (view.list_columns, view.recommendations.num_results) == (["PRICE"], 5)
-    assert view.gate.min_ndcg_at_25 == 0
-    assert view.asset_key("similar_items").path == ["shop", "similar_items"]
+    similar_items = pipeline.similar_items_list
+    assert similar_items is not None
+    assert similar_items.address == "shop/similar_items"
+    assert (similar_items.columns, similar_items.settings.num_results) == (["PRICE"], 5)
+    assert similar_items.gate.min_ndcg_at_25 == 0
+    assert similar_items.asset_key("similar_items") == ["shop", "similar_items"]
     folder = "shop/lists/similar_items/curated/similar_items"
-    assert view.storage_keys.recommendations == f"{folder}/similar_items.parquet"
-    assert [one.address for one in pipeline.published_pipelines] == ["shop/home", view.address]
-    assert view.deciding_settings["similar_items.within_days"] == 7
-    assert not any(name.startswith("recommendations") for name in view.deciding_settings)
+    assert similar_items.keys.table == f"{folder}/similar_items.parquet"
+    assert [published.address for published in pipeline.published_lists()] == [
+        "shop/home",
+        similar_items.address,
+    ]
+    assert similar_items.deciding_settings["similar_items.within_days"] == 7
+    assert not any(name.startswith("recommendations") for name in similar_items.deciding_settings)

@@ -22,7 +22,7 @@ from batchrec_dagster_tests.guard.builders import (
 def declare_lists_filter(**recommendations: Any) -> FilterDeclaration | None:
     ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
     settings = {"name": "shop", "ratings": ratings, "recommendations": recommendations}
-    return describe_lists(Pipeline.model_validate(settings)).filter
+    return describe_lists(Pipeline.model_validate(settings).user_lists[0]).filter
 
 
 def test_personalize_leaves_out_of_seen_items_what_its_filters_can_say() -> None:

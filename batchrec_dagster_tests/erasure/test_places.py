@@ -17,7 +17,7 @@ from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_impo
 from batchrec_dagster.erasure.whole_files import WholeFiles
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import TableWriter, read_footer
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
@@ -26,7 +26,7 @@ PEOPLE = People.of(["ann", 'o"dd, id', "nobody"])
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineFiles:
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> ListFiles:
     root, connection = str(tmp_path), S3Connection()
     if request.param == "bucket":
         s3: S3Server = request.getfixturevalue("s3")
@@ -37,16 +37,16 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> PipelineFiles:
             aws_secret_access_key=OWNER.secret,
             region_name=REGION,
         )
-    return PipelineFiles(StorageResource(root=root, s3=connection), StorageKeys("shop"))
+    return ListFiles(StorageResource(root=root, s3=connection), ListKeys("shop"))
 
 
-def put(files: PipelineFiles, key: str, content: bytes) -> str:
+def put(files: ListFiles, key: str, content: bytes) -> str:
     uri = files.uri(key)
     files.storage.store.put(uri, content)
     return uri
 
 
-def get(files: PipelineFiles, key: str) -> bytes:
+def get(files: ListFiles, key: str) -> bytes:
     return files.storage.store.get(files.uri(key))
 
 
@@ -57,55 +57,55 @@ def erase(place: Place, number: int) -> None:
     assert place.count(PEOPLE).number == place.erase(PEOPLE) == 0
 
 
-def test_other_interactions_keep_their_bytes(files: PipelineFiles) -> None:
+def test_other_interactions_keep_their_bytes(files: ListFiles) -> None:
     others = (
         b"USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,EVENT_VALUE\nbob,1,5,view,\nanne,1,5,view,1.50\n"
     )
     rows = b'ann,1,5,view,2.0\n"o""dd, id",1,5,view,\nann,2,6,buy,1\n'
-    put(files, files.storage_keys.interactions, others + rows)
+    put(files, files.keys.interactions, others + rows)
     interactions, _ = make_imported_places(files, trains_again=True)
     erase(interactions, 3)
-    assert get(files, files.storage_keys.interactions) == others
+    assert get(files, files.keys.interactions) == others
 
 
-def test_attributes_of_other_users_keep_their_bytes(files: PipelineFiles) -> None:
+def test_attributes_of_other_users_keep_their_bytes(files: ListFiles) -> None:
     others = b'USER_ID,COUNTRY,AGE\nbob,AT,20\nanne,"a ""b"", c",\n'
-    put(files, files.storage_keys.users, others + b'ann,,21.5\n"o""dd, id",DE,\n')
+    put(files, files.keys.users, others + b'ann,,21.5\n"o""dd, id",DE,\n')
     _, users = make_imported_places(files, trains_again=True)
     erase(users, 2)
-    assert get(files, files.storage_keys.users) == others
+    assert get(files, files.keys.users) == others
 
 
-def test_users_who_get_lists_and_those_of_arms(files: PipelineFiles) -> None:
-    keys = files.storage_keys
+def test_users_who_get_lists_and_those_of_arms(files: ListFiles) -> None:
+    keys = files.keys
     lines = [{"userId": user, "other": {"A": '"x"'}} for user in ("ann", "bob", 'o"dd, id')]
-    put(files, files.storage_keys.batch_users, pl.DataFrame(lines).write_ndjson().encode())
+    put(files, files.keys.users_of_list, pl.DataFrame(lines).write_ndjson().encode())
     put(files, keys.arm_users("model"), b'{"userId":"ann"}\n')
     put(files, keys.arm_users("control"), b'{"userId":"bob"}\n')
     erase(BatchUserLines(files), 3)
     kept = b'{"userId":"bob","other":{"A":"\\"x\\""}}\n'
-    assert get(files, keys.batch_users) == kept
+    assert get(files, keys.users_of_list) == kept
     assert get(files, keys.arm_users("control")) == b'{"userId":"bob"}\n'
     # A file without lines would be no input.
     assert files.storage.store.head(files.uri(keys.arm_users("model"))) is None
 
 
-def test_lines_of_batch_outputs(files: PipelineFiles) -> None:
-    keys = files.storage_keys
+def test_lines_of_batch_outputs(files: ListFiles) -> None:
+    keys = files.keys
     other = b'{"input":{"userId":"bob"},"output":{"recommendedItems":["ann"]},"error":null}\n'
     lines = [
         json.dumps({"input": {"userId": user}, "output": {"recommendedItems": ["1"]}})
         for user in ("ann", 'o"dd, id')
     ]
-    inference = keys.batch_inference("job") + "users.json.out"
+    inference = keys.job_output("batch_inference", "job") + "users.json.out"
     put(files, inference, "\n".join([*lines, ""]).encode() + other)
-    only = keys.batch_inference("old job") + "users.json.out"
+    only = keys.job_output("batch_inference", "old job") + "users.json.out"
     put(files, only, lines[0].encode())
-    damaged = keys.batch_inference("damaged") + "users.json.out"
+    damaged = keys.job_output("batch_inference", "damaged") + "users.json.out"
     put(files, damaged, b'{"input":{"userId":"ann"\n{"input":{"user\n')
-    reason = keys.batch_inference("damaged") + "damaged.txt"
+    reason = keys.job_output("batch_inference", "damaged") + "damaged.txt"
     put(files, reason, b"1 of 2 users have a result; 1 missing\n")
-    segment = keys.batch_segments("job") + "queries.json.out"
+    segment = keys.job_output("batch_segments", "job") + "queries.json.out"
     untouched = b'{"input": {"itemId": "ann"}, "output": {"usersList": ["bob"]}, "error": null}\n'
     changed = '{"input": {"itemId": "1"}, "output": {"usersList": ["bob", %s"cé"]}}\n'
     put(files, segment, untouched + (changed % '"ann", ').encode())
@@ -118,9 +118,7 @@ def test_lines_of_batch_outputs(files: PipelineFiles) -> None:
     assert get(files, segment) == untouched + (changed % "").encode()
 
 
-def test_rows_of_a_table_with_metadata_and_of_one_without(
-    files: PipelineFiles, tmp_path: Path
-) -> None:
+def test_rows_of_a_table_with_metadata_and_of_one_without(files: ListFiles, tmp_path: Path) -> None:
     table = pa.table({"user_id": ["ann", "bob", None, 'o"dd, id'], "error": ["x", None, "y", "z"]})
     with TableWriter(tmp_path / "table.parquet") as writer:
         writer.write(table)
@@ -137,7 +135,7 @@ def test_rows_of_a_table_with_metadata_and_of_one_without(
         assert read_footer(path) == make_edition({"version": "v1"})
 
 
-def test_whole_files_go_but_for_those_of_another_place(files: PipelineFiles) -> None:
+def test_whole_files_go_but_for_those_of_another_place(files: ListFiles) -> None:
     for key in ("raw/a.csv", "raw/b/c.csv", "raw/items/items.csv", "report.html", "report.html.b"):
         put(files, key, b"ann")
     place = WholeFiles(
@@ -154,14 +152,14 @@ def test_whole_files_go_but_for_those_of_another_place(files: PipelineFiles) -> 
     assert left == {"raw/items/items.csv", "report.html.b"}
 
 
-def publish(files: PipelineFiles, folder: Path, number: int) -> None:
+def publish(files: ListFiles, folder: Path, number: int) -> None:
     with TableWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["ann", "bob"], "rank": [1, 1], "item_id": ["1", "2"]}))
         writer.finish(make_edition({"number": number, "version": f"v{number}"}))
     files.table.publish(writer.path, 9)
 
 
-def test_editions_stay_without_the_people(files: PipelineFiles, tmp_path: Path) -> None:
+def test_editions_stay_without_the_people(files: ListFiles, tmp_path: Path) -> None:
     for number in (2, 3):
         publish(files, tmp_path, number)
     # An older edition of which not even the metadata can be read.
@@ -177,7 +175,7 @@ def test_editions_stay_without_the_people(files: PipelineFiles, tmp_path: Path) 
     assert len(files.storage.store.list(files.table.history)) == 1
 
 
-def test_a_damaged_live_edition_is_refused(files: PipelineFiles, tmp_path: Path) -> None:
+def test_a_damaged_live_edition_is_refused(files: ListFiles, tmp_path: Path) -> None:
     publish(files, tmp_path, 1)
     content = files.storage.store.get(files.table.uri)
     files.storage.store.put(files.table.uri, content[: len(content) // 2])

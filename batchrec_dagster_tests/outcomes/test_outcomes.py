@@ -29,6 +29,7 @@ from batchrec_dagster_tests.guard.builders import declaration
 from batchrec_dagster_tests.guard.editions import make_edition
 
 SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
+LIST = SHOP.user_lists[0]
 DAY = 86_400
 T0 = 1_700_000_000
 
@@ -42,7 +43,7 @@ def storage(tmp_path: Path) -> StorageResource:
 
 
 def publish(storage: StorageResource, folder: Path, lists: Lists, **about: Any) -> None:
-    table = Work(SHOP, storage).files.table
+    table = Work(SHOP, storage).files_of(LIST).table
     rows = [
         {"user_id": user, "rank": rank, "item_id": item}
         for user, items in lists.items()
@@ -65,11 +66,11 @@ def format_time(seconds: int) -> str:
 
 def write_events(storage: StorageResource, events: Sequence[Event]) -> None:
     frame = pl.DataFrame(events, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
-    storage.store.put(storage.uri(SHOP.storage_keys.interactions), frame.write_csv().encode())
+    storage.store.put(storage.uri(SHOP.keys.interactions), frame.write_csv().encode())
 
 
 def measure(storage: StorageResource) -> MeasuredOutcomes:
-    return measure_outcomes(Work(SHOP, storage))
+    return measure_outcomes(Work(SHOP, storage), LIST)
 
 
 def sum_plainly(
@@ -123,10 +124,10 @@ def test_sums_that_something_cut_are_refused_by_name(
     publish(storage, tmp_path, LISTS, made_at=format_time(T0 + 60), data_until=T0)
     write_events(storage, [*BEFORE, ("ann", "a", T0 + 90)])
     first = measure(storage)
-    storage.store.put(storage.uri(SHOP.storage_keys.outcome_sums), b"PAR1")
+    storage.store.put(storage.uri(LIST.keys.outcome_sums), b"PAR1")
     with pytest.raises(UserError, match=r"sums.parquet.*delete it"):
         measure(storage)
-    storage.store.delete(storage.uri(SHOP.storage_keys.outcome_sums))
+    storage.store.delete(storage.uri(LIST.keys.outcome_sums))
     assert measure(storage).sums.equals(first.sums)
 
 

@@ -99,17 +99,19 @@ def test_in_an_experiment_a_failed_user_counts_as_one_without_a_list(
         Pipeline.model_validate(settings),
         StorageResource(root=str(project.storage), s3=S3Connection()),
     )
-    edition = work.files.table.current()
+    (published,) = work.pipeline.user_lists
+    files = work.files_of(published)
+    edition = files.table.current()
     assert edition is not None
-    assert read_users_without_lists(work, edition).to_list() == [failed_user]
+    assert read_users_without_lists(files, edition).to_list() == [failed_user]
     # Later, each user chooses what the list before had first.
-    interactions = project.storage / work.pipeline.storage_keys.interactions
+    interactions = project.storage / work.pipeline.keys.interactions
     with interactions.open("a") as file:
         for user, item in good.filter(rank=1).select("user_id", "item_id").iter_rows():
             cells = {"USER_ID": user, "ITEM_ID": item, "TIMESTAMP": "1600000000"}
             header = interactions.read_text().splitlines()[0].split(",")
             file.write(",".join(cells.get(column, "") for column in header) + "\n")
-    outcomes = {outcome.arm: outcome for outcome in measure_outcomes(work).outcomes}
+    outcomes = {outcome.arm: outcome for outcome in measure_outcomes(work, published).outcomes}
     model = outcomes[MODEL]
     everyone = pl.Series(good["user_id"].unique())
     assert (

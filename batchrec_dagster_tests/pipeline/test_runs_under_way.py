@@ -48,7 +48,7 @@ def test_a_run_of_the_teams_own_assets_is_none_of_the_pipelines(
 
     start_run(MAILING)
     assert describe_runs_under_way(pipeline, ours, instance) == []
-    lists = start_run(pipeline.asset_key("recommendations"))
+    lists = start_run(dg.AssetKey(pipeline.asset_key("recommendations")))
     assert describe_runs_under_way(pipeline, ours, instance) == [
         f"run {lists.run_id} of __ASSET_JOB is under way"
     ]

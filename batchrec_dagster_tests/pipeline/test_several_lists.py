@@ -132,7 +132,8 @@ class Shop:
     def make_work(self) -> PersonalizeWork:
         with definitions(self.project) as defs:
             assert defs.component_tree is not None
-            (pipeline,) = defs.component_tree.get_all_components(BatchRecommendations)
+            (component,) = defs.component_tree.get_all_components(BatchRecommendations)
+            pipeline = component.make_pipeline(self.project.root)
         personalize = self.deployment.personalize_resource
         ensure = personalize.ensure(logging.getLogger(), pipeline.tags)
         storage = self.deployment.storage_resource

@@ -43,8 +43,8 @@ def write_lists(
     folder: Path, instance: dg.DagsterInstance, sink_settings: dict[str, Any], lists: pl.DataFrame
 ) -> dg.ExecuteInProcessResult:
     """Run a pipeline's sinks on these lists."""
-    pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", sinks=sink_settings))
-    pipeline._project = folder
+    declared = declaration("shop", "ratings.csv", sinks=sink_settings)
+    pipeline = Pipeline.model_validate({**declared, "project": folder})
 
     @dg.asset(key_prefix="shop", group_name="shop")
     def recommendations() -> pl.DataFrame:
@@ -52,7 +52,7 @@ def write_lists(
 
     storage = StorageResource(root=str(folder / "storage"), s3=S3Connection())
     return dg.materialize(
-        [recommendations, *sinks.sink_assets(pipeline)],
+        [recommendations, *sinks.sink_assets(pipeline.user_lists[0])],
         resources={"io_manager": ParquetIOManager(storage=storage), "batchrec_storage": storage},
         instance=instance,
         raise_on_error=False,

@@ -14,7 +14,7 @@ import pytest
 
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.builders import (
     Project,
@@ -57,7 +57,7 @@ def declare_shop(project: Project, **attributes: Any) -> None:
 
 def open_suppression_list(project: Project) -> SuppressionList:
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
-    return SuppressionList(PipelineFiles(storage, StorageKeys("shop")))
+    return SuppressionList(ListFiles(storage, ListKeys("shop")))
 
 
 def prepare(
@@ -126,7 +126,7 @@ def test_a_run_that_ends_before_the_copies_are_deleted_leaves_that_to_the_next(
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
     if place == "bucket":
         storage = log_in_to_bucket(request.getfixturevalue("s3"), project, monkeypatch)
-    files = PipelineFiles(storage, StorageKeys("shop"))
+    files = ListFiles(storage, ListKeys("shop"))
     SuppressionList(files).add([PERSON, OTHER])
     write_source(project)
     declare_shop(project)
@@ -146,7 +146,7 @@ def test_a_run_that_ends_before_the_copies_are_deleted_leaves_that_to_the_next(
     assert metadata(result, "interactions")["outcome"] == NOT_AGAIN
     assert metadata(result, "raw_ratings")["outcome"] == "unchanged: not copied again"
     assert storage.store.head(raw_copy) is None
-    record = json.loads(storage.store.get(files.uri(files.storage_keys.record("raw_ratings"))))
+    record = json.loads(storage.store.get(files.uri(files.keys.record("raw_ratings"))))
     assert record["copies_deleted"] is True
 
 
@@ -198,7 +198,7 @@ def test_a_downloaded_archive_does_not_stay_in_the_cache(
     prepare(project, instance)
     assert list(cache.iterdir())
 
-    SuppressionList(PipelineFiles(storage, StorageKeys("shop"))).add([PERSON, OTHER])
+    SuppressionList(ListFiles(storage, ListKeys("shop"))).add([PERSON, OTHER])
     prepare(project, instance)
 
     assert not list(cache.iterdir())

@@ -14,7 +14,7 @@ import pytest
 
 from batchrec_dagster.preparation.rules import ERASED_USER
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.builders import (
     Project,
@@ -89,7 +89,7 @@ def test_spark_here_gives_what_the_local_engine_gives(
     ratings = write_ratings(project.root / "ratings.csv")
     ratings.write_text(ratings.read_text() + "1,2,x,4\n" + f"{ERASED},2,5,1505000000\n")
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
-    SuppressionList(PipelineFiles(storage, StorageKeys("shop"))).add([ERASED])
+    SuppressionList(ListFiles(storage, ListKeys("shop"))).add([ERASED])
     attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
     local = prepare(project, "shop", instance, **attributes)
     version = find_data_version(instance, "shop")

@@ -12,7 +12,7 @@ import pytest
 from batchrec_dagster.deployment.io_managers import UsersCsvIOManager
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.builders import (
     Project,
@@ -72,7 +72,7 @@ def test_who_was_erased_is_left_out_of_the_users(
     project.declare(declare_with_users(project))
     write_users(project.root / "users.csv", "gone,AT,bad,no", "gone,DE,33,no")
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
-    files = PipelineFiles(storage, StorageKeys("shop"))
+    files = ListFiles(storage, ListKeys("shop"))
     SuppressionList(files).add(["gone"])
 
     result = refresh(project, "shop", instance, assets=PREPARED)

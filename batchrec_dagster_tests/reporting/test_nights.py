@@ -30,7 +30,7 @@ from batchrec_dagster.reporting.run_records import read_ended_runs
 from batchrec_dagster.steps.publishing import remember_facts
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, TableWriter
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
 from batchrec_dagster_tests.guard.editions import make_edition
@@ -41,13 +41,13 @@ START = datetime(2026, 11, 20, 3, 10, tzinfo=UTC)
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> PipelineFiles:
+def files(tmp_path: Path) -> ListFiles:
     storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
-    return PipelineFiles(storage, StorageKeys("shop"))
+    return ListFiles(storage, ListKeys("shop"))
 
 
 @pytest.fixture
-def files_in_s3(s3: S3Server) -> PipelineFiles:
+def files_in_s3(s3: S3Server) -> ListFiles:
     connection = S3Connection(
         endpoint_url=s3.endpoint,
         region_name=REGION,
@@ -55,14 +55,14 @@ def files_in_s3(s3: S3Server) -> PipelineFiles:
         aws_secret_access_key=OWNER.secret,
     )
     storage = StorageResource(root=f"s3://{s3.create_bucket()}/some/prefix", s3=connection)
-    return PipelineFiles(storage, StorageKeys("shop"))
+    return ListFiles(storage, ListKeys("shop"))
 
 
 def compute_night(number: int) -> datetime:
     return START + timedelta(days=number)
 
 
-def publish(files: PipelineFiles, tmp_path: Path, night: int, keep: int = 7, **about: Any) -> None:
+def publish(files: ListFiles, tmp_path: Path, night: int, keep: int = 7, **about: Any) -> None:
     """Publish the next edition in this night, as a run does."""
     number = files.table.next_number()
     ndcg = 0.2 + number / 100
@@ -100,7 +100,7 @@ def publish(files: PipelineFiles, tmp_path: Path, night: int, keep: int = 7, **a
     publications.write(remember_facts(publications.read(), files))
 
 
-def roll_back(files: PipelineFiles, night: int, edition: Edition) -> None:
+def roll_back(files: ListFiles, night: int, edition: Edition) -> None:
     publications = Publications(files)
     rollback = Rollback(f"run {night}", "previous", edition.number, compute_night(night))
     publications.write(replace(publications.read(), rollback=rollback))
@@ -108,14 +108,14 @@ def roll_back(files: PipelineFiles, night: int, edition: Edition) -> None:
     publications.write(remember_facts(publications.read(), files))
 
 
-def record(files: PipelineFiles, night: int, ending: Any, step: str, **values: Any) -> None:
+def record(files: ListFiles, night: int, ending: Any, step: str, **values: Any) -> None:
     time = compute_night(night) + timedelta(minutes=3)
     UnpublishedRuns(files).add(
         UnpublishedRun(f"run {night}", ending, time, step, seconds=180.0, cost_usd=0.0, **values)
     )
 
 
-def live_through_a_week(files: PipelineFiles, tmp_path: Path) -> list[Night]:
+def live_through_a_week(files: ListFiles, tmp_path: Path) -> list[Night]:
     """Nights of all kinds."""
     publish(files, tmp_path, 0)
     record(
@@ -133,11 +133,9 @@ def live_through_a_week(files: PipelineFiles, tmp_path: Path) -> list[Night]:
 
 
 def test_a_list_has_its_own_nights_and_those_in_which_all_lists_failed(
-    files: PipelineFiles,
+    files: ListFiles,
 ) -> None:
-    home, app = (
-        PipelineFiles(files.storage, files.storage_keys.of_list(name)) for name in ("home", "app")
-    )
+    home, app = (ListFiles(files.storage, ListKeys(f"shop/{name}")) for name in ("home", "app"))
     record(files, 1, "failed", "raw_ratings")
     record(home, 2, "refused", "recommendations")
     record(app, 3, "unchanged", "recommendations")
@@ -145,7 +143,7 @@ def test_a_list_has_its_own_nights_and_those_in_which_all_lists_failed(
     assert [run.run for run in UnpublishedRuns(app).read()] == ["run 1", "run 3"]
 
 
-def test_each_night_has_a_row_that_says_how_it_ended(files: PipelineFiles, tmp_path: Path) -> None:
+def test_each_night_has_a_row_that_says_how_it_ended(files: ListFiles, tmp_path: Path) -> None:
     nights = live_through_a_week(files, tmp_path)
     assert [(night.edition, night.description) for night in nights] == [
         (1, "published"),
@@ -165,7 +163,7 @@ def test_each_night_has_a_row_that_says_how_it_ended(files: PipelineFiles, tmp_p
 
 
 def test_the_rows_in_s3_are_the_same(
-    files: PipelineFiles, files_in_s3: PipelineFiles, tmp_path: Path
+    files: ListFiles, files_in_s3: ListFiles, tmp_path: Path
 ) -> None:
     in_a_folder = live_through_a_week(files, tmp_path)
     assert live_through_a_week(files_in_s3, tmp_path) == in_a_folder
@@ -173,7 +171,7 @@ def test_the_rows_in_s3_are_the_same(
     assert len(list_nights(files_in_s3)) == len(in_a_folder) - 1
 
 
-def test_facts_survive_the_edition(files: PipelineFiles, tmp_path: Path) -> None:
+def test_facts_survive_the_edition(files: ListFiles, tmp_path: Path) -> None:
     for night in range(4):
         publish(files, tmp_path, night, keep=1)
     assert [edition.number for edition in files.table.older()] == [3]
@@ -182,7 +180,7 @@ def test_facts_survive_the_edition(files: PipelineFiles, tmp_path: Path) -> None
 
 
 def test_what_an_older_version_did_not_record_is_not_known(
-    files: PipelineFiles, tmp_path: Path
+    files: ListFiles, tmp_path: Path
 ) -> None:
     publish(files, tmp_path, 0)
     publications = Publications(files)
@@ -196,7 +194,7 @@ def test_what_an_older_version_did_not_record_is_not_known(
     assert "–: not known" in text  # noqa: RUF001
 
 
-def test_a_retry_that_succeeds_is_one_night(files: PipelineFiles, tmp_path: Path) -> None:
+def test_a_retry_that_succeeds_is_one_night(files: ListFiles, tmp_path: Path) -> None:
     record(files, 0, "failed", "raw_ratings")
     record(files, 0, "failed", "item_titles")
     (failed,) = list_nights(files)
@@ -208,17 +206,15 @@ def test_a_retry_that_succeeds_is_one_night(files: PipelineFiles, tmp_path: Path
     assert [run.step for run in UnpublishedRuns(files).read()] == ["item_titles"]
 
 
-def test_a_damaged_record_loses_its_own_night_alone(files: PipelineFiles) -> None:
+def test_a_damaged_record_loses_its_own_night_alone(files: ListFiles) -> None:
     record(files, 0, "failed", "raw_ratings")
     record(files, 1, "failed", "raw_ratings")
-    key = files.storage_keys.unpublished_run("run 0", "raw_ratings")
+    key = files.keys.unpublished_run("run 0", "raw_ratings")
     files.storage.store.put(files.uri(key), b"[]")
     assert [run.run for run in UnpublishedRuns(files).read()] == ["run 1"]
 
 
-def test_the_records_do_not_grow_forever(
-    files: PipelineFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_records_do_not_grow_forever(files: ListFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_RUNS > 366
     monkeypatch.setattr("batchrec_dagster.storage.unpublished_runs.MOST_RUNS", 3)
     for night in range(5):
@@ -226,9 +222,7 @@ def test_the_records_do_not_grow_forever(
     assert len(UnpublishedRuns(files).read()) == 3
 
 
-def test_a_terminal_of_80_columns_shows_all_of_each_row(
-    files: PipelineFiles, tmp_path: Path
-) -> None:
+def test_a_terminal_of_80_columns_shows_all_of_each_row(files: ListFiles, tmp_path: Path) -> None:
     nights = live_through_a_week(files, tmp_path)
     text = re.sub(r"\x1b\[[\d;]*m", "", format_nights("shop", nights, 80))
     assert max(map(len, text.splitlines())) <= 80
@@ -243,7 +237,7 @@ def test_a_terminal_of_80_columns_shows_all_of_each_row(
     )
 
 
-def test_json_has_all_nights_newest_first(files: PipelineFiles, tmp_path: Path) -> None:
+def test_json_has_all_nights_newest_first(files: ListFiles, tmp_path: Path) -> None:
     described = describe_nights("shop", live_through_a_week(files, tmp_path))
     assert described["pipeline"] == "shop"
     newest = described["nights"][0]
@@ -252,9 +246,7 @@ def test_json_has_all_nights_newest_first(files: PipelineFiles, tmp_path: Path) 
     assert len(described["nights"]) == 7
 
 
-def test_the_report_plots_the_editions_by_their_numbers(
-    files: PipelineFiles, tmp_path: Path
-) -> None:
+def test_the_report_plots_the_editions_by_their_numbers(files: ListFiles, tmp_path: Path) -> None:
     (figure,) = build_nights_section(live_through_a_week(files, tmp_path)).figures
     assert figure.chart is not None
     labels = [label for label, *_ in figure.chart.rows]
@@ -272,7 +264,7 @@ def test_the_report_plots_the_editions_by_their_numbers(
 
 
 def test_a_run_that_was_killed_is_known_from_dagster(
-    files: PipelineFiles, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    files: ListFiles, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dg.op
     def shop__raw_ratings() -> None:
@@ -285,7 +277,7 @@ def test_a_run_that_was_killed_is_known_from_dagster(
     result = refresh.execute_in_process(instance=instance, raise_on_error=False)
     (run,) = read_ended_runs(instance, files)
     assert (run.run, run.ending, run.step) == (result.run_id, "failed", "raw_ratings")
-    club = PipelineFiles(files.storage, StorageKeys("club"))
+    club = ListFiles(files.storage, ListKeys("club"))
     assert read_ended_runs(instance, club) == []
     (night,) = list_nights(files, [run])
     assert night.description == "failed at raw_ratings"

@@ -15,7 +15,7 @@ from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.run_records import CheckRecord, read_check_records
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, TableWriter
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster_tests.guard.editions import make_edition
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
@@ -55,7 +55,7 @@ def build_inputs(users: int) -> RunInputs:
 
 def test_the_data_of_each_kept_edition_are_remembered(tmp_path: Path) -> None:
     storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
-    files = PipelineFiles(storage, StorageKeys("shop"))
+    files = ListFiles(storage, ListKeys("shop"))
     history = EditionHistory(files)
 
     def publish(number: int) -> Edition:
@@ -79,5 +79,5 @@ def test_the_data_of_each_kept_edition_are_remembered(tmp_path: Path) -> None:
     history.write_inputs(third, build_inputs(30))
     history.write_inputs(publish(4), build_inputs(40))
     assert (count_users(second), count_users(third)) == (None, 30)
-    storage.store.put(files.uri(files.storage_keys.edition_inputs("v3")), b"PAR1")
+    storage.store.put(files.uri(files.keys.edition_inputs("v3")), b"PAR1")
     assert count_users(third) is None

@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.resource_kinds import (
 from batchrec_dagster.pipeline.assets import published_lists, training
 from batchrec_dagster.reporting.nights import Night, list_nights
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster_tests.guard.builders import Project, definitions, refresh, why
 from batchrec_dagster_tests.guard.first_run import DECLARATION
 
@@ -85,7 +85,7 @@ def as_one_run(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
 
 def list_shop_nights(shop: Shop) -> list[Night]:
     storage = StorageResource(root=str(shop.project.storage), s3=S3Connection())
-    return list_nights(PipelineFiles(storage, StorageKeys("shop")))
+    return list_nights(ListFiles(storage, ListKeys("shop")))
 
 
 def test_a_retry_finds_what_the_run_started_before_it_was_killed(

@@ -101,9 +101,10 @@ def make_work(storage: StorageResource, statuses: Any = (), **settings: Any) -> 
     return PersonalizeWork(pipeline, storage, ensure, Prices())
 
 
-def publish(work: PersonalizeWork, folder: Path, **about: Any) -> None:
-    """Publish the next edition, made from the job of its number."""
-    table = work.files.table
+def publish(work: PersonalizeWork, folder: Path, name: str = "", **about: Any) -> None:
+    """Publish the next edition of the list, made from the job of its number."""
+    (published,) = (one for one in work.pipeline.user_lists if one.name == name)
+    table = work.files_of(published).table
     number = table.next_number()
     facts = {"job_arn": f"{JOB}shop-{number}", **about}
     with TableWriter(folder / "lists.parquet") as writer:
@@ -165,12 +166,10 @@ def test_outputs_that_another_list_needs_or_will_adopt_stay(place: Place, tmp_pa
     work.files.write_record("personalize_dataset", {**imported, "dataset_import_job_arn": "i"})
     for name in jobs:
         write_output(work, name)
-    home, app = work.narrow_to_lists()
-    for list_work in (home, app):
-        arn = f"{JOB}{list_work.pipeline.list_name}"
-        publish(list_work, tmp_path, batch_inference_job_arn=arn)
+    for name in ("home", "app"):
+        publish(work, tmp_path, name, batch_inference_job_arn=f"{JOB}{name}")
     # A list that is made later in the run, or at the same time, adopts what was made of the data.
-    delete_unneeded(home)
+    delete_unneeded(work)
     assert list_jobs(storage) == ["app", "home", "new"]
 
 
@@ -188,8 +187,7 @@ def test_removed_lists_keep_only_what_they_published(tmp_path: Path) -> None:
     for key in (*kept, *left):
         storage.store.put(storage.uri(f"shop/{key}"), b"{}")
     mail = {"users": {"source": "users.csv", "column": "id"}}
-    (list_work,) = make_work(storage, lists={"mail": mail}).narrow_to_lists()
-    delete_unneeded(list_work)
+    delete_unneeded(make_work(storage, lists={"mail": mail}))
     assert list_keys(storage, "shop/") == sorted(kept)
 
 

@@ -43,23 +43,21 @@ def declare(lists: dict[str, Any], **settings: Any) -> Pipeline:
 
 
 def list_groups(pipeline: Pipeline) -> list[str]:
-    return [
-        " ".join(list_pipeline.list_name or "" for list_pipeline in group)
-        for group in group_lists(pipeline)
-    ]
+    return [" ".join(published.name for published in group) for group in group_lists(pipeline)]
 
 
 def test_without_lists_there_is_one_job() -> None:
     pipeline = declare({})
-    assert group_lists(pipeline) == [[pipeline]]
-    assert find_group(pipeline) == [pipeline]
-    assert name_sharing_lists(pipeline) is None
+    (only_list,) = pipeline.user_lists
+    assert group_lists(pipeline) == [[only_list]]
+    assert find_group(only_list) == [only_list]
+    assert name_sharing_lists(only_list) is None
 
 
 def test_lists_share_the_users_whom_the_model_serves_whatever_newcomers_get() -> None:
     pipeline = declare({"home": {"newcomers": "popular"}, "app": {"newcomers": "leave_out"}})
     assert list_groups(pipeline) == ["home app"]
-    assert {locate_input(list_pipeline) for list_pipeline in pipeline.list_pipelines} == {
+    assert {locate_input(published) for published in pipeline.user_lists} == {
         "shop/transformed/batch_users_of_arms/"
     }
 
@@ -74,7 +72,7 @@ def test_lists_of_one_size_share_what_is_explored() -> None:
     }
     pipeline = declare(lists, solution=V1)
     assert list_groups(pipeline) == ["home app", "mail", "shelf", "page"]
-    names = [name_sharing_lists(list_pipeline) for list_pipeline in pipeline.list_pipelines]
+    names = [name_sharing_lists(published) for published in pipeline.user_lists]
     assert names == ["home and app", "home and app", None, None, None]
 
 
@@ -112,7 +110,7 @@ def test_a_job_is_asked_for_what_any_of_its_lists_can_need(
 ) -> None:
     pipeline = declare({f"list_{number}": settings for number, settings in enumerate(lists)})
     work = cast(PersonalizeWork, Work(Limits()))
-    chosen = choose_num_results_of_group(work, pipeline.list_pipelines, users, longest)
+    chosen = choose_num_results_of_group(work, pipeline.user_lists, users, longest)
     assert chosen == num_results
 
 
@@ -120,7 +118,7 @@ def test_each_list_keeps_the_filters_of_the_others_and_names_its_own() -> None:
     seen = {"exclude_seen": {"events": ["buy"]}}
     ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
     pipeline = declare({"home": {"filter": BLUE}, "app": seen}, ratings=ratings)
-    declared = [describe_lists(list_pipeline) for list_pipeline in pipeline.list_pipelines]
+    declared = [describe_lists(published) for published in pipeline.user_lists]
     filters = [described.filter for described in declared]
     assert [filter.setting if filter else None for filter in filters] == [
         "lists.home.filter",
@@ -141,10 +139,10 @@ def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
     pipeline = declare({"mail": {"users": USERS}, "home": {}, "app": {}})
     ensure = cast(Ensure, None)
     work = PersonalizeWork(pipeline, storage, ensure, Prices())
-    mail, home, _ = work.narrow_to_lists()
-    for list_work, users in ((mail, 2), (home, 3)):
+    mail, home, _ = pipeline.user_lists
+    for published, users in ((mail, 2), (home, 3)):
         lines = pl.DataFrame({"userId": [str(user) for user in range(users)]})
-        storage.store.put(list_work.files.batch_users, lines.write_ndjson().encode())
+        storage.store.put(work.files.uri(published.users_key), lines.write_ndjson().encode())
     works = ["recommending to 2 users (mail)", "recommending to 3 users (home, app)"]
     assert [cost.what for cost in estimate_results(work)] == works
 
@@ -153,8 +151,8 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
     storage = StorageResource(root=str(tmp_path), s3=S3Connection())
     pipeline = declare({"mail": {}, "home": {}})
     work = PersonalizeWork(pipeline, storage, cast(Ensure, None), Prices())
-    mail, home = work.narrow_to_lists()
-    for day, list_work in enumerate((home, mail), start=1):
+    mail, home = pipeline.user_lists
+    for day, published in enumerate((home, mail), start=1):
         sizes = {
             "sizes": {"interactions": {"rows": 100 * day}},
             "settings": pipeline.deciding_settings,
@@ -163,10 +161,10 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
         with TableWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
             writer.finish(make_edition(about))
-        list_work.files.table.publish(writer.path, 7)
+        work.files_of(published).table.publish(writer.path, 7)
     compare = SizeComparison(work, "interactions").check
     assert compare(DataSize(190)).text.endswith("compared with 200 in edition 1 of mail")
     withdrawn = WithdrawnLists(1, "v2", None, None)
-    Publications(mail.files).write(PublicationRecord(withdrawn=(withdrawn,)))
+    Publications(work.files_of(mail)).write(PublicationRecord(withdrawn=(withdrawn,)))
     compare = SizeComparison(work, "interactions").check
     assert compare(DataSize(190)).text.endswith("compared with 100 in edition 1 of home")

@@ -21,7 +21,7 @@ from batchrec_dagster.steps.cost import Payment, _Training
 from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.storage.io_managers import JsonRecordIOManager
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.lock import Lease, _describe_owner, _is_dead
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectStore
 from batchrec_dagster.storage.publications import Publications
@@ -50,9 +50,9 @@ OTHER_TYPES = [b"", b"\0\xff", b"[]", b"7", b"null", b"not JSON", b'"text"', b"[
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> PipelineFiles:
+def files(tmp_path: Path) -> ListFiles:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
-    return PipelineFiles(deployment.storage_resource, StorageKeys("shop"))
+    return ListFiles(deployment.storage_resource, ListKeys("shop"))
 
 
 @pytest.mark.parametrize(("shape", "record"), RECORDS)
@@ -90,12 +90,12 @@ def test_a_record_with_another_value_in_it_fits_or_is_refused_in_one_line(
         ("shop/records/solution_version.json", lambda files: files.record("solution_version")),
         (
             "shop/curated/recommendation_outcomes/sums.parquet",
-            lambda files: files.parquet(files.storage_keys.outcome_sums, "delete it"),
+            lambda files: files.parquet(files.keys.outcome_sums, "delete it"),
         ),
     ],
 )
 def test_a_record_of_another_type_is_refused_by_name(
-    files: PipelineFiles, key: str, read: Callable[[PipelineFiles], object], content: bytes
+    files: ListFiles, key: str, read: Callable[[ListFiles], object], content: bytes
 ) -> None:
     files.storage.store.put(files.uri(key), content)
     with pytest.raises(DamagedObjectError) as caught:
@@ -107,7 +107,7 @@ def test_a_record_of_another_type_is_refused_by_name(
 
 
 @pytest.mark.parametrize("content", OTHER_TYPES)
-def test_an_input_of_another_type_is_refused(files: PipelineFiles, content: bytes) -> None:
+def test_an_input_of_another_type_is_refused(files: ListFiles, content: bytes) -> None:
     manager = JsonRecordIOManager(storage=files.storage)
     for target_type in (ModelRecord, RawRecord, dict):
         with pytest.raises(ValueError, match=r".+"):
@@ -152,7 +152,7 @@ def test_a_damaged_lease_is_named_where_it_is_waited_for(
     assert damaged in caplog.text
 
 
-def test_a_foreign_file_is_no_users_of_interactions(files: PipelineFiles) -> None:
+def test_a_foreign_file_is_no_users_of_interactions(files: ListFiles) -> None:
     store = files.storage.store
     store.put(files.interactions, b"USER_ID\n")
     info = store.head(files.interactions)

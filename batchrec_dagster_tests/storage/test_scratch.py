@@ -17,7 +17,7 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.steps.interactions import remove_dead_work
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
 HOLD = """
 import sys
@@ -82,7 +82,7 @@ def test_what_spark_was_writing_for_dead_runs_goes(
     old_time = time.time() - 3 * 86_400
     for run in ("mine", "forgotten"):
         os.utime(tmp_path / "storage/shop/work" / run / "parts/part-0", (old_time, old_time))
-    files = PipelineFiles(storage, StorageKeys("shop"))
+    files = ListFiles(storage, ListKeys("shop"))
     remove_dead_work(files, "mine", DagsterRuns(instance))
     runs_left = {info.uri.split("/")[5] for info in storage.store.list(storage.uri("shop/work/"))}
     assert runs_left == {alive, "mine", "another"}

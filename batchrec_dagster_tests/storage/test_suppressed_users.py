@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
@@ -32,7 +32,7 @@ def suppression_list(request: pytest.FixtureRequest, tmp_path: Path) -> Suppress
             aws_secret_access_key=OWNER.secret,
         )
         storage = StorageResource(root=f"s3://{s3.create_bucket()}/lake", s3=connection)
-    return SuppressionList(PipelineFiles(storage, StorageKeys("shop")))
+    return SuppressionList(ListFiles(storage, ListKeys("shop")))
 
 
 def test_nobody_is_erased_before_the_first(suppression_list: SuppressionList) -> None:
@@ -65,7 +65,7 @@ def test_adding_the_same_users_again_changes_nothing(suppression_list: Suppressi
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"salt": "00", "users": []}'])
 def test_a_damaged_list_is_not_taken_for_an_empty_one(tmp_path: Path, content: bytes) -> None:
     storage = StorageResource(root=str(tmp_path), s3=S3Connection())
-    damaged = SuppressionList(PipelineFiles(storage, StorageKeys("shop")))
+    damaged = SuppressionList(ListFiles(storage, ListKeys("shop")))
     file = tmp_path / "shop/records/suppressed_users.json"
     file.parent.mkdir(parents=True)
     file.write_bytes(content)

@@ -20,7 +20,7 @@ from batchrec_dagster.steps.publishing import remember_facts
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import TableWriter
-from batchrec_dagster.storage.layout import PipelineFiles, StorageKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster_tests.guard.builders import Project, definitions
 from batchrec_dagster_tests.guard.editions import make_edition
@@ -64,7 +64,7 @@ _REFUSAL = re.compile(
 def publish_lists(project: Project, address: str, time: datetime) -> None:
     """Publish the next edition of a list, such as `shop/home`, at that time, without a run."""
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
-    files = PipelineFiles(storage, StorageKeys(address))
+    files = ListFiles(storage, ListKeys(address))
     number = files.table.next_number()
     facts = {"number": number, "version": f"v{number}", "made_at": time.isoformat()}
     with temporary_folder() as folder, TableWriter(folder / "lists.parquet") as writer:

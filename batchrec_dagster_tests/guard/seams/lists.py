@@ -40,6 +40,7 @@ from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster_tests.guard.editions import make_edition
@@ -346,6 +347,11 @@ class ListHistory:
         )
         return Work(pipeline, StorageResource(root=str(self.folder), s3=S3Connection()))
 
+    @property
+    def _files(self) -> ListFiles:
+        work = self._work
+        return work.files_of(work.pipeline.user_lists[0])
+
     def publish(
         self,
         lists: Mapping[str, Sequence[str]],
@@ -360,7 +366,7 @@ class ListHistory:
         at: the time of the publication, in epoch seconds.
         data_until: the time of the newest interaction that the lists are made of.
         """
-        table = self._work.files.table
+        table = self._files.table
         rows = [
             (user, rank, item)
             for user, items in lists.items()
@@ -382,11 +388,11 @@ class ListHistory:
                 writer.write(pl.DataFrame(rows, schema=schema, orient="row").to_arrow())
                 writer.finish(make_edition(about))
             table.publish(writer.path, keep=9)
-        Publications(self._work.files).settle()
+        Publications(self._files).settle()
 
     def roll_back(self, *, at: int) -> None:
         """Make the edition before the live one live again, at this time."""
-        files = self._work.files
+        files = self._files
         publications = Publications(files)
         edition = files.table.older()[0]
         moment = datetime.fromtimestamp(at, UTC)
@@ -397,9 +403,9 @@ class ListHistory:
 
     def drop_kept_editions(self) -> None:
         """Delete all editions but the live one, as retention does in the end."""
-        work = self._work
-        for edition in work.storage.store.list(work.files.table.history):
-            work.storage.store.delete(edition.uri)
+        store = self._work.storage.store
+        for edition in store.list(self._files.table.history):
+            store.delete(edition.uri)
 
     def measure(self, interactions: pl.DataFrame) -> pl.DataFrame:
         """The table of outcomes.
@@ -435,7 +441,7 @@ class ListHistory:
     def _measure(self, interactions: pl.DataFrame) -> MeasuredOutcomes:
         work = self._work
         work.storage.store.put(work.files.interactions, interactions.write_csv().encode())
-        return measure_outcomes(work)
+        return measure_outcomes(work, work.pipeline.user_lists[0])
 
 
 def group_lists(attributes: Mapping[str, Any]) -> list[list[str]]:
@@ -445,7 +451,7 @@ def group_lists(attributes: Mapping[str, Any]) -> list[list[str]]:
     """
     pipeline = Pipeline.model_validate(attributes)
     groups = shared_jobs.group_lists(pipeline)
-    return [[list_pipeline.list_name or "" for list_pipeline in group] for group in groups]
+    return [[published.name for published in group] for group in groups]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import polars as pl
 
 from batchrec_dagster import sinks
-from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.errors import Refused as Refused
@@ -36,7 +36,7 @@ from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, ListCounts, PublishedTable, TableWriter
-from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.lock import Lease
 from batchrec_dagster.storage.objects import (
@@ -222,8 +222,8 @@ class Editions:
         )
         run = f"run of {night.model}"
         with _at(night.time), TemporaryDirectory() as folder:
-            declared = describe_lists(self._pipeline)
-            publishing = Publishing(self._work, declared, model, night.users_version)
+            declared = describe_lists(self._list)
+            publishing = Publishing(self._work, self._list, declared, model, night.users_version)
             require_passed([publishing.gate(skip=anyway)])
             with TableWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(night.lists.to_arrow())
@@ -247,7 +247,8 @@ class Editions:
         """
         target = PREVIOUS if to is None else str(to)
         with _at(time):
-            restoration = republish(self._work, target, run, self, logging.getLogger("rollback"))
+            log = logging.getLogger("rollback")
+            restoration = republish(self._work, self._list, target, run, self, log)
         return restoration.edition.number
 
     def set_users(self, users: Iterable[str]) -> None:
@@ -273,7 +274,7 @@ class Editions:
 
     def count_interactions(self) -> dict[int, int]:
         """How many interactions count for each edition in the outcomes."""
-        sums = measure_outcomes(self._work).sums
+        sums = measure_outcomes(self._work, self._list).sums
         return dict(sums.group_by("edition").agg(pl.col("interactions").sum()).rows())
 
     def is_unfinished(self, run_id: str) -> bool:
@@ -293,13 +294,17 @@ class Editions:
         retention = {"editions": self.kept}
         return Pipeline.model_validate({**_SHOP_ATTRIBUTES, "retention": retention})
 
+    @property
+    def _list(self) -> PublishedList:
+        return self._pipeline.user_lists[0]
+
     @cached_property
     def _work(self) -> Work:
         return Work(self._pipeline, self.store.storage)
 
     @property
-    def _files(self) -> PipelineFiles:
-        return self._work.files
+    def _files(self) -> ListFiles:
+        return self._work.files_of(self._list)
 
     @property
     def _table(self) -> PublishedTable:
