@@ -87,7 +87,7 @@ class Edition(BaseModel, frozen=True):
 
     address: str
     """Of the list, such as `shop` or `shop/newsletter`."""
-    subject: Literal["user", "item"] = "user"
+    subject: Literal["user", "item", "segment"] = "user"
     """Whose lists they are."""
     number: int
     """From 1. It stays when users are dropped."""
