@@ -37,7 +37,6 @@ from batchrec_dagster.steps.batch_jobs import (
     prepare_batch_job,
     require_usable,
 )
-from batchrec_dagster.steps.bought_together import find_bought_together
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import measure_run_cost, price_item_lists
 from batchrec_dagster.steps.item_checks import ENOUGH_PEOPLE, check_requested_items_known
@@ -47,6 +46,7 @@ from batchrec_dagster.steps.item_lists import (
     build_item_lists,
     make_item_lines,
 )
+from batchrec_dagster.steps.item_pairs import find_bought_together
 from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_rules import (
     prepare_item_rules,
@@ -192,7 +192,7 @@ class NewEdition:
             interactions,
             within_days=within_days,
             most=self.num_results,
-            events=events,
+            events=events or (),
         )
         edition, table = self._publish(make_item_lines(self.requested.ids, lists), None, [])
         return PublishedSimilarItems(edition, table, None, [], table.checks, "counted")

@@ -27,7 +27,7 @@ from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.rules.context import RuleContext
 from batchrec_dagster.rules.prepared import PreparedRules
-from batchrec_dagster.steps import bought_together, popular_items, shared_jobs, training
+from batchrec_dagster.steps import item_pairs, popular_items, shared_jobs, training
 from batchrec_dagster.steps.checks import (
     ModelToPublish,
     check_quality_gate,
@@ -186,12 +186,24 @@ def count_popular_items(
 
 
 def find_bought_together(
-    interactions: pl.DataFrame, *, within_days: int, num_results: int, events: Sequence[str] = ()
+    interactions: pl.DataFrame,
+    *,
+    within_days: int,
+    num_results: int,
+    events: Sequence[str] = (),
+    events_at_once: int = 50_000,
 ) -> pl.DataFrame:
-    """What people had together with each item: item_id, similar_item_id and score, best first."""
-    return bought_together.find_bought_together(
-        interactions.lazy(), within_days=within_days, most=num_results, events=events or None
-    )
+    """What people had together with each item: item_id, similar_item_id and score, best first.
+
+    events_at_once: how many interactions are paired at once.
+    """
+    with (
+        patch.object(item_pairs, "EVENTS_AT_ONCE", events_at_once),
+        patch.object(item_pairs, "COUNTS_AT_ONCE", events_at_once),
+    ):
+        return item_pairs.find_bought_together(
+            interactions.lazy(), within_days=within_days, most=num_results, events=events
+        )
 
 
 def explain_lists(

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
+from itertools import combinations
+from math import sqrt
 
 import polars as pl
+import pytest
 
 from batchrec_dagster_tests.guard.seams.lists import find_bought_together
 
 DAY = 86_400
+# As the product has it: how much people count who had both items at different times, and how many
+# people with both are half as good as very many.
+WEIGHT_APART, DISCOUNT = 0.3, 5
 Rows = list[tuple[str, str, int, str]]
 
 
@@ -66,3 +73,45 @@ def test_what_goes_together_is_found_in_baskets_that_were_not_counted() -> None:
     assert hits[7] > 0.95 * len(held_out)
     # Whole histories mix what people bought at different times.
     assert hits[3_650] < 0.6 * len(held_out)
+
+
+def find_plainly(rows: Rows, days: int, most: int) -> list[tuple[str, str, float]]:
+    """The best items of each item, counted with loops."""
+    people_of_item, people_of_pair = defaultdict(set), defaultdict(set)
+    together_of_pair = defaultdict(set)
+    for user, item, _, _ in rows:
+        people_of_item[item].add(user)
+    for row, other_row in combinations(rows, 2):
+        (user, item, time, _), (other_user, other, other_time, _) = row, other_row
+        if user == other_user and item != other:
+            is_near = abs(time - other_time) <= days * DAY
+            for pair in ((item, other), (other, item)):
+                people_of_pair[pair].add(user)
+                if is_near:
+                    together_of_pair[pair].add(user)
+    lists = []
+    for item in sorted(people_of_item):
+        scored = []
+        for other in people_of_item:
+            people = len(people_of_pair[item, other])
+            together = len(together_of_pair[item, other])
+            both = WEIGHT_APART * people + (1 - WEIGHT_APART) * together
+            if people >= 2:
+                either = sqrt(len(people_of_item[item]) * len(people_of_item[other]))
+                scored.append((-both / (both + DISCOUNT) * both / either, -both, other))
+        lists += [(item, other, -score) for score, _, other in sorted(scored)[:most]]
+    return lists
+
+
+@pytest.mark.parametrize("days", [0, 3, 30])
+def test_pairs_are_those_of_a_plain_count(days: int) -> None:
+    chance = random.Random(days)
+    rows = [
+        (f"u{chance.randrange(30)}", f"i{chance.randrange(12)}", chance.randrange(40) * DAY, "x")
+        for _ in range(400)
+    ]
+    lists = find_bought_together(to_frame(rows), within_days=days, num_results=4, events_at_once=60)
+    expected = find_plainly(rows, days, 4)
+    assert expected
+    assert [row[:2] for row in lists.iter_rows()] == [row[:2] for row in expected]
+    assert lists["score"].to_list() == pytest.approx([score for _, _, score in expected])
