@@ -77,8 +77,8 @@ DELETE = "delete it, and run the refresh"
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("raw/ratings.csv", half, ""),
-        ("raw/ratings.csv", other_digits, ""),
+        ("raw/ratings/ratings.csv", half, ""),
+        ("raw/ratings/ratings.csv", other_digits, ""),
         (OUTPUT, empty, ""),
         (OUTPUT, half, AGAIN),
         (OUTPUT, half_of_the_lines, AGAIN),

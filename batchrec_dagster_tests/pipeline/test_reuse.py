@@ -129,7 +129,7 @@ def test_files_are_not_inspected_again_while_their_copies_are_the_same(
         patch.setattr("batchrec_dagster.pipeline.assets.raw.inspect_items", refuse)
         prepare(project, instance)
     # As long as before, and written at the same moment.
-    copy = project.storage / "shop/raw/ratings.csv"
+    copy = project.storage / "shop/raw/ratings/ratings.csv"
     moment, text = copy.stat().st_mtime_ns, copy.read_text()
     copy.write_text(text.replace("userId", "nobody"))
     os.utime(copy, ns=(moment, moment))

@@ -130,7 +130,7 @@ def test_a_run_that_ends_before_the_copies_are_deleted_leaves_that_to_the_next(
     SuppressionList(files).add([PERSON, OTHER])
     write_source(project)
     declare_shop(project)
-    raw_copy = files.uri("shop/raw/ratings.csv")
+    raw_copy = files.uri("shop/raw/ratings/ratings.csv")
 
     def end(*_: object) -> None:
         raise RuntimeError("ended")

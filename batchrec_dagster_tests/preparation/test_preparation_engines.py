@@ -123,6 +123,6 @@ def test_spark_here_gives_what_the_local_engine_gives(
     assert spark_metadata["left_out_by_reason"]["the rating is not a number"] == 1
     assert spark_metadata["left_out_by_reason"][ERASED_USER] == 1
     assert spark_metadata["erased_users_in_source"] == 1
-    assert not (project.storage / "shop/raw/ratings.csv").exists()
+    assert not (project.storage / "shop/raw/ratings/ratings.csv").exists()
     engine_keys = ("engine", "seconds")
     assert drop_keys(spark_metadata, *engine_keys) == drop_keys(local_metadata, *engine_keys)

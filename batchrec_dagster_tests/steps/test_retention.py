@@ -214,7 +214,7 @@ UNDECLARED = {
 # What a person put there, and what the pipeline itself still needs.
 OTHER_FILES = [
     "raw/items/notes.txt",
-    "raw/ratings.csv",
+    "raw/ratings/ratings.csv",
     "curated/exports/lists.csv",
     "transformed/interactions/interactions.csv",
     "records/raw_ratings.json",

@@ -127,9 +127,9 @@ def test_a_source_in_a_bucket_is_read_and_copied_once(
     project = make_shop_project(tmp_path, f"s3://{bucket}/exports/ratings.csv", environment)
 
     assert refresh(project, "shop", instance, assets=PREPARED).success
-    head = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
+    head = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings/ratings.csv")
     assert refresh(project, "shop", instance, assets=PREPARED).success
-    later_head = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings.csv")
+    later_head = s3.client().head_object(Bucket=bucket, Key="out/shop/raw/ratings/ratings.csv")
 
     assert head["ContentLength"] == len(ratings)
     assert later_head["LastModified"] == head["LastModified"]
@@ -148,7 +148,7 @@ def test_a_source_in_a_bucket_can_feed_a_folder(
     project = make_shop_project(tmp_path, f"s3://{bucket}/exports/ratings.csv", log_in(READER))
 
     assert refresh(project, "shop", instance, assets=PREPARED).success
-    assert (project.storage / "shop/raw/ratings.csv").read_bytes() == ratings
+    assert (project.storage / "shop/raw/ratings/ratings.csv").read_bytes() == ratings
     assert list_keys(s3, bucket) == ["exports/ratings.csv"]
 
 

@@ -193,3 +193,22 @@ def test_a_condition_that_nobody_meets_or_a_wrong_column_fails_in_a_line(
     message = why(refresh(project, "shop", instance, assets=["raw_users"]))
     assert "(users.columns.numbers.AGE); it has: cust" in message
     assert "\n" not in message
+
+
+def test_copies_of_ratings_and_of_items_with_one_name_are_kept_apart(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_ratings(project.root / "exports" / "items" / "items.csv")
+    items = {
+        "source": str(write_items(project.root / "items.csv")),
+        "columns": ITEM_COLUMNS,
+        "separator": ";",
+    }
+    project.declare(declaration("shop", project.root / "exports", items=items))
+    prepared = ["raw_ratings", "raw_items", "interactions", "items"]
+    for _ in range(2):
+        result = refresh(project, "shop", instance, assets=prepared)
+        assert result.success, why(result)
+    folder = project.storage / "shop" / "transformed"
+    assert pl.read_csv(folder / "interactions" / "interactions.csv").height == 1598
+    assert pl.read_csv(folder / "items" / "items.csv").height == 80
