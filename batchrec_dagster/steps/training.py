@@ -153,12 +153,11 @@ class SolutionVersionTrainer:
         if self.asset != "solution_version":
             return True
         # New data replace a model whose lists may not be published.
-        return all(
+        lists = [
             Publishing(self.work, published, describe_lists(published), model)
-            .gate(skip=False)
-            .passed
             for published in self.work.pipeline.user_lists
-        )
+        ]
+        return all(publishing.gate(skip=False).passed for publishing in lists)
 
 
 @dataclass(frozen=True)
