@@ -195,7 +195,6 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
             "copies of ratings",
             "deleted; the next refresh copies the source again, and leaves these people out",
             keys.raw("ratings"),
-            exceptions=[keys.raw("items"), keys.raw("users")],
         ),
         whole_files(
             "copies of users",
