@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.steps.lists_declaration import explain_skipping
+from batchrec_dagster.steps.runs import explain_skipping
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import Edition, Finding
 from batchrec_dagster.storage.publications import Publications

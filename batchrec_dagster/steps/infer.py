@@ -30,8 +30,8 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.cost import measure_run_cost
 from batchrec_dagster.steps.inference_jobs import Inference, InferenceResult, describe_job
 from batchrec_dagster.steps.list_builder import RecommendationTable
+from batchrec_dagster.steps.list_filters import declare_list_filter, list_endings
 from batchrec_dagster.steps.list_rules import read_rule_inputs
-from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.popular_items import read_popularity_versions
 from batchrec_dagster.steps.publishing import Publishing, repeat_checks
 from batchrec_dagster.steps.recommendation_table import LIST_FACTS, build_table
@@ -68,7 +68,6 @@ class PublishedLists:
 def infer_and_publish(
     work: PersonalizeWork,
     published: PublishedList,
-    declaration: ListsDeclaration,
     model: ModelRecord,
     batch_users: pl.LazyFrame,
     run: RunFacts,
@@ -83,7 +82,6 @@ def infer_and_publish(
     publishing = Publishing(
         work,
         published,
-        declaration,
         model,
         users_version,
         [
@@ -103,7 +101,7 @@ def infer_and_publish(
             work.for_data(model.data_version),
             published,
             run.root_run,
-            declaration.filter,
+            declare_list_filter(published),
             model,
             rule_inputs,
         )
@@ -119,7 +117,7 @@ def infer_and_publish(
             [gate, *table.checks],
             _describe_new_edition(published, job),
         )
-    _prune(work, declaration, model.dataset_group_name)
+    _prune(work, model.dataset_group_name)
     delete_unneeded(work, lists.job.arn)
     return lists
 
@@ -243,14 +241,14 @@ def _read_unchanged(
     )
 
 
-def _prune(work: PersonalizeWork, declaration: ListsDeclaration, group: str) -> None:
+def _prune(work: PersonalizeWork, group: str) -> None:
     """Delete what earlier settings left in Personalize.
 
     The dataset group that an older edition was last made from stays. An error is only logged,
     because the lists are already published.
     """
     log = work.ensure.log
-    in_use = {f"{group}-{ending}" for ending in declaration.endings_in_use}
+    in_use = {f"{group}-{ending}" for ending in list_endings(work.pipeline)}
     try:
         other_groups = {
             name

@@ -26,9 +26,8 @@ from batchrec_dagster.steps.checks import (
 )
 from batchrec_dagster.steps.data_sizes import collect_sizes
 from batchrec_dagster.steps.items import read_item_columns_versions
-from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.steps.runs import RunFacts, RunHistory, measure_seconds
+from batchrec_dagster.steps.runs import RunFacts, RunHistory, explain_skipping, measure_seconds
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import Edition, Finding, PublishedTable
 from batchrec_dagster.storage.layout import ListFiles
@@ -200,7 +199,6 @@ class Publishing:
 
     work: Work
     published: PublishedList
-    declaration: ListsDeclaration
     model: ModelRecord
     users_version: str | None = None
     """The version of the users' file; None before there is one. Then only `gate` can be called."""
@@ -266,7 +264,7 @@ class Publishing:
         return check_quality_gate(
             self.published.gate,
             candidate,
-            how_to_skip=self.declaration.how_to_skip_gate,
+            how_to_skip=explain_skipping(self.work.pipeline),
             skip_quality_gate=skip,
         )
 
@@ -277,14 +275,14 @@ class Publishing:
         Metrics are compared if it is the same.
         """
         events = sorted(name.lower() for name in self.model.success)
-        return fingerprint(self.declaration.measured_on, events)
+        return fingerprint(self.work.pipeline.interactions, events)
 
     @property
     def _source(self) -> str:
         """A fingerprint of the data and the settings that the lists are made from."""
         model = self.model
         return fingerprint_source(
-            model.data_version, model.trained_on or None, self.declaration.settings
+            model.data_version, model.trained_on or None, self.published.deciding_settings
         )
 
     def publish(self, file: Path) -> Edition:
@@ -312,8 +310,7 @@ class Publishing:
         facts: those of the lists themselves, such as `counts`, and `cost_usd`.
         Raises UserError.
         """
-        work, declaration, model = self.work, self.declaration, self.model
-        published = self.published
+        work, published, model = self.work, self.published, self.model
         return Edition(
             address=published.address,
             subject=published.subject,
@@ -325,8 +322,8 @@ class Publishing:
             seconds=measure_seconds(run.start),
             findings=tuple(findings),
             made_by=tuple(self.made_by),
-            settings=dict(declaration.settings),
-            source=declaration.source,
+            settings=published.deciding_settings,
+            source=work.pipeline.ratings.shown_source,
             sizes=collect_sizes(work),
             data_version=model.data_version,
             solution_version_arn=model.solution_version_arn,

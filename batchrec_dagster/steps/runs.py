@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from batchrec_dagster.config import Pipeline
+
 
 class RunHistory(Protocol):
     """The runs that the orchestrator remembers, by their ids."""
@@ -29,6 +31,14 @@ class RunFacts:
     """When it started; None if that is not known."""
     skip_quality_gate: bool = False
     """Whether it publishes even if the gate fails."""
+
+
+def explain_skipping(pipeline: Pipeline) -> str:
+    """How to start a run that no gate stops."""
+    return (
+        f"`batchrec run {pipeline.name} --publish-anyway` (in Dagster's Launchpad:"
+        " publish_anyway: true)"
+    )
 
 
 def measure_seconds(start: datetime | None) -> float | None:

@@ -52,7 +52,6 @@ from batchrec_dagster.steps.list_rules import (
     prepare_item_rules,
     read_rule_inputs,
 )
-from batchrec_dagster.steps.lists_declaration import ListsDeclaration
 from batchrec_dagster.steps.publishing import Publishing, repeat_checks
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
@@ -98,7 +97,6 @@ class RequestedItems:
 def publish_similar_items(
     work: PersonalizeWork,
     published: PublishedList,
-    declaration: ListsDeclaration,
     settings: SimilarItems,
     model: ModelRecord | None,
     run: RunFacts,
@@ -115,7 +113,6 @@ def publish_similar_items(
         publishing = Publishing(
             work,
             published,
-            declaration,
             model or _replace_model(work, settings),
             fingerprint(requested.ids.to_list()),
             rule_inputs.versions if rule_inputs is not None else (),

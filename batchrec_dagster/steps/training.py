@@ -36,7 +36,6 @@ from batchrec_dagster.steps.batch_jobs import (
 )
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import add_payment, price_training
-from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.publishing import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.success import check_success_known
@@ -154,8 +153,7 @@ class SolutionVersionTrainer:
             return True
         # New data replace a model whose lists may not be published.
         lists = [
-            Publishing(self.work, published, describe_lists(published), model)
-            for published in self.work.pipeline.user_lists
+            Publishing(self.work, published, model) for published in self.work.pipeline.user_lists
         ]
         return all(publishing.gate(skip=False).passed for publishing in lists)
 

@@ -11,7 +11,7 @@ from batchrec_dagster.steps.batch_jobs import (
     build_solution_config,
     build_solution_name,
 )
-from batchrec_dagster.steps.lists_declaration import describe_lists
+from batchrec_dagster.steps.list_filters import declare_list_filter
 from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
 )
@@ -22,7 +22,7 @@ from batchrec_dagster_tests.guard.builders import (
 def declare_lists_filter(**recommendations: Any) -> FilterDeclaration | None:
     ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
     settings = {"name": "shop", "ratings": ratings, "recommendations": recommendations}
-    return describe_lists(Pipeline.model_validate(settings).user_lists[0]).filter
+    return declare_list_filter(Pipeline.model_validate(settings).user_lists[0])
 
 
 def test_personalize_leaves_out_of_seen_items_what_its_filters_can_say() -> None:

@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.steps.checks import name_list_settings
 from batchrec_dagster.steps.cost import estimate_results
 from batchrec_dagster.steps.data_sizes import DataSize, SizeComparison
-from batchrec_dagster.steps.lists_declaration import describe_lists
+from batchrec_dagster.steps.list_filters import declare_list_filter, list_endings
 from batchrec_dagster.steps.shared_jobs import (
     choose_num_results_of_group,
     find_group,
@@ -118,14 +118,13 @@ def test_each_list_keeps_the_filters_of_the_others_and_names_its_own() -> None:
     seen = {"exclude_seen": {"events": ["buy"]}}
     ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
     pipeline = declare({"home": {"filter": BLUE}, "app": seen}, ratings=ratings)
-    declared = [describe_lists(published) for published in pipeline.user_lists]
-    filters = [described.filter for described in declared]
+    filters = [declare_list_filter(published) for published in pipeline.user_lists]
     assert [filter.setting if filter else None for filter in filters] == [
         "lists.home.filter",
         "lists.app.exclude_seen",
     ]
     endings = {filter.ending for filter in filters if filter}
-    assert all(endings <= described.endings_in_use for described in declared)
+    assert endings <= {*list_endings(pipeline)}
 
 
 def test_a_finding_names_the_settings_of_its_list() -> None:

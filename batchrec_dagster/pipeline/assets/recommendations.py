@@ -33,7 +33,6 @@ from batchrec_dagster.pipeline.run_step import (
     materialization_with_checks,
 )
 from batchrec_dagster.steps.batch_jobs import JobOutput, measure_job_seconds
-from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 
@@ -50,7 +49,6 @@ def recommendations(published: PublishedList) -> dg.AssetsDefinition:
     titles = title_assets(pipeline)
     experiment = [published.experiment] if published.experiment else []
     own_settings = [*experiment, *pipeline.popularity_settings]
-    declaration = describe_lists(published)
     made_with = fingerprint(settings, *titles, *own_settings)
     without_seen = " Items that a user already had are left out."
 
@@ -89,9 +87,7 @@ def recommendations(published: PublishedList) -> dg.AssetsDefinition:
                 delete = partial(delete_unneeded, work)
                 return roll_back(work, published, context, config.roll_back_to, delete)
             run = describe_run(context, config)
-            lists = infer_and_publish(
-                work, published, declaration, solution_version, batch_users, run
-            )
+            lists = infer_and_publish(work, published, solution_version, batch_users, run)
             if lists.edition.root_run != run.root_run:
                 record_unchanged(context)
         return materialization_with_checks(

@@ -39,7 +39,6 @@ from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
 from batchrec_dagster.steps.batch_jobs import JobOutput, measure_job_seconds
 from batchrec_dagster.steps.items import list_attribute_columns
-from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.work import PersonalizeWork
 
@@ -64,7 +63,7 @@ SIMILAR_ITEMS_COLUMNS = {
 
 def similar_items(published: PublishedList, settings: SimilarItems) -> dg.AssetsDefinition:
     """The asset of the published lists of similar items."""
-    pipeline, declaration = published.pipeline, describe_lists(published)
+    pipeline = published.pipeline
     titles = title_assets(pipeline)
     has_model = not settings.is_bought_together
 
@@ -104,7 +103,7 @@ def similar_items(published: PublishedList, settings: SimilarItems) -> dg.Assets
             if has_model and model is None:
                 raise UserError(f"there is no model: materialize {MODEL_ASSET} first")
             run = describe_run(context, config)
-            lists = publish_similar_items(work, published, declaration, settings, model, run)
+            lists = publish_similar_items(work, published, settings, model, run)
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(

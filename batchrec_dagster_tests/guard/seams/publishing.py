@@ -28,7 +28,6 @@ from batchrec_dagster.steps import publishing as publishing_module
 from batchrec_dagster.steps.checks import (
     require_passed,
 )
-from batchrec_dagster.steps.lists_declaration import describe_lists
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.publishing import PREVIOUS, Publishing, republish
 from batchrec_dagster.steps.records import ModelRecord
@@ -222,8 +221,7 @@ class Editions:
         )
         run = f"run of {night.model}"
         with _at(night.time), TemporaryDirectory() as folder:
-            declared = describe_lists(self._list)
-            publishing = Publishing(self._work, self._list, declared, model, night.users_version)
+            publishing = Publishing(self._work, self._list, model, night.users_version)
             require_passed([publishing.gate(skip=anyway)])
             with TableWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(night.lists.to_arrow())
