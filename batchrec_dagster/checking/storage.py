@@ -54,7 +54,7 @@ def _check_objects(storage: StorageResource) -> Iterator[Finding]:
     """Write, read and delete a small object, as a pipeline does, with a finding for each step."""
     uri = storage.uri(f"check-{uuid.uuid4().hex}")
 
-    def check_lease() -> None:
+    def check_lock() -> None:
         if storage.store.create(uri, b"another's"):
             raise UserError(
                 f"{uri} already existed, yet the storage created it again; use a storage that"
@@ -63,7 +63,7 @@ def _check_objects(storage: StorageResource) -> Iterator[Finding]:
 
     steps: dict[str, Callable[[], object]] = {
         "write": lambda: storage.store.put(uri, b"x"),
-        "lease": check_lease,
+        "lock": check_lock,
         "list": lambda: storage.store.list(uri),
         "read": lambda: storage.store.get(uri),
         "delete": lambda: storage.store.delete(uri),

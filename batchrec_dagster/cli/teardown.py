@@ -40,7 +40,7 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
       batchrec teardown shop --storage     # the tables and copied ratings too
     """
     from batchrec_dagster.config.declaration_errors import DeclarationError
-    from batchrec_dagster.erasure.leases import hold_leases
+    from batchrec_dagster.erasure.locks import hold_locks, list_lock_uris
     from batchrec_dagster.personalize.ensure import PIPELINE_TAG
     from batchrec_dagster.personalize.teardown import plan_teardown
     from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
@@ -77,12 +77,13 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
         click.echo(format_message(line, get_terminal_width(), program=format_program()))
     if not yes:
         click.confirm("Delete this?", abort=True)
-    with ExitStack() as leases:
+    with ExitStack() as locks:
         if work is not None:
-            hold_leases(leases, work, f"teardown-{uuid.uuid4().hex[:8]}")
+            hold_locks(locks, work, f"teardown-{uuid.uuid4().hex[:8]}")
         _delete(ensure, storage, name, pipeline, with_files)
-    # The files of the leases are deleted when the leases end.
     if with_files:
+        for uri in list_lock_uris(storage, pipeline) if pipeline is not None else ():
+            storage.store.delete(uri)
         delete_empty_folders(storage.store.local_path(root))
     click.echo(f"deleted what {name} left")
 
@@ -105,14 +106,14 @@ def _delete(
 def _list_files(
     storage: StorageResource, name: str, pipeline: Pipeline | None, with_files: bool
 ) -> list[ObjectInfo]:
-    """The files to delete: all of the pipeline but the leases, which a teardown itself holds."""
-    from batchrec_dagster.erasure.leases import list_lease_uris
+    """The files to delete: all of the pipeline but the locks, which a teardown itself holds."""
+    from batchrec_dagster.erasure.locks import list_lock_uris
 
     if not with_files:
         return []
-    leases = list_lease_uris(storage, pipeline) if pipeline is not None else ()
+    locks = list_lock_uris(storage, pipeline) if pipeline is not None else ()
     files = storage.store.list(storage.uri(f"{name}/"))
-    return [info for info in files if not info.uri.startswith(leases)]
+    return [info for info in files if info.uri not in locks]
 
 
 def _find_declaration(name: str) -> Path | None:

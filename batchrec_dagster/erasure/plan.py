@@ -16,7 +16,7 @@ import dagster as dg
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.erasure.job_outputs import JobOutputLines
-from batchrec_dagster.erasure.leases import hold_leases
+from batchrec_dagster.erasure.locks import hold_locks
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.personalize_data import REMAINS_ON_AWS, PersonalizeData
 from batchrec_dagster.erasure.place import Amount, Place
@@ -109,10 +109,10 @@ class Erasure:
         After a kill, another call with the same people continues.
         Raises UserError, and what the places raise.
         """
-        with ExitStack() as leases:
+        with ExitStack() as locks:
             owner = f"forget-{uuid.uuid4().hex[:8]}"
             for work in self.pipelines:
-                hold_leases(leases, work, owner)
+                hold_locks(locks, work, owner)
             # Before the first erasure, so that nothing brings the people back.
             for work in self.pipelines:
                 SuppressionList(work.files).add(self.people.ids)

@@ -147,7 +147,7 @@ def _iterate_results(
 def round_metadata(result: AssetResult, seconds: float) -> AssetResult:
     """An asset's result with its seconds, with rounded numbers, and without empty metadata.
 
-    seconds: how long the asset took, with any wait for another run's lease.
+    seconds: how long the asset took, with any wait for another run's lock.
     """
     if not isinstance(result, dg.MaterializeResult) or result.metadata is None:
         return result

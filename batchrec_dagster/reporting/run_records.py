@@ -11,11 +11,12 @@ import dagster as dg
 from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.reporting.run_stages import name_stage
 from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.lock import is_held
 from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun
 
 # This many runs that failed are read.
 MOST_RUNS = 100
-# After so long without an event and without a lease, a run is not under way any more.
+# After so long without an event and without a lock, a run is not under way any more.
 SILENCE = timedelta(hours=1)
 ENDINGS: dict[dg.DagsterRunStatus, Ending] = {
     dg.DagsterRunStatus.FAILURE: "failed",
@@ -49,7 +50,7 @@ class CheckRecord:
 def is_interrupted(instance: dg.DagsterInstance, record: dg.RunRecord, files: ListFiles) -> bool:
     """Whether nothing was heard for an hour of a run that Dagster says is under way.
 
-    It recorded no event, and no run renewed a lease of the pipeline: its process was killed, for
+    It recorded no event, and no run holds a lock of the pipeline: its process was killed, for
     example, or its machine lost power. Raises UserError.
     """
     run = record.dagster_run
@@ -63,18 +64,18 @@ def is_interrupted(instance: dg.DagsterInstance, record: dg.RunRecord, files: Li
         if events
         else record.create_timestamp.replace(tzinfo=UTC)
     )
-    return last_heard < silent_since and all(
-        renewed < silent_since for renewed in _list_renewals(files)
+    return last_heard < silent_since and not any(
+        is_held(files.storage.store, uri) for uri in _list_locks(files)
     )
 
 
-def _list_renewals(files: ListFiles) -> Iterator[datetime]:
-    """When each lease of the pipeline and of its lists was last renewed."""
+def _list_locks(files: ListFiles) -> Iterator[str]:
+    """The URI of each lock of the pipeline and of its lists."""
     keys, store = files.keys, files.storage.store
-    for folder in (keys.leases, keys.lists):
+    for folder in (keys.locks, keys.lists):
         for info in store.list(files.uri(folder)):
-            if "/leases/" in info.uri:
-                yield info.last_modified
+            if "/locks/" in info.uri:
+                yield info.uri
 
 
 def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[UnpublishedRun]:

@@ -36,7 +36,7 @@ from batchrec_dagster.steps.shared_jobs import (
 )
 from batchrec_dagster.steps.work import PersonalizeWork
 
-# The name of the lease on the jobs that several lists share.
+# The name of the lock on the jobs that several lists share.
 SHARED_JOBS = "batch_inference"
 
 
@@ -119,7 +119,7 @@ def _hold_shared_jobs(work: PersonalizeWork, published: PublishedList, run: str)
         yield
         return
     work.ensure.log.debug(f"{names} share one batch inference job")
-    with work.step_lease(SHARED_JOBS, run):
+    with work.lock(SHARED_JOBS, run):
         yield
 
 

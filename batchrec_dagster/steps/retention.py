@@ -40,7 +40,7 @@ def delete_unneeded(work: PersonalizeWork, job_in_use: str | None = None) -> Non
     """Delete what no kept edition and no job under way needs.
 
     These are outputs of batch inference jobs, what removed blocks of the declaration left, and
-    models. The caller holds the lease of the asset `recommendations`, so that no other run adopts a
+    models. The caller holds the lock of the asset `recommendations`, so that no other run adopts a
     job whose output is being deleted. Of several lists, others may be made at the same time, or
     later in the run: so outputs stay that are made of the newest data.
 
@@ -57,7 +57,7 @@ def delete_unneeded(work: PersonalizeWork, job_in_use: str | None = None) -> Non
 def delete_unneeded_segments(work: PersonalizeWork, job_in_use: str) -> None:
     """Delete the outputs of all batch segment jobs but this one and those under way.
 
-    The caller holds the lease of the asset `user_segments`.
+    The caller holds the lock of the asset `user_segments`.
 
     job_in_use: the ARN of the job that the stored segments were made from.
     """
@@ -72,7 +72,7 @@ def delete_unneeded_similar_items(
     """Delete the outputs of jobs of similar items that no kept edition of these lists was made
     from, apart from those of jobs under way.
 
-    The caller holds the lease of the asset `similar_items`.
+    The caller holds the lock of the asset `similar_items`.
 
     job_in_use: the ARN of the job that this run's lists were made from, if there was one.
     """

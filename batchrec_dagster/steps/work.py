@@ -12,7 +12,7 @@ from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, PipelineFiles
-from batchrec_dagster.storage.lock import Lease
+from batchrec_dagster.storage.lock import Lock, hold_lock
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,22 @@ class PersonalizeWork(Work):
         """The same, for resources made of data of this version."""
         return replace(self, ensure=self.ensure.for_data(version))
 
-    def step_lease(self, asset: str, run: str) -> AbstractContextManager[None]:
+    def lock(self, step: str, run: str) -> AbstractContextManager[Lock]:
         """Exclusive use of the step of a pipeline's asset for the run of this id.
 
         Raises UserError.
         """
-        return self._hold(self.pipeline.keys.lease(asset), run)
+        return self._hold(self.pipeline.keys.lock(step), run)
 
-    def list_lease(self, published: PublishedList, run: str) -> AbstractContextManager[None]:
+    def list_lock(self, published: PublishedList, run: str) -> AbstractContextManager[Lock]:
         """Exclusive use of the step that publishes the list for the run of this id.
 
         Raises UserError.
         """
-        return self._hold(published.keys.list_lease(published.asset), run)
+        return self._hold(published.keys.list_lock(published.asset), run)
 
-    def _hold(self, key: str, run: str) -> AbstractContextManager[None]:
-        return Lease(
-            store=self.storage.store,
-            folder=self.files.uri(key),
-            owner=run,
-            log=self.ensure.log,
-            deadline_seconds=self.ensure.deadline_seconds,
-        ).hold()
+    def _hold(self, key: str, run: str) -> AbstractContextManager[Lock]:
+        ensure = self.ensure
+        return hold_lock(
+            self.storage.store, self.files.uri(key), run, ensure.log, ensure.deadline_seconds
+        )

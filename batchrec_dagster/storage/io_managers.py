@@ -363,7 +363,7 @@ def convert_table(frame: pl.DataFrame, target_type: object) -> Any:
 
 class PublishedTableIOManager(ParquetIOManager):
     """Reads one whole edition of published lists. It writes none: the asset of the lists publishes
-    them itself, under its lease, and hands over no value."""
+    them itself, under its lock, and hands over no value."""
 
     storage: StorageResource
 

@@ -82,9 +82,9 @@ class PipelineKeys:
         """The record of an asset of the pipeline."""
         return f"{self.pipeline}/records/{asset}.json"
 
-    def lease(self, asset: str) -> str:
-        """The folder of the lease on the step of an asset of the pipeline."""
-        return f"{self.pipeline}/leases/{asset}/"
+    def lock(self, step: str) -> str:
+        """The lock on the step of an asset of the pipeline."""
+        return f"{self.locks}{step}.lock"
 
     @property
     def interactions(self) -> str:
@@ -122,9 +122,9 @@ class PipelineKeys:
         return f"{self.pipeline}/lists/"
 
     @property
-    def leases(self) -> str:
-        """The folder of the leases on the pipeline's steps."""
-        return f"{self.pipeline}/leases/"
+    def locks(self) -> str:
+        """The folder of the locks on the pipeline's steps."""
+        return f"{self.pipeline}/locks/"
 
     @property
     def work(self) -> str:
@@ -176,9 +176,9 @@ class ListKeys(PipelineKeys):
         """The folder of several records of this name, such as `inputs`."""
         return f"{self.folder}/records/{name}/"
 
-    def list_lease(self, asset: str) -> str:
-        """The folder of the lease on the step of an asset of the list."""
-        return f"{self.folder}/leases/{asset}/"
+    def list_lock(self, step: str) -> str:
+        """The lock on the step of an asset of the list."""
+        return f"{self.folder}/locks/{step}.lock"
 
     @property
     def table(self) -> str:

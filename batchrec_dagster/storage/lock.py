@@ -1,201 +1,268 @@
-"""A lease on a pipeline's step: one run at a time works on it.
+"""A lock on a step of a pipeline or list: one run at a time works at it.
 
-The lease is the object with the highest number in the step's folder. Releasing deletes it; if its
-owner is dead, the next number supersedes it. Exclusive creation is what S3 (If-None-Match) and a
-folder (O_EXCL) have in common. Clocks are never compared: a waiting run measures with its own clock
-how long nothing has changed.
+In a folder it is a lock of the operating system on a file, which frees it when its process ends. In
+a bucket it is an object that its holder renews, and that changes only by a put which names the
+version that it replaces. A lock that nobody has renewed for a while is taken over. Clocks are never
+compared: a waiting run measures with its own clock how long nothing has changed.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import re
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Self
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectStore
-from batchrec_dagster.storage.processes import describe_process_space, is_process_alive
-from batchrec_dagster.storage.records import parse_record
+from batchrec_dagster.storage.durable import limit_mode
+from batchrec_dagster.storage.objects import (
+    ABSENT,
+    ObjectNotFoundError,
+    ObjectReplacedError,
+    ObjectStore,
+)
 
 RENEW_SECONDS = 15.0
+# After so long without a renewal the holder of a lock in a bucket counts as dead.
 EXPIRES_SECONDS = 60.0
 POLL_SECONDS = 1.0
-_NAME = re.compile(r"([0-9]{6,15})\.json")
 
 
-@dataclass(frozen=True)
-class Lease:
-    """Exclusive use of a step while a `hold` block runs."""
+class Lock(Protocol):
+    """A lock that this run holds."""
 
-    store: ObjectStore
-    folder: str
-    """The URI of the folder of the step's leases, with the final slash."""
-    owner: str
-    """The id of the run."""
-    log: logging.Logger
-    deadline_seconds: float
-    """How long to wait for another run."""
-    renew_seconds: float = RENEW_SECONDS
-    expires_seconds: float = EXPIRES_SECONDS
-    """After how long without a renewal the owner counts as dead."""
-    poll_seconds: float = POLL_SECONDS
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Makes the content of the lease unlike that of any other."""
+    def require_held(self) -> None:
+        """Raise UserError if another run has taken the lock over, so that nothing is published."""
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Wait until no other living run holds the lease, then renew it until the block ends.
 
-        Raises UserError after the deadline, or if the storage cannot be written.
-        """
-        number = self._acquire()
-        released = threading.Event()
-        renewing = threading.Thread(target=self._renew, args=(number, released), daemon=True)
-        renewing.start()
-        try:
-            yield
-        finally:
-            released.set()
-            renewing.join()
+@contextmanager
+def hold_lock(
+    store: ObjectStore,
+    uri: str,
+    owner: str,
+    log: logging.Logger,
+    wait_seconds: float,
+    *,
+    renew_seconds: float = RENEW_SECONDS,
+    expires_seconds: float = EXPIRES_SECONDS,
+    poll_seconds: float = POLL_SECONDS,
+) -> Iterator[Lock]:
+    """Wait until no other living run holds the lock, and hold it until the block ends.
+
+    owner: the id of the run, which other runs name while they wait for it.
+    wait_seconds: how long to wait for another run.
+
+    Raises UserError if the wait is too long, or if the storage cannot be written.
+    """
+    path = store.local_path(uri)
+    lock = (
+        _BucketLock(store, uri, owner, log, renew_seconds, expires_seconds)
+        if path is None
+        else _FolderLock(store, uri, path, owner)
+    )
+    deadline = time.monotonic() + wait_seconds
+    is_wait_logged = False
+    while not lock.try_to_acquire():
+        if not is_wait_logged:
+            is_wait_logged = True
+            log.info(f"waiting for {lock.describe_holder()}, which is working on this")
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{lock.describe_holder()} is still working on this after"
+                f" {wait_seconds / 3600:g} hours: wait, or terminate it"
+            )
+        time.sleep(poll_seconds)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def is_held(store: ObjectStore, uri: str) -> bool:
+    """Whether a run holds the lock, or died so lately that this is not known. Raises UserError."""
+    path = store.local_path(uri)
+    if path is not None:
+        lock = _FolderLock(store, uri, path, "")
+        if not path.exists():
+            return False
+        is_free = lock.try_to_acquire()
+        lock.release()
+        return not is_free
+    content = _read_content(store, uri)
+    info = store.head(uri)
+    if info is None or (content is not None and not content.owner):
+        return False
+    return time.time() - info.last_modified.timestamp() < EXPIRES_SECONDS
+
+
+class _FolderLock:
+    """A lock of the operating system on a file, which says who holds it."""
+
+    def __init__(self, store: ObjectStore, uri: str, path: Path, owner: str) -> None:
+        self._store, self._uri, self._path, self._owner = store, uri, path, owner
+        self._lock: FileLock | None = None
+        self._inode = 0
+
+    def try_to_acquire(self) -> bool:
+        """Whether this run now holds the lock."""
+        with self._store.explain_errors(self._uri, "write"):
+            self._store.make_folder(self._uri)
+            mode = limit_mode(0o666, self._path.parent)
+            # A lock without the operating system would outlive its process.
+            lock = FileLock(self._path, mode=mode, thread_local=False, fallback_to_soft=False)
             try:
-                self.store.delete(self._uri(number))
-            except UserError as error:
-                self.log.warning(f"this run's lease was not released: {error}")
-
-    def _acquire(self) -> int:
-        """The number of the lease that this run now holds."""
-        deadline = time.monotonic() + self.deadline_seconds
-        # Usually there is no other run, so try to create before listing.
-        number = 1
-        # The content of the lease of a dead run, whose number is the one before.
-        dead_content: bytes | None = None
-        last_seen: tuple[int, bytes] | None = None
-        unchanged_since = 0.0
-        is_wait_logged = False
-        while not self._try_to_create(number, dead_content):
-            now = time.monotonic()
-            number, dead_content = self._highest(), None
-            content = self._read(number)
-            if content is None:
-                # Released: all who wait try to create the same number, so one of them gets it.
-                number = 1
-                continue
-            if (number, content) != last_seen:
-                last_seen, unchanged_since = (number, content), now
-            if now - unchanged_since >= self.expires_seconds or _is_dead(content):
-                self.log.info(f"{_describe_owner(content)} is dead: taking over")
-                number, dead_content = number + 1, content
-                continue
-            if not is_wait_logged:
-                is_wait_logged = True
-                owner = _describe_owner(content)
-                place = "" if _Content.parse(content) else f" ({self._uri(number)})"
-                self.log.info(f"waiting for {owner}{place}, which is working on this")
-            if now > deadline:
-                raise UserError(
-                    f"{_describe_owner(content)} is still working on this after"
-                    f" {self.deadline_seconds / 3600:g} hours: wait, or terminate it"
-                )
-            time.sleep(self.poll_seconds)
-        return number
-
-    def _try_to_create(self, number: int, dead_content: bytes | None) -> bool:
-        """Whether this run now holds the lease of this number.
-
-        dead_content: the content of the number before it, if that belongs to a dead run.
-        """
-        if not self.store.create(self._uri(number), self._content(0)):
-            return False
-        others = [other for other in self._numbers() if other != number]
-        overtaken = others and (max(others) > number or dead_content is None)
-        if overtaken or (dead_content is not None and self._read(number - 1) != dead_content):
-            # Meanwhile another run got it, or took over from the same dead one and released it.
-            self.store.delete(self._uri(number))
-            return False
-        for superseded in others:
-            self.store.delete(self._uri(superseded))
+                lock.acquire(blocking=False)
+            except Timeout:
+                return False
+            self._lock, self._inode = lock, self._path.stat().st_ino
+            self._path.write_text(self._owner)
         return True
 
-    def _renew(self, number: int, released: threading.Event) -> None:
-        renewals = 0
-        while not released.wait(self.renew_seconds):
-            renewals += 1
-            try:
-                if self._highest() != number:
-                    # The other run finds and reuses what this one creates.
-                    self.log.warning("another run has taken over: this one was too slow")
-                    return
-                self.store.put(self._uri(number), self._content(renewals))
-            except UserError as error:
-                self.log.warning(f"this run's lease was not renewed: {error}")
+    def describe_holder(self) -> str:
+        """The run that holds the lock, in words."""
+        with suppress(OSError, ValueError):
+            return f"run {self._path.read_text()}"
+        return "another run"
 
-    def _highest(self) -> int:
-        return max(self._numbers(), default=0)
+    def require_held(self) -> None:
+        with suppress(FileNotFoundError):
+            if self._path.stat().st_ino == self._inode:
+                return
+        raise _build_overtaken_error(f"somebody has deleted {self._path} meanwhile")
 
-    def _numbers(self) -> list[int]:
-        leases = self.store.list(self.folder)
-        # Another program may have put a file of its own there.
-        names = (_NAME.fullmatch(lease.uri, len(self.folder)) for lease in leases)
-        return [int(name[1]) for name in names if name]
-
-    def _read(self, number: int) -> bytes | None:
-        if number:
-            with suppress(ObjectNotFoundError):
-                return self.store.get(self._uri(number))
-        return None
-
-    def _uri(self, number: int) -> str:
-        return f"{self.folder}{number:06}.json"
-
-    def _content(self, renewals: int) -> bytes:
-        content = {"owner": self.owner, "renewals": renewals, "pid": os.getpid()}
-        return json.dumps(
-            {**content, "machine": describe_process_space(), "mark": self.mark}
-        ).encode()
+    def release(self) -> None:
+        if self._lock is None:
+            return
+        try:
+            # A run that waits sees that the file which it has opened is gone, and makes another.
+            with suppress(OSError, UserError):
+                self.require_held()
+                self._path.unlink()
+        finally:
+            self._lock.release()
 
 
-@dataclass(frozen=True)
-class _Content:
-    """The content of a lease."""
+class _Content(BaseModel, frozen=True):
+    """The object of a lock in a bucket."""
 
     owner: str
-    """The id of the run."""
-    pid: int
-    machine: str
-    """Where the process id is valid."""
+    """The id of the run that holds the lock; empty if none does."""
+    mark: str
+    """It makes the object unlike that of any other holder."""
+    renewals: int = 0
 
-    @classmethod
-    def parse(cls, content: bytes) -> Self | None:
-        """The content, or None if something else has damaged it."""
+    def encode(self) -> bytes:
+        return self.model_dump_json().encode()
+
+
+class _BucketLock:
+    """An object that is replaced only by whoever knows its version."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        uri: str,
+        owner: str,
+        log: logging.Logger,
+        renew_seconds: float,
+        expires_seconds: float,
+    ) -> None:
+        self._store, self._uri, self._log = store, uri, log
+        self._renew_seconds, self._expires_seconds = renew_seconds, expires_seconds
+        self._content = _Content(owner=owner, mark=uuid.uuid4().hex)
+        self._etag = ABSENT
+        self._holder = "another run"
+        # The version of another run's object, and since when it has been seen unchanged.
+        self._seen: tuple[str, float] = (ABSENT, 0.0)
+        self._is_lost = False
+        self._released = threading.Event()
+        self._renewing = threading.Thread(target=self._renew_until_released, daemon=True)
+        self._mutex = threading.Lock()
+
+    def try_to_acquire(self) -> bool:
+        """Whether this run now holds the lock."""
+        info = self._store.head(self._uri)
+        if info is not None:
+            content = _read_content(self._store, self._uri)
+            if (content is None or content.owner) and not self._is_expired(info.etag, content):
+                return False
         try:
-            record = parse_record(content, cls)
-        except ValueError:
-            return None
-        return cls(record["owner"], record["pid"], record["machine"])
+            self._etag = self._store.replace(
+                self._uri, self._content.encode(), info.etag if info else ABSENT
+            )
+        except ObjectReplacedError:
+            return False
+        self._renewing.start()
+        return True
+
+    def _is_expired(self, etag: str, content: _Content | None) -> bool:
+        """Whether another run's lock has not changed for so long that the run counts as dead."""
+        now = time.monotonic()
+        self._holder = (
+            f"run {content.owner}" if content else f"a run whose lock {self._uri} is damaged"
+        )
+        if etag != self._seen[0]:
+            self._seen = (etag, now)
+        is_expired = now - self._seen[1] >= self._expires_seconds
+        if is_expired:
+            self._log.info(f"{self._holder} is dead: taking over")
+        return is_expired
+
+    def describe_holder(self) -> str:
+        """The run that holds the lock, in words."""
+        return self._holder
+
+    def _renew_until_released(self) -> None:
+        while not self._released.wait(self._renew_seconds) and not self._is_lost:
+            try:
+                self._renew()
+            except UserError as error:
+                self._log.warning(f"this run's lock was not renewed: {error}")
+
+    def _renew(self) -> None:
+        with self._mutex:
+            if self._is_lost:
+                return
+            update = {"renewals": self._content.renewals + 1}
+            self._content = self._content.model_copy(update=update)
+            try:
+                self._etag = self._store.replace(self._uri, self._content.encode(), self._etag)
+            except ObjectReplacedError:
+                self._is_lost = True
+                self._log.warning("another run has taken over: this one was too slow")
+
+    def require_held(self) -> None:
+        self._renew()
+        if self._is_lost:
+            raise _build_overtaken_error("this one was too slow")
+
+    def release(self) -> None:
+        if not self._renewing.is_alive():
+            return
+        self._released.set()
+        self._renewing.join()
+        free = self._content.model_copy(update={"owner": ""})
+        try:
+            with suppress(ObjectReplacedError):
+                if not self._is_lost:
+                    self._store.replace(self._uri, free.encode(), self._etag)
+        except UserError as error:
+            self._log.warning(f"this run's lock was not released: {error}")
 
 
-def _describe_owner(content: bytes) -> str:
-    lease = _Content.parse(content)
-    if lease is None:
-        return "a run whose lease is damaged"
-    machine = lease.machine.partition(" ")[0]
-    return f"run {lease.owner} (process {lease.pid} on {machine})"
+def _read_content(store: ObjectStore, uri: str) -> _Content | None:
+    """What a lock's object says; None if it is not there, or something else has damaged it."""
+    with suppress(ObjectNotFoundError, ValidationError):
+        return _Content.model_validate_json(store.get(uri))
+    return None
 
 
-def _is_dead(content: bytes) -> bool:
-    """Whether the owner is known to be dead, as it ran on this machine.
-
-    Of a damaged lease nobody knows: it counts until it has not been renewed for long enough.
-    """
-    lease = _Content.parse(content)
-    if lease is None or lease.machine != describe_process_space():
-        return False
-    return not is_process_alive(lease.pid)
+def _build_overtaken_error(reason: str) -> UserError:
+    return UserError(f"another run has taken over, because {reason}: nothing was published")

@@ -6,6 +6,7 @@ Puts are atomic: a reader sees the old object or the new one, never a part of on
 
 from __future__ import annotations
 
+import mmap
 import re
 import tempfile
 import time
@@ -83,12 +84,18 @@ IAM_ACTIONS = {
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
+# The ETag of an object that does not exist.
+ABSENT = ""
 # What the system says of a full disk.
 NO_SPACE = "No space left on device"
 
 
 class ObjectNotFoundError(UserError):
     """There is no object at this URI."""
+
+
+class ObjectReplacedError(UserError):
+    """An object is not the version that should have been read or replaced."""
 
 
 class DamagedObjectError(UserError):
@@ -161,7 +168,7 @@ class ObjectStore:
 
     def _read(self, uri: str, options: GetOptions) -> bytes:
         store, key = self._locate(uri)
-        with self._explain_errors(uri, "read"):
+        with self.explain_errors(uri, "read"):
             return _retry_until_answered(
                 lambda: bytes(obstore.get(store, key, options=options).bytes())
             )
@@ -173,20 +180,22 @@ class ObjectStore:
         """
         if etag is None and (path := self.local_path(uri)) is not None:
             # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
-            with self._explain_errors(uri, "read"), path.open("rb") as file:
+            with self.explain_errors(uri, "read"), path.open("rb") as file:
                 yield from iter(partial(file.read, MB), b"")
             return
         store, key = self._locate(uri)
         options: GetOptions = {"if_match": etag} if etag else {}
         try:
-            with self._explain_errors(uri, "read"):
+            with self.explain_errors(uri, "read"):
                 for chunk in obstore.get(store, key, options=options).stream(
                     min_chunk_size=CHUNK_BYTES
                 ):
                     yield bytes(chunk)
         except UserError as error:
             if isinstance(error.__cause__, PreconditionError):
-                raise UserError(f"{uri} was replaced while this run read it: run again") from error
+                raise ObjectReplacedError(
+                    f"{uri} was replaced while this run read it: run again"
+                ) from error
             raise
 
     def download(self, uri: str, path: Path) -> None:
@@ -198,7 +207,7 @@ class ObjectStore:
         """The object as an open file, which does not change when the object is replaced."""
         path = self.local_path(uri)
         if path is not None:
-            with self._explain_errors(uri, "read"):
+            with self.explain_errors(uri, "read"):
                 return path.open("rb")
         file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
         file.writelines(self.chunks(uri))
@@ -209,9 +218,9 @@ class ObjectStore:
         """Write an object from bytes, a local file or chunks, atomically. Returns its ETag."""
         store, key = self._locate(uri)
         path = self.local_path(uri)
-        with self._explain_errors(uri, "write"):
+        with self.explain_errors(uri, "write"):
             if path is not None:
-                self._make_folder(uri)
+                self.make_folder(uri)
                 durable.write(path, data)
                 return str(obstore.head(store, key)["e_tag"] or "")
             return _upload(store, key, data)["e_tag"] or ""
@@ -221,26 +230,56 @@ class ObjectStore:
 
         `data` must be unique to the caller: they identify its own write if the answer was lost.
         """
+        try:
+            self.replace(uri, data, ABSENT)
+        except ObjectReplacedError:
+            return False
+        return True
+
+    def replace(self, uri: str, data: bytes | Path, etag: str) -> str:
+        """Write an object if it still is the version with this ETag, and return the new ETag.
+
+        data: unique to the caller, as for `create`.
+        etag: ABSENT if there must not be an object yet.
+        Raises ObjectReplacedError if the object is another version by now. In a folder only a new
+        object is created atomically: there a lock keeps other runs from writing at the same time.
+        """
         store, key = self._locate(uri)
-        if (path := self.local_path(uri)) is not None:
-            with self._explain_errors(uri, "write"):
-                self._make_folder(uri)
-                return durable.write(path, data, replace=False)
+        path = self.local_path(uri)
+        if path is not None:
+            is_expected = etag == ABSENT or etag == self._read_etag(uri)
+            with self.explain_errors(uri, "write"):
+                self.make_folder(uri)
+                if not is_expected or not durable.write(path, data, replace=etag != ABSENT):
+                    raise ObjectReplacedError(f"{path} was replaced by another run")
+                return str(obstore.head(store, key)["e_tag"] or "")
+        mode: Any = {"e_tag": etag} if etag else "create"
         for _ in range(RETRIES["max_retries"]):
-            with self._explain_errors(uri, "write"):
+            with self.explain_errors(uri, "write"), _open_buffer(data) as buffer:
                 try:
-                    _retry_until_answered(
-                        lambda: obstore.put(store, key, data, mode="create", use_multipart=False)
-                    )
-                    return True
-                except AlreadyExistsError:
-                    # S3 also answers 409 if two concurrent attempts both failed.
-                    with suppress(ObjectNotFoundError):
-                        return self.get(uri) == data
+                    put = partial(obstore.put, store, key, buffer, mode=mode)
+                    result = _retry_until_answered(put)
+                    return str(result["e_tag"] or "")
+                except (AlreadyExistsError, NotFoundError, PreconditionError) as error:
+                    # S3 also refuses two concurrent attempts that both failed.
+                    current = self._read_etag(uri)
+                    if current != etag:
+                        # The answer to an earlier attempt may have been lost.
+                        if current and self._has_content(uri, data):
+                            return current
+                        raise ObjectReplacedError(f"{uri} was replaced by another run") from error
             time.sleep(_PAUSE)
-        raise UserError(
-            f"cannot write {uri}: S3 answered inconsistently (409 on create, 404 on read)"
-        )
+        raise UserError(f"cannot write {uri}: S3 refuses the version that it says is there")
+
+    def _read_etag(self, uri: str) -> str:
+        info = self.head(uri)
+        return info.etag if info else ABSENT
+
+    def _has_content(self, uri: str, data: bytes | Path) -> bool:
+        pieces = [data] if isinstance(data, bytes) else durable.read_pieces(data)
+        with suppress(ObjectNotFoundError):
+            return durable.compute_sha256(self.chunks(uri)) == durable.compute_sha256(pieces)
+        return False
 
     def copy(self, source: str, target: str) -> str:
         """Copy an object, within S3 on the server. Returns the copy's ETag."""
@@ -254,7 +293,7 @@ class ObjectStore:
         def keep_result(parsed: dict[str, Any], **_: Any) -> None:
             copy_result.update(parsed.get("CopyObjectResult", parsed))
 
-        with self._explain_errors(target, "write"):
+        with self.explain_errors(target, "write"):
             try:
                 s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
                 # `copy` copies a large object in parts and does not return the response.
@@ -276,7 +315,7 @@ class ObjectStore:
         """The object's size and ETag; None if it does not exist."""
         store, key = self._locate(uri)
         try:
-            with self._explain_errors(uri, "read"):
+            with self.explain_errors(uri, "read"):
                 meta = _retry_until_answered(lambda: obstore.head(store, key))
         except ObjectNotFoundError:
             return None
@@ -289,7 +328,7 @@ class ObjectStore:
         """
         bucket, key = split_uri(prefix)
         folder = key.rpartition("/")[0]
-        with self._explain_errors(prefix, "list"):
+        with self.explain_errors(prefix, "list"):
             infos = [
                 _read_info(f"s3://{bucket}/{meta['path']}", meta)
                 for page in obstore.list(self._bucket(bucket), folder or None)
@@ -301,7 +340,7 @@ class ObjectStore:
     def subfolders(self, prefix: str) -> tuple[str, ...]:
         """The names of the folders in the folder `prefix`, which ends in `/`."""
         bucket, key = split_uri(prefix)
-        with self._explain_errors(prefix, "list"):
+        with self.explain_errors(prefix, "list"):
             listing = obstore.list_with_delimiter(self._bucket(bucket), key or None)
         names = (path.rstrip("/").rpartition("/")[2] for path in listing["common_prefixes"])
         return tuple(sorted(names))
@@ -310,7 +349,7 @@ class ObjectStore:
         """Delete the object, if it exists."""
         store, key = self._locate(uri)
         try:
-            with self._explain_errors(uri, "delete"):
+            with self.explain_errors(uri, "delete"):
                 _retry_until_answered(lambda: obstore.delete(store, key))
         except ObjectNotFoundError:
             pass
@@ -376,17 +415,22 @@ class ObjectStore:
             **endpoint,
         )
 
-    def _make_folder(self, uri: str) -> None:
-        """Create the folder of a bucket again if somebody has deleted it since it was opened."""
-        bucket, _ = split_uri(uri)
-        durable.make_folders(self.folders[bucket], self.folder_mode)
+    def make_folder(self, uri: str) -> None:
+        """Create the folder that the object at this URI is in, where a folder is the bucket.
+
+        Somebody may have deleted the folder of the whole bucket since it was opened.
+        """
+        bucket, key = split_uri(uri)
+        folder = self.folders[bucket]
+        durable.make_folders(folder, self.folder_mode)
+        durable.make_folders((folder / key).parent)
 
     @property
     def _arn(self) -> str:
         return f"arn:{find_partition(self._session.region_name)}:s3:::"
 
     @contextmanager
-    def _explain_errors(self, uri: str, verb: str) -> Iterator[None]:
+    def explain_errors(self, uri: str, verb: str) -> Iterator[None]:
         """A context whose errors become UserErrors that say what to do.
 
         verb: what is done with the object: read, write, list or delete.
@@ -432,6 +476,16 @@ def _upload(
     return obstore.put(store, key, data, chunk_size=part_bytes, max_concurrency=concurrency)
 
 
+@contextmanager
+def _open_buffer(data: bytes | Path) -> Iterator[bytes | mmap.mmap]:
+    """The content as one buffer, which for a file is not in memory as a whole."""
+    if isinstance(data, bytes) or not data.stat().st_size:
+        yield data if isinstance(data, bytes) else b""
+        return
+    with data.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+        yield buffer
+
+
 def _read_info(uri: str, meta: ObjectMeta) -> ObjectInfo:
     return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
@@ -458,7 +512,7 @@ def _explain_error(uri: str, verb: str, error: Exception, arn: Callable[[], str]
     To obstore a refused listing is a generic error, and only the server's answer distinguishes a
     missing bucket from a missing object.
 
-    verb: as in `ObjectStore._explain_errors`.
+    verb: as in `ObjectStore.explain_errors`.
     arn: returns what the ARNs of buckets begin with.
     """
     text = str(error)

@@ -1,9 +1,8 @@
-"""Whether a process that another one has recorded still lives, and where its id means anything."""
+"""Whether a process that another one has recorded still lives."""
 
 from __future__ import annotations
 
 import os
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +11,6 @@ _PROC = Path("/proc")
 # How much a process may seem to have started after it recorded its id: the clock of this machine
 # may have been corrected since.
 CLOCK_SECONDS = 600.0
-
-
-def describe_process_space() -> str:
-    """Where a process id is valid: containers may share a host name but not the ids."""
-    with suppress(OSError):
-        return f"{socket.gethostname()} {(_PROC / 'self/ns/pid').readlink()}"
-    return socket.gethostname()
 
 
 def is_process_alive(pid: int, *, recorded_at: float | None = None) -> bool:

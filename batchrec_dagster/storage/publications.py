@@ -220,7 +220,7 @@ class Publications:
         return record.add_live(edition, None if info is None else info.last_modified)
 
     def write(self, record: PublicationRecord) -> None:
-        """Replace the record, if it differs. Only a run that holds the step's lease may do so."""
+        """Replace the record, if it differs. Only a run that holds the step's lock may do so."""
         if record != self._read_stored():
             self.files.write_list_record(RECORD, _RECORD.dump_python(record, mode="json"))
 

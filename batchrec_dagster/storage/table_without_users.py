@@ -51,7 +51,7 @@ def drop_users(table: PublishedTable, edition: Edition, users: pl.Series) -> int
 
     edition: the published one or one of the history. A copy of it elsewhere does not change.
     users: the ids. Those without rows do not matter.
-    Only who holds the lease on the step `recommendations` may call it, because the table could be
+    Only who holds the lock on the step `recommendations` may call it, because the table could be
     replaced meanwhile. Raises UserError, and DamagedObjectError if the edition's file is.
     """
     with open_reduced_table(table, edition, users) as reduced:

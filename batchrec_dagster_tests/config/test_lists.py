@@ -59,11 +59,11 @@ def test_only_what_is_published_is_the_lists_own() -> None:
     keys, whole = newsletter.keys, pipeline.keys
     assert keys.table.startswith("shop/lists/newsletter/curated/")
     assert keys.list_record("publications") == "shop/lists/newsletter/records/publications.json"
-    assert keys.list_lease("recommendations").startswith("shop/lists/newsletter/")
+    assert keys.list_lock("recommendations").startswith("shop/lists/newsletter/")
     assert newsletter.users_key.startswith("shop/lists/newsletter/")
     assert home.users_key == whole.job_input("batch_inference")
     assert keys.interactions == whole.interactions
-    assert keys.lease("solution_version") == whole.lease("solution_version")
+    assert keys.lock("solution_version") == whole.lock("solution_version")
 
 
 def test_the_example_of_the_documentation_can_be_declared() -> None:

@@ -57,7 +57,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
     tmp_path: Path, instance: dg.DagsterInstance, ends: str, reason: str
 ) -> None:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
-    leases, files_during_step = tmp_path / "storage/shop/leases", []
+    leases, files_during_step = tmp_path / "storage/shop/locks", []
     key = dg.AssetKey(["shop", "step"])
 
     @dg.asset(
@@ -68,7 +68,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
     @asset_step
     def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(SHOP, context)
-        with work.step_lease("step", context.run.run_id):
+        with work.lock("step", context.run.run_id):
             files_during_step.extend(files(leases))
             if ends == "raises":
                 raise dg.Failure("the asset fails")
@@ -79,7 +79,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
     personalize = deployment.personalize_resource
     resources = {resource_key("personalize"): personalize, "io_manager": shelf}
     result = dg.materialize([step], instance=instance, resources=resources, raise_on_error=False)
-    assert [path.name for path in files_during_step] == ["000001.json"]
+    assert [path.name for path in files_during_step] == ["step.lock"]
     assert files(leases) == []
     assert result.success == (ends == "well")
     failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +30,7 @@ from batchrec_dagster.steps.publishing import remember_facts
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, TableWriter
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.lock import hold_lock
 from batchrec_dagster.storage.publications import Publications, Rollback
 from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
 from batchrec_dagster_tests.guard.editions import make_edition
@@ -281,7 +281,7 @@ def test_a_run_that_was_killed_is_known_from_dagster(
     assert read_ended_runs(instance, club) == []
     (night,) = list_nights(files, [run])
     assert night.description == "failed at raw_ratings"
-    # One that is under way counts only if nothing was heard of it, nor of a lease, for an hour.
+    # One that is under way counts only if nothing was heard of it, nor a lock held, for an hour.
     started = instance.create_run_for_job(refresh)
     instance.report_engine_event("starts", started)
     instance.handle_run_event(
@@ -295,15 +295,10 @@ def test_a_run_that_was_killed_is_known_from_dagster(
     published = PublishedResults(files.storage, "shop")
     last_run = summarize_pipeline(published, instance)["last_run"]
     assert (last_run["run_id"], last_run["status"]) == (started.run_id, "INTERRUPTED")
-    # As one whose lease was renewed since its last event.
+    # As one that holds a lock.
     monkeypatch.setattr(run_records, "SILENCE", timedelta(minutes=-1))
-    for key in ("shop/leases/recommendations/", "shop/lists/home/leases/recommendations/"):
-        lease = files.uri(f"{key}000001.json")
-        files.storage.store.put(lease, b"{}")
-        later = time.time() + 120
-        path = files.storage.store.local_path(lease)
-        assert path is not None
-        os.utime(path, (later, later))
-        assert [run.run for run in read_ended_runs(instance, files)] == [result.run_id]
-        files.storage.store.delete(lease)
+    for key in ("shop/locks/recommendations.lock", "shop/lists/home/locks/recommendations.lock"):
+        log = logging.getLogger("test")
+        with hold_lock(files.storage.store, files.uri(key), started.run_id, log, 0):
+            assert [run.run for run in read_ended_runs(instance, files)] == [result.run_id]
     assert {run.run for run in read_ended_runs(instance, files)} == both

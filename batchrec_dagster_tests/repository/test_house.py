@@ -11,7 +11,7 @@ import pytest
 from batchrec_dagster_tests.guard.builders import REPOSITORY
 
 PACKAGE = REPOSITORY / "batchrec_dagster"
-AT_THE_ROOT = {"__init__.py", "definitions.py", "testing.py", "py.typed"}
+AT_THE_ROOT = {"__init__.py", "definitions.py", "errors.py", "testing.py", "py.typed"}
 GUARD = REPOSITORY / "batchrec_dagster_tests" / "guard"
 # They stand between the guard's tests and the code as it is.
 BESIDE_THE_CODE = (

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.errors import UserError
 from batchrec_dagster.reporting.history import _ReportRecord
 from batchrec_dagster.reporting.summary import _NewestModel
 from batchrec_dagster.steps.cost import Payment, _Training
@@ -22,8 +20,7 @@ from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.storage.io_managers import JsonRecordIOManager
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster.storage.lock import Lease, _describe_owner, _is_dead
-from batchrec_dagster.storage.objects import DamagedObjectError, ObjectStore
+from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.records import ANY_RECORD, parse_record
 
@@ -112,44 +109,6 @@ def test_an_input_of_another_type_is_refused(files: ListFiles, content: bytes) -
     for target_type in (ModelRecord, RawRecord, dict):
         with pytest.raises(ValueError, match=r".+"):
             manager.decode(content, target_type)
-
-
-@example(content=b"")
-@example(content=b"[" * 100_000)
-@given(content=DAMAGED)
-def test_a_damaged_lease_is_nobodys(content: bytes) -> None:
-    assert not _is_dead(content)
-    assert _describe_owner(content) == "a run whose lease is damaged"
-
-
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=DAMAGED)
-def test_a_damaged_lease_is_taken_over(tmp_path: Path, content: bytes) -> None:
-    store, folder = ObjectStore({"b": tmp_path}), "s3://b/leases/step/"
-    foreign_names = {".DS_Store", "notes.txt", "000001.json.bak"}
-    for name in {"000001.json", *foreign_names}:
-        store.put(f"{folder}{name}", content)
-    log = logging.getLogger("test")
-    lease = Lease(
-        store, folder, "us", log, deadline_seconds=60, expires_seconds=0.05, poll_seconds=0.01
-    )
-    with lease.hold():
-        names = {info.uri.removeprefix(folder) for info in store.list(folder)}
-        assert names == {"000002.json", *foreign_names}
-    assert {info.uri.removeprefix(folder) for info in store.list(folder)} == foreign_names
-
-
-def test_a_damaged_lease_is_named_where_it_is_waited_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    store, folder = ObjectStore({"b": tmp_path}), "s3://b/leases/step/"
-    store.put(f"{folder}000001.json", b"")
-    caplog.set_level(logging.INFO)
-    lease = Lease(store, folder, "us", logging.getLogger("test"), 0, poll_seconds=0)
-    with pytest.raises(UserError, match="a run whose lease is damaged is still"), lease.hold():
-        pass
-    damaged = f"a run whose lease is damaged ({folder}000001.json), which is working"
-    assert damaged in caplog.text
 
 
 def test_a_foreign_file_is_no_users_of_interactions(files: ListFiles) -> None:

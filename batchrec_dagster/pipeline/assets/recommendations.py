@@ -82,7 +82,7 @@ def recommendations(published: PublishedList) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.retention import delete_unneeded
 
         work = get_personalize_work(pipeline, context)
-        with work.list_lease(published, context.run.run_id):
+        with work.list_lock(published, context.run.run_id):
             if config.roll_back_to:
                 delete = partial(delete_unneeded, work)
                 return roll_back(work, published, context, config.roll_back_to, delete)

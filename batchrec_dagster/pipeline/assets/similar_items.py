@@ -95,7 +95,7 @@ def similar_items(published: PublishedList, settings: SimilarItems) -> dg.Assets
         from batchrec_dagster.steps.similar_items import publish_similar_items
 
         work = get_personalize_work(pipeline, context)
-        with work.list_lease(published, context.run.run_id):
+        with work.list_lock(published, context.run.run_id):
             if config.roll_back_to:
                 delete = partial(delete_unneeded_similar_items, work, published)
                 return roll_back(work, published, context, config.roll_back_to, delete)

@@ -81,7 +81,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: ImportConfig
     ) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(pipeline, context)
-        with work.step_lease("personalize_dataset", context.run.run_id):
+        with work.lock("personalize_dataset", context.run.run_id):
             dataset_import = import_dataset(
                 work,
                 run=find_root_run(context),
@@ -209,7 +209,7 @@ def _model_asset(
         personalize_dataset: DatasetRecord,
     ) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(pipeline, context)
-        with work.step_lease(name, context.run.run_id):
+        with work.lock(name, context.run.run_id):
             training = train(
                 work,
                 name,

@@ -67,7 +67,7 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
         context: dg.AssetExecutionContext, segment_solution_version: ModelRecord
     ) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(pipeline, context)
-        with work.step_lease("user_segments", context.run.run_id):
+        with work.lock("user_segments", context.run.run_id):
             segmentation = segment_users(work, segments, segment_solution_version)
         return materialization_with_checks(
             segmentation.checks,

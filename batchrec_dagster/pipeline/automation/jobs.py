@@ -61,7 +61,7 @@ def build_automation(
 def refresh_schedule(
     pipeline: Pipeline, job: dg.UnresolvedAssetJobDefinition
 ) -> dg.ScheduleDefinition:
-    """`NAME_schedule`. A run that starts while another is going waits for that one's leases."""
+    """`NAME_schedule`. A run that starts while another is going waits for that one's locks."""
     return dg.ScheduleDefinition(
         name=f"{pipeline.name}_schedule",
         job=job,

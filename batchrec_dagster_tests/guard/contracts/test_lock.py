@@ -146,6 +146,44 @@ def test_in_a_bucket_a_lock_that_nobody_renews_expires(s3: S3Server) -> None:
         pass
 
 
+def test_who_was_overtaken_publishes_nothing(s3: S3Server) -> None:
+    """As a process that was frozen for longer than a lock is believed."""
+    store = Place(f"s3://{s3.create_bucket()}", s3.environment()).store
+    with (
+        store.lock("step", "frozen", renew_seconds=LONG_SECONDS) as frozen,
+        store.lock("step", "next", expires_seconds=0.2, wait_seconds=60) as lock,
+    ):
+        lock.require_held()
+        with pytest.raises(StorageError, match="another run has taken over"):
+            frozen.require_held()
+    with store.lock("step", "us", wait_seconds=0) as lock:
+        lock.require_held()
+
+
+def test_who_holds_a_lock_that_was_deleted_publishes_nothing(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    with store.lock("step", "first") as first:
+        first.require_held()
+        store.delete("shop/locks/step.lock")
+        with store.lock("step", "second", wait_seconds=0) as second:
+            second.require_held()
+            with pytest.raises(StorageError, match="another run has taken over"):
+                first.require_held()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000])
+def test_a_damaged_lock_is_nobodys(s3: S3Server, content: bytes) -> None:
+    store = Place(f"s3://{s3.create_bucket()}", s3.environment()).store
+    store.put("shop/locks/step.lock", content)
+    with (
+        pytest.raises(StorageError, match=r"step.lock is damaged is still working on this"),
+        store.lock("step", "us", wait_seconds=0),
+    ):
+        pass
+    with store.lock("step", "us", expires_seconds=0.05, wait_seconds=60):
+        pass
+
+
 def test_a_storage_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "shop").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match="cannot write"), Store.open(tmp_path).lock("a", "us"):

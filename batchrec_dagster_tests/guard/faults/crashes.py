@@ -88,8 +88,6 @@ def crash_at(write: int, folder: Path | None = None) -> Iterator[Crash]:
             assert crash.has_happened
         finally:
             _active = None
-    if crash.has_happened and folder is not None:
-        _release_leases(folder)
 
 
 def crash_at_each_write(
@@ -161,9 +159,3 @@ def _see_event(event: str, arguments: tuple[Any, ...]) -> None:
     path = os.fspath(arguments[0] if event == "os.remove" else arguments[1])
     if isinstance(path, str) and path.startswith(f"{_active.folder}{os.sep}"):
         _active.before_write(f"{event} {path}")
-
-
-def _release_leases(folder: Path) -> None:
-    """A lease whose process has ended is taken over at once. Here the process lives on."""
-    for lease in folder.rglob("leases/**/*.json"):
-        lease.unlink()

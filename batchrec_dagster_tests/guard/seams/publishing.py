@@ -37,7 +37,7 @@ from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, ListCounts, PublishedTable, TableWriter
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS
-from batchrec_dagster.storage.lock import Lease
+from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
 )
@@ -104,23 +104,22 @@ class Store:
         wait_seconds: float = 300,
         renew_seconds: float = 15,
         expires_seconds: float = 60,
-    ) -> Iterator[None]:
+    ) -> Iterator[Lock]:
         """Exclusive use of a step of the pipeline `shop`. Raises StorageError after the wait.
 
         expires_seconds: after how long without a renewal another process counts as dead.
         """
-        lease = Lease(
-            store=self.storage.store,
-            folder=self.storage.uri(f"shop/leases/{step}/"),
-            owner=owner,
-            log=logging.getLogger("lock"),
-            deadline_seconds=wait_seconds,
+        with hold_lock(
+            self.storage.store,
+            self.storage.uri(f"shop/locks/{step}.lock"),
+            owner,
+            logging.getLogger("lock"),
+            wait_seconds,
             renew_seconds=renew_seconds,
             expires_seconds=expires_seconds,
             poll_seconds=0.01,
-        )
-        with lease.hold():
-            yield
+        ) as lock:
+            yield lock
 
 
 LIST_COLUMNS = ["user_id", "rank", "item_id"]

@@ -16,7 +16,6 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.storage import lock
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import Project, definitions, module_project
 from batchrec_dagster_tests.guard.oracles.template import (
@@ -89,7 +88,7 @@ class Account:
                 error = error.cause
         assert bool(messages) != result.success
         if result.success:
-            # A step without permission to delete its lease does all the rest, and warns.
+            # A step that may not delete what it should does all the rest, and warns.
             messages = [
                 entry.user_message
                 for entry in self.instance.all_logs(result.run_id)
@@ -156,7 +155,5 @@ def open_account(
         }
         for name, value in project.environment.items():
             patch.setenv(name, value)
-        # Each run stands for a process that has ended before the next one.
-        patch.setattr(lock, "is_process_alive", lambda pid: False)
         defs = stack.enter_context(definitions(project))
         yield Account(project, defs, instance, front, personalize, role)
