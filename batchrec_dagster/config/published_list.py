@@ -85,6 +85,12 @@ class PublishedList(BaseModel, frozen=True):
         return keys.users_of_list if self.has_own_users else keys.job_input("batch_inference")
 
     @property
+    def users_record(self) -> str:
+        """The storage key of the record of the users who get a list."""
+        name = "batch_users"
+        return self.keys.list_record(name) if self.has_own_users else self.keys.record(name)
+
+    @property
     def asset(self) -> str:
         """The name of the asset of the table: `recommendations`, `similar_items`,
         `user_segments`."""

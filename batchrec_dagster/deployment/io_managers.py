@@ -16,9 +16,7 @@ import polars as pl
 from batchrec_dagster.dagster_internals.expected_failure import failures_without_stack
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.io_managers import CsvIOManager, StorageIOManager, storage_errors
-from batchrec_dagster.storage.layout import PreparedFiles, UsersOfInteractions
+from batchrec_dagster.storage.io_managers import CsvIOManager, StorageIOManager
 
 Manager = TypeVar("Manager", bound=StorageIOManager)
 
@@ -65,33 +63,7 @@ class UsersCsvIOManager(AttributesCsvIOManager):
 
 
 class InteractionsIOManager(CsvIOManager):
-    """Personalize's interactions CSV, in which ids are text, even if they look like numbers.
-
-    A file of the users, if Spark wrote one, is stored next to it.
-    """
-
-    storage: StorageResource
+    """Personalize's interactions CSV, in which ids are text, even if they look like numbers."""
 
     def scan(self, source: Path | io.BytesIO) -> pl.LazyFrame:
         return scan_interactions(source)
-
-    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        if not isinstance(obj, PreparedFiles):
-            super().handle_output(context, obj)
-            return
-        uri = self.storage.uri(self._key(context))
-        users = UsersOfInteractions(self.storage.store, uri)
-        with storage_errors():
-            etag = self._move(obj.interactions, uri)
-            self._move(obj.users, users.place(etag, obj.version))
-            users.keep_only(etag)
-        context.add_output_metadata({"dagster/uri": uri})
-
-    def _move(self, source: Path | str, uri: str) -> str:
-        """Move the file or object to `uri`, and return its new ETag."""
-        store = self.storage.store
-        if isinstance(source, Path):
-            return store.put(uri, source)
-        etag = store.copy(source, uri)
-        store.delete(source)
-        return etag

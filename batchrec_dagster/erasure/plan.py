@@ -203,11 +203,6 @@ def list_pipeline_places(work: PersonalizeWork) -> list[Place]:
         ),
         whole_files("unfinished work of Spark", "deleted", keys.work),
         *make_imported_places(files, trains_again=trains_with_next_refresh(work)),
-        whole_files(
-            "users of the interactions",
-            "deleted; read from the interactions",
-            files.users_of_interactions.folder.removeprefix(files.uri("")),
-        ),
         BatchUserLines(ListFiles(storage, ListKeys(work.pipeline.name))),
         JobOutputLines(files),
         PersonalizeData(work),

@@ -17,7 +17,6 @@ from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.cost import WITHIN_BUDGET
-from batchrec_dagster.steps.raw_files import RawFiles
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.io_managers import STORAGE_KEY
 
@@ -139,20 +138,6 @@ def dataset_group_link(arn: str, *, on_aws: bool) -> Links:
         "console": dg.MetadataValue.url(
             f"https://console.aws.amazon.com/personalize/home?region={region}#{place}/setup"
         )
-    }
-
-
-def raw_files_metadata(raw: RawFiles, storage: StorageResource) -> dict[str, Any]:
-    """The metadata of files that were brought from a source."""
-    uris = [file.uri for file in raw.record.files]
-    count = len(raw.record.files)
-    return {
-        "outcome": raw.outcome,
-        "source": raw.record.source,
-        "file": (
-            dg.MetadataValue.path(storage.where(uris[0])) if len(uris) == 1 else f"{count:,} files"
-        ),
-        "files": count,
     }
 
 

@@ -1,4 +1,4 @@
-"""How an asset runs its step: what each has in common, and how a result is reused.
+"""How an asset runs its step, and what each has in common.
 
 An asset reports its checks before it hands over its value, so that a value that fails is not
 stored.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec
 
 import dagster as dg
-import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.dagster_internals.expected_failure import (
@@ -27,7 +26,7 @@ from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
 from batchrec_dagster.reporting.markdown import escape, unescape
 from batchrec_dagster.steps.checks import require_passed
-from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.steps.work import PersonalizeWork, Result, Work
 from batchrec_dagster.storage.editions import Finding
 
 Parameters = ParamSpec("Parameters")
@@ -229,99 +228,20 @@ def check_results(checks: Sequence[Finding]) -> list[dg.AssetCheckResult]:
     ]
 
 
-# The outcome of most assets that reuse their last result.
+# The outcome of an asset whose record says that nothing has changed.
 NOT_PREPARED_AGAIN = "unchanged: not prepared again"
-# The tag of a materialization with its data version.
-DATA_VERSION_TAG = "dagster/data_version"
-# The metadata with the version of the list of erased users whose rows were left out.
-SUPPRESSED_USERS = "suppressed_users"
 
 
-def reusable_result(
-    context: dg.AssetExecutionContext,
-    read_stored_version: Callable[[], str | None],
-    outcome: str,
-    suppressed: str | None = None,
-    not_repeated: Collection[str] = (),
-) -> dg.MaterializeResult[Any] | None:
-    """The asset's last result, with its checks, if making it again would give the same; else None.
-
-    It would if Dagster's provenance has the code version and the inputs' data versions of now, and
-    what is stored still is what was materialized. It has no value, as that is stored already.
-    read_stored_version: reads the data version of what is stored; None if that is unknown.
-    outcome: what the result says that this run did.
-    suppressed: the version of the list of erased users that the result must have been made with.
-    not_repeated: the names of checks that depend on more than the inputs. The caller makes them
-    again, and adds them by `add_checks`.
-    """
-    event = context.instance.get_latest_materialization_event(context.asset_key)
-    last = event.asset_materialization if event else None
-    if event is None or last is None or not _is_provenance_current(context):
-        return None
-    stored_version = None
-    # A missing or damaged object, for example: it is made again.
-    with suppress(UserError, ValueError, pl.exceptions.PolarsError):
-        stored_version = read_stored_version()
-    last_suppressed = last.metadata.get(SUPPRESSED_USERS)
-    if (None if last_suppressed is None else str(last_suppressed.value)) != suppressed:
-        return None
-    if stored_version is None or stored_version != (last.tags or {}).get(DATA_VERSION_TAG):
-        return None
-    checks = [
-        check
-        for check in _repeat_checks(context, event.run_id)
-        if check.check_name not in not_repeated
-    ]
-    names = {spec.name for spec in context.assets_def.check_specs}
-    if {check.check_name for check in checks} != names.difference(not_repeated):
-        return None
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(stored_version),
-        metadata={**last.metadata, "outcome": outcome},
-        check_results=checks,
-    )
-
-
-def add_checks(
-    result: dg.MaterializeResult[Any], checks: Sequence[Finding]
+def materialize(
+    result: Result[Any], uri: str, metadata: Mapping[str, Any]
 ) -> dg.MaterializeResult[Any]:
-    """The asset's result with further checks. Raises Refused if one of them blocks."""
-    require_passed(checks)
-    return result._replace(check_results=[*(result.check_results or []), *check_results(checks)])
+    """A step's result as Dagster takes it, without a value: the step has stored it.
 
-
-def _is_provenance_current(context: dg.AssetExecutionContext) -> bool:
-    """Whether the asset was last made by this code version, from its inputs' current versions."""
-    provenance = context.get_asset_provenance(context.asset_key)
-    spec = context.assets_def.specs_by_key[context.asset_key]
-    if provenance is None or provenance.code_version != spec.code_version:
-        return False
-    versions = {key: version.value for key, version in provenance.input_data_versions.items()}
-    inputs = [dep.asset_key for dep in spec.deps]
-    return versions == {key: _read_data_version(context.instance, key) for key in inputs}
-
-
-def _read_data_version(instance: dg.DagsterInstance, asset: dg.AssetKey) -> str | None:
-    """The data version of the asset's last materialization."""
-    event = instance.get_latest_materialization_event(asset)
-    materialization = event.asset_materialization if event else None
-    return (materialization.tags or {}).get(DATA_VERSION_TAG) if materialization else None
-
-
-def _repeat_checks(context: dg.AssetExecutionContext, run: str) -> list[dg.AssetCheckResult]:
-    """The results of the asset's checks in the run of this id."""
-    events = context.instance.all_logs(run, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-    evaluations = [
-        event.dagster_event.asset_check_evaluation_data for event in events if event.dagster_event
-    ]
-    return [
-        dg.AssetCheckResult(
-            check_name=evaluation.check_name,
-            passed=evaluation.passed,
-            severity=evaluation.severity,
-            description=evaluation.description,
-            metadata=evaluation.metadata,
-        )
-        for evaluation in evaluations
-        if evaluation.asset_key == context.asset_key
-    ]
+    uri: where that is.
+    """
+    outcome = {"outcome": NOT_PREPARED_AGAIN} if result.is_unchanged else {}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(result.record.version),
+        metadata={"dagster/uri": uri, **outcome, **metadata},
+        check_results=check_results(result.findings),
+    )

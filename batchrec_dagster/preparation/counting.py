@@ -11,7 +11,7 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.preparation.rules import InteractionCounts
+from batchrec_dagster.preparation.rules import MOST_EVENT_TYPES, InteractionCounts
 
 # How many rows are read at once.
 PIECE_ROWS = 1_000_000
@@ -41,7 +41,12 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
     if EVENT_VALUE in existing_columns:
         columns_read.append(EVENT_VALUE)
     interactions.select(columns_read).sink_batches(count, chunk_size=PIECE_ROWS)
-    rows_of_values = {column: counter.read_counts()["len"] for column, counter in counters.items()}
+    counts = {column: counter.read_counts() for column, counter in counters.items()}
+    rows_of_values = {column: values["len"] for column, values in counts.items()}
+    events: dict[str, int] = {}
+    if EVENT_TYPE in counts:
+        frequent = counts[EVENT_TYPE].drop_nulls().sort("len", EVENT_TYPE, descending=[True, False])
+        events = dict(frequent.head(MOST_EVENT_TYPES).iter_rows())
     return InteractionCounts(
         users=len(rows_of_values[USER_ID]),
         users_with_two=int((rows_of_values[USER_ID] > 1).sum()),
@@ -49,6 +54,7 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
         earliest=min(times, default=None),
         latest=max(times, default=None),
         event_types=len(rows_of_values.get(EVENT_TYPE, [])),
+        events=events,
         event_values=sum(event_values) if EVENT_VALUE in existing_columns else None,
     )
 

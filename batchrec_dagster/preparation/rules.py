@@ -6,7 +6,7 @@ All of it is plain data, which can be sent to Spark as JSON.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from batchrec_dagster.preparation.layout import PreparationError
@@ -23,6 +23,9 @@ FEW_OF_USER = "fewer than min_interactions_per_user"
 FEW_OF_ITEM = "fewer than min_interactions_per_item"
 # Those of the rules that look at a single row.
 LEFT_OUT_BY_RULES = (ERASED_USER, BELOW_MIN_RATING, NOT_IN_FILTER)
+
+# How many event types are counted one by one. Personalize takes far fewer.
+MOST_EVENT_TYPES = 100
 
 # The unit of `Rules.window_days`, in the seconds of TIMESTAMP.
 SECONDS_A_DAY = 86_400
@@ -161,6 +164,9 @@ class InteractionCounts:
 
     event_types: int = 0
     """How many different event types there are; 0 without the column."""
+
+    events: Mapping[str, int] = field(default_factory=dict)
+    """How many rows there are of the most frequent event types; empty without the column."""
 
     event_values: int | None = None
     """How many rows have an event value; None without the column, and if nobody counted them."""

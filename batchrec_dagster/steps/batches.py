@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +21,9 @@ from batchrec_dagster.preparation.users import check_limits, list_distinct_users
 from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.shared_jobs import locate_input
+from batchrec_dagster.steps.stored_files import PreparedRecord, put_file, require_prepared
 from batchrec_dagster.steps.user_attributes import read_user_attributes
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.durable import compute_version
 from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.layout import USERS_FILE, ListFiles
@@ -47,6 +46,55 @@ class RequestedUsers:
     """How many of them the file of users does not have."""
 
 
+class UsersRecord(PreparedRecord, frozen=True):
+    """The stored users who get lists."""
+
+    users: int
+    erased: int
+    """How many users of the source were left out because they were erased."""
+    not_matching: int
+    """How many users do not meet batch_users.filter."""
+    unknown: int
+    """How many of them the file of users does not have."""
+
+
+def list_users(
+    work: Work, published: PublishedList, source: RatingsSource | None, code_version: str
+) -> Result[UsersRecord]:
+    """The stored users who get the list, listed unless an earlier run has done so.
+
+    source: the declared one, which is always read, because nothing says whether it has changed.
+    code_version: changes with the settings and the code.
+    Raises UserError.
+    """
+    made_of = {"settings": code_version}
+    requested = None
+    if source is None:
+        made_of["interactions"] = require_prepared(work, "interactions").version
+    else:
+        requested = find_batch_users(work, published, source)
+        made_of["source"] = requested.version
+    if published.batch_users.filter is not None:
+        made_of["users"] = require_prepared(work, "users").version
+
+    def make() -> UsersRecord:
+        users = requested or find_batch_users(work, published, None)
+        content = users.users.write_ndjson().encode()
+        file = put_file(work.storage.store, work.files.uri(published.users_key), content)
+        return UsersRecord(
+            made_of=made_of,
+            version=file.version,
+            file=file,
+            users=users.users.height,
+            erased=users.erased,
+            not_matching=users.not_matching,
+            unknown=users.unknown,
+        )
+
+    uri = work.files.uri(published.users_record)
+    return once(work, uri, UsersRecord, made_of, make)
+
+
 def find_batch_users(
     work: Work, published: PublishedList, source: RatingsSource | None
 ) -> RequestedUsers:
@@ -59,8 +107,9 @@ def find_batch_users(
     pipeline, settings = work.pipeline, published.batch_users
     setting = published.users_setting
     if source is None:
-        with _open_interaction_times(work) as (times, file_bytes):
-            users = list_distinct_users(times, settings.since, file_bytes)
+        with work.storage.local_file(work.files.interactions) as path:
+            size = path.stat().st_size
+            users = list_distinct_users(scan_interactions(path), settings.since, size)
         if not users.height:
             raise UserError(
                 f"no user has an interaction since {settings.active_since}: set"
@@ -111,24 +160,6 @@ def _select_matching_users(
             " users.columns. The metadata of the asset users show which values there are"
         )
     return matching, unknown
-
-
-@contextmanager
-def _open_interaction_times(work: Work) -> Iterator[tuple[pl.LazyFrame, int | None]]:
-    """USER_ID and TIMESTAMP of all interactions, and the bytes of their file.
-
-    If Spark wrote the small file of users, they are of each user's last interaction only, without
-    the bytes, and the interactions need not be downloaded.
-    """
-    uri = work.files.interactions
-    users = work.files.users_of_interactions.table()
-    if users is not None:
-        yield users.lazy(), None
-        return
-    if work.storage.store.head(uri) is None:
-        raise UserError(f"there is no {uri}: materialize interactions first")
-    with work.storage.local_file(uri) as path:
-        yield scan_interactions(path), path.stat().st_size
 
 
 @dataclass(frozen=True)
@@ -209,9 +240,10 @@ def divide_users(
 
 def find_newcomers(work: Work, users: pl.Series) -> pl.Series:
     """Whether each of these users has no interaction. Raises UserError."""
-    with _open_interaction_times(work) as (times, _):
+    with work.storage.local_file(work.files.interactions) as path:
+        interactions = scan_interactions(path)
         users_with_interactions = (
-            times.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
+            interactions.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
         )
     return ~users.is_in(users_with_interactions.implode())
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import polars as pl
+from pydantic import BaseModel
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.personalize.ensure import ReadyResource
-from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost, estimate_training_hours, summarize_costs
-from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.editions import Finding
 from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.records import load
 
 # The name of the check of `check_budget`, and its finding where nothing costs anything.
 WITHIN_BUDGET = "within_budget"
@@ -52,6 +52,12 @@ class _Training:
     training_hours: float = 0.0
 
 
+class _ListedUsers(BaseModel):
+    """What the record of batch_users says of their number."""
+
+    users: int
+
+
 def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Cost]:
     """What it costs to train each of these recipes."""
     if not recipes:
@@ -68,10 +74,12 @@ def estimate_results(work: PersonalizeWork) -> list[Cost]:
     costs = [_estimate_inference(work, group) for group in group_lists(work.pipeline)]
     segments = work.pipeline.segments
     if segments:
-        costs.append(work.prices.price_segments(len(segments.queries), count_users(work)))
+        users = read_interactions_record(work).counts.users
+        costs.append(work.prices.price_segments(len(segments.queries), users))
     recipe = work.pipeline.similar_items_recipe
     if recipe is not None:
-        costs.append(price_item_lists(work, recipe, _count_items(work)))
+        items = read_interactions_record(work).counts.items
+        costs.append(price_item_lists(work, recipe, items))
     return costs
 
 
@@ -158,39 +166,12 @@ def _read_payment(files: PipelineFiles, asset: str, root_run: str) -> float:
 
 
 def count_interactions(work: Work) -> int:
-    """How many rows the file of interactions has."""
-    users = work.files.users_of_interactions.table()
-    if users is not None:
-        return int(users.get_column("INTERACTIONS").sum())
-    return _count_lines(work, work.files.interactions) - 1
-
-
-def count_users(work: Work) -> int:
-    """How many users are in the file of interactions."""
-    users = work.files.users_of_interactions.table()
-    if users is not None:
-        return users.height
-    with work.storage.local_file(work.files.interactions) as path:
-        interactions = scan_interactions(path)
-        return int(
-            interactions.select(pl.col(USER_ID).n_unique()).collect(engine="streaming").item()
-        )
-
-
-def _count_items(work: Work) -> int:
-    """How many items are in the file of interactions."""
-    with work.storage.local_file(work.files.interactions) as path:
-        items = scan_interactions(path).select(pl.col(ITEM_ID).n_unique())
-        return int(items.collect(engine="streaming").item())
+    """How many interactions there are. Raises UserError."""
+    return read_interactions_record(work).rows.rows_kept
 
 
 def _count_batch_users(work: Work, published: PublishedList) -> int:
-    """How many users get the list or, before it exists, the interactions."""
-    users = work.files.uri(published.users_key)
-    if work.storage.store.head(users):
-        return _count_lines(work, users)
-    return count_users(work)
-
-
-def _count_lines(work: Work, uri: str) -> int:
-    return sum(chunk.count(b"\n") for chunk in work.storage.store.chunks(uri))
+    """How many users batch_users has or, before it exists, the interactions."""
+    uri = work.files.uri(published.users_record)
+    listed = load(work.storage.store, uri, _ListedUsers)
+    return read_interactions_record(work).counts.users if listed is None else listed.users

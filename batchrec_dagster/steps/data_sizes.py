@@ -1,23 +1,28 @@
 """How much data there is, compared with the data that the published lists were made from.
 
-Half a file is well formed, and a model learns from it. So the number of rows and users, and how
-many rows have a value in each column, are kept with each edition. An asset that reads a source
-compares its own with them before anything is imported, trained or published.
+Half a file is well formed, and a model learns from it. So the number of rows, of users, of items
+and of each type of event, and how many rows have a value in each column, are kept with each
+edition. An asset that reads a source compares its own with them before anything is imported,
+trained or published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.runs import explain_skipping
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import Edition, Finding
 from batchrec_dagster.storage.publications import Publications
+from batchrec_dagster.storage.records import load
 
 Part = Literal["interactions", "items", "users"]
 """A part of the data that has a source of its own."""
@@ -35,82 +40,47 @@ NOT_SHRUNK = "not_shrunk"
 FILLED_SHARE = 0.5
 # Such a column is missed only if all values are gone, and this share of the rows had one.
 SPARSE_SHARE = 0.1
+# Event types with fewer rows than this are not compared: their number varies by chance.
+LEAST_EVENTS = 100
 # A message names this many changed settings.
 MOST_NAMED = 3
 
 
-@dataclass(frozen=True)
-class DataSize:
+class DataSize(BaseModel, frozen=True):
     """How much there is of a part of the data."""
 
     rows: int
-    distinct: Mapping[str, int] = field(default_factory=dict)
+    distinct: Mapping[str, int] = {}
     """How many different values the rows have, by what they are, such as users."""
-    values: Mapping[str, int] = field(default_factory=dict)
+    events: Mapping[str, int] = {}
+    """How many rows there are of each event type."""
+    values: Mapping[str, int] = {}
     """How many rows have a value, by column. Columns that every row has a value in are left out."""
 
-    def to_json(self) -> dict[str, Any]:
-        return {"rows": self.rows, "distinct": {**self.distinct}, "values": {**self.values}}
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        return cls(stored["rows"], stored.get("distinct", {}), stored.get("values", {}))
+class _Measured(BaseModel):
+    """What the record of the interactions says of their size."""
 
-
-@dataclass(frozen=True)
-class FileInspection:
-    """The verdict on the copied file of items or users, and how much is in it."""
-
-    check: Finding
     size: DataSize
-    """Of the rows that can be read. It is 0 if none can."""
 
 
-@dataclass(frozen=True)
-class _SizeRecord:
-    """The size of a part of the data, as the last run that read it left it."""
-
-    version: str
-    """The version of the part."""
-    rows: int
-    distinct: dict[str, int]
-    values: dict[str, int]
-
-
-def name_record(part: Part) -> str:
-    """The name of the record of the part's size."""
-    return f"size_of_{part}"
-
-
-def read_size(work: Work, part: Part, version: str | None = None) -> DataSize | None:
-    """The size of the part as it was last read; None if it is not known.
-
-    version: the version that the part must have; None for any.
-    Raises UserError.
-    """
-    stored = work.files.record(name_record(part), _SizeRecord)
-    if not stored or version not in (None, stored["version"]):
-        return None
-    return DataSize.from_json(stored)
-
-
-def remember_size(work: Work, part: Part, version: str, size: DataSize) -> None:
-    """Keep the size for the edition that will be made from this version of the part.
-
-    Raises UserError.
-    """
-    record = {"version": version, **size.to_json()}
-    if work.files.record(name_record(part)) != record:
-        work.files.write_record(name_record(part), record)
+RawAttributes = RawRecord[DataSize]
+"""The copied file of items or users, and how much is in it."""
 
 
 def collect_sizes(work: Work) -> dict[str, Any]:
-    """The sizes of all parts of the pipeline's data, for an edition's metadata.
-
-    Raises UserError.
-    """
-    sizes = {part: read_size(work, part) for part in list_parts(work.pipeline)}
-    return {part: size.to_json() for part, size in sizes.items() if size is not None}
+    """The sizes of all parts of the pipeline's data as they were last read, for an edition's
+    metadata. Raises UserError."""
+    store = work.storage.store
+    sizes: dict[Part, DataSize | None] = {}
+    for part in list_parts(work.pipeline):
+        if part == "interactions":
+            measured = load(store, work.files.record_uri(part), _Measured)
+            sizes[part] = measured.size if measured is not None else None
+        else:
+            raw = load(store, work.files.record_uri(f"raw_{part}"), RawAttributes)
+            sizes[part] = raw.seen if raw is not None else None
+    return {part: size.model_dump() for part, size in sizes.items() if size is not None}
 
 
 def list_parts(pipeline: Pipeline) -> list[Part]:
@@ -200,7 +170,7 @@ class SizeComparison:
         if self.obstacle is not None or published is None:
             finding = f"{_describe_size(self.part, size)}; not compared: {self.obstacle}"
             return Finding(NOT_SHRUNK, True, finding, {"rows": size.rows})
-        published_size = DataSize.from_json(published.edition.sizes[self.part])
+        published_size = DataSize.model_validate(published.edition.sizes[self.part])
         return check_not_shrunk(
             self.part,
             size,
@@ -261,6 +231,10 @@ def _list_smaller_counts(
     """The numbers that are too much smaller, in words."""
     old = {part: published.rows, **published.distinct}
     new = {part: size.rows, **size.distinct}
+    for event_type, count in published.events.items():
+        if count >= LEAST_EVENTS:
+            name = f"{part} of the type {event_type}"
+            old[name], new[name] = count, size.events.get(event_type, 0)
     for name in old:
         if name in new and new[name] < (1 - max_shrink) * old[name]:
             share = 1 - new[name] / old[name]

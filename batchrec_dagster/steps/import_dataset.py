@@ -20,6 +20,7 @@ from batchrec_dagster.steps.cost import (
     estimate_trainings,
 )
 from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.stored_files import require_prepared
 from batchrec_dagster.steps.training import find_recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.editions import Finding
@@ -108,7 +109,7 @@ def import_dataset(
     """
     pipeline = work.pipeline
     files = list_dataset_files(pipeline)
-    versions = [_find_version(work, file) for file in files]
+    versions = [require_prepared(work, file.asset).version for file in files]
     version = _combine_versions(versions)
     work = work.for_data(version)
     ensure = work.ensure
@@ -159,18 +160,11 @@ def compute_data_version(work: Work) -> str:
     imported them.
     """
     files = list_dataset_files(work.pipeline)
-    return _combine_versions([_find_version(work, file) for file in files])
+    return _combine_versions([require_prepared(work, file.asset).version for file in files])
 
 
 def _combine_versions(versions: Sequence[str]) -> str:
     return versions[0] if len(versions) == 1 else fingerprint(*versions)
-
-
-def _find_version(work: Work, file: DatasetFile) -> str:
-    """The version of the file's content."""
-    if file.is_interactions:
-        return work.files.interactions_version()
-    return work.storage.version(work.storage.uri(file.key))
 
 
 def _price_import(work: PersonalizeWork, file: DatasetFile) -> Cost:

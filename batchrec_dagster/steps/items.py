@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
@@ -11,35 +11,85 @@ from batchrec_dagster.config.list_columns import FOR_PEOPLE, REASONS, name_publi
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.steps.checks import check_rows_readable
-from batchrec_dagster.steps.data_sizes import DataSize, FileInspection
-from batchrec_dagster.steps.raw_files import RawRecord, open_copy
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.checks import check_rows_readable, require_passed
+from batchrec_dagster.steps.data_sizes import DataSize, RawAttributes
+from batchrec_dagster.steps.raw_files import CopiedFile, open_copies
+from batchrec_dagster.steps.stored_files import TableRecord, put_table
+from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.records import load
+
+CODE_VERSION = "1"
+ITEMS_READABLE = "items_readable"
+# How many rows of a table the record shows.
+SAMPLE_ROWS = 5
 
 
-def read_items(raw: RawRecord, storage: StorageResource, layout: ItemsLayout) -> ItemsResult:
+def read_items(
+    copies: Sequence[CopiedFile], storage: StorageResource, layout: ItemsLayout
+) -> ItemsResult:
     """The rows of the copied file.
 
     Raises UserError, and PreparationError unless `inspect_items` has passed it.
     """
-    (file,) = raw.files
-    with open_copy(file, storage) as raw_file:
+    with open_copies(copies, storage) as (raw_file,):
         return parse_items(raw_file, layout)
 
 
 def inspect_items(
-    raw: RawRecord, storage: StorageResource, layout: ItemsLayout, on_bad_rows: str
-) -> FileInspection:
-    """The verdict on the copied file. Raises UserError."""
+    copies: Sequence[CopiedFile], storage: StorageResource, layout: ItemsLayout, on_bad_rows: str
+) -> tuple[Finding, DataSize]:
+    """The verdict on the copied file, and how much is in it. Raises UserError, and Refused if it
+    cannot be read."""
     try:
-        items = read_items(raw, storage, layout)
+        items = read_items(copies, storage, layout)
     except PreparationError as error:
-        check = Finding("items_readable", passed=False, text=str(error))
-        return FileInspection(check, DataSize(0))
-    check = check_rows_readable("items_readable", "items", items.rows, items.bad, on_bad_rows)
-    return FileInspection(check, _measure_items(items, layout))
+        require_passed([Finding(ITEMS_READABLE, passed=False, text=str(error))])
+        raise
+    check = check_rows_readable(ITEMS_READABLE, "items", items.rows, items.bad, on_bad_rows)
+    return check, _measure_items(items, layout)
+
+
+def describe_settings(layout: ItemsLayout) -> str:
+    """A fingerprint of what the tables depend on besides the file: settings and code."""
+    return f"{CODE_VERSION}-{fingerprint(layout)}"
+
+
+def prepare_items(work: Work, raw: RawAttributes, layout: ItemsLayout) -> Result[TableRecord]:
+    """What Personalize learns about the items, prepared unless an earlier run has done so.
+
+    Raises UserError.
+    """
+    return _prepare_table(
+        work, "items", work.pipeline.keys.items, raw, layout, lambda items: items.metadata
+    )
+
+
+def prepare_item_titles(work: Work, raw: RawAttributes, layout: ItemsLayout) -> Result[TableRecord]:
+    """The items' titles, for people, prepared unless an earlier run has done so. Raises
+    UserError."""
+    key = work.pipeline.keys.item_titles
+    return _prepare_table(work, "item_titles", key, raw, layout, lambda items: items.titles)
+
+
+def _prepare_table(
+    work: Work,
+    asset: str,
+    key: str,
+    raw: RawAttributes,
+    layout: ItemsLayout,
+    select: Callable[[ItemsResult], pl.DataFrame],
+) -> Result[TableRecord]:
+    made_of = {"raw_items": raw.version, "settings": describe_settings(layout)}
+
+    def make() -> TableRecord:
+        table = select(read_items(raw.files, work.storage, layout))
+        record = put_table(work, key, table, made_of)
+        sample = tuple(table.head(SAMPLE_ROWS).to_dicts())
+        return record.model_copy(update={"sample": sample})
+
+    return once(work, work.files.record_uri(asset), TableRecord, made_of, make)
 
 
 def _measure_items(items: ItemsResult, layout: ItemsLayout) -> DataSize:
@@ -51,7 +101,7 @@ def _measure_items(items: ItemsResult, layout: ItemsLayout) -> DataSize:
         column = CREATION_TIMESTAMP if role == "created" else role.rpartition(".")[2]
         if role != "item":
             values[f"items.columns.{role}"] = table.get_column(column).count()
-    return DataSize(items.titles.height, values=values)
+    return DataSize(rows=items.titles.height, values=values)
 
 
 def list_categories(pipeline: Pipeline) -> list[str]:
@@ -78,7 +128,8 @@ def list_optional_tables(pipeline: Pipeline) -> list[str]:
 
 def read_titles_version(work: Work) -> str:
     """The version of the titles, which the pipeline must declare. Raises UserError."""
-    return work.storage.version(work.files.uri(work.pipeline.keys.item_titles))
+    record = load(work.storage.store, work.files.record_uri("item_titles"), TableRecord)
+    return "" if record is None else record.version
 
 
 def read_titles(work: Work) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """The files of a source, as runs keep them: copied to raw/.
 
-A record of them goes from one run to the next, so that unchanged files are not copied again. It has
-the SHA-256 of each copy, and a copy with any other content is not read.
+A record of them goes from one run to the next, so that unchanged files are neither copied nor read
+again. It has the SHA-256 of each copy, and a copy with any other content is not read.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.polars.decoding import RawFile
@@ -19,84 +21,47 @@ from batchrec_dagster.preparation.sources.source import (
     RatingsSource,
     SourceContext,
 )
+from batchrec_dagster.steps.stored_files import StoredFile
+from batchrec_dagster.steps.work import Result, StepRecord, Work, once
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import compute_sha256, read_pieces
-from batchrec_dagster.storage.layout import read_record, write_record
-from batchrec_dagster.storage.objects import DamagedObjectError, ObjectInfo
+from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.objects import DamagedObjectError
+from batchrec_dagster.storage.records import load, save
 
 
-@dataclass(frozen=True)
-class FileRecord:
-    """A file of the source, and its copy."""
+class CopiedFile(BaseModel, frozen=True):
+    """A file of a source, and its copy."""
 
     source: str
     """The file, without the secrets of a signed URL."""
-    uri: str
-    """The URI of the copy."""
     fingerprint: str
     """It changes when the file of the source does."""
-    size: int
-    """The bytes of the copy."""
-    sha256: str
-    """The SHA-256 of the copy, in hexadecimal."""
-    etag: str | None = field(default=None, compare=False)
-    """The ETag in S3 of the copy with this SHA-256; None of a copy on this machine."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if value is not None}
+    stored: StoredFile
 
 
-@dataclass(frozen=True)
-class RawRecord:
-    """The files of a source, as the last run recorded them."""
+Seen = TypeVar("Seen", bound=BaseModel)
+
+
+class RawRecord(StepRecord, Generic[Seen], frozen=True):
+    """The files of a source, as the last run recorded them, whose content has its version."""
 
     source: str
-    files: tuple[FileRecord, ...]
+    """The source as it is declared, without the secrets of URLs."""
+    files: tuple[CopiedFile, ...]
     """The files in order."""
-    inspected_with: str | None = None
-    """A fingerprint of the settings that the files were inspected with, besides their own; None
-    before they were."""
+    seen: Seen
+    """What is in them."""
     copies_deleted: bool = False
     """Whether the copies were deleted after the interactions were made, because they had rows of
     users who were erased."""
 
-    @property
-    def version(self) -> str:
-        """16 hexadecimal digits that change when the content of any copy does."""
-        versions = [file.sha256 for file in self.files]
-        if len(versions) == 1:
-            return versions[0][:16]
-        return _digest_lines(versions)[:16]
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """The record that an earlier run wrote; without files for an empty one."""
-        files = tuple(FileRecord(**file) for file in record.get("files", []))
-        return cls(
-            record.get("source", ""),
-            files,
-            record.get("inspected_with"),
-            record.get("copies_deleted", False),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        record: dict[str, Any] = {
-            "source": self.source,
-            "version": self.version,
-            "files": [file.to_json() for file in self.files],
-        }
-        if self.inspected_with is not None:
-            record["inspected_with"] = self.inspected_with
-        if self.copies_deleted:
-            record["copies_deleted"] = True
-        return record
-
 
 @dataclass(frozen=True)
-class RawFiles:
-    """The files of a source as a run has brought them."""
+class Copying:
+    """What a run did to have the files of a source."""
 
-    record: RawRecord
+    files: tuple[CopiedFile, ...]
     copied: int
     """How many files this run copied."""
     changed: tuple[str, ...] = ()
@@ -105,25 +70,25 @@ class RawFiles:
     """The paths of copies that had another content than recorded. This run copied them again."""
 
     @property
+    def version(self) -> str:
+        """16 hexadecimal digits that change when the content of any copy does."""
+        versions = [file.stored.sha256 for file in self.files]
+        if len(versions) == 1:
+            return versions[0][:16]
+        return _digest_lines(versions)[:16]
+
+    @property
     def outcome(self) -> str:
         """What this run did, in words."""
-        files = self.record.files
         if not self.copied:
             return "unchanged: not copied again"
-        outcome = "copied" if self.copied == len(files) else f"copied {self.copied} of {len(files)}"
+        is_all = self.copied == len(self.files)
+        outcome = "copied" if is_all else f"copied {self.copied} of {len(self.files)}"
         if self.changed:
             outcome += f", as they were at the start: {_name_first(self.changed)} changed since"
         if self.damaged:
             outcome += f"; {_name_first(self.damaged)} had another content than recorded"
         return outcome
-
-    @property
-    def unchanged_version(self) -> str | None:
-        """The record's version, if the copies of an earlier run still have the recorded content.
-
-        None if this run copied any file.
-        """
-        return None if self.copied else self.record.version
 
 
 def _name_first(names: Sequence[str]) -> str:
@@ -131,51 +96,111 @@ def _name_first(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-@contextmanager
-def bring_raw_files(
-    source: RatingsSource,
-    storage: StorageResource,
-    project: Path,
-    *,
-    record: str,
-    place: Callable[[str], str],
-) -> Iterator[RawFiles]:
-    """Copy the files that are new or changed since the last run, or whose copies have changed.
+@dataclass(frozen=True)
+class RawSource:
+    """A source that an asset copies."""
 
-    When the block ends, copies of files that are no longer in the source are deleted. If it raises,
-    they stay, because the last run's record stays in force.
+    asset: str
+    source: RatingsSource
+    place: Callable[[str], str]
+    """Makes a storage key of a filename."""
 
-    project: the folder where relative paths start.
-    record: the storage key of the last run's record.
-    place: makes a storage key of a filename.
-    Raises UserError, UserError.
+
+Inspect = Callable[[Sequence[CopiedFile]], tuple[Finding, Seen]]
+"""Reads copies: whether they can be used, and what is in them."""
+
+
+def copy_raw(
+    work: Work,
+    raw: RawSource,
+    model: type[RawRecord[Seen]],
+    inspected_with: Mapping[str, str],
+    inspect: Inspect[Seen],
+) -> tuple[Result[RawRecord[Seen]], Copying]:
+    """The record of the source's files, and what this run did to have them.
+
+    Files that are new or changed since the last run are copied, and so are those whose copies have
+    changed. If any has another content than in the last run, all are inspected. Copies of files
+    that are no longer in the source are deleted in the end. If this raises, they stay, because the
+    last run's record stays in force.
+
+    inspected_with: the versions of what an inspection depends on besides the files, by name.
+    Raises UserError, Refused.
     """
-    storage.store.tidy(storage.uri(f"{record.partition('/')[0]}/"))
-    last_record = RawRecord.from_json(read_record(storage, storage.uri(record), RawRecord))
-    raw = _copy_changed(source, storage, project, last_record, place)
-    yield raw
-    uris_to_keep = {file.uri for file in raw.record.files}
-    for file in last_record.files:
-        if file.uri not in uris_to_keep:
-            storage.store.delete(file.uri)
+    store, uri = work.storage.store, work.files.record_uri(raw.asset)
+    store.tidy(work.files.uri(f"{work.pipeline.name}/"))
+    last = load(store, uri, model)
+    last_files = last.files if last is not None else ()
+    copying = _copy_changed(work, raw, last_files)
+    made_of = {"files": copying.version, **inspected_with}
+
+    def make() -> RawRecord[Seen]:
+        finding, seen = inspect(copying.files)
+        return model(
+            made_of=made_of,
+            version=copying.version,
+            findings=(finding,),
+            source=raw.source.display_name,
+            files=copying.files,
+            seen=seen,
+        )
+
+    result = once(work, uri, model, made_of, make)
+    record = result.record.model_copy(update={"files": copying.files, "copies_deleted": False})
+    if record != result.record:
+        # The time of a file differs, or its copy was made again.
+        save(store, uri, record)
+    uris_to_keep = {file.stored.uri for file in copying.files}
+    for file in last_files:
+        if file.stored.uri not in uris_to_keep:
+            store.delete(file.stored.uri)
+    return replace(result, record=record), copying
 
 
-def delete_copies(
-    source: RatingsSource, record: RawRecord, storage: StorageResource, project: Path, key: str
-) -> None:
+def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) -> Copying:
+    storage = work.storage
+    context = make_source_context(storage, work.pipeline.project)
+    listed_files = raw.source.files(context)
+    last_by_source = {file.source: file for file in last_files}
+    files: list[CopiedFile] = []
+    changed, damaged, copied = [], [], 0
+    for listed in listed_files:
+        name, uri = listed.file.display_name, storage.uri(raw.place(listed.filename))
+        last = last_by_source.get(name)
+        # Whether the last run copied this version of the file, to the same place.
+        if last and (last.fingerprint, last.stored.uri) == (listed.fingerprint, uri):
+            if last.stored.is_intact(storage.store):
+                files.append(last)
+                continue
+            if storage.store.head(uri) is not None:
+                damaged.append(storage.where(uri))
+        copy = listed.file.copy(context, uri, may_be_empty=len(listed_files) > 1)
+        is_local = storage.store.local_path(uri) is not None
+        stored = StoredFile(
+            uri=uri, size=copy.size, sha256=copy.sha256, etag="" if is_local else copy.etag
+        )
+        files.append(CopiedFile(source=name, fingerprint=listed.fingerprint, stored=stored))
+        copied += 1
+        if listed.file.has_changed(context):
+            changed.append(name)
+    return Copying(tuple(files), copied, tuple(changed), tuple(damaged))
+
+
+def delete_copies(work: Work, asset: str, source: RatingsSource, record: RawRecord[Seen]) -> None:
     """Delete the copies of the files, which have rows of users who were erased, and record that.
 
     What was downloaded of the source is removed, too. The next run copies the files again.
 
-    key: the storage key of the record.
+    asset: the one that copies them.
     """
-    source.remove_downloads(make_source_context(storage, project))
+    source.remove_downloads(make_source_context(work.storage, work.pipeline.project))
     for file in record.files:
-        storage.store.delete(file.uri)
-    write_record(storage, key, replace(record, copies_deleted=True).to_json())
+        work.storage.store.delete(file.stored.uri)
+    deleted = record.model_copy(update={"copies_deleted": True})
+    save(work.storage.store, work.files.record_uri(asset), deleted)
 
 
-def require_copies(record: RawRecord, asset: str = "raw_ratings") -> None:
+def require_copies(record: RawRecord[Seen], asset: str) -> None:
     """Raise UserError if the copies of the files were deleted by `delete_copies`.
 
     asset: the one that copies them.
@@ -187,90 +212,29 @@ def require_copies(record: RawRecord, asset: str = "raw_ratings") -> None:
         )
 
 
-def _copy_changed(
-    source: RatingsSource,
-    storage: StorageResource,
-    project: Path,
-    last_record: RawRecord,
-    place: Callable[[str], str],
-) -> RawFiles:
-    context = make_source_context(storage, project)
-    listed_files = source.files(context)
-    last_files = {file.source: file for file in last_record.files}
-    files: list[FileRecord] = []
-    changed, damaged, copied = [], [], 0
-    for file in listed_files:
-        name, uri = file.file.display_name, storage.uri(place(file.filename))
-        last_file = last_files.get(name)
-        # Whether the last run copied this version of the file, to the same place.
-        if last_file and (last_file.fingerprint, last_file.uri) == (file.fingerprint, uri):
-            info = storage.store.head(uri)
-            verified_file = _verify_copy(last_file, info, storage) if info else None
-            if verified_file is not None:
-                files.append(verified_file)
-                continue
-            if info is not None:
-                damaged.append(storage.where(uri))
-        copy = file.file.copy(context, uri, may_be_empty=len(listed_files) > 1)
-        etag = copy.etag if _has_etag(uri, storage) else None
-        files.append(FileRecord(name, uri, file.fingerprint, copy.size, copy.sha256, etag))
-        copied += 1
-        if file.file.has_changed(context):
-            changed.append(name)
-    record = RawRecord(source.display_name, tuple(files))
-    if record.files == last_record.files:
-        record = replace(record, inspected_with=last_record.inspected_with)
-    return RawFiles(record, copied, tuple(changed), tuple(damaged))
-
-
-def _verify_copy(file: FileRecord, info: ObjectInfo, storage: StorageResource) -> FileRecord | None:
-    """The record of the file, whose copy has the recorded content; None if it has another.
-
-    S3 gives every content another ETag. A copy with the recorded one is not read. On this machine
-    every copy is read, because a disk may change bytes of a file without changing its time.
-    info: of the copy in the storage.
-    """
-    if info.size != file.size:
-        return None
-    has_etag = bool(info.etag) and _has_etag(info.uri, storage)
-    if has_etag and info.etag == file.etag:
-        return file
-    chunks = storage.store.chunks(info.uri, info.etag if has_etag else None)
-    if compute_sha256(chunks) != file.sha256:
-        return None
-    return replace(file, etag=info.etag) if has_etag else file
-
-
-def _has_etag(uri: str, storage: StorageResource) -> bool:
-    """Whether the object's ETag changes whenever its content does. That of a local file need
-    not."""
-    return storage.store.local_path(uri) is None
-
-
 @contextmanager
-def open_raw_files(record: RawRecord, storage: StorageResource) -> Iterator[list[RawFile]]:
-    """The copies on this machine, in order. Raises UserError, UserError."""
-    require_copies(record)
+def open_copies(files: Sequence[CopiedFile], storage: StorageResource) -> Iterator[list[RawFile]]:
+    """The copies on this machine, in order.
+
+    Raises UserError, and DamagedObjectError if a copy has another content than recorded.
+    """
     with ExitStack() as stack:
-        yield [stack.enter_context(open_copy(file, storage)) for file in record.files]
+        yield [stack.enter_context(_open_copy(file, storage)) for file in files]
 
 
 @contextmanager
-def open_copy(file: FileRecord, storage: StorageResource) -> Iterator[RawFile]:
-    """The file's copy on this machine.
-
-    Raises UserError, and DamagedObjectError if the copy has another content than recorded.
-    """
-    with storage.local_file(file.uri) as path:
+def _open_copy(file: CopiedFile, storage: StorageResource) -> Iterator[RawFile]:
+    stored = file.stored
+    with storage.local_file(stored.uri) as path:
         size = path.stat().st_size
         damage = None
-        if size != file.size:
-            damage = f"{size} bytes instead of {file.size}"
-        elif compute_sha256(read_pieces(path)) != file.sha256:
+        if size != stored.size:
+            damage = f"{size} bytes instead of {stored.size}"
+        elif compute_sha256(read_pieces(path)) != stored.sha256:
             damage = "its content differs from the one that was copied"
         if damage is not None:
             raise DamagedObjectError(
-                storage.where(file.uri), damage, "run the refresh, which copies it again"
+                storage.where(stored.uri), damage, "run the refresh, which copies it again"
             )
         # Who reads a message about a row wants to open the source, not the copy.
         yield RawFile(path, file.source)
@@ -295,7 +259,7 @@ def digest_source(source: RatingsSource, storage: StorageResource, project: Path
     return _digest_fingerprints([(file.file.display_name, file.fingerprint) for file in files])
 
 
-def digest_files(files: Sequence[FileRecord]) -> str:
+def digest_files(files: Sequence[CopiedFile]) -> str:
     """A digest that changes when a file comes, goes or changes; empty for no files."""
     return _digest_fingerprints([(file.source, file.fingerprint) for file in files])
 

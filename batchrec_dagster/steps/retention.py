@@ -24,16 +24,12 @@ from batchrec_dagster.personalize.resource_kinds import (
 )
 from batchrec_dagster.personalize.teardown import is_busy
 from batchrec_dagster.steps.batch_jobs import DAMAGED
-from batchrec_dagster.steps.data_sizes import name_record
-from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.layout import ListKeys
-
-RAW_ITEMS, RAW_USERS = "raw_items", "raw_users"
 
 
 def delete_unneeded(work: PersonalizeWork, job_in_use: str | None = None) -> None:
@@ -184,41 +180,15 @@ def _delete_undeclared(work: PersonalizeWork) -> None:
     undeclared = [*_list_undeclared_prefixes(pipeline), *_list_prefixes_of_removed_lists(work)]
     prefixes = [work.files.uri(prefix) for prefix in undeclared]
     uris = [info.uri for prefix in prefixes for info in store.list(prefix)]
-    if pipeline.items is None:
-        uris += _list_copies(work, RAW_ITEMS, keys.raw("items"))
-    if pipeline.users is None:
-        uris += _list_copies(work, RAW_USERS, keys.raw("users"))
     if not uris:
         return
     _delete_objects(work, uris)
     shared_folders = [
-        work.files.uri(key)
-        for key in (
-            ListKeys(pipeline.name).all_arm_users,
-            keys.lists,
-            keys.raw("items"),
-            keys.raw("users"),
-        )
+        work.files.uri(key) for key in (ListKeys(pipeline.name).all_arm_users, keys.lists)
     ]
     for folder in [prefix.rpartition("/")[0] for prefix in prefixes] + shared_folders:
         delete_empty_folders(store.local_path(folder))
     work.ensure.log.info(f"retention: deleted {len(uris):,} files of settings that were removed")
-
-
-def _list_copies(work: Work, asset: str, folder: str) -> list[str]:
-    """The copies in the folder that this pipeline made, and then their record.
-
-    The record is deleted last, so that a killed run is continued.
-
-    asset: the asset that copied them.
-    """
-    record = RawRecord.from_json(work.files.record(asset, RawRecord))
-    prefix = work.files.uri(folder)
-    copies = [file.uri for file in record.files]
-    uris = [uri for uri in copies if uri.startswith(prefix)]
-    if record.files:
-        uris.append(work.files.uri(work.pipeline.keys.record(asset)))
-    return uris
 
 
 def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
@@ -227,13 +197,18 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
 
     keys = pipeline.keys
     if pipeline.items is None:
+        yield keys.raw("items")
+        yield keys.record("raw_items")
         yield keys.items
-        yield keys.record(name_record("items"))
+        yield keys.record("items")
     if pipeline.users is None:
+        yield keys.raw("users")
+        yield keys.record("raw_users")
         yield keys.users
-        yield keys.record(name_record("users"))
+        yield keys.record("users")
     if not pipeline.has_titles:
         yield keys.item_titles
+        yield keys.record("item_titles")
     if pipeline.segments is None:
         yield keys.job_input("batch_segments")
         yield keys.user_segments
@@ -254,9 +229,11 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
             yield f"{folder}{MODEL}/"
     if all(published.has_own_users for published in user_lists):
         yield keys.job_input("batch_inference")
+        yield keys.record("batch_users")
     for published in user_lists:
         if published.name and not published.has_own_users:
             yield published.keys.users_of_list
+            yield published.keys.list_record("batch_users")
 
 
 def _list_prefixes_of_removed_lists(work: Work) -> Iterator[str]:

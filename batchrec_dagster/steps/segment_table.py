@@ -28,7 +28,7 @@ from batchrec_dagster.steps.checks import (
     check_no_duplicates,
     check_no_failed_segments,
 )
-from batchrec_dagster.steps.cost import count_users
+from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.items import add_item_columns, read_titles, read_titles_version
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.retention import delete_unneeded_segments
@@ -157,7 +157,8 @@ def _prepare_job(
         request["filterArn"] = ensure_filter(work.ensure, model, users_filter)
     # Segments depend on the training data only, but a filter also reads newer data.
     filter_versions = [model.data_version] if segments.filter else []
-    cost = work.prices.price_segments(len(segments.queries), count_users(work))
+    users = read_interactions_record(work).counts.users
+    cost = work.prices.price_segments(len(segments.queries), users)
     return prepare_batch_job(
         work, BATCH_SEGMENT_JOB, request, "batch_segments", cost, queries, *filter_versions
     )

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import EVENT_TYPE
+from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import Finding
 
@@ -38,13 +38,7 @@ def check_success_known(work: Work) -> list[Finding]:
     declared = work.pipeline.solution.success
     if not declared:
         return []
-    with work.storage.local_file(work.files.interactions) as path:
-        rows = scan_interactions(path)
-        types: list[str] = []
-        if EVENT_TYPE in rows.collect_schema():
-            counts = rows.group_by(EVENT_TYPE).len().collect(engine="streaming").drop_nulls()
-            counts = counts.sort("len", EVENT_TYPE, descending=[True, False])
-            types = counts.get_column(EVENT_TYPE).to_list()
+    types = [*read_interactions_record(work).counts.events]
     return [compare_success(declared, types)]
 
 

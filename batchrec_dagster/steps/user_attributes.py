@@ -2,57 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
+from batchrec_dagster.config import fingerprint
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.attributes import AttributeRows
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
-from batchrec_dagster.steps.checks import check_rows_readable
-from batchrec_dagster.steps.data_sizes import DataSize, FileInspection
-from batchrec_dagster.steps.raw_files import RawRecord, open_copy, require_copies
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.checks import (
+    check_rows_readable,
+    check_source_without_erased,
+    require_passed,
+)
+from batchrec_dagster.steps.data_sizes import DataSize, RawAttributes
+from batchrec_dagster.steps.raw_files import CopiedFile, delete_copies, open_copies, require_copies
+from batchrec_dagster.steps.stored_files import TableRecord, put_table
+from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.editions import Finding
 from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.layout import MAKE_AGAIN
 from batchrec_dagster.storage.objects import DamagedObjectError
+from batchrec_dagster.storage.suppressed_users import SuppressionList
+
+CODE_VERSION = "1"
+USERS_READABLE = "users_readable"
+# The most frequent values of a category are shown, if this many users have them. So none of them
+# says something of a single person.
+SHOWN_VALUES, LEAST_USERS = 3, 10
 
 
 def read_users_file(
-    raw: RawRecord, storage: StorageResource, layout: UsersLayout, suppressed: SuppressedUsers
+    copies: Sequence[CopiedFile],
+    storage: StorageResource,
+    layout: UsersLayout,
+    suppressed: SuppressedUsers,
 ) -> AttributeRows:
     """The rows of the copied file, without those of users who were erased.
 
-    Raises UserError, UserError, and PreparationError unless `inspect_users` has passed it.
+    Raises UserError, and PreparationError unless `inspect_users` has passed it.
     """
-    require_copies(raw, "raw_users")
-    (file,) = raw.files
-    with open_copy(file, storage) as raw_file:
+    with open_copies(copies, storage) as (raw_file,):
         return parse_user_attributes(raw_file, layout, suppressed)
 
 
 def inspect_users(
-    raw: RawRecord,
+    copies: Sequence[CopiedFile],
     storage: StorageResource,
     layout: UsersLayout,
     on_bad_rows: str,
     suppressed: SuppressedUsers,
-) -> FileInspection:
-    """The verdict on the copied file. Raises UserError."""
+) -> tuple[Finding, DataSize]:
+    """The verdict on the copied file, and how much is in it. Raises UserError, and Refused if it
+    cannot be read."""
     try:
-        users = read_users_file(raw, storage, layout, suppressed)
+        users = read_users_file(copies, storage, layout, suppressed)
     except PreparationError as error:
-        check = Finding("users_readable", passed=False, text=str(error))
-        return FileInspection(check, DataSize(0))
-    check = check_rows_readable("users_readable", "users", users.rows, users.bad, on_bad_rows)
+        require_passed([Finding(USERS_READABLE, passed=False, text=str(error))])
+        raise
     values = {
         f"users.columns.{role}": users.good.get_column(role.rpartition(".")[2]).count()
         for role in layout.roles
         if role != "user"
     }
-    return FileInspection(check, DataSize(users.good.height, values=values))
+    check = check_rows_readable(USERS_READABLE, "users", users.rows, users.bad, on_bad_rows)
+    return check, DataSize(rows=users.good.height, values=values)
+
+
+class UsersRecord(TableRecord, frozen=True):
+    """The prepared table of users."""
+
+    frequent_values: dict[str, dict[str, int]]
+    """How many users have each of the most frequent values of a category, by column."""
+    erased: int
+    """How many users of the source were left out because they were erased."""
+
+
+def describe_settings(layout: UsersLayout) -> str:
+    """A fingerprint of what the table depends on besides the file: settings and code."""
+    return f"{CODE_VERSION}-{fingerprint(layout)}"
+
+
+def prepare_users(work: Work, raw: RawAttributes, layout: UsersLayout) -> Result[UsersRecord]:
+    """What is known of the users, prepared unless an earlier run has done so.
+
+    The copy of the source is deleted in the end if it has rows of users who were erased.
+    Raises UserError.
+    """
+    suppressed = SuppressionList(work.files).read()
+    made_of = {
+        "raw_users": raw.version,
+        "settings": describe_settings(layout),
+        "erased": suppressed.version or "",
+    }
+
+    def make() -> UsersRecord:
+        require_copies(raw, "raw_users")
+        users = read_users_file(raw.files, work.storage, layout, suppressed)
+        check = check_source_without_erased(users.erased_rows, len(users.erased))
+        stored = put_table(work, work.pipeline.keys.users, users.good, made_of)
+        return UsersRecord(
+            **{**dict(stored), "findings": (check,)},
+            frequent_values=_count_frequent_values(users.good),
+            erased=len(users.erased),
+        )
+
+    result = once(work, work.files.record_uri("users"), UsersRecord, made_of, make)
+    if result.record.erased and not raw.copies_deleted:
+        assert work.pipeline.users is not None
+        delete_copies(work, "raw_users", work.pipeline.users.rows, raw)
+    return result
+
+
+def _count_frequent_values(users: pl.DataFrame) -> dict[str, dict[str, int]]:
+    frequent = {}
+    for column in users.drop(USER_ID).iter_columns():
+        if column.dtype == pl.String:
+            counts = column.drop_nulls().value_counts(sort=True)
+            shown = counts.filter(pl.col("count") >= LEAST_USERS).head(SHOWN_VALUES)
+            frequent[column.name] = dict(shown.iter_rows())
+    return frequent
 
 
 def read_user_attributes(work: Work) -> pl.DataFrame:

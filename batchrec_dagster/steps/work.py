@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
+from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.editions import Finding
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, PipelineFiles
 from batchrec_dagster.storage.lock import Lock, hold_lock
+from batchrec_dagster.storage.objects import ObjectStore
+from batchrec_dagster.storage.records import Record, load, save
 
 
 @dataclass(frozen=True)
@@ -73,3 +78,53 @@ class PersonalizeWork(Work):
         return hold_lock(
             self.storage.store, self.files.uri(key), run, ensure.log, ensure.deadline_seconds
         )
+
+
+class StepRecord(Record, frozen=True):
+    """The record of a step, with what its checks have found."""
+
+    findings: tuple[Finding, ...] = ()
+
+    def is_stored(self, store: ObjectStore) -> bool:
+        """Whether what was made is still there, as it was. Raises UserError."""
+        return True
+
+
+R = TypeVar("R", bound=StepRecord)
+
+
+@dataclass(frozen=True)
+class Result(Generic[R]):
+    """What a step has made, in this run or in an earlier one."""
+
+    record: R
+    is_unchanged: bool
+    """Whether an earlier run has made it."""
+    findings: tuple[Finding, ...]
+    """Those of the record, and those of checks that depend on more than its inputs."""
+
+    def with_check(self, check: Finding) -> Self:
+        """The same with one more check. Raises Refused if it blocks."""
+        findings = (*self.findings, check)
+        require_passed(findings)
+        return replace(self, findings=findings)
+
+
+def once(
+    work: Work, uri: str, model: type[R], made_of: Mapping[str, str], make: Callable[[], R]
+) -> Result[R]:
+    """What `make` makes, or what the record says was made of the same before.
+
+    uri: of the record.
+    made_of: the version of each input, of the settings and of the code, by name.
+    make: makes it, and returns its record, which is stored.
+    Raises UserError, and Refused if one of the record's checks blocks.
+    """
+    store = work.storage.store
+    last = load(store, uri, model)
+    if last is not None and last.made_of == made_of and last.is_stored(store):
+        return Result(last, is_unchanged=True, findings=last.findings)
+    record = make()
+    require_passed(record.findings)
+    save(store, uri, record)
+    return Result(record, is_unchanged=False, findings=record.findings)

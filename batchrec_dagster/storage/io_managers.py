@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
+from pydantic import BaseModel
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.connection import StorageResource
@@ -262,10 +263,14 @@ class JsonRecordIOManager(StorageIOManager):
     suffix = ".json"
 
     def encode(self, value: Any) -> bytes:
+        if isinstance(value, BaseModel):
+            return (value.model_dump_json(indent=2) + "\n").encode()
         values = value.to_json() if isinstance(value, JsonRecord) else value
         return (json.dumps(values, indent=2) + "\n").encode()
 
     def decode(self, data: bytes, target_type: object) -> Any:
+        if isinstance(target_type, type) and issubclass(target_type, BaseModel):
+            return target_type.model_validate_json(data)
         if isinstance(target_type, type) and is_dataclass(target_type):
             try:
                 values = parse_record(data, target_type)

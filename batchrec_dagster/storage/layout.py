@@ -6,13 +6,12 @@ records that steps write for later runs. Keys that end with a slash are folders.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import polars as pl
@@ -22,9 +21,8 @@ from batchrec_dagster.storage.editions import PublishedTable
 from batchrec_dagster.storage.objects import (
     DamagedObjectError,
     ObjectNotFoundError,
-    ObjectStore,
 )
-from batchrec_dagster.storage.records import ANY_RECORD, parse_record
+from batchrec_dagster.storage.records import ANY_RECORD, Record, load, parse_record
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
 
@@ -297,81 +295,6 @@ def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) 
 
 
 @dataclass(frozen=True)
-class UsersOfInteractions:
-    """The Parquet file that Spark writes of the users of the interactions.
-
-    It has the columns USER_ID, TIMESTAMP (of the user's last interaction) and INTERACTIONS (how
-    many the user has). Its folder is named after the ETag of its interactions, the file after their
-    version. So a file in the folder of the current interactions always belongs to them, even after
-    a kill. Without such a file, the interactions themselves are read.
-    """
-
-    store: ObjectStore
-    uri: str
-    """The URI of the interactions."""
-
-    @property
-    def folder(self) -> str:
-        """The folder of the files, with its final slash; outside what Personalize imports."""
-        return f"{self.uri.rpartition('/')[0]}_users/"
-
-    def table(self) -> pl.DataFrame | None:
-        """The users of the current interactions; None without a file."""
-        uri = self._find_file()
-        if uri is None:
-            return None
-        try:
-            with self.store.open(uri) as file:
-                return pl.read_parquet(file)
-        except ObjectNotFoundError:
-            return None
-        except pl.exceptions.PolarsError as error:
-            where = str(self.store.local_path(uri) or uri)
-            raise DamagedObjectError(where, error, MAKE_AGAIN) from error
-
-    def version(self) -> str | None:
-        """StorageResource.version of the current interactions; None without a file."""
-        uri = self._find_file()
-        return None if uri is None else PurePosixPath(uri).stem
-
-    def place(self, etag: str, version: str) -> str:
-        """The URI of the file for interactions with this ETag and version."""
-        return f"{self._folder_of(etag)}{version}.parquet"
-
-    def keep_only(self, etag: str) -> None:
-        """Delete the files of interactions with any other ETag."""
-        for file in self.store.list(self.folder):
-            if not file.uri.startswith(self._folder_of(etag)):
-                self.store.delete(file.uri)
-
-    def _find_file(self) -> str | None:
-        interactions = self.store.head(self.uri)
-        if interactions is None or not interactions.etag:
-            return None
-        files = self.store.list(self._folder_of(interactions.etag))
-        # Another program may have put a file of its own there.
-        uris = [file.uri for file in files if file.uri.endswith(".parquet")]
-        return uris[0] if uris else None
-
-    def _folder_of(self, etag: str) -> str:
-        # An ETag may contain any character.
-        return f"{self.folder}{hashlib.sha256(etag.encode()).hexdigest()[:16]}/"
-
-
-@dataclass(frozen=True)
-class PreparedFiles:
-    """Files that Spark prepared, and that publication moves to their places: files on this machine,
-    or URIs of objects in the storage."""
-
-    interactions: Path | str
-    """The interactions, as CSV."""
-    users: Path | str
-    """Their users, as Parquet."""
-    version: str
-    """The version of the CSV, as from StorageResource.version."""
-
-
-@dataclass(frozen=True)
 class PipelineFiles:
     """A pipeline's files in the storage. Raises UserError."""
 
@@ -391,13 +314,14 @@ class PipelineFiles:
         """The URI of the interactions."""
         return self.uri(self.keys.interactions)
 
-    @cached_property
-    def users_of_interactions(self) -> UsersOfInteractions:
-        return UsersOfInteractions(self.storage.store, self.interactions)
-
     def interactions_version(self) -> str:
-        """The version of the interactions, which are read for it unless Spark recorded it."""
-        return self.users_of_interactions.version() or self.storage.version(self.interactions)
+        """The version of the interactions, as their record says; empty without one."""
+        record = load(self.storage.store, self.record_uri("interactions"), Record)
+        return "" if record is None else record.version
+
+    def record_uri(self, asset: str) -> str:
+        """The URI of the asset's record."""
+        return self.uri(self.keys.record(asset))
 
     def record(self, asset: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
         """The record of the asset's last run; empty if there is none.

@@ -136,7 +136,7 @@ def test_a_run_that_ends_before_the_copies_are_deleted_leaves_that_to_the_next(
         raise RuntimeError("ended")
 
     with monkeypatch.context() as patch:
-        patch.setattr("batchrec_dagster.pipeline.assets.prepared.delete_copies", end)
+        patch.setattr("batchrec_dagster.steps.interactions.delete_copies", end)
         assert not refresh(project, "shop", instance, assets=PREPARED).success
     assert PERSON in storage.store.get(raw_copy).decode()
     assert PERSON not in storage.store.get(files.interactions).decode()

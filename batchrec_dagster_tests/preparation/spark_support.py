@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import polars as pl
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.personalize.file_formats import scan_interactions
@@ -21,7 +20,6 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
-from batchrec_dagster_tests.guard.builders import last_times
 from batchrec_dagster_tests.guard.servers.spark import QUICK_ARGUMENTS, quick_session
 
 __all__ = ["QUICK_ARGUMENTS", "quick_session"]
@@ -34,7 +32,7 @@ class Outcome:
     """What an engine wrote, or the error that it raised in its place."""
 
     csv_text: str | None = None
-    users: list[tuple[str, int]] | None = None
+    events: Mapping[str, int] | None = None
     rows_read: int = 0
     left_out: dict[str, int] | None = None
     unit: str = ""
@@ -56,14 +54,15 @@ def prepare_on_polars(
                 result = ratings.write_interactions(target)
         except PreparationError as error:
             return Outcome(error=str(error))
+        counts = count_rows(scan_interactions(target))
         return Outcome(
             target.read_bytes().decode(),
-            last_times(target).rows(),
+            counts.events,
             result.rows_read,
             dict(result.left_out),
             result.timestamp_unit,
             tuple(result.bad_row_examples),
-            event_types=count_rows(scan_interactions(target)).event_types,
+            event_types=counts.event_types,
             erased_users=result.erased_users,
         )
 
@@ -87,7 +86,7 @@ def prepare_on_spark(
             return Outcome(error=str(error))
         return Outcome(
             Path(task.destination.removeprefix("file://")).read_bytes().decode(),
-            pl.read_parquet(task.users.removeprefix("file://"), glob=False).rows(),
+            result.events,
             result.rows_read,
             dict(result.left_out),
             result.timestamp_unit,
@@ -106,6 +105,5 @@ def build_spark_task(
         layout,
         rules,
         f"file://{folder}/interactions.csv",
-        f"file://{folder}/users.parquet",
         f"file://{folder}/work",
     )

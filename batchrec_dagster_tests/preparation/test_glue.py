@@ -193,7 +193,6 @@ def test_the_script_runs_as_glue_calls_it(
         TASK,
         files=[SourceFile(f"file://{ratings}", "ratings.csv")],
         destination=f"file://{tmp_path}/out/interactions.csv",
-        users=f"file://{tmp_path}/out/users.parquet",
         work=f"file://{tmp_path}/work",
     )
     processes: list[subprocess.Popen[bytes]] = []

@@ -169,5 +169,5 @@ def test_rows_that_are_read_in_parts_are_kept_or_left_out_for_a_reason(
 @settings(deadline=None)
 @given(RULES)
 def test_rules_and_layouts_come_back_from_json(rules: Rules) -> None:
-    task = SparkTask([], LAYOUT, rules, destination="", users="", work="")
+    task = SparkTask([], LAYOUT, rules, destination="", work="")
     assert SparkTask.from_json(json.loads(json.dumps(asdict(task)))) == task

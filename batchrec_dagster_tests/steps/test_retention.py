@@ -167,7 +167,7 @@ def test_outputs_that_another_list_needs_or_will_adopt_stay(place: Place, tmp_pa
     for name in jobs:
         write_output(work, name)
     for name in ("home", "app"):
-        publish(work, tmp_path, name, batch_inference_job_arn=f"{JOB}{name}")
+        publish(work, tmp_path, name, job_arn=f"{JOB}{name}")
     # A list that is made later in the run, or at the same time, adopts what was made of the data.
     delete_unneeded(work)
     assert list_jobs(storage) == ["app", "home", "new"]
@@ -213,7 +213,6 @@ UNDECLARED = {
 }
 # What a person put there, and what the pipeline itself still needs.
 OTHER_FILES = [
-    "raw/items/notes.txt",
     "raw/ratings/ratings.csv",
     "curated/exports/lists.csv",
     "transformed/interactions/interactions.csv",
@@ -248,10 +247,6 @@ def test_what_removed_settings_left_goes(
 def write_undeclared(storage: StorageResource) -> None:
     for key in (*OTHER_FILES, *(key for keys in UNDECLARED.values() for key in keys)):
         storage.store.put(storage.uri(f"shop/{key}"), b"x")
-    uri = storage.uri("shop/raw/items/items.csv")
-    record = f'{{"source": "items.csv", "files": [{{"source": "a", "uri": "{uri}",'
-    record += ' "fingerprint": "b", "size": 1, "sha256": "c"}]}'
-    storage.store.put(storage.uri("shop/records/raw_items.json"), record.encode())
 
 
 def test_a_killed_run_is_continued(

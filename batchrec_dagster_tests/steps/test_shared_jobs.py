@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -140,8 +139,8 @@ def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
     work = PersonalizeWork(pipeline, storage, ensure, Prices())
     mail, home, _ = pipeline.user_lists
     for published, users in ((mail, 2), (home, 3)):
-        lines = pl.DataFrame({"userId": [str(user) for user in range(users)]})
-        storage.store.put(work.files.uri(published.users_key), lines.write_ndjson().encode())
+        uri = work.files.uri(published.users_record)
+        storage.store.put(uri, f'{{"users": {users}}}'.encode())
     works = ["recommending to 2 users (mail)", "recommending to 3 users (home, app)"]
     assert [cost.what for cost in estimate_results(work)] == works
 
@@ -162,8 +161,8 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
             writer.finish(make_edition(about))
         work.files_of(published).table.publish(writer.path, 7)
     compare = SizeComparison(work, "interactions").check
-    assert compare(DataSize(190)).text.endswith("compared with 200 in edition 1 of mail")
+    assert compare(DataSize(rows=190)).text.endswith("compared with 200 in edition 1 of mail")
     withdrawn = WithdrawnLists(1, "v2", None, None)
     Publications(work.files_of(mail)).write(PublicationRecord(withdrawn=(withdrawn,)))
     compare = SizeComparison(work, "interactions").check
-    assert compare(DataSize(190)).text.endswith("compared with 100 in edition 1 of home")
+    assert compare(DataSize(rows=190)).text.endswith("compared with 100 in edition 1 of home")

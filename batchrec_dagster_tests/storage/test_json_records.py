@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +15,6 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.reporting.history import _ReportRecord
 from batchrec_dagster.reporting.summary import _NewestModel
 from batchrec_dagster.steps.cost import Payment, _Training
-from batchrec_dagster.steps.raw_files import FileRecord, RawRecord
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.storage.io_managers import JsonRecordIOManager
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
@@ -25,13 +23,11 @@ from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.records import ANY_RECORD, parse_record
 
 MODEL = ModelRecord("arn:1", "arn:2", "group", "v1", metrics={"ndcg": 0.5})
-RAW = RawRecord("orders.csv", (FileRecord("orders.csv", "s3://b/orders.csv", "f", 3, "ab"),))
 # The shape of each record, and one that fits.
 RECORDS: list[tuple[Any, dict[str, Any]]] = [
     (ANY_RECORD, {}),
     (ModelRecord, MODEL.to_json()),
     (DatasetRecord, DatasetRecord("arn:1", "group", "v1").to_json()),
-    (RawRecord, RAW.to_json()),
     (Payment, {"root_run": "run", "cost_usd": 1.5}),
     (_Training, MODEL.to_json()),
     (_NewestModel, MODEL.to_json()),
@@ -75,7 +71,7 @@ def test_a_record_with_another_value_in_it_fits_or_is_refused_in_one_line(
         if not message or "\n" in message:
             raise
         return
-    if shape in (ModelRecord, DatasetRecord, RawRecord):
+    if shape in (ModelRecord, DatasetRecord):
         assert isinstance(shape.from_json(parsed), shape)
 
 
@@ -106,23 +102,6 @@ def test_a_record_of_another_type_is_refused_by_name(
 @pytest.mark.parametrize("content", OTHER_TYPES)
 def test_an_input_of_another_type_is_refused(files: ListFiles, content: bytes) -> None:
     manager = JsonRecordIOManager(storage=files.storage)
-    for target_type in (ModelRecord, RawRecord, dict):
+    for target_type in (ModelRecord, dict):
         with pytest.raises(ValueError, match=r".+"):
             manager.decode(content, target_type)
-
-
-def test_a_foreign_file_is_no_users_of_interactions(files: ListFiles) -> None:
-    store = files.storage.store
-    store.put(files.interactions, b"USER_ID\n")
-    info = store.head(files.interactions)
-    assert info is not None
-    users = files.users_of_interactions
-    place = users.place(info.etag, "v1")
-    store.put(f"{place.rpartition('/')[0]}/.DS_Store", b"x")
-    assert users.version() is None
-    files.write_parquet("x.parquet", pl.DataFrame({"USER_ID": ["1"]}))
-    store.put(place, store.get(files.uri("x.parquet")))
-    assert users.version() == "v1"
-    store.put(place, b"x")
-    with pytest.raises(DamagedObjectError, match=r"v1\.parquet is damaged"):
-        users.table()

@@ -1,13 +1,12 @@
 """The assets items, which Personalize imports, and item_titles, which people read."""
 
-import io
 from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.assets.raw import raw_items
 from batchrec_dagster.pipeline.declare_asset import (
@@ -17,19 +16,12 @@ from batchrec_dagster.pipeline.declare_asset import (
     sample_metadata,
     table_metadata,
 )
-from batchrec_dagster.pipeline.run_step import (
-    NOT_PREPARED_AGAIN,
-    asset_step,
-    get_work,
-    reusable_result,
-)
+from batchrec_dagster.pipeline.run_step import asset_step, get_work, materialize
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
-from batchrec_dagster.steps.items import read_items
-from batchrec_dagster.steps.raw_files import RawRecord
-from batchrec_dagster.steps.work import Work
-
-CODE_VERSION = "1"
+from batchrec_dagster.steps.data_sizes import RawAttributes
+from batchrec_dagster.steps.items import describe_settings, prepare_item_titles, prepare_items
+from batchrec_dagster.steps.stored_files import TableRecord
 
 TITLES = {
     "item_id": ("string", "The item's id."),
@@ -67,30 +59,26 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
             inputs=["raw_items"],
             stage=PREPARED,
             storage_key=key,
-            code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
+            code_version=describe_settings(layout),
             io_manager="items_io",
         )
     )
     @asset_step
-    def items(context: dg.AssetExecutionContext, raw_items: RawRecord) -> dg.MaterializeResult[Any]:
+    def items(
+        context: dg.AssetExecutionContext, raw_items: RawAttributes
+    ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        earlier_result = reusable_result(
-            context, lambda: _read_items_version(work, key), NOT_PREPARED_AGAIN
-        )
-        if earlier_result is not None:
-            return earlier_result
-        table = read_items(raw_items, work.storage, layout).metadata
-        missing = {column: table.get_column(column).null_count() for column in layout.columns[1:]}
-        version = fingerprint(table.write_csv())
-        return dg.MaterializeResult(
-            value=table,
-            data_version=dg.DataVersion(version),
-            metadata={
+        result = prepare_items(work, raw_items, layout)
+        table = result.record
+        return materialize(
+            result,
+            work.files.uri(key),
+            {
                 "preview": preview_metadata(
-                    f"**{table.height:,} items**. Missing values:",
-                    markdown_table(["column", "items without"], missing.items()),
+                    f"**{table.rows:,} items**. Missing values:",
+                    markdown_table(["column", "items without"], table.missing.items()),
                 ),
-                "empty": missing,
+                "empty": table.missing,
                 **_table_metadata(table, _describe_columns(layout)),
             },
         )
@@ -112,60 +100,37 @@ def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
             inputs=["raw_items"],
             stage=PREPARED,
             storage_key=key,
-            code_version=f"{CODE_VERSION}-{fingerprint(layout)}",
+            code_version=describe_settings(layout),
             io_manager="parquet_io",
         )
     )
     @asset_step
     def item_titles(
-        context: dg.AssetExecutionContext, raw_items: RawRecord
+        context: dg.AssetExecutionContext, raw_items: RawAttributes
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        earlier_result = reusable_result(
-            context, lambda: _read_titles_version(work, key), NOT_PREPARED_AGAIN
-        )
-        if earlier_result is not None:
-            return earlier_result
-        titles = read_items(raw_items, work.storage, layout).titles
-        missing = titles.get_column("title").null_count()
-        version = fingerprint(titles.write_csv())
-        return dg.MaterializeResult(
-            value=titles,
-            data_version=dg.DataVersion(version),
-            metadata={
+        result = prepare_item_titles(work, raw_items, layout)
+        missing = result.record.missing["title"]
+        return materialize(
+            result,
+            work.files.uri(key),
+            {
                 "preview": preview_metadata(
-                    f"**{titles.height:,} items**, {missing:,} without a title."
+                    f"**{result.record.rows:,} items**, {missing:,} without a title."
                 ),
                 "without_title": missing,
-                **_table_metadata(titles, TITLES),
+                **_table_metadata(result.record, TITLES),
             },
         )
 
     return item_titles
 
 
-def _table_metadata(table: pl.DataFrame, columns: dict[str, tuple[str, str]]) -> dict[str, Any]:
+def _table_metadata(table: TableRecord, columns: dict[str, tuple[str, str]]) -> dict[str, Any]:
     return {
-        **table_metadata(table.height, columns, table.columns),
-        "sample": sample_metadata(table.head(5)),
+        **table_metadata(table.rows, columns, table.columns),
+        "sample": sample_metadata(pl.DataFrame(table.sample)),
     }
-
-
-def _read_items_version(work: Work, key: str) -> str:
-    """The version of the items file in the storage."""
-    return fingerprint(bytes(work.storage.store.get(work.storage.uri(key))).decode())
-
-
-def _read_titles_version(work: Work, key: str) -> str | None:
-    """The version of the titles in the storage; None if somebody else may have written them.
-
-    That is so if batchrec would write other bytes for the same titles.
-    """
-    content = bytes(work.storage.store.get(work.storage.uri(key)))
-    titles = pl.read_parquet(content)
-    rewritten = io.BytesIO()
-    titles.write_parquet(rewritten)
-    return fingerprint(titles.write_csv()) if rewritten.getvalue() == content else None
 
 
 def _describe_columns(layout: ItemsLayout) -> dict[str, tuple[str, str]]:

@@ -20,32 +20,24 @@ from batchrec_dagster.pipeline.declare_asset import (
     table_metadata,
 )
 from batchrec_dagster.pipeline.run_history import DagsterRuns
-from batchrec_dagster.pipeline.run_step import (
-    NOT_PREPARED_AGAIN,
-    SUPPRESSED_USERS,
-    AssetResult,
-    add_checks,
-    asset_step,
-    get_work,
-    materialization_with_checks,
-    reusable_result,
-)
+from batchrec_dagster.pipeline.run_step import asset_step, get_work, materialize
 from batchrec_dagster.pipeline.spark_jobs import choose_spark_engine
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
-from batchrec_dagster.steps.data_sizes import NOT_SHRUNK, SizeComparison, read_size, remember_size
-from batchrec_dagster.steps.interactions import PreparedInteractions, prepare_interactions
-from batchrec_dagster.steps.raw_files import RawRecord, delete_copies
-from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.hashed_users import SuppressedUsers
-from batchrec_dagster.storage.suppressed_users import SuppressionList
+from batchrec_dagster.steps.data_sizes import SizeComparison
+from batchrec_dagster.steps.interactions import (
+    InteractionsRecord,
+    describe_settings,
+    prepare_interactions,
+)
+from batchrec_dagster.steps.ratings import RawRatings
 
 if TYPE_CHECKING:
-    from batchrec_dagster.steps.batches import RequestedUsers
+    from batchrec_dagster.steps.batches import UsersRecord
 
-CODE_VERSION = "2"
+USERS_VERSION = "2"
 
 COLUMNS = {
     schemas.USER_ID: ("string", "The user's id, as in the ratings file."),
@@ -60,7 +52,6 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the ratings that count."""
     rules = pipeline.rules
     engine = pipeline.preparation.engine
-    settings = fingerprint(pipeline.ratings.reading, rules)
 
     @dg.asset(
         **asset_options(
@@ -72,7 +63,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
             inputs=["raw_ratings"],
             stage=PREPARED,
             storage_key=pipeline.keys.interactions,
-            code_version=f"{CODE_VERSION}-{settings}",
+            code_version=describe_settings(pipeline),
             io_manager="interactions_io",
             checks={
                 "enough_interactions": "There are as many interactions and users as Personalize"
@@ -88,99 +79,26 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
     )
     @asset_step
     def interactions(
-        context: dg.AssetExecutionContext, config: DataConfig, raw_ratings: RawRecord
-    ) -> Iterator[AssetResult]:
+        context: dg.AssetExecutionContext, config: DataConfig, raw_ratings: RawRatings
+    ) -> dg.MaterializeResult[Any]:
         start = time.monotonic()
         work = get_work(pipeline, context)
-        comparison = SizeComparison(work, "interactions", skip=config.skip_quality_gate)
-        suppressed = SuppressionList(work.files).read()
-        earlier_result = reusable_result(
-            context,
-            work.files.interactions_version,
-            NOT_PREPARED_AGAIN,
-            suppressed.version,
-            not_repeated=[NOT_SHRUNK],
-        )
-        if earlier_result is not None:
-            version = _read_version(earlier_result)
-            size = read_size(work, "interactions", version)
-            if size is not None:
-                yield add_checks(earlier_result, [comparison.check(size)])
-                _delete_copies_of_erased(context, work, raw_ratings, earlier_result)
-                return
         spark = choose_spark_engine(pipeline.preparation)
-        with prepare_interactions(
+        result = prepare_interactions(
             work,
             raw_ratings,
-            suppressed,
+            SizeComparison(work, "interactions", skip=config.skip_quality_gate),
             partial(spark.run, context, work.storage) if spark else None,
-            comparison.check,
             run=context.run.run_id,
             runs=DagsterRuns(context.instance),
-        ) as preparation:
-            _log_result(context, preparation.result, time.monotonic() - start)
-            result = materialization_with_checks(
-                preparation.checks,
-                dg.MaterializeResult(
-                    value=preparation.value,
-                    data_version=dg.DataVersion(preparation.version),
-                    metadata={
-                        **_interactions_metadata(pipeline, preparation),
-                        **_suppression_metadata(suppressed, preparation.result, raw_ratings),
-                        "engine": engine,
-                    },
-                ),
-            )
-            yield result
-            remember_size(work, "interactions", preparation.version, preparation.size)
-            _delete_copies_of_erased(context, work, raw_ratings, result)
+        )
+        if not result.is_unchanged:
+            _log_result(context, result.record.rows, time.monotonic() - start)
+        return materialize(
+            result, work.files.interactions, _interactions_metadata(pipeline, result.record)
+        )
 
     return interactions
-
-
-def _read_version(result: dg.MaterializeResult[Any]) -> str:
-    """The data version of a result that has one."""
-    assert result.data_version is not None
-    return result.data_version.value
-
-
-def _suppression_metadata(
-    suppressed: SuppressedUsers, result: PreparationResult, raw: RawRecord
-) -> dict[str, Any]:
-    """Which list of erased users was obeyed, and what it means for the copies of the source."""
-    if suppressed.version is None:
-        return {}
-    metadata: dict[str, Any] = {SUPPRESSED_USERS: suppressed.version}
-    if result.erased_users:
-        metadata["erased_users_in_source"] = result.erased_users
-        if any(file.uri for file in raw.files):
-            metadata["raw_copies"] = "deleted, because they have rows of erased people"
-    return metadata
-
-
-def _delete_copies_of_erased(
-    context: dg.AssetExecutionContext,
-    work: Work,
-    raw: RawRecord,
-    result: dg.MaterializeResult[Any],
-) -> None:
-    """Delete the copies of the source if they have rows of users who were erased.
-
-    It is done once the interactions are published. If the run is killed before, the next one finds
-    them unchanged and deletes the copies then.
-
-    result: of the interactions that were made of the copies.
-    """
-    has_erased = any(
-        check.check_name == SOURCE_WITHOUT_ERASED and not check.passed
-        for check in result.check_results or []
-    )
-    if not has_erased:
-        return
-    pipeline = work.pipeline
-    key = pipeline.keys.record("raw_ratings")
-    delete_copies(pipeline.ratings.rows, raw, work.storage, pipeline.project, key)
-    context.log.info("deleted the copies of the source: they have rows of erased people")
 
 
 def _log_result(
@@ -194,25 +112,27 @@ def _log_result(
         context.log.warning(f"left out {example}")
 
 
-def _interactions_metadata(pipeline: Pipeline, preparation: PreparedInteractions) -> dict[str, Any]:
-    result = preparation.result
+def _interactions_metadata(pipeline: Pipeline, record: InteractionsRecord) -> dict[str, Any]:
+    rows = record.rows
     # Reasons with most rows come first, so that both engines show the same order.
-    counts = sorted(result.left_out.items(), key=lambda item: (-item[1], item[0]))
+    counts = sorted(rows.left_out.items(), key=lambda item: (-item[1], item[0]))
     reasons = [[reason, f"{count:,}"] for reason, count in counts if count]
     return {
         "preview": preview_metadata(
-            f"**{result.rows_kept:,} interactions** of {result.rows_read:,} rows.",
+            f"**{rows.rows_kept:,} interactions** of {rows.rows_read:,} rows.",
             *([format_table(["left out because", "rows"], reasons)] if reasons else []),
         ),
-        **table_metadata(result.rows_kept, COLUMNS, pipeline.interactions_columns),
-        "rows_read": result.rows_read,
-        "rows_left_out": result.rows_read - result.rows_kept,
-        "left_out_by_reason": dict(result.left_out),
-        "bad_row_examples": list(result.bad_row_examples),
-        "timestamp_unit": result.timestamp_unit,
-        **preparation.job,
-        "users": preparation.counts.users,
-        "items": preparation.counts.items,
+        **table_metadata(rows.rows_kept, COLUMNS, pipeline.interactions_columns),
+        "rows_read": rows.rows_read,
+        "rows_left_out": rows.rows_read - rows.rows_kept,
+        "left_out_by_reason": dict(rows.left_out),
+        "bad_row_examples": list(rows.bad_row_examples),
+        "timestamp_unit": rows.timestamp_unit,
+        **record.job,
+        "users": record.counts.users,
+        "items": record.counts.items,
+        **({"erased_users_in_source": rows.erased_users} if rows.erased_users else {}),
+        "engine": record.engine,
     }
 
 
@@ -226,6 +146,7 @@ def batch_users(published: PublishedList) -> dg.AssetsDefinition:
     """The asset of the users who get this list, and others without users of their own."""
     columns = {USER_FIELD: ("string", "The user's id.")}
     settings = published.batch_users
+    code_version = f"{USERS_VERSION}-{fingerprint(settings)}"
 
     @dg.asset(
         **asset_options(
@@ -241,43 +162,37 @@ def batch_users(published: PublishedList) -> dg.AssetsDefinition:
             ],
             stage=PREPARED,
             storage_key=published.users_key,
-            code_version=f"{CODE_VERSION}-{fingerprint(settings)}",
+            code_version=code_version,
             io_manager="batch_users_io",
         )
     )
     @asset_step
     def batch_users(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        from batchrec_dagster.steps.batches import find_batch_users  # NumPy
+        from batchrec_dagster.steps.batches import list_users  # NumPy
 
         work = get_work(published.pipeline, context)
-        # A source of the users may have changed, because Dagster knows no version of it.
-        if settings.source is None:
-            find_version = partial(work.storage.version, work.files.uri(published.users_key))
-            earlier_result = reusable_result(context, find_version, NOT_PREPARED_AGAIN)
-            if earlier_result is not None:
-                return earlier_result
         source = settings.rows
         if source is not None:
             source = find_upstream(source, context)
-        requested = find_batch_users(work, published, source)
-        users = requested.users
-        if requested.erased:
+        result = list_users(work, published, source, code_version)
+        users = result.record
+        if users.erased:
             context.log.warning(
-                f"the source of the users still has {requested.erased:,} who were erased. They were"
+                f"the source of the users still has {users.erased:,} who were erased. They were"
                 " left out: erase them there, too"
             )
-        return dg.MaterializeResult(
-            value=users,
-            data_version=dg.DataVersion(requested.version),
-            metadata={
+        return materialize(
+            result,
+            work.files.uri(published.users_key),
+            {
                 "preview": preview_metadata(
-                    f"**{users.height:,} users** get a list.",
-                    *_describe_not_matching(settings, requested),
+                    f"**{users.users:,} users** get a list.",
+                    *_describe_not_matching(settings, users),
                 ),
-                **_count_not_matching(settings, requested),
-                **({"erased_users_in_source": requested.erased} if requested.erased else {}),
-                **table_metadata(users.height, columns, users.columns),
-                "users": users.height,
+                **_count_not_matching(settings, users),
+                **({"erased_users_in_source": users.erased} if users.erased else {}),
+                **table_metadata(users.users, columns),
+                "users": users.users,
             },
         )
 
@@ -292,16 +207,16 @@ def _describe_users(settings: BatchUsers) -> str:
     return f"Every user of the interactions{since}{matching}"
 
 
-def _describe_not_matching(settings: BatchUsers, requested: "RequestedUsers") -> Iterator[str]:
+def _describe_not_matching(settings: BatchUsers, users: "UsersRecord") -> Iterator[str]:
     """A sentence on the users whom batch_users.filter left out; none without a filter."""
     if settings.filter is not None:
         yield (
-            f"{requested.not_matching:,} others do not, by {escape(settings.filter)};"
-            f" {requested.unknown:,} of them are not in the file of users."
+            f"{users.not_matching:,} others do not, by {escape(settings.filter)};"
+            f" {users.unknown:,} of them are not in the file of users."
         )
 
 
-def _count_not_matching(settings: BatchUsers, requested: "RequestedUsers") -> dict[str, int]:
+def _count_not_matching(settings: BatchUsers, users: "UsersRecord") -> dict[str, int]:
     if settings.filter is None:
         return {}
-    return {"left_out_by_filter": requested.not_matching, "not_in_users": requested.unknown}
+    return {"left_out_by_filter": users.not_matching, "not_in_users": users.unknown}

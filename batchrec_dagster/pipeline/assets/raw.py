@@ -3,8 +3,7 @@
 They are copied to the storage.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,43 +14,34 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.attribute_files import AttributesFileSettings
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.users import UserSettings
-from batchrec_dagster.pipeline.declare_asset import (
-    RAW,
-    asset_options,
-    preview_metadata,
-    raw_files_metadata,
-)
-from batchrec_dagster.pipeline.run_step import (
-    AssetResult,
-    add_checks,
-    asset_step,
-    get_work,
-    materialization_with_checks,
-    reusable_result,
-)
+from batchrec_dagster.pipeline.declare_asset import RAW, asset_options, preview_metadata
+from batchrec_dagster.pipeline.run_step import asset_step, get_work, materialize
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.attributes import ITEM_ROWS, USER_ROWS, AttributesLayout, RowKind
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.user_attributes import UsersLayout
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.data_sizes import (
     NOT_SHRUNK,
-    FileInspection,
+    DataSize,
     Part,
+    RawAttributes,
     SizeComparison,
-    read_size,
-    remember_size,
 )
-from batchrec_dagster.steps.interactions import RatingsFormat, RatingsInspection, inspect_ratings
 from batchrec_dagster.steps.items import inspect_items
-from batchrec_dagster.steps.raw_files import RawFiles, RawRecord, bring_raw_files
+from batchrec_dagster.steps.ratings import (
+    RatingsFormat,
+    RawRatings,
+    describe_inspection,
+    inspect_ratings,
+)
+from batchrec_dagster.steps.raw_files import Copying, Inspect, RawSource, copy_raw
 from batchrec_dagster.steps.user_attributes import inspect_users
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.work import Result, Work
+from batchrec_dagster.storage.hashed_users import SuppressedUsers
 from batchrec_dagster.storage.suppressed_users import SuppressionList
 
-RATINGS_VERSION = "2"
 ATTRIBUTES_VERSION = "1"
 # The names of delimiters that cannot be seen.
 DELIMITER_NAMES = {"\t": "tab", " ": "space"}
@@ -78,9 +68,6 @@ def size_check(part: Part) -> dict[str, str]:
 def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     """The asset of the files of ratings."""
     ratings, keys = pipeline.ratings, pipeline.keys
-    # The check needs the columns that the rules name, so it is repeated if the rules change. The
-    # files themselves do not depend on the rules.
-    inspected_with = fingerprint(pipeline.rules, pipeline.preparation)
     file_note = "copied to the storage unchanged"
     if ratings.query is not None:
         file_note = f"the rows of ratings.query on {ratings.shown_source}, in one Parquet file"
@@ -95,7 +82,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             deps=ratings.upstream,
             stage=RAW,
             storage_key=keys.record("raw_ratings"),
-            code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
+            code_version=describe_inspection(pipeline),
             io_manager="record_io",
             checks={
                 "rows_readable": "The declared columns are there, and their values can be read."
@@ -103,103 +90,85 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
     )
     @asset_step
-    def raw_ratings(context: dg.AssetExecutionContext) -> Iterator[AssetResult]:
+    def raw_ratings(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        with bring_raw_files(
-            find_upstream(ratings.rows, context),
-            work.storage,
-            pipeline.project,
-            record=keys.record("raw_ratings"),
-            place=partial(keys.raw, "ratings"),
-        ) as files:
-            if files.record.inspected_with == inspected_with:
-                earlier_result = _reuse_inspection(context, work, files)
-                if earlier_result is not None:
-                    yield earlier_result
-                    return
-            suppressed = SuppressionList(work.files).read()
-            inspection = inspect_ratings(work, files.record, suppressed)
-            read_format = inspection.format
-            if read_format is not None:
-                for warning in read_format.recognised_layout.warnings:
-                    context.log.warning(warning)
-            record = replace(files.record, inspected_with=inspected_with)
-            yield materialization_with_checks(
-                [inspection.check],
-                dg.MaterializeResult(
-                    value=record,
-                    data_version=dg.DataVersion(record.version),
-                    metadata={
-                        **raw_files_metadata(files, work.storage),
-                        **_ratings_metadata(record, inspection),
-                    },
-                ),
-            )
+        suppressed = SuppressionList(work.files).read()
+        source = RawSource(
+            "raw_ratings", find_upstream(ratings.rows, context), partial(keys.raw, "ratings")
+        )
+        inspected_with = {
+            "settings": describe_inspection(pipeline),
+            "erased": suppressed.version or "",
+        }
+        result, copying = copy_raw(
+            work,
+            source,
+            RawRatings,
+            inspected_with,
+            lambda copies: inspect_ratings(work, copies, suppressed),
+        )
+        seen = result.record.seen
+        if not result.is_unchanged:
+            for warning in seen.format.warnings:
+                context.log.warning(warning)
+        return _materialize_raw(
+            work, "raw_ratings", result, copying, _ratings_metadata(result.record)
+        )
 
     return raw_ratings
 
 
-def _reuse_inspection(
-    context: dg.AssetExecutionContext,
-    work: Work,
-    files: RawFiles,
-    not_repeated: Sequence[str] = (),
-) -> dg.MaterializeResult[Any] | None:
-    """The result of an earlier run that inspected the same files; None if there is none.
-
-    not_repeated: as of `reusable_result`.
-    """
-    earlier_result = reusable_result(
-        context, lambda: files.unchanged_version, files.outcome, not_repeated=not_repeated
-    )
-    if earlier_result is None:
-        return None
-    metadata = {**(earlier_result.metadata or {}), **raw_files_metadata(files, work.storage)}
-    # The record is stored again, as a file's time may differ; the IO manager adds its URI.
-    metadata.pop("dagster/uri", None)
-    return earlier_result._replace(value=files.record, metadata=metadata)
+def _materialize_raw(
+    work: Work, asset: str, result: Result[Any], copying: Copying, metadata: Mapping[str, Any]
+) -> dg.MaterializeResult[Any]:
+    record = result.record
+    uris = [file.stored.uri for file in record.files]
+    where = work.storage.where(uris[0])
+    one_file = len(uris) == 1
+    of_files = {
+        "outcome": copying.outcome,
+        "source": record.source,
+        "file": dg.MetadataValue.path(where) if one_file else f"{len(uris):,} files",
+        "files": len(uris),
+    }
+    return materialize(result, work.files.record_uri(asset), {**metadata, **of_files})
 
 
-def _ratings_metadata(record: RawRecord, inspection: RatingsInspection) -> dict[str, Any]:
-    row_count, read_format = inspection.rows, inspection.format
+def _ratings_metadata(record: RawRatings) -> dict[str, Any]:
+    seen, read_format = record.seen, record.seen.format
     counts = (
-        {"bytes": inspection.bytes, "dagster/row_count": row_count}
-        if inspection.whole
-        else {"rows_looked_at": row_count}
+        {"bytes": seen.bytes, "dagster/row_count": seen.rows}
+        if seen.is_whole
+        else {"rows_looked_at": seen.rows}
     )
-    if read_format is None:
-        return {"preview": preview_metadata("The files cannot be read."), **counts}
-    recognised, layout = read_format.recognised_layout, read_format.recognised_layout.layout
-    rows = f"{row_count:,} rows" if inspection.whole else f"{row_count:,} rows looked at"
+    rows = f"{seen.rows:,} rows" if seen.is_whole else f"{seen.rows:,} rows looked at"
     count = len(record.files)
     files = f"{count:,} files" if count > 1 else "one file"
     encodings = ", ".join(read_format.encodings)
-    delimiter = DELIMITER_NAMES.get(layout.delimiter, layout.delimiter)
+    delimiter = DELIMITER_NAMES.get(read_format.delimiter, read_format.delimiter)
     return {
         "preview": preview_metadata(
-            f"**{rows}**, {files} of {layout.format} in {escape(encodings)}.",
-            *map(escape, recognised.warnings),
+            f"**{rows}**, {files} of {read_format.format} in {escape(encodings)}.",
+            *map(escape, read_format.warnings),
         ),
         **counts,
         "dagster/column_schema": _build_ratings_schema(read_format),
-        "format": layout.format,
-        "delimiter": delimiter if layout.format == "csv" else "",
+        "format": read_format.format,
+        "delimiter": delimiter if read_format.format == "csv" else "",
         "encoding": encodings,
-        "recognised_columns": dict(recognised.recognised),
+        "recognised_columns": read_format.recognised,
         "empty_files": list(read_format.empty_files),
         "timestamp_unit": read_format.timestamp_unit,
-        "bad_rows": inspection.check.numbers["bad_rows"],
+        "bad_rows": seen.bad_rows,
     }
 
 
 def _build_ratings_schema(read_format: RatingsFormat) -> dg.TableSchema:
-    roles = {
-        column: f"The {role.replace('_', ' ')}." for role, column in read_format.columns.items()
-    }
+    roles = {column: f"The {role.replace('_', ' ')}." for column, role in read_format.roles.items()}
     return dg.TableSchema(
         columns=[
             dg.TableColumn(name=name, type=kind, description=roles.get(name))
-            for name, kind in read_format.recognised_layout.types.items()
+            for name, kind in read_format.types.items()
         ]
     )
 
@@ -209,8 +178,8 @@ def raw_items(
 ) -> dg.AssetsDefinition:
     """The asset of the items file."""
 
-    def inspect(record: RawRecord, work: Work) -> FileInspection:
-        return inspect_items(record, work.storage, layout, settings.on_bad_rows)
+    def inspect(work: Work, suppressed: SuppressedUsers) -> Inspect[DataSize]:
+        return lambda copies: inspect_items(copies, work.storage, layout, settings.on_bad_rows)
 
     return _raw_attributes(
         pipeline,
@@ -227,9 +196,10 @@ def raw_users(
 ) -> dg.AssetsDefinition:
     """The asset of the users file."""
 
-    def inspect(record: RawRecord, work: Work) -> FileInspection:
-        suppressed = SuppressionList(work.files).read()
-        return inspect_users(record, work.storage, layout, settings.on_bad_rows, suppressed)
+    def inspect(work: Work, suppressed: SuppressedUsers) -> Inspect[DataSize]:
+        return lambda copies: inspect_users(
+            copies, work.storage, layout, settings.on_bad_rows, suppressed
+        )
 
     return _raw_attributes(
         pipeline,
@@ -247,11 +217,11 @@ def _raw_attributes(
     layout: AttributesLayout,
     kind: RowKind,
     description: str,
-    inspect_copy: Callable[[RawRecord, Work], FileInspection],
+    inspect: Callable[[Work, SuppressedUsers], Inspect[DataSize]],
 ) -> dg.AssetsDefinition:
     """The asset of a file of items or of users.
 
-    inspect_copy: reads the copied file.
+    inspect: makes what reads the copied file.
     """
     keys, source = pipeline.keys, settings.rows
     parts: dict[RowKind, tuple[Part, str, Callable[[str], str]]] = {
@@ -259,6 +229,7 @@ def _raw_attributes(
         USER_ROWS: ("users", "raw_users", partial(keys.raw, "users")),
     }
     part, asset, place = parts[kind]
+    code_version = f"{ATTRIBUTES_VERSION}-{fingerprint(settings, layout)}"
     file_note = "the file, copied to the storage unchanged"
     if settings.query is not None:
         file_note = (
@@ -274,7 +245,7 @@ def _raw_attributes(
             deps=settings.upstream,
             stage=RAW,
             storage_key=keys.record(asset),
-            code_version=f"{ATTRIBUTES_VERSION}-{fingerprint(settings, layout)}",
+            code_version=code_version,
             io_manager="record_io",
             checks={
                 f"{kind.block}_readable": "The declared columns are there, and their values can be"
@@ -286,46 +257,37 @@ def _raw_attributes(
     @asset_step
     def raw_attributes(
         context: dg.AssetExecutionContext, config: DataConfig
-    ) -> Iterator[AssetResult]:
+    ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
+        suppressed = SuppressionList(work.files).read()
+        inspected_with = {"settings": code_version}
+        if kind is USER_ROWS:
+            inspected_with["erased"] = suppressed.version or ""
+        result, copying = copy_raw(
+            work,
+            RawSource(asset, find_upstream(source, context), place),
+            RawAttributes,
+            inspected_with,
+            inspect(work, suppressed),
+        )
+        record = result.record
+        (check,) = record.findings
         comparison = SizeComparison(work, part, skip=config.skip_quality_gate)
-        with bring_raw_files(
-            find_upstream(source, context),
-            work.storage,
-            pipeline.project,
-            record=keys.record(asset),
-            place=place,
-        ) as files:
-            earlier_result = _reuse_inspection(context, work, files, [NOT_SHRUNK])
-            if earlier_result is not None:
-                size = read_size(work, part, files.record.version)
-                if size is None:
-                    size = inspect_copy(files.record, work).size
-                yield add_checks(earlier_result, [comparison.check(size)])
-                remember_size(work, part, files.record.version, size)
-                return
-            record = files.record
-            inspection = inspect_copy(record, work)
-            check, size = inspection.check, inspection.size
-            require_passed([check])
-            yield materialization_with_checks(
-                [check, comparison.check(size)],
-                dg.MaterializeResult(
-                    value=record,
-                    data_version=dg.DataVersion(record.version),
-                    metadata={
-                        **raw_files_metadata(files, work.storage),
-                        "preview": preview_metadata(
-                            f"{escape(source.display_name)}: {escape(check.text)}."
-                        ),
-                        "bytes": record.files[0].size,
-                        "dagster/row_count": check.numbers.get("rows", 0),
-                        "dagster/column_schema": _build_attributes_schema(layout.roles),
-                        "bad_rows": check.numbers.get("bad_rows", 0),
-                    },
+        return _materialize_raw(
+            work,
+            asset,
+            result.with_check(comparison.check(record.seen)),
+            copying,
+            {
+                "preview": preview_metadata(
+                    f"{escape(source.display_name)}: {escape(check.text)}."
                 ),
-            )
-            remember_size(work, part, record.version, size)
+                "bytes": record.files[0].stored.size,
+                "dagster/row_count": check.numbers.get("rows", 0),
+                "dagster/column_schema": _build_attributes_schema(layout.roles),
+                "bad_rows": check.numbers.get("bad_rows", 0),
+            },
+        )
 
     return raw_attributes
 

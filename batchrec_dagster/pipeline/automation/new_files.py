@@ -11,9 +11,10 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.steps.raw_files import RawRecord, digest_files, digest_source
+from batchrec_dagster.steps.ratings import RawRatings
+from batchrec_dagster.steps.raw_files import digest_files, digest_source
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.layout import read_record
+from batchrec_dagster.storage.records import load
 
 # If the source changes between all ticks, the refresh starts after this many ticks anyway.
 MAX_TICKS_WAITED = 10
@@ -67,12 +68,11 @@ def new_files_sensor(
         before = Cursor.read(context.cursor)
         try:
             current = digest_source(source, storage, pipeline.project)
-            record = RawRecord.from_json(
-                read_record(storage, storage.uri(pipeline.keys.record("raw_ratings")), RawRecord)
-            )
+            uri = storage.uri(pipeline.keys.record("raw_ratings"))
+            record = load(storage.store, uri, RawRatings)
         except UserError as error:
             return _skip(str(error), before)
-        return decide_refresh(before, current, digest_files(record.files))
+        return decide_refresh(before, current, digest_files(record.files if record else ()))
 
     return sensor
 

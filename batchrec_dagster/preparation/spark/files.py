@@ -122,11 +122,6 @@ class SparkFiles:
             self._copy_parts(folder, stream)
         return bytes(digest.digest()).hex()
 
-    def copy_part(self, folder: str, destination: str) -> None:
-        """Write the one part that Spark wrote into the folder as a file."""
-        with self._create(destination) as stream:
-            self._copy_parts(folder, stream)
-
     def remove_work(self) -> None:
         system, path = self._locate(self.work)
         system.delete(path, True)

@@ -24,7 +24,12 @@ from batchrec_dagster.preparation.polars.rows import (
     read_error,
 )
 from batchrec_dagster.preparation.row_problems import build_mixed_times_error
-from batchrec_dagster.preparation.rules import ERASED_USER, EVENT_TYPE_VALUE, Rules
+from batchrec_dagster.preparation.rules import (
+    ERASED_USER,
+    EVENT_TYPE_VALUE,
+    MOST_EVENT_TYPES,
+    Rules,
+)
 from batchrec_dagster.preparation.spark.files import SparkFiles
 from batchrec_dagster.preparation.spark.row_filters import SparkRowFilter
 from batchrec_dagster.preparation.spark.rows import (
@@ -52,7 +57,7 @@ SETTINGS = {
 
 
 def run_task(spark: SparkSession, task: SparkTask, log: logging.Logger) -> SparkTaskResult:
-    """Write the CSV and the users that the task asks for. Raises PreparationError."""
+    """Write the CSV that the task asks for. Raises PreparationError."""
     for name, value in SETTINGS.items():
         spark.conf.set(name, value)
     files = SparkFiles(spark, task.work, task.limits)
@@ -88,7 +93,6 @@ def _prepare(
     sha256 = _write_interactions(files, rows_kept, count, output_columns, task)
     log.info(f"wrote {count:,} interactions")
     ids = _summarise_ids(rows_kept).persist(StorageLevel.DISK_ONLY)
-    _write_users(files, ids, task)
     return SparkTaskResult(
         rows_read=rows_read,
         left_out=dict(Counter(left_out) + Counter(row_filter.left_out)),
@@ -96,7 +100,7 @@ def _prepare(
         timestamp_unit=unit,
         erased_users=_count_erased_users(rows) if ERASED_USER in left_out else 0,
         sha256=sha256,
-        event_types=rows_kept.select("event_type").distinct().count() if rules.event_type else 0,
+        **(_count_events(rows_kept) if rules.event_type else {}),
         **_count_ids(ids),
     )
 
@@ -153,6 +157,17 @@ def _summarise_ids(rows_kept: DataFrame) -> DataFrame:
     )
 
 
+def _count_events(rows_kept: DataFrame) -> dict[str, Any]:
+    """The fields of `InteractionCounts` on event types."""
+    events = rows_kept.groupBy("event_type").count().persist(StorageLevel.DISK_ONLY)
+    known = events.filter(F.col("event_type").isNotNull())
+    frequent = known.orderBy(F.desc("count"), "event_type").limit(MOST_EVENT_TYPES)
+    return {
+        "event_types": events.count(),
+        "events": {row["event_type"]: row["count"] for row in frequent.collect()},
+    }
+
+
 def _count_ids(ids: DataFrame) -> dict[str, Any]:
     """The fields of `InteractionCounts` but for the event types."""
     kinds = (
@@ -176,18 +191,6 @@ def _count_ids(ids: DataFrame) -> dict[str, Any]:
         "earliest": users["earliest"],
         "latest": users["latest"],
     }
-
-
-def _write_users(files: SparkFiles, ids: DataFrame, task: SparkTask) -> None:
-    users = ids.filter(F.col("of.kind") == "user").select(
-        F.col("of.id").alias(schemas.USER_ID),
-        F.col("latest").alias(schemas.TIMESTAMP),
-        F.col("rows").alias("INTERACTIONS"),
-    )
-    folder = f"{task.work}/users"
-    # In one part: it is read as a whole, on a machine that the interactions may be too large for.
-    users.repartition(1).sortWithinPartitions(schemas.USER_ID).write.parquet(folder)
-    files.copy_part(folder, task.users)
 
 
 def _find_timestamp_unit(source: SourceRows, layout: Layout, suppressed: SuppressedUsers) -> str:

@@ -35,13 +35,6 @@ class SparkTask:
     destination: str
     """The URI at which the CSV of interactions is written."""
 
-    users: str
-    """The URI at which one Parquet file of USER_ID, TIMESTAMP and INTERACTIONS is written.
-
-    It has each user, in order of their bytes, with their last time and the number of their
-    interactions.
-    """
-
     work: str
     """The URI of a folder for what is written meanwhile. It is removed at the end."""
 

@@ -290,6 +290,14 @@ class Sizes:
     """How many different users, for example."""
     filled: Mapping[str, int] = field(default_factory=dict)
     """How many rows have a value, by setting of the column."""
+    events: Mapping[str, int] = field(default_factory=dict)
+    """How many rows there are of each type of event."""
+
+
+def _make_size(sizes: Sizes) -> DataSize:
+    return DataSize(
+        rows=sizes.rows, distinct=sizes.counts, events=sizes.events, values=sizes.filled
+    )
 
 
 def judge_sizes(
@@ -298,8 +306,8 @@ def judge_sizes(
     """Whether the data may be imported, compared with those that the published lists are of."""
     check = check_not_shrunk(
         "items",
-        DataSize(sizes.rows, sizes.counts, sizes.filled),
-        DataSize(published.rows, published.counts, published.filled),
+        _make_size(sizes),
+        _make_size(published),
         "edition 7",
         max_shrink,
         how_to_skip="",

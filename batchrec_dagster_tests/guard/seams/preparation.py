@@ -179,7 +179,6 @@ def prepare(
                 ratings.layout,
                 pipeline.rules,
                 f"file://{target}",
-                f"file://{folder}/users.parquet",
                 f"file://{folder}/work",
             )
             if suppressed:

@@ -33,7 +33,6 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
-from batchrec_dagster_tests.guard.builders import last_times
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 ROLE = "arn:aws:iam::123456789012:role/spark"
@@ -42,7 +41,6 @@ TASK = SparkTask(
     Layout(",", "userId", "movieId", "rating", "timestamp"),
     Rules(min_rating=3.5),
     "s3://shop/interactions.csv",
-    "s3://shop/users.parquet",
     "s3://shop/work",
 )
 DONE = SparkTaskResult(
@@ -180,8 +178,6 @@ def do_task(s3: S3Server, folder: Path) -> Callable[[FakeJobRun], None]:
         with open_ratings(files, task.layout, task.rules, suppressed) as read:
             result = read.write_interactions(target)
         store.put(task.destination, target)
-        last_times(target).write_parquet(folder / "users.parquet")
-        store.put(task.users, folder / "users.parquet")
         sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
         counts = vars(count_rows(scan_interactions(target)))
         done = SparkTaskResult(**{**vars(result), **counts, "sha256": sha256})

@@ -86,6 +86,12 @@ def test_all_reasons_of_a_refusal_are_named() -> None:
         # Users are counted apart.
         (Sizes(1000, {"users": 79}), Sizes(1000, {"users": 100}), 0.2, True),
         (Sizes(1000, {"users": 80}), Sizes(1000, {"users": 100}), 0.2, False),
+        # Half of the orders may be few of all rows.
+        (Sizes(960, events={"buy": 35}), Sizes(1000, events={"buy": 100}), 0.3, True),
+        (Sizes(930), Sizes(1000, events={"buy": 100}), 0.3, True),
+        (Sizes(970, events={"buy": 70}), Sizes(1000, events={"buy": 100}), 0.3, False),
+        # Of few events, how many there are varies.
+        (Sizes(960, events={"buy": 9}), Sizes(1000, events={"buy": 99}), 0.3, False),
         # And the cells of each column.
         (Sizes(1000, filled={TITLE: 790}), Sizes(1000, filled={TITLE: 1000}), 0.2, True),
         (Sizes(1000, filled={TITLE: 800}), Sizes(1000, filled={TITLE: 1000}), 0.2, False),

@@ -77,7 +77,11 @@ def list_reused(result: dg.ExecuteInProcessResult) -> set[str]:
     return {asset for asset in PREPARED if metadata(result, asset).get("outcome") == AGAIN}
 
 
-def content(project: Project) -> dict[str, bytes]:
+def record_file(project: Project, asset: str) -> Path:
+    return project.storage / "shop/records" / f"{asset}.json"
+
+
+def content_of_files(project: Project) -> dict[str, bytes]:
     return {asset: stored_file(project, asset).read_bytes() for asset in FILES}
 
 
@@ -100,12 +104,12 @@ def verdicts(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], tuple[A
 def test_a_run_on_unchanged_data_says_the_same_of_what_it_reuses(
     project: Project, instance: dg.DagsterInstance, first_result: dg.ExecuteInProcessResult
 ) -> None:
-    content_before = content(project)
+    content_before = content_of_files(project)
     moments = {asset: stored_file(project, asset).stat().st_mtime_ns for asset in FILES}
     for _ in range(2):
         second_result = prepare(project, instance)
         assert list_reused(second_result) == {*PREPARED}
-        assert content(project) == content_before
+        assert content_of_files(project) == content_before
         assert {asset: stored_file(project, asset).stat().st_mtime_ns for asset in FILES} == moments
         assert verdicts(second_result) == verdicts(first_result)
         for asset in (*RAW, *PREPARED):
@@ -115,19 +119,11 @@ def test_a_run_on_unchanged_data_says_the_same_of_what_it_reuses(
             assert differ <= {"seconds", "outcome"}, asset
 
 
-def test_files_are_not_inspected_again_while_their_copies_are_the_same(
+def test_a_copy_of_other_content_is_made_again(
     project: Project,
     instance: dg.DagsterInstance,
     first_result: dg.ExecuteInProcessResult,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(*args: object) -> None:
-        raise AssertionError("inspected")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("batchrec_dagster.pipeline.assets.raw.inspect_ratings", refuse)
-        patch.setattr("batchrec_dagster.pipeline.assets.raw.inspect_items", refuse)
-        prepare(project, instance)
     # As long as before, and written at the same moment.
     copy = project.storage / "shop/raw/ratings/ratings.csv"
     moment, text = copy.stat().st_mtime_ns, copy.read_text()
@@ -151,7 +147,7 @@ def test_a_stored_file_that_is_not_what_was_stored_is_made_again(
     asset: str,
     how: str,
 ) -> None:
-    content_before, file = content(project), stored_file(project, asset)
+    content_before, file = content_of_files(project), stored_file(project, asset)
     moment = file.stat().st_mtime_ns
     if how == "missing":
         file.unlink()
@@ -163,7 +159,7 @@ def test_a_stored_file_that_is_not_what_was_stored_is_made_again(
         os.utime(file, ns=(moment, moment))
     second_result = prepare(project, instance)
     assert list_reused(second_result) == {*PREPARED} - {asset}
-    assert content(project) == content_before
+    assert content_of_files(project) == content_before
 
 
 def test_changed_ratings_are_prepared_again_and_unchanged_items_are_not(
@@ -182,7 +178,7 @@ def test_changed_items_are_prepared_again_and_unchanged_ratings_are_not(
     write_items(project.root / "items.csv", title="Movie")
     second_result = prepare(project, instance)
     assert list_reused(second_result) == {"interactions", "batch_users"}
-    assert b"Movie 1" in content(project)["item_titles"]
+    assert b"Movie 1" in content_of_files(project)["item_titles"]
 
 
 @pytest.mark.parametrize(
@@ -206,14 +202,14 @@ def test_what_other_settings_would_make_is_made_again(
     remade: set[str],
     different: set[str],
 ) -> None:
-    content_before = content(project)
+    content_before = content_of_files(project)
     attributes = declare_shop(project)
     project.declare(
         attributes | {key: {**attributes.get(key, {}), **new} for key, new in changed.items()}
     )
     second_result = prepare(project, instance)
     assert list_reused(second_result) == {*PREPARED} - remade
-    content_after = content(project)
+    content_after = content_of_files(project)
     assert {asset for asset in FILES if content_after[asset] != content_before[asset]} == different
 
 
@@ -225,8 +221,28 @@ def test_a_column_that_a_new_filter_names_is_looked_for(
     assert "quantity" in why(result)
 
 
-def test_without_dagsters_history_all_is_prepared_again(
+def test_without_dagsters_history_nothing_is_prepared_again(
     project: Project, first_result: dg.ExecuteInProcessResult
 ) -> None:
     with dg.DagsterInstance.ephemeral() as other_instance:
-        assert list_reused(prepare(project, other_instance)) == set()
+        assert list_reused(prepare(project, other_instance)) == {*PREPARED}
+
+
+@pytest.mark.parametrize("name", [*RAW, *PREPARED])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 1}', b"{"])
+def test_a_damaged_record_is_made_again_with_a_warning(
+    project: Project,
+    instance: dg.DagsterInstance,
+    first_result: dg.ExecuteInProcessResult,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    content: bytes,
+) -> None:
+    content_before, record = content_of_files(project), record_file(project, name)
+    record_before = record.read_bytes()
+    record.write_bytes(content)
+    result = prepare(project, instance)
+    assert list_reused(result) == {*PREPARED} - {name}
+    assert content_of_files(project) == content_before
+    assert record.read_bytes() == record_before
+    assert f"{record} is damaged, and is made again" in caplog.text

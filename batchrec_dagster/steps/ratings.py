@@ -1,0 +1,148 @@
+"""Inspects the copied files of ratings: how they are read, and whether their rows can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pydantic import BaseModel
+
+from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.preparation.layout import PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
+from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, recognise_format
+from batchrec_dagster.steps.checks import check_rows_readable, require_passed
+from batchrec_dagster.steps.raw_files import CopiedFile, RawRecord, open_copies
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.hashed_users import SuppressedUsers
+
+CODE_VERSION = "2"
+# The name of the check of the rows.
+ROWS_READABLE = "rows_readable"
+
+
+class RatingsFormat(BaseModel, frozen=True):
+    """How files are read, as declared or recognised."""
+
+    format: str
+    delimiter: str
+    encodings: tuple[str, ...]
+    empty_files: tuple[str, ...]
+    """The names of the files without rows."""
+    types: dict[str, str]
+    """The type of each column."""
+    roles: dict[str, str]
+    """The role of each column that has one."""
+    recognised: dict[str, str]
+    """What was not declared, but recognised."""
+    warnings: tuple[str, ...]
+    timestamp_unit: str
+
+
+class RatingsSeen(BaseModel, frozen=True):
+    """What an inspection has seen in the files of ratings."""
+
+    rows: int
+    """How many rows were read."""
+    bad_rows: int
+    bytes: int
+    """The size of the files that were read."""
+    is_whole: bool
+    """Whether all rows were read. On AWS only the first rows are, as Spark reads the others."""
+    format: RatingsFormat
+
+
+RawRatings = RawRecord[RatingsSeen]
+
+
+def describe_inspection(pipeline: Pipeline) -> str:
+    """A fingerprint of what an inspection depends on besides the files: settings and code."""
+    settings = fingerprint(pipeline.ratings, pipeline.rules, pipeline.preparation)
+    return f"{CODE_VERSION}-{settings}"
+
+
+def inspect_ratings(
+    work: Work, copies: Sequence[CopiedFile], suppressed: SuppressedUsers
+) -> tuple[Finding, RatingsSeen]:
+    """Read every row once, or on AWS the first rows.
+
+    suppressed: the users who were erased, of whom nothing is shown.
+    Raises UserError, and Refused if the files cannot be read.
+    """
+    pipeline, storage = work.pipeline, work.storage
+    is_whole = not pipeline.preparation.on_aws
+    with open_copies(copies, storage) if is_whole else open_first_file(copies, storage) as files:
+        size = sum(file.path.stat().st_size for file in files)
+        reading, rules = pipeline.ratings.reading, pipeline.rules
+        try:
+            with open_ratings(files, reading, rules, suppressed) as opened:
+                rows = opened.inspect_rows()
+                ratings_format = _describe_format(opened, rows.timestamp_unit)
+        except PreparationError as error:
+            require_passed([Finding(ROWS_READABLE, False, str(error))])
+            raise
+    check = check_rows_readable(
+        ROWS_READABLE, "ratings", rows.rows_read, rows.bad, pipeline.ratings.on_bad_rows
+    )
+    require_passed([check])
+    seen = RatingsSeen(
+        rows=rows.rows_read,
+        bad_rows=rows.bad.total,
+        bytes=size,
+        is_whole=is_whole,
+        format=ratings_format,
+    )
+    return check, seen
+
+
+def _describe_format(opened: OpenedRatings, timestamp_unit: str) -> RatingsFormat:
+    recognised = opened.recognised_layout
+    names = list(recognised.types)
+    roles = {
+        names[column - 1] if isinstance(column, int) else column: role
+        for role, column in recognised.layout.columns.items()
+    }
+    return RatingsFormat(
+        format=recognised.layout.format,
+        delimiter=recognised.layout.delimiter,
+        encodings=tuple(opened.encodings),
+        empty_files=tuple(opened.empty),
+        types=dict(recognised.types),
+        roles=roles,
+        recognised=dict(recognised.recognised),
+        warnings=tuple(recognised.warnings),
+        timestamp_unit=timestamp_unit,
+    )
+
+
+@contextmanager
+def open_first_file(
+    copies: Sequence[CopiedFile], storage: StorageResource
+) -> Iterator[list[RawFile]]:
+    """The start of the first file that is not empty, on this machine: enough to see the format.
+
+    A file that is not plain text is downloaded whole. Raises UserError.
+    """
+    if not storage.in_s3:
+        raise UserError(
+            "preparation.engine glue reads from S3: set BATCHREC_STORAGE=s3://bucket/prefix"
+        )
+    for copy in copies:
+        start = next(storage.store.chunks(copy.stored.uri), b"")
+        if not start:
+            continue
+        if start.startswith((PARQUET, *PACKED)) or recognise_format(start[:START]):
+            with storage.local_file(copy.stored.uri) as path:
+                yield [RawFile(path, copy.source)]
+            return
+        with temporary_folder() as folder:
+            path = folder / "start"
+            path.write_bytes(start[: start.rfind(b"\n") + 1] or start)
+            yield [RawFile(path, copy.source)]
+        return
+    raise UserError("all files of ratings.source are empty")

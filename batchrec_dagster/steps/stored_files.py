@@ -1,0 +1,113 @@
+"""Files that steps put into the storage: what each was, and whether it still is that."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel
+
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.steps.work import StepRecord, Work
+from batchrec_dagster.storage.durable import compute_sha256, read_pieces
+from batchrec_dagster.storage.objects import ObjectStore
+from batchrec_dagster.storage.records import load
+
+
+class StoredFile(BaseModel, frozen=True):
+    """An object as it was when it was put into the storage."""
+
+    uri: str
+    size: int
+    """In bytes."""
+    sha256: str
+    """In hexadecimal."""
+    etag: str = ""
+    """In S3, which gives every content another one. Empty on this machine."""
+
+    @property
+    def version(self) -> str:
+        """16 hexadecimal digits that change with the content."""
+        return self.sha256[:16]
+
+    def is_intact(self, store: ObjectStore) -> bool:
+        """Whether the object is there, with the same content.
+
+        In S3 its ETag says so. On this machine it is read, because a disk may change bytes of a
+        file without changing its time. Raises UserError.
+        """
+        info = store.head(self.uri)
+        if info is None or info.size != self.size:
+            return False
+        if store.local_path(self.uri) is None and info.etag == self.etag:
+            return True
+        return compute_sha256(store.chunks(self.uri)) == self.sha256
+
+
+class PreparedRecord(StepRecord, frozen=True):
+    """The record of a step that makes one file. Its version is that of the file's content."""
+
+    file: StoredFile
+
+    def is_stored(self, store: ObjectStore) -> bool:
+        return self.file.is_intact(store)
+
+
+class TableRecord(PreparedRecord, frozen=True):
+    """A table that was prepared."""
+
+    rows: int
+    missing: dict[str, int]
+    """How many rows have no value, by column, besides that of the id, which is the first."""
+    columns: tuple[str, ...]
+    sample: tuple[dict[str, Any], ...] = ()
+    """The first rows, of a table without people."""
+
+
+def put_file(store: ObjectStore, uri: str, content: Path | bytes) -> StoredFile:
+    """Write a file or bytes to the storage, atomically. Raises UserError."""
+    if isinstance(content, Path):
+        size, sha256 = content.stat().st_size, compute_sha256(read_pieces(content))
+    else:
+        size, sha256 = len(content), compute_sha256([content])
+    etag = store.put(uri, content)
+    is_local = store.local_path(uri) is not None
+    return StoredFile(uri=uri, size=size, sha256=sha256, etag="" if is_local else etag)
+
+
+def put_table(work: Work, key: str, table: pl.DataFrame, made_of: Mapping[str, str]) -> TableRecord:
+    """Write the table to the storage, as CSV or Parquet by the name of its key.
+
+    Raises UserError.
+    """
+    content = io.BytesIO()
+    if key.endswith(".csv"):
+        table.write_csv(content)
+    else:
+        table.write_parquet(content)
+    file = put_file(work.storage.store, work.storage.uri(key), content.getvalue())
+    return TableRecord(
+        made_of=dict(made_of),
+        version=file.version,
+        file=file,
+        rows=table.height,
+        missing={name: table.get_column(name).null_count() for name in table.columns[1:]},
+        columns=tuple(table.columns),
+    )
+
+
+def require_prepared(work: Work, asset: str) -> PreparedRecord:
+    """The record of the file that the asset has prepared.
+
+    Raises UserError, also if the file is missing, or is not the one that was prepared.
+    """
+    store, uri = work.storage.store, work.files.record_uri(asset)
+    record = load(store, uri, PreparedRecord)
+    if record is None or not record.is_stored(store):
+        where = work.storage.where(uri if record is None else record.file.uri)
+        problem = "there is no" if record is None else "it is not what was prepared:"
+        raise UserError(f"{problem} {where}: materialize {asset}, which makes it again")
+    return record
