@@ -53,7 +53,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         build_rollback_config,
         choose_edition,
     )
-    from batchrec_dagster.storage.layout import SIMILAR_ITEMS, ListFiles, ListKeys
+    from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     files = ListFiles(load_storage(), ListKeys(address))
     table, rollbacks = files.table, Rollbacks(files)
@@ -77,12 +77,9 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
     elif edition == current:
         raise click.ClickException(f"edition {edition.number} is already published")
     keys = files.keys
-    has_own_key = keys.name not in ("", SIMILAR_ITEMS)
-    list_names = [keys.name] if has_own_key else []
-    key = dg.AssetKey([keys.pipeline, *list_names, keys.table_name])
-    job = f"{address.replace('/', '__')}_rollback"
+    key = dg.AssetKey(keys.asset_key)
     use_dagster_home()
-    job_command = make_job_command(job)
+    job_command = make_job_command(keys.rollback_job)
     if not yes:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
     with temporary_folder() as folder:

@@ -11,7 +11,8 @@ import dagster as dg
 import yaml
 from pydantic import ValidationError
 
-from batchrec_dagster.config import COMPONENT_TYPE, Pipeline
+from batchrec_dagster.config import COMPONENT_TYPE
+from batchrec_dagster.config.declaration import Declaration
 from batchrec_dagster.config.validation_messages import (
     UNKNOWN_SETTING,
     describe_error,
@@ -252,7 +253,7 @@ def _describe_unknown_setting(keys: Sequence[str]) -> str:
     *blocks, setting = keys
     if not blocks:
         return f"{UNKNOWN_SETTING}; those of a pipeline go under attributes, indented"
-    schema = Pipeline.model_json_schema()
+    schema = Declaration.model_json_schema()
     names = {
         name
         for block in (schema, *schema["$defs"].values())

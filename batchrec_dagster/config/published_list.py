@@ -50,17 +50,18 @@ class PublishedList(BaseModel, frozen=True):
         return f"{self.pipeline.name}/{self.name}" if self.name else self.pipeline.name
 
     @property
-    def job_prefix(self) -> str:
-        """What the names of its jobs start with: `shop`, or `shop__newsletter`."""
-        return self.address.replace("/", "__")
-
-    @property
     def setting(self) -> str:
         """What the names of its settings start with: `recommendations`, `lists.newsletter`,
         `similar_items` or `segments`."""
         if self.subject != "user":
             return self.name
         return f"lists.{self.name}" if self.name else "recommendations"
+
+    @property
+    def own_keys(self) -> list[str]:
+        """The keys that lead to the block of its own settings; none for the only list of a
+        pipeline, whose settings stand at the top."""
+        return self.setting.split(".") if self.name else []
 
     @property
     def has_own_users(self) -> bool:
@@ -104,7 +105,7 @@ class PublishedList(BaseModel, frozen=True):
     def asset_key(self, asset: str) -> list[str]:
         """The path of the key of an asset of this name: the list's own one, or the pipeline's."""
         is_own = is_of_list(asset) or (asset == "batch_users" and self.has_own_users)
-        if is_own and self.subject == "user" and self.name:
+        if is_own and self.keys.is_named_list:
             return [self.pipeline.name, self.name, asset]
         return self.pipeline.asset_key(asset)
 

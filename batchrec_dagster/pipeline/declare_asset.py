@@ -59,7 +59,6 @@ def asset_options(
     deps: Collection[dg.AssetKey] = (),
     checks: Mapping[str, str] | None = None,
     warnings: Mapping[str, str] | None = None,
-    metadata: Mapping[str, Any] | None = None,
 ) -> AssetOptions:
     """The options of `@dg.asset` for an asset of a pipeline or a list.
 
@@ -94,7 +93,6 @@ def asset_options(
         "metadata": {
             PIPELINE: pipeline.name,
             **({} if is_of_pipeline else {LIST: owner.name}),
-            **(metadata or {}),
             **({STORAGE_KEY: storage_key} if storage_key else {}),
         },
         "check_specs": check_specs(key, checks or {}, warnings or {}),
@@ -139,10 +137,6 @@ def dataset_group_link(arn: str, *, on_aws: bool) -> Links:
             f"https://console.aws.amazon.com/personalize/home?region={region}#{place}/setup"
         )
     }
-
-
-# A sink's metadata: where it writes, and the setting that says so.
-WRITES_TO = "batchrec/writes_to"
 
 
 def table_metadata(

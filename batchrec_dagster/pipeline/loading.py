@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.declaration_errors import (
     DeclarationError,
     Problem,
@@ -15,8 +16,7 @@ from batchrec_dagster.config.declaration_errors import (
     find_unreadable_files,
     format_problems,
 )
-from batchrec_dagster.pipeline.declare_asset import WRITES_TO
-from batchrec_dagster.pipeline.run_endings import LIST, read_address
+from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
 
 C = TypeVar("C", bound=dg.Component)
 
@@ -77,35 +77,26 @@ def _require_own_places(definitions: dg.Definitions) -> None:
 
     They would overwrite each other.
     """
-    # The declaring file, which is None for pipelines that Python makes, and the key of the list's
-    # settings, by the place and the list's address.
-    settings_of_place: dict[str, dict[str, tuple[Path | None, list[str]]]] = {}
-    for spec in _list_specs(definitions):
-        place = spec.metadata.get(WRITES_TO)
-        if place:
-            references = spec.metadata.get("dagster/code_references")
-            file = Path(references.code_references[-1].file_path) if references else None
-            of_list = ["lists", spec.metadata[LIST]] if LIST in spec.metadata else []
-            settings_of_place.setdefault(place, {})[read_address(spec.metadata)] = (file, of_list)
-    problems = []
-    lines = []
-    for place, settings in sorted(settings_of_place.items()):
-        addresses = " and ".join(settings)
-        keys = place.partition(": ")[0].split(".")
+    # The lists that write to a place, each with the file that declares it.
+    writers: dict[str, list[tuple[PublishedList, Path]]] = {}
+    for pipeline, file in find_built_pipelines(definitions).places:
+        for published in pipeline.published_lists():
+            for sink in published.sinks.declared.values():
+                place = sink.describe(pipeline.project).place
+                if place:
+                    writers.setdefault(place, []).append((published, file))
+    problems, lines = [], []
+    for place, lists in sorted(writers.items()):
+        if len(lists) == 1:
+            continue
+        addresses = " and ".join(published.address for published, _ in lists)
         message = f"{addresses} write to the same place, {place}: change one of them"
-        if len(settings) > 1:
-            problems += [
-                Problem(file, ["attributes", *of_list, *keys], message)
-                for file, of_list in settings.values()
-                if file
-            ]
-            lines += [message] if any(file is None for file, _ in settings.values()) else []
+        for published, file in lists:
+            if file.is_file():
+                keys = [*published.own_keys, *place.partition(": ")[0].split(".")]
+                problems.append(Problem(file, ["attributes", *keys], message))
+            elif message not in lines:
+                # Python makes this pipeline.
+                lines.append(message)
     if problems or lines:
         raise DeclarationError("\n".join([*format_problems(problems), *lines]))
-
-
-def _list_specs(definitions: dg.Definitions) -> Iterator[dg.AssetSpec]:
-    """The specs of all assets."""
-    for asset in definitions.assets or []:
-        if isinstance(asset, dg.AssetsDefinition):
-            yield from asset.specs

@@ -22,9 +22,8 @@ def published(pipeline: str) -> dg.AssetSpec:
         `shop/newsletter`.
     """
     keys = ListKeys(pipeline)
-    of_list = [keys.name] if keys.name else []
     return dg.AssetSpec(
-        key=[keys.pipeline, *of_list, "recommendations"],
+        key=keys.asset_key,
         description=f"The lists that the pipeline {pipeline} published: user_id, rank, item_id,"
         " title where items have titles, score.",
         metadata={

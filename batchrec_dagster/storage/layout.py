@@ -162,6 +162,22 @@ class ListKeys(PipelineKeys):
         self.table_name = _TABLES.get(name, "recommendations")
         self.folder = f"{self.lists}{name}" if name else pipeline
 
+    @property
+    def asset_key(self) -> list[str]:
+        """The path of the key of the asset that publishes the table."""
+        folder = [self.pipeline, self.name] if self.is_named_list else [self.pipeline]
+        return [*folder, self.table_name]
+
+    @property
+    def is_named_list(self) -> bool:
+        """Whether it is one of several lists of users."""
+        return self.name not in ("", *_TABLES)
+
+    @property
+    def rollback_job(self) -> str:
+        """The name of Dagster's job that publishes older lists again."""
+        return f"{self.address.replace('/', '__')}_rollback"
+
     def curated(self, filename: str) -> str:
         """A table or a page of the list, such as `recommendations.parquet`, in its own folder."""
         return f"{self.folder}/curated/{_place_in_folder(filename)}"

@@ -14,7 +14,7 @@ import polars as pl
 from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.asset_keys import asset_key
-from batchrec_dagster.pipeline.declare_asset import WRITES_TO, asset_options, preview_metadata
+from batchrec_dagster.pipeline.declare_asset import asset_options, preview_metadata
 from batchrec_dagster.pipeline.run_step import asset_step, get_work
 from batchrec_dagster.sinks import Sink, SinkContext, SinkResult
 from batchrec_dagster.steps.sinks import write_sink
@@ -45,7 +45,6 @@ def sink_asset(published: PublishedList, key: str, sink: Sink) -> dg.AssetsDefin
             kinds={sink_description.kind},
             inputs={"recommendations": lists_asset},
             code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
-            metadata={WRITES_TO: sink_description.place} if sink_description.place else {},
         )
     )
     @asset_step

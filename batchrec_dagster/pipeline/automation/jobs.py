@@ -84,7 +84,7 @@ def rollback_job(
     """`NAME_rollback` publishes older lists again and updates what the pipeline makes from them."""
     lists = dg.AssetSelection.assets(asset_key(published, published.asset))
     return dg.define_asset_job(
-        name=f"{published.job_prefix}_rollback",
+        name=published.keys.rollback_job,
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
         config=build_rollback_config(op_name(published, published.asset), PREVIOUS),
         executor_def=executor,

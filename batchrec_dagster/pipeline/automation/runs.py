@@ -28,7 +28,7 @@ UNDER_WAY = [
 def list_job_names(pipeline: Pipeline) -> list[str]:
     """The names of the pipeline's jobs."""
     rollbacks = [
-        f"{published.job_prefix}_rollback"
+        published.keys.rollback_job
         for published in pipeline.published_lists()
         if published.has_editions
     ]

@@ -141,6 +141,16 @@ def test_two_lists_that_would_write_to_the_same_table_are_refused(tmp_path: Path
         assert "one and two" in refusal.message
 
 
+def test_similar_items_in_the_table_of_the_lists_are_refused(tmp_path: Path) -> None:
+    sinks = {"sinks": {"dynamodb": {"table": "lists"}}}
+    refusals = refuse(tmp_path, {**sinks, "similar_items": {"within_days": 7, **sinks}})
+    assert [refusal.setting for refusal in refusals] == [
+        "sinks.dynamodb.table",
+        "similar_items.sinks.dynamodb.table",
+    ]
+    assert all("shop and shop/similar_items" in refusal.message for refusal in refusals)
+
+
 # The schema that editors read
 
 
