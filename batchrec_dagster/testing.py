@@ -294,14 +294,14 @@ def _load_pipeline(project: Project, name: str) -> BatchRecommendations:
     Raises DeclarationError, and UnknownNameError if there is none.
     """
     from batchrec_dagster.cli.declared_pipelines import (
-        find_declared_pipelines,
         make_undeclared_error,
+        read_declared_pipelines,
     )
     from batchrec_dagster.pipeline.component import BatchRecommendations
     from batchrec_dagster.pipeline.loading import load_components
 
-    declared = find_declared_pipelines(project)
-    file = declared.get(name, project.defs / name / "defs.yaml")
+    declared = read_declared_pipelines(project)
+    file = declared[name].file if name in declared else project.defs / name / "defs.yaml"
     if not file.is_file():
         raise make_undeclared_error(name, declared)
     pipelines = load_components(project.defs, file.parent, BatchRecommendations)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -33,28 +33,56 @@ def make_undeclared_error(pipeline: str, declared: Iterable[str]) -> UnknownName
     return UnknownNameError(f"no pipeline {pipeline!r}. {hint if names else NO_PIPELINES}")
 
 
-def find_declared_pipelines(project: Project) -> dict[str, Path]:
-    """The names of the declared pipelines, and the file of each; skips unreadable files."""
-    return {pipeline.name: pipeline.file for pipeline in _read_pipelines(project)}
+class DeclaredPipeline(NamedTuple):
+    """What a project says of a pipeline: its names, and the file that has them."""
+
+    name: str
+    lists: tuple[str, ...]
+    """The names of its lists, if it has several."""
+    has_similar_items: bool
+    file: Path
+
+    @property
+    def addresses_of_users_lists(self) -> list[str]:
+        """The address of each list of users, such as shop/newsletter; of an only one, shop."""
+        return [f"{self.name}/{list_name}" for list_name in self.lists] or [self.name]
+
+    @property
+    def addresses(self) -> list[str]:
+        """The same, and that of the similar items, such as shop/similar_items."""
+        from batchrec_dagster.storage.layout import SIMILAR_ITEMS
+
+        similar_items = [f"{self.name}/{SIMILAR_ITEMS}"] if self.has_similar_items else []
+        return [*self.addresses_of_users_lists, *similar_items]
 
 
-def find_declared_lists(project: Project) -> dict[str, Path]:
-    """The addresses of the declared pipelines and lists, and the file of each.
+def read_declared_pipelines(project: Project) -> dict[str, DeclaredPipeline]:
+    """The pipelines that readable files declare, by name."""
+    pipelines: dict[str, DeclaredPipeline] = {}
+    for component in read_components(project):
+        name, lists = component.attributes.get("name"), component.attributes.get("lists")
+        if component.kind.endswith(COMPONENT_SUFFIX) and isinstance(name, str):
+            pipelines[name] = DeclaredPipeline(
+                name,
+                tuple(lists) if isinstance(lists, dict) else (),
+                isinstance(component.attributes.get("similar_items"), dict),
+                component.file,
+            )
+    return pipelines
 
-    A pipeline with `lists` has an address for each of them, such as shop/newsletter, in place of
-    its name. Unreadable files are skipped.
+
+def read_pipelines(project: Project) -> dict[str, DeclaredPipeline]:
+    """All pipelines by name: those declared in YAML, and those made by Python.
+
+    A project whose Python makes pipelines is loaded for that, which takes seconds.
     """
-    addresses: dict[str, Path] = {}
-    for pipeline in _read_pipelines(project):
-        lists = pipeline.settings.get("lists")
-        list_names = [*lists] if isinstance(lists, dict) else []
-        addresses |= dict.fromkeys(_list_addresses(pipeline.name, list_names), pipeline.file)
-    return addresses
-
-
-def _list_addresses(pipeline: str, list_names: Iterable[str]) -> list[str]:
-    """The address of each list of a pipeline; without lists, its name alone."""
-    return [f"{pipeline}/{list_name}" for list_name in list_names] or [pipeline]
+    made = {
+        pipeline.name: DeclaredPipeline(
+            pipeline.name, tuple(pipeline.lists), pipeline.similar_items is not None, file
+        )
+        for pipeline, file in _load_python_pipelines(project)
+    }
+    return {**made, **read_declared_pipelines(project)}
 
 
 def expand_names(names: Iterable[str], addresses: Iterable[str]) -> list[str]:
@@ -79,37 +107,6 @@ def read_pipeline_name(address: str) -> str:
     return address.partition("/")[0]
 
 
-def find_pipelines(project: Project) -> dict[str, Path]:
-    """The names of all pipelines, and the file of each: declared in YAML, or made by Python.
-
-    A project whose Python makes pipelines is loaded for that, which takes seconds.
-    """
-    files = {pipeline.name: file for pipeline, file in _load_python_pipelines(project)}
-    return {**files, **find_declared_pipelines(project)}
-
-
-def find_lists(project: Project) -> dict[str, Path]:
-    """The addresses of all pipelines and lists, as `find_declared_lists` has them."""
-    addresses: dict[str, Path] = {}
-    for pipeline, file in _load_python_pipelines(project):
-        addresses |= dict.fromkeys(_list_addresses(pipeline.name, pipeline.lists), file)
-    return {**addresses, **find_declared_lists(project)}
-
-
-def find_similar_items(project: Project) -> dict[str, Path]:
-    """The address of each pipeline's similar items, such as shop/similar_items, and its file."""
-    from batchrec_dagster.storage.layout import SIMILAR_ITEMS
-
-    files: dict[str, Path] = {}
-    for pipeline, file in _load_python_pipelines(project):
-        if pipeline.similar_items is not None:
-            files[pipeline.name] = file
-    for declared_pipeline in _read_pipelines(project):
-        if isinstance(declared_pipeline.settings.get(SIMILAR_ITEMS), dict):
-            files[declared_pipeline.name] = declared_pipeline.file
-    return {f"{name}/{SIMILAR_ITEMS}": file for name, file in files.items()}
-
-
 def _load_python_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
     """The pipelines of a project whose Python names their class, and the file of each.
 
@@ -131,20 +128,3 @@ def _load_python_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
         except DeclarationError:
             return []
     return find_built_pipelines(definitions).places
-
-
-class _DeclaredPipeline(NamedTuple):
-    """A pipeline in a readable defs.yaml."""
-
-    name: str
-    settings: dict[str, Any]
-    """Its blocks, as they are written there."""
-    file: Path
-
-
-def _read_pipelines(project: Project) -> Iterator[_DeclaredPipeline]:
-    """Each pipeline that a readable file declares, if it has a name."""
-    for component in read_components(project):
-        name = component.attributes.get("name")
-        if component.kind.endswith(COMPONENT_SUFFIX) and isinstance(name, str):
-            yield _DeclaredPipeline(name, component.attributes, component.file)

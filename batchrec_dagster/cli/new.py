@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batchrec_dagster.cli.declared_pipelines import find_declared_pipelines
+from batchrec_dagster.cli.declared_pipelines import read_declared_pipelines
 from batchrec_dagster.cli.project import Project, find_project, load_storage
 from batchrec_dagster.cli.terminal import fit_terminal, format_program, shorten_path
 from batchrec_dagster.preparation.layout import NO_TIMES
@@ -170,7 +170,8 @@ def _check_name(name: str, project: Project) -> None:
         reason = describe_error(problem["type"], problem["msg"])
         raise click.UsageError(f"{name!r} is not a valid name: {reason}") from error
     folder = project.defs / name
-    existing = find_declared_pipelines(project).get(name) or folder
+    declared = read_declared_pipelines(project).get(name)
+    existing = folder if declared is None else declared.file
     if existing.exists():
         raise click.ClickException(
             f"{shorten_path(existing)} already exists. Choose another name, or delete it first"

@@ -21,11 +21,9 @@ from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
     UnknownNameError,
     expand_names,
-    find_lists,
-    find_pipelines,
-    find_similar_items,
     make_undeclared_error,
     read_pipeline_name,
+    read_pipelines,
 )
 from batchrec_dagster.cli.project import (
     Project,
@@ -72,23 +70,23 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     from batchrec_dagster.reporting.overview import format_overview, summarize_pipeline
     from batchrec_dagster.reporting.published import PublishedResults, list_published
 
-    project = find_project()
-    declared = sorted({**find_lists(project), **find_similar_items(project)})
+    pipelines = read_pipelines(find_project()).values()
+    declared = sorted(address for pipeline in pipelines for address in pipeline.addresses)
     storage = load_storage()
     undeclared = sorted(set(list_published(storage)).difference(declared))
     # The editions of a pipeline or a list stay when its declaration is removed.
     addresses = [*declared, *(undeclared if editions else [])]
-    pipelines = expand_names(names, addresses) or declared
-    for name in pipelines:
+    chosen = expand_names(names, addresses) or declared
+    for name in chosen:
         if name not in addresses:
             raise make_undeclared_error(name, declared)
     warn_of_errors()
     if editions:
-        _list_editions(pipelines, as_json=as_json)
+        _list_editions(chosen, as_json=as_json)
         return
     with open_dagster_instance() as instance:
         overviews = [
-            summarize_pipeline(PublishedResults(storage, name), instance) for name in pipelines
+            summarize_pipeline(PublishedResults(storage, name), instance) for name in chosen
         ]
     if as_json:
         click.echo(json.dumps(overviews, indent=2))
@@ -275,7 +273,7 @@ def _find_report(pipeline: str | None) -> Path:
     existing_reports = [report for report in reports if report is not None]
     newest = max(existing_reports, key=lambda report: report.last_modified, default=None)
     if newest is None:
-        declared = find_pipelines(find_project())
+        declared = read_pipelines(find_project())
         if pipeline is not None and pipeline not in declared:
             raise make_undeclared_error(pipeline, declared)
         if not declared:

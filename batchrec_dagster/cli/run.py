@@ -12,8 +12,8 @@ import yaml
 from batchrec_dagster.cli.component_files import TextDates
 from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
-    find_pipelines,
     make_undeclared_error,
+    read_pipelines,
 )
 from batchrec_dagster.cli.project import find_project, make_job_command
 from batchrec_dagster.cli.run_result import describe_result
@@ -97,7 +97,7 @@ def _choose_pipeline(name: str | None) -> str:
     Raises click.UsageError if several could be meant, UnknownNameError if it is not declared, and
     click.ClickException if nothing is declared but what does not load.
     """
-    declared = find_pipelines(find_project())
+    declared = read_pipelines(find_project())
     if name is None:
         if not declared:
             from batchrec_dagster.cli.pipelines import find_pipeline_errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from batchrec_dagster.cli.declared_pipelines import find_declared_lists, read_pipeline_name
+from batchrec_dagster.cli.declared_pipelines import read_declared_pipelines
 from batchrec_dagster.cli.project import find_project, load_storage
 from batchrec_dagster.cli.terminal import format_program, get_terminal_width
 
@@ -30,13 +30,12 @@ def describe_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: 
     )
 
     storage = load_storage()
-    addresses = [
-        address
-        for address in find_declared_lists(find_project())
-        if read_pipeline_name(address) == name
-    ]
-    # A pipeline that Python makes is declared in no file.
-    addresses = addresses or list_published(storage, name)
+    declared = read_declared_pipelines(find_project()).get(name)
+    if declared is not None:
+        addresses = declared.addresses_of_users_lists
+    else:
+        # A pipeline that Python makes is declared in no file.
+        addresses = list_published(storage, name)
     all_published = [PublishedResults(storage, address) for address in addresses]
     lines = []
     for published in all_published:

@@ -18,7 +18,7 @@ from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
     UnknownNameError,
     expand_names,
-    find_declared_pipelines,
+    read_declared_pipelines,
     read_pipeline_name,
 )
 from batchrec_dagster.cli.project import ProjectError, find_project, load_storage
@@ -187,7 +187,7 @@ def find_published(pipeline: str | None) -> list[PublishedResults]:
 def _is_nothing_declared() -> bool:
     """Whether there is a project here, and it declares no pipeline."""
     try:
-        return not find_declared_pipelines(find_project())
+        return not read_declared_pipelines(find_project())
     except ProjectError:
         return False
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrec_dagster.cli.dagster_home import open_dagster_instance
-from batchrec_dagster.cli.declared_pipelines import UnknownNameError, find_pipelines
+from batchrec_dagster.cli.declared_pipelines import UnknownNameError, read_pipelines
 from batchrec_dagster.cli.forget import load_works
 from batchrec_dagster.cli.project import ProjectError, find_project, load_deployment
 from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
@@ -122,7 +122,8 @@ def _find_declaration(name: str) -> Path | None:
         project = find_project()
     except ProjectError:
         return None
-    return find_pipelines(project).get(name)
+    declared = read_pipelines(project).get(name)
+    return None if declared is None else declared.file
 
 
 def _describe_what_stays(pipeline: Pipeline, file: Path) -> list[str]:
