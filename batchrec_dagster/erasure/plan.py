@@ -32,8 +32,8 @@ from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
 from batchrec_dagster.sinks import SinkContext
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
 from batchrec_dagster.steps.work import PersonalizeWork, list_removed_lists
+from batchrec_dagster.storage.erased import add_erased_users, read_erased_users
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 REMAINS_IN_S3 = (
     "If the bucket keeps versions, earlier versions of the objects stay until its lifecycle rule"
@@ -115,7 +115,7 @@ class Erasure:
                 hold_locks(locks, work, owner)
             # Before the first erasure, so that nothing brings the people back.
             for work in self.pipelines:
-                SuppressionList(work.files).add(self.people.ids)
+                add_erased_users(work.files, self.people.ids)
                 UnfinishedErasure.of(work.files, self.people).start(
                     {part.place.name: part.amount.number for part in self._list_parts(work)}
                 )
@@ -158,7 +158,7 @@ class Erasure:
             datetime.now(UTC).isoformat(timespec="seconds"),
             len(self.people),
             amounts,
-            len(SuppressionList(work.files).read()),
+            len(read_erased_users(work.files)),
             tuple(describe_remains(work)),
         )
         receipt.write(work.files)

@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.storage.hashed_users import SuppressedUsers
+from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.objects import ObjectNotFoundError
 from batchrec_dagster.storage.records import parse_record
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class UnfinishedErasure:
     @classmethod
     def of(cls, files: PipelineFiles, people: People) -> UnfinishedErasure:
         """The record of these people, who are on the pipeline's list of suppressed people."""
-        salt = SuppressionList(files).read().salt
-        digest = SuppressedUsers(salt).add(people.ids).version
+        salt = read_erased_users(files).salt
+        digest = ErasedUsers(salt).add(people.ids).version
         assert digest is not None, "there are people"
         return cls(files, digest)
 

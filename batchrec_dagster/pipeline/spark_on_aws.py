@@ -50,7 +50,7 @@ MODULES = (
     "preparation/sources/formats.py",
     "preparation/sources/limits.py",
     "storage/__init__.py",
-    "storage/hashed_users.py",
+    "storage/erased.py",
 )
 
 

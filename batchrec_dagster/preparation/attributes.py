@@ -45,7 +45,7 @@ from batchrec_dagster.preparation.recognition import ReadSettings, recognise_tab
 from batchrec_dagster.preparation.row_problems import NULL_ID
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
 # Missing values: an empty cell, and what databases write for NULL.
 NOTHING = ("", "\\N")
@@ -127,7 +127,7 @@ def parse_attribute_rows(
     kind: RowKind,
     values: Mapping[str, pl.Expr] | None = None,
     problems: Sequence[Reason] = (),
-    suppressed: SuppressedUsers = NOBODY,
+    suppressed: ErasedUsers = NOBODY,
 ) -> AttributeRows:
     """The rows of a file on this machine. Of rows with the same id the first counts.
 
@@ -216,7 +216,7 @@ class _RowCollector:
         self,
         table: CsvTable | JsonTable | ParquetTable,
         kind: RowKind,
-        suppressed: SuppressedUsers,
+        suppressed: ErasedUsers,
     ) -> None:
         self._table = table
         self._kind = kind

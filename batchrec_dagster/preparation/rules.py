@@ -40,7 +40,7 @@ class Rules:
     """Which rows are kept. The rules are applied in the order of the fields.
 
     Before all of them, and before anything is found to be wrong with a row, those of users who were
-    erased are left out, see `storage.hashed_users`.
+    erased are left out, see `storage.erased`.
 
     Each rule sees the rows that the ones before left. A row that is left out counts once, under the
     first rule that left it out, so that the rows read less the rows kept are the sum of these

@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.layout import (
     Header,
 )
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class UsersLayout:
 
 
 def parse_user_attributes(
-    file: RawFile, layout: UsersLayout, suppressed: SuppressedUsers = NOBODY
+    file: RawFile, layout: UsersLayout, suppressed: ErasedUsers = NOBODY
 ) -> AttributeRows:
     """The users of a file on this machine, with the columns of the CSV file for Personalize.
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.list_subjects import ITEMS, find_subject
 from batchrec_dagster.storage.objects import (
     DamagedObjectError,
     ObjectNotFoundError,
 )
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.table_without_users import list_users
 
 # If a larger share of a table's users is not among the current ones, the current data may be bad.
@@ -89,7 +89,7 @@ def find_absent_users(files: PipelineFiles, users_key: str, rows: pl.LazyFrame) 
     absent = None
     if current_users is not None:
         absent = users.filter(~users.is_in(current_users.implode()))
-    erased = SuppressionList(files).read().find(users)
+    erased = read_erased_users(files).find(users)
     return AbsentUsers(len(users), absent, erased)
 
 

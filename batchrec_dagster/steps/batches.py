@@ -26,8 +26,8 @@ from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.durable import compute_version
 from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import USERS_FILE, ListFiles
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def find_batch_users(
         if not listed_users.height:
             raise UserError(f"{setting}.source has no users: correct its rows or its query")
         # Of the interactions they were left out when these were made.
-        users = SuppressionList(work.files).read().drop_from(listed_users, USER_FIELD)
+        users = read_erased_users(work.files).drop_from(listed_users, USER_FIELD)
         erased = listed_users.height - users.height
         if erased:
             source.remove_downloads(make_source_context(work.storage, pipeline.project))

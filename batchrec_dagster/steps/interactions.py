@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -43,11 +42,10 @@ from batchrec_dagster.steps.stored_files import PreparedRecord, StoredFile, put_
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import Finding
-from batchrec_dagster.storage.hashed_users import SuppressedUsers
+from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore
 from batchrec_dagster.storage.records import load
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 ASSET = "interactions"
 CODE_VERSION = "2"
@@ -110,7 +108,7 @@ def prepare_interactions(
     runs: says which other runs have ended, whose files of Spark are then deleted.
     Raises UserError, and Refused if a check blocks. Then the interactions of before stay.
     """
-    suppressed = SuppressionList(work.files).read()
+    suppressed = read_erased_users(work.files)
     made_of = {
         "raw_ratings": raw.version,
         "settings": describe_settings(work.pipeline),
@@ -211,7 +209,7 @@ def _measure(prepared: _Prepared) -> DataSize:
 def _prepare_here(
     work: Work,
     raw: RawRatings,
-    suppressed: SuppressedUsers,
+    suppressed: ErasedUsers,
     run_spark: RunSpark | None,
     folder: Path,
 ) -> _Prepared:
@@ -225,8 +223,8 @@ def _prepare_here(
             with open_ratings(files, reading, rules, suppressed) as ratings:
                 rows = ratings.write_interactions(csv)
         else:
-            suppressed_file = folder / "suppressed_users.json"
-            suppressed_file.write_bytes(_encode(suppressed))
+            suppressed_file = folder / "erased_users.json"
+            suppressed_file.write_bytes(suppressed.encode())
             task = SparkTask(
                 [SourceFile(f"file://{file.path.absolute()}", file.name) for file in files],
                 _find_layout(files, pipeline),
@@ -242,7 +240,7 @@ def _prepare_here(
 
 
 def _prepare_on_aws(
-    work: Work, raw: RawRatings, suppressed: SuppressedUsers, run_spark: RunSpark, run: str
+    work: Work, raw: RawRatings, suppressed: ErasedUsers, run_spark: RunSpark, run: str
 ) -> _Prepared:
     """Prepare with Spark on AWS, from S3 to S3."""
     pipeline, storage = work.pipeline, work.storage
@@ -258,15 +256,11 @@ def _prepare_on_aws(
     )
     if suppressed:
         # Too large for the parameters of a job. The job removes the folder.
-        suppressed_uri = f"{task.work}/suppressed_users.json"
-        storage.store.put(suppressed_uri, _encode(suppressed))
+        suppressed_uri = f"{task.work}/erased_users.json"
+        storage.store.put(suppressed_uri, suppressed.encode())
         task = replace(task, suppressed=suppressed_uri)
     result, job = run_spark(task)
     return _Prepared(task.destination, result, result, job, result.sha256)
-
-
-def _encode(suppressed: SuppressedUsers) -> bytes:
-    return json.dumps(suppressed.to_json()).encode()
 
 
 def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) -> None:

@@ -19,7 +19,7 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import Finding
-from batchrec_dagster.storage.hashed_users import SuppressedUsers
+from batchrec_dagster.storage.erased import ErasedUsers
 
 CODE_VERSION = "2"
 # The name of the check of the rows.
@@ -67,7 +67,7 @@ def describe_inspection(pipeline: Pipeline) -> str:
 
 
 def inspect_ratings(
-    work: Work, copies: Sequence[CopiedFile], suppressed: SuppressedUsers
+    work: Work, copies: Sequence[CopiedFile], suppressed: ErasedUsers
 ) -> tuple[Finding, RatingsSeen]:
     """Read every row once, or on AWS the first rows.
 

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.sinks import Sink, SinkContext, SinkResult, Sinks
+from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_subjects import USERS
 from batchrec_dagster.storage.records import load, save
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster.storage.table_without_users import list_users
 
 
@@ -51,7 +51,7 @@ def write_sink(kind: str, sink: Sink, lists: pl.LazyFrame, context: SinkContext)
     Raises UserError, or Retry if a retry may work.
     """
     files = _open_files(context)
-    erased = SuppressionList(files).read()
+    erased = read_erased_users(files)
     if erased and context.subject == USERS:
         # A restored backup may have them.
         erased_ids = erased.find(list_users(lists))
@@ -83,7 +83,7 @@ def write_sinks_again(lists: pl.LazyFrame, context: SinkContext) -> Iterator[Sin
     """
     files = _open_files(context)
     store = files.storage.store
-    erased = SuppressionList(files).read()
+    erased = read_erased_users(files)
     for info in store.list(files.uri(files.keys.all_sink_records)):
         where = files.storage.where(info.uri)
         record = load(store, info.uri, SinkRecord)

@@ -23,10 +23,9 @@ from batchrec_dagster.steps.stored_files import TableRecord, put_table
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.editions import Finding
-from batchrec_dagster.storage.hashed_users import SuppressedUsers
+from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 from batchrec_dagster.storage.layout import MAKE_AGAIN
 from batchrec_dagster.storage.objects import DamagedObjectError
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 CODE_VERSION = "1"
 USERS_READABLE = "users_readable"
@@ -39,7 +38,7 @@ def read_users_file(
     copies: Sequence[CopiedFile],
     storage: StorageResource,
     layout: UsersLayout,
-    suppressed: SuppressedUsers,
+    suppressed: ErasedUsers,
 ) -> AttributeRows:
     """The rows of the copied file, without those of users who were erased.
 
@@ -54,7 +53,7 @@ def inspect_users(
     storage: StorageResource,
     layout: UsersLayout,
     on_bad_rows: str,
-    suppressed: SuppressedUsers,
+    suppressed: ErasedUsers,
 ) -> tuple[Finding, DataSize]:
     """The verdict on the copied file, and how much is in it. Raises UserError, and Refused if it
     cannot be read."""
@@ -92,7 +91,7 @@ def prepare_users(work: Work, raw: RawAttributes, layout: UsersLayout) -> Result
     The copy of the source is deleted in the end if it has rows of users who were erased.
     Raises UserError.
     """
-    suppressed = SuppressionList(work.files).read()
+    suppressed = read_erased_users(work.files)
     made_of = {
         "raw_users": raw.version,
         "settings": describe_settings(layout),

@@ -110,9 +110,9 @@ class PipelineKeys:
         return f"{self.pipeline}/curated/{_place_in_folder('user_segments.parquet')}"
 
     @property
-    def suppressed_users(self) -> str:
+    def erased_users(self) -> str:
         """Who was erased and is left out."""
-        return self.record("suppressed_users")
+        return self.record("erased_users")
 
     @property
     def lists(self) -> str:

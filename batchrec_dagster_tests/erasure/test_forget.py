@@ -108,5 +108,5 @@ def test_what_people_read(first_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> 
         for title, text in texts
     ]
     assert_texts("forget", texts)
-    record = first_shop.project.storage / "shop/records/suppressed_users.json"
+    record = first_shop.project.storage / "shop/records/erased_users.json"
     assert len(json.loads(record.read_text())["users"]) == 2

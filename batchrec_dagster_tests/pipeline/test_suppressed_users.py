@@ -14,8 +14,8 @@ import pytest
 
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.erased import add_erased_users
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
@@ -55,9 +55,9 @@ def declare_shop(project: Project, **attributes: Any) -> None:
     project.declare({**shop, "ratings": {**shop["ratings"], **ratings}})
 
 
-def open_suppression_list(project: Project) -> SuppressionList:
+def erase(project: Project, *users: str) -> None:
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
-    return SuppressionList(ListFiles(storage, ListKeys("shop")))
+    add_erased_users(ListFiles(storage, ListKeys("shop")), users)
 
 
 def prepare(
@@ -105,7 +105,7 @@ def test_a_changed_list_makes_the_interactions_again(
     assert find_warning(before) is None
     assert "suppressed_users" not in metadata(before, "interactions")
 
-    open_suppression_list(project).add([PERSON, OTHER])
+    erase(project, PERSON, OTHER)
     after = prepare(project, instance)
 
     assert find_warning(after) == WARNING
@@ -127,7 +127,7 @@ def test_a_run_that_ends_before_the_copies_are_deleted_leaves_that_to_the_next(
     if place == "bucket":
         storage = log_in_to_bucket(request.getfixturevalue("s3"), project, monkeypatch)
     files = ListFiles(storage, ListKeys("shop"))
-    SuppressionList(files).add([PERSON, OTHER])
+    add_erased_users(files, [PERSON, OTHER])
     write_source(project)
     declare_shop(project)
     raw_copy = files.uri("shop/raw/ratings/ratings.csv")
@@ -168,7 +168,7 @@ def test_interactions_alone_say_that_the_copies_are_gone(
 ) -> None:
     write_source(project)
     declare_shop(project)
-    open_suppression_list(project).add([PERSON])
+    erase(project, PERSON)
     prepare(project, instance)
     assert metadata(prepare(project, instance, "interactions"), "interactions")["outcome"]
 
@@ -198,7 +198,7 @@ def test_a_downloaded_archive_does_not_stay_in_the_cache(
     prepare(project, instance)
     assert list(cache.iterdir())
 
-    SuppressionList(ListFiles(storage, ListKeys("shop"))).add([PERSON, OTHER])
+    add_erased_users(ListFiles(storage, ListKeys("shop")), [PERSON, OTHER])
     prepare(project, instance)
 
     assert not list(cache.iterdir())

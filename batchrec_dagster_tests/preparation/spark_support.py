@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.prepare import run_task
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster_tests.guard.servers.spark import QUICK_ARGUMENTS, quick_session
 
 __all__ = ["QUICK_ARGUMENTS", "quick_session"]
@@ -43,7 +42,7 @@ class Outcome:
 
 
 def prepare_on_polars(
-    files: Sequence[Path], layout: Layout, rules: Rules, suppressed: SuppressedUsers = NOBODY
+    files: Sequence[Path], layout: Layout, rules: Rules, suppressed: ErasedUsers = NOBODY
 ) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "interactions.csv"
@@ -72,13 +71,13 @@ def prepare_on_spark(
     files: Sequence[Path],
     layout: Layout,
     rules: Rules,
-    suppressed: SuppressedUsers = NOBODY,
+    suppressed: ErasedUsers = NOBODY,
 ) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         task = build_spark_task(files, layout, rules, Path(folder))
         if suppressed:
-            list_file = Path(folder) / "suppressed_users.json"
-            list_file.write_text(json.dumps(suppressed.to_json()))
+            list_file = Path(folder) / "erased_users.json"
+            list_file.write_bytes(suppressed.encode())
             task = replace(task, suppressed=f"file://{list_file}")
         try:
             result = run_task(spark, task, LOG)

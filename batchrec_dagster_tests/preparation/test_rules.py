@@ -34,7 +34,7 @@ from batchrec_dagster.preparation.rules import (
     Rules,
 )
 from batchrec_dagster.preparation.spark.task import SparkTask
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster_tests.guard.repeats import repeats
 
 LAYOUT = Layout(",", "user", "item", "rating", "time", "s", "type", "value")
@@ -102,7 +102,7 @@ def prepare(
     rows: list[Row],
     rules: Rules,
     reading: ReadSettings,
-    suppressed: SuppressedUsers = NOBODY,
+    suppressed: ErasedUsers = NOBODY,
 ) -> tuple[list[tuple[str, ...]], PreparationResult]:
     source, target = folder / "ratings.csv", folder / "interactions.csv"
     with source.open("w", newline="") as file:

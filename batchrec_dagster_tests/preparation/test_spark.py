@@ -23,7 +23,7 @@ from pyspark.sql import SparkSession
 from batchrec_dagster.preparation.layout import CUT_OFF, Layout, PreparationError
 from batchrec_dagster.preparation.row_problems import FUTURE, SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import ERASED_USER, Rules
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster_tests.guard.builders import real_data
 from batchrec_dagster_tests.guard.repeats import IS_LONG, repeats
 from batchrec_dagster_tests.preparation.spark_support import (
@@ -53,7 +53,7 @@ def prepare_by_both(
     contents: str | bytes | Mapping[str, str | bytes],
     layout: Layout = COMMA,
     rules: Rules = SKIP,
-    suppressed: SuppressedUsers = NOBODY,
+    suppressed: ErasedUsers = NOBODY,
 ) -> Outcome:
     """What both engines did, which is the same."""
     if not isinstance(contents, Mapping):
@@ -70,7 +70,7 @@ def compare_engines(
     files: Sequence[Path],
     layout: Layout,
     rules: Rules,
-    suppressed: SuppressedUsers = NOBODY,
+    suppressed: ErasedUsers = NOBODY,
 ) -> Outcome:
     polars_outcome = prepare_on_polars(files, layout, rules, suppressed)
     spark_outcome = prepare_on_spark(spark, files, layout, rules, suppressed)

@@ -12,8 +12,8 @@ import pytest
 from batchrec_dagster.deployment.io_managers import UsersCsvIOManager
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.erased import add_erased_users
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
@@ -73,7 +73,7 @@ def test_who_was_erased_is_left_out_of_the_users(
     write_users(project.root / "users.csv", "gone,AT,bad,no", "gone,DE,33,no")
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
     files = ListFiles(storage, ListKeys("shop"))
-    SuppressionList(files).add(["gone"])
+    add_erased_users(files, ["gone"])
 
     result = refresh(project, "shop", instance, assets=PREPARED)
     assert result.success, why(result)
@@ -90,7 +90,7 @@ def test_who_was_erased_is_left_out_of_the_users(
     again = refresh(project, "shop", instance, assets=PREPARED)
     assert metadata(again, "users")["outcome"] == "unchanged: not prepared again"
     assert not [*(project.storage / "shop/raw/users").rglob("*.csv")]
-    SuppressionList(files).add(["50"])
+    add_erased_users(files, ["50"])
     alone = refresh(project, "shop", instance, assets=["users"])
     assert "materialize raw_users too" in why(alone)
     erased = refresh(project, "shop", instance, assets=PREPARED)

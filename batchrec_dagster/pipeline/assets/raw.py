@@ -39,8 +39,7 @@ from batchrec_dagster.steps.ratings import (
 from batchrec_dagster.steps.raw_files import Copying, Inspect, RawSource, copy_raw
 from batchrec_dagster.steps.user_attributes import inspect_users
 from batchrec_dagster.steps.work import Result, Work
-from batchrec_dagster.storage.hashed_users import SuppressedUsers
-from batchrec_dagster.storage.suppressed_users import SuppressionList
+from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 
 ATTRIBUTES_VERSION = "1"
 # The names of delimiters that cannot be seen.
@@ -92,7 +91,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
     @asset_step
     def raw_ratings(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        suppressed = SuppressionList(work.files).read()
+        suppressed = read_erased_users(work.files)
         source = RawSource(
             "raw_ratings", find_upstream(ratings.rows, context), partial(keys.raw, "ratings")
         )
@@ -178,7 +177,7 @@ def raw_items(
 ) -> dg.AssetsDefinition:
     """The asset of the items file."""
 
-    def inspect(work: Work, suppressed: SuppressedUsers) -> Inspect[DataSize]:
+    def inspect(work: Work, suppressed: ErasedUsers) -> Inspect[DataSize]:
         return lambda copies: inspect_items(copies, work.storage, layout, settings.on_bad_rows)
 
     return _raw_attributes(
@@ -196,7 +195,7 @@ def raw_users(
 ) -> dg.AssetsDefinition:
     """The asset of the users file."""
 
-    def inspect(work: Work, suppressed: SuppressedUsers) -> Inspect[DataSize]:
+    def inspect(work: Work, suppressed: ErasedUsers) -> Inspect[DataSize]:
         return lambda copies: inspect_users(
             copies, work.storage, layout, settings.on_bad_rows, suppressed
         )
@@ -217,7 +216,7 @@ def _raw_attributes(
     layout: AttributesLayout,
     kind: RowKind,
     description: str,
-    inspect: Callable[[Work, SuppressedUsers], Inspect[DataSize]],
+    inspect: Callable[[Work, ErasedUsers], Inspect[DataSize]],
 ) -> dg.AssetsDefinition:
     """The asset of a file of items or of users.
 
@@ -259,7 +258,7 @@ def _raw_attributes(
         context: dg.AssetExecutionContext, config: DataConfig
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        suppressed = SuppressionList(work.files).read()
+        suppressed = read_erased_users(work.files)
         inspected_with = {"settings": code_version}
         if kind is USER_ROWS:
             inspected_with["erased"] = suppressed.version or ""

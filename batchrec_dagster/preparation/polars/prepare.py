@@ -59,7 +59,7 @@ from batchrec_dagster.preparation.row_problems import (
 )
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
 # Up to about this many bytes of text, Polars' streaming unique of the users takes a few hundred
 # megabytes, and a third of the time of reading them piece by piece.
@@ -86,7 +86,7 @@ class OpenedRatings:
     folder: Path
     """Takes what is written meanwhile."""
 
-    suppressed: SuppressedUsers = NOBODY
+    suppressed: ErasedUsers = NOBODY
     """The users who were erased. Their rows are left out."""
 
     @property
@@ -246,7 +246,7 @@ def open_ratings(
     files: Sequence[RawFile],
     reading: ReadSettings | Layout,
     rules: Rules,
-    suppressed: SuppressedUsers = NOBODY,
+    suppressed: ErasedUsers = NOBODY,
 ) -> Iterator[OpenedRatings]:
     """The files ready to be read, in this order.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ from batchrec_dagster.preparation.spark.rows import (
 )
 from batchrec_dagster.preparation.spark.tables import SourceRows, open_rows
 from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
 # How many bad rows are named.
 EXAMPLES = 5
@@ -74,7 +73,7 @@ def _prepare(
     layout, rules = task.layout, task.rules
     suppressed = NOBODY
     if task.suppressed is not None:
-        suppressed = SuppressedUsers.from_json(json.loads(files.read(task.suppressed)))
+        suppressed = ErasedUsers.decode(files.read(task.suppressed))
     inputs = files.unpack_inputs(task.files)
     source = open_rows(spark, files, inputs, layout)
     unit = _find_timestamp_unit(source, layout, suppressed)
@@ -193,7 +192,7 @@ def _count_ids(ids: DataFrame) -> dict[str, Any]:
     }
 
 
-def _find_timestamp_unit(source: SourceRows, layout: Layout, suppressed: SuppressedUsers) -> str:
+def _find_timestamp_unit(source: SourceRows, layout: Layout, suppressed: ErasedUsers) -> str:
     """How times are written: declared, or the one form that all of them have.
 
     Raises PreparationError for the first time that has another form than those before it.

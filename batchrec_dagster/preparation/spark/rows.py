@@ -36,7 +36,7 @@ from batchrec_dagster.preparation.polars.rows import (
     parse_rows,
 )
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
 # The number of the row's file, and of its line in the file, from 0. ROW is its number in the order
 # of the source, over all files.
@@ -168,7 +168,7 @@ def parse_batches(
     layout: Layout,
     rules: Rules,
     unit: str,
-    suppressed: SuppressedUsers = NOBODY,
+    suppressed: ErasedUsers = NOBODY,
 ) -> Iterator[pa.RecordBatch]:
     """PARSED_ROWS of the batches; see `polars.rows.parse_rows`.
 
@@ -193,7 +193,7 @@ def find_batch_time_forms(
     reader: CellReader,
     batches: Iterable[pa.RecordBatch],
     layout: Layout,
-    suppressed: SuppressedUsers = NOBODY,
+    suppressed: ErasedUsers = NOBODY,
 ) -> Iterator[pa.RecordBatch]:
     """TIME_FORMS of the batches: the first row of each form in each part of the rows."""
     for part in _split_into_parts(batches):
@@ -206,7 +206,7 @@ def find_batch_time_forms(
         yield from _arrow_batches(first, TIME_FORMS)
 
 
-def find_erased_ids(cells: pl.LazyFrame, suppressed: SuppressedUsers) -> pl.Series:
+def find_erased_ids(cells: pl.LazyFrame, suppressed: ErasedUsers) -> pl.Series:
     """The ids in the cells whose users were erased."""
     if not suppressed:
         return NO_IDS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -33,7 +32,7 @@ from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 from batchrec_dagster.preparation.user_attributes import parse_user_attributes
 from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster.samples import generator
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster.storage.objects import (
     ObjectStore,
 )
@@ -101,7 +100,7 @@ def _open_sources(folder: Path) -> SourceContext:
     return SourceContext(store, folder, folder / "cache", generator)
 
 
-def _suppress(users: Collection[str]) -> SuppressedUsers:
+def _suppress(users: Collection[str]) -> ErasedUsers:
     return NOBODY.add(users) if users else NOBODY
 
 
@@ -183,7 +182,7 @@ def prepare(
             )
             if suppressed:
                 erased_file = folder / "erased.json"
-                erased_file.write_text(json.dumps(suppressed.to_json()))
+                erased_file.write_bytes(suppressed.encode())
                 task = replace(task, suppressed=f"file://{erased_file}")
             result = run_task(spark, task, logging.getLogger(__name__))
         warnings = tuple(ratings.recognised_layout.warnings)

@@ -35,14 +35,19 @@ from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import Edition, ListCounts, PublishedTable, TableWriter
-from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.erased import (
+    NOBODY,
+    ErasedUsers,
+    add_erased_users,
+    read_erased_users,
+)
+from batchrec_dagster.storage.layout import ListFiles, PipelineFiles, PipelineKeys
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
 )
 from batchrec_dagster.storage.publications import Publications
-from batchrec_dagster.storage.suppressed_users import SuppressionList
 
 if TYPE_CHECKING:
     pass
@@ -91,6 +96,15 @@ class Store:
         uris = [info.uri for info in self.storage.store.list(self.storage.uri(prefix))]
         return [uri.removeprefix(root) for uri in uris]
 
+    def erase(self, users: Iterable[str]) -> None:
+        """Remember that these users were erased from the pipeline `shop`."""
+        add_erased_users(PipelineFiles(self.storage, PipelineKeys("shop")), users)
+
+    def is_erased(self, user: str) -> bool:
+        """Whether the user was erased from the pipeline `shop`. Raises StorageError."""
+        erased = read_erased_users(PipelineFiles(self.storage, PipelineKeys("shop")))
+        return erased.is_erased(user)
+
     def delete(self, key: str) -> None:
         """Delete the object, if there is one."""
         self.storage.store.delete(self.storage.uri(key))
@@ -120,6 +134,11 @@ class Store:
             poll_seconds=0.01,
         ) as lock:
             yield lock
+
+
+def drop_erased_users(erased: Iterable[str], rows: pl.DataFrame, column: str) -> pl.DataFrame:
+    """The rows without those of the erased users, after a way through the file of them."""
+    return ErasedUsers.decode(NOBODY.add(erased).encode()).drop_from(rows, column)
 
 
 LIST_COLUMNS = ["user_id", "rank", "item_id"]
@@ -261,7 +280,7 @@ class Editions:
     def erase(self, users: Iterable[str]) -> None:
         """Put these users on the list of the erased, and out of all editions."""
         people = People.of(users)
-        SuppressionList(self._files).add(people.ids)
+        add_erased_users(self._files, people.ids)
         for is_live in (False, True):
             PublishedEditions(self._table, is_live=is_live).erase(people)
 

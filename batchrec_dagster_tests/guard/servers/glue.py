@@ -2,7 +2,6 @@
 
 # Annotations are not postponed here: Dagster reads that of an asset which a function defines.
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.hashed_users import NOBODY, SuppressedUsers
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 ROLE = "arn:aws:iam::123456789012:role/spark"
@@ -171,7 +170,7 @@ def do_task(s3: S3Server, folder: Path) -> Callable[[FakeJobRun], None]:
         store, (file,) = s3.store(), task.files
         suppressed = NOBODY
         if task.suppressed is not None:
-            suppressed = SuppressedUsers.from_json(json.loads(store.get(task.suppressed)))
+            suppressed = ErasedUsers.decode(store.get(task.suppressed))
         store.download(file.uri, folder / "raw.csv")
         target = folder / "interactions.csv"
         files = [RawFile(folder / "raw.csv", file.name)]
