@@ -5,12 +5,11 @@
 
 The input is generated as in recommendation_table.py, with a file of items: a category, a price, the
 stock and the age. "without" makes the table from lists of `--results` items, and leaves out what is
-seen. "all rules" makes it from as many results as the rules ask for. "without, as long" is the
-first with as many results as the second, which tells what the longer lists cost by themselves. With
-`--longer`, the last two have that many results in place of what the rules ask for. Each runs in its
-own process, and all in turn in each round, so that a busy machine slows all of them. Reported are
-the wall time, the CPU time of all threads and the process's peak memory, each the least of the
-rounds, also as ratios to "without".
+seen. "all rules" makes it from `--longer` results, by default three times as many, as `candidates`
+is. "without, as long" is the first with as many results as the second, which tells what the longer
+lists cost by themselves. Each runs in its own process, and all in turn in each round, so that a
+busy machine slows all of them. Reported are the wall time, the CPU time of all threads and the
+process's peak memory, each the least of the rounds, also as ratios to "without".
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ from recommendation_table import ITEMS, generate
 from report import RESULTS, table, write
 
 WITHOUT, WITHOUT_AS_LONG, WITH_RULES = "without", "without, as long", "all rules"
-# Not measured, but run in a process of its own as well.
-CHOICE = "choice"
 NOW = 1_700_000_000
 SEEN = {"days": 2000, "except": 'ITEMS.CATEGORY = "c7"'}
 DECLARED: dict[str, Any] = {
@@ -70,9 +67,9 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
     import polars as pl
 
     from batchrec_dagster.config.rules import ExcludeSeen, ListRules
-    from batchrec_dagster.rules.context import RuleContext
-    from batchrec_dagster.rules.prepared import PreparedRules
     from batchrec_dagster.steps.popular_items import count_popular_items
+    from batchrec_dagster.steps.rule_context import RuleContext
+    from batchrec_dagster.steps.rules import Rules
 
     rules = ListRules.model_validate(DECLARED)
     context = RuleContext(
@@ -86,7 +83,7 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
         blocked=pl.Series(range(0, ITEMS, 500)).cast(pl.String),
         pinned=[pin.item for pin in rules.pin if pin.item is not None],
     )
-    return PreparedRules(rules, ExcludeSeen.model_validate(SEEN), context)
+    return Rules(rules, ExcludeSeen.model_validate(SEEN), context)
 
 
 def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
@@ -108,7 +105,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     rules = prepare(folder, results, users, interactions) if name == WITH_RULES else None
     seen = None if rules is not None else SeenItems(interactions, users)
     prepared = time.perf_counter()
-    lists = ListBuilder(ListInputs(results, seen, rules=rules))
+    lists = ListBuilder(ListInputs(results, seen, rules, says_what_is_added=rules is not None))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / "t") as writer:
         lists.write(JobOutput(storage, job).pieces(read_inference), writer)
@@ -124,24 +121,11 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     return facts
 
 
-def choose_num_results(folder: Path, results: int) -> dict[str, Any]:
-    """How many results the rules ask for, as the asset limits it."""
-    import polars as pl
-
-    from batchrec_dagster.personalize.file_formats import MAX_RESULTS, scan_interactions
-    from batchrec_dagster.steps.shared_jobs import MAX_ROWS
-
-    users = pl.read_ndjson(folder / "users.json").get_column("userId")
-    rules = prepare(folder, results, users, scan_interactions(folder / "interactions.csv"))
-    most_for_others = max(2 * results, MAX_ROWS // len(users))
-    return {"asked": rules.choose_num_results(MAX_RESULTS, most_for_others)}
-
-
 def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
     """What a process of its own reports, and its peak in memory."""
     command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
     process = subprocess.run(
-        [*command, "--results", str(results)], check=True, capture_output=True, text=True
+        [*command, "--results", str(results)], check=True, stdout=subprocess.PIPE, text=True
     )
     facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return facts
@@ -157,7 +141,7 @@ def measure(arguments: argparse.Namespace) -> None:
         short, long = Path(of_short), Path(of_long)
         generate(short, arguments.users, arguments.results, arguments.interactions)
         generate_items(short)
-        longer = arguments.longer or run_alone(CHOICE, short, arguments.results)["asked"]
+        longer = arguments.longer or min(500, 3 * arguments.results)
         generate(long, arguments.users, longer, arguments.interactions)
         generate_items(long)
         for _ in range(arguments.rounds):
@@ -196,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--results", type=int, default=25)
-    parser.add_argument("--longer", type=int, help="results in place of what the rules ask for")
+    parser.add_argument("--longer", type=int, help="results that the rules choose from")
     parser.add_argument("--interactions", type=int, default=20_000_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--scratch", type=Path, help="where the generated files pass through")
@@ -206,10 +190,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.work:
         before = time.process_time()
-        if arguments.work == CHOICE:
-            facts = choose_num_results(arguments.folder, arguments.results)
-        else:
-            facts = make_table(arguments.work, arguments.folder, arguments.results)
+        facts = make_table(arguments.work, arguments.folder, arguments.results)
         facts["cpu_seconds"] = time.process_time() - before
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({**facts, "peak_mb": peak}))

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.filter_problems import explain_open_filter, find_filter_traits
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules
-from batchrec_dagster.config.validation import validate_range
+from batchrec_dagster.config.validation import build_field_errors, validate_range
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN
@@ -25,6 +25,8 @@ class PopularBy(dg.Model):
     )
 
 
+# Of so many results of the model, rules leave enough for most lists.
+CANDIDATES_PER_RESULT = 3
 # One user in a thousand: a few errors do not keep all others from their lists.
 MAX_FAILED_SHARE = 0.001
 
@@ -35,6 +37,15 @@ class RecommendationSettings(dg.Model):
     num_results: int = Field(
         default=25,
         description=f"Items in each user's list, 1 to {MAX_RESULTS}.",
+        json_schema_extra={"minimum": 1, "maximum": MAX_RESULTS},
+    )
+    candidates: int | None = Field(
+        default=None,
+        description="Results that the model is asked for, for each user, so that rules leave"
+        f" enough of them: from num_results to {MAX_RESULTS}. What a user had that Personalize's"
+        " own filter does not know is asked for in addition. Without rules, no more are asked for"
+        " than a list has. Default: three times num_results.",
+        examples=[200],
         json_schema_extra={"minimum": 1, "maximum": MAX_RESULTS},
     )
     exclude_seen: bool | ExcludeSeen = Field(
@@ -106,6 +117,18 @@ class RecommendationSettings(dg.Model):
         if traits and traits.filters_users:
             raise ValueError("recommendations are items: write ItemID instead of UserID")
         return expression
+
+    @model_validator(mode="after")
+    def _candidates_fill_a_list(self) -> Self:
+        least = self.num_results
+        if self.candidates is not None and not least <= self.candidates <= MAX_RESULTS:
+            problem = f"write a number from {least}, which is num_results, to {MAX_RESULTS}"
+            raise build_field_errors({("candidates",): problem})
+        return self
+
+    def count_candidates(self) -> int:
+        """How many results rules choose from, at least."""
+        return self.candidates or min(MAX_RESULTS, CANDIDATES_PER_RESULT * self.num_results)
 
     @model_validator(mode="after")
     def _rules_fit_the_other_settings(self) -> Self:

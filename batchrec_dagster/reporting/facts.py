@@ -78,10 +78,10 @@ class ReportedRun:
     full: int | None = None
     """Users whose list has all its items; None if unknown."""
     rows: int = 0
-    """The rows of all lists, as they were published; 0 if it is not known whether they have
-    titles."""
+    """The rows of all lists, as they were published, and the results without a title; 0 where lists
+    show none."""
     untitled: int = 0
-    """How many rows have no title although titles are declared."""
+    """How many results are left out, as they have no title although lists show it."""
     requested: int | None = None
     """Users whom lists were made for; None if unknown."""
     failed: int = 0

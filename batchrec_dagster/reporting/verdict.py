@@ -64,9 +64,9 @@ class VerdictFacts:
     full: int | None = None
     """Users whose list has all its items; None if unknown."""
     rows: int = 0
-    """The rows of all lists together, as they were published."""
+    """The rows of all lists together, as they were published, and the results without a title."""
     untitled: int = 0
-    """How many of them have no title although titles are declared."""
+    """How many of these are left out, as they have no title although lists show it."""
     top_lists: float = 0.0
     """The share of all recommendations that the most recommended 1% of items take."""
     top_histories: float = 0.0
@@ -260,7 +260,7 @@ def _judge_lists(facts: VerdictFacts) -> Iterator[Reason]:
         )
     if facts.untitled > FEW_SHARE * facts.rows:
         judgement = "bad" if facts.untitled > facts.rows / 2 else "watch"
-        yield Reason(judgement, f"{facts.untitled:,} of {facts.rows:,} rows have no title")
+        yield Reason(judgement, f"{facts.untitled:,} of {facts.rows:,} results have no title")
     if is_concentrated(facts):
         yield Reason(
             "watch",

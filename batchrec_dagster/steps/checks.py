@@ -358,16 +358,18 @@ def check_items_known(
     return Finding("items_known", passed, finding, numbers, severity="warn")
 
 
-def check_rows_titled(rows: int, untitled: int) -> Finding:
-    """Whether nearly all rows of the lists have a title; a failure only warns.
+def check_rows_titled(rows: int, left_out: int) -> Finding:
+    """Whether nearly all results for the lists have a title; a failure only warns.
 
-    untitled: how many have none.
+    rows: how many are on lists.
+    left_out: how many are not, as they have no title.
     """
-    passed = untitled <= MOST_UNTITLED * rows
-    finding = f"{untitled:,} of {rows:,} rows have no title"
+    results = rows + left_out
+    passed = left_out <= MOST_UNTITLED * results
+    finding = f"{left_out:,} of {results:,} results were left out, as they have no title"
     if not passed:
-        finding += ", because the items file has none for their items: complete it"
-    numbers: dict[str, int | float] = {"rows": rows, "untitled": untitled}
+        finding += ": the items file has none for their items. Complete it"
+    numbers: dict[str, int | float] = {"rows": results, "untitled": left_out}
     return Finding(ROWS_TITLED, passed, finding, numbers, severity="warn")
 
 

@@ -10,8 +10,8 @@ import polars as pl
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
-from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batches import DividedUsers
+from batchrec_dagster.steps.items import find_titled_items
 from batchrec_dagster.steps.list_reasons import RowReasons, prepare_reasons
 from batchrec_dagster.steps.list_rules import (
     RuleInputs,
@@ -22,6 +22,7 @@ from batchrec_dagster.steps.popular_items import (
     PopularItems,
     read_popular_items,
 )
+from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.editions import Finding
@@ -36,14 +37,23 @@ class EditionInteractions:
     know it themselves."""
     until: int
     """The time of the newest interaction, in epoch seconds."""
-    rules: PreparedRules | None = None
-    """The rules of lists; None without rules."""
+    rules: Rules | None = None
+    """The rules of lists, or what leaves out items without a title; None without both."""
     rule_checks: Sequence[Finding] = ()
     """Whether the rules suit the interactions and what else they read."""
     popular: PopularItems | None = None
     """The popular items; None if no list needs any."""
     reasons: RowReasons | None = None
     """Says why each item is on a list; None if lists do not have that."""
+    leaves_out_untitled: bool = False
+    """Whether some items have no title, which lists show."""
+
+    @property
+    def history_length(self) -> int:
+        """How many items that lists leave out a user had at most; with rules, nearly all users."""
+        if self.rules is not None:
+            return self.rules.measure_history()
+        return self.seen.longest if self.seen is not None else 0
 
 
 def read_interactions(
@@ -66,11 +76,18 @@ def read_interactions(
             popular = read_popular_items(
                 work, published, interactions, divided.popular.get_column("reason")
             )
-        if rule_inputs is not None and popular is not None:
+        titled = find_titled_items(work, published, interactions)
+        if rule_inputs is not None or titled is not None:
+            fills = popular if rule_inputs is not None else None
             rules, context = prepare_rules(
-                work, published, rule_inputs, interactions, users, int(newest), popular
+                published, rule_inputs, interactions, users, int(newest), titled, fills
             )
-            checks = [check_rules_suit_data(rule_inputs.rules, settings.seen_items, context, rules)]
-            return EditionInteractions(None, int(newest), rules, checks, popular, reasons)
+            checks = []
+            if rule_inputs is not None:
+                seen_items = settings.seen_items
+                checks = [check_rules_suit_data(rule_inputs.rules, seen_items, context, rules)]
+            return EditionInteractions(
+                None, int(newest), rules, checks, popular, reasons, titled is not None
+            )
         seen = SeenItems(interactions, users) if settings.exclude_seen else None
         return EditionInteractions(seen, int(newest), popular=popular, reasons=reasons)

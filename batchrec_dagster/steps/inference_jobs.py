@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,6 @@ from batchrec_dagster.personalize.ensure import ReadyResource, StartedResource
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
-from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
     FilterDeclaration,
     JobOutput,
@@ -27,11 +26,9 @@ from batchrec_dagster.steps.edition_interactions import EditionInteractions, rea
 from batchrec_dagster.steps.list_rules import RuleInputs
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.shared_jobs import (
-    choose_num_results_of_group,
-    count_longest_history,
+    count_results,
+    count_results_of_group,
     find_group,
-    limit_results_for_rules,
-    limit_results_for_seen,
     name_sharing_lists,
 )
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -78,17 +75,17 @@ class Inference:
         """The finished job: a new one, or that of an earlier run."""
         work, published, users = self.work, self.published, divided.ids
         interactions = read_interactions(work, published, divided, self.rule_inputs)
-        num_results = published.settings.num_results
         group = find_group(published)
         if len(group) > 1:
-            num_results = _choose_num_results_of_group(work, group, divided)
-        elif interactions.rules is not None:
-            num_results = _choose_num_results_for_rules(
-                work, num_results, interactions.rules, len(users)
+            num_results = count_results_of_group(work, group, divided.of_model.ids)
+        else:
+            num_results = count_results(
+                work,
+                published,
+                len(users),
+                interactions.history_length,
+                leaves_out_untitled=interactions.leaves_out_untitled,
             )
-        elif interactions.seen is not None:
-            longest = interactions.seen.longest
-            num_results = limit_results_for_seen(work, num_results, len(users), longest)
         request = _prepare_job(
             work, published, self.filter, self.model, divided.of_model, num_results
         )
@@ -121,21 +118,6 @@ def _hold_shared_jobs(work: PersonalizeWork, published: PublishedList, run: str)
     work.ensure.log.debug(f"{names} share one batch inference job")
     with work.lock(SHARED_JOBS, run):
         yield
-
-
-def _choose_num_results_of_group(
-    work: PersonalizeWork, group: Sequence[PublishedList], divided: DividedUsers
-) -> int:
-    """Results per user, enough for each list that shares the job."""
-    users = divided.of_model.ids
-    return choose_num_results_of_group(work, group, len(users), count_longest_history(work, users))
-
-
-def _choose_num_results_for_rules(
-    work: PersonalizeWork, num_results: int, rules: PreparedRules, users: int
-) -> int:
-    """Results per user, enough for what the rules leave out, but not many more for many users."""
-    return rules.choose_num_results(*limit_results_for_rules(work, num_results, users))
 
 
 def _prepare_job(

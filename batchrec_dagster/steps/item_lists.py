@@ -8,7 +8,6 @@ import polars as pl
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN, name_published_column
-from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
     OutputTable,
     WrittenTable,
@@ -26,6 +25,7 @@ from batchrec_dagster.steps.item_checks import (
 )
 from batchrec_dagster.steps.items import add_item_columns, read_item_columns, read_item_ids
 from batchrec_dagster.steps.list_rules import check_lists_not_emptied, describe_rules
+from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import ListCounts, TableWriter
 
@@ -53,11 +53,11 @@ class ItemListBuilder(OutputTable):
         num_results: int,
         item_columns: pl.DataFrame | None,
         columns: Sequence[str],
-        rules: PreparedRules | None,
+        rules: Rules | None,
     ) -> None:
         super().__init__(pl.col("item_id"), item_columns)
         self.num_results, self.columns, self.rules = num_results, columns, rules
-        self.items = self._full = self._untitled = 0
+        self.items = self._full = 0
         self.similar_items = pl.Series(dtype=pl.String)
 
     def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
@@ -100,8 +100,6 @@ class ItemListBuilder(OutputTable):
         self.items += lengths.height
         self._full += lengths.filter(pl.col("len") >= self.num_results).height
         self._answers.repeated += table.height - int(lengths.get_column("distinct").sum())
-        if "title" in self.columns:
-            self._untitled += table.get_column("title").null_count()
         listed = table.get_column(SIMILAR_ITEM_COLUMN)
         self.similar_items = pl.concat([self.similar_items, listed]).unique()
 
@@ -120,7 +118,8 @@ class ItemListBuilder(OutputTable):
             check_items_have_lists(len(requested), self.items, self._full, self.num_results),
         ]
         if "title" in self.columns:
-            checks.append(check_rows_titled(self.rows, self._untitled))
+            left_out = 0 if self.rules is None else self.rules.count_untitled()
+            checks.append(check_rows_titled(self.rows, left_out))
         in_table = ListCounts(
             rows=self.rows, subjects=self.items, items=len(self.similar_items), failed=failed
         )
@@ -132,7 +131,7 @@ def build_item_lists(
     published: PublishedList,
     pieces: Iterable[pl.DataFrame],
     requested: pl.Series,
-    rules: PreparedRules | None,
+    rules: Rules | None,
     writer: TableWriter,
 ) -> SimilarItemsTable:
     """Write the table of similar items.
@@ -154,7 +153,7 @@ def build_item_lists(
     if work.pipeline.items is not None:
         # No filter lets items through that the file does not have: without people there is no IF.
         checks.append(check_items_known(lists.similar_items, read_item_ids(work)))
-    if rules is not None:
+    if rules is not None and published.settings.applied_rules is not None:
         share = published.gate.max_emptied_share
         checks.append(check_lists_not_emptied(rules, share, published.setting))
         facts[RULES] = describe_rules(rules)

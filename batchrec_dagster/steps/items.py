@@ -180,6 +180,24 @@ def list_attribute_columns(published: PublishedList) -> list[str]:
     return [name for name in list_item_columns(published) if name not in FOR_PEOPLE]
 
 
+def find_titled_items(
+    work: Work, published: PublishedList, interactions: pl.LazyFrame
+) -> pl.Series | None:
+    """The ids of the items that may be on a list which shows titles: those with a title.
+
+    None if all items of the interactions and of the items file may. Raises UserError.
+    """
+    if "title" not in published.columns:
+        return None
+    titles = read_titles(work)
+    titled = titles.filter(pl.col("title").fill_null("") != "").get_column("item_id")
+    if len(titled) == titles.height:
+        items = interactions.select(pl.col(ITEM_ID).unique()).collect(engine="streaming")
+        if items.to_series().is_in(titled.implode()).all():
+            return None
+    return titled
+
+
 def read_item_columns(work: Work, published: PublishedList) -> pl.DataFrame | None:
     """The column item_id, and those that lists have of the items; None if they have none.
 

@@ -11,7 +11,6 @@ from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.schemas import ITEM_ID
-from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
     OutputTable,
     WrittenTable,
@@ -32,6 +31,7 @@ from batchrec_dagster.steps.popular_items import (
     POPULAR,
     PopularItems,
 )
+from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.storage.editions import Finding, ListCounts
 
@@ -44,8 +44,9 @@ class ListInputs:
     """How many items a list has."""
     seen: SeenItems | None = None
     """The items that are left out of each user's list; None leaves out none."""
-    rules: PreparedRules | None = None
-    """The rules of lists, which leave out seen items themselves; None without rules."""
+    rules: Rules | None = None
+    """The rules of lists, which leave out seen items themselves; None without rules, if all items
+    may be listed."""
     item_columns: pl.DataFrame | None = None
     """The column item_id, and what lists have of each item; None for ids alone."""
     columns: Sequence[str] | None = None
@@ -58,14 +59,9 @@ class ListInputs:
     popular: PopularItems | None = None
     """The items that lines with a reason have."""
     says_what_is_added: bool = False
-    """Whether a row says why an item that is not the model's is there, also without rules."""
+    """Whether a row says why an item that is not the model's is there."""
     reasons: RowReasons | None = None
     """Says why each item is on the list; None if lists do not have that."""
-
-    @property
-    def has_reasons(self) -> bool:
-        """Whether a row says why an item that is not the model's is there."""
-        return self.says_what_is_added or self.rules is not None
 
     @property
     def has_titles(self) -> bool:
@@ -87,12 +83,11 @@ class ListBuilder(OutputTable):
         self._results = 0
         self.dropped = 0
         # Lists with all items, and rows: of the model, of it without a score, with an item that the
-        # user had, without a title.
+        # user had.
         self._full = 0
         self._of_model = 0
         self._unscored = 0
         self._seen = 0
-        self._untitled = 0
         self.items = pl.Series(dtype=pl.String)
 
     def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
@@ -103,7 +98,7 @@ class ListBuilder(OutputTable):
         """
         inputs = self.inputs
         table = self._table(lines)
-        if inputs.has_reasons:
+        if inputs.says_what_is_added:
             table = _add_reasons(table, lines, inputs.popular)
         if self.item_columns is not None:
             table = add_item_columns(table, self.item_columns)
@@ -126,7 +121,7 @@ class ListBuilder(OutputTable):
         others = [name for name in table.columns if name not in names]
         if inputs.reasons is not None:
             # Lists with rules or newcomers have a reason, whatever is declared.
-            undeclared = [REASON_ITEM, *([] if inputs.has_reasons else [REASON])]
+            undeclared = [REASON_ITEM, *([] if inputs.says_what_is_added else [REASON])]
             others = [name for name in others if name not in undeclared]
         return table.select(*names, *others)
 
@@ -162,6 +157,7 @@ class ListBuilder(OutputTable):
         every_user = check_every_user_answered(users, answered)
         failed, padding = answers.failed_lines, self.items_without_score
         seen_items = self.seen_items_listed
+        untitled = 0 if inputs.rules is None else inputs.rules.count_untitled()
         # Where all users failed, that is what is wrong, and where rules left nothing of the model's
         # results, their own check says so.
         all_failed = 0 < failed == len(answered)
@@ -184,7 +180,7 @@ class ListBuilder(OutputTable):
                 ruled=inputs.rules is not None,
                 padding=padding,
             ),
-            *([check_rows_titled(self.rows, self._untitled)] if inputs.has_titles else []),
+            *([check_rows_titled(self.rows, untitled)] if inputs.has_titles else []),
         ]
 
     @property
@@ -212,7 +208,8 @@ class ListBuilder(OutputTable):
         inputs = self.inputs
         self._results += int(lines.get_column("items").list.len().sum())
         if inputs.rules is not None:
-            return inputs.rules.apply(lines)
+            rows = inputs.rules.apply(lines)
+            return rows if inputs.says_what_is_added else rows.drop("reason")
         results = explode_results(lines, "user_id").rename({"result": "item_id"})
         unseen = results if inputs.seen is None else results.filter(~inputs.seen.contain(results))
         if "reason" not in lines.columns:
@@ -231,12 +228,10 @@ class ListBuilder(OutputTable):
         self.users += lengths.height
         # Popularity's lists, which a control may get, have no scores.
         of_model = table if inputs.experiment is None else table.filter(arm=MODEL)
-        if inputs.has_reasons:
+        if inputs.says_what_is_added:
             # What was added to the model's results has no score either.
             of_model = of_model.filter(pl.col("reason").is_null())
         self._of_model += of_model.height
-        if inputs.has_titles:
-            self._untitled += table.get_column("title").null_count()
         self._unscored += of_model.get_column("score").null_count()
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
         self._full += lengths.filter(pl.col("len") >= inputs.num_results).height

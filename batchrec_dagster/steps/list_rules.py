@@ -13,13 +13,14 @@ from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.config.rules import Block, ExcludeSeen, ListRules, PriceRange
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import read_ids
-from batchrec_dagster.rules.context import RuleContext
-from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.items import read_attributes
+from batchrec_dagster.steps.max_per import list_values
 from batchrec_dagster.steps.popular_items import PopularItems
 from batchrec_dagster.steps.raw_files import open_source
+from batchrec_dagster.steps.rule_context import RuleContext
+from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.user_attributes import read_user_attributes
-from batchrec_dagster.steps.work import PersonalizeWork, Work
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import Finding
 
 # With more lists than this share of them filled with popular items, the check warns.
@@ -76,68 +77,44 @@ def _read_blocked(work: Work, published: PublishedList, block: Block) -> pl.Seri
 
 
 def prepare_rules(
-    work: PersonalizeWork,
     published: PublishedList,
-    inputs: RuleInputs,
+    inputs: RuleInputs | None,
     interactions: pl.LazyFrame,
-    users: pl.Series,
+    subjects: pl.Series,
     now: int,
-    popular: PopularItems,
-) -> tuple[PreparedRules, RuleContext]:
-    """The rules for these users, and what they know.
+    titled: pl.Series | None,
+    popular: PopularItems | None = None,
+) -> tuple[Rules, RuleContext]:
+    """The rules for these users or items, and what they know.
 
+    inputs: None without declared rules.
     interactions: those of the run.
-    users: the ids of the users whom lists are made for.
+    subjects: the ids of the users or items whom lists are made for.
     now: the time of the newest interaction, in epoch seconds.
-    popular: the items that fill lists which are too short.
+    titled: as of `RuleContext`.
+    popular: the items that fill lists which are too short; None where none do, as where they would
+        not go with the item.
     """
-    settings, rules = published.settings, inputs.rules
-    seen = settings.seen_items
+    settings = published.settings
+    inputs = inputs or RuleInputs(ListRules(), datetime.now(UTC).date())
     context = RuleContext(
         num_results=settings.num_results,
-        user_ids=users,
+        user_ids=subjects,
         interactions=interactions,
         now=now,
         today=inputs.today,
         items=inputs.items,
         users=inputs.users,
-        popular=popular.ids,
+        popular=None if popular is None else popular.ids,
         blocked=inputs.blocked,
-        pinned=[pin.item for pin in rules.pin if pin.item is not None],
+        titled=titled,
+        pinned=[pin.item for pin in inputs.rules.pin if pin.item is not None],
     )
-    is_filtered = seen is not None and seen.filter_expression is not None
-    filter_history = work.ensure.filter_interactions if is_filtered else 0
-    return PreparedRules(rules, seen, context, filter_history), context
-
-
-def prepare_item_rules(
-    published: PublishedList,
-    inputs: RuleInputs,
-    interactions: pl.LazyFrame,
-    items: pl.Series,
-    now: int,
-) -> PreparedRules:
-    """The rules for the lists of these items.
-
-    Popular items do not fill these lists: they would not go with the item.
-
-    interactions, now: as of `prepare_rules`.
-    items: the ids of the items that lists are made for.
-    """
-    context = RuleContext(
-        num_results=published.settings.num_results,
-        user_ids=items,
-        interactions=interactions,
-        now=now,
-        today=inputs.today,
-        items=inputs.items,
-        blocked=inputs.blocked,
-    )
-    return PreparedRules(inputs.rules, None, context)
+    return Rules(inputs.rules, settings.seen_items, context), context
 
 
 def check_rules_suit_data(
-    rules: ListRules, seen: ExcludeSeen | None, context: RuleContext, prepared: PreparedRules
+    rules: ListRules, seen: ExcludeSeen | None, context: RuleContext, prepared: Rules
 ) -> Finding:
     """Whether each rule can do what it says with these data; a failure only warns.
 
@@ -150,7 +127,7 @@ def check_rules_suit_data(
         *(
             f"max_per: no item has a value of {category}"
             for category in rules.max_per
-            if not context.catalogue.read_values(category).height
+            if not list_values(category, context).height
         ),
     ]
     finding = "; ".join(problems) or "every rule has what it needs"
@@ -175,33 +152,34 @@ def _find_missing_events(
     return [f"{name}.events: no interaction is of the type {', '.join(missing)}; {has}"]
 
 
-def _find_impossible_pins(prepared: PreparedRules) -> list[str]:
-    pinned = prepared.pinned
+def _find_impossible_pins(prepared: Rules) -> list[str]:
     problems = []
-    for pin, exists, is_allowed in zip(pinned.pins, pinned.exists, pinned.is_allowed, strict=True):
-        if not exists and pin.only is not None:
-            problems.append(f"pin: no item meets {pin.only}")
-        elif not exists:
-            problems.append(f"pin: {pin.item} is neither an item nor in the interactions")
-        elif not is_allowed:
-            problems.append(f"pin: {pin.target} is on no list: block or only leaves it out")
+    for pin in prepared.pins:
+        if not len(pin.items) and pin.setting.only is not None:
+            problems.append(f"pin: no item meets {pin.setting.only}")
+        elif not len(pin.items):
+            problems.append(f"pin: {pin.setting.item} is neither an item nor in the interactions")
+        elif not prepared.allows_any(pin):
+            target = pin.setting.target
+            problems.append(f"pin: {target} is on no list: block or only leaves it out")
     return problems
 
 
-def check_results_enough(prepared: PreparedRules, num_results: int, most: int) -> Finding:
+def check_results_enough(prepared: Rules, num_results: int, most: int) -> Finding:
     """Whether Personalize gave nearly all users enough results; a failure only warns.
 
     num_results: how many results it was asked for.
     most: how many it may be asked for.
     """
     filled = prepared.filled
-    share = filled.short_of_model / max(1, filled.lists)
+    share = filled.short_of_model / max(1, filled.of_model)
     passed = share <= MAX_SHORT_SHARE
     finding = (
-        f"for {filled.short_of_model:,} of {filled.lists:,} users ({share:.1%}) the rules left too"
-        f" few of the {num_results} results asked for; {filled.popular_rows:,} popular items fill"
-        " their lists"
+        f"for {filled.short_of_model:,} of the {filled.of_model:,} lists of the model ({share:.1%})"
+        f" the rules left too few of the {num_results} results asked for"
     )
+    if filled.short_of_model:
+        finding += f"; {filled.popular_rows:,} popular items fill these {filled.short_of_model:,}"
     if not passed:
         removed = {name: counts.removed for name, counts in prepared.counts.items()}
         strictest = max(removed, key=lambda name: removed[name], default=None)
@@ -210,10 +188,10 @@ def check_results_enough(prepared: PreparedRules, num_results: int, most: int) -
         finding += (
             ", or set a smaller recommendations.num_results"
             if num_results >= most
-            else ", or let Personalize know more items"
+            else ", or ask for more: recommendations.candidates"
         )
     numbers: dict[str, int | float] = {
-        "users": filled.lists,
+        "lists": filled.of_model,
         "short": filled.short_of_model,
         "results_asked_for": num_results,
     }
@@ -221,7 +199,7 @@ def check_results_enough(prepared: PreparedRules, num_results: int, most: int) -
 
 
 def check_lists_not_emptied(
-    prepared: PreparedRules, max_share: float, block: str = "recommendations"
+    prepared: Rules, max_share: float, block: str = "recommendations"
 ) -> Finding:
     """Whether the rules leave nearly everybody a list.
 
@@ -241,6 +219,6 @@ def check_lists_not_emptied(
     return Finding("lists_not_emptied", passed, finding, {"users": filled.lists, "empty": empty})
 
 
-def describe_rules(prepared: PreparedRules) -> list[dict[str, Any]]:
+def describe_rules(prepared: Rules) -> list[dict[str, Any]]:
     """What each rule did, for the edition's metadata, in the order of application."""
     return [asdict(counts) for counts in prepared.counts.values()]

@@ -103,7 +103,7 @@ def build_table(
         }
     if work.pipeline.items is not None:
         checks.append(check_items_known(lists.items, read_item_ids(work), settings.open_filter))
-    if rules is not None:
+    if rules is not None and settings.applied_rules is not None:
         checks += interactions.rule_checks
         checks += [
             check_lists_not_emptied(rules, published.gate.max_emptied_share),

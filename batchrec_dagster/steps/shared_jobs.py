@@ -16,6 +16,7 @@ from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS, scan_interactions
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.steps.items import find_titled_items
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.layout import USERS_FILE, ListKeys
 
@@ -82,73 +83,55 @@ def locate_input(published: PublishedList) -> str:
     return owner.all_arm_users
 
 
-def choose_num_results_of_group(
-    work: PersonalizeWork, group: Sequence[PublishedList], users: int, longest_history: int
+def count_results_of_group(
+    work: PersonalizeWork, group: Sequence[PublishedList], users: pl.Series
 ) -> int:
-    """How many results the job of these lists is asked for, for each user.
+    """How many results the job of these lists is asked for, for each of these users.
 
-    It is the most that any of them can need. What rules leave out is not counted, as each list
-    would have to read what the rules of the others do.
-
-    users: how many users the job has.
-    longest_history: how many items the one of them with the most has interacted with.
-    """
-    return max(_find_most_results(work, published, users, longest_history) for published in group)
-
-
-def count_longest_history(work: PersonalizeWork, users: pl.Series) -> int:
-    """How many items the one of these users with the most has interacted with.
-
+    It is the most that any of the lists can need, so that all of them ask for the same number.
     Raises UserError.
     """
     with work.storage.local_file(work.files.interactions) as path:
+        interactions = scan_interactions(path)
         items = (
-            scan_interactions(path)
-            .filter(pl.col(USER_ID).is_in(users.implode()))
+            interactions.filter(pl.col(USER_ID).is_in(users.implode()))
             .group_by(USER_ID)
             .agg(items=pl.col(ITEM_ID).n_unique())
         )
         longest = items.select(pl.col("items").max()).collect(engine="streaming").item()
-    return 0 if longest is None else int(longest)
+        return max(
+            count_results(
+                work,
+                published,
+                len(users),
+                longest or 0,
+                leaves_out_untitled=find_titled_items(work, published, interactions) is not None,
+            )
+            for published in group
+        )
 
 
-def _find_most_results(
-    work: PersonalizeWork, published: PublishedList, users: int, longest_history: int
+def count_results(
+    work: PersonalizeWork,
+    published: PublishedList,
+    users: int,
+    history_length: int,
+    *,
+    leaves_out_untitled: bool,
 ) -> int:
-    """The most results that the list can need, for each user."""
+    """How many results the list needs for each user, so that what is left out leaves enough.
+
+    users: how many users the job has.
+    history_length: how many items they had at most. Personalize's filter considers only the latest
+        interactions, so the list drops the others.
+    leaves_out_untitled: whether some items have no title, which the list shows.
+    """
     settings, seen = published.settings, published.settings.seen_items
-    if settings.applied_rules is not None:
-        most, most_for_others = limit_results_for_rules(work, settings.num_results, users)
-        if seen is not None:
-            filtered = work.ensure.filter_interactions if seen.filter_expression else 0
-            most_for_others += max(0, longest_history - filtered)
-        return min(most, most_for_others)
-    if settings.exclude_seen:
-        return limit_results_for_seen(work, settings.num_results, users, longest_history)
-    return settings.num_results
-
-
-def limit_results_for_seen(
-    work: PersonalizeWork, num_results: int, users: int, longest_history: int
-) -> int:
-    """Results per user, enough to drop the seen items: Personalize's filter considers only the
-    latest interactions.
-
-    num_results: how many items a list has.
-    """
-    forgotten = max(0, longest_history - work.ensure.filter_interactions)
-    return min(
-        work.ensure.max_results,
-        max(MAX_RESULTS, MAX_ROWS // max(1, users)),
-        num_results + forgotten,
-    )
-
-
-def limit_results_for_rules(work: PersonalizeWork, num_results: int, users: int) -> tuple[int, int]:
-    """The most results per user that rules may ask for, and the most for other rules than
-    exclude_seen: not many more for many users.
-
-    num_results: how many items a list has.
-    """
-    most = min(work.ensure.max_results, max(MAX_RESULTS, num_results))
-    return most, max(2 * num_results, MAX_ROWS // max(1, users))
+    needed = settings.num_results
+    if settings.applied_rules is not None or leaves_out_untitled:
+        needed = settings.count_candidates()
+    if seen is not None:
+        filtered = work.ensure.filter_interactions if seen.filter_expression else 0
+        needed += max(0, history_length - filtered)
+    most = max(MAX_RESULTS, MAX_ROWS // max(1, users))
+    return min(work.ensure.max_results, most, needed)

@@ -18,7 +18,6 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import (
     ITEM_FIELD,
-    MAX_RESULTS,
     read_similar_items,
     scan_interactions,
 )
@@ -27,7 +26,6 @@ from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, read_ids
-from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps.batch_jobs import (
     SAMPLE,
     JobOutput,
@@ -47,15 +45,13 @@ from batchrec_dagster.steps.item_lists import (
     make_item_lines,
 )
 from batchrec_dagster.steps.item_pairs import find_bought_together
-from batchrec_dagster.steps.items import read_item_ids
-from batchrec_dagster.steps.list_rules import (
-    prepare_item_rules,
-    read_rule_inputs,
-)
+from batchrec_dagster.steps.items import find_titled_items, read_item_ids
+from batchrec_dagster.steps.list_rules import prepare_rules, read_rule_inputs
 from batchrec_dagster.steps.publishing import Publishing, repeat_checks
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.retention import delete_unneeded_similar_items
+from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import temporary_folder
@@ -63,8 +59,6 @@ from batchrec_dagster.storage.editions import Edition, Finding, TableWriter
 
 # Part of the table's version: raise it when the same results would become another table.
 TABLE_VERSION = "1"
-# The longer lists that rules need have this many rows in all, which are read in seconds.
-MAX_ROWS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -122,10 +116,12 @@ def publish_similar_items(
         lists = _read_unchanged(publishing, gate)
         if lists is None:
             rules = None
-            if rule_inputs is not None:
+            titled = find_titled_items(work, published, interactions)
+            if rule_inputs is not None or titled is not None:
                 newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming")
-                rules = prepare_item_rules(
-                    published, rule_inputs, interactions, requested.ids, int(newest.item())
+                now = int(newest.item())
+                rules, _ = prepare_rules(
+                    published, rule_inputs, interactions, requested.ids, now, titled
                 )
             edition = NewEdition(work, publishing, gate, requested, rules, run)
             recipe, within_days = work.pipeline.similar_items_recipe, settings.within_days
@@ -164,19 +160,15 @@ class NewEdition:
     publishing: Publishing
     gate: Finding
     requested: RequestedItems
-    rules: PreparedRules | None
-    """None without rules."""
+    rules: Rules | None
+    """What leaves out items; None if nothing does."""
     run: RunFacts
 
     @property
     def num_results(self) -> int:
         """How many results each item needs, so that the rules leave enough of them."""
-        num_results = self.publishing.published.settings.num_results
-        if self.rules is None:
-            return num_results
-        most = max(MAX_RESULTS, num_results)
-        most_for_rules = max(2 * num_results, MAX_ROWS // max(1, len(self.requested.ids)))
-        return self.rules.choose_num_results(most, most_for_rules)
+        settings = self.publishing.published.settings
+        return settings.num_results if self.rules is None else settings.count_candidates()
 
     def publish_counted(
         self, within_days: int, events: Sequence[str] | None, interactions: pl.LazyFrame

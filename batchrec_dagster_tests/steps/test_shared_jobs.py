@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
@@ -17,7 +15,6 @@ from batchrec_dagster.steps.cost import estimate_results
 from batchrec_dagster.steps.data_sizes import DataSize, SizeComparison
 from batchrec_dagster.steps.list_filters import declare_list_filter, list_endings
 from batchrec_dagster.steps.shared_jobs import (
-    choose_num_results_of_group,
     find_group,
     group_lists,
     locate_input,
@@ -73,44 +70,6 @@ def test_lists_of_one_size_share_what_is_explored() -> None:
     assert list_groups(pipeline) == ["home app", "mail", "shelf", "page"]
     names = [name_sharing_lists(published) for published in pipeline.user_lists]
     assert names == ["home and app", "home and app", None, None, None]
-
-
-@dataclass
-class Limits:
-    """Those of Personalize."""
-
-    max_results: int = 500
-    filter_interactions: int = 100
-
-
-@dataclass
-class Work:
-    ensure: Limits
-
-
-@pytest.mark.parametrize(
-    ("lists", "users", "longest", "num_results"),
-    [
-        # The larger one.
-        ([{"num_results": 5}, {"num_results": 8}], 100, 90, 8),
-        # Personalize's filter forgets 40 items of the longest history.
-        ([{"num_results": 5}, {"num_results": 8}], 100, 140, 48),
-        # What rules leave out is not known: a few users get as many results as can be had,
-        ([{}, {"num_results": 5, "rules": {"max_per": {"COLOUR": 1}}}], 100, 90, 500),
-        # and many users get twice the size of their list, and what the filter forgets.
-        ([{}, {"num_results": 20, "rules": {"max_per": {"COLOUR": 1}}}], 10**7, 90, 40),
-        ([{}, {"num_results": 20, "rules": {"max_per": {"COLOUR": 1}}}], 10**7, 110, 50),
-        # A rule that lets some items come back is not in the filter.
-        ([{}, {"num_results": 20, "exclude_seen": {"days": 9}}], 10**7, 90, 130),
-    ],
-)
-def test_a_job_is_asked_for_what_any_of_its_lists_can_need(
-    lists: list[dict[str, Any]], users: int, longest: int, num_results: int
-) -> None:
-    pipeline = declare({f"list_{number}": settings for number, settings in enumerate(lists)})
-    work = cast(PersonalizeWork, Work(Limits()))
-    chosen = choose_num_results_of_group(work, pipeline.user_lists, users, longest)
-    assert chosen == num_results
 
 
 def test_each_list_keeps_the_filters_of_the_others_and_names_its_own() -> None:

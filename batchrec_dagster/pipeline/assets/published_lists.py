@@ -170,7 +170,7 @@ def list_warnings(published: PublishedList) -> dict[str, str]:
                 "results_enough_for_rules": "The rules leave nearly all users enough results.",
             }
     items_check = {"items_known": "Most items in the lists are in the items file."}
-    titles_check = {ROWS_TITLED: "Nearly all rows have a title."}
+    titles_check = {ROWS_TITLED: "Nearly all results have a title."}
     return {
         **subject_checks,
         **(items_check if published.pipeline.items else {}),

@@ -51,6 +51,8 @@ class Shop:
     today: date
     candidates: dict[str, list[str]]
     """The model's items of each user for whom it has an answer."""
+    titled: list[str] | None = None
+    """The items with a title; None if lists show no title."""
     counts: Counter[str] = field(default_factory=Counter)
 
     def read_item(self, item: str) -> Item:
@@ -71,6 +73,7 @@ def build_lists(rules: Declared, seen: Declared | None, shop: Shop) -> list[Row]
 
 def _build_list(rules: Declared, seen: Declared | None, shop: Shop, user: str) -> list[Row]:
     counts = shop.counts
+    counts["lists of model"] += 1
     filters = _list_filters(rules, seen, shop, user)
     allowed, emptied_by = [*enumerate(shop.candidates[user])], None
     for name, allows in filters.items():
@@ -125,6 +128,9 @@ def _list_filters(
     if "only" in rules:
         only = ITEM_CONDITIONS[rules["only"]]
         filters["only"] = lambda item: only(shop.read_item(item))
+    titled = shop.titled
+    if titled is not None:
+        filters["title"] = lambda item: item in titled
     if "price" in rules:
         settings = rules["price"]
         bought = {

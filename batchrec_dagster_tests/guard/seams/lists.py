@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -25,8 +26,6 @@ from batchrec_dagster.personalize import conditions
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.filter_grammar import parse_condition
-from batchrec_dagster.rules.context import RuleContext
-from batchrec_dagster.rules.prepared import PreparedRules
 from batchrec_dagster.steps import item_pairs, popular_items, shared_jobs, training
 from batchrec_dagster.steps.checks import (
     ModelToPublish,
@@ -36,6 +35,8 @@ from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
 from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.rule_context import RuleContext
+from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
@@ -65,10 +66,23 @@ class RuleData:
     popular: Sequence[str] = ()
     """The popular items, the most popular first, which fill lists that are too short."""
     blocked: Sequence[str] = ()
+    titled: Sequence[str] | None = None
+    """The items with a title; None if lists show no title."""
     now: int = 0
     """The time of the newest interaction, in epoch seconds."""
     today: date = date(2026, 12, 24)
     """The day of the run."""
+
+
+@dataclass(frozen=True)
+class RuledLists:
+    """The lists that rules make."""
+
+    table: pl.DataFrame
+    """user_id, rank, item_id, score and reason."""
+    counts: Mapping[str, int]
+    """What the rules did, such as `only removed`, `pin added`, `pin unmet` and `only emptied`; and
+    `lists of model`, `short of model`, and the `popular rows` that fill these."""
 
 
 def apply_rules(
@@ -76,11 +90,14 @@ def apply_rules(
     rules: Mapping[str, Any],
     exclude_seen: Mapping[str, Any] | None,
     data: RuleData,
-) -> pl.DataFrame:
-    """The lists that rules make: user_id, rank, item_id, score and reason.
+    *,
+    are_popular: bool = False,
+) -> RuledLists:
+    """The lists that rules make.
 
     candidates: the items of each user with their scores, best first, in pieces of users.
     rules, exclude_seen: as a pipeline's YAML has them.
+    are_popular: whether the candidates are popular items, which newcomers get, not the model's.
     """
     declared = ListRules.model_validate(rules)
     seen = None if exclude_seen is None else ExcludeSeen.model_validate(exclude_seen)
@@ -94,9 +111,10 @@ def apply_rules(
         users=data.users,
         popular=pl.Series(data.popular, dtype=pl.String),
         blocked=pl.Series(data.blocked, dtype=pl.String) if declared.block else None,
+        titled=None if data.titled is None else pl.Series(data.titled, dtype=pl.String),
         pinned=[pin.item for pin in declared.pin if pin.item is not None],
     )
-    prepared = PreparedRules(declared, seen, context)
+    prepared = Rules(declared, seen, context)
     lists = {"items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
     schema = pl.Schema({"user_id": pl.String(), **lists})
     pieces = []
@@ -105,8 +123,20 @@ def apply_rules(
             (user, [item for item, _ in items], [score for _, score in items])
             for user, items in piece.items()
         ]
-        pieces.append(prepared.apply(pl.DataFrame(rows, schema=schema, orient="row")))
-    return pl.concat(pieces)
+        lines = pl.DataFrame(rows, schema=schema, orient="row")
+        if are_popular:
+            lines = lines.with_columns(reason=pl.lit("popular"))
+        pieces.append(prepared.apply(lines))
+    counts = {
+        f"{name} {effect}": count
+        for name, effects in prepared.counts.items()
+        for effect, count in asdict(effects).items()
+        if effect != "rule"
+    }
+    filled = prepared.filled
+    counts |= {"lists of model": filled.of_model, "short of model": filled.short_of_model}
+    counts |= {"popular rows": filled.popular_rows, "empty": filled.empty, "seen": filled.seen}
+    return RuledLists(pl.concat(pieces), counts)
 
 
 def find_matches(condition: str, table: pl.DataFrame) -> list[bool]:
@@ -462,6 +492,32 @@ class ListHistory:
         work = self._work
         work.storage.store.put(work.files.interactions, interactions.write_csv().encode())
         return measure_outcomes(work, work.pipeline.user_lists[0])
+
+
+@dataclass(frozen=True)
+class PersonalizeLimits:
+    """How many results a job gives at most, and how many interactions of a user a filter sees."""
+
+    max_results: int = 500
+    filter_interactions: int = 100
+
+
+def count_results(
+    attributes: Mapping[str, Any], *, users: int, history: int, some_untitled: bool = False
+) -> int:
+    """How many results a job for all lists of a pipeline is asked for, for each user.
+
+    history: how many items the user with the most had.
+    some_untitled: whether lists show titles, which some items do not have.
+    """
+    pipeline = Pipeline.model_validate(attributes)
+    work: Any = SimpleNamespace(ensure=PersonalizeLimits())
+    return max(
+        shared_jobs.count_results(
+            work, published, users, history, leaves_out_untitled=some_untitled
+        )
+        for published in pipeline.user_lists
+    )
 
 
 def group_lists(attributes: Mapping[str, Any]) -> list[list[str]]:

@@ -37,6 +37,7 @@ DAY = 86_400
 PEOPLE = [f"{user}" for user in range(1, 61)]
 # The first is Austrian, as every third of the others; nobody else is from where the second is.
 NEWCOMERS = ["new in AT", "new in XX", "new"]
+UNTITLED = range(9, 81, 9)
 SEEN = {"events": ["buy"], "days": 90, "except": 'ITEMS.KIND = "food"'}
 RULES: dict[str, Any] = {
     "block": {"source": "blocked.csv", "column": "sku"},
@@ -51,6 +52,7 @@ RULES: dict[str, Any] = {
 }
 LISTS: dict[str, Any] = {
     "num_results": 6,
+    "candidates": 80,
     "exclude_seen": SEEN,
     "rules": RULES,
     "newcomers": {"popular_by": "COUNTRY"},
@@ -61,7 +63,8 @@ POPULAR_DAYS = 10_000
 
 @dataclass
 class Shop:
-    """A shop of 60 people and three newcomers, and 80 items, of which item 3 is blocked."""
+    """A shop of 60 people and three newcomers, and 80 items, of which item 3 is blocked, and a few
+    have no title."""
 
     project: Project
     instance: dg.DagsterInstance
@@ -75,7 +78,7 @@ class Shop:
         items = [
             (
                 f"{item}",
-                f"Title {item}",
+                f"Title {item}" if item not in UNTITLED else None,
                 f"https://shop.example/{item}",
                 ["food", "toys", "tools|toys", "books"][item % 4],
                 item % 5,
@@ -207,6 +210,13 @@ def test_nobody_gets_what_they_bought_lately_but_for_what_people_buy_again(
     assert {*again["kind"]} == {"food"}
 
 
+def test_items_without_a_title_are_not_on_lists_that_show_titles(
+    first_lists: pl.DataFrame,
+) -> None:
+    assert first_lists["title"].null_count() == 0
+    assert not {*first_lists["item_id"]} & {f"{item}" for item in UNTITLED}
+
+
 def test_pins_take_their_rank_in_the_lists_of_those_whom_they_are_for(
     shop: Shop, first_lists: pl.DataFrame
 ) -> None:
@@ -298,11 +308,15 @@ def test_another_blocked_item_makes_new_lists_of_the_job_that_is_there(shop: Sho
 
 def test_other_columns_make_new_lists_of_the_job_that_is_there(shop: Shop) -> None:
     jobs, before = shop.count_jobs(), shop.lists
-    shop.declare(columns=["link", "KIND"])
+    shop.declare(columns=["title", "link", "KIND"])
     assert shop.run().success
     names = ["user_id", "rank", "item_id"]
-    assert shop.lists.columns[:5] == [*names, "link", "kind"]
+    assert shop.lists.columns[:6] == [*names, "title", "link", "kind"]
     assert shop.lists.select(names).equals(before.select(names))
+    # Without titles, items that have none may be listed.
+    shop.declare(columns=["link", "KIND"])
+    assert shop.run().success
+    assert {*shop.lists["item_id"]} & {f"{item}" for item in UNTITLED}
     assert shop.count_jobs() == jobs
 
 
@@ -371,6 +385,7 @@ def test_without_rules_lists_are_the_models(shop: Shop) -> None:
     assert result.success, why(result)
     lists = shop.lists
     assert lists.height == 60 * 6
+    assert not {*lists["item_id"]} & {f"{item}" for item in UNTITLED}
     assert lists["score"].null_count() == 0
     had = interactions(shop.project, "shop").select(user_id="USER_ID", item_id="ITEM_ID")
     assert lists.join(had, on=["user_id", "item_id"], how="semi").is_empty()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -50,11 +51,14 @@ TODAY, YESTERDAY = f"{DATA.today}", "2026-12-23"
 
 
 def make_list(
-    rules: dict[str, Any], seen: dict[str, Any] | None = None, candidates: str = "abcde"
+    rules: dict[str, Any],
+    seen: dict[str, Any] | None = None,
+    candidates: str = "abcde",
+    data: RuleData = DATA,
 ) -> str:
     """The items of the list of u. candidates: the model's, best first."""
     scores = [(item, 1.0 - rank / 10) for rank, item in enumerate(candidates)]
-    table = apply_rules([{"u": scores}], rules, seen, DATA)
+    table = apply_rules([{"u": scores}], rules, seen, data).table
     assert table["rank"].to_list() == [*range(1, 1 + table.height)]
     return "".join(table["item_id"])
 
@@ -91,6 +95,11 @@ def test_only_keeps_items_that_meet_the_condition(condition: str, expected: str)
 
 def test_block_leaves_out_the_items_of_the_file() -> None:
     assert make_list(BLOCK) == "acde"
+
+
+def test_an_item_without_a_title_is_not_on_a_list_that_shows_titles() -> None:
+    assert make_list({}, data=replace(DATA, titled=[*"acd"])) == "acd"
+    assert make_list({"pin": [{"item": "b"}]}, data=replace(DATA, titled=[*"acd"])) == "acd"
 
 
 @pytest.mark.parametrize(

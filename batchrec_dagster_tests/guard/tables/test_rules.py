@@ -26,7 +26,7 @@ from batchrec_dagster_tests.guard.oracles.rules import (
     build_lists,
 )
 from batchrec_dagster_tests.guard.repeats import repeats
-from batchrec_dagster_tests.guard.seams.lists import RuleData, apply_rules
+from batchrec_dagster_tests.guard.seams.lists import RuleData, RuledLists, apply_rules
 
 EXAMPLES = repeats(300, 30)
 NOW = 1_700_000_000
@@ -117,6 +117,7 @@ def shops(draw: st.DrawFn) -> Shop:
         now=NOW,
         today=TODAY,
         candidates={user: draw(ids) for user in draw(st.permutations(USERS))},
+        titled=draw(st.none() | st.lists(items, min_size=6)),
     )
 
 
@@ -144,29 +145,32 @@ def describe_data(shop: Shop) -> RuleData:
         users=pl.DataFrame(users, schema={"USER_ID": pl.String, "COUNTRY": pl.String}),
         popular=shop.popular,
         blocked=shop.blocked,
+        titled=shop.titled,
         now=shop.now,
         today=shop.today,
     )
 
 
-def apply_in_pieces(rules: Declared, seen: Declared | None, shop: Shop) -> list[Row]:
-    """The rows of all lists, made in pieces of users. A result's score falls with its rank."""
+def apply_in_pieces(rules: Declared, seen: Declared | None, shop: Shop) -> RuledLists:
+    """All lists, made in pieces of users. A result's score falls with its rank."""
     answers: dict[str, Sequence[tuple[str, float | None]]] = {
         user: [(item, 1 / rank) for rank, item in enumerate(items, 1)]
         for user, items in shop.candidates.items()
     }
     users = [*answers]
     pieces = [{user: answers[user] for user in part} for part in (users[:1], users[1:], [])]
-    table = apply_rules(pieces, rules, seen, describe_data(shop))
-    assert table.columns == ["user_id", "rank", "item_id", "score", "reason"]
-    return table.rows()
+    lists = apply_rules(pieces, rules, seen, describe_data(shop))
+    assert lists.table.columns == ["user_id", "rank", "item_id", "score", "reason"]
+    return lists
 
 
 def check_rules(rules: Declared, seen: Declared | None, shop: Shop) -> None:
-    """Apply the rules, and compare the lists with those of the plain reading."""
+    """Apply the rules, and compare the lists, and what was counted, with the plain reading."""
     lists = apply_in_pieces(rules, seen, shop)
-    assert lists == build_lists(rules, seen, shop)
-    assert len({(row[0], row[2]) for row in lists}) == len(lists)
+    rows: list[Row] = lists.table.rows()
+    assert rows == build_lists(rules, seen, shop)
+    assert len({(row[0], row[2]) for row in rows}) == len(rows)
+    assert lists.counts == {name: shop.counts[name] for name in lists.counts}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -199,7 +203,8 @@ def test_no_rule_changes_nothing_but_the_length(shop: Shop) -> None:
         for user, items in shop.candidates.items()
         for rank, item in enumerate(items[: shop.num_results], 1)
     ]
-    assert apply_in_pieces({}, None, replace(shop, popular=[])) == expected
+    lists = apply_in_pieces({}, None, replace(shop, popular=[], titled=None))
+    assert lists.table.rows() == expected
 
 
 def test_results_have_the_score_that_the_model_gave_them_if_any() -> None:
@@ -210,9 +215,29 @@ def test_results_have_the_score_that_the_model_gave_them_if_any() -> None:
         "u2": [],
         "u3": [("i3", None)],
     }
-    table = apply_rules([answers], {}, None, describe_data(shop))
+    table = apply_rules([answers], {}, None, describe_data(shop)).table
     assert table.select("user_id", "item_id", "score").rows() == [
         ("u1", "i1", 0.5),
         ("u1", "i2", None),
         ("u3", "i3", None),
     ]
+
+
+def test_numbers_of_short_lists_are_about_the_same_lists() -> None:
+    """The lists of newcomers, which are of popular items from the start, are not among them."""
+    shop = Shop({}, {}, [], ITEMS, ["i0"], 6, NOW, TODAY, {})
+    blocked = {"block": {"source": "blocked.csv"}}
+    of_model: dict[str, Sequence[tuple[str, float | None]]] = {
+        "u1": [(item, None) for item in ITEMS],
+        "u2": [("i0", 1.0), ("i1", 0.5)],
+    }
+    counts = apply_rules([of_model], blocked, None, describe_data(shop)).counts
+    assert counts["lists of model"] == 2
+    assert counts["short of model"] == 1
+    assert counts["popular rows"] == 5
+    popular = {"u3": [("i0", None), ("i1", None)]}
+    lists = apply_rules([popular], blocked, None, describe_data(shop), are_popular=True)
+    assert lists.table["item_id"].to_list() == ["i1", "i2", "i3", "i4", "i5", "i6"]
+    assert lists.counts["lists of model"] == 0
+    assert lists.counts["short of model"] == 0
+    assert lists.counts["popular rows"] == 0

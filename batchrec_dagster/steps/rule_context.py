@@ -1,0 +1,194 @@
+"""What rules know of users and items when they are applied, with a number for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+
+import polars as pl
+
+from batchrec_dagster.config.rules import ExcludeSeen, PriceRange
+from batchrec_dagster.personalize.conditions import (
+    SECONDS_A_DAY,
+    add_age_column,
+    find_matches,
+)
+from batchrec_dagster.personalize.filter_grammar import parse_condition
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+
+EXISTS = "exists"
+"""The column of the catalogue that says whether an item has attributes or interactions, rather than
+is only named by a rule."""
+
+
+@dataclass(frozen=True)
+class RuleContext:
+    """What rules know of users and items when they are applied."""
+
+    num_results: int
+    """How many items a list has."""
+    user_ids: pl.Series
+    """The distinct ids of the users whom lists are made for. Their numbers count from 0."""
+    interactions: pl.LazyFrame
+    """The columns of Personalize's dataset. Those of other users may be among them."""
+    now: int
+    """The time of the newest interaction, in epoch seconds. Periods of days end here, so that the
+    same data give the same lists on any day."""
+    today: date
+    """The day of the run, which ends what is declared until a day."""
+    items: pl.DataFrame | None = None
+    """ITEM_ID and the columns of the Items dataset; None if no items are declared."""
+    users: pl.DataFrame | None = None
+    """USER_ID and the columns of the Users dataset; None if no users are declared."""
+    popular: pl.Series | None = None
+    """The ids of popular items, the most popular first, which fill lists that are too short."""
+    blocked: pl.Series | None = None
+    """The ids that `block` names; None without that rule."""
+    titled: pl.Series | None = None
+    """The ids of the items with a title; None if lists may have items without one."""
+    pinned: Sequence[str] = ()
+    """The ids that `pin` names."""
+
+    @cached_property
+    def catalogue(self) -> pl.DataFrame:
+        """The items of the interactions, the Items dataset and the rules: a row each, by number.
+
+        The columns are ITEM_ID, EXISTS and the attributes. The last row, of nulls, stands for any
+        other item.
+        """
+        in_interactions = (
+            self.interactions.select(pl.col(ITEM_ID).unique())
+            .collect(engine="streaming")
+            .to_series()
+            .sort()
+        )
+        attributes = pl.DataFrame(schema={ITEM_ID: pl.String})
+        if self.items is not None:
+            attributes = add_age_column(self.items, self.now).unique(ITEM_ID, keep="first")
+        existing = pl.concat([in_interactions, attributes.get_column(ITEM_ID)])
+        named = [pl.Series(self.pinned, dtype=pl.String)]
+        declared = (self.popular, self.blocked, self.titled)
+        named += [ids for ids in declared if ids is not None]
+        ids = pl.concat([existing, *named]).drop_nulls().unique(maintain_order=True)
+        rows = pl.DataFrame({ITEM_ID: pl.concat([ids, pl.Series([None], dtype=pl.String)])})
+        exists = pl.col(ITEM_ID).is_in(existing.implode()).fill_null(value=False)
+        return rows.with_columns(exists.alias(EXISTS)).join(
+            attributes, on=ITEM_ID, how="left", maintain_order="left"
+        )
+
+    @property
+    def item_ids(self) -> pl.Series:
+        """The ids of the catalogue's items, by number."""
+        return self.catalogue.get_column(ITEM_ID).head(-1)
+
+    def match_items(self, condition: str) -> pl.Series:
+        """Whether each row of the catalogue meets the condition."""
+        return find_matches(parse_condition(condition), self.catalogue)
+
+    def match_users(self, condition: str | None) -> pl.Series:
+        """Whether each user, by number, and at the end any other, meets the condition."""
+        if condition is None:
+            return pl.Series([True]).new_from_index(0, len(self.user_ids) + 1)
+        matching = pl.Series(dtype=pl.String)
+        if self.users is not None:
+            meets = find_matches(parse_condition(condition), self.users)
+            matching = self.users.filter(meets).get_column(USER_ID)
+        return pl.concat([self.user_ids.is_in(matching.implode()), pl.Series([False])])
+
+    def find_items(self, ids: pl.Series) -> pl.Series:
+        """Whether each row of the catalogue is one of these items."""
+        return self.catalogue.get_column(ITEM_ID).is_in(ids.implode()).fill_null(value=False)
+
+    def read_column(self, name: str) -> pl.Series:
+        """A column of the attributes, by number; its name matches in any case."""
+        return next(column for column in self.catalogue if column.name.upper() == name.upper())
+
+    @cached_property
+    def event_types(self) -> set[str] | None:
+        """The event types of the interactions, in lower case; None if they have no types."""
+        if EVENT_TYPE not in self.interactions.collect_schema():
+            return None
+        types = self.interactions.select(pl.col(EVENT_TYPE).str.to_lowercase().unique())
+        return set(types.collect(engine="streaming").to_series().drop_nulls())
+
+    def read_histories(
+        self, selections: Mapping[str, ExcludeSeen | PriceRange]
+    ) -> dict[str, pl.Series]:
+        """Which items each user had, for each of these rules, by the rule's name.
+
+        A history has the numbers of a user's distinct items, in order. The series has one for each
+        user, by number, and at the end an empty one for any other. The interactions are read once,
+        as that takes longer than all else that is known before lists are made.
+        """
+        if not selections:
+            return {}
+        user, item = (
+            pl.col(column).cast(pl.Enum(ids), strict=False).to_physical().cast(pl.UInt64)
+            for column, ids in ((USER_ID, self.user_ids), (ITEM_ID, self.item_ids))
+        )
+        conditions = {name: self._select(selection) for name, selection in selections.items()}
+        pairs = (
+            self.interactions.select(pair=user * 2**32 + item, **conditions)
+            .filter(pl.any_horizontal(*conditions))
+            .drop_nulls()
+            .collect(engine="streaming")
+        )
+        return {
+            name: _list_items(pairs.filter(name).get_column("pair"), len(self.user_ids))
+            for name in conditions
+        }
+
+    def _select(self, selection: ExcludeSeen | PriceRange) -> pl.Expr:
+        """Whether an interaction counts for the rule."""
+        condition = pl.lit(value=True)
+        if selection.events is not None:
+            if self.event_types is None:
+                return pl.lit(value=False)
+            names = pl.Series([event.lower() for event in selection.events])
+            condition &= pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode())
+        if isinstance(selection, ExcludeSeen) and selection.days is not None:
+            condition &= pl.col(TIMESTAMP) > self.now - selection.days * SECONDS_A_DAY
+        return condition.fill_null(value=False)
+
+
+def _list_items(pairs: pl.Series, users: int) -> pl.Series:
+    """The items of each user and, at the end, of any other.
+
+    pairs: the number of a user times 2**32, and that of an item.
+    """
+    # Of sorted numbers the distinct ones are found without hashing.
+    distinct = pairs.sort().unique()
+    rows = pl.DataFrame({"pair": distinct}).select(
+        user=(pl.col("pair") // 2**32).cast(pl.UInt32),
+        item=(pl.col("pair") % 2**32).cast(pl.UInt32),
+    )
+    lists = rows.group_by("user", maintain_order=True).agg("item")
+    everybody = pl.DataFrame({"user": pl.int_range(users + 1, dtype=pl.UInt32, eager=True)})
+    return everybody.join(lists, on="user", how="left", maintain_order="left").get_column("item")
+
+
+def encode_pairs(rows: pl.DataFrame, column: str) -> pl.Series:
+    """The number of the list of each row times 2**32, and that in another column, as one number."""
+    pair = pl.col("list").cast(pl.UInt64) * 2**32 + pl.col(column)
+    return rows.select(pair.alias("pair")).to_series()
+
+
+class IdNumbers:
+    """The numbers of distinct ids, which count from 0.
+
+    It is made once, while a cast to an Enum would look at all ids again for each table.
+    """
+
+    def __init__(self, ids: pl.Series) -> None:
+        self._size = len(ids)
+        self._type = pl.Categorical(pl.Categories.random(physical=pl.UInt32))
+        # Polars numbers categories as they come, and forgets them with the last column that has
+        # them.
+        self._ids = ids.cast(self._type)
+
+    def find(self, ids: pl.Series) -> pl.Series:
+        """The number of each id; the number after the last for any other id, and for null."""
+        numbers = ids.cast(self._type).to_physical().fill_null(self._size)
+        return numbers.clip(upper_bound=self._size)

@@ -1,0 +1,427 @@
+"""The rules of lists, as operations on a table of candidates.
+
+A candidate is an item that a list may have: a row with the number of the list, that of the item,
+and its place among the results of the model, best first. The rules take rows out of the table,
+then pins put rows at their ranks, and the first rows of each list become the list. Rows of popular
+items come where it is short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from batchrec_dagster.config.rules import ExcludeSeen, ListRules, Pin, PriceRange
+from batchrec_dagster.steps.batch_jobs import explode_results
+from batchrec_dagster.steps.max_per import find_refused, read_limits
+from batchrec_dagster.steps.rule_context import EXISTS, IdNumbers, RuleContext, encode_pairs
+
+# Why a row is on a list, in the column `reason`; null for the model's own.
+POPULAR, PINNED = "popular", "pinned"
+# The rules that leave out candidates, in the order of application.
+SEEN, BLOCK, ONLY, TITLE, PRICE = FILTERS = ("exclude_seen", "block", "only", "title", "price")
+MAX_PER, PIN = "max_per", "pin"
+# Of popular items that the rules allow for anybody, this many can fill lists. Few lists need more
+# than the first of them.
+MOST_POPULAR, FIRST_POPULAR = 1_000, 100
+# The rules are applied to this many lists at once.
+LISTS_AT_ONCE = 5_000
+# The place of a popular item among the candidates is this and its rank, after all of the model's.
+AFTER_MODEL = 1_000_000
+# The job is asked for enough results for what this share of the users had.
+SHARE_SERVED = 0.999
+
+PINNED_ROWS = {"list": pl.UInt32, "item": pl.UInt32, "rank": pl.Int64}
+
+
+@dataclass
+class RuleCounts:
+    """What a rule did to the lists of a run."""
+
+    rule: str
+    """Its key in the declaration."""
+    removed: int = 0
+    """How many results it left out: of a filter all that it does not allow, of max_per those that
+    it refused on a list with free places."""
+    added: int = 0
+    """How many rows it put on lists."""
+    emptied: int = 0
+    """On how many lists it left out the last result of the model."""
+    unmet: int = 0
+    """How many lists cannot have what it asks for."""
+
+
+@dataclass
+class FilledLists:
+    """How the lists of a run were filled."""
+
+    lists: int = 0
+    """How many lists there are, with those of users for whom nothing is left."""
+    of_model: int = 0
+    """How many of them the model answered for; the others are of popular items from the start."""
+    short_of_model: int = 0
+    """For how many lists of the model the rules left fewer of its results than a list has items."""
+    popular_rows: int = 0
+    """How many popular items fill these short lists."""
+    empty: int = 0
+    """How many lists are empty."""
+    seen: int = 0
+    """How many rows have an item that exclude_seen leaves out. There should be none."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """The users of a piece of lines, and what the rules know of each."""
+
+    lists: pl.DataFrame
+    """The columns list, the number of the user's list from 0, user, the user's number, and user_id.
+    """
+    had: pl.Series
+    """The pairs of a list and an item that its user had, as numbers."""
+    median_prices: pl.Series | None
+    """The median price of what each had, null where nothing has a price; None without the rule."""
+
+
+class PreparedPin:
+    """A pin, with the users and the items that it is for."""
+
+    def __init__(self, setting: Pin, context: RuleContext) -> None:
+        self.setting = setting
+        self.is_for = context.match_users(setting.users)
+        """Whether each user, by number, gets it."""
+        if setting.only is not None:
+            is_item = context.match_items(setting.only)
+        else:
+            is_item = context.find_items(pl.Series([setting.item], dtype=pl.String))
+        self.is_item = is_item & context.catalogue[EXISTS]
+        """Whether it may put each item, by number, on lists."""
+        self.items = self.is_item.arg_true().cast(pl.UInt32)
+        """The numbers of these items."""
+
+
+class Rules:
+    """The rules of a list, prepared for its users and items. It counts what they do.
+
+    rules: as declared.
+    exclude_seen: what counts as seen; None if nothing is left out.
+    context: what is known of users and items.
+    """
+
+    def __init__(
+        self, rules: ListRules, exclude_seen: ExcludeSeen | None, context: RuleContext
+    ) -> None:
+        self._rules = rules
+        self._num_results = context.num_results
+        selections: dict[str, ExcludeSeen | PriceRange] = {}
+        if exclude_seen is not None:
+            selections[SEEN] = exclude_seen
+        if rules.price is not None:
+            selections[PRICE] = rules.price
+        self._histories = context.read_histories(selections)
+        # The numbers of many ids take as much memory as reading, which is over now.
+        self._items, self._users = IdNumbers(context.item_ids), IdNumbers(context.user_ids)
+        self._item_ids = context.item_ids.extend_constant(None, 1)
+        self._left_out_by = find_item_rule(rules, context)
+        self._is_exempt = self._prices = self._limits = None
+        if exclude_seen is not None and exclude_seen.unless is not None:
+            self._is_exempt = context.match_items(exclude_seen.unless)
+        if rules.price is not None:
+            self._prices = context.read_column(rules.price.of).cast(pl.Float64)
+        if rules.max_per:
+            self._limits = read_limits(rules.max_per, context)
+        pins = [pin for pin in rules.pin if not pin.is_over(context.today)]
+        self.pins = [PreparedPin(pin, context) for pin in pins]
+        self._popular = self._find_popular(context.popular)
+        applied = {
+            SEEN: exclude_seen is not None,
+            BLOCK: rules.block is not None,
+            ONLY: rules.only is not None,
+            TITLE: context.titled is not None,
+            PRICE: rules.price is not None,
+            MAX_PER: bool(rules.max_per),
+            PIN: bool(rules.pin),
+        }
+        self._names = [name for name, is_applied in applied.items() if is_applied]
+        self.counts: dict[str, RuleCounts] = {}
+        """What each rule did so far, in the order of application."""
+        self.filled = FilledLists()
+        """How the lists were filled so far."""
+        self.start()
+
+    def start(self) -> None:
+        """Count from the start, for a table that is made again."""
+        self.counts = {name: RuleCounts(name) for name in self._names}
+        self.filled = FilledLists()
+
+    @property
+    def leaves_out_seen(self) -> bool:
+        """Whether lists are without what users had."""
+        return SEEN in self._histories
+
+    def measure_history(self) -> int:
+        """How many items nearly all users had at most, that exclude_seen leaves out."""
+        if not self.leaves_out_seen:
+            return 0
+        lengths = self._histories[SEEN].list.len().fill_null(0)
+        return int(lengths.quantile(SHARE_SERVED, "higher") or 0)
+
+    def count_seen_dropped(self) -> int:
+        """How many results were left out because their user had the item."""
+        return self.counts[SEEN].removed if self.leaves_out_seen else 0
+
+    def count_untitled(self) -> int:
+        """How many results were left out because lists show titles, and the item has none."""
+        return self.counts[TITLE].removed if TITLE in self.counts else 0
+
+    def allows_any(self, pin: PreparedPin) -> bool:
+        """Whether the other rules allow an item of the pin for anybody."""
+        return bool(self._left_out_by.gather(pin.items).is_null().any())
+
+    def apply(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """The lists of the users of these lines.
+
+        The columns are user_id, rank, item_id, score and reason. A reason is POPULAR or PINNED, and
+        null for the model's own.
+
+        lines: the columns user_id, and items and scores, which are lists, best first. There may be
+            fewer scores than items, and each may be null. A user without items has a list too, of
+            what else fills it. With a column reason, the items are popular ones, not the model's.
+        """
+        parts = lines.iter_slices(LISTS_AT_ONCE) if lines.height else [lines]
+        return pl.concat(map(self._apply_to_part, parts))
+
+    def _apply_to_part(self, lines: pl.DataFrame) -> pl.DataFrame:
+        subjects = self._describe(lines.get_column("user_id"))
+        results = explode_results(lines.with_row_index("list"), "list")
+        candidates = results.select(
+            "list",
+            item=self._items.find(results.get_column("result")),
+            place=pl.int_range(pl.len(), dtype=pl.UInt32),
+        )
+        left_out_by = self._find_rule(candidates, subjects)
+        allowed = candidates.filter(left_out_by.is_null())
+        pinned = self._pin(allowed, subjects)
+        chosen, refused = self._choose(allowed, pinned, subjects)
+        if "reason" in lines.columns:
+            chosen, _ = self._fill(chosen, pinned, subjects)
+        else:
+            before = chosen.height
+            chosen, short = self._fill(chosen, pinned, subjects)
+            self.filled.of_model += lines.height
+            self.filled.short_of_model += short
+            self.filled.popular_rows += chosen.height - before
+        rows = rank_rows(chosen, pinned)
+        if MAX_PER in self.counts:
+            self.counts[MAX_PER].removed += refused
+        self._count(rows, candidates.with_columns(left_out_by=left_out_by), subjects)
+        return self._write(rows, results, subjects)
+
+    def _describe(self, user_ids: pl.Series) -> Subjects:
+        lists = pl.DataFrame(
+            {
+                "list": pl.int_range(len(user_ids), dtype=pl.UInt32, eager=True),
+                "user": self._users.find(user_ids),
+                "user_id": user_ids,
+            }
+        )
+        histories = {
+            name: lists.select("list", item=items.gather(lists["user"]))
+            for name, items in self._histories.items()
+        }
+        had = {name: rows.explode("item").drop_nulls() for name, rows in histories.items()}
+        medians = None
+        if self._prices is not None:
+            prices = had[PRICE].with_columns(price=self._prices.gather(had[PRICE]["item"]))
+            of_lists = prices.group_by("list").agg(pl.median("price"))
+            medians = lists.join(of_lists, on="list", how="left", maintain_order="left")["price"]
+        seen = had.get(SEEN, pl.DataFrame(schema={"list": pl.UInt32, "item": pl.UInt32}))
+        if self._is_exempt is not None:
+            seen = seen.filter(~self._is_exempt.gather(seen["item"]))
+        return Subjects(lists, encode_pairs(seen, "item"), medians)
+
+    def _find_rule(
+        self, rows: pl.DataFrame, subjects: Subjects, *, obeys_price: bool = True
+    ) -> pl.Series:
+        """The first rule that leaves out each row, by its number in FILTERS; null for none.
+
+        rows: the columns list and item.
+        """
+        lists, items = rows["list"], rows["item"]
+        left_out_by = self._left_out_by.gather(items)
+        if self._rules.price is not None and self._prices is not None and obeys_price:
+            assert subjects.median_prices is not None
+            low, high = self._rules.price.within
+            prices, medians = self._prices.gather(items), subjects.median_prices.gather(lists)
+            is_near = (prices >= low * medians) & (prices <= high * medians)
+            is_out = medians.is_not_null() & ~is_near.fill_null(value=False)
+            by_price = _repeat_number(PRICE, len(rows))
+            left_out_by = by_price.zip_with(left_out_by.is_null() & is_out, left_out_by)
+        if len(subjects.had):
+            is_seen = encode_pairs(rows, "item").is_in(subjects.had.implode())
+            left_out_by = _repeat_number(SEEN, len(rows)).zip_with(is_seen, left_out_by)
+        return left_out_by
+
+    def _pin(self, allowed: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
+        """The pinned items: the columns list, item and rank. Of pins at a rank the first counts.
+
+        allowed: the candidates that the rules allow.
+        """
+        pinned = pl.DataFrame(schema=PINNED_ROWS)
+        unmet = [pl.Series(dtype=pl.UInt32)]
+        for pin in self.pins:
+            rank = pin.setting.rank
+            lists = subjects.lists.filter(pin.is_for.gather(subjects.lists["user"])).select("list")
+            lists = lists.join(pinned.filter(rank=rank), on="list", how="anti")
+            if pin.setting.only is not None:
+                matching = allowed.filter(pin.is_item.gather(allowed["item"]))
+                matching = matching.join(lists, on="list", how="semi")
+                matching = matching.join(pinned, on=["list", "item"], how="anti")
+                placed = matching.unique("list", keep="first", maintain_order=True)
+                unmet.append(lists.join(placed, on="list", how="anti")["list"])
+            else:
+                placed = lists.join(pl.DataFrame({"item": pin.items}), how="cross")
+                placed = placed.join(pinned, on=["list", "item"], how="anti")
+                left_out_by = self._find_rule(placed, subjects, obeys_price=False)
+                placed = placed.filter(left_out_by.is_null())
+            at_rank = placed.select("list", "item", rank=pl.lit(rank, dtype=pl.Int64))
+            pinned = pl.concat([pinned, at_rank])
+        if PIN in self.counts:
+            self.counts[PIN].added += pinned.height
+            self.counts[PIN].unmet += pl.concat(unmet).n_unique()
+        return pinned
+
+    def _choose(
+        self, candidates: pl.DataFrame, pinned: pl.DataFrame, subjects: Subjects
+    ) -> tuple[pl.DataFrame, int]:
+        """The first candidates that fit on each list, and how many max_per refused before them.
+
+        candidates: the columns list, item and place, in order.
+        """
+        if pinned.height:
+            candidates = candidates.join(pinned, on=["list", "item"], how="anti")
+        is_refused = pl.Series([False]).new_from_index(0, candidates.height)
+        if self._limits is not None:
+            is_refused = find_refused(candidates, pinned, self._limits)
+        free = self._count_free(pinned, subjects)
+        rows = candidates.with_columns(fits=~is_refused, free=free.gather(candidates["list"]))
+        taken = pl.col("fits").cast(pl.Int64).cum_sum().over("list")
+        rows = rows.with_columns(taken=taken)
+        refused = rows.select((~pl.col("fits") & (pl.col("taken") < pl.col("free"))).sum())
+        chosen = rows.filter(pl.col("fits") & (pl.col("taken") <= pl.col("free")))
+        return chosen.select("list", "item", "place"), int(refused.item())
+
+    def _fill(
+        self, chosen: pl.DataFrame, pinned: pl.DataFrame, subjects: Subjects
+    ) -> tuple[pl.DataFrame, int]:
+        """The candidates with popular items on short lists, and how many lists were short."""
+        places = pl.int_range(AFTER_MODEL, AFTER_MODEL + len(self._popular), eager=True)
+        popular = pl.DataFrame({"item": self._popular, "place": places.cast(pl.UInt32)})
+        were_short = short = self._find_short(chosen, pinned, subjects)
+        for part in (popular.head(FIRST_POPULAR), popular.slice(FIRST_POPULAR)):
+            if not (short.height and part.height):
+                break
+            offered = short.join(part, how="cross")
+            offered = offered.filter(self._find_rule(offered, subjects).is_null())
+            offered = offered.join(chosen, on=["list", "item"], how="anti")
+            on_list = chosen.join(short, on="list", how="semi")
+            rows = pl.concat([on_list, offered]).sort("list", "place")
+            filled, _ = self._choose(rows, pinned, subjects)
+            others = chosen.join(short, on="list", how="anti")
+            chosen = pl.concat([others, filled]).sort("list", "place")
+            short = self._find_short(chosen, pinned, subjects)
+        return chosen, were_short.height
+
+    def _find_short(
+        self, chosen: pl.DataFrame, pinned: pl.DataFrame, subjects: Subjects
+    ) -> pl.DataFrame:
+        """The column list: the lists with free places."""
+        rows = pl.concat([chosen.select("list"), pinned.select("list")])
+        return subjects.lists.select("list").filter(self._count_free(rows, subjects) > 0)
+
+    def _count_free(self, rows: pl.DataFrame, subjects: Subjects) -> pl.Series:
+        """How many places of each list these rows leave, by the number of the list."""
+        counts = rows.group_by("list").agg(items=pl.len().cast(pl.Int64))
+        lists = subjects.lists.join(counts, on="list", how="left", maintain_order="left")
+        return self._num_results - lists["items"].fill_null(0)
+
+    def _count(self, rows: pl.DataFrame, candidates: pl.DataFrame, subjects: Subjects) -> None:
+        """Count what the rules left out.
+
+        rows: those of the finished lists.
+        candidates: all, with the number of the rule that left out each.
+        """
+        for number, count in candidates["left_out_by"].value_counts().drop_nulls().iter_rows():
+            self.counts[FILTERS[number]].removed += count
+        # The last of the rules that left out anything left out the last result.
+        without_rows = candidates.join(rows, on="list", how="anti")
+        last_rules = without_rows.group_by("list").agg(pl.col("left_out_by").max())
+        for number, count in last_rules["left_out_by"].value_counts().drop_nulls().iter_rows():
+            self.counts[FILTERS[number]].emptied += count
+        self.filled.lists += subjects.lists.height
+        self.filled.empty += subjects.lists.height - rows["list"].n_unique()
+        # A look at what is written, whatever filled the lists.
+        self.filled.seen += int(encode_pairs(rows, "item").is_in(subjects.had.implode()).sum())
+
+    def _write(self, rows: pl.DataFrame, results: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
+        """The rows with their ids, scores and reasons.
+
+        results: the model's, in which `place` counts.
+        """
+        is_popular = pl.col("place") >= AFTER_MODEL
+        is_pinned = pl.col("place").is_null()
+        reason = pl.when(is_pinned).then(pl.lit(PINNED)).when(is_popular).then(pl.lit(POPULAR))
+        place = rows.select(pl.when(~is_popular).then("place")).to_series()
+        item_ids = results["result"].gather(place)
+        item_ids = item_ids.zip_with(place.is_not_null(), self._item_ids.gather(rows["item"]))
+        return rows.select(
+            subjects.lists["user_id"].gather(rows["list"]).alias("user_id"),
+            "rank",
+            item_ids.alias("item_id"),
+            results["score"].gather(place).alias("score"),
+            reason.alias("reason"),
+        )
+
+    def _find_popular(self, ids: pl.Series | None) -> pl.Series:
+        """The numbers of the first popular items that the rules allow for anybody."""
+        items = self._items.find(pl.Series(dtype=pl.String) if ids is None else ids)
+        return items.filter(self._left_out_by.gather(items).is_null()).head(MOST_POPULAR)
+
+
+def find_item_rule(rules: ListRules, context: RuleContext) -> pl.Series:
+    """The first of the rules on items alone that leaves out each row of the catalogue.
+
+    It is the rule's number in FILTERS; null for none.
+    """
+    nothing = pl.Series([False]).new_from_index(0, context.catalogue.height)
+    is_left_out = {
+        BLOCK: nothing if context.blocked is None else context.find_items(context.blocked),
+        ONLY: nothing if rules.only is None else ~context.match_items(rules.only),
+        TITLE: nothing if context.titled is None else ~context.find_items(context.titled),
+    }
+    numbers = [
+        pl.when(mask).then(pl.lit(FILTERS.index(name), dtype=pl.UInt8))
+        for name, mask in is_left_out.items()
+    ]
+    return pl.select(pl.coalesce(numbers)).to_series()
+
+
+def rank_rows(chosen: pl.DataFrame, pinned: pl.DataFrame) -> pl.DataFrame:
+    """The rows of all lists, in order: list, rank, item, and place, null where pinned.
+
+    chosen: the columns list, item and place, in order.
+    On a list that is too short for a pinned item's rank, the item comes last.
+    """
+    rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("list")
+    rows = chosen.with_columns(rank=rank)
+    for pinned_rank in pinned["rank"].unique().sort():
+        lists = pinned.filter(rank=pinned_rank)["list"]
+        is_behind = pl.col("list").is_in(lists.implode()) & (pl.col("rank") >= pinned_rank)
+        rows = rows.with_columns(rank=pl.col("rank") + is_behind.cast(pl.Int64))
+    at_ranks = pinned.with_columns(place=pl.lit(None, dtype=pl.UInt32)).select(rows.columns)
+    rows = pl.concat([rows, at_ranks]).sort("list", "rank")
+    return rows.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("list"))
+
+
+def _repeat_number(rule: str, rows: int) -> pl.Series:
+    return pl.Series([FILTERS.index(rule)], dtype=pl.UInt8).new_from_index(0, rows)
