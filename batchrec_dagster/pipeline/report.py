@@ -54,6 +54,7 @@ from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
+from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.layout import ListFiles
@@ -76,7 +77,7 @@ class Report:
 def build_report(
     work: Work,
     published: PublishedList,
-    newest_model: Mapping[str, Any],
+    newest_model: ModelRecord,
     checks: Sequence[dg.AssetCheckSpec],
     instance: dg.DagsterInstance,
     run_id: str,
@@ -132,7 +133,7 @@ def build_report(
 def _describe_run(
     work: Work,
     published: PublishedList,
-    newest_model: Mapping[str, Any],
+    newest_model: ModelRecord,
     edition: Edition,
     baseline: Edition | None,
     checks: Sequence[CheckRecord],
@@ -149,7 +150,7 @@ def _describe_run(
     pipeline = work.pipeline
     restoration = EditionHistory(work.files_of(published)).find_restoration(edition)
     # What the record knows of the model, and what the published table knows of its own.
-    engine = edition.engine or newest_model.get("engine")
+    engine = edition.engine or newest_model.engine
     return ReportedRun(
         pipeline=published.address,
         description=published.description,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
 import dagster as dg
+from pydantic import BaseModel
 
 from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.personalize.evidence import name_ndcg, read_popular_ndcg
@@ -19,6 +19,7 @@ from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.rules import summarize_rules
 from batchrec_dagster.reporting.terminal import escape_invisible, format_time
+from batchrec_dagster.storage.records import load
 
 NDCG = "ndcg_at_25"
 # What only Dagster knows. A row has an asset, a key of its metadata, and the name in the summary.
@@ -38,11 +39,10 @@ _METADATA = (
 )
 
 
-@dataclass(frozen=True)
-class _NewestModel:
-    """What the record of the newest model says about it."""
+class _NewestModel(BaseModel):
+    """What the record of the newest model says about its data."""
 
-    data_version: str | None = None
+    data_version: str
 
 
 def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) -> dict[str, Any]:
@@ -65,7 +65,8 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
             if metadata[asset].get(key) is not None
         }
     edition = published.require_edition()
-    newest_data = files.record("solution_version", _NewestModel).get("data_version")
+    model = load(files.storage.store, files.record_uri("solution_version"), _NewestModel)
+    newest_data = None if model is None else model.data_version
     if edition.recipe is None:
         # No model made these lists.
         newest_data = files.interactions_version()

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -29,9 +30,11 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.preparation.layout import CLOCK_SLACK, EXCEL_DAYS, NO_TIMES
 from batchrec_dagster.preparation.rules import BadRows
-from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.editions import Edition, Finding
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
+
+if TYPE_CHECKING:
+    from batchrec_dagster.steps.records import ModelRecord
 
 # Times before this mean that they were read in the wrong unit.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ The local Personalize costs nothing. Then the metadata say what AWS would charge
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pydantic import BaseModel
 
@@ -14,6 +14,7 @@ from batchrec_dagster.config import PublishedList
 from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.prices import Cost, estimate_training_hours, summarize_costs
 from batchrec_dagster.steps.interactions import read_interactions_record
+from batchrec_dagster.steps.records import PaidRecord, read_model
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.editions import Finding
@@ -45,13 +46,6 @@ def price_training(work: PersonalizeWork, recipe: str, version: ReadyResource) -
     return work.prices.price_training(recipe, hours, interactions)
 
 
-@dataclass(frozen=True)
-class _Training:
-    """What the record of a model says about its training."""
-
-    training_hours: float = 0.0
-
-
 class _ListedUsers(BaseModel):
     """What the record of batch_users says of their number."""
 
@@ -63,8 +57,9 @@ def estimate_trainings(work: PersonalizeWork, recipes: Sequence[str]) -> list[Co
     if not recipes:
         return []
     interactions = count_interactions(work)
-    # 0 if none was trained on AWS.
-    last_hours = work.files.record("solution_version", _Training).get("training_hours", 0.0)
+    model = read_model(work.files, "solution_version")
+    # None if it was not trained on AWS.
+    last_hours = (model.training_hours if model else None) or 0.0
     hours = estimate_training_hours(interactions, last_hours)
     return [work.prices.price_training(recipe, hours, interactions) for recipe in recipes]
 
@@ -124,24 +119,15 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
     return [Finding(WITHIN_BUDGET, passed, message, {"estimated_usd": usd if on_aws else 0.0})]
 
 
-@dataclass(frozen=True)
-class Payment:
-    """What a run has paid on AWS in a step, in the record of the step."""
-
-    root_run: str | None = None
-    """The id of the first of the run and its retries."""
-    cost_usd: float = 0.0
-
-
-def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequence[Cost]) -> Payment:
-    """What the run and its earlier attempts have paid in the asset's step.
+def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequence[Cost]) -> float:
+    """What the run and its earlier attempts have paid in the asset's step, in USD.
 
     costs: what this attempt has paid.
     Raises UserError.
     """
     before = _read_payment(work.files, asset, root_run)
     paid = sum(cost.usd for cost in costs) if work.ensure.on_aws else 0.0
-    return Payment(root_run, before + paid)
+    return before + paid
 
 
 def read_run_cost(files: PipelineFiles, root_run: str) -> float:
@@ -160,9 +146,8 @@ def measure_run_cost(work: PersonalizeWork, root_run: str, costs: Sequence[Cost]
 
 
 def _read_payment(files: PipelineFiles, asset: str, root_run: str) -> float:
-    values = files.record(asset, Payment)
-    is_of_run = values.get("root_run") == root_run
-    return float(values.get("cost_usd", 0.0)) if is_of_run else 0.0
+    record = load(files.storage.store, files.record_uri(asset), PaidRecord)
+    return record.cost_usd if record is not None and record.root_run == root_run else 0.0
 
 
 def count_interactions(work: Work) -> int:

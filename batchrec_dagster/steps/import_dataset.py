@@ -19,11 +19,12 @@ from batchrec_dagster.steps.cost import (
     estimate_results,
     estimate_trainings,
 )
-from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.stored_files import require_prepared
 from batchrec_dagster.steps.training import find_recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.records import save
 
 ASSET = "personalize_dataset"
 
@@ -140,16 +141,21 @@ def import_dataset(
             f"{file_import.file.asset}: {file_import.outcome}, {file_import.seconds:.1f} s"
         )
     paid = [request.cost for request, job in zip(requests, jobs, strict=True) if job.created]
-    payment = add_payment(work, ASSET, run, paid)
     record = DatasetRecord(
-        group.arn,
-        group_name,
-        version,
-        **_collect_arns(imports),
-        root_run=payment.root_run,
-        cost_usd=payment.cost_usd,
+        made_of={file.asset: version for file, version in zip(files, versions, strict=True)},
+        version=version,
+        dataset_group_arn=group.arn,
+        dataset_group_name=group_name,
+        imports={
+            file_import.file.asset: ImportedFile(
+                dataset_arn=file_import.dataset.arn, import_job_arn=file_import.job.arn
+            )
+            for file_import in imports
+        },
+        root_run=run,
+        cost_usd=add_payment(work, ASSET, run, paid),
     )
-    work.files.write_record(ASSET, record.to_json())
+    save(work.storage.store, work.files.record_uri(ASSET), record)
     return DatasetImport(record, imports, estimate, paid, checks)
 
 
@@ -271,14 +277,3 @@ def _prepare_import(
         within={"datasetArn": dataset.arn},
         cost=_price_import(work, file),
     )
-
-
-def _collect_arns(imports: Sequence[FileImport]) -> dict[str, str]:
-    """The ARNs of the datasets and import jobs, by the fields of `DatasetRecord`."""
-    arns = {}
-    for file_import in imports:
-        file = file_import.file
-        prefix = "" if file.is_interactions else f"{file.asset}_"
-        arns[f"{prefix}dataset_arn"] = file_import.dataset.arn
-        arns[f"{prefix}dataset_import_job_arn"] = file_import.job.arn
-    return arns

@@ -30,6 +30,7 @@ from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_list
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.editions import Edition
 from batchrec_dagster.storage.layout import ListKeys
+from batchrec_dagster.storage.records import load
 
 
 def delete_unneeded(work: PersonalizeWork, job_in_use: str | None = None) -> None:
@@ -107,16 +108,10 @@ def _find_import_time(work: PersonalizeWork) -> datetime | None:
 
     Raises botocore's ClientError.
     """
-    stored = work.files.record("personalize_dataset", DatasetRecord)
-    if not stored:
-        return None
-    record = DatasetRecord.from_json(stored)
-    arns = (
-        record.dataset_import_job_arn,
-        record.items_dataset_import_job_arn,
-        record.users_dataset_import_job_arn,
-    )
-    jobs = [work.ensure.describe(IMPORT_JOB, arn) for arn in arns if arn is not None]
+    uri = work.files.record_uri("personalize_dataset")
+    record = load(work.storage.store, uri, DatasetRecord)
+    imports = record.imports.values() if record is not None else ()
+    jobs = [work.ensure.describe(IMPORT_JOB, file.import_job_arn) for file in imports]
     return max((job["creationDateTime"] for job in jobs), default=None)
 
 

@@ -149,7 +149,14 @@ def _replace_model(work: Work, settings: SimilarItems) -> ModelRecord:
     Raises UserError.
     """
     name = f"bought-together/{fingerprint(settings.deciding_settings)}"
-    return ModelRecord(name, "", "", work.files.interactions_version(), engine="batchrec")
+    data_version = work.files.interactions_version()
+    return ModelRecord(
+        made_of={},
+        version=f"{name}-{data_version}",
+        solution_version_arn=name,
+        data_version=data_version,
+        engine="batchrec",
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from batchrec_dagster.config import fingerprint
@@ -41,6 +41,7 @@ from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_mode
 from batchrec_dagster.steps.success import check_success_known
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.records import save
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")
 # Two runs of one schedule do not reach the training at the same minute. So a model counts as due
@@ -147,7 +148,7 @@ class SolutionVersionTrainer:
         if model is None or model.solution_version_arn != version[SOLUTION_VERSION.arn]:
             # A run was killed after it had started this training.
             return True
-        if model.trained_with != fingerprint(self.work.pipeline.interactions):
+        if model.made_of["interactions"] != fingerprint(self.work.pipeline.interactions):
             return False
         if self.asset != "solution_version":
             return True
@@ -185,9 +186,9 @@ def train(
     force: whether to train in any case.
     Raises Refused, UserError, PersonalizeError.
     """
-    work = work.for_data(dataset.data_version)
+    work = work.for_data(dataset.version)
     ensure = work.ensure
-    trainer = SolutionVersionTrainer(work, asset, dataset.data_version, run if force else None)
+    trainer = SolutionVersionTrainer(work, asset, dataset.version, run if force else None)
     recipe = trainer.training.recipe
     is_of_lists = asset == "solution_version"
     success_checks = check_success_known(work) if is_of_lists else []
@@ -202,12 +203,13 @@ def train(
     if record.on_earlier_data:
         days, day = work.pipeline.solution.retrain.every_days, f"{record.trained_at}"[:10]
         outcome = f"kept: trained {day} on earlier data; solution.retrain: {days} days"
-    ensure.log.debug(f"{recipe} on data {dataset.data_version}: {outcome}")
+    ensure.log.debug(f"{recipe} on data {dataset.version}: {outcome}")
     if version.created:
         ensure.log.debug(f"{version.arn}: trained in {measure_job_seconds(version):.1f} s")
     costs = [price_training(work, recipe, version)] if version.created else []
-    payment = add_payment(work, asset, run, costs)
-    record = replace(record, root_run=payment.root_run, cost_usd=payment.cost_usd)
+    paid = {"root_run": run, "cost_usd": add_payment(work, asset, run, costs)}
+    record = record.model_copy(update=paid)
+    save(work.storage.store, work.files.record_uri(asset), record)
     seconds = measure_job_seconds(version)
     return TrainingResult(record, version, outcome, seconds, costs, success_checks)
 
@@ -224,13 +226,17 @@ def _make_record(
     answer = get_solution_metrics(client, version.arn, () if on_aws else success)
     evidence = read_evidence(answer)
     return ModelRecord(
-        version.arn,
-        dataset.dataset_group_arn,
-        dataset.dataset_group_name,
-        dataset.data_version,
-        trained_on=read_data_version(work, version.description),
-        trained_at=created_at.isoformat(timespec="seconds"),
-        trained_with=fingerprint(work.pipeline.interactions),
+        made_of={
+            "data": read_data_version(work, version.description),
+            "interactions": fingerprint(work.pipeline.interactions),
+        },
+        # Batch inference uses the imported data, so the lists must change with the data too.
+        version=f"{version.arn.rpartition('/')[2]}-{dataset.version}",
+        solution_version_arn=version.arn,
+        dataset_group_arn=dataset.dataset_group_arn,
+        dataset_group_name=dataset.dataset_group_name,
+        data_version=dataset.version,
+        trained_at=created_at.replace(microsecond=0),
         # The next run's estimate uses it.
         training_hours=hours if work.ensure.on_aws else None,
         # One that is not a number would pass every limit of the gate.
@@ -242,7 +248,7 @@ def _make_record(
         engine=name_engine(answer, client.meta.endpoint_url, on_aws=on_aws),
         evidence=evidence,
         # Only the embedded engine, which gives evidence, counts these events alone.
-        success=success if evidence else (),
+        success=tuple(success) if evidence else (),
     )
 
 
@@ -259,7 +265,7 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
     is_measured = (
         last_record is not None
         and last_record.solution_version_arn == record.solution_version_arn
-        and last_record.popularity_measured_with == settings
+        and last_record.made_of.get("popularity") == settings
     )
     if last_record is not None and is_measured:
         measured = last_record.recent_popularity
@@ -273,7 +279,8 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
                 counted=record.success,
             )
         measured = popularity.model_dump() if popularity is not None else {}
-    return replace(record, recent_popularity=measured, popularity_measured_with=settings)
+    made_of = {**record.made_of, "popularity": settings}
+    return record.model_copy(update={"recent_popularity": measured, "made_of": made_of})
 
 
 def read_data_version(work: Work, version: Description) -> str:

@@ -11,15 +11,14 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, get_args, get_origin, runtime_checkable
+from typing import Any, ClassVar, get_args, get_origin
 from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.connection import StorageResource
@@ -245,18 +244,6 @@ class UsersIOManager(TableIOManager):
         return pl.scan_ndjson(glob.escape(str(source)) if isinstance(source, Path) else source)
 
 
-@runtime_checkable
-class JsonRecord(Protocol):
-    """A record that is stored as a JSON object, such as the ARNs that a step created."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object."""
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The record of a JSON object."""
-
-
 class JsonRecordIOManager(StorageIOManager):
     """Records as JSON objects. An input's type says which record it is; a dict gets the object."""
 
@@ -265,24 +252,16 @@ class JsonRecordIOManager(StorageIOManager):
     def encode(self, value: Any) -> bytes:
         if isinstance(value, BaseModel):
             return (value.model_dump_json(indent=2) + "\n").encode()
-        values = value.to_json() if isinstance(value, JsonRecord) else value
-        return (json.dumps(values, indent=2) + "\n").encode()
+        return (json.dumps(value, indent=2) + "\n").encode()
 
     def decode(self, data: bytes, target_type: object) -> Any:
         if isinstance(target_type, type) and issubclass(target_type, BaseModel):
-            return target_type.model_validate_json(data)
-        if isinstance(target_type, type) and is_dataclass(target_type):
             try:
-                values = parse_record(data, target_type)
-            except ValueError as error:
-                raise ValueError(f"it is not a {target_type.__name__}: {error}") from error
-        else:
-            values = parse_record(data, ANY_RECORD)
-        if isinstance(target_type, type) and issubclass(target_type, JsonRecord):
-            try:
-                return target_type.from_json(values)
-            except (KeyError, TypeError) as error:
-                raise ValueError(f"it is not a {target_type.__name__}: {error}") from error
+                return target_type.model_validate_json(data)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                raise ValueError(f"it is not a {target_type.__name__}: {first['msg']}") from error
+        values = parse_record(data, ANY_RECORD)
         if target_type in (dict, Any) or get_origin(target_type) is dict:
             return values
         raise dg.DagsterInvariantViolationError(f"a record is a dict, not {target_type}")

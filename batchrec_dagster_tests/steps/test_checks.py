@@ -11,7 +11,6 @@ from batchrec_dagster.pipeline.run_step import asset_step
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.steps import checks
 from batchrec_dagster.steps.publishing import read_checks
-from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.storage.editions import Edition, Finding
 from batchrec_dagster_tests.guard.editions import make_edition
 
@@ -300,11 +299,3 @@ def test_a_check_that_warned_in_an_edition_still_only_warns() -> None:
     stored = Edition.model_validate_json(edition.model_dump_json()).findings
     assert stored == edition.findings
     assert [finding.blocks for finding in stored] == [False, True]
-
-
-def test_records_keep_their_keys_and_ignore_unknown_ones() -> None:
-    dataset = {"dataset_group_arn": "arn", "dataset_group_name": "shop", "data_version": "1"}
-    assert DatasetRecord.from_json({**dataset, "rows": 3}).to_json() == dataset
-    model = ModelRecord.from_json({**dataset, "solution_version_arn": "arn/1", "trained_on": "0"})
-    assert model.on_earlier_data
-    assert ModelRecord.from_json(model.to_json()) == model

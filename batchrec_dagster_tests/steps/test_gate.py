@@ -24,10 +24,10 @@ def build_model(
 ) -> ModelRecord:
     measured = MeasuredPopularity(days=30, users=200, ndcg=recent or 0.0, margin=0.01)
     return ModelRecord(
-        "arn:new",
-        "arn:group",
-        "group",
-        "data",
+        made_of={},
+        version="new",
+        solution_version_arn="arn:new",
+        data_version="data",
         metrics={NDCG: ndcg, "coverage": coverage},
         evidence={} if popular is None else {"all/users": 200, "all/popular": popular},
         recent_popularity={} if recent is None else measured.model_dump(),
@@ -41,9 +41,8 @@ def build_edition(ndcg: float, arn: str = "arn:old", measured_on: str = "all") -
 
 
 def test_metrics_that_count_other_events_are_named_and_not_compared() -> None:
-    by_purchase = replace(
-        build_model(0.02, 0.01), success=["purchase"], engine="the embedded engine"
-    )
+    counted = {"success": ("purchase",), "engine": "the embedded engine"}
+    by_purchase = build_model(0.02, 0.01).model_copy(update=counted)
     before = build_edition(0.3)
     candidate = ModelToPublish(by_purchase, "all, by purchase", before, ["purchase"])
     check = check_quality_gate(Gate(), candidate, how_to_skip="skip")
@@ -61,7 +60,7 @@ def test_metrics_that_count_other_events_are_named_and_not_compared() -> None:
 
 
 def test_the_gate_says_that_amazons_metrics_count_all_events() -> None:
-    model = replace(build_model(0.2, 0.1), engine=AMAZON)
+    model = build_model(0.2, 0.1).model_copy(update={"engine": AMAZON})
     candidate = ModelToPublish(model, "all", None, ["cart", "purchase"])
     check = check_quality_gate(Gate(), candidate, how_to_skip="skip")
     assert check.text == (

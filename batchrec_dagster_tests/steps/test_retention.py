@@ -16,11 +16,13 @@ from batchrec_dagster.personalize.ensure import ACTIVE, Ensure
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.personalize.resource_kinds import IMPORT_JOB, ResourceKind
 from batchrec_dagster.steps.batch_jobs import JobOutput
+from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.retention import delete_unneeded, delete_unneeded_segments
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.objects import ObjectStore
+from batchrec_dagster.storage.records import save
 from batchrec_dagster_tests.guard.builders import declaration
 from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, REGION, Keys, S3Server
@@ -162,8 +164,15 @@ def test_outputs_that_another_list_needs_or_will_adopt_stay(place: Place, tmp_pa
     storage = place.open()
     jobs = dict.fromkeys(("home", "app", "gone", "new"), ACTIVE)
     work = make_work(storage, jobs, lists={"home": {}, "app": {}})
-    imported = {"dataset_group_arn": "a", "dataset_group_name": "shop-1", "data_version": "v"}
-    work.files.write_record("personalize_dataset", {**imported, "dataset_import_job_arn": "i"})
+    imported = {"interactions": ImportedFile(dataset_arn="d", import_job_arn="i")}
+    record = DatasetRecord(
+        made_of={},
+        version="v",
+        dataset_group_arn="a",
+        dataset_group_name="shop-1",
+        imports=imported,
+    )
+    save(storage.store, work.files.record_uri("personalize_dataset"), record)
     for name in jobs:
         write_output(work, name)
     for name in ("home", "app"):

@@ -198,8 +198,17 @@ def test_published_lists_are_not_written_by_an_io_manager(tmp_path: Path) -> Non
 
 
 def test_a_record_arrives_as_the_record_that_is_asked_for_or_as_a_dict(tmp_path: Path) -> None:
-    values = {"dataset_group_arn": "arn:…", "dataset_group_name": "shop", "data_version": "1"}
-    record = DatasetRecord.from_json(values)
+    values = {
+        "made_of": {"interactions": "1"},
+        "version": "1",
+        "findings": [],
+        "root_run": "run",
+        "cost_usd": 1.5,
+        "dataset_group_arn": "arn:…",
+        "dataset_group_name": "shop",
+        "imports": {"interactions": {"dataset_arn": "a", "import_job_arn": "b"}},
+    }
+    record = DatasetRecord.model_validate(values)
     assert pass_downstream(tmp_path, JsonRecordIOManager, record, dict[str, Any]) == values
     assert pass_downstream(tmp_path, JsonRecordIOManager, values, DatasetRecord) == record
 

@@ -4,7 +4,7 @@ The report is an HTML page.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -154,7 +154,7 @@ def recommendation_report(
     def recommendation_report(
         context: dg.AssetExecutionContext, solution_version: ModelRecord
     ) -> dg.MaterializeResult[Any]:
-        return _build_report(published, context, solution_version.to_json(), checks)
+        return _build_report(published, context, solution_version, checks)
 
     return recommendation_report
 
@@ -192,7 +192,7 @@ def _declare_report(published: PublishedList) -> AssetOptions:
 def _build_report(
     published: PublishedList,
     context: dg.AssetExecutionContext,
-    newest_model: Mapping[str, Any],
+    newest_model: ModelRecord,
     checks: Sequence[dg.AssetCheckSpec],
 ) -> dg.MaterializeResult[Any]:
     """The page, with its metadata. Raises UserError.

@@ -91,7 +91,7 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
         return materialization_with_checks(
             dataset_import.checks,
             dg.MaterializeResult(
-                data_version=dg.DataVersion(dataset_import.record.data_version),
+                data_version=dg.DataVersion(dataset_import.record.version),
                 metadata=_import_metadata(work, dataset_import),
             ),
         )
@@ -129,7 +129,12 @@ def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> di
         "import_seconds": sum(part.seconds for part in dataset_import.imports),
         **build_cost_metadata("estimated_usd", dataset_import.estimate, on_aws=work.ensure.on_aws),
         **build_cost_metadata("cost_usd", dataset_import.cost, on_aws=work.ensure.on_aws),
-        **record.to_json(),
+        "dataset_group_arn": record.dataset_group_arn,
+        "dataset_group_name": record.dataset_group_name,
+        "data_version": record.version,
+        **{
+            f"{asset}_import_job_arn": file.import_job_arn for asset, file in record.imports.items()
+        },
         **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
         "dagster/uri": work.storage.uri(work.pipeline.keys.record("personalize_dataset")),
     }
@@ -217,15 +222,14 @@ def _model_asset(
                 run=find_root_run(context),
                 force=config.force_train,
             )
-        version = training.record.solution_version_arn.rpartition("/")[2]
         return materialization_with_checks(
             training.checks,
             dg.MaterializeResult(
-                value=training.record,
-                # Batch inference uses the imported data, so the lists must change with the data
-                # too.
-                data_version=dg.DataVersion(f"{version}-{training.record.data_version}"),
-                metadata=_training_metadata(work, name, training),
+                data_version=dg.DataVersion(training.record.version),
+                metadata={
+                    **_training_metadata(work, name, training),
+                    "dagster/uri": work.files.record_uri(name),
+                },
             ),
         )
 
@@ -252,7 +256,7 @@ def _training_metadata(
     return {
         "preview": preview_metadata(
             f"The recipe `{recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is better.",
-            f"Trained and measured by {escape(record.engine)}, on"
+            f"Trained and measured by {escape(record.engine or '')}, on"
             f" {describe_tested_users(training.tested)}."
             + (f" {escape(counted_events)}" if counted_events else ""),
             format_table(["metric", "value"], [[*item] for item in metrics.items()]),
@@ -263,7 +267,7 @@ def _training_metadata(
         "hyperparameters": dict(parameters),
         "data_version": record.data_version,
         "trained_on": record.trained_on,
-        "trained_at": record.trained_at,
+        "trained_at": record.trained_at.isoformat() if record.trained_at else "",
         "training_hours": version.get("trainingHours", 0.0),
         "training_seconds": training.seconds,
         **metrics,

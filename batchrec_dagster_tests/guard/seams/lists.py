@@ -287,10 +287,10 @@ def judge_model(
         ).model_dump()
     metrics = {NDCG: ndcg, "coverage": coverage}
     model = ModelRecord(
-        "arn:new",
-        "arn:group",
-        "group",
-        "data",
+        made_of={},
+        version="new",
+        solution_version_arn="arn:new",
+        data_version="data",
         metrics=metrics,
         evidence=evidence,
         recent_popularity=recent,

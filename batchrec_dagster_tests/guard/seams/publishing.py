@@ -225,10 +225,10 @@ class Editions:
         Raises Refused.
         """
         model = ModelRecord(
-            night.model,
-            "group",
-            "shop",
-            night.data,
+            made_of={},
+            version=night.model,
+            solution_version_arn=night.model,
+            data_version=night.data,
             metrics={NDCG: night.ndcg, "coverage": 0.2},
             evidence={
                 "all/users": 200,
