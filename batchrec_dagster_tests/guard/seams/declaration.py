@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from batchrec_dagster.steps.publishing import remember_facts
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import TableWriter
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys
 from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster_tests.guard.builders import Project, definitions
 from batchrec_dagster_tests.guard.editions import make_edition
@@ -88,10 +89,12 @@ def look_at(time: datetime) -> Iterator[None]:
         yield
 
 
-def list_files_taken_in(result: dg.ExecuteInProcessResult, name: str) -> list[str]:
-    """The file names of the ratings that a run of the pipeline took in."""
-    record = result.output_for_node(f"{name}__raw_ratings")
-    return [file.source.rpartition("/")[2] for file in record.files]
+def list_files_taken_in(defs: dg.Definitions, name: str) -> list[str]:
+    """The file names of the ratings that the last run of the pipeline took in."""
+    storage = (defs.resources or {})["batchrec_storage"]
+    uri = storage.uri(PipelineKeys(name).record("raw_ratings"))
+    record = json.loads(storage.store.get(uri))
+    return [file["source"].rpartition("/")[2] for file in record["files"]]
 
 
 # What tells the user what Personalize refused, or what failed there.

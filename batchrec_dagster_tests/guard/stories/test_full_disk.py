@@ -51,7 +51,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     reason = limited(project.root, "RLIMIT_FSIZE", 40_000)
     assert "\n" not in reason
     assert "File too large" in reason
-    assert not list((project.storage / "shop" / "raw").iterdir())
+    assert not list((project.storage / "shop" / "raw" / "ratings").iterdir())
     # Room for every file but the log of the catalogue, which the jobs in the background write.
     if IS_LONG:
         reason = limited(project.root, "RLIMIT_FSIZE", 90_000)

@@ -64,10 +64,10 @@ class Evenings:
         return [refresh for _ in range(times) for refresh in self.tick()]
 
     def refresh(self) -> list[str]:
-        result = self.job.execute_in_process(
+        self.job.execute_in_process(
             instance=self.instance, asset_selection=[dg.AssetKey(["shop", "raw_ratings"])]
         )
-        return list_files_taken_in(result, "shop")
+        return list_files_taken_in(self.defs, "shop")
 
     @property
     def job(self) -> dg.JobDefinition:

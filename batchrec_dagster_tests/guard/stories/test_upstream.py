@@ -194,7 +194,7 @@ def users_of(project: Project) -> set[int]:
 
 
 def read_raw(project: Project) -> pl.DataFrame:
-    (file,) = (project.storage / "shop" / "raw").glob("*.parquet")
+    (file,) = (project.storage / "shop" / "raw" / "ratings").glob("*.parquet")
     return pl.read_parquet(file)
 
 
