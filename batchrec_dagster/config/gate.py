@@ -35,10 +35,11 @@ class Gate(dg.Model):
     )
 
     max_shrink: float = Field(
-        default=0.2,
-        description="By which share the interactions, their users and items, the items file and the"
-        " filled columns may be smaller than those of the published lists, before anything is"
-        " imported; 1: any. Compared only while the settings of the source stay as they are.",
+        default=0.3,
+        description="By which share the interactions, those of each event type, their users and"
+        " items, the items file and the filled columns may be smaller than those of the published"
+        " lists, before anything is imported; 1: any. Compared only while the settings of the"
+        " source stay as they are.",
         examples=[0.1],
     )
 

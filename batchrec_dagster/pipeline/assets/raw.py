@@ -3,7 +3,7 @@
 They are copied to the storage.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.user_attributes import UsersLayout
 from batchrec_dagster.reporting.markdown import escape
+from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.data_sizes import (
     NOT_SHRUNK,
     DataSize,
@@ -36,9 +37,10 @@ from batchrec_dagster.steps.ratings import (
     describe_inspection,
     inspect_ratings,
 )
-from batchrec_dagster.steps.raw_files import Copying, Inspect, RawSource, copy_raw
+from batchrec_dagster.steps.raw_files import CopiedFile, Copying, Inspect, RawSource, copy_raw
 from batchrec_dagster.steps.user_attributes import inspect_users
 from batchrec_dagster.steps.work import Result, Work
+from batchrec_dagster.storage.editions import Finding
 from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 
 ATTRIBUTES_VERSION = "1"
@@ -262,16 +264,23 @@ def _raw_attributes(
         inspected_with = {"settings": code_version}
         if kind is USER_ROWS:
             inspected_with["erased"] = suppressed.version or ""
+        comparison = SizeComparison(work, part, skip=config.skip_quality_gate)
+
+        def inspect_and_compare(copies: Sequence[CopiedFile]) -> tuple[Finding, DataSize]:
+            check, size = inspect(work, suppressed)(copies)
+            # Nobody takes much smaller data for those of now.
+            require_passed([check, comparison.check(size)])
+            return check, size
+
         result, copying = copy_raw(
             work,
             RawSource(asset, find_upstream(source, context), place),
             RawAttributes,
             inspected_with,
-            inspect(work, suppressed),
+            inspect_and_compare,
         )
         record = result.record
         (check,) = record.findings
-        comparison = SizeComparison(work, part, skip=config.skip_quality_gate)
         return _materialize_raw(
             work,
             asset,

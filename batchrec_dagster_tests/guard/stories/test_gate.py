@@ -171,3 +171,30 @@ def test_a_person_may_publish_anyway_and_the_lists_stay_published(shop: Shop) ->
     again = shop.run()
     assert again.success, why(again)
     assert checks(again)["quality_gate"].passed
+
+
+def write_events(path: Path, *, orders: int) -> None:
+    """Clicks of 60 people, and this many orders."""
+    lines = ["user,item,time,kind"]
+    for user in range(60):
+        lines += [
+            f"{user},{(7 * user + step) % 80},{1_500_000_000 + step},click" for step in range(40)
+        ]
+    lines += [f"{order % 60},{order % 77},{1_500_000_100 + order},buy" for order in range(orders)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_half_of_the_orders_are_missed_where_clicks_are_most_of_the_rows(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    columns = {"user": "user", "item": "item", "timestamp": "time", "event_type": "kind"}
+    ratings = {"source": "events.csv", "columns": columns}
+    project.declare({"name": "shop", "ratings": ratings, "gate": {"max_drop": 1}})
+    write_events(project.root / "events.csv", orders=180)
+    first = refresh(project, "shop", instance, {"publish_anyway": True})
+    assert first.success, why(first)
+    before = count_created(project)
+    write_events(project.root / "events.csv", orders=90)
+    second = refresh(project, "shop", instance)
+    assert "interactions of the type buy fell from 180 to 90 (50% fewer)" in why(second)
+    assert count_created(project) == before
