@@ -204,7 +204,7 @@ class PipelineRun:
         from batchrec_dagster.storage.layout import ListFiles
 
         files = ListFiles(self._deployment.storage_resource, published.keys)
-        _, frame = files.table.read()
+        _, frame = files.editions.read()
         return frame.collect()
 
     def metadata(self, asset: str) -> dict[str, Any]:

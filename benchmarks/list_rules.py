@@ -95,7 +95,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
     from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.connection import S3Connection, StorageResource
-    from batchrec_dagster.storage.editions import TableWriter
+    from batchrec_dagster.storage.list_file import ListWriter
     from batchrec_dagster_tests.guard.editions import make_edition
 
     start = time.perf_counter()
@@ -107,7 +107,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     prepared = time.perf_counter()
     lists = ListBuilder(ListInputs(results, seen, rules, says_what_is_added=rules is not None))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
-    with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / "t") as writer:
+    with tempfile.TemporaryDirectory() as passing, ListWriter(Path(passing) / "t") as writer:
         lists.write(JobOutput(storage, job).pieces(read_inference), writer)
         lists.checks(users, filtered=False)
         writer.finish(make_edition({}))

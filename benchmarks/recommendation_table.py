@@ -95,8 +95,9 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
     from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.connection import S3Connection, StorageResource
-    from batchrec_dagster.storage.editions import PublishedTable, TableWriter
+    from batchrec_dagster.storage.editions import Editions
     from batchrec_dagster.storage.io_managers import UsersIOManager
+    from batchrec_dagster.storage.list_file import ListWriter
     from batchrec_dagster_tests.guard.editions import make_edition
 
     start_seconds = time.perf_counter()
@@ -108,8 +109,10 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
     lists = ListBuilder(ListInputs(results, SeenItems(interactions, users)))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
-    table = PublishedTable(storage.store, storage.uri(f"storage/lists/{TABLE}"))
-    with tempfile.TemporaryDirectory() as passing, TableWriter(Path(passing) / TABLE) as writer:
+    table = Editions(
+        storage.store, storage.uri(f"storage/lists/{TABLE}"), storage.uri("editions.json")
+    )
+    with tempfile.TemporaryDirectory() as passing, ListWriter(Path(passing) / TABLE) as writer:
         lists.write(JobOutput(storage, job).pieces(read_inference), writer)
         checks = lists.checks(users, filtered=False)
         writer.finish(make_edition({"number": table.next_number(), "version": str(time.time_ns())}))

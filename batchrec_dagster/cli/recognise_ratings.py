@@ -66,7 +66,7 @@ from batchrec_dagster.steps.checks import (
     check_timestamps_plausible,
 )
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 
 RATING_ROLES = ("user", "item", "rating", "timestamp", "event_type", "event_value")
 # Rows that are shown as they were read.

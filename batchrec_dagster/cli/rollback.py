@@ -14,9 +14,9 @@ from batchrec_dagster.cli.watched_run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
-    from batchrec_dagster.storage.editions import Edition, PublishedTable
+    from batchrec_dagster.storage.edition import Edition
+    from batchrec_dagster.storage.editions import Editions
     from batchrec_dagster.storage.layout import ListFiles
-    from batchrec_dagster.storage.publications import PublicationRecord
 
 
 @click.command(short_help="Publish an older edition of the recommendations again.")
@@ -47,34 +47,33 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
 
     from batchrec_dagster.errors import UserError
     from batchrec_dagster.pipeline.run_history import DagsterRuns
-    from batchrec_dagster.steps.publishing import (
+    from batchrec_dagster.steps.rollback import (
         PREVIOUS,
-        Rollbacks,
         build_rollback_config,
         choose_edition,
+        find_unfinished,
     )
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     files = ListFiles(load_storage(), ListKeys(address))
-    table, rollbacks = files.table, Rollbacks(files)
+    editions, unfinished = files.editions, None
     try:
-        current, record = table.current(), rollbacks.publications.read()
-        if current is None:
+        live = editions.live()
+        if live is None:
             raise UnknownNameError(_explain_nothing_published(address, files))
         with open_instance_if_any() as instance:
-            pending = 0
             if instance is not None:
-                pending = rollbacks.read_unfinished_edition(DagsterRuns(instance))
-        edition = choose_edition(table, to or PREVIOUS, record, pending)
+                unfinished = find_unfinished(live, DagsterRuns(instance))
+        edition = choose_edition(editions, to or PREVIOUS, unfinished)
     except UserError as error:
         raise UnknownNameError(str(error)) from error
-    click.echo(_list_editions(table, current, edition, record))
-    if edition == current and edition.number == pending:
+    click.echo(_list_editions(editions, live, edition))
+    if unfinished is not None and edition.is_copy_of(unfinished):
         click.echo(
-            f"The rollback to edition {pending} was not finished: this updates the report and the"
-            " sinks. To go further back, name an edition with --to"
+            f"The rollback to edition {edition.number} was not finished: this updates the report"
+            " and the sinks. To go further back, name an edition with --to"
         )
-    elif edition == current:
+    elif edition.is_copy_of(live):
         raise click.ClickException(f"edition {edition.number} is already published")
     keys = files.keys
     key = dg.AssetKey(keys.asset_key)
@@ -90,12 +89,12 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         exit_code = watch_run(
             address,
             job_command,
-            lambda run, stages, duration: [f"\n{address}: {_describe_published(table.current())}"],
+            lambda run, stages, duration: [f"\n{address}: {_describe_published(editions.live())}"],
             config=config,
             arguments=["rollback", address, "--to", str(edition.number)],
         )
     if exit_code:
-        click.echo(f"{address}: {_describe_published(table.current())}")
+        click.echo(f"{address}: {_describe_published(editions.live())}")
         click.get_current_context().exit(exit_code)
 
 
@@ -106,30 +105,36 @@ def _explain_nothing_published(address: str, files: ListFiles) -> str:
     lists = list_published(files.storage, files.keys.pipeline)
     if lists:
         return f"{address} has several lists, each with its own editions: name {' or '.join(lists)}"
-    return f"{address} has published nothing: {files.storage.where(files.table.uri)} does not exist"
+    return (
+        f"{address} has published nothing: {files.storage.where(files.editions.uri)} does not exist"
+    )
 
 
 def _describe_published(edition: Edition | None) -> str:
+    from batchrec_dagster.steps.rollback import describe_rows_against_only
+
     if edition is None:
         return "no edition is published"
     text = f"edition {edition.number} is published"
     if edition.users_dropped:
         dropped = f"{edition.users_dropped:,} of its {edition.counts.subjects:,} users"
         text += f", without {dropped}: gone from the current users, or erased"
+    if edition.rows_against_only:
+        text += f". {describe_rows_against_only(edition)}"
     return text
 
 
-def _list_editions(
-    table: PublishedTable, current: Edition, edition: Edition, record: PublicationRecord
-) -> str:
-    from batchrec_dagster.steps.publishing import summarize_edition
+def _list_editions(editions: Editions, live: Edition, edition: Edition) -> str:
+    """The editions that there are, with an arrow at the one that is chosen."""
+    from batchrec_dagster.steps.publish import summarize_edition
 
-    lines = [f"published: {summarize_edition(current)}"]
-    if record.live is not None and not record.live.is_first:
+    record = editions.record()
+    lines = [f"published: {summarize_edition(live)}"]
+    if record.live is not None and record.live.ended == "restored":
         lines.append(f"           {record.live.description}")
-    for older in table.older():
+    for older in editions.older():
         line = f"kept:      {summarize_edition(older)}"
         if record.is_withdrawn(older):
             line += " (rolled back)"
-        lines.append(f"{line} <-" if older == edition else line)
+        lines.append(f"{line} <-" if older.is_copy_of(edition) else line)
     return "\n".join(lines)

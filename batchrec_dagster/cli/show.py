@@ -27,7 +27,7 @@ from batchrec_dagster.cli.terminal import get_terminal_width
 if TYPE_CHECKING:
     from batchrec_dagster.reporting.history import EditionHistory
     from batchrec_dagster.reporting.published import PublishedResults
-    from batchrec_dagster.storage.editions import Edition
+    from batchrec_dagster.storage.edition import Edition
 
 
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")
@@ -313,10 +313,10 @@ def _compare_pipelines(names: tuple[str, ...], pipeline: str | None, *, as_json:
     storage = load_storage()
     for name in names:
         files = ListFiles(storage, ListKeys(name))
-        edition = files.table.current()
+        edition = files.editions.live()
         if edition is None:
             raise UnknownNameError(
-                f"there are no lists of {name}: {storage.where(files.table.uri)} does not exist"
+                f"there are no lists of {name}: {storage.where(files.editions.uri)} does not exist"
             )
         lists.append(name_lists(files, edition))
     comparison = compare_lists(*lists)
@@ -334,7 +334,7 @@ def _choose_editions(history: EditionHistory, numbers: tuple[int, ...]) -> tuple
     Raises UnknownNameError if one of them is not kept, or if there is only one; and UserError.
     """
     # The newest comes first. find_published lists only pipelines that have one.
-    kept_editions = history.files.table.all_editions()
+    kept_editions = history.files.editions.live_and_older()
     current = kept_editions[0]
     editions = {edition.number: edition for edition in kept_editions}
     for number in numbers:

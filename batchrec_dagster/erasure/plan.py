@@ -243,9 +243,9 @@ def _list_places_of_list(
     context = SinkContext(keys.address, storage, work.pipeline.project, os.environ)
     return [
         *([BatchUserLines(files, f"users who get lists{of_list}")] if of_list else []),
-        SinkPlaces(files.table, context, of_list),
-        PublishedEditions(files.table, is_live=False, of_list=of_list),
-        PublishedEditions(files.table, is_live=True, of_list=of_list),
+        SinkPlaces(files.editions, context, of_list),
+        PublishedEditions(files.editions, is_live=False, of_list=of_list),
+        PublishedEditions(files.editions, is_live=True, of_list=of_list),
         ParquetRows(
             f"users without lists{of_list}", storage, files.uri(keys.all_users_without_lists)
         ),

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Amount
-from batchrec_dagster.storage.editions import (
-    Edition,
-    PublishedTable,
-)
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.edition_without import drop_users
+from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.objects import DamagedObjectError
-from batchrec_dagster.storage.table_without_users import drop_users
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class PublishedEditions:
     An older edition that is damaged is deleted: nobody can go back to it, or read it.
     """
 
-    table: PublishedTable
+    table: Editions
     is_live: bool
     of_list: str = ""
     """What its name ends with, if it is of one of several lists."""
@@ -60,15 +58,15 @@ class PublishedEditions:
 
     def _list(self) -> Iterator[Edition]:
         if self.is_live:
-            current = self.table.current()
+            current = self.table.live()
             yield from [current] if current is not None else []
         else:
-            yield from self.table.history_editions()
+            yield from self.table.kept()
 
     def _count(self, edition: Edition, people: People) -> int:
         import polars as pl
 
-        rows = self.table.read_edition(edition).filter(people.are_in("user_id"))
+        rows = self.table.read_rows(edition).filter(people.are_in("user_id"))
         return int(rows.select(pl.len()).collect(engine="streaming").item())
 
     def _erase(self, edition: Edition, people: People) -> int:
@@ -79,7 +77,7 @@ class PublishedEditions:
 
     def _delete_unreadable(self) -> None:
         """Delete the files of the history whose metadata cannot be read."""
-        readable = {edition.uri for edition in self.table.history_editions()}
+        readable = {edition.uri for edition in self.table.kept()}
         for info in self.table.store.list(self.table.history):
             if info.uri not in readable:
                 self.table.store.delete(info.uri)

@@ -14,8 +14,9 @@ from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import FOOTER_KEY, TableWriter, read_footer
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, PipelineFiles
+from batchrec_dagster.storage.list_file import FOOTER_KEY, ListWriter, read_footer
 
 # This many rows are in memory at a time.
 ROWS_AT_ONCE = 100_000
@@ -143,7 +144,7 @@ class ParquetRows:
 def _copy_without(source: Path, target: Path, column: str, people: People) -> int:
     """Copy a table without the people's rows, and return how many rows these were.
 
-    A table that `TableWriter` wrote keeps its metadata.
+    A table that `ListWriter` wrote keeps its metadata.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -161,10 +162,10 @@ def _copy_without(source: Path, target: Path, column: str, people: People) -> in
             yield pa.Table.from_batches([batch]).filter(is_kept.to_arrow())
 
     if FOOTER_KEY.encode() in (table.metadata.metadata or {}):
-        with TableWriter(target) as writer:
+        with ListWriter(target) as writer:
             for rows in iterate_rows():
                 writer.write(rows.replace_schema_metadata(None))
-            writer.finish(read_footer(source))
+            writer.finish(read_footer(source, Edition))
     else:
         with pq.ParquetWriter(target, table.schema_arrow, compression="zstd") as plain_writer:
             for rows in iterate_rows():

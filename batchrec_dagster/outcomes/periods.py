@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchrec_dagster.storage.editions import Edition
-from batchrec_dagster.storage.publications import Publication
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.editions import Night
 
 # What a period starts with: the publication of its edition, or the end of the edition's data.
 PUBLICATION, DATA = "publication", "data"
@@ -32,7 +32,7 @@ class Period:
 def find_periods(
     editions: Sequence[Edition],
     newest: int,
-    publications: Sequence[Publication],
+    publications: Sequence[Night],
 ) -> list[Period]:
     """The periods of the editions that are kept, oldest first.
 
@@ -46,9 +46,7 @@ def find_periods(
     periods of others.
     """
     publication_times = [
-        (publication, int(publication.since.timestamp()))
-        for publication in publications
-        if publication.since is not None
+        (publication, int(publication.time.timestamp())) for publication in publications
     ]
     if not publication_times:
         return []
@@ -63,7 +61,7 @@ def find_periods(
         starts = [
             (publication.data_until, publication)
             for publication, _ in publication_times
-            if publication.is_first and publication.data_until is not None
+            if publication.ended == "published" and publication.data_until is not None
         ]
     starts = _keep_effective(starts)
     periods = []
@@ -78,24 +76,24 @@ def find_periods(
     return periods
 
 
-def _start_after_data(publication: Publication, time: int) -> int:
+def _start_after_data(publication: Night, time: int) -> int:
     """When the period starts of an edition that was published at this time.
 
     The interactions that an edition was made from do not follow it, even if the clock of the
     interactions is ahead.
     """
-    if not publication.is_first or publication.data_until is None:
+    if publication.ended != "published" or publication.data_until is None:
         return time
     return max(time, publication.data_until)
 
 
-def _keep_effective(starts: Sequence[tuple[int, Publication]]) -> list[tuple[int, Publication]]:
+def _keep_effective(starts: Sequence[tuple[int, Night]]) -> list[tuple[int, Night]]:
     """The publications that were in effect, each with its start, which is later than the last one.
 
     Left out are those that another one replaced before they started, and those of the edition that
     was live already.
     """
-    in_effect: list[tuple[int, Publication]] = []
+    in_effect: list[tuple[int, Night]] = []
     for start, publication in starts:
         while in_effect and in_effect[-1][0] >= start:
             in_effect.pop()

@@ -41,7 +41,7 @@ from batchrec_dagster.reporting.history import (
     describe_restoration,
 )
 from batchrec_dagster.reporting.night_tables import build_nights_section
-from batchrec_dagster.reporting.nights import list_nights
+from batchrec_dagster.reporting.nights import list_nights, read_other_nights
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.provenance import describe_counted_events
@@ -56,11 +56,11 @@ from batchrec_dagster.steps.items import has_item_table, list_categories, list_o
 from batchrec_dagster.steps.outcomes import read_sums
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster.storage.objects import ObjectNotFoundError
-from batchrec_dagster.storage.unpublished_runs import UnpublishedRun, UnpublishedRuns
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
 TALLIES_VERSION = "6"
@@ -91,7 +91,7 @@ def build_report(
     """
     files = work.files_of(published)
     history = EditionHistory(files)
-    edition, lists = files.table.read()
+    edition, lists = files.editions.read()
     baseline = history.find_baseline(edition)
     run = _describe_run(
         work,
@@ -199,7 +199,7 @@ def _build_outcomes(files: ListFiles, edition: Edition) -> ReportSection:
     result = summarize_experiment(sums)
     sentences: list[str] = []
     if result:
-        editions = [edition, *files.table.older()]
+        editions = [edition, *files.editions.older()]
         sentences = [*describe_result(result), *describe_control(editions, result.name)]
     return build_outcomes_section([*estimate_outcomes(sums)], sentences)
 
@@ -254,15 +254,14 @@ def _read_preparation(
     return metadata if metadata.get("dagster/row_count") == interactions else {}
 
 
-def remember_ended_runs(files: ListFiles, instance: dg.DagsterInstance) -> list[UnpublishedRun]:
+def remember_ended_runs(files: ListFiles, instance: dg.DagsterInstance) -> list[Night]:
     """The runs that Dagster says failed. Those that are not recorded yet are recorded, because
     Dagster may forget them; their processes were killed, for example. Raises UserError."""
-    records = UnpublishedRuns(files)
-    recorded_ids = {run.run for run in records.read()}
+    recorded_ids = {night.run for night in read_other_nights(files)}
     ended_runs = read_ended_runs(instance, files)
-    for run in ended_runs:
-        if run.run not in recorded_ids:
-            records.add(run)
+    for night in ended_runs:
+        if night.run not in recorded_ids:
+            files.editions.add_night(night)
     return ended_runs
 
 
@@ -379,5 +378,5 @@ def _open_tables(
             ),
             categories=list_categories(pipeline),
             segments=read_parquet(keys.user_segments) if pipeline.segments else None,
-            similar_items=None if similar_items is None else similar_items.files.table.read()[1],
+            similar_items=None if similar_items is None else similar_items.files.editions.read()[1],
         )

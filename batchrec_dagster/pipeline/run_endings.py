@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -19,8 +19,8 @@ from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, UnpublishedRuns
 
 # The metadata of every asset that names its pipeline, and of those of one of several lists that
 # names the list.
@@ -69,25 +69,29 @@ def forget_failure(context: dg.AssetExecutionContext) -> None:
     if files is not None:
         with suppress(UserError):
             step = context.asset_key.path[-1]
-            UnpublishedRuns(files).remove(find_root_run(context), step)
+            files.editions.remove_nights(find_root_run(context), step)
 
 
-def _record(context: dg.AssetExecutionContext, ending: Ending, checks: Sequence[str] = ()) -> None:
+def _record(
+    context: dg.AssetExecutionContext,
+    ended: Literal["refused", "failed", "stopped", "unchanged"],
+    checks: Sequence[str] = (),
+) -> None:
     files = _find_files(context)
     if files is None:
         return
     step, root_run = context.asset_key.path[-1], find_root_run(context)
     with suppress(UserError):
         # The model whose lists were not published.
-        is_measured = step == PUBLISHING_STEP and ending == "refused"
+        is_measured = step == PUBLISHING_STEP and ended == "refused"
         model = read_model(files, "solution_version") if is_measured else None
         ndcg = read_ndcg(model) if model is not None else None
-        UnpublishedRuns(files).add(
-            UnpublishedRun(
+        files.editions.add_night(
+            Night(
                 run=root_run,
-                ending=ending,
+                ended=ended,
                 time=datetime.now(UTC),
-                step=step,
+                steps=(step,),
                 checks=tuple(checks),
                 ndcg=ndcg.value if ndcg else None,
                 ndcg_low=ndcg.low if ndcg else None,

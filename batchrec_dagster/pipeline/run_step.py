@@ -27,7 +27,7 @@ from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
 from batchrec_dagster.reporting.markdown import escape, unescape
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.work import PersonalizeWork, Result, Work
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 
 Parameters = ParamSpec("Parameters")
 # What an asset's function returns, or yields if it has to clean up after its value is stored.

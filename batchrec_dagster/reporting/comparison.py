@@ -17,7 +17,7 @@ from batchrec_dagster.reporting.editions import (
     explain_incomparability,
 )
 from batchrec_dagster.reporting.history import EditionHistory
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
 
 
@@ -94,8 +94,8 @@ def compare_lists(before: ComparedLists, after: ComparedLists) -> Comparison:
     """
     old, new = before.edition, after.edition
     diff = compare_editions(
-        (old, before.history.files.table.read_edition(old), before.history.read_data(old)),
-        (new, after.history.files.table.read_edition(new), after.history.read_data(new)),
+        (old, before.history.files.editions.read_rows(old), before.history.read_data(old)),
+        (new, after.history.files.editions.read_rows(new), after.history.read_data(new)),
     )
     obstacles = explain_incomparability(old, new)
     if not diff.comparable and not obstacles:

@@ -10,7 +10,7 @@ import polars as pl
 
 from batchrec_dagster.personalize.evidence import COVERAGE, NDCG, join_events, name_ndcg
 from batchrec_dagster.reporting.drift import DataFacts
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 
 # The lists of this many users are compared. If there are more, they are an even sample.
 MOST_COMPARED = 50_000

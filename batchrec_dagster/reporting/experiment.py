@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from batchrec_dagster.outcomes.experiment import Effect, ExperimentResult
 from batchrec_dagster.reporting.terminal import render
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.measured_popularity import name_window
 
 # What the users in each kind of control get.

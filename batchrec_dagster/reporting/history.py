@@ -25,10 +25,10 @@ from batchrec_dagster.reporting.editions import (
 )
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.editions import EditionsRecord, Night
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
-from batchrec_dagster.storage.publications import Publication, PublicationRecord, Publications
 
 # The name of the report's record in the storage.
 REPORT = "recommendation_report"
@@ -68,25 +68,26 @@ class EditionHistory:
     files: ListFiles
 
     @cached_property
-    def publications(self) -> PublicationRecord:
-        """Which edition was live when, as it was when this was first read."""
-        return Publications(self.files).read()
+    def record(self) -> EditionsRecord:
+        """What each night did, as it was when this was first read."""
+        return self.files.editions.record()
 
     def find_baseline(self, edition: Edition) -> Edition | None:
         """What readers had before this edition was first published; None if it is not kept.
 
-        See `PublicationRecord.find_baseline`.
+        See `EditionsRecord.find_before`.
         """
-        baseline = self.publications.find_baseline(edition)
+        baseline = self.record.find_before(edition)
         if baseline is None:
             return None
-        older = self.files.table.older()
+        older = self.files.editions.older()
         return next((candidate for candidate in older if baseline.is_of(candidate)), None)
 
-    def find_restoration(self, edition: Edition) -> Publication | None:
+    def find_restoration(self, edition: Edition) -> Night | None:
         """How this edition, which is live, became so again; None if it was not live before."""
-        live = self.publications.live
-        return None if live is None or live.is_first or not live.is_of(edition) else live
+        live = self.record.live
+        is_restored = live is not None and live.ended == "restored" and live.is_of(edition)
+        return live if is_restored else None
 
     def read(self) -> Mapping[str, Any]:
         """What the report knew of all editions, by their number as text."""
@@ -129,10 +130,10 @@ class EditionHistory:
 
         Raises DamagedObjectError if the file of one of them is damaged.
         """
-        table = self.files.table
+        table = self.files.editions
         return compare_editions(
-            (before, table.read_edition(before), self.read_data(before)),
-            (after, table.read_edition(after), self.read_data(after)),
+            (before, table.read_rows(before), self.read_data(before)),
+            (after, table.read_rows(after), self.read_data(after)),
         )
 
     def read_data(self, edition: Edition) -> DataFacts | None:
@@ -164,7 +165,7 @@ class EditionHistory:
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata({INPUTS_KEY: json.dumps(inputs.facts)}), file)
         store.put(self.files.uri(keys.edition_inputs(edition.version)), file.getvalue())
-        versions = {kept.version for kept in [edition, *self.files.table.older()]}
+        versions = {kept.version for kept in [edition, *self.files.editions.older()]}
         for info in store.list(self.files.uri(keys.all_edition_inputs)):
             if PurePosixPath(info.uri).stem not in versions:
                 store.delete(info.uri)
@@ -183,13 +184,10 @@ def describe_previous_edition(before: Edition | None, edition: Edition) -> Previ
     )
 
 
-def describe_restoration(publication: Publication) -> str:
+def describe_restoration(night: Night) -> str:
     """Since when readers have an edition again, and why, as the verdict says it."""
-    text = f"readers have edition {publication.edition} again"
-    if publication.since is not None:
-        text += f" since {publication.since.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    if publication.replaced is not None:
-        text += f", in place of edition {publication.replaced}"
-        if publication.why == "rolled back":
-            text += ", which was rolled back"
+    time = f"{night.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    text = f"readers have edition {night.edition} again since {time}"
+    if night.replaced is not None:
+        text += f", in place of edition {night.replaced}, which was rolled back"
     return text

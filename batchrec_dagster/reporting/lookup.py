@@ -23,7 +23,7 @@ from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP,
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.past_editions import LivePeriod, PastEdition
 from batchrec_dagster.reporting.published import PublishedResults
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.list_subjects import ITEMS
 from batchrec_dagster.storage.measured_popularity import name_window

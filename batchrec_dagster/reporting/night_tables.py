@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC
 from itertools import groupby
 from operator import itemgetter
@@ -13,7 +12,7 @@ from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import join_events
 from batchrec_dagster.reporting.charts import Chart, Interval
-from batchrec_dagster.reporting.nights import Night
+from batchrec_dagster.reporting.nights import ListedNight
 from batchrec_dagster.reporting.run_stages import format_duration
 from batchrec_dagster.reporting.sections import (
     Figure,
@@ -35,13 +34,13 @@ NOT_KNOWN = "–"  # noqa: RUF001
 NOT_KNOWN_NOTE = f"{NOT_KNOWN}: not known, because it was not measured"
 
 
-def describe_nights(pipeline: str, nights: Sequence[Night]) -> dict[str, Any]:
+def describe_nights(pipeline: str, nights: Sequence[ListedNight]) -> dict[str, Any]:
     """The nights for JSON, newest first."""
     return {"pipeline": pipeline, "nights": [_describe_night(night) for night in reversed(nights)]}
 
 
-def _describe_night(night: Night) -> dict[str, Any]:
-    values = asdict(night)
+def _describe_night(night: ListedNight) -> dict[str, Any]:
+    values = night.model_dump(exclude={"ended", "version", "data_until"})
     for name in ("time", "until"):
         time = values[name]
         values[name] = None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
@@ -60,7 +59,7 @@ COLUMNS = [
 ]
 
 
-def format_nights(pipeline: str, nights: Sequence[Night], width: int | None) -> str:
+def format_nights(pipeline: str, nights: Sequence[ListedNight], width: int | None) -> str:
     """A table with a line for each night, newest first.
 
     width: the terminal's; None for a pipe, which gets all nights.
@@ -84,7 +83,7 @@ def format_nights(pipeline: str, nights: Sequence[Night], width: int | None) -> 
     return render([], [[table]], width=width).lstrip("\n")
 
 
-def _describe_success(newest: Sequence[Night]) -> list[str]:
+def _describe_success(newest: Sequence[ListedNight]) -> list[str]:
     """A sentence about the events that the NDCG of each edition counts; none if it counts all.
 
     newest: the nights, newest first.
@@ -107,15 +106,15 @@ def _describe_success(newest: Sequence[Night]) -> list[str]:
     ]
 
 
-def _make_cells(night: Night) -> list[object]:
-    when = NOT_KNOWN if night.time is None else format_time(night.time.astimezone(UTC))
+def _make_cells(night: ListedNight) -> list[object]:
+    when = format_time(night.time.astimezone(UTC))
     interval = None
     if night.ndcg_low is not None and night.ndcg_high is not None:
         interval = f"{night.ndcg_low:.3f}-{night.ndcg_high:.3f}"
     return [
         when,
         night.edition,
-        night.description,
+        night.summary,
         _format_fact(night, None if night.ndcg is None else f"{night.ndcg:.4f}"),
         interval,
         _format_fact(night, None if night.users is None else f"{night.users:,}"),
@@ -124,12 +123,12 @@ def _make_cells(night: Night) -> list[object]:
     ]
 
 
-def _format_fact(night: Night, text: str | None) -> str | None:
+def _format_fact(night: ListedNight, text: str | None) -> str | None:
     """A fact of an edition, which may not be known. Other nights need not have it."""
     return NOT_KNOWN if text is None and night.is_publication else text
 
 
-def _format_fact_of_run(night: Night, text: str | None) -> str | None:
+def _format_fact_of_run(night: ListedNight, text: str | None) -> str | None:
     """A fact of the run that made an edition. A restored edition was made by an earlier run."""
     return text if night.is_restoration else _format_fact(night, text)
 
@@ -140,7 +139,7 @@ def _format_usd(cost: float | None) -> str | None:
     return f"{cost:,.2f}" if cost else "0"
 
 
-def build_nights_section(nights: Sequence[Night]) -> ReportSection:
+def build_nights_section(nights: Sequence[ListedNight]) -> ReportSection:
     """The section of the report: a chart and a table of the nights."""
     newest = [*reversed(nights)][:MOST_IN_REPORT]
     text = [
@@ -157,7 +156,7 @@ def build_nights_section(nights: Sequence[Night]) -> ReportSection:
 EDITIONS, POPULAR, REFUSED = "Editions", "Most popular items", "Refused"
 
 
-def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
+def _draw_nights(nights: Sequence[ListedNight], newest: Sequence[ListedNight]) -> Figure:
     """A chart of the latest nights, oldest on the left, and the table of those in `newest`."""
     drawn_nights = [night for night in nights if night.status != "unchanged"][-MOST_IN_CHART:]
     labels = _label_nights(drawn_nights)
@@ -204,7 +203,7 @@ def _draw_nights(nights: Sequence[Night], newest: Sequence[Night]) -> Figure:
     )
 
 
-def _list_intervals(night: Night) -> list[Interval | None]:
+def _list_intervals(night: ListedNight) -> list[Interval | None]:
     """The intervals in the chart's three series: editions, popular items, refused lists."""
     if night.ndcg_low is None or night.ndcg_high is None:
         return [None, None, None]
@@ -218,13 +217,12 @@ SETTINGS_CHANGED = (
 )
 
 
-def _label_nights(nights: Sequence[Night]) -> list[str]:
+def _label_nights(nights: Sequence[ListedNight]) -> list[str]:
     """A label for each night, all different: the edition's number, or how the night ended."""
     labels: list[str] = []
     for night in nights:
         if night.edition is None:
-            day = f" {night.time.astimezone(UTC):%m-%d}" if night.time else ""
-            text = f"{night.status}{day}"
+            text = f"{night.status} {night.time.astimezone(UTC):%m-%d}"
         else:
             text = f"{night.edition} again" if night.is_restoration else str(night.edition)
         label, number = text, 1
@@ -235,8 +233,8 @@ def _label_nights(nights: Sequence[Night]) -> list[str]:
     return labels
 
 
-def _make_report_cells(night: Night) -> list[str | Markup]:
-    when = NOT_KNOWN if night.time is None else format_time(night.time.astimezone(UTC))
+def _make_report_cells(night: ListedNight) -> list[str | Markup]:
+    when = format_time(night.time.astimezone(UTC))
     _, _, status, _, _, _, usd, time = _make_cells(night)
     unknown = Markup("{}").format(NOT_KNOWN if night.is_publication else "")
     estimate: Markup = unknown

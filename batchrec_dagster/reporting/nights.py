@@ -1,66 +1,32 @@
 """The nights of a pipeline: which edition each published, or why it published none.
 
-A row is a run that ended, or a change of the lists by hand. What was live comes from the record of
-publications, the other nights from the records of unpublished runs and from Dagster.
+A row is a run that ended, or a rollback. They come from the record of the editions, and from
+Dagster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
-from batchrec_dagster.outcomes.edition_facts import complete_facts
-from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.publications import EditionFacts, Publication, Publications
-from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun, UnpublishedRuns
+from batchrec_dagster.storage.editions import Night
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
 Status = Literal[
-    "published", "rolled back", "restored", "restored by hand", "refused", "failed", "stopped",
-    "unchanged",
-]  # fmt: skip
+    "published", "rolled back", "restored", "refused", "failed", "stopped", "unchanged"
+]
 
 
-@dataclass(frozen=True)
-class Night:
-    """A run that published an edition or ended without one, or a change of the lists by hand."""
+class ListedNight(Night):
+    """A night, with what became of it since."""
 
-    time: datetime | None
-    """When the edition became live, or the run ended; None if that is not known."""
     status: Status
-    """`rolled back` if the edition was published and rolled back later, `restored` if older lists
-    were published again by a rollback."""
-    edition: int | None = None
-    """The edition that became live; None if none did."""
+    """`rolled back` if the edition was published and rolled back later."""
     is_live: bool = False
     """Whether the edition is live since then."""
-    replaced: int | None = None
-    """The edition that was live before it; None if there was none."""
     until: datetime | None = None
-    """When another edition became live; None if it is live, or if that is not known."""
-    checks: tuple[str, ...] = ()
-    """The checks that refused the lists or the data."""
-    steps: tuple[str, ...] = ()
-    """The steps that failed, also after the publication."""
-    ndcg: float | None = None
-    """The NDCG@25 of the edition, or of the model that was refused."""
-    ndcg_low: float | None = None
-    ndcg_high: float | None = None
-    popular_ndcg: float | None = None
-    """The NDCG@25 of recommending the most popular items."""
-    measured_on: str | None = None
-    """A fingerprint of the settings of the interactions, and of the events that the NDCG counts."""
-    success: tuple[str, ...] = ()
-    """The types of events that the NDCG counts alone; empty if it counts all."""
-    users: int | None = None
-    """How many users have a list."""
-    cost_usd: float | None = None
-    """What the run paid."""
-    seconds: float | None = None
-    """How long the run took until the edition was live, or until it ended."""
-    run: str | None = None
-    """The id of the first of the run and its retries; None if it is not known."""
+    """When another edition became live; None if it is live."""
 
     @property
     def is_publication(self) -> bool:
@@ -70,10 +36,10 @@ class Night:
     @property
     def is_restoration(self) -> bool:
         """Whether lists became live that had been live before."""
-        return self.status in ("restored", "restored by hand")
+        return self.status == "restored"
 
     @property
-    def description(self) -> str:
+    def summary(self) -> str:
         """The status in a few words, such as `refused by quality_gate`."""
         steps = ", ".join(self.steps)
         match self.status:
@@ -90,103 +56,62 @@ class Night:
         return f"{text}; failed at {steps}" if steps else text
 
 
-def list_nights(
-    files: ListFiles,
-    ended_runs: Sequence[UnpublishedRun] = (),
-) -> list[Night]:
+def list_nights(files: ListFiles, ended_runs: Sequence[Night] = ()) -> list[ListedNight]:
     """All nights that are known, oldest first.
 
     ended_runs: the runs of which Dagster says that they failed.
     Raises UserError.
     """
-    record = complete_facts(Publications(files).read(), files.table.all_editions)
-    withdrawn = {(lists.edition, lists.version) for lists in record.withdrawn}
-    recorded_runs = UnpublishedRuns(files).read()
-    recorded_ids = {run.run for run in recorded_runs}
-    other_runs = [run for run in ended_runs if run.run not in recorded_ids]
-    endings = _group_by_run([*recorded_runs, *other_runs])
+    record = files.editions.record()
+    withdrawn = {lists.number for lists in record.withdrawn}
+    recorded_nights = read_other_nights(files)
+    recorded_ids = {night.run for night in recorded_nights}
+    other_runs = [night for night in ended_runs if night.run not in recorded_ids]
+    endings = _group_by_run([*recorded_nights, *other_runs])
     nights = []
-    publications = [*record.publications]
-    for publication, successor in zip(publications, [*publications[1:], None], strict=False):
-        is_withdrawn = (publication.edition, publication.version) in withdrawn
-        night = _describe_publication(publication, successor, is_withdrawn=is_withdrawn)
-        ending = endings.pop(night.run or "", None)
-        if ending is not None and ending.ending == "failed" and _is_later(ending, night):
-            night = replace(night, steps=tuple(ending.step.split(", ")))
-        nights.append(night)
-    nights += [_describe_ending(run) for run in endings.values()]
-    start = datetime.fromtimestamp(0, UTC)
-    return sorted(nights, key=lambda night: night.time or start)
+    publications = record.publications
+    for night, successor in zip(publications, [*publications[1:], None], strict=False):
+        facts = night.model_dump()
+        ending = endings.pop(night.run, None)
+        if ending is not None and ending.ended == "failed" and ending.time > night.time:
+            facts["steps"] = ending.steps
+        is_rolled_back = night.edition in withdrawn or (
+            successor is not None and successor.ended == "restored"
+        )
+        status = "rolled back" if is_rolled_back and night.ended == "published" else night.ended
+        until = successor.time if successor is not None else None
+        is_live = successor is None
+        nights.append(ListedNight(**facts, status=status, is_live=is_live, until=until))
+    for night in endings.values():
+        facts = night.model_dump()
+        if night.ended == "unchanged":
+            # The step that found that out did not fail.
+            facts["steps"] = ()
+        nights.append(ListedNight(**facts, status=night.ended))
+    return sorted(nights, key=lambda night: night.time)
 
 
-def _is_later(run: UnpublishedRun, night: Night) -> bool:
-    return night.time is not None and run.time > night.time
+def read_other_nights(files: ListFiles) -> list[Night]:
+    """The recorded nights that made no edition live, oldest first. Raises UserError.
+
+    Of a list they are those of its own steps, and of the steps that all lists need.
+    """
+    nights = [*files.editions.record().nights]
+    if files.keys.name:
+        of_pipeline = ListFiles(files.storage, ListKeys(files.keys.pipeline))
+        nights += of_pipeline.editions.record().nights
+    others = (night for night in nights if night.edition is None)
+    return sorted(others, key=lambda night: night.time)
 
 
-def _group_by_run(runs: Iterable[UnpublishedRun]) -> dict[str, UnpublishedRun]:
+def _group_by_run(nights: Iterable[Night]) -> dict[str, Night]:
     """How each run ended last, by its id, with all steps and checks of that ending."""
-    grouped: dict[str, UnpublishedRun] = {}
-    for run in sorted(runs, key=lambda run: run.time):
-        before = grouped.get(run.run)
-        if before is not None and before.ending == run.ending:
-            steps = dict.fromkeys([*before.step.split(", "), run.step])
-            checks = tuple(dict.fromkeys([*before.checks, *run.checks]))
-            run = replace(run, step=", ".join(steps), checks=checks)
-        grouped[run.run] = run
+    grouped: dict[str, Night] = {}
+    for night in sorted(nights, key=lambda night: night.time):
+        before = grouped.get(night.run)
+        if before is not None and before.ended == night.ended:
+            steps = tuple(dict.fromkeys([*before.steps, *night.steps]))
+            checks = tuple(dict.fromkeys([*before.checks, *night.checks]))
+            night = night.model_copy(update={"steps": steps, "checks": checks})
+        grouped[night.run] = night
     return grouped
-
-
-def _describe_publication(
-    publication: Publication, successor: Publication | None, *, is_withdrawn: bool
-) -> Night:
-    facts = publication.facts or EditionFacts()
-    status: Status = "published"
-    if publication.why == "rolled back":
-        status = "restored"
-    elif publication.why == "restored by hand":
-        status = "restored by hand"
-    elif is_withdrawn or (successor is not None and successor.why == "rolled back"):
-        status = "rolled back"
-    is_first = publication.is_first
-    return Night(
-        time=publication.since,
-        status=status,
-        edition=publication.edition,
-        is_live=successor is None,
-        replaced=publication.replaced,
-        until=successor.since if successor is not None else None,
-        ndcg=facts.ndcg,
-        ndcg_low=facts.ndcg_low,
-        ndcg_high=facts.ndcg_high,
-        popular_ndcg=facts.popular_ndcg,
-        measured_on=facts.measured_on,
-        success=facts.success,
-        users=facts.users,
-        # Those of the edition's run, not of the rollback.
-        cost_usd=facts.cost_usd if is_first else None,
-        seconds=facts.seconds if is_first else None,
-        run=facts.root_run if is_first else publication.run,
-    )
-
-
-def _describe_ending(run: UnpublishedRun) -> Night:
-    statuses: dict[Ending, Status] = {
-        "refused": "refused",
-        "failed": "failed",
-        "stopped": "stopped",
-        "unchanged": "unchanged",
-    }
-    return Night(
-        time=run.time,
-        status=statuses[run.ending],
-        checks=run.checks,
-        steps=tuple(step for step in run.step.split(", ") if step)
-        if run.ending != "unchanged"
-        else (),
-        ndcg=run.ndcg,
-        ndcg_low=run.ndcg_low,
-        ndcg_high=run.ndcg_high,
-        cost_usd=run.cost_usd,
-        seconds=run.seconds,
-        run=run.run,
-    )

@@ -36,13 +36,13 @@ def summarize_pipeline(published: PublishedResults, instance: dg.DagsterInstance
         }
     if published.edition is not None:
         publication = published.read_publication()
-        since = publication.since if publication else None
+        since = publication.time if publication else None
         overview["edition"] = {
             "number": published.edition.number,
             "made": published.publication_time.astimezone(UTC).isoformat(timespec="seconds"),
             "users": published.edition.users,
             "live_since": since.astimezone(UTC).isoformat(timespec="seconds") if since else None,
-            "live_because": publication.why if publication else None,
+            "live_because": publication.because if publication else None,
         }
     return overview
 

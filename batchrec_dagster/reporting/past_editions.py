@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from batchrec_dagster.reporting.terminal import format_time
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.publications import Publication, Publications
 
 # The setting that decides how many editions are kept.
 SETTING = "retention.editions"
@@ -63,15 +63,15 @@ class PastEditions:
     files: ListFiles
 
     @cached_property
-    def _publications(self) -> tuple[Publication, ...]:
+    def _publications(self) -> tuple[Night, ...]:
         """All publications, oldest first."""
-        return Publications(self.files).read().publications
+        return self.files.editions.record().publications
 
     def find(self, number: int) -> PastEdition:
         """The edition of this number."""
         publications = [past for past in self._publications if past.edition == number]
         if not publications:
-            numbers = sorted({past.edition for past in self._publications})
+            numbers = sorted({past.edition or 0 for past in self._publications})
             raise UnknownEditionError(
                 f"there is no edition {number} of {self._pipeline}: the editions are"
                 f" {numbers[0]} to {numbers[-1]}"
@@ -82,9 +82,9 @@ class PastEditions:
     def _pipeline(self) -> str:
         return self.files.keys.address
 
-    def _find_kept(self, publication: Publication) -> PastEdition:
+    def _find_kept(self, publication: Night) -> PastEdition:
         """The edition that this publication made live."""
-        editions = self.files.table.all_editions()
+        editions = self.files.editions.live_and_older()
         periods = list(self._list_periods(publication))
         for edition in editions:
             if publication.is_of(edition):
@@ -99,13 +99,13 @@ class PastEditions:
             f" {SETTING}"
         )
 
-    def _list_periods(self, publication: Publication) -> Iterator[LivePeriod]:
+    def _list_periods(self, publication: Night) -> Iterator[LivePeriod]:
         """When the edition of this publication was live."""
         publications = [*self._publications]
         for past, successor in zip(publications, [*publications[1:], None], strict=False):
             if (past.edition, past.version) == (publication.edition, publication.version):
-                until = successor.since if successor is not None else None
-                yield LivePeriod(past.since, until, successor is None)
+                until = successor.time if successor is not None else None
+                yield LivePeriod(past.time, until, successor is None)
 
 
 def join_periods(periods: list[LivePeriod]) -> str:

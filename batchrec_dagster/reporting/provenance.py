@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from batchrec_dagster.personalize.evidence import ALL, EMBEDDED, join_events
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 
 # The start of the sources of generated data.
 GENERATED = "sample://"

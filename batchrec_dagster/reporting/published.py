@@ -18,10 +18,10 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.reporting.remote_file import RemoteFile
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import SIMILAR_ITEMS, ListFiles, ListKeys
 from batchrec_dagster.storage.objects import ObjectInfo
-from batchrec_dagster.storage.publications import Publication, Publications
 
 
 def list_published(storage: StorageResource, pipeline: str | None = None) -> list[str]:
@@ -65,9 +65,9 @@ class PublishedResults:
         """The published table, or the chosen edition; None if there is none."""
         if self.chosen_edition is not None:
             return self.chosen_edition
-        table = self.files.table
+        table = self.files.editions
         with _convert_read_errors(self.storage, table.uri):
-            return table.current()
+            return table.live()
 
     def require_edition(self) -> Edition:
         """The same. Raises UserError if there is none."""
@@ -88,9 +88,9 @@ class PublishedResults:
         """When the table was made."""
         return self.require_edition().made_at
 
-    def read_publication(self) -> Publication | None:
-        """Since when the table's edition is live, and why; None if that is not known."""
-        return Publications(self.files).read().live
+    def read_publication(self) -> Night | None:
+        """Since when the live edition is live, and why; None if nothing is."""
+        return self.files.editions.record().live
 
     @property
     def report(self) -> ObjectInfo | None:

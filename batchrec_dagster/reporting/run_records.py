@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import dagster as dg
 
 from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.reporting.run_stages import name_stage
+from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held
-from batchrec_dagster.storage.unpublished_runs import Ending, UnpublishedRun
 
 # This many runs that failed are read.
 MOST_RUNS = 100
 # After so long without an event and without a lock, a run is not under way any more.
 SILENCE = timedelta(hours=1)
-ENDINGS: dict[dg.DagsterRunStatus, Ending] = {
+ENDINGS: dict[dg.DagsterRunStatus, Literal["failed", "stopped"]] = {
     dg.DagsterRunStatus.FAILURE: "failed",
     dg.DagsterRunStatus.CANCELED: "stopped",
     # Of these, only runs that were interrupted count.
@@ -78,7 +79,7 @@ def _list_locks(files: ListFiles) -> Iterator[str]:
                 yield info.uri
 
 
-def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[UnpublishedRun]:
+def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Night]:
     """The latest refreshes of the pipeline that failed, or were stopped or interrupted, as far as
     Dagster remembers its runs.
 
@@ -94,11 +95,11 @@ def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Unpu
         end = record.end_time or record.update_timestamp.timestamp()
         seconds = None if record.start_time is None else round(end - record.start_time, 1)
         runs.append(
-            UnpublishedRun(
+            Night(
                 run=run.root_run_id or run.run_id,
-                ending=ENDINGS[run.status],
+                ended=ENDINGS[run.status],
                 time=datetime.fromtimestamp(end, UTC),
-                step=", ".join(_find_failed_steps(instance, run.run_id)),
+                steps=tuple(_find_failed_steps(instance, run.run_id)),
                 seconds=seconds if seconds is not None and seconds >= 0 else None,
             )
         )

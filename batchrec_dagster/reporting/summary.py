@@ -95,8 +95,8 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
     if edition.rules:
         facts["rules"] = summarize_rules(edition.rules, edition.filled)
     publication = published.read_publication()
-    if publication is not None and publication.since is not None:
-        facts |= {"live_since": publication.since, "live_because": publication.why}
+    if publication is not None:
+        facts |= {"live_since": publication.time, "live_because": publication.because}
         facts["live"] = publication.description
     report = published.report
     if report is not None:

@@ -21,8 +21,9 @@ from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.editions import Finding, TableWriter
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.layout import BatchJob
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 
@@ -306,7 +307,7 @@ class OutputTable(ABC):
         self._key = key
         self._answers = AnswerCounts()
 
-    def write(self, pieces: Iterable[pl.DataFrame], table: TableWriter) -> None:
+    def write(self, pieces: Iterable[pl.DataFrame], table: ListWriter) -> None:
         """Write the table's rows of these lines.
 
         pieces: at least one, as `file_formats` reads them.

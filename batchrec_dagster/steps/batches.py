@@ -25,7 +25,7 @@ from batchrec_dagster.steps.stored_files import PreparedRecord, put_file, requir
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.durable import compute_version
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import USERS_FILE, ListFiles
 

@@ -30,7 +30,7 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.preparation.layout import CLOCK_SLACK, EXCEL_DAYS, NO_TIMES
 from batchrec_dagster.preparation.rules import BadRows
-from batchrec_dagster.storage.editions import Edition, Finding
+from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 if TYPE_CHECKING:
@@ -403,9 +403,6 @@ class ModelToPublish:
     """The events that the metrics should count alone, by solution.success."""
     rolled_back: str | None = None
     """Why its lists count as rolled back, in words; None if they do not."""
-    unfinished_rollback: bool = False
-    """Whether the published lists were rolled back, but no others are published yet. Nothing is
-    compared with them."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -426,7 +423,7 @@ class ModelToPublish:
     def measure(self) -> _Measurements:
         """The numbers that the gate compares."""
         metrics, published, published_ndcg = self.metrics, self.published, None
-        is_compared = self.is_comparable and not (self.is_published or self.unfinished_rollback)
+        is_compared = self.is_comparable and not self.is_published
         if metrics and published and is_compared:
             published_metrics = _select_tested(published.metrics, published.evidence)
             published_ndcg = published_metrics.get(NDCG)
@@ -502,10 +499,7 @@ def _describe_circumstances(candidate: ModelToPublish) -> str:
         text += f"; the metrics of {model.engine} count all events, not only {events}"
     if model.on_earlier_data:
         text += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
-    if candidate.unfinished_rollback:
-        rollback = "which were rolled back: `batchrec rollback` finishes that"
-        text += f"; not compared with the published lists, {rollback}"
-    elif candidate.is_published:
+    if candidate.is_published:
         text += "; its lists are already published"
     elif candidate.published and not candidate.is_comparable:
         changed = "the interactions settings"

@@ -17,7 +17,7 @@ from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.records import PaidRecord, read_model
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.records import load
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,8 +19,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.raw_files import RawRecord
 from batchrec_dagster.steps.runs import explain_skipping
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.editions import Edition, Finding
-from batchrec_dagster.storage.publications import Publications
+from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster.storage.records import load
 
 Part = Literal["interactions", "items", "users"]
@@ -100,18 +98,12 @@ class _PublishedEdition:
     edition: Edition
     list_name: str
     """The name of its list; empty if it is the only one."""
-    is_withdrawn: bool
-    """Whether it was rolled back, and the rollback is not finished."""
 
     @property
     def name(self) -> str:
         """What messages call it."""
         of_list = f" of {self.list_name}" if self.list_name else ""
         return f"edition {self.edition.number}{of_list}"
-
-    def rank(self) -> tuple[bool, datetime]:
-        """What sorts the edition that the data are compared with last."""
-        return not self.is_withdrawn, self.edition.made_at
 
 
 @dataclass(frozen=True)
@@ -125,16 +117,14 @@ class SizeComparison:
 
     @cached_property
     def _published(self) -> _PublishedEdition | None:
-        """The newest published edition of any list that was not rolled back. None if there is
-        none."""
+        """The newest live edition of any list; None if there is none."""
         editions = []
         for published in self.work.pipeline.user_lists:
             files = self.work.files_of(published)
-            edition = files.table.current()
+            edition = files.editions.live()
             if edition is not None:
-                is_withdrawn = Publications(files).read().is_withdrawn(edition)
-                editions.append(_PublishedEdition(edition, published.name, is_withdrawn))
-        return max(editions, key=_PublishedEdition.rank, default=None)
+                editions.append(_PublishedEdition(edition, published.name))
+        return max(editions, key=lambda published: published.edition.made_at, default=None)
 
     @cached_property
     def obstacle(self) -> str | None:
@@ -145,8 +135,6 @@ class SizeComparison:
         edition, name = published.edition, published.name
         if self.part not in edition.sizes:
             return f"{name} does not have its numbers"
-        if published.is_withdrawn:
-            return f"{name} was rolled back: `batchrec rollback` finishes that"
         changed = [*self._find_changed_settings(edition)]
         if not changed:
             return None

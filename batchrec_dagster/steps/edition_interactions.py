@@ -25,7 +25,7 @@ from batchrec_dagster.steps.popular_items import (
 from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 
 
 @dataclass(frozen=True)

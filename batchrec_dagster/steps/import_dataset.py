@@ -23,7 +23,7 @@ from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.stored_files import require_prepared
 from batchrec_dagster.steps.training import find_recipes_to_train
 from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.records import save
 
 ASSET = "personalize_dataset"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.config import PublishedList, fingerprint
+from batchrec_dagster.config import PublishedList
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.ensure import ACTIVE, ReadyResource
 from batchrec_dagster.personalize.prices import Cost
@@ -33,7 +33,7 @@ from batchrec_dagster.steps.list_builder import RecommendationTable
 from batchrec_dagster.steps.list_filters import declare_list_filter, list_endings
 from batchrec_dagster.steps.list_rules import read_rule_inputs
 from batchrec_dagster.steps.popular_items import read_popularity_versions
-from batchrec_dagster.steps.publishing import Publishing, repeat_checks
+from batchrec_dagster.steps.publish import Publishing, repeat_checks
 from batchrec_dagster.steps.recommendation_table import LIST_FACTS, build_table
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.retention import delete_unneeded
@@ -41,11 +41,9 @@ from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.shared_jobs import name_sharing_lists
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import Edition, Finding, TableWriter
+from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster.storage.layout import ListFiles
-
-# Part of the table's version: raise it when the same output would become another table.
-TABLE_VERSION = "1"
+from batchrec_dagster.storage.list_file import ListWriter
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def _publish(
     """Publish the lists. Raises UserError, Refused."""
     published, interactions = publishing.published, inferred.interactions
     output = inferred.output(work)
-    with temporary_folder() as folder, TableWriter(folder / "recommendations.parquet") as writer:
+    with temporary_folder() as folder, ListWriter(folder / "recommendations.parquet") as writer:
         table = build_table(
             work,
             published,
@@ -144,7 +142,7 @@ def _publish(
             num_results=inferred.num_results,
         )
         checks = [gate, *table.checks]
-        version = _fingerprint_lists(publishing, inferred.job.arn)
+        version = publishing.compute_version(inferred.job.arn)
         made = publishing.describe(
             version,
             run,
@@ -179,22 +177,6 @@ def _describe_new_edition(published: PublishedList, job: ReadyResource) -> str:
     return f"not inferred again: one job is for {names}"
 
 
-def _fingerprint_lists(publishing: Publishing, job_arn: str) -> str:
-    published = publishing.published
-    return fingerprint(
-        job_arn,
-        publishing.users_version,
-        published.settings,
-        TABLE_VERSION,
-        *publishing.item_versions,
-        *publishing.rule_versions,
-        *([published.experiment] if published.experiment else []),
-        *published.pipeline.popularity_settings,
-        # The edition has the metrics, so it is another one if they count other events.
-        publishing.measured_on,
-    )
-
-
 def _read_unchanged(
     work: PersonalizeWork, publishing: Publishing, batch_users: pl.LazyFrame, gate: Finding
 ) -> PublishedLists | None:
@@ -203,16 +185,15 @@ def _read_unchanged(
     They would be the same if the same model, data, users, titles and settings made them from a job
     whose output is still there. None otherwise, and for an experiment.
     """
-    table = publishing.files.table
-    edition = publishing.published_edition
+    table = publishing.files.editions
+    edition = publishing.live
     if edition is None or publishing.published.experiment:
         return None
     if edition.users_dropped:
         # They are among the users again, if all else is the same.
         return None
     arn = str(edition.job_arn)
-    is_same = list(edition.made_by) == publishing.made_by
-    if not is_same or edition.version != _fingerprint_lists(publishing, arn):
+    if edition.made_of != publishing.made_of:
         return None
     try:
         description = work.ensure.describe(BATCH_INFERENCE_JOB, arn)
@@ -223,7 +204,7 @@ def _read_unchanged(
     is_finished = description["status"] == ACTIVE and output.is_usable()
     if not is_finished or fingerprint_output(output) != edition.job_output:
         return None
-    sample = table.read_edition(edition).head(SAMPLE).collect(engine="streaming")
+    sample = table.read_rows(edition).head(SAMPLE).collect(engine="streaming")
     job = ReadyResource(arn, description, created=False, seconds=0.0)
     users = batch_users.select(pl.len()).collect(engine="streaming").item()
     work.ensure.log.debug(describe_job(job, users))
@@ -265,7 +246,7 @@ def _find_last_group(files: ListFiles, group: str) -> list[str]:
     """The dataset group that an edition of the list was last made from, other than this one; empty
     if there is none. Raises UserError."""
     # An edition's solution is named after its dataset group.
-    editions = files.table.history_editions()
+    editions = files.editions.kept()
     versions = (str(edition.solution_version_arn) for edition in editions)
     groups = [version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version]
     return [name for name in groups if name != group][:1]

@@ -41,7 +41,7 @@ from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.stored_files import PreparedRecord, StoredFile, put_file
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore

@@ -6,7 +6,7 @@ import polars as pl
 
 from batchrec_dagster.config.recommendations import MAX_FAILED_SHARE
 from batchrec_dagster.steps.checks import MAX_IDS_NAMED, check_every_answered, list_ids
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 
 # With fewer people, lists say little: aws-sims leaves out pairs of items that fewer people had.
 ENOUGH_PEOPLE = 3

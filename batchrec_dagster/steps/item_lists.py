@@ -27,7 +27,8 @@ from batchrec_dagster.steps.items import add_item_columns, read_item_columns, re
 from batchrec_dagster.steps.list_rules import check_lists_not_emptied, describe_rules
 from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.editions import ListCounts, TableWriter
+from batchrec_dagster.storage.edition import ListCounts
+from batchrec_dagster.storage.list_file import ListWriter
 
 # What an edition's metadata have besides `ListCounts`: what each rule did.
 RULES = "rules"
@@ -132,7 +133,7 @@ def build_item_lists(
     pieces: Iterable[pl.DataFrame],
     requested: pl.Series,
     rules: Rules | None,
-    writer: TableWriter,
+    writer: ListWriter,
 ) -> SimilarItemsTable:
     """Write the table of similar items.
 

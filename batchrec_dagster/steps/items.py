@@ -17,7 +17,7 @@ from batchrec_dagster.steps.raw_files import CopiedFile, open_copies
 from batchrec_dagster.steps.stored_files import TableRecord, put_table
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.records import load
 
 CODE_VERSION = "1"

@@ -33,7 +33,7 @@ from batchrec_dagster.steps.popular_items import (
 )
 from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.seen_items import SeenItems
-from batchrec_dagster.storage.editions import Finding, ListCounts
+from batchrec_dagster.storage.edition import Finding, ListCounts
 
 
 @dataclass(frozen=True)

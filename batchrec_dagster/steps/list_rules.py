@@ -21,7 +21,7 @@ from batchrec_dagster.steps.rule_context import RuleContext
 from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.user_attributes import read_user_attributes
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 
 # With more lists than this share of them filled with popular items, the check warns.
 MAX_SHORT_SHARE = 0.01

@@ -20,7 +20,6 @@ from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.publications import Publications
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,11 @@ def measure_outcomes(work: Work, published: PublishedList) -> MeasuredOutcomes:
     """
     files = work.files_of(published)
     with work.storage.local_file(files.interactions) as path:
-        editions = files.table.all_editions()
+        editions = files.editions.live_and_older()
         interactions = scan_interactions(path)
         success = work.pipeline.solution.success
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        periods = find_periods(editions, newest, Publications(files).read().publications)
+        periods = find_periods(editions, newest, files.editions.record().publications)
         last_sums = read_sums(files)
         parts = [last_sums.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if periods:
@@ -76,8 +75,8 @@ def measure_outcomes(work: Work, published: PublishedList) -> MeasuredOutcomes:
 def _read_lists(files: ListFiles, period: Period) -> PeriodLists:
     edition = period.edition
     # Who was dropped later counts too: what an edition brought must not change afterwards.
-    whole = files.table.find_whole_copy(edition)
-    rows = files.table.read_edition(whole).select("user_id", "rank", "item_id")
+    whole = files.editions.find_whole_copy(edition)
+    rows = files.editions.read_rows(whole).select("user_id", "rank", "item_id")
     users_without, experiment = pl.Series("user_id", [], pl.String), None
     if edition.experiment is not None:
         experiment = Experiment.model_validate(edition.experiment)

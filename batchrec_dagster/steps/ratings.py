@@ -18,7 +18,7 @@ from batchrec_dagster.steps.raw_files import CopiedFile, RawRecord, open_copies
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.erased import ErasedUsers
 
 CODE_VERSION = "2"

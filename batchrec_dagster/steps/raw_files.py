@@ -25,7 +25,7 @@ from batchrec_dagster.steps.stored_files import StoredFile
 from batchrec_dagster.steps.work import Result, StepRecord, Work, once
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import compute_sha256, read_pieces
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster.storage.records import load, save
 

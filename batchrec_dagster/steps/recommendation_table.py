@@ -28,7 +28,7 @@ from batchrec_dagster.steps.list_rules import (
 )
 from batchrec_dagster.steps.popular_items import make_popular_lines
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.progress import Progress
 
 # What an edition's metadata have besides `ListCounts`, where there is something to say: what each
@@ -47,7 +47,7 @@ def build_table(
     output: JobOutput,
     users: DividedUsers,
     interactions: EditionInteractions,
-    table: TableWriter,
+    table: ListWriter,
     *,
     num_results: int,
 ) -> RecommendationTable:

@@ -28,7 +28,7 @@ from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.shared_jobs import locate_input
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListKeys
 from batchrec_dagster.storage.records import load
 
@@ -75,7 +75,7 @@ def delete_unneeded_similar_items(
     """
     with _log_failures(work, "outputs of batch inference jobs of similar items"):
         folder = work.pipeline.keys.job_output("batch_similar_items")
-        names = _name_jobs(work.files_of(published).table.all_editions(), job_in_use)
+        names = _name_jobs(work.files_of(published).editions.live_and_older(), job_in_use)
         _delete_outputs(work, BATCH_INFERENCE_JOB, folder, names)
 
 
@@ -100,7 +100,7 @@ def _delete_inference_outputs(work: PersonalizeWork, job_in_use: str | None) -> 
 def _list_kept_editions(work: Work) -> Iterator[Edition]:
     """The published and the older editions of all lists of the pipeline."""
     for published in work.pipeline.user_lists:
-        yield from work.files_of(published).table.all_editions()
+        yield from work.files_of(published).editions.live_and_older()
 
 
 def _find_import_time(work: PersonalizeWork) -> datetime | None:

@@ -34,7 +34,8 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.retention import delete_unneeded_segments
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import Finding, TableWriter
+from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.storage.list_file import ListWriter
 
 # Part of the table's version: raise it when the same output would become another table.
 TABLE_VERSION = "1"
@@ -130,7 +131,7 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
     (job,) = work.ensure.start_and_wait(BATCH_SEGMENT_JOB, lambda: [request.start()])
     output, table = JobOutput(storage, job.description), SegmentTable(titles)
     with temporary_folder() as folder:
-        with TableWriter(folder / "user_segments.parquet") as writer:
+        with ListWriter(folder / "user_segments.parquet") as writer:
             table.write(output.pieces(read_segments), writer)
         checks = table.checks(segments.queries, f"segments.{setting}")
         require_usable(output, checks)

@@ -47,7 +47,7 @@ from batchrec_dagster.steps.item_lists import (
 from batchrec_dagster.steps.item_pairs import find_bought_together
 from batchrec_dagster.steps.items import find_titled_items, read_item_ids
 from batchrec_dagster.steps.list_rules import prepare_rules, read_rule_inputs
-from batchrec_dagster.steps.publishing import Publishing, repeat_checks
+from batchrec_dagster.steps.publish import Publishing, repeat_checks
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.retention import delete_unneeded_similar_items
@@ -55,10 +55,8 @@ from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import Edition, Finding, TableWriter
-
-# Part of the table's version: raise it when the same results would become another table.
-TABLE_VERSION = "1"
+from batchrec_dagster.storage.edition import Edition, Finding
+from batchrec_dagster.storage.list_file import ListWriter
 
 
 @dataclass(frozen=True)
@@ -217,7 +215,7 @@ class NewEdition:
         output = None if job is None else JobOutput(self.work.storage, job.description)
         with (
             temporary_folder() as folder,
-            TableWriter(folder / "similar_items.parquet") as writer,
+            ListWriter(folder / "similar_items.parquet") as writer,
         ):
             table = build_item_lists(
                 self.work, publishing.published, pieces, requested.ids, self.rules, writer
@@ -244,7 +242,7 @@ class NewEdition:
         if job is not None:
             output = JobOutput(self.work.storage, job.description)
             of_job = {"job_arn": job.arn, "job_output": fingerprint_output(output)}
-        version = _fingerprint_lists(self.publishing, of_job.get("job_arn"))
+        version = self.publishing.compute_version(of_job.get("job_arn"))
         described = self.publishing.describe(
             version,
             self.run,
@@ -294,23 +292,18 @@ class NewEdition:
         )
 
 
-def _fingerprint_lists(publishing: Publishing, job: str | None) -> str:
-    """The version of lists that the job of this ARN found, or that are counted without one."""
-    return fingerprint(*([] if job is None else [job]), *publishing.made_by, TABLE_VERSION)
-
-
 def _read_unchanged(publishing: Publishing, gate: Finding) -> PublishedSimilarItems | None:
     """The published lists with their checks, if making them again would give the same; else None.
 
     They would be the same if the same model, data, items and settings made them.
     """
-    edition = publishing.published_edition
+    edition = publishing.live
     if edition is None:
         return None
     job = edition.job_arn
-    if edition.version != _fingerprint_lists(publishing, job):
+    if edition.made_of != publishing.made_of:
         return None
-    rows = publishing.files.table.read_edition(edition)
+    rows = publishing.files.editions.read_rows(edition)
     checks = repeat_checks(edition, gate)
     facts = {RULES: edition.rules}
     sample = rows.head(SAMPLE).collect(engine="streaming")

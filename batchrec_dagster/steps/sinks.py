@@ -19,7 +19,6 @@ from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_subjects import USERS
 from batchrec_dagster.storage.records import load, save
-from batchrec_dagster.storage.table_without_users import list_users
 
 
 class SinkRecord(BaseModel):
@@ -54,7 +53,7 @@ def write_sink(kind: str, sink: Sink, lists: pl.LazyFrame, context: SinkContext)
     erased = read_erased_users(files)
     if erased and context.subject == USERS:
         # A restored backup may have them.
-        erased_ids = erased.find(list_users(lists))
+        erased_ids = erased.find(_list_users(lists))
         lists = lists.filter(~pl.col(USERS.column).is_in(erased_ids.implode()))
     description = sink.describe(context.project)
     settings = sink.model_dump(mode="json", by_alias=True)
@@ -108,3 +107,9 @@ def write_sinks_again(lists: pl.LazyFrame, context: SinkContext) -> Iterator[Sin
 
 def _open_files(context: SinkContext) -> ListFiles:
     return ListFiles(context.storage, ListKeys(context.address))
+
+
+def _list_users(lists: pl.LazyFrame) -> pl.Series:
+    """The ids of the users who have a list, each once."""
+    users = lists.select(pl.col("user_id").unique())
+    return users.collect(engine="streaming").to_series()

@@ -9,7 +9,7 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import EVENT_TYPE
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 
 SUCCESS_KNOWN = "success_known"
 # How many types of events of the data the check names. Personalize takes no more.

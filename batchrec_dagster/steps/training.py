@@ -36,11 +36,11 @@ from batchrec_dagster.steps.batch_jobs import (
 )
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import add_payment, price_training
-from batchrec_dagster.steps.publishing import Publishing
+from batchrec_dagster.steps.publish import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.success import check_success_known
 from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.records import save
 
 REUSABLE = (ACTIVE, "CREATE PENDING", "CREATE IN_PROGRESS")

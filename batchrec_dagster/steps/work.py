@@ -13,7 +13,7 @@ from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, PipelineFiles
 from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.objects import ObjectStore

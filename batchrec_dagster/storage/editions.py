@@ -1,323 +1,342 @@
-"""A table that people read while it is replaced: one Parquet file that changes by one atomic put.
+"""The editions of a list: what is live, what is kept, and what each night did.
 
-`FOLDER/NAME/NAME.parquet` is the published edition. `FOLDER/history/NAME/` keeps the editions
-published before it, as `000012-VERSION.parquet`. Whenever a process is killed, readers still get
-one whole edition.
+`FOLDER/NAME/NAME.parquet` is the live edition, which changes by one atomic put, so that readers get
+one whole edition whenever a process is killed. Its footer holds the `Edition`.
+`FOLDER/history/NAME/` keeps the editions that were live before, as `000012-VERSION.parquet`.
+`records/editions.json` says what each night did, and which lists were rolled back.
+
+The live file decides: it is put after its predecessor is kept, and before the record is written.
+If a process is killed in between, or the record is lost, footers say what it lacks.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import polars as pl
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.storage.edition import Edition, Withdrawn
+from batchrec_dagster.storage.list_file import read_footer, read_footer_length
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError, ObjectStore
+from batchrec_dagster.storage.records import load, save
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-# The key in Parquet's metadata whose value, a JSON object, is the table's Edition.
-FOOTER_KEY = "batchrec"
 # A footer nearly always fits into this many bytes.
 FOOTER_BYTES = 64 * 1024
-# The footer's length and four letters.
-FOOTER_END_BYTES = 8
-_IN_HISTORY = re.compile(r"(\d{6,})-\w+\.parquet")
-
-# What a failed check does: it stops what comes after it, or only warns.
-Severity = Literal["error", "warn"]
+# The nights that published nothing of a year and a month are remembered. There are more only where
+# runs fail by the hour.
+MOST_OTHER_NIGHTS = 400
+_KEPT = re.compile(r"(\d{6,})-\w+\.parquet")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A check's verdict."""
-
-    name: str
-    passed: bool
-    text: str
-    """What the check saw, and what to do if it failed, in words."""
-    numbers: dict[str, int | float] = field(default_factory=dict)
-    """The numbers behind the verdict, by name."""
-    severity: Severity = "error"
-    """What a failure does."""
-    makes_output_unusable: bool = False
-    """Whether a failure means that a batch job's output is of no use, so that no run should read
-    it again."""
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.text}"
-
-    @property
-    def blocks(self) -> bool:
-        """Whether it failed and stops what comes after it."""
-        return not self.passed and self.severity == "error"
-
-
-class ListCounts(BaseModel, frozen=True):
-    """What is in a table of lists."""
-
-    rows: int = 0
-    subjects: int = 0
-    """How many users or items have a list."""
-    items: int = 0
-    """How many distinct items are in the lists."""
-    failed: int = 0
-    """How many requested users or items have no list, because Personalize returned an error."""
-    seen_items_dropped: int = 0
-    """How many results were left out because their user had already seen the item."""
-    items_without_score: int = 0
-    """How many rows are popular items that Personalize added without a score."""
-
-
-class Edition(BaseModel, frozen=True):
-    """What is known of one edition of lists; the footer of its file has all of it.
+class Night(BaseModel, frozen=True):
+    """A run that made an edition live, or ended without. It names no user.
 
     What is None is not known, or does not apply.
     """
 
-    address: str
-    """Of the list, such as `shop` or `shop/newsletter`."""
-    subject: Literal["user", "item", "segment"] = "user"
-    """Whose lists they are."""
-    number: int
-    """From 1. It stays when users are dropped."""
-    version: str
-    """It differs if the content does. It stays when users are dropped."""
-    made_at: datetime
+    time: datetime
+    """When the edition became live, or the run ended."""
+    ended: Literal["published", "restored", "refused", "failed", "stopped", "unchanged"]
+    """`restored` if a rollback made older lists live again, `refused` if a check failed,
+    `unchanged` if there was nothing new to publish."""
     run: str
-    """The id of the run that published it."""
-    root_run: str
-    """The id of the first of that run and its retries."""
-    seconds: float | None = None
-    """How long the run took from its start until the lists were live."""
-    cost_usd: float = 0.0
-    """What the run paid."""
+    """The id of the first of the run and its retries; empty if it is not known."""
 
-    counts: ListCounts = ListCounts()
-    findings: tuple[Finding, ...] = ()
-    """Of the checks that it passed."""
-    rules: tuple[dict[str, Any], ...] = ()
-    """What each rule did."""
-    filled: dict[str, int] = {}
-    """How lists that rules left short were filled."""
-    popularity: dict[str, Any] = {}
-    """Which items were popular, if lists have such items."""
-    newcomers: dict[str, Any] = {}
-    """How many newcomers there were, and what they got."""
-    reasons: dict[str, int] = {}
-    """How many rows have each reason."""
-    users_dropped: int = 0
-    """How many users' rows were removed from this file after it was published."""
-
-    made_by: tuple[str, ...]
-    """Fingerprints of what made it, see `steps.publishing.Publishing.made_by`."""
-    settings: dict[str, Any] = {}
-    """The settings that decide what is in the lists, by path such as interactions.min_rating."""
-    source: str = ""
-    """The sources of the ratings, without the secrets of URLs."""
-    sizes: dict[str, dict[str, Any]] = {}
-    """How much there was of each part of the data."""
-    data_version: str
+    edition: int | None = None
+    """The number of the edition that became live."""
+    version: str | None = None
+    """Its version."""
+    replaced: int | None = None
+    """The number of the edition that was live before."""
     data_until: int | None = None
-    """The time of the newest interaction, in epoch seconds."""
-    exclude_seen: bool = False
-    """Whether lists have nothing that their user had seen."""
-    experiment: dict[str, Any] | None = None
+    """The time of the newest interaction that the edition was made from, in epoch seconds."""
+    users: int | None = None
+    """How many users have a list."""
 
-    job_arn: str | None = None
-    """That of the batch inference job that made it."""
-    job_output: str | None = None
-    """A fingerprint of the job's output."""
-    results_asked_for: int | None = None
-    """How many results the job was asked for, for each user or item."""
-    inference_cost_usd: float | None = None
-    """What the job costs where Amazon runs it."""
+    steps: tuple[str, ...] = ()
+    """The assets whose steps ended the run, if it made no edition live."""
+    checks: tuple[str, ...] = ()
+    """The names of the checks that refused."""
 
-    solution_version_arn: str | None = None
-    """That of the model."""
-    recipe: str | None = None
-    engine: str | None = None
-    """What trained the model, in words."""
-    trained_on: str | None = None
-    """The first digits of the version of the data that the model was trained on."""
-    trained_at: datetime | None = None
-    measured_on: str
-    """A fingerprint of the interactions that the model's metrics count. Metrics are compared if it
-    is the same."""
+    ndcg: float | None = None
+    """The NDCG@25 of the edition's model, or of the model that was refused."""
+    ndcg_low: float | None = None
+    ndcg_high: float | None = None
+    popular_ndcg: float | None = None
+    """The NDCG@25 of recommending the most popular items."""
+    measured_on: str | None = None
+    """As that of the edition."""
     success: tuple[str, ...] = ()
-    """The types of events that the metrics count alone; empty if they count all."""
-    metrics: dict[str, float] = {}
-    """The model's, by Personalize's names."""
-    evidence: dict[str, float] = {}
-    """How certain the metrics are, as personalize/evidence.py describes."""
-    recent_popularity: dict[str, Any] = {}
-    """What recommending popular items reaches, as `MeasuredPopularity` writes it."""
+    """The types of events that the NDCG counts alone; empty if it counts all."""
+    cost_usd: float | None = None
+    """What the run paid."""
+    seconds: float | None = None
+    """How long the run took until the edition was live, or until it ended."""
 
-    uri: str = Field("", exclude=True)
-    """Where the file is that this was read from."""
+    @classmethod
+    def of(cls, edition: Edition) -> Night:
+        """The night in which the edition became live last."""
+        is_new = edition.because == "published"
+        return cls(
+            time=edition.live_since,
+            ended="published" if is_new else "restored",
+            run=edition.live_by,
+            edition=edition.number,
+            version=edition.version,
+            replaced=edition.replaced,
+            data_until=edition.data_until,
+            users=edition.counts.subjects if edition.subject == "user" else None,
+            ndcg=edition.ndcg,
+            ndcg_low=edition.ndcg_low,
+            ndcg_high=edition.ndcg_high,
+            popular_ndcg=edition.popular_ndcg,
+            measured_on=edition.measured_on,
+            success=edition.success,
+            # Those of the run that made it are no part of a rollback.
+            cost_usd=edition.cost_usd if is_new else None,
+            seconds=edition.seconds if is_new else None,
+        )
+
+    def is_of(self, edition: Edition) -> bool:
+        """Whether it made this edition live."""
+        return (self.edition, self.version) == (edition.number, edition.version)
 
     @property
-    def users(self) -> int | None:
-        """How many users have a list in this file; None if the lists are of items."""
-        return self.counts.subjects - self.users_dropped if self.subject == "user" else None
+    def because(self) -> str:
+        """Why its edition became live: `published` or `rolled back`."""
+        return "published" if self.ended == "published" else "rolled back"
 
     @property
-    def name(self) -> str:
-        """Its name among the kept editions."""
-        return f"{self.number:06}-{self.version}"
+    def description(self) -> str:
+        """Since when its edition is live, and why, such as `since 2026-11-24 03:10 UTC`."""
+        text = f"since {self.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        if self.ended == "restored":
+            text += f", rolled back to from edition {self.replaced}"
+        return text
 
-    def is_copy_of(self, other: Edition | None) -> bool:
-        """Whether both are the same edition, perhaps without users who were dropped later."""
-        return other is not None and self.name == other.name
+
+class EditionsRecord(BaseModel, frozen=True):
+    """What `editions.json` has."""
+
+    nights: tuple[Night, ...] = ()
+    """The oldest comes first."""
+    withdrawn: tuple[Withdrawn, ...] = ()
+    """The lists that were rolled back, and may not come back by themselves."""
+
+    @property
+    def publications(self) -> tuple[Night, ...]:
+        """The nights in which an edition became live, the oldest first."""
+        return tuple(night for night in self.nights if night.edition is not None)
+
+    @property
+    def live(self) -> Night | None:
+        """The night that made the live edition live; None if nothing was published."""
+        return self.publications[-1] if self.publications else None
+
+    def is_withdrawn(self, edition: Edition) -> bool:
+        """Whether the lists of this edition were rolled back."""
+        return any(lists.matches(edition) for lists in self.withdrawn)
+
+    def find_before(self, edition: Edition) -> Night | None:
+        """What readers had before this edition was first published; None if nothing.
+
+        Lists that were rolled back, and equal ones, are passed over.
+        """
+        withdrawn = {lists.number for lists in self.withdrawn}
+        before = None
+        for night in self.publications:
+            if night.is_of(edition):
+                break
+            if night.version != edition.version and night.edition not in withdrawn:
+                before = night
+        return before
+
+    def without(self, run: str, steps: tuple[str, ...]) -> EditionsRecord:
+        """The record without the nights that ended in these steps of the run."""
+        kept = (
+            night
+            for night in self.nights
+            if (night.edition, night.run, night.steps) != (None, run, steps)
+        )
+        return self.model_copy(update={"nights": tuple(kept)})
+
+    def add(self, night: Night) -> EditionsRecord:
+        """The record with another night. Of those that published nothing the newest stay."""
+        nights = [*self.nights, night]
+        others = [place for place, past in enumerate(nights) if past.edition is None]
+        forgotten = {*others[:-MOST_OTHER_NIGHTS]}
+        kept = (past for place, past in enumerate(nights) if place not in forgotten)
+        return self.model_copy(update={"nights": tuple(kept)})
 
 
 @dataclass(frozen=True)
-class PublishedTable:
-    """The table at `uri`, which ends in `.parquet`, and its history.
+class Editions:
+    """The editions of one list. Its methods raise UserError.
 
-    Raises UserError, and DamagedObjectError if a file is not one of Parquet.
+    A live file that is damaged is a DamagedObjectError; a kept one is passed over.
     """
 
     store: ObjectStore
     uri: str
+    """The URI of the live edition, which ends in `.parquet`."""
+    record_uri: str
+    """The URI of `editions.json`."""
     companions: str | None = None
     """The URI of a folder, with its final slash, of files that belong to editions, if there may be
     any. Each is named after the version of its edition, and deleted with it."""
 
     @property
     def history(self) -> str:
-        """The folder of the editions published before, with its final slash."""
+        """The folder of the kept editions, with its final slash."""
         folder, name, _ = self.uri.rsplit("/", 2)
         return f"{folder}/history/{name}/"
 
-    def current(self) -> Edition | None:
-        """The published edition; None if nothing is published."""
-        return self._edition(self.uri)
+    def live(self) -> Edition | None:
+        """The live edition; None if nothing is published."""
+        return self._read_edition(self.uri)
 
     def older(self) -> list[Edition]:
-        """The editions published before, newest first."""
-        current = self.current()
-        return [edition for edition in self.history_editions() if not edition.is_copy_of(current)]
+        """The kept editions but the live one, newest first."""
+        live = self.live()
+        return [edition for edition in self.kept() if not edition.is_copy_of(live)]
 
-    def all_editions(self) -> list[Edition]:
-        """The published edition and those published before, newest first."""
-        current = self.current()
-        return [*([current] if current else []), *self.older()]
+    def live_and_older(self) -> list[Edition]:
+        """The live edition and the older ones that are kept, newest first."""
+        live = self.live()
+        return [*([live] if live else []), *self.older()]
 
-    def history_editions(self) -> list[Edition]:
-        """The editions in the history, newest first.
-
-        After a publication was killed, the published one may be among them.
-        """
+    def kept(self) -> list[Edition]:
+        """The editions that are kept, newest first. The live one may be among them."""
         editions = []
-        for uri in self._entries().values():
+        for uri in self._number_files().values():
             # Nobody can go back to a damaged one.
             with suppress(DamagedObjectError):
-                editions.append(self._edition(uri))
+                editions.append(self._read_edition(uri))
         return [edition for edition in editions if edition is not None]
 
     def read(self) -> tuple[Edition, pl.LazyFrame]:
-        """The published edition, which does not change when a newer one replaces it.
+        """The live edition and its rows, which stay the same when a newer one replaces them.
 
         Raises ObjectNotFoundError if nothing is published.
         """
-        return self._read(self.uri)
+        with self.store.open(self.uri) as file:
+            edition = self._read_opened(file, self.uri)
+            # Polars keeps this very file when it is closed and replaced here; given a path, it
+            # could read the footer of one edition and the rows of another.
+            return edition, pl.scan_parquet(file)
 
-    def read_edition(self, edition: Edition) -> pl.LazyFrame:
-        """The rows of this edition, published or older."""
-        read_edition, rows = self._read(edition.uri)
-        _require_same(read_edition, edition)
-        return rows
+    def read_rows(self, edition: Edition) -> pl.LazyFrame:
+        """The rows of this edition, live or older."""
+        with self.open(edition) as file:
+            return pl.scan_parquet(file)
 
-    def open_edition(self, edition: Edition) -> tuple[Edition, BinaryIO]:
-        """The file of this edition, published or older, and its metadata as they are in it.
-
-        The file does not change when the edition's is replaced.
-        """
+    def open(self, edition: Edition) -> BinaryIO:
+        """The file of this edition, live or older, which stays the same when it is replaced."""
         file = self.store.open(edition.uri)
         try:
-            opened_edition = self._read_edition(file, edition.uri)
-            _require_same(opened_edition, edition)
+            if not self._read_opened(file, edition.uri).is_copy_of(edition):
+                raise UserError(f"{edition.uri}: new lists were published meanwhile. Run it again")
         except BaseException:
             file.close()
             raise
-        return opened_edition, file
+        return file
 
     def next_number(self) -> int:
         """The number of the next edition."""
-        current = self.current()
-        return 1 + max([current.number if current else 0, *self._entries()])
+        recorded = [night.edition or 0 for night in self.record().nights]
+        return 1 + max([0, *recorded, *self._number_files()])
 
     def publish(self, file: Path, keep: int) -> Edition:
-        """Publish a table, and return its edition. If its version is published and complete,
-        nothing changes.
+        """Make an edition live, and return it. If its version is live and whole, nothing changes.
 
-        file: as `TableWriter` wrote it.
+        file: as `ListWriter` wrote it.
         keep: how many older editions stay, the replaced one among them.
         """
-        edition = read_footer(file).model_copy(update={"uri": self.uri})
-        current = self.current()
-        is_published = current is not None and current.version == edition.version
-        if current is not None and is_published and not current.users_dropped:
-            return current
-        self._replace(current, edition, keep, lambda: self.store.put(self.uri, file))
+        edition = read_footer(file, Edition).model_copy(update={"uri": self.uri})
+        live, record = self.live(), self.record()
+        if live is not None and live.version == edition.version and not live.users_dropped:
+            self._write_record(record)
+            return live
+        if live is not None:
+            self._keep_copy(live)
+        self.store.put(self.uri, file)
+        self._write_record(_add_live(record, edition))
+        self._prune(live, edition, keep)
         return edition
 
-    def put_back(self, edition: Edition, keep: int, file: Path | None = None) -> None:
-        """Publish an older edition again, unless it is the published one.
-
-        It keeps the one that it replaces.
-
-        file: what is published instead of the edition's own file: the same without some users.
-        """
-        current = self.current()
-        if edition.is_copy_of(current):
-            return
-        if file is None:
-            self._replace(current, edition, keep, lambda: self.store.copy(edition.uri, self.uri))
-        else:
-            self._replace(current, edition, keep, lambda: self.store.put(self.uri, file))
-
-    def keep_copy(self, edition: Edition) -> None:
-        """Copy the published edition into the history, if it is not there."""
-        copy_uri = f"{self.history}{edition.name}.parquet"
-        if self.store.head(copy_uri) is None:
-            self.store.copy(edition.uri, copy_uri)
-
     def find_whole_copy(self, edition: Edition) -> Edition:
-        """The edition in the history if users were dropped from the published one, or else this."""
-        if not edition.users_dropped:
-            return edition
-        copies = (copy for copy in self.history_editions() if copy.is_copy_of(edition))
-        return next(copies, edition)
+        """The edition as it was first published, if it is kept so, or else this."""
+        copies = (copy for copy in self.kept() if copy.is_copy_of(edition))
+        return next(copies, edition) if edition.users_dropped else edition
 
-    def _replace(
-        self, replaced: Edition | None, edition: Edition, keep: int, put: Callable[[], object]
-    ) -> None:
-        if replaced is not None:
-            self.keep_copy(replaced)
-        put()
-        self._prune(replaced, edition, keep)
+    def record(self) -> EditionsRecord:
+        """What each night did, up to the edition that is live now."""
+        record = load(self.store, self.record_uri, EditionsRecord)
+        if record is None:
+            record = self._derive_record()
+        live = self.live()
+        last = record.live
+        if live is None:
+            return record
+        if last is not None and last.is_of(live) and last.time >= live.live_since:
+            return record
+        if any(night.is_of(live) and night.time == live.live_since for night in record.nights):
+            # Somebody has copied an older edition to its place.
+            info = self.store.head(self.uri)
+            time = live.live_since if info is None else info.last_modified
+            copied = {"because": "rollback", "live_since": time, "live_by": ""}
+            replaced = {"replaced": last.edition if last is not None else None}
+            night = Night.of(live.model_copy(update={**copied, **replaced}))
+            return record.add(night)
+        return _add_live(record, live)
 
-    def _prune(self, replaced: Edition | None, edition: Edition, keep: int) -> None:
+    def settle(self) -> None:
+        """Write down what is live now, if a killed run did not."""
+        self._write_record(self.record())
+
+    def add_night(self, night: Night) -> None:
+        """Record a night that published nothing, instead of what the step did in it before."""
+        self._write_record(self.record().without(night.run, night.steps).add(night))
+
+    def remove_nights(self, run: str, step: str) -> None:
+        """Forget that the step ended this run, because a retry of it succeeded."""
+        self._write_record(self.record().without(run, (step,)))
+
+    def _write_record(self, record: EditionsRecord) -> None:
+        if record != load(self.store, self.record_uri, EditionsRecord):
+            save(self.store, self.record_uri, record)
+
+    def _derive_record(self) -> EditionsRecord:
+        """The record without a file of it: the kept editions, as they were first published.
+
+        Which lists were rolled back stands in the footer of what replaced them.
+        """
+        record = EditionsRecord()
+        for edition in reversed(self.kept()):
+            record = _add_live(record, edition)
+        return record
+
+    def _keep_copy(self, live: Edition) -> None:
+        uri = f"{self.history}{live.name}.parquet"
+        if self.store.head(uri) is None:
+            self.store.copy(live.uri, uri)
+
+    def _prune(self, replaced: Edition | None, live: Edition, keep: int) -> None:
         """Delete all but the newest `keep` older editions, and their companions. The replaced one
         counts as the newest."""
-        names_to_keep = {edition.name, *([replaced.name] if replaced else [])}
-        files = self._files()
-        names = map(self._name, _sort_by_number(files).values())
+        names_to_keep = {live.name, *([replaced.name] if replaced else [])}
+        names = [self._name(uri) for uri in self._number_files().values()]
         older_names = [name for name in names if name not in names_to_keep]
         names_to_keep.update(older_names[: max(0, keep - (replaced is not None))])
-        for _, uri in files:
+        for _, uri in self._files():
             if self._name(uri) not in names_to_keep:
                 self.store.delete(uri)
         if self.companions is not None:
@@ -326,15 +345,15 @@ class PublishedTable:
                 if PurePosixPath(info.uri).stem not in versions_to_keep:
                     self.store.delete(info.uri)
 
-    def _entries(self) -> dict[int, str]:
-        """The URIs of the history's files by edition number, newest first."""
-        return _sort_by_number(self._files())
+    def _number_files(self) -> dict[int, str]:
+        """The URIs of the kept files by edition number, newest first."""
+        return dict(sorted(dict(self._files()).items(), reverse=True))
 
     def _files(self) -> list[tuple[int, str]]:
-        """The edition number and the URI of each of the history's files, in order of URI."""
+        """The edition number and the URI of each of the kept files."""
         files = []
         for info in self.store.list(self.history):
-            match = _IN_HISTORY.fullmatch(info.uri, len(self.history))
+            match = _KEPT.fullmatch(info.uri, len(self.history))
             if match:
                 files.append((int(match[1]), info.uri))
         return files
@@ -342,91 +361,34 @@ class PublishedTable:
     def _name(self, uri: str) -> str:
         return uri.removeprefix(self.history).removesuffix(".parquet")
 
-    def _read(self, uri: str) -> tuple[Edition, pl.LazyFrame]:
-        with self.store.open(uri) as file:
-            edition = self._read_edition(file, uri)
-            # Polars keeps this very file when it is closed and replaced here; given a path, it
-            # could read the footer of one edition and the rows of another.
-            return edition, pl.scan_parquet(file)
-
-    def _read_edition(self, file: BinaryIO, uri: str) -> Edition:
+    def _read_opened(self, file: BinaryIO, uri: str) -> Edition:
         """The edition in this file. The file's position is its start then."""
-        edition = _read_footer_or_explain(file, self.store, uri)
+        edition = self._parse_footer(file, uri)
         file.seek(0)
         return edition
 
-    def _edition(self, uri: str) -> Edition | None:
-        """The edition at this URI; None if there is none."""
+    def _read_edition(self, uri: str) -> Edition | None:
+        """The edition at this URI, of which only the end is read, in one piece; None if there is
+        none."""
         try:
-            return _read_footer_in_storage(self.store, uri)
+            end = self.store.tail(uri, FOOTER_BYTES)
+            footer_bytes = read_footer_length(end)
+            if footer_bytes > len(end):
+                end = self.store.tail(uri, footer_bytes)
         except ObjectNotFoundError:
             return None
+        return self._parse_footer(io.BytesIO(end), uri)
+
+    def _parse_footer(self, file: IO[bytes], uri: str) -> Edition:
+        import pyarrow as pa
+
+        try:
+            return read_footer(file, Edition).model_copy(update={"uri": uri})
+        except (pa.ArrowException, OSError, ValueError) as error:
+            fix = "delete it, and run the refresh to publish a new one; the older ones remain"
+            raise DamagedObjectError(str(self.store.local_path(uri) or uri), error, fix) from error
 
 
-def _require_same(edition: Edition, expected: Edition) -> None:
-    if not edition.is_copy_of(expected):
-        raise UserError(f"{expected.uri}: new lists were published meanwhile. Run it again")
-
-
-def _sort_by_number(files: list[tuple[int, str]]) -> dict[int, str]:
-    """The URIs by edition number, newest first."""
-    return dict(sorted(dict(files).items(), reverse=True))
-
-
-class TableWriter(ExitStack):
-    """Writes a table piece by piece to a Parquet file. Its metadata may become known last."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, rows: pa.Table) -> None:
-        """Add rows. All calls have the same columns."""
-        if self._writer is None:
-            import pyarrow.parquet as pq
-
-            writer = pq.ParquetWriter(self.path, rows.schema, compression="zstd")
-            self._writer = self.enter_context(writer)
-        self._writer.write_table(rows)
-
-    def finish(self, edition: Edition) -> None:
-        """Close the file. `write` must have been called, if only with a table without rows."""
-        assert self._writer is not None
-        self._writer.add_key_value_metadata({FOOTER_KEY: edition.model_dump_json()})
-        self.close()
-
-
-def _read_footer_length(end: bytes) -> int:
-    """The length of a Parquet file's footer, with the length itself and the four letters after it.
-
-    end: the last 8 bytes of the file, or more.
-    """
-    return int.from_bytes(end[-8:-4], "little") + FOOTER_END_BYTES
-
-
-def read_footer(file: Path | IO[bytes]) -> Edition:
-    """The edition that the table's footer describes. Raises ValueError if it describes none."""
-    import pyarrow.parquet as pq
-
-    metadata = pq.read_metadata(file).metadata or {}
-    return Edition.model_validate_json(metadata.get(FOOTER_KEY.encode(), b""))
-
-
-def _read_footer_in_storage(store: ObjectStore, uri: str) -> Edition:
-    """The edition of a table in the storage, of which only the end is read, in one piece."""
-    end = store.tail(uri, FOOTER_BYTES)
-    footer_bytes = _read_footer_length(end)
-    if footer_bytes > len(end):
-        end = store.tail(uri, footer_bytes)
-    return _read_footer_or_explain(io.BytesIO(end), store, uri)
-
-
-def _read_footer_or_explain(file: IO[bytes], store: ObjectStore, uri: str) -> Edition:
-    import pyarrow as pa
-
-    try:
-        return read_footer(file).model_copy(update={"uri": uri})
-    except (pa.ArrowException, OSError, ValueError) as error:
-        fix = "delete it, and run the refresh to publish a new one; the older ones remain"
-        raise DamagedObjectError(str(store.local_path(uri) or uri), error, fix) from error
+def _add_live(record: EditionsRecord, edition: Edition) -> EditionsRecord:
+    """The record that ends with this edition, which is live."""
+    return record.add(Night.of(edition)).model_copy(update={"withdrawn": edition.withdrawn})

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import PublishedTable
+from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.layout import MAKE_AGAIN
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 from batchrec_dagster.storage.records import ANY_RECORD, parse_record
@@ -358,5 +358,6 @@ class PublishedTableIOManager(ParquetIOManager):
         )
 
     def load(self, uri: str, target_type: object) -> Any:
-        _, frame = PublishedTable(self.storage.store, uri).read()
+        # Reading needs no record.
+        _, frame = Editions(self.storage.store, uri, record_uri="").read()
         return frame if target_type is pl.LazyFrame else convert_table(frame.collect(), target_type)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import polars as pl
 
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.editions import PublishedTable
+from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.objects import (
     DamagedObjectError,
     ObjectNotFoundError,
@@ -183,7 +183,7 @@ class ListKeys(PipelineKeys):
         return f"{self.folder}/curated/{_place_in_folder(filename)}"
 
     def list_record(self, name: str) -> str:
-        """A record of what the list published, such as `publications`."""
+        """A record of what the list published, such as `editions`."""
         return f"{self.folder}/records/{name}.json"
 
     def list_records(self, name: str) -> str:
@@ -274,15 +274,6 @@ class ListKeys(PipelineKeys):
     def users_in_dynamodb(self, table: str) -> str:
         """The users whose lists were written to a DynamoDB table."""
         return f"{self.all_users_in_dynamodb}{table}.parquet"
-
-    @property
-    def all_unpublished_runs(self) -> str:
-        """The folder of a record for each step that ended a run which published nothing."""
-        return self.list_records("unpublished_runs")
-
-    def unpublished_run(self, run: str, step: str) -> str:
-        """How the run of this id ended in the step."""
-        return f"{self.all_unpublished_runs}{run}.{step}.json"
 
 
 def _place_in_folder(filename: str) -> str:
@@ -376,11 +367,12 @@ class ListFiles(PipelineFiles):
     keys: ListKeys
 
     @cached_property
-    def table(self) -> PublishedTable:
-        """The published lists."""
-        return PublishedTable(
+    def editions(self) -> Editions:
+        """The published lists, live and kept."""
+        return Editions(
             self.storage.store,
             self.uri(self.keys.table),
+            self.uri(self.keys.list_record("editions")),
             companions=self.uri(self.keys.all_users_without_lists),
         )
 

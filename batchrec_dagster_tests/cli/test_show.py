@@ -36,8 +36,8 @@ from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.show import format_text as as_text
 from batchrec_dagster.reporting.terminal import escape_invisible
 from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.editions import FOOTER_KEY, PublishedTable, TableWriter
-from batchrec_dagster.storage.layout import ListKeys
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.list_file import FOOTER_KEY, ListWriter
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.hostile import HOSTILE as STRANGERS
@@ -251,7 +251,7 @@ def test_an_item_shows_its_published_list_of_similar_items(home: Path) -> None:
     folder.mkdir(parents=True)
     rows = {"item_id": ["i03", "i04", "i04"], "rank": [1, 1, 2],
             "similar_item_id": ["i07", "i02", "i09"], "score": [0.5, None, None]}  # fmt: skip
-    with TableWriter(folder / "similar_items.parquet") as writer:
+    with ListWriter(folder / "similar_items.parquet") as writer:
         writer.write(pl.DataFrame(rows).to_arrow())
         writer.finish(make_edition({"number": 1, "version": "v1"}))
     (pipeline,) = show_pipelines("--item", "i04")
@@ -265,7 +265,6 @@ def test_an_item_shows_its_published_list_of_similar_items(home: Path) -> None:
 
 def test_items_without_a_score_are_marked_where_personalize_added_them(home: Path) -> None:
     storage = publish(home)
-    place = storage.uri(ListKeys("shop").table)
     frame = pl.read_parquet(home / "storage/shop/curated/recommendations/recommendations.parquet")
     last = (pl.col("user_id") == "u0") & (pl.col("rank") >= 6)
     lists = frame.with_columns(score=pl.when(~last).then("score"))
@@ -275,10 +274,10 @@ def test_items_without_a_score_are_marked_where_personalize_added_them(home: Pat
             "version": f"v{padding}",
             "counts": {"items_without_score": padding},
         }
-        with TableWriter(home / "lists.parquet") as writer:
+        with ListWriter(home / "lists.parquet") as writer:
             writer.write(lists.to_arrow(compat_level=pl.CompatLevel.oldest()))
             writer.finish(make_edition({**about, "made_at": "2026-05-01T03:00:00+00:00"}))
-        PublishedTable(storage.store, place).publish(writer.path, keep=0)
+        ListFiles(storage, ListKeys("shop")).editions.publish(writer.path, keep=0)
         [pipeline] = show_pipelines("u0")
         padding_ranks = [item["rank"] for item in pipeline["recommendations"] if item["padding"]]
         assert padding_ranks == ([6, 7] if padding else [])
@@ -356,12 +355,11 @@ def test_a_published_table_says_what_it_is(home: Path) -> None:
     frame = pl.read_parquet(home / "storage/shop/curated/recommendations/recommendations.parquet")
     name = "normalized_discounted_cumulative_gain_at_25"
     about = {"number": 7, "version": "new", "made_at": "2026-05-01T03:00:00+00:00"}
-    with TableWriter(home / "lists.parquet") as writer:
+    with ListWriter(home / "lists.parquet") as writer:
         for rows in (frame.head(100), frame.tail(-100)):
             writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
         writer.finish(make_edition({**about, "metrics": {name: 0.3}}))
-    published_table = PublishedTable(storage.store, storage.uri(ListKeys("shop").table))
-    published_table.publish(writer.path, keep=0)
+    ListFiles(storage, ListKeys("shop")).editions.publish(writer.path, keep=0)
     (summary,) = show_pipelines()
     assert (summary["rows"], summary["users"], summary["edition"]) == (267, 40, 7)
     assert (summary["made"], summary["ndcg_at_25"]) == ("2026-05-01T03:00:00Z", 0.3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from batchrec_dagster.cli import main
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arm
-from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster.storage.publications import Publications, Rollback
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster_tests.guard.editions import make_edition, restore
 from batchrec_dagster_tests.texts import assert_texts
 
 # Ann has watched a film on each of these days of November 2026, others have the same ones.
@@ -62,7 +60,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ListFiles:
 
 def publish(files: ListFiles, item: str, time: datetime, keep: int = 7, **about: Any) -> None:
     """Publish an edition in which Ann and Bob get this item."""
-    number = files.table.next_number()
+    number = files.editions.next_number()
     lists = pl.DataFrame(
         {
             "user_id": ["ann", "bob"],
@@ -76,7 +74,7 @@ def publish(files: ListFiles, item: str, time: datetime, keep: int = 7, **about:
         arms = [assign_arm(user, EXPERIMENT) for user in lists["user_id"]]
         lists = lists.with_columns(arm=pl.Series(arms)).filter(arm=MODEL)
     path = Path("lists.parquet")
-    with TableWriter(path) as writer:
+    with ListWriter(path) as writer:
         writer.write(lists.to_arrow(compat_level=pl.CompatLevel.oldest()))
         data_until = {"data_until": int(compute_time(time.day - 1, 0).timestamp())}
         writer.finish(
@@ -90,17 +88,12 @@ def publish(files: ListFiles, item: str, time: datetime, keep: int = 7, **about:
                 }
             )
         )
-    files.table.publish(path, keep)
-    Publications(files).settle()
+    files.editions.publish(path, keep)
 
 
 def roll_back(files: ListFiles, number: int, time: datetime) -> None:
-    (edition,) = [edition for edition in files.table.older() if edition.number == number]
-    publications = Publications(files)
-    rollback = Rollback("run", str(number), number, time)
-    publications.write(replace(publications.read(), rollback=rollback))
-    files.table.put_back(edition, 7)
-    publications.settle()
+    (edition,) = [edition for edition in files.editions.older() if edition.number == number]
+    restore(files.editions, edition, time)
 
 
 def show(*arguments: str) -> tuple[int, str]:

@@ -58,7 +58,7 @@ def test_only_what_is_published_is_the_lists_own() -> None:
     assert newsletter.asset_key("interactions") == pipeline.asset_key("interactions")
     keys, whole = newsletter.keys, pipeline.keys
     assert keys.table.startswith("shop/lists/newsletter/curated/")
-    assert keys.list_record("publications") == "shop/lists/newsletter/records/publications.json"
+    assert keys.list_record("editions") == "shop/lists/newsletter/records/editions.json"
     assert keys.list_lock("recommendations").startswith("shop/lists/newsletter/")
     assert newsletter.users_key.startswith("shop/lists/newsletter/")
     assert home.users_key == whole.job_input("batch_inference")

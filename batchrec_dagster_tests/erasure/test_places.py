@@ -16,8 +16,9 @@ from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_imported_places
 from batchrec_dagster.erasure.whole_files import WholeFiles
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import TableWriter, read_footer
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.list_file import ListWriter, read_footer
 from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
@@ -120,7 +121,7 @@ def test_lines_of_batch_outputs(files: ListFiles) -> None:
 
 def test_rows_of_a_table_with_metadata_and_of_one_without(files: ListFiles, tmp_path: Path) -> None:
     table = pa.table({"user_id": ["ann", "bob", None, 'o"dd, id'], "error": ["x", None, "y", "z"]})
-    with TableWriter(tmp_path / "table.parquet") as writer:
+    with ListWriter(tmp_path / "table.parquet") as writer:
         writer.write(table)
         writer.finish(make_edition({"version": "v1"}))
     files.storage.store.put(files.uri("shop/with.parquet"), writer.path)
@@ -132,7 +133,7 @@ def test_rows_of_a_table_with_metadata_and_of_one_without(files: ListFiles, tmp_
         assert rows is not None
         assert rows.rows() == [("bob", None), (None, "y")]
     with files.storage.local_file(files.uri("shop/with.parquet")) as path:
-        assert read_footer(path) == make_edition({"version": "v1"})
+        assert read_footer(path, Edition) == make_edition({"version": "v1"})
 
 
 def test_whole_files_go_but_for_those_of_another_place(files: ListFiles) -> None:
@@ -153,31 +154,31 @@ def test_whole_files_go_but_for_those_of_another_place(files: ListFiles) -> None
 
 
 def publish(files: ListFiles, folder: Path, number: int) -> None:
-    with TableWriter(folder / "lists.parquet") as writer:
+    with ListWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["ann", "bob"], "rank": [1, 1], "item_id": ["1", "2"]}))
         writer.finish(make_edition({"number": number, "version": f"v{number}"}))
-    files.table.publish(writer.path, 9)
+    files.editions.publish(writer.path, 9)
 
 
 def test_editions_stay_without_the_people(files: ListFiles, tmp_path: Path) -> None:
     for number in (2, 3):
         publish(files, tmp_path, number)
     # An older edition of which not even the metadata can be read.
-    files.storage.store.put(f"{files.table.history}000000-v0.parquet", b"ann")
-    erase(PublishedEditions(files.table, is_live=False), 1)
-    erase(PublishedEditions(files.table, is_live=True), 1)
-    (older,) = files.table.history_editions()
-    current = files.table.current()
+    files.storage.store.put(f"{files.editions.history}000000-v0.parquet", b"ann")
+    erase(PublishedEditions(files.editions, is_live=False), 1)
+    erase(PublishedEditions(files.editions, is_live=True), 1)
+    (older,) = files.editions.kept()
+    current = files.editions.live()
     assert current is not None
     assert (older.name, current.name) == ("000002-v2", "000003-v3")
     for edition in (older, current):
-        assert files.table.read_edition(edition).collect().rows() == [("bob", 1, "2")]
-    assert len(files.storage.store.list(files.table.history)) == 1
+        assert files.editions.read_rows(edition).collect().rows() == [("bob", 1, "2")]
+    assert len(files.storage.store.list(files.editions.history)) == 1
 
 
 def test_a_damaged_live_edition_is_refused(files: ListFiles, tmp_path: Path) -> None:
     publish(files, tmp_path, 1)
-    content = files.storage.store.get(files.table.uri)
-    files.storage.store.put(files.table.uri, content[: len(content) // 2])
+    content = files.storage.store.get(files.editions.uri)
+    files.storage.store.put(files.editions.uri, content[: len(content) // 2])
     with pytest.raises(DamagedObjectError, match="delete it, and run the refresh"):
-        PublishedEditions(files.table, is_live=True).erase(PEOPLE)
+        PublishedEditions(files.editions, is_live=True).erase(PEOPLE)

@@ -344,9 +344,12 @@ class Shop:
         if self.exported.exists():
             exported = pl.read_csv(self.exported, infer_schema=False)
             assert read_lists(exported) == account.exported
-        record = json.loads((self.folder / "records/publications.json").read_text())
+        record = json.loads((self.folder / "records/editions.json").read_text())
+        reasons = {"published": "published", "restored": "rolled back"}
         publications = [
-            (entry["edition"], entry["why"], entry["replaced"]) for entry in record["publications"]
+            (night["edition"], reasons[night["ended"]], night["replaced"])
+            for night in record["nights"]
+            if night["edition"] is not None
         ]
         expected = [(live.edition, live.why, live.replaced) for live in account.live]
         # What a killed process has not written down, readers see in the table.

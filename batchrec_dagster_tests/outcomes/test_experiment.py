@@ -6,7 +6,7 @@ from typing import Any
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.reporting.experiment import describe_control
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster_tests.guard.builders import (
     declaration,
 )

@@ -23,8 +23,9 @@ from batchrec_dagster.reporting.outcomes import (
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import Edition, TableWriter
-from batchrec_dagster.storage.publications import PublicationRecord
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.editions import Night
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import declaration
 from batchrec_dagster_tests.guard.editions import make_edition
 
@@ -43,14 +44,14 @@ def storage(tmp_path: Path) -> StorageResource:
 
 
 def publish(storage: StorageResource, folder: Path, lists: Lists, **about: Any) -> None:
-    table = Work(SHOP, storage).files_of(LIST).table
+    table = Work(SHOP, storage).files_of(LIST).editions
     rows = [
         {"user_id": user, "rank": rank, "item_id": item}
         for user, items in lists.items()
         for rank, item in enumerate(items, 1)
     ]
     number = table.next_number()
-    with TableWriter(folder / "lists.parquet") as writer:
+    with ListWriter(folder / "lists.parquet") as writer:
         writer.write(
             pl.DataFrame(
                 rows, schema={"user_id": pl.String, "rank": pl.Int32, "item_id": pl.String}
@@ -152,13 +153,11 @@ def list_spans(periods: Sequence[Any]) -> list[tuple[int, int, int]]:
 
 def test_an_edition_that_is_not_kept_still_ends_the_periods_of_others() -> None:
     editions = build_editions(100, 200, 300, data_until=[10, 20, 30])
-    record = PublicationRecord()
-    for edition in editions:
-        record = record.add_live(edition, None)
+    publications = [Night.of(edition) for edition in editions]
     kept = [editions[0], editions[2]]
-    periods = periods_of(kept, 400, record.publications)
+    periods = periods_of(kept, 400, publications)
     assert list_spans(periods) == [(1, 100, 200), (3, 300, 400)]
-    periods_of_data = periods_of(kept, 90, record.publications)
+    periods_of_data = periods_of(kept, 90, publications)
     assert list_spans(periods_of_data) == [(1, 10, 20), (3, 30, 90)]
 
 

@@ -15,7 +15,7 @@ from batchrec_dagster.pipeline.run_step import (
     get_personalize_work,
     materialization_with_checks,
 )
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster_tests.guard.builders import (
     declaration,
 )

@@ -101,7 +101,7 @@ def test_in_an_experiment_a_failed_user_counts_as_one_without_a_list(
     )
     (published,) = work.pipeline.user_lists
     files = work.files_of(published)
-    edition = files.table.current()
+    edition = files.editions.live()
     assert edition is not None
     assert read_users_without_lists(files, edition).to_list() == [failed_user]
     # Later, each user chooses what the list before had first.

@@ -19,7 +19,7 @@ from batchrec_dagster.reporting.editions import (
     compare_editions,
     explain_incomparability,
 )
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster_tests.guard.editions import make_edition
 
 Lists = dict[str, list[str]]

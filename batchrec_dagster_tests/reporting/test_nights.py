@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,17 @@ from batchrec_dagster.reporting.night_tables import (
     describe_nights,
     format_nights,
 )
-from batchrec_dagster.reporting.nights import Night, list_nights
+from batchrec_dagster.reporting.nights import ListedNight, list_nights, read_other_nights
 from batchrec_dagster.reporting.overview import summarize_pipeline
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.run_records import read_ended_runs
-from batchrec_dagster.steps.publishing import remember_facts
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import Edition, TableWriter
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.editions import MOST_OTHER_NIGHTS, Night
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.lock import hold_lock
-from batchrec_dagster.storage.publications import Publications, Rollback
-from batchrec_dagster.storage.unpublished_runs import MOST_RUNS, UnpublishedRun, UnpublishedRuns
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import make_edition, restore
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 
@@ -64,7 +62,7 @@ def compute_night(number: int) -> datetime:
 
 def publish(files: ListFiles, tmp_path: Path, night: int, keep: int = 7, **about: Any) -> None:
     """Publish the next edition in this night, as a run does."""
-    number = files.table.next_number()
+    number = files.editions.next_number()
     ndcg = 0.2 + number / 100
     values = {f"all/{name}": ndcg for name in ("ndcg", "popular", "difference")}
     evidence = {
@@ -73,7 +71,7 @@ def publish(files: ListFiles, tmp_path: Path, night: int, keep: int = 7, **about
         "all/ndcg_low": ndcg - 0.02,
         "all/ndcg_high": ndcg + 0.01,
     }
-    with TableWriter(tmp_path / "lists.parquet") as writer:
+    with ListWriter(tmp_path / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
         writer.finish(
             make_edition(
@@ -94,28 +92,21 @@ def publish(files: ListFiles, tmp_path: Path, night: int, keep: int = 7, **about
                 }
             )
         )
-    publications = Publications(files)
-    publications.write(remember_facts(publications.read(), files))
-    files.table.publish(tmp_path / "lists.parquet", keep)
-    publications.write(remember_facts(publications.read(), files))
+    files.editions.publish(tmp_path / "lists.parquet", keep)
 
 
 def roll_back(files: ListFiles, night: int, edition: Edition) -> None:
-    publications = Publications(files)
-    rollback = Rollback(f"run {night}", "previous", edition.number, compute_night(night))
-    publications.write(replace(publications.read(), rollback=rollback))
-    files.table.put_back(edition, 7)
-    publications.write(remember_facts(publications.read(), files))
+    restore(files.editions, edition, compute_night(night), f"run {night}")
 
 
-def record(files: ListFiles, night: int, ending: Any, step: str, **values: Any) -> None:
-    time = compute_night(night) + timedelta(minutes=3)
-    UnpublishedRuns(files).add(
-        UnpublishedRun(f"run {night}", ending, time, step, seconds=180.0, cost_usd=0.0, **values)
+def record(files: ListFiles, night: int, ended: Any, step: str, **values: Any) -> None:
+    time, facts = compute_night(night) + timedelta(minutes=3), {"seconds": 180.0, "cost_usd": 0.0}
+    files.editions.add_night(
+        Night(run=f"run {night}", ended=ended, time=time, steps=(step,), **facts, **values)
     )
 
 
-def live_through_a_week(files: ListFiles, tmp_path: Path) -> list[Night]:
+def live_through_a_week(files: ListFiles, tmp_path: Path) -> list[ListedNight]:
     """Nights of all kinds."""
     publish(files, tmp_path, 0)
     record(
@@ -124,7 +115,7 @@ def live_through_a_week(files: ListFiles, tmp_path: Path) -> list[Night]:
     )  # fmt: skip
     record(files, 2, "failed", "raw_ratings")
     publish(files, tmp_path, 3)
-    roll_back(files, 4, files.table.older()[0])
+    roll_back(files, 4, files.editions.older()[0])
     record(files, 5, "unchanged", "recommendations")
     publish(files, tmp_path, 6)
     # A sink failed after the publication.
@@ -139,13 +130,13 @@ def test_a_list_has_its_own_nights_and_those_in_which_all_lists_failed(
     record(files, 1, "failed", "raw_ratings")
     record(home, 2, "refused", "recommendations")
     record(app, 3, "unchanged", "recommendations")
-    assert [run.run for run in UnpublishedRuns(home).read()] == ["run 1", "run 2"]
-    assert [run.run for run in UnpublishedRuns(app).read()] == ["run 1", "run 3"]
+    assert [night.run for night in read_other_nights(home)] == ["run 1", "run 2"]
+    assert [night.run for night in read_other_nights(app)] == ["run 1", "run 3"]
 
 
 def test_each_night_has_a_row_that_says_how_it_ended(files: ListFiles, tmp_path: Path) -> None:
     nights = live_through_a_week(files, tmp_path)
-    assert [(night.edition, night.description) for night in nights] == [
+    assert [(night.edition, night.summary) for night in nights] == [
         (1, "published"),
         (None, "refused by quality_gate"),
         (None, "failed at raw_ratings"),
@@ -167,31 +158,16 @@ def test_the_rows_in_s3_are_the_same(
 ) -> None:
     in_a_folder = live_through_a_week(files, tmp_path)
     assert live_through_a_week(files_in_s3, tmp_path) == in_a_folder
-    UnpublishedRuns(files_in_s3).remove("run 2", "raw_ratings")
+    files_in_s3.editions.remove_nights("run 2", "raw_ratings")
     assert len(list_nights(files_in_s3)) == len(in_a_folder) - 1
 
 
 def test_facts_survive_the_edition(files: ListFiles, tmp_path: Path) -> None:
     for night in range(4):
         publish(files, tmp_path, night, keep=1)
-    assert [edition.number for edition in files.table.older()] == [3]
+    assert [edition.number for edition in files.editions.older()] == [3]
     ndcgs = [night.ndcg for night in list_nights(files)]
     assert ndcgs == pytest.approx([0.21, 0.22, 0.23, 0.24])
-
-
-def test_what_an_older_version_did_not_record_is_not_known(
-    files: ListFiles, tmp_path: Path
-) -> None:
-    publish(files, tmp_path, 0)
-    publications = Publications(files)
-    past = publications.read()
-    # The edition is not kept either.
-    nobody = replace(past.publications[0], facts=None, version="gone")
-    publications.write(replace(past, publications=(nobody, *past.publications)))
-    old, new = list_nights(files)
-    assert (old.ndcg, old.users, new.users) == (None, None, 1234)
-    text = format_nights("shop", [old, new], 80)
-    assert "–: not known" in text  # noqa: RUF001
 
 
 def test_a_retry_that_succeeds_is_one_night(files: ListFiles, tmp_path: Path) -> None:
@@ -201,25 +177,17 @@ def test_a_retry_that_succeeds_is_one_night(files: ListFiles, tmp_path: Path) ->
     assert failed.steps == ("raw_ratings", "item_titles")
     publish(files, tmp_path, 0, made_at=(START + timedelta(hours=1)).isoformat())
     (night,) = list_nights(files)
-    assert night.description == "published, live"
-    UnpublishedRuns(files).remove("run 0", "raw_ratings")
-    assert [run.step for run in UnpublishedRuns(files).read()] == ["item_titles"]
-
-
-def test_a_damaged_record_loses_its_own_night_alone(files: ListFiles) -> None:
-    record(files, 0, "failed", "raw_ratings")
-    record(files, 1, "failed", "raw_ratings")
-    key = files.keys.unpublished_run("run 0", "raw_ratings")
-    files.storage.store.put(files.uri(key), b"[]")
-    assert [run.run for run in UnpublishedRuns(files).read()] == ["run 1"]
+    assert night.summary == "published, live"
+    files.editions.remove_nights("run 0", "raw_ratings")
+    assert [night.steps for night in read_other_nights(files)] == [("item_titles",)]
 
 
 def test_the_records_do_not_grow_forever(files: ListFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MOST_RUNS > 366
-    monkeypatch.setattr("batchrec_dagster.storage.unpublished_runs.MOST_RUNS", 3)
+    assert MOST_OTHER_NIGHTS > 366
+    monkeypatch.setattr("batchrec_dagster.storage.editions.MOST_OTHER_NIGHTS", 3)
     for night in range(5):
         record(files, night, "failed", "raw_ratings")
-    assert len(UnpublishedRuns(files).read()) == 3
+    assert len(read_other_nights(files)) == 3
 
 
 def test_a_terminal_of_80_columns_shows_all_of_each_row(files: ListFiles, tmp_path: Path) -> None:
@@ -276,11 +244,11 @@ def test_a_run_that_was_killed_is_known_from_dagster(
 
     result = refresh.execute_in_process(instance=instance, raise_on_error=False)
     (run,) = read_ended_runs(instance, files)
-    assert (run.run, run.ending, run.step) == (result.run_id, "failed", "raw_ratings")
+    assert (run.run, run.ended, run.steps) == (result.run_id, "failed", ("raw_ratings",))
     club = ListFiles(files.storage, ListKeys("club"))
     assert read_ended_runs(instance, club) == []
     (night,) = list_nights(files, [run])
-    assert night.description == "failed at raw_ratings"
+    assert night.summary == "failed at raw_ratings"
     # One that is under way counts only if nothing was heard of it, nor a lock held, for an hour.
     started = instance.create_run_for_job(refresh)
     instance.report_engine_event("starts", started)

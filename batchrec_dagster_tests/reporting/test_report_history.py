@@ -14,8 +14,9 @@ from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.run_records import CheckRecord, read_check_records
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import Edition, TableWriter
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.editions import make_edition
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
@@ -59,10 +60,10 @@ def test_the_data_of_each_kept_edition_are_remembered(tmp_path: Path) -> None:
     history = EditionHistory(files)
 
     def publish(number: int) -> Edition:
-        with TableWriter(tmp_path / "lists.parquet") as writer:
+        with ListWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
             writer.finish(make_edition({"number": number, "version": f"v{number}"}))
-        return files.table.publish(writer.path, keep=1)
+        return files.editions.publish(writer.path, keep=1)
 
     def count_users(edition: Edition) -> int | None:
         inputs = history.read_inputs(edition)

@@ -32,7 +32,7 @@ from batchrec_dagster.reporting.facts import (
     count_tallies,
 )
 from batchrec_dagster.reporting.night_tables import build_nights_section
-from batchrec_dagster.reporting.nights import Night
+from batchrec_dagster.reporting.nights import ListedNight
 from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import encode_json_for_html, render_page
 from batchrec_dagster.reporting.run_records import CheckRecord
@@ -187,14 +187,16 @@ def build_checks() -> list[CheckRecord]:
     ]
 
 
-def build_nights() -> list[Night]:
+def build_nights() -> list[ListedNight]:
     """More nights than the chart has room for labels, with everything that a row can have."""
     start = datetime(2026, 1, 2, tzinfo=UTC)
     nights = [
-        Night(
-            start + timedelta(days=number),
-            "published",
-            number,
+        ListedNight(
+            time=start + timedelta(days=number),
+            ended="published",
+            status="published",
+            run=f"run {number}",
+            edition=number,
             is_live=number == 30,
             ndcg=0.2,
             ndcg_low=0.1,
@@ -206,8 +208,16 @@ def build_nights() -> list[Night]:
         )
         for number in range(1, 31)
     ]
-    refused = Night(start, "refused", checks=(SHOT,), steps=("recommendations",), ndcg=0.1)
-    return [Night(None, "published", 0), refused, *nights]
+    refused = ListedNight(
+        time=start,
+        ended="refused",
+        status="refused",
+        run="run",
+        checks=(SHOT,),
+        steps=("recommendations",),
+        ndcg=0.1,
+    )
+    return [nights[0].model_copy(update={"edition": 0, "ndcg": None}), refused, *nights]
 
 
 def build_outcomes() -> list[Outcome]:

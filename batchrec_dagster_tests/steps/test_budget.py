@@ -19,7 +19,7 @@ from batchrec_dagster.personalize.resource_kinds import (
     ResourceKind,
 )
 from batchrec_dagster.pipeline.assets import published_lists, training
-from batchrec_dagster.reporting.nights import Night, list_nights
+from batchrec_dagster.reporting.nights import ListedNight, list_nights
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster_tests.guard.builders import Project, definitions, refresh, why
@@ -83,7 +83,7 @@ def as_one_run(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
         monkeypatch.setattr(module, "find_root_run", lambda context: run)
 
 
-def list_shop_nights(shop: Shop) -> list[Night]:
+def list_shop_nights(shop: Shop) -> list[ListedNight]:
     storage = StorageResource(root=str(shop.project.storage), s3=S3Connection())
     return list_nights(ListFiles(storage, ListKeys("shop")))
 

@@ -10,8 +10,8 @@ from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.pipeline.run_step import asset_step
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.steps import checks
-from batchrec_dagster.steps.publishing import read_checks
-from batchrec_dagster.storage.editions import Edition, Finding
+from batchrec_dagster.steps.publish import read_checks
+from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster_tests.guard.editions import make_edition
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

@@ -10,7 +10,7 @@ from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.personalize.evidence import AMAZON
 from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster_tests.guard.editions import make_edition
 
@@ -67,25 +67,6 @@ def test_the_gate_says_that_amazons_metrics_count_all_events() -> None:
         "NDCG@25 0.2000, compared with 0.1000 for the most popular items; coverage 0.2000; the"
         " metrics of Amazon Personalize count all events, not only cart and purchase"
     )
-
-
-def test_lists_that_were_rolled_back_and_are_still_there_are_not_compared() -> None:
-    for old, is_passed in (("arn:old", True), ("arn:new", False)):
-        verdict = check_quality_gate(
-            Gate(),
-            ModelToPublish(
-                build_model(0.02, 0.01),
-                "all",
-                build_edition(0.1, arn=old),
-                rolled_back=None if is_passed else "its lists were rolled back",
-                unfinished_rollback=True,
-            ),
-            how_to_skip="do so",
-        )
-        assert verdict.passed is is_passed
-        assert "which were rolled back: `batchrec rollback` finishes that" in verdict.text
-        assert ("publish anyway: do so" in verdict.text) is not is_passed
-        assert "\n" not in verdict.text
 
 
 def test_what_remains_is_said() -> None:

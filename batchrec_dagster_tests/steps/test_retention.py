@@ -20,7 +20,7 @@ from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.retention import delete_unneeded, delete_unneeded_segments
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.records import save
 from batchrec_dagster_tests.guard.builders import declaration
@@ -106,10 +106,10 @@ def make_work(storage: StorageResource, statuses: Any = (), **settings: Any) -> 
 def publish(work: PersonalizeWork, folder: Path, name: str = "", **about: Any) -> None:
     """Publish the next edition of the list, made from the job of its number."""
     (published,) = (one for one in work.pipeline.user_lists if one.name == name)
-    table = work.files_of(published).table
+    table = work.files_of(published).editions
     number = table.next_number()
     facts = {"job_arn": f"{JOB}shop-{number}", **about}
-    with TableWriter(folder / "lists.parquet") as writer:
+    with ListWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"]}))
         writer.finish(make_edition({"number": number, "version": f"v{number}", **facts}))
     table.publish(writer.path, work.pipeline.retention.editions)
@@ -190,7 +190,7 @@ def test_removed_lists_keep_only_what_they_published(tmp_path: Path) -> None:
     kept = [
         f"lists/mail/{users}",
         f"lists/gone/{published}",
-        "lists/gone/records/publications.json",
+        "lists/gone/records/editions.json",
     ]
     left = [users, arms, *(f"lists/gone/{key}" for key in (users, arms)), f"lists/mail/{arms}"]
     for key in (*kept, *left):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from batchrec_dagster.personalize.file_formats import format_segment_line, read_segments
 from batchrec_dagster.steps.batch_jobs import split_at_lines
 from batchrec_dagster.steps.segment_table import SegmentTable
-from batchrec_dagster.storage.editions import TableWriter
+from batchrec_dagster.storage.list_file import ListWriter
 
 USERS = ["1", "2", "é", "4"]
 segments = st.lists(
@@ -29,7 +29,7 @@ def build_table(
     content = [f"{line}\n".encode() for line in lines]
     table = SegmentTable(titles)
     with tempfile.TemporaryDirectory() as folder:
-        with TableWriter(Path(folder) / "table.parquet") as writer:
+        with ListWriter(Path(folder) / "table.parquet") as writer:
             table.write(map(read_segments, split_at_lines(content, size)), writer)
         return table, pl.read_parquet(writer.path)
 

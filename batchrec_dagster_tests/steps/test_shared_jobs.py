@@ -22,8 +22,8 @@ from batchrec_dagster.steps.shared_jobs import (
 )
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import Finding, TableWriter
-from batchrec_dagster.storage.publications import PublicationRecord, Publications, WithdrawnLists
+from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
 from batchrec_dagster_tests.guard.editions import make_edition
 
@@ -104,7 +104,7 @@ def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
     assert [cost.what for cost in estimate_results(work)] == works
 
 
-def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_path: Path) -> None:
+def test_data_are_compared_with_the_newest_lists(tmp_path: Path) -> None:
     storage = StorageResource(root=str(tmp_path), s3=S3Connection())
     pipeline = declare({"mail": {}, "home": {}})
     work = PersonalizeWork(pipeline, storage, cast(Ensure, None), Prices())
@@ -115,13 +115,9 @@ def test_data_are_compared_with_the_newest_lists_that_were_not_rolled_back(tmp_p
             "settings": pipeline.deciding_settings,
         }
         about = {"number": 1, "version": f"v{day}", "made_at": f"2026-11-0{day}", **sizes}
-        with TableWriter(tmp_path / "lists.parquet") as writer:
+        with ListWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
             writer.finish(make_edition(about))
-        work.files_of(published).table.publish(writer.path, 7)
+        work.files_of(published).editions.publish(writer.path, 7)
     compare = SizeComparison(work, "interactions").check
     assert compare(DataSize(rows=190)).text.endswith("compared with 200 in edition 1 of mail")
-    withdrawn = WithdrawnLists(1, "v2", None, None)
-    Publications(work.files_of(mail)).write(PublicationRecord(withdrawn=(withdrawn,)))
-    compare = SizeComparison(work, "interactions").check
-    assert compare(DataSize(rows=190)).text.endswith("compared with 100 in edition 1 of home")

@@ -12,7 +12,7 @@ import pytest
 from batchrec_dagster.deployment.io_managers import InteractionsIOManager
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import PublishedTable, TableWriter
+from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.io_managers import (
     STORAGE_KEY,
     HtmlIOManager,
@@ -22,6 +22,7 @@ from batchrec_dagster.storage.io_managers import (
     StorageIOManager,
     UsersIOManager,
 )
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.editions import make_edition
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
@@ -92,14 +93,16 @@ def test_a_file_is_stored_as_it_is_and_read_lazily(
 def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
     tmp_path: Path, input_type: Any
 ) -> None:
-    with TableWriter(tmp_path / "lists.parquet") as writer:
+    with ListWriter(tmp_path / "lists.parquet") as writer:
         for row in range(TABLE.height):
             writer.write(TABLE[row].to_arrow())
         writer.finish(make_edition({"version": "a"}))
     key = "shop/lists/lists.parquet"
     folder = tmp_path / "storage"
     storage = StorageResource(root=str(folder), s3=S3Connection())
-    PublishedTable(storage.store, storage.uri(key)).publish(writer.path, keep=1)
+    Editions(storage.store, storage.uri(key), storage.uri("editions.json")).publish(
+        writer.path, keep=1
+    )
     # The asset has published the lists itself, and hands over no value.
     table = pass_downstream(
         folder, PublishedTableIOManager, dg.MaterializeResult(), input_type, key=key

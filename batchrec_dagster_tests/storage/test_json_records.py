@@ -17,7 +17,6 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.io_managers import JsonRecordIOManager
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.objects import DamagedObjectError
-from batchrec_dagster.storage.publications import Publications
 from batchrec_dagster.storage.records import ANY_RECORD, load, parse_record, save
 
 MODEL = ModelRecord(
@@ -95,7 +94,6 @@ def test_a_damaged_record_that_can_be_made_again_counts_as_none(
 @pytest.mark.parametrize(
     ("key", "read"),
     [
-        ("shop/records/publications.json", lambda files: Publications(files).read()),
         (
             "shop/curated/recommendation_outcomes/sums.parquet",
             lambda files: files.parquet(files.keys.outcome_sums, "delete it"),

@@ -19,12 +19,13 @@ from batchrec_dagster.pipeline.run_step import materialization_with_checks
 from batchrec_dagster.reporting.markdown import format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
+from batchrec_dagster.steps import rollback
 from batchrec_dagster.steps.checks import ROWS_TITLED
 from batchrec_dagster.steps.items import list_attribute_columns
-from batchrec_dagster.steps.publishing import read_checks, republish, summarize_edition
+from batchrec_dagster.steps.publish import read_checks, summarize_edition
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.editions import Edition
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def published_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]:
         "edition": edition.number,
         # Dagster plots these over the runs: a plot of integers would lose the decimals.
         **{name: float(number) for name, number in numbers.items() if number is not None},
-        "dagster/uri": files.table.uri,
+        "dagster/uri": files.editions.uri,
     }
 
 
@@ -260,14 +261,13 @@ def roll_back(
     delete_unneeded: deletes what no kept edition needs.
     """
     runs = DagsterRuns(context.instance)
-    absent = republish(work, published, to, find_root_run(context), runs, context.log).absent
+    root_run = find_root_run(context)
+    restoration = rollback.roll_back(work, published, to, root_run, runs, context.log)
     delete_unneeded()
-    table = work.files_of(published).table
+    table = work.files_of(published).editions
     edition, lists = table.read()
     names = [spec.name for spec in context.assets_def.check_specs]
-    outcome = f"rolled back to {summarize_edition(edition)}"
-    if absent.description:
-        outcome += f"; {absent.description}"
+    outcome = "; ".join([f"rolled back to {summarize_edition(edition)}", *restoration.notes])
     return materialization_with_checks(
         read_checks(edition, names),
         dg.MaterializeResult(

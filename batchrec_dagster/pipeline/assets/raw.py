@@ -40,7 +40,7 @@ from batchrec_dagster.steps.ratings import (
 from batchrec_dagster.steps.raw_files import CopiedFile, Copying, Inspect, RawSource, copy_raw
 from batchrec_dagster.steps.user_attributes import inspect_users
 from batchrec_dagster.steps.work import Result, Work
-from batchrec_dagster.storage.editions import Finding
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 
 ATTRIBUTES_VERSION = "1"

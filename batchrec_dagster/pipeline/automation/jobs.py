@@ -13,7 +13,7 @@ from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
 from batchrec_dagster.pipeline.automation.runs import MAX_RUNTIME_TAGS
 from batchrec_dagster.pipeline.run_options import build_job_config
-from batchrec_dagster.steps.publishing import PREVIOUS, build_rollback_config
+from batchrec_dagster.steps.rollback import PREVIOUS, build_rollback_config
 
 # Whether the code location has batchrec's console logger: a job uses it only if its config names
 # it, and would not load in a location without it.

@@ -157,7 +157,7 @@ def describe_new_lists(published: PublishedList, results: PublishedResults) -> M
     live = results.read_publication()
     asset = "/".join(published.asset_key(published.asset))
     lines = [
-        live.description if live is not None and not live.is_first else None,
+        live.description if live is not None and live.ended == "restored" else None,
         record["verdict"]["text"] if record.get("verdict") else None,
         record.get("changes"),
         f"Lists: {published.pipeline.alerts.dagster_url}/assets/{asset}",

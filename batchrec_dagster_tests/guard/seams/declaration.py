@@ -17,12 +17,10 @@ import pyarrow as pa
 
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation import list_alerts
-from batchrec_dagster.steps.publishing import remember_facts
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys
-from batchrec_dagster.storage.publications import Publications
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import Project, definitions
 from batchrec_dagster_tests.guard.editions import make_edition
 
@@ -66,14 +64,12 @@ def publish_lists(project: Project, address: str, time: datetime) -> None:
     """Publish the next edition of a list, such as `shop/home`, at that time, without a run."""
     storage = StorageResource(root=str(project.storage), s3=S3Connection())
     files = ListFiles(storage, ListKeys(address))
-    number = files.table.next_number()
+    number = files.editions.next_number()
     facts = {"number": number, "version": f"v{number}", "made_at": time.isoformat()}
-    with temporary_folder() as folder, TableWriter(folder / "lists.parquet") as writer:
+    with temporary_folder() as folder, ListWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
         writer.finish(make_edition(facts))
-        publications = Publications(files)
-        files.table.publish(folder / "lists.parquet", 7)
-        publications.write(remember_facts(publications.read(), files))
+        files.editions.publish(folder / "lists.parquet", 7)
 
 
 @contextmanager

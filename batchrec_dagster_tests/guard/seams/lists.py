@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,11 +40,10 @@ from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import TableWriter
 from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
-from batchrec_dagster.storage.publications import Publications, Rollback
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import make_edition, restore
 
 if TYPE_CHECKING:
     pass
@@ -187,7 +186,7 @@ def make_list(
         for start in range(0, max(1, len(lines)), lines_at_once)
     ]
     with TemporaryDirectory() as folder:
-        with TableWriter(Path(folder) / "lists.parquet") as writer:
+        with ListWriter(Path(folder) / "lists.parquet") as writer:
             builder.write(pieces, writer)
         rows = pl.read_parquet(writer.path)
     built = builder.finish(everyone, filtered=False)
@@ -416,7 +415,7 @@ class ListHistory:
         at: the time of the publication, in epoch seconds.
         data_until: the time of the newest interaction that the lists are made of.
         """
-        table = self._files.table
+        table = self._files.editions
         rows = [
             (user, rank, item)
             for user, items in lists.items()
@@ -434,27 +433,20 @@ class ListHistory:
         if experiment is not None:
             about["experiment"] = Experiment.model_validate(experiment).model_dump()
         with TemporaryDirectory() as folder:
-            with TableWriter(Path(folder) / "lists.parquet") as writer:
+            with ListWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(pl.DataFrame(rows, schema=schema, orient="row").to_arrow())
                 writer.finish(make_edition(about))
             table.publish(writer.path, keep=9)
-        Publications(self._files).settle()
 
     def roll_back(self, *, at: int) -> None:
         """Make the edition before the live one live again, at this time."""
-        files = self._files
-        publications = Publications(files)
-        edition = files.table.older()[0]
-        moment = datetime.fromtimestamp(at, UTC)
-        rollback = Rollback("run", f"{edition.number}", edition.number, moment)
-        publications.write(replace(publications.read(), rollback=rollback))
-        files.table.put_back(edition, keep=9)
-        publications.settle()
+        editions = self._files.editions
+        restore(editions, editions.older()[0], datetime.fromtimestamp(at, UTC))
 
     def drop_kept_editions(self) -> None:
         """Delete all editions but the live one, as retention does in the end."""
         store = self._work.storage.store
-        for edition in store.list(self._files.table.history):
+        for edition in store.list(self._files.editions.history):
             store.delete(edition.uri)
 
     def measure(self, interactions: pl.DataFrame) -> pl.DataFrame:

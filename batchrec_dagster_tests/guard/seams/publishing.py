@@ -24,17 +24,19 @@ from batchrec_dagster.errors import Refused as Refused
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting.history import EditionHistory
-from batchrec_dagster.steps import publishing as publishing_module
+from batchrec_dagster.steps import publish, rollback
 from batchrec_dagster.steps.checks import (
     require_passed,
 )
 from batchrec_dagster.steps.outcomes import measure_outcomes
-from batchrec_dagster.steps.publishing import PREVIOUS, Publishing, republish
+from batchrec_dagster.steps.publish import Publishing
 from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.rollback import PREVIOUS
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage import editions as editions_module
 from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import Edition, ListCounts, PublishedTable, TableWriter
+from batchrec_dagster.storage.edition import Edition, ListCounts
 from batchrec_dagster.storage.erased import (
     NOBODY,
     ErasedUsers,
@@ -42,12 +44,12 @@ from batchrec_dagster.storage.erased import (
     read_erased_users,
 )
 from batchrec_dagster.storage.layout import ListFiles, PipelineFiles, PipelineKeys
+from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
 )
-from batchrec_dagster.storage.publications import Publications
 
 if TYPE_CHECKING:
     pass
@@ -207,16 +209,16 @@ class Editions:
 
     def before(self) -> int | None:
         """The number of the edition that the live one is compared with, if it is kept."""
-        live = self._table.current()
+        live = self._table.live()
         baseline = None if live is None else EditionHistory(self._files).find_baseline(live)
         return None if baseline is None else baseline.number
 
-    def nights(self) -> list[tuple[int, str, datetime | None]]:
+    def nights(self) -> list[tuple[int, str, datetime]]:
         """The editions that became live, oldest first: the number, why, and since when."""
-        reasons = {"published": "published", "rolled back": "rollback"}
+        reasons = {"published": "published", "restored": "rollback"}
         return [
-            (past.edition, reasons.get(past.why, "by hand"), past.since)
-            for past in Publications(self._files).read().publications
+            (night.edition or 0, reasons[night.ended], night.time)
+            for night in self._table.record().publications
         ]
 
     def publish(self, night: NightsWork, *, anyway: bool = False) -> int:
@@ -241,12 +243,12 @@ class Editions:
         with _at(night.time), TemporaryDirectory() as folder:
             publishing = Publishing(self._work, self._list, model, night.users_version)
             require_passed([publishing.gate(skip=anyway)])
-            with TableWriter(Path(folder) / "lists.parquet") as writer:
+            with ListWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(night.lists.to_arrow())
                 version = re.sub(r"\W", "_", f"{night.model}_{night.users_version}")
                 made = publishing.describe(
                     version,
-                    RunFacts(run, run),
+                    RunFacts(run, run, skip_quality_gate=anyway),
                     [],
                     counts=ListCounts(subjects=night.lists.get_column("user_id").n_unique()),
                     data_until=night.data_until,
@@ -264,7 +266,7 @@ class Editions:
         target = PREVIOUS if to is None else str(to)
         with _at(time):
             log = logging.getLogger("rollback")
-            restoration = republish(self._work, self._list, target, run, self, log)
+            restoration = rollback.roll_back(self._work, self._list, target, run, self, log)
         return restoration.edition.number
 
     def set_users(self, users: Iterable[str]) -> None:
@@ -286,7 +288,7 @@ class Editions:
 
     def lose_record(self) -> None:
         """Delete what is recorded of the publications beside the files of the lists."""
-        self.store.delete("shop/records/publications.json")
+        self.store.delete("shop/records/editions.json")
 
     def count_interactions(self) -> dict[int, int]:
         """How many interactions count for each edition in the outcomes."""
@@ -302,7 +304,7 @@ class Editions:
         return True
 
     def _read(self, edition: Edition) -> PublishedEdition:
-        lists = self._table.read_edition(edition).select(LIST_COLUMNS).collect()
+        lists = self._table.read_rows(edition).select(LIST_COLUMNS).collect()
         return PublishedEdition(edition.number, lists)
 
     @cached_property
@@ -323,8 +325,8 @@ class Editions:
         return self._work.files_of(self._list)
 
     @property
-    def _table(self) -> PublishedTable:
-        return self._files.table
+    def _table(self) -> editions_module.Editions:
+        return self._files.editions
 
 
 SinkFailedError = UserError
@@ -390,5 +392,5 @@ def _at(time: datetime) -> Iterator[None]:
         def now(cls, tz: object = None) -> Clock:
             return cls.fromtimestamp(time.timestamp(), UTC)
 
-    with patch.object(publishing_module, "datetime", Clock):
+    with patch.object(publish, "datetime", Clock), patch.object(rollback, "datetime", Clock):
         yield

@@ -1,0 +1,228 @@
+"""Publishing lists: the gate before it, what is known of the edition, and the put.
+
+An edition is made of the versions of its inputs, its settings and its code. Lists that a rollback
+replaced are known by parts of these, so that no later night publishes them again by itself, not
+even if another model makes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from batchrec_dagster.config import PublishedList, fingerprint
+from batchrec_dagster.personalize.evidence import NDCG, name_ndcg, read_ndcg, read_popular_ndcg
+from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
+from batchrec_dagster.steps.data_sizes import collect_sizes
+from batchrec_dagster.steps.items import read_item_columns_versions
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.runs import RunFacts, explain_skipping, measure_seconds
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
+from batchrec_dagster.storage.editions import Editions, EditionsRecord
+from batchrec_dagster.storage.layout import ListFiles
+
+# Part of what lists are made of: raise it when the same inputs would become other lists.
+CODE_VERSION = "1"
+
+
+def summarize_edition(edition: Edition) -> str:
+    """An edition in one line: its time, NDCG@25 and number of users."""
+    facts = [f"edition {edition.number}", f"made {edition.made_at:%Y-%m-%d %H:%M} UTC"]
+    if NDCG in edition.metrics:
+        facts.append(f"{name_ndcg(edition.success)} {edition.metrics[NDCG]:.4f}")
+    if edition.users is not None:
+        facts.append(f"{edition.users:,} users")
+    return ", ".join(facts)
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """Decides whether the lists that a model makes may be published, and describes them."""
+
+    work: Work
+    published: PublishedList
+    model: ModelRecord
+    users_version: str | None = None
+    """The version of the users' file; None before there is one. Then only `gate` can be called."""
+    rule_versions: Sequence[str] = ()
+    """The versions of what the rules of lists read; empty without rules."""
+
+    @property
+    def files(self) -> ListFiles:
+        """The files of the list."""
+        return self.work.files_of(self.published)
+
+    @property
+    def editions(self) -> Editions:
+        """The editions of the list."""
+        return self.files.editions
+
+    @cached_property
+    def live(self) -> Edition | None:
+        """The edition that was live when this was first read; None if there was none."""
+        return self.editions.live()
+
+    @cached_property
+    def record(self) -> EditionsRecord:
+        """What the nights before this one did."""
+        return self.editions.record()
+
+    @cached_property
+    def made_of(self) -> dict[str, str]:
+        """The versions of what decides how the lists are, by name.
+
+        Items are read after their version is: if they change in between, the next run publishes
+        again.
+        """
+        published, model = self.published, self.model
+        experiment = [published.experiment] if published.experiment else []
+        versions = {
+            "model": model.solution_version_arn,
+            "trained_on": model.trained_on or "",
+            "data": model.data_version,
+            "settings": fingerprint(
+                published.settings, *experiment, *published.pipeline.popularity_settings
+            ),
+            "declaration": fingerprint(published.deciding_settings),
+        }
+        if self.users_version is None:
+            return versions
+        return {
+            **versions,
+            "users": self.users_version,
+            "items": fingerprint(*read_item_columns_versions(self.work, published)),
+            "rules": fingerprint(*self.rule_versions),
+            # The edition has the metrics, so it is another one if they count other events.
+            "metrics": self.measured_on,
+            "code": CODE_VERSION,
+        }
+
+    def compute_version(self, job_arn: str | None) -> str:
+        """The version of the lists that the job of this ARN found, or that are counted without."""
+        return fingerprint(self.made_of, job_arn)
+
+    @property
+    def measured_on(self) -> str:
+        """A fingerprint of the interactions that the model's metrics count.
+
+        Metrics are compared if it is the same.
+        """
+        events = sorted(name.lower() for name in self.model.success)
+        return fingerprint(self.work.pipeline.interactions, events)
+
+    @property
+    def withdrawn(self) -> list[Withdrawn]:
+        """The lists that were rolled back and would be published again."""
+        return [lists for lists in self.record.withdrawn if lists.recognises(self.made_of)]
+
+    def gate(self, *, skip: bool) -> Finding:
+        """Whether the lists may be published. Raises UserError.
+
+        skip: whether this run publishes anyway.
+        """
+        return check_quality_gate(
+            self.published.gate,
+            ModelToPublish(
+                self.model,
+                self.measured_on,
+                self.live,
+                self.work.pipeline.solution.success,
+                rolled_back=_explain_withdrawal(self.withdrawn, self.model),
+            ),
+            how_to_skip=explain_skipping(self.work.pipeline),
+            skip_quality_gate=skip,
+        )
+
+    def describe(
+        self, version: str, run: RunFacts, findings: Sequence[Finding], **facts: Any
+    ) -> Edition:
+        """What is known of the edition that is about to be published. Raises UserError.
+
+        If the run publishes anyway, later runs may publish the same lists too.
+
+        version: the version of the lists.
+        facts: those of the lists themselves, such as `counts`, and `cost_usd`.
+        """
+        published, model = self.published, self.model
+        now, ndcg = datetime.now(UTC), read_ndcg(model)
+        allowed = self.withdrawn if run.skip_quality_gate else []
+        return Edition(
+            address=published.address,
+            subject=published.subject,
+            number=self.editions.next_number(),
+            version=version,
+            made_at=now,
+            run=run.run,
+            root_run=run.root_run,
+            seconds=measure_seconds(run.start),
+            findings=tuple(findings),
+            live_since=now,
+            live_by=run.root_run,
+            replaced=self.live.number if self.live is not None else None,
+            withdrawn=tuple(lists for lists in self.record.withdrawn if lists not in allowed),
+            made_of=self.made_of,
+            settings=published.deciding_settings,
+            source=published.pipeline.ratings.shown_source,
+            sizes=collect_sizes(self.work),
+            data_version=model.data_version,
+            solution_version_arn=model.solution_version_arn,
+            recipe=published.pipeline.solution.recipe,
+            engine=model.engine,
+            trained_on=model.trained_on,
+            trained_at=model.trained_at,
+            measured_on=self.measured_on,
+            success=tuple(model.success),
+            metrics=dict(model.metrics),
+            ndcg=ndcg.value if ndcg is not None else None,
+            ndcg_low=ndcg.low if ndcg is not None else None,
+            ndcg_high=ndcg.high if ndcg is not None else None,
+            popular_ndcg=read_popular_ndcg(model),
+            evidence=dict(model.evidence),
+            recent_popularity=dict(model.recent_popularity),
+            **facts,
+        )
+
+    def publish(self, file: Path) -> Edition:
+        """Publish the lists. Raises UserError.
+
+        file: as `ListWriter` wrote it.
+        """
+        return self.editions.publish(file, self.published.retention.editions)
+
+
+def _explain_withdrawal(withdrawn: Sequence[Withdrawn], model: ModelRecord) -> str | None:
+    """Why the model's lists count as rolled back; None if no such lists were."""
+    if not withdrawn:
+        return None
+    arn = model.solution_version_arn
+    if any(mark.get("model") == arn for lists in withdrawn for mark in lists.marks):
+        return "its lists were rolled back"
+    return f"edition {withdrawn[0].number}, of the same data and settings, was rolled back"
+
+
+def repeat_checks(edition: Edition, gate: Finding) -> list[Finding]:
+    """The checks that an unchanged edition passed, with the day, except the gate.
+
+    gate: the check that was made again, by a gate that may have changed.
+    """
+    note = f"as checked {edition.made_at:%Y-%m-%d}, when edition {edition.number} was published"
+    return [
+        replace(check, text=f"{check.text}; {note}")
+        for check in edition.findings
+        if check.name != gate.name
+    ]
+
+
+def read_checks(edition: Edition, names: Sequence[str]) -> list[Finding]:
+    """The results that are stored with an edition, for checks of these names.
+
+    A check that was not made for the edition counts as passed, and says so.
+    """
+    stored_checks = {check.name: check for check in edition.findings}
+    text = "not checked when these lists were published"
+    return [stored_checks.get(name, Finding(name, passed=True, text=text)) for name in names]

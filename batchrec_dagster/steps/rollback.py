@@ -1,0 +1,301 @@
+"""Making older lists live again.
+
+They pass through what holds today: who is gone or erased gets no list, and what is blocked is on
+none. What was live is withdrawn: no night publishes it again by itself.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.config import PublishedList
+from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.personalize.conditions import add_age_column, find_matches
+from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.personalize.filter_grammar import parse_condition
+from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.steps.list_rules import RuleInputs, read_rule_inputs
+from batchrec_dagster.steps.publish import summarize_edition
+from batchrec_dagster.steps.runs import RunHistory
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.edition import Edition, Withdrawn
+from batchrec_dagster.storage.edition_without import write_without
+from batchrec_dagster.storage.editions import Editions, EditionsRecord
+from batchrec_dagster.storage.erased import read_erased_users
+from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
+
+PREVIOUS = "previous"
+# If a larger share of a table's users is not among the current ones, the current data may be bad.
+MAX_ABSENT_SHARE = 0.2
+# By which parts of what they are made of lists are known that were rolled back, if these parts tell
+# them from the lists that replace them: by their model and settings, and by what any model would
+# make them from.
+OF_MODEL = ("model", "settings")
+OF_SOURCE = ("data", "trained_on", "declaration")
+# The part that tells the metrics apart, but not the lists.
+OF_METRICS = "metrics"
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """An edition that is live again."""
+
+    edition: Edition
+    notes: list[str] = field(default_factory=list)
+    """Who and what was left out of its lists, or what they still have, in words."""
+
+
+def build_rollback_config(op: str, to: str) -> dict[str, Any]:
+    """The run config of the rollback job.
+
+    op: the name of the op of the asset `recommendations`.
+    to: an edition's number, or PREVIOUS.
+    """
+    return {"ops": {op: {"config": {"roll_back_to": to}}}}
+
+
+def roll_back(
+    work: Work,
+    published: PublishedList,
+    to: str,
+    run: str,
+    runs: RunHistory,
+    log: logging.Logger,
+) -> Restoration:
+    """Make an older edition live again, as far as its lists may be shown today.
+
+    to: an edition's number, or PREVIOUS.
+    run: the id of the first of a run and its retries, which all choose the same edition.
+    Raises UserError, and DamagedObjectError if the chosen edition's file is damaged.
+    """
+    files = work.files_of(published)
+    editions = files.editions
+    live, record = editions.live(), editions.record()
+    if live is not None and live.because == "rollback" and live.live_by == run:
+        chosen = live
+    else:
+        chosen = choose_edition(editions, to, find_unfinished(live, runs))
+    if live is not None and chosen.is_copy_of(live):
+        editions.settle()
+        return Restoration(live)
+    inputs = read_rule_inputs(work, published)
+    absent = AbsentUsers.of(files, published.users_key, chosen)
+    blocked = inputs.blocked if inputs is not None and inputs.blocked is not None else NOBODY
+    facts = {
+        "because": "rollback",
+        "live_since": datetime.now(UTC),
+        "live_by": run,
+        "replaced": live.number if live is not None else None,
+        "withdrawn": _withdraw(record, live, chosen),
+        "rows_against_only": _count_against_only(inputs, editions, chosen, blocked),
+    }
+    item = SIMILAR_ITEM_COLUMN if chosen.subject == "item" else "item_id"
+    is_kept = ~pl.col(item).is_in(blocked.implode())
+    if chosen.subject == "user":
+        is_kept &= ~pl.col("user_id").is_in(absent.to_drop.implode())
+    with temporary_folder() as folder:
+        path = folder / "lists.parquet"
+        write_without(editions, chosen, is_kept, path, **facts)
+        edition = editions.publish(path, published.retention.editions)
+    log.info(f"published again: {summarize_edition(edition)}")
+    notes = [note for note in (absent.description, describe_rows_against_only(edition)) if note]
+    for note in notes:
+        log.warning(note)
+    return Restoration(edition, notes)
+
+
+def find_unfinished(live: Edition | None, runs: RunHistory) -> Edition | None:
+    """The live edition, if the rollback to it did not end well: neither its run nor a retry."""
+    if live is None or live.because != "rollback" or not runs.is_unfinished(live.live_by):
+        return None
+    return live
+
+
+def choose_edition(editions: Editions, to: str, unfinished: Edition | None = None) -> Edition:
+    """The edition to make live again.
+
+    to: an edition's number, or PREVIOUS: the newest edition before the live one that was not
+        rolled back itself.
+    unfinished: the edition that is live by a rollback which did not end. PREVIOUS is this one.
+
+    Raises UserError if there is no such edition.
+    """
+    live, older, record = editions.live(), editions.older(), editions.record()
+    if to == PREVIOUS:
+        if unfinished is not None:
+            return unfinished
+        for edition in older:
+            # An edition with the same lists as the live one would change nothing.
+            is_earlier = live is None or (
+                edition.number < live.number and not _has_same_lists(edition, live)
+            )
+            if is_earlier and not record.is_withdrawn(edition):
+                return edition
+        missing = "there is no earlier edition"
+    else:
+        for known_edition in [live, *older]:
+            if known_edition is not None and str(known_edition.number) == to:
+                return known_edition
+        missing = f"there is no edition {to!r}"
+    editions_kept = "; ".join(summarize_edition(edition) for edition in older) or "nothing"
+    raise UserError(f"{missing} to roll back to. Kept: {editions_kept}")
+
+
+def _has_same_lists(edition: Edition, other: Edition) -> bool:
+    """Whether both have the same lists, perhaps with metrics that count other events."""
+    same_metrics = {OF_METRICS: other.made_of.get(OF_METRICS, "")}
+    return edition.version == other.version or {**edition.made_of, **same_metrics} == other.made_of
+
+
+def _withdraw(
+    record: EditionsRecord, live: Edition | None, chosen: Edition
+) -> tuple[Withdrawn, ...]:
+    """The lists that are withdrawn when the chosen edition replaces the live one.
+
+    What the chosen edition is made of itself may be published again.
+    """
+    withdrawn = [
+        Withdrawn(
+            number=lists.number,
+            marks=tuple(mark for mark in lists.marks if not mark.items() <= chosen.made_of.items()),
+        )
+        for lists in record.withdrawn
+        if lists.number != chosen.number
+    ]
+    if live is not None:
+        withdrawn.append(Withdrawn(number=live.number, marks=_mark(live, chosen)))
+    return tuple(withdrawn)
+
+
+def _mark(withdrawn: Edition, chosen: Edition) -> tuple[dict[str, str], ...]:
+    """By what the withdrawn lists are known if they are made again, and not the chosen ones."""
+    made_of = withdrawn.made_of
+
+    def differ(parts: tuple[str, ...]) -> bool:
+        return any(made_of.get(part) != chosen.made_of.get(part) for part in parts)
+
+    if differ(OF_MODEL):
+        # If the data are the same, another model may make better lists of them.
+        parts = [OF_MODEL, *([OF_SOURCE] if differ(OF_SOURCE) else [])]
+        return tuple({part: made_of.get(part, "") for part in names} for names in parts)
+    whole = tuple(part for part in made_of if part != OF_METRICS)
+    return ({part: made_of[part] for part in whole},) if differ(whole) else ()
+
+
+def _count_against_only(
+    inputs: RuleInputs | None, editions: Editions, edition: Edition, blocked: pl.Series
+) -> int | None:
+    """How many rows that stay have items that the rule `only` would leave out; None without it."""
+    if inputs is None or inputs.rules.only is None or inputs.items is None:
+        return None
+    now = int(datetime.now(UTC).timestamp())
+    items = add_age_column(inputs.items, now)
+    allowed = items.filter(find_matches(parse_condition(inputs.rules.only), items))
+    item = pl.col(SIMILAR_ITEM_COLUMN if edition.subject == "item" else "item_id")
+    is_against = ~item.is_in(allowed.get_column(ITEM_ID).implode())
+    rows = editions.read_rows(edition).filter(is_against, ~item.is_in(blocked.implode()))
+    return int(rows.select(pl.len()).collect(engine="streaming").item())
+
+
+def describe_rows_against_only(edition: Edition) -> str:
+    """How many rows the rule `only` would leave out today, in words; empty if none."""
+    if not edition.rows_against_only:
+        return ""
+    return (
+        f"{edition.rows_against_only:,} rows have items that rules.only leaves out today, such as"
+        " what is sold out: the next night makes lists without them"
+    )
+
+
+NOBODY = pl.Series([], dtype=pl.String)
+
+
+@dataclass(frozen=True)
+class AbsentUsers:
+    """The users of an edition who are not among the current users.
+
+    Lists that come back must not reach people who are gone. But data of which a large part is
+    missing must not empty a good table: then only those who were erased are dropped.
+    """
+
+    users: int
+    """How many users the edition has."""
+    absent: pl.Series | None
+    """The ids of those who are not among the current users; None if these are not known."""
+    erased: pl.Series
+    """The ids of those who are on the list of erased users."""
+
+    @classmethod
+    def of(cls, files: ListFiles, users_key: str, edition: Edition) -> AbsentUsers:
+        """Those of this edition.
+
+        users_key: the storage key of the current users.
+        Raises UserError.
+        """
+        if edition.subject == "item":
+            return cls(0, NOBODY, NOBODY)
+        ids = files.editions.read_rows(edition).select(pl.col("user_id").unique())
+        users = ids.collect(engine="streaming").to_series()
+        current_users = _read_current_users(files, users_key)
+        absent = None
+        if current_users is not None:
+            absent = users.filter(~users.is_in(current_users.implode()))
+        return cls(len(users), absent, read_erased_users(files).find(users))
+
+    @property
+    def may_be_bad_data(self) -> bool:
+        """Whether so many are absent that the current data may be bad."""
+        return self.absent is not None and len(self.absent) > MAX_ABSENT_SHARE * self.users
+
+    @property
+    def to_drop(self) -> pl.Series:
+        """The ids of those whose rows go."""
+        if self.absent is None or self.may_be_bad_data:
+            return self.erased
+        return pl.concat([self.absent, self.erased]).unique()
+
+    @property
+    def description(self) -> str:
+        """Who was dropped, or why nobody was, in words; empty if nobody is absent."""
+        erased_count = len(self.erased)
+        erased = f"{erased_count:,} erased users were dropped"
+        if erased_count == 1:
+            erased = "1 erased user was dropped"
+        if self.absent is None:
+            fate = f"only {erased}" if erased_count else "nobody was dropped"
+            return f"the list of the current users is missing or damaged, so {fate}"
+        if self.may_be_bad_data:
+            text = (
+                f"{len(self.absent):,} of the {self.users:,} users are not among the current users"
+                " (batch_users), which is more than a fifth. They stay, because the current data"
+                " may be bad"
+            )
+            return f"{text}; {erased}" if erased_count else text
+        count = len(self.to_drop)
+        if not count:
+            return ""
+        if count == 1:
+            return "1 user who is not among the current users (batch_users) was dropped"
+        return f"{count:,} users who are not among the current users (batch_users) were dropped"
+
+
+def _read_current_users(files: ListFiles, users_key: str) -> pl.Series | None:
+    """The ids of the users who get a list now; None if there is no file of them, or a damaged one.
+
+    Raises UserError.
+    """
+    try:
+        content = io.BytesIO(files.storage.store.get(files.uri(users_key)))
+        users = pl.read_ndjson(content, schema={USER_FIELD: pl.String})
+    except (ObjectNotFoundError, DamagedObjectError, pl.exceptions.PolarsError):
+        return None
+    return users.get_column(USER_FIELD)

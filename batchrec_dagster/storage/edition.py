@@ -1,0 +1,199 @@
+"""One edition of lists: what is known of it, and the verdicts of the checks that it passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+# What a failed check does: it stops what comes after it, or only warns.
+Severity = Literal["error", "warn"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check's verdict."""
+
+    name: str
+    passed: bool
+    text: str
+    """What the check saw, and what to do if it failed, in words."""
+    numbers: dict[str, int | float] = field(default_factory=dict)
+    """The numbers behind the verdict, by name."""
+    severity: Severity = "error"
+    """What a failure does."""
+    makes_output_unusable: bool = False
+    """Whether a failure means that a batch job's output is of no use, so that no run should read
+    it again."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it failed and stops what comes after it."""
+        return not self.passed and self.severity == "error"
+
+
+class ListCounts(BaseModel, frozen=True):
+    """What is in a table of lists."""
+
+    rows: int = 0
+    subjects: int = 0
+    """How many users or items have a list."""
+    items: int = 0
+    """How many distinct items are in the lists."""
+    failed: int = 0
+    """How many requested users or items have no list, because Personalize returned an error."""
+    seen_items_dropped: int = 0
+    """How many results were left out because their user had already seen the item."""
+    items_without_score: int = 0
+    """How many rows are popular items that Personalize added without a score."""
+
+
+class Withdrawn(BaseModel, frozen=True):
+    """Lists that a rollback replaced, and by what they are known if they are made again."""
+
+    number: int
+    """Of their edition."""
+    marks: tuple[dict[str, str], ...] = ()
+    """Parts of `Edition.made_of`. Lists that are made of all of one of them are these again."""
+
+    def recognises(self, made_of: Mapping[str, str]) -> bool:
+        """Whether lists that are made of this are these again."""
+        return any(mark.items() <= made_of.items() for mark in self.marks)
+
+    def matches(self, edition: Edition) -> bool:
+        """Whether this edition has these lists."""
+        return self.number == edition.number or self.recognises(edition.made_of)
+
+
+class Edition(BaseModel, frozen=True):
+    """What is known of one edition of lists; the footer of its file has all of it.
+
+    What is None is not known, or does not apply.
+    """
+
+    address: str
+    """Of the list, such as `shop` or `shop/newsletter`."""
+    subject: Literal["user", "item", "segment"] = "user"
+    """Whose lists they are."""
+    number: int
+    """From 1. It stays when users are dropped."""
+    version: str
+    """It differs if the content does. It stays when users are dropped."""
+    made_at: datetime
+    run: str
+    """The id of the run that published it."""
+    root_run: str
+    """The id of the first of that run and its retries."""
+    seconds: float | None = None
+    """How long the run took from its start until the lists were live."""
+    cost_usd: float = 0.0
+    """What the run paid."""
+
+    counts: ListCounts = ListCounts()
+    findings: tuple[Finding, ...] = ()
+    """Of the checks that it passed."""
+    rules: tuple[dict[str, Any], ...] = ()
+    """What each rule did."""
+    filled: dict[str, int] = {}
+    """How lists that rules left short were filled."""
+    popularity: dict[str, Any] = {}
+    """Which items were popular, if lists have such items."""
+    newcomers: dict[str, Any] = {}
+    """How many newcomers there were, and what they got."""
+    reasons: dict[str, int] = {}
+    """How many rows have each reason."""
+    users_dropped: int = 0
+    """How many users have no list in this file any more, since it was first published."""
+    rows_against_only: int | None = None
+    """How many rows have items that `rules.only` leaves out, as it was at the last rollback to it;
+    None without that rule, or without a rollback."""
+
+    live_since: datetime
+    because: Literal["published", "rollback"] = "published"
+    """Why it became live then."""
+    live_by: str
+    """The id of the first of the run that made it live and its retries."""
+    replaced: int | None = None
+    """The number of the edition that was live before; None if there was none."""
+    withdrawn: tuple[Withdrawn, ...] = ()
+    """The lists that were rolled back so far, and may not come back by themselves."""
+
+    made_of: dict[str, str]
+    """The version of each input, of the settings and of the code, by name."""
+    settings: dict[str, Any] = {}
+    """The settings that decide what is in the lists, by path such as interactions.min_rating."""
+    source: str = ""
+    """The sources of the ratings, without the secrets of URLs."""
+    sizes: dict[str, dict[str, Any]] = {}
+    """How much there was of each part of the data."""
+    data_version: str
+    data_until: int | None = None
+    """The time of the newest interaction, in epoch seconds."""
+    exclude_seen: bool = False
+    """Whether lists have nothing that their user had seen."""
+    experiment: dict[str, Any] | None = None
+
+    job_arn: str | None = None
+    """That of the batch inference job that made it."""
+    job_output: str | None = None
+    """A fingerprint of the job's output."""
+    results_asked_for: int | None = None
+    """How many results the job was asked for, for each user or item."""
+    inference_cost_usd: float | None = None
+    """What the job costs where Amazon runs it."""
+
+    solution_version_arn: str | None = None
+    """That of the model."""
+    recipe: str | None = None
+    engine: str | None = None
+    """What trained the model, in words."""
+    trained_on: str | None = None
+    """The first digits of the version of the data that the model was trained on."""
+    trained_at: datetime | None = None
+    measured_on: str
+    """A fingerprint of the interactions that the model's metrics count. Metrics are compared if it
+    is the same."""
+    success: tuple[str, ...] = ()
+    """The types of events that the metrics count alone; empty if they count all."""
+    metrics: dict[str, float] = {}
+    """The model's, by Personalize's names."""
+    ndcg: float | None = None
+    """The NDCG@25 of the model."""
+    ndcg_low: float | None = None
+    """The lower end of the 95% interval of its NDCG@25."""
+    ndcg_high: float | None = None
+    """The upper end of the interval."""
+    popular_ndcg: float | None = None
+    """The NDCG@25 of recommending the most popular items."""
+    evidence: dict[str, float] = {}
+    """How certain the metrics are, as personalize/evidence.py describes."""
+    recent_popularity: dict[str, Any] = {}
+    """What recommending popular items reaches, as `MeasuredPopularity` writes it."""
+
+    uri: str = Field("", exclude=True)
+    """Where the file is that this was read from."""
+
+    @property
+    def subject_column(self) -> str:
+        """The column of whose lists they are."""
+        return f"{self.subject}_id"
+
+    @property
+    def users(self) -> int | None:
+        """How many users have a list in this file; None if the lists are of items."""
+        return self.counts.subjects - self.users_dropped if self.subject == "user" else None
+
+    @property
+    def name(self) -> str:
+        """Its name among the kept editions."""
+        return f"{self.number:06}-{self.version}"
+
+    def is_copy_of(self, other: Edition | None) -> bool:
+        """Whether both are the same edition, perhaps without users who were dropped later."""
+        return other is not None and self.name == other.name

@@ -1,0 +1,66 @@
+"""An edition's file with fewer rows: without people who are gone, or items that are not sold.
+
+The edition keeps its number and its version. Its footer gets the number of users who have no list
+any more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.editions import Editions
+from batchrec_dagster.storage.list_file import ListWriter, rewrite
+
+
+def drop_users(editions: Editions, edition: Edition, users: pl.Series) -> int:
+    """Remove these users' rows from the edition's file, and return how many users had some.
+
+    If none of them has any, the file stays as it is.
+
+    edition: the live one or a kept one. A copy of it elsewhere does not change.
+    users: the ids. Those without rows do not matter.
+    Only who holds the lock of the list may call it, because the file could be replaced meanwhile.
+    Raises UserError, and DamagedObjectError if the edition's file is damaged.
+    """
+    is_dropped = pl.col("user_id").is_in(users.cast(pl.String).implode())
+    rows = editions.read_rows(edition).filter(is_dropped)
+    dropped = rows.select(pl.col("user_id").n_unique()).collect(engine="streaming").item()
+    if dropped:
+        with temporary_folder() as folder:
+            path = folder / "lists.parquet"
+            write_without(editions, edition, ~is_dropped, path)
+            editions.store.put(edition.uri, path)
+    return int(dropped)
+
+
+def write_without(
+    editions: Editions, edition: Edition, is_kept: pl.Expr, path: Path, **facts: Any
+) -> Edition:
+    """Write the edition's rows that are kept to another file. Their ranks have no gaps.
+
+    facts: what else is known of the edition now.
+    Returns the edition as the file's footer has it. Raises UserError.
+    """
+    subject = edition.subject_column
+    before = after = 0
+
+    def choose_rows(rows: pl.DataFrame) -> pl.DataFrame:
+        nonlocal before, after
+        kept = rows.filter(is_kept)
+        before += rows.get_column(subject).n_unique()
+        after += kept.get_column(subject).n_unique()
+        rank = pl.int_range(1, pl.len() + 1).over(subject)
+        return kept.with_columns(rank.cast(rows.schema["rank"]).alias("rank"))
+
+    with editions.open(edition) as file, ListWriter(path) as writer:
+        rewrite(file, writer, subject, choose_rows)
+        if edition.subject == "user":
+            facts["users_dropped"] = edition.users_dropped + before - after
+        reduced = edition.model_copy(update=facts)
+        writer.finish(reduced)
+    return reduced

@@ -1,0 +1,103 @@
+"""The file of lists: a Parquet file that is written piece by piece, and described by its footer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO, TypeVar
+
+import polars as pl
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# The key in Parquet's metadata whose value is the description, as JSON.
+FOOTER_KEY = "batchrec"
+# The footer's length and four letters.
+FOOTER_END_BYTES = 8
+# This many rows are in memory at a time.
+ROWS_AT_ONCE = 100_000
+
+
+class ListWriter(ExitStack):
+    """Writes lists piece by piece to a Parquet file. Their description may become known last."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows. All calls have the same columns."""
+        if self._writer is None:
+            import pyarrow.parquet as pq
+
+            writer = pq.ParquetWriter(self.path, rows.schema, compression="zstd")
+            self._writer = self.enter_context(writer)
+        self._writer.write_table(rows)
+
+    def finish(self, description: BaseModel) -> None:
+        """Close the file. `write` must have been called, if only with a table without rows."""
+        assert self._writer is not None
+        self._writer.add_key_value_metadata({FOOTER_KEY: description.model_dump_json()})
+        self.close()
+
+
+def read_footer(file: Path | IO[bytes], model: type[Model]) -> Model:
+    """The description in the file's footer. Raises ValueError if it has none."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(file).metadata or {}
+    return model.model_validate_json(metadata.get(FOOTER_KEY.encode(), b""))
+
+
+def read_footer_length(end: bytes) -> int:
+    """The length of a Parquet file's footer, with the length itself and the four letters after it.
+
+    end: the last 8 bytes of the file, or more.
+    """
+    return int.from_bytes(end[-8:-4], "little") + FOOTER_END_BYTES
+
+
+def rewrite(
+    file: BinaryIO,
+    target: ListWriter,
+    subject: str,
+    change: Callable[[pl.DataFrame], pl.DataFrame],
+) -> None:
+    """Write the rows of a file of lists to another one, changed piece by piece.
+
+    subject: the column of whose lists they are. All rows of a list are in one piece.
+    change: what becomes of the rows of a piece. It keeps the columns.
+    """
+    import pyarrow.parquet as pq
+
+    source = pq.ParquetFile(file)
+    metadata = {
+        key: value
+        for key, value in (source.schema_arrow.metadata or {}).items()
+        if key != FOOTER_KEY.encode()
+    }
+    schema = source.schema_arrow.with_metadata(metadata)
+    for rows in _iterate_pieces(source, subject):
+        target.write(change(rows).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema))
+
+
+def _iterate_pieces(source: pq.ParquetFile, subject: str) -> Iterator[pl.DataFrame]:
+    """The rows, in order, in pieces of whole lists. There is at least one piece."""
+    rest = pl.DataFrame(source.schema_arrow.empty_table())
+    for group in range(source.num_row_groups):
+        # An iterator over all groups would keep what it read of each of them until its end.
+        for batch in source.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
+            rows = pl.concat([rest, pl.DataFrame(batch)])
+            ids = rows.get_column(subject)
+            # The last list may go on in the next batch.
+            is_last = ids.eq_missing(ids[-1]) if len(ids) else ids.is_null()
+            rest = rows.filter(is_last)
+            yield rows.filter(~is_last)
+    yield rest

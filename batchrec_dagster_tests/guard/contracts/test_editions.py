@@ -1,0 +1,181 @@
+"""Editions replace each other whole, in a folder and in a bucket alike, and lose rows whole."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.storage import list_file
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.edition_without import drop_users, write_without
+from batchrec_dagster.storage.editions import Editions
+from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectStore
+from batchrec_dagster_tests.guard.editions import make_edition, restore
+from batchrec_dagster_tests.guard.servers.s3 import S3Server
+
+KEEP = 3
+SCHEMA = pa.schema(
+    [("user_id", pa.string()), ("rank", pa.int32()), ("item_id", pa.string()),
+     ("score", pa.float64())]
+)  # fmt: skip
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def editions(request: pytest.FixtureRequest, tmp_path: Path) -> Editions:
+    if request.param == "folder":
+        return open_editions(ObjectStore({"lake": tmp_path / "lake"}), "lake")
+    s3: S3Server = request.getfixturevalue("s3")
+    return open_editions(s3.store(), s3.create_bucket())
+
+
+def open_editions(store: ObjectStore, bucket: str) -> Editions:
+    shop = f"s3://{bucket}/shop"
+    return Editions(
+        store,
+        f"{shop}/curated/lists/lists.parquet",
+        f"{shop}/records/editions.json",
+        companions=f"{shop}/companions/",
+    )
+
+
+def make_rows(lists: dict[str, int]) -> pa.Table:
+    """A list of this many items for each user."""
+    rows = [
+        {"user_id": user, "rank": rank, "item_id": f"{rank}", "score": None}
+        for user, length in lists.items()
+        for rank in range(1, length + 1)
+    ]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def publish(editions: Editions, version: str, lists: dict[str, int] | None = None) -> Edition:
+    facts: dict[str, Any] = {"number": editions.next_number(), "version": version}
+    with temporary_folder() as folder, ListWriter(folder / "lists.parquet") as writer:
+        for user, length in (lists or {version: 2}).items():
+            writer.write(make_rows({user: length}))
+        writer.finish(make_edition(facts))
+        return editions.publish(writer.path, KEEP)
+
+
+def read_lists(editions: Editions, edition: Edition | None = None) -> dict[str, int]:
+    rows = editions.read()[1] if edition is None else editions.read_rows(edition)
+    return dict(rows.group_by("user_id").agg(pl.len()).collect().rows())
+
+
+def list_versions(editions: Editions) -> list[str]:
+    return [edition.version for edition in editions.older()]
+
+
+def test_before_the_first_there_is_nothing(editions: Editions) -> None:
+    assert editions.live() is None
+    assert editions.older() == []
+    assert editions.next_number() == 1
+    assert editions.record().nights == ()
+    with pytest.raises(ObjectNotFoundError):
+        editions.read()
+
+
+def test_the_newest_replaced_ones_are_kept_with_their_companions(editions: Editions) -> None:
+    for version in "abcde":
+        editions.store.put(f"{editions.companions}{version}.parquet", b"")
+        publish(editions, version)
+    assert read_lists(editions) == {"e": 2}
+    assert list_versions(editions) == ["d", "c", "b"]
+    companions = [info.uri[-9] for info in editions.store.list(str(editions.companions))]
+    assert companions == ["b", "c", "d", "e"]
+    assert publish(editions, "e").number == 5
+    assert list_versions(editions) == ["d", "c", "b"]
+
+
+def test_one_that_is_live_again_is_kept_when_the_next_replaces_it(editions: Editions) -> None:
+    for version in "abc":
+        publish(editions, version)
+    restore(editions, editions.older()[-1], make_edition({}).made_at)
+    assert (read_lists(editions), list_versions(editions)) == ({"a": 2}, ["c", "b"])
+    assert publish(editions, "d").number == 4
+    assert list_versions(editions) == ["c", "b", "a"]
+
+
+def test_a_number_is_not_given_twice_if_the_live_file_is_deleted(editions: Editions) -> None:
+    for version in "ab":
+        publish(editions, version)
+    editions.store.delete(editions.uri)
+    assert publish(editions, "c").number == 3
+
+
+def test_what_is_being_read_stays_as_it_is(editions: Editions) -> None:
+    publish(editions, "a")
+    _, rows = editions.read()
+    publish(editions, "b")
+    assert rows.collect(engine="streaming").get_column("user_id").to_list() == ["a", "a"]
+
+
+def test_a_long_footer_is_read_too(editions: Editions, tmp_path: Path) -> None:
+    with ListWriter(tmp_path / "long.parquet") as writer:
+        writer.write(make_rows({"a": 1}))
+        writer.finish(make_edition({"settings": {"long": "x" * 100_000}}))
+    editions.publish(writer.path, KEEP)
+    live = editions.live()
+    assert live is not None
+    assert len(live.settings["long"]) == 100_000
+
+
+def test_the_live_edition_and_its_copies_lose_users_each_on_its_own(editions: Editions) -> None:
+    for version in "ab":
+        publish(editions, version, {"u1": 3, "u2": 2})
+    live, (older,) = editions.live(), editions.older()
+    assert live is not None
+    before = editions.store.get(editions.uri)
+    assert drop_users(editions, live, pl.Series(["u9"])) == 0
+    assert drop_users(editions, older, pl.Series(["u1", "u9"])) == 1
+    assert editions.store.get(editions.uri) == before
+    assert drop_users(editions, live, pl.Series(["u2"])) == 1
+    assert (read_lists(editions), read_lists(editions, older)) == ({"u1": 3}, {"u2": 2})
+    assert editions.live() == live.model_copy(update={"users_dropped": 1})
+    assert drop_users(editions, live, pl.Series(["u1"])) == 1
+    file = pq.ParquetFile(io.BytesIO(editions.store.get(editions.uri)))
+    assert file.read().equals(SCHEMA.empty_table())
+    # The same lists are published whole again.
+    assert publish(editions, "b", {"u1": 1, "u2": 1}).number == 3
+    with pytest.raises(UserError, match="new lists were published meanwhile"):
+        drop_users(editions, live, pl.Series(["u1"]))
+
+
+USER_IDS = st.text("ab\0é\"'1,", min_size=1, max_size=3)
+
+
+@given(
+    lists=st.dictionaries(USER_IDS, st.integers(1, 5), max_size=12),
+    users=st.lists(USER_IDS, max_size=8),
+    items=st.lists(st.sampled_from("12345"), max_size=2),
+    rows_at_once=st.integers(1, 7),
+)
+def test_lists_without_users_and_items_are_ranked_without_gaps(
+    lists: dict[str, int], users: list[str], items: list[str], rows_at_once: int
+) -> None:
+    with temporary_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(list_file, "ROWS_AT_ONCE", rows_at_once)
+        editions = open_editions(ObjectStore({"lake": folder / "lake"}), "lake")
+        edition = publish(editions, "a", lists or {"only": 1})
+        is_kept = ~pl.col("user_id").is_in(users) & ~pl.col("item_id").is_in(items)
+        reduced = write_without(editions, edition, is_kept, folder / "reduced.parquet")
+        rows = pq.ParquetFile(folder / "reduced.parquet").read()
+    expected = []
+    for user, length in (lists or {"only": 1}).items():
+        kept = [item for item in "12345"[:length] if item not in items and user not in users]
+        expected += [(user, rank, item) for rank, item in enumerate(kept, 1)]
+    assert rows.schema.equals(SCHEMA)
+    assert pl.DataFrame(rows).select("user_id", "rank", "item_id").rows() == expected
+    left = {user for user, _, _ in expected}
+    assert reduced.users_dropped == len(lists or {"only": 1}) - len(left)
