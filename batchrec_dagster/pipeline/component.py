@@ -193,10 +193,10 @@ def build_assets(pipeline: Pipeline, *, report: bool = True) -> list[dg.AssetsDe
         *_build_batch_users(pipeline),
         *map(recommendations, user_lists),
     ]
-    if pipeline.segments:
+    if pipeline.segments_list is not None and pipeline.segments is not None:
         assets += [
             segment_solution_version(pipeline, pipeline.segments),
-            user_segments(pipeline, pipeline.segments),
+            user_segments(pipeline.segments_list, pipeline.segments),
         ]
     if pipeline.similar_items_recipe is not None:
         assets.append(similar_items_solution_version(pipeline, pipeline.similar_items_recipe))

@@ -20,7 +20,7 @@ from batchrec_dagster.reporting.remote_file import RemoteFile
 from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.editions import Night
-from batchrec_dagster.storage.layout import SIMILAR_ITEMS, ListFiles, ListKeys
+from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, ListKeys
 from batchrec_dagster.storage.objects import ObjectInfo
 
 
@@ -40,7 +40,7 @@ def list_published(storage: StorageResource, pipeline: str | None = None) -> lis
     addresses: list[str] = []
     for name in pipelines:
         lists = storage.store.subfolders(storage.uri(ListKeys(name).lists))
-        names = sorted(set(lists).difference([SIMILAR_ITEMS]))
+        names = sorted(set(lists).difference([SEGMENTS, SIMILAR_ITEMS]))
         addresses += [name, *(f"{name}/{list_name}" for list_name in names)]
     return [name for name in addresses if PublishedResults(storage, name).edition is not None]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.config import fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.file_formats import read_segments
@@ -112,7 +112,9 @@ class UserSegments:
     checks: list[Finding]
 
 
-def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord) -> UserSegments:
+def segment_users(
+    work: PersonalizeWork, published: PublishedList, segments: Segments, model: ModelRecord
+) -> UserSegments:
     """Infer the users of each segment with the model, and store them if all checks pass.
 
     Raises Refused, UserError, PersonalizeError, UserError.
@@ -121,7 +123,7 @@ def segment_users(work: PersonalizeWork, segments: Segments, model: ModelRecord)
     storage, keys = work.storage, work.pipeline.keys
     queries = pl.DataFrame({segments.query_field: segments.queries}).write_ndjson()
     storage.store.put(storage.uri(keys.job_input("batch_segments")), queries.encode())
-    uri, setting = storage.uri(keys.user_segments), "items" if segments.items else "attributes"
+    uri, setting = storage.uri(published.keys.table), "items" if segments.items else "attributes"
     has_titles = bool(segments.items) and work.pipeline.has_titles
     # Before the titles: if they change in between, the next run makes the table again.
     titles_version = [read_titles_version(work)] if has_titles else []

@@ -150,7 +150,7 @@ class ListKeys(PipelineKeys):
     pipeline.
 
     A list with a name has a folder of its own in the pipeline's. The only list of a pipeline has
-    no name, and the pipeline's folder.
+    no name, and the pipeline's folder. So have the segments, whose table has another name.
     """
 
     def __init__(self, address: str) -> None:
@@ -160,7 +160,8 @@ class ListKeys(PipelineKeys):
         self.address = address
         self.name = name
         self.table_name = _TABLES.get(name, "recommendations")
-        self.folder = f"{self.lists}{name}" if name else pipeline
+        self.folder = pipeline if name in ("", SEGMENTS) else f"{self.lists}{name}"
+        self.records = f"{self.folder}/records/{f'{SEGMENTS}/' if name == SEGMENTS else ''}"
 
     @property
     def asset_key(self) -> list[str]:
@@ -184,11 +185,11 @@ class ListKeys(PipelineKeys):
 
     def list_record(self, name: str) -> str:
         """A record of what the list published, such as `editions`."""
-        return f"{self.folder}/records/{name}.json"
+        return f"{self.records}{name}.json"
 
     def list_records(self, name: str) -> str:
         """The folder of several records of this name, such as `inputs`."""
-        return f"{self.folder}/records/{name}/"
+        return f"{self.records}{name}/"
 
     def list_lock(self, step: str) -> str:
         """The lock on the step of an asset of the list."""

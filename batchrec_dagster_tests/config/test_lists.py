@@ -66,6 +66,20 @@ def test_only_what_is_published_is_the_lists_own() -> None:
     assert keys.lock("solution_version") == whole.lock("solution_version")
 
 
+def test_segments_are_a_published_list_with_a_table_of_their_own() -> None:
+    pipeline = declare({}, segments={"items": ["1"], "users_per_segment": 5})
+    lists, segments = pipeline.published_lists()
+    assert (segments.subject, segments.address, segments.setting) == (
+        "segment",
+        "shop/segments",
+        "segments",
+    )
+    assert segments.settings.num_results == 5
+    assert segments.asset_key(segments.asset) == ["shop", "user_segments"]
+    assert segments.keys.table == "shop/curated/user_segments/user_segments.parquet"
+    assert segments.keys.list_record("editions") != lists.keys.list_record("editions")
+
+
 def test_the_example_of_the_documentation_can_be_declared() -> None:
     section = "Several lists from one night"
     blocks = list_code_blocks(REPOSITORY / "docs/lists.md", section)

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.config.segments import Segments
 from batchrec_dagster.pipeline.assets.published_lists import title_assets
 from batchrec_dagster.pipeline.declare_asset import (
@@ -37,22 +37,23 @@ SEGMENT_COLUMNS = {
 }
 
 
-def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
+def user_segments(published: PublishedList, segments: Segments) -> dg.AssetsDefinition:
     """The asset of the users who belong to each segment."""
+    pipeline = published.pipeline
     titles = title_assets(pipeline) if segments.items else []
     columns = ", ".join(name for name in SEGMENT_COLUMNS if titles or name != "title")
 
     @dg.asset(
         **asset_options(
-            pipeline,
-            "user_segments",
+            published,
+            published.asset,
             description=f"The {segments.users_per_segment:,} users who belong most to each of"
             f" {len(segments.queries):,} segments, as one table of {columns}.",
             kinds={"personalize", "parquet"},
             inputs=["segment_solution_version"],
             deps=titles,
             resources=["personalize"],
-            storage_key=pipeline.keys.user_segments,
+            storage_key=published.keys.table,
             code_version=f"{CODE_VERSION}-{fingerprint(segments, *titles)}",
             io_manager="parquet_io",
             checks={
@@ -67,8 +68,8 @@ def user_segments(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition
         context: dg.AssetExecutionContext, segment_solution_version: ModelRecord
     ) -> dg.MaterializeResult[Any]:
         work = get_personalize_work(pipeline, context)
-        with work.lock("user_segments", context.run.run_id):
-            segmentation = segment_users(work, segments, segment_solution_version)
+        with work.lock(published.asset, context.run.run_id):
+            segmentation = segment_users(work, published, segments, segment_solution_version)
         return materialization_with_checks(
             segmentation.checks,
             dg.MaterializeResult(
