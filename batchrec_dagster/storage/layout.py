@@ -161,7 +161,8 @@ class ListKeys(PipelineKeys):
         self.name = name
         self.table_name = _TABLES.get(name, "recommendations")
         self.folder = pipeline if name in ("", SEGMENTS) else f"{self.lists}{name}"
-        self.records = f"{self.folder}/records/{f'{SEGMENTS}/' if name == SEGMENTS else ''}"
+        records = f"{self.folder}/records/"
+        self.records = f"{records}{SEGMENTS}/" if name == SEGMENTS else records
 
     @property
     def asset_key(self) -> list[str]:
