@@ -196,6 +196,7 @@ def delete_copies(work: Work, asset: str, source: RatingsSource, record: RawReco
     source.remove_downloads(make_source_context(work.storage, work.pipeline.project))
     for file in record.files:
         work.storage.store.delete(file.stored.uri)
+        work.storage.remove_copies(file.stored.uri)
     deleted = record.model_copy(update={"copies_deleted": True})
     save(work.storage.store, work.files.record_uri(asset), deleted)
 

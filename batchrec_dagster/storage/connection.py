@@ -15,7 +15,8 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError
 from pydantic import Field
 
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.storage.durable import compute_version, temporary_folder
+from batchrec_dagster.storage.durable import compute_version
+from batchrec_dagster.storage.local_copies import open_copy, remove_copies
 from batchrec_dagster.storage.objects import CLIENT_CONFIG, ObjectStore
 from batchrec_dagster.storage.permissions import explain_missing_settings, explain_refusals
 
@@ -70,15 +71,23 @@ class StorageResource(dg.ConfigurableResource[Any]):
 
     @contextmanager
     def local_file(self, uri: str) -> Iterator[Path]:
-        """The object as a file on this machine: itself, or a temporary copy if it is in S3."""
+        """The object as a file on this machine: itself, or a copy if it is in S3, which later steps
+        read too."""
         path = self.store.local_path(uri)
         if path is not None:
             yield path
             return
-        with temporary_folder() as folder:
-            path = folder / uri.rpartition("/")[2]
-            self.store.download(uri, path)
+        with open_copy(self.store, self._copies, uri) as path:
             yield path
+
+    def remove_copies(self, uri: str | None = None) -> None:
+        """Remove the copies on this machine of the object, or of all objects."""
+        remove_copies(self._copies, uri)
+
+    @property
+    def _copies(self) -> Path:
+        """The folder of copies of objects in S3."""
+        return Path(self.cache) / "objects"
 
     def version(self, uri: str) -> str:
         """The version of the object's content."""

@@ -133,7 +133,7 @@ def remove_staged(folder: Path) -> None:
     """Remove the unfinished files of killed processes from this folder and the folders below it."""
     for path in folder.rglob("*#*"):
         if _STAGED_NAME.fullmatch(path.name) and path.is_file():
-            _remove_unlocked(path)
+            remove_unlocked(path)
 
 
 def _create_staged(target: Path) -> tuple[Path, int]:
@@ -158,7 +158,8 @@ def lock_created(descriptor: int, path: Path) -> bool:
     return True
 
 
-def _remove_unlocked(path: Path) -> None:
+def remove_unlocked(path: Path) -> None:
+    """Remove the file or folder unless a process has a lock on it."""
     with suppress(OSError):  # It is gone, belongs to another user, or its process is alive.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -247,4 +248,4 @@ def _create_temporary_folder() -> tuple[Path, int]:
 def _remove_abandoned(parent: Path) -> None:
     for folder in parent.glob(f"{_PREFIX}*"):
         if _TEMPORARY_NAME.fullmatch(folder.name):
-            _remove_unlocked(folder)
+            remove_unlocked(folder)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+# A request for an object, at the start of a line.
+GET = re.compile(rb"^GET ([^ ?]+)[^ ]* HTTP/1", re.MULTILINE)
 RESET = b""  # no answer: the connection is cut
 
 
@@ -36,6 +38,7 @@ def s3_error(status: str, code: str) -> bytes:
 @dataclass
 class Proxy:
     """`fault`: what every request gets in place of the server's answer, as long as it is set.
+    `downloads`: the path of each GET, without its query.
     `unheard`: of each answer of the server from now on, whether it is lost with its connection."""
 
     port: int
@@ -44,6 +47,7 @@ class Proxy:
     refused: int = 0
     unheard: Iterator[bool] = field(default_factory=lambda: iter(()))
     lost: int = 0
+    downloads: list[str] = field(default_factory=list)
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
 
@@ -77,9 +81,16 @@ class Proxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection(*self.upstream)
         try:
-            await asyncio.gather(_pump(reader, to_server), self._answer(from_server, writer))
+            await asyncio.gather(self._ask(reader, to_server), self._answer(from_server, writer))
         finally:
             to_server.close()
+
+    async def _ask(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            self.downloads += [path.decode() for path in GET.findall(data)]
+            to_server.write(data)
+            await to_server.drain()
+        to_server.close()
 
     async def _answer(self, from_server: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         while data := await from_server.read(1 << 16):
@@ -90,13 +101,6 @@ class Proxy:
             to.write(data)
             await to.drain()
         to.close()
-
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    while data := await source.read(1 << 16):
-        sink.write(data)
-        await sink.drain()
-    sink.close()
 
 
 async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from batchrec_dagster_tests.guard.builders import (
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.guard.faults.proxy import proxy
 from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, STRANGER, Keys, S3Server
 
@@ -111,6 +113,32 @@ def test_a_bucket_gets_the_same_bytes_as_a_folder(
         .read()
     )
     assert pl.read_parquet(table).equals(pl.read_parquet(first_run.lists))
+
+
+@pytest.mark.slow
+def test_a_night_downloads_each_file_once_for_all_its_steps(
+    tmp_path: Path,
+    s3: S3Server,
+    bucket: str,
+    log_in: Callable[[Keys], dict[str, str]],
+    instance: dg.DagsterInstance,
+    first_run: FirstRun,
+) -> None:
+    with proxy(s3.endpoint) as door:
+        environment = {**log_in(OWNER), "BATCHREC_STORAGE": f"s3://{bucket}/lake"}
+        environment["AWS_ENDPOINT_URL_S3"] = door.address
+        project = make_shop_project(tmp_path / "s3", "ratings.csv", environment)
+        shutil.copy(first_run.folder / "ratings.csv", project.root)
+        assert refresh(project, "shop", instance).success
+        files = Counter(path.rpartition("/")[2] for path in door.downloads)
+        # The embedded Personalize imports the interactions by a request of its own.
+        assert files["ratings.csv"] <= 1
+        assert files["interactions.csv"] <= 2
+        door.downloads.clear()
+        assert refresh(project, "shop", instance).success
+        assert not {"ratings.csv", "interactions.csv"} & {
+            path.rpartition("/")[2] for path in door.downloads
+        }
 
 
 @pytest.mark.slow
