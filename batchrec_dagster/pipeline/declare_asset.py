@@ -73,7 +73,6 @@ def asset_options(
     """
     pipeline = owner.pipeline if isinstance(owner, PublishedList) else owner
     key = asset_key(owner, name)
-    is_of_pipeline = key == asset_key(pipeline, name)
     op = find_op_settings(pipeline, key)
     if not isinstance(inputs, Mapping):
         inputs = {asset: asset_key(owner, asset) for asset in inputs}
@@ -92,12 +91,23 @@ def asset_options(
         "io_manager_key": resource_key(io_manager) if io_manager else None,
         "metadata": {
             PIPELINE: pipeline.name,
-            **({} if is_of_pipeline else {LIST: owner.name}),
+            **_name_list(owner, name),
             **({STORAGE_KEY: storage_key} if storage_key else {}),
         },
         "check_specs": check_specs(key, checks or {}, warnings or {}),
         "required_resource_keys": {resource_key(resource) for resource in resources},
     }
+
+
+def _name_list(owner: Pipeline | PublishedList, name: str) -> dict[str, str]:
+    """The metadata that names the list whose nights know how the asset's step ended.
+
+    Empty for an asset of the pipeline, and for those of a list without a name.
+    """
+    if isinstance(owner, Pipeline) or not owner.name or not owner.has_editions:
+        return {}
+    is_shared = name == "batch_users" and not owner.has_own_users
+    return {} if is_shared else {LIST: owner.name}
 
 
 def budget_check(pipeline: Pipeline) -> dict[str, str]:

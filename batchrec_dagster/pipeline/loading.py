@@ -92,7 +92,7 @@ def _require_own_places(definitions: dg.Definitions) -> None:
         addresses = " and ".join(published.address for published, _ in lists)
         message = f"{addresses} write to the same place, {place}: change one of them"
         for published, file in lists:
-            if file.is_file():
+            if file.suffix == ".yaml":
                 keys = [*published.own_keys, *place.partition(": ")[0].split(".")]
                 problems.append(Problem(file, ["attributes", *keys], message))
             elif message not in lines:
