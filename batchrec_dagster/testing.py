@@ -203,7 +203,7 @@ class PipelineRun:
     def _read(self, published: PublishedList) -> pl.DataFrame:
         from batchrec_dagster.storage.layout import ListFiles
 
-        files = ListFiles(self._deployment.storage_resource, published.keys)
+        files = ListFiles(self._deployment.open_storage(), published.keys)
         _, frame = files.editions.read()
         return frame.collect()
 

@@ -94,12 +94,12 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
     from batchrec_dagster.steps.seen_items import SeenItems
-    from batchrec_dagster.storage.connection import S3Connection, StorageResource
+    from batchrec_dagster.storage.connection import S3Connection, Storage
     from batchrec_dagster.storage.list_file import ListWriter
     from batchrec_dagster_tests.guard.editions import make_edition
 
     start = time.perf_counter()
-    storage = StorageResource(root=str(folder), s3=S3Connection())
+    storage = Storage(root=str(folder), s3=S3Connection())
     users = pl.read_ndjson(folder / "users.json").get_column("userId")
     interactions = scan_interactions(folder / "interactions.csv")
     rules = prepare(folder, results, users, interactions) if name == WITH_RULES else None

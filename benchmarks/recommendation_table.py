@@ -89,23 +89,23 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     """What the asset does."""
     import polars as pl
 
-    from batchrec_dagster.deployment.io_managers import InteractionsIOManager
+    from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
+    from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
     from batchrec_dagster.personalize.file_formats import read_inference
     from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
     from batchrec_dagster.steps.seen_items import SeenItems
-    from batchrec_dagster.storage.connection import S3Connection, StorageResource
     from batchrec_dagster.storage.editions import Editions
-    from batchrec_dagster.storage.io_managers import UsersIOManager
     from batchrec_dagster.storage.list_file import ListWriter
     from batchrec_dagster_tests.guard.editions import make_edition
 
     start_seconds = time.perf_counter()
-    storage = StorageResource(root=str(folder), s3=S3Connection())
-    users_io = UsersIOManager(storage=storage)
+    resource = StorageResource(root=str(folder), s3=S3ConnectionResource())
+    storage = resource.opened
+    users_io = UsersIOManager(storage=resource)
     requested_users = users_io.load(storage.uri("users.json"), pl.LazyFrame)
     users = requested_users.select("userId").collect(engine="streaming").get_column("userId")
-    csv = InteractionsIOManager(storage=storage)
+    csv = InteractionsIOManager(storage=resource)
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
     lists = ListBuilder(ListInputs(results, SeenItems(interactions, users)))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}

@@ -21,7 +21,7 @@ def check_personalize(deployment: Deployment) -> Iterator[Finding]:
     if deployment.embedded:
         return
     on_aws = deployment.personalize == AWS
-    storage, endpoint = deployment.storage_resource, None if on_aws else deployment.personalize
+    storage, endpoint = deployment.open_storage(), None if on_aws else deployment.personalize
     try:
         personalize = storage.client("personalize", endpoint, SHORT_TIMEOUTS)
         sts = storage.client("sts", config=SHORT_TIMEOUTS)

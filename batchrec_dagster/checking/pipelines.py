@@ -12,7 +12,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.sinks import Sink, SinkContext
 from batchrec_dagster.sinks.sink import SinkDescription
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.secrets import redact
@@ -28,9 +28,7 @@ def check_filters(pipeline: Pipeline) -> Iterator[Finding]:
             yield warning("filter", f"{pipeline.name}: {setting}: {message}", fix)
 
 
-def check_connections(
-    pipeline: Pipeline, storage: StorageResource, project: Path
-) -> Iterator[Finding]:
+def check_connections(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Finding]:
     """Findings about what the pipeline reads, where it sends alerts, and its sinks.
 
     project: the folder where relative paths start.
@@ -55,7 +53,7 @@ def _check_alerts(pipeline: Pipeline) -> Iterator[Finding]:
         yield failed(f"{pipeline.name} alerts", message, "set it, or write it into .env")
 
 
-def _check_sinks(pipeline: Pipeline, storage: StorageResource, project: Path) -> Iterator[Finding]:
+def _check_sinks(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Finding]:
     """A finding for each sink that writes outside the pipeline's storage."""
     for published in pipeline.published_lists():
         subject = ITEMS if published.subject == "item" else USERS

@@ -47,7 +47,7 @@ from batchrec_dagster.preparation.sources.source import (
 )
 from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
 from batchrec_dagster.steps.raw_files import make_source_context
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import temporary_folder
 
 FIX = "fix the file or the declaration, then check again"
@@ -63,7 +63,7 @@ class _Block:
     """Raises PreparationError unless the file has the declared columns."""
 
 
-def check_sources(pipeline: Pipeline, storage: StorageResource, project: Path) -> Iterator[Finding]:
+def check_sources(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Finding]:
     """A finding for each source of the pipeline that is a file, a query or a database.
 
     project: the folder where relative paths start.

@@ -16,7 +16,7 @@ from batchrec_dagster.checking.findings import Finding, failed, ok, unknown, war
 from batchrec_dagster.checking.folders import check_writable
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.objects import split_uri
 from batchrec_dagster.storage.permissions import explain_credentials_error, find_partition
 
@@ -37,7 +37,7 @@ def check_storage(deployment: Deployment) -> Iterator[Finding]:
     yield from findings
     if any(finding.status == "failed" for finding in findings):
         return
-    storage: StorageResource = deployment.storage_resource
+    storage: Storage = deployment.open_storage()
     yield from _check_objects(storage)
 
 
@@ -50,7 +50,7 @@ def _check_storage_folder(folder: Path, home: Path) -> Finding:
     return check_writable(check, folder, "BATCHREC_STORAGE")
 
 
-def _check_objects(storage: StorageResource) -> Iterator[Finding]:
+def _check_objects(storage: Storage) -> Iterator[Finding]:
     """Write, read and delete a small object, as a pipeline does, with a finding for each step."""
     uri = storage.uri(f"check-{uuid.uuid4().hex}")
 
@@ -84,7 +84,7 @@ def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
     bucket, _ = split_uri(deployment.storage)
     check = "bucket"
     try:
-        client = deployment.storage_resource.client("s3", config=SHORT_TIMEOUTS)
+        client = deployment.open_storage().client("s3", config=SHORT_TIMEOUTS)
         answer: Any = client.head_bucket(Bucket=bucket)
     except ClientError as error:
         answer = error.response

@@ -88,7 +88,7 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Finding]:
             return
         yield from check_deployment(deployment)
         for pipeline in pipelines:
-            yield from check_connections(pipeline, deployment.storage_resource, project.root)
+            yield from check_connections(pipeline, deployment.open_storage(), project.root)
 
 
 def _format_finding(finding: Finding) -> Iterator[str]:

@@ -15,7 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from batchrec_dagster.deployment import Deployment
-    from batchrec_dagster.storage.connection import StorageResource
+    from batchrec_dagster.storage.connection import Storage
 
 
 class ProjectError(click.ClickException):
@@ -61,12 +61,12 @@ def load_environment() -> Mapping[str, str]:
     return os.environ
 
 
-def load_storage() -> StorageResource:
+def load_storage() -> Storage:
     """The project's storage.
 
     Raises click.ClickException if a setting of the deployment is wrong.
     """
-    return load_deployment().storage_resource
+    return load_deployment().open_storage()
 
 
 def load_deployment() -> Deployment:

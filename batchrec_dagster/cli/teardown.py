@@ -20,7 +20,7 @@ from batchrec_dagster.reporting.messages import format_message
 if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
     from batchrec_dagster.personalize.ensure import Ensure
-    from batchrec_dagster.storage.connection import StorageResource
+    from batchrec_dagster.storage.connection import Storage
     from batchrec_dagster.storage.objects import ObjectInfo
 
 
@@ -50,7 +50,7 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
     deployment = load_deployment()
-    storage = deployment.storage_resource
+    storage = deployment.open_storage()
     ensure = deployment.personalize_resource.ensure(log, {PIPELINE_TAG: name})
     file, work, running, stays = _find_declaration(name), None, [], []
     if file is not None:
@@ -90,7 +90,7 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
 
 def _delete(
     ensure: Ensure,
-    storage: StorageResource,
+    storage: Storage,
     name: str,
     pipeline: Pipeline | None,
     with_files: bool,
@@ -104,7 +104,7 @@ def _delete(
 
 
 def _list_files(
-    storage: StorageResource, name: str, pipeline: Pipeline | None, with_files: bool
+    storage: Storage, name: str, pipeline: Pipeline | None, with_files: bool
 ) -> list[ObjectInfo]:
     """The files to delete: all of the pipeline but the locks, which a teardown itself holds."""
     from batchrec_dagster.erasure.locks import list_lock_uris

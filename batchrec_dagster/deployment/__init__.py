@@ -16,20 +16,16 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.deployment.io_managers import (
-    InteractionsIOManager,
-    ItemsCsvIOManager,
-    UsersCsvIOManager,
-    hide_failure_stacks,
-)
+from batchrec_dagster.deployment import io_managers
 from batchrec_dagster.deployment.resources import AWS, EMBEDDED, LOCAL_ROLE_ARN, PersonalizeResource
 from batchrec_dagster.deployment.s3_resource import S3_RESOURCE_VARIABLE, read_s3_resource
+from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.deployment.tags import parse_tags
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.prices import PRICES_VARIABLE, Prices, PricesError
 from batchrec_dagster.preparation.sources import limits
-from batchrec_dagster.storage import durable, io_managers
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage import durable
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.objects import split_uri
 from batchrec_dagster.web import HOSTS_VARIABLE
 
@@ -324,10 +320,10 @@ class Deployment:
         """Dagster's resources and IO managers by key. Every call returns the same objects."""
         return {resource_key(name): resource for name, resource in _build_resources(self).items()}
 
-    @property
-    def storage_resource(self) -> StorageResource:
-        storage: StorageResource = _build_resources(self)["storage"]
-        return storage
+    def open_storage(self) -> Storage:
+        """The storage of the deployment."""
+        resource: StorageResource = _build_resources(self)["storage"]
+        return resource.opened
 
     @property
     def personalize_resource(self) -> PersonalizeResource:
@@ -347,7 +343,7 @@ class Deployment:
 # objects.
 @cache
 def _build_resources(deployment: Deployment) -> dict[str, Any]:
-    s3 = S3Connection(
+    s3 = S3ConnectionResource(
         region_name=deployment.region,
         profile_name=deployment.profile,
         endpoint_url=deployment.s3_endpoint,
@@ -373,12 +369,12 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
     return {
         "storage": storage,
         "personalize": personalize,
-        "parquet_io": hide_failure_stacks(io_managers.ParquetIOManager)(storage=storage),
-        "published_io": hide_failure_stacks(io_managers.PublishedTableIOManager)(storage=storage),
-        "interactions_io": hide_failure_stacks(InteractionsIOManager)(storage=storage),
-        "items_io": hide_failure_stacks(ItemsCsvIOManager)(storage=storage),
-        "users_io": hide_failure_stacks(UsersCsvIOManager)(storage=storage),
-        "batch_users_io": hide_failure_stacks(io_managers.UsersIOManager)(storage=storage),
-        "html_io": hide_failure_stacks(io_managers.HtmlIOManager)(storage=storage),
-        "record_io": hide_failure_stacks(io_managers.JsonRecordIOManager)(storage=storage),
+        "parquet_io": io_managers.ParquetIOManager(storage=storage),
+        "published_io": io_managers.PublishedTableIOManager(storage=storage),
+        "interactions_io": io_managers.InteractionsIOManager(storage=storage),
+        "items_io": io_managers.ItemsCsvIOManager(storage=storage),
+        "users_io": io_managers.UsersCsvIOManager(storage=storage),
+        "batch_users_io": io_managers.UsersIOManager(storage=storage),
+        "html_io": io_managers.HtmlIOManager(storage=storage),
+        "record_io": io_managers.RecordIOManager(storage=storage),
     }

@@ -14,12 +14,12 @@ import dagster as dg
 from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
+from batchrec_dagster.deployment.storage_resource import StorageResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.ensure import LIMIT, REQUEST_RATE, STORAGE_TAG, Ensure
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
-from batchrec_dagster.storage.connection import StorageResource
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
@@ -75,11 +75,11 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         if self.endpoint == EMBEDDED:
             return embedded_client(
                 Path(self.home).absolute(),
-                self.storage.store,
+                self.storage.opened.store,
                 filter_interactions=ALL_INTERACTIONS,
             )
         endpoint = None if self.on_aws else self.endpoint
-        client: PersonalizeClient = self.storage.client("personalize", endpoint)
+        client: PersonalizeClient = self.storage.opened.client("personalize", endpoint)
         retry_truncated_responses(client)
         raise_limits_at_once(client)
         return client
@@ -92,8 +92,8 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         Personalize's home, its path relative to that home is added. It is relative so that both can
         be moved together.
         """
-        root = self.storage.uri("")
-        if self.storage.in_s3 or self.endpoint != EMBEDDED:
+        root = self.storage.opened.uri("")
+        if self.storage.opened.in_s3 or self.endpoint != EMBEDDED:
             return root
         path = os.path.relpath(self.storage.root, self.home)
         if Path(path) == Path("../storage"):

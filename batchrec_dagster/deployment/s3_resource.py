@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.storage.connection import S3Connection
+from batchrec_dagster.deployment.storage_resource import S3ConnectionResource
 
 S3_RESOURCE_VARIABLE = "BATCHREC_S3_RESOURCE"
 # Its fields that would change the connection, and are not read. Each is named with its default.
@@ -40,7 +40,7 @@ def read_s3_resource(text: str) -> Mapping[str, str]:
             raise ValueError(f"its {field} is not supported for batchrec's storage: leave it out")
     return {
         field: value
-        for field in S3Connection.model_fields
+        for field in S3ConnectionResource.model_fields
         if (value := getattr(resource, field, None)) is not None
     }
 

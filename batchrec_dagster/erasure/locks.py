@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 
 # The assets that work in Personalize, in order.
 STEPS = (
@@ -30,7 +30,7 @@ def hold_locks(locks: ExitStack, work: PersonalizeWork, owner: str) -> None:
         locks.enter_context(waiting.list_lock(published, owner))
 
 
-def list_lock_uris(storage: StorageResource, pipeline: Pipeline) -> tuple[str, ...]:
+def list_lock_uris(storage: Storage, pipeline: Pipeline) -> tuple[str, ...]:
     """Where the locks are."""
     keys = [
         *(pipeline.keys.lock(step) for step in STEPS),

@@ -12,7 +12,7 @@ from batchrec_dagster.erasure.people import People
 from batchrec_dagster.erasure.place import Amount
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import USER_ID
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, PipelineFiles
@@ -110,7 +110,7 @@ class ParquetRows:
     """Parquet files with a column of users, in the storage."""
 
     name: str
-    storage: StorageResource
+    storage: Storage
     prefix: str
     """The URI of the file, or of a folder of files, which ends in a slash."""
     column: str = "user_id"

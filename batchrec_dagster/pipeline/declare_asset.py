@@ -11,14 +11,14 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.deployment import resource_key
+from batchrec_dagster.deployment.io_managers import STORAGE_KEY
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.pipeline.asset_keys import asset_key, find_op_settings
 from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.cost import WITHIN_BUDGET
-from batchrec_dagster.storage.connection import StorageResource
-from batchrec_dagster.storage.io_managers import STORAGE_KEY
+from batchrec_dagster.storage.connection import Storage
 
 # The values of an asset's tag `stage`, from ratings to results.
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
@@ -125,7 +125,7 @@ def preview_metadata(*paragraphs: str) -> dg.MetadataValue[Any]:
 Links = dict[str, dg.MetadataValue[Any]]
 
 
-def storage_links(name: str, storage: StorageResource, uri: str) -> Links:
+def storage_links(name: str, storage: Storage, uri: str) -> Links:
     """A link of this name to an object in the storage, and to its page in the S3 console."""
     links: Links = {name: dg.MetadataValue.path(storage.where(uri))}
     if storage.in_s3 and storage.s3.endpoint_url is None:

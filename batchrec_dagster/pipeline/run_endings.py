@@ -13,12 +13,12 @@ from typing import Any, Literal
 import dagster as dg
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.deployment.storage_resource import StorageResource
 from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.evidence import read_ndcg
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds
-from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
@@ -112,5 +112,5 @@ def _find_files(context: dg.AssetExecutionContext) -> ListFiles | None:
         if isinstance(resource, PersonalizeResource):
             resource = resource.storage
         if isinstance(resource, StorageResource):
-            return ListFiles(resource, ListKeys(read_address(metadata)))
+            return ListFiles(resource.opened, ListKeys(read_address(metadata)))
     return None

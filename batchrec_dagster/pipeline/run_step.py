@@ -161,7 +161,7 @@ def round_metadata(result: AssetResult, seconds: float) -> AssetResult:
 def get_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> Work:
     """The pipeline with its storage. Raises dg.Failure for a partition of the asset."""
     _refuse_partitions(pipeline, context)
-    return Work(pipeline, context.resources.batchrec_storage)
+    return Work(pipeline, context.resources.batchrec_storage.opened)
 
 
 def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) -> PersonalizeWork:
@@ -170,7 +170,7 @@ def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) 
     _refuse_partitions(pipeline, context)
     personalize: PersonalizeResource = context.resources.batchrec_personalize
     ensure = personalize.ensure(context.log, pipeline.tags)
-    return PersonalizeWork(pipeline, personalize.storage, ensure, personalize.read_prices())
+    return PersonalizeWork(pipeline, personalize.storage.opened, ensure, personalize.read_prices())
 
 
 def _refuse_partitions(pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:

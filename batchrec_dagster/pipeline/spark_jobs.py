@@ -22,7 +22,7 @@ from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
 from batchrec_dagster.steps.interactions import SparkResult
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.extras import require
 
 
@@ -82,7 +82,7 @@ class SparkEngine(Protocol):
     """Where a task runs."""
 
     def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: SparkTask
+        self, context: dg.AssetExecutionContext, storage: Storage, task: SparkTask
     ) -> SparkResult:
         """Run the task. Raises UserError, dg.Failure."""
 
@@ -94,7 +94,7 @@ class LocalSpark:
     memory: str = "2g"
 
     def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: SparkTask
+        self, context: dg.AssetExecutionContext, storage: Storage, task: SparkTask
     ) -> SparkResult:
         require("spark", "preparation.engine spark")
         if not os.environ.get("JAVA_HOME") and shutil.which("java") is None:

@@ -24,7 +24,7 @@ from batchrec_dagster.pipeline.spark_jobs import OutcomeReader, explain_failures
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import SparkTask
 from batchrec_dagster.steps.interactions import SparkResult
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.objects import split_uri
 
 SCRIPT = Path(spark.__file__).with_name("job.py")
@@ -64,7 +64,7 @@ class SparkCode(NamedTuple):
     """The URI of a zip with the modules that the script imports."""
 
 
-def upload_code(storage: StorageResource) -> SparkCode:
+def upload_code(storage: Storage) -> SparkCode:
     """Upload the code unless it is there. Raises UserError."""
     script, modules = SCRIPT.read_bytes(), zip_modules()
     code_version = hashlib.sha256(script + modules).hexdigest()[:16]
@@ -104,7 +104,7 @@ GLUE_VERSION = "5.0"
 class S3OutcomeReader(OutcomeReader, PipesS3MessageReader):
     """Reads messages from under a prefix of the storage, and deletes them at the end."""
 
-    def __init__(self, storage: StorageResource, prefix: str) -> None:
+    def __init__(self, storage: Storage, prefix: str) -> None:
         bucket, self._key = split_uri(storage.uri(prefix))
         super().__init__(interval=INTERVAL, bucket=bucket, client=storage.client("s3"))
         self._storage, self._prefix = storage, prefix
@@ -129,7 +129,7 @@ class GlueSpark:
     declared: PreparationSettings
 
     def run(
-        self, context: dg.AssetExecutionContext, storage: StorageResource, task: SparkTask
+        self, context: dg.AssetExecutionContext, storage: Storage, task: SparkTask
     ) -> SparkResult:
         glue = storage.client("glue")
         prefix = f"pipes/{context.run.run_id}-{context.retry_number}"

@@ -12,6 +12,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.dagster_internals.asset_graphs import AssetNode, get_asset_graph
+from batchrec_dagster.deployment.table_kinds import to_polars
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.upstream_partitions import (
     Materialization,
@@ -24,7 +25,6 @@ from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.partitioned import PartitionedRows, read_table
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, safe_filename
-from batchrec_dagster.storage.io_managers import to_polars
 
 # The metadata that may name a file or a folder.
 PATH_KEYS = ("dagster/uri", "path", "uri")

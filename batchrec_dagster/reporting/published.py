@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.reporting.remote_file import RemoteFile
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, ListKeys
 from batchrec_dagster.storage.objects import ObjectInfo
 
 
-def list_published(storage: StorageResource, pipeline: str | None = None) -> list[str]:
+def list_published(storage: Storage, pipeline: str | None = None) -> list[str]:
     """The addresses of what has published lists for users: `shop`, or `shop/newsletter`.
 
     pipeline: the only pipeline to look in; None for all.
@@ -50,7 +50,7 @@ class PublishedResults:
     """The published results of a pipeline or of one of its lists. Every method raises
     UserError."""
 
-    storage: StorageResource
+    storage: Storage
     address: str
     """The pipeline's name, such as `shop`, or that of a list, such as `shop/newsletter`."""
     chosen_edition: Edition | None = None
@@ -191,7 +191,7 @@ class PublishedResults:
 
 
 @contextmanager
-def _convert_read_errors(storage: StorageResource, uri: str) -> Iterator[None]:
+def _convert_read_errors(storage: Storage, uri: str) -> Iterator[None]:
     """A block in which errors of reading the object become UserError."""
     try:
         yield

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 
 
 class RemoteFile(io.RawIOBase):
@@ -16,7 +16,7 @@ class RemoteFile(io.RawIOBase):
     compare the ETag, and pyarrow rejects it for having no attribute `closed`.
     """
 
-    def __init__(self, storage: StorageResource, uri: str) -> None:
+    def __init__(self, storage: Storage, uri: str) -> None:
         super().__init__()
         object_info = storage.store.head(uri)
         if object_info is None:

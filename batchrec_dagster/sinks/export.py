@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.sinks import sink
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.layout import ListKeys
 from batchrec_dagster.storage.list_subjects import ITEMS, USERS, find_subject
@@ -189,7 +189,7 @@ def _name_field(column: str) -> str:
     return "item" if column in (USERS.item_column, ITEMS.item_column) else column
 
 
-def _open_store(path: str, storage: StorageResource) -> tuple[ObjectStore, str]:
+def _open_store(path: str, storage: Storage) -> tuple[ObjectStore, str]:
     """The store of an absolute path or URI, and the file's URI there."""
     if path.startswith("s3://"):
         return storage.store, path

@@ -19,7 +19,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from batchrec_dagster.errors import Retry
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.list_subjects import USERS, ListSubject, find_subject
 
 BATCH_ROWS = 100_000
@@ -31,7 +31,7 @@ class SinkContext:
 
     address: str
     """The pipeline's name, or the address of one of its lists, such as `shop/newsletter`."""
-    storage: StorageResource
+    storage: Storage
     project: Path
     """The project's folder, at which relative paths start."""
     environment: Mapping[str, str]

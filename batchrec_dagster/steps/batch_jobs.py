@@ -20,7 +20,7 @@ from batchrec_dagster.personalize.resource_kinds import FILTER, ResourceKind
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.layout import BatchJob
 from batchrec_dagster.storage.list_file import ListWriter
@@ -171,7 +171,7 @@ def prepare_batch_job(
 class JobOutput:
     """What a batch job wrote, or will write."""
 
-    storage: StorageResource
+    storage: Storage
     job: api.Description
     """Describe's answer for the job."""
 

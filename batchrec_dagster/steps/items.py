@@ -16,7 +16,7 @@ from batchrec_dagster.steps.data_sizes import DataSize, RawAttributes
 from batchrec_dagster.steps.raw_files import CopiedFile, open_copies
 from batchrec_dagster.steps.stored_files import TableRecord, put_table
 from batchrec_dagster.steps.work import Result, Work, once
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.records import load
 
@@ -26,9 +26,7 @@ ITEMS_READABLE = "items_readable"
 SAMPLE_ROWS = 5
 
 
-def read_items(
-    copies: Sequence[CopiedFile], storage: StorageResource, layout: ItemsLayout
-) -> ItemsResult:
+def read_items(copies: Sequence[CopiedFile], storage: Storage, layout: ItemsLayout) -> ItemsResult:
     """The rows of the copied file.
 
     Raises UserError, and PreparationError unless `inspect_items` has passed it.
@@ -38,7 +36,7 @@ def read_items(
 
 
 def inspect_items(
-    copies: Sequence[CopiedFile], storage: StorageResource, layout: ItemsLayout, on_bad_rows: str
+    copies: Sequence[CopiedFile], storage: Storage, layout: ItemsLayout, on_bad_rows: str
 ) -> tuple[Finding, DataSize]:
     """The verdict on the copied file, and how much is in it. Raises UserError, and Refused if it
     cannot be read."""

@@ -16,7 +16,7 @@ from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START,
 from batchrec_dagster.steps.checks import check_rows_readable, require_passed
 from batchrec_dagster.steps.raw_files import CopiedFile, RawRecord, open_copies
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.erased import ErasedUsers
@@ -121,9 +121,7 @@ def _describe_format(opened: OpenedRatings, timestamp_unit: str) -> RatingsForma
 
 
 @contextmanager
-def open_first_file(
-    copies: Sequence[CopiedFile], storage: StorageResource
-) -> Iterator[list[RawFile]]:
+def open_first_file(copies: Sequence[CopiedFile], storage: Storage) -> Iterator[list[RawFile]]:
     """The start of the first file that is not empty, on this machine: enough to see the format.
 
     A file that is not plain text is downloaded whole. Raises UserError.

@@ -23,7 +23,7 @@ from batchrec_dagster.preparation.sources.source import (
 )
 from batchrec_dagster.steps.stored_files import StoredFile
 from batchrec_dagster.steps.work import Result, StepRecord, Work, once
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import compute_sha256, read_pieces
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.objects import DamagedObjectError
@@ -214,7 +214,7 @@ def require_copies(record: RawRecord[Seen], asset: str) -> None:
 
 
 @contextmanager
-def open_copies(files: Sequence[CopiedFile], storage: StorageResource) -> Iterator[list[RawFile]]:
+def open_copies(files: Sequence[CopiedFile], storage: Storage) -> Iterator[list[RawFile]]:
     """The copies on this machine, in order.
 
     Raises UserError, and DamagedObjectError if a copy has another content than recorded.
@@ -224,7 +224,7 @@ def open_copies(files: Sequence[CopiedFile], storage: StorageResource) -> Iterat
 
 
 @contextmanager
-def _open_copy(file: CopiedFile, storage: StorageResource) -> Iterator[RawFile]:
+def _open_copy(file: CopiedFile, storage: Storage) -> Iterator[RawFile]:
     stored = file.stored
     with storage.local_file(stored.uri) as path:
         size = path.stat().st_size
@@ -242,9 +242,7 @@ def _open_copy(file: CopiedFile, storage: StorageResource) -> Iterator[RawFile]:
 
 
 @contextmanager
-def open_source(
-    source: RatingsSource, storage: StorageResource, project: Path
-) -> Iterator[list[RawFile]]:
+def open_source(source: RatingsSource, storage: Storage, project: Path) -> Iterator[list[RawFile]]:
     """The files of a source on this machine, in order. Raises UserError."""
     context = make_source_context(storage, project)
     with ExitStack() as stack:
@@ -254,7 +252,7 @@ def open_source(
         ]
 
 
-def digest_source(source: RatingsSource, storage: StorageResource, project: Path) -> str:
+def digest_source(source: RatingsSource, storage: Storage, project: Path) -> str:
     """`digest_files` of the source's files as they are now. Raises UserError."""
     files = source.files(make_source_context(storage, project))
     return _digest_fingerprints([(file.file.display_name, file.fingerprint) for file in files])
@@ -271,7 +269,7 @@ def _digest_fingerprints(files: Sequence[tuple[str, str]]) -> str:
     return _digest_lines(lines)[:32] if lines else ""
 
 
-def make_source_context(storage: StorageResource, project: Path) -> SourceContext:
+def make_source_context(storage: Storage, project: Path) -> SourceContext:
     from batchrec_dagster.samples import generator
 
     return SourceContext(storage.store, project, Path(storage.cache), generator)

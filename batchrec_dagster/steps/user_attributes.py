@@ -21,7 +21,7 @@ from batchrec_dagster.steps.data_sizes import DataSize, RawAttributes
 from batchrec_dagster.steps.raw_files import CopiedFile, delete_copies, open_copies, require_copies
 from batchrec_dagster.steps.stored_files import TableRecord, put_table
 from batchrec_dagster.steps.work import Result, Work, once
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 from batchrec_dagster.storage.layout import MAKE_AGAIN
@@ -36,7 +36,7 @@ SHOWN_VALUES, LEAST_USERS = 3, 10
 
 def read_users_file(
     copies: Sequence[CopiedFile],
-    storage: StorageResource,
+    storage: Storage,
     layout: UsersLayout,
     suppressed: ErasedUsers,
 ) -> AttributeRows:
@@ -50,7 +50,7 @@ def read_users_file(
 
 def inspect_users(
     copies: Sequence[CopiedFile],
-    storage: StorageResource,
+    storage: Storage,
     layout: UsersLayout,
     on_bad_rows: str,
     suppressed: ErasedUsers,

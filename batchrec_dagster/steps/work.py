@@ -12,7 +12,7 @@ from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.steps.checks import require_passed
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, PipelineFiles
 from batchrec_dagster.storage.lock import Lock, hold_lock
@@ -25,7 +25,7 @@ class Work:
     """A declared pipeline and the storage of its files."""
 
     pipeline: Pipeline
-    storage: StorageResource
+    storage: Storage
 
     @cached_property
     def files(self) -> PipelineFiles:

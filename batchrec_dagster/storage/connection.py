@@ -1,18 +1,17 @@
-"""The Dagster resource for the storage: a folder or an S3 bucket."""
+"""The storage of a deployment, a folder or an S3 bucket, and how AWS is reached."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import boto3
-import dagster as dg
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, NoCredentialsError
-from pydantic import Field
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.durable import compute_version
@@ -24,31 +23,30 @@ from batchrec_dagster.storage.permissions import explain_missing_settings, expla
 LOCAL_BUCKET = "batchrec-local"
 
 
-class S3Connection(dg.ConfigurableResource[Any]):
-    """How to reach S3. What is not set comes from AWS's own variables and files.
+@dataclass(frozen=True)
+class S3Connection:
+    """How to reach S3. What is not set comes from AWS's own variables and files."""
 
-    Its fields are those of dagster-aws's S3Resource that are read here, by the same names. That
-    class itself is not used, because its import takes longer than all the others together.
-    Keys may be `dg.EnvVar`, whose values Dagster does not show.
-    """
-
-    region_name: str | None = Field(default=None, description="The AWS region.")
-    profile_name: str | None = Field(default=None, description="The AWS profile.")
-    endpoint_url: str | None = Field(default=None, description="The URL of another S3.")
-    aws_access_key_id: str | None = Field(default=None, description="The access key's id.")
-    aws_secret_access_key: str | None = Field(default=None, description="The access key.")
-    aws_session_token: str | None = Field(default=None, description="A session's token.")
+    region_name: str | None = None
+    profile_name: str | None = None
+    endpoint_url: str | None = None
+    """The URL of another S3."""
+    aws_access_key_id: str | None = field(default=None, repr=False)
+    aws_secret_access_key: str | None = field(default=None, repr=False)
+    aws_session_token: str | None = field(default=None, repr=False)
 
 
-class StorageResource(dg.ConfigurableResource[Any]):
+@dataclass(frozen=True)
+class Storage:
     """The storage root."""
 
-    root: str = Field(description="The folder or s3://bucket/prefix of every pipeline's data.")
-    cache: str = Field(default=".batchrec/cache", description="The folder that caches downloads.")
-    tags: dict[str, str] = Field(
-        default={}, description="Tags of one's own for what the clients of AWS create."
-    )
-    s3: S3Connection
+    root: str
+    """The folder or s3://bucket/prefix of every pipeline's data."""
+    s3: S3Connection = S3Connection()
+    cache: str = ".batchrec/cache"
+    """The folder that caches downloads."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Tags of one's own for what the clients of AWS create."""
 
     @property
     def in_s3(self) -> bool:
@@ -118,9 +116,6 @@ class StorageResource(dg.ConfigurableResource[Any]):
 
     @cached_property
     def _session(self) -> boto3.Session:
-        settings: dict[str, Any] = {
-            # Dagster reads variables in runs alone, and commands open the storage outside of runs.
-            name: value.get_value() if isinstance(value, dg.EnvVar) else value
-            for name, value in self.s3.model_dump(exclude={"endpoint_url"}).items()
-        }
+        settings = asdict(self.s3)
+        del settings["endpoint_url"]
         return boto3.Session(**settings)

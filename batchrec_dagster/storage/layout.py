@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.objects import (
     DamagedObjectError,
@@ -283,7 +283,7 @@ def _place_in_folder(filename: str) -> str:
     return f"{PurePosixPath(filename).stem}/{filename}"
 
 
-def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
+def read_record(storage: Storage, uri: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
     """The record that an earlier run wrote; empty if there is none.
 
     shape: the type that it must fit, see records.py.
@@ -298,7 +298,7 @@ def read_record(storage: StorageResource, uri: str, shape: Any = ANY_RECORD) -> 
         raise DamagedObjectError(storage.where(uri), error, MAKE_AGAIN) from error
 
 
-def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) -> None:
+def write_record(storage: Storage, key: str, record: Mapping[str, Any]) -> None:
     """Write a record for later runs. Raises UserError."""
     storage.store.put(storage.uri(key), (json.dumps(record, indent=2) + "\n").encode())
 
@@ -307,7 +307,7 @@ def write_record(storage: StorageResource, key: str, record: Mapping[str, Any]) 
 class PipelineFiles:
     """A pipeline's files in the storage. Raises UserError."""
 
-    storage: StorageResource
+    storage: Storage
     keys: PipelineKeys
 
     @cached_property

@@ -57,6 +57,16 @@ class Record(BaseModel, frozen=True):
     """It changes when what was made does."""
 
 
+def parse(data: bytes, model: type[Model]) -> Model:
+    """The record in the data. Raises ValueError, with a message of one line, if it is another."""
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "".join(f"{name}: " for name in first["loc"])
+        raise ValueError(f"it is not a {model.__name__}: {place}{first['msg']}") from None
+
+
 def load(store: ObjectStore, uri: str, model: type[Model]) -> Model | None:
     """The record at this URI; None if there is none, or if it is damaged.
 
@@ -64,13 +74,11 @@ def load(store: ObjectStore, uri: str, model: type[Model]) -> Model | None:
     Raises UserError.
     """
     try:
-        return model.model_validate_json(store.get(uri))
+        return parse(store.get(uri), model)
     except ObjectNotFoundError:
         return None
-    except ValidationError as error:
-        where = store.local_path(uri) or uri
-        first = error.errors(include_url=False)[0]
-        log.warning(f"{where} is damaged, and is made again: {first['msg']}")
+    except ValueError as error:
+        log.warning(f"{store.local_path(uri) or uri} is damaged, and is made again: {error}")
         return None
 
 

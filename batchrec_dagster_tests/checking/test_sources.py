@@ -25,7 +25,7 @@ def check(root: Path, **attributes: Any) -> list[Finding]:
     pipeline = Pipeline.model_validate({"name": "shop", **attributes})
     environment = {"BATCHREC_HOME": str(root / "home"), **os.environ}
     deployment = Deployment.from_environment(environment)
-    return [*check_sources(pipeline, deployment.storage_resource, root)]
+    return [*check_sources(pipeline, deployment.open_storage(), root)]
 
 
 def check_message(root: Path, **attributes: Any) -> tuple[str, str]:

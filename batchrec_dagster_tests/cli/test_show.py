@@ -35,7 +35,7 @@ from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.show import format_text as as_text
 from batchrec_dagster.reporting.terminal import escape_invisible
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import FOOTER_KEY, ListWriter
 from batchrec_dagster.storage.objects import ObjectStore
@@ -71,7 +71,7 @@ def publish(
     titles: Sequence[str | None] | None = None,
     rows_of_a_group: int = 100,
     **about: Any,
-) -> StorageResource:
+) -> Storage:
     """Write what a run leaves: everyone has two items of three, and gets the others."""
     folder = root / "storage" / pipeline
     for part in ("curated/recommendations", "transformed/interactions", "transformed/item_titles"):
@@ -114,9 +114,9 @@ def publish(
     return open_storage(root)
 
 
-def open_storage(root: Path) -> StorageResource:
+def open_storage(root: Path) -> Storage:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(root)})
-    storage: StorageResource = deployment.storage_resource
+    storage: Storage = deployment.open_storage()
     return storage
 
 
@@ -455,7 +455,7 @@ def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    storage: StorageResource = Deployment.from_environment(environment).storage_resource
+    storage: Storage = Deployment.from_environment(environment).open_storage()
     folder = tmp_path / "storage"
     for path in folder.rglob("*.*"):
         storage.store.put(storage.uri(str(path.relative_to(folder))), path)

@@ -41,7 +41,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ListFiles:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
-    files = ListFiles(deployment.storage_resource, ListKeys("shop"))
+    files = ListFiles(deployment.open_storage(), ListKeys("shop"))
     rows = [
         (user, item, int(compute_time(day, 0).timestamp()))
         for user in ("ann", "bob", "cat")

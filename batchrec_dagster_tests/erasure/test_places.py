@@ -15,7 +15,7 @@ from batchrec_dagster.erasure.place import Place
 from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.erasure.rows import BatchUserLines, ParquetRows, make_imported_places
 from batchrec_dagster.erasure.whole_files import WholeFiles
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter, read_footer
@@ -38,7 +38,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> ListFiles:
             aws_secret_access_key=OWNER.secret,
             region_name=REGION,
         )
-    return ListFiles(StorageResource(root=root, s3=connection), ListKeys("shop"))
+    return ListFiles(Storage(root=root, s3=connection), ListKeys("shop"))
 
 
 def put(files: ListFiles, key: str, content: bytes) -> str:

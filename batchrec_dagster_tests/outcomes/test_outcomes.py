@@ -22,7 +22,7 @@ from batchrec_dagster.reporting.outcomes import (
 )
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.list_file import ListWriter
@@ -39,11 +39,11 @@ Event = tuple[str, str, int]
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> StorageResource:
-    return StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+def storage(tmp_path: Path) -> Storage:
+    return Storage(root=str(tmp_path / "storage"), s3=S3Connection())
 
 
-def publish(storage: StorageResource, folder: Path, lists: Lists, **about: Any) -> None:
+def publish(storage: Storage, folder: Path, lists: Lists, **about: Any) -> None:
     table = Work(SHOP, storage).files_of(LIST).editions
     rows = [
         {"user_id": user, "rank": rank, "item_id": item}
@@ -65,12 +65,12 @@ def format_time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def write_events(storage: StorageResource, events: Sequence[Event]) -> None:
+def write_events(storage: Storage, events: Sequence[Event]) -> None:
     frame = pl.DataFrame(events, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
     storage.store.put(storage.uri(SHOP.keys.interactions), frame.write_csv().encode())
 
 
-def measure(storage: StorageResource) -> MeasuredOutcomes:
+def measure(storage: Storage) -> MeasuredOutcomes:
     return measure_outcomes(Work(SHOP, storage), LIST)
 
 
@@ -119,9 +119,7 @@ LISTS = {"ann": ["a", "b"], "bob": ["b", "c"], "eve": ["c", "d"]}
 BEFORE = [("ann", "x", T0), ("bob", "x", T0), ("bob", "a", T0 - 5), ("eve", "b", T0 - 9)]
 
 
-def test_sums_that_something_cut_are_refused_by_name(
-    storage: StorageResource, tmp_path: Path
-) -> None:
+def test_sums_that_something_cut_are_refused_by_name(storage: Storage, tmp_path: Path) -> None:
     publish(storage, tmp_path, LISTS, made_at=format_time(T0 + 60), data_until=T0)
     write_events(storage, [*BEFORE, ("ann", "a", T0 + 90)])
     first = measure(storage)
@@ -161,9 +159,7 @@ def test_an_edition_that_is_not_kept_still_ends_the_periods_of_others() -> None:
     assert list_spans(periods_of_data) == [(1, 10, 20), (3, 30, 90)]
 
 
-def test_the_report_has_the_numbers_of_a_plain_count(
-    storage: StorageResource, tmp_path: Path
-) -> None:
+def test_the_report_has_the_numbers_of_a_plain_count(storage: Storage, tmp_path: Path) -> None:
     chance = random.Random(1)
     events = [
         (f"u{chance.randrange(40)}", f"i{chance.randrange(9)}", T0 + chance.randrange(3 * DAY))

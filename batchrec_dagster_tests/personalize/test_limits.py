@@ -12,7 +12,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
 
 Create = Callable[[Any], Any]
 GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"
@@ -64,7 +64,7 @@ def make_client(code: str, message: str, targets: list[str], rejections: int = 9
     targets: becomes the operations of all requests that are sent.
     rejections: how many requests get the error; the others get an empty list of schemas.
     """
-    s3 = S3Connection(
+    s3 = S3ConnectionResource(
         region_name="eu-west-1",
         aws_access_key_id="me",
         aws_secret_access_key="secret",

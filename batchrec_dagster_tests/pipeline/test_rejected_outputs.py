@@ -23,7 +23,7 @@ from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB, Res
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import Project, refresh, table, why
 from batchrec_dagster_tests.guard.first_run import DECLARATION
@@ -97,7 +97,7 @@ def test_in_an_experiment_a_failed_user_counts_as_one_without_a_list(
     # The failed user counts in the outcomes, but not as one with a list.
     work = Work(
         Pipeline.model_validate(settings),
-        StorageResource(root=str(project.storage), s3=S3Connection()),
+        Storage(root=str(project.storage), s3=S3Connection()),
     )
     (published,) = work.pipeline.user_lists
     files = work.files_of(published)

@@ -121,11 +121,11 @@ class Shop:
 
     def read_list(self, name: str) -> pl.DataFrame:
         key = f"shop/lists/{name}/curated/recommendations/recommendations.parquet"
-        storage = self.deployment.storage_resource
+        storage = self.deployment.open_storage()
         return pl.read_parquet(io.BytesIO(storage.store.get(storage.uri(key))))
 
     def read_files(self) -> Iterator[tuple[str, bytes]]:
-        storage = self.deployment.storage_resource
+        storage = self.deployment.open_storage()
         for info in storage.store.list(storage.uri("shop/")):
             yield info.uri, storage.store.get(info.uri)
 
@@ -136,7 +136,7 @@ class Shop:
             pipeline = component.make_pipeline(self.project.root)
         personalize = self.deployment.personalize_resource
         ensure = personalize.ensure(logging.getLogger(), pipeline.tags)
-        storage = self.deployment.storage_resource
+        storage = self.deployment.open_storage()
         return PersonalizeWork(pipeline, storage, ensure, personalize.read_prices())
 
 

@@ -14,12 +14,12 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from moto import mock_aws
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.deployment.io_managers import ParquetIOManager
+from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.assets import sinks
 from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.io_managers import ParquetIOManager
 from batchrec_dagster_tests.guard.builders import (
     declaration,
     metadata,
@@ -50,7 +50,7 @@ def write_lists(
     def recommendations() -> pl.DataFrame:
         return lists
 
-    storage = StorageResource(root=str(folder / "storage"), s3=S3Connection())
+    storage = StorageResource(root=str(folder / "storage"), s3=S3ConnectionResource())
     return dg.materialize(
         [recommendations, *sinks.sink_assets(pipeline.user_lists[0])],
         resources={"io_manager": ParquetIOManager(storage=storage), "batchrec_storage": storage},

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import add_erased_users
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster_tests.guard.builders import (
@@ -56,7 +56,7 @@ def declare_shop(project: Project, **attributes: Any) -> None:
 
 
 def erase(project: Project, *users: str) -> None:
-    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    storage = Storage(root=str(project.storage), s3=S3Connection())
     add_erased_users(ListFiles(storage, ListKeys("shop")), users)
 
 
@@ -123,7 +123,7 @@ def test_a_run_that_ends_before_the_copies_are_deleted_leaves_that_to_the_next(
     request: pytest.FixtureRequest,
     place: str,
 ) -> None:
-    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    storage = Storage(root=str(project.storage), s3=S3Connection())
     if place == "bucket":
         storage = log_in_to_bucket(request.getfixturevalue("s3"), project, monkeypatch)
     files = ListFiles(storage, ListKeys("shop"))
@@ -150,9 +150,7 @@ def test_a_run_that_ends_before_the_copies_are_deleted_leaves_that_to_the_next(
     assert record["copies_deleted"] is True
 
 
-def log_in_to_bucket(
-    s3: S3Server, project: Project, monkeypatch: pytest.MonkeyPatch
-) -> StorageResource:
+def log_in_to_bucket(s3: S3Server, project: Project, monkeypatch: pytest.MonkeyPatch) -> Storage:
     """Storage in a new bucket, which the project uses too."""
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
@@ -160,7 +158,7 @@ def log_in_to_bucket(
         monkeypatch.setenv(name, value)
     root = f"s3://{s3.create_bucket()}/lake"
     project.environment = {**s3.environment(OWNER), "BATCHREC_STORAGE": root}
-    return StorageResource(root=root, s3=S3Connection(region_name=REGION, endpoint_url=s3.endpoint))
+    return Storage(root=root, s3=S3Connection(region_name=REGION, endpoint_url=s3.endpoint))
 
 
 def test_interactions_alone_say_that_the_copies_are_gone(

@@ -20,7 +20,7 @@ from moto.glue.responses import GlueResponse
 from batchrec_dagster.config.interactions import PreparationSettings
 from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zip_modules
 from batchrec_dagster.preparation.spark.task import SourceFile
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster_tests.guard.servers.glue import (
     DONE,
     ROLE,
@@ -117,7 +117,7 @@ def test_a_job_is_created_run_with_this_code_and_heard(
     assert len(shop.store.list(f"{shop.root}/")) == 2
 
 
-def read_tags(storage: StorageResource) -> dict[str, str]:
+def read_tags(storage: Storage) -> dict[str, str]:
     arn = "arn:aws:glue:us-east-1:123456789012:job/prepare"
     tags: dict[str, str] = storage.client("glue").get_tags(ResourceArn=arn)["Tags"]
     return tags

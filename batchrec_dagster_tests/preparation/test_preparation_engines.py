@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.preparation.rules import ERASED_USER
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import add_erased_users
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster_tests.guard.builders import (
@@ -88,7 +88,7 @@ def test_spark_here_gives_what_the_local_engine_gives(
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", QUICK_ARGUMENTS)
     ratings = write_ratings(project.root / "ratings.csv")
     ratings.write_text(ratings.read_text() + "1,2,x,4\n" + f"{ERASED},2,5,1505000000\n")
-    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    storage = Storage(root=str(project.storage), s3=S3Connection())
     add_erased_users(ListFiles(storage, ListKeys("shop")), [ERASED])
     attributes: dict[str, Any] = {"ratings": {"source": str(ratings), "on_bad_rows": "skip"}}
     local = prepare(project, "shop", instance, **attributes)

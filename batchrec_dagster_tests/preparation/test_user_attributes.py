@@ -11,9 +11,10 @@ import pytest
 
 from batchrec_dagster.deployment.io_managers import UsersCsvIOManager
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import add_erased_users
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster_tests.deployment.test_io_managers import pass_downstream
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
@@ -22,7 +23,6 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
-from batchrec_dagster_tests.storage.test_io_managers import pass_downstream
 
 # Whatever the model, users are the same.
 QUICK = {"recipe": "aws-user-personalization"}
@@ -71,7 +71,7 @@ def test_who_was_erased_is_left_out_of_the_users(
 ) -> None:
     project.declare(declare_with_users(project))
     write_users(project.root / "users.csv", "gone,AT,bad,no", "gone,DE,33,no")
-    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    storage = Storage(root=str(project.storage), s3=S3Connection())
     files = ListFiles(storage, ListKeys("shop"))
     add_erased_users(files, ["gone"])
 

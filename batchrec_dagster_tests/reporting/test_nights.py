@@ -25,7 +25,7 @@ from batchrec_dagster.reporting.nights import ListedNight, list_nights, read_oth
 from batchrec_dagster.reporting.overview import summarize_pipeline
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.run_records import read_ended_runs
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.editions import MOST_OTHER_NIGHTS, Night
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
@@ -40,7 +40,7 @@ START = datetime(2026, 11, 20, 3, 10, tzinfo=UTC)
 
 @pytest.fixture
 def files(tmp_path: Path) -> ListFiles:
-    storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+    storage = Storage(root=str(tmp_path / "storage"), s3=S3Connection())
     return ListFiles(storage, ListKeys("shop"))
 
 
@@ -52,7 +52,7 @@ def files_in_s3(s3: S3Server) -> ListFiles:
         aws_access_key_id=OWNER.access,
         aws_secret_access_key=OWNER.secret,
     )
-    storage = StorageResource(root=f"s3://{s3.create_bucket()}/some/prefix", s3=connection)
+    storage = Storage(root=f"s3://{s3.create_bucket()}/some/prefix", s3=connection)
     return ListFiles(storage, ListKeys("shop"))
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.run_records import CheckRecord, read_check_records
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
@@ -55,7 +55,7 @@ def build_inputs(users: int) -> RunInputs:
 
 
 def test_the_data_of_each_kept_edition_are_remembered(tmp_path: Path) -> None:
-    storage = StorageResource(root=str(tmp_path / "storage"), s3=S3Connection())
+    storage = Storage(root=str(tmp_path / "storage"), s3=S3Connection())
     files = ListFiles(storage, ListKeys("shop"))
     history = EditionHistory(files)
 

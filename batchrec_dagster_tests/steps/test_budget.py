@@ -20,7 +20,7 @@ from batchrec_dagster.personalize.resource_kinds import (
 )
 from batchrec_dagster.pipeline.assets import published_lists, training
 from batchrec_dagster.reporting.nights import ListedNight, list_nights
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster_tests.guard.builders import Project, definitions, refresh, why
 from batchrec_dagster_tests.guard.first_run import DECLARATION
@@ -84,7 +84,7 @@ def as_one_run(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
 
 
 def list_shop_nights(shop: Shop) -> list[ListedNight]:
-    storage = StorageResource(root=str(shop.project.storage), s3=S3Connection())
+    storage = Storage(root=str(shop.project.storage), s3=S3Connection())
     return list_nights(ListFiles(storage, ListKeys("shop")))
 
 

@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.file_formats import format_inference_line, rea
 from batchrec_dagster.steps.batch_jobs import JobOutput, read_ahead, split_at_lines
 from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
 from batchrec_dagster.steps.seen_items import SeenItems
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 
 ITEMS = ["1", "2", "3", "é", "5"]
 
@@ -71,11 +71,11 @@ def test_a_line_that_failed_is_reported_from_whichever_piece_it_is_in() -> None:
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> StorageResource:
-    return StorageResource(root=str(tmp_path), s3=S3Connection())
+def storage(tmp_path: Path) -> Storage:
+    return Storage(root=str(tmp_path), s3=S3Connection())
 
 
-def test_all_files_are_read_in_order_and_an_empty_one_too(storage: StorageResource) -> None:
+def test_all_files_are_read_in_order_and_an_empty_one_too(storage: Storage) -> None:
     folder = storage.uri("out/")
     job = {"jobOutput": {"s3DataDestination": {"path": folder}}}
     for name, content in [("b.out", b""), ("c.out", b""), ("ignored.txt", b"{")]:

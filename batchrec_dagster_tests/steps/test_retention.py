@@ -19,7 +19,7 @@ from batchrec_dagster.steps.batch_jobs import JobOutput
 from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.retention import delete_unneeded, delete_unneeded_segments
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.records import save
@@ -67,16 +67,16 @@ class Place:
     root: str
     s3: S3Server | None = None
 
-    def open(self, keys: Keys = OWNER) -> StorageResource:
+    def open(self, keys: Keys = OWNER) -> Storage:
         if self.s3 is None:
-            return StorageResource(root=self.root, s3=S3Connection())
+            return Storage(root=self.root, s3=S3Connection())
         connection = S3Connection(
             region_name=REGION,
             endpoint_url=self.s3.endpoint,
             aws_access_key_id=keys.access,
             aws_secret_access_key=keys.secret,
         )
-        return StorageResource(root=self.root, s3=connection)
+        return Storage(root=self.root, s3=connection)
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -87,7 +87,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(f"s3://{s3.create_bucket()}/batchrec", s3)
 
 
-def make_work(storage: StorageResource, statuses: Any = (), **settings: Any) -> PersonalizeWork:
+def make_work(storage: Storage, statuses: Any = (), **settings: Any) -> PersonalizeWork:
     pipeline = Pipeline.model_validate(declaration("shop", "ratings.csv", **settings))
     ensure = FakeEnsure(
         client=None,  # type: ignore[arg-type]
@@ -121,13 +121,13 @@ def write_output(work: PersonalizeWork, job: str, *, folder: str = "batch_infere
         work.storage.store.put(work.storage.uri(key), b"{}\n")
 
 
-def list_keys(storage: StorageResource, prefix: str) -> list[str]:
+def list_keys(storage: Storage, prefix: str) -> list[str]:
     """The keys below the prefix, without it."""
     root = storage.uri(prefix)
     return [info.uri.removeprefix(root) for info in storage.store.list(root)]
 
 
-def list_jobs(storage: StorageResource, folder: str = "batch_inference") -> list[str]:
+def list_jobs(storage: Storage, folder: str = "batch_inference") -> list[str]:
     """The names of the jobs that have an output, or on this machine a folder for one."""
     prefix = f"shop/curated/{folder}/"
     names = {key.partition("/")[0] for key in list_keys(storage, prefix)}
@@ -253,7 +253,7 @@ def test_what_removed_settings_left_goes(
     assert folders == {name for key in keys_kept for name in key.split("/")[:-1]}
 
 
-def write_undeclared(storage: StorageResource) -> None:
+def write_undeclared(storage: Storage) -> None:
     for key in (*OTHER_FILES, *(key for keys in UNDECLARED.values() for key in keys)):
         storage.store.put(storage.uri(f"shop/{key}"), b"x")
 

@@ -21,7 +21,7 @@ from batchrec_dagster.steps.shared_jobs import (
     name_sharing_lists,
 )
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
@@ -92,7 +92,7 @@ def test_a_finding_names_the_settings_of_its_list() -> None:
 
 
 def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
-    storage = StorageResource(root=str(tmp_path), s3=S3Connection())
+    storage = Storage(root=str(tmp_path), s3=S3Connection())
     pipeline = declare({"mail": {"users": USERS}, "home": {}, "app": {}})
     ensure = cast(Ensure, None)
     work = PersonalizeWork(pipeline, storage, ensure, Prices())
@@ -105,7 +105,7 @@ def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:
 
 
 def test_data_are_compared_with_the_newest_lists(tmp_path: Path) -> None:
-    storage = StorageResource(root=str(tmp_path), s3=S3Connection())
+    storage = Storage(root=str(tmp_path), s3=S3Connection())
     pipeline = declare({"mail": {}, "home": {}})
     work = PersonalizeWork(pipeline, storage, cast(Ensure, None), Prices())
     mail, home = pipeline.user_lists

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.deployment.io_managers import RecordIOManager
+from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.reporting.history import _ReportRecord
 from batchrec_dagster.steps.records import ModelRecord
-from batchrec_dagster.storage.io_managers import JsonRecordIOManager
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster.storage.records import ANY_RECORD, load, parse_record, save
@@ -43,7 +44,7 @@ OTHER_TYPES = [b"", b"\0\xff", b"[]", b"7", b"null", b"not JSON", b'"text"', b"[
 @pytest.fixture
 def files(tmp_path: Path) -> ListFiles:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
-    return ListFiles(deployment.storage_resource, ListKeys("shop"))
+    return ListFiles(deployment.open_storage(), ListKeys("shop"))
 
 
 @pytest.mark.parametrize(("shape", "record"), RECORDS)
@@ -114,7 +115,8 @@ def test_a_record_of_another_type_is_refused_by_name(
 
 @pytest.mark.parametrize("content", OTHER_TYPES)
 def test_an_input_of_another_type_is_refused(files: ListFiles, content: bytes) -> None:
-    manager = JsonRecordIOManager(storage=files.storage)
+    storage = StorageResource(root=files.storage.root, s3=S3ConnectionResource())
+    manager = RecordIOManager(storage=storage)
     for target_type in (ModelRecord, dict):
         with pytest.raises(ValueError, match=r".+"):
             manager.decode(content, target_type)

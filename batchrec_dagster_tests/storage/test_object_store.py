@@ -18,7 +18,7 @@ from obstore.store import S3Store
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.objects import (
     MAX_PARTS,
     ObjectNotFoundError,
@@ -128,7 +128,7 @@ def test_a_bucket_on_aws_needs_no_endpoint() -> None:
 
 def test_folders_need_no_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(boto3, "Session")
-    store = StorageResource(root=str(tmp_path), s3=S3Connection()).store
+    store = Storage(root=str(tmp_path), s3=S3Connection()).store
     store.put("s3://batchrec-local/a", b"1")
     assert store.get("s3://batchrec-local/a") == b"1"
     with pytest.raises(ObjectNotFoundError):

@@ -16,7 +16,6 @@ import dagster as dg
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.steps.interactions import remove_dead_work
-from batchrec_dagster.storage.connection import StorageResource
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
 HOLD = """
@@ -69,7 +68,7 @@ def test_what_spark_was_writing_for_dead_runs_goes(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
-    storage: StorageResource = deployment.resources()["batchrec_storage"]
+    storage = deployment.open_storage()
 
     @dg.job
     def run_job() -> None:

@@ -15,7 +15,7 @@ from batchrec_dagster.pipeline.automation.failure_alerts import (
     find_pipelines_of_run,
 )
 from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 
 if TYPE_CHECKING:
     from batchrec_dagster.pipeline.automation.list_alerts import ListState
@@ -63,7 +63,7 @@ def _make_list_sensor(watched: Mapping[str, Pipeline]) -> dg.SensorDefinition:
         # Imported here, because it needs PyArrow and NumPy.
         from batchrec_dagster.pipeline.automation.list_alerts import look_at_lists
 
-        storage: StorageResource = context.resources.batchrec_storage
+        storage: Storage = context.resources.batchrec_storage.opened
         before = json.loads(context.cursor or "{}")
         on_schedule = _find_pipelines_on_schedule(watched.values(), context)
         after: dict[str, ListState] = {}

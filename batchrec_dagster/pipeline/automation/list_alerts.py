@@ -17,7 +17,7 @@ from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.reporting.published import PublishedResults
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 
 # How long new lists may wait for the report's verdict before they are announced without it.
 REPORT_TIME = timedelta(hours=1)
@@ -39,7 +39,7 @@ class NewAlerts(NamedTuple):
 
 
 def look_at_lists(
-    pipeline: Pipeline, storage: StorageResource, before: ListState, *, is_on: bool
+    pipeline: Pipeline, storage: Storage, before: ListState, *, is_on: bool
 ) -> NewAlerts:
     """The alerts that the pipeline's published lists give reason for.
 

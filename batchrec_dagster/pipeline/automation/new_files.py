@@ -13,7 +13,7 @@ from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.steps.ratings import RawRatings
 from batchrec_dagster.steps.raw_files import digest_files, digest_source
-from batchrec_dagster.storage.connection import StorageResource
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.records import load
 
 # If the source changes between all ticks, the refresh starts after this many ticks anyway.
@@ -64,7 +64,7 @@ def new_files_sensor(
         description=f"Refreshes {pipeline.name} when files of its ratings are new or changed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        storage: StorageResource = context.resources.batchrec_storage
+        storage: Storage = context.resources.batchrec_storage.opened
         before = Cursor.read(context.cursor)
         try:
             current = digest_source(source, storage, pipeline.project)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation import list_alerts
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys
 from batchrec_dagster.storage.list_file import ListWriter
@@ -62,7 +62,7 @@ _REFUSAL = re.compile(
 
 def publish_lists(project: Project, address: str, time: datetime) -> None:
     """Publish the next edition of a list, such as `shop/home`, at that time, without a run."""
-    storage = StorageResource(root=str(project.storage), s3=S3Connection())
+    storage = Storage(root=str(project.storage), s3=S3Connection())
     files = ListFiles(storage, ListKeys(address))
     number = files.editions.next_number()
     facts = {"number": number, "version": f"v{number}", "made_at": time.isoformat()}
@@ -87,7 +87,7 @@ def look_at(time: datetime) -> Iterator[None]:
 
 def list_files_taken_in(defs: dg.Definitions, name: str) -> list[str]:
     """The file names of the ratings that the last run of the pipeline took in."""
-    storage = (defs.resources or {})["batchrec_storage"]
+    storage = (defs.resources or {})["batchrec_storage"].opened
     uri = storage.uri(PipelineKeys(name).record("raw_ratings"))
     record = json.loads(storage.store.get(uri))
     return [file["source"].rpartition("/")[2] for file in record["files"]]

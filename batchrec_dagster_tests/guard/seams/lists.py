@@ -39,7 +39,7 @@ from batchrec_dagster.steps.rule_context import RuleContext
 from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
@@ -394,7 +394,7 @@ class ListHistory:
                 "solution": {"success": [*self.success]},
             }
         )
-        return Work(pipeline, StorageResource(root=str(self.folder), s3=S3Connection()))
+        return Work(pipeline, Storage(root=str(self.folder), s3=S3Connection()))
 
     @property
     def _files(self) -> ListFiles:

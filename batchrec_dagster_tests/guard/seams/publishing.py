@@ -35,7 +35,7 @@ from batchrec_dagster.steps.rollback import PREVIOUS
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage import editions as editions_module
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition, ListCounts
 from batchrec_dagster.storage.erased import (
     NOBODY,
@@ -63,7 +63,7 @@ NotFoundError = ObjectNotFoundError
 class Store:
     """Objects by their keys below a root: a folder, or a bucket's prefix."""
 
-    storage: StorageResource
+    storage: Storage
 
     @classmethod
     def open(cls, root: Path | str, environment: Mapping[str, str] | None = None) -> Store:
@@ -78,7 +78,7 @@ class Store:
             aws_access_key_id=variables.get("AWS_ACCESS_KEY_ID"),
             aws_secret_access_key=variables.get("AWS_SECRET_ACCESS_KEY"),
         )
-        return cls(StorageResource(root=str(root), s3=connection))
+        return cls(Storage(root=str(root), s3=connection))
 
     def put(self, key: str, data: bytes | Path | Iterable[bytes]) -> None:
         """Write the object atomically. Raises StorageError."""

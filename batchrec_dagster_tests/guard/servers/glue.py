@@ -30,7 +30,7 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
+from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
@@ -56,9 +56,9 @@ DONE = SparkTaskResult(
 )
 
 
-def create_storage(s3: S3Server, **tags: str) -> StorageResource:
+def create_storage(s3: S3Server, **tags: str) -> Storage:
     """A storage in S3, whose clients create what has these tags."""
-    return StorageResource(
+    return Storage(
         root=f"s3://{s3.create_bucket()}/shop",
         tags=tags,
         s3=S3Connection(
@@ -93,7 +93,7 @@ def fail(pipes: PipesContext) -> None:
 
 
 def run(
-    engine: SparkEngine, storage: StorageResource, task: SparkTask = TASK
+    engine: SparkEngine, storage: Storage, task: SparkTask = TASK
 ) -> tuple[dg.ExecuteInProcessResult, list[Any], str]:
     """Run the task in an asset: the run, what came out, and the reason of a failure."""
     came_out = []

@@ -9,19 +9,20 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from batchrec_dagster.deployment.io_managers import InteractionsIOManager
-from batchrec_dagster.steps.records import DatasetRecord
-from batchrec_dagster.storage.connection import S3Connection, StorageResource
-from batchrec_dagster.storage.editions import Editions
-from batchrec_dagster.storage.io_managers import (
+from batchrec_dagster.deployment.io_managers import (
     STORAGE_KEY,
     HtmlIOManager,
-    JsonRecordIOManager,
+    InteractionsIOManager,
     ParquetIOManager,
     PublishedTableIOManager,
+    RecordIOManager,
     StorageIOManager,
     UsersIOManager,
 )
+from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
+from batchrec_dagster.steps.records import DatasetRecord
+from batchrec_dagster.storage.connection import S3Connection, Storage
+from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.editions import make_edition
 
@@ -47,7 +48,7 @@ def pass_downstream(
         inputs.append(upstream)
 
     downstream.__annotations__["upstream"] = input_type
-    storage = StorageResource(root=str(folder), s3=S3Connection())
+    storage = StorageResource(root=str(folder), s3=S3ConnectionResource())
     dg.materialize(
         [upstream, dg.asset(downstream)], resources={"io_manager": manager(storage=storage)}
     )
@@ -99,7 +100,7 @@ def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
         writer.finish(make_edition({"version": "a"}))
     key = "shop/lists/lists.parquet"
     folder = tmp_path / "storage"
-    storage = StorageResource(root=str(folder), s3=S3Connection())
+    storage = Storage(root=str(folder), s3=S3Connection())
     Editions(storage.store, storage.uri(key), storage.uri("editions.json")).publish(
         writer.path, keep=1
     )
@@ -121,7 +122,7 @@ def store_partitions(folder: Path) -> tuple[dict[str, ParquetIOManager], dg.Asse
     def orders(context: dg.AssetExecutionContext) -> pl.DataFrame:
         return TABLE.with_columns(DAY=pl.lit(context.partition_key))
 
-    storage = StorageResource(root=str(folder), s3=S3Connection())
+    storage = StorageResource(root=str(folder), s3=S3ConnectionResource())
     resources = {"io_manager": ParquetIOManager(storage=storage)}
     for partition in DAYS.get_partition_keys()[:3]:
         dg.materialize([orders], resources=resources, partition_key=partition)
@@ -178,7 +179,7 @@ def test_one_value_of_several_partitions_is_refused(tmp_path: Path) -> None:
     def orders() -> pl.DataFrame:
         return TABLE
 
-    storage = StorageResource(root=str(tmp_path), s3=S3Connection())
+    storage = StorageResource(root=str(tmp_path), s3=S3ConnectionResource())
     with pytest.raises(dg.DagsterInvariantViolationError, match="one value for 4 partitions"):
         dg.materialize(
             [orders],
@@ -212,13 +213,13 @@ def test_a_record_arrives_as_the_record_that_is_asked_for_or_as_a_dict(tmp_path:
         "imports": {"interactions": {"dataset_arn": "a", "import_job_arn": "b"}},
     }
     record = DatasetRecord.model_validate(values)
-    assert pass_downstream(tmp_path, JsonRecordIOManager, record, dict[str, Any]) == values
-    assert pass_downstream(tmp_path, JsonRecordIOManager, values, DatasetRecord) == record
+    assert pass_downstream(tmp_path, RecordIOManager, record, dict[str, Any]) == values
+    assert pass_downstream(tmp_path, RecordIOManager, values, DatasetRecord) == record
 
 
 def test_another_records_file_is_reported_as_damaged(tmp_path: Path) -> None:
     with pytest.raises(dg.Failure, match=r"upstream\.json .*not a DatasetRecord: .*delete it"):
-        pass_downstream(tmp_path, JsonRecordIOManager, {"rows": 3}, DatasetRecord)
+        pass_downstream(tmp_path, RecordIOManager, {"rows": 3}, DatasetRecord)
 
 
 def test_what_is_no_table_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Tables from one kind to another: pandas, polars and pyarrow."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+
+def _pandas_frame() -> Any:
+    """pandas' DataFrame. Importing pandas takes half a second; no value is one before that."""
+    return getattr(sys.modules.get("pandas"), "DataFrame", type(None))
+
+
+def to_polars(table: Any) -> pl.DataFrame:
+    """A frame or table of any supported kind. Raises dg.DagsterInvariantViolationError."""
+    import pyarrow as pa
+
+    match table:
+        case pl.DataFrame():
+            return table
+        case pl.LazyFrame():
+            return table.collect(engine="streaming")
+        case pa.Table():
+            return pl.DataFrame(table)
+    if table is not None and isinstance(table, _pandas_frame()):
+        frame: pl.DataFrame = pl.from_pandas(table)
+        return frame
+    raise dg.DagsterInvariantViolationError(
+        f"a {type(table).__name__} is not a table: return a pandas DataFrame, a polars frame or a"
+        " pyarrow Table"
+    )
+
+
+def is_table_type(target_type: object) -> bool:
+    """Whether `convert_table` can make it."""
+    import pyarrow as pa
+
+    return target_type in (pl.DataFrame, pl.LazyFrame, pa.Table, _pandas_frame())
+
+
+def convert_table(frame: pl.DataFrame, target_type: object) -> Any:
+    """The table as the `target_type` type; pandas by default."""
+    if target_type is pl.DataFrame:
+        return frame
+    if target_type is pl.LazyFrame:
+        return frame.lazy()
+    import pyarrow as pa
+
+    if target_type is pa.Table:
+        return frame.to_arrow()
+    if target_type in (_pandas_frame(), Any, type(None)):
+        return frame.to_pandas()
+    raise dg.DagsterInvariantViolationError(
+        f"cannot load a table as {target_type}: ask for a pandas DataFrame, a polars DataFrame or"
+        " LazyFrame, or a pyarrow Table"
+    )
