@@ -97,7 +97,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.editions import Editions
     from batchrec_dagster.storage.list_file import ListWriter
-    from batchrec_dagster_tests.guard.editions import make_edition
+    from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 
     start_seconds = time.perf_counter()
     resource = StorageResource(root=str(folder), s3=S3ConnectionResource())
@@ -116,7 +116,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
         lists.write(JobOutput(storage, job).pieces(read_inference), writer)
         checks = lists.checks(users, filtered=False)
         writer.finish(make_edition({"number": table.next_number(), "version": str(time.time_ns())}))
-        table.publish(writer.path, keep=1)
+        table.publish(writer.path, 1, ALONE)
     failed_checks = [
         check.name for check in checks if not check.passed and check.name != "lists_full"
     ]

@@ -44,6 +44,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.lock import Lock
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,12 @@ def infer_and_publish(
     model: ModelRecord,
     batch_users: pl.LazyFrame,
     run: RunFacts,
+    lock: Lock,
 ) -> PublishedLists:
     """Infer lists for the users with the model and publish them, if all checks pass.
 
     batch_users: the lines of the users' file.
+    lock: that of the list, which the caller holds.
     Raises Refused, UserError, PersonalizeError, UserError.
     """
     users_version = work.storage.version(work.files.uri(published.users_key))
@@ -104,7 +107,7 @@ def infer_and_publish(
             rule_inputs,
         )
         inferred = inference.infer(users)
-        edition, table = _publish(work, publishing, batch_users, inferred, gate, run)
+        edition, table = _publish(work, publishing, batch_users, inferred, gate, run, lock)
         job, num_results = inferred.job, inferred.num_results
         lists = PublishedLists(
             edition,
@@ -127,6 +130,7 @@ def _publish(
     inferred: InferenceResult,
     gate: Finding,
     run: RunFacts,
+    lock: Lock,
 ) -> tuple[Edition, RecommendationTable]:
     """Publish the lists. Raises UserError, Refused."""
     published, interactions = publishing.published, inferred.interactions
@@ -165,7 +169,7 @@ def _publish(
             keep_users_without_lists(
                 publishing.files, version, batch_users, writer.path, table.failed
             )
-        edition = publishing.publish(writer.path)
+        edition = publishing.publish(writer.path, lock)
     return edition, table
 
 

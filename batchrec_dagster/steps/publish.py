@@ -25,6 +25,7 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 from batchrec_dagster.storage.editions import Editions, EditionsRecord
 from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.lock import Lock
 
 # Part of what lists are made of: raise it when the same inputs would become other lists.
 CODE_VERSION = "1"
@@ -187,12 +188,13 @@ class Publishing:
             **facts,
         )
 
-    def publish(self, file: Path) -> Edition:
-        """Publish the lists. Raises UserError.
+    def publish(self, file: Path, lock: Lock) -> Edition:
+        """Publish the lists. Raises UserError, also if another run has taken over the lock.
 
         file: as `ListWriter` wrote it.
+        lock: that of the list.
         """
-        return self.editions.publish(file, self.published.retention.editions)
+        return self.editions.publish(file, self.published.retention.editions, lock)
 
 
 def _explain_withdrawal(withdrawn: Sequence[Withdrawn], model: ModelRecord) -> str | None:

@@ -31,6 +31,7 @@ from batchrec_dagster.storage.edition_without import write_without
 from batchrec_dagster.storage.editions import Editions, EditionsRecord
 from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.lock import Lock
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 
 PREVIOUS = "previous"
@@ -69,10 +70,12 @@ def roll_back(
     to: str,
     run: str,
     runs: RunHistory,
+    lock: Lock,
     log: logging.Logger,
 ) -> Restoration:
     """Make an older edition live again, as far as its lists may be shown today.
 
+    lock: that of the list.
     to: an edition's number, or PREVIOUS.
     run: the id of the first of a run and its retries, which all choose the same edition.
     Raises UserError, and DamagedObjectError if the chosen edition's file is damaged.
@@ -105,7 +108,7 @@ def roll_back(
     with temporary_folder() as folder:
         path = folder / "lists.parquet"
         write_without(editions, chosen, is_kept, path, **facts)
-        edition = editions.publish(path, published.retention.editions)
+        edition = editions.publish(path, published.retention.editions, lock)
     log.info(f"published again: {summarize_edition(edition)}")
     notes = [note for note in (absent.description, describe_rows_against_only(edition)) if note]
     for note in notes:

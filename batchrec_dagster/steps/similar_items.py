@@ -57,6 +57,7 @@ from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.lock import Lock
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ def publish_similar_items(
     settings: SimilarItems,
     model: ModelRecord | None,
     run: RunFacts,
+    lock: Lock,
 ) -> PublishedSimilarItems:
     """Make the lists of similar items and publish them, if all checks pass.
 
     model: that of the recipe; None for items bought together.
+    lock: that of the list, which the caller holds.
     Raises Refused, UserError, PersonalizeError, UserError.
     """
     rule_inputs = read_rule_inputs(work, published)
@@ -121,7 +124,7 @@ def publish_similar_items(
                 rules, _ = prepare_rules(
                     published, rule_inputs, interactions, requested.ids, now, titled
                 )
-            edition = NewEdition(work, publishing, gate, requested, rules, run)
+            edition = NewEdition(work, publishing, gate, requested, rules, run, lock)
             recipe, within_days = work.pipeline.similar_items_recipe, settings.within_days
             if within_days is not None:
                 lists = edition.publish_counted(within_days, settings.events, interactions)
@@ -168,6 +171,8 @@ class NewEdition:
     rules: Rules | None
     """What leaves out items; None if nothing does."""
     run: RunFacts
+    lock: Lock
+    """That of the list."""
 
     @property
     def num_results(self) -> int:
@@ -227,7 +232,7 @@ class NewEdition:
             described = self._describe(table, checks, job, cost)
             require_usable(output, checks)
             writer.finish(described)
-            edition = publishing.publish(writer.path)
+            edition = publishing.publish(writer.path, self.lock)
         return edition, replace(table, checks=checks)
 
     def _describe(

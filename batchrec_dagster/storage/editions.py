@@ -25,7 +25,13 @@ from pydantic import BaseModel
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.edition import Edition, Withdrawn
 from batchrec_dagster.storage.list_file import read_footer, read_footer_length
-from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError, ObjectStore
+from batchrec_dagster.storage.lock import Lock
+from batchrec_dagster.storage.objects import (
+    ABSENT,
+    DamagedObjectError,
+    ObjectNotFoundError,
+    ObjectStore,
+)
 from batchrec_dagster.storage.records import load, save
 
 # A footer nearly always fits into this many bytes.
@@ -254,12 +260,14 @@ class Editions:
         recorded = [night.edition or 0 for night in self.record().nights]
         return 1 + max([0, *recorded, *self._number_files()])
 
-    def publish(self, file: Path, keep: int) -> Edition:
+    def publish(self, file: Path, keep: int, lock: Lock) -> Edition:
         """Make an edition live, and return it. If its version is live and whole, nothing changes.
 
         file: as `ListWriter` wrote it.
         keep: how many older editions stay, the replaced one among them.
+        lock: that of the list. Raises UserError if another run has taken it over.
         """
+        info = self.store.head(self.uri)
         edition = read_footer(file, Edition).model_copy(update={"uri": self.uri})
         live, record = self.live(), self.record()
         if live is not None and live.version == edition.version and not live.users_dropped:
@@ -267,7 +275,9 @@ class Editions:
             return live
         if live is not None:
             self._keep_copy(live)
-        self.store.put(self.uri, file)
+        lock.require_held()
+        # A run that is overtaken after this must not replace what it has not seen.
+        self.store.replace(self.uri, file, ABSENT if info is None else info.etag)
         self._write_record(_add_live(record, edition))
         self._prune(live, edition, keep)
         return edition
@@ -288,7 +298,7 @@ class Editions:
             return record
         if last is not None and last.is_of(live) and last.time >= live.live_since:
             return record
-        if any(night.is_of(live) and night.time == live.live_since for night in record.nights):
+        if Night.of(live) in record.nights:
             # Somebody has copied an older edition to its place.
             info = self.store.head(self.uri)
             time = live.live_since if info is None else info.last_modified

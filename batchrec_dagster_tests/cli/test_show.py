@@ -39,7 +39,7 @@ from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import FOOTER_KEY, ListWriter
 from batchrec_dagster.storage.objects import ObjectStore
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 from batchrec_dagster_tests.guard.hostile import HOSTILE as STRANGERS
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
 from batchrec_dagster_tests.texts import assert_texts
@@ -277,7 +277,7 @@ def test_items_without_a_score_are_marked_where_personalize_added_them(home: Pat
         with ListWriter(home / "lists.parquet") as writer:
             writer.write(lists.to_arrow(compat_level=pl.CompatLevel.oldest()))
             writer.finish(make_edition({**about, "made_at": "2026-05-01T03:00:00+00:00"}))
-        ListFiles(storage, ListKeys("shop")).editions.publish(writer.path, keep=0)
+        ListFiles(storage, ListKeys("shop")).editions.publish(writer.path, 0, ALONE)
         [pipeline] = show_pipelines("u0")
         padding_ranks = [item["rank"] for item in pipeline["recommendations"] if item["padding"]]
         assert padding_ranks == ([6, 7] if padding else [])
@@ -359,7 +359,7 @@ def test_a_published_table_says_what_it_is(home: Path) -> None:
         for rows in (frame.head(100), frame.tail(-100)):
             writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
         writer.finish(make_edition({**about, "metrics": {name: 0.3}}))
-    ListFiles(storage, ListKeys("shop")).editions.publish(writer.path, keep=0)
+    ListFiles(storage, ListKeys("shop")).editions.publish(writer.path, 0, ALONE)
     (summary,) = show_pipelines()
     assert (summary["rows"], summary["users"], summary["edition"]) == (267, 40, 7)
     assert (summary["made"], summary["ndcg_at_25"]) == ("2026-05-01T03:00:00Z", 0.3)

@@ -24,7 +24,7 @@ from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
 FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]
@@ -102,7 +102,7 @@ def test_a_published_table_arrives_as_the_frame_that_is_asked_for(
     folder = tmp_path / "storage"
     storage = Storage(root=str(folder), s3=S3Connection())
     Editions(storage.store, storage.uri(key), storage.uri("editions.json")).publish(
-        writer.path, keep=1
+        writer.path, 1, ALONE
     )
     # The asset has published the lists itself, and hands over no value.
     table = pass_downstream(

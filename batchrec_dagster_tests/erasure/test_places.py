@@ -20,7 +20,7 @@ from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter, read_footer
 from batchrec_dagster.storage.objects import DamagedObjectError
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 PEOPLE = People.of(["ann", 'o"dd, id', "nobody"])
@@ -157,7 +157,7 @@ def publish(files: ListFiles, folder: Path, number: int) -> None:
     with ListWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["ann", "bob"], "rank": [1, 1], "item_id": ["1", "2"]}))
         writer.finish(make_edition({"number": number, "version": f"v{number}"}))
-    files.editions.publish(writer.path, 9)
+    files.editions.publish(writer.path, 9, ALONE)
 
 
 def test_editions_stay_without_the_people(files: ListFiles, tmp_path: Path) -> None:

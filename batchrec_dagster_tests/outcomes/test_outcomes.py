@@ -27,7 +27,7 @@ from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import declaration
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 
 SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
 LIST = SHOP.user_lists[0]
@@ -58,7 +58,7 @@ def publish(storage: Storage, folder: Path, lists: Lists, **about: Any) -> None:
             ).to_arrow()
         )
         writer.finish(make_edition({"number": number, "version": f"v{number}", **about}))
-    table.publish(writer.path, keep=9)
+    table.publish(writer.path, 9, ALONE)
 
 
 def format_time(seconds: int) -> str:

@@ -17,7 +17,7 @@ from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 
@@ -63,7 +63,7 @@ def test_the_data_of_each_kept_edition_are_remembered(tmp_path: Path) -> None:
         with ListWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
             writer.finish(make_edition({"number": number, "version": f"v{number}"}))
-        return files.editions.publish(writer.path, keep=1)
+        return files.editions.publish(writer.path, 1, ALONE)
 
     def count_users(edition: Edition) -> int | None:
         inputs = history.read_inputs(edition)

@@ -24,7 +24,7 @@ from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.records import save
 from batchrec_dagster_tests.guard.builders import declaration
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, REGION, Keys, S3Server
 
 IMPORTED = datetime(2026, 11, 20, tzinfo=UTC)
@@ -112,7 +112,7 @@ def publish(work: PersonalizeWork, folder: Path, name: str = "", **about: Any) -
     with ListWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"]}))
         writer.finish(make_edition({"number": number, "version": f"v{number}", **facts}))
-    table.publish(writer.path, work.pipeline.retention.editions)
+    table.publish(writer.path, work.pipeline.retention.editions, ALONE)
 
 
 def write_output(work: PersonalizeWork, job: str, *, folder: str = "batch_inference") -> None:

@@ -25,7 +25,7 @@ from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 
 V1 = {"recipe": "aws-user-personalization"}
 USERS = {"source": "users.csv", "column": "id"}
@@ -118,6 +118,6 @@ def test_data_are_compared_with_the_newest_lists(tmp_path: Path) -> None:
         with ListWriter(tmp_path / "lists.parquet") as writer:
             writer.write(pa.table({"user_id": ["1"]}))
             writer.finish(make_edition(about))
-        work.files_of(published).editions.publish(writer.path, 7)
+        work.files_of(published).editions.publish(writer.path, 7, ALONE)
     compare = SizeComparison(work, "interactions").check
     assert compare(DataSize(rows=190)).text.endswith("compared with 200 in edition 1 of mail")

@@ -27,6 +27,7 @@ from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.lock import Lock
 
 if TYPE_CHECKING:
     from batchrec_dagster.steps.list_builder import RecommendationTable
@@ -253,16 +254,18 @@ def roll_back(
     published: PublishedList,
     context: dg.AssetExecutionContext,
     to: str,
+    lock: Lock,
     delete_unneeded: Callable[[], None],
 ) -> dg.MaterializeResult[Any]:
     """Publish the lists of an older edition again, with its checks. Raises UserError.
 
     to: an edition's number, or PREVIOUS.
+    lock: that of the list.
     delete_unneeded: deletes what no kept edition needs.
     """
     runs = DagsterRuns(context.instance)
     root_run = find_root_run(context)
-    restoration = rollback.roll_back(work, published, to, root_run, runs, context.log)
+    restoration = rollback.roll_back(work, published, to, root_run, runs, lock, context.log)
     delete_unneeded()
     table = work.files_of(published).editions
     edition, lists = table.read()

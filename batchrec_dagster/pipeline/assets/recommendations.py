@@ -82,12 +82,12 @@ def recommendations(published: PublishedList) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.retention import delete_unneeded
 
         work = get_personalize_work(pipeline, context)
-        with work.list_lock(published, context.run.run_id):
+        with work.list_lock(published, context.run.run_id) as lock:
             if config.roll_back_to:
                 delete = partial(delete_unneeded, work)
-                return roll_back(work, published, context, config.roll_back_to, delete)
+                return roll_back(work, published, context, config.roll_back_to, lock, delete)
             run = describe_run(context, config)
-            lists = infer_and_publish(work, published, solution_version, batch_users, run)
+            lists = infer_and_publish(work, published, solution_version, batch_users, run, lock)
             if lists.edition.root_run != run.root_run:
                 record_unchanged(context)
         return materialization_with_checks(

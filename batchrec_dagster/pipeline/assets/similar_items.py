@@ -95,15 +95,15 @@ def similar_items(published: PublishedList, settings: SimilarItems) -> dg.Assets
         from batchrec_dagster.steps.similar_items import publish_similar_items
 
         work = get_personalize_work(pipeline, context)
-        with work.list_lock(published, context.run.run_id):
+        with work.list_lock(published, context.run.run_id) as lock:
             if config.roll_back_to:
                 delete = partial(delete_unneeded_similar_items, work, published)
-                return roll_back(work, published, context, config.roll_back_to, delete)
+                return roll_back(work, published, context, config.roll_back_to, lock, delete)
             model = read_model(work.files, MODEL_ASSET) if has_model else None
             if has_model and model is None:
                 raise UserError(f"there is no model: materialize {MODEL_ASSET} first")
             run = describe_run(context, config)
-            lists = publish_similar_items(work, published, settings, model, run)
+            lists = publish_similar_items(work, published, settings, model, run, lock)
         return materialization_with_checks(
             lists.checks,
             dg.MaterializeResult(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from batchrec_dagster.storage import list_file
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.edition_without import drop_users, write_without
-from batchrec_dagster.storage.editions import Editions
+from batchrec_dagster.storage.editions import Editions, EditionsRecord, Night
 from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectStore
-from batchrec_dagster_tests.guard.editions import make_edition, restore
+from batchrec_dagster.storage.lock import Lock, hold_lock
+from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectReplacedError, ObjectStore
+from batchrec_dagster.storage.records import load
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition, restore
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 KEEP = 3
@@ -59,13 +63,18 @@ def make_rows(lists: dict[str, int]) -> pa.Table:
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
-def publish(editions: Editions, version: str, lists: dict[str, int] | None = None) -> Edition:
+def publish(
+    editions: Editions,
+    version: str,
+    lists: dict[str, int] | None = None,
+    lock: Lock = ALONE,
+) -> Edition:
     facts: dict[str, Any] = {"number": editions.next_number(), "version": version}
     with temporary_folder() as folder, ListWriter(folder / "lists.parquet") as writer:
         for user, length in (lists or {version: 2}).items():
             writer.write(make_rows({user: length}))
         writer.finish(make_edition(facts))
-        return editions.publish(writer.path, KEEP)
+        return editions.publish(writer.path, KEEP, lock)
 
 
 def read_lists(editions: Editions, edition: Edition | None = None) -> dict[str, int]:
@@ -114,6 +123,63 @@ def test_a_number_is_not_given_twice_if_the_live_file_is_deleted(editions: Editi
     assert publish(editions, "c").number == 3
 
 
+def test_a_run_that_was_overtaken_publishes_nothing(s3: S3Server) -> None:
+    """As one that was frozen for longer than its lock is believed."""
+    editions = open_editions(s3.store(), s3.create_bucket())
+    uri, log = editions.uri.replace("lists.parquet", "lock"), logging.getLogger("lock")
+    with (
+        hold_lock(editions.store, uri, "frozen", log, 0, renew_seconds=1_000) as frozen,
+        hold_lock(editions.store, uri, "next", log, 60, expires_seconds=0.2) as lock,
+    ):
+        publish(editions, "a", lock=lock)
+        with pytest.raises(UserError, match="another run has taken over"):
+            publish(editions, "b", lock=frozen)
+    assert read_lists(editions) == {"a": 2}
+    assert [night.edition for night in editions.record().nights] == [1]
+
+
+def test_a_run_that_is_overtaken_at_the_put_replaces_nothing_newer(editions: Editions) -> None:
+    @dataclass
+    class LostAfterwards:
+        """A lock that another run takes over right after this run looked at it."""
+
+        def require_held(self) -> None:
+            publish(editions, "newer")
+
+    publish(editions, "a")
+    with pytest.raises(ObjectReplacedError):
+        publish(editions, "late", lock=LostAfterwards())
+    assert read_lists(editions) == {"newer": 2}
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{", b"\xff"])
+def test_a_damaged_record_is_made_again_with_what_was_rolled_back(
+    editions: Editions, damage: bytes
+) -> None:
+    for version in "ab":
+        publish(editions, version)
+    restore(editions, editions.older()[0], make_edition({}).made_at)
+    nights = editions.record().nights
+    editions.store.put(editions.record_uri, damage)
+    record = editions.record()
+    assert record.nights == nights
+    assert [lists.number for lists in record.withdrawn] == [2]
+    editions.settle()
+    assert load(editions.store, editions.record_uri, EditionsRecord) == record
+
+
+def test_nights_of_one_second_are_in_their_order(editions: Editions) -> None:
+    time = make_edition({}).made_at
+    for version in "abc":
+        publish(editions, version)
+        editions.add_night(Night(time=time, ended="failed", run=version, steps=("sink",)))
+    nights = editions.record().nights
+    assert [(night.edition, night.run) for night in nights[1::2]] == [
+        (None, "a"), (None, "b"), (None, "c"),
+    ]  # fmt: skip
+    assert [night.edition for night in nights[::2]] == [1, 2, 3]
+
+
 def test_what_is_being_read_stays_as_it_is(editions: Editions) -> None:
     publish(editions, "a")
     _, rows = editions.read()
@@ -125,7 +191,7 @@ def test_a_long_footer_is_read_too(editions: Editions, tmp_path: Path) -> None:
     with ListWriter(tmp_path / "long.parquet") as writer:
         writer.write(make_rows({"a": 1}))
         writer.finish(make_edition({"settings": {"long": "x" * 100_000}}))
-    editions.publish(writer.path, KEEP)
+    editions.publish(writer.path, KEEP, ALONE)
     live = editions.live()
     assert live is not None
     assert len(live.settings["long"]) == 100_000

@@ -22,7 +22,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import Project, definitions
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 
 if TYPE_CHECKING:
     pass
@@ -69,7 +69,7 @@ def publish_lists(project: Project, address: str, time: datetime) -> None:
     with temporary_folder() as folder, ListWriter(folder / "lists.parquet") as writer:
         writer.write(pa.table({"user_id": ["1"], "rank": [1], "item_id": [f"i{number}"]}))
         writer.finish(make_edition(facts))
-        files.editions.publish(folder / "lists.parquet", 7)
+        files.editions.publish(folder / "lists.parquet", 7, ALONE)
 
 
 @contextmanager

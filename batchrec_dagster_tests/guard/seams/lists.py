@@ -43,7 +43,7 @@ from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
-from batchrec_dagster_tests.guard.editions import make_edition, restore
+from batchrec_dagster_tests.guard.editions import ALONE, make_edition, restore
 
 if TYPE_CHECKING:
     pass
@@ -436,7 +436,7 @@ class ListHistory:
             with ListWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(pl.DataFrame(rows, schema=schema, orient="row").to_arrow())
                 writer.finish(make_edition(about))
-            table.publish(writer.path, keep=9)
+            table.publish(writer.path, 9, ALONE)
 
     def roll_back(self, *, at: int) -> None:
         """Make the edition before the live one live again, at this time."""

@@ -50,6 +50,7 @@ from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
 )
+from batchrec_dagster_tests.guard.editions import ALONE
 
 if TYPE_CHECKING:
     pass
@@ -194,6 +195,8 @@ class Editions:
     """How many earlier editions are kept."""
     unfinished_runs: set[str] = field(default_factory=set)
     """The ids of runs that Dagster knows as failed or stopped."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further blocks of the declaration."""
 
     def live(self) -> PublishedEdition | None:
         """What people have; None before the first publication."""
@@ -254,7 +257,20 @@ class Editions:
                     data_until=night.data_until,
                 )
                 writer.finish(made)
-            return publishing.publish(writer.path).number
+            return publishing.publish(writer.path, ALONE).number
+
+    def count_against_only(self) -> int | None:
+        """How many rows of the live edition `only` leaves out, as the last rollback said it."""
+        live = self._table.live()
+        return None if live is None else live.rows_against_only
+
+    def damage_live(self) -> None:
+        """Change the live file, as a disk does."""
+        self.store.put("shop/curated/recommendations/recommendations.parquet", b"PAR1")
+
+    def delete_live(self) -> None:
+        """Delete the live file, as the message about a damaged one says."""
+        self.store.delete("shop/curated/recommendations/recommendations.parquet")
 
     def roll_back(self, to: int | None = None, *, run: str, time: datetime) -> int:
         """Make an earlier edition live again, without users who are gone; its number.
@@ -266,7 +282,7 @@ class Editions:
         target = PREVIOUS if to is None else str(to)
         with _at(time):
             log = logging.getLogger("rollback")
-            restoration = rollback.roll_back(self._work, self._list, target, run, self, log)
+            restoration = rollback.roll_back(self._work, self._list, target, run, self, ALONE, log)
         return restoration.edition.number
 
     def set_users(self, users: Iterable[str]) -> None:
@@ -310,7 +326,8 @@ class Editions:
     @cached_property
     def _pipeline(self) -> Pipeline:
         retention = {"editions": self.kept}
-        return Pipeline.model_validate({**_SHOP_ATTRIBUTES, "retention": retention})
+        blocks = {**_SHOP_ATTRIBUTES, "retention": retention, **self.settings}
+        return Pipeline.model_validate(blocks)
 
     @property
     def _list(self) -> PublishedList:

@@ -29,6 +29,7 @@ from batchrec_dagster_tests.guard.seams.publishing import (
     NightsWork,
     NoEditionError,
     Refused,
+    StorageError,
     Store,
 )
 
@@ -146,6 +147,57 @@ def test_data_of_which_a_large_part_is_missing_empty_no_lists_that_come_back(
     live = editions.live()
     assert live is not None
     assert live.users == {*users} - {"3"}
+
+
+def test_what_is_blocked_today_is_on_no_list_that_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "blocked.csv").write_text("item\nb\n")
+    rules = {"block": {"source": str(tmp_path / "blocked.csv")}, "only": "ITEMS.STOCK > 0"}
+    items = {"source": "items.csv", "columns": {"item": "id", "numbers": {"STOCK": "stock"}}}
+    settings = {"recommendations": {"rules": rules}, "items": items}
+    editions = Editions(Store.open(tmp_path / "storage"), kept=9, settings=settings)
+    stock = "ITEM_ID,STOCK\na,1\nb,1\nc,0\nd,5\n"
+    editions.store.put("shop/transformed/items/items.csv", stock.encode())
+    lists = pl.DataFrame(
+        {
+            "user_id": ["1", "1", "1", "2", "3", "3"],
+            "rank": [1, 2, 3, 1, 1, 2],
+            "item_id": ["b", "c", "a", "b", "d", "b"],
+        }
+    )
+    editions.publish(replace(make("A"), lists=lists))
+    editions.publish(make("B"))
+    assert roll_back(editions) == 1
+    live = editions.live()
+    assert live is not None
+    assert live.lists.rows() == [("1", 1, "c"), ("1", 2, "a"), ("3", 1, "d")]
+    assert editions.count_against_only() == 1
+    # The edition that is kept is whole, and what is not blocked any more comes back.
+    (tmp_path / "blocked.csv").write_text("item\nx\n")
+    editions.publish(make("C"))
+    assert roll_back(editions, 1, run="later") == 1
+    live = editions.live()
+    assert live is not None
+    assert live.lists.height == 6
+
+
+@pytest.mark.parametrize("is_record_lost", [False, True])
+def test_following_the_advice_for_a_damaged_file_brings_nothing_back(
+    editions: Editions, is_record_lost: bool
+) -> None:
+    publish(editions, "ABC")
+    assert roll_back(editions) == 2
+    if is_record_lost:
+        editions.lose_record()
+    else:
+        editions.damage_live()
+        with pytest.raises(StorageError, match="delete it"):
+            editions.publish(make("C"))
+        editions.delete_live()
+    with pytest.raises(Refused, match="rolled back"):
+        editions.publish(make("C"))
+    assert editions.publish(make("D")) == 4
+    with pytest.raises(Refused, match="rolled back"):
+        editions.publish(make("C"))
 
 
 def test_an_edition_that_somebody_copied_back_is_live_again(editions: Editions) -> None:
