@@ -62,8 +62,8 @@ def generate_items(folder: Path) -> None:
     ).write_parquet(folder / "items.parquet")
 
 
-def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
-    """The rules, prepared."""
+def prepare(folder: Path, results: int, users: Any, interactions: Any, *, has_rules: bool) -> Any:
+    """The rules, prepared; or what leaves out what is seen alone."""
     import polars as pl
 
     from batchrec_dagster.config.rules import ExcludeSeen, ListRules
@@ -71,6 +71,9 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any) -> Any:
     from batchrec_dagster.steps.rule_context import RuleContext
     from batchrec_dagster.steps.rules import Rules
 
+    if not has_rules:
+        context = RuleContext(results, users, interactions, NOW, date(2026, 1, 1))
+        return Rules(ListRules(), ExcludeSeen(), context)
     rules = ListRules.model_validate(DECLARED)
     context = RuleContext(
         num_results=results,
@@ -93,7 +96,6 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
     from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
-    from batchrec_dagster.steps.seen_items import SeenItems
     from batchrec_dagster.storage.connection import S3Connection, Storage
     from batchrec_dagster.storage.list_file import ListWriter
     from batchrec_dagster_tests.guard.editions import make_edition
@@ -102,10 +104,10 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     storage = Storage(root=str(folder), s3=S3Connection())
     users = pl.read_ndjson(folder / "users.json").get_column("userId")
     interactions = scan_interactions(folder / "interactions.csv")
-    rules = prepare(folder, results, users, interactions) if name == WITH_RULES else None
-    seen = None if rules is not None else SeenItems(interactions, users)
+    has_rules = name == WITH_RULES
+    rules = prepare(folder, results, users, interactions, has_rules=has_rules)
     prepared = time.perf_counter()
-    lists = ListBuilder(ListInputs(results, seen, rules, says_what_is_added=rules is not None))
+    lists = ListBuilder(ListInputs(results, rules, says_what_is_added=has_rules))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     with tempfile.TemporaryDirectory() as passing, ListWriter(Path(passing) / "t") as writer:
         lists.write(JobOutput(storage, job).pieces(read_inference), writer)
@@ -116,7 +118,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
         "prepare_seconds": prepared - start,
         "rows": lists.rows,
     }
-    if rules is not None:
+    if has_rules:
         facts["short"] = rules.filled.short_of_model
     return facts
 

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,14 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     """What the asset does."""
     import polars as pl
 
+    from batchrec_dagster.config.rules import ExcludeSeen, ListRules
     from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
     from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
     from batchrec_dagster.personalize.file_formats import read_inference
     from batchrec_dagster.steps.batch_jobs import JobOutput
     from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
-    from batchrec_dagster.steps.seen_items import SeenItems
+    from batchrec_dagster.steps.rule_context import RuleContext
+    from batchrec_dagster.steps.rules import Rules
     from batchrec_dagster.storage.editions import Editions
     from batchrec_dagster.storage.list_file import ListWriter
     from batchrec_dagster_tests.guard.editions import ALONE, make_edition
@@ -107,7 +110,8 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     users = requested_users.select("userId").collect(engine="streaming").get_column("userId")
     csv = InteractionsIOManager(storage=resource)
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
-    lists = ListBuilder(ListInputs(results, SeenItems(interactions, users)))
+    context = RuleContext(results, users, interactions, now=0, today=date(2026, 1, 1))
+    lists = ListBuilder(ListInputs(results, Rules(ListRules(), ExcludeSeen(), context)))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = Editions(
         storage.store, storage.uri(f"storage/lists/{TABLE}"), storage.uri("editions.json")

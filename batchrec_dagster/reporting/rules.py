@@ -64,9 +64,9 @@ def build_rules_section(
                 "rules_short_lists",
                 "Lists that rules left short",
                 format_count(filled["short_of_model"]),
-                f"of {filled['lists']:,} had too few of the model's results left."
+                f"of the {filled['of_model']:,} lists of the model had too few of its results left."
                 f" {filled['popular_rows']:,} popular items fill these.",
-                judge_short_lists(filled["short_of_model"], filled["lists"]),
+                judge_short_lists(filled["short_of_model"], filled["of_model"]),
             )
         )
     table = Figure(

@@ -23,37 +23,31 @@ from batchrec_dagster.steps.popular_items import (
     read_popular_items,
 )
 from batchrec_dagster.steps.rules import Rules
-from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.edition import Finding
+
+# With rules, the job is asked for enough results for what this share of the users had.
+SHARE_SERVED = 0.999
 
 
 @dataclass(frozen=True)
 class EditionInteractions:
     """The interactions that an edition is made from."""
 
-    seen: SeenItems | None
-    """What its users have interacted with; None if lists may contain that, and with rules, which
-    know it themselves."""
+    rules: Rules
+    """What lists leave out, and what fills them."""
     until: int
     """The time of the newest interaction, in epoch seconds."""
-    rules: Rules | None = None
-    """The rules of lists, or what leaves out items without a title; None without both."""
-    rule_checks: Sequence[Finding] = ()
-    """Whether the rules suit the interactions and what else they read."""
-    popular: PopularItems | None = None
-    """The popular items; None if no list needs any."""
-    reasons: RowReasons | None = None
-    """Says why each item is on a list; None if lists do not have that."""
-    leaves_out_untitled: bool = False
+    history_length: int
+    """How many items that lists leave out a user had at most; with rules, nearly all users."""
+    leaves_out_untitled: bool
     """Whether some items have no title, which lists show."""
-
-    @property
-    def history_length(self) -> int:
-        """How many items that lists leave out a user had at most; with rules, nearly all users."""
-        if self.rules is not None:
-            return self.rules.measure_history()
-        return self.seen.longest if self.seen is not None else 0
+    rule_checks: Sequence[Finding]
+    """Whether the declared rules suit the interactions and what else they read."""
+    popular: PopularItems | None
+    """The popular items; None if no list needs any."""
+    reasons: RowReasons | None
+    """Says why each item is on a list; None if lists do not have that."""
 
 
 def read_interactions(
@@ -66,7 +60,7 @@ def read_interactions(
 
     rule_inputs: the rules of lists, and what they read besides; None without rules.
     """
-    settings, users = published.settings, divided.ids
+    users = divided.ids
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
@@ -77,17 +71,14 @@ def read_interactions(
                 work, published, interactions, divided.popular.get_column("reason")
             )
         titled = find_titled_items(work, published, interactions)
-        if rule_inputs is not None or titled is not None:
-            fills = popular if rule_inputs is not None else None
-            rules, context = prepare_rules(
-                published, rule_inputs, interactions, users, int(newest), titled, fills
-            )
-            checks = []
-            if rule_inputs is not None:
-                seen_items = settings.seen_items
-                checks = [check_rules_suit_data(rule_inputs.rules, seen_items, context, rules)]
-            return EditionInteractions(
-                None, int(newest), rules, checks, popular, reasons, titled is not None
-            )
-        seen = SeenItems(interactions, users) if settings.exclude_seen else None
-        return EditionInteractions(seen, int(newest), popular=popular, reasons=reasons)
+        rules, context = prepare_rules(
+            published, rule_inputs, interactions, users, int(newest), titled, popular
+        )
+        checks = []
+        if rule_inputs is not None:
+            seen = published.settings.seen_items
+            checks.append(check_rules_suit_data(rule_inputs.rules, seen, context, rules))
+    history_length = rules.measure_history(1.0 if rule_inputs is None else SHARE_SERVED)
+    return EditionInteractions(
+        rules, int(newest), history_length, titled is not None, checks, popular, reasons
+    )

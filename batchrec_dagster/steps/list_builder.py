@@ -14,7 +14,6 @@ from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.steps.batch_jobs import (
     OutputTable,
     WrittenTable,
-    explode_results,
 )
 from batchrec_dagster.steps.checks import (
     check_every_user_answered,
@@ -32,7 +31,6 @@ from batchrec_dagster.steps.popular_items import (
     PopularItems,
 )
 from batchrec_dagster.steps.rules import Rules
-from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.storage.edition import Finding, ListCounts
 
 
@@ -42,11 +40,8 @@ class ListInputs:
 
     num_results: int
     """How many items a list has."""
-    seen: SeenItems | None = None
-    """The items that are left out of each user's list; None leaves out none."""
-    rules: Rules | None = None
-    """The rules of lists, which leave out seen items themselves; None without rules, if all items
-    may be listed."""
+    rules: Rules
+    """What lists leave out, such as what users had, and what fills them."""
     item_columns: pl.DataFrame | None = None
     """The column item_id, and what lists have of each item; None for ids alone."""
     columns: Sequence[str] | None = None
@@ -58,6 +53,8 @@ class ListInputs:
     """The largest share of users whose line may have an error."""
     popular: PopularItems | None = None
     """The items that lines with a reason have."""
+    is_ruled: bool = False
+    """Whether rules are declared."""
     says_what_is_added: bool = False
     """Whether a row says why an item that is not the model's is there."""
     reasons: RowReasons | None = None
@@ -79,15 +76,12 @@ class ListBuilder(OutputTable):
         super().__init__(pl.col("user_id"), inputs.item_columns)
         self.inputs = inputs
         self.users = 0
-        # Results in the lines, and those of them that users had already, which are left out.
+        # Results in the lines.
         self._results = 0
-        self.dropped = 0
-        # Lists with all items, and rows: of the model, of it without a score, with an item that the
-        # user had.
+        # Lists with all items, and rows: of the model, and of it without a score.
         self._full = 0
         self._of_model = 0
         self._unscored = 0
-        self._seen = 0
         self.items = pl.Series(dtype=pl.String)
 
     def _build_rows(self, lines: pl.DataFrame) -> pl.DataFrame:
@@ -136,7 +130,7 @@ class ListBuilder(OutputTable):
             subjects=self.users,
             items=len(self.items),
             failed=self._answers.failed_lines,
-            seen_items_dropped=self.seen_items_dropped,
+            seen_items_dropped=self.inputs.rules.count_seen_dropped(),
             items_without_score=self.items_without_score,
         )
         return RecommendationTable(
@@ -156,12 +150,11 @@ class ListBuilder(OutputTable):
         answered = pl.concat(answers.answered)
         every_user = check_every_user_answered(users, answered)
         failed, padding = answers.failed_lines, self.items_without_score
-        seen_items = self.seen_items_listed
-        untitled = 0 if inputs.rules is None else inputs.rules.count_untitled()
+        rules = inputs.rules
         # Where all users failed, that is what is wrong, and where rules left nothing of the model's
         # results, their own check says so.
         all_failed = 0 < failed == len(answered)
-        emptied_by_rules = inputs.rules is not None and self._results > 0
+        emptied_by_rules = inputs.is_ruled and self._results > 0
         if not (self.rows or all_failed or emptied_by_rules):
             every_user = explain_empty_lists(every_user)
         return [
@@ -170,31 +163,18 @@ class ListBuilder(OutputTable):
                 failed, len(answered), answers.first_failure, inputs.max_failed_share
             ),
             check_no_duplicates(answers.repeated),
-            *([] if seen_items is None else [check_no_seen_items(seen_items)]),
+            *([check_no_seen_items(rules.filled.seen)] if rules.leaves_out_seen else []),
             check_lists_full(
                 self._full,
                 len(users),
                 inputs.num_results,
                 failed=failed,
                 filtered=filtered,
-                ruled=inputs.rules is not None,
+                ruled=inputs.is_ruled,
                 padding=padding,
             ),
-            *([check_rows_titled(self.rows, untitled)] if inputs.has_titles else []),
+            *([check_rows_titled(self.rows, rules.count_untitled())] if inputs.has_titles else []),
         ]
-
-    @property
-    def seen_items_listed(self) -> int | None:
-        """How many rows have an item that the user had; None if lists may contain that."""
-        inputs = self.inputs
-        if inputs.rules is not None:
-            return inputs.rules.filled.seen if inputs.rules.leaves_out_seen else None
-        return None if inputs.seen is None else self._seen
-
-    @property
-    def seen_items_dropped(self) -> int:
-        """How many results were left out because their user had the item."""
-        return self.dropped if self.inputs.rules is None else self.inputs.rules.count_seen_dropped()
 
     @property
     def items_without_score(self) -> int:
@@ -205,20 +185,9 @@ class ListBuilder(OutputTable):
         return self._unscored if self._unscored < self._of_model else 0
 
     def _table(self, lines: pl.DataFrame) -> pl.DataFrame:
-        inputs = self.inputs
         self._results += int(lines.get_column("items").list.len().sum())
-        if inputs.rules is not None:
-            rows = inputs.rules.apply(lines)
-            return rows if inputs.says_what_is_added else rows.drop("reason")
-        results = explode_results(lines, "user_id").rename({"result": "item_id"})
-        unseen = results if inputs.seen is None else results.filter(~inputs.seen.contain(results))
-        if "reason" not in lines.columns:
-            self.dropped += results.height - unseen.height
-        return (
-            unseen.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
-            .filter(pl.col("rank") <= inputs.num_results)
-            .select("user_id", "rank", "item_id", "score")
-        )
+        rows = self.inputs.rules.apply(lines)
+        return rows if self.inputs.says_what_is_added else rows.drop("reason")
 
     def _count(self, table: pl.DataFrame) -> None:
         inputs = self.inputs
@@ -236,8 +205,6 @@ class ListBuilder(OutputTable):
         self.items = pl.concat([self.items, table.get_column("item_id").unique()]).unique()
         self._full += lengths.filter(pl.col("len") >= inputs.num_results).height
         self._answers.repeated += table.height - int(lengths.get_column("items").sum())
-        if inputs.seen is not None:
-            self._seen += int(inputs.seen.contain(table).sum())
 
 
 def _add_reasons(

@@ -93,9 +93,9 @@ def prepare_rules(
     now: the time of the newest interaction, in epoch seconds.
     titled: as of `RuleContext`.
     popular: the items that fill lists which are too short; None where none do, as where they would
-        not go with the item.
+        not go with the item. Without declared rules, the model's lists stay short.
     """
-    settings = published.settings
+    settings, has_rules = published.settings, inputs is not None
     inputs = inputs or RuleInputs(ListRules(), datetime.now(UTC).date())
     context = RuleContext(
         num_results=settings.num_results,
@@ -106,6 +106,7 @@ def prepare_rules(
         items=inputs.items,
         users=inputs.users,
         popular=None if popular is None else popular.ids,
+        fills_lists_of_model=has_rules,
         blocked=inputs.blocked,
         titled=titled,
         pinned=[pin.item for pin in inputs.rules.pin if pin.item is not None],

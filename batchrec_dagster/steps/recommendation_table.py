@@ -58,21 +58,20 @@ def build_table(
     Raises UserError, and UserError if the output cannot be read.
     """
     settings, rules = published.settings, interactions.rules
-    if rules is not None:
-        rules.start()
+    rules.start()
     reasons = interactions.reasons
     if reasons is not None:
         reasons.start()
     lists = ListBuilder(
         ListInputs(
             settings.num_results,
-            interactions.seen,
             rules,
             item_columns=read_item_columns(work, published),
             columns=[name_published_column(name) for name in published.columns],
             experiment=published.experiment,
             max_failed_share=settings.max_failed_share,
             popular=interactions.popular,
+            is_ruled=settings.applied_rules is not None,
             says_what_is_added=settings.lists_have_reasons,
             reasons=reasons,
         )
@@ -86,8 +85,6 @@ def build_table(
     if popular is not None and users.popular.height:
         ids = users.popular.get_column("user_id")
         length = pl.Series([num_results]).new_from_index(0, len(ids))
-        if interactions.seen is not None:
-            length = settings.num_results + interactions.seen.count(ids)
         lines = make_popular_lines(users.popular.with_columns(length=length), popular.by_reason)
         lists.write(log_progress(lines, progress), table)
     progress.end()
@@ -103,7 +100,7 @@ def build_table(
         }
     if work.pipeline.items is not None:
         checks.append(check_items_known(lists.items, read_item_ids(work), settings.open_filter))
-    if rules is not None and settings.applied_rules is not None:
+    if settings.applied_rules is not None:
         checks += interactions.rule_checks
         checks += [
             check_lists_not_emptied(rules, published.gate.max_emptied_share),

@@ -44,6 +44,8 @@ class RuleContext:
     """USER_ID and the columns of the Users dataset; None if no users are declared."""
     popular: pl.Series | None = None
     """The ids of popular items, the most popular first, which fill lists that are too short."""
+    fills_lists_of_model: bool = True
+    """Whether they fill the model's lists too, as where these have rules."""
     blocked: pl.Series | None = None
     """The ids that `block` names; None without that rule."""
     titled: pl.Series | None = None

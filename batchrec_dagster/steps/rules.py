@@ -29,8 +29,6 @@ MOST_POPULAR, FIRST_POPULAR = 1_000, 100
 LISTS_AT_ONCE = 5_000
 # The place of a popular item among the candidates is this and its rank, after all of the model's.
 AFTER_MODEL = 1_000_000
-# The job is asked for enough results for what this share of the users had.
-SHARE_SERVED = 0.999
 
 PINNED_ROWS = {"list": pl.UInt32, "item": pl.UInt32, "rank": pl.Int64}
 
@@ -113,6 +111,7 @@ class Rules:
     ) -> None:
         self._rules = rules
         self._num_results = context.num_results
+        self._fills_lists_of_model = context.fills_lists_of_model
         selections: dict[str, ExcludeSeen | PriceRange] = {}
         if exclude_seen is not None:
             selections[SEEN] = exclude_seen
@@ -159,12 +158,12 @@ class Rules:
         """Whether lists are without what users had."""
         return SEEN in self._histories
 
-    def measure_history(self) -> int:
-        """How many items nearly all users had at most, that exclude_seen leaves out."""
+    def measure_history(self, share: float) -> int:
+        """How many items this share of the users had at most, that exclude_seen leaves out."""
         if not self.leaves_out_seen:
             return 0
         lengths = self._histories[SEEN].list.len().fill_null(0)
-        return int(lengths.quantile(SHARE_SERVED, "higher") or 0)
+        return int(lengths.quantile(share, "higher") or 0)
 
     def count_seen_dropped(self) -> int:
         """How many results were left out because their user had the item."""
@@ -205,7 +204,7 @@ class Rules:
         chosen, refused = self._choose(allowed, pinned, subjects)
         if "reason" in lines.columns:
             chosen, _ = self._fill(chosen, pinned, subjects)
-        else:
+        elif self._fills_lists_of_model:
             before = chosen.height
             chosen, short = self._fill(chosen, pinned, subjects)
             self.filled.of_model += lines.height

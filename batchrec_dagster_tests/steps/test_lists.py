@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from threading import Event
 
@@ -12,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrec_dagster.config.rules import ListRules
 from batchrec_dagster.personalize.file_formats import format_inference_line, read_inference
 from batchrec_dagster.steps.batch_jobs import JobOutput, read_ahead, split_at_lines
 from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
-from batchrec_dagster.steps.seen_items import SeenItems
+from batchrec_dagster.steps.rule_context import RuleContext
+from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.storage.connection import S3Connection, Storage
-
-ITEMS = ["1", "2", "3", "é", "5"]
 
 
 @given(chunks=st.lists(st.binary(max_size=6) | st.just(b"\n")), size=st.integers(0, 8))
@@ -47,19 +48,10 @@ def test_a_piece_is_read_while_the_one_before_is_in_use() -> None:
         next(pieces)
 
 
-@given(pairs=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(ITEMS))))
-def test_what_is_seen_is_known_of_those_who_are_asked_about(pairs: list[tuple[str, str]]) -> None:
-    schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
-    interactions = pl.LazyFrame(pairs, schema=schema, orient="row")
-    seen_items = SeenItems(interactions, pl.Series(["b", "a", "z"]))
-    candidates = [(user, item) for user in "abz" for item in [*ITEMS, "unknown"]]
-    table = pl.DataFrame(candidates, schema=["user_id", "item_id"], orient="row")
-    assert seen_items.contain(table).to_list() == [pair in pairs for pair in candidates]
-    assert seen_items.longest == max(len({i for u, i in pairs if u == user}) for user in "ab")
-
-
 def test_a_line_that_failed_is_reported_from_whichever_piece_it_is_in() -> None:
-    builder = ListBuilder(ListInputs(2))
+    schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
+    context = RuleContext(2, pl.Series([*"abcd"]), pl.LazyFrame(schema=schema), 0, date(2026, 1, 1))
+    builder = ListBuilder(ListInputs(2, Rules(ListRules(), None, context)))
     for user, error in [("a", None), ("b", "User error"), ("c", "other"), ("a", None)]:
         line = format_inference_line({"userId": user}, [] if error else ["1"], error=error)
         builder.add(read_inference(line.encode()))

@@ -37,7 +37,6 @@ from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rule_context import RuleContext
 from batchrec_dagster.steps.rules import Rules
-from batchrec_dagster.steps.seen_items import SeenItems
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles
@@ -176,11 +175,10 @@ def make_list(
     """
     schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
     everyone = pl.Series(users, dtype=pl.String)
-    seen_items = None
-    if seen is not None:
-        seen_items = SeenItems(pl.LazyFrame(seen, schema=schema, orient="row"), everyone)
-    inputs = ListInputs(num_results, seen_items, max_failed_share=max_failed_share)
-    builder = ListBuilder(inputs)
+    interactions = pl.LazyFrame(seen or [], schema=schema, orient="row")
+    context = RuleContext(num_results, everyone, interactions, now=0, today=date(2026, 12, 24))
+    rules = Rules(ListRules(), None if seen is None else ExcludeSeen(), context)
+    builder = ListBuilder(ListInputs(num_results, rules, max_failed_share=max_failed_share))
     pieces = [
         read_inference("\n".join(lines[start : start + lines_at_once]).encode())
         for start in range(0, max(1, len(lines)), lines_at_once)
