@@ -65,7 +65,8 @@ def _find_all(
             yield (*keys, "newcomers", "popular_by"), problem
         if lists.columns is not None:
             layout = pipeline.items.layout if pipeline.items else None
-            yield (*keys, "columns"), find_columns_problem(lists.columns, layout)
+            problem = find_columns_problem(lists.columns, layout, has_event_types=has_event_types)
+            yield (*keys, "columns"), problem
         seen = lists.seen_items
         if seen is not None and seen.events is not None:
             problem = find_events_problem(seen.events, has_event_types=has_event_types)

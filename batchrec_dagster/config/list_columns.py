@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.storage.list_subjects import ITEMS
 
-# Why an item is on the list, and which item of the person's history speaks for it.
+# Why an item is on the list, and which item of the person's own speaks for it, with its title and
+# what the person did with it.
 REASON, REASON_ITEM = "reason", "reason_item"
-REASONS = (REASON, REASON_ITEM)
+REASON_TITLE, REASON_EVENT = "reason_title", "reason_event"
+REASONS = (REASON, REASON_ITEM, REASON_TITLE, REASON_EVENT)
 # What lists have whatever is declared.
 FIXED_COLUMNS = ("user_id", "rank", "item_id", "score", "arm")
 # The id of a similar item, where `item_id` is the item whose list it is.
@@ -24,18 +26,23 @@ def name_published_column(column: str) -> str:
     return column.lower()
 
 
-def find_columns_problem(columns: Sequence[str], layout: ItemsLayout | None) -> str | None:
+def find_columns_problem(
+    columns: Sequence[str], layout: ItemsLayout | None, *, has_event_types: bool
+) -> str | None:
     """Why lists cannot have these columns; None if they can.
 
     layout: that of the items; None if none are declared.
+    has_event_types: whether interactions may have types.
     """
     of_items = _list_columns_of_items(layout)
     unknown = [name for name in columns if name not in (*of_items, *REASONS)]
     if unknown:
         declared = f"items.columns has {', '.join(of_items)}" if of_items else "items is missing"
-        return (
-            f"there is no {', '.join(unknown)}: {declared}; {' and '.join(REASONS)} are there too"
-        )
+        return f"there is no {', '.join(unknown)}: {declared}; {', '.join(REASONS)} are there too"
+    if REASON_TITLE in columns and "title" not in of_items:
+        return f"{REASON_TITLE} is the title of an item: declare items.columns.title, or omit it"
+    if REASON_EVENT in columns and not has_event_types:
+        return f"{REASON_EVENT} is a type of event: declare ratings.columns.event_type, or omit it"
     names = [name_published_column(name) for name in columns]
     for name, published_name in zip(columns, names, strict=True):
         taken = (*FIXED_COLUMNS, *(REASONS if name not in REASONS else ()))
@@ -59,7 +66,7 @@ def find_similar_items_columns_problem(
         return f"{' and '.join(reasons)} are for lists of users, whose history is a reason: omit it"
     if SIMILAR_ITEM_COLUMN in map(name_published_column, columns):
         return f"lists have a {SIMILAR_ITEM_COLUMN} of their own: give it another name in items"
-    return find_columns_problem(columns, layout)
+    return find_columns_problem(columns, layout, has_event_types=True)
 
 
 def _list_columns_of_items(layout: ItemsLayout | None) -> list[str]:

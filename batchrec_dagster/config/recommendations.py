@@ -94,8 +94,9 @@ class RecommendationSettings(dg.Model):
         default=None,
         description="What the published table and all sinks have of each item, in this order:"
         " title, image, link, and categories and numbers by their names in items.columns; reason"
-        " and reason_item say why it is on the list. Names are in lower case there. Default: the"
-        " title, where items have one.",
+        " says why it is on the list, and reason_item, reason_title and reason_event which item of"
+        " the person's own speaks for it, and what they did with that. Names are in lower case"
+        " there. Default: the title, where items have one.",
         examples=[["title", "image", "link", "PRICE"]],
     )
 

@@ -54,6 +54,7 @@ from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
 from batchrec_dagster.steps.outcomes import read_sums
+from batchrec_dagster.steps.reasons import weigh_events
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.edition import Edition
@@ -377,6 +378,7 @@ def _open_tables(
                 else None
             ),
             categories=list_categories(pipeline),
+            event_strengths=weigh_events(pipeline.solution),
             segments=read_parquet(keys.user_segments) if pipeline.segments else None,
             similar_items=None if similar_items is None else similar_items.files.editions.read()[1],
         )

@@ -9,22 +9,18 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
-from batchrec_dagster.explanations.item_overlaps import (
-    build_user_item_matrix,
-    find_best_explanations,
-    find_similar_items,
-)
-from batchrec_dagster.explanations.list_reasons import BECAUSE
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.past_editions import LivePeriod, PastEdition
 from batchrec_dagster.reporting.published import PublishedResults
+from batchrec_dagster.steps.item_pairs import number_histories, pair_histories
+from batchrec_dagster.steps.numbered_ids import NumberedIds
+from batchrec_dagster.steps.reasons import BECAUSE, SpeakingItems
+from batchrec_dagster.steps.success import is_success
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.list_subjects import ITEMS
 from batchrec_dagster.storage.measured_popularity import name_window
 
@@ -234,13 +230,8 @@ def _find_user(
     if until is not None:
         interactions = interactions.filter(pl.col(TIMESTAMP) <= until)
         interactions_of_user = interactions_of_user.filter(pl.col(TIMESTAMP) <= until)
-    latest = (
-        interactions_of_user.get_column(ITEM_ID)
-        .unique(maintain_order=True)
-        .head(MOST_EXPLAINING)
-        .to_list()
-    )
     edition = published.edition
+    latest = _find_speaking_items(interactions_of_user, edition)
     reasons = _read_reasons(table, edition)
     explanations = _explain_rows(_sample_users(interactions, size), table, reasons, latest)
     latest_interactions = interactions_of_user.head(HISTORY)
@@ -268,6 +259,19 @@ def _find_user(
         edition=edition.number if edition is not None else 0,
         arm=_find_arm(published, user, table),
     )
+
+
+def _find_speaking_items(interactions: pl.DataFrame, edition: Edition | None) -> list[str]:
+    """The latest items of the user that can speak for others: those of success, if there are any.
+
+    interactions: those of the user, the newest first.
+    """
+    succeeded = interactions
+    if edition is not None:
+        succeeded = interactions.filter(is_success(interactions.lazy(), edition.success))
+    speaking = succeeded if succeeded.height else interactions
+    items = speaking.get_column(ITEM_ID).unique(maintain_order=True)
+    return items.head(MOST_EXPLAINING).to_list()
 
 
 def _explain_rows(
@@ -402,7 +406,7 @@ def find_item(published: PublishedResults, item: str) -> ItemDetails | None:
         )
         if not (totals["len"] or rows.height):
             return None
-        similar = find_similar_items(_sample_users(interactions, size), item, NEIGHBOURS)
+        similar = _find_similar_items(_sample_users(interactions, size), item)
     listed = _read_similar_items(published, item)
     listed_ids = [row[ITEMS.item_column] for row in listed or ()]
     titles = published.read_titles([item, *(other for other, _ in similar), *listed_ids])
@@ -488,29 +492,51 @@ def _sample_users(interactions: pl.LazyFrame, size: int) -> pl.LazyFrame:
 
 
 def _explain_list(
-    pairs: pl.LazyFrame, histories: list[list[str]], listed_items: list[str]
+    histories: pl.LazyFrame, own_items: list[list[str]], listed_items: list[str]
 ) -> list[tuple[str, int]]:
-    """For each item of the list the one of its history that explains it best, and their overlap.
+    """For each item of the list the one of the person's own that speaks best for it.
 
-    The overlap is the number of users who have both. They are an empty text and 0 if no item
-    explains it, or if the extra `report`, which finds explanations, is not installed.
+    With it stands the number of users who have both. They are an empty text and 0 if none does.
 
-    histories: the items that can explain each item of the list.
+    histories: as of `_sample_users`.
+    own_items: the items that can speak for each item of the list.
     """
-    if not is_installed("report"):
-        return [("", 0)] * len(listed_items)
-    items = list(dict.fromkeys([*chain.from_iterable(histories), *listed_items]))
-    matrix = build_user_item_matrix(pairs, pl.Series(items, dtype=pl.String))
-    columns = {item: column for column, item in enumerate(items)}
-    explanations, _ = find_best_explanations(
-        matrix,
-        [np.array([columns[item] for item in history], np.int64) for history in histories],
-        [np.array([columns[item]], np.int64) for item in listed_items],
+    items = pl.Series([*chain.from_iterable(own_items), *listed_items], dtype=pl.String).unique()
+    users = histories.select(pl.col("user_id").unique()).collect(engine="streaming").to_series()
+    numbered = NumberedIds(items)
+    rows = pl.DataFrame({"item": numbered.find(pl.Series(listed_items, dtype=pl.String))})
+    rows = rows.with_row_index("user")
+    pairs = pair_histories(
+        number_histories(histories, users, items), len(users), rows.get_column("item").unique()
     )
-    return [
-        (items[because[0]] if because[0] >= 0 else "", int(users_with_both[0]))
-        for because, users_with_both in explanations
-    ]
+    own = pl.DataFrame(
+        {"user": range(len(own_items)), "item": own_items},
+        schema={"user": pl.UInt32, "item": pl.List(pl.String)},
+    ).explode("item", empty_as_null=False)
+    own = own.with_columns(item=numbered.find(own.get_column("item"))).sort("user", "item")
+    found = SpeakingItems(own, len(own_items), pairs).find(rows)
+    because = items.gather(found.get_column("own_item"))
+    both = found.get_column("both")
+    return [*zip(because.fill_null("").to_list(), both.fill_null(0).to_list(), strict=True)]
+
+
+def _find_similar_items(histories: pl.LazyFrame, item: str) -> list[tuple[str, int]]:
+    """The items that share most people with the item, best first, and how many have both.
+
+    histories: as of `_sample_users`.
+    """
+    users, items = pl.collect_all(
+        [histories.select(pl.col(name).unique().sort()) for name in ("user_id", "item")],
+        engine="streaming",
+    )
+    ids = items.get_column("item")
+    number = ids.search_sorted(item)
+    had = number_histories(histories, users.get_column("user_id"), ids)
+    pairs = pair_histories(had, users.height, pl.Series([number], dtype=pl.UInt32))
+    nearest = pairs.filter(item=number).sort("score", "other", descending=[True, False])
+    nearest = nearest.head(NEIGHBOURS)
+    others = ids.gather(nearest.get_column("other"))
+    return [*zip(others.to_list(), nearest.get_column("both").to_list(), strict=True)]
 
 
 def _to_datetime(seconds: int) -> datetime:

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.explanations.item_overlaps import (
-    Indices,
-    build_user_item_matrix,
-    choose_counted_users,
-    find_best_explanations,
-)
-from batchrec_dagster.explanations.list_reasons import BECAUSE, NEW
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
+from batchrec_dagster.steps.item_pairs import (
+    choose_counted_users,
+    number_histories,
+    pair_histories,
+)
+from batchrec_dagster.steps.numbered_ids import NumberedIds, Numbers
+from batchrec_dagster.steps.reasons import BECAUSE, NEW, SpeakingItems, select_strongest
 from batchrec_dagster.storage.list_subjects import ITEMS
 
 # The report has this many users, and those whom the pipeline names.
@@ -85,39 +85,32 @@ def collect_people(
     sample = _take_every(counts.served, -(-counts.served.len() // most))
     wanted = pl.concat([sample, pl.Series(named, dtype=pl.String)])
     users_shown = counts.served.filter(counts.served.is_in(wanted.implode()))
-    users_counted = choose_counted_users(counts.users)
     lists, histories = pl.collect_all(
-        [
-            _select_lists(tables, users_shown),
-            _select_histories(tables, pl.concat([users_shown, users_counted]).unique()),
-        ],
+        [_select_lists(tables, users_shown), _select_histories(tables, users_shown)],
         engine="streaming",
     )
-    lists = lists.sort("user_id", "rank")
-    pairs = _take_users(histories, users_counted).select("user_id", "item")
-    histories = _take_users(histories, users_shown).sort(
-        "user_id", "last", "item", descending=[False, True, False]
-    )
-    items = pl.concat([frame.get_column("item") for frame in (lists, histories, pairs)])
-    items = items.unique().sort()
-    matrix = build_user_item_matrix(pairs.lazy(), items)
-    histories_by_user = _group_by_user(histories, items, users_shown)
-    history_items = _to_arrays(histories_by_user, "column")
-    lists_by_user = _group_by_user(lists, items, users_shown)
+    items = pl.concat([counts.items.get_column("item"), lists.get_column("item")]).unique().sort()
+    users_counted = choose_counted_users(counts.users)
+    counted_histories = tables.interactions.select(user_id=USER_ID, item=ITEM_ID)
+    had = number_histories(counted_histories, users_counted, items)
+    lists = _number_items(lists.sort("user_id", "rank"), items)
+    pairs = pair_histories(had, len(users_counted), lists.get_column("column").unique())
+    own = select_strongest(tables.interactions, users_shown, items, tables.event_strengths)
+    lists = _explain(lists, users_shown, SpeakingItems(own, len(users_shown), pairs))
+    lists_by_user = _group_by_user(lists, users_shown)
+    histories = histories.sort("user_id", "last", "item", descending=[False, True, False])
+    histories_by_user = _group_by_user(_number_items(histories, items), users_shown)
+    recent_items = [history[:HISTORY] for history in _to_arrays(histories_by_user, "column")]
     listed_items = _to_arrays(lists_by_user, "column")
-    explanations, neighbours_by_item = find_best_explanations(
-        matrix, history_items, listed_items, near=NEIGHBOURS, most_items=MOST_ITEMS
-    )
-    explanations = _keep_reasons(explanations, _to_arrays(lists_by_user, "reason"))
-
-    recent_items = [items_of_user[:HISTORY] for items_of_user in history_items]
+    explaining_items = _to_arrays(lists_by_user, "because")
+    neighbours = _find_neighbours(lists.get_column("column"), pairs)
     # The page shows explaining and neighbouring items by their titles, so it needs them too.
-    explaining_items = [because for because, _ in explanations]
-    neighbours = [
-        np.array([neighbour for neighbour, _ in pairs_of_item], np.int64)
-        for pairs_of_item in neighbours_by_item.values()
+    neighbouring_items = [
+        np.array([other for other, _ in nearest], np.int64) for nearest in neighbours.values()
     ]
-    items_used = _order_items([*recent_items, *listed_items, *explaining_items, *neighbours])
+    items_used = _order_items(
+        [*recent_items, *listed_items, *explaining_items, *neighbouring_items]
+    )
     # The places of the items in People.items. No item is -1, and what stands in its place is -2 and
     # -3, which are the places of the last three values.
     places = np.full(len(items) + 3, -1)
@@ -130,23 +123,29 @@ def collect_people(
             _interleave(places[latest], days[: len(latest)]),
             _interleave(places[listed], places[because], users_with_both),
         ]
-        for user, interactions, latest, days, listed, (because, users_with_both) in zip(
+        for user, interactions, latest, days, listed, because, users_with_both in zip(
             users_shown,
             histories_by_user.get_column("times").list.sum(),
             recent_items,
             _to_arrays(histories_by_user, "day"),
             listed_items,
-            explanations,
+            explaining_items,
+            _to_arrays(lists_by_user, "both"),
             strict=True,
         )
     ]
+    users_with_item = np.bincount(had.get_column("item"), minlength=len(items))
     described_items = _describe_items(
         tables,
         counts,
         ids=items.gather(items_used),
-        users=np.asarray(matrix.sum(axis=0))[items_used].tolist(),
+        users=users_with_item[items_used].tolist(),
         neighbours=[
-            _flatten_neighbours(neighbours_by_item.get(column, ()), places)
+            [
+                value
+                for neighbour, users_with_both in neighbours.get(column, ())
+                for value in (int(places[neighbour]), users_with_both)
+            ]
             for column in items_used.tolist()
         ],
     )
@@ -161,28 +160,50 @@ def collect_people(
     )
 
 
-def _keep_reasons(
-    explanations: list[tuple[Indices, Indices]], reasons: list[Indices]
-) -> list[tuple[Indices, Indices]]:
-    """The explanations of each list, in which an item with a reason of its own keeps that.
+def _explain(lists: pl.DataFrame, users: pl.Series, speaking: SpeakingItems) -> pl.DataFrame:
+    """The lists with the columns because, which explains the item, and both.
 
-    The history explains only the model's own items.
+    An item with a reason of its own keeps that: the history explains only the model's own items.
 
-    reasons: _BY_RULE or _POPULAR for each item of a list; 0 for those of the model.
+    lists: the columns user_id, column, and reason: _BY_RULE, _POPULAR, or 0.
+    users: the ids of the users, by their numbers.
     """
-    return [
-        (np.where(reason < 0, reason, because), np.where(reason < 0, 0, users_with_both))
-        for (because, users_with_both), reason in zip(explanations, reasons, strict=True)
-    ]
+    numbered = NumberedIds(users).find(lists.get_column("user_id"))
+    found = speaking.find(lists.select(user=numbered, item="column"))
+    explained = lists.hstack(found.select("own_item", "both"))
+    has_reason = pl.col("reason") < 0
+    because, both = pl.col("own_item").cast(pl.Int64), pl.col("both").cast(pl.Int64)
+    return explained.with_columns(
+        because=pl.when(has_reason).then("reason").otherwise(because.fill_null(-1)),
+        both=pl.when(has_reason).then(0).otherwise(both.fill_null(0)),
+    )
 
 
-def _flatten_neighbours(neighbours: Sequence[tuple[int, int]], places: Indices) -> list[int]:
-    """The place of each neighbour in People.items, followed by its number of users with both."""
-    return [
-        value
-        for neighbour, users_with_both in neighbours
-        for value in (int(places[neighbour]), users_with_both)
-    ]
+def _find_neighbours(
+    listed_items: pl.Series, pairs: pl.DataFrame
+) -> dict[int, list[tuple[int, int]]]:
+    """The items that share most people with each of the items in most lists, best first.
+
+    With each stands how many of the counted users have both.
+
+    pairs: as of `pair_histories`.
+    """
+    frequent_items = (
+        listed_items.alias("item")
+        .value_counts()
+        .sort("count", "item", descending=[True, False])
+        .head(MOST_ITEMS)
+    )
+    nearest = (
+        pairs.join(frequent_items, on="item", how="semi")
+        .sort("item", "score", "other", descending=[False, True, False])
+        .group_by("item", maintain_order=True)
+        .head(NEIGHBOURS)
+    )
+    neighbours: dict[int, list[tuple[int, int]]] = {}
+    for item, other, both in nearest.select("item", "other", "both").iter_rows():
+        neighbours.setdefault(item, []).append((other, both))
+    return neighbours
 
 
 def _describe_items(
@@ -230,7 +251,7 @@ def _collect_similar_items(
     return lists
 
 
-def _order_items(item_groups: list[Indices]) -> Indices:
+def _order_items(item_groups: list[Numbers]) -> Numbers:
     """The items of all groups, each once, in the order of their first place in the groups.
 
     Popular items come early. So they have small numbers, which make a small page.
@@ -240,7 +261,7 @@ def _order_items(item_groups: list[Indices]) -> Indices:
     return items_used[np.argsort(first_places)]
 
 
-def _interleave(*columns: Indices) -> list[int]:
+def _interleave(*columns: Numbers) -> list[int]:
     """The first of each column, then the second of each, and so on."""
     flat: list[int] = np.column_stack(columns).ravel().tolist()
     return flat
@@ -248,11 +269,6 @@ def _interleave(*columns: Indices) -> list[int]:
 
 def _take_every(values: pl.Series, step: int) -> pl.Series:
     return values.gather_every(max(1, step))
-
-
-def _take_users(rows: pl.DataFrame, users: pl.Series) -> pl.DataFrame:
-    """The rows of these users."""
-    return rows.join(users.to_frame("user_id"), on="user_id", how="semi")
 
 
 def _select_lists(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
@@ -287,23 +303,22 @@ def _select_histories(tables: RunTables, users: pl.Series) -> pl.LazyFrame:
     )
 
 
-def _group_by_user(frame: pl.DataFrame, items: pl.Series, users: pl.Series) -> pl.DataFrame:
-    """A row for each user, whose cells are lists of the user's values, in the order of the rows.
+def _number_items(frame: pl.DataFrame, items: pl.Series) -> pl.DataFrame:
+    """The frame with the column `column`: the index of each item in `items`."""
+    return frame.with_columns(column=NumberedIds(items).find(frame.get_column("item")))
 
-    A further column `column` has the items' places in `items`.
-    """
-    columns = items.alias("item").to_frame().with_row_index("column").cast({"column": pl.Int64})
-    rows_by_user = (
-        frame.join(columns, on="item", maintain_order="left").group_by("user_id").agg(pl.all())
-    )
+
+def _group_by_user(frame: pl.DataFrame, users: pl.Series) -> pl.DataFrame:
+    """A row for each user, whose cells are lists of the user's values, in the order of the rows."""
+    rows_by_user = frame.group_by("user_id", maintain_order=True).agg(pl.all())
     lists = users.to_frame("user_id").join(
         rows_by_user, on="user_id", how="left", maintain_order="left"
     )
     return lists.with_columns(pl.exclude("user_id").fill_null([]))
 
 
-def _to_arrays(lists: pl.DataFrame, column: str) -> list[Indices]:
-    return [cells.to_numpy() for cells in lists.get_column(column)]
+def _to_arrays(lists: pl.DataFrame, column: str) -> list[Numbers]:
+    return [cells.cast(pl.Int64).to_numpy() for cells in lists.get_column(column)]
 
 
 # Titles of more characters are cut.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -28,6 +28,9 @@ class RunTables:
     similar_items: pl.LazyFrame | None = None
     """item_id, rank and similar_item_id: the published lists of similar items. None if there are
     none."""
+
+    event_strengths: Mapping[str, float] = field(default_factory=dict)
+    """How much each type of event says of a person's taste, as of `weigh_events`."""
 
     def look_up(self, items: pl.Series, column: str) -> list[str | None]:
         """The values of the items in a column of `titles`; None for an item without one."""

@@ -12,7 +12,6 @@ from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.steps.batches import DividedUsers
 from batchrec_dagster.steps.items import find_titled_items
-from batchrec_dagster.steps.list_reasons import RowReasons, prepare_reasons
 from batchrec_dagster.steps.list_rules import (
     RuleInputs,
     check_rules_suit_data,
@@ -22,6 +21,7 @@ from batchrec_dagster.steps.popular_items import (
     PopularItems,
     read_popular_items,
 )
+from batchrec_dagster.steps.reasons import Reasons, prepare_reasons
 from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.edition import Finding
@@ -46,7 +46,7 @@ class EditionInteractions:
     """Whether the declared rules suit the interactions and what else they read."""
     popular: PopularItems | None
     """The popular items; None if no list needs any."""
-    reasons: RowReasons | None
+    reasons: Reasons | None
     """Says why each item is on a list; None if lists do not have that."""
 
 
@@ -64,7 +64,7 @@ def read_interactions(
     with work.storage.local_file(work.files.interactions) as path:
         interactions = scan_interactions(path)
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
-        reasons = prepare_reasons(published, interactions, users)
+        reasons = prepare_reasons(work, published, interactions, users)
         popular = None
         if rule_inputs is not None or divided.popular.height:
             popular = read_popular_items(

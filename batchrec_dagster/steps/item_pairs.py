@@ -78,8 +78,7 @@ def find_bought_together(
         "other",
         both=WEIGHT_APART * pl.col("people") + (1 - WEIGHT_APART) * pl.col("together"),
     )
-    mirrored = pairs.select("both", item="other", other="item").select(pairs.columns)
-    scored = _score(pl.concat([pairs, mirrored]), _count_people(rows), DISCOUNT_TOGETHER)
+    scored = _mirror(_score(pairs, _count_people(rows), DISCOUNT_TOGETHER))
     ids = pl.lit(items.to_series())
     return (
         scored.sort("item", "score", "both", "other", descending=[False, True, True, False])
@@ -104,36 +103,61 @@ def choose_counted_users(counts: pl.DataFrame) -> pl.Series:
     return counts.get_column("user_id").gather_every(step)
 
 
-def pair_histories(had: pl.DataFrame, of_items: pl.Series | None = None) -> pl.DataFrame:
-    """The items that speak for others, by the people who had both in their whole histories.
+def number_histories(histories: pl.LazyFrame, users: pl.Series, items: pl.Series) -> pl.DataFrame:
+    """The columns user and item, by their indices in `users` and `items`, each pair once.
 
-    The columns are item, other, both (how many people had both) and score. Each pair is there in
-    both directions, in the order of the items. Weak ones are missing: those of fewer than
-    FEWEST_PEOPLE, and of no more people than would have both by chance.
+    What is not there is left out.
 
-    had: the columns user and item, each pair once. Both may be ids or numbers.
-    of_items: only the pairs of these items; None for all.
+    histories: the columns user_id and item.
     """
-    items = had.lazy()
-    if of_items is not None:
-        items = items.filter(pl.col("item").is_in(of_items.implode()))
-    others = had.lazy().rename({"item": "other"})
-    pairs = (
-        items.join(others, on="user")
-        .filter(pl.col("item") != pl.col("other"))
-        .group_by("item", "other")
-        .agg(both=pl.len())
-        .filter(pl.col("both") >= FEWEST_PEOPLE)
+    return (
+        histories.select(
+            user=find_positions("user_id", users).cast(pl.UInt32),
+            item=find_positions("item", items).cast(pl.UInt32),
+        )
+        .drop_nulls()
+        .unique()
         .collect(engine="streaming")
     )
-    everybody = had.get_column("user").n_unique()
-    by_chance = pl.col("people").cast(pl.Float64) * pl.col("people_of_other") / everybody
-    return (
-        _score(pairs, _count_people(had), DISCOUNT_HISTORIES)
-        .filter(pl.col("both") > by_chance)
-        .select("item", "other", "both", "score")
-        .sort("item", "other")
+
+
+def pair_histories(
+    had: pl.DataFrame, people: int, of_items: pl.Series | None = None
+) -> pl.DataFrame:
+    """The items that speak for others, by the people who had both in their whole histories.
+
+    The columns are item, other, both (how many people had both) and score, in the order of items,
+    with each pair in both directions. Weak ones are missing: those of fewer than
+    FEWEST_PEOPLE, and of no more people than would have both by chance.
+
+    had: as of `number_histories`.
+    people: how many people are counted.
+    of_items: only the pairs with one of these items; None for all.
+    """
+    items, is_counted = had.lazy(), pl.col("item") < pl.col("other")
+    if of_items is not None:
+        items = items.filter(pl.col("item").is_in(of_items.implode()))
+        is_counted |= ~pl.col("other").is_in(of_items.implode())
+    pairs = (
+        items.join(had.lazy().rename({"item": "other"}), on="user")
+        .filter(is_counted, pl.col("item") != pl.col("other"))
+        # By one column the groups are found in a third of the time.
+        .group_by(pair=pl.col("item").cast(pl.UInt64) * 2**32 + pl.col("other"))
+        .agg(both=pl.len())
+        .filter(pl.col("both") >= FEWEST_PEOPLE)
+        .select(*_split_pair(), "both")
+        .collect(engine="streaming")
     )
+    scored = _score(pairs, _count_people(had), DISCOUNT_HISTORIES)
+    by_chance = pl.col("people").cast(pl.Float64) * pl.col("people_of_other") / people
+    strong = scored.filter(pl.col("both") > by_chance).select(*pairs.columns, "score")
+    return _mirror(strong).sort("item", "other")
+
+
+def _mirror(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Each pair in both directions."""
+    mirrored = pairs.with_columns(item="other", other="item")
+    return pl.concat([pairs, mirrored])
 
 
 def _count_people(had: pl.DataFrame) -> pl.DataFrame:
@@ -178,13 +202,14 @@ def _count_together(rows: pl.DataFrame, within_seconds: int) -> pl.DataFrame:
     return (
         _add_up(parts)
         .filter(pl.col("people") >= FEWEST_PEOPLE)
-        .select(
-            item=(pl.col("pair") // 2**32).cast(pl.UInt32),
-            other=(pl.col("pair") % 2**32).cast(pl.UInt32),
-            people="people",
-            together="together",
-        )
+        .select(*_split_pair(), "people", "together")
     )
+
+
+def _split_pair() -> tuple[pl.Expr, pl.Expr]:
+    """The columns item and other of a pair's number."""
+    item, other = pl.col("pair") // 2**32, pl.col("pair") % 2**32
+    return item.cast(pl.UInt32).alias("item"), other.cast(pl.UInt32).alias("other")
 
 
 def _add_up(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:

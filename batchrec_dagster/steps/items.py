@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
-from batchrec_dagster.config.list_columns import FOR_PEOPLE, REASONS, name_published_column
+from batchrec_dagster.config.list_columns import (
+    FOR_PEOPLE,
+    REASON_TITLE,
+    REASONS,
+    name_published_column,
+)
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.layout import PreparationError
@@ -227,7 +232,8 @@ def read_item_columns_versions(work: Work, published: PublishedList) -> list[str
         # The version of the titles is known without reading them.
         return [read_titles_version(work)] if pipeline.has_titles else []
     items = read_item_columns(work, published)
-    return [] if items is None else [fingerprint(items.write_csv())]
+    versions = [] if items is None else [fingerprint(items.write_csv())]
+    return [*versions, read_titles_version(work)] if REASON_TITLE in published.columns else versions
 
 
 def add_item_columns(table: pl.DataFrame, items: pl.DataFrame, of: str = "item_id") -> pl.DataFrame:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
+from batchrec_dagster.config.list_columns import REASON, REASONS
 from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.steps.batch_jobs import (
@@ -25,11 +25,11 @@ from batchrec_dagster.steps.checks import (
     explain_empty_lists,
 )
 from batchrec_dagster.steps.items import add_item_columns
-from batchrec_dagster.steps.list_reasons import RowReasons
 from batchrec_dagster.steps.popular_items import (
     POPULAR,
     PopularItems,
 )
+from batchrec_dagster.steps.reasons import Reasons
 from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.storage.edition import Finding, ListCounts
 
@@ -57,7 +57,7 @@ class ListInputs:
     """Whether rules are declared."""
     says_what_is_added: bool = False
     """Whether a row says why an item that is not the model's is there."""
-    reasons: RowReasons | None = None
+    reasons: Reasons | None = None
     """Says why each item is on the list; None if lists do not have that."""
 
     @property
@@ -115,8 +115,8 @@ class ListBuilder(OutputTable):
         others = [name for name in table.columns if name not in names]
         if inputs.reasons is not None:
             # Lists with rules or newcomers have a reason, whatever is declared.
-            undeclared = [REASON_ITEM, *([] if inputs.says_what_is_added else [REASON])]
-            others = [name for name in others if name not in undeclared]
+            kept = [REASON] if inputs.says_what_is_added else []
+            others = [name for name in others if name in kept or name not in REASONS]
         return table.select(*names, *others)
 
     def finish(self, users: pl.Series, *, filtered: bool) -> RecommendationTable:

@@ -9,7 +9,6 @@ import polars as pl
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.list_columns import name_published_column
-from batchrec_dagster.explanations.list_reasons import RESULTS_AT_ONCE
 from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.steps.batch_jobs import JobOutput, log_progress
 from batchrec_dagster.steps.batches import DividedUsers
@@ -20,7 +19,6 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.edition_interactions import EditionInteractions
 from batchrec_dagster.steps.items import read_item_columns, read_item_ids
 from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs, RecommendationTable
-from batchrec_dagster.steps.list_reasons import merge_pieces
 from batchrec_dagster.steps.list_rules import (
     check_lists_not_emptied,
     check_results_enough,
@@ -77,10 +75,7 @@ def build_table(
         )
     )
     progress = Progress("users' lists written", len(users.of_model.ids), work.ensure.log.debug)
-    pieces = output.pieces(read_inference)
-    if reasons is not None:
-        pieces = merge_pieces(pieces, RESULTS_AT_ONCE)
-    lists.write(log_progress(pieces, progress), table)
+    lists.write(log_progress(output.pieces(read_inference), progress), table)
     popular = interactions.popular
     if popular is not None and users.popular.height:
         ids = users.popular.get_column("user_id")

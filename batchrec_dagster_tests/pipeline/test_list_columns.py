@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
-from unittest.mock import Mock
 
 import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.config import Pipeline
-from batchrec_dagster.errors import UserError
-from batchrec_dagster.steps.list_reasons import prepare_reasons
-from batchrec_dagster.storage import extras
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
@@ -123,12 +117,3 @@ def test_columns_reach_the_table_and_the_sinks_and_change_them_without_inference
         assert rows == [
             (*row, None) for row in table(project, "shop").sort("user_id", "rank").iter_rows()
         ]
-
-
-def test_without_the_extra_reasons_say_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = declaration("shop", "ratings.csv", recommendations={"columns": ["reason"]})
-    work = Mock(pipeline=Pipeline.model_validate(settings))
-    monkeypatch.setattr(extras, "_find_missing_modules", lambda _: ["scipy"])
-    message = "recommendations.columns: reason needs scipy: pip install 'batchrec-dagster"
-    with pytest.raises(UserError, match=re.escape(message)):
-        prepare_reasons(work, pl.LazyFrame(), pl.Series([], dtype=pl.String))

@@ -67,7 +67,12 @@ COLUMNS = {
     ),
     "reason_item": (
         "string",
-        "The item of the user's history that has most users in common with this one.",
+        "The item of the user's own that has most users in common with this one.",
+    ),
+    "reason_title": ("string", "The title of reason_item; null where the items file has none."),
+    "reason_event": (
+        "string",
+        "What the user did with reason_item: the strongest type of event that they have.",
     ),
     "arm": (
         "string",

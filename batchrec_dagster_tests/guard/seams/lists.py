@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -17,10 +17,11 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.config.list_columns import REASONS
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules
+from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.explanations.list_reasons import ListReasons
 from batchrec_dagster.outcomes import arms
 from batchrec_dagster.personalize import conditions
 from batchrec_dagster.personalize.evidence import NDCG
@@ -34,6 +35,7 @@ from batchrec_dagster.steps.checks import (
 from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
 from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
+from batchrec_dagster.steps.reasons import Reasons, weigh_events
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rule_context import RuleContext
 from batchrec_dagster.steps.rules import Rules
@@ -234,16 +236,25 @@ def find_bought_together(
 
 
 def explain_lists(
-    lists: pl.DataFrame, interactions: pl.DataFrame
-) -> list[tuple[str | None, str | None]]:
-    """The reason of each row, and the item of the person's own that speaks for it.
+    lists: pl.DataFrame,
+    interactions: pl.DataFrame,
+    *,
+    event_weights: Mapping[str, float] = MappingProxyType({}),
+    success: Sequence[str] = (),
+    titles: Mapping[str, str] | None = None,
+) -> pl.DataFrame:
+    """Why each row is on its list: reason, reason_item, reason_title and reason_event.
 
-    lists: user_id, item_id and reason, which has what rules say already, or null.
+    lists: user_id, item_id, score, reason, which has what rules say already, or null, and, in an
+        experiment, arm.
+    event_weights, success: as a pipeline's solution has them.
     """
-    users = lists["user_id"].unique().sort()
-    reasons = ListReasons(interactions.lazy(), users)
-    explained = reasons.explain(lists.select("user_id", "item_id"), lists["reason"])
-    return [(reason, item) for reason, item in explained.iter_rows()]
+    named = None
+    if titles is not None:
+        named = pl.DataFrame({"item_id": [*titles], "title": [*titles.values()]})
+    strengths = weigh_events(Solution(event_weights=dict(event_weights), success=[*success]))
+    reasons = Reasons(interactions.lazy(), lists["user_id"].unique().sort(), strengths, named)
+    return reasons.add(lists).select(REASONS)
 
 
 @dataclass(frozen=True)

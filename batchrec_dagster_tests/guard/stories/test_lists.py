@@ -50,13 +50,14 @@ RULES: dict[str, Any] = {
         {"only": "ITEMS.AGE_DAYS < 40", "rank": 4},
     ],
 }
+REASONS = ["reason", "reason_item", "reason_title", "reason_event"]
 LISTS: dict[str, Any] = {
     "num_results": 6,
     "candidates": 80,
     "exclude_seen": SEEN,
     "rules": RULES,
     "newcomers": {"popular_by": "COUNTRY"},
-    "columns": ["title", "PRICE", "link", "reason", "reason_item"],
+    "columns": ["title", "PRICE", "link", *REASONS],
 }
 POPULAR_DAYS = 10_000
 
@@ -175,7 +176,7 @@ def test_everybody_gets_a_whole_list_with_the_declared_columns(
     shop: Shop, first_lists: pl.DataFrame
 ) -> None:
     lists = shop.lists
-    names = ["user_id", "rank", "item_id", "title", "price", "link", "reason", "reason_item"]
+    names = ["user_id", "rank", "item_id", "title", "price", "link", *REASONS]
     assert lists.columns == [*names, "score"]
     assert {*lists["user_id"]} == {*PEOPLE, *NEWCOMERS}
     assert lists.height == 63 * 6
@@ -267,12 +268,17 @@ def test_newcomers_get_what_is_popular_where_they_are_and_cost_nothing(shop: Sho
 
 
 def test_the_reason_of_an_item_is_one_that_the_person_had(shop: Shop) -> None:
-    because = shop.lists.filter(reason="because").select("user_id", "reason_item")
+    because = shop.lists.filter(reason="because")
     assert because.height > 60
-    had = {*interactions(shop.project, "shop").select("USER_ID", "ITEM_ID").iter_rows()}
-    assert {*because.iter_rows()} <= had
+    columns = ["USER_ID", "ITEM_ID", "EVENT_TYPE"]
+    had = {*interactions(shop.project, "shop").select(columns).iter_rows()}
+    assert {*because.select("user_id", "reason_item", "reason_event").iter_rows()} <= had
+    titles = dict(shop.lists.select("item_id", "title").iter_rows())
+    for item, title in because.select("reason_item", "reason_title").iter_rows():
+        assert titles.get(item, title) == title
     others = shop.lists.filter(pl.col("reason") != "because")
-    assert others["reason_item"].null_count() == others.height
+    for name in ("reason_item", "reason_title", "reason_event"):
+        assert others[name].null_count() == others.height
 
 
 def test_show_says_what_the_rules_did_to_a_list(shop: Shop) -> None:

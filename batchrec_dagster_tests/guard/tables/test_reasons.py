@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
 import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.seams.lists import explain_lists
 
@@ -15,16 +23,26 @@ INTERACTIONS = [
     ("cook", "book"),
     ("reader", "book"),
 ]
+# How many people with both items are half as good as very many, as the product has it.
+DISCOUNT = 10
+USERS, ITEMS = [f"u{n}" for n in range(9)], [f"i{n}" for n in range(7)]
+
+
+def to_lists(rows: list[tuple[str, str, str | None]]) -> pl.DataFrame:
+    schema = {"user_id": pl.String, "item_id": pl.String, "reason": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(score=pl.lit(0.5))
+
+
+def to_frame(rows: Sequence[tuple[str, ...]]) -> pl.DataFrame:
+    """The interactions of users, items and, if there are any, types."""
+    names = ["USER_ID", "ITEM_ID", "EVENT_TYPE"][: max(map(len, rows), default=2)]
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
 
 def explain(
     rows: list[tuple[str, str, str | None]],
 ) -> list[tuple[str | None, str | None]]:
-    interactions = pl.DataFrame(
-        INTERACTIONS, schema={"USER_ID": pl.String, "ITEM_ID": pl.String}, orient="row"
-    )
-    schema = {"user_id": pl.String, "item_id": pl.String, "reason": pl.String}
-    return explain_lists(pl.DataFrame(rows, schema=schema, orient="row"), interactions)
+    return explain_lists(to_lists(rows), to_frame(INTERACTIONS))["reason", "reason_item"].rows()
 
 
 def test_because_names_the_item_of_the_person_that_shares_most_people_with_it() -> None:
@@ -51,3 +69,110 @@ def test_what_a_rule_says_stays() -> None:
         ("pinned", None),
         ("popular", None),
     ]
+
+
+def test_items_of_a_control_and_those_without_a_score_are_popular() -> None:
+    rows = to_lists([("cook", "lid", None), ("cook", "lamp", None), ("reader", "lamp", None)])
+    lists = rows.with_columns(
+        score=pl.Series([0.5, None, None]), arm=pl.Series(["model", "model", "control"])
+    )
+    explained = explain_lists(lists, to_frame(INTERACTIONS))
+    assert explained["reason"].to_list() == ["because", "popular", "popular"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"success": ["Purchase"]}, {"event_weights": {"view": 0.1, "PURCHASE": 1}}]
+)
+def test_whoever_bought_something_is_not_told_of_what_they_only_looked_at(
+    settings: dict[str, Any],
+) -> None:
+    rows = [(user, item, "view") for user, item in INTERACTIONS]
+    # The book speaks for the lamp, but was only looked at, and the pot does not.
+    rows += [("cook", "pot", "purchase"), ("cook", "pot", "view")]
+    lists = to_lists([("cook", "lid", None), ("cook", "lamp", None), ("reader", "lamp", None)])
+    explained = explain_lists(lists, to_frame(rows), titles={"pot": "A pot"}, **settings)
+    assert explained.rows() == [
+        ("because", "pot", "A pot", "purchase"),
+        (None, None, None, None),
+        ("because", "book", None, "view"),
+    ]
+
+
+def test_an_overlap_that_chance_explains_is_no_reason() -> None:
+    # Everybody has the bag, and so does everybody who has the lamp.
+    everybody = [(user, "bag") for user in [*PEOPLE, "cook", "reader", "new one"]]
+    interactions = to_frame([*INTERACTIONS, *everybody])
+    lists = to_lists([("new one", "lamp", None), ("reader", "lamp", None)])
+    explained = explain_lists(lists, interactions)
+    assert explained["reason_item"].to_list() == [None, "book"]
+
+
+def test_what_one_person_had_besides_is_no_reason() -> None:
+    interactions = to_frame([*INTERACTIONS, ("u1", "secret"), ("reader", "secret")])
+    explained = explain_lists(to_lists([("reader", "pot", None)]), interactions)
+    assert explained.rows() == [(None, None, None, None)]
+
+
+def count_overlaps(pairs: set[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    """The score of each two items that more people have than by chance, counted with loops."""
+    people = defaultdict(set)
+    for user, item in pairs:
+        people[item].add(user)
+    everybody = len({user for user, _ in pairs})
+    scores = {}
+    for item, users in people.items():
+        for other, other_users in people.items():
+            both, product = len(users & other_users), len(users) * len(other_users)
+            if item != other and both >= 2 and both > product / everybody:
+                scores[item, other] = both / math.sqrt(product) * both / (both + DISCOUNT)
+    return scores
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(USERS),
+            st.sampled_from(ITEMS),
+            st.sampled_from(["buy", "view", "click"]),
+        ),
+        max_size=60,
+    ),
+    st.lists(
+        st.tuples(st.sampled_from(USERS), st.sampled_from([*ITEMS, "x"]), st.just(None)),
+        min_size=1,
+        unique=True,
+    ),
+    st.sampled_from([{"event_weights": {"buy": 1, "view": 0.5}}, {"success": ["Buy"]}, {}]),
+)
+def test_reasons_are_those_of_a_plain_count(
+    events: list[tuple[str, str, str]],
+    rows: list[tuple[str, str, None]],
+    solution: dict[str, Any],
+) -> None:
+    explained = explain_lists(to_lists([*rows]), to_frame([*events]), **solution)
+    weights = solution.get("event_weights", {"buy": 1} if solution else {})
+    pairs = {(user, item) for user, item, _ in events}
+    scores = count_overlaps(pairs)
+    for (user, item, _), (reason, reason_item, _, reason_event) in zip(
+        rows, explained.iter_rows(), strict=True
+    ):
+        own = [(listed, kind) for name, listed, kind in events if name == user]
+        strongest = max((weights.get(kind, 0) for _, kind in own), default=0)
+        kinds = defaultdict(set)
+        for listed, kind in own:
+            if weights.get(kind, 0) == strongest:
+                kinds[listed].add(kind)
+        own_scores = {listed: scores.get((item, listed), 0) for listed in kinds}
+        best = max(own_scores.values(), default=0)
+        expected = None
+        if item not in {listed for _, listed in pairs}:
+            expected = "new"
+        elif not own:
+            expected = "popular"
+        elif best:
+            expected = "because"
+        assert reason == expected
+        assert (reason_item is None) == (reason != "because")
+        if reason == "because":
+            assert own_scores[reason_item] == pytest.approx(best)
+            assert reason_event in kinds[reason_item]
