@@ -501,7 +501,9 @@ def _explain_list(
     histories: as of `_sample_users`.
     own_items: the items that can speak for each item of the list.
     """
-    items = pl.Series([*chain.from_iterable(own_items), *listed_items], dtype=pl.String).unique()
+    items = (
+        pl.Series([*chain.from_iterable(own_items), *listed_items], dtype=pl.String).unique().sort()
+    )
     users = histories.select(pl.col("user_id").unique()).collect(engine="streaming").to_series()
     numbered = NumberedIds(items)
     rows = pl.DataFrame({"item": numbered.find(pl.Series(listed_items, dtype=pl.String))})

@@ -83,6 +83,8 @@ def publish(
         for j, item in enumerate(items)
         if (i + j) % 3
     ]
+    # Others have something else alone: so it is more than chance that the users share their items.
+    had += [(f"other {number}", "aside", START) for number in range(len(users))]
     pl.DataFrame(had, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row").write_csv(
         folder / "transformed/interactions/interactions.csv"
     )
@@ -207,7 +209,7 @@ def test_programs_get_one_json_document(home: Path) -> None:
     assert [recommendation["item"] for recommendation in pipeline["recommendations"]] == [
         f"i{n:02}" for n in range(0, 20, 3)
     ]
-    assert {recommendation["because"] for recommendation in pipeline["recommendations"]} == {"i19"}
+    assert {recommendation["because"] for recommendation in pipeline["recommendations"]} == {"i01"}
     assert all(0 < recommendation["score"] < 1 for recommendation in pipeline["recommendations"])
 
 
