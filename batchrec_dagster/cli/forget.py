@@ -24,13 +24,14 @@ from batchrec_dagster.cli.project import (
     load_environment,
     load_storage,
 )
+from batchrec_dagster.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import dagster as dg
 
-    from batchrec_dagster.erasure.plan import Erasure
+    from batchrec_dagster.steps.erasure import Trace
     from batchrec_dagster.steps.work import PersonalizeWork
 
 # What the first line of a file of ids may say, besides an id.
@@ -78,10 +79,7 @@ def forget(
       1  not or not wholly erased; the message says why: run it again with the same ids
       3  no such pipeline
     """
-    from batchrec_dagster.erasure.people import People
-    from batchrec_dagster.erasure.plan import Erasure
-    from batchrec_dagster.erasure.receipt import count_people
-    from batchrec_dagster.errors import UserError
+    from batchrec_dagster.steps.erasure import erase, find_sink_owners, find_traces
 
     rows = _read_ids(file) if file is not None else []
     if not users and file is None:
@@ -92,68 +90,99 @@ def forget(
     works, assets = load_works(names, log)
     if rows and rows[0].strip().lower() in HEADERS.union(*map(_name_user_column, works)):
         rows = rows[1:]
-    people = People.of([*users, *rows])
+    people = {*users, *rows}
     if not people:
         raise click.UsageError(f"{file} has no ids")
     if "" in people:
         raise click.UsageError("an id is empty")
-    try:
-        with open_dagster_instance() as instance:
-            erasure = Erasure(people, works, instance, log)
-            click.echo("\n".join(describe_plan(erasure)))
-            for line in _describe_undeclared([work.pipeline.name for work in works], names):
-                click.echo(line)
-            if dry_run:
-                return
-            erasure.require_no_runs(assets)
-            if not yes:
-                click.confirm(
-                    f"Erase {count_people(len(people))}? This cannot be undone", abort=True
-                )
-            receipts = erasure.run()
-    except UserError as error:
-        raise click.ClickException(str(error)) from error
-    for work, receipt in zip(works, receipts, strict=True):
-        click.echo("\n".join(receipt.describe()))
+    traces = {work.pipeline.name: find_traces(work, people) for work in works}
+    for line in [
+        *describe_traces(traces),
+        *(line for work in works for line in _describe_consequences(work, traces)),
+        *_describe_undeclared([*traces], names),
+    ]:
+        click.echo(line)
+    if dry_run:
+        return
+    _require_no_runs(works, assets)
+    if not yes:
+        click.confirm(f"Erase {_count_people(len(people))}? This cannot be undone", abort=True)
+    owners = find_sink_owners([work.pipeline for work in works])
+    for work in works:
+        receipt = erase(work, people, owners, log)
+        click.echo(f"{receipt.pipeline}: erased {_count_people(receipt.people)}")
+        for place, amount in receipt.erased.items():
+            click.echo(f"  {amount} of {place}")
+        for sentence in receipt.remains:
+            click.echo(f"  {sentence}")
         click.echo(f"Receipt: {work.storage.where(work.files.uri(receipt.key))}")
 
 
-def describe_plan(erasure: Erasure) -> Iterator[str]:
-    """The table of what there is of the people, and what happens to it."""
-    from batchrec_dagster.erasure.plan import describe_remains, estimate_next_refresh
-
-    parts = [part for part in erasure.plan if part.amount.number]
-    rows = [(part.title, str(part.amount), part.place.consequence) for part in parts]
-    if not erasure.is_found:
+def describe_traces(traces: Mapping[str, Sequence[Trace]]) -> Iterator[str]:
+    """The table of what each pipeline has of the people, and what happens to it."""
+    found = [
+        (f"{pipeline}: {trace.name}", trace)
+        for pipeline, pipeline_traces in traces.items()
+        for trace in pipeline_traces
+        if trace.number
+    ]
+    if not any(trace.is_of_people for _, trace in found):
         yield (
             "Not found anywhere. Erasing puts them on the list of people whom refreshes leave out."
         )
-    if rows:
-        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        for where, amount, consequence in rows:
-            yield f"{where:<{widths[0]}}  {amount:>{widths[1]}}  {consequence}"
-    for work in erasure.pipelines:
-        name, others = work.pipeline.name, erasure.count_unfinished(work)
-        if others:
-            yield (
-                f"{name}: {others} other {'erasure has' if others == 1 else 'erasures have'} not"
-                " ended. Run batchrec forget with the same ids as then, to finish"
-            )
-        for sentence in describe_remains(work):
-            yield f"{name}: {sentence}"
-        days = work.pipeline.solution.retrain.every_days
-        if days is not None:
-            yield (
-                f"{name}: the model is trained without them when it is {days} days old"
-                f" (solution.retrain.every_days), or at once: batchrec run {name} --train"
-            )
-        if work.ensure.on_aws and any(
-            part.pipeline == name and part.amount.is_of_people for part in parts
-        ):
-            yield (
-                f"{name}: the next refresh makes lists again from what it imports:"
-                f" {estimate_next_refresh(work)}"
-            )
+    if found:
+        name_width = max(len(name) for name, _ in found)
+        amount_width = max(len(trace.amount) for _, trace in found)
+        for name, trace in found:
+            yield f"{name:<{name_width}}  {trace.amount:>{amount_width}}  {trace.consequence}"
+
+
+def _describe_consequences(
+    work: PersonalizeWork, traces: Mapping[str, Sequence[Trace]]
+) -> Iterator[str]:
+    """Sentences on what is left of the people, and what the next refresh does."""
+    from batchrec_dagster.steps.erasure import describe_remains, estimate_next_refresh
+
+    name, days = work.pipeline.name, work.pipeline.solution.retrain.every_days
+    for sentence in describe_remains(work):
+        yield f"{name}: {sentence}"
+    if days is not None:
+        yield (
+            f"{name}: the model is trained without them when it is {days} days old"
+            f" (solution.retrain.every_days), or at once: batchrec run {name} --train"
+        )
+    if work.ensure.on_aws and any(trace.is_of_people and trace.number for trace in traces[name]):
+        yield (
+            f"{name}: the next refresh makes lists again from what it imports:"
+            f" {estimate_next_refresh(work)}"
+        )
+
+
+def _require_no_runs(
+    works: Sequence[PersonalizeWork], assets: Mapping[str, Collection[dg.AssetKey]]
+) -> None:
+    """Raise UserError if a run of one of the pipelines is under way.
+
+    assets: the keys of each pipeline's assets.
+    """
+    from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
+
+    with open_dagster_instance() as instance:
+        running = [
+            line
+            for work in works
+            for line in describe_runs_under_way(work.pipeline, assets[work.pipeline.name], instance)
+        ]
+    if running:
+        raise UserError(
+            f"nothing was erased: {'; '.join(running)}, and could write again what is erased."
+            " Wait until it ends, or stop it, and run batchrec forget again"
+        )
+
+
+def _count_people(number: int) -> str:
+    """The number with its noun."""
+    return f"{number:,} {'person' if number == 1 else 'people'}"
 
 
 def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> Iterator[str]:
@@ -199,7 +228,7 @@ def load_works(
     for name in sorted(names or pipelines):
         pipeline = pipelines[name]
         personalize = resources[resource_key("personalize")]
-        storage = resources[resource_key("storage")]
+        storage = resources[resource_key("storage")].opened
         ensure = personalize.ensure(log, pipeline.tags)
         works.append(PersonalizeWork(pipeline, storage, ensure, personalize.read_prices()))
         assets[name] = [spec.key for spec in specs if spec.metadata.get(PIPELINE) == name]

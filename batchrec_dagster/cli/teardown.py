@@ -40,10 +40,10 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
       batchrec teardown shop --storage     # the tables and copied ratings too
     """
     from batchrec_dagster.config.declaration_errors import DeclarationError
-    from batchrec_dagster.erasure.locks import hold_locks, list_lock_uris
     from batchrec_dagster.personalize.ensure import PIPELINE_TAG
     from batchrec_dagster.personalize.teardown import plan_teardown
     from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
+    from batchrec_dagster.steps.locks import hold_locks, list_lock_uris
     from batchrec_dagster.storage.durable import delete_empty_folders
 
     logging.basicConfig(format="%(message)s")
@@ -107,7 +107,7 @@ def _list_files(
     storage: Storage, name: str, pipeline: Pipeline | None, with_files: bool
 ) -> list[ObjectInfo]:
     """The files to delete: all of the pipeline but the locks, which a teardown itself holds."""
-    from batchrec_dagster.erasure.locks import list_lock_uris
+    from batchrec_dagster.steps.locks import list_lock_uris
 
     if not with_files:
         return []

@@ -7,7 +7,7 @@ no more, or its sink has another table or format.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -74,10 +74,13 @@ def count_sinks(context: SinkContext) -> int:
     return len(files.storage.store.list(files.uri(files.keys.all_sink_records)))
 
 
-def write_sinks_again(lists: pl.LazyFrame, context: SinkContext) -> Iterator[SinkResult]:
+def write_sinks_again(
+    lists: pl.LazyFrame, context: SinkContext, owners: Mapping[str, str]
+) -> Iterator[SinkResult]:
     """Replace the lists, without users who were erased since, wherever they were written.
 
     A place that is no longer there, or has the lists of others by now, is forgotten.
+    owners: the address of the list that each place is declared as a sink of.
     Raises UserError.
     """
     files = _open_files(context)
@@ -93,8 +96,9 @@ def write_sinks_again(lists: pl.LazyFrame, context: SinkContext) -> Iterator[Sin
             )
         if record.erased_users == erased.version:
             continue
+        is_of_others = owners.get(record.place or "", context.address) != context.address
         try:
-            if record.sink.has_lists(context):
+            if not is_of_others and record.sink.has_lists(context):
                 yield write_sink(record.kind, record.sink, lists, context)
             else:
                 store.delete(info.uri)

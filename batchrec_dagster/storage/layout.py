@@ -139,11 +139,6 @@ class PipelineKeys:
         """The folder of the receipts of erasures."""
         return f"{self.pipeline}/records/erasures/"
 
-    @property
-    def unfinished_erasures(self) -> str:
-        """The folder of the records of erasures that have not ended."""
-        return f"{self.pipeline}/records/unfinished_erasures/"
-
 
 class ListKeys(PipelineKeys):
     """The storage keys of what a list published and of the records of it, besides those of its

@@ -70,7 +70,7 @@ BASH = {
     "docs/outcomes.md": "outcomes/test_experiment.py shows experiments",
     "docs/own-data.md": "preparation/test_shapes.py runs it on files of many shapes",
     "docs/local-personalize.md": "local_personalize/test_aws_command.py runs the walkthrough",
-    "docs/data-kept.md": "erasure/test_forget.py erases; the others change rights of the system",
+    "docs/data-kept.md": "cli/test_forget.py erases; the others change rights of the system",
     "docs/plug-in.md": "pipeline/test_team_project.py types them in a fresh environment",
 }
 TESTS = REPOSITORY / "batchrec_dagster_tests"

@@ -18,8 +18,6 @@ import polars as pl
 
 from batchrec_dagster import sinks
 from batchrec_dagster.config import Pipeline, PublishedList
-from batchrec_dagster.erasure.people import People
-from batchrec_dagster.erasure.published_lists import PublishedEditions
 from batchrec_dagster.errors import Refused as Refused
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.personalize.evidence import NDCG
@@ -28,6 +26,7 @@ from batchrec_dagster.steps import publish, rollback
 from batchrec_dagster.steps.checks import (
     require_passed,
 )
+from batchrec_dagster.steps.erasure import erase_from_editions
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.publish import Publishing
 from batchrec_dagster.steps.records import ModelRecord
@@ -297,10 +296,9 @@ class Editions:
 
     def erase(self, users: Iterable[str]) -> None:
         """Put these users on the list of the erased, and out of all editions."""
-        people = People.of(users)
-        add_erased_users(self._files, people.ids)
-        for is_live in (False, True):
-            PublishedEditions(self._table, is_live=is_live).erase(people)
+        erased = pl.Series("user_id", [*users], pl.String)
+        add_erased_users(self._files, erased)
+        erase_from_editions(self._table, erased)
 
     def lose_record(self) -> None:
         """Delete what is recorded of the publications beside the files of the lists."""

@@ -21,6 +21,7 @@ from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
+    definitions,
     module_project,
     refresh,
     table,
@@ -316,6 +317,40 @@ def test_nothing_is_erased_while_a_run_is_under_way(first_shop: Shop) -> None:
         instance.report_run_canceled(run)
         assert first_shop.forget("7", "--yes").exit_code == 0
     assert "7" not in {*table(first_shop.project, "shop").get_column("user_id")}
+
+
+def test_until_the_next_refresh_lists_are_shown_and_rolled_back(first_shop: Shop) -> None:
+    """What people were erased from is made again by the refresh; the lists are there before."""
+    write_ratings(first_shop.project.root / "ratings.csv", seed=5)
+    assert first_shop.run().success
+    assert first_shop.forget("7", "--yes").exit_code == 0
+    for command in (["show"], ["show", "9"], ["diff"], ["list"]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+    with (
+        dg.DagsterInstance.local_temp(str(first_shop.home)) as instance,
+        definitions(first_shop.project) as defs,
+    ):
+        assert defs.resolve_job_def("shop_rollback").execute_in_process(instance=instance).success
+    users = {*table(first_shop.project, "shop").get_column("user_id")}
+    assert users == {str(user) for user in range(1, 61)} - {"7"}
+    assert first_shop.run().success
+
+
+def test_a_kept_edition_that_is_damaged_is_deleted_and_a_live_one_is_named(
+    first_shop: Shop,
+) -> None:
+    lists = first_shop.project.storage / LISTS
+    history = lists.parents[1] / "history/recommendations"
+    history.mkdir(parents=True)
+    (history / "000000-v0.parquet").write_bytes(b"7")
+    assert first_shop.forget("7", "--yes").exit_code == 0
+    assert not [*history.iterdir()]
+    lists.write_bytes(lists.read_bytes()[:500])
+    result = first_shop.forget("9", "--yes")
+    assert result.exit_code == 1
+    assert str(lists) in result.output
+    assert "delete it, and run the refresh" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from click.testing import CliRunner, Result
 
 from batchrec_dagster.cli import main
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.erasure import plan
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
@@ -57,26 +56,6 @@ class Shop:
 
     def forget(self, *arguments: str, answer: str | None = None) -> Result:
         return CliRunner().invoke(main, ["forget", *arguments], input=answer)
-
-
-def test_an_erasure_that_was_not_finished_is_named_until_it_is(
-    first_shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as context:
-        context.setattr(plan.Erasure, "_require_erased", _kill)
-        with pytest.raises(_Killed):
-            first_shop.forget("7", "--yes")
-    assert "1 other erasure has not ended" in first_shop.forget("9", "--dry-run").output
-    assert "has not ended" not in first_shop.forget("7", "--yes").output
-    assert "has not ended" not in first_shop.forget("9", "--dry-run").output
-
-
-class _Killed(BaseException):
-    """Stands for a kill, which no part of the command can catch."""
-
-
-def _kill(erasure: plan.Erasure) -> None:
-    raise _Killed
 
 
 @pytest.fixture

@@ -1,1 +1,0 @@
-"""Tests of batchrec_dagster.erasure."""
