@@ -93,6 +93,23 @@ def test_they_are_kept_shown_and_rolled_back_as_other_lists(
     assert shop.lists.equals(first)
 
 
+def test_their_nights_are_not_those_of_the_users_lists(
+    counted: tuple[Shop, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, _ = counted
+    (shop.project.root / "pages.csv").write_text("movieId\n")
+    assert not shop.run(within_days=30, items={"source": "pages.csv"}).success
+    for name, value in shop.project.process_environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(shop.project.root)
+    listed = CliRunner().invoke(main, ["list", "shop", "--editions", "--json"])
+    assert listed.exit_code == 0, listed.output
+    nights = {listing["pipeline"]: listing["nights"] for listing in json.loads(listed.stdout)}
+    assert [night["status"] for night in nights["shop"]] == ["published"]
+    assert nights["shop/similar_items"][0]["status"] == "failed"
+    assert nights["shop/similar_items"][0]["steps"] == ["similar_items"]
+
+
 def test_a_recipe_finds_them_for_the_items_of_a_file_without_what_is_blocked(
     project: Project, instance: dg.DagsterInstance, first_run: FirstRun
 ) -> None:
