@@ -53,3 +53,12 @@ def test_a_ratings_file_becomes_a_list_of_their_taste_for_every_user(first_run: 
     first = lists.filter(pl.col("rank") <= 5)
     is_own_taste = (first["user_id"].cast(int) - first["item_id"].cast(int)) % 2 == 0
     assert is_own_taste.sum() > 0.9 * first.height
+
+
+def test_personalize_is_asked_to_leave_out_what_users_had(first_run: FirstRun) -> None:
+    """Otherwise the lists of those who have most of what the model would give are cut short."""
+    requests = {request.operation: request.params for request in first_run.requests}
+    filtered = requests["CreateFilter"]
+    assert filtered["filterExpression"] == 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
+    filter_arn = requests["CreateBatchInferenceJob"]["filterArn"]
+    assert filter_arn.endswith(f"/{filtered['name']}")
