@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import re
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,10 +106,13 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
         """The prices of the deployment. Raises PricesError."""
         return Prices.read(Path(self.prices)) if self.prices else Prices()
 
-    def ensure(self, log: logging.Logger, tags: dict[str, str]) -> Ensure:
+    def ensure(
+        self, log: logging.Logger, tags: dict[str, str], seconds_waited: float = 0
+    ) -> Ensure:
         """An Ensure, which finds, adopts or creates resources and waits for them.
 
         tags: tags for the resources that it creates, besides those of the deployment.
+        seconds_waited: how much of the deadline has passed already.
         """
         return Ensure(
             client=self.client,
@@ -118,6 +122,7 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             busy_seconds=self.busy_seconds,
             heartbeat_seconds=HEARTBEAT_SECONDS,
             deadline_seconds=self.deadline_hours * 3600,
+            started=time.monotonic() - seconds_waited,
             role_arn=self.role_arn,
             max_results=MAX_RESULTS_EMBEDDED if self.endpoint == EMBEDDED else MAX_RESULTS,
             filter_interactions=ALL_INTERACTIONS if self.endpoint == EMBEDDED else FILTER_HISTORY,

@@ -23,7 +23,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -219,7 +218,6 @@ def _make_stem(dataset_group_arn: str, request: str) -> str:
 
 def _wait_until_idle(ensure: api.Ensure, dataset_group_arn: str) -> None:
     """Wait for what works with the users' data. Raises PersonalizeError at the deadline."""
-    deadline = time.monotonic() + ensure.deadline_seconds
     while True:
         busy = [
             f"{kind.label} {summary[kind.arn].partition('/')[2]}"
@@ -230,7 +228,7 @@ def _wait_until_idle(ensure: api.Ensure, dataset_group_arn: str) -> None:
             return
         waiting_for = f"users are erased when this has ended: {', '.join(busy)}"
         ensure.log.info(waiting_for)
-        ensure.sleep(ensure.poll_seconds, deadline, waiting_for)
+        ensure.sleep(ensure.poll_seconds, waiting_for)
 
 
 def _list_work(

@@ -138,7 +138,7 @@ class Ensure:
     heartbeat_seconds: float
     """How often it logs that it is still waiting."""
     deadline_seconds: float
-    """How long it waits for a resource, or for a busy Personalize."""
+    """How long it waits in all, for resources and for a busy Personalize."""
     role_arn: str = ""
     """The role with which jobs read and write the storage."""
     max_results: int = MAX_RESULTS
@@ -147,12 +147,20 @@ class Ensure:
     """How many of a user's latest interactions a filter considers."""
     on_aws: bool = False
     """Whether jobs cost money."""
+    started: float = field(default_factory=time.monotonic)
+    """When the waiting started, by the clock `time.monotonic`."""
     waited_for: set[str] = field(default_factory=set)
     """The ARNs of what it has waited for, which no later request has created."""
 
     def for_data(self, version: str) -> Ensure:
         """An `Ensure` that also tags what it creates with the version of the data."""
         return replace(self, tags={**self.tags, DATA_VERSION_TAG: version})
+
+    def with_deadline(self, seconds: float) -> Ensure:
+        """An `Ensure` that from now on waits no longer than this, or than this one would."""
+        now = time.monotonic()
+        seconds_left = self.started + self.deadline_seconds - now
+        return replace(self, started=now, deadline_seconds=min(seconds, seconds_left))
 
     def tags_of(self, arn: str) -> dict[str, str]:
         """The tags of the resource."""
@@ -175,18 +183,17 @@ class Ensure:
         self, kind: ResourceKind, name: str, create: Mapping[str, Any], **within: str
     ) -> StartedResource:
         """As `find_or_create`, without waiting."""
-        deadline = time.monotonic() + self.deadline_seconds
         collisions, message = 0, ""
         while collisions < MAX_COLLISIONS:
             summaries = self.list(kind, **within)
             existing = next((item for item in summaries if item[kind.name] == name), None)
             created = False
             if existing is None:
-                answer = self._create(kind, name, create, deadline)
+                answer = self._create(kind, name, create)
                 if isinstance(answer, str):
                     return StartedResource(answer, created=True)
                 message = answer.message
-                existing = self._find_taken(kind, name, create, within, deadline)
+                existing = self._find_taken(kind, name, create, within)
                 if existing is None:
                     collisions += 1
                     continue
@@ -197,7 +204,7 @@ class Ensure:
                 return StartedResource(existing[kind.arn], created=created)
             waiting_for = f"{kind.label} {name} is being deleted"
             self.log.info(f"{waiting_for}; waiting until it is gone")
-            self.sleep(self.poll_seconds, deadline, waiting_for)
+            self.sleep(self.poll_seconds, waiting_for)
         raise _make_taken_name_error(kind, name, message)
 
     def start_numbered(
@@ -222,7 +229,6 @@ class Ensure:
         among_others: whether a newer one with another stem has not replaced it, because several
             are in use at the same time.
         """
-        deadline = time.monotonic() + self.deadline_seconds
         name, number, message = "", 0, ""
         for _ in range(MAX_TAKEN_NAMES):
             existing = self._list_oldest_first(kind, **within)
@@ -238,12 +244,12 @@ class Ensure:
             name = f"{stem}-{number}"
             arguments = create(name)
             usual_seconds = _find_usual_seconds(existing)
-            answer = self._create(kind, name, arguments, deadline)
+            answer = self._create(kind, name, arguments)
             if isinstance(answer, str):
                 return StartedResource(answer, created=True, usual_seconds=usual_seconds)
             message = answer.message
             known_arns = {summary[kind.arn] for summary in existing}
-            taken = self._find_taken(kind, name, arguments, within, deadline, known_arns)
+            taken = self._find_taken(kind, name, arguments, within, known_arns)
             if taken is None or taken[kind.arn] in known_arns:
                 continue
             if _is_in(kind, taken, name, within) and usable(taken):
@@ -361,7 +367,6 @@ class Ensure:
     def _wait(self, kind: ResourceKind, started: StartedResource) -> ReadyResource:
         self.waited_for.add(started.arn)
         start = time.monotonic()
-        deadline = start + self.deadline_seconds
         status, last_logged = None, start
         while True:
             description = self.describe_when_shown(kind, started.arn)
@@ -382,7 +387,7 @@ class Ensure:
             # Less often for long jobs.
             longest_pause = POLLS_PER_WAIT * self.poll_seconds
             pause = min(max(self.poll_seconds, (now - start) / POLLS_PER_WAIT), longest_pause)
-            self.sleep(pause, deadline, f"{kind.label} {started.arn} is {status}")
+            self.sleep(pause, f"{kind.label} {started.arn} is {status}")
 
     def log_resource(self, message: str) -> None:
         """Log what concerns a single resource or costs money.
@@ -418,7 +423,6 @@ class Ensure:
 
         Raises PersonalizeError if it does not.
         """
-        deadline = time.monotonic() + self.deadline_seconds
         waiting_for = f"Personalize does not show the {kind.label} {arn} yet"
         for pause in (*PAUSES_UNTIL_SHOWN, None):
             description = self._describe_if_shown(kind, arn)
@@ -426,15 +430,13 @@ class Ensure:
                 return description
             if pause is not None:
                 self.log.info(waiting_for)
-                self.sleep(pause * self.poll_seconds, deadline, waiting_for)
+                self.sleep(pause * self.poll_seconds, waiting_for)
         raise PersonalizeError(
             f"Personalize does not know the {kind.label} {arn}, though it was there: somebody may"
             " have deleted it. Run again: it creates what is missing"
         )
 
-    def _create(
-        self, kind: ResourceKind, name: str, create: Mapping[str, Any], deadline: float
-    ) -> str | TakenName:
+    def _create(self, kind: ResourceKind, name: str, create: Mapping[str, Any]) -> str | TakenName:
         """The ARN of the new resource, or that its name is taken.
 
         While Personalize is busy, the request is repeated until the deadline. Raises
@@ -467,7 +469,7 @@ class Ensure:
                     f"Personalize is busy ({message}); retrying the {kind.label} {name}"
                     f" in {self.busy_seconds:.0f} s"
                 )
-                self.sleep(self.busy_seconds, deadline, f"Personalize is still busy: {message}")
+                self.sleep(self.busy_seconds, f"Personalize is still busy: {message}")
             else:
                 arn: str = answer[kind.arn]
                 self.log_resource(f"created {kind.label} {arn}")
@@ -479,7 +481,6 @@ class Ensure:
         name: str,
         create: Mapping[str, Any],
         within: Mapping[str, str],
-        deadline: float,
         known_arns: Collection[str] = (),
     ) -> Description | None:
         """Describe's answer for the resource that has the name, or None if Personalize shows none.
@@ -495,7 +496,7 @@ class Ensure:
             if pause:
                 waiting_for = f"the {kind.label} {name} exists, but Personalize does not show it"
                 self.log.info(f"{waiting_for}; looking again")
-                self.sleep(pause * self.poll_seconds, deadline, waiting_for)
+                self.sleep(pause * self.poll_seconds, waiting_for)
             description = self._describe_if_shown(kind, expected_arn) if expected_arn else None
             if description is not None:
                 return description
@@ -556,11 +557,11 @@ class Ensure:
         self.log_resource(f"created {kind.label} {arn}; the first answer was lost")
         return True
 
-    def sleep(self, seconds: float, deadline: float, waiting_for: str) -> None:
+    def sleep(self, seconds: float, waiting_for: str) -> None:
         """Wait for about this long. Raises PersonalizeError if the deadline would pass."""
         # Jitter: pipelines that start together do not poll together.
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311
-        if time.monotonic() + seconds > deadline:
+        if time.monotonic() + seconds > self.started + self.deadline_seconds:
             raise PersonalizeError(
                 f"{waiting_for}, after {self.deadline_seconds / 3600:g} hours. Personalize keeps"
                 " working; re-run to resume waiting, or set a longer deadline"

@@ -9,10 +9,9 @@ Source of the order of deletion: developer guide, "Deleting Amazon Personalize r
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -129,15 +128,14 @@ def delete(ensure: api.Ensure, plan: TeardownPlan) -> None:
             f"nothing was deleted: {'; '.join(plan.in_the_way)}. Delete that first, then run the"
             " teardown again"
         )
-    deadline = time.monotonic() + ensure.deadline_seconds
     for piece in plan.work:
-        _stop_or_wait(ensure, piece, deadline)
+        _stop_or_wait(ensure, piece)
     for kind in ORDER:
         pieces = [piece for piece in plan.pieces if piece.kind is kind]
         for piece in pieces:
-            _delete(ensure, piece, deadline)
+            _delete(ensure, piece)
         for piece in pieces:
-            _wait_until_gone(ensure, piece, deadline)
+            _wait_until_gone(ensure, piece)
 
 
 def prune(
@@ -168,7 +166,7 @@ def prune(
                     _add_idle(plan, ensure, pipeline, piece)
         elif group_name.fullmatch(dataset_group.name) and dataset_group.name not in other_groups:
             _add_idle(plan, ensure, pipeline, dataset_group)
-    delete(replace(ensure, deadline_seconds=min(PRUNE_SECONDS, ensure.deadline_seconds)), plan)
+    delete(ensure.with_deadline(PRUNE_SECONDS), plan)
     return plan.pieces
 
 
@@ -309,7 +307,7 @@ def _ignore_missing() -> Iterator[None]:
             raise
 
 
-def _stop_or_wait(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
+def _stop_or_wait(ensure: api.Ensure, piece: ResourceToDelete) -> None:
     """Stop a training, or wait for other work, which Personalize cannot stop."""
     if piece.kind is SOLUTION_VERSION:
         try:
@@ -321,10 +319,10 @@ def _stop_or_wait(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) 
         description = _describe(ensure, piece)
         if description is None or not is_busy(description):
             return
-        ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {description['status']}")
+        ensure.sleep(ensure.poll_seconds, f"{piece} is {description['status']}")
 
 
-def _delete(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
+def _delete(ensure: api.Ensure, piece: ResourceToDelete) -> None:
     while True:
         try:
             getattr(ensure.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
@@ -339,13 +337,13 @@ def _delete(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> Non
             description = _describe(ensure, piece)
             if description and str(description.get("status")).startswith("DELETE"):
                 return
-            ensure.sleep(ensure.poll_seconds, deadline, f"{piece} cannot be deleted yet: {message}")
+            ensure.sleep(ensure.poll_seconds, f"{piece} cannot be deleted yet: {message}")
         else:
             ensure.log.info(f"deleting {piece}")
             return
 
 
-def _wait_until_gone(ensure: api.Ensure, piece: ResourceToDelete, deadline: float) -> None:
+def _wait_until_gone(ensure: api.Ensure, piece: ResourceToDelete) -> None:
     while True:
         description = _describe(ensure, piece)
         if description is None:
@@ -353,7 +351,7 @@ def _wait_until_gone(ensure: api.Ensure, piece: ResourceToDelete, deadline: floa
         status = description.get("status", api.ACTIVE)
         if status == "DELETE FAILED":
             raise PersonalizeError(f"{piece} was not deleted: {description.get('failureReason')}")
-        ensure.sleep(ensure.poll_seconds, deadline, f"{piece} is {status}")
+        ensure.sleep(ensure.poll_seconds, f"{piece} is {status}")
 
 
 def _describe(ensure: api.Ensure, piece: ResourceToDelete) -> api.Description | None:

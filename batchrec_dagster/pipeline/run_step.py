@@ -23,9 +23,14 @@ from batchrec_dagster.dagster_internals.expected_failure import (
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
+from batchrec_dagster.pipeline.run_endings import (
+    find_run_start,
+    forget_failure,
+    record_failure,
+)
 from batchrec_dagster.reporting.markdown import escape, unescape
 from batchrec_dagster.steps.checks import require_passed
+from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.steps.work import PersonalizeWork, Result, Work
 from batchrec_dagster.storage.edition import Finding
 
@@ -169,7 +174,9 @@ def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) 
     asset."""
     _refuse_partitions(pipeline, context)
     personalize: PersonalizeResource = context.resources.batchrec_personalize
-    ensure = personalize.ensure(context.log, pipeline.tags)
+    # The deadline is one for the run, however many steps and resources it waits for.
+    seconds = measure_seconds(find_run_start(context)) or 0
+    ensure = personalize.ensure(context.log, pipeline.tags, seconds)
     return PersonalizeWork(pipeline, personalize.storage.opened, ensure, personalize.read_prices())
 
 

@@ -173,6 +173,8 @@ def erase(
         # DynamoDB's sink deletes from its table whom it has written, and is no more in the lists.
         for table in _list_users_of_sinks(work):
             _erase_from_table(work, table, ids)
+        # What was read of objects in S3 until now.
+        work.storage.remove_copies()
         log.info(f"{work.pipeline.name}: wrote the sinks again")
         for trace in find_traces(work, people):
             if trace.is_of_people and trace.number:

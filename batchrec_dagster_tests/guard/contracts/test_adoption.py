@@ -288,6 +288,20 @@ def test_what_is_never_ready_ends_the_run_and_is_named(
     assert aws.creates_by_operation() == {wanted.create: 1}
 
 
+def test_the_deadline_is_one_for_all_that_a_run_waits_for(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statuses = PendingStatuses(("CREATE PENDING", "CREATE IN_PROGRESS"))
+    client, _ = misbehave(prepared.copy(tmp_path).client, statuses)
+    resources = Resources(client, deadline_seconds=60)
+    first, second = prepared.want("dataset group"), prepared.want("dataset")
+    resources.ensure(first.kind, "shop", first.params, first.parent)
+    clock = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 60)
+    with pytest.raises(PersonalizeFailure, match="hours"):
+        resources.ensure(second.kind, "shop", second.params, second.parent)
+
+
 @pytest.mark.parametrize("kind", NUMBERED)
 def test_jobs_in_progress_and_busy_parents_are_waited_for(
     prepared: Prepared, tmp_path: Path, kind: str
