@@ -100,6 +100,30 @@ def test_orders_of_a_shop_in_parquet(project: Project, instance: dg.DagsterInsta
     assert len(read_users(project)) == 60
 
 
+def test_orders_and_clicks_in_two_files(project: Project, instance: dg.DagsterInstance) -> None:
+    # A minute before midnight in Vienna, in summer and in winter.
+    moments = {"2026-07-14T23:59:00": 1_784_066_340, "2026-01-14T23:59:00": 1_768_431_540}
+    orders = [f"{user},{item},{local}" for user, item in EVENTS[::9] for local in moments]
+    (project.root / "orders.csv").write_text(
+        "\n".join(["customer_id,sku,ordered_at", *orders]) + "\n"
+    )
+    clicks = [
+        {"user": f"{user}", "product": f"{item}", "at": "2026-07-14T21:59:00"}
+        for user, item in EVENTS
+    ]
+    (project.root / "clicks.jsonl").write_text("\n".join(map(json.dumps, clicks)) + "\n")
+    result = prepare(project, instance, read_documented_yaml("Orders and clicks in two files"))
+    assert result.success, why(result)
+    kept = interactions(project, "shop")
+    assert dict(kept.group_by("EVENT_TYPE").len().iter_rows()) == {
+        "click": len(clicks),
+        "purchase": len(orders),
+    }
+    times = kept.group_by("EVENT_TYPE").agg(pl.col("TIMESTAMP").unique().sort())
+    summer, winter = moments.values()
+    assert dict(times.iter_rows()) == {"click": [summer], "purchase": [winter, summer]}
+
+
 def test_a_file_with_double_colons(project: Project, instance: dg.DagsterInstance) -> None:
     lines = [f"{user}::{item}::{1 + item % 5}::{START + user}" for user, item in EVENTS]
     (project.root / "ratings.dat").write_text("\n".join(lines * 2) + "\n")
