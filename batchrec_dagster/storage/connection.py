@@ -16,11 +16,14 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage.durable import compute_version
 from batchrec_dagster.storage.local_copies import open_copy, remove_copies
-from batchrec_dagster.storage.objects import CLIENT_CONFIG, ObjectStore
+from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.permissions import explain_missing_settings, explain_refusals
 
 # The bucket name of a folder, so that a pipeline names its data the same way everywhere.
 LOCAL_BUCKET = "batchrec-local"
+CLIENT_CONFIG = Config(
+    retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
+)
 
 
 @dataclass(frozen=True)

@@ -13,81 +13,43 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import boto3
 import obstore
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    GenericError,
-    NotFoundError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 from obstore.store import LocalStore, S3Store
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage import durable
-from batchrec_dagster.storage.permissions import (
-    explain_credentials_error,
-    explain_missing_permission,
-    find_partition,
-    is_denied,
+from batchrec_dagster.storage.buckets import (
+    CHUNK_BYTES,
+    MAX_PUT_BYTES,
+    MB,
+    RETRIES,
+    choose_upload,
+    open_bucket,
 )
+from batchrec_dagster.storage.object_errors import explain_object_error, is_missing_object
+from batchrec_dagster.storage.permissions import find_partition
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, ObjectMeta, PutResult
-    from obstore.store import RetryConfig
+    from obstore import GetOptions, ObjectMeta
 
 
 Answer = TypeVar("Answer")
 
-MB = 1024 * 1024
-CHUNK_BYTES = 8 * MB
-# S3's limit for a multipart upload: docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-MAX_PARTS = 10_000
-# Bytes of memory an upload uses: the larger its parts, the fewer it sends at the same time.
-BUFFER_BYTES = 12 * CHUNK_BYTES
-# Outlasts minutes of throttling, server errors and broken connections. Each pause is random, up to
-# `base` times the last: with the usual 2 the pauses would not grow.
-RETRIES: RetryConfig = {
-    "max_retries": 100,
-    "retry_timeout": timedelta(minutes=5),
-    "backoff": {
-        "init_backoff": timedelta(seconds=0.1),
-        "max_backoff": timedelta(seconds=10),
-        "base": 4,
-    },
-}
 # obstore's message for a broken connection.
 _UNANSWERED = "error sending request"
 # Seconds before this module repeats a request that obstore does not repeat.
 _PAUSE = 0.1
-CLIENT_CONFIG = Config(
-    retries={"mode": "adaptive", "total_max_attempts": 15}, connect_timeout=10, read_timeout=60
-)
-# The permission for each verb of a message.
-IAM_ACTIONS = {
-    "read": "GetObject",
-    "write": "PutObject",
-    "list": "ListBucket",
-    "delete": "DeleteObject",
-}
-HTML = {"Content-Type": "text/html; charset=utf-8"}
-
-
 # The ETag of an object that does not exist.
 ABSENT = ""
-# What the system says of a full disk.
-NO_SPACE = "No space left on device"
+# With these, a key could lead out of its folder, or would break a line of a message.
+_NOT_IN_KEYS = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
 class ObjectNotFoundError(UserError):
@@ -124,22 +86,19 @@ def split_uri(uri: str) -> tuple[str, str]:
     if scheme != "s3" or not separator or not bucket:
         raise UserError(f"{uri!r} is not a storage URI: write s3://bucket/key")
     # Joined to a folder, a key that starts with a slash would be a path of the whole machine.
-    if {".", ".."} & {*key.split("/"), bucket} or "\\" in key or "\0" in key:
-        raise UserError(f"{uri!r} has a part that is not allowed in a storage URI (., .. or \\)")
+    if {".", ".."} & {*key.split("/"), bucket} or _NOT_IN_KEYS.search(path):
+        raise UserError(
+            f"{uri!r} has a part that is not allowed in a storage URI (., .., \\ or a control"
+            " character)"
+        )
     if "//" in f"/{key}":
         raise UserError(f"{uri!r} has an empty part: write one slash where there are two")
     return bucket, key
 
 
-def choose_part_size(size: int) -> int:
-    """The bytes of each part of a multipart put of `size` bytes: whole MB, at most MAX_PARTS
-    parts."""
-    return max(CHUNK_BYTES, -(-size // (MAX_PARTS * MB)) * MB)
-
-
 @dataclass(frozen=True)
 class ObjectStore:
-    """Reads and writes objects, in S3 or in local folders."""
+    """Reads and writes objects, in S3 or in local folders. Its methods raise UserError."""
 
     folders: Mapping[str, Path] = field(default_factory=dict)
     """The local folder of each bucket that is one. Every other bucket is in S3."""
@@ -152,7 +111,7 @@ class ObjectStore:
     _stores: dict[str, Any] = field(default_factory=dict, init=False, compare=False)
 
     def get(self, uri: str) -> bytes:
-        """The whole object. Raises ObjectNotFoundError, UserError."""
+        """The whole object. Raises ObjectNotFoundError."""
         return self._read(uri, {})
 
     def tail(self, uri: str, length: int) -> bytes:
@@ -168,15 +127,14 @@ class ObjectStore:
 
     def _read(self, uri: str, options: GetOptions) -> bytes:
         store, key = self._locate(uri)
-        with self.explain_errors(uri, "read"):
-            return _retry_until_answered(
-                lambda: bytes(obstore.get(store, key, options=options).bytes())
-            )
+        return self._ask(
+            uri, "read", lambda: bytes(obstore.get(store, key, options=options).bytes())
+        )
 
     def chunks(self, uri: str, etag: str | None = None) -> Iterator[bytes]:
         """Yield the object piece by piece, in bounded memory.
 
-        etag: of the version to read. Raises UserError if the object has another by now.
+        etag: of the version to read. Raises ObjectReplacedError if the object has another by now.
         """
         if etag is None and (path := self.local_path(uri)) is not None:
             # Takes a quarter of obstore's CPU time, which reads larger pieces into new memory.
@@ -185,18 +143,10 @@ class ObjectStore:
             return
         store, key = self._locate(uri)
         options: GetOptions = {"if_match": etag} if etag else {}
-        try:
-            with self.explain_errors(uri, "read"):
-                for chunk in obstore.get(store, key, options=options).stream(
-                    min_chunk_size=CHUNK_BYTES
-                ):
-                    yield bytes(chunk)
-        except UserError as error:
-            if isinstance(error.__cause__, PreconditionError):
-                raise ObjectReplacedError(
-                    f"{uri} was replaced while this run read it: run again"
-                ) from error
-            raise
+        result = self._ask(uri, "read", partial(obstore.get, store, key, options=options))
+        with self.explain_errors(uri, "read"):
+            for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
 
     def download(self, uri: str, path: Path) -> None:
         """Copy the object to a local file, which is overwritten."""
@@ -223,7 +173,10 @@ class ObjectStore:
                 self.make_folder(uri)
                 durable.write(path, data)
                 return str(obstore.head(store, key)["e_tag"] or "")
-            return _upload(store, key, data)["e_tag"] or ""
+            upload = partial(obstore.put, store, key, data, **choose_upload(key, data))
+            if isinstance(data, bytes | Path):
+                return self._ask(uri, "write", upload)["e_tag"] or ""
+            return upload()["e_tag"] or ""
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write an object unless it exists; returns whether it was written.
@@ -243,31 +196,35 @@ class ObjectStore:
         etag: ABSENT if there must not be an object yet.
         Raises ObjectReplacedError if the object is another version by now. In a folder only a new
         object is created atomically: there a lock keeps other runs from writing at the same time.
+        So it is for an object that is too large for one put.
         """
         store, key = self._locate(uri)
+        replaced = ObjectReplacedError(f"{uri} was replaced by another run")
         path = self.local_path(uri)
-        if path is not None:
-            is_expected = etag == ABSENT or etag == self._read_etag(uri)
+        if path is not None or (isinstance(data, Path) and data.stat().st_size > MAX_PUT_BYTES):
+            if etag != ABSENT and etag != self._read_etag(uri):
+                raise replaced
+            if path is None or etag != ABSENT:
+                return self.put(uri, data)
             with self.explain_errors(uri, "write"):
                 self.make_folder(uri)
-                if not is_expected or not durable.write(path, data, replace=etag != ABSENT):
-                    raise ObjectReplacedError(f"{path} was replaced by another run")
-                return str(obstore.head(store, key)["e_tag"] or "")
+                if not durable.write(path, data, replace=False):
+                    raise replaced
+            return self._read_etag(uri)
         mode: Any = {"e_tag": etag} if etag else "create"
         for _ in range(RETRIES["max_retries"]):
-            with self.explain_errors(uri, "write"), _open_buffer(data) as buffer:
-                try:
-                    put = partial(obstore.put, store, key, buffer, mode=mode)
-                    result = _retry_until_answered(put)
-                    return str(result["e_tag"] or "")
-                except (AlreadyExistsError, NotFoundError, PreconditionError) as error:
-                    # S3 also refuses two concurrent attempts that both failed.
-                    current = self._read_etag(uri)
-                    if current != etag:
-                        # The answer to an earlier attempt may have been lost.
-                        if current and self._has_content(uri, data):
-                            return current
-                        raise ObjectReplacedError(f"{uri} was replaced by another run") from error
+            try:
+                with _open_buffer(data) as buffer:
+                    upload = partial(obstore.put, store, key, buffer, mode=mode)
+                    return self._ask(uri, "write", upload)["e_tag"] or ""
+            except ObjectReplacedError:
+                current = self._read_etag(uri)
+                # The answer to an earlier attempt may have been lost.
+                if current and self._has_content(uri, data):
+                    return current
+                # S3 also refuses two concurrent attempts that both failed.
+                if current != etag:
+                    raise replaced from None
             time.sleep(_PAUSE)
         raise UserError(f"cannot write {uri}: S3 refuses the version that it says is there")
 
@@ -282,44 +239,23 @@ class ObjectStore:
         return False
 
     def copy(self, source: str, target: str) -> str:
-        """Copy an object, within S3 on the server. Returns the copy's ETag."""
+        """Copy an object, within a bucket on the server. Returns the copy's ETag."""
         path = self.local_path(source)
-        if path is not None or self.local_path(target) is not None:
-            return self.put(target, path or self.chunks(source))
         (bucket, key), (target_bucket, target_key) = split_uri(source), split_uri(target)
-        session: Any = self._session
-        copy_result: dict[str, Any] = {}
-
-        def keep_result(parsed: dict[str, Any], **_: Any) -> None:
-            copy_result.update(parsed.get("CopyObjectResult", parsed))
-
-        with self.explain_errors(target, "write"):
-            try:
-                s3 = session.client("s3", endpoint_url=self.endpoint_url, config=CLIENT_CONFIG)
-                # `copy` copies a large object in parts and does not return the response.
-                for operation in ("CopyObject", "CompleteMultipartUpload"):
-                    s3.meta.events.register(f"after-call.s3.{operation}", keep_result)
-                s3.copy({"Bucket": bucket, "Key": key}, target_bucket, target_key)
-            except (ClientError, BotoCoreError) as error:
-                if isinstance(error, ClientError) and is_denied(error):
-                    read = f"s3:GetObject on {self._arn}{bucket}/{key} and s3:PutObject"
-                    fix = explain_missing_permission(
-                        read, f"{self._arn}{target_bucket}/{target_key}", str(error)
-                    )
-                    raise UserError(f"cannot copy {source} to {target}: {fix}") from error
-                raise UserError(f"cannot copy {source} to {target}: {error}") from error
-        # Some servers omit the quotes here.
-        return '"{}"'.format(copy_result.get("ETag", "").strip('"'))
+        is_local = path is not None or self.local_path(target) is not None
+        info = self.head(source)
+        if is_local or bucket != target_bucket or (info and info.size > MAX_PUT_BYTES):
+            return self.put(target, path or self.chunks(source))
+        copy = partial(obstore.copy, self._bucket(bucket), key, target_key)
+        self._ask(target, "write" if info else "read", copy)
+        return self._read_etag(target)
 
     def head(self, uri: str) -> ObjectInfo | None:
         """The object's size and ETag; None if it does not exist."""
         store, key = self._locate(uri)
-        try:
-            with self.explain_errors(uri, "read"):
-                meta = _retry_until_answered(lambda: obstore.head(store, key))
-        except ObjectNotFoundError:
-            return None
-        return _read_info(uri, meta)
+        with suppress(ObjectNotFoundError):
+            return _read_info(uri, self._ask(uri, "read", partial(obstore.head, store, key)))
+        return None
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """The objects whose URI starts with exactly `prefix`, in order of URI.
@@ -327,32 +263,27 @@ class ObjectStore:
         As on S3, `s3://b/folder` also matches `s3://b/folder_test/x`: end a folder with `/`.
         """
         bucket, key = split_uri(prefix)
-        folder = key.rpartition("/")[0]
-        with self.explain_errors(prefix, "list"):
-            infos = [
-                _read_info(f"s3://{bucket}/{meta['path']}", meta)
-                for page in obstore.list(self._bucket(bucket), folder or None)
-                for meta in page
-                if meta["path"].startswith(key)
-            ]
-        return sorted(infos)
+        store, folder = self._bucket(bucket), key.rpartition("/")[0] or None
+        pages = self._ask(prefix, "list", lambda: [*obstore.list(store, folder)])
+        return sorted(
+            _read_info(f"s3://{bucket}/{meta['path']}", meta)
+            for page in pages
+            for meta in page
+            if meta["path"].startswith(key)
+        )
 
     def subfolders(self, prefix: str) -> tuple[str, ...]:
         """The names of the folders in the folder `prefix`, which ends in `/`."""
         bucket, key = split_uri(prefix)
-        with self.explain_errors(prefix, "list"):
-            listing = obstore.list_with_delimiter(self._bucket(bucket), key or None)
-        names = (path.rstrip("/").rpartition("/")[2] for path in listing["common_prefixes"])
-        return tuple(sorted(names))
+        list_folder = partial(obstore.list_with_delimiter, self._bucket(bucket), key or None)
+        paths = self._ask(prefix, "list", list_folder)["common_prefixes"]
+        return tuple(sorted(path.rstrip("/").rpartition("/")[2] for path in paths))
 
     def delete(self, uri: str) -> None:
         """Delete the object, if it exists."""
         store, key = self._locate(uri)
-        try:
-            with self.explain_errors(uri, "delete"):
-                _retry_until_answered(lambda: obstore.delete(store, key))
-        except ObjectNotFoundError:
-            pass
+        with suppress(ObjectNotFoundError):
+            self._ask(uri, "delete", partial(obstore.delete, store, key))
 
     def tidy(self, folder: str) -> None:
         """Delete the unfinished files that killed puts left in the folder.
@@ -367,54 +298,6 @@ class ObjectStore:
         bucket, key = split_uri(uri)
         return self.folders[bucket] / key if bucket in self.folders else None
 
-    @cached_property
-    def _session(self) -> boto3.Session:
-        return self.session()
-
-    def _bucket(self, bucket: str) -> LocalStore | S3Store:
-        if bucket not in self._stores:
-            self._stores[bucket] = self._open(bucket)
-        return self._stores[bucket]  # type: ignore[no-any-return]
-
-    def _open(self, bucket: str) -> LocalStore | S3Store:
-        if bucket in self.folders:
-            folder = self.folders[bucket]
-            try:
-                durable.make_folders(folder, self.folder_mode)
-                return LocalStore(folder)
-            except (OSError, BaseError) as error:
-                reason = getattr(error, "strerror", None) or error
-                if isinstance(error, FileExistsError):
-                    reason = "Not a directory"
-                raise UserError(
-                    f"cannot make the folder {folder}: {reason}; let no file be in its place, and"
-                    " let this user write there"
-                ) from error
-        session = self._session
-        if session.get_credentials() is None:
-            raise UserError(
-                f"no AWS credentials found for s3://{bucket}: set AWS_PROFILE, or AWS_ACCESS_KEY_ID"
-                " and AWS_SECRET_ACCESS_KEY"
-            )
-        # Omitted for AWS, as obstore accepts no None. Under this name, no variable overrides it.
-        name = "aws_endpoint_url_s3"
-        endpoint: dict[str, Any] = {name: self.endpoint_url} if self.endpoint_url else {}
-        return S3Store(
-            bucket,
-            region=session.region_name or "us-east-1",
-            client_options={
-                "allow_http": bool(self.endpoint_url),
-                "connect_timeout": "10s",
-                # For each read, so that a large object may take hours.
-                "read_timeout": "60s",
-                "timeout": "24h",
-            },
-            retry_config=RETRIES,
-            # botocore renews credentials before they expire, so ask it each time.
-            credential_provider=Boto3CredentialProvider(session, ttl=timedelta(0)),
-            **endpoint,
-        )
-
     def make_folder(self, uri: str) -> None:
         """Create the folder that the object at this URI is in, where a folder is the bucket.
 
@@ -425,9 +308,56 @@ class ObjectStore:
         durable.make_folders(folder, self.folder_mode)
         durable.make_folders((folder / key).parent)
 
-    @property
-    def _arn(self) -> str:
-        return f"arn:{find_partition(self._session.region_name)}:s3:::"
+    @cached_property
+    def _session(self) -> boto3.Session:
+        return self.session()
+
+    def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
+        bucket, key = split_uri(uri)
+        if not key or key.endswith("/"):
+            raise UserError(f"{uri!r} names a folder, not an object")
+        return self._bucket(bucket), key
+
+    def _bucket(self, bucket: str) -> LocalStore | S3Store:
+        if bucket not in self._stores:
+            folder = self.folders.get(bucket)
+            self._stores[bucket] = (
+                open_bucket(bucket, self._session, self.endpoint_url)
+                if folder is None
+                else self._open_folder(folder)
+            )
+        return self._stores[bucket]  # type: ignore[no-any-return]
+
+    def _open_folder(self, folder: Path) -> LocalStore:
+        try:
+            durable.make_folders(folder, self.folder_mode)
+            return LocalStore(folder)
+        except (OSError, BaseError) as error:
+            reason = getattr(error, "strerror", None) or error
+            if isinstance(error, FileExistsError):
+                reason = "Not a directory"
+            raise UserError(
+                f"cannot make the folder {folder}: {reason}; let no file be in its place, and let"
+                " this user write there"
+            ) from error
+
+    def _ask(self, uri: str, verb: str, request: Callable[[], Answer]) -> Answer:
+        """The answer to a request of obstore, which is repeated while connections break.
+
+        obstore does not repeat a request that might then run twice, nor each that is cut while the
+        answer to it begins.
+
+        verb: as for `explain_errors`.
+        """
+        deadline = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
+        with self.explain_errors(uri, verb):
+            while True:
+                try:
+                    return request()
+                except GenericError as error:
+                    if _UNANSWERED not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(_PAUSE)
 
     @contextmanager
     def explain_errors(self, uri: str, verb: str) -> Iterator[None]:
@@ -437,43 +367,20 @@ class ObjectStore:
         """
         try:
             yield
+        except (AlreadyExistsError, PreconditionError) as error:
+            raise ObjectReplacedError(f"{uri} is another by now: run again") from error
         except (OSError, BaseError) as error:
+            if is_missing_object(error, verb):
+                message = f"cannot {verb} {uri}: there is no such object"
+                raise ObjectNotFoundError(message) from error
             path = self.local_path(uri)
-            if path is not None and isinstance(error, (PermissionError, PermissionDeniedError)):
-                raise UserError(
-                    f"cannot {verb} {path}: permission denied; let this user {verb} there"
-                ) from error
-            if NO_SPACE in str(error):
-                raise UserError(
-                    f"cannot {verb} {path or uri}: {NO_SPACE}; free some space. `batchrec check`"
-                    " names the disks"
-                ) from error
-            raise _explain_error(uri, verb, error, lambda: self._arn) from error
+            message = explain_object_error(error, uri, verb, path, lambda: self._arn)
+            raise UserError(message) from error
 
-    def _locate(self, uri: str) -> tuple[LocalStore | S3Store, str]:
-        bucket, key = split_uri(uri)
-        if not key or key.endswith("/"):
-            raise UserError(f"{uri!r} names a folder, not an object")
-        return self._bucket(bucket), key
-
-
-def _upload(
-    store: LocalStore | S3Store, key: str, data: bytes | Path | Iterable[bytes]
-) -> PutResult:
-    """Put an object into a bucket, in parts if it is large or its size is not known."""
-    if isinstance(data, bytes):
-        # Browsers show an object with this type and download any other.
-        options: dict[str, Any] = {"attributes": HTML} if key.endswith(".html") else {}
-        is_large = len(data) > CHUNK_BYTES
-        return obstore.put(store, key, data, use_multipart=is_large, **options)
-    part_bytes = CHUNK_BYTES
-    if isinstance(data, Path):
-        size = data.stat().st_size
-        if size <= CHUNK_BYTES:
-            return obstore.put(store, key, data.read_bytes(), use_multipart=False)
-        part_bytes = choose_part_size(size)
-    concurrency = max(1, BUFFER_BYTES // part_bytes)
-    return obstore.put(store, key, data, chunk_size=part_bytes, max_concurrency=concurrency)
+    @property
+    def _arn(self) -> str:
+        """What the ARNs of buckets begin with."""
+        return f"arn:{find_partition(self._session.region_name)}:s3:::"
 
 
 @contextmanager
@@ -488,55 +395,3 @@ def _open_buffer(data: bytes | Path) -> Iterator[bytes | mmap.mmap]:
 
 def _read_info(uri: str, meta: ObjectMeta) -> ObjectInfo:
     return ObjectInfo(uri, meta["size"], meta["e_tag"] or "", meta["last_modified"])
-
-
-def _retry_until_answered(attempt: Callable[[], Answer]) -> Answer:
-    """The answer of an attempt, which is repeated while connections break.
-
-    obstore does not repeat a request that might then run twice, nor each that is cut while the
-    answer to it begins.
-    """
-    deadline = time.monotonic() + RETRIES["retry_timeout"].total_seconds()
-    while True:
-        try:
-            return attempt()
-        except GenericError as error:
-            if _UNANSWERED not in str(error) or time.monotonic() > deadline:
-                raise
-        time.sleep(_PAUSE)
-
-
-def _explain_error(uri: str, verb: str, error: Exception, arn: Callable[[], str]) -> UserError:
-    """The error in one line, with what to do.
-
-    To obstore a refused listing is a generic error, and only the server's answer distinguishes a
-    missing bucket from a missing object.
-
-    verb: as in `ObjectStore.explain_errors`.
-    arn: returns what the ARNs of buckets begin with.
-    """
-    text = str(error)
-    code = re.search(r"<Code>(\w+)</Code>", text)
-    credentials_fix = explain_credentials_error(code[1], text) if code else None
-    if credentials_fix:
-        return UserError(f"cannot {verb} {uri}: permission denied; {credentials_fix}")
-    missing = isinstance(error, (FileNotFoundError, NotFoundError)) or "404 Not Found" in text
-    if missing and (verb in ("write", "list") or "NoSuchBucket" in text):
-        bucket, _ = split_uri(uri)
-        return UserError(
-            f"cannot {verb} {uri}: there is no bucket {bucket}: create it, or fix its name"
-        )
-    if missing:
-        return ObjectNotFoundError(f"cannot {verb} {uri}: there is no such object")
-    if (
-        isinstance(error, (PermissionError, PermissionDeniedError, UnauthenticatedError))
-        or "403 Forbidden" in text
-        or "AccessDenied" in text
-    ):
-        bucket, key = split_uri(uri)
-        place = f"{arn()}{bucket}" + ("" if verb == "list" else f"/{key}")
-        fix = explain_missing_permission(f"s3:{IAM_ACTIONS[verb]}", place, text)
-        if verb == "read":
-            fix += f" and s3:ListBucket on {arn()}{bucket}"
-        return UserError(f"cannot {verb} {uri}: {fix}")
-    return UserError(f"cannot {verb} {uri}: {text.partition(chr(10))[0]}")

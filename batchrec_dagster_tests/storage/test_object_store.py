@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -18,12 +18,11 @@ from obstore.store import S3Store
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.storage import durable
+from batchrec_dagster.storage.buckets import MAX_PARTS, choose_part_size
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.objects import (
-    MAX_PARTS,
     ObjectNotFoundError,
     ObjectStore,
-    choose_part_size,
     split_uri,
 )
 from batchrec_dagster_tests.guard.builders import assert_etags_are_given
@@ -34,12 +33,21 @@ def store(tmp_path: Path) -> ObjectStore:
     return ObjectStore({"local": tmp_path / "folder"})
 
 
-@pytest.mark.parametrize("request_name", ["head", "get"])
-def test_a_read_whose_connection_is_cut_is_repeated(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, request_name: str
+REQUESTS: dict[str, Callable[[ObjectStore, str], object]] = {
+    "head": lambda store, uri: store.head(uri),
+    "get": lambda store, uri: store.get(uri),
+    "list": lambda store, uri: store.list(uri),
+    "list_with_delimiter": lambda store, uri: store.subfolders("s3://local/"),
+    "delete": lambda store, uri: store.delete(uri),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_request_whose_connection_is_cut_is_repeated(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     store.put("s3://local/a", b"four")
-    send = getattr(obstore, request_name)
+    send = getattr(obstore, name)
     cut = GenericError("Generic S3 error: HTTP error: error sending request")
     answers = iter([cut, cut])
 
@@ -48,20 +56,15 @@ def test_a_read_whose_connection_is_cut_is_repeated(
             raise error
         return send(*arguments, **options)
 
-    monkeypatch.setattr(obstore, request_name, send_when_whole)
+    monkeypatch.setattr(obstore, name, send_when_whole)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    if request_name == "head":
-        info = store.head("s3://local/a")
-        assert info is not None
-        assert info.size == 4
-    else:
-        assert store.get("s3://local/a") == b"four"
+    REQUESTS[name](store, "s3://local/a")
     assert next(answers, None) is None
 
     refused = GenericError("the server is out of order")
-    monkeypatch.setattr(obstore, request_name, Mock(side_effect=refused))
+    monkeypatch.setattr(obstore, name, Mock(side_effect=refused))
     with pytest.raises(UserError, match="the server is out of order"):
-        getattr(store, request_name)("s3://local/a")
+        REQUESTS[name](store, "s3://local/a")
 
 
 @given(st.integers(0, 5 * 1024**4))

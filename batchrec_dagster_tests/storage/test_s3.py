@@ -34,7 +34,7 @@ def bucket(s3: S3Server) -> str:
 def test_the_parts_of_a_large_file_grow_with_it(
     s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchrec_dagster.storage.objects.MAX_PARTS", 2)
+    monkeypatch.setattr("batchrec_dagster.storage.buckets.MAX_PARTS", 2)
     file, data = tmp_path / "large", os.urandom(35_000_000)
     file.write_bytes(data)
     # S3 appends the number of parts to the ETag.

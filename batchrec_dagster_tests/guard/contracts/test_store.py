@@ -93,14 +93,20 @@ def test_no_key_leads_out_of_the_folder(key: str) -> None:
         store = Store.open(Path(outer) / "storage")
         try:
             store.put(f"shop/{key}", b"x")
-        except (StorageError, ValueError):
+        except StorageError:
             return
         files = [path for path in Path(outer).rglob("*") if path.is_file()]
         assert len(files) == 1
         assert files[0].is_relative_to(Path(outer) / "storage/shop")
 
 
-@pytest.mark.parametrize("key", ["../secret", "a/../../secret", "./secret", "a//secret", "a\\b"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("../secret", "a/../../secret", "./secret", "a//secret", "a\\b"),
+        *("a\nb", "a\0b", "a\x7fb", "\tab"),
+    ],
+)
 def test_a_key_that_could_lead_elsewhere_is_refused(tmp_path: Path, key: str) -> None:
     (tmp_path / "secret").write_text("secret")
     store = Store.open(tmp_path / "storage")
