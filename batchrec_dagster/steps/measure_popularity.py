@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
-from batchrec_dagster.rules.pairs import Numbers, find_positions
+from batchrec_dagster.steps.numbered_ids import Numbers, find_positions
 from batchrec_dagster.steps.popular_items import find_popular_items
 from batchrec_dagster.steps.success import is_success
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity

@@ -30,7 +30,8 @@ from batchrec_dagster.personalize.schemas import (
     TIMESTAMP,
     USER_ID,
 )
-from batchrec_dagster.rules.pairs import Numbers, Pairs, find_positions
+from batchrec_dagster.steps.numbered_ids import Numbers, find_positions
+from batchrec_dagster.steps.pairs import Pairs
 from batchrec_dagster.steps.success import is_success
 
 

@@ -17,6 +17,7 @@ from batchrec_dagster.personalize.conditions import (
 )
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.steps.numbered_ids import find_positions
 
 EXISTS = "exists"
 """The column of the catalogue that says whether an item has attributes or interactions, rather than
@@ -127,7 +128,7 @@ class RuleContext:
         if not selections:
             return {}
         user, item = (
-            pl.col(column).cast(pl.Enum(ids), strict=False).to_physical().cast(pl.UInt64)
+            find_positions(column, ids).cast(pl.UInt64)
             for column, ids in ((USER_ID, self.user_ids), (ITEM_ID, self.item_ids))
         )
         conditions = {name: self._select(selection) for name, selection in selections.items()}
@@ -175,22 +176,3 @@ def encode_pairs(rows: pl.DataFrame, column: str) -> pl.Series:
     """The number of the list of each row times 2**32, and that in another column, as one number."""
     pair = pl.col("list").cast(pl.UInt64) * 2**32 + pl.col(column)
     return rows.select(pair.alias("pair")).to_series()
-
-
-class IdNumbers:
-    """The numbers of distinct ids, which count from 0.
-
-    It is made once, while a cast to an Enum would look at all ids again for each table.
-    """
-
-    def __init__(self, ids: pl.Series) -> None:
-        self._size = len(ids)
-        self._type = pl.Categorical(pl.Categories.random(physical=pl.UInt32))
-        # Polars numbers categories as they come, and forgets them with the last column that has
-        # them.
-        self._ids = ids.cast(self._type)
-
-    def find(self, ids: pl.Series) -> pl.Series:
-        """The number of each id; the number after the last for any other id, and for null."""
-        numbers = ids.cast(self._type).to_physical().fill_null(self._size)
-        return numbers.clip(upper_bound=self._size)

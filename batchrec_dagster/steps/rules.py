@@ -15,7 +15,8 @@ import polars as pl
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules, Pin, PriceRange
 from batchrec_dagster.steps.batch_jobs import explode_results
 from batchrec_dagster.steps.max_per import find_refused, read_limits
-from batchrec_dagster.steps.rule_context import EXISTS, IdNumbers, RuleContext, encode_pairs
+from batchrec_dagster.steps.numbered_ids import NumberedIds
+from batchrec_dagster.steps.rule_context import EXISTS, RuleContext, encode_pairs
 
 # Why a row is on a list, in the column `reason`; null for the model's own.
 POPULAR, PINNED = "popular", "pinned"
@@ -119,7 +120,7 @@ class Rules:
             selections[PRICE] = rules.price
         self._histories = context.read_histories(selections)
         # The numbers of many ids take as much memory as reading, which is over now.
-        self._items, self._users = IdNumbers(context.item_ids), IdNumbers(context.user_ids)
+        self._items, self._users = NumberedIds(context.item_ids), NumberedIds(context.user_ids)
         self._item_ids = context.item_ids.extend_constant(None, 1)
         self._left_out_by = find_item_rule(rules, context)
         self._is_exempt = self._prices = self._limits = None
@@ -195,7 +196,7 @@ class Rules:
         results = explode_results(lines.with_row_index("list"), "list")
         candidates = results.select(
             "list",
-            item=self._items.find(results.get_column("result")),
+            item=self._find_items(results.get_column("result")),
             place=pl.int_range(pl.len(), dtype=pl.UInt32),
         )
         left_out_by = self._find_rule(candidates, subjects)
@@ -220,7 +221,7 @@ class Rules:
         lists = pl.DataFrame(
             {
                 "list": pl.int_range(len(user_ids), dtype=pl.UInt32, eager=True),
-                "user": self._users.find(user_ids),
+                "user": self._users.find(user_ids).fill_null(len(self._users.ids)),
                 "user_id": user_ids,
             }
         )
@@ -381,9 +382,13 @@ class Rules:
             reason.alias("reason"),
         )
 
+    def _find_items(self, ids: pl.Series) -> pl.Series:
+        """The numbers of the items; that after the last for any that is not in the catalogue."""
+        return self._items.find(ids).fill_null(len(self._items.ids))
+
     def _find_popular(self, ids: pl.Series | None) -> pl.Series:
         """The numbers of the first popular items that the rules allow for anybody."""
-        items = self._items.find(pl.Series(dtype=pl.String) if ids is None else ids)
+        items = self._find_items(pl.Series(dtype=pl.String) if ids is None else ids)
         return items.filter(self._left_out_by.gather(items).is_null()).head(MOST_POPULAR)
 
 

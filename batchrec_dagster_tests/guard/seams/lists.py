@@ -28,6 +28,7 @@ from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.steps import item_pairs, popular_items, shared_jobs, training
+from batchrec_dagster.steps import rules as rules_of_lists
 from batchrec_dagster.steps.checks import (
     ModelToPublish,
     check_quality_gate,
@@ -126,7 +127,9 @@ def apply_rules(
         lines = pl.DataFrame(rows, schema=schema, orient="row")
         if are_popular:
             lines = lines.with_columns(reason=pl.lit("popular"))
-        pieces.append(prepared.apply(lines))
+        # In small parts, as many lists are made, and popular items are tried.
+        with patch.multiple(rules_of_lists, LISTS_AT_ONCE=2, FIRST_POPULAR=2):
+            pieces.append(prepared.apply(lines))
     counts = {
         f"{name} {effect}": count
         for name, effects in prepared.counts.items()
