@@ -29,8 +29,6 @@ from batchrec_dagster.personalize.schemas import (
 USER_FIELD, ITEM_FIELD, ITEM_ATTRIBUTES = "userId", "itemId", "itemAttributes"
 
 OUTPUT_SUFFIX = ".out"
-# The fields of an output line that has the users of a segment; see above.
-SEGMENT_LISTS = ("usersList", "recommendedUsers")
 
 # The documented maximum of a request in real time; for batch none is documented.
 MAX_RESULTS = 500

@@ -13,12 +13,11 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import polars as pl
 from pydantic import BaseModel
@@ -26,23 +25,24 @@ from pydantic import BaseModel
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, find_dataset_groups
-from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.prices import summarize_costs
-from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.sinks import SinkContext
 from batchrec_dagster.steps.cost import estimate_results, estimate_trainings
 from batchrec_dagster.steps.locks import hold_locks
 from batchrec_dagster.steps.sinks import count_sinks, write_sinks_again
-from batchrec_dagster.steps.stored_files import PreparedRecord, put_file
-from batchrec_dagster.steps.work import PersonalizeWork, list_removed_lists
-from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.edition_without import drop_users
-from batchrec_dagster.storage.editions import Editions
+from batchrec_dagster.steps.user_rows import (
+    count_edition_rows,
+    count_table_rows,
+    erase_from_editions,
+    erase_from_table,
+    list_tables,
+    list_users_of_sinks,
+    open_lists,
+)
+from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.erased import ErasedUsers, add_erased_users, read_erased_users
-from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys
-from batchrec_dagster.storage.objects import DamagedObjectError
-from batchrec_dagster.storage.records import load, save
+from batchrec_dagster.storage.layout import ListFiles, PipelineKeys
+from batchrec_dagster.storage.records import save
 
 REMAINS_ON_AWS = (
     "In Amazon Personalize the models stay that learned from these people among all others; the"
@@ -99,10 +99,12 @@ class Receipt(BaseModel, frozen=True):
 
 def find_traces(work: PersonalizeWork, people: Collection[str]) -> list[Trace]:
     """What the pipeline has of the people, place by place."""
-
     ids = _make_series(people)
     traces = [
-        *_count_table_rows(work, ids),
+        *(
+            Trace(name, number, "rows", "rows removed")
+            for name, number in count_table_rows(work, ids).items()
+        ),
         Trace(
             "copied and intermediate files, reports",
             len([*_list_files_made_again(work)]),
@@ -120,14 +122,9 @@ def find_traces(work: PersonalizeWork, people: Collection[str]) -> list[Trace]:
             is_of_people=False,
         ),
     ]
-    for files in _open_lists(work):
+    for files in open_lists(work):
         of_list = f" of {files.keys.name}" if files.keys.name else ""
-        editions = files.editions
-        live = editions.live()
-        rows = sum(
-            _count_rows(editions, edition, ids)
-            for edition in [*editions.kept(), *([live] if live else [])]
-        )
+        rows = count_edition_rows(files.editions, ids)
         traces.append(
             Trace(f"published lists{of_list}", rows, "rows", "rows removed; the editions stay")
         )
@@ -158,23 +155,22 @@ def erase(
         erased = add_erased_users(work.files, people)
         for uri in [*_list_files_made_again(work)]:
             store.delete(uri)
-        shutil.rmtree(work.storage.cache, ignore_errors=True)
         log.info(f"{work.pipeline.name}: deleted what the next refresh makes again")
         remains = [*describe_remains(work), *_erase_from_personalize(work, people)]
         log.info(f"{work.pipeline.name}: erased from Personalize")
-        for files in _open_lists(work):
+        for files in open_lists(work):
             erase_from_editions(files.editions, ids)
-        for table in _list_tables(work):
-            _erase_from_table(work, table, ids)
+        for table in list_tables(work):
+            erase_from_table(work, table, ids)
         log.info(f"{work.pipeline.name}: erased from tables and published lists")
         # Last, because a place that cannot be reached ends the erasure.
-        for files in _open_lists(work):
+        for files in open_lists(work):
             remains += _write_sinks(work, files, sink_owners)
         # DynamoDB's sink deletes from its table whom it has written, and is no more in the lists.
-        for table in _list_users_of_sinks(work):
-            _erase_from_table(work, table, ids)
-        # What was read of objects in S3 until now.
-        work.storage.remove_copies()
+        for table in list_users_of_sinks(work):
+            erase_from_table(work, table, ids)
+        # Downloads of sources, and copies of objects in S3 that were read until now.
+        shutil.rmtree(work.storage.cache, ignore_errors=True)
         log.info(f"{work.pipeline.name}: wrote the sinks again")
         for trace in find_traces(work, people):
             if trace.is_of_people and trace.number:
@@ -227,23 +223,6 @@ def _make_series(people: Collection[str]) -> pl.Series:
     return pl.Series("user_id", sorted(people), pl.String)
 
 
-def _is_in(column: str, ids: pl.Series) -> pl.Expr:
-    """Whether a row's value in the column is one of the ids; false for none."""
-    return pl.col(column).is_in(ids.implode()).fill_null(value=False)
-
-
-def _open_lists(work: PersonalizeWork) -> list[ListFiles]:
-    """The files of each list of users: of removed ones first, then of those that are declared.
-
-    A place that both were written to has the lists of the second in the end.
-    """
-    declared = [published.address for published in work.pipeline.user_lists]
-    removed = [f"{work.pipeline.name}/{name}" for name in list_removed_lists(work)]
-    # The list of the pipeline itself, from before it had several, is one of the removed.
-    former = [address for address in [work.pipeline.name, *removed] if address not in declared]
-    return [ListFiles(work.storage, ListKeys(address)) for address in [*former, *declared]]
-
-
 def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
     """The URIs of files that the next refresh makes again, and that may have people in them."""
     keys = work.pipeline.keys
@@ -253,9 +232,8 @@ def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
         keys.job_output("batch_inference"),
         keys.job_output("batch_segments"),
         keys.work,
-        keys.erasure_inputs,
     ]
-    for files in _open_lists(work):
+    for files in open_lists(work):
         prefixes += [
             files.keys.all_arm_users,
             f"{files.keys.report.rpartition('/')[0]}/",
@@ -264,140 +242,6 @@ def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
     for prefix in dict.fromkeys(prefixes):
         for info in work.storage.store.list(work.files.uri(prefix)):
             yield info.uri
-
-
-class AnyPreparedRecord(PreparedRecord, frozen=True, extra="allow"):
-    """The record of a file, with whatever else its step has recorded."""
-
-
-@dataclass(frozen=True)
-class UserTable:
-    """A file with a row for each of many users, besides the editions of lists."""
-
-    name: str
-    """What its rows are of."""
-    uri: str
-    column: str
-    """The column of the users' ids."""
-    record: str | None = None
-    """The URI of the record that says what the file is; None if nobody asks it."""
-
-    def scan(self, path: Path) -> pl.LazyFrame:
-        """The rows of a copy of it on this machine. CSV is text, so that all stays as it is."""
-        if self.uri.endswith(".csv"):
-            return pl.scan_csv(path, infer_schema=False, glob=False)
-        if self.uri.endswith(".json"):
-            return pl.scan_ndjson(path)
-        return pl.scan_parquet(path, glob=False)
-
-    def write(self, rows: pl.LazyFrame, path: Path) -> None:
-        """Write these rows in the same format."""
-        if self.uri.endswith(".csv"):
-            rows.sink_csv(path)
-        elif self.uri.endswith(".json"):
-            rows.sink_ndjson(path)
-        else:
-            rows.sink_parquet(path)
-
-
-def _list_tables(work: PersonalizeWork) -> Iterator[UserTable]:
-    """The tables of users that there are."""
-    keys = work.pipeline.keys
-    tables: list[tuple[str, str, str, str | None]] = [
-        ("interactions", keys.interactions, USER_ID, work.files.record_uri("interactions")),
-        ("attributes of users", keys.users, USER_ID, work.files.record_uri("users")),
-        ("users who get lists", keys.job_input("batch_inference"), USER_FIELD, None),
-        ("segments", keys.user_segments, "user_id", None),
-    ]
-    for files in _open_lists(work):
-        tables += [
-            ("users who get lists", files.keys.users_of_list, USER_FIELD, None),
-            ("users without lists", files.keys.all_users_without_lists, "user_id", None),
-        ]
-    yield from _find_tables(work, tables)
-
-
-def _list_users_of_sinks(work: PersonalizeWork) -> Iterator[UserTable]:
-    """The tables of the users that sinks have written, to know who is gone."""
-    folders = [files.keys.all_users_in_dynamodb for files in _open_lists(work)]
-    yield from _find_tables(
-        work, [("users in DynamoDB", folder, "user_id", None) for folder in folders]
-    )
-
-
-def _find_tables(
-    work: PersonalizeWork, tables: Sequence[tuple[str, str, str, str | None]]
-) -> Iterator[UserTable]:
-    """The tables that there are, of these names, keys or folders, columns and records."""
-    for name, prefix, column, record in dict.fromkeys(tables):
-        for info in work.storage.store.list(work.files.uri(prefix)):
-            # Another program may have put a file of its own there.
-            if info.uri.endswith((".csv", ".json", ".parquet")):
-                yield UserTable(name, info.uri, column, record)
-
-
-def _count_rows_of(work: PersonalizeWork, table: UserTable, ids: pl.Series) -> tuple[int, int]:
-    """How many rows of the table are of these people, and how many it has."""
-    with work.storage.local_file(table.uri) as path:
-        counts = table.scan(path).select(_is_in(table.column, ids).sum(), pl.len().alias("rows"))
-        return counts.collect(engine="streaming").row(0)
-
-
-def _count_table_rows(work: PersonalizeWork, ids: pl.Series) -> Iterator[Trace]:
-    """The rows of these people, for each kind of table."""
-    numbers: dict[str, int] = {}
-    for table in [*_list_tables(work), *_list_users_of_sinks(work)]:
-        number, _ = _count_rows_of(work, table, ids)
-        numbers[table.name] = numbers.get(table.name, 0) + number
-    for name, number in numbers.items():
-        yield Trace(name, number, "rows", "rows removed")
-
-
-def _erase_from_table(work: PersonalizeWork, table: UserTable, ids: pl.Series) -> None:
-    """Remove the people's rows. A table of which nothing is left is deleted."""
-    store = work.storage.store
-    number, rows = _count_rows_of(work, table, ids)
-    if number and number == rows:
-        store.delete(table.uri)
-    elif number:
-        with work.storage.local_file(table.uri) as path, temporary_folder() as folder:
-            new_path = folder / "table"
-            table.write(table.scan(path).filter(~_is_in(table.column, ids)), new_path)
-            file = put_file(store, table.uri, new_path)
-        record = load(store, table.record, AnyPreparedRecord) if table.record else None
-        if table.record and record is not None:
-            new = {"file": file, "version": file.version}
-            save(store, table.record, record.model_copy(update=new))
-
-
-def _count_rows(editions: Editions, edition: Edition, ids: pl.Series) -> int:
-    """How many rows of the edition are of these people."""
-    try:
-        rows = editions.read_rows(edition).filter(_is_in("user_id", ids)).select(pl.len())
-        return int(rows.collect(engine="streaming").item())
-    except DamagedObjectError:
-        # It is deleted if it is not live, and otherwise erasing says what to do.
-        return 0
-
-
-def erase_from_editions(editions: Editions, ids: pl.Series) -> None:
-    """Remove the people's rows. The number and the version of an edition stay.
-
-    A kept edition that is damaged is deleted: nobody can go back to it, or read it.
-    """
-    kept = editions.kept()
-    readable = {edition.uri for edition in kept}
-    for info in editions.store.list(editions.history):
-        if info.uri not in readable:
-            editions.store.delete(info.uri)
-    for edition in kept:
-        try:
-            drop_users(editions, edition, ids)
-        except DamagedObjectError:
-            editions.store.delete(edition.uri)
-    live = editions.live()
-    if live is not None:
-        drop_users(editions, live, ids)
 
 
 def _make_sink_context(work: PersonalizeWork, files: ListFiles) -> SinkContext:
@@ -409,10 +253,18 @@ def _write_sinks(
     work: PersonalizeWork, files: ListFiles, sink_owners: Mapping[str, str]
 ) -> list[str]:
     """Write the live lists again wherever they were written, and return what remains there."""
-    if files.editions.live() is None:
+    context = _make_sink_context(work, files)
+    if not count_sinks(context):
         return []
+    if files.editions.live() is None:
+        records = work.storage.where(files.uri(files.keys.all_sink_records))
+        raise UserError(
+            f"{context.address} has no published lists from which its sinks could be written again:"
+            f" run the refresh, or, if nobody reads them any more, delete {records}. Then run"
+            " batchrec forget again with the same ids"
+        )
     _, lists = files.editions.read()
-    results = write_sinks_again(lists, _make_sink_context(work, files), sink_owners)
+    results = write_sinks_again(lists, context, sink_owners)
     return [result.remains for result in results if result.remains]
 
 
@@ -440,5 +292,5 @@ def _erase_from_personalize(work: PersonalizeWork, people: Collection[str]) -> I
         if result.overlapping_work:
             yield (
                 f"{', '.join(result.overlapping_work)} started while Personalize erased, so its"
-                f" models may have something of these people until the next training."
+                " models may have something of these people until the next training."
             )

@@ -337,6 +337,25 @@ def test_until_the_next_refresh_lists_are_shown_and_rolled_back(first_shop: Shop
     assert first_shop.run().success
 
 
+def test_a_sink_that_cannot_be_reached_is_named_after_all_else_is_erased(
+    first_shop: Shop, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DATABASE_URL", postgres_url)
+    first_shop.declare(sinks={"postgres": {"url_env": "SHOP_DATABASE_URL"}})
+    assert first_shop.run().success
+    monkeypatch.delenv("SHOP_DATABASE_URL")
+    for _ in range(2):
+        result = first_shop.forget("7", "--yes")
+        assert result.exit_code == 1
+        assert "SHOP_DATABASE_URL is not set" in " ".join(result.output.split())
+        assert "7" not in {*table(first_shop.project, "shop").get_column("user_id")}
+    # The message says what to delete if the database is gone for good.
+    (record,) = (first_shop.project.storage / "shop/records/sinks").iterdir()
+    assert str(record) in "".join(result.output.split())
+    record.unlink()
+    assert first_shop.forget("7", "--yes").exit_code == 0
+
+
 def test_a_kept_edition_that_is_damaged_is_deleted_and_a_live_one_is_named(
     first_shop: Shop,
 ) -> None:
