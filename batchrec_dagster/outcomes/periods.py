@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.editions import Night
+from batchrec_dagster.storage.nights import Night
 
 # What a period starts with: the publication of its edition, or the end of the edition's data.
 PUBLICATION, DATA = "publication", "data"

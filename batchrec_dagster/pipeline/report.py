@@ -58,9 +58,9 @@ from batchrec_dagster.steps.reasons import weigh_events
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
+from batchrec_dagster.storage.nights import Night
 from batchrec_dagster.storage.objects import ObjectNotFoundError
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.

@@ -19,8 +19,8 @@ from batchrec_dagster.personalize.evidence import read_ndcg
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds
-from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.nights import Night
 
 # The metadata of every asset that names its pipeline, and of those of one of several lists that
 # names the list.

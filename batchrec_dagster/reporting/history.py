@@ -26,8 +26,8 @@ from batchrec_dagster.reporting.editions import (
 from batchrec_dagster.reporting.facts import Facts
 from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.editions import EditionsRecord, Night
 from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.nights import EditionsRecord, Night
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 
 # The name of the report's record in the storage.

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal
 
-from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.nights import Night
 
 Status = Literal[
     "published", "rolled back", "restored", "refused", "failed", "stopped", "unchanged"

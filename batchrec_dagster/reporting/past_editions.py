@@ -9,8 +9,8 @@ from functools import cached_property
 
 from batchrec_dagster.reporting.terminal import format_time
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.nights import Night
 
 # The setting that decides how many editions are kept.
 SETTING = "retention.editions"

@@ -19,8 +19,8 @@ from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.reporting.remote_file import RemoteFile
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, ListKeys
+from batchrec_dagster.storage.nights import Night
 from batchrec_dagster.storage.objects import ObjectInfo
 
 

@@ -11,9 +11,9 @@ import dagster as dg
 
 from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.reporting.run_stages import name_stage
-from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held
+from batchrec_dagster.storage.nights import Night
 
 # This many runs that failed are read.
 MOST_RUNS = 100

@@ -23,9 +23,10 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunFacts, explain_skipping, measure_seconds
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
-from batchrec_dagster.storage.editions import Editions, EditionsRecord
+from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import Lock
+from batchrec_dagster.storage.nights import EditionsRecord
 
 # Part of what lists are made of: raise it when the same inputs would become other lists.
 CODE_VERSION = "1"

@@ -28,10 +28,11 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Edition, Withdrawn
 from batchrec_dagster.storage.edition_without import write_without
-from batchrec_dagster.storage.editions import Editions, EditionsRecord
+from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import Lock
+from batchrec_dagster.storage.nights import EditionsRecord
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
 
 PREVIOUS = "previous"

@@ -13,174 +13,33 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Literal
+from typing import IO, BinaryIO
 
 import polars as pl
-from pydantic import BaseModel
 
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.storage.edition import Edition, Withdrawn
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.list_file import read_footer, read_footer_length
 from batchrec_dagster.storage.lock import Lock
+from batchrec_dagster.storage.nights import EditionsRecord, Night
 from batchrec_dagster.storage.objects import (
     ABSENT,
     DamagedObjectError,
     ObjectNotFoundError,
+    ObjectReplacedError,
     ObjectStore,
 )
-from batchrec_dagster.storage.records import load, save
+from batchrec_dagster.storage.records import load
 
 # A footer nearly always fits into this many bytes.
 FOOTER_BYTES = 64 * 1024
-# The nights that published nothing of a year and a month are remembered. There are more only where
-# runs fail by the hour.
-MOST_OTHER_NIGHTS = 400
+# The record is written this often if others write it at the same time.
+MOST_ATTEMPTS = 20
 _KEPT = re.compile(r"(\d{6,})-\w+\.parquet")
-
-
-class Night(BaseModel, frozen=True):
-    """A run that made an edition live, or ended without. It names no user.
-
-    What is None is not known, or does not apply.
-    """
-
-    time: datetime
-    """When the edition became live, or the run ended."""
-    ended: Literal["published", "restored", "refused", "failed", "stopped", "unchanged"]
-    """`restored` if a rollback made older lists live again, `refused` if a check failed,
-    `unchanged` if there was nothing new to publish."""
-    run: str
-    """The id of the first of the run and its retries; empty if it is not known."""
-
-    edition: int | None = None
-    """The number of the edition that became live."""
-    version: str | None = None
-    """Its version."""
-    replaced: int | None = None
-    """The number of the edition that was live before."""
-    data_until: int | None = None
-    """The time of the newest interaction that the edition was made from, in epoch seconds."""
-    users: int | None = None
-    """How many users have a list."""
-
-    steps: tuple[str, ...] = ()
-    """The assets whose steps ended the run, if it made no edition live."""
-    checks: tuple[str, ...] = ()
-    """The names of the checks that refused."""
-
-    ndcg: float | None = None
-    """The NDCG@25 of the edition's model, or of the model that was refused."""
-    ndcg_low: float | None = None
-    ndcg_high: float | None = None
-    popular_ndcg: float | None = None
-    """The NDCG@25 of recommending the most popular items."""
-    measured_on: str | None = None
-    """As that of the edition."""
-    success: tuple[str, ...] = ()
-    """The types of events that the NDCG counts alone; empty if it counts all."""
-    cost_usd: float | None = None
-    """What the run paid."""
-    seconds: float | None = None
-    """How long the run took until the edition was live, or until it ended."""
-
-    @classmethod
-    def of(cls, edition: Edition) -> Night:
-        """The night in which the edition became live last."""
-        is_new = edition.because == "published"
-        return cls(
-            time=edition.live_since,
-            ended="published" if is_new else "restored",
-            run=edition.live_by,
-            edition=edition.number,
-            version=edition.version,
-            replaced=edition.replaced,
-            data_until=edition.data_until,
-            users=edition.counts.subjects if edition.subject == "user" else None,
-            ndcg=edition.ndcg,
-            ndcg_low=edition.ndcg_low,
-            ndcg_high=edition.ndcg_high,
-            popular_ndcg=edition.popular_ndcg,
-            measured_on=edition.measured_on,
-            success=edition.success,
-            # Those of the run that made it are no part of a rollback.
-            cost_usd=edition.cost_usd if is_new else None,
-            seconds=edition.seconds if is_new else None,
-        )
-
-    def is_of(self, edition: Edition) -> bool:
-        """Whether it made this edition live."""
-        return (self.edition, self.version) == (edition.number, edition.version)
-
-    @property
-    def because(self) -> str:
-        """Why its edition became live: `published` or `rolled back`."""
-        return "published" if self.ended == "published" else "rolled back"
-
-    @property
-    def description(self) -> str:
-        """Since when its edition is live, and why, such as `since 2026-11-24 03:10 UTC`."""
-        text = f"since {self.time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-        if self.ended == "restored":
-            text += f", rolled back to from edition {self.replaced}"
-        return text
-
-
-class EditionsRecord(BaseModel, frozen=True):
-    """What `editions.json` has."""
-
-    nights: tuple[Night, ...] = ()
-    """The oldest comes first."""
-    withdrawn: tuple[Withdrawn, ...] = ()
-    """The lists that were rolled back, and may not come back by themselves."""
-
-    @property
-    def publications(self) -> tuple[Night, ...]:
-        """The nights in which an edition became live, the oldest first."""
-        return tuple(night for night in self.nights if night.edition is not None)
-
-    @property
-    def live(self) -> Night | None:
-        """The night that made the live edition live; None if nothing was published."""
-        return self.publications[-1] if self.publications else None
-
-    def is_withdrawn(self, edition: Edition) -> bool:
-        """Whether the lists of this edition were rolled back."""
-        return any(lists.matches(edition) for lists in self.withdrawn)
-
-    def find_before(self, edition: Edition) -> Night | None:
-        """What readers had before this edition was first published; None if nothing.
-
-        Lists that were rolled back, and equal ones, are passed over.
-        """
-        withdrawn = {lists.number for lists in self.withdrawn}
-        before = None
-        for night in self.publications:
-            if night.is_of(edition):
-                break
-            if night.version != edition.version and night.edition not in withdrawn:
-                before = night
-        return before
-
-    def without(self, run: str, steps: tuple[str, ...]) -> EditionsRecord:
-        """The record without the nights that ended in these steps of the run."""
-        kept = (
-            night
-            for night in self.nights
-            if (night.edition, night.run, night.steps) != (None, run, steps)
-        )
-        return self.model_copy(update={"nights": tuple(kept)})
-
-    def add(self, night: Night) -> EditionsRecord:
-        """The record with another night. Of those that published nothing the newest stay."""
-        nights = [*self.nights, night]
-        others = [place for place, past in enumerate(nights) if past.edition is None]
-        forgotten = {*others[:-MOST_OTHER_NIGHTS]}
-        kept = (past for place, past in enumerate(nights) if place not in forgotten)
-        return self.model_copy(update={"nights": tuple(kept)})
 
 
 @dataclass(frozen=True)
@@ -269,16 +128,17 @@ class Editions:
         """
         info = self.store.head(self.uri)
         edition = read_footer(file, Edition).model_copy(update={"uri": self.uri})
-        live, record = self.live(), self.record()
+        # What a killed run put there stands in no other place yet.
+        self.settle()
+        live = self.live()
         if live is not None and live.version == edition.version and not live.users_dropped:
-            self._write_record(record)
             return live
         if live is not None:
             self._keep_copy(live)
         lock.require_held()
         # A run that is overtaken after this must not replace what it has not seen.
         self.store.replace(self.uri, file, ABSENT if info is None else info.etag)
-        self._write_record(_add_live(record, edition))
+        self.settle()
         self._prune(live, edition, keep)
         return edition
 
@@ -309,20 +169,29 @@ class Editions:
         return _add_live(record, live)
 
     def settle(self) -> None:
-        """Write down what is live now, if a killed run did not."""
-        self._write_record(self.record())
+        """Record what is live now, unless that is recorded."""
+        self._change_record(lambda record: record)
 
     def add_night(self, night: Night) -> None:
         """Record a night that published nothing, instead of what the step did in it before."""
-        self._write_record(self.record().without(night.run, night.steps).add(night))
+        self._change_record(lambda record: record.without(night.run, night.steps).add(night))
 
     def remove_nights(self, run: str, step: str) -> None:
         """Forget that the step ended this run, because a retry of it succeeded."""
-        self._write_record(self.record().without(run, (step,)))
+        self._change_record(lambda record: record.without(run, (step,)))
 
-    def _write_record(self, record: EditionsRecord) -> None:
-        if record != load(self.store, self.record_uri, EditionsRecord):
-            save(self.store, self.record_uri, record)
+    def _change_record(self, change: Callable[[EditionsRecord], EditionsRecord]) -> None:
+        """Write the record as this changes it, also if other steps write it at the same time."""
+        for _ in range(MOST_ATTEMPTS):
+            info = self.store.head(self.record_uri)
+            record = change(self.record())
+            if record == (load(self.store, self.record_uri, EditionsRecord) or EditionsRecord()):
+                return
+            content = (record.model_dump_json(indent=2) + "\n").encode()
+            with suppress(ObjectReplacedError):
+                self.store.replace(self.record_uri, content, ABSENT if info is None else info.etag)
+                return
+        raise UserError(f"{self.record_uri} is written by others all the time: run again")
 
     def _derive_record(self) -> EditionsRecord:
         """The record without a file of it: the kept editions, as they were first published.

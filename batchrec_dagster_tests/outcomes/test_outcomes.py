@@ -24,8 +24,8 @@ from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.editions import Night
 from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.nights import Night
 from batchrec_dagster_tests.guard.builders import declaration
 from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 

@@ -27,10 +27,10 @@ from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.run_records import read_ended_runs
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.editions import MOST_OTHER_NIGHTS, Night
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.lock import hold_lock
+from batchrec_dagster.storage.nights import MOST_OTHER_NIGHTS, Night
 from batchrec_dagster_tests.guard.editions import ALONE, make_edition, restore
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 from batchrec_dagster_tests.texts import assert_texts
@@ -184,7 +184,7 @@ def test_a_retry_that_succeeds_is_one_night(files: ListFiles, tmp_path: Path) ->
 
 def test_the_records_do_not_grow_forever(files: ListFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_OTHER_NIGHTS > 366
-    monkeypatch.setattr("batchrec_dagster.storage.editions.MOST_OTHER_NIGHTS", 3)
+    monkeypatch.setattr("batchrec_dagster.storage.nights.MOST_OTHER_NIGHTS", 3)
     for night in range(5):
         record(files, night, "failed", "raw_ratings")
     assert len(read_other_nights(files)) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from batchrec_dagster.storage import list_file
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.edition_without import drop_users, write_without
-from batchrec_dagster.storage.editions import Editions, EditionsRecord, Night
+from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.lock import Lock, hold_lock
+from batchrec_dagster.storage.nights import EditionsRecord, Night
 from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectReplacedError, ObjectStore
 from batchrec_dagster.storage.records import load
 from batchrec_dagster_tests.guard.editions import ALONE, make_edition, restore
@@ -178,6 +180,18 @@ def test_nights_of_one_second_are_in_their_order(editions: Editions) -> None:
         (None, "a"), (None, "b"), (None, "c"),
     ]  # fmt: skip
     assert [night.edition for night in nights[::2]] == [1, 2, 3]
+
+
+def test_steps_that_end_at_the_same_time_are_all_recorded(s3: S3Server) -> None:
+    editions = open_editions(s3.store(), s3.create_bucket())
+    publish(editions, "a")
+    time = make_edition({}).made_at
+    nights = [Night(time=time, ended="failed", run=f"{run}", steps=("step",)) for run in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(editions.add_night, nights))
+    recorded = editions.record().nights
+    assert {night.run for night in recorded if night.edition is None} == {*"01234567"}
+    assert [night.edition for night in editions.record().publications] == [1]
 
 
 def test_what_is_being_read_stays_as_it_is(editions: Editions) -> None:
