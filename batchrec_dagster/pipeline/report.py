@@ -334,7 +334,7 @@ def _fingerprint_tables(work: Work, published: PublishedList, edition: Edition) 
         edition.version,
         *([edition.users_dropped] if edition.users_dropped else []),
         work.files.interactions_version(),
-        work.storage.version(work.files.uri(published.users_key)),
+        work.files.record_version(published.users_record),
         optional_keys,
         [work.storage.version(work.storage.uri(key)) for key in optional_keys],
         list(list_categories(work.pipeline)),

@@ -23,7 +23,6 @@ from batchrec_dagster.steps.stored_files import TableRecord, put_table
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Finding
-from batchrec_dagster.storage.records import load
 
 CODE_VERSION = "1"
 ITEMS_READABLE = "items_readable"
@@ -131,8 +130,7 @@ def list_optional_tables(pipeline: Pipeline) -> list[str]:
 
 def read_titles_version(work: Work) -> str:
     """The version of the titles, which the pipeline must declare. Raises UserError."""
-    record = load(work.storage.store, work.files.record_uri("item_titles"), TableRecord)
-    return "" if record is None else record.version
+    return work.files.record_version(work.pipeline.keys.record("item_titles"))
 
 
 def read_titles(work: Work) -> pl.DataFrame:

@@ -81,7 +81,7 @@ def read_popularity_versions(work: Work, published: PublishedList) -> list[str]:
     """What changes when users' attributes make other lists for newcomers. Raises UserError."""
     if not isinstance(published.settings.newcomers, PopularBy):
         return []
-    return [work.storage.version(work.storage.uri(work.pipeline.keys.users))]
+    return [work.files.record_version(work.pipeline.keys.record("users"))]
 
 
 def read_user_groups(work: Work, published: PublishedList) -> pl.DataFrame:

@@ -320,23 +320,19 @@ class PipelineFiles:
 
     def interactions_version(self) -> str:
         """The version of the interactions, as their record says; empty without one."""
-        record = load(self.storage.store, self.record_uri("interactions"), Record)
+        return self.record_version(self.keys.record("interactions"))
+
+    def record_version(self, key: str) -> str:
+        """The version of what a step has made, as the record at this key says; empty without one.
+
+        Nothing but the record is read.
+        """
+        record = load(self.storage.store, self.uri(key), Record)
         return "" if record is None else record.version
 
     def record_uri(self, asset: str) -> str:
         """The URI of the asset's record."""
         return self.uri(self.keys.record(asset))
-
-    def record(self, asset: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
-        """The record of the asset's last run; empty if there is none.
-
-        shape: the type that it must fit, see records.py.
-        """
-        return read_record(self.storage, self.uri(self.keys.record(asset)), shape)
-
-    def write_record(self, asset: str, record: Mapping[str, Any]) -> None:
-        """Write the asset's record for later runs."""
-        write_record(self.storage, self.keys.record(asset), record)
 
     def parquet(self, key: str, damaged: str) -> pl.DataFrame | None:
         """The table at this key; None if there is none.

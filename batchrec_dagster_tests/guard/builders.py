@@ -28,7 +28,6 @@ import yaml
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.pipeline.loading import load_pipelines
-from batchrec_dagster.preparation.users import list_distinct_users
 from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -333,16 +332,6 @@ def assert_etags_are_given(store: ObjectStore, folder: Path, root: str) -> None:
     for name in ("small", "large"):
         copied = store.copy(f"{root}/{name}", f"{root}/copy of {name}")
         assert copied == etag(f"{root}/copy of {name}")
-
-
-def last_times(interactions: Path) -> pl.DataFrame:
-    """USER_ID, TIMESTAMP, INTERACTIONS: the users of the file, as the local engine has them, each
-    with their last time and how many they have."""
-    types = {"USER_ID": pl.String, "TIMESTAMP": pl.Int64}
-    frame = pl.scan_csv(interactions, schema_overrides=types, glob=False)
-    times = frame.group_by("USER_ID").agg(pl.col("TIMESTAMP").max(), INTERACTIONS=pl.len())
-    users = list_distinct_users(frame).rename({"userId": "USER_ID"})
-    return users.join(times.collect(), on="USER_ID", maintain_order="left")
 
 
 def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
