@@ -1,7 +1,7 @@
 """The rules of lists, as operations on a table of candidates.
 
 A candidate is an item that a list may have: a row with the number of the list, that of the item,
-and its place among the results of the model, best first. The rules take rows out of the table,
+and its index among the results of the model, best first. The rules take rows out of the table,
 then pins put rows at their ranks, and the first rows of each list become the list. Rows of popular
 items come where it is short.
 """
@@ -14,8 +14,9 @@ import polars as pl
 
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules, Pin, PriceRange
 from batchrec_dagster.steps.batch_jobs import explode_results
-from batchrec_dagster.steps.max_per import find_refused, read_limits
+from batchrec_dagster.steps.max_per import read_limits
 from batchrec_dagster.steps.numbered_ids import NumberedIds
+from batchrec_dagster.steps.ranks import Ranks, rank_rows
 from batchrec_dagster.steps.rule_context import EXISTS, RuleContext, encode_pairs
 
 # Why a row is on a list, in the column `reason`; null for the model's own.
@@ -28,7 +29,7 @@ MAX_PER, PIN = "max_per", "pin"
 MOST_POPULAR, FIRST_POPULAR = 1_000, 100
 # The rules are applied to this many lists at once.
 LISTS_AT_ONCE = 5_000
-# The place of a popular item among the candidates is this and its rank, after all of the model's.
+# The index of a popular item among the candidates is this and its own, after all of the model's.
 AFTER_MODEL = 1_000_000
 
 PINNED_ROWS = {"list": pl.UInt32, "item": pl.UInt32, "rank": pl.Int64}
@@ -42,7 +43,7 @@ class RuleCounts:
     """Its key in the declaration."""
     removed: int = 0
     """How many results it left out: of a filter all that it does not allow, of max_per those that
-    it refused on a list with free places."""
+    it refused on a list with free ranks."""
     added: int = 0
     """How many rows it put on lists."""
     emptied: int = 0
@@ -111,7 +112,6 @@ class Rules:
         self, rules: ListRules, exclude_seen: ExcludeSeen | None, context: RuleContext
     ) -> None:
         self._rules = rules
-        self._num_results = context.num_results
         self._fills_lists_of_model = context.fills_lists_of_model
         selections: dict[str, ExcludeSeen | PriceRange] = {}
         if exclude_seen is not None:
@@ -123,13 +123,13 @@ class Rules:
         self._items, self._users = NumberedIds(context.item_ids), NumberedIds(context.user_ids)
         self._item_ids = context.item_ids.extend_constant(None, 1)
         self._left_out_by = find_item_rule(rules, context)
-        self._is_exempt = self._prices = self._limits = None
+        self._is_exempt = self._prices = None
         if exclude_seen is not None and exclude_seen.unless is not None:
             self._is_exempt = context.match_items(exclude_seen.unless)
         if rules.price is not None:
             self._prices = context.read_column(rules.price.of).cast(pl.Float64)
-        if rules.max_per:
-            self._limits = read_limits(rules.max_per, context)
+        limits = read_limits(rules.max_per, context) if rules.max_per else None
+        self._ranks = Ranks(context.num_results, limits)
         pins = [pin for pin in rules.pin if not pin.is_over(context.today)]
         self.pins = [PreparedPin(pin, context) for pin in pins]
         self._popular = self._find_popular(context.popular)
@@ -197,12 +197,12 @@ class Rules:
         candidates = results.select(
             "list",
             item=self._find_items(results.get_column("result")),
-            place=pl.int_range(pl.len(), dtype=pl.UInt32),
+            index=pl.int_range(pl.len(), dtype=pl.UInt32),
         )
         left_out_by = self._find_rule(candidates, subjects)
         allowed = candidates.filter(left_out_by.is_null())
         pinned = self._pin(allowed, subjects)
-        chosen, refused = self._choose(allowed, pinned, subjects)
+        chosen, refused = self._ranks.choose(allowed, pinned, subjects.lists)
         if "reason" in lines.columns:
             chosen, _ = self._fill(chosen, pinned, subjects)
         elif self._fills_lists_of_model:
@@ -291,33 +291,13 @@ class Rules:
             self.counts[PIN].unmet += pl.concat(unmet).n_unique()
         return pinned
 
-    def _choose(
-        self, candidates: pl.DataFrame, pinned: pl.DataFrame, subjects: Subjects
-    ) -> tuple[pl.DataFrame, int]:
-        """The first candidates that fit on each list, and how many max_per refused before them.
-
-        candidates: the columns list, item and place, in order.
-        """
-        if pinned.height:
-            candidates = candidates.join(pinned, on=["list", "item"], how="anti")
-        is_refused = pl.Series([False]).new_from_index(0, candidates.height)
-        if self._limits is not None:
-            is_refused = find_refused(candidates, pinned, self._limits)
-        free = self._count_free(pinned, subjects)
-        rows = candidates.with_columns(fits=~is_refused, free=free.gather(candidates["list"]))
-        taken = pl.col("fits").cast(pl.Int64).cum_sum().over("list")
-        rows = rows.with_columns(taken=taken)
-        refused = rows.select((~pl.col("fits") & (pl.col("taken") < pl.col("free"))).sum())
-        chosen = rows.filter(pl.col("fits") & (pl.col("taken") <= pl.col("free")))
-        return chosen.select("list", "item", "place"), int(refused.item())
-
     def _fill(
         self, chosen: pl.DataFrame, pinned: pl.DataFrame, subjects: Subjects
     ) -> tuple[pl.DataFrame, int]:
         """The candidates with popular items on short lists, and how many lists were short."""
-        places = pl.int_range(AFTER_MODEL, AFTER_MODEL + len(self._popular), eager=True)
-        popular = pl.DataFrame({"item": self._popular, "place": places.cast(pl.UInt32)})
-        were_short = short = self._find_short(chosen, pinned, subjects)
+        indices = pl.int_range(AFTER_MODEL, AFTER_MODEL + len(self._popular), eager=True)
+        popular = pl.DataFrame({"item": self._popular, "index": indices.cast(pl.UInt32)})
+        were_short = short = self._ranks.find_short(chosen, pinned, subjects.lists)
         for part in (popular.head(FIRST_POPULAR), popular.slice(FIRST_POPULAR)):
             if not (short.height and part.height):
                 break
@@ -325,25 +305,12 @@ class Rules:
             offered = offered.filter(self._find_rule(offered, subjects).is_null())
             offered = offered.join(chosen, on=["list", "item"], how="anti")
             on_list = chosen.join(short, on="list", how="semi")
-            rows = pl.concat([on_list, offered]).sort("list", "place")
-            filled, _ = self._choose(rows, pinned, subjects)
+            rows = pl.concat([on_list, offered]).sort("list", "index")
+            filled, _ = self._ranks.choose(rows, pinned, subjects.lists)
             others = chosen.join(short, on="list", how="anti")
-            chosen = pl.concat([others, filled]).sort("list", "place")
-            short = self._find_short(chosen, pinned, subjects)
+            chosen = pl.concat([others, filled]).sort("list", "index")
+            short = self._ranks.find_short(chosen, pinned, subjects.lists)
         return chosen, were_short.height
-
-    def _find_short(
-        self, chosen: pl.DataFrame, pinned: pl.DataFrame, subjects: Subjects
-    ) -> pl.DataFrame:
-        """The column list: the lists with free places."""
-        rows = pl.concat([chosen.select("list"), pinned.select("list")])
-        return subjects.lists.select("list").filter(self._count_free(rows, subjects) > 0)
-
-    def _count_free(self, rows: pl.DataFrame, subjects: Subjects) -> pl.Series:
-        """How many places of each list these rows leave, by the number of the list."""
-        counts = rows.group_by("list").agg(items=pl.len().cast(pl.Int64))
-        lists = subjects.lists.join(counts, on="list", how="left", maintain_order="left")
-        return self._num_results - lists["items"].fill_null(0)
 
     def _count(self, rows: pl.DataFrame, candidates: pl.DataFrame, subjects: Subjects) -> None:
         """Count what the rules left out.
@@ -366,19 +333,19 @@ class Rules:
     def _write(self, rows: pl.DataFrame, results: pl.DataFrame, subjects: Subjects) -> pl.DataFrame:
         """The rows with their ids, scores and reasons.
 
-        results: the model's, in which `place` counts.
+        results: the model's, in which `index` counts.
         """
-        is_popular = pl.col("place") >= AFTER_MODEL
-        is_pinned = pl.col("place").is_null()
+        is_popular = pl.col("index") >= AFTER_MODEL
+        is_pinned = pl.col("index").is_null()
         reason = pl.when(is_pinned).then(pl.lit(PINNED)).when(is_popular).then(pl.lit(POPULAR))
-        place = rows.select(pl.when(~is_popular).then("place")).to_series()
-        item_ids = results["result"].gather(place)
-        item_ids = item_ids.zip_with(place.is_not_null(), self._item_ids.gather(rows["item"]))
+        index = rows.select(pl.when(~is_popular).then("index")).to_series()
+        item_ids = results["result"].gather(index)
+        item_ids = item_ids.zip_with(index.is_not_null(), self._item_ids.gather(rows["item"]))
         return rows.select(
             subjects.lists["user_id"].gather(rows["list"]).alias("user_id"),
             "rank",
             item_ids.alias("item_id"),
-            results["score"].gather(place).alias("score"),
+            results["score"].gather(index).alias("score"),
             reason.alias("reason"),
         )
 
@@ -408,23 +375,6 @@ def find_item_rule(rules: ListRules, context: RuleContext) -> pl.Series:
         for name, mask in is_left_out.items()
     ]
     return pl.select(pl.coalesce(numbers)).to_series()
-
-
-def rank_rows(chosen: pl.DataFrame, pinned: pl.DataFrame) -> pl.DataFrame:
-    """The rows of all lists, in order: list, rank, item, and place, null where pinned.
-
-    chosen: the columns list, item and place, in order.
-    On a list that is too short for a pinned item's rank, the item comes last.
-    """
-    rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("list")
-    rows = chosen.with_columns(rank=rank)
-    for pinned_rank in pinned["rank"].unique().sort():
-        lists = pinned.filter(rank=pinned_rank)["list"]
-        is_behind = pl.col("list").is_in(lists.implode()) & (pl.col("rank") >= pinned_rank)
-        rows = rows.with_columns(rank=pl.col("rank") + is_behind.cast(pl.Int64))
-    at_ranks = pinned.with_columns(place=pl.lit(None, dtype=pl.UInt32)).select(rows.columns)
-    rows = pl.concat([rows, at_ranks]).sort("list", "rank")
-    return rows.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("list"))
 
 
 def _repeat_number(rule: str, rows: int) -> pl.Series:

@@ -1,0 +1,72 @@
+"""Which candidates get the ranks of a list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from batchrec_dagster.steps.max_per import find_refused
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of every list, which candidates take in their order."""
+
+    num_results: int
+    """How many ranks a list has."""
+    limits: pl.DataFrame | None = None
+    """How many items of a value a list may have, as `max_per.read_limits` reads it; None if any
+    number."""
+
+    def choose(
+        self, candidates: pl.DataFrame, pinned: pl.DataFrame, lists: pl.DataFrame
+    ) -> tuple[pl.DataFrame, int]:
+        """The first candidates that fit on each list, and how many max_per refused before them.
+
+        candidates: the columns list, item and index, in order.
+        pinned: the columns list and item.
+        lists: all lists, in the order of the column list, which counts from 0.
+        """
+        if pinned.height:
+            candidates = candidates.join(pinned, on=["list", "item"], how="anti")
+        is_refused = pl.Series([False]).new_from_index(0, candidates.height)
+        if self.limits is not None:
+            is_refused = find_refused(candidates, pinned, self.limits)
+        free = self._count_free(pinned, lists)
+        rows = candidates.with_columns(fits=~is_refused, free=free.gather(candidates["list"]))
+        taken = pl.col("fits").cast(pl.Int64).cum_sum().over("list")
+        rows = rows.with_columns(taken=taken)
+        refused = rows.select((~pl.col("fits") & (pl.col("taken") < pl.col("free"))).sum())
+        chosen = rows.filter(pl.col("fits") & (pl.col("taken") <= pl.col("free")))
+        return chosen.select("list", "item", "index"), int(refused.item())
+
+    def find_short(
+        self, chosen: pl.DataFrame, pinned: pl.DataFrame, lists: pl.DataFrame
+    ) -> pl.DataFrame:
+        """The column list: the lists with free ranks."""
+        rows = pl.concat([chosen.select("list"), pinned.select("list")])
+        return lists.select("list").filter(self._count_free(rows, lists) > 0)
+
+    def _count_free(self, rows: pl.DataFrame, lists: pl.DataFrame) -> pl.Series:
+        """How many ranks of each list these rows leave, by the number of the list."""
+        counts = rows.group_by("list").agg(items=pl.len().cast(pl.Int64))
+        counted = lists.join(counts, on="list", how="left", maintain_order="left")
+        return self.num_results - counted["items"].fill_null(0)
+
+
+def rank_rows(chosen: pl.DataFrame, pinned: pl.DataFrame) -> pl.DataFrame:
+    """The rows of all lists, in order: list, rank, item, and index, null where pinned.
+
+    chosen: the columns list, item and index, in order.
+    On a list that is too short for a pinned item's rank, the item comes last.
+    """
+    rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over("list")
+    rows = chosen.with_columns(rank=rank)
+    for pinned_rank in pinned["rank"].unique().sort():
+        lists = pinned.filter(rank=pinned_rank)["list"]
+        is_behind = pl.col("list").is_in(lists.implode()) & (pl.col("rank") >= pinned_rank)
+        rows = rows.with_columns(rank=pl.col("rank") + is_behind.cast(pl.Int64))
+    at_ranks = pinned.with_columns(index=pl.lit(None, dtype=pl.UInt32)).select(rows.columns)
+    rows = pl.concat([rows, at_ranks]).sort("list", "rank")
+    return rows.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("list"))
