@@ -155,6 +155,14 @@ class Evidence:
         ]
 
 
+class MeasuredNdcg(Protocol):
+    """What was measured of recommending popular items."""
+
+    @property
+    def ndcg(self) -> float:
+        """NDCG@25."""
+
+
 class Measured(Protocol):
     """What was measured of a model: its record has it, and an edition that it made."""
 
@@ -167,8 +175,8 @@ class Measured(Protocol):
         """As `Evidence.read` takes it."""
 
     @property
-    def recent_popularity(self) -> Mapping[str, Any]:
-        """What recommending popular items reaches; empty if it was not measured."""
+    def recent_popularity(self) -> MeasuredNdcg | None:
+        """What recommending popular items reaches; None if it was not measured."""
 
 
 def read_ndcg(measured: Measured) -> MetricEstimate | None:
@@ -187,7 +195,8 @@ def read_popular_ndcg(measured: Measured) -> float | None:
     did, it is that of the better ones: these are what a model has to beat.
     """
     evidence = measured.evidence
-    popular_values = [evidence.get(f"{ALL}/popular"), measured.recent_popularity.get("ndcg")]
+    recent = measured.recent_popularity
+    popular_values = [evidence.get(f"{ALL}/popular"), recent.ndcg if recent is not None else None]
     if evidence.get(f"{ALL}/users") == 0:
         return None
     return max((ndcg for ndcg in popular_values if ndcg is not None), default=None)

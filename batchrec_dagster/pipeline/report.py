@@ -59,7 +59,6 @@ from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster.storage.nights import Night
 from batchrec_dagster.storage.objects import ObjectNotFoundError
 
@@ -160,7 +159,7 @@ def _describe_run(
         report_time=datetime.now(UTC),
         solution_version=edition.solution_version_arn or "",
         metrics=edition.metrics,
-        recent=MeasuredPopularity.read(edition.recent_popularity),
+        recent=edition.recent_popularity,
         checks=checks,
         # A run may have prepared data that it did not import, or whose lists were refused.
         earlier_data=edition.data_version != compute_data_version(work),

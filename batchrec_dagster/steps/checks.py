@@ -432,7 +432,7 @@ class ModelToPublish:
             metrics.get(COVERAGE, 0.0),
             self.model.evidence.get(f"{ALL}/popular") if metrics else None,
             published_ndcg,
-            MeasuredPopularity.read(self.model.recent_popularity) if metrics else None,
+            self.model.recent_popularity if metrics else None,
             name_ndcg(self.model.success),
         )
 

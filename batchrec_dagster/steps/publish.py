@@ -185,7 +185,7 @@ class Publishing:
             ndcg_high=ndcg.high if ndcg is not None else None,
             popular_ndcg=read_popular_ndcg(model),
             evidence=dict(model.evidence),
-            recent_popularity=dict(model.recent_popularity),
+            recent_popularity=model.recent_popularity,
             **facts,
         )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from pydantic import BaseModel
 
 from batchrec_dagster.steps.work import StepRecord
 from batchrec_dagster.storage.layout import PipelineFiles
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster.storage.records import load
 
 
@@ -60,9 +60,8 @@ class ModelRecord(PaidRecord, frozen=True):
     """What trained it, as people read it."""
     evidence: Mapping[str, float] = {}
     """How certain the metrics are, as personalize/evidence.py describes; empty if not known."""
-    recent_popularity: Mapping[str, Any] = {}
-    """What recommending popular items reaches, as `MeasuredPopularity` has it; empty if it was not
-    measured."""
+    recent_popularity: MeasuredPopularity | None = None
+    """What recommending popular items reaches; None if it was not measured."""
     success: tuple[str, ...] = ()
     """The types of events that the metrics count alone; empty if they count all."""
 

@@ -268,7 +268,7 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
         and last_record.made_of.get("popularity") == settings
     )
     if last_record is not None and is_measured:
-        measured = last_record.recent_popularity
+        popularity = last_record.recent_popularity
     else:
         with work.storage.local_file(work.files.interactions) as path:
             popularity = measure_popularity(
@@ -278,9 +278,8 @@ def _add_popularity(work: PersonalizeWork, record: ModelRecord) -> ModelRecord:
                 # As those of the model that it is compared with.
                 counted=record.success,
             )
-        measured = popularity.model_dump() if popularity is not None else {}
     made_of = {**record.made_of, "popularity": settings}
-    return record.model_copy(update={"recent_popularity": measured, "made_of": made_of})
+    return record.model_copy(update={"recent_popularity": popularity, "made_of": made_of})
 
 
 def read_data_version(work: Work, version: Description) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
+
 # What a failed check does: it stops what comes after it, or only warns.
 Severity = Literal["error", "warn"]
 
@@ -173,8 +175,8 @@ class Edition(BaseModel, frozen=True):
     """The NDCG@25 of recommending the most popular items."""
     evidence: dict[str, float] = {}
     """How certain the metrics are, as personalize/evidence.py describes."""
-    recent_popularity: dict[str, Any] = {}
-    """What recommending popular items reaches, as `MeasuredPopularity` writes it."""
+    recent_popularity: MeasuredPopularity | None = None
+    """What recommending popular items reaches."""
 
     uri: str = Field("", exclude=True)
     """Where the file is that this was read from."""

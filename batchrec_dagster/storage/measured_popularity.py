@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,11 +19,6 @@ class MeasuredPopularity(BaseModel):
     ndcg: float
     margin: float | None
     """Half of its 95% interval; None with too few users."""
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> Self | None:
-        """What a record has of it; None if it has nothing."""
-        return cls.model_validate(values) if values else None
 
     def is_better_than(self, ndcg: float | None) -> bool:
         """Whether they are better than those of all time.

@@ -340,7 +340,8 @@ def test_all_pipelines_are_searched(home: Path) -> None:
 
 def test_the_summary_needs_no_dagster_instance(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "normalized_discounted_cumulative_gain_at_25"
-    publish(home, metrics={name: 0.2}, recent_popularity={"ndcg": 0.1})
+    popularity = {"days": 30, "users": 50, "ndcg": 0.1, "margin": None}
+    publish(home, metrics={name: 0.2}, recent_popularity=popularity)
     code, output = show()
     assert code == 0
     assert "NDCG@25       0.2000, compared with 0.1000 for the most popular items" in output

@@ -84,7 +84,7 @@ def publish(files: ListFiles, tmp_path: Path, night: int, keep: int = 7, **about
                     "seconds": 185.0,
                     "cost_usd": 1.5,
                     "metrics": {NDCG: ndcg},
-                    "recent_popularity": {"ndcg": 0.15},
+                    "recent_popularity": {"days": 30, "users": 50, "ndcg": 0.15, "margin": None},
                     "evidence": evidence,
                     "counts": {"subjects": 1234},
                     "measured_on": "a",

@@ -30,7 +30,7 @@ def build_model(
         data_version="data",
         metrics={NDCG: ndcg, "coverage": coverage},
         evidence={} if popular is None else {"all/users": 200, "all/popular": popular},
-        recent_popularity={} if recent is None else measured.model_dump(),
+        recent_popularity=None if recent is None else measured,
     )
 
 

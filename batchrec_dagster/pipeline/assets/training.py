@@ -42,7 +42,6 @@ from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
 from batchrec_dagster.steps.success import SUCCESS_KNOWN
 from batchrec_dagster.steps.training import TrainingResult, train
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 CODE_VERSION = "1"
 
@@ -249,7 +248,8 @@ def _training_metadata(
     record, version = training.record, training.version.description
     metrics = _shorten_names(record.metrics)
     recipe, parameters = work.pipeline.trainings[asset]
-    popular_ndcg = read_popular_ndcg(record)
+    popular_ndcg, recent = read_popular_ndcg(record), record.recent_popularity
+    measured = recent.model_dump() if recent is not None else {}
     counted_events = describe_counted_events(
         work.pipeline.solution.success, record.success, record.engine
     ).strip()
@@ -273,7 +273,7 @@ def _training_metadata(
         **metrics,
         **({} if popular_ndcg is None else {"popularity_ndcg_at_25": popular_ndcg}),
         **build_cost_metadata("cost_usd", training.cost, on_aws=work.ensure.on_aws),
-        **{f"recent_popularity_{key}": value for key, value in record.recent_popularity.items()},
+        **{f"recent_popularity_{key}": value for key, value in measured.items()},
         **({"success": list(record.success)} if record.success else {}),
         "interactions": work.pipeline.interactions.model_dump(mode="json"),
         "solution_version_arn": record.solution_version_arn,
@@ -284,7 +284,7 @@ def _training_metadata(
 
 def _describe_popularity(record: ModelRecord) -> list[str]:
     """What popular items reach, in a sentence; empty if it was not measured."""
-    recent = MeasuredPopularity.read(record.recent_popularity)
+    recent = record.recent_popularity
     if recent is None:
         return []
     return [

@@ -291,11 +291,9 @@ def judge_model(
     evidence: dict[str, float] = {"all/users": tested_users}
     if popular is not None:
         evidence["all/popular"] = popular
-    recent = {}
+    recent = None
     if recent_popular is not None:
-        recent = MeasuredPopularity(
-            days=30, users=tested_users, ndcg=recent_popular, margin=0.01
-        ).model_dump()
+        recent = MeasuredPopularity(days=30, users=tested_users, ndcg=recent_popular, margin=0.01)
     metrics = {NDCG: ndcg, "coverage": coverage}
     model = ModelRecord(
         made_of={},
