@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from batchrec_dagster.dagster_internals.expected_failure import failures_without_stack
 from batchrec_dagster.deployment.storage_resource import StorageResource
@@ -32,7 +32,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.layout import MAKE_AGAIN
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
-from batchrec_dagster.storage.records import parse, parse_record
+from batchrec_dagster.storage.records import parse
 
 # The asset metadata with the storage key of its value.
 STORAGE_KEY = "batchrec/storage_key"
@@ -285,6 +285,10 @@ class UsersIOManager(TableIOManager):
         return pl.scan_ndjson(glob.escape(str(source)) if isinstance(source, Path) else source)
 
 
+class _JsonObject(RootModel[dict[str, Any]]):
+    """Any record."""
+
+
 class RecordIOManager(StorageIOManager):
     """Records as JSON objects. An input's type says which record it is; a dict gets the object."""
 
@@ -299,7 +303,7 @@ class RecordIOManager(StorageIOManager):
         if isinstance(target_type, type) and issubclass(target_type, BaseModel):
             return parse(data, target_type)
         if target_type in (dict, Any) or get_origin(target_type) is dict:
-            return parse_record(data)
+            return parse(data, _JsonObject).root
         raise dg.DagsterInvariantViolationError(f"a record is a dict, not {target_type}")
 
 

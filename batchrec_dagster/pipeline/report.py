@@ -126,7 +126,7 @@ def build_report(
     facts = replace(facts, drift=inputs.drift, changes=changes, sections=sections)
     if not run.earlier_data:
         history.write_inputs(edition, inputs)
-    history.write_record(edition, facts)
+    history.write(edition, facts)
     return Report(render_page(facts), facts)
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Annotated, Any
 
 import polars as pl
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import BaseModel
 
 from batchrec_dagster.personalize.evidence import read_ndcg
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
@@ -28,7 +25,8 @@ from batchrec_dagster.reporting.verdict import PreviousEdition, Verdict
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.nights import EditionsRecord, Night
-from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
+from batchrec_dagster.storage.objects import ObjectNotFoundError
+from batchrec_dagster.storage.records import load, save
 
 # The name of the report's record in the storage.
 REPORT = "recommendation_report"
@@ -38,8 +36,7 @@ INPUTS_KEY = b"batchrec"
 MOST_EDITIONS = 100
 
 
-@dataclass(frozen=True)
-class _EditionRecord:
+class ReportedEdition(BaseModel, frozen=True):
     """What the report knew of an edition."""
 
     version: str
@@ -49,13 +46,10 @@ class _EditionRecord:
     """What changed since the edition before, in a sentence."""
 
 
-@dataclass(frozen=True)
-class _ReportRecord:
+class ReportRecord(BaseModel, frozen=True):
     """The report's record: what it knew of each edition, by its number."""
 
-    editions: Mapping[Annotated[str, Field(pattern=r"^[0-9]{1,15}$")], _EditionRecord] = field(
-        default_factory=dict
-    )
+    editions: dict[int, ReportedEdition] = {}
 
 
 @dataclass(frozen=True)
@@ -89,41 +83,37 @@ class EditionHistory:
         is_restored = live is not None and live.ended == "restored" and live.is_of(edition)
         return live if is_restored else None
 
-    def read(self) -> Mapping[str, Any]:
-        """What the report knew of all editions, by their number as text."""
-        with suppress(DamagedObjectError):
-            editions: Mapping[str, Any] = self.files.list_record(REPORT, _ReportRecord).get(
-                "editions", {}
-            )
-            return editions
-        return {}
+    def read(self, edition: Edition) -> ReportedEdition | None:
+        """What the report knew of this edition; None if it knew nothing."""
+        reported = self._read_all().get(edition.number)
+        return reported if reported is not None and reported.version == edition.version else None
 
-    def read_record(self, edition: Edition) -> Mapping[str, Any]:
-        """What the report knew of this edition: `data`, `verdict` and `changes`, or nothing."""
-        record: Mapping[str, Any] = self.read().get(str(edition.number), {})
-        return record if record.get("version") == edition.version else {}
-
-    def write_record(self, edition: Edition, facts: Facts) -> None:
+    def write(self, edition: Edition, facts: Facts) -> None:
         """Remember what the report knows of this edition."""
-        data: Any = asdict(facts.data)
-        if facts.run.earlier_data:
-            # The facts are of newer data than those that the edition was made from.
-            data = self.read_record(edition).get("data")
-        record_of_edition = {
-            "version": edition.version,
-            "data": data,
-            "verdict": asdict(facts.verdict),
-            "changes": facts.changes.summary if facts.changes is not None else None,
-        }
-        editions = {**self.read(), str(edition.number): record_of_edition}
-        numbers_kept = sorted(editions, key=int)[-MOST_EDITIONS:]
-        record = {"editions": {number: editions[number] for number in numbers_kept}}
-        self.files.write_list_record(REPORT, record)
+        reported = ReportedEdition(
+            version=edition.version,
+            verdict=facts.verdict,
+            # The facts may be of newer data than those that the edition was made from.
+            data=self.read_data(edition) if facts.run.earlier_data else facts.data,
+            changes=facts.changes.summary if facts.changes is not None else None,
+        )
+        editions = {**self._read_all(), edition.number: reported}
+        numbers_kept = sorted(editions)[-MOST_EDITIONS:]
+        record = ReportRecord(editions={number: editions[number] for number in numbers_kept})
+        save(self.files.storage.store, self._uri, record)
+
+    def _read_all(self) -> dict[int, ReportedEdition]:
+        record = load(self.files.storage.store, self._uri, ReportRecord)
+        return {} if record is None else record.editions
+
+    @property
+    def _uri(self) -> str:
+        return self.files.uri(self.files.keys.list_record(REPORT))
 
     def read_verdict(self, edition: Edition) -> Verdict | None:
         """The report's verdict on the edition; None if it has none."""
-        verdict = self.read_record(edition).get("verdict")
-        return Verdict(**verdict) if verdict else None
+        reported = self.read(edition)
+        return None if reported is None else reported.verdict
 
     def compare(self, before: Edition, after: Edition) -> EditionDiff:
         """What changed from one edition to the other.
@@ -138,8 +128,8 @@ class EditionHistory:
 
     def read_data(self, edition: Edition) -> DataFacts | None:
         """The numbers of the edition's data, as the report knows them; None if it does not."""
-        data = self.read_record(edition).get("data")
-        return DataFacts(**data) if data else None
+        reported = self.read(edition)
+        return None if reported is None else reported.data
 
     def read_inputs(self, edition: Edition) -> RunInputs | None:
         """The data that this edition was made from.

@@ -7,12 +7,11 @@ records that steps write for later runs. Keys that end with a slash are folders.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 
@@ -22,11 +21,9 @@ from batchrec_dagster.storage.objects import (
     DamagedObjectError,
     ObjectNotFoundError,
 )
-from batchrec_dagster.storage.records import ANY_RECORD, Record, load, parse_record
+from batchrec_dagster.storage.records import Record, load
 
 MAKE_AGAIN = "delete it, and run the refresh, which makes it again"
-
-
 # The names, in addresses, of the lists that are not declared under `lists`: of the items that go
 # with each item, and of the users of each segment.
 SIMILAR_ITEMS, SEGMENTS = "similar_items", "segments"
@@ -278,26 +275,6 @@ def _place_in_folder(filename: str) -> str:
     return f"{PurePosixPath(filename).stem}/{filename}"
 
 
-def read_record(storage: Storage, uri: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
-    """The record that an earlier run wrote; empty if there is none.
-
-    shape: the type that it must fit, see records.py.
-
-    Raises UserError, and DamagedObjectError if it does not fit.
-    """
-    try:
-        return parse_record(storage.store.get(uri), shape)
-    except ObjectNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DamagedObjectError(storage.where(uri), error, MAKE_AGAIN) from error
-
-
-def write_record(storage: Storage, key: str, record: Mapping[str, Any]) -> None:
-    """Write a record for later runs. Raises UserError."""
-    storage.store.put(storage.uri(key), (json.dumps(record, indent=2) + "\n").encode())
-
-
 @dataclass(frozen=True)
 class PipelineFiles:
     """A pipeline's files in the storage. Raises UserError."""
@@ -368,14 +345,3 @@ class ListFiles(PipelineFiles):
             self.uri(self.keys.list_record("editions")),
             companions=self.uri(self.keys.all_users_without_lists),
         )
-
-    def list_record(self, name: str, shape: Any = ANY_RECORD) -> dict[str, Any]:
-        """The record of this name of what the list published; empty if there is none.
-
-        shape: the type that it must fit, see records.py.
-        """
-        return read_record(self.storage, self.uri(self.keys.list_record(name)), shape)
-
-    def write_list_record(self, name: str, record: Mapping[str, Any]) -> None:
-        """Write the record of this name of what the list published."""
-        write_record(self.storage, self.keys.list_record(name), record)

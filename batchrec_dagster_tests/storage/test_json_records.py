@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,11 +13,10 @@ from hypothesis import strategies as st
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.io_managers import RecordIOManager
 from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
-from batchrec_dagster.reporting.history import _ReportRecord
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.objects import DamagedObjectError
-from batchrec_dagster.storage.records import ANY_RECORD, load, parse_record, save
+from batchrec_dagster.storage.records import load, save
 
 MODEL = ModelRecord(
     made_of={"data": "v1"},
@@ -27,11 +25,6 @@ MODEL = ModelRecord(
     data_version="v1",
     metrics={"ndcg": 0.5},
 )
-# The shape of each record, and one that fits.
-RECORDS: list[tuple[Any, dict[str, Any]]] = [
-    (ANY_RECORD, {}),
-    (_ReportRecord, {"editions": {"12": {"version": "v", "verdict": None, "data": None}}}),
-]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -45,32 +38,6 @@ OTHER_TYPES = [b"", b"\0\xff", b"[]", b"7", b"null", b"not JSON", b'"text"', b"[
 def files(tmp_path: Path) -> ListFiles:
     deployment = Deployment.from_environment({"BATCHREC_HOME": str(tmp_path)})
     return ListFiles(deployment.open_storage(), ListKeys("shop"))
-
-
-@pytest.mark.parametrize(("shape", "record"), RECORDS)
-def test_a_record_that_batchrec_wrote_fits(shape: Any, record: dict[str, Any]) -> None:
-    content = json.dumps(record).encode()
-    assert parse_record(content, shape) == json.loads(content)
-
-
-@pytest.mark.parametrize(("shape", "record"), RECORDS)
-@settings(max_examples=50)
-@given(data=st.data())
-def test_a_record_with_another_value_in_it_fits_or_is_refused_in_one_line(
-    shape: Any, record: dict[str, Any], data: st.DataObject
-) -> None:
-    content = data.draw(DAMAGED)
-    changed_name = data.draw(st.sampled_from(["", *sorted(record)]))
-    if changed_name:
-        content = json.dumps({**record, changed_name: data.draw(JSON)}).encode()
-    try:
-        parsed = parse_record(content, shape)
-    except ValueError as error:
-        message = str(error)
-        if not message or "\n" in message:
-            raise
-        return
-    assert isinstance(parsed, dict)
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

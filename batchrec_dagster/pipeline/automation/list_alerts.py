@@ -151,15 +151,15 @@ def describe_new_lists(published: PublishedList, results: PublishedResults) -> M
     Raises UserError.
     """
     edition = results.require_edition()
-    record = EditionHistory(results.files).read_record(edition)
-    if not record and datetime.now(UTC) - results.publication_time < REPORT_TIME:
+    reported = EditionHistory(results.files).read(edition)
+    if reported is None and datetime.now(UTC) - results.publication_time < REPORT_TIME:
         return None
     live = results.read_publication()
     asset = "/".join(published.asset_key(published.asset))
     lines = [
         live.description if live is not None and live.ended == "restored" else None,
-        record["verdict"]["text"] if record.get("verdict") else None,
-        record.get("changes"),
+        reported.verdict.text if reported is not None and reported.verdict is not None else None,
+        reported.changes if reported is not None else None,
         f"Lists: {published.pipeline.alerts.dagster_url}/assets/{asset}",
     ]
     title = f"batchrec: edition {edition.number} of {published.address} is published"
