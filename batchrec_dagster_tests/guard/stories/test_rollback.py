@@ -200,6 +200,15 @@ def test_following_the_advice_for_a_damaged_file_brings_nothing_back(
         editions.publish(make("C"))
 
 
+def test_an_unchanged_edition_is_judged_again_and_never_refused(editions: Editions) -> None:
+    publish(editions, "AB")
+    strict = replace(editions, settings={"gate": {"min_ndcg_at_25": 0.9}})
+    with pytest.raises(Refused, match="min_ndcg_at_25"):
+        strict.publish(make("C"))
+    assert strict.publish(make("B")) == 2
+    assert [number for number, _, _ in editions.nights()] == [1, 2]
+
+
 def test_an_edition_that_somebody_copied_back_is_live_again(editions: Editions) -> None:
     publish(editions, "AB")
     (first,) = editions.store.list(HISTORY)
