@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
 from batchrec_dagster.outcomes.experiment import summarize_experiment
@@ -60,7 +60,7 @@ from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.nights import Night
-from batchrec_dagster.storage.objects import ObjectNotFoundError
+from batchrec_dagster.storage.records import load, save
 
 # Part of what the kept tallies are known by: raise it when the same tables give others.
 TALLIES_VERSION = "6"
@@ -292,16 +292,12 @@ def _find_training_time(edition: Edition) -> datetime | None:
     return edition.trained_at
 
 
-@dataclass(frozen=True)
-class _StoredTallies:
+class _StoredTallies(BaseModel, frozen=True):
     """The tallies of the last report."""
 
     version: str
     """A fingerprint of the tables that they are of."""
     tallies: Tallies
-
-
-_STORED_TALLIES = TypeAdapter(_StoredTallies)
 
 
 def _count_or_recall(
@@ -314,13 +310,12 @@ def _count_or_recall(
     store = work.storage.store
     uri = work.storage.uri(published.keys.list_record("report_tallies"))
     version = _fingerprint_tables(work, published, edition)
-    with suppress(ObjectNotFoundError, ValidationError):
-        stored = _STORED_TALLIES.validate_json(store.get(uri))
-        if stored.version == version:
-            return stored.tallies
+    stored = load(store, uri, _StoredTallies)
+    if stored is not None and stored.version == version:
+        return stored.tallies
     with _open_tables(work, published, lists) as tables:
         tallies = count_tallies(tables, work.pipeline.report.people)
-    store.put(uri, _STORED_TALLIES.dump_json(_StoredTallies(version, tallies)))
+    save(store, uri, _StoredTallies(version=version, tallies=tallies))
     return tallies
 
 
