@@ -135,6 +135,16 @@ def test_a_model_that_the_gate_refused_is_not_kept(
     assert shop.take_trainings() == 0
 
 
+def test_a_model_that_the_gate_of_one_list_refused_is_not_kept(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    shop = Shop(project, instance, models=0)
+    lists = {"home": {}, "mail": {"gate": {"min_ndcg_at_25": 1.0}}}
+    for users in (60, 61):
+        assert "gate.min_ndcg_at_25" in why(shop.run(users=users, lists=lists))
+        assert shop.take_trainings() == 1
+
+
 def test_of_a_kept_model_lists_that_were_rolled_back_do_not_come_back_but_newer_ones_do(
     shop: Shop,
 ) -> None:
