@@ -103,7 +103,7 @@ def show(
         kind = "item" if user is None else "user"
         raise _make_not_found_error(pipelines, kind, user or item or "")
     if as_json:
-        records = [answer if isinstance(answer, dict) else asdict(answer) for answer in answers]
+        records = [answer if isinstance(answer, dict) else _to_record(answer) for answer in answers]
         print_safely(_format_json(records))
         return
     for number, answer in enumerate(answers):
@@ -217,8 +217,8 @@ def _view_experiments(pipelines: list[PublishedResults]) -> list[Any]:
     from batchrec_dagster.storage.extras import require
 
     require("report", "batchrec show --experiment")
-    from batchrec_dagster.outcomes.experiment import summarize_experiment
     from batchrec_dagster.reporting.experiment import ExperimentView
+    from batchrec_dagster.steps.experiments import summarize_experiment
     from batchrec_dagster.steps.outcomes import read_sums
 
     views = []
@@ -238,6 +238,14 @@ def _format_text(answer: Any) -> str:
     if isinstance(answer, ExperimentView):
         return format_experiment(answer, width)
     return format_text(answer, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
+
+
+def _to_record(answer: Any) -> dict[str, Any]:
+    """The fields of the answer, and of all that is in it."""
+    from pydantic import TypeAdapter
+
+    record: dict[str, Any] = TypeAdapter(type(answer)).dump_python(answer)
+    return record
 
 
 def _format_json(records: list[dict[str, Any]]) -> str:

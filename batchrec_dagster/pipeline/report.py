@@ -15,8 +15,6 @@ import polars as pl
 from pydantic import BaseModel
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
-from batchrec_dagster.outcomes.experiment import summarize_experiment
-from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
 from batchrec_dagster.personalize.evidence import Evidence
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.pipeline.asset_keys import asset_key
@@ -51,9 +49,10 @@ from batchrec_dagster.reporting.run_records import CheckRecord, read_check_recor
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.sections import ReportSection
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
+from batchrec_dagster.steps.experiments import summarize_experiment
 from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
-from batchrec_dagster.steps.outcomes import read_sums
+from batchrec_dagster.steps.outcomes import estimate_outcomes, read_sums
 from batchrec_dagster.steps.reasons import weigh_events
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import Work

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from batchrec_dagster.outcomes.outcome import Outcome
 from batchrec_dagster.reporting.provenance import SMALL_SAMPLE
 from batchrec_dagster.reporting.sections import Badge, Judgement
 from batchrec_dagster.reporting.verdict import (
@@ -18,6 +17,7 @@ from batchrec_dagster.reporting.verdict import (
     is_concentrated,
     judge_quality,
 )
+from batchrec_dagster.steps.outcomes import Outcome
 
 # Lists that rules left short are few up to this share of all.
 FEW_SHORT_LISTS = 0.01

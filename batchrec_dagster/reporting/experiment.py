@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from batchrec_dagster.outcomes.experiment import Effect, ExperimentResult
 from batchrec_dagster.reporting.terminal import render
+from batchrec_dagster.steps.experiments import Effect, ExperimentResult
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.measured_popularity import name_window
 

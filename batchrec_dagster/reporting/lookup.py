@@ -338,7 +338,7 @@ def _find_arm(published: PublishedResults, user: str, table: pl.DataFrame) -> st
     if not published.is_without_list(user):
         return None
     from batchrec_dagster.config.experiment import Experiment
-    from batchrec_dagster.outcomes.arms import assign_arm
+    from batchrec_dagster.steps.arms import assign_arm
 
     return assign_arm(user, Experiment.model_validate(experiment))
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.reporting.badges import judge_outcome
 from batchrec_dagster.reporting.charts import Chart
 from batchrec_dagster.reporting.provenance import SMALL_SAMPLE
@@ -21,6 +20,8 @@ from batchrec_dagster.reporting.sections import (
     format_percent,
     format_with_interval,
 )
+from batchrec_dagster.steps.intervals import Rate
+from batchrec_dagster.steps.outcomes import Outcome
 
 NOTHING_YET = (
     "There are no later interactions yet, so nobody knows what users did after they got a list."

@@ -11,13 +11,13 @@ import polars as pl
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
+from batchrec_dagster.steps.arms import MODEL, assign_arms
 from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
 from batchrec_dagster.steps.shared_jobs import locate_input

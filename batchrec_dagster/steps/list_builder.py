@@ -9,8 +9,8 @@ import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.list_columns import REASON, REASONS
-from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.steps.arms import MODEL, assign_arms
 from batchrec_dagster.steps.batch_jobs import (
     OutputTable,
     WrittenTable,

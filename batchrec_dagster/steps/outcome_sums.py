@@ -4,9 +4,9 @@ A new interaction of a user is one with an item that they did not have before th
 lists may contain items that their user has, every item of the period counts once. A new interaction
 is a hit if the user's list has the item.
 
-The lists are compared with popularity's: for each user a list of the same length, of the items that
-had most interactions when the edition was made. If the lists leave out what the user had then,
-popularity's list does so too.
+The lists are compared with popular items: for each user a list of the same length, of the items
+that were popular when the edition was made, as lists of popular items are. If the lists leave out
+what the user had then, these do so too.
 
 With events of success, only these count: a purchase of an item on the list is a hit, and a click is
 none. But what a user had before, by any event, is not new, because lists leave it out.
@@ -17,22 +17,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.outcomes.arms import MODEL, UserGroups, assign_arms
-from batchrec_dagster.outcomes.periods import Period
-from batchrec_dagster.outcomes.sums import SUMS, VALUES, complete_sums, format_events
-from batchrec_dagster.personalize.schemas import (
-    EVENT_VALUE,
-    ITEM_ID,
-    TIMESTAMP,
-    USER_ID,
+from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
+from batchrec_dagster.personalize.schemas import EVENT_VALUE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.steps.arms import MODEL, UserGroups, assign_arms
+from batchrec_dagster.steps.numbered_ids import find_positions
+from batchrec_dagster.steps.outcome_periods import Period
+from batchrec_dagster.steps.popular_items import (
+    ENOUGH_ITEMS,
+    count_popular_items,
+    find_popular_items,
 )
-from batchrec_dagster.steps.numbered_ids import Numbers, find_positions
-from batchrec_dagster.steps.pairs import Pairs
 from batchrec_dagster.steps.success import is_success
+
+# The columns that are sums over the users of a group:
+# users: how many of them have a list, or are in the control arm.
+# active: how many of them have a new interaction.
+# interactions: their interactions in the period.
+# new: their new interactions.
+# hits: their new interactions with items on their list.
+# hit_users: how many of them have a hit.
+# recall: for each active user, hits divided by new interactions.
+# popular_…: the same for lists of popular items.
+# With events of success, all but `users` count these alone.
+SUMS = (
+    *("users", "active", "interactions", "new", "hits", "hit_users", "recall"),
+    *("popular_hits", "popular_hit_users", "popular_recall"),
+)
+# The columns that are null unless there are events of success, and the interactions have an
+# EVENT_VALUE.
+# value: the sum of EVENT_VALUE over their interactions.
+# hit_value: the same over those with the items of hits.
+# popular_hit_value: the same for lists of popular items.
+VALUES = ("value", "hit_value", "popular_hit_value")
+SCHEMA: dict[str, pl.DataType] = {
+    "edition": pl.Int64(),
+    "name": pl.String(),
+    "experiment": pl.String(),
+    "since": pl.String(),
+    "start": pl.Int64(),
+    "end": pl.Int64(),
+    "length": pl.Int64(),
+    "arm": pl.String(),
+    "group": pl.Int32(),
+    # The types of events that count alone, as `format_events` has them; empty if all count.
+    "success": pl.String(),
+    **dict.fromkeys((*SUMS, *VALUES), pl.Float64()),
+}
+# A user and an item.
+PAIR = ["user", "item"]
 
 
 @dataclass(frozen=True)
@@ -49,157 +84,98 @@ class PeriodLists:
     """Whether the lists leave out the items that their user had when the edition was made."""
 
 
-# The place of items without interactions, which no list reaches.
-FAR = 2**60
-# Users and items as numbers: their indices in `LaterInteractions.users` and `.items`.
-CODES = {"user": pl.UInt32, "item": pl.UInt32}
-# An item, and its place in the ranking by popularity, from 1.
-PLACED = {"item": pl.UInt32, "place": pl.Int64}
-
-
 class LaterInteractions:
     """The interactions after a time, and the items that their users had by then.
 
-    In memory these items take 8 bytes for each user and item, and 16 while they are read.
+    In memory these items take 8 bytes for each user and item.
 
     interactions: the columns USER_ID, ITEM_ID and TIMESTAMP, in epoch seconds, and EVENT_TYPE and
         EVENT_VALUE if there are events of success.
     since: the time, which is the earliest start or known_until of a period.
-    known_until: that of each period.
+    days: of how many days interactions make items popular.
     success: the types of events that count as success; all if empty.
     """
 
     def __init__(
-        self,
-        interactions: pl.LazyFrame,
-        since: int,
-        known_until: Sequence[int],
-        success: Sequence[str] = (),
+        self, interactions: pl.LazyFrame, since: int, days: int, success: Sequence[str] = ()
     ) -> None:
-        later = pl.col(TIMESTAMP) > since
-        counts = [(pl.col(TIMESTAMP) <= until).sum().alias(f"{until}") for until in {*known_until}]
-        users, item_counts = pl.collect_all(
-            [
-                interactions.filter(later).select(user_id=pl.col(USER_ID).unique()),
-                interactions.group_by(ITEM_ID).agg(counts),
-            ],
+        self._interactions, self._days, self._success = interactions, days, success
+        self.success = format_events(success)
+        self.has_values = bool(success) and EVENT_VALUE in interactions.collect_schema()
+        users, items = pl.collect_all(
+            [interactions.select(pl.col(name).unique().sort()) for name in (USER_ID, ITEM_ID)],
             engine="streaming",
         )
-        # Items are numbered in the order of their ids, which decides between equally popular ones.
-        item_counts = item_counts.sort(ITEM_ID)
-        self.users = users.get_column("user_id")
-        self.items = item_counts.get_column(ITEM_ID)
-        self._counts = item_counts
-        self.success = format_events(success)
-        columns = interactions.collect_schema()
-        event_columns = {}
-        if success:
-            event_columns["is_success"] = is_success(interactions, success)
-            if EVENT_VALUE in columns:
-                event_columns["value"] = pl.col(EVENT_VALUE).cast(pl.Float64)
-        self.has_values = "value" in event_columns
+        self.users, self.items = users.to_series(), items.to_series()
         numbered = interactions.select(
             user=find_positions(USER_ID, self.users).cast(pl.UInt32),
             item=find_positions(ITEM_ID, self.items).cast(pl.UInt32),
-            time=pl.col(TIMESTAMP),
-            **event_columns,
-        ).drop_nulls("user")
-        self.interactions = numbered.filter(pl.col("time") > since).collect(engine="streaming")
-        # The users and items of the interactions until `since`.
-        self._past = Pairs.read(numbered.filter(pl.col("time") <= since))
-        self._item_counts_of_users = np.bincount(self._past.users, minlength=len(self.users))
+            time=TIMESTAMP,
+            is_success=is_success(interactions, success),
+            value=pl.col(EVENT_VALUE).cast(pl.Float64) if self.has_values else pl.lit(None),
+        )
+        time = pl.col("time")
+        recent = numbered.filter(time > since - days * SECONDS_A_DAY).collect(engine="streaming")
+        self._later = recent.filter(time > since)
+        self._recent_successes = recent.lazy().filter("is_success")
+        later_users = self._later.lazy().select("user").unique()
+        past = numbered.filter(time <= since).select(PAIR).join(later_users, on="user", how="semi")
+        self._past = past.unique().collect(engine="streaming")
 
     def find_counted(self, period: Period) -> pl.DataFrame:
         """The interactions of the period that count: those of success."""
         time = pl.col("time")
-        in_period = self.interactions.filter(time > period.start, time <= period.end)
-        return in_period.filter("is_success") if self.success else in_period
+        in_period = self._later.filter(time > period.start, time <= period.end)
+        return in_period.filter("is_success")
 
     def find_chosen_items(self, period: Period, *, new: bool) -> pl.DataFrame:
         """The users and the items that they interacted with in the period, each pair once.
 
-        The columns are user and item.
-
         new: whether to leave out the items that the user had before the period.
         """
-        pairs = self.find_counted(period).select("user", "item").unique()
-        if not new or not pairs.height:
-            return pairs
-        before = (
-            self.interactions.filter(pl.col("time") <= period.start).select("user", "item").unique()
-        )
-        pairs = pairs.join(before, on=["user", "item"], how="anti")
-        return pairs.filter(~self._past.contain(pairs))
+        pairs = self.find_counted(period).select(PAIR).unique()
+        if new:
+            pairs = pairs.join(self._find_had(pairs, period.start), on=PAIR, how="anti")
+        return pairs
 
     def find_popular_hits(
         self, period: Period, chosen: pl.DataFrame, *, exclude_seen: bool
     ) -> pl.DataFrame:
-        """The chosen items that are on popularity's list for their user.
-
-        The columns of the result are user and item.
+        """The chosen items that would be on their user's list of popular items: user and item.
 
         chosen: the items that users interacted with, in the columns user, item, and length: the
         length of the user's list.
         """
-        place = self._rank_by_popularity(period.known_until)
-        candidates = chosen.with_columns(place=pl.Series(place[chosen["item"].to_numpy()]))
-        if not exclude_seen:
-            return candidates.filter(pl.col("place") <= pl.col("length")).select("user", "item")
-        known_interactions = self.interactions.filter(pl.col("time") <= period.known_until)
-        item_counts = self._item_counts_of_users + np.bincount(
-            known_interactions["user"].to_numpy(), minlength=len(self._item_counts_of_users)
+        ranking = self._rank_popular_items(period.known_until)
+        placed = chosen.join(ranking, on="item").with_columns(seen=0)
+        if exclude_seen:
+            had = self._find_had(chosen, period.known_until).join(ranking, on="item")
+            placed = pl.concat([placed, had.with_columns(seen=1)], how="diagonal_relaxed")
+        # An item's place among those that the user did not have: its place in the ranking, less the
+        # number of seen items before it.
+        own_place = pl.col("place") - pl.col("seen").cum_sum().over("user", order_by="place")
+        is_hit = (pl.col("seen") == 0) & (own_place <= pl.col("length"))
+        return placed.filter(is_hit).select(PAIR)
+
+    def _find_had(self, pairs: pl.DataFrame, until: int) -> pl.DataFrame:
+        """What the users of these pairs had until then, each item once."""
+        users = pairs.select("user").unique()
+        later = self._later.filter(pl.col("time") <= until).select(PAIR)
+        had = [frame.join(users, on="user", how="semi") for frame in (self._past, later)]
+        return pl.concat(had).unique()
+
+    def _rank_popular_items(self, until: int) -> pl.DataFrame:
+        """The popular items as of then: the columns item and place, from 1."""
+        recent = self._recent_successes.rename(
+            {"user": USER_ID, "item": ITEM_ID, "time": TIMESTAMP}
         )
-        # Popularity's list leaves out the items that the user had, at most this many. So it reaches
-        # no further down in the ranking than its length and their number.
-        reach = pl.Series(item_counts[candidates["user"].to_numpy()]) + pl.col("length")
-        candidates = candidates.with_columns(reach=reach).filter(pl.col("place") <= pl.col("reach"))
-        seen = self._find_seen(
-            candidates.select("user", "reach").unique("user"), known_interactions, place
-        )
-        items = pl.concat(
-            [candidates.with_columns(seen=0), seen.with_columns(length=None, reach=None, seen=1)],
-            how="diagonal_relaxed",
-        ).sort("user", "place")
-        # An item's place among the items that the user did not have: its place in the ranking, less
-        # the number of seen items before it.
-        own_place = pl.col("place") - pl.col("seen").cum_sum().over("user")
-        hits = items.with_columns(place=own_place).filter(pl.col("seen") == 0)
-        return hits.filter(pl.col("place") <= pl.col("length")).select("user", "item")
-
-    def _find_seen(
-        self, users: pl.DataFrame, known_interactions: pl.DataFrame, place: Numbers
-    ) -> pl.DataFrame:
-        """The items that users had when an edition was made, with the columns user, item and place.
-
-        Items that are further down in the ranking than a list can reach are left out.
-
-        users: the columns user and reach, the last place that the user's list can reach.
-        known_interactions: the interactions after `since` that the edition was made from.
-        place: the place of each item in the ranking.
-        """
-        reach = np.zeros(len(self._item_counts_of_users), np.int64)
-        reach[users["user"].to_numpy()] = users["reach"].to_numpy()
-        user, item = self._past.users, self._past.items
-        is_in_reach = place[item] <= reach[user]
-        past = pl.DataFrame({"user": user[is_in_reach], "item": item[is_in_reach]}, schema=CODES)
-        places = pl.DataFrame({"item": np.arange(len(place)), "place": place}, schema=PLACED)
-        return (
-            pl.concat([past, known_interactions.select("user", "item")])
-            .unique()
-            .join(users.select("user"), on="user", how="semi")
-            .join(places, on="item")
-        )
-
-    def _rank_by_popularity(self, until: int) -> Numbers:
-        """The place of each item by its number of interactions until then, from 1.
-
-        It is FAR for items that have none.
-        """
-        counts = self._counts[f"{until}"].to_numpy().astype(np.int64)
-        order = np.argsort(-counts, kind="stable")
-        place = np.empty(len(counts), np.int64)
-        place[order] = np.arange(1, len(counts) + 1)
-        return np.where(counts > 0, place, FAR)
+        items = count_popular_items(recent, self._days, (), until=until).get_column(ITEM_ID)
+        if len(items) < ENOUGH_ITEMS:
+            popular = find_popular_items(self._interactions, self._days, self._success, until)
+            positions = find_positions(ITEM_ID, self.items).cast(pl.UInt32)
+            items = popular.ids.to_frame(ITEM_ID).select(positions).to_series()
+        places = pl.int_range(1, len(items) + 1, dtype=pl.Int64, eager=True)
+        return pl.DataFrame({"item": items, "place": places})
 
 
 def sum_period(
@@ -210,31 +186,39 @@ def sum_period(
     listed, hits = _match_lists(lists, later, chosen)
     length = listed.select(pl.col("length").max().fill_null(0)).item()
     unlisted = pl.DataFrame({"user_id": lists.users_without}, schema={"user_id": pl.String})
-    # For a user without a list, popularity's list has the common length.
+    # For a user without a list, that of popular items has the common length.
     requested = pl.concat([listed, unlisted.with_columns(length=pl.lit(length, pl.Int64))])
     ids = requested.get_column("user_id")
     arms = pl.lit(MODEL) if lists.experiment is None else assign_arms(ids, lists.experiment)
     requested = groups.add_to(requested.with_columns(arm=arms))
-    measures = _measure_users(period, lists, later, chosen, hits, requested)
-    name = lists.experiment.model_dump_json() if lists.experiment else ""
+    counts = _count_for_users(period, lists, later, chosen, hits, requested)
     summed = (*SUMS, *VALUES) if later.has_values else SUMS
-    sums = (
-        requested.join(measures, on="user_id", how="left")
+    missing = [] if later.has_values else [pl.lit(None).alias(name) for name in VALUES]
+    experiment = lists.experiment.model_dump_json() if lists.experiment else ""
+    return (
+        requested.join(counts, on="user_id", how="left")
         .with_columns(users=pl.lit(1.0))
         .group_by("arm", "group")
         .agg(pl.col(column).cast(pl.Float64).fill_null(0).sum() for column in summed)
         .with_columns(
+            *missing,
             edition=period.edition.number,
             name=pl.lit(period.edition.name),
-            experiment=pl.lit(name),
+            experiment=pl.lit(experiment),
             since=pl.lit(period.since),
             start=period.start,
             end=period.end,
             length=length,
             success=pl.lit(later.success),
         )
+        .select(pl.col(column).cast(kind) for column, kind in SCHEMA.items())
+        .sort("arm", "group")
     )
-    return complete_sums(sums).sort("arm", "group")
+
+
+def format_events(events: Sequence[str]) -> str:
+    """The types of events as one text, which is the same in any order and case."""
+    return ", ".join(sorted(name.lower() for name in events))
 
 
 def _match_lists(
@@ -246,26 +230,21 @@ def _match_lists(
 
     chosen: the items that users interacted with, in the columns user and item.
     """
-    ids = pl.DataFrame(
-        {
-            "user_id": later.users.gather(chosen["user"]),
-            "item_id": later.items.gather(chosen["item"]),
-        }
+    with_ids = chosen.with_columns(
+        user_id=later.users.gather(chosen.get_column("user")),
+        item_id=later.items.gather(chosen.get_column("item")),
     )
-    chosen_with_ids = pl.concat([chosen, ids], how="horizontal")
     listed, hits = pl.collect_all(
         [
             lists.rows.group_by("user_id").agg(length=pl.col("rank").max().cast(pl.Int64)),
-            lists.rows.select("user_id", "item_id").join(
-                chosen_with_ids.lazy(), on=["user_id", "item_id"]
-            ),
+            lists.rows.join(with_ids.lazy(), on=["user_id", "item_id"]).select(PAIR),
         ],
         engine="streaming",
     )
-    return listed, hits.select("user", "item")
+    return listed, hits
 
 
-def _measure_users(
+def _count_for_users(
     period: Period,
     lists: PeriodLists,
     later: LaterInteractions,
@@ -285,12 +264,12 @@ def _measure_users(
     numbered = numbered.join(requested.select("user_id", "length"), on="user_id")
     new = chosen.join(numbered.select("user", "length"), on="user")
     popular = later.find_popular_hits(period, new, exclude_seen=lists.exclude_seen)
+    in_period = later.find_counted(period)
     counts_of_users = [
         new.group_by("user").agg(new=pl.len()),
         hits.group_by("user").agg(hits=pl.len()),
         popular.group_by("user").agg(popular_hits=pl.len()),
     ]
-    in_period = later.find_counted(period)
     if later.has_values:
         counts_of_users += [
             in_period.group_by("user").agg(value=pl.col("value").sum()),
@@ -300,19 +279,13 @@ def _measure_users(
     users = in_period.group_by("user").agg(interactions=pl.len()).join(numbered, on="user")
     for counts in counts_of_users:
         users = users.join(counts, on="user", how="left")
-    return users.select(
-        "user_id",
-        "interactions",
-        "new",
-        "hits",
-        "popular_hits",
+    return users.with_columns(
         active=pl.col("new") > 0,
         hit_users=pl.col("hits") > 0,
         recall=pl.col("hits") / pl.col("new"),
         popular_hit_users=pl.col("popular_hits") > 0,
         popular_recall=pl.col("popular_hits") / pl.col("new"),
-        **({name: pl.col(name) for name in VALUES} if later.has_values else {}),
-    )
+    ).drop("user", "length")
 
 
 def _sum_values(in_period: pl.DataFrame, hits: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -320,5 +293,5 @@ def _sum_values(in_period: pl.DataFrame, hits: pl.DataFrame, name: str) -> pl.Da
 
     The columns are user and the given name.
     """
-    of_hits = in_period.join(hits.select("user", "item"), on=["user", "item"], how="semi")
+    of_hits = in_period.join(hits, on=PAIR, how="semi")
     return of_hits.group_by("user").agg(pl.col("value").sum().alias(name))

@@ -1,25 +1,120 @@
-"""Compares each published edition with what its users did after it."""
+"""What people did with the lists: each published edition against what its users did after it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
+from pydantic import BaseModel
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.outcomes.arms import UserGroups
-from batchrec_dagster.outcomes.experiment import ExperimentResult, summarize_experiment
-from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
-from batchrec_dagster.outcomes.outcome_estimates import estimate_outcomes
-from batchrec_dagster.outcomes.periods import Period, find_periods
-from batchrec_dagster.outcomes.sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
+from batchrec_dagster.steps.arms import CONTROL, UserGroups
 from batchrec_dagster.steps.batches import read_users_without_lists
+from batchrec_dagster.steps.experiments import ExperimentResult, summarize_experiment
+from batchrec_dagster.steps.intervals import Rate, estimate_ratio, estimate_share
+from batchrec_dagster.steps.outcome_periods import Period, find_periods
+from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.layout import ListFiles
+
+SECONDS_A_DAY = 86_400
+
+
+class Outcome(BaseModel, frozen=True):
+    """What the users of an arm did in the period of an edition.
+
+    The rates are None if nobody was active, or if the arm had no lists. Those named popular_… are
+    what they would be if everyone had got the most popular items of that day.
+    """
+
+    edition: int
+    since: str
+    """`publication` if the period starts with the edition's publication, `data` if it starts with
+    the end of the edition's data."""
+    start: datetime
+    """UTC. Only what happened after it counts."""
+    end: datetime
+    """UTC. Only what happened until then counts."""
+    experiment: str
+    """The experiment's name; empty without one."""
+    arm: str
+    list_length: int
+    """How many items the longest list has."""
+    users: int
+    """How many users were on the lists, or in a control without any."""
+    active_users: int
+    """How many of them had a new interaction."""
+    interactions: int
+    """How many interactions these users had."""
+    new_interactions: int
+    """How many of these were with an item that the user did not have before."""
+    on_list: int
+    """How many of the new interactions were with an item on the user's list."""
+    hit_rate: Rate | None
+    """The share of active users who chose something from their list."""
+    recall: Rate | None
+    """The mean over active users of the share of their new interactions that was on their list."""
+    list_share: Rate | None
+    """The share of all new interactions that was on the user's list."""
+    gain: Rate | None
+    """hit_rate - popular_hit_rate."""
+    popular_hit_rate: Rate | None
+    popular_recall: float | None
+    popular_list_share: float | None
+    success: str = ""
+    """The types of events that count alone; empty if all count."""
+    event_value: Rate | None = None
+    """The sum of EVENT_VALUE for a user in a day. It and those below are None without
+    events of success that have values."""
+    list_event_value: Rate | None = None
+    """The same of the hits: what was chosen from lists."""
+    popular_event_value: float | None = None
+
+    def row(self) -> dict[str, object]:
+        """The row of the table. A rate takes three columns: NAME, NAME_low and NAME_high."""
+        row: dict[str, object] = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name not in RATES:
+                row[name] = value
+                continue
+            for column, part in _list_columns(name):
+                row[column] = None if value is None else getattr(value, part)
+        return row
+
+
+RATES = (
+    "hit_rate",
+    "recall",
+    "list_share",
+    "gain",
+    "popular_hit_rate",
+    "event_value",
+    "list_event_value",
+)
+
+
+def _list_columns(name: str) -> list[tuple[str, str]]:
+    return [(name, "value"), (f"{name}_low", "low"), (f"{name}_high", "high")]
+
+
+_TYPES: dict[object, pl.DataType] = {
+    int: pl.Int64(),
+    str: pl.String(),
+    datetime: pl.Datetime("us", "UTC"),
+}
+SCHEMA = {
+    column: _TYPES.get(field.annotation, pl.Float64())
+    for name, field in Outcome.model_fields.items()
+    for column, _ in (_list_columns(name) if name in RATES else [(name, "")])
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +122,7 @@ class MeasuredOutcomes:
     """What came of the published editions."""
 
     sums: pl.DataFrame
-    """With the columns of `outcomes.sums.SCHEMA`."""
+    """With the columns of `outcome_sums.SCHEMA`."""
     outcomes: list[Outcome]
     """The oldest comes first."""
 
@@ -49,20 +144,18 @@ def measure_outcomes(work: Work, published: PublishedList) -> MeasuredOutcomes:
 
     Raises UserError.
     """
-    files = work.files_of(published)
+    files, pipeline = work.files_of(published), work.pipeline
     with work.storage.local_file(files.interactions) as path:
         editions = files.editions.live_and_older()
         interactions = scan_interactions(path)
-        success = work.pipeline.solution.success
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
         periods = find_periods(editions, newest, files.editions.record().publications)
         last_sums = read_sums(files)
         parts = [last_sums.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
         if periods:
-            known_until = [period.known_until for period in periods]
             since = min(min(period.start, period.known_until) for period in periods)
-            later = LaterInteractions(interactions, since, known_until, success)
-            groups = UserGroups()
+            days, success = pipeline.popularity.days, pipeline.solution.success
+            later, groups = LaterInteractions(interactions, since, days, success), UserGroups()
             parts += [
                 sum_period(period, _read_lists(files, period), later, groups) for period in periods
             ]
@@ -93,7 +186,63 @@ MEASURE_AGAIN = (
 def read_sums(files: ListFiles) -> pl.DataFrame:
     """The sums that an earlier run measured, which may have no rows.
 
-    They have the columns of `outcomes.sums.SCHEMA`. Raises UserError.
+    They have the columns of `outcome_sums.SCHEMA`. Raises UserError.
     """
     sums = files.parquet(files.keys.outcome_sums, MEASURE_AGAIN)
     return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else sums
+
+
+def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
+    """Yield the outcome of each period and arm.
+
+    sums: with the columns of `outcome_sums.SCHEMA`.
+    """
+    keys = ["start", "end", "edition", "since", "experiment", "length", "arm", "success"]
+    for values, part in sums.group_by(keys, maintain_order=True):
+        yield _estimate_outcome(dict(zip(keys, values, strict=True)), part)
+
+
+def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:
+    experiment = Experiment.model_validate_json(key["experiment"]) if key["experiment"] else None
+    active = int(part["active"].sum())
+    has_lists = experiment is None or experiment.control != "none" or key["arm"] != CONTROL
+    user_days = part["users"] * ((key["end"] - key["start"]) / SECONDS_A_DAY)
+    # Each user counts as -1, 0 or 1.
+    gained = part["hit_users"] - part["popular_hit_users"]
+
+    def estimate_mean(numerators: pl.Series, of: str = "active", least: float = 0.0) -> Rate | None:
+        return estimate_share(numerators, part[of], active, least)
+
+    def estimate_value(column: str) -> Rate | None:
+        if part[column].is_null().all():
+            return None
+        return estimate_ratio(part[column].fill_null(0), user_days)
+
+    popular_value = estimate_value("popular_hit_value")
+    popular_recall = estimate_mean(part["popular_recall"])
+    popular_list_share = estimate_mean(part["popular_hits"], of="new")
+    return Outcome(
+        edition=key["edition"],
+        since=key["since"],
+        start=datetime.fromtimestamp(key["start"], UTC),
+        end=datetime.fromtimestamp(key["end"], UTC),
+        experiment=experiment.name if experiment else "",
+        arm=key["arm"],
+        list_length=key["length"],
+        users=int(part["users"].sum()),
+        active_users=active,
+        interactions=int(part["interactions"].sum()),
+        new_interactions=int(part["new"].sum()),
+        on_list=int(part["hits"].sum()),
+        hit_rate=estimate_mean(part["hit_users"]) if has_lists else None,
+        recall=estimate_mean(part["recall"]) if has_lists else None,
+        list_share=estimate_mean(part["hits"], of="new") if has_lists else None,
+        gain=estimate_mean(gained, least=-1.0) if has_lists else None,
+        popular_hit_rate=estimate_mean(part["popular_hit_users"]),
+        popular_recall=None if popular_recall is None else popular_recall.value,
+        popular_list_share=None if popular_list_share is None else popular_list_share.value,
+        success=key["success"],
+        event_value=estimate_value("value"),
+        list_event_value=estimate_value("hit_value") if has_lists else None,
+        popular_event_value=None if popular_value is None else popular_value.value,
+    )

@@ -106,15 +106,16 @@ def find_popular_items(
     interactions: pl.LazyFrame,
     days: int,
     success: Collection[str],
+    until: int | None = None,
 ) -> PopularItems:
     """The popular items of these interactions.
 
-    days, success: as of `count_popular_items`.
+    days, success, until: as of `count_popular_items`.
     """
-    ids = count_popular_items(interactions, days, success).get_column(ITEM_ID)
+    ids = count_popular_items(interactions, days, success, until=until).get_column(ITEM_ID)
     if len(ids) < ENOUGH_ITEMS:
-        of_all_time = count_popular_items(interactions, None, success).get_column(ITEM_ID)
-        ids = pl.concat([ids, of_all_time]).unique(maintain_order=True)
+        of_all_time = count_popular_items(interactions, None, success, until=until)
+        ids = pl.concat([ids, of_all_time.get_column(ITEM_ID)]).unique(maintain_order=True)
     return PopularItems(ids, days)
 
 
@@ -122,9 +123,11 @@ def count_popular_items(
     interactions: pl.LazyFrame,
     days: int | None,
     success: Collection[str],
+    *,
     by: pl.DataFrame | None = None,
+    until: int | None = None,
 ) -> pl.DataFrame:
-    """The items that people had in the last days before the newest interaction.
+    """The items that people had in the last days before a time.
 
     The columns are ITEM_ID and popularity, the number of people who had the item. The most popular
     come first, and ties are in the order of ids. With `by`, the column reason comes before them,
@@ -134,10 +137,15 @@ def count_popular_items(
     days: None for all time.
     success: the types of events that count; all if empty.
     by: the columns USER_ID and reason, which names the group of users that are counted together.
+    until: the time, in epoch seconds; None for that of the newest interaction.
     """
     counted = interactions.filter(is_success(interactions, success))
+    if until is not None:
+        counted = counted.filter(pl.col(TIMESTAMP) <= until)
     if days is not None:
-        newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+        newest = until
+        if newest is None:
+            newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
         counted = counted.filter(pl.col(TIMESTAMP) > (newest or 0) - days * SECONDS_A_DAY)
     groups = []
     if by is not None:

@@ -20,8 +20,8 @@ from batchrec_dagster.config.list_columns import (
     REASONS,
 )
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.outcomes.arms import MODEL
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, USER_ID
+from batchrec_dagster.steps.arms import MODEL
 from batchrec_dagster.steps.item_pairs import choose_counted_users, number_histories, pair_histories
 from batchrec_dagster.steps.items import read_titles
 from batchrec_dagster.steps.numbered_ids import NumberedIds, Numbers, find_positions

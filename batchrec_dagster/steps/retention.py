@@ -188,7 +188,7 @@ def _delete_undeclared(work: PersonalizeWork) -> None:
 
 def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     """What the keys start with of files that the pipeline made for blocks which are gone."""
-    from batchrec_dagster.outcomes.arms import MODEL  # NumPy
+    from batchrec_dagster.steps.arms import MODEL  # NumPy
 
     keys = pipeline.keys
     if pipeline.items is None:

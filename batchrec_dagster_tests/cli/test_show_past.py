@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.outcomes.arms import CONTROL, MODEL, assign_arm
+from batchrec_dagster.steps.arms import CONTROL, MODEL, assign_arm
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.editions import ALONE, make_edition, restore
@@ -53,6 +53,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ListFiles:
         for user in ("bob", "cat")
         for item in ("egret", "fjord")
     ]
+    # Eve has something else, so it is more than chance that the others share their items.
+    rows.append(("eve", "aside", int(compute_time(10).timestamp())))
     table = pl.DataFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
     files.storage.store.put(files.interactions, table.write_csv().encode())
     return files

@@ -17,9 +17,9 @@ import pytest
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.outcomes.arms import MODEL, assign_arms
 from batchrec_dagster.personalize.ensure import Ensure, ReadyResource
 from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB, ResourceKind
+from batchrec_dagster.steps.arms import MODEL, assign_arms
 from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.work import Work

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.reporting.badges import (
     judge_concentration,
     judge_ndcg,
@@ -22,6 +20,8 @@ from batchrec_dagster.reporting.outcomes import build_outcomes_section
 from batchrec_dagster.reporting.page import render_page
 from batchrec_dagster.reporting.provenance import SMALL_SAMPLE
 from batchrec_dagster.reporting.sections import Badge
+from batchrec_dagster.steps.intervals import Rate
+from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster_tests.reporting.test_report_page import build_tables, run
 from batchrec_dagster_tests.reporting.test_verdict import build_evidence, build_facts
@@ -55,7 +55,7 @@ def test_the_model_is_good_only_if_that_was_measured(
 
 def build_outcome(active_users: int, low: float, high: float) -> Outcome:
     """What this many active users did, with this interval of the gain."""
-    rate = Rate(0.5, 0.4, 0.6)
+    rate = Rate(value=0.5, low=0.4, high=0.6)
     return Outcome(
         edition=1,
         since="publication",
@@ -72,8 +72,8 @@ def build_outcome(active_users: int, low: float, high: float) -> Outcome:
         hit_rate=rate,
         recall=rate,
         list_share=rate,
-        gain=Rate((low + high) / 2, low, high),
-        popular_hit_rate=Rate(0.375, 0.3, 0.45),
+        gain=Rate(value=(low + high) / 2, low=low, high=high),
+        popular_hit_rate=Rate(value=0.375, low=0.3, high=0.45),
         popular_recall=0.2,
         popular_list_share=0.15,
     )
@@ -89,7 +89,7 @@ def test_outcomes_and_metrics_have_one_minimum_sample() -> None:
         assert get_word(judge_outcome(outcome)) == get_word(judge_ndcg(facts)) == judgement
     assert get_word(judge_outcome(build_outcome(500, -0.1, 0.1))) == "watch"
     assert get_word(judge_outcome(build_outcome(20, -0.2, -0.1))) == "bad"
-    assert judge_outcome(replace(enough, gain=None)) is None
+    assert judge_outcome(enough.model_copy(update={"gain": None})) is None
     text = build_outcomes_section([few]).text[0]
     assert "(+10.0 to +20.0 points), but in a small sample." in text
     assert "small sample" not in build_outcomes_section([enough]).text[0]

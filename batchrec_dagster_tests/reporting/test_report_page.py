@@ -16,7 +16,6 @@ import polars as pl
 import pytest
 from pydantic import TypeAdapter
 
-from batchrec_dagster.outcomes.outcome import Outcome, Rate
 from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.checks import build_checks_section
@@ -37,6 +36,8 @@ from batchrec_dagster.reporting.page import encode_json_for_html, render_page
 from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.steps import item_pairs
+from batchrec_dagster.steps.intervals import Rate
+from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.first_run import FirstRun
 
@@ -239,11 +240,11 @@ def build_outcomes() -> list[Outcome]:
             interactions=30,
             new_interactions=20,
             on_list=5,
-            hit_rate=Rate(0.5, 0.157, 0.843),
-            recall=Rate(0.3, 0.1, 0.6),
-            list_share=Rate(0.25, 0.1, 0.5),
-            gain=Rate(0.125 * number, -0.1, 0.4),
-            popular_hit_rate=Rate(0.375, 0.1, 0.7),
+            hit_rate=Rate(value=0.5, low=0.157, high=0.843),
+            recall=Rate(value=0.3, low=0.1, high=0.6),
+            list_share=Rate(value=0.25, low=0.1, high=0.5),
+            gain=Rate(value=0.125 * number, low=-0.1, high=0.4),
+            popular_hit_rate=Rate(value=0.375, low=0.1, high=0.7),
             popular_recall=0.2,
             popular_list_share=0.15,
         )

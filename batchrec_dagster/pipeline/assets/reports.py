@@ -11,7 +11,6 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import PublishedList, fingerprint
-from batchrec_dagster.outcomes.outcome import SCHEMA, Outcome
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.declare_asset import (
     AssetOptions,
@@ -25,6 +24,7 @@ from batchrec_dagster.pipeline.run_step import asset_step, get_work
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, describe_outcome
 from batchrec_dagster.steps.items import list_optional_tables
+from batchrec_dagster.steps.outcomes import SCHEMA, Outcome
 from batchrec_dagster.steps.records import ModelRecord
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def recommendation_outcomes(published: PublishedList) -> dg.AssetsDefinition:
     @asset_step
     def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         # Imported here, because they need SciPy and NumPy.
-        from batchrec_dagster.outcomes.arms import MODEL
         from batchrec_dagster.reporting.experiment import describe_result
+        from batchrec_dagster.steps.arms import MODEL
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
         work = get_work(published.pipeline, context)

@@ -36,14 +36,24 @@ def count_outcomes(
     *,
     exclude_seen: bool,
     success: Sequence[str] = (),
+    days: int = 30,
 ) -> dict[str, float]:
     """The numbers of a period by the columns of the table. Without an active user some are missing.
 
     exclude_seen: whether lists leave out what a user had; then it is no outcome either.
     success: the types of events that count alone.
+    days: of how many days before the edition what people had is popular. The events need no more.
     """
     kinds = [kind.lower() for kind in success]
-    popular = Counter(event.item for event in events if event.time <= period.known_until)
+    popular = Counter(
+        item
+        for _, item in {
+            (event.user, event.item)
+            for event in events
+            if period.known_until - days * DAY < event.time <= period.known_until
+            and (not kinds or event.kind.lower() in kinds)
+        }
+    )
     ranking = sorted(popular, key=lambda item: (-popular[item], item))
     had, known = defaultdict(set), defaultdict(set)
     later: dict[str, list[Event]] = defaultdict(list)

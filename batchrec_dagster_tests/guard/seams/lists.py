@@ -22,12 +22,11 @@ from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.outcomes import arms
 from batchrec_dagster.personalize import conditions
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.personalize.file_formats import read_inference
 from batchrec_dagster.personalize.filter_grammar import parse_condition
-from batchrec_dagster.steps import item_pairs, popular_items, shared_jobs, training
+from batchrec_dagster.steps import arms, item_pairs, popular_items, shared_jobs, training
 from batchrec_dagster.steps import rules as rules_of_lists
 from batchrec_dagster.steps.checks import (
     ModelToPublish,

@@ -57,7 +57,7 @@ IMPORTS = (
     *("dagster._core.executor.in_process", "dagster._core.storage.local_compute_log_manager"),
     *("dagster._daemon.controller", "batchrec_dagster.definitions", "batchrec_dagster.cli"),
     *("batchrec_dagster.checking", "batchrec_dagster.local_personalize.api.service"),
-    *("batchrec_dagster.outcomes.experiment", "batchrec_dagster.pipeline.report"),
+    *("batchrec_dagster.steps.experiments", "batchrec_dagster.pipeline.report"),
     *("batchrec_dagster.reporting.lookup", "batchrec_dagster.reporting.run_stages"),
     *("batchrec_dagster.reporting.summary", "batchrec_dagster.steps.infer"),
     *("batchrec_dagster.samples.generator", "batchrec_dagster.steps.outcomes"),

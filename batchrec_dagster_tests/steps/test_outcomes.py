@@ -15,11 +15,11 @@ import pytest
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.outcomes.periods import find_periods as periods_of
 from batchrec_dagster.reporting.outcomes import (
     NOTHING_YET,
     build_outcomes_section,
 )
+from batchrec_dagster.steps.outcome_periods import find_periods as periods_of
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, Storage
@@ -84,7 +84,8 @@ def sum_plainly(
     excludes_seen: bool,
 ) -> dict[str, float]:
     """The sums of a period, the slow and plain way."""
-    popular = Counter(item for _, item, time in events if time <= known_until)
+    had_then = {(user, item) for user, item, time in events if time <= known_until}
+    popular = Counter(item for _, item in had_then)
     items_by_popularity = sorted(popular, key=lambda item: (-popular[item], item))
     had: dict[str, set[str]] = defaultdict(set)
     new: dict[str, set[str]] = defaultdict(set)

@@ -12,19 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.outcomes.arms import (
+from batchrec_dagster.steps.arms import (
     CONTROL,
     GROUPS,
     assign_arm,
     assign_arms,
     assign_groups,
 )
-from batchrec_dagster.outcomes.estimates import (
-    estimate_difference,
-    estimate_lift,
-    estimate_ratio,
-    estimate_share,
-)
+from batchrec_dagster.steps.intervals import compare_means, estimate_ratio, estimate_share
 
 USERS = pl.Series([f"user {number}" for number in range(20_000)])
 TEST = Experiment(name="holdout")
@@ -55,39 +50,35 @@ def test_of_groups_of_one_user_each_a_mean_has_the_interval_of_students_t() -> N
     assert (estimate.low, estimate.high) == pytest.approx((low, high))
 
 
-def test_a_share_of_single_users_has_the_exact_interval() -> None:
-    hits = np.repeat([1.0, 0.0], [30, 970])
-    estimate = estimate_share(hits, np.ones(1000), users=1000)
-    assert estimate is not None
-    exact = scipy.stats.binomtest(30, 1000).proportion_ci(method="exact")
-    assert (estimate.low, estimate.high) == pytest.approx((exact.low, exact.high), abs=2e-3)
-    for value in (0.0, 1.0):
-        estimate = estimate_share(np.full(20, value), np.ones(20), users=50)
-        exact = scipy.stats.binomtest(int(50 * value), 50).proportion_ci(method="exact")
-        assert estimate is not None
-        assert (estimate.low, estimate.high) == pytest.approx((exact.low, exact.high))
+def test_a_share_has_about_the_exact_interval_and_few_users_prove_nothing() -> None:
+    for hits, users in ((30, 1000), (0, 50), (50, 50), (8, 20)):
+        values = np.repeat([1.0, 0.0], [hits, users - hits])
+        share = estimate_share(values, np.ones(users), users=users)
+        exact = scipy.stats.binomtest(hits, users).proportion_ci(method="exact")
+        assert share is not None
+        assert (share.low, share.high) == pytest.approx((exact.low, exact.high), abs=0.05)
+        assert share.low <= share.value <= share.high
+    two = estimate_share([1.0, 1.0], [1.0, 1.0], users=2, least=-1.0)
+    assert two is not None
+    assert (two.low, two.high) == (-1, 1)
 
 
-def test_a_difference_is_welchs() -> None:
+def test_a_difference_of_arms_is_about_welchs() -> None:
     chance = np.random.default_rng(2)
-    first, second = chance.normal(5, 1, 90), chance.normal(4, 3, 40)
-    means = [estimate_ratio(values, np.ones(len(values))) for values in (first, second)]
-    assert means[0] is not None
-    assert means[1] is not None
-    estimate = estimate_difference(means[0], means[1])
+    first, second = chance.normal(5, 1, 100), chance.normal(4, 3, 100)
+    ones = np.ones(100)
+    difference, lift = compare_means((first, ones), (second, ones))
     welch = scipy.stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    assert (estimate.low, estimate.high) == pytest.approx((welch.low, welch.high))
+    # Here a group has users of both arms, and chance makes them go together a little.
+    assert (difference.low, difference.high) == pytest.approx((welch.low, welch.high), abs=0.1)
+    assert lift is not None
+    assert -1 < lift.low < lift.value < lift.high
+    assert compare_means((first, ones), (0 * second, ones))[1] is None
 
 
 def test_nothing_is_said_without_users_and_nothing_certain_with_one_group() -> None:
     assert estimate_ratio([0, 0], [0, 0]) is None
     assert estimate_share([], [], users=0) is None
-    estimate = estimate_ratio([3, 0], [2, 0])
-    assert estimate is not None
-    assert (estimate.value, estimate.low, estimate.high) == (1.5, -math.inf, math.inf)
-    two = estimate_ratio([1, 2], [1, 1])
-    assert two is not None
-    assert estimate_difference(estimate, two).high == math.inf
-    no_estimate = estimate_ratio([0, 0], [1, 1])
-    assert no_estimate is not None
-    assert estimate_lift(two, no_estimate) is None
+    one_group = estimate_ratio([3, 0], [2, 0])
+    assert one_group is not None
+    assert (one_group.value, one_group.low, one_group.high) == (1.5, -math.inf, math.inf)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.outcomes.arms import CONTROL, MODEL, UserGroups, assign_arms
-from batchrec_dagster.outcomes.experiment import (
+from batchrec_dagster.reporting.experiment import (
+    ExperimentView,
+    describe_control,
+    describe_result,
+    format_experiment,
+)
+from batchrec_dagster.steps.arms import CONTROL, MODEL, UserGroups, assign_arms
+from batchrec_dagster.steps.experiments import (
     ExperimentResult,
     summarize_experiment,
 )
-from batchrec_dagster.outcomes.periods import PUBLICATION, Period
-from batchrec_dagster.reporting.experiment import ExperimentView, describe_result, format_experiment
+from batchrec_dagster.steps.outcome_periods import PUBLICATION, Period
 from batchrec_dagster.steps.outcome_sums import (
     LaterInteractions,
     PeriodLists,
     sum_period,
 )
+from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.repeats import repeats
 
@@ -58,7 +64,7 @@ def simulate_world(seed: int, lift: float, users: int = 600) -> pl.DataFrame:
             }
         ),
         0,
-        [0],
+        30,
     )
     rows = pl.LazyFrame(
         {
@@ -140,7 +146,7 @@ def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
     assert f"a lift of {lift.value:+.1%} ({interval}; 1970-01-01 to 1970-01-15, 14 " in effect
     assert effect.startswith("Interactions per user and day: ")
     assert hits.startswith("New interactions on the list per user and day: ")
-    doubtful = replace(result, since="data", uneven=True, effects=[])
+    doubtful = result.model_copy(update={"since": "data", "uneven": True, "effects": ()})
     assert [line.split(":")[0].split(",")[0] for line in describe_result(doubtful)][1:] == [
         "Do not trust it",
         "The data end before the lists were published",
@@ -180,5 +186,17 @@ def test_without_enough_users_in_the_control_there_is_no_effect() -> None:
     for part in (pl.col("arm") == MODEL, few):
         summary = summarize_experiment(table.filter(part))
         assert summary is not None
-        assert summary.effects == []
+        assert summary.effects == ()
         assert summary.uneven
+
+
+def test_an_experiment_says_which_popular_items_its_control_gets() -> None:
+    def describe(number: int, name: str = "holdout", **facts: Any) -> Edition:
+        experiment = {"name": name, "control": "popular"}
+        return make_edition({"number": number, "experiment": experiment, **facts})
+
+    old, new = (describe(number, popularity={"days": 30}) for number in (1, 2))
+    assert [*describe_control([new, old, describe(3, "other")], "holdout")] == [
+        "In edition 2 these are the most popular items of the last 30 days."
+    ]
+    assert not [*describe_control([], "holdout")]

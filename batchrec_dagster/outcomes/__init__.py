@@ -1,1 +1,0 @@
-"""What people did with the lists, and what an experiment shows: records and estimates only."""

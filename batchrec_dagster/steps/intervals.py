@@ -1,0 +1,113 @@
+"""Numbers with 95% intervals, from sums over groups of users.
+
+A user's actions depend on each other, within a night and over nights, so intervals must count users
+and not actions. Users are hashed into groups that stay the same, and the uncertainty is what varies
+between the groups, whatever the dependencies within them. This takes a few numbers for each group
+and no random numbers, so the same data give the same intervals.
+
+Source: Kott, "The delete-a-group jackknife", Journal of Official Statistics 17 (2001).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BaseModel
+
+LEVEL = 0.95
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+class Rate(BaseModel, frozen=True):
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(value: float, without_group: Floats, least_error: float = 0.0) -> Rate:
+    """The number with its interval, which has no ends with fewer than two groups.
+
+    without_group: what the number would be without each group of users.
+    least_error: the standard error, if less than that varies between the groups.
+    """
+    from scipy import special  # It belongs to an extra.
+
+    groups = len(without_group)
+    if groups < 2:
+        return Rate(value=value, low=-math.inf, high=math.inf)
+    variance = (groups - 1) / groups * float(((without_group - value) ** 2).sum())
+    error = max(math.sqrt(variance), least_error)
+    half = float(special.stdtrit(groups - 1, (1 + LEVEL) / 2)) * error
+    return Rate(value=value, low=value - half, high=value + half)
+
+
+def estimate_ratio(numerators: ArrayLike, denominators: ArrayLike) -> Rate | None:
+    """The sum of the numerators divided by that of the denominators; None if the second is 0.
+
+    numerators, denominators: sums over the users of each group, in the same order of groups.
+    """
+    tops, bottoms = _select_counted(numerators, denominators)
+    if not len(bottoms):
+        return None
+    return estimate(float(tops.sum() / bottoms.sum()), _leave_each_out(tops, bottoms))
+
+
+def estimate_share(
+    numerators: ArrayLike, denominators: ArrayLike, users: float, least: float = 0.0
+) -> Rate | None:
+    """As `estimate_ratio`, for a mean over users of what is from `least` to 1, as the interval is.
+
+    Few users prove nothing, also if they agree: two more might all be different.
+
+    users: how many users it was measured on.
+    """
+    tops, bottoms = _select_counted(numerators, denominators)
+    if not len(bottoms):
+        return None
+    value = min(max(float(tops.sum() / bottoms.sum()), least), 1.0)
+    rate = estimate(value, _leave_each_out(tops, bottoms), least_error=2 / max(users, 1.0))
+    return Rate(value=value, low=max(rate.low, least), high=min(rate.high, 1.0))
+
+
+def compare_means(
+    model: tuple[ArrayLike, ArrayLike], control: tuple[ArrayLike, ArrayLike]
+) -> tuple[Rate, Rate | None]:
+    """The difference of the means of two arms, model - control, and the lift, model / control - 1.
+
+    The interval of the lift is that of its logarithm, so it stays above -1. There is none if a mean
+    is 0.
+
+    model, control: the numerators and denominators of each group of users, in the same order.
+    """
+    means, means_without = [], []
+    for numerators, denominators in (model, control):
+        tops, bottoms = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+        means.append(float(tops.sum() / bottoms.sum()))
+        means_without.append(_leave_each_out(tops, bottoms))
+    difference = estimate(means[0] - means[1], means_without[0] - means_without[1])
+    if min(means) <= 0 or min(map(np.min, means_without)) <= 0:
+        return difference, None
+    logarithm = estimate(math.log(means[0] / means[1]), np.log(means_without[0] / means_without[1]))
+    value, low, high = (
+        math.expm1(min(end, 700.0)) for end in (logarithm.value, logarithm.low, logarithm.high)
+    )
+    return difference, Rate(value=value, low=low, high=high)
+
+
+def _select_counted(numerators: ArrayLike, denominators: ArrayLike) -> tuple[Floats, Floats]:
+    """The sums of the groups that have something in the denominator."""
+    tops, bottoms = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    return tops[bottoms > 0], bottoms[bottoms > 0]
+
+
+def _leave_each_out(tops: Floats, bottoms: Floats) -> Floats:
+    """The ratio without each group; empty if there is one group alone."""
+    if len(bottoms) < 2:
+        return np.zeros(0)
+    without_group: Floats = (tops.sum() - tops) / (bottoms.sum() - bottoms)
+    return without_group
