@@ -368,7 +368,9 @@ class ObjectStore:
         try:
             yield
         except (AlreadyExistsError, PreconditionError) as error:
-            raise ObjectReplacedError(f"{uri} is another by now: run again") from error
+            # A put that is refused is explained where it is made.
+            message = f"{uri} was replaced while this run read it: run again"
+            raise ObjectReplacedError(message) from error
         except (OSError, BaseError) as error:
             if is_missing_object(error, verb):
                 message = f"cannot {verb} {uri}: there is no such object"

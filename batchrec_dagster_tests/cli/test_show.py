@@ -479,7 +479,7 @@ def test_of_a_large_table_in_s3_only_a_part_is_read_for_one_user(
     found_there = storage.store.head(uri)
     assert found_there is not None
     storage.store.put(uri, b"another")
-    with pytest.raises(UserError, match="is another by now"):
+    with pytest.raises(UserError, match="was replaced while this run read it"):
         fetch(storage.store, uri, 0, 3, found_there.etag)
 
 
