@@ -16,9 +16,17 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.steps.raw_files import RawRecord
+from batchrec_dagster.steps.checks import require_passed
+from batchrec_dagster.steps.raw_files import (
+    CopiedFile,
+    Copying,
+    Inspect,
+    RawRecord,
+    RawSource,
+    copy_raw,
+)
 from batchrec_dagster.steps.runs import explain_skipping
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.work import Result, Work
 from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster.storage.records import load
 
@@ -168,6 +176,27 @@ class SizeComparison:
             how_to_skip=explain_skipping(pipeline),
             skip=self.skip,
         )
+
+
+def copy_attributes(
+    work: Work,
+    raw: RawSource,
+    inspected_with: Mapping[str, str],
+    inspect: Inspect[DataSize],
+    comparison: SizeComparison,
+) -> tuple[Result[RawAttributes], Copying]:
+    """As `copy_raw`, for a file of items or users, which is compared with the published lists'.
+
+    If much is missing, the last run's record stays, so that nobody takes the file for that of now.
+    """
+
+    def inspect_and_compare(copies: Sequence[CopiedFile]) -> tuple[Finding, DataSize]:
+        check, size = inspect(copies)
+        require_passed([check, comparison.check(size)])
+        return check, size
+
+    result, copying = copy_raw(work, raw, RawAttributes, inspected_with, inspect_and_compare)
+    return result.with_check(comparison.check(result.record.seen)), copying
 
 
 def check_not_shrunk(

@@ -3,7 +3,7 @@
 They are copied to the storage.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,13 +22,13 @@ from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.preparation.layout import Column
 from batchrec_dagster.preparation.user_attributes import UsersLayout
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.data_sizes import (
     NOT_SHRUNK,
     DataSize,
     Part,
     RawAttributes,
     SizeComparison,
+    copy_attributes,
 )
 from batchrec_dagster.steps.items import inspect_items
 from batchrec_dagster.steps.ratings import (
@@ -37,10 +37,9 @@ from batchrec_dagster.steps.ratings import (
     describe_inspection,
     inspect_ratings,
 )
-from batchrec_dagster.steps.raw_files import CopiedFile, Copying, Inspect, RawSource, copy_raw
+from batchrec_dagster.steps.raw_files import Copying, Inspect, RawSource, copy_raw
 from batchrec_dagster.steps.user_attributes import inspect_users
 from batchrec_dagster.steps.work import Result, Work
-from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
 
 ATTRIBUTES_VERSION = "1"
@@ -264,40 +263,29 @@ def _raw_attributes(
         inspected_with = {"settings": code_version}
         if kind is USER_ROWS:
             inspected_with["erased"] = suppressed.version or ""
-        comparison = SizeComparison(work, part, skip=config.skip_quality_gate)
-
-        def inspect_and_compare(copies: Sequence[CopiedFile]) -> tuple[Finding, DataSize]:
-            check, size = inspect(work, suppressed)(copies)
-            # Nobody takes much smaller data for those of now.
-            require_passed([check, comparison.check(size)])
-            return check, size
-
-        result, copying = copy_raw(
+        result, copying = copy_attributes(
             work,
             RawSource(asset, find_upstream(source, context), place),
-            RawAttributes,
             inspected_with,
-            inspect_and_compare,
+            inspect(work, suppressed),
+            SizeComparison(work, part, skip=config.skip_quality_gate),
         )
-        record = result.record
-        (check,) = record.findings
         return _materialize_raw(
-            work,
-            asset,
-            result.with_check(comparison.check(record.seen)),
-            copying,
-            {
-                "preview": preview_metadata(
-                    f"{escape(source.display_name)}: {escape(check.text)}."
-                ),
-                "bytes": record.files[0].stored.size,
-                "dagster/row_count": check.numbers.get("rows", 0),
-                "dagster/column_schema": _build_attributes_schema(layout.roles),
-                "bad_rows": check.numbers.get("bad_rows", 0),
-            },
+            work, asset, result, copying, _attributes_metadata(result.record, layout)
         )
 
     return raw_attributes
+
+
+def _attributes_metadata(record: RawAttributes, layout: AttributesLayout) -> dict[str, Any]:
+    (check,) = record.findings
+    return {
+        "preview": preview_metadata(f"{escape(record.source)}: {escape(check.text)}."),
+        "bytes": record.files[0].stored.size,
+        "dagster/row_count": check.numbers.get("rows", 0),
+        "dagster/column_schema": _build_attributes_schema(layout.roles),
+        "bad_rows": check.numbers.get("bad_rows", 0),
+    }
 
 
 def _build_attributes_schema(roles: Mapping[str, Column]) -> dg.TableSchema:
