@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-import dagster as dg
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.ratings import check_delimiter, check_encoding, check_positions
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.sources import SourceSettings
 from batchrec_dagster.config.validation import validate_pattern, validate_with
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
@@ -37,7 +37,7 @@ class AttributesFileSettings(SourceSettings):
     )
     decimal: Decimal = Field(default=".", description="The decimal separator: `,` for 4,5.")
     encoding: Encoding = Field(default="auto", description="The file's encoding, as in ratings.")
-    columns: dg.Model | None = None
+    columns: Settings | None = None
     separator: str = Field(
         default=VALUE_SEPARATOR, description="The separator between several values of a category."
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-import dagster as dg
 from pydantic import Field
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import validate_pattern, validate_range
 
 
-class Experiment(dg.Model):
+class Experiment(Settings):
     """A holdout: by comparing its users with the others one learns what the lists cause."""
 
     name: str = Field(

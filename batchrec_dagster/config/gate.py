@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dagster as dg
 from pydantic import Field
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import validate_range
 
 
-class Gate(dg.Model):
+class Gate(Settings):
     """How good a new solution version, and how complete its data, must be for its lists to be
     published.
 

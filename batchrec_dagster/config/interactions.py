@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-import dagster as dg
 from pydantic import Field, model_validator
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import validate_pattern, validate_range, validate_with
 from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
 from batchrec_dagster.preparation.rules import Rules
 
 
-class Window(dg.Model):
+class Window(Settings):
     """How far back interactions go, from the newest one."""
 
     days: int = Field(
@@ -24,7 +24,7 @@ class Window(dg.Model):
     _days_in_range = validate_range("days", least=1)
 
 
-class InteractionSettings(dg.Model):
+class InteractionSettings(Settings):
     """Which ratings count as interactions; the rules apply in this order."""
 
     min_rating: float | None = Field(
@@ -82,7 +82,7 @@ _SETTINGS_OF_ENGINE = {
 }
 
 
-class PreparationSettings(dg.Model):
+class PreparationSettings(Settings):
     """The engine that turns ratings into interactions; every engine gives the same rows."""
 
     engine: Literal["local", "spark", "glue"] = Field(

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Self
 
-import dagster as dg
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.attribute_files import AttributesFileSettings
 from batchrec_dagster.config.ratings import check_names_or_positions
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.personalize.schemas import parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
 
 Column = str | int
 
 
-class ItemColumns(dg.Model):
+class ItemColumns(Settings):
     """Which column holds what: all by name in the header, or all by position (the first is 1)."""
 
     item: Column = Field(description="The column with the item's id.", examples=["movieId", 1])

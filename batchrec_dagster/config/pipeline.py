@@ -97,7 +97,7 @@ class Pipeline(Declaration, frozen=True):
             # What the pipeline asks of lists for users says nothing of other metrics.
             gate=settings.gate or Gate(),
             retention=settings.retention or self.retention,
-            sinks=settings.sinks,
+            sinks=settings.named_sinks,
         )
 
     @property

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dagster as dg
 from pydantic import Field
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import validate_range
 
 
-class Popularity(dg.Model):
+class Popularity(Settings):
     """Which items are popular: those that most people had in the last days.
 
     They are what an experiment's control and newcomers get, and what fills lists that rules leave

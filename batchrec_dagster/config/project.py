@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field, field_validator
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import validate_pattern, validate_range, validate_with
 
 
@@ -30,7 +31,7 @@ def check_zone(timezone: str) -> None:
         raise ValueError('unknown time zone; write one such as "Europe/Berlin"') from None
 
 
-class Schedule(dg.Model):
+class Schedule(Settings):
     """When the pipeline runs by itself."""
 
     cron: str = Field(
@@ -50,7 +51,7 @@ class Schedule(dg.Model):
     _timezone_exists = validate_with(check_zone, "timezone")
 
 
-class OnNewFiles(dg.Model):
+class OnNewFiles(Settings):
     """Whether new files of ratings start a refresh."""
 
     enabled: bool = Field(
@@ -67,7 +68,7 @@ class OnNewFiles(dg.Model):
     _seconds_in_range = validate_range("every_seconds", least=5)
 
 
-class Alerts(dg.Model):
+class Alerts(Settings):
     """Who gets a message when a run or check fails, the schedule is late, or lists are new."""
 
     urls_env: str | None = Field(
@@ -111,7 +112,7 @@ class Alerts(dg.Model):
         return self.urls_env is not None
 
 
-class Budget(dg.Model):
+class Budget(Settings):
     """What a run may cost in Amazon Personalize."""
 
     max_usd_per_run: float | None = Field(
@@ -125,7 +126,7 @@ class Budget(dg.Model):
     _amount_in_range = validate_range("max_usd_per_run", above=0)
 
 
-class Retries(dg.Model):
+class Retries(Settings):
     """How often Dagster runs a failed step again in the same run."""
 
     max_retries: int = Field(default=2, description="How often at most.")
@@ -136,12 +137,8 @@ class Retries(dg.Model):
     _retries_in_range = validate_range("max_retries", least=1)
     _delay_in_range = validate_range("delay_seconds", least=0)
 
-    @property
-    def policy(self) -> dg.RetryPolicy:
-        return dg.RetryPolicy(self.max_retries, self.delay_seconds, dg.Backoff.EXPONENTIAL)
 
-
-class OpSettings(dg.Model):
+class OpSettings(Settings):
     """How Dagster runs the step of an asset."""
 
     pool: str | None = Field(

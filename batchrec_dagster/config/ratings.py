@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Self, cast
 
-import dagster as dg
 from pydantic import Field, model_validator
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.sources import SourceSettings
 from batchrec_dagster.config.validation import validate_with
 from batchrec_dagster.preparation.layout import (
@@ -73,7 +73,7 @@ def check_positions(columns: Sequence[Column]) -> None:
         raise ValueError("with header: none, give columns by position, such as 1")
 
 
-class Columns(dg.Model):
+class Columns(Settings):
     """Which column holds what: all by name in the header, or all by position (the first is 1)."""
 
     user: Column | None = Field(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.filter_problems import explain_open_filter, find_filter_traits
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import build_field_errors, validate_range
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
 from batchrec_dagster.preparation.sources.parsing import parse_source
 
 
-class PopularBy(dg.Model):
+class PopularBy(Settings):
     """Newcomers get what is popular among the people with the same value of a column of users."""
 
     popular_by: str = Field(
@@ -31,7 +31,7 @@ CANDIDATES_PER_RESULT = 3
 MAX_FAILED_SHARE = 0.001
 
 
-class RecommendationSettings(dg.Model):
+class RecommendationSettings(Settings):
     """What each user gets."""
 
     num_results: int = Field(

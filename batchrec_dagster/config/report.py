@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dagster as dg
 from pydantic import Field
 
+from batchrec_dagster.config.settings import Settings
 
-class ReportSettings(dg.Model):
+
+class ReportSettings(Settings):
     """What the report shows besides what every report does."""
 
     people: list[str] = Field(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dagster as dg
 from pydantic import Field
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import validate_range
 
 
-class Retention(dg.Model):
+class Retention(Settings):
     """What is kept of earlier editions. The rest is deleted after each publication."""
 
     editions: int = Field(

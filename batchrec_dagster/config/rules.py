@@ -9,18 +9,13 @@ import math
 from datetime import date
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN, build_exclude_events
 
 
-class RuleSettings(BaseModel):
-    """Settings of a rule. They do not change, and take no other keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ExcludeSeen(RuleSettings):
+class ExcludeSeen(Settings):
     """Leave out what the user already had; without settings, whatever the user interacted with."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
@@ -67,7 +62,7 @@ class ExcludeSeen(RuleSettings):
         return EXCLUDE_SEEN if self.events is None else build_exclude_events(self.events)
 
 
-class Block(RuleSettings):
+class Block(Settings):
     """Items that are in no list, from a file that is read again for every refresh."""
 
     source: str = Field(
@@ -83,7 +78,7 @@ class Block(RuleSettings):
     )
 
 
-class PriceRange(RuleSettings):
+class PriceRange(Settings):
     """Items whose price is near the median price of the items that the user had.
 
     The median is of all items with a price that the user had by one of `events`, at any time. Each
@@ -120,7 +115,7 @@ class PriceRange(RuleSettings):
         return _check_events(events)
 
 
-class Pin(RuleSettings):
+class Pin(Settings):
     """An item, or the best one that meets a condition, at a rank of the list, until a day, for some
     users.
 
@@ -198,7 +193,7 @@ class Pin(RuleSettings):
         return self.until is not None and date.fromisoformat(self.until) < today
 
 
-class ListRules(RuleSettings):
+class ListRules(Settings):
     """What a shop says of its lists; the rules apply in this order, to a longer list.
 
     What they leave short is filled from the longer list, then with popular items, which obey them

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.filter_problems import find_filter_traits
 from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import validate_range
 from batchrec_dagster.personalize.file_formats import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
@@ -20,7 +20,7 @@ MAX_ITEMS = 500
 MAX_ATTRIBUTES = 10
 
 
-class Segments(dg.Model):
+class Segments(Settings):
     """The users most likely to want each item, or items that match each expression."""
 
     items: list[str | int] = Field(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
-import dagster as dg
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.rules import Block, ListRules
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import (
     Keys,
     build_field_errors,
@@ -28,7 +28,7 @@ from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 
 
-class SimilarItemsRules(dg.Model):
+class SimilarItemsRules(Settings):
     """What a shop says of its lists of similar items. What the rules leave short stays short."""
 
     block: Block | None = Field(
@@ -53,7 +53,7 @@ class SimilarItemsRules(dg.Model):
         return self
 
 
-class ItemsSource(dg.Model):
+class ItemsSource(Settings):
     """A list of the items that get a list of their own, which is read again for every refresh."""
 
     source: str = Field(
@@ -71,7 +71,7 @@ class ItemsSource(dg.Model):
     _source_is_possible = validate_with(parse_source, "source")
 
 
-class SimilarItems(dg.Model):
+class SimilarItems(Settings):
     """What goes with each item, for product pages: similar items, by a recipe of Amazon
     Personalize, or items that people bought together with it, which batchrec counts itself."""
 
@@ -128,14 +128,6 @@ class SimilarItems(dg.Model):
     _days_in_range = validate_range("within_days", least=0)
 
     @model_validator(mode="after")
-    def _table_has_a_name_of_its_own(self) -> Self:
-        postgres = self.sinks.postgres
-        if postgres is not None and "table" not in postgres.model_fields_set:
-            named = postgres.model_copy(update={"table": SIMILAR_ITEMS})
-            self.sinks = self.sinks.model_copy(update={"postgres": named})
-        return self
-
-    @model_validator(mode="after")
     def _settings_fit_how_items_are_found(self) -> Self:
         raise_field_errors(self._find_problems_of_way())
         return self
@@ -166,6 +158,15 @@ class SimilarItems(dg.Model):
         """The settings that decide what is in the lists, without defaults, for fingerprints."""
         others = {"gate", "retention", "sinks"}
         return self.model_dump(mode="json", exclude_defaults=True, exclude=others)
+
+    @property
+    def named_sinks(self) -> Sinks:
+        """The sinks, with a name of its own for the table in PostgreSQL unless one is declared."""
+        postgres = self.sinks.postgres
+        if postgres is None or "table" in postgres.model_fields_set:
+            return self.sinks
+        named = postgres.model_copy(update={"table": SIMILAR_ITEMS})
+        return self.sinks.model_copy(update={"postgres": named})
 
     @property
     def is_bought_together(self) -> bool:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
-import dagster as dg
 from pydantic import Field, field_validator, model_validator
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import build_field_errors, validate_range
 from batchrec_dagster.personalize.recipes import (
     EVENT_VALUE_THRESHOLD,
@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.recipes import (
 from batchrec_dagster.personalize.schemas import MAX_EVENT_TYPES
 
 
-class Retrain(dg.Model):
+class Retrain(Settings):
     """When a new model is trained."""
 
     every_days: int | None = Field(
@@ -42,7 +42,7 @@ class Training(NamedTuple):
     """Hyperparameters, and EVENT_WEIGHTS and EVENT_VALUE_THRESHOLD."""
 
 
-class Solution(dg.Model):
+class Solution(Settings):
     """How Personalize trains."""
 
     recipe: str = Field(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Literal, Self
 
-import dagster as dg
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.layout import Header
@@ -19,7 +19,7 @@ from batchrec_dagster.preparation.sources.source import RatingsSource, hide_quer
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 
-class QueriedSource(dg.Model):
+class QueriedSource(Settings):
     """What has a `source`, and perhaps a `query` of it, and is read by every run."""
 
     # Whether rows without a query may come from a folder or a pattern.
@@ -115,17 +115,18 @@ class QueriedSource(dg.Model):
         return source if source.startswith(SCHEME) else None
 
     @property
-    def asset_sources(self) -> list[dg.AssetKey]:
-        """The assets whose rows are read."""
+    def asset_sources(self) -> list[tuple[str, ...]]:
+        """The paths of the keys of the assets whose rows are read."""
         files = [
             parse_source(source) for source in self.sources.values() if source.startswith(ASSET)
         ]
-        return [dg.AssetKey(file.key) for file in files if isinstance(file, AssetRows)]
+        return [tuple(file.key) for file in files if isinstance(file, AssetRows)]
 
     @property
-    def upstream(self) -> list[dg.AssetKey]:
-        """The assets that a run waits for: those whose rows are read, and those of `deps`."""
-        declared = [dg.AssetKey(key.split("/")) for key in self.deps]
+    def upstream(self) -> list[tuple[str, ...]]:
+        """The paths of the keys of the assets that a run waits for: those whose rows are read, and
+        those of `deps`."""
+        declared = [tuple(key.split("/")) for key in self.deps]
         return [*dict.fromkeys([*self.asset_sources, *declared])]
 
     @property

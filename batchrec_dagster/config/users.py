@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Self
 
-import dagster as dg
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.attribute_files import AttributesFileSettings
 from batchrec_dagster.config.ratings import check_names_or_positions
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.personalize.schemas import parse_schema
 from batchrec_dagster.preparation.user_attributes import UsersLayout
 
 Column = str | int
 
 
-class UserColumns(dg.Model):
+class UserColumns(Settings):
     """Which column holds what: all by name in the header, or all by position (the first is 1)."""
 
     user: Column = Field(

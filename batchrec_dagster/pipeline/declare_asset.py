@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, PublishedList
+from batchrec_dagster.config.project import Retries
 from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.deployment.io_managers import STORAGE_KEY
 from batchrec_dagster.personalize.prices import Cost
@@ -86,7 +87,7 @@ def asset_options(
         "tags": {"stage": stage},
         "op_tags": op.tags,
         "pool": op.pool,
-        "retry_policy": op.retries.policy if op.retries else None,
+        "retry_policy": _make_retry_policy(op.retries),
         "code_version": code_version,
         "io_manager_key": resource_key(io_manager) if io_manager else None,
         "metadata": {
@@ -97,6 +98,12 @@ def asset_options(
         "check_specs": check_specs(key, checks or {}, warnings or {}),
         "required_resource_keys": {resource_key(resource) for resource in resources},
     }
+
+
+def _make_retry_policy(retries: Retries | None) -> dg.RetryPolicy | None:
+    if retries is None:
+        return None
+    return dg.RetryPolicy(retries.max_retries, retries.delay_seconds, dg.Backoff.EXPONENTIAL)
 
 
 def _name_list(owner: Pipeline | PublishedList, name: str) -> dict[str, str]:

@@ -157,7 +157,7 @@ def batch_users(published: PublishedList) -> dg.AssetsDefinition:
             kinds={"polars", "json"},
             deps=[
                 asset_key(published, "interactions"),
-                *settings.upstream,
+                *map(dg.AssetKey, settings.upstream),
                 *([asset_key(published, "users")] if settings.filter is not None else []),
             ],
             stage=PREPARED,

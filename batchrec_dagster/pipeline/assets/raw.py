@@ -79,7 +79,7 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             description="Who rated, bought or watched what, and when: the files that everything"
             f" else is made of, {file_note}. Unchanged files are not copied again.",
             kinds={"source", "file"},
-            deps=ratings.upstream,
+            deps=[*map(dg.AssetKey, ratings.upstream)],
             stage=RAW,
             storage_key=keys.record("raw_ratings"),
             code_version=describe_inspection(pipeline),
@@ -242,7 +242,7 @@ def _raw_attributes(
             asset,
             description=f"{description}: {file_note}.",
             kinds={"source", "file"},
-            deps=settings.upstream,
+            deps=[*map(dg.AssetKey, settings.upstream)],
             stage=RAW,
             storage_key=keys.record(asset),
             code_version=code_version,
