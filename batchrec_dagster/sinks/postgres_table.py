@@ -10,20 +10,20 @@ nobody who is gone stays in its statistics.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import polars as pl
 import psycopg2
-from psycopg2 import errors, sql
+from psycopg2 import sql
 from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.sinks import sink
+from batchrec_dagster.sinks.postgres_errors import LOCK_SECONDS, RIGHTS_HINT, explain
 from batchrec_dagster.storage.list_subjects import find_subject
 from batchrec_dagster.storage.secrets import choose_safe_defaults
 
@@ -34,9 +34,6 @@ KEY_ENDING = "_batchrec_key"
 # the same default for the table's name, so the comment keeps them apart.
 WRITTEN_FOR = "Written by batchrec for the pipeline "
 
-# A reader of a long report keeps a column from being added. While this sink waits for it, new
-# readers queue behind the sink, so it gives up after this many seconds.
-LOCK_SECONDS = 10
 # The database's own time limits are meant for people's queries.
 TRANSACTION_SETTINGS = {
     "statement_timeout": 0,
@@ -59,37 +56,6 @@ COLUMNS = {
     "item_id": "text",
     "title": "text",
     "score": "double precision",
-}
-RIGHTS_HINT = "; the user needs CREATE on the schema, and to own the table where there is one"
-# Parts of libpq's messages about errors that a retry cannot fix. There are no error codes before
-# there is a connection.
-LASTING_ERRORS = (
-    "authentication failed",
-    "authentication method requirement",
-    "server does not support SSL",
-    "does not exist",
-    "invalid",
-    "is not permitted to log in",
-    "Name or service not known",
-    "no password",
-    "no pg_hba.conf entry",
-    "permission denied",
-)
-# How libpq begins its message if there is no connection.
-NO_CONNECTION = re.compile(
-    r'connection to server at "(?P<host>[^"]+)"(?: \([^)]+\))?, port (?P<port>\d+) failed:'
-    r" (?:FATAL: +)?(?P<reason>.+)"
-)
-UNKNOWN_HOST = re.compile(r'could not translate host name "(?P<host>[^"]+)" to address: .+')
-# What to do about errors before there is a connection, by a part of their text.
-CONNECTION_FIXES = {
-    "authentication failed": "correct the user or the password in {variable}",
-    "no password": "add the password to {variable}",
-    "does not exist": "create it, or correct its name in {variable}",
-    "Connection refused": "check that PostgreSQL runs there, and that {variable} has its host and"
-    " port",
-    "timeout expired": "check that a firewall lets this machine through, and that {variable} has"
-    " the right host and port",
 }
 
 
@@ -193,7 +159,7 @@ def _open_connection(target: PostgresTarget) -> Iterator[Connection]:
         with closing(psycopg2.connect(dsn)) as connection:
             yield connection
     except psycopg2.Error as error:
-        raise _make_user_error(error, target, parameters.get("password")) from None
+        raise explain(error, target.table, target.variable, parameters.get("password")) from None
 
 
 def _parse_url(url: str) -> dict[str, str]:
@@ -363,43 +329,3 @@ def _vacuum(connection: Connection, table: FoundTable, rows: int) -> str | None:
         _execute(cursor, "VACUUM (ANALYZE) {}", table.identifier)
     # ANALYZE leaves the statistics of an empty table as they are.
     return None if rows else f"{table.name} keeps values of its last rows in its statistics"
-
-
-def _make_user_error(
-    error: psycopg2.Error, target: PostgresTarget, password: str | None
-) -> UserError:
-    """The error in one line, without the password. A semicolon separates what to do."""
-    text = str(error).strip().partition("\n")[0]
-    if password:
-        text = text.replace(password, "…")
-    message = _describe_failed_connection(text, target.variable)
-    if message is None:
-        message = f"cannot write the table {target.table}: {text}"
-        if isinstance(error, errors.InsufficientPrivilege):
-            message += RIGHTS_HINT
-        if isinstance(error, errors.LockNotAvailable):
-            message += (
-                f"; another transaction has held it for {LOCK_SECONDS} seconds: end it"
-                " (pg_stat_activity shows whose it is)"
-            )
-    may_be_temporary = isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError))
-    if may_be_temporary and not any(part in text for part in LASTING_ERRORS):
-        return Retry(message)
-    return UserError(message)
-
-
-def _describe_failed_connection(text: str, variable: str) -> str | None:
-    """What libpq says of a connection that it could not open, where that was, and what to do.
-
-    None if the text is about something else.
-    """
-    unknown_host = UNKNOWN_HOST.match(text)
-    if unknown_host is not None:
-        return f"there is no host {unknown_host['host']}; correct it in {variable}"
-    match = NO_CONNECTION.match(text)
-    if match is None:
-        return None
-    reason = match["reason"]
-    message = f"{reason[0].lower()}{reason[1:]} at {match['host']}:{match['port']}"
-    fixes = [fix for part, fix in CONNECTION_FIXES.items() if part in reason]
-    return f"{message}; {fixes[0].format(variable=variable)}" if fixes else message

@@ -82,7 +82,7 @@ class Receipt(BaseModel, frozen=True):
     """How many ids were named."""
     erased: dict[str, str]
     """How much was erased, by the name of the place."""
-    suppressed: int
+    left_out: int
     """How many people the pipeline leaves out from now on."""
     remains: tuple[str, ...] = ()
     """Sentences on what is still somewhere, and when it goes."""
@@ -185,7 +185,7 @@ def erase(
             ended_at=datetime.now(UTC),
             people=len(people),
             erased={trace.name: trace.amount for trace in traces if trace.number},
-            suppressed=len(erased),
+            left_out=len(erased),
             remains=tuple(remains),
         )
         save(store, work.storage.uri(receipt.key), receipt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -75,16 +75,18 @@ class UserTable:
 def list_tables(work: Work) -> Iterator[UserTable]:
     """The tables of users that there are."""
     keys = work.pipeline.keys
-    tables: list[tuple[str, str, str, str | None]] = [
-        ("interactions", keys.interactions, USER_ID, work.files.record_uri("interactions")),
-        ("attributes of users", keys.users, USER_ID, work.files.record_uri("users")),
-        ("users who get lists", keys.job_input("batch_inference"), USER_FIELD, None),
-        ("segments", keys.user_segments, "user_id", None),
+    tables = [
+        UserTable(
+            "interactions", keys.interactions, USER_ID, work.files.record_uri("interactions")
+        ),
+        UserTable("attributes of users", keys.users, USER_ID, work.files.record_uri("users")),
+        UserTable("users who get lists", keys.job_input("batch_inference"), USER_FIELD),
+        UserTable("segments", keys.user_segments, "user_id"),
     ]
     for files in open_lists(work):
         tables += [
-            ("users who get lists", files.keys.users_of_list, USER_FIELD, None),
-            ("users without lists", files.keys.all_users_without_lists, "user_id", None),
+            UserTable("users who get lists", files.keys.users_of_list, USER_FIELD),
+            UserTable("users without lists", files.keys.all_users_without_lists, "user_id"),
         ]
     yield from _find_tables(work, tables)
 
@@ -92,20 +94,20 @@ def list_tables(work: Work) -> Iterator[UserTable]:
 def list_users_of_sinks(work: Work) -> Iterator[UserTable]:
     """The tables of the users that sinks have written, to know who is gone."""
     folders = [files.keys.all_users_in_dynamodb for files in open_lists(work)]
-    yield from _find_tables(
-        work, [("users in DynamoDB", folder, "user_id", None) for folder in folders]
-    )
+    tables = [UserTable("users in DynamoDB", folder, "user_id") for folder in folders]
+    yield from _find_tables(work, tables)
 
 
-def _find_tables(
-    work: Work, tables: Sequence[tuple[str, str, str, str | None]]
-) -> Iterator[UserTable]:
-    """The tables that there are, of these names, keys or folders, columns and records."""
-    for name, prefix, column, record in dict.fromkeys(tables):
-        for info in work.storage.store.list(work.files.uri(prefix)):
+def _find_tables(work: Work, tables: Sequence[UserTable]) -> Iterator[UserTable]:
+    """The tables that there are, each with its URI.
+
+    tables: with the key of a file, or of a folder of such files, in the place of the URI.
+    """
+    for table in dict.fromkeys(tables):
+        for info in work.storage.store.list(work.files.uri(table.uri)):
             # Another program may have put a file of its own there.
             if info.uri.endswith((".csv", ".json", ".parquet")):
-                yield UserTable(name, info.uri, column, record)
+                yield replace(table, uri=info.uri)
 
 
 def _count_rows_of(work: Work, table: UserTable, ids: pl.Series) -> tuple[int, int]:
