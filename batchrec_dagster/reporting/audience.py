@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
+from batchrec_dagster.storage.edition import NewcomerFacts
 
 # With fewer interactions, a recommender knows little about a user.
 FEW = 5
@@ -56,14 +55,14 @@ def count_audience(tables: RunTables, counts: ReportCounts) -> Audience:
     )
 
 
-def describe_newcomers(newcomers: Mapping[str, Any]) -> str | None:
+def describe_newcomers(newcomers: NewcomerFacts | None) -> str | None:
     """What users without interactions get, in a sentence; None if that is the model's choice.
 
-    newcomers: those of an edition; empty if nothing is declared for them.
+    newcomers: those of an edition; None if nothing is declared for them.
     """
-    if not newcomers:
+    if newcomers is None:
         return None
-    policy = newcomers["get"]
+    policy = newcomers.get
     if policy == "leave_out":
         return "They get no list."
     if isinstance(policy, dict):

@@ -84,9 +84,9 @@ def describe_control(editions: Sequence[Edition], name: str) -> Iterator[str]:
         and edition.experiment["name"] == name
         and edition.experiment.get("control") == "popular"
     ]
-    if not of_experiment:
+    if not of_experiment or of_experiment[-1].popularity is None:
         return
-    window = name_window(of_experiment[-1].popularity["days"])
+    window = name_window(of_experiment[-1].popularity.days)
     yield f"In edition {of_experiment[-1].number} these are the most popular items {window}."
 
 

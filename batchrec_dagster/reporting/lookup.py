@@ -359,9 +359,9 @@ def _read_reasons(rows: pl.DataFrame, edition: Edition | None) -> list[str | Non
             reason or (POPULAR if arm == "control" else None)
             for reason, arm in zip(reasons, arms, strict=True)
         ]
-    if edition is None or not edition.popularity:
+    if edition is None or edition.popularity is None:
         return reasons
-    name = f"{POPULAR} {name_window(edition.popularity['days']).replace('of', 'in', 1)}"
+    name = f"{POPULAR} {name_window(edition.popularity.days).replace('of', 'in', 1)}"
     return [name if reason == POPULAR else reason for reason in reasons]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from batchrec_dagster.reporting.badges import judge_short_lists
 from batchrec_dagster.reporting.sections import Figure, ReportSection, Tile, format_count
+from batchrec_dagster.storage.edition import FilledLists, RuleCounts
 
 RULE_COLUMNS = ("rule", "results left out", "rows added", "lists that lack it", "lists emptied")
 _TEXT = (
@@ -17,28 +17,30 @@ _TEXT = (
 )
 
 
-def list_rule_rows(rules: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The cells under RULE_COLUMNS, a row for each rule.
+def list_rule_rows(rules: Sequence[RuleCounts]) -> list[list[str]]:
+    """The cells under RULE_COLUMNS, a row for each rule."""
+    return [
+        [
+            counts.rule,
+            f"{counts.removed:,}",
+            f"{counts.added:,}",
+            f"{counts.unmet:,}",
+            f"{counts.emptied:,}",
+        ]
+        for counts in rules
+    ]
 
-    rules: as an edition's metadata have them.
-    """
-    counts = ("removed", "added", "unmet", "emptied")
-    return [[rule["rule"], *(f"{rule[count]:,}" for count in counts)] for rule in rules]
 
-
-def summarize_rules(rules: Sequence[Mapping[str, Any]], filled: Mapping[str, int]) -> str:
-    """What the rules did, in a line.
-
-    rules, filled: as an edition's metadata have them.
-    """
+def summarize_rules(rules: Sequence[RuleCounts], filled: FilledLists | None) -> str:
+    """What the rules did, in a line."""
     parts = []
-    for rule in rules:
-        if rule["added"]:
-            parts.append(f"{rule['rule']} added {rule['added']:,}")
-        elif rule["removed"]:
-            parts.append(f"{rule['rule']} left out {rule['removed']:,}")
-    if filled["popular_rows"]:
-        parts.append(f"{filled['popular_rows']:,} popular items filled lists")
+    for counts in rules:
+        if counts.added:
+            parts.append(f"{counts.rule} added {counts.added:,}")
+        elif counts.removed:
+            parts.append(f"{counts.rule} left out {counts.removed:,}")
+    if filled is not None and filled.popular_rows:
+        parts.append(f"{filled.popular_rows:,} popular items filled lists")
     return ", ".join(parts) or "they changed nothing"
 
 
@@ -48,13 +50,9 @@ def _align_numbers(rows: Sequence[Sequence[str]]) -> list[list[str | Markup]]:
 
 
 def build_rules_section(
-    rules: Sequence[Mapping[str, Any]] | None,
-    filled: Mapping[str, int] | None,
+    rules: Sequence[RuleCounts], filled: FilledLists | None
 ) -> ReportSection | None:
-    """The section; None if no rules made the lists.
-
-    rules, filled: as an edition's metadata have them; None where they do not.
-    """
+    """The section; None if no rules made the lists."""
     if not rules:
         return None
     tiles = []
@@ -63,10 +61,10 @@ def build_rules_section(
             Tile(
                 "rules_short_lists",
                 "Lists that rules left short",
-                format_count(filled["short_of_model"]),
-                f"of the {filled['of_model']:,} lists of the model had too few of its results left."
-                f" {filled['popular_rows']:,} popular items fill these.",
-                judge_short_lists(filled["short_of_model"], filled["of_model"]),
+                format_count(filled.short_of_model),
+                f"of the {filled.of_model:,} lists of the model had too few of its results left."
+                f" {filled.popular_rows:,} popular items fill these.",
+                judge_short_lists(filled.short_of_model, filled.of_model),
             )
         )
     table = Figure(
@@ -77,7 +75,7 @@ def build_rules_section(
         None,
         [column.capitalize() for column in RULE_COLUMNS],
         _align_numbers(list_rule_rows(rules)),
-        fold=f"{sum(rule['removed'] for rule in rules):,} results left out,"
-        f" {sum(rule['added'] for rule in rules):,} rows added",
+        fold=f"{sum(counts.removed for counts in rules):,} results left out,"
+        f" {sum(counts.added for counts in rules):,} rows added",
     )
     return ReportSection("rules", "Rules", [_TEXT], tiles, [table])

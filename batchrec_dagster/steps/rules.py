@@ -18,6 +18,7 @@ from batchrec_dagster.steps.max_per import read_limits
 from batchrec_dagster.steps.numbered_ids import NumberedIds
 from batchrec_dagster.steps.ranks import Ranks, rank_rows
 from batchrec_dagster.steps.rule_context import EXISTS, RuleContext, encode_pairs
+from batchrec_dagster.storage.edition import FilledLists, RuleCounts
 
 # Why a row is on a list, in the column `reason`; null for the model's own.
 POPULAR, PINNED = "popular", "pinned"
@@ -33,41 +34,6 @@ LISTS_AT_ONCE = 5_000
 AFTER_MODEL = 1_000_000
 
 PINNED_ROWS = {"list": pl.UInt32, "item": pl.UInt32, "rank": pl.Int64}
-
-
-@dataclass
-class RuleCounts:
-    """What a rule did to the lists of a run."""
-
-    rule: str
-    """Its key in the declaration."""
-    removed: int = 0
-    """How many results it left out: of a filter all that it does not allow, of max_per those that
-    it refused on a list with free ranks."""
-    added: int = 0
-    """How many rows it put on lists."""
-    emptied: int = 0
-    """On how many lists it left out the last result of the model."""
-    unmet: int = 0
-    """How many lists cannot have what it asks for."""
-
-
-@dataclass
-class FilledLists:
-    """How the lists of a run were filled."""
-
-    lists: int = 0
-    """How many lists there are, with those of users for whom nothing is left."""
-    of_model: int = 0
-    """How many of them the model answered for; the others are of popular items from the start."""
-    short_of_model: int = 0
-    """For how many lists of the model the rules left fewer of its results than a list has items."""
-    popular_rows: int = 0
-    """How many popular items fill these short lists."""
-    empty: int = 0
-    """How many lists are empty."""
-    seen: int = 0
-    """How many rows have an item that exclude_seen leaves out. There should be none."""
 
 
 @dataclass(frozen=True)

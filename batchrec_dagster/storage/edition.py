@@ -56,6 +56,58 @@ class ListCounts(BaseModel, frozen=True):
     """How many rows are popular items that Personalize added without a score."""
 
 
+@dataclass
+class RuleCounts:
+    """What a rule did to the lists of a run."""
+
+    rule: str
+    """Its key in the declaration."""
+    removed: int = 0
+    """How many results it left out: of a filter all that it does not allow, of max_per those that
+    it refused on a list with free ranks."""
+    added: int = 0
+    """How many rows it put on lists."""
+    emptied: int = 0
+    """On how many lists it left out the last result of the model."""
+    unmet: int = 0
+    """How many lists cannot have what it asks for."""
+
+
+@dataclass
+class FilledLists:
+    """How the lists of a run were filled."""
+
+    lists: int = 0
+    """How many lists there are, with those of users for whom nothing is left."""
+    of_model: int = 0
+    """How many of them the model answered for; the others are of popular items from the start."""
+    short_of_model: int = 0
+    """For how many lists of the model the rules left fewer of its results than a list has items."""
+    popular_rows: int = 0
+    """How many popular items fill these short lists."""
+    empty: int = 0
+    """How many lists are empty."""
+    seen: int = 0
+    """How many rows have an item that exclude_seen leaves out. There should be none."""
+
+
+class PopularFacts(BaseModel, frozen=True):
+    """Which items were popular."""
+
+    days: int
+    """Those of the last days count, of this number."""
+    items: int = 0
+    """How many there were."""
+
+
+class NewcomerFacts(BaseModel, frozen=True):
+    """The users without interactions."""
+
+    users: int
+    get: str | dict[str, str] | None
+    """What they got, as it is declared."""
+
+
 class Withdrawn(BaseModel, frozen=True):
     """Lists that a rollback replaced, and by what they are known if they are made again."""
 
@@ -100,14 +152,14 @@ class Edition(BaseModel, frozen=True):
     counts: ListCounts = ListCounts()
     findings: tuple[Finding, ...] = ()
     """Of the checks that it passed."""
-    rules: tuple[dict[str, Any], ...] = ()
-    """What each rule did."""
-    filled: dict[str, int] = {}
+    rules: tuple[RuleCounts, ...] = ()
+    """What each rule did, in the order of application."""
+    filled: FilledLists | None = None
     """How lists that rules left short were filled."""
-    popularity: dict[str, Any] = {}
+    popularity: PopularFacts | None = None
     """Which items were popular, if lists have such items."""
-    newcomers: dict[str, Any] = {}
-    """How many newcomers there were, and what they got."""
+    newcomers: NewcomerFacts | None = None
+    """The newcomers, if it is declared what they get."""
     reasons: dict[str, int] = {}
     """How many rows have each reason."""
     users_dropped: int = 0

@@ -185,13 +185,15 @@ def list_warnings(published: PublishedList) -> dict[str, str]:
     }
 
 
-def describe_table(published: PublishedList, table: "RecommendationTable") -> dict[str, Any]:
+def describe_table(
+    published: PublishedList, edition: Edition, table: "RecommendationTable"
+) -> dict[str, Any]:
     """The metadata of a published table of lists for users."""
     counts = table.counts
     return {
         "preview": _preview(table),
-        **_rules_metadata(table),
-        **_popularity_metadata(table),
+        **_rules_metadata(edition),
+        **_popularity_metadata(edition),
         **table_metadata(counts.rows, _describe_columns(published), table.sample.columns),
         "users": counts.subjects,
         "items": counts.items,
@@ -201,31 +203,34 @@ def describe_table(published: PublishedList, table: "RecommendationTable") -> di
     }
 
 
-def _rules_metadata(table: "RecommendationTable") -> dict[str, Any]:
+def _rules_metadata(edition: Edition) -> dict[str, Any]:
     """What each rule did, and how many rows have each reason, where that is known."""
     metadata: dict[str, Any] = {}
-    rules = table.facts.get("rules")
-    if rules:
-        metadata["rules"] = dg.MetadataValue.md(markdown_table(RULE_COLUMNS, list_rule_rows(rules)))
-        for rule in rules:
-            # Dagster plots these over the runs.
-            count = "added" if rule["rule"] == "pin" else "removed"
-            metadata[f"rule_{rule['rule']}_{count}"] = rule[count]
-        metadata["lists_short_of_results"] = table.facts["filled"]["short_of_model"]
-        metadata["popular_rows"] = table.facts["filled"]["popular_rows"]
-    for reason, count in table.facts.get("reasons", {}).items():
+    if edition.rules:
+        metadata["rules"] = dg.MetadataValue.md(
+            markdown_table(RULE_COLUMNS, list_rule_rows(edition.rules))
+        )
+    for counts in edition.rules:
+        # Dagster plots these over the runs.
+        if counts.rule == "pin":
+            metadata["rule_pin_added"] = counts.added
+        else:
+            metadata[f"rule_{counts.rule}_removed"] = counts.removed
+    if edition.filled is not None:
+        metadata["lists_short_of_results"] = edition.filled.short_of_model
+        metadata["popular_rows"] = edition.filled.popular_rows
+    for reason, count in edition.reasons.items():
         metadata[f"reason_{reason}"] = count
     return metadata
 
 
-def _popularity_metadata(table: "RecommendationTable") -> dict[str, Any]:
+def _popularity_metadata(edition: Edition) -> dict[str, Any]:
     """Which items were popular, if lists have any, and how many users have no interactions."""
     metadata: dict[str, Any] = {}
-    popularity, newcomers = table.facts.get("popularity"), table.facts.get("newcomers")
-    if popularity:
-        metadata["popularity"] = popularity
-    if newcomers:
-        metadata["newcomers"] = newcomers["users"]
+    if edition.popularity is not None:
+        metadata["popularity"] = edition.popularity.model_dump()
+    if edition.newcomers is not None:
+        metadata["newcomers"] = edition.newcomers.users
     return metadata
 
 

@@ -117,7 +117,7 @@ def _lists_metadata(
 ) -> dict[str, Any]:
     """The metadata, of which Dagster's page shows the first ones at the top."""
     job = lists.job
-    table = describe_table(published, lists.table)
+    table = describe_table(published, lists.edition, lists.table)
     return {
         "preview": table.pop("preview"),
         "outcome": lists.outcome,

@@ -150,7 +150,7 @@ def _build_metadata(
         )
         for name in attributes
     }
-    rules = table.facts.get("rules")
+    rules = lists.edition.rules
     return {
         "preview": _preview(lists),
         "outcome": lists.outcome,
