@@ -179,11 +179,11 @@ def test_a_run_that_was_killed_after_the_training_trains_nothing_twice(shop: Sho
     shop.record_file.write_text(before)
     assert shop.night() == (UNCHANGED, LISTED)
     # ... and on other ones.
-    trained_on = shop.record["trained_on"]
+    trained_on = shop.record["made_of"]["data"]
     shop.record_file.write_text(before)
     shop.rate(users=62)
     assert shop.night() == (KEPT, INFERRED)
-    assert shop.record["trained_on"] == trained_on
+    assert shop.record["made_of"]["data"] == trained_on
     assert shop.versions() == 2
 
 
