@@ -87,7 +87,8 @@ def forget(
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
-    works, assets = load_works(names, log)
+    declared, assets = load_works(names, log)
+    works = [declared[name] for name in sorted(names or declared)]
     if rows and rows[0].strip().lower() in HEADERS.union(*map(_name_user_column, works)):
         rows = rows[1:]
     people = {*users, *rows}
@@ -107,15 +108,23 @@ def forget(
     _require_no_runs(works, assets)
     if not yes:
         click.confirm(f"Erase {_count_people(len(people))}? This cannot be undone", abort=True)
-    owners = find_sink_owners([work.pipeline for work in works])
+    owners = find_sink_owners([work.pipeline for work in declared.values()])
+    failures = []
     for work in works:
-        receipt = erase(work, people, owners, log)
+        try:
+            receipt = erase(work, people, owners, log)
+        except UserError as error:
+            # Of the other pipelines they are erased all the same.
+            failures.append(str(error))
+            continue
         click.echo(f"{receipt.pipeline}: erased {_count_people(receipt.people)}")
         for place, amount in receipt.erased.items():
             click.echo(f"  {amount} of {place}")
         for sentence in receipt.remains:
             click.echo(f"  {sentence}")
         click.echo(f"Receipt: {work.storage.where(work.files.uri(receipt.key))}")
+    if failures:
+        raise UserError("\n".join(failures))
 
 
 def describe_traces(traces: Mapping[str, Sequence[Trace]]) -> Iterator[str]:
@@ -200,9 +209,10 @@ def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> I
 
 def load_works(
     names: Collection[str], log: logging.Logger
-) -> tuple[list[PersonalizeWork], dict[str, list[dg.AssetKey]]]:
-    """The pipelines of these names, or all that are declared, and the keys of their assets.
+) -> tuple[dict[str, PersonalizeWork], dict[str, list[dg.AssetKey]]]:
+    """The declared pipelines by their names, and the keys of their assets.
 
+    names: those that must be among them.
     Raises UnknownNameError, and DeclarationError if one does not load.
     """
     from batchrec_dagster.deployment import resource_key
@@ -224,13 +234,12 @@ def load_works(
         if name not in pipelines:
             raise make_undeclared_error(name, pipelines)
     resources = definitions.resources or {}
-    works, assets = [], {}
-    for name in sorted(names or pipelines):
-        pipeline = pipelines[name]
+    works, assets = {}, {}
+    for name, pipeline in pipelines.items():
         personalize = resources[resource_key("personalize")]
         storage = resources[resource_key("storage")].opened
         ensure = personalize.ensure(log, pipeline.tags)
-        works.append(PersonalizeWork(pipeline, storage, ensure, personalize.read_prices()))
+        works[name] = PersonalizeWork(pipeline, storage, ensure, personalize.read_prices())
         assets[name] = [spec.key for spec in specs if spec.metadata.get(PIPELINE) == name]
     return works, assets
 

@@ -55,9 +55,10 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     file, work, running, stays = _find_declaration(name), None, [], []
     if file is not None:
         try:
-            (work,), assets = load_works([name], log)
+            works, assets = load_works([name], log)
         except DeclarationError as error:
             raise click.ClickException(str(error)) from error
+        work = works[name]
         with open_dagster_instance() as instance:
             running = describe_runs_under_way(work.pipeline, assets[name], instance)
         stays = _describe_what_stays(work.pipeline, file)

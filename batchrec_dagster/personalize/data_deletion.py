@@ -269,7 +269,7 @@ def _make_result(
             ensure.log.warning(
                 f"{', '.join(overlapping_work)} started while Personalize erased users from"
                 f" {dataset_group_arn}. Amazon then does not guarantee that its models have nothing"
-                " of them: erase the users again"
+                " of them until the next training"
             )
     return DeletionResult(
         job_arn=started.arn,
