@@ -191,6 +191,7 @@ def build_assets(pipeline: Pipeline, *, report: bool = True) -> list[dg.AssetsDe
         personalize_dataset(pipeline),
         solution_version(pipeline),
         *_build_batch_users(pipeline),
+        *_build_outcomes(pipeline, with_reports=report),
         *map(recommendations, user_lists),
     ]
     if pipeline.segments_list is not None and pipeline.segments is not None:
@@ -212,19 +213,25 @@ def _build_batch_users(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     return [*map(batch_users, [*sharing[:1], *own_users])]
 
 
+def _build_outcomes(pipeline: Pipeline, *, with_reports: bool) -> list[dg.AssetsDefinition]:
+    """The assets of what people did with earlier lists, which stand before the lists."""
+    if not (with_reports and is_installed("report")):
+        return []
+    return [*map(recommendation_outcomes, pipeline.user_lists)]
+
+
 def _build_reports(
     pipeline: Pipeline, assets: Sequence[dg.AssetsDefinition]
 ) -> list[dg.AssetsDefinition]:
-    """The assets of the outcomes and the reports. A report shows the checks of what its list is
-    made from."""
+    """The assets of the reports, which show the checks of what their list is made from."""
     if not is_installed("report"):
         return []
-    reports = [recommendation_outcomes(published) for published in pipeline.user_lists]
+    reports = []
     for published in pipeline.user_lists:
         folder_of_list = published.asset_key("recommendations")[:-1]
         checks = [
             spec
-            for asset in [*assets, *reports]
+            for asset in assets
             if asset.key.path[:-1] in ([pipeline.name], folder_of_list)
             for spec in asset.check_specs
         ]

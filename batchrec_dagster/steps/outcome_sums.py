@@ -149,7 +149,7 @@ class LaterInteractions:
         ranking = self._rank_popular_items(period.known_until)
         placed = chosen.join(ranking, on="item").with_columns(seen=0)
         if exclude_seen:
-            had = self._find_had(chosen, period.known_until).join(ranking, on="item")
+            had = self._find_had(chosen, period.known_until).unique().join(ranking, on="item")
             placed = pl.concat([placed, had.with_columns(seen=1)], how="diagonal_relaxed")
         # An item's place among those that the user did not have: its place in the ranking, less the
         # number of seen items before it.
@@ -158,11 +158,11 @@ class LaterInteractions:
         return placed.filter(is_hit).select(PAIR)
 
     def _find_had(self, pairs: pl.DataFrame, until: int) -> pl.DataFrame:
-        """What the users of these pairs had until then, each item once."""
+        """What the users of these pairs had until then."""
         users = pairs.select("user").unique()
         later = self._later.filter(pl.col("time") <= until).select(PAIR)
         had = [frame.join(users, on="user", how="semi") for frame in (self._past, later)]
-        return pl.concat(had).unique()
+        return pl.concat(had)
 
     def _rank_popular_items(self, until: int) -> pl.DataFrame:
         """The popular items as of then: the columns item and place, from 1."""

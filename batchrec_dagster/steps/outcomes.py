@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.objects import DamagedObjectError
 
 SECONDS_A_DAY = 86_400
 
@@ -177,18 +179,21 @@ def _read_lists(files: ListFiles, period: Period) -> PeriodLists:
     return PeriodLists(rows, users_without, experiment, edition.exclude_seen)
 
 
-MEASURE_AGAIN = (
-    "delete it, and run the refresh, which measures the kept editions again; what was measured of"
-    " older ones is lost"
-)
+MEASURED_AGAIN = "the kept editions are measured again, and older numbers are lost"
+log = logging.getLogger(__name__)
 
 
 def read_sums(files: ListFiles) -> pl.DataFrame:
     """The sums that an earlier run measured, which may have no rows.
 
-    They have the columns of `outcome_sums.SCHEMA`. Raises UserError.
+    They have the columns of `outcome_sums.SCHEMA`. Damaged ones are named in the log, and count as
+    none: no lists wait for them. Raises UserError.
     """
-    sums = files.parquet(files.keys.outcome_sums, MEASURE_AGAIN)
+    try:
+        sums = files.parquet(files.keys.outcome_sums, MEASURED_AGAIN)
+    except DamagedObjectError as error:
+        log.warning(str(error))
+        sums = None
     return pl.DataFrame(schema=SUMS_SCHEMA) if sums is None else sums
 
 

@@ -39,9 +39,9 @@ ASSETS = [
     "interactions",
     "batch_users",
     "personalize_dataset",
+    "recommendation_outcomes",
     "solution_version",
     "recommendations",
-    "recommendation_outcomes",
     "recommendation_report",
 ]
 

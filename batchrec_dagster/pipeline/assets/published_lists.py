@@ -26,6 +26,7 @@ from batchrec_dagster.steps.publish import read_checks, summarize_edition
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import Lock
 
@@ -127,6 +128,13 @@ def attribute_assets(published: PublishedList) -> list[dg.AssetKey]:
         or (rules is not None and rules.reads_users),
     }
     return [asset_key(published, asset) for asset, read in is_read.items() if read]
+
+
+def outcome_assets(published: PublishedList) -> list[dg.AssetKey]:
+    """The asset of what people did with earlier lists, for `deps`: it is read before lists are
+    made. Without the extra `report` there is none."""
+    has_outcomes = is_installed("report")
+    return [asset_key(published, "recommendation_outcomes")] if has_outcomes else []
 
 
 def list_checks(published: PublishedList) -> dict[str, str]:

@@ -79,12 +79,12 @@ def recommendation_outcomes(published: PublishedList) -> dg.AssetsDefinition:
         **asset_options(
             published,
             "recommendation_outcomes",
-            description="What people did with the lists: each published edition against what its"
-            " users did after it, compared with the most popular items of that day.",
+            description="What people did with the lists so far: each published edition against what"
+            " its users did after it, compared with the most popular items of that day.",
             kinds={"report", "parquet"},
-            deps=[asset_key(published, name) for name in ("interactions", "recommendations")],
+            deps=[asset_key(published, "interactions")],
             storage_key=published.keys.outcomes,
-            code_version=f"{CODE_VERSION}-{fingerprint(published.pipeline.solution.success)}",
+            code_version=f"{CODE_VERSION}-{fingerprint(*published.pipeline.popularity_settings)}",
             io_manager="parquet_io",
         )
     )
