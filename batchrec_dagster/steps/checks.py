@@ -6,7 +6,8 @@ A check gets plain values and returns its verdict. pipeline/run_step.py reports 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -28,7 +29,12 @@ from batchrec_dagster.personalize.schemas import (
     MIN_SHARE_OF_USERS_WITH_TWO_INTERACTIONS,
     MIN_USERS_WITH_TWO_INTERACTIONS,
 )
-from batchrec_dagster.preparation.layout import CLOCK_SLACK, EXCEL_DAYS, NO_TIMES
+from batchrec_dagster.preparation.layout import (
+    CLOCK_SLACK,
+    EXCEL_DAYS,
+    NO_TIMES,
+    PreparationError,
+)
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
@@ -157,6 +163,18 @@ def check_timestamps_plausible(
             f" {likely_unit}, or another column as ratings.columns.timestamp"
         )
     return Finding("timestamps_plausible", passed, finding, {"days": (last - first) / 86_400})
+
+
+@contextmanager
+def refuse_unreadable(name: str) -> Iterator[None]:
+    """A block that reads files of which nothing may be readable. Raises Refused for that.
+
+    name: the name of the check of their rows.
+    """
+    try:
+        yield
+    except PreparationError as error:
+        raise Refused([Finding(name, passed=False, text=str(error))]) from error
 
 
 def check_rows_readable(

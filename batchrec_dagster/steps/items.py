@@ -15,8 +15,7 @@ from batchrec_dagster.config.list_columns import (
 )
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
-from batchrec_dagster.preparation.layout import PreparationError
-from batchrec_dagster.steps.checks import check_rows_readable, require_passed
+from batchrec_dagster.steps.checks import check_rows_readable, refuse_unreadable
 from batchrec_dagster.steps.data_sizes import DataSize, RawAttributes
 from batchrec_dagster.steps.raw_files import CopiedFile, open_copies
 from batchrec_dagster.steps.stored_files import TableRecord, put_table
@@ -44,11 +43,8 @@ def inspect_items(
 ) -> tuple[Finding, DataSize]:
     """The verdict on the copied file, and how much is in it. Raises UserError, and Refused if it
     cannot be read."""
-    try:
+    with refuse_unreadable(ITEMS_READABLE):
         items = read_items(copies, storage, layout)
-    except PreparationError as error:
-        require_passed([Finding(ITEMS_READABLE, passed=False, text=str(error))])
-        raise
     check = check_rows_readable(ITEMS_READABLE, "items", items.rows, items.bad, on_bad_rows)
     return check, _measure_items(items, layout)
 

@@ -9,11 +9,10 @@ from pydantic import BaseModel
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
 from batchrec_dagster.preparation.sources.formats import PACKED, PARQUET, START, recognise_format
-from batchrec_dagster.steps.checks import check_rows_readable, require_passed
+from batchrec_dagster.steps.checks import check_rows_readable, refuse_unreadable, require_passed
 from batchrec_dagster.steps.raw_files import CopiedFile, RawRecord, open_copies
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import Storage
@@ -79,13 +78,12 @@ def inspect_ratings(
     with open_copies(copies, storage) if is_whole else open_first_file(copies, storage) as files:
         size = sum(file.path.stat().st_size for file in files)
         reading, rules = pipeline.ratings.reading, pipeline.rules
-        try:
-            with open_ratings(files, reading, rules, suppressed) as opened:
-                rows = opened.inspect_rows()
-                ratings_format = _describe_format(opened, rows.timestamp_unit)
-        except PreparationError as error:
-            require_passed([Finding(ROWS_READABLE, False, str(error))])
-            raise
+        with (
+            refuse_unreadable(ROWS_READABLE),
+            open_ratings(files, reading, rules, suppressed) as opened,
+        ):
+            rows = opened.inspect_rows()
+            ratings_format = _describe_format(opened, rows.timestamp_unit)
     check = check_rows_readable(
         ROWS_READABLE, "ratings", rows.rows_read, rows.bad, pipeline.ratings.on_bad_rows
     )

@@ -10,12 +10,11 @@ from batchrec_dagster.config import fingerprint
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.attributes import AttributeRows
-from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
 from batchrec_dagster.steps.checks import (
     check_rows_readable,
     check_source_without_erased,
-    require_passed,
+    refuse_unreadable,
 )
 from batchrec_dagster.steps.data_sizes import DataSize, RawAttributes
 from batchrec_dagster.steps.raw_files import CopiedFile, delete_copies, open_copies, require_copies
@@ -57,11 +56,8 @@ def inspect_users(
 ) -> tuple[Finding, DataSize]:
     """The verdict on the copied file, and how much is in it. Raises UserError, and Refused if it
     cannot be read."""
-    try:
+    with refuse_unreadable(USERS_READABLE):
         users = read_users_file(copies, storage, layout, suppressed)
-    except PreparationError as error:
-        require_passed([Finding(USERS_READABLE, passed=False, text=str(error))])
-        raise
     values = {
         f"users.columns.{role}": users.good.get_column(role.rpartition(".")[2]).count()
         for role in layout.roles
