@@ -156,7 +156,7 @@ class EditionHistory:
         pq.write_table(table.replace_schema_metadata({INPUTS_KEY: json.dumps(inputs.facts)}), file)
         store.put(self.files.uri(keys.edition_inputs(edition.version)), file.getvalue())
         versions = {kept.version for kept in [edition, *self.files.editions.older()]}
-        for info in store.list(self.files.uri(keys.all_edition_inputs)):
+        for info in store.list(self.files.uri(keys.edition_inputs())):
             if PurePosixPath(info.uri).stem not in versions:
                 store.delete(info.uri)
 

@@ -257,7 +257,7 @@ def _write_sinks(
     if not count_sinks(context):
         return []
     if files.editions.live() is None:
-        records = work.storage.where(files.uri(files.keys.all_sink_records))
+        records = work.storage.where(files.uri(files.keys.sink_record()))
         raise UserError(
             f"{context.address} has no published lists from which its sinks could be written again:"
             f" run the refresh, or, if nobody reads them any more, delete {records}. Then run"

@@ -71,7 +71,7 @@ def write_sink(kind: str, sink: Sink, lists: pl.LazyFrame, context: SinkContext)
 def count_sinks(context: SinkContext) -> int:
     """How many places the list of this address was written to."""
     files = _open_files(context)
-    return len(files.storage.store.list(files.uri(files.keys.all_sink_records)))
+    return len(files.storage.store.list(files.uri(files.keys.sink_record())))
 
 
 def write_sinks_again(
@@ -86,7 +86,7 @@ def write_sinks_again(
     files = _open_files(context)
     store = files.storage.store
     erased = read_erased_users(files)
-    for info in store.list(files.uri(files.keys.all_sink_records)):
+    for info in store.list(files.uri(files.keys.sink_record())):
         where = files.storage.where(info.uri)
         record = load(store, info.uri, SinkRecord)
         if record is None:

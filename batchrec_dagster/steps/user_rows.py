@@ -86,14 +86,14 @@ def list_tables(work: Work) -> Iterator[UserTable]:
     for files in open_lists(work):
         tables += [
             UserTable("users who get lists", files.keys.users_of_list, USER_FIELD),
-            UserTable("users without lists", files.keys.all_users_without_lists, "user_id"),
+            UserTable("users without lists", files.keys.users_without_lists(), "user_id"),
         ]
     yield from _find_tables(work, tables)
 
 
 def list_users_of_sinks(work: Work) -> Iterator[UserTable]:
     """The tables of the users that sinks have written, to know who is gone."""
-    folders = [files.keys.all_users_in_dynamodb for files in open_lists(work)]
+    folders = [files.keys.users_in_dynamodb() for files in open_lists(work)]
     tables = [UserTable("users in DynamoDB", folder, "user_id") for folder in folders]
     yield from _find_tables(work, tables)
 

@@ -180,10 +180,6 @@ class ListKeys(PipelineKeys):
         """A record of what the list published, such as `editions`."""
         return f"{self.records}{name}.json"
 
-    def list_records(self, name: str) -> str:
-        """The folder of several records of this name, such as `inputs`."""
-        return f"{self.records}{name}/"
-
     def list_lock(self, step: str) -> str:
         """The lock on the step of an asset of the list."""
         return f"{self.folder}/locks/{step}.lock"
@@ -218,56 +214,33 @@ class ListKeys(PipelineKeys):
         """The folder of the users of each arm of an experiment."""
         return f"{self.folder}/transformed/batch_users_of_arms/"
 
-    def arm_users(self, arm: str) -> str:
-        """The users of an experiment's arm, as the input of a batch inference job."""
-        return f"{self.all_arm_users}{arm}/{USERS_FILE}"
+    def users_without_lists(self, version: str = "") -> str:
+        """The requested users whom the edition of this version has no rows of; without it, the
+        folder of all. Those of an experiment have such a file, and those without some users whom
+        Personalize returned an error for."""
+        return _name_file(f"{self.folder}/curated/users_without_lists/", version, "parquet")
 
-    @property
-    def all_users_without_lists(self) -> str:
-        """The folder of a file for each edition that needs one: those of an experiment, and those
-        without some users whom Personalize returned an error for."""
-        return f"{self.folder}/curated/users_without_lists/"
-
-    def users_without_lists(self, version: str) -> str:
-        """The requested users whom the edition of this version has no rows of."""
-        return f"{self.all_users_without_lists}{version}.parquet"
-
-    @property
-    def all_edition_inputs(self) -> str:
-        """The folder of the data of each edition, which the report of the next edition compares
-        its own with."""
-        return self.list_records("inputs")
-
-    def edition_inputs(self, version: str) -> str:
-        """The data that the edition of this version was made from, as its report needs them."""
-        return f"{self.all_edition_inputs}{version}.parquet"
-
-    @property
-    def all_exports(self) -> str:
-        """The folder of what sinks export into the storage."""
-        return f"{self.folder}/curated/exports/"
+    def edition_inputs(self, version: str = "") -> str:
+        """The data that the edition of this version was made from, which the report of the next
+        one compares its own with; without it, the folder of all."""
+        return _name_file(f"{self.records}inputs/", version, "parquet")
 
     def export(self, extension: str) -> str:
         """The exported table in the format of this extension, such as `csv`."""
-        return f"{self.all_exports}{self.table_name}.{extension}"
+        return f"{self.folder}/curated/exports/{self.table_name}.{extension}"
 
-    @property
-    def all_users_in_dynamodb(self) -> str:
-        """The folder of the users that a sink wrote to DynamoDB, by table."""
-        return self.list_records("users_in_dynamodb")
+    def sink_record(self, name: str = "") -> str:
+        """The record of a place that a sink wrote to; without its name, the folder of all."""
+        return _name_file(f"{self.records}sinks/", name, "json")
 
-    @property
-    def all_sink_records(self) -> str:
-        """The folder of a record for each place that a sink wrote to."""
-        return self.list_records("sinks")
+    def users_in_dynamodb(self, table: str = "") -> str:
+        """The users whose lists were written to a DynamoDB table; without it, the folder of all."""
+        return _name_file(f"{self.records}users_in_dynamodb/", table, "parquet")
 
-    def sink_record(self, name: str) -> str:
-        """The record of a place that a sink wrote to."""
-        return f"{self.all_sink_records}{name}.json"
 
-    def users_in_dynamodb(self, table: str) -> str:
-        """The users whose lists were written to a DynamoDB table."""
-        return f"{self.all_users_in_dynamodb}{table}.parquet"
+def _name_file(folder: str, name: str, extension: str) -> str:
+    """The file of this name in the folder; without it, the folder."""
+    return f"{folder}{name}.{extension}" if name else folder
 
 
 def _place_in_folder(filename: str) -> str:
@@ -343,5 +316,5 @@ class ListFiles(PipelineFiles):
             self.storage.store,
             self.uri(self.keys.table),
             self.uri(self.keys.list_record("editions")),
-            companions=self.uri(self.keys.all_users_without_lists),
+            companions=self.uri(self.keys.users_without_lists()),
         )
