@@ -37,9 +37,8 @@ def test_what_the_metrics_count_is_said_where_it_is_unusual() -> None:
     assert describe_counted_events(["a", "b"], (), AMAZON).startswith(
         " Amazon Personalize's metrics count all events, not only a and b: outcomes"
     )
-    edition = make_edition(
-        {"engine": EMBEDDED, "evidence": {"all/users": 211.0}, "success": ["a", "b"]}
-    )
+    evidence = {"all/users": 211.0, "all/ndcg": 0.2, "all/popular": 0.1, "all/difference": 0.1}
+    edition = make_edition({"engine": EMBEDDED, "evidence": evidence, "success": ["a", "b"]})
     measured_on = Provenance.of_edition(edition).lines["Measured on"]
     assert measured_on == "211 held-out users, by a and b alone"
 
