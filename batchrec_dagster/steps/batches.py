@@ -70,14 +70,16 @@ def list_users(
     made_of = {"settings": code_version}
     requested = None
     if source is None:
-        made_of["interactions"] = require_prepared(work, "interactions").version
+        made_of["interactions"] = work.files.interactions_version()
     else:
         requested = find_batch_users(work, published, source)
         made_of["source"] = requested.version
     if published.batch_users.filter is not None:
-        made_of["users"] = require_prepared(work, "users").version
+        made_of["users"] = work.files.record_version(work.pipeline.keys.record("users"))
 
     def make() -> UsersRecord:
+        for asset in {"interactions", "users"}.intersection(made_of):
+            require_prepared(work, asset)
         users = requested or find_batch_users(work, published, None)
         content = users.users.write_ndjson().encode()
         file = put_file(work.storage.store, work.files.uri(published.users_key), content)
