@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recommendation_table import ITEMS, generate
+from recommendation_table import ITEMS, check, declare_list, generate, start_table
 from report import RESULTS, table, write
 
 WITHOUT, WITHOUT_AS_LONG, WITH_RULES = "without", "without, as long", "all rules"
@@ -62,8 +62,10 @@ def generate_items(folder: Path) -> None:
     ).write_parquet(folder / "items.parquet")
 
 
-def prepare(folder: Path, results: int, users: Any, interactions: Any, *, has_rules: bool) -> Any:
-    """The rules, prepared; or what leaves out what is seen alone."""
+def prepare(
+    folder: Path, results: int, users: Any, interactions: Any, *, has_rules: bool
+) -> tuple[Any, Any]:
+    """The rules, prepared, and what they know; or what leaves out what is seen alone."""
     import polars as pl
 
     from batchrec_dagster.config.rules import ExcludeSeen, ListRules
@@ -73,7 +75,7 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any, *, has_ru
 
     if not has_rules:
         context = RuleContext(results, users, interactions, NOW, date(2026, 1, 1))
-        return Rules(ListRules(), ExcludeSeen(), context)
+        return Rules(ListRules(), ExcludeSeen(), context), context
     rules = ListRules.model_validate(DECLARED)
     context = RuleContext(
         num_results=results,
@@ -86,16 +88,15 @@ def prepare(folder: Path, results: int, users: Any, interactions: Any, *, has_ru
         blocked=pl.Series(range(0, ITEMS, 500)).cast(pl.String),
         pinned=[pin.item for pin in rules.pin if pin.item is not None],
     )
-    return Rules(rules, ExcludeSeen.model_validate(SEEN), context)
+    return Rules(rules, ExcludeSeen.model_validate(SEEN), context), context
 
 
 def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     """What the asset does from the job's output to the published table."""
     import polars as pl
 
-    from batchrec_dagster.personalize.file_formats import read_inference, scan_interactions
-    from batchrec_dagster.steps.batch_jobs import JobOutput
-    from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
+    from batchrec_dagster.personalize.file_formats import scan_interactions
+    from batchrec_dagster.steps.job_output import JobOutput
     from batchrec_dagster.storage.connection import S3Connection, Storage
     from batchrec_dagster.storage.list_file import ListWriter
     from batchrec_dagster_tests.guard.editions import make_edition
@@ -105,18 +106,19 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     users = pl.read_ndjson(folder / "users.json").get_column("userId")
     interactions = scan_interactions(folder / "interactions.csv")
     has_rules = name == WITH_RULES
-    rules = prepare(folder, results, users, interactions, has_rules=has_rules)
+    rules, context = prepare(folder, results, users, interactions, has_rules=has_rules)
     prepared = time.perf_counter()
-    lists = ListBuilder(ListInputs(results, rules, says_what_is_added=has_rules))
+    published = declare_list(results, **({"rules": {"max_per": {}}} if has_rules else {}))
+    lists = start_table(published, context, rules)
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     with tempfile.TemporaryDirectory() as passing, ListWriter(Path(passing) / "t") as writer:
-        lists.write(JobOutput(storage, job).pieces(read_inference), writer)
-        lists.checks(users, filtered=False)
+        lists.write(JobOutput(storage, job).lines(), writer)
+        check(published, lists, users, results)
         writer.finish(make_edition({}))
     facts = {
         "seconds": time.perf_counter() - start,
         "prepare_seconds": prepared - start,
-        "rows": lists.rows,
+        "rows": lists.counts.rows,
     }
     if has_rules:
         facts["short"] = rules.filled.short_of_model

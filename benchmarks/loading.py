@@ -48,7 +48,7 @@ dg.Definitions.merge(*shops).get_repository_def().load_all_definitions()
 """
 # What a step's own process imports besides: what it needs to train and to answer.
 STEP = f"""{OURS}
-import batchrec_dagster.local_personalize.api.service, batchrec_dagster.steps.infer
+import batchrec_dagster.local_personalize.api.service, batchrec_dagster.steps.lists
 """
 
 

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,46 @@ def _generate_lines(ids: Any, count: int, results: int, chance: np.random.Genera
     )
 
 
+def declare_list(results: int, **settings: Any) -> Any:
+    """The declared list of users whose table is made. settings: more of its recommendations."""
+    from batchrec_dagster.config import Pipeline
+
+    recommendations = {"num_results": results, **settings}
+    ratings = {"source": "ratings.csv"}
+    declared = {"name": "shop", "ratings": ratings, "recommendations": recommendations}
+    return Pipeline.model_validate(declared).user_lists[0]
+
+
+def start_table(published: Any, context: Any, rules: Any) -> Any:
+    """The empty table of the list.
+
+    context: what the rules know.
+    """
+    from batchrec_dagster.steps.list_context import ListContext
+    from batchrec_dagster.steps.list_table import ListTable
+
+    made_with = ListContext(
+        interactions=context.interactions,
+        until=context.now,
+        rules=rules,
+        rule_context=context,
+        item_columns=None,
+        popular=None,
+        reasons=None,
+    )
+    return ListTable(published, made_with)
+
+
+def check(published: Any, table: Any, users: Any, results: int) -> list[Any]:
+    """What is found of the written table."""
+    from batchrec_dagster.steps.list_checks import check_table
+
+    work: Any = SimpleNamespace(
+        pipeline=published.pipeline, ensure=SimpleNamespace(max_results=500)
+    )
+    return check_table(work, published, users, table, results)
+
+
 # --- the contenders: from the folder to a table under storage/ ---
 
 
@@ -93,9 +134,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.config.rules import ExcludeSeen, ListRules
     from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
     from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
-    from batchrec_dagster.personalize.file_formats import read_inference
-    from batchrec_dagster.steps.batch_jobs import JobOutput
-    from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
+    from batchrec_dagster.steps.job_output import JobOutput
     from batchrec_dagster.steps.rule_context import RuleContext
     from batchrec_dagster.steps.rules import Rules
     from batchrec_dagster.storage.editions import Editions
@@ -111,22 +150,23 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     csv = InteractionsIOManager(storage=resource)
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
     context = RuleContext(results, users, interactions, now=0, today=date(2026, 1, 1))
-    lists = ListBuilder(ListInputs(results, Rules(ListRules(), ExcludeSeen(), context)))
+    published = declare_list(results)
+    lists = start_table(published, context, Rules(ListRules(), ExcludeSeen(), context))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
     table = Editions(
         storage.store, storage.uri(f"storage/lists/{TABLE}"), storage.uri("editions.json")
     )
     with tempfile.TemporaryDirectory() as passing, ListWriter(Path(passing) / TABLE) as writer:
-        lists.write(JobOutput(storage, job).pieces(read_inference), writer)
-        checks = lists.checks(users, filtered=False)
+        lists.write(JobOutput(storage, job).lines(), writer)
+        checks = check(published, lists, users, results)
         writer.finish(make_edition({"number": table.next_number(), "version": str(time.time_ns())}))
         table.publish(writer.path, 1, ALONE)
     failed_checks = [
-        check.name for check in checks if not check.passed and check.name != "lists_full"
+        finding.name for finding in checks if not finding.passed and finding.name != "lists_full"
     ]
     return {
         "seconds": time.perf_counter() - start_seconds,
-        "rows": lists.rows,
+        "rows": lists.counts.rows,
         "failed": failed_checks,
     }
 
@@ -135,7 +175,7 @@ def build_at_once(folder: Path, results: int) -> dict[str, Any]:
     """Everything in memory, without a check."""
     import polars as pl
 
-    from batchrec_dagster.personalize.file_formats import read_inference
+    from batchrec_dagster.personalize.file_formats import read_output_lines
 
     start_seconds = time.perf_counter()
     text = {"USER_ID": pl.String, "ITEM_ID": pl.String}
@@ -144,8 +184,8 @@ def build_at_once(folder: Path, results: int) -> dict[str, Any]:
     )
     files = sorted((folder / "out").iterdir())
     lists = (
-        pl.concat(read_inference(file.read_bytes()) for file in files)
-        .select("user_id", item_id="items", score="scores")
+        pl.concat(read_output_lines(file.read_bytes()) for file in files)
+        .select(user_id="subject", item_id="members", score="scores")
         .explode("item_id", "score")
         .join(seen_pairs.unique(), on=["user_id", "item_id"], how="anti", maintain_order="left")
         .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))

@@ -98,6 +98,20 @@ class PublishedList(BaseModel, frozen=True):
         return self.keys.table_name
 
     @property
+    def divides_users(self) -> bool:
+        """Whether some of its users get popular items, or nothing, in place of the model's."""
+        return self.experiment is not None or self.settings.newcomers is not None
+
+    @property
+    def model_asset(self) -> str | None:
+        """The name of the asset of the model; None where items bought together are counted."""
+        models = {"user": "solution_version", "segment": "segment_solution_version"}
+        if self.subject != "item":
+            return models[self.subject]
+        is_counted = self.pipeline.similar_items_recipe is None
+        return None if is_counted else "similar_items_solution_version"
+
+    @property
     def has_editions(self) -> bool:
         """Whether older lists are kept, to roll back to."""
         return self.subject != "segment"

@@ -46,18 +46,18 @@ _INTERACTIONS: dict[str, pl.DataType] = {
     EVENT_TYPE: pl.String(),
     EVENT_VALUE: pl.Float64(),
 }
-_INFERENCE: dict[str, pl.DataType] = {
-    "input": pl.Struct({USER_FIELD: pl.String}),
-    "output": pl.Struct({"recommendedItems": pl.List(pl.String), "scores": pl.List(pl.Float64)}),
-    "error": pl.String(),
-}
-_SIMILAR_ITEMS: dict[str, pl.DataType] = {
-    **_INFERENCE,
-    "input": pl.Struct({ITEM_FIELD: pl.String}),
-}
-_SEGMENTS: dict[str, pl.DataType] = {
-    "input": pl.Struct({ITEM_FIELD: pl.String, ITEM_ATTRIBUTES: pl.String}),
-    "output": pl.Struct({"usersList": pl.List(pl.String), "recommendedUsers": pl.List(pl.String)}),
+# The fields of an output line that has the users of a segment; see above.
+SEGMENT_LISTS = ("usersList", "recommendedUsers")
+# The members of all kinds of jobs; a line has those of its own kind, and the others are null.
+_OUTPUT_LINE: dict[str, pl.DataType] = {
+    "input": pl.Struct({USER_FIELD: pl.String, ITEM_FIELD: pl.String, ITEM_ATTRIBUTES: pl.String}),
+    "output": pl.Struct(
+        {
+            "recommendedItems": pl.List(pl.String),
+            "scores": pl.List(pl.Float64),
+            **dict.fromkeys(SEGMENT_LISTS, pl.List(pl.String)),
+        }
+    ),
     "error": pl.String(),
 }
 
@@ -97,34 +97,29 @@ def format_inference_line(
     )
 
 
-def read_inference(data: bytes) -> pl.DataFrame:
-    """A `.out` file as a frame: user_id, items (list of str), scores (list of f64), error.
+def read_output_lines(data: bytes) -> pl.DataFrame:
+    """The lines of a `.out` file: subject, members (list of str, best first), scores, error.
 
-    A line that failed has an error and no items. There may be fewer scores than items: with a
-    filter, User-Personalization-v2 adds popular items, which have none (developer guide, "How
-    recommendation scoring works"). Raises ValueError for what is not JSON Lines.
+    subject: the user, the item, or the segment (an item or an expression) of the input line.
+    members: the recommended items, or the users of the segment.
+    scores: a list of floats. There may be fewer of them than members: with a filter,
+        User-Personalization-v2 adds popular items, which have none (developer guide, "How
+        recommendation scoring works"); the recipes for similar items and segments give none.
+    A line that failed has an error and no members. Raises ValueError for what is not JSON Lines.
     """
-    lines = _read_lines(data, _INFERENCE, "batch inference")
+    if not data.strip():
+        lines = pl.DataFrame(schema=_OUTPUT_LINE)
+    else:
+        try:
+            lines = _read_lines(data)
+        except (ValueError, pl.exceptions.PolarsError) as error:
+            raise ValueError("not a batch inference output file") from error
+    request, output = pl.col("input").struct, pl.col("output").struct
     return lines.select(
-        user_id=pl.col("input").struct.field(USER_FIELD),
-        items=pl.col("output").struct.field("recommendedItems"),
-        scores=pl.col("output").struct.field("scores"),
-        error=pl.col("error"),
-    )
-
-
-def read_similar_items(data: bytes) -> pl.DataFrame:
-    """A `.out` file of similar items as a frame: item_id, items (list of str), scores, error.
-
-    item_id is the item of the input line. The guide's recipes give no scores. Raises ValueError for
-    what is not JSON Lines.
-    """
-    lines = _read_lines(data, _SIMILAR_ITEMS, "batch inference")
-    return lines.select(
-        item_id=pl.col("input").struct.field(ITEM_FIELD),
-        items=pl.col("output").struct.field("recommendedItems"),
-        scores=pl.col("output").struct.field("scores"),
-        error=pl.col("error"),
+        subject=pl.coalesce(map(request.field, (USER_FIELD, ITEM_FIELD, ITEM_ATTRIBUTES))),
+        members=pl.coalesce(map(output.field, ("recommendedItems", *SEGMENT_LISTS))),
+        scores=output.field("scores"),
+        error="error",
     )
 
 
@@ -136,37 +131,13 @@ def format_segment_line(
     return json.dumps(line, ensure_ascii=False)
 
 
-def read_segments(data: bytes) -> pl.DataFrame:
-    """A `.out` file as a frame: item_id, item_attributes, users (list of str, best first), error.
-
-    A line that failed has an error and no users. Raises ValueError for what is not JSON Lines.
-    """
-    lines = _read_lines(data, _SEGMENTS, "batch segment")
-    output = pl.col("output").struct
-    return lines.select(
-        item_id=pl.col("input").struct.field(ITEM_FIELD),
-        item_attributes=pl.col("input").struct.field(ITEM_ATTRIBUTES),
-        users=pl.coalesce(output.field("usersList"), output.field("recommendedUsers")),
-        error=pl.col("error"),
-    )
-
-
-def _read_lines(data: bytes, schema: Mapping[str, pl.DataType], kind: str) -> pl.DataFrame:
-    """The JSON Lines as a frame of that schema; an empty file has no lines.
-
-    Raises ValueError, naming the kind of file, for what is not JSON Lines.
-    """
-    if not data.strip():
-        return pl.DataFrame(schema=schema)
+def _read_lines(data: bytes) -> pl.DataFrame:
     try:
-        try:
-            return pl.read_ndjson(data, schema=schema)
-        except pl.exceptions.PolarsError:
-            if b"NaN" not in data:
-                raise
-            return pl.read_ndjson(_replace_nan_by_null(data), schema=schema)
-    except (ValueError, pl.exceptions.PolarsError) as error:
-        raise ValueError(f"not a {kind} output file") from error
+        return pl.read_ndjson(data, schema=_OUTPUT_LINE)
+    except pl.exceptions.PolarsError:
+        if b"NaN" not in data:
+            raise
+        return pl.read_ndjson(_replace_nan_by_null(data), schema=_OUTPUT_LINE)
 
 
 def _replace_nan_by_null(data: bytes) -> bytes:

@@ -22,11 +22,10 @@ from batchrec_dagster.config.templates import Sandboxed
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.asset_keys import asset_name
 from batchrec_dagster.pipeline.assets.items import item_assets
+from batchrec_dagster.pipeline.assets.lists import published_lists
 from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
 from batchrec_dagster.pipeline.assets.raw import raw_ratings
-from batchrec_dagster.pipeline.assets.recommendations import recommendations
 from batchrec_dagster.pipeline.assets.reports import recommendation_outcomes, recommendation_report
-from batchrec_dagster.pipeline.assets.similar_items import similar_items
 from batchrec_dagster.pipeline.assets.sinks import sink_assets
 from batchrec_dagster.pipeline.assets.training import (
     personalize_dataset,
@@ -34,7 +33,6 @@ from batchrec_dagster.pipeline.assets.training import (
     similar_items_solution_version,
     solution_version,
 )
-from batchrec_dagster.pipeline.assets.user_segments import user_segments
 from batchrec_dagster.pipeline.assets.users import user_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
@@ -182,7 +180,7 @@ def build_assets(pipeline: Pipeline, *, report: bool = True) -> list[dg.AssetsDe
 
     report: whether the outcomes and reports are among them.
     """
-    user_lists = pipeline.user_lists
+    recipe = pipeline.similar_items_recipe
     assets = [
         raw_ratings(pipeline),
         interactions(pipeline),
@@ -192,17 +190,12 @@ def build_assets(pipeline: Pipeline, *, report: bool = True) -> list[dg.AssetsDe
         solution_version(pipeline),
         *_build_batch_users(pipeline),
         *_build_outcomes(pipeline, with_reports=report),
-        *map(recommendations, user_lists),
     ]
-    if pipeline.segments_list is not None and pipeline.segments is not None:
-        assets += [
-            segment_solution_version(pipeline, pipeline.segments),
-            user_segments(pipeline.segments_list, pipeline.segments),
-        ]
-    if pipeline.similar_items_recipe is not None:
-        assets.append(similar_items_solution_version(pipeline, pipeline.similar_items_recipe))
-    if pipeline.similar_items_list is not None and pipeline.similar_items is not None:
-        assets.append(similar_items(pipeline.similar_items_list, pipeline.similar_items))
+    if pipeline.segments is not None:
+        assets.append(segment_solution_version(pipeline, pipeline.segments))
+    if recipe is not None:
+        assets.append(similar_items_solution_version(pipeline, recipe))
+    assets += map(published_lists, pipeline.published_lists())
     return [*assets, *_build_reports(pipeline, assets)] if report else assets
 
 

@@ -5,14 +5,11 @@ A check gets plain values and returns its verdict. pipeline/run_step.py reports 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-
-import polars as pl
 
 from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.errors import Refused
@@ -48,19 +45,10 @@ EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)
 # 1 or 2 January 1970.
 MAX_EXCEL_DAYS = 100_000
 
-# If a larger share of the rows has no title, somebody should see to it.
-MOST_UNTITLED = 0.05
-
-# How many missing ids a message names.
-MAX_IDS_NAMED = 3
-
 # The name of the check of `check_quality_gate`.
 QUALITY_GATE = "quality_gate"
 # The number by which a check that would have failed says that somebody published anyway.
 PUBLISHED_ANYWAY = "published_anyway"
-
-# The name of the check of `check_rows_titled`.
-ROWS_TITLED = "rows_titled"
 
 
 def require_passed(checks: Sequence[Finding]) -> None:
@@ -199,212 +187,11 @@ def check_rows_readable(
     return Finding(name, passed, finding, {"rows": rows, "bad_rows": bad.total})
 
 
-def name_list_settings(check: Finding, list_setting: str) -> Finding:
-    """The check of a list, whose finding names the list's own settings.
-
-    list_setting: what their names start with, such as `recommendations` or `lists.home`.
-    """
-    finding = re.sub(r"\brecommendations\.(?=[a-z])", f"{list_setting}.", check.text)
-    return replace(check, text=finding)
-
-
-def check_every_user_answered(users: pl.Series, answered: pl.Series) -> Finding:
-    """Whether every requested user has exactly one result.
-
-    An error is a result too: `check_no_failed_users` counts these.
-
-    users: the ids of the requested users.
-    answered: the id of the user of each result.
-    """
-    return check_every_answered("user", users, answered)
-
-
-def explain_empty_lists(check: Finding) -> Finding:
-    """The failed check `every_user_answered` of a table without rows."""
-    finding = (
-        f"{check.text}; all lists are empty: recommendations.filter excludes every item that"
-        " users have not seen, or there is none"
-    )
-    return replace(check, passed=False, text=finding)
-
-
-def check_every_segment_answered(queries: Sequence[str], answered: pl.Series) -> Finding:
-    """Whether every requested segment has exactly one result."""
-    return check_every_answered("segment", pl.Series(queries), answered)
-
-
-def check_every_answered(subject: str, requested: pl.Series, answered: pl.Series) -> Finding:
-    """Whether every requested id has exactly one result, and no other id has any.
-
-    subject: what an id is of, user, item or segment. Users are counted and not named.
-    answered: the id of each result.
-    """
-    missing = requested.filter(~requested.is_in(answered.implode()))
-    distinct = answered.unique()
-    answered_count = len(requested) - len(missing)
-    repeated = len(answered) - len(distinct)
-    unknown = len(distinct) - answered_count
-    finding = f"{answered_count:,} of {len(requested):,} {subject}s have a result"
-    if len(missing) and subject == "user":
-        finding += f"; {len(missing):,} missing"
-    elif len(missing):
-        finding += f"; missing: {list_ids(missing.head(MAX_IDS_NAMED), len(missing))}"
-    if repeated:
-        finding += f"; {repeated:,} results are repeated"
-    if unknown:
-        finding += f"; {unknown:,} results are of {subject}s that were not requested"
-    return Finding(
-        f"every_{subject}_answered",
-        not (len(missing) or repeated or unknown),
-        finding,
-        {f"{subject}s": len(requested), "missing": len(missing), "repeated_lines": repeated},
-        makes_output_unusable=True,
-    )
-
-
-def check_no_failed_users(
-    failed: int, lines: int, first: tuple[str, str] | None, max_share: float = 0.0
-) -> Finding:
-    """Whether few enough lines of a job's output have an error, and not all of them.
-
-    lines: how many lines there are, one for each user.
-    first: the id and the error of the first failed user. The finding leaves out the id.
-    max_share: the largest share of users that may fail.
-    """
-    # A product with the share is not exact: 0.29 * 100 is less than 29.
-    passed = not failed or (failed < lines and failed / lines <= max_share)
-    finding = f"{failed:,} of {lines:,} users failed"
-    if first is not None:
-        most = f"at most {100 * max_share:g} % may: recommendations.max_failed_share"
-        fate = "; they have no list in this edition" if passed else ""
-        user, error = first
-        without_id = re.sub(rf"(?<!\w){re.escape(user)}(?!\w)", "…", error)
-        finding += f" ({most}){fate}; the first: {without_id}"
-    return Finding(
-        "no_failed_users",
-        passed,
-        finding,
-        {"lines": lines, "failed": failed},
-        makes_output_unusable=True,
-    )
-
-
-def check_no_failed_segments(
-    failed: int, lines: int, first: tuple[str, str] | None, setting: str
-) -> Finding:
-    """Whether no line of a job's output has an error.
-
-    A failure does not make the output unusable: it is mostly what the user wrote that cannot be
-    answered, so another job would cost money and fail too. Another setting starts another job.
-
-    lines: how many lines there are, one for each segment.
-    first: the name and the error of the first failed segment.
-    setting: the setting that declares the segments.
-    """
-    finding = f"{failed:,} of {lines:,} segments failed"
-    if first is not None:
-        finding += f"; the first, segment {first[0]!r}: {first[1]}; fix {setting}"
-    return Finding("no_failed_segments", not failed, finding, {"lines": lines, "failed": failed})
-
-
-def check_no_duplicates(count: int, member: str = "item") -> Finding:
-    """Whether no list holds an item twice, or no segment a user."""
-    finding = f"{count:,} {member}s are repeated within a list"
-    return Finding(
-        "no_duplicates", not count, finding, {"repeated": count}, makes_output_unusable=True
-    )
-
-
-def check_no_seen_items(seen: int) -> Finding:
-    """Whether no list holds an item that its user already interacted with."""
-    finding = f"{seen:,} recommended items were seen before"
-    return Finding("no_seen_items", not seen, finding, {"seen": seen})
-
-
-def check_lists_full(
-    full: int,
-    users: int,
-    num_results: int,
-    *,
-    failed: int = 0,
-    filtered: bool = False,
-    ruled: bool = False,
-    padding: int = 0,
-) -> Finding:
-    """Whether every user who did not fail has as many items as requested; a failure only warns.
-
-    full: how many users have `num_results` items.
-    users: how many were requested.
-    failed: how many of them have an error instead of items.
-    filtered: whether recommendations.filter is set.
-    ruled: whether recommendations.rules is set.
-    padding: how many popular items Personalize added without a score.
-    """
-    answered = users - failed
-    finding = f"{full:,} of {answered:,} users have all {num_results} items"
-    if full < answered:
-        finding += "; the others have seen nearly everything that Personalize returned for them"
-        if filtered:
-            finding += ", or recommendations.filter excludes most of it"
-        if ruled:
-            finding += ", or recommendations.rules leaves out most of it"
-    if padding:
-        finding += f"; {padding:,} items without a score are popular ones that Personalize added"
-    numbers: dict[str, int | float] = {"users": users, "full": full, "padding": padding}
-    return Finding("lists_full", full == answered, finding, numbers, severity="warn")
-
-
-def check_items_known(
-    listed_ids: pl.Series, known_ids: pl.Series, open_filter: str | None = None
-) -> Finding:
-    """Whether the items file has most of the items in the lists; a failure only warns.
-
-    listed_ids: the distinct ids of the items in the lists.
-    known_ids: the distinct ids in the items file.
-    open_filter: why recommendations.filter lets items through that the items file does not have.
-    If there is such a reason, the file must have all of them.
-    """
-    unknown = listed_ids.filter(~listed_ids.is_in(known_ids.implode()))
-    known_count = len(listed_ids) - len(unknown)
-    finding = f"{known_count:,} of the {len(listed_ids):,} items in the lists are in the items file"
-    passed = 2 * known_count >= len(listed_ids)
-    if not passed:
-        finding += f". The lists have {unknown.min()!r}"
-        finding += f", the file {known_ids.min()!r}" if len(known_ids) else ""
-        finding += ". Check that items.columns.item and ratings.columns.item are the same id"
-    if open_filter is not None and len(unknown):
-        passed = False
-        finding += f". recommendations.filter: {open_filter}"
-    numbers: dict[str, int | float] = {"items": len(listed_ids), "known": known_count}
-    return Finding("items_known", passed, finding, numbers, severity="warn")
-
-
-def check_rows_titled(rows: int, left_out: int) -> Finding:
-    """Whether nearly all results for the lists have a title; a failure only warns.
-
-    rows: how many are on lists.
-    left_out: how many are not, as they have no title.
-    """
-    results = rows + left_out
-    passed = left_out <= MOST_UNTITLED * results
-    finding = f"{left_out:,} of {results:,} results were left out, as they have no title"
-    if not passed:
-        finding += ": the items file has none for their items. Complete it"
-    numbers: dict[str, int | float] = {"rows": results, "untitled": left_out}
-    return Finding(ROWS_TITLED, passed, finding, numbers, severity="warn")
-
-
 def _format_day(seconds: int) -> str:
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
     except (ValueError, OverflowError, OSError):
         return f"the year {1970 + seconds // 31_556_952:,}"
-
-
-def list_ids(first: Iterable[object], count: int) -> str:
-    """The first few ids, and how many more there are."""
-    listed = ", ".join(map(repr, first))
-    return listed if count <= MAX_IDS_NAMED else f"{listed} and {count - MAX_IDS_NAMED:,} more"
 
 
 @dataclass(frozen=True)

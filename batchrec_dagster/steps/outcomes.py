@@ -16,12 +16,12 @@ from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.steps.arms import CONTROL, UserGroups
-from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.experiments import ExperimentResult, summarize_experiment
 from batchrec_dagster.steps.intervals import Rate, estimate_ratio, estimate_share
 from batchrec_dagster.steps.outcome_periods import Period, find_periods
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
 from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
+from batchrec_dagster.steps.users_without_lists import read_users_without_lists
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.objects import DamagedObjectError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -161,23 +161,24 @@ def count_popular_items(
 
 
 def make_popular_lines(
-    users: pl.DataFrame, popular: Mapping[str, pl.Series]
+    users: pl.DataFrame, popular: PopularItems, length: int
 ) -> Iterator[pl.DataFrame]:
     """Lists of popular items, in the form of the lines of a batch inference job.
 
-    The columns are user_id, items (best first), scores (empty), error (null) and reason. There is
-    at least one piece.
+    The columns are subject, members (best first), scores (empty), error (null) and reason.
 
-    users: the columns user_id, reason, and length: how many items the line has at most.
-    popular: the ids of popular items, by the reason of the users who get them.
+    users: the columns subject and reason.
+    length: how many items the line has at most.
     """
-    for piece in users.iter_slices(USERS_AT_ONCE) if users.height else [users]:
-        kinds = piece.select("reason", "length").unique()
-        items = [popular[reason].head(length) for reason, length in kinds.iter_rows()]
-        lists = kinds.with_columns(items=pl.Series(items, dtype=pl.List(pl.String)))
-        yield piece.join(lists, on=["reason", "length"], how="left", maintain_order="left").select(
-            "user_id",
-            "items",
+    items = {reason: ids.head(length) for reason, ids in popular.by_reason.items()}
+    lists = pl.DataFrame(
+        {"reason": [*items], "members": [*items.values()]},
+        schema={"reason": pl.String, "members": pl.List(pl.String)},
+    )
+    for piece in users.iter_slices(USERS_AT_ONCE):
+        yield piece.join(lists, on="reason", how="left", maintain_order="left").select(
+            "subject",
+            "members",
             scores=pl.lit([], dtype=pl.List(pl.Float64)),
             error=pl.lit(None, dtype=pl.String),
             reason="reason",

@@ -7,7 +7,7 @@ even if another model makes them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,7 +18,6 @@ from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.personalize.evidence import NDCG, name_ndcg, read_ndcg, read_popular_ndcg
 from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.data_sizes import collect_sizes
-from batchrec_dagster.steps.items import read_item_columns_versions
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunFacts, explain_skipping, measure_seconds
 from batchrec_dagster.steps.work import Work
@@ -49,10 +48,9 @@ class Publishing:
     work: Work
     published: PublishedList
     model: ModelRecord
-    users_version: str | None = None
-    """The version of the users' file; None before there is one. Then only `gate` can be called."""
-    rule_versions: Sequence[str] = ()
-    """The versions of what the rules of lists read; empty without rules."""
+    versions: Mapping[str, str] | None = None
+    """The versions of what lists are made of besides the model, by name; None before there are any.
+    Then only `gate` can be called."""
 
     @property
     def files(self) -> ListFiles:
@@ -76,11 +74,7 @@ class Publishing:
 
     @cached_property
     def made_of(self) -> dict[str, str]:
-        """The versions of what decides how the lists are, by name.
-
-        Items are read after their version is: if they change in between, the next run publishes
-        again.
-        """
+        """The versions of what decides how the lists are, by name."""
         published, model = self.published, self.model
         experiment = [published.experiment] if published.experiment else []
         versions = {
@@ -92,17 +86,21 @@ class Publishing:
             ),
             "declaration": fingerprint(published.deciding_settings),
         }
-        if self.users_version is None:
+        if self.versions is None:
             return versions
         return {
             **versions,
-            "users": self.users_version,
-            "items": fingerprint(*read_item_columns_versions(self.work, published)),
-            "rules": fingerprint(*self.rule_versions),
+            **self.versions,
             # The edition has the metrics, so it is another one if they count other events.
             "metrics": self.measured_on,
             "code": CODE_VERSION,
         }
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the live lists are made of the same, and none of their users was dropped."""
+        live = self.live
+        return live is not None and not live.users_dropped and live.made_of == self.made_of
 
     def compute_version(self, job_arn: str | None) -> str:
         """The version of the lists that the job of this ARN found, or that are counted without."""

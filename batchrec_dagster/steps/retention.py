@@ -7,9 +7,10 @@ deleted is named in the log, and the next run tries again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -17,15 +18,12 @@ from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.expired_models import expire_models
 from batchrec_dagster.personalize.resource_kinds import (
-    BATCH_INFERENCE_JOB,
-    BATCH_SEGMENT_JOB,
     IMPORT_JOB,
-    ResourceKind,
 )
 from batchrec_dagster.personalize.teardown import is_busy
-from batchrec_dagster.steps.batch_jobs import DAMAGED
+from batchrec_dagster.steps.job_output import DAMAGED
 from batchrec_dagster.steps.records import DatasetRecord
-from batchrec_dagster.steps.shared_jobs import locate_input
+from batchrec_dagster.steps.requested import JOB_FOLDERS, JOB_KINDS, locate_model_users
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.edition import Edition
@@ -33,50 +31,26 @@ from batchrec_dagster.storage.layout import ListKeys
 from batchrec_dagster.storage.records import load
 
 
-def delete_unneeded(work: PersonalizeWork, job_in_use: str | None = None) -> None:
+def delete_unneeded(
+    work: PersonalizeWork, published: PublishedList, job_in_use: str | None = None
+) -> None:
     """Delete what no kept edition and no job under way needs.
 
-    These are outputs of batch inference jobs, what removed blocks of the declaration left, and
-    models. The caller holds the lock of the asset `recommendations`, so that no other run adopts a
-    job whose output is being deleted. Of several lists, others may be made at the same time, or
-    later in the run: so outputs stay that are made of the newest data.
+    These are outputs of batch jobs and, once lists of users are published, what removed blocks of
+    the declaration left, and models. The caller holds the lock of the list, so that no other run
+    adopts a job whose output is being deleted. Of several lists, others may be made at the same
+    time, or later in the run: so outputs stay that are made of the newest data.
 
     job_in_use: the ARN of the job that this run's lists were made from, if there was one.
     """
-    with _log_failures(work, "outputs of batch inference jobs"):
-        _delete_inference_outputs(work, job_in_use)
+    with _log_failures(work, "outputs of batch jobs"):
+        _delete_outputs(work, published, job_in_use)
+    if published.subject != "user":
+        return
     with _log_failures(work, "what removed settings left"):
         _delete_undeclared(work)
     with _log_failures(work, "models"):
         expire_models(work.ensure, work.pipeline.name, work.pipeline.retention.models)
-
-
-def delete_unneeded_segments(work: PersonalizeWork, job_in_use: str) -> None:
-    """Delete the outputs of all batch segment jobs but this one and those under way.
-
-    The caller holds the lock of the asset `user_segments`.
-
-    job_in_use: the ARN of the job that the stored segments were made from.
-    """
-    folder = work.pipeline.keys.job_output("batch_segments")
-    with _log_failures(work, "outputs of batch segment jobs"):
-        _delete_outputs(work, BATCH_SEGMENT_JOB, folder, {_read_job_name(job_in_use)})
-
-
-def delete_unneeded_similar_items(
-    work: PersonalizeWork, published: PublishedList, job_in_use: str | None = None
-) -> None:
-    """Delete the outputs of jobs of similar items that no kept edition of these lists was made
-    from, apart from those of jobs under way.
-
-    The caller holds the lock of the asset `similar_items`.
-
-    job_in_use: the ARN of the job that this run's lists were made from, if there was one.
-    """
-    with _log_failures(work, "outputs of batch inference jobs of similar items"):
-        folder = work.pipeline.keys.job_output("batch_similar_items")
-        names = _name_jobs(work.files_of(published).editions.live_and_older(), job_in_use)
-        _delete_outputs(work, BATCH_INFERENCE_JOB, folder, names)
 
 
 @contextmanager
@@ -88,19 +62,6 @@ def _log_failures(work: PersonalizeWork, what: str) -> Iterator[None]:
         work.ensure.log.warning(
             f"retention: {what} could not be deleted, and the next run tries again: {error}"
         )
-
-
-def _delete_inference_outputs(work: PersonalizeWork, job_in_use: str | None) -> None:
-    folder = work.pipeline.keys.job_output("batch_inference")
-    names = _name_jobs(_list_kept_editions(work), job_in_use)
-    since = _find_import_time(work) if work.pipeline.lists else None
-    _delete_outputs(work, BATCH_INFERENCE_JOB, folder, names, since)
-
-
-def _list_kept_editions(work: Work) -> Iterator[Edition]:
-    """The published and the older editions of all lists of the pipeline."""
-    for published in work.pipeline.user_lists:
-        yield from work.files_of(published).editions.live_and_older()
 
 
 def _find_import_time(work: PersonalizeWork) -> datetime | None:
@@ -126,18 +87,15 @@ def _read_job_name(arn: str) -> str:
 
 
 def _delete_outputs(
-    work: PersonalizeWork,
-    kind: ResourceKind,
-    folder: str,
-    names_in_use: Collection[str],
-    since: datetime | None = None,
+    work: PersonalizeWork, published: PublishedList, job_in_use: str | None
 ) -> None:
-    """Delete the outputs of the jobs of this kind, except those in use or under way.
-
-    folder: the storage key of their outputs.
-    names_in_use: the names of jobs whose outputs stay.
-    since: the outputs of jobs that were created from then on stay too; None for no such time.
-    """
+    """Delete the outputs of the jobs for such lists, except those in use or under way."""
+    pipeline, kind = work.pipeline, JOB_KINDS[published.subject]
+    folder = pipeline.keys.job_output(JOB_FOLDERS[published.subject])
+    sharing = pipeline.user_lists if published.subject == "user" else [published]
+    editions = [work.files_of(other).editions.live_and_older() for other in sharing]
+    names_in_use = _name_jobs(chain.from_iterable(editions), job_in_use)
+    since = _find_import_time(work) if len(sharing) > 1 else None
     store, root = work.storage.store, work.files.uri(folder)
     names = {info.uri.removeprefix(root).partition("/")[0] for info in store.list(root)}
     if store.local_path(root) is not None:
@@ -188,7 +146,6 @@ def _delete_undeclared(work: PersonalizeWork) -> None:
 
 def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     """What the keys start with of files that the pipeline made for blocks which are gone."""
-    from batchrec_dagster.steps.arms import MODEL  # NumPy
 
     keys = pipeline.keys
     if pipeline.items is None:
@@ -215,13 +172,13 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
         yield keys.job_output("batch_similar_items")
         yield keys.record("similar_items_solution_version")
     user_lists = pipeline.user_lists
-    inputs_in_use = {locate_input(published) for published in user_lists}
+    divided = [published for published in user_lists if published.divides_users]
+    inputs_in_use = {locate_model_users(published) for published in divided}
     # Lists that share a job share its users, in the folder of the pipeline.
     list_keys = (ListKeys(pipeline.name), *(published.keys for published in user_lists))
-    folders = dict.fromkeys(keys_of_list.all_arm_users for keys_of_list in list_keys)
-    for folder in folders:
-        if folder not in inputs_in_use:
-            yield f"{folder}{MODEL}/"
+    for key in dict.fromkeys(keys_of_list.model_users for keys_of_list in list_keys):
+        if key not in inputs_in_use:
+            yield key
     if all(published.has_own_users for published in user_lists):
         yield keys.job_input("batch_inference")
         yield keys.record("batch_users")

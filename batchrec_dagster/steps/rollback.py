@@ -21,7 +21,7 @@ from batchrec_dagster.personalize.conditions import add_age_column, find_matches
 from batchrec_dagster.personalize.file_formats import USER_FIELD
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.personalize.schemas import ITEM_ID
-from batchrec_dagster.steps.list_rules import RuleInputs, read_rule_inputs
+from batchrec_dagster.steps.list_context import ListInputs, read_inputs
 from batchrec_dagster.steps.publish import summarize_edition
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.work import Work
@@ -91,9 +91,9 @@ def roll_back(
     if live is not None and chosen.is_copy_of(live):
         editions.settle()
         return Restoration(live)
-    inputs = read_rule_inputs(work, published)
+    inputs = read_inputs(work, published)
     absent = AbsentUsers.of(files, published.users_key, chosen)
-    blocked = inputs.blocked if inputs is not None and inputs.blocked is not None else NOBODY
+    blocked = inputs.blocked if inputs.blocked is not None else NOBODY
     facts = {
         "because": "rollback",
         "live_since": datetime.now(UTC),
@@ -196,10 +196,10 @@ def _mark(withdrawn: Edition, chosen: Edition) -> tuple[dict[str, str], ...]:
 
 
 def _count_against_only(
-    inputs: RuleInputs | None, editions: Editions, edition: Edition, blocked: pl.Series
+    inputs: ListInputs, editions: Editions, edition: Edition, blocked: pl.Series
 ) -> int | None:
     """How many rows that stay have items that the rule `only` would leave out; None without it."""
-    if inputs is None or inputs.rules.only is None or inputs.items is None:
+    if inputs.rules.only is None or inputs.items is None:
         return None
     now = int(datetime.now(UTC).timestamp())
     items = add_age_column(inputs.items, now)

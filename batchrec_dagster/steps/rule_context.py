@@ -131,7 +131,10 @@ class RuleContext:
             find_positions(column, ids).cast(pl.UInt64)
             for column, ids in ((USER_ID, self.user_ids), (ITEM_ID, self.item_ids))
         )
-        conditions = {name: self._select(selection) for name, selection in selections.items()}
+        conditions = {
+            name: is_selected(self.interactions, selection, self.now)
+            for name, selection in selections.items()
+        }
         pairs = (
             self.interactions.select(pair=user * 2**32 + item, **conditions)
             .filter(pl.any_horizontal(*conditions))
@@ -143,17 +146,39 @@ class RuleContext:
             for name in conditions
         }
 
-    def _select(self, selection: ExcludeSeen | PriceRange) -> pl.Expr:
-        """Whether an interaction counts for the rule."""
-        condition = pl.lit(value=True)
-        if selection.events is not None:
-            if self.event_types is None:
-                return pl.lit(value=False)
-            names = pl.Series([event.lower() for event in selection.events])
-            condition &= pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode())
-        if isinstance(selection, ExcludeSeen) and selection.days is not None:
-            condition &= pl.col(TIMESTAMP) > self.now - selection.days * SECONDS_A_DAY
-        return condition.fill_null(value=False)
+
+def measure_history(
+    interactions: pl.LazyFrame, users: pl.Series, seen: ExcludeSeen, now: int, share: float
+) -> int:
+    """How many items this share of the users had at most, that exclude_seen leaves out.
+
+    now: the time of the newest interaction, in epoch seconds.
+    """
+    lengths = (
+        interactions.filter(is_selected(interactions, seen, now))
+        .filter(pl.col(USER_ID).is_in(users.implode()))
+        .group_by(USER_ID)
+        .agg(items=pl.col(ITEM_ID).n_unique())
+        .collect(engine="streaming")
+        .get_column("items")
+    )
+    without = pl.Series([0], dtype=lengths.dtype).new_from_index(0, len(users) - len(lengths))
+    return int(pl.concat([lengths, without]).quantile(share, "higher") or 0)
+
+
+def is_selected(
+    interactions: pl.LazyFrame, selection: ExcludeSeen | PriceRange, now: int
+) -> pl.Expr:
+    """Whether an interaction counts for the rule: by its event type, in any case, and its day."""
+    condition = pl.lit(value=True)
+    if selection.events is not None:
+        if EVENT_TYPE not in interactions.collect_schema():
+            return pl.lit(value=False)
+        names = pl.Series([event.lower() for event in selection.events])
+        condition &= pl.col(EVENT_TYPE).str.to_lowercase().is_in(names.implode())
+    if isinstance(selection, ExcludeSeen) and selection.days is not None:
+        condition &= pl.col(TIMESTAMP) > now - selection.days * SECONDS_A_DAY
+    return condition.fill_null(value=False)
 
 
 def _list_items(pairs: pl.Series, users: int) -> pl.Series:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import polars as pl
 
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules, Pin, PriceRange
-from batchrec_dagster.steps.batch_jobs import explode_results
 from batchrec_dagster.steps.max_per import read_limits
 from batchrec_dagster.steps.numbered_ids import NumberedIds
 from batchrec_dagster.steps.ranks import Ranks, rank_rows
@@ -108,29 +107,16 @@ class Rules:
             MAX_PER: bool(rules.max_per),
             PIN: bool(rules.pin),
         }
-        self._names = [name for name, is_applied in applied.items() if is_applied]
-        self.counts: dict[str, RuleCounts] = {}
+        names = [name for name, is_applied in applied.items() if is_applied]
+        self.counts = {name: RuleCounts(name) for name in names}
         """What each rule did so far, in the order of application."""
         self.filled = FilledLists()
         """How the lists were filled so far."""
-        self.start()
-
-    def start(self) -> None:
-        """Count from the start, for a table that is made again."""
-        self.counts = {name: RuleCounts(name) for name in self._names}
-        self.filled = FilledLists()
 
     @property
     def leaves_out_seen(self) -> bool:
         """Whether lists are without what users had."""
         return SEEN in self._histories
-
-    def measure_history(self, share: float) -> int:
-        """How many items this share of the users had at most, that exclude_seen leaves out."""
-        if not self.leaves_out_seen:
-            return 0
-        lengths = self._histories[SEEN].list.len().fill_null(0)
-        return int(lengths.quantile(share, "higher") or 0)
 
     def count_seen_dropped(self) -> int:
         """How many results were left out because their user had the item."""
@@ -147,22 +133,23 @@ class Rules:
     def apply(self, lines: pl.DataFrame) -> pl.DataFrame:
         """The lists of the users of these lines.
 
-        The columns are user_id, rank, item_id, score and reason. A reason is POPULAR or PINNED, and
+        The columns are subject, rank, member, score and reason. A reason is POPULAR or PINNED, and
         null for the model's own.
 
-        lines: the columns user_id, and items and scores, which are lists, best first. There may be
-            fewer scores than items, and each may be null. A user without items has a list too, of
-            what else fills it. With a column reason, the items are popular ones, not the model's.
+        lines: the columns subject, the user's id, and members and scores, which are lists, best
+            first. There may be fewer scores than members, and each may be null. A user without
+            members has a list too, of what else fills it. With a column reason, the members are
+            popular items, not the model's.
         """
         parts = lines.iter_slices(LISTS_AT_ONCE) if lines.height else [lines]
         return pl.concat(map(self._apply_to_part, parts))
 
     def _apply_to_part(self, lines: pl.DataFrame) -> pl.DataFrame:
-        subjects = self._describe(lines.get_column("user_id"))
-        results = explode_results(lines.with_row_index("list"), "list")
+        subjects = self._describe(lines.get_column("subject"))
+        results = explode_members(lines.with_row_index("list"), "list")
         candidates = results.select(
             "list",
-            item=self._find_items(results.get_column("result")),
+            item=self._find_items(results.get_column("member")),
             index=pl.int_range(pl.len(), dtype=pl.UInt32),
         )
         left_out_by = self._find_rule(candidates, subjects)
@@ -305,12 +292,12 @@ class Rules:
         is_pinned = pl.col("index").is_null()
         reason = pl.when(is_pinned).then(pl.lit(PINNED)).when(is_popular).then(pl.lit(POPULAR))
         index = rows.select(pl.when(~is_popular).then("index")).to_series()
-        item_ids = results["result"].gather(index)
+        item_ids = results["member"].gather(index)
         item_ids = item_ids.zip_with(index.is_not_null(), self._item_ids.gather(rows["item"]))
         return rows.select(
-            subjects.lists["user_id"].gather(rows["list"]).alias("user_id"),
+            subjects.lists["user_id"].gather(rows["list"]).alias("subject"),
             "rank",
-            item_ids.alias("item_id"),
+            item_ids.alias("member"),
             results["score"].gather(index).alias("score"),
             reason.alias("reason"),
         )
@@ -345,3 +332,22 @@ def find_item_rule(rules: ListRules, context: RuleContext) -> pl.Series:
 
 def _repeat_number(rule: str, rows: int) -> pl.Series:
     return pl.Series([FILTERS.index(rule)], dtype=pl.UInt8).new_from_index(0, rows)
+
+
+def explode_members(lines: pl.DataFrame, key: str) -> pl.DataFrame:
+    """The members of these lines as rows of the key, member and score, in the same order.
+
+    The score is null where Personalize gave none.
+
+    lines: the key, and members and scores (lists, best first).
+    """
+    nulls = pl.col("members").list.eval(pl.lit(None, dtype=pl.Float64))
+    # One score for each member, however many there are.
+    scores = pl.coalesce(pl.col("scores").list.concat(nulls), nulls).list.head(
+        pl.col("members").list.len()
+    )
+    return (
+        lines.filter(pl.col("members").list.len() > 0)
+        .select(key, member="members", score=scores)
+        .explode("member", "score")
+    )

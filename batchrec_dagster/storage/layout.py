@@ -214,6 +214,11 @@ class ListKeys(PipelineKeys):
         """The folder of the users of each arm of an experiment."""
         return f"{self.folder}/transformed/batch_users_of_arms/"
 
+    @property
+    def model_users(self) -> str:
+        """The users whose lists the model makes, where others get popular items or nothing."""
+        return f"{self.all_arm_users}model/{USERS_FILE}"
+
     def users_without_lists(self, version: str = "") -> str:
         """The requested users whom the edition of this version has no rows of; without it, the
         folder of all. Those of an experiment have such a file, and those without some users whom

@@ -1,8 +1,8 @@
-"""Whose lists a published table has: users, or items that other items go with."""
+"""Whose lists a published table has: users, items that other items go with, or segments."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 
@@ -10,15 +10,17 @@ class ListSubject(NamedTuple):
     """Those who have a list each."""
 
     name: str
-    """What they are called: users, items."""
+    """What they are called: users, items, segments."""
     column: str
     """The column of their ids."""
     item_column: str
-    """The column of the ids of the items on the lists."""
+    """The column of the ids of the items on the lists; of a segment's users."""
 
 
 USERS = ListSubject("users", "user_id", "item_id")
 ITEMS = ListSubject("items", "item_id", "similar_item_id")
+SEGMENTS = ListSubject("segments", "segment", "user_id")
+SUBJECTS: Mapping[str, ListSubject] = {"user": USERS, "item": ITEMS, "segment": SEGMENTS}
 
 
 def find_subject(columns: Collection[str]) -> ListSubject:

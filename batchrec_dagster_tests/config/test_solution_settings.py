@@ -6,12 +6,8 @@ from typing import Any
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.steps.batch_jobs import (
-    FilterDeclaration,
-    build_solution_config,
-    build_solution_name,
-)
-from batchrec_dagster.steps.list_filters import declare_list_filter
+from batchrec_dagster.steps.batch_jobs import build_solution_config, build_solution_name
+from batchrec_dagster.steps.list_jobs import DeclaredFilter, declare_filter
 from batchrec_dagster_tests.guard.builders import (
     COLUMNS,
 )
@@ -19,10 +15,10 @@ from batchrec_dagster_tests.guard.builders import (
 # Attributes, and the line and the setting that the message names.
 
 
-def declare_lists_filter(**recommendations: Any) -> FilterDeclaration | None:
+def declare_lists_filter(**recommendations: Any) -> DeclaredFilter | None:
     ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
     settings = {"name": "shop", "ratings": ratings, "recommendations": recommendations}
-    return declare_list_filter(Pipeline.model_validate(settings).user_lists[0])
+    return declare_filter(Pipeline.model_validate(settings).user_lists[0])
 
 
 def test_personalize_leaves_out_of_seen_items_what_its_filters_can_say() -> None:

@@ -123,21 +123,20 @@ def test_the_output_of_a_recipe_to_the_byte(recipe: Recipe, tmp_path: Path) -> N
     output = (tmp_path / "out").read_bytes()
     assert output == source.with_suffix(".json.out").read_bytes()
     assert sum(steps) == output.count(b"\n")
-    read = file_formats.read_segments if recipe.makes_segments else file_formats.read_inference
-    assert len(read(output)) == sum(steps)
+    assert len(file_formats.read_output_lines(output)) == sum(steps)
 
 
 def test_both_names_of_the_list_of_users_are_read() -> None:
-    read = file_formats.read_segments(
+    read = file_formats.read_output_lines(
         b'{"input": {"itemId": "1"}, "output": {"usersList": ["a", "b"]}, "error": null}\n'
         b'{"input": {"itemId": "2"}, "output": {"recommendedUsers": ["c"]}}\n'
         b'{"input": {"itemAttributes": "x"}, "output": {"usersList": []}, "error": "User error"}\n'
     )
     assert read.to_dicts() == [
-        {"item_id": "1", "item_attributes": None, "users": ["a", "b"], "error": None},
-        {"item_id": "2", "item_attributes": None, "users": ["c"], "error": None},
-        {"item_id": None, "item_attributes": "x", "users": [], "error": "User error"},
+        {"subject": "1", "members": ["a", "b"], "scores": None, "error": None},
+        {"subject": "2", "members": ["c"], "scores": None, "error": None},
+        {"subject": "x", "members": [], "scores": None, "error": "User error"},
     ]
-    assert file_formats.read_segments(b"").is_empty()
-    with pytest.raises(ValueError, match="not a batch segment output file"):
-        file_formats.read_segments(b"{")
+    assert file_formats.read_output_lines(b"").is_empty()
+    with pytest.raises(ValueError, match="not a batch inference output file"):
+        file_formats.read_output_lines(b"{")

@@ -20,8 +20,8 @@ from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.ensure import Ensure, ReadyResource
 from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB, ResourceKind
 from batchrec_dagster.steps.arms import MODEL, assign_arms
-from batchrec_dagster.steps.batches import read_users_without_lists
 from batchrec_dagster.steps.outcomes import measure_outcomes
+from batchrec_dagster.steps.users_without_lists import read_users_without_lists
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.objects import ObjectStore

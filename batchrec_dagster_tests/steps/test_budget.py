@@ -18,7 +18,7 @@ from batchrec_dagster.personalize.resource_kinds import (
     SOLUTION_VERSION,
     ResourceKind,
 )
-from batchrec_dagster.pipeline.assets import published_lists, training
+from batchrec_dagster.pipeline.assets import lists, training
 from batchrec_dagster.reporting.nights import ListedNight, list_nights
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
@@ -79,7 +79,7 @@ def shop(project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.Mon
 
 def as_one_run(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
     """From now on each run is a retry of the run of this id."""
-    for module in (training, published_lists):
+    for module in (training, lists):
         monkeypatch.setattr(module, "find_root_run", lambda context: run)
 
 

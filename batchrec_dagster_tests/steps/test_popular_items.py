@@ -19,9 +19,7 @@ from batchrec_dagster.steps.measure_popularity import (
     measure_lists,
     measure_popularity,
 )
-from batchrec_dagster.steps.popular_items import (
-    make_popular_lines,
-)
+from batchrec_dagster.steps.popular_items import PopularItems, make_popular_lines
 
 DAY = 86_400
 NOW = 1_700_000_000
@@ -136,12 +134,11 @@ def test_popularity_is_measured_as_personalize_measures() -> None:
 
 def test_lines_of_popular_items_have_the_reason_of_their_user() -> None:
     users = pl.DataFrame(
-        {"user_id": ["a", "b", "c"], "reason": ["popular", "popular in AT", "popular"]}
-    ).with_columns(length=pl.Series([1, 5, 2]))
-    ids = {"popular": pl.Series(["x", "y", "z"]), "popular in AT": pl.Series(["y"])}
-    (lines,) = make_popular_lines(users, ids)
-    assert lines["items"].to_list() == [["x"], ["y"], ["x", "y"]]
+        {"subject": ["a", "b", "c"], "reason": ["popular", "popular in AT", "popular"]}
+    )
+    of_groups = pl.DataFrame({"reason": ["popular in AT"], "ITEM_ID": ["y"]})
+    popular = PopularItems(pl.Series(["x", "y", "z"]), 30, of_groups, ["popular in AT"])
+    (lines,) = make_popular_lines(users, popular, 2)
+    assert lines["members"].to_list() == [["x", "y"], ["y", "x"], ["x", "y"]]
     assert lines["reason"].to_list() == users["reason"].to_list()
     assert lines["error"].null_count() == 3
-    (nothing,) = make_popular_lines(users.clear(), ids)
-    assert nothing.schema == lines.schema

@@ -15,9 +15,9 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import ACTIVE, Ensure
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.personalize.resource_kinds import IMPORT_JOB, ResourceKind
-from batchrec_dagster.steps.batch_jobs import JobOutput
+from batchrec_dagster.steps.job_output import JobOutput
 from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
-from batchrec_dagster.steps.retention import delete_unneeded, delete_unneeded_segments
+from batchrec_dagster.steps.retention import delete_unneeded
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.list_file import ListWriter
@@ -142,6 +142,11 @@ def is_usable(work: PersonalizeWork, job: str) -> bool:
     return JobOutput(work.storage, description).is_usable()
 
 
+def delete_for_users(work: PersonalizeWork) -> None:
+    """Delete what nothing needs, after the first list of users was published."""
+    delete_unneeded(work, work.pipeline.user_lists[0])
+
+
 def test_outputs_go_with_their_editions(place: Place, tmp_path: Path) -> None:
     storage = place.open()
     jobs = {"shop-9": "CREATE IN_PROGRESS", "shop-8": "CREATE FAILED", "shop-7": ACTIVE}
@@ -154,7 +159,7 @@ def test_outputs_go_with_their_editions(place: Place, tmp_path: Path) -> None:
     # Those of the current edition and of two older ones, of the job of this run and of one under
     # way. Edition 1 is gone, and nothing was published of the others.
     for _ in range(2):
-        delete_unneeded(work, f"{JOB}shop-6")
+        delete_unneeded(work, work.pipeline.user_lists[0], f"{JOB}shop-6")
         assert list_jobs(storage) == ["shop-2", "shop-3", "shop-4", "shop-6", "shop-9"]
     assert all(is_usable(work, f"shop-{number}") for number in (2, 3, 4, 6, 9))
     assert len(list_keys(storage, "shop/curated/batch_inference/")) == 15
@@ -178,7 +183,7 @@ def test_outputs_that_another_list_needs_or_will_adopt_stay(place: Place, tmp_pa
     for name in ("home", "app"):
         publish(work, tmp_path, name, job_arn=f"{JOB}{name}")
     # A list that is made later in the run, or at the same time, adopts what was made of the data.
-    delete_unneeded(work)
+    delete_for_users(work)
     assert list_jobs(storage) == ["app", "home", "new"]
 
 
@@ -196,7 +201,7 @@ def test_removed_lists_keep_only_what_they_published(tmp_path: Path) -> None:
     for key in (*kept, *left):
         storage.store.put(storage.uri(f"shop/{key}"), b"{}")
     mail = {"users": {"source": "users.csv", "column": "id"}}
-    delete_unneeded(make_work(storage, lists={"mail": mail}))
+    delete_for_users(make_work(storage, lists={"mail": mail}))
     assert list_keys(storage, "shop/") == sorted(kept)
 
 
@@ -205,7 +210,10 @@ def test_segments_need_their_last_job_only(place: Place) -> None:
     work = make_work(storage, {"shop-3": "CREATE PENDING"}, segments=SEGMENTS)
     for number in range(1, 5):
         write_output(work, f"shop-{number}", folder="batch_segments")
-    delete_unneeded_segments(work, "arn:aws:personalize:us-east-1:0:batch-segment-job/shop-2")
+    job = "arn:aws:personalize:us-east-1:0:batch-segment-job/shop-2"
+    segments = work.pipeline.segments_list
+    assert segments is not None
+    delete_unneeded(work, segments, job)
     assert list_jobs(storage, "batch_segments") == ["shop-2", "shop-3"]
 
 
@@ -246,7 +254,7 @@ def test_what_removed_settings_left_goes(
 ) -> None:
     storage = Place(str(tmp_path / "storage")).open()
     write_undeclared(storage)
-    delete_unneeded(make_work(storage, **settings))
+    delete_for_users(make_work(storage, **settings))
     keys_kept = [*OTHER_FILES, *(key for name in kept for key in UNDECLARED[name])]
     assert list_keys(storage, "shop/") == sorted(keys_kept)
     folders = {path.name for path in (tmp_path / "storage/shop").rglob("*") if path.is_dir()}
@@ -279,7 +287,7 @@ def test_a_killed_run_is_continued(
     is_finished = False
     while not is_finished:
         try:
-            delete_unneeded(work)
+            delete_for_users(work)
             is_finished = True
         except KilledError:
             kills += 1
@@ -303,12 +311,10 @@ def test_what_may_not_be_deleted_is_named_and_fails_nothing(
         publish(work, tmp_path)
     write_undeclared(place.open())
     keys = list_keys(place.open(), "shop/")
-    delete_unneeded(make_work(place.open(READER), retention={"editions": 1}))
+    delete_for_users(make_work(place.open(READER), retention={"editions": 1}))
     assert list_keys(place.open(), "shop/") == keys
     outputs, removed = (record.getMessage() for record in caplog.records)
-    assert outputs.startswith(
-        "retention: outputs of batch inference jobs could not be deleted, and"
-    )
+    assert outputs.startswith("retention: outputs of batch jobs could not be deleted, and")
     assert "permission denied" in outputs
     assert removed.startswith("retention: what removed settings left could not be deleted, and")
     assert "s3:DeleteObject" in removed

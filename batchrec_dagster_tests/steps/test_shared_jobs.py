@@ -10,24 +10,17 @@ import pyarrow as pa
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster.steps.checks import name_list_settings
 from batchrec_dagster.steps.cost import estimate_results
 from batchrec_dagster.steps.data_sizes import DataSize, SizeComparison
-from batchrec_dagster.steps.list_filters import declare_list_filter, list_endings
-from batchrec_dagster.steps.shared_jobs import (
-    find_group,
-    group_lists,
-    locate_input,
-    name_sharing_lists,
-)
+from batchrec_dagster.steps.list_jobs import declare_filter, list_endings_in_use
+from batchrec_dagster.steps.requested import locate_model_users
+from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import S3Connection, Storage
-from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
 from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 
-V1 = {"recipe": "aws-user-personalization"}
 USERS = {"source": "users.csv", "column": "id"}
 ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"COLOUR": "colour"}}}
 BLUE = 'INCLUDE ItemID WHERE Items.COLOUR IN ("blue")'
@@ -42,53 +35,25 @@ def list_groups(pipeline: Pipeline) -> list[str]:
     return [" ".join(published.name for published in group) for group in group_lists(pipeline)]
 
 
-def test_without_lists_there_is_one_job() -> None:
-    pipeline = declare({})
-    (only_list,) = pipeline.user_lists
-    assert group_lists(pipeline) == [[only_list]]
-    assert find_group(only_list) == [only_list]
-    assert name_sharing_lists(only_list) is None
-
-
 def test_lists_share_the_users_whom_the_model_serves_whatever_newcomers_get() -> None:
     pipeline = declare({"home": {"newcomers": "popular"}, "app": {"newcomers": "leave_out"}})
     assert list_groups(pipeline) == ["home app"]
-    assert {locate_input(published) for published in pipeline.user_lists} == {
-        "shop/transformed/batch_users_of_arms/"
+    assert {locate_model_users(published) for published in pipeline.user_lists} == {
+        "shop/transformed/batch_users_of_arms/model/users.json"
     }
-
-
-def test_lists_of_one_size_share_what_is_explored() -> None:
-    lists = {
-        "home": {"exploration_weight": 0.3},
-        "app": {"exploration_weight": 0.3},
-        "mail": {"exploration_weight": 0.3, "num_results": 5},
-        "shelf": {"exploration_weight": 0.1},
-        "page": {"exploration_weight": 0.3, "rules": {"max_per": {"COLOUR": 1}}},
-    }
-    pipeline = declare(lists, solution=V1)
-    assert list_groups(pipeline) == ["home app", "mail", "shelf", "page"]
-    names = [name_sharing_lists(published) for published in pipeline.user_lists]
-    assert names == ["home and app", "home and app", None, None, None]
 
 
 def test_each_list_keeps_the_filters_of_the_others_and_names_its_own() -> None:
     seen = {"exclude_seen": {"events": ["buy"]}}
     ratings = {"source": "ratings.csv", "columns": {**COLUMNS, "event_type": "event"}}
     pipeline = declare({"home": {"filter": BLUE}, "app": seen}, ratings=ratings)
-    filters = [declare_list_filter(published) for published in pipeline.user_lists]
+    filters = [declare_filter(published) for published in pipeline.user_lists]
     assert [filter.setting if filter else None for filter in filters] == [
         "lists.home.filter",
         "lists.app.exclude_seen",
     ]
     endings = {filter.ending for filter in filters if filter}
-    assert endings <= {*list_endings(pipeline)}
-
-
-def test_a_finding_names_the_settings_of_its_list() -> None:
-    check = Finding("lists_full", False, "recommendations.filter excludes most of it")
-    assert name_list_settings(check, "recommendations") == check
-    assert name_list_settings(check, "lists.home").text == "lists.home.filter excludes most of it"
+    assert endings <= {*list_endings_in_use(pipeline)}
 
 
 def test_a_job_that_lists_share_is_paid_for_once(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from batchrec_dagster.steps.interactions import (
 from batchrec_dagster.steps.ratings import RawRatings
 
 if TYPE_CHECKING:
-    from batchrec_dagster.steps.batches import UsersRecord
+    from batchrec_dagster.steps.batch_users import UsersRecord
 
 USERS_VERSION = "2"
 
@@ -168,7 +168,7 @@ def batch_users(published: PublishedList) -> dg.AssetsDefinition:
     )
     @asset_step
     def batch_users(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
-        from batchrec_dagster.steps.batches import list_users  # NumPy
+        from batchrec_dagster.steps.batch_users import list_users  # NumPy
 
         work = get_work(published.pipeline, context)
         source = settings.rows

@@ -24,16 +24,18 @@ from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize import conditions
 from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.personalize.file_formats import read_inference
+from batchrec_dagster.personalize.file_formats import read_output_lines
 from batchrec_dagster.personalize.filter_grammar import parse_condition
-from batchrec_dagster.steps import arms, item_pairs, popular_items, shared_jobs, training
+from batchrec_dagster.steps import arms, item_pairs, list_jobs, popular_items, shared_jobs, training
 from batchrec_dagster.steps import rules as rules_of_lists
 from batchrec_dagster.steps.checks import (
     ModelToPublish,
     check_quality_gate,
 )
 from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
-from batchrec_dagster.steps.list_builder import ListBuilder, ListInputs
+from batchrec_dagster.steps.list_checks import check_table
+from batchrec_dagster.steps.list_context import ListContext
+from batchrec_dagster.steps.list_table import ListTable
 from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
 from batchrec_dagster.steps.reasons import Reasons, weigh_events
 from batchrec_dagster.steps.records import ModelRecord
@@ -115,8 +117,8 @@ def apply_rules(
         pinned=[pin.item for pin in declared.pin if pin.item is not None],
     )
     prepared = Rules(declared, seen, context)
-    lists = {"items": pl.List(pl.String), "scores": pl.List(pl.Float64)}
-    schema = pl.Schema({"user_id": pl.String(), **lists})
+    lists = {"members": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    schema = pl.Schema({"subject": pl.String(), **lists})
     pieces = []
     for piece in candidates:
         rows = [
@@ -138,7 +140,8 @@ def apply_rules(
     filled = prepared.filled
     counts |= {"lists of model": filled.of_model, "short of model": filled.short_of_model}
     counts |= {"popular rows": filled.popular_rows, "empty": filled.empty, "seen": filled.seen}
-    return RuledLists(pl.concat(pieces), counts)
+    table = pl.concat(pieces).rename({"subject": "user_id", "member": "item_id"})
+    return RuledLists(table, counts)
 
 
 def find_matches(condition: str, table: pl.DataFrame) -> list[bool]:
@@ -182,21 +185,39 @@ def make_list(
     interactions = pl.LazyFrame(seen or [], schema=schema, orient="row")
     context = RuleContext(num_results, everyone, interactions, now=0, today=date(2026, 12, 24))
     rules = Rules(ListRules(), None if seen is None else ExcludeSeen(), context)
-    builder = ListBuilder(ListInputs(num_results, rules, max_failed_share=max_failed_share))
+    settings = {
+        "num_results": num_results,
+        "max_failed_share": max_failed_share,
+        "exclude_seen": seen is not None,
+    }
+    attributes = {"name": "shop", "ratings": {"source": "r.csv"}, "recommendations": settings}
+    pipeline = Pipeline.model_validate(attributes)
+    published = pipeline.user_lists[0]
+    made_with = ListContext(
+        interactions=interactions,
+        until=0,
+        rules=rules,
+        rule_context=context,
+        item_columns=None,
+        popular=None,
+        reasons=None,
+    )
+    builder = ListTable(published, made_with)
     pieces = [
-        read_inference("\n".join(lines[start : start + lines_at_once]).encode())
+        read_output_lines("\n".join(lines[start : start + lines_at_once]).encode())
         for start in range(0, max(1, len(lines)), lines_at_once)
     ]
     with TemporaryDirectory() as folder:
         with ListWriter(Path(folder) / "lists.parquet") as writer:
             builder.write(pieces, writer)
         rows = pl.read_parquet(writer.path)
-    built = builder.finish(everyone, filtered=False)
+    work: Any = SimpleNamespace(pipeline=pipeline, ensure=PersonalizeLimits())
+    checks = check_table(work, published, everyone, builder, num_results)
     return MadeList(
         rows,
-        [check.name for check in built.checks if check.blocks],
-        [check.name for check in built.checks if not (check.passed or check.blocks)],
-        built.failed["user_id"].to_list(),
+        [check.name for check in checks if check.blocks],
+        [check.name for check in checks if not (check.passed or check.blocks)],
+        builder.failed["subject"].to_list(),
     )
 
 
@@ -512,10 +533,10 @@ def count_results(
     some_untitled: whether lists show titles, which some items do not have.
     """
     pipeline = Pipeline.model_validate(attributes)
-    work: Any = SimpleNamespace(ensure=PersonalizeLimits())
+    limits: Any = PersonalizeLimits()
     return max(
-        shared_jobs.count_results(
-            work, published, users, history, leaves_out_untitled=some_untitled
+        list_jobs.count_results_of_list(
+            limits, published, users, history, leaves_out_untitled=some_untitled
         )
         for published in pipeline.user_lists
     )

@@ -243,7 +243,9 @@ class Editions:
         )
         run = f"run of {night.model}"
         with _at(night.time), TemporaryDirectory() as folder:
-            publishing = Publishing(self._work, self._list, model, night.users_version)
+            publishing = Publishing(
+                self._work, self._list, model, {"subjects": night.users_version}
+            )
             require_passed([publishing.gate(skip=anyway)])
             with ListWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(night.lists.to_arrow())

@@ -59,7 +59,7 @@ IMPORTS = (
     *("batchrec_dagster.checking", "batchrec_dagster.local_personalize.api.service"),
     *("batchrec_dagster.steps.experiments", "batchrec_dagster.pipeline.report"),
     *("batchrec_dagster.reporting.lookup", "batchrec_dagster.reporting.run_stages"),
-    *("batchrec_dagster.reporting.summary", "batchrec_dagster.steps.infer"),
+    *("batchrec_dagster.reporting.summary", "batchrec_dagster.steps.lists"),
     *("batchrec_dagster.samples.generator", "batchrec_dagster.steps.outcomes"),
 )
 

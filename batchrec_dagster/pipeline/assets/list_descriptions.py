@@ -1,0 +1,260 @@
+"""How Dagster's page describes published lists: their asset, columns, checks and metadata."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+from batchrec_dagster.config import PublishedList
+from batchrec_dagster.config.list_columns import name_published_column
+from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
+from batchrec_dagster.pipeline.declare_asset import (
+    build_cost_metadata,
+    dataset_group_link,
+    preview_metadata,
+    sample_metadata,
+    storage_links,
+    table_metadata,
+)
+from batchrec_dagster.reporting.markdown import escape, format_numbered_list
+from batchrec_dagster.reporting.markdown import format_table as markdown_table
+from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
+from batchrec_dagster.steps.batch_jobs import measure_job_seconds
+from batchrec_dagster.steps.items import list_attribute_columns
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.list_subjects import SUBJECTS
+
+if TYPE_CHECKING:
+    from batchrec_dagster.steps.lists import PublishedLists
+
+# The type and the description of the columns that lists can have, apart from those of the items.
+COLUMNS = {
+    "user_id": ("string", "The user's id."),
+    "rank": ("int", "1 is the best."),
+    "item_id": ("string", "The recommended item's id."),
+    "title": ("string", "The item's title; null where the items file has none."),
+    "image": ("string", "The address of its picture; null where the items file has none."),
+    "link": ("string", "The address of its page; null where the items file has none."),
+    "score": (
+        "float",
+        "Personalize's score; a user's scores over all items sum to 1. Null:"
+        " a popular item that Personalize added where the filter left too few, a recipe"
+        " without scores, or an item that a rule put on the list.",
+    ),
+    "reason": (
+        "string",
+        "Why the item is on the list: because of reason_item, popular, new (nobody had it yet), or"
+        " pinned by a rule. Null: not known. Where only rules give reasons, null: the model's own.",
+    ),
+    "reason_item": (
+        "string",
+        "The item of the user's own that has most users in common with this one.",
+    ),
+    "reason_title": ("string", "The title of reason_item; null where the items file has none."),
+    "reason_event": (
+        "string",
+        "What the user did with reason_item: the strongest type of event that they have.",
+    ),
+    "arm": (
+        "string",
+        "The user's arm of the experiment: model, or control, which gets popular items or nothing.",
+    ),
+}
+# What other columns say of similar items and of segments.
+OTHER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
+    "item": {
+        "item_id": ("string", "The item whose list it is."),
+        "rank": ("int", "1 goes with it best."),
+        "similar_item_id": ("string", "The item that goes with it."),
+        "score": (
+            "float",
+            "Of items bought together: from 0 to 1, how much the people who had both are more than"
+            " chance. Null: a recipe gives none.",
+        ),
+    },
+    "segment": {
+        "segment": ("string", "What the users belong to: an item's id, or an expression on items."),
+        "rank": ("int", "1 is the user who belongs to the segment most."),
+    },
+}
+
+
+def describe_asset(published: PublishedList) -> str:
+    """What the asset of the lists is, in words."""
+    settings, pipeline = published.settings, published.pipeline
+    purpose = (
+        f"{published.description.rstrip('.')}. " if published.name and published.description else ""
+    )
+    columns = "".join(f", {name_published_column(name)}" for name in published.columns)
+    if published.subject == "segment":
+        return (
+            f"The {settings.num_results:,} users who belong most to each segment, as one table of"
+            " segment, rank and user_id."
+        )
+    if published.subject == "item":
+        recipe = pipeline.similar_items_recipe
+        similarity = f"are similar, by the recipe {recipe}"
+        if recipe is None:
+            similarity = "people had together, as batchrec counts them"
+        return (
+            f"The published table: up to {settings.num_results} items for each item, which"
+            f" {similarity}, as item_id, rank, similar_item_id and score{columns}."
+        )
+    arm = ", and arm" if published.experiment else ""
+    without_seen = " Items that a user already had are left out."
+    return (
+        f"{purpose}The published table: the top {settings.num_results} items for every user, as"
+        f" user_id, rank, item_id and score{columns}{arm}."
+        f"{without_seen if settings.excludes_all_seen else ''}"
+    )
+
+
+def list_checks(published: PublishedList) -> dict[str, str]:
+    """What each check of published lists checks that blocks, by its name."""
+    subject = published.subject
+    checks = {
+        "quality_gate": "The model is good enough to publish its lists.",
+        f"every_{subject}_answered": f"Every requested {subject} has exactly one result, and some"
+        f" {subject} a list.",
+        f"no_failed_{subject}s": f"Few enough {subject}s have an error instead of a list.",
+        "no_duplicates": "No list contains an item twice.",
+    }
+    if subject == "user" and published.settings.seen_items is not None:
+        checks["no_seen_items"] = "No list contains an item that its user already interacted with."
+    if subject == "user" and published.settings.applied_rules is not None:
+        checks["lists_not_emptied"] = "The rules leave nearly everybody a list."
+    return checks
+
+
+def list_warnings(published: PublishedList) -> dict[str, str]:
+    """The same of checks that only warn."""
+    warnings = {}
+    if published.subject == "user":
+        length = published.settings.num_results
+        warnings["lists_full"] = f"Every user has all {length} items."
+        if published.settings.applied_rules is not None:
+            warnings |= {
+                "rules_suit_data": "Each rule has what it needs: events, categories, possible"
+                " pins.",
+                "results_enough_for_rules": "The rules leave nearly all users enough results.",
+            }
+    if published.subject == "item":
+        warnings |= {
+            "items_have_lists": "Most of the requested items have a list.",
+            "requested_items_known": "All requested items are in the interactions or the items"
+            " file.",
+        }
+    if published.subject != "segment" and "title" in published.columns:
+        warnings["rows_titled"] = "Nearly all results for the lists have a title."
+    if published.subject != "segment" and published.pipeline.items:
+        warnings["items_known"] = "Most items in the lists are in the items file."
+    return warnings
+
+
+def build_metadata(
+    work: PersonalizeWork,
+    published: PublishedList,
+    lists: PublishedLists,
+    model: ModelRecord | None,
+) -> dict[str, Any]:
+    """The metadata of published lists, of which Dagster's page shows the first ones at the top."""
+    edition, job, counts = lists.edition, lists.job, lists.edition.counts
+    metadata: dict[str, Any] = {
+        "preview": _preview(published, lists),
+        "outcome": lists.outcome,
+        **published_metadata(work.files_of(published), edition),
+        **_describe_rules(edition),
+        **table_metadata(counts.rows, _describe_columns(published), lists.sample.columns),
+        **counts.model_dump(exclude={"rows", "subjects"}),
+        SUBJECTS[published.subject].name: counts.subjects,
+        "results_asked_for": edition.results_asked_for or 0,
+        "sample": sample_metadata(lists.sample),
+    }
+    if model is not None:
+        metadata |= dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
+    if edition.job_arn is not None:
+        metadata["batch_job_arn"] = edition.job_arn
+    if job is not None:
+        metadata["batch_job_output"] = job.output(work.storage).folder
+        metadata["inference_seconds"] = measure_job_seconds(job.resource)
+    cost = [] if job is None else job.cost
+    metadata |= build_cost_metadata("cost_usd", cost, on_aws=work.ensure.on_aws)
+    return {**metadata, **storage_links("table", work.storage, edition.uri)}
+
+
+def published_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]:
+    """Which edition is published, and how good the model is that made it, if one did."""
+    metrics = edition.metrics
+    numbers = {"ndcg_at_25": metrics.get(NDCG), "coverage": metrics.get(COVERAGE)}
+    return {
+        "edition": edition.number,
+        # Dagster plots these over the runs: a plot of integers would lose the decimals.
+        **{name: float(number) for name, number in numbers.items() if number is not None},
+        "dagster/uri": files.editions.uri,
+    }
+
+
+def _describe_columns(published: PublishedList) -> dict[str, tuple[str, str]]:
+    """The type and the description of each column that the lists can have."""
+    items = published.pipeline.items
+    numbers = items.layout.numbers if items else {}
+    attributes = {
+        name_published_column(name): (
+            "double" if name in numbers else "string",
+            f"The item's {name}; null where the items file has none.",
+        )
+        for name in list_attribute_columns(published)
+    }
+    return {**COLUMNS, **OTHER_COLUMNS.get(published.subject, {}), **attributes}
+
+
+def _describe_rules(edition: Edition) -> dict[str, Any]:
+    """What each rule did, how many rows have each reason, and which items were popular."""
+    metadata: dict[str, Any] = {}
+    if edition.rules:
+        table = markdown_table(RULE_COLUMNS, list_rule_rows(edition.rules))
+        metadata["rules"] = dg.MetadataValue.md(table)
+    for counts in edition.rules:
+        # Dagster plots these over the runs.
+        if counts.rule == "pin":
+            metadata["rule_pin_added"] = counts.added
+        else:
+            metadata[f"rule_{counts.rule}_removed"] = counts.removed
+    if edition.filled is not None:
+        metadata["lists_short_of_results"] = edition.filled.short_of_model
+        metadata["popular_rows"] = edition.filled.popular_rows
+    metadata |= {f"reason_{reason}": rows for reason, rows in edition.reasons.items()}
+    if edition.popularity is not None:
+        metadata["popularity"] = edition.popularity.model_dump()
+    if edition.newcomers is not None:
+        metadata["newcomers"] = edition.newcomers.users
+    return metadata
+
+
+def _preview(published: PublishedList, lists: PublishedLists) -> dg.MetadataValue[Any]:
+    """How many have a list, and one of the lists."""
+    counts, sample, names = lists.edition.counts, lists.sample, SUBJECTS[published.subject]
+    members = "users" if published.subject == "segment" else "items"
+    numbers = (
+        f"**{counts.subjects:,} {names.name}** have a list.",
+        f"{counts.items:,} different {members} are in them.",
+    )
+    if not sample.height:
+        return preview_metadata(*numbers)
+    first = sample.item(0, names.column)
+    rows = sample.filter(pl.col(names.column) == first).iter_rows(named=True)
+    if published.subject == "segment":
+        listed = [row[names.item_column] for row in rows]
+    else:
+        listed = [row.get("title") or row[names.item_column] for row in rows]
+    whose = (
+        "One of them"
+        if published.subject == "user"
+        else f"{published.subject.title()} {escape(first)}"
+    )
+    return preview_metadata(*numbers, f"{whose} gets:", format_numbered_list(listed))

@@ -1,0 +1,178 @@
+"""The asset of published lists: those of users, of similar items, or of segments."""
+
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
+from batchrec_dagster.config.recommendations import PopularBy
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.asset_keys import asset_key
+from batchrec_dagster.pipeline.assets.list_descriptions import (
+    build_metadata,
+    describe_asset,
+    list_checks,
+    list_warnings,
+    published_metadata,
+)
+from batchrec_dagster.pipeline.declare_asset import asset_options
+from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start, record_unchanged
+from batchrec_dagster.pipeline.run_history import DagsterRuns
+from batchrec_dagster.pipeline.run_step import (
+    asset_step,
+    get_personalize_work,
+    materialization_with_checks,
+)
+from batchrec_dagster.steps import rollback
+from batchrec_dagster.steps.items import list_attribute_columns
+from batchrec_dagster.steps.publish import read_checks, summarize_edition
+from batchrec_dagster.steps.records import ModelRecord, read_model
+from batchrec_dagster.steps.runs import RunFacts
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.extras import is_installed
+from batchrec_dagster.storage.lock import Lock
+
+CODE_VERSION = "1"
+
+
+class PublicationConfig(dg.Config):
+    """Options of one run, from the Launchpad or the command line."""
+
+    skip_quality_gate: bool = Field(
+        default=False, description="Publish even if the quality gate fails."
+    )
+    roll_back_to: str = Field(
+        default="",
+        description="Publish older lists again instead of new ones: an edition's number, or"
+        " previous.",
+    )
+
+
+def published_lists(published: PublishedList) -> dg.AssetsDefinition:
+    """The asset of the published lists."""
+    pipeline = published.pipeline
+
+    @dg.asset(
+        **asset_options(
+            published,
+            published.asset,
+            description=describe_asset(published),
+            kinds={"parquet"} if published.model_asset is None else {"personalize", "parquet"},
+            deps=list_upstream_assets(published),
+            resources=["personalize"],
+            storage_key=published.keys.table,
+            code_version=f"{CODE_VERSION}-{fingerprint(published.deciding_settings)}",
+            io_manager="published_io",
+            checks=list_checks(published),
+            warnings=list_warnings(published),
+        )
+    )
+    @asset_step
+    def lists(
+        context: dg.AssetExecutionContext, config: PublicationConfig
+    ) -> dg.MaterializeResult[Any]:
+        from batchrec_dagster.steps.lists import make_lists  # NumPy
+
+        work = get_personalize_work(pipeline, context)
+        with work.list_lock(published, context.run.run_id) as lock:
+            if config.roll_back_to:
+                return roll_back(work, published, context, config.roll_back_to, lock)
+            model = require_model(work, published)
+            run = RunFacts(
+                context.run.run_id,
+                find_root_run(context),
+                find_run_start(context),
+                config.skip_quality_gate,
+            )
+            made = make_lists(work, published, model, run, lock)
+            if made.edition.root_run != run.root_run:
+                record_unchanged(context)
+        return materialization_with_checks(
+            made.findings,
+            dg.MaterializeResult(
+                data_version=dg.DataVersion(made.edition.version),
+                metadata=build_metadata(work, published, made, model),
+            ),
+        )
+
+    return lists
+
+
+def list_upstream_assets(published: PublishedList) -> list[dg.AssetKey]:
+    """The assets that the lists are made from."""
+    pipeline, settings, rules = published.pipeline, published.settings, published.settings.rules
+    is_of_users = published.subject == "user"
+    is_read = {
+        published.model_asset or "": published.model_asset is not None,
+        "batch_users": is_of_users,
+        "interactions": True,
+        "item_titles": pipeline.has_titles,
+        "items": settings.rules_read_items or bool(list_attribute_columns(published)),
+        "users": isinstance(settings.newcomers, PopularBy)
+        or (rules is not None and rules.reads_users),
+        # What people did with earlier lists is read before lists are made.
+        "recommendation_outcomes": is_of_users and is_installed("report"),
+    }
+    return [asset_key(published, asset) for asset, is_input in is_read.items() if is_input]
+
+
+def title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:
+    """The asset of the titles, for `deps`; empty if the pipeline declares none."""
+    return [asset_key(pipeline, "item_titles")] if pipeline.has_titles else []
+
+
+def require_model(work: PersonalizeWork, published: PublishedList) -> ModelRecord | None:
+    """The model of the lists; None for items bought together. Raises UserError without one."""
+    if published.model_asset is None:
+        return None
+    model = read_model(work.files, published.model_asset)
+    if model is None:
+        raise UserError(f"there is no model: materialize {published.model_asset} first")
+    return model
+
+
+def roll_back(
+    work: PersonalizeWork,
+    published: PublishedList,
+    context: dg.AssetExecutionContext,
+    to: str,
+    lock: Lock,
+) -> dg.MaterializeResult[Any]:
+    """Publish the lists of an older edition again, with its checks. Raises UserError.
+
+    to: an edition's number, or PREVIOUS.
+    lock: that of the list.
+    """
+    from batchrec_dagster.steps.retention import delete_unneeded  # NumPy
+
+    runs = DagsterRuns(context.instance)
+    root_run = find_root_run(context)
+    restoration = rollback.roll_back(work, published, to, root_run, runs, lock, context.log)
+    delete_unneeded(work, published)
+    table = work.files_of(published).editions
+    edition, lists = table.read()
+    names = [spec.name for spec in context.assets_def.check_specs]
+    outcome = "; ".join([f"rolled back to {summarize_edition(edition)}", *restoration.notes])
+    return materialization_with_checks(
+        read_checks(edition, names),
+        dg.MaterializeResult(
+            data_version=dg.DataVersion(edition.version),
+            metadata={
+                "outcome": outcome,
+                "dagster/row_count": lists.select(pl.len()).collect(engine="streaming").item(),
+                "items": edition.counts.items,
+                "made_at": edition.made_at.isoformat(),
+                **(
+                    {"solution_version_arn": edition.solution_version_arn}
+                    if edition.solution_version_arn is not None
+                    else {}
+                ),
+                **({"users": edition.users} if edition.users is not None else {}),
+                **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
+                **published_metadata(work.files_of(published), edition),
+                "table": work.storage.where(table.uri),
+            },
+        ),
+    )

@@ -1,0 +1,397 @@
+"""Verdicts on a table of lists before it is published: of users, of items, of segments."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+
+from batchrec_dagster.config import PublishedList
+from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.rules import ExcludeSeen, ListRules, PriceRange
+from batchrec_dagster.steps.items import read_item_ids
+from batchrec_dagster.steps.list_table import ListTable
+from batchrec_dagster.steps.max_per import list_values
+from batchrec_dagster.steps.requested import MAX_IDS_NAMED, list_ids
+from batchrec_dagster.steps.rule_context import RuleContext
+from batchrec_dagster.steps.rules import Rules
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.edition import Finding
+
+# With more lists than this share of them filled with popular items, the check warns.
+MAX_SHORT_SHARE = 0.01
+# If a larger share of the results has no title, somebody should see to it.
+MOST_UNTITLED = 0.05
+
+
+def check_table(
+    work: PersonalizeWork,
+    published: PublishedList,
+    subjects: pl.Series,
+    table: ListTable,
+    num_results: int,
+) -> list[Finding]:
+    """What is found of a table whose rows are all written.
+
+    subjects: all who were to get a list.
+    num_results: how many results a job was asked for, for each line.
+    Raises UserError.
+    """
+    subject, settings, failed = published.subject, published.settings, table.failed
+    answered = len(table.answered)
+    max_failed_share, setting = settings.max_failed_share, f"{published.setting}.max_failed_share"
+    if subject == "segment":
+        segments = published.pipeline.segments
+        kind = "items" if segments is not None and segments.items else "attributes"
+        max_failed_share, setting = 0.0, f"{published.setting}.{kind}"
+    findings = [
+        check_every_answered(
+            subject, subjects, table.answered, why_empty=explain_empty_table(published, table)
+        ),
+        check_no_failed(
+            subject,
+            failed.height,
+            answered,
+            next(failed.iter_rows(), None),
+            max_failed_share,
+            setting,
+        ),
+        check_no_duplicates(table.repeated, "user" if subject == "segment" else "item"),
+    ]
+    if subject == "item":
+        with_list = table.counts.subjects
+        length = settings.num_results
+        findings.append(check_items_have_lists(len(subjects), with_list, table.full, length))
+    if subject == "user":
+        findings += check_user_lists(work, published, table, num_results)
+    rules = table.context.rules
+    if subject != "segment" and "title" in published.columns and rules is not None:
+        findings.append(check_rows_titled(table.counts.rows, rules.count_untitled()))
+    if subject != "segment" and work.pipeline.items is not None:
+        known = read_item_ids(work)
+        findings.append(
+            check_items_known(table.members, known, published.setting, settings.open_filter)
+        )
+    return findings
+
+
+def check_user_lists(
+    work: PersonalizeWork, published: PublishedList, table: ListTable, num_results: int
+) -> list[Finding]:
+    """What is found of lists of users alone: whether they are full, and what the rules did."""
+    settings, rules, setting = published.settings, table.context.rules, published.setting
+    users = len(table.answered) - table.failed.height
+    padding = table.counts.items_without_score
+    findings = [
+        check_lists_full(
+            table.full, users, settings.num_results, settings, setting, padding=padding
+        )
+    ]
+    if rules is not None and settings.seen_items is not None:
+        findings.append(check_no_seen_items(rules.filled.seen))
+    declared, context = settings.applied_rules, table.context.rule_context
+    if rules is not None and context is not None and declared is not None:
+        most, most_emptied = work.ensure.max_results, published.gate.max_emptied_share
+        findings += [
+            check_rules_suit_data(declared, settings.seen_items, context, rules),
+            check_lists_not_emptied(rules, most_emptied, setting),
+            check_results_enough(rules, num_results, most, setting),
+        ]
+    return findings
+
+
+def explain_empty_table(published: PublishedList, table: ListTable) -> str | None:
+    """Why no list has any item; None if one does, or if all lines failed or rules say why."""
+    setting = published.setting
+    if table.counts.rows or 0 < table.failed.height == len(table.answered):
+        return None
+    if published.subject == "item":
+        return f"{setting}.rules leave out every item, or too few people had two items"
+    if published.subject == "segment":
+        return None
+    if published.settings.applied_rules is not None and table.results:
+        return None
+    return f"{setting}.filter excludes every item that users have not seen, or there is none"
+
+
+def check_every_answered(
+    subject: str, requested: pl.Series, answered: pl.Series, *, why_empty: str | None = None
+) -> Finding:
+    """Whether every requested id has exactly one answer, and no other id has any.
+
+    subject: what an id is of: user, item or segment. Users are counted and not named.
+    answered: the id of each answer. An error is one too.
+    why_empty: why no list has any item; None if one does. That is not the fault of the output.
+    """
+    missing = requested.filter(~requested.is_in(answered.implode()))
+    distinct = answered.unique()
+    answered_count = len(requested) - len(missing)
+    repeated = len(answered) - len(distinct)
+    unknown = len(distinct) - answered_count
+    text = f"{answered_count:,} of {len(requested):,} {subject}s have a result"
+    if len(missing) and subject == "user":
+        text += f"; {len(missing):,} missing"
+    elif len(missing):
+        text += f"; missing: {list_ids(missing.head(MAX_IDS_NAMED), len(missing))}"
+    if repeated:
+        text += f"; {repeated:,} results are repeated"
+    if unknown:
+        text += f"; {unknown:,} results are of {subject}s that were not requested"
+    is_whole = not (len(missing) or repeated or unknown)
+    if is_whole and why_empty is not None:
+        text += f"; all lists are empty: {why_empty}"
+    return Finding(
+        f"every_{subject}_answered",
+        is_whole and why_empty is None,
+        text,
+        {f"{subject}s": len(requested), "missing": len(missing), "repeated_lines": repeated},
+        makes_output_unusable=not is_whole,
+    )
+
+
+def check_no_failed(
+    subject: str,
+    failed: int,
+    lines: int,
+    first: tuple[str, str] | None,
+    max_share: float,
+    setting: str,
+) -> Finding:
+    """Whether few enough lines of a job's output have an error, and not all of them.
+
+    lines: how many lines there are, one for each user, item or segment.
+    first: the id and the error of the first line that failed. The finding leaves out a user's id.
+    max_share: the largest share of lines that may fail.
+    setting: the setting with that share, or the one that declares the segments.
+    """
+    # A product with the share is not exact: 0.29 * 100 is less than 29.
+    passed = not failed or (failed < lines and failed / lines <= max_share)
+    text = f"{failed:,} of {lines:,} {subject}s failed"
+    if first is not None:
+        name, error = first
+        if subject == "segment":
+            text += f"; the first, segment {name!r}: {error}; fix {setting}"
+        else:
+            fate = "; they have no list in this edition" if passed else ""
+            named = f", item {name!r}" if subject == "item" else ""
+            error = error if named else re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", error)
+            text += (
+                f" (at most {100 * max_share:g} % may: {setting}){fate}; the first{named}: {error}"
+            )
+    return Finding(
+        f"no_failed_{subject}s",
+        passed,
+        text,
+        {"lines": lines, "failed": failed},
+        # What a segment asks for cannot be answered mostly: another job would cost money and fail.
+        makes_output_unusable=subject != "segment",
+    )
+
+
+def check_no_duplicates(count: int, member: str = "item") -> Finding:
+    """Whether no list holds an item twice, or no segment a user."""
+    text = f"{count:,} {member}s are repeated within a list"
+    return Finding(
+        "no_duplicates", not count, text, {"repeated": count}, makes_output_unusable=True
+    )
+
+
+def check_no_seen_items(seen: int) -> Finding:
+    """Whether no list holds an item that exclude_seen leaves out."""
+    text = f"{seen:,} recommended items were seen before"
+    return Finding("no_seen_items", not seen, text, {"seen": seen})
+
+
+def check_lists_full(
+    full: int,
+    answered: int,
+    num_results: int,
+    settings: RecommendationSettings,
+    setting: str,
+    *,
+    padding: int = 0,
+) -> Finding:
+    """Whether every user who did not fail has as many items as requested; a failure only warns.
+
+    full: how many users have `num_results` items.
+    answered: how many users were requested and did not fail.
+    settings, setting: of the list, and what their names start with.
+    padding: how many popular items Personalize added without a score.
+    """
+    text = f"{full:,} of {answered:,} users have all {num_results} items"
+    if full < answered:
+        text += "; the others have seen nearly everything that Personalize returned for them"
+        if settings.filter is not None:
+            text += f", or {setting}.filter excludes most of it"
+        if settings.applied_rules is not None:
+            text += f", or {setting}.rules leaves out most of it"
+    if padding:
+        text += f"; {padding:,} items without a score are popular ones that Personalize added"
+    numbers: dict[str, int | float] = {"users": answered, "full": full, "padding": padding}
+    return Finding("lists_full", full == answered, text, numbers, severity="warn")
+
+
+def check_items_have_lists(items: int, with_list: int, full: int, num_results: int) -> Finding:
+    """Whether most items have a list; a failure only warns, as few people have rare items.
+
+    items: how many were requested.
+    with_list: how many have a list, if only of one item.
+    full: how many have all items of a list.
+    num_results: how many these are.
+    """
+    text = f"{with_list:,} of {items:,} items have a list, and {full:,} all {num_results} items"
+    passed = 2 * with_list >= items
+    if not passed:
+        text += (
+            ". Of the others, too few people had something together with them, or"
+            " similar_items.rules left out all: loosen these, or set more similar_items.within_days"
+            " or more similar_items.events"
+        )
+    numbers: dict[str, int | float] = {"items": items, "with_list": with_list, "full": full}
+    return Finding("items_have_lists", passed, text, numbers, severity="warn")
+
+
+def check_items_known(
+    listed_ids: pl.Series, known_ids: pl.Series, setting: str, open_filter: str | None = None
+) -> Finding:
+    """Whether the items file has most of the items in the lists; a failure only warns.
+
+    listed_ids: the distinct ids of the items in the lists.
+    known_ids: the distinct ids in the items file.
+    setting: what the names of the list's settings start with.
+    open_filter: why the list's filter lets items through that the items file does not have. If
+        there is such a reason, the file must have all of them.
+    """
+    unknown = listed_ids.filter(~listed_ids.is_in(known_ids.implode()))
+    known_count = len(listed_ids) - len(unknown)
+    text = f"{known_count:,} of the {len(listed_ids):,} items in the lists are in the items file"
+    passed = 2 * known_count >= len(listed_ids)
+    if not passed:
+        text += f". The lists have {unknown.min()!r}"
+        text += f", the file {known_ids.min()!r}" if len(known_ids) else ""
+        text += ". Check that items.columns.item and ratings.columns.item are the same id"
+    if open_filter is not None and len(unknown):
+        passed = False
+        text += f". {setting}.filter: {open_filter}"
+    numbers: dict[str, int | float] = {"items": len(listed_ids), "known": known_count}
+    return Finding("items_known", passed, text, numbers, severity="warn")
+
+
+def check_rules_suit_data(
+    rules: ListRules, seen: ExcludeSeen | None, context: RuleContext, prepared: Rules
+) -> Finding:
+    """Whether each rule can do what it says with these data; a failure only warns.
+
+    seen: what the lists leave out because users had it; None if they leave out nothing.
+    """
+    problems = [
+        *_find_missing_events("exclude_seen", seen, context),
+        *_find_missing_events("price", rules.price, context),
+        *_find_impossible_pins(prepared),
+        *(
+            f"max_per: no item has a value of {category}"
+            for category in rules.max_per
+            if not list_values(category, context).height
+        ),
+    ]
+    finding = "; ".join(problems) or "every rule has what it needs"
+    return Finding(
+        "rules_suit_data", not problems, finding, {"problems": len(problems)}, severity="warn"
+    )
+
+
+def _find_missing_events(
+    name: str, settings: ExcludeSeen | PriceRange | None, context: RuleContext
+) -> list[str]:
+    """The problem with the events that these settings name, if there is one.
+
+    name: what the settings are called in the declaration.
+    """
+    existing = context.event_types or set()
+    events = settings.events if settings is not None else None
+    missing = [event for event in events or () if event.lower() not in existing]
+    if not missing:
+        return []
+    has = f"there are {', '.join(sorted(existing))}" if existing else "they have no types"
+    return [f"{name}.events: no interaction is of the type {', '.join(missing)}; {has}"]
+
+
+def _find_impossible_pins(prepared: Rules) -> list[str]:
+    problems = []
+    for pin in prepared.pins:
+        if not len(pin.items) and pin.setting.only is not None:
+            problems.append(f"pin: no item meets {pin.setting.only}")
+        elif not len(pin.items):
+            problems.append(f"pin: {pin.setting.item} is neither an item nor in the interactions")
+        elif not prepared.allows_any(pin):
+            target = pin.setting.target
+            problems.append(f"pin: {target} is on no list: block or only leaves it out")
+    return problems
+
+
+def check_results_enough(prepared: Rules, num_results: int, most: int, setting: str) -> Finding:
+    """Whether Personalize gave nearly all users enough results; a failure only warns.
+
+    num_results: how many results it was asked for.
+    most: how many it may be asked for.
+    setting: what the names of the list's settings start with.
+    """
+    filled = prepared.filled
+    share = filled.short_of_model / max(1, filled.of_model)
+    passed = share <= MAX_SHORT_SHARE
+    finding = (
+        f"for {filled.short_of_model:,} of the {filled.of_model:,} lists of the model ({share:.1%})"
+        f" the rules left too few of the {num_results} results asked for"
+    )
+    if filled.short_of_model:
+        finding += f"; {filled.popular_rows:,} popular items fill these {filled.short_of_model:,}"
+    if not passed:
+        removed = {name: counts.removed for name, counts in prepared.counts.items()}
+        strictest = max(removed, key=lambda name: removed[name], default=None)
+        if strictest is not None and removed[strictest]:
+            finding += f". {strictest} left out most ({removed[strictest]:,}): loosen it"
+        finding += (
+            f", or set a smaller {setting}.num_results"
+            if num_results >= most
+            else f", or ask for more: {setting}.candidates"
+        )
+    numbers: dict[str, int | float] = {
+        "lists": filled.of_model,
+        "short": filled.short_of_model,
+        "results_asked_for": num_results,
+    }
+    return Finding("results_enough_for_rules", passed, finding, numbers, severity="warn")
+
+
+def check_lists_not_emptied(prepared: Rules, max_share: float, setting: str) -> Finding:
+    """Whether the rules leave nearly everybody a list.
+
+    max_share: the largest share of users without one.
+    setting: what the names of the list's settings start with.
+    """
+    filled = prepared.filled
+    emptied = {name: counts.emptied for name, counts in prepared.counts.items() if counts.emptied}
+    empty = sum(emptied.values())
+    # A product with the share is not exact: 0.29 * 100 is less than 29.
+    passed = not empty or (empty < filled.lists and empty / filled.lists <= max_share)
+    finding = f"{empty:,} of {filled.lists:,} lists are empty because of {setting}.rules"
+    if empty:
+        finding += f" (at most {100 * max_share:g} % may: gate.max_emptied_share): " + ", ".join(
+            f"{name} left out the last item of {lists:,}" for name, lists in emptied.items()
+        )
+    return Finding("lists_not_emptied", passed, finding, {"users": filled.lists, "empty": empty})
+
+
+def check_rows_titled(rows: int, left_out: int) -> Finding:
+    """Whether nearly all results for the lists have a title; a failure only warns.
+
+    rows: how many are on lists.
+    left_out: how many are not, as they have no title.
+    """
+    results = rows + left_out
+    passed = left_out <= MOST_UNTITLED * results
+    text = f"{left_out:,} of {results:,} results were left out, as they have no title"
+    if not passed:
+        text += ": the items file has none for their items. Complete it"
+    numbers: dict[str, int | float] = {"rows": results, "untitled": left_out}
+    return Finding("rows_titled", passed, text, numbers, severity="warn")

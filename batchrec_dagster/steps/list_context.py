@@ -1,0 +1,162 @@
+"""What lists are made with besides their lines: rules and what these read, columns, reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+
+import polars as pl
+
+from batchrec_dagster.config import PublishedList, fingerprint
+from batchrec_dagster.config.recommendations import PopularBy
+from batchrec_dagster.config.rules import ListRules
+from batchrec_dagster.personalize.schemas import TIMESTAMP
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.users import read_ids
+from batchrec_dagster.steps.items import (
+    find_titled_items,
+    read_attributes,
+    read_item_columns,
+    read_item_columns_versions,
+)
+from batchrec_dagster.steps.popular_items import PopularItems, read_popular_items
+from batchrec_dagster.steps.raw_files import open_source
+from batchrec_dagster.steps.reasons import Reasons, prepare_reasons
+from batchrec_dagster.steps.requested import Divided
+from batchrec_dagster.steps.rule_context import RuleContext
+from batchrec_dagster.steps.rules import Rules
+from batchrec_dagster.steps.user_attributes import read_user_attributes
+from batchrec_dagster.steps.work import Work
+
+
+@dataclass(frozen=True)
+class ListInputs:
+    """What lists read besides the interactions, and the versions of all of it."""
+
+    rules: ListRules
+    today: date
+    """The day of the run, in UTC."""
+    items: pl.DataFrame | None = None
+    """ITEM_ID and the columns of the Items dataset; None too if no rule reads them."""
+    users: pl.DataFrame | None = None
+    """USER_ID and the columns of the Users dataset; None too if no rule reads them."""
+    blocked: pl.Series | None = None
+    """The ids that `block` names; None without that rule."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """What changes whenever one of these makes other lists, by its name."""
+
+
+def read_inputs(work: Work, published: PublishedList) -> ListInputs:
+    """What the list's rules and columns read. Raises UserError.
+
+    Versions are read before the files are. If these change in between, the next run publishes
+    again.
+    """
+    settings, keys = published.settings, work.files.keys
+    rules = settings.applied_rules or ListRules()
+    today = datetime.now(UTC).date()
+    versions = {
+        "pins": fingerprint([pin.target for pin in rules.pin if not pin.is_over(today)]),
+        "columns": fingerprint(*read_item_columns_versions(work, published)),
+    }
+    items = users = blocked = None
+    if settings.rules_read_items:
+        versions["items"] = work.storage.version(work.files.uri(keys.items))
+        items = read_attributes(work)
+    if rules.reads_users or isinstance(settings.newcomers, PopularBy):
+        versions["users"] = work.storage.version(work.files.uri(keys.users))
+    if rules.reads_users:
+        users = read_user_attributes(work)
+    if rules.block is not None:
+        source, setting = (
+            parse_source(rules.block.source),
+            f"{published.setting}.rules.block.column",
+        )
+        null_values = work.pipeline.ratings.all_null_values
+        with open_source(source, work.storage, work.pipeline.project) as files:
+            ids = read_ids(files, "item", rules.block.column, setting, null_values)
+        blocked = ids.to_series()
+        versions["blocked"] = fingerprint(blocked.to_list())
+    return ListInputs(rules, today, items, users, blocked, versions)
+
+
+@dataclass(frozen=True)
+class ListContext:
+    """What rows are made of besides lines."""
+
+    interactions: pl.LazyFrame
+    """The columns of Personalize's dataset."""
+    until: int
+    """The time of the newest interaction, in epoch seconds."""
+    rules: Rules | None
+    """What is left out of lists, and what fills them; None leaves out nothing."""
+    rule_context: RuleContext | None
+    """What the rules know."""
+    item_columns: pl.DataFrame | None
+    """The column item_id, and what lists have of each item; None for ids alone."""
+    popular: PopularItems | None
+    """The popular items; None if no list needs any."""
+    reasons: Reasons | None
+    """Says why each item is on a list; None if lists do not have that."""
+    has_untitled: bool = False
+    """Whether some items have no title, which lists show. Then they are left out."""
+
+
+def read_context(
+    work: Work,
+    published: PublishedList,
+    divided: Divided,
+    inputs: ListInputs,
+    interactions: pl.LazyFrame,
+) -> ListContext:
+    """What the rows of these lists are made of. Raises UserError.
+
+    divided: those whom lists are made for.
+    """
+    settings, is_of_users = published.settings, published.subject == "user"
+    until = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
+    titled = popular = reasons = rules = context = None
+    if published.subject != "segment":
+        titled = find_titled_items(work, published, interactions)
+    fills = is_of_users and settings.applied_rules is not None
+    if fills or divided.popular.height:
+        groups = divided.popular.get_column("reason")
+        popular = read_popular_items(work, published, interactions, groups)
+    if is_of_users:
+        reasons = prepare_reasons(work, published, interactions, divided.ids)
+    if settings.applied_rules or settings.seen_items or titled is not None or popular:
+        context = RuleContext(
+            num_results=settings.num_results,
+            user_ids=divided.ids,
+            interactions=interactions,
+            now=int(until),
+            today=inputs.today,
+            items=inputs.items,
+            users=inputs.users,
+            popular=popular.ids if popular is not None else None,
+            fills_lists_of_model=fills,
+            blocked=inputs.blocked,
+            titled=titled,
+            pinned=[pin.item for pin in inputs.rules.pin if pin.item is not None],
+        )
+        rules = Rules(inputs.rules, settings.seen_items, context)
+    return ListContext(
+        interactions=interactions,
+        until=int(until),
+        rules=rules,
+        rule_context=context,
+        item_columns=_read_columns(work, published),
+        popular=popular,
+        reasons=reasons,
+        has_untitled=titled is not None,
+    )
+
+
+def _read_columns(work: Work, published: PublishedList) -> pl.DataFrame | None:
+    """The column item_id, and what the list has of each item; None if it has nothing of them."""
+    segments = published.pipeline.segments
+    if published.subject == "segment" and not (segments is not None and segments.items):
+        # The segments are expressions, which have no title.
+        return None
+    return read_item_columns(work, published)

@@ -1,0 +1,285 @@
+"""The batch job that answers for a list: found by what it is made from, adopted, or created.
+
+A job answers for all its lines with one filter. So lists of the same users with the same filter
+need one job, of which each takes as many results as it needs. The job's name says what it is made
+from, never which list asked for it, and it is asked for the most results that any of them needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
+from batchrec_dagster.personalize.ensure import Ensure, ReadyResource, StartedResource
+from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.file_formats import MAX_RESULTS
+from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN
+from batchrec_dagster.personalize.prices import Cost
+from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
+from batchrec_dagster.personalize.resource_kinds import (
+    FILTER,
+)
+from batchrec_dagster.steps.batch_jobs import (
+    describe_outcome,
+    fingerprint_solution,
+    measure_job_seconds,
+)
+from batchrec_dagster.steps.cost import count_interactions, price_item_lists
+from batchrec_dagster.steps.interactions import read_interactions_record
+from batchrec_dagster.steps.job_output import JobOutput
+from batchrec_dagster.steps.list_context import ListContext
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.requested import JOB_FOLDERS, JOB_KINDS, JobLines
+from batchrec_dagster.steps.rule_context import measure_history
+from batchrec_dagster.steps.shared_jobs import list_sharing_lists
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.connection import Storage
+
+# With rules, the job is asked for enough results for what this share of the users had.
+SHARE_SERVED = 0.999
+# More results for the longest histories make every answer longer. This many rows in all are read in
+# seconds.
+MAX_ROWS = 10_000_000
+# What the name of the filter for exclude_seen alone ends with.
+EXCLUDE_SEEN_ENDING = "exclude-seen"
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """The job that answered the lines of a list."""
+
+    resource: ReadyResource
+    num_results: int
+    """How many results it was asked for, for each line."""
+    job_cost: Cost
+    """What it costs if this run created it."""
+
+    def output(self, storage: Storage) -> JobOutput:
+        """What it wrote."""
+        return JobOutput(storage, self.resource.description)
+
+    @property
+    def cost(self) -> list[Cost]:
+        """What this run pays for."""
+        return [self.job_cost] if self.resource.created else []
+
+
+def run_job(
+    work: PersonalizeWork,
+    published: PublishedList,
+    model: ModelRecord,
+    lines: JobLines,
+    num_results: int,
+    run: str,
+) -> FinishedJob:
+    """The finished job for these lines: that of an earlier run or of another list, or a new one.
+
+    num_results: how many results it is asked for at least, for each line.
+    run: the id of the first of the run and its retries.
+    Raises UserError.
+    """
+    work = work.for_data(model.data_version)
+    kind, folder = JOB_KINDS[published.subject], JOB_FOLDERS[published.subject]
+    request = _build_request(work, published, model, num_results)
+    key = fingerprint(request, lines.version, model.data_version)
+    request["jobInput"] = {"s3DataSource": {"path": lines.uri}}
+    request["roleArn"] = work.ensure.role_arn
+
+    def create(name: str) -> dict[str, Any]:
+        output = {
+            "s3DataDestination": {"path": work.files.uri(work.files.keys.job_output(folder, name))}
+        }
+        return {**request, "jobOutput": output}
+
+    def start() -> list[StartedResource]:
+        with _hold_shared_jobs(work, published, run):
+            started = work.ensure.start_numbered(
+                kind,
+                f"{work.pipeline.name}-{key[:12]}",
+                create,
+                usable=lambda job: JobOutput(work.storage, job).is_usable(),
+                among_others=True,
+                solutionVersionArn=model.solution_version_arn,
+            )
+            return [started]
+
+    (job,) = work.ensure.start_and_wait(kind, start)
+    work.ensure.log.debug(_describe_job(job, f"{len(lines.ids):,} {published.subject}s"))
+    return FinishedJob(job, num_results, _price_job(work, published, len(lines.ids)))
+
+
+def _build_request(
+    work: PersonalizeWork, published: PublishedList, model: ModelRecord, num_results: int
+) -> dict[str, Any]:
+    """What decides the job's answers, besides its lines."""
+    request: dict[str, Any] = {
+        "solutionVersionArn": model.solution_version_arn,
+        "numResults": num_results,
+    }
+    if published.subject == "user" and work.pipeline.solution.recipe == USER_PERSONALIZATION:
+        # Left to itself it explores with 0.3, and no two runs give the same lists (developer guide,
+        # "User-Personalization recipe"). Recipes of version 2 have no such setting.
+        weight = {"explorationWeight": f"{published.settings.exploration_weight:g}"}
+        request["batchInferenceJobConfig"] = {"itemExplorationConfig": weight}
+    declared_filter = declare_filter(published)
+    if declared_filter is not None:
+        request["filterArn"] = _ensure_filter(work.ensure, model, declared_filter)
+    return request
+
+
+def _price_job(work: PersonalizeWork, published: PublishedList, lines: int) -> Cost:
+    """What a new job for this many lines costs."""
+    pipeline, prices = published.pipeline, work.prices
+    if published.subject == "segment":
+        return prices.price_segments(lines, read_interactions_record(work).counts.users)
+    if published.subject == "item":
+        return price_item_lists(work, pipeline.similar_items_recipe or "", lines)
+    return prices.price_recommendations(pipeline.solution.recipe, lines)
+
+
+def _hold_shared_jobs(
+    work: PersonalizeWork, published: PublishedList, run: str
+) -> AbstractContextManager[object]:
+    """A block in which no other list looks for the job that they share, or creates it."""
+    if len(list_sharing_lists(published)) == 1:
+        return nullcontext()
+    return work.lock(JOB_FOLDERS["user"], run)
+
+
+def _describe_job(job: ReadyResource, lines: str) -> str:
+    """What the job did, and how fast; or that an earlier run did it."""
+    if not job.created:
+        return f"{lines}: {describe_outcome(job, 'inferred')}"
+    seconds = measure_job_seconds(job)
+    return f"{lines} inferred in {seconds:.1f} s"
+
+
+def describe_sharing(published: PublishedList, job: ReadyResource) -> str:
+    """Whether the job is new, in words."""
+    names = [sharing.name for sharing in list_sharing_lists(published)]
+    if job.created or len(names) == 1:
+        return describe_outcome(job, "inferred")
+    return f"not inferred again: one job is for {', '.join(names[:-1])} and {names[-1]}"
+
+
+def count_results(
+    work: PersonalizeWork, published: PublishedList, context: ListContext, users: pl.Series
+) -> int:
+    """How many results the list's job is asked for, for each line.
+
+    It is the most that any of the lists needs that share the job, so that all of them ask for the
+    same number. Raises UserError.
+
+    users: the subjects whose lists the job makes.
+    """
+    if published.subject == "segment":
+        return published.settings.num_results
+    return max(
+        count_results_of_list(
+            work.ensure,
+            sharing,
+            len(users),
+            _measure_history(work, sharing, context, users),
+            leaves_out_untitled=context.has_untitled,
+        )
+        for sharing in list_sharing_lists(published)
+    )
+
+
+def count_results_of_list(
+    ensure: Ensure,
+    published: PublishedList,
+    users: int,
+    history: int,
+    *,
+    leaves_out_untitled: bool,
+) -> int:
+    """How many results the list needs for each line, so that what is left out leaves enough.
+
+    users: how many lines the job has.
+    history: how many items a user had at most. Personalize's own filter considers only the latest
+        interactions, and neither days nor exceptions, so the list leaves out the others.
+    leaves_out_untitled: whether some items have no title, which the list shows.
+    """
+    settings = published.settings
+    leaves_out = settings.applied_rules is not None or leaves_out_untitled
+    results = settings.count_candidates() if leaves_out else settings.num_results
+    if settings.seen_items is not None:
+        known = ensure.filter_interactions if settings.seen_items.filter_expression else 0
+        results += max(0, history - known)
+    return min(ensure.max_results, max(MAX_RESULTS, MAX_ROWS // max(1, users)), results)
+
+
+def _measure_history(
+    work: PersonalizeWork, published: PublishedList, context: ListContext, users: pl.Series
+) -> int:
+    """How many items a user had at most that the list leaves out.
+
+    With rules, only nearly all users count: popular items fill the lists of the others.
+    """
+    seen = published.settings.seen_items
+    if seen is None:
+        return 0
+    known = work.ensure.filter_interactions if seen.filter_expression else 0
+    if known >= count_interactions(work):
+        return 0
+    share = SHARE_SERVED if published.settings.applied_rules is not None else 1.0
+    return measure_history(context.interactions, users, seen, context.until, share)
+
+
+@dataclass(frozen=True)
+class DeclaredFilter:
+    """A filter of a job."""
+
+    setting: str
+    """The setting that declares it, such as recommendations.filter."""
+    expression: str
+    ending: str
+    """What its name ends with, after that of the dataset group. A filter cannot be changed, so
+    another expression has another name."""
+
+
+def declare_filter(published: PublishedList) -> DeclaredFilter | None:
+    """The filter of the list's job; None if it needs none."""
+    settings, setting = published.settings, published.setting
+    expression = settings.filter_expression
+    if expression is None:
+        return None
+    if expression == EXCLUDE_SEEN:
+        return DeclaredFilter(f"{setting}.exclude_seen", expression, EXCLUDE_SEEN_ENDING)
+    name = "filter" if settings.filter else "exclude_seen"
+    return DeclaredFilter(f"{setting}.{name}", expression, fingerprint(expression)[:8])
+
+
+def list_endings_in_use(pipeline: Pipeline) -> Iterator[str]:
+    """What the names of the pipeline's solutions and filters end with, after the group's."""
+    for training in pipeline.trainings.values():
+        yield fingerprint_solution(training.recipe, training.parameters)
+    # It stays while exclude_seen is off or another filter is tried: either may change back.
+    yield EXCLUDE_SEEN_ENDING
+    for published in pipeline.published_lists():
+        declared = declare_filter(published)
+        if declared is not None:
+            yield declared.ending
+
+
+def _ensure_filter(ensure: Ensure, model: ModelRecord, declared: DeclaredFilter) -> str:
+    """The ARN of the filter, which is created in the model's dataset group if there is none.
+
+    Raises PersonalizeError, which names the setting, if Personalize rejects it.
+    """
+    group = model.dataset_group_arn
+    try:
+        return ensure.find_or_create(
+            FILTER,
+            f"{model.dataset_group_name}-{declared.ending}",
+            {"datasetGroupArn": group, "filterExpression": declared.expression},
+            datasetGroupArn=group,
+        ).arn
+    except PersonalizeError as error:
+        raise PersonalizeError(f"{declared.setting}: {error}", error.details) from error

@@ -1,0 +1,215 @@
+"""The rows of a published table of lists, made from lines, and what its findings count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import polars as pl
+
+from batchrec_dagster.config import PublishedList
+from batchrec_dagster.config.list_columns import REASON, SIMILAR_ITEM_COLUMN, name_published_column
+from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.steps.arms import MODEL, assign_arms
+from batchrec_dagster.steps.items import add_item_columns
+from batchrec_dagster.steps.list_context import ListContext
+from batchrec_dagster.steps.popular_items import POPULAR, PopularItems
+from batchrec_dagster.steps.rules import explode_members
+from batchrec_dagster.storage.edition import ListCounts
+from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.list_subjects import SUBJECTS
+
+# How many rows of a table the UI shows.
+SAMPLE = 5
+# Counted lists become lines for this many items at once.
+ITEMS_AT_ONCE = 20_000
+# Of the error of a line, so many characters are kept.
+MAX_ERROR_LENGTH = 300
+
+
+class ListTable:
+    """Turns lines into rows of the published table, and counts them.
+
+    A line answers for a user, an item or a segment, its subject. It has the columns subject,
+    members and scores (lists, best first; there may be fewer scores), and error. With another
+    column, reason, it is a list of popular items. A line with an error gives no rows.
+    """
+
+    def __init__(self, published: PublishedList, context: ListContext) -> None:
+        self.published, self.context = published, context
+        self.names = SUBJECTS[published.subject]
+        self.sample = pl.DataFrame()
+        self.members = pl.Series(dtype=pl.String)
+        """The distinct ids on the lists."""
+        self._answered = [pl.Series("subject", [], pl.String)]
+        self._failed = [pl.DataFrame(schema={"subject": pl.String, "error": pl.String})]
+        # Lists with all items; rows that the model made, and those of them without a score; members
+        # that are repeated within a list; results in all lines.
+        self.full = self._of_model = self._unscored = self.repeated = self.results = 0
+        self._rows = self._subjects = 0
+
+    def write(self, lines: Iterable[pl.DataFrame], writer: ListWriter) -> None:
+        """Write the rows of these lines, which come in one piece at least."""
+        for piece in lines:
+            rows = self.add(piece)
+            writer.write(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+
+    def add(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """The rows of these lines, once they are counted."""
+        answers = lines.select("subject", error=pl.col("error").str.slice(0, MAX_ERROR_LENGTH))
+        self._answered.append(answers.get_column("subject"))
+        self._failed.append(answers.drop_nulls("error"))
+        answered = lines.filter(pl.col("error").is_null())
+        self.results += int(answered.get_column("members").list.len().sum())
+        rows = self._choose(answered)
+        if self.published.experiment is not None:
+            users = answered.select("subject").unique()
+            arms = assign_arms(users.get_column("subject"), self.published.experiment)
+            rows = rows.join(
+                users.with_columns(arms), on="subject", how="left", maintain_order="left"
+            )
+        self._count(rows)
+        rows = self._describe(rows)
+        if not self._rows:
+            self.sample = rows.head(SAMPLE)
+        self._rows += rows.height
+        return rows
+
+    @property
+    def answered(self) -> pl.Series:
+        """The subject of each line."""
+        return pl.concat(self._answered)
+
+    @property
+    def failed(self) -> pl.DataFrame:
+        """The columns subject and error, of the lines that have an error."""
+        return pl.concat(self._failed)
+
+    @property
+    def counts(self) -> ListCounts:
+        """What is in the table."""
+        rules = self.context.rules
+        return ListCounts(
+            rows=self._rows,
+            subjects=self._subjects,
+            items=len(self.members),
+            failed=self.failed.height,
+            seen_items_dropped=0 if rules is None else rules.count_seen_dropped(),
+            # Personalize adds popular items, without a score, where others have one.
+            items_without_score=self._unscored if self._unscored < self._of_model else 0,
+        )
+
+    def _choose(self, lines: pl.DataFrame) -> pl.DataFrame:
+        """The rows of the lists: subject, rank, member, score and, with rules, reason."""
+        if self.published.subject == "item":
+            lines = drop_itself(lines)
+        rules = self.context.rules
+        if rules is None:
+            rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("subject")
+            return (
+                explode_members(lines, "subject")
+                .with_columns(rank=rank)
+                .filter(pl.col("rank") <= self.published.settings.num_results)
+                .select("subject", "rank", "member", "score")
+            )
+        rows = rules.apply(lines)
+        if "reason" in lines.columns:
+            assert self.context.popular is not None
+            rows = name_groups(rows, lines, self.context.popular)
+        return rows
+
+    def _count(self, rows: pl.DataFrame) -> None:
+        """Count these rows: subject, member, score, and reason or arm where rows have them."""
+        lengths = rows.group_by("subject").agg(pl.len(), distinct=pl.col("member").n_unique())
+        self._subjects += lengths.height
+        self.full += lengths.filter(pl.col("len") >= self.published.settings.num_results).height
+        self.repeated += rows.height - int(lengths.get_column("distinct").sum())
+        of_model = rows
+        if "arm" in rows.columns:
+            of_model = of_model.filter(arm=MODEL)
+        if "reason" in rows.columns:
+            of_model = of_model.filter(pl.col("reason").is_null())
+        self._of_model += of_model.height
+        self._unscored += of_model.get_column("score").null_count()
+        self.members = pl.concat([self.members, rows.get_column("member").unique()]).unique()
+
+    def _describe(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows with the columns and the names of the published table."""
+        published, context = self.published, self.context
+        subject, member = self.names.column, self.names.item_column
+        table = rows.rename({"subject": subject, "member": member})
+        columns = [name_published_column(name) for name in published.columns]
+        if context.item_columns is not None:
+            table = add_item_columns(
+                table,
+                context.item_columns,
+                of=subject if published.subject == "segment" else member,
+            )
+        if context.reasons is not None:
+            table = context.reasons.add(table)
+        if published.subject == "segment":
+            of_items = [] if context.item_columns is None else columns
+            return table.select(subject, *of_items, "rank", member)
+        others = [name for name in self._list_other_columns() if name not in columns]
+        return table.select(subject, "rank", member, *columns, "score", *others)
+
+    def _list_other_columns(self) -> list[str]:
+        """The columns that rows have whatever is declared."""
+        published = self.published
+        reason = [REASON] if published.settings.lists_have_reasons else []
+        arm = ["arm"] if published.experiment is not None else []
+        return [*reason, *arm] if published.subject == "user" else []
+
+
+def drop_itself(lines: pl.DataFrame) -> pl.DataFrame:
+    """The lines of items without the item itself, whatever a recipe says."""
+    has_itself = pl.col("members").list.contains(pl.col("subject")).fill_null(value=False)
+    if not lines.select(has_itself.any()).item():
+        return lines
+    others = (
+        explode_members(lines, "subject")
+        .filter(pl.col("subject") != pl.col("member"))
+        .group_by("subject", maintain_order=True)
+        .agg(members="member", scores="score")
+    )
+    return lines.select("subject", "error").join(
+        others, on="subject", how="left", maintain_order="left"
+    )
+
+
+def name_groups(rows: pl.DataFrame, lines: pl.DataFrame, popular: PopularItems) -> pl.DataFrame:
+    """The rows of popular items, each with the group in which it is popular as the reason.
+
+    lines: with the reason of each user, which names the user's group.
+    """
+    of_groups = popular.of_groups.select(
+        reason_of_line="reason", member=ITEM_ID, of_group=pl.col("reason")
+    )
+    return (
+        rows.join(
+            lines.select("subject", reason_of_line="reason"),
+            on="subject",
+            how="left",
+            maintain_order="left",
+        )
+        .join(of_groups, on=["reason_of_line", "member"], how="left", maintain_order="left")
+        .with_columns(reason=pl.coalesce("reason", "of_group", pl.lit(POPULAR)))
+        .drop("reason_of_line", "of_group")
+    )
+
+
+def make_lines(items: pl.Series, pairs: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The lists of these items in the form of lines. There is at least one piece.
+
+    pairs: the columns item_id, similar_item_id and score, best first.
+    """
+    types = {"members": pl.List(pl.String), "scores": pl.List(pl.Float64)}
+    lists = pairs.group_by(subject="item_id", maintain_order=True).agg(
+        members=SIMILAR_ITEM_COLUMN, scores="score"
+    )
+    requested = items.alias("subject").to_frame()
+    for piece in requested.iter_slices(ITEMS_AT_ONCE) if requested.height else [requested]:
+        yield (
+            piece.join(lists, on="subject", how="left", maintain_order="left")
+            .with_columns(pl.col(name).fill_null([]).cast(kind) for name, kind in types.items())
+            .with_columns(error=pl.lit(None, dtype=pl.String))
+        )

@@ -1,0 +1,304 @@
+"""Makes the lists of users, items or segments, and publishes them as one edition.
+
+Lines become rows: the lines of a batch job, of items that people had together, or of popular items.
+The rules leave out some, and popular items fill users' lists that are short. The rows get their
+columns and are counted, and if no finding refuses the table, it is published. Lists that would be
+made of the same as the live ones are not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from botocore.exceptions import ClientError
+
+from batchrec_dagster.config import PublishedList, fingerprint
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.personalize.ensure import ACTIVE
+from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.teardown import prune
+from batchrec_dagster.steps.checks import require_passed
+from batchrec_dagster.steps.cost import measure_run_cost
+from batchrec_dagster.steps.interactions import read_interactions_record
+from batchrec_dagster.steps.item_pairs import find_bought_together
+from batchrec_dagster.steps.job_output import JobOutput
+from batchrec_dagster.steps.list_checks import check_table
+from batchrec_dagster.steps.list_context import ListContext, ListInputs, read_context, read_inputs
+from batchrec_dagster.steps.list_jobs import (
+    FinishedJob,
+    count_results,
+    describe_sharing,
+    list_endings_in_use,
+    run_job,
+)
+from batchrec_dagster.steps.list_table import SAMPLE, ListTable, make_lines
+from batchrec_dagster.steps.popular_items import make_popular_lines
+from batchrec_dagster.steps.publish import Publishing, repeat_checks
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.requested import JOB_KINDS, Divided, Requested, divide, read_requested
+from batchrec_dagster.steps.retention import delete_unneeded
+from batchrec_dagster.steps.runs import RunFacts
+from batchrec_dagster.steps.users_without_lists import keep_users_without_lists
+from batchrec_dagster.steps.work import PersonalizeWork
+from batchrec_dagster.storage.durable import temporary_folder
+from batchrec_dagster.storage.edition import Edition, Finding
+from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.lock import Lock
+from batchrec_dagster.storage.progress import Progress
+
+
+@dataclass(frozen=True)
+class PublishedLists:
+    """The live edition, and what this run did for it."""
+
+    edition: Edition
+    sample: pl.DataFrame
+    """Its first rows."""
+    findings: Sequence[Finding]
+    outcome: str
+    """What this run did, in words."""
+    job: FinishedJob | None = None
+    """The job that answered for it in this run; None without one."""
+
+
+def make_lists(
+    work: PersonalizeWork,
+    published: PublishedList,
+    model: ModelRecord | None,
+    run: RunFacts,
+    lock: Lock,
+) -> PublishedLists:
+    """Make the lists and publish them, if all checks pass.
+
+    model: None for items bought together, which are counted here.
+    lock: that of the list, which the caller holds.
+    Raises Refused, UserError.
+    """
+    with work.storage.local_file(work.files.interactions) as path:
+        interactions = scan_interactions(path)
+        requested = read_requested(work, published, interactions)
+        inputs = read_inputs(work, published)
+        versions = {"subjects": requested.version, **inputs.versions}
+        publishing = Publishing(
+            work, published, model or _count_without_model(work, published), versions
+        )
+        gate = publishing.gate(skip=run.skip_quality_gate)
+        if gate.blocks:
+            # Models are trained every night, however many of them the gate refuses.
+            delete_unneeded(work, published)
+        require_passed([gate])
+        if publishing.is_unchanged and _is_output_unchanged(work, publishing):
+            lists = _judge_again(publishing, gate)
+        else:
+            new = NewLists(work, publishing, requested, inputs, interactions, run, lock)
+            lists = new.publish(gate, has_model=model is not None)
+    if model is not None:
+        _prune(work, model.dataset_group_name)
+    delete_unneeded(work, published, lists.edition.job_arn)
+    return lists
+
+
+def _is_output_unchanged(work: PersonalizeWork, publishing: Publishing) -> bool:
+    """Whether the output that the live edition was made from is still there, as it was.
+
+    True if it was made from none. Otherwise another job says what is wrong.
+    """
+    edition = publishing.live
+    if edition is None or edition.job_arn is None:
+        return True
+    try:
+        job = work.ensure.describe(JOB_KINDS[edition.subject], edition.job_arn)
+    except ClientError:
+        # It was deleted, for example.
+        return False
+    output = JobOutput(work.storage, job)
+    is_finished = job["status"] == ACTIVE and output.is_usable()
+    return is_finished and output.version == edition.job_output
+
+
+def _judge_again(publishing: Publishing, gate: Finding) -> PublishedLists:
+    """The live edition, which this run would make again. What was found of its rows still holds."""
+    edition = publishing.live
+    assert edition is not None
+    _, rows = publishing.editions.read()
+    sample = rows.head(SAMPLE).collect(engine="streaming")
+    made = "inferred" if edition.job_arn else "counted"
+    findings = [gate, *repeat_checks(edition, gate)]
+    return PublishedLists(edition, sample, findings, f"unchanged: not {made} again")
+
+
+@dataclass(frozen=True)
+class NewLists:
+    """The lists that are made in this run."""
+
+    work: PersonalizeWork
+    publishing: Publishing
+    requested: Requested
+    inputs: ListInputs
+    interactions: pl.LazyFrame
+    run: RunFacts
+    lock: Lock
+
+    @property
+    def published(self) -> PublishedList:
+        return self.publishing.published
+
+    def publish(self, gate: Finding, *, has_model: bool) -> PublishedLists:
+        """Make the table, and publish it unless a finding refuses it. Raises Refused, UserError.
+
+        has_model: whether a job of the model answers, or items bought together are counted.
+        """
+        work, published, model = self.work, self.published, self.publishing.model
+        divided = divide(work, published, self.requested)
+        context = read_context(work, published, divided, self.inputs, self.interactions)
+        num_results = count_results(work, published, context, divided.of_model.ids)
+        job = None
+        if has_model:
+            root_run = self.run.root_run
+            job = run_job(work, published, model, divided.of_model, num_results, root_run)
+        with (
+            temporary_folder() as folder,
+            ListWriter(folder / f"{published.asset}.parquet") as writer,
+        ):
+            table = ListTable(published, context)
+            table.write(self._lines(divided, context, num_results, job), writer)
+            found = check_table(work, published, divided.ids, table, num_results)
+            findings = [gate, *found, *self.requested.findings]
+            if job is not None:
+                job.output(work.storage).require_usable(findings)
+            require_passed(findings)
+            edition = self._describe(findings, divided, context, table, job)
+            writer.finish(edition)
+            self._keep_users_without_lists(edition.version, table, writer.path)
+            edition = self.publishing.publish(writer.path, self.lock)
+        outcome = "counted" if job is None else describe_sharing(published, job.resource)
+        return PublishedLists(edition, table.sample, findings, outcome, job)
+
+    def _keep_users_without_lists(self, version: str, table: ListTable, path: Path) -> None:
+        """Store who has no list in the edition of this version, where somebody may ask."""
+        published = self.published
+        leaves_out = published.experiment or published.settings.newcomers == "leave_out"
+        if published.subject == "user" and (leaves_out or table.failed.height):
+            keep_users_without_lists(
+                self.publishing.files, version, self.requested.ids, path, table.failed
+            )
+
+    def _lines(
+        self, divided: Divided, context: ListContext, num_results: int, job: FinishedJob | None
+    ) -> Iterator[pl.DataFrame]:
+        """The lines of all lists, as `ListTable` takes them."""
+        lines_of = f"{self.published.subject}s' lists written"
+        progress = Progress(lines_of, len(divided.ids), self.work.ensure.log.debug)
+        for lines in self._model_lines(divided, num_results, job):
+            yield lines
+            progress.add(lines.height)
+        if context.popular is not None and divided.popular.height:
+            for lines in make_popular_lines(divided.popular, context.popular, num_results):
+                yield lines
+                progress.add(lines.height)
+        progress.end()
+
+    def _model_lines(
+        self, divided: Divided, num_results: int, job: FinishedJob | None
+    ) -> Iterator[pl.DataFrame]:
+        """The lines of the job, or of what people had together."""
+        if job is not None:
+            return job.output(self.work.storage).lines()
+        settings = self.published.pipeline.similar_items
+        assert settings is not None
+        assert settings.within_days is not None
+        pairs = find_bought_together(
+            self.interactions,
+            within_days=settings.within_days,
+            most=num_results,
+            events=settings.events or (),
+        )
+        return make_lines(divided.of_model.ids, pairs)
+
+    def _describe(
+        self,
+        findings: Sequence[Finding],
+        divided: Divided,
+        context: ListContext,
+        table: ListTable,
+        job: FinishedJob | None,
+    ) -> Edition:
+        """What is known of the edition. Raises UserError."""
+        work, published, rules = self.work, self.published, context.rules
+        has_rules = rules is not None and published.settings.applied_rules is not None
+        facts: dict[str, Any] = {}
+        if job is not None:
+            facts |= {
+                "job_arn": job.resource.arn,
+                "job_output": job.output(work.storage).version,
+                "results_asked_for": job.num_results,
+                "inference_cost_usd": round(job.job_cost.usd, 4),
+            }
+        if has_rules and rules is not None:
+            facts["rules"] = tuple(asdict(counts) for counts in rules.counts.values())
+            facts["filled"] = asdict(rules.filled)
+        if context.popular is not None:
+            facts["popularity"] = context.popular.describe()
+        if divided.newcomers is not None:
+            policy = published.settings.model_dump(mode="json")["newcomers"]
+            facts["newcomers"] = {"users": divided.newcomers, "get": policy}
+        if context.reasons is not None:
+            facts["reasons"] = dict(context.reasons.counts)
+        if published.experiment is not None:
+            facts["experiment"] = published.experiment.model_dump()
+        return self.publishing.describe(
+            self.publishing.compute_version(job.resource.arn if job is not None else None),
+            self.run,
+            findings,
+            cost_usd=measure_run_cost(work, self.run.root_run, job.cost if job is not None else []),
+            counts=table.counts,
+            data_until=context.until,
+            exclude_seen=published.settings.excludes_all_seen,
+            **facts,
+        )
+
+
+def _count_without_model(work: PersonalizeWork, published: PublishedList) -> ModelRecord:
+    """What stands in the place of a model where items bought together are counted."""
+    settings = published.pipeline.similar_items
+    assert settings is not None
+    return ModelRecord(
+        made_of={},
+        version="",
+        solution_version_arn=f"bought-together/{fingerprint(settings.deciding_settings)}",
+        data_version=read_interactions_record(work).version,
+        engine="batchrec",
+    )
+
+
+def _prune(work: PersonalizeWork, group: str) -> None:
+    """Delete what earlier settings left in Personalize.
+
+    The dataset group that an older edition was last made from stays. An error is only logged,
+    because the lists are already published.
+    """
+    log = work.ensure.log
+    in_use = {f"{group}-{ending}" for ending in list_endings_in_use(work.pipeline)}
+    try:
+        other_groups = {
+            name
+            for published in work.pipeline.user_lists
+            for name in _find_last_group(work.files_of(published).editions.kept(), group)
+        }
+        for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):
+            log.info(f"deleted {resource}, which earlier settings left")
+    except (UserError, ClientError) as error:
+        log.warning(f"what earlier settings left in Personalize is still there: {error}")
+
+
+def _find_last_group(editions: Sequence[Edition], group: str) -> list[str]:
+    """The dataset group that one of these was last made from, other than this one; empty if there
+    is none."""
+    # An edition's solution is named after its dataset group.
+    versions = (str(edition.solution_version_arn) for edition in editions)
+    groups = [version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version]
+    return [name for name in groups if name != group][:1]

@@ -1,0 +1,238 @@
+"""Whose lists are made: which users, items or segments, and who of the users gets the model's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from batchrec_dagster.config import PublishedList, fingerprint
+from batchrec_dagster.config.published_list import Subject
+from batchrec_dagster.config.recommendations import PopularBy
+from batchrec_dagster.config.similar_items import SimilarItems
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.personalize.file_formats import ITEM_FIELD, USER_FIELD
+from batchrec_dagster.personalize.resource_kinds import (
+    BATCH_INFERENCE_JOB,
+    BATCH_SEGMENT_JOB,
+    ResourceKind,
+)
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.preparation.sources.parsing import parse_source
+from batchrec_dagster.preparation.users import check_limits, read_ids
+from batchrec_dagster.steps.arms import MODEL, assign_arms
+from batchrec_dagster.steps.batch_users import find_newcomers
+from batchrec_dagster.steps.items import read_item_ids
+from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
+from batchrec_dagster.steps.raw_files import open_source
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.durable import compute_version
+from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.storage.layout import BatchJob, ListKeys
+
+# With fewer people, the list of an item says little: aws-sims leaves out pairs that fewer had.
+ENOUGH_PEOPLE = 3
+# How many missing ids a finding names.
+MAX_IDS_NAMED = 3
+# The folder of the lines of the jobs for each subject, and of their outputs.
+JOB_FOLDERS: Mapping[Subject, BatchJob] = {
+    "user": "batch_inference",
+    "item": "batch_similar_items",
+    "segment": "batch_segments",
+}
+JOB_KINDS: Mapping[Subject, ResourceKind] = {
+    "user": BATCH_INFERENCE_JOB,
+    "item": BATCH_INFERENCE_JOB,
+    "segment": BATCH_SEGMENT_JOB,
+}
+NOBODY = pl.DataFrame(schema={"subject": pl.String, "reason": pl.String})
+
+
+@dataclass(frozen=True)
+class JobLines:
+    """The lines that a job answers: a user, an item or a segment each."""
+
+    ids: pl.Series
+    uri: str
+    """The URI of their file."""
+    version: str
+    """The version of its content."""
+
+
+@dataclass(frozen=True)
+class Requested:
+    """Those who are to have a list."""
+
+    ids: pl.Series
+    """Each once, in order."""
+    version: str
+    """It changes with the ids."""
+    findings: tuple[Finding, ...] = ()
+    """What is known of them before there are lists."""
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Who of them gets which list."""
+
+    of_model: JobLines
+    """Those whose lists the model makes."""
+    popular: pl.DataFrame = field(default_factory=lambda: NOBODY)
+    """The users whose lists are of popular items from the start: the columns subject, and reason,
+    which names the group that the items are popular in."""
+    newcomers: int | None = None
+    """How many users have no interaction; None if nobody asked."""
+
+    @property
+    def ids(self) -> pl.Series:
+        """All who get a list."""
+        return pl.concat([self.of_model.ids.alias("subject"), self.popular.get_column("subject")])
+
+
+def read_requested(work: Work, published: PublishedList, interactions: pl.LazyFrame) -> Requested:
+    """Who is to have a list: the users of the list's file, the declared items or segments.
+
+    Raises UserError.
+    """
+    pipeline = published.pipeline
+    if published.subject == "item":
+        assert pipeline.similar_items is not None
+        return _read_items(work, pipeline.similar_items, interactions)
+    if published.subject == "segment":
+        assert pipeline.segments is not None
+        queries = pipeline.segments.queries
+        return Requested(pl.Series("subject", queries), fingerprint(queries))
+    uri = work.files.uri(published.users_key)
+    with work.storage.local_file(uri) as path:
+        users = pl.read_ndjson(path).get_column(USER_FIELD).alias("subject")
+    return Requested(users, work.storage.version(uri))
+
+
+def _read_items(work: Work, settings: SimilarItems, interactions: pl.LazyFrame) -> Requested:
+    """The items of the declared source, or all of the interactions."""
+    people = (
+        interactions.group_by(item=ITEM_ID)
+        .agg(people=pl.col(USER_ID).n_unique())
+        .collect(engine="streaming")
+    )
+    items_with_people = people.get_column("item")
+    ids = items_with_people.sort()
+    if settings.items is not None:
+        source, setting = parse_source(settings.items.source), "similar_items.items.column"
+        null_values = work.pipeline.ratings.all_null_values
+        with open_source(source, work.storage, work.pipeline.project) as files:
+            ids = read_ids(files, "item", settings.items.column, setting, null_values).to_series()
+        if not len(ids):
+            raise UserError("similar_items.items has no items: correct its rows, or leave it out")
+    unknown = ids.filter(~ids.is_in(items_with_people.implode()))
+    if len(unknown) and work.pipeline.items is not None:
+        unknown = unknown.filter(~unknown.is_in(read_item_ids(work).implode()))
+    enough = people.filter(pl.col("people") >= ENOUGH_PEOPLE).get_column("item")
+    few = len(ids) - int(ids.is_in(enough.implode()).sum())
+    finding = check_requested_items_known(len(ids), few, unknown)
+    return Requested(ids.alias("subject"), fingerprint(ids.to_list()), (finding,))
+
+
+def divide(work: Work, published: PublishedList, requested: Requested) -> Divided:
+    """Who gets a list of the model, and who one of popular items or none.
+
+    Newcomers get what `newcomers` says, and of an experiment's users the control gets popular items
+    or nothing. All others get the model's. Raises UserError.
+    """
+    experiment, policy = published.experiment, published.settings.newcomers
+    users = requested.ids
+    everybody = JobLines(users, work.files.uri(published.users_key), requested.version)
+    if published.subject != "user":
+        return Divided(_write_lines(work, published, users))
+    if not published.divides_users:
+        return Divided(everybody)
+    has_model = pl.lit(value=True)
+    table = requested.ids.to_frame()
+    reason = pl.lit(None, dtype=pl.String)
+    if experiment is not None:
+        table = table.with_columns(assign_arms(users, experiment))
+        has_model = pl.col("arm") == MODEL
+        if experiment.control == "popular":
+            reason = pl.when(~has_model).then(pl.lit(POPULAR))
+    newcomers = None
+    if policy is not None:
+        is_new = find_newcomers(work, users)
+        newcomers = int(is_new.sum())
+        table = table.with_columns(is_new=is_new)
+        own_reason = pl.lit(None if policy == "leave_out" else POPULAR, dtype=pl.String)
+        if isinstance(policy, PopularBy):
+            groups = read_user_groups(work, published).unique(USER_ID, keep="first")
+            groups = groups.select(subject=USER_ID, group="reason")
+            table = table.join(groups, on="subject", how="left", maintain_order="left")
+            own_reason = pl.col("group").fill_null(POPULAR)
+        is_served = has_model
+        if experiment is None or experiment.control != "none":
+            is_served = pl.lit(value=True)
+        reason = pl.when(pl.col("is_new") & is_served).then(own_reason).otherwise(reason)
+        has_model &= ~pl.col("is_new")
+    table = table.with_columns(reason=reason, has_model=has_model)
+    popular = table.select("subject", "reason").drop_nulls("reason")
+    of_model = table.filter("has_model").get_column("subject")
+    if len(of_model) == len(users):
+        return Divided(everybody, popular, newcomers)
+    if not len(of_model):
+        raise UserError(
+            f"the model has no user to make lists for: all {len(users):,} are in the control of the"
+            " experiment or have no interactions. Set a lower experiment.control_share, or omit"
+            f" {published.setting}.newcomers"
+        )
+    return Divided(_write_lines(work, published, of_model), popular, newcomers)
+
+
+def _write_lines(work: Work, published: PublishedList, ids: pl.Series) -> JobLines:
+    """The lines of these, written where a job reads them. Raises UserError."""
+    field = ITEM_FIELD
+    key = published.keys.job_input(JOB_FOLDERS[published.subject])
+    if published.subject == "user":
+        field, key = USER_FIELD, locate_model_users(published)
+    elif published.subject == "segment":
+        segments = published.pipeline.segments
+        assert segments is not None
+        field = segments.query_field
+    content = ids.alias(field).to_frame().write_ndjson().encode()
+    check_limits(len(ids), len(content))
+    uri = work.files.uri(key)
+    work.storage.store.put(uri, content)
+    return JobLines(ids, uri, compute_version([content]))
+
+
+def locate_model_users(published: PublishedList) -> str:
+    """The storage key of the users of the model, where others get popular items or nothing.
+
+    Lists that share a job share them.
+    """
+    is_shared = published.experiment is None and not published.has_own_users
+    keys = ListKeys(published.pipeline.name) if is_shared else published.keys
+    return keys.model_users
+
+
+def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> Finding:
+    """Whether all requested items are known; a failure only warns.
+
+    items: how many were requested.
+    few: how many of them too few people had for a good list. They count, and fail nothing.
+    unknown: those that are neither in the interactions nor in the items file.
+    """
+    text = (
+        f"{few:,} of {items:,} items were had by fewer than {ENOUGH_PEOPLE} people, so their lists"
+        " say little"
+    )
+    if len(unknown):
+        text += (
+            f"; {len(unknown):,} are neither in the interactions nor in the items file:"
+            f" {list_ids(unknown.head(MAX_IDS_NAMED), len(unknown))}. Check similar_items.items"
+        )
+    numbers: dict[str, int | float] = {"items": items, "few": few, "unknown": len(unknown)}
+    return Finding("requested_items_known", not len(unknown), text, numbers, severity="warn")
+
+
+def list_ids(first: Iterable[object], count: int) -> str:
+    """The first few ids, and how many more there are."""
+    listed = ", ".join(map(repr, first))
+    return listed if count <= MAX_IDS_NAMED else f"{listed} and {count - MAX_IDS_NAMED:,} more"
