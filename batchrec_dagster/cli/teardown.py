@@ -86,6 +86,7 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
         for uri in list_lock_uris(storage, pipeline) if pipeline is not None else ():
             storage.store.delete(uri)
         delete_empty_folders(storage.store.local_path(root))
+        storage.remove_copies()
     click.echo(f"deleted what {name} left")
 
 
