@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from batchrec_dagster.config.rules import ExcludeSeen, PriceRange
 from batchrec_dagster.personalize.conditions import (
@@ -141,8 +144,11 @@ class RuleContext:
             .drop_nulls()
             .collect(engine="streaming")
         )
+        codes, users = pairs.drop_in_place("pair").to_numpy(writable=True), len(self.user_ids)
+        if len(conditions) == 1:
+            return {name: _list_items(codes, users) for name in conditions}
         return {
-            name: _list_items(pairs.filter(name).get_column("pair"), len(self.user_ids))
+            name: _list_items(codes[pairs.get_column(name).to_numpy()], users)
             for name in conditions
         }
 
@@ -181,20 +187,20 @@ def is_selected(
     return condition.fill_null(value=False)
 
 
-def _list_items(pairs: pl.Series, users: int) -> pl.Series:
+def _list_items(pairs: npt.NDArray[np.uint64], users: int) -> pl.Series:
     """The items of each user and, at the end, of any other.
 
-    pairs: the number of a user times 2**32, and that of an item.
+    pairs: the number of a user times 2**32, and that of an item. The array itself is sorted: Polars
+        would take three times the memory.
     """
-    # Of sorted numbers the distinct ones are found without hashing.
-    distinct = pairs.sort().unique()
-    rows = pl.DataFrame({"pair": distinct}).select(
-        user=(pl.col("pair") // 2**32).cast(pl.UInt32),
-        item=(pl.col("pair") % 2**32).cast(pl.UInt32),
-    )
-    lists = rows.group_by("user", maintain_order=True).agg("item")
-    everybody = pl.DataFrame({"user": pl.int_range(users + 1, dtype=pl.UInt32, eager=True)})
-    return everybody.join(lists, on="user", how="left", maintain_order="left").get_column("item")
+    pairs.sort()
+    is_repeated = pairs[1:] == pairs[:-1]
+    if is_repeated.any():
+        pairs = pairs[np.append(True, ~is_repeated)]
+    starts = np.searchsorted(pairs, np.arange(users + 2, dtype=np.uint64) << np.uint64(32))
+    # The lower half of each number is the item's.
+    items = pairs.astype(np.uint32)
+    return pl.Series(pa.LargeListArray.from_arrays(starts, items), dtype=pl.List(pl.UInt32))
 
 
 def encode_pairs(rows: pl.DataFrame, column: str) -> pl.Series:
