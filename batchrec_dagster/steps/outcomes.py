@@ -153,15 +153,23 @@ def measure_outcomes(work: Work, published: PublishedList) -> MeasuredOutcomes:
         newest = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
         periods = find_periods(editions, newest, files.editions.record().publications)
         last_sums = read_sums(files)
-        parts = [last_sums.filter(~pl.col("name").is_in([edition.name for edition in editions]))]
+        measured_again = {edition.name for edition in editions}
+        parts: list[pl.DataFrame] = []
         if periods:
             since = min(min(period.start, period.known_until) for period in periods)
             days, success = pipeline.popularity.days, pipeline.solution.success
             later, groups = LaterInteractions(interactions, since, days, success), UserGroups()
-            parts += [
-                sum_period(period, _read_lists(files, period), later, groups) for period in periods
-            ]
-        measured = pl.concat(parts).sort("start", "edition", "arm", "group")
+            for period in periods:
+                try:
+                    parts.append(sum_period(period, _read_lists(files, period), later, groups))
+                except (DamagedObjectError, pl.exceptions.PolarsError) as error:
+                    edition = period.edition
+                    log.warning(f"{edition.uri} is damaged, and is not measured again: {error}")
+                    measured_again.discard(edition.name)
+        is_kept = ~pl.col("name").is_in(sorted(measured_again))
+        measured = pl.concat([last_sums.filter(is_kept), *parts]).sort(
+            "start", "edition", "arm", "group"
+        )
         if not measured.equals(last_sums):
             files.write_parquet(files.keys.outcome_sums, measured)
     return MeasuredOutcomes(measured, [*estimate_outcomes(measured)])

@@ -130,6 +130,23 @@ def test_sums_that_something_cut_are_measured_again_with_a_warning(
     assert re.search(r"sums.parquet is damaged .*measured again", caplog.text)
 
 
+def test_an_edition_that_something_changed_keeps_its_outcomes(
+    storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = [*BEFORE, ("ann", "a", T0 + 90), ("bob", "b", T0 + 190)]
+    write_events(storage, events)
+    for at in (60, 120):
+        publish(storage, tmp_path, LISTS, made_at=format_time(T0 + at), data_until=T0)
+    first = measure(storage)
+    editions = Work(SHOP, storage).files_of(LIST).editions
+    older = editions.older()[0]
+    content = bytearray(storage.store.get(older.uri))
+    content[4:40] = bytes(36)
+    storage.store.put(older.uri, bytes(content))
+    assert measure(storage).sums.equals(first.sums)
+    assert "is damaged, and is not measured again" in caplog.text
+
+
 def build_editions(*made_times: int, data_until: Sequence[int] = ()) -> list[Edition]:
     until = data_until or [made_time - 60 for made_time in made_times]
     return [
