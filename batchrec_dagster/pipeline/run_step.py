@@ -30,7 +30,6 @@ from batchrec_dagster.pipeline.run_endings import (
 )
 from batchrec_dagster.reporting.markdown import escape, unescape
 from batchrec_dagster.steps.checks import require_passed
-from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.steps.work import PersonalizeWork, Result, Work
 from batchrec_dagster.storage.edition import Finding
 
@@ -175,7 +174,9 @@ def get_personalize_work(pipeline: Pipeline, context: dg.AssetExecutionContext) 
     _refuse_partitions(pipeline, context)
     personalize: PersonalizeResource = context.resources.batchrec_personalize
     # The deadline is one for the run, however many steps and resources it waits for.
-    seconds = measure_seconds(find_run_start(context)) or 0
+    start = find_run_start(context)
+    # By the clock that Dagster notes the start with. If it was set back since, nothing has passed.
+    seconds = 0.0 if start is None else max(0.0, time.time() - start.timestamp())
     ensure = personalize.ensure(context.log, pipeline.tags, seconds)
     return PersonalizeWork(pipeline, personalize.storage.opened, ensure, personalize.read_prices())
 
