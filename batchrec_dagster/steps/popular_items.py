@@ -77,13 +77,6 @@ def read_popular_items(
     return replace(popular, of_groups=of_groups, groups=groups.to_list())
 
 
-def read_popularity_versions(work: Work, published: PublishedList) -> list[str]:
-    """What changes when users' attributes make other lists for newcomers. Raises UserError."""
-    if not isinstance(published.settings.newcomers, PopularBy):
-        return []
-    return [work.files.record_version(work.pipeline.keys.record("users"))]
-
-
 def read_user_groups(work: Work, published: PublishedList) -> pl.DataFrame:
     """The users with the reason of newcomers of their group, such as `popular in AT`.
 
