@@ -158,7 +158,7 @@ def _make_ids_block(
 def _open_block(block: _Block, context: SourceContext) -> str | None:
     """What was found out of the source, in words; None for one that is not looked at.
 
-    Raises UserError, PreparationError, UserError.
+    Raises UserError.
     """
     rows = block.rows
     if isinstance(rows, FileQuery):

@@ -95,7 +95,7 @@ def find_batch_users(
     """The declared users of the list.
 
     source: the list of users, if one is declared.
-    Raises PreparationError, UserError, UserError, UserError.
+    Raises UserError.
     """
     erased = 0
     pipeline, settings = work.pipeline, published.batch_users
@@ -140,7 +140,7 @@ def _select_matching_users(
     """The users who meet the condition, and how many the file of users does not have.
 
     setting: the setting with the condition.
-    Raises UserError, and UserError if nobody meets it.
+    Raises UserError, also if nobody meets it.
     """
     attributes = read_user_attributes(work)
     ids = attributes.get_column(USER_ID)

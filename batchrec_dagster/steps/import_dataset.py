@@ -106,7 +106,7 @@ def import_dataset(
     run: the id of the first of a run and its retries.
     force: whether to import in any case.
     forced_trainings: the assets that this run will train in any case.
-    Raises Refused, UserError, PersonalizeError, UserError.
+    Raises Refused, UserError.
     """
     pipeline = work.pipeline
     files = list_dataset_files(pipeline)
