@@ -14,6 +14,7 @@ from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.lists import ListSettings
 from batchrec_dagster.config.popularity import Popularity
 from batchrec_dagster.config.published_list import PublishedList, flatten_settings
+from batchrec_dagster.config.retention import Retention
 from batchrec_dagster.config.solution import Training
 from batchrec_dagster.config.validation import build_field_errors
 from batchrec_dagster.personalize.schemas import (
@@ -112,7 +113,8 @@ class Pipeline(Declaration, frozen=True):
             subject="segment",
             settings=settings.recommendations,
             gate=Gate(),
-            retention=self.retention,
+            # Nothing rolls segments back.
+            retention=Retention(editions=1, models=self.retention.models),
         )
 
     @property

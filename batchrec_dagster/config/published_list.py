@@ -108,8 +108,17 @@ class PublishedList(BaseModel, frozen=True):
         models = {"user": "solution_version", "segment": "segment_solution_version"}
         if self.subject != "item":
             return models[self.subject]
-        is_counted = self.pipeline.similar_items_recipe is None
-        return None if is_counted else "similar_items_solution_version"
+        return None if self.recipe is None else "similar_items_solution_version"
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe of the model; None where items bought together are counted."""
+        pipeline = self.pipeline
+        if self.subject == "item":
+            return pipeline.similar_items_recipe
+        if self.subject == "segment" and pipeline.segments is not None:
+            return pipeline.segments.recipe
+        return pipeline.solution.recipe
 
     @property
     def has_editions(self) -> bool:

@@ -17,10 +17,8 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import PublishedList, fingerprint
-from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.ensure import ACTIVE
 from batchrec_dagster.personalize.file_formats import scan_interactions
-from batchrec_dagster.personalize.teardown import prune
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import measure_run_cost
 from batchrec_dagster.steps.interactions import read_interactions_record
@@ -32,7 +30,6 @@ from batchrec_dagster.steps.list_jobs import (
     FinishedJob,
     count_results,
     describe_sharing,
-    list_endings_in_use,
     run_job,
 )
 from batchrec_dagster.steps.list_table import SAMPLE, ListTable, make_lines
@@ -40,7 +37,7 @@ from batchrec_dagster.steps.popular_items import make_popular_lines
 from batchrec_dagster.steps.publish import Publishing, repeat_checks
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.requested import JOB_KINDS, Divided, Requested, divide, read_requested
-from batchrec_dagster.steps.retention import delete_unneeded
+from batchrec_dagster.steps.retention import delete_unneeded, prune_personalize
 from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.users_without_lists import keep_users_without_lists
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -96,8 +93,8 @@ def make_lists(
         else:
             new = NewLists(work, publishing, requested, inputs, interactions, run, lock)
             lists = new.publish(gate, has_model=model is not None)
-    if model is not None:
-        _prune(work, model.dataset_group_name)
+    if published.subject == "user" and model is not None:
+        prune_personalize(work, model.dataset_group_name)
     delete_unneeded(work, published, lists.edition.job_arn)
     return lists
 
@@ -273,32 +270,3 @@ def _count_without_model(work: PersonalizeWork, published: PublishedList) -> Mod
         data_version=read_interactions_record(work).version,
         engine="batchrec",
     )
-
-
-def _prune(work: PersonalizeWork, group: str) -> None:
-    """Delete what earlier settings left in Personalize.
-
-    The dataset group that an older edition was last made from stays. An error is only logged,
-    because the lists are already published.
-    """
-    log = work.ensure.log
-    in_use = {f"{group}-{ending}" for ending in list_endings_in_use(work.pipeline)}
-    try:
-        other_groups = {
-            name
-            for published in work.pipeline.user_lists
-            for name in _find_last_group(work.files_of(published).editions.kept(), group)
-        }
-        for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):
-            log.info(f"deleted {resource}, which earlier settings left")
-    except (UserError, ClientError) as error:
-        log.warning(f"what earlier settings left in Personalize is still there: {error}")
-
-
-def _find_last_group(editions: Sequence[Edition], group: str) -> list[str]:
-    """The dataset group that one of these was last made from, other than this one; empty if there
-    is none."""
-    # An edition's solution is named after its dataset group.
-    versions = (str(edition.solution_version_arn) for edition in editions)
-    groups = [version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version]
-    return [name for name in groups if name != group][:1]

@@ -125,7 +125,7 @@ class Publishing:
 
         skip: whether this run publishes anyway.
         """
-        return check_quality_gate(
+        finding = check_quality_gate(
             self.published.gate,
             ModelToPublish(
                 self.model,
@@ -137,6 +137,10 @@ class Publishing:
             how_to_skip=explain_skipping(self.work.pipeline),
             skip_quality_gate=skip,
         )
+        if self.published.recipe is None and finding.passed:
+            text = "items bought together are counted, so there is no model to measure"
+            return replace(finding, text=text)
+        return finding
 
     def describe(
         self, version: str, run: RunFacts, findings: Sequence[Finding], **facts: Any
@@ -170,8 +174,8 @@ class Publishing:
             source=published.pipeline.ratings.shown_source,
             sizes=collect_sizes(self.work),
             data_version=model.data_version,
-            solution_version_arn=model.solution_version_arn,
-            recipe=published.pipeline.solution.recipe,
+            solution_version_arn=model.solution_version_arn if published.recipe else None,
+            recipe=published.recipe,
             engine=model.engine,
             trained_on=model.trained_on,
             trained_at=model.trained_at,

@@ -7,7 +7,7 @@ deleted is named in the log, and the next run tries again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain
@@ -20,14 +20,15 @@ from batchrec_dagster.personalize.expired_models import expire_models
 from batchrec_dagster.personalize.resource_kinds import (
     IMPORT_JOB,
 )
-from batchrec_dagster.personalize.teardown import is_busy
+from batchrec_dagster.personalize.teardown import is_busy, prune
 from batchrec_dagster.steps.job_output import DAMAGED
+from batchrec_dagster.steps.list_jobs import list_endings_in_use
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.requested import JOB_FOLDERS, JOB_KINDS, locate_model_users
 from batchrec_dagster.steps.work import PersonalizeWork, Work, list_removed_lists
 from batchrec_dagster.storage.durable import delete_empty_folders
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.layout import ListKeys
+from batchrec_dagster.storage.layout import SEGMENTS, ListKeys
 from batchrec_dagster.storage.records import load
 
 
@@ -51,6 +52,35 @@ def delete_unneeded(
         _delete_undeclared(work)
     with _log_failures(work, "models"):
         expire_models(work.ensure, work.pipeline.name, work.pipeline.retention.models)
+
+
+def prune_personalize(work: PersonalizeWork, group: str) -> None:
+    """Delete what earlier settings left in Personalize.
+
+    The dataset group that an older edition was last made from stays. An error is only logged,
+    because the lists are already published.
+    """
+    log = work.ensure.log
+    in_use = {f"{group}-{ending}" for ending in list_endings_in_use(work.pipeline)}
+    try:
+        other_groups = {
+            name
+            for published in work.pipeline.user_lists
+            for name in _find_last_group(work.files_of(published).editions.kept(), group)
+        }
+        for resource in prune(work.ensure, work.pipeline.name, group, in_use, other_groups):
+            log.info(f"deleted {resource}, which earlier settings left")
+    except (UserError, ClientError) as error:
+        log.warning(f"what earlier settings left in Personalize is still there: {error}")
+
+
+def _find_last_group(editions: Sequence[Edition], group: str) -> list[str]:
+    """The dataset group that one of these was last made from, other than this one; empty if there
+    is none."""
+    # An edition's solution is named after its dataset group.
+    versions = (str(edition.solution_version_arn) for edition in editions)
+    groups = [version.split("/")[1].rpartition("-")[0] for version in versions if "/" in version]
+    return [name for name in groups if name != group][:1]
 
 
 @contextmanager
@@ -146,7 +176,6 @@ def _delete_undeclared(work: PersonalizeWork) -> None:
 
 def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
     """What the keys start with of files that the pipeline made for blocks which are gone."""
-
     keys = pipeline.keys
     if pipeline.items is None:
         yield keys.raw("items")
@@ -163,7 +192,10 @@ def _list_undeclared_prefixes(pipeline: Pipeline) -> Iterator[str]:
         yield keys.record("item_titles")
     if pipeline.segments is None:
         yield keys.job_input("batch_segments")
-        yield keys.user_segments
+        segments = ListKeys(f"{pipeline.name}/{SEGMENTS}")
+        yield segments.table
+        yield segments.history
+        yield segments.records
         yield keys.job_output("batch_segments")
         yield keys.record("segment_solution_version")
     if pipeline.similar_items is None:

@@ -16,13 +16,14 @@ from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.edition_without import drop_users
 from batchrec_dagster.storage.editions import Editions
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.layout import SEGMENTS, ListFiles, ListKeys
 from batchrec_dagster.storage.objects import DamagedObjectError
 from batchrec_dagster.storage.records import load, save
 
 
 def open_lists(work: Work) -> list[ListFiles]:
-    """The files of each list of users: of removed ones first, then of those that are declared.
+    """The files of each list with users: of removed ones first, then of those that are declared,
+    and of segments.
 
     A place that both were written to has the lists of the second in the end.
     """
@@ -30,7 +31,9 @@ def open_lists(work: Work) -> list[ListFiles]:
     removed = [f"{work.pipeline.name}/{name}" for name in list_removed_lists(work)]
     # The list of the pipeline itself, from before it had several, is one of the removed.
     former = [address for address in [work.pipeline.name, *removed] if address not in declared]
-    return [ListFiles(work.storage, ListKeys(address)) for address in [*former, *declared]]
+    segments = f"{work.pipeline.name}/{SEGMENTS}"
+    addresses = [*former, *declared, segments]
+    return [ListFiles(work.storage, ListKeys(address)) for address in addresses]
 
 
 def _is_in(column: str, ids: pl.Series) -> pl.Expr:
@@ -81,7 +84,6 @@ def list_tables(work: Work) -> Iterator[UserTable]:
         ),
         UserTable("attributes of users", keys.users, USER_ID, work.files.record_uri("users")),
         UserTable("users who get lists", keys.job_input("batch_inference"), USER_FIELD),
-        UserTable("segments", keys.user_segments, "user_id"),
     ]
     for files in open_lists(work):
         tables += [

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from batchrec_dagster.storage.list_subjects import SUBJECTS
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 # What a failed check does: it stops what comes after it, or only warns.
@@ -236,7 +237,7 @@ class Edition(BaseModel, frozen=True):
     @property
     def subject_column(self) -> str:
         """The column of whose lists they are."""
-        return f"{self.subject}_id"
+        return SUBJECTS[self.subject].column
 
     @property
     def users(self) -> int | None:

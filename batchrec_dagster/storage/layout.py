@@ -190,6 +190,11 @@ class ListKeys(PipelineKeys):
         return self.curated(f"{self.table_name}.parquet")
 
     @property
+    def history(self) -> str:
+        """The folder of the tables that were published before."""
+        return f"{self.folder}/curated/history/{self.table_name}/"
+
+    @property
     def report(self) -> str:
         """The page about the published lists."""
         return f"{self.folder}/curated/report/index.html"
