@@ -182,17 +182,18 @@ def find_titled_items(
 ) -> pl.Series | None:
     """The ids of the items that may be on a list which shows titles: those with a title.
 
-    None if all items of the interactions and of the items file may. Raises UserError.
+    None if all items of the interactions and of the items file may. That is so, too, if none of the
+    interactions' items has a title, because ids are written differently: a check warns of that.
+    Raises UserError.
     """
     if "title" not in published.columns:
         return None
     titles = read_titles(work)
     titled = titles.filter(pl.col("title").fill_null("") != "").get_column("item_id")
-    if len(titled) == titles.height:
-        items = interactions.select(pl.col(ITEM_ID).unique()).collect(engine="streaming")
-        if items.to_series().is_in(titled.implode()).all():
-            return None
-    return titled
+    items = interactions.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
+    has_title = items.is_in(titled.implode())
+    are_all_titled = len(titled) == titles.height and has_title.all()
+    return None if are_all_titled or not has_title.any() else titled
 
 
 def read_item_columns(work: Work, published: PublishedList) -> pl.DataFrame | None:
