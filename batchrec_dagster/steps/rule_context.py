@@ -144,13 +144,15 @@ class RuleContext:
             .drop_nulls()
             .collect(engine="streaming")
         )
-        codes, users = pairs.drop_in_place("pair").to_numpy(writable=True), len(self.user_ids)
-        if len(conditions) == 1:
-            return {name: _list_items(codes, users) for name in conditions}
-        return {
-            name: _list_items(codes[pairs.get_column(name).to_numpy()], users)
-            for name in conditions
-        }
+        codes = pairs.drop_in_place("pair").to_numpy(writable=True)
+        histories = {}
+        for name in conditions:
+            is_selected_pair = pairs.drop_in_place(name)
+            # The last of the rules needs no copy if it selects all pairs.
+            is_copy_needed = pairs.width or not is_selected_pair.all()
+            selected = codes[is_selected_pair.to_numpy()] if is_copy_needed else codes
+            histories[name] = _list_items(selected, len(self.user_ids))
+        return histories
 
 
 def measure_history(
@@ -194,12 +196,11 @@ def _list_items(pairs: npt.NDArray[np.uint64], users: int) -> pl.Series:
         would take three times the memory.
     """
     pairs.sort()
-    is_repeated = pairs[1:] == pairs[:-1]
-    if is_repeated.any():
-        pairs = pairs[np.append(True, ~is_repeated)]
+    repeats = 1 + np.flatnonzero(pairs[1:] == pairs[:-1])
     starts = np.searchsorted(pairs, np.arange(users + 2, dtype=np.uint64) << np.uint64(32))
+    starts -= np.searchsorted(repeats, starts)
     # The lower half of each number is the item's.
-    items = pairs.astype(np.uint32)
+    items = np.delete(pairs.astype(np.uint32), repeats)
     return pl.Series(pa.LargeListArray.from_arrays(starts, items), dtype=pl.List(pl.UInt32))
 
 
