@@ -31,6 +31,7 @@ from batchrec_dagster.steps.batch_jobs import (
 )
 from batchrec_dagster.steps.cost import count_interactions, price_item_lists
 from batchrec_dagster.steps.interactions import read_interactions_record
+from batchrec_dagster.steps.items import find_titled_items
 from batchrec_dagster.steps.job_output import JobOutput
 from batchrec_dagster.steps.list_context import ListContext
 from batchrec_dagster.steps.records import ModelRecord
@@ -79,7 +80,7 @@ def run_job(
 ) -> FinishedJob:
     """The finished job for these lines: that of an earlier run or of another list, or a new one.
 
-    num_results: how many results it is asked for at least, for each line.
+    num_results: how many results it is asked for, for each line.
     run: the id of the first of the run and its retries.
     Raises UserError.
     """
@@ -179,16 +180,18 @@ def count_results(
     """
     if published.subject == "segment":
         return published.settings.num_results
-    return max(
-        count_results_of_list(
-            work.ensure,
-            sharing,
-            len(users),
-            _measure_history(work, sharing, context, users),
-            leaves_out_untitled=context.has_untitled,
+    needed = []
+    for sharing in list_sharing_lists(published):
+        has_untitled = context.has_untitled
+        if sharing.name != published.name:
+            titled = find_titled_items(work, sharing, context.interactions)
+            has_untitled = titled is not None
+        history = _measure_history(work, sharing, context, users)
+        results = count_results_of_list(
+            work.ensure, sharing, len(users), history, leaves_out_untitled=has_untitled
         )
-        for sharing in list_sharing_lists(published)
-    )
+        needed.append(results)
+    return max(needed)
 
 
 def count_results_of_list(
