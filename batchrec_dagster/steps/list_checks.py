@@ -65,8 +65,9 @@ def check_table(
     if subject == "user":
         findings += check_user_lists(work, published, table, num_results)
     rules = table.context.rules
-    if subject != "segment" and "title" in published.columns and rules is not None:
-        findings.append(check_rows_titled(table.counts.rows, rules.count_untitled()))
+    if subject != "segment" and "title" in published.columns:
+        left_out = 0 if rules is None else rules.count_untitled()
+        findings.append(check_rows_titled(table.counts.rows, left_out))
     if subject != "segment" and work.pipeline.items is not None:
         known = read_item_ids(work)
         findings.append(
