@@ -119,3 +119,14 @@ def test_few_failed_users_are_published_without_lists_and_named(shop: Shop) -> N
     assert not shop.run().success
     assert shop.run().success
     assert shop.lists.equals(good)
+
+
+def test_a_filter_that_leaves_nothing_is_named_and_its_job_is_paid_for_once(shop: Shop) -> None:
+    good = shop.lists
+    # Of what people had, which exclude_seen leaves out.
+    nothing = 'INCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
+    shop.project.declare({**DECLARATION, "recommendations": {"filter": nothing}})
+    for _ in range(2):
+        assert "recommendations.filter excludes every item" in why(shop.run())
+        assert shop.count_jobs() == 2
+    assert shop.lists.equals(good)

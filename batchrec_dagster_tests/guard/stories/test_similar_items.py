@@ -141,3 +141,21 @@ def test_a_recipe_finds_them_for_the_items_of_a_file_without_what_is_blocked(
     # The lists of users have their job, and these have theirs, in the same dataset group.
     assert shop.count_jobs() == 2
     assert len(open_personalize(project).list_dataset_groups()["datasetGroups"]) == 1
+
+
+def test_an_item_with_nothing_similar_in_stock_has_no_list_and_keeps_no_other_from_its_own(
+    counted: tuple[Shop, pl.DataFrame],
+) -> None:
+    shop, _ = counted
+    items = [f"{item},{1 - item % 2}" for item in range(80)]
+    (shop.project.root / "stock.csv").write_text("\n".join(["id,stock", *items]) + "\n")
+    of_items = {"source": "stock.csv", "columns": {"item": "id", "numbers": {"STOCK": "stock"}}}
+    in_stock = {"within_days": 30, "num_results": 4, "rules": {"only": "ITEMS.STOCK > 0"}}
+    shop.project.declare(declaration("shop", RATINGS, items=of_items, similar_items=in_stock))
+    assets = ["raw_items", "items", "similar_items"]
+    result = refresh(shop.project, "shop", shop.instance, assets=assets)
+    assert result.success, why(result)
+    listed = shop.lists.select(pl.col("item_id", "similar_item_id").cast(int) % 2)
+    # What goes together is of one half, and only one half is in stock.
+    assert listed.unique().rows() == [(0, 0)]
+    assert "40 of 80 items have a list" in (checks(result)["items_have_lists"].description or "")
