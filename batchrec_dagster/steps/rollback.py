@@ -15,7 +15,6 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.config.list_columns import SIMILAR_ITEM_COLUMN
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.conditions import add_age_column, find_matches
 from batchrec_dagster.personalize.file_formats import USER_FIELD
@@ -31,6 +30,7 @@ from batchrec_dagster.storage.edition_without import write_without
 from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.erased import read_erased_users
 from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.list_subjects import SUBJECTS
 from batchrec_dagster.storage.lock import Lock
 from batchrec_dagster.storage.nights import EditionsRecord
 from batchrec_dagster.storage.objects import DamagedObjectError, ObjectNotFoundError
@@ -102,9 +102,8 @@ def roll_back(
         "withdrawn": _withdraw(record, live, chosen),
         "rows_against_only": _count_against_only(inputs, editions, chosen, blocked),
     }
-    item = SIMILAR_ITEM_COLUMN if chosen.subject == "item" else "item_id"
-    is_kept = ~pl.col(item).is_in(blocked.implode())
-    if chosen.subject == "user":
+    is_kept = ~pl.col(SUBJECTS[chosen.subject].item_column).is_in(blocked.implode())
+    if chosen.subject != "item":
         is_kept &= ~pl.col("user_id").is_in(absent.to_drop.implode())
     with temporary_folder() as folder:
         path = folder / "lists.parquet"
@@ -204,7 +203,7 @@ def _count_against_only(
     now = int(datetime.now(UTC).timestamp())
     items = add_age_column(inputs.items, now)
     allowed = items.filter(find_matches(parse_condition(inputs.rules.only), items))
-    item = pl.col(SIMILAR_ITEM_COLUMN if edition.subject == "item" else "item_id")
+    item = pl.col(SUBJECTS[edition.subject].item_column)
     is_against = ~item.is_in(allowed.get_column(ITEM_ID).implode())
     rows = editions.read_rows(edition).filter(is_against, ~item.is_in(blocked.implode()))
     return int(rows.select(pl.len()).collect(engine="streaming").item())

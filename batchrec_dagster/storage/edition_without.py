@@ -41,7 +41,9 @@ def drop_users(editions: Editions, edition: Edition, users: pl.Series) -> int:
 def write_without(
     editions: Editions, edition: Edition, is_kept: pl.Expr, path: Path, **facts: Any
 ) -> Edition:
-    """Write the edition's rows that are kept to another file. Their ranks have no gaps.
+    """Write the edition's rows that are kept to another file.
+
+    Ranks of items have no gaps then. A segment's users keep theirs.
 
     facts: what else is known of the edition now.
     Returns the edition as the file's footer has it. Raises UserError.
@@ -54,6 +56,8 @@ def write_without(
         kept = rows.filter(is_kept)
         before += rows.get_column(subject).n_unique()
         after += kept.get_column(subject).n_unique()
+        if edition.subject == "segment":
+            return kept
         rank = pl.int_range(1, pl.len() + 1).over(subject)
         return kept.with_columns(rank.cast(rows.schema["rank"]).alias("rank"))
 

@@ -173,8 +173,10 @@ def build_metadata(
         **counts.model_dump(exclude={"rows", "subjects"}),
         SUBJECTS[published.subject].name: counts.subjects,
         "results_asked_for": edition.results_asked_for or 0,
-        "sample": sample_metadata(lists.sample),
     }
+    if published.subject == "item":
+        # Other lists have ids of people, whom Dagster's history would never forget.
+        metadata["sample"] = sample_metadata(lists.sample)
     if model is not None:
         metadata |= dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
     if edition.job_arn is not None:
@@ -244,14 +246,12 @@ def _preview(published: PublishedList, lists: PublishedLists) -> dg.MetadataValu
         f"**{counts.subjects:,} {names.name}** have a list.",
         f"{counts.items:,} different {members} are in them.",
     )
-    if not sample.height:
+    if not sample.height or published.subject == "segment":
+        # Nobody is named: Dagster's history never forgets.
         return preview_metadata(*numbers)
     first = sample.item(0, names.column)
     rows = sample.filter(pl.col(names.column) == first).iter_rows(named=True)
-    if published.subject == "segment":
-        listed = [row[names.item_column] for row in rows]
-    else:
-        listed = [row.get("title") or row[names.item_column] for row in rows]
+    listed = [row.get("title") or row[names.item_column] for row in rows]
     whose = (
         "One of them"
         if published.subject == "user"

@@ -191,6 +191,8 @@ def test_who_is_erased_is_in_no_byte_and_no_sink_and_stays_out(
     storage = shop.project.storage / "shop"
     (older_file,) = (storage / "curated/history/recommendations").iterdir()
     segments_file = storage / "curated/user_segments/user_segments.parquet"
+    (older_segments,) = (storage / "curated/history/user_segments").iterdir()
+    assert MARK.encode() in older_segments.read_bytes()
     lists, older, segments = (
         pl.read_parquet(file) for file in (shop.project.storage / LISTS, older_file, segments_file)
     )
