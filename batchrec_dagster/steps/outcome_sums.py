@@ -87,7 +87,7 @@ class PeriodLists:
 class LaterInteractions:
     """The interactions after a time, and the items that their users had by then.
 
-    In memory these items take 8 bytes for each user and item.
+    In memory these items take 8 bytes for each interaction.
 
     interactions: the columns USER_ID, ITEM_ID and TIMESTAMP, in epoch seconds, and EVENT_TYPE and
         EVENT_VALUE if there are events of success.
@@ -120,7 +120,7 @@ class LaterInteractions:
         self._recent_successes = recent.lazy().filter("is_success")
         later_users = self._later.lazy().select("user").unique()
         past = numbered.filter(time <= since).select(PAIR).join(later_users, on="user", how="semi")
-        self._past = past.unique().collect(engine="streaming")
+        self._past = past.collect(engine="streaming")
 
     def find_counted(self, period: Period) -> pl.DataFrame:
         """The interactions of the period that count: those of success."""
