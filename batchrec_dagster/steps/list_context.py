@@ -62,10 +62,10 @@ def read_inputs(work: Work, published: PublishedList) -> ListInputs:
     }
     items = users = blocked = None
     if settings.rules_read_items:
-        versions["items"] = work.storage.version(work.files.uri(keys.items))
+        versions["items"] = work.files.record_version(keys.record("items"))
         items = read_attributes(work)
     if rules.reads_users or isinstance(settings.newcomers, PopularBy):
-        versions["users"] = work.storage.version(work.files.uri(keys.users))
+        versions["users"] = work.files.record_version(keys.record("users"))
     if rules.reads_users:
         users = read_user_attributes(work)
     if rules.block is not None:

@@ -106,7 +106,7 @@ def read_requested(work: Work, published: PublishedList, interactions: pl.LazyFr
     uri = work.files.uri(published.users_key)
     with work.storage.local_file(uri) as path:
         users = pl.read_ndjson(path).get_column(USER_FIELD).alias("subject")
-    return Requested(users, work.storage.version(uri))
+    return Requested(users, work.files.record_version(published.users_record))
 
 
 def _read_items(work: Work, settings: SimilarItems, interactions: pl.LazyFrame) -> Requested:
