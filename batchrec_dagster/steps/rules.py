@@ -28,7 +28,7 @@ MAX_PER, PIN = "max_per", "pin"
 # than the first of them.
 MOST_POPULAR, FIRST_POPULAR = 1_000, 100
 # The rules are applied to this many lists at once.
-LISTS_AT_ONCE = 5_000
+LISTS_AT_ONCE = 2_000
 # The index of a popular item among the candidates is this and its own, after all of the model's.
 AFTER_MODEL = 1_000_000
 
