@@ -87,7 +87,10 @@ def run_job(
     work = work.for_data(model.data_version)
     kind, folder = JOB_KINDS[published.subject], JOB_FOLDERS[published.subject]
     request = _build_request(work, published, model, num_results)
-    key = fingerprint(request, lines.version, model.data_version)
+    # Segments depend on the training data only, but a filter also reads newer data.
+    reads_newer_data = published.subject != "segment" or "filterArn" in request
+    data = [model.data_version] if reads_newer_data else []
+    key = fingerprint(request, lines.version, *data)
     request["jobInput"] = {"s3DataSource": {"path": lines.uri}}
     request["roleArn"] = work.ensure.role_arn
 

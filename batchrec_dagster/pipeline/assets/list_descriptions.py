@@ -25,7 +25,7 @@ from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.edition import Edition, ListCounts
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_subjects import SUBJECTS
 
@@ -170,8 +170,7 @@ def build_metadata(
         **published_metadata(work.files_of(published), edition),
         **_describe_rules(edition),
         **table_metadata(counts.rows, _describe_columns(published), lists.sample.columns),
-        **counts.model_dump(exclude={"rows", "subjects"}),
-        SUBJECTS[published.subject].name: counts.subjects,
+        **_name_counts(published, counts),
         "results_asked_for": edition.results_asked_for or 0,
     }
     if published.subject == "item":
@@ -179,14 +178,30 @@ def build_metadata(
         metadata["sample"] = sample_metadata(lists.sample)
     if model is not None:
         metadata |= dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
+    kind = "batch_segment" if published.subject == "segment" else "batch_inference"
     if edition.job_arn is not None:
-        metadata["batch_job_arn"] = edition.job_arn
+        metadata[f"{kind}_job_arn"] = edition.job_arn
     if job is not None:
-        metadata["batch_job_output"] = job.output(work.storage).folder
+        metadata[f"{kind}_output"] = job.output(work.storage).folder
         metadata["inference_seconds"] = measure_job_seconds(job.resource)
     cost = [] if job is None else job.cost
     metadata |= build_cost_metadata("cost_usd", cost, on_aws=work.ensure.on_aws)
     return {**metadata, **storage_links("table", work.storage, edition.uri)}
+
+
+def _name_counts(published: PublishedList, counts: ListCounts) -> dict[str, int]:
+    """The numbers of a table by the names of whose lists they are, and of what is on them."""
+    subjects = SUBJECTS[published.subject].name
+    members = {"user": "items", "item": "similar_items", "segment": "users"}[published.subject]
+    numbers = {
+        subjects: counts.subjects,
+        members: counts.items,
+        f"failed_{subjects}": counts.failed,
+    }
+    if published.subject == "user":
+        numbers["seen_items_dropped"] = counts.seen_items_dropped
+        numbers["items_without_score"] = counts.items_without_score
+    return numbers
 
 
 def published_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]:
