@@ -99,7 +99,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.job_output import JobOutput
     from batchrec_dagster.storage.connection import S3Connection, Storage
     from batchrec_dagster.storage.list_file import ListWriter
-    from batchrec_dagster_tests.guard.editions import make_edition
+    from batchrec_dagster_tests.guard.seams.editions import make_edition
 
     start = time.perf_counter()
     storage = Storage(root=str(folder), s3=S3Connection())

@@ -139,7 +139,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.steps.rules import Rules
     from batchrec_dagster.storage.editions import Editions
     from batchrec_dagster.storage.list_file import ListWriter
-    from batchrec_dagster_tests.guard.editions import ALONE, make_edition
+    from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 
     start_seconds = time.perf_counter()
     resource = StorageResource(root=str(folder), s3=S3ConnectionResource())

@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 
 from batchrec_dagster.config.rules import ExcludeSeen, PriceRange
 from batchrec_dagster.personalize.conditions import (
@@ -195,6 +194,8 @@ def _list_items(pairs: npt.NDArray[np.uint64], users: int) -> pl.Series:
     pairs: the number of a user times 2**32, and that of an item. The array itself is sorted: Polars
         would take three times the memory.
     """
+    import pyarrow as pa  # not when Dagster loads the pipelines
+
     pairs.sort()
     repeats = 1 + np.flatnonzero(pairs[1:] == pairs[:-1])
     starts = np.searchsorted(pairs, np.arange(users + 2, dtype=np.uint64) << np.uint64(32))

@@ -39,8 +39,8 @@ from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import FOOTER_KEY, ListWriter
 from batchrec_dagster.storage.objects import ObjectStore
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition
 from batchrec_dagster_tests.guard.hostile import HOSTILE as STRANGERS
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 

@@ -17,7 +17,7 @@ from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.steps.arms import CONTROL, MODEL, assign_arm
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition, restore
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore
 from batchrec_dagster_tests.texts import assert_texts
 
 # Ann has watched a film on each of these days of November 2026, others have the same ones.

@@ -24,7 +24,7 @@ from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.editions import Editions
 from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 
 TABLE = pl.DataFrame({"USER_ID": ["007", "ü"], "ITEM_ID": ["1e5", "a,b"], "TIMESTAMP": [1, 2]})
 FRAMES: list[Any] = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table]

@@ -101,6 +101,7 @@ def ensure(client: ScriptedPersonalize, *, deadline: float = 10_000) -> Ensure:
         busy_seconds=300,
         heartbeat_seconds=60,
         deadline_seconds=deadline,
+        started=0,
     )
 
 

@@ -43,4 +43,5 @@ def test_counts(rows: list[tuple[str, str, int, str]], piece: int) -> None:
         earliest=min(times, default=None),
         latest=max(times, default=None),
         event_types=len({row[3] for row in rows}),
+        events=Counter(row[3] for row in rows),
     )

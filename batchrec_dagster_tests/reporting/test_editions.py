@@ -20,7 +20,7 @@ from batchrec_dagster.reporting.editions import (
     explain_incomparability,
 )
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.seams.editions import make_edition
 
 Lists = dict[str, list[str]]
 

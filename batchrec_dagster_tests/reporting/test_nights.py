@@ -31,7 +31,7 @@ from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.lock import hold_lock
 from batchrec_dagster.storage.nights import MOST_OTHER_NIGHTS, Night
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition, restore
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 from batchrec_dagster_tests.texts import assert_texts
 

@@ -14,7 +14,7 @@ from batchrec_dagster.personalize.evidence import (
     read_evidence,
 )
 from batchrec_dagster.reporting.provenance import Provenance, describe_counted_events
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.seams.editions import make_edition
 
 
 def answer(**headers: str) -> dict[str, Any]:

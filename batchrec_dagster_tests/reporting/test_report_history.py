@@ -17,7 +17,7 @@ from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.list_file import ListWriter
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 
 ASSET = dg.AssetKey(["shop", "solution_version"])
 

@@ -38,8 +38,8 @@ from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.steps import item_pairs
 from batchrec_dagster.steps.intervals import Rate
 from batchrec_dagster.steps.outcomes import Outcome
-from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.first_run import FirstRun
+from batchrec_dagster_tests.guard.seams.editions import make_edition
 
 SHOT = "<script>window.shot = 1</script><img src=x onerror='window.shot = 1'>"
 HOSTILE = [

@@ -14,7 +14,7 @@ from batchrec_dagster.reporting.report_counts import count_tables
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.seams.editions import make_edition
 from batchrec_dagster_tests.texts import assert_texts
 
 

@@ -12,7 +12,7 @@ from batchrec_dagster.steps import checks
 from batchrec_dagster.steps.list_checks import check_no_duplicates, check_no_seen_items
 from batchrec_dagster.steps.publish import read_checks
 from batchrec_dagster.storage.edition import Edition, Finding
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.seams.editions import make_edition
 
 SHORT = Finding("lists_full", False, "1 of 2 users have all 2 items", severity="warn")
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

@@ -27,8 +27,8 @@ from batchrec_dagster.steps.outcome_sums import (
     sum_period,
 )
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster_tests.guard.editions import make_edition
 from batchrec_dagster_tests.guard.repeats import repeats
+from batchrec_dagster_tests.guard.seams.editions import make_edition
 
 DAY = 86_400
 NIGHTS, ITEMS, LENGTH = 14, 200, 5

@@ -12,7 +12,7 @@ from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
-from batchrec_dagster_tests.guard.editions import make_edition
+from batchrec_dagster_tests.guard.seams.editions import make_edition
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.nights import Night
 from batchrec_dagster_tests.guard.builders import declaration
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 
 SHOP = Pipeline.model_validate(declaration("shop", "ratings.csv"))
 LIST = SHOP.user_lists[0]

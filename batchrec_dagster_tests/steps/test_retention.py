@@ -24,7 +24,7 @@ from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.records import save
 from batchrec_dagster_tests.guard.builders import declaration
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, READER, REGION, Keys, S3Server
 
 IMPORTED = datetime(2026, 11, 20, tzinfo=UTC)

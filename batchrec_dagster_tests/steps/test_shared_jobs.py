@@ -19,7 +19,7 @@ from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import COLUMNS, declaration
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 
 USERS = {"source": "users.csv", "column": "id"}
 ITEMS = {"source": "items.csv", "columns": {"item": "id", "categories": {"COLOUR": "colour"}}}

@@ -63,7 +63,7 @@ def published_lists(published: PublishedList) -> dg.AssetsDefinition:
             deps=list_upstream_assets(published),
             resources=["personalize"],
             storage_key=published.keys.table,
-            code_version=f"{CODE_VERSION}-{fingerprint(published.deciding_settings)}",
+            code_version=f"{CODE_VERSION}-{fingerprint(*list_own_settings(published))}",
             io_manager="published_io",
             checks=list_checks(published),
             warnings=list_warnings(published),
@@ -98,6 +98,16 @@ def published_lists(published: PublishedList) -> dg.AssetsDefinition:
         )
 
     return lists
+
+
+def list_own_settings(published: PublishedList) -> list[Any]:
+    """The settings that decide what the lists are made of, but not those of assets before them."""
+    pipeline, titles = published.pipeline, title_assets(published.pipeline)
+    if published.subject == "segment":
+        return [pipeline.segments, titles]
+    if published.subject == "item" and pipeline.similar_items is not None:
+        return [pipeline.similar_items.deciding_settings, titles]
+    return [published.settings, published.experiment, *pipeline.popularity_settings, titles]
 
 
 def list_upstream_assets(published: PublishedList) -> list[dg.AssetKey]:

@@ -31,6 +31,7 @@ from batchrec_dagster.steps.data_sizes import (
     copy_attributes,
 )
 from batchrec_dagster.steps.items import inspect_items
+from batchrec_dagster.steps.ratings import CODE_VERSION as RATINGS_VERSION
 from batchrec_dagster.steps.ratings import (
     RatingsFormat,
     RawRatings,
@@ -82,7 +83,8 @@ def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
             deps=[*map(dg.AssetKey, ratings.upstream)],
             stage=RAW,
             storage_key=keys.record("raw_ratings"),
-            code_version=describe_inspection(pipeline),
+            # Not the rules of interactions: they leave the copies as they are.
+            code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
             io_manager="record_io",
             checks={
                 "rows_readable": "The declared columns are there, and their values can be read."

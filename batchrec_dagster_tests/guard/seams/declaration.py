@@ -22,7 +22,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import Project, definitions
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
 
 if TYPE_CHECKING:
     pass

@@ -46,7 +46,7 @@ from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition, restore
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore
 
 if TYPE_CHECKING:
     pass

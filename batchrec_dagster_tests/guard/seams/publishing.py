@@ -49,7 +49,7 @@ from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
 )
-from batchrec_dagster_tests.guard.editions import ALONE
+from batchrec_dagster_tests.guard.seams.editions import ALONE
 
 if TYPE_CHECKING:
     pass

@@ -27,7 +27,7 @@ from batchrec_dagster.storage.lock import Lock, hold_lock
 from batchrec_dagster.storage.nights import EditionsRecord, Night
 from batchrec_dagster.storage.objects import ObjectNotFoundError, ObjectReplacedError, ObjectStore
 from batchrec_dagster.storage.records import load
-from batchrec_dagster_tests.guard.editions import ALONE, make_edition, restore
+from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
 KEEP = 3
