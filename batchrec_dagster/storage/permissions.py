@@ -12,7 +12,6 @@ from typing import Any
 
 from botocore.exceptions import (
     BotoCoreError,
-    ClientError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
@@ -44,12 +43,6 @@ def explain_missing_permission(action: str, resource: str, message: str = "") ->
     if named:
         action, resource = named[1], named[2] or resource
     return f"permission denied; allow these credentials {action} on {resource}"
-
-
-def is_denied(error: ClientError) -> bool:
-    """Whether a permission is missing."""
-    code = error.response["Error"]["Code"]
-    return code in _DENIED or code == "403"
 
 
 def explain_credentials_error(code: str, message: str) -> str | None:
