@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from recommendation_table import ITEMS, check, declare_list, generate, start_table
-from report import RESULTS, table, write
+from report import RESULTS, ROOT, table, write
 
 WITHOUT, WITHOUT_AS_LONG, WITH_RULES = "without", "without, as long", "all rules"
 NOW = 1_700_000_000
@@ -128,8 +129,14 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
 def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
     """What a process of its own reports, and its peak in memory."""
     command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
+    # The edition is made as tests make it.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
-        [*command, "--results", str(results)], check=True, stdout=subprocess.PIPE, text=True
+        [*command, "--results", str(results)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return facts

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from report import RESULTS, table, write
+from report import RESULTS, ROOT, table, write
 
 OURS, WHOLE = "ours, in pieces", "Polars, at once"
 ITEMS, USERS_AT_ONCE, FILES = 100_000, 20_000, 8
@@ -202,10 +203,17 @@ WORKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {OURS: run_product, WH
 def run_alone(name: str, folder: Path, results: int) -> dict[str, Any]:
     """What a process of its own reports, and its peak in memory."""
     command = [sys.executable, __file__, "--work", name, "--folder", str(folder)]
+    # The edition is made as tests make it.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
-        [*command, "--results", str(results)], check=False, capture_output=True, text=True
+        [*command, "--results", str(results)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     if process.returncode:
+        print(process.stderr, file=sys.stderr)
         return {"seconds": float("nan"), "peak_mb": float("nan"), "why": process.stderr[-500:]}
     facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return facts
