@@ -129,20 +129,20 @@ def forget(
 
 def describe_traces(traces: Mapping[str, Sequence[Trace]]) -> Iterator[str]:
     """The table of what each pipeline has of the people, and what happens to it."""
-    found = [
+    rows = [
         (f"{pipeline}: {trace.name}", trace)
         for pipeline, pipeline_traces in traces.items()
         for trace in pipeline_traces
         if trace.number
     ]
-    if not any(trace.is_of_people for _, trace in found):
+    if not any(trace.is_of_people for _, trace in rows):
         yield (
             "Not found anywhere. Erasing puts them on the list of people whom refreshes leave out."
         )
-    if found:
-        name_width = max(len(name) for name, _ in found)
-        amount_width = max(len(trace.amount) for _, trace in found)
-        for name, trace in found:
+    if rows:
+        name_width = max(len(name) for name, _ in rows)
+        amount_width = max(len(trace.amount) for _, trace in rows)
+        for name, trace in rows:
             yield f"{name:<{name_width}}  {trace.amount:>{amount_width}}  {trace.consequence}"
 
 

@@ -516,9 +516,9 @@ def _explain_list(
         schema={"user": pl.UInt32, "item": pl.List(pl.String)},
     ).explode("item", empty_as_null=False)
     own = own.with_columns(item=numbered.find(own.get_column("item"))).sort("user", "item")
-    found = SpeakingItems(own, len(own_items), pairs).find(rows)
-    because = items.gather(found.get_column("own_item"))
-    both = found.get_column("both")
+    overlaps = SpeakingItems(own, len(own_items), pairs).find(rows)
+    because = items.gather(overlaps.get_column("own_item"))
+    both = overlaps.get_column("both")
     return [*zip(because.fill_null("").to_list(), both.fill_null(0).to_list(), strict=True)]
 
 

@@ -169,8 +169,8 @@ def _explain(lists: pl.DataFrame, users: pl.Series, speaking: SpeakingItems) -> 
     users: the ids of the users, by their numbers.
     """
     numbered = NumberedIds(users).find(lists.get_column("user_id"))
-    found = speaking.find(lists.select(user=numbered, item="column"))
-    explained = lists.hstack(found.select("own_item", "both"))
+    overlaps = speaking.find(lists.select(user=numbered, item="column"))
+    explained = lists.hstack(overlaps.select("own_item", "both"))
     has_reason = pl.col("reason") < 0
     because, both = pl.col("own_item").cast(pl.Int64), pl.col("both").cast(pl.Int64)
     return explained.with_columns(

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
+from batchrec_dagster.config.rules import ExcludeSeen
 from batchrec_dagster.personalize.ensure import Ensure, ReadyResource, StartedResource
 from batchrec_dagster.personalize.errors import PersonalizeError
 from batchrec_dagster.personalize.file_formats import MAX_RESULTS
@@ -216,9 +217,13 @@ def count_results_of_list(
     leaves_out = settings.applied_rules is not None or leaves_out_untitled
     results = settings.count_candidates() if leaves_out else settings.num_results
     if settings.seen_items is not None:
-        known = ensure.filter_interactions if settings.seen_items.filter_expression else 0
-        results += max(0, history - known)
+        results += max(0, history - _count_filtered(ensure, settings.seen_items))
     return min(ensure.max_results, max(MAX_RESULTS, MAX_ROWS // max(1, users)), results)
+
+
+def _count_filtered(ensure: Ensure, seen: ExcludeSeen) -> int:
+    """How many of a user's latest interactions Personalize's own filter leaves out."""
+    return ensure.filter_interactions if seen.filter_expression else 0
 
 
 def _measure_history(
@@ -231,8 +236,7 @@ def _measure_history(
     seen = published.settings.seen_items
     if seen is None:
         return 0
-    known = work.ensure.filter_interactions if seen.filter_expression else 0
-    if known >= count_interactions(work):
+    if _count_filtered(work.ensure, seen) >= count_interactions(work):
         return 0
     share = SHARE_SERVED if published.settings.applied_rules is not None else 1.0
     return measure_history(context.interactions, users, seen, context.until, share)

@@ -163,8 +163,8 @@ class NewLists:
         ):
             table = ListTable(published, context)
             table.write(self._lines(divided, context, num_results, job), writer)
-            found = check_table(work, published, divided.ids, table, num_results)
-            findings = [gate, *found, *self.requested.findings]
+            table_findings = check_table(work, published, divided.ids, table, num_results)
+            findings = [gate, *table_findings, *self.requested.findings]
             if job is not None:
                 job.output(work.storage).require_usable(findings)
             require_passed(findings)

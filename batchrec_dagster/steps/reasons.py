@@ -82,16 +82,16 @@ class Reasons:
         is_popular = pl.col("score").is_null() & pl.col("score").is_not_null().any()
         if "arm" in table.columns:
             is_popular |= pl.col("arm") != MODEL
-        known = pl.coalesce(given, pl.when(is_popular).then(pl.lit(POPULAR)))
+        stated = pl.coalesce(given, pl.when(is_popular).then(pl.lit(POPULAR)))
         rows = table.select(
-            known=known,
-            user=pl.when(known.is_null()).then(self._users.find(table.get_column("user_id"))),
+            stated=stated,
+            user=pl.when(stated.is_null()).then(self._users.find(table.get_column("user_id"))),
             item=self._items.find(table.get_column("item_id")),
         )
         own_item = pl.col("own_item")
         explained = rows.hstack(self._speaking.find(rows)).select(
             pl.coalesce(
-                "known",
+                "stated",
                 pl.when(pl.col("item").is_null()).then(pl.lit(NEW)),
                 pl.when(~pl.col("has_history")).then(pl.lit(POPULAR)),
                 pl.when(own_item.is_not_null()).then(pl.lit(BECAUSE)),
@@ -241,7 +241,7 @@ def _split(lengths: Numbers) -> Iterator[slice]:
     ends = np.cumsum(lengths)
     start = 0
     while start < len(lengths):
-        done = ends[start - 1] if start else 0
-        end = max(start + 1, int(np.searchsorted(ends, done + LOOKED_UP_AT_ONCE)))
+        looked_up = ends[start - 1] if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, looked_up + LOOKED_UP_AT_ONCE)))
         yield slice(start, end)
         start = end

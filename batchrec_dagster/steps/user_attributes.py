@@ -117,8 +117,8 @@ def _count_frequent_values(users: pl.DataFrame) -> dict[str, dict[str, int]]:
     for column in users.drop(USER_ID).iter_columns():
         if column.dtype == pl.String:
             counts = column.drop_nulls().value_counts(sort=True)
-            shown = counts.filter(pl.col("count") >= LEAST_USERS).head(SHOWN_VALUES)
-            frequent[column.name] = dict(shown.iter_rows())
+            often_enough = counts.filter(pl.col("count") >= LEAST_USERS).head(SHOWN_VALUES)
+            frequent[column.name] = dict(often_enough.iter_rows())
     return frequent
 
 

@@ -90,14 +90,14 @@ def rewrite(
 
 def _iterate_pieces(source: pq.ParquetFile, subject: str) -> Iterator[pl.DataFrame]:
     """The rows, in order, in pieces of whole lists. There is at least one piece."""
-    rest = pl.DataFrame(source.schema_arrow.empty_table())
+    unfinished_list = pl.DataFrame(source.schema_arrow.empty_table())
     for group in range(source.num_row_groups):
         # An iterator over all groups would keep what it read of each of them until its end.
         for batch in source.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
-            rows = pl.concat([rest, pl.DataFrame(batch)])
+            rows = pl.concat([unfinished_list, pl.DataFrame(batch)])
             ids = rows.get_column(subject)
             # The last list may go on in the next batch.
             is_last = ids.eq_missing(ids[-1]) if len(ids) else ids.is_null()
-            rest = rows.filter(is_last)
+            unfinished_list = rows.filter(is_last)
             yield rows.filter(~is_last)
-    yield rest
+    yield unfinished_list

@@ -76,8 +76,8 @@ def _describe_values(table: UsersRecord) -> str:
     rows = []
     for column, missing in table.missing.items():
         frequent = table.frequent_values.get(column, {})
-        shown = ", ".join(f"{value} ({count:,})" for value, count in frequent.items())
-        rows.append([column, f"{missing:,}", shown])
+        values = ", ".join(f"{value} ({count:,})" for value, count in frequent.items())
+        rows.append([column, f"{missing:,}", values])
     return format_table(["column", "users without", "most frequent values"], rows)
 
 

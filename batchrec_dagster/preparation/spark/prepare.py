@@ -159,8 +159,8 @@ def _summarise_ids(rows_kept: DataFrame) -> DataFrame:
 def _count_events(rows_kept: DataFrame) -> dict[str, Any]:
     """The fields of `InteractionCounts` on event types."""
     events = rows_kept.groupBy("event_type").count().persist(StorageLevel.DISK_ONLY)
-    known = events.filter(F.col("event_type").isNotNull())
-    frequent = known.orderBy(F.desc("count"), "event_type").limit(MOST_EVENT_TYPES)
+    with_type = events.filter(F.col("event_type").isNotNull())
+    frequent = with_type.orderBy(F.desc("count"), "event_type").limit(MOST_EVENT_TYPES)
     return {
         "event_types": events.count(),
         "events": {row["event_type"]: row["count"] for row in frequent.collect()},
