@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The `dagster` commands announce their successor on every call.
 export PYTHONWARNINGS := ignore:Function
+# A worker that crashes ends the session: where pytest-xdist 3.8 replaces it, it waits forever for
+# tests that the crashed one had done.
+WORKERS := --dist loadfile --max-worker-restart=0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo ui wheel test test-guard test-long test-fast attack bench docs pictures schema check lint format lock clean
@@ -26,16 +29,16 @@ wheel: .venv/run  ## Builds the file in dist/ by which batchrec is installed els
 	@echo "Install it with: pip install '$$(echo dist/*.whl)[local,report,serve]'"
 
 test: .venv/dev  ## Runs the whole test suite.
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 4 $(WORKERS) --no-loadscope-reorder
 
 test-guard: .venv/dev  ## Runs the tests that enter where a user does (five minutes).
-	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder -m "not lengthy" batchrec_dagster_tests/guard
+	$(BIN)/pytest -n 5 $(WORKERS) --no-loadscope-reorder -m "not lengthy" batchrec_dagster_tests/guard
 
 test-long: .venv/dev  ## Runs all tests with more random input, kills and Pythons (an hour).
-	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=wild
+	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -n 2 $(WORKERS) --no-loadscope-reorder --hypothesis-profile=wild
 
 test-fast: .venv/dev  ## Runs the tests that need no server, browser or Spark (a minute).
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 2 $(WORKERS) -m "not slow"
 
 attack: .venv/dev  ## Runs the tests of hostile input and requests.
 	BATCHREC_LONG_TESTS=1 $(BIN)/pytest -m attack
