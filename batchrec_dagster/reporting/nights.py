@@ -1,117 +1,14 @@
-"""The nights of a pipeline: which edition each published, or why it published none.
+"""The nights of a pipeline, as insight has them."""
 
-A row is a run that ended, or a rollback. They come from the record of the editions, and from
-Dagster.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Literal
-
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster.storage.nights import Night
-
-Status = Literal[
-    "published", "rolled back", "restored", "refused", "failed", "stopped", "unchanged"
-]
-
-
-class ListedNight(Night):
-    """A night, with what became of it since."""
-
-    status: Status
-    """`rolled back` if the edition was published and rolled back later."""
-    is_live: bool = False
-    """Whether the edition is live since then."""
-    until: datetime | None = None
-    """When another edition became live; None if it is live."""
-
-    @property
-    def is_publication(self) -> bool:
-        """Whether an edition became live."""
-        return self.edition is not None
-
-    @property
-    def is_restoration(self) -> bool:
-        """Whether lists became live that had been live before."""
-        return self.status == "restored"
-
-    @property
-    def summary(self) -> str:
-        """The status in a few words, such as `refused by quality_gate`."""
-        steps = ", ".join(self.steps)
-        match self.status:
-            case "refused":
-                return f"refused by {', '.join(self.checks)}"
-            case "failed" | "stopped":
-                return f"{self.status} at {steps}" if steps else self.status
-            case "restored":
-                text = f"restored: {self.replaced} rolled back"
-            case _:
-                text = self.status
-        if self.is_live:
-            text += ", live"
-        return f"{text}; failed at {steps}" if steps else text
-
-
-def list_nights(files: ListFiles, ended_runs: Sequence[Night] = ()) -> list[ListedNight]:
-    """All nights that are known, oldest first.
-
-    ended_runs: the runs of which Dagster says that they failed.
-    Raises UserError.
-    """
-    record = files.editions.record()
-    withdrawn = {lists.number for lists in record.withdrawn}
-    recorded_nights = read_other_nights(files)
-    recorded_ids = {night.run for night in recorded_nights}
-    other_runs = [night for night in ended_runs if night.run not in recorded_ids]
-    endings = _group_by_run([*recorded_nights, *other_runs])
-    nights = []
-    publications = record.publications
-    for night, successor in zip(publications, [*publications[1:], None], strict=False):
-        facts = night.model_dump()
-        ending = endings.pop(night.run, None)
-        if ending is not None and ending.ended == "failed" and ending.time > night.time:
-            facts["steps"] = ending.steps
-        is_rolled_back = night.edition in withdrawn or (
-            successor is not None and successor.ended == "restored"
-        )
-        status = "rolled back" if is_rolled_back and night.ended == "published" else night.ended
-        until = successor.time if successor is not None else None
-        is_live = successor is None
-        nights.append(ListedNight(**facts, status=status, is_live=is_live, until=until))
-    for night in endings.values():
-        facts = night.model_dump()
-        if night.ended == "unchanged":
-            # The step that found that out did not fail.
-            facts["steps"] = ()
-        nights.append(ListedNight(**facts, status=night.ended))
-    return sorted(nights, key=lambda night: night.time)
-
-
-def read_other_nights(files: ListFiles) -> list[Night]:
-    """The recorded nights that made no edition live, oldest first. Raises UserError.
-
-    Of a list they are those of its own steps, and of the steps that all lists need.
-    """
-    nights = [*files.editions.record().nights]
-    if files.keys.name:
-        of_pipeline = ListFiles(files.storage, ListKeys(files.keys.pipeline))
-        nights += of_pipeline.editions.record().nights
-    others = (night for night in nights if night.edition is None)
-    return sorted(others, key=lambda night: night.time)
-
-
-def _group_by_run(nights: Iterable[Night]) -> dict[str, Night]:
-    """How each run ended last, by its id, with all steps and checks of that ending."""
-    grouped: dict[str, Night] = {}
-    for night in sorted(nights, key=lambda night: night.time):
-        before = grouped.get(night.run)
-        if before is not None and before.ended == night.ended:
-            steps = tuple(dict.fromkeys([*before.steps, *night.steps]))
-            checks = tuple(dict.fromkeys([*before.checks, *night.checks]))
-            night = night.model_copy(update={"steps": steps, "checks": checks})
-        grouped[night.run] = night
-    return grouped
+from batchrec_dagster.reporting.insight.nights import (
+    ListedNight as ListedNight,
+)
+from batchrec_dagster.reporting.insight.nights import (
+    Status as Status,
+)
+from batchrec_dagster.reporting.insight.nights import (
+    list_nights as list_nights,
+)
+from batchrec_dagster.reporting.insight.nights import (
+    read_other_nights as read_other_nights,
+)

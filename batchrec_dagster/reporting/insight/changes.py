@@ -1,0 +1,345 @@
+"""What tells two editions apart: settings, data, quality, and the lists themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel
+
+from batchrec_dagster.personalize.evidence import (
+    COVERAGE,
+    join_events,
+    name_ndcg,
+    read_ndcg,
+    read_popular_ndcg,
+)
+from batchrec_dagster.reporting.insight.numbers import Number
+from batchrec_dagster.storage.edition import Edition
+
+# The lists of this many users are compared. If there are more, they are an even sample.
+MOST_COMPARED = 50_000
+# This many items that are in more lists, and in fewer, are named.
+MOST_ITEMS = 10
+# The settings that decide which interactions the metrics are measured on.
+MEASURED_BY = ("ratings.", "interactions.")
+
+Value = Number | str | None
+"""A number, a text, or None for what is not known or has its default."""
+
+
+class Change(BaseModel, frozen=True):
+    """Something that two editions have, which may differ."""
+
+    name: str
+    before: Value
+    after: Value
+
+
+class ItemChange(BaseModel, frozen=True):
+    """An item that is in more lists, or in fewer."""
+
+    item: str
+    title: str | None
+    before: int
+    """How many of the compared lists had it in the older edition."""
+    after: int
+    """How many of the compared lists have it in the newer edition."""
+
+
+class Changes(BaseModel, frozen=True):
+    """What tells a newer edition from an older one, or from that of another list."""
+
+    before: int
+    """The number of the older edition."""
+    after: int
+    """The number of the newer edition."""
+    settings: tuple[Change, ...]
+    """The settings that differ."""
+    data: tuple[Change, ...]
+    """How much data there was, and what else of the data differs. Empty if the data are the same,
+    or not known."""
+    quality: tuple[Change, ...]
+    """The metrics, as far as they can be compared, and what the lists cost."""
+    caveat: str
+    """What to know before comparing the metrics, in a sentence."""
+    kept: float | None
+    """The mean share of a user's list that is in both; None if no user has two lists."""
+    compared: int
+    """How many users' lists were compared."""
+    same_lists: int
+    """How many of the compared lists have the same items."""
+    gained: int
+    """Users who have a list only in the newer edition."""
+    lost: int
+    """Users who have a list only in the older edition."""
+    up: tuple[ItemChange, ...]
+    """The items whose number of lists rose most."""
+    down: tuple[ItemChange, ...]
+    """The items whose number of lists fell most."""
+
+    @property
+    def summary(self) -> str:
+        """What changed in the lists, in a sentence without a full stop."""
+        people = f"{self.gained:,} new people, {self.lost:,} without a list"
+        if self.kept is None:
+            return people
+        return f"{self.kept:.0%} of a person's items were in their list before; {people}"
+
+
+def compare_editions(
+    before: tuple[Edition, pl.LazyFrame],
+    after: tuple[Edition, pl.LazyFrame],
+    most_users: int = MOST_COMPARED,
+) -> Changes:
+    """What tells the second edition from the first.
+
+    before, after: each with the rows of its lists, which have user_id, rank, item_id and, if there
+        are titles, title.
+    most_users: how many users' lists are compared at most.
+    """
+    old, old_lists = before
+    new, new_lists = after
+    users = pl.col("user_id").unique()
+    old_users, new_users = (
+        frame.to_series()
+        for frame in pl.collect_all(
+            [old_lists.select(users), new_lists.select(users)], engine="streaming"
+        )
+    )
+    users_in_both = new_users.filter(new_users.is_in(old_users.implode())).sort()
+    step = max(1, -(-len(users_in_both) // most_users))
+    users_compared = users_in_both.gather_every(step)
+    old_rows, new_rows = pl.collect_all(
+        [_select_lists(old_lists, users_compared), _select_lists(new_lists, users_compared)],
+        engine="streaming",
+    )
+    shares_kept = _measure_shares_kept(old_rows, new_rows)
+    items = _count_items(old_rows, new_rows)
+    return Changes(
+        before=old.number,
+        after=new.number,
+        settings=tuple(find_changed_settings(old, new)),
+        data=tuple(_compare_data(getattr(old, "data", None), getattr(new, "data", None))),
+        quality=tuple(_compare_quality(old, new)),
+        caveat=describe_comparability(old, new),
+        kept=float(shares_kept.mean()) if len(shares_kept) else None,  # type: ignore[arg-type]
+        compared=len(users_compared),
+        same_lists=int((shares_kept == 1).sum()),
+        gained=len(new_users) - len(users_in_both),
+        lost=len(old_users) - len(users_in_both),
+        up=tuple(item for item in items if item.after > item.before)[:MOST_ITEMS],
+        down=tuple(item for item in reversed(items) if item.after < item.before)[:MOST_ITEMS],
+    )
+
+
+def find_changed_settings(before: Edition, after: Edition) -> Iterator[Change]:
+    """The settings that differ, by name. A value that is None is the default."""
+    old, new = before.settings, after.settings
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            yield Change(
+                name=name,
+                before=_format_setting(old.get(name)),
+                after=_format_setting(new.get(name)),
+            )
+
+
+def _format_setting(value: Any) -> str | None:
+    if value is None:
+        return None
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def explain_incomparability(before: Edition, after: Edition) -> list[str]:
+    """Why the metrics of two editions cannot be compared, in words; empty if they can.
+
+    They can be compared if they were measured on the same interactions, however the settings are
+    written.
+    """
+    old_events, new_events = (_read_success(edition) for edition in (before, after))
+    if old_events != new_events:
+        return [_describe(Change(name="solution.success", before=old_events, after=new_events))]
+    if _name_data(before) == _name_data(after):
+        return []
+    return [
+        _describe(change)
+        for change in find_changed_settings(before, after)
+        if change.name.startswith(MEASURED_BY)
+    ]
+
+
+def _read_success(edition: Edition) -> str | None:
+    """The types of events that the metrics count alone, in any order and case; None for all."""
+    return join_events(sorted(name.lower() for name in edition.success)) or None
+
+
+def _name_data(edition: Edition) -> tuple[str, str | None]:
+    """Which interactions were imported, and which the model was trained on."""
+    return edition.data_version, edition.trained_on
+
+
+def _describe(change: Change) -> str:
+    before = "its default" if change.before is None else change.before
+    after = "its default" if change.after is None else change.after
+    return f"{change.name} changed from {before} to {after}"
+
+
+def describe_comparability(before: Edition, after: Edition) -> str:
+    """What to know before comparing the metrics of two editions, in a sentence."""
+    model = after.solution_version_arn
+    if model is not None and before.solution_version_arn == model:
+        return "The model is the same, and so are its metrics."
+    obstacles = explain_incomparability(before, after)
+    if obstacles:
+        return f"The metrics cannot be compared: {'; '.join(obstacles)}."
+    if before.data_version != after.data_version:
+        return (
+            "The metrics were measured on other data, and so on other people: a difference may come"
+            " from the data."
+        )
+    return (
+        "The metrics were measured on the same interactions, for each model alone: if the intervals"
+        " overlap much, the difference may be chance."
+    )
+
+
+def _compare_quality(before: Edition, after: Edition) -> Iterator[Change]:
+    """The metrics, as far as they can be compared, and what is known of the cost."""
+    rows: dict[str, Callable[[Edition], Number | None]] = {}
+    if not explain_incomparability(before, after):
+        rows = {
+            name_ndcg(after.success): read_ndcg_number,
+            "NDCG@25 of popular items": read_popular_ndcg_number,
+            "coverage": _read_coverage,
+        }
+    rows |= {
+        "users with a list": lambda edition: Number(value=edition.counts.subjects),
+        "paid for the run": lambda edition: Number(value=edition.cost_usd, unit="usd"),
+        "inference on AWS": _read_inference_cost,
+    }
+    for name, read_number in rows.items():
+        change = Change(name=name, before=read_number(before), after=read_number(after))
+        if change.before is not None or change.after is not None:
+            yield change
+
+
+def read_ndcg_number(edition: Edition) -> Number | None:
+    """The NDCG@25 of the edition's model, with its interval; None if it is not known."""
+    ndcg = read_ndcg(edition)
+    if ndcg is None:
+        return None
+    users = edition.evidence.get("all/users")
+    return Number(
+        value=ndcg.value,
+        unit="score",
+        low=ndcg.low,
+        high=ndcg.high,
+        measured_on=None if users is None else int(users),
+    )
+
+
+def read_popular_ndcg_number(edition: Edition) -> Number | None:
+    """The NDCG@25 of the better kind of popular items; None if it is not known."""
+    value = read_popular_ndcg(edition)
+    return None if value is None else Number(value=value, unit="score")
+
+
+def _read_coverage(edition: Edition) -> Number | None:
+    value = edition.metrics.get(COVERAGE)
+    return None if value is None else Number(value=value, unit="share")
+
+
+def _read_inference_cost(edition: Edition) -> Number | None:
+    cost = edition.inference_cost_usd
+    return None if cost is None else Number(value=cost, unit="usd")
+
+
+def _compare_data(before: Any, after: Any) -> Iterator[Change]:
+    """How much data there was, and what else differs; nothing if it is not known of one."""
+    if before is None or after is None or before == after:
+        return
+    for name in ("interactions", "users", "items"):
+        old, new = (Number(value=getattr(counts, name)) for counts in (before, after))
+        yield Change(name=name, before=old, after=new)
+    others = [
+        Change(name="first day", before=before.first_day, after=after.first_day),
+        Change(name="last day", before=before.last_day, after=after.last_day),
+        *_compare_events(before, after),
+        Change(
+            name="mean event value",
+            before=_read_amount(before.mean_value),
+            after=_read_amount(after.mean_value),
+        ),
+        Change(
+            name="share of the heaviest user",
+            before=Number(value=before.heaviest_share, unit="share"),
+            after=Number(value=after.heaviest_share, unit="share"),
+        ),
+    ]
+    yield from (change for change in others if change.before != change.after)
+    for name, number in (("new items", after.new_items), ("vanished items", after.vanished_items)):
+        if number is not None:
+            yield Change(name=name, before="", after=Number(value=number))
+
+
+def _compare_events(before: Any, after: Any) -> Iterator[Change]:
+    """The share of each type of events, if there are several."""
+    events = sorted({*before.events, *after.events})
+    if len(events) < 2:
+        return
+    for event in events:
+        old, new = (
+            Number(value=counts.events.get(event, 0.0), unit="share") for counts in (before, after)
+        )
+        yield Change(name=f"events of type {event}", before=old, after=new)
+
+
+def _read_amount(value: float | None) -> Number | None:
+    return None if value is None else Number(value=value, unit="amount")
+
+
+def _select_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.LazyFrame:
+    """The users' lists: user_id, item_id and title, which is null if there are no titles."""
+    has_titles = "title" in lists.collect_schema().names()
+    title = pl.col("title") if has_titles else pl.lit(None, pl.String).alias("title")
+    user_ids = users.alias("user_id").to_frame().lazy()
+    return lists.select("user_id", "item_id", title).join(user_ids, on="user_id", how="semi")
+
+
+def _measure_shares_kept(old: pl.DataFrame, new: pl.DataFrame) -> pl.Series:
+    """For each user, the share of the longer of the two lists that is in both."""
+    entries = pl.concat([old.select("user_id", "item_id"), new.select("user_id", "item_id")])
+    items_in_both = (
+        entries.filter(entries.is_duplicated()).group_by("user_id").agg(both=pl.len() / 2)
+    )
+    lengths = [frame.group_by("user_id").agg(length=pl.len()) for frame in (old, new)]
+    longer = pl.concat(lengths).group_by("user_id").agg(longer=pl.col("length").max())
+    return longer.join(items_in_both, on="user_id", how="left").select(
+        pl.col("both").fill_null(0) / pl.col("longer")
+    )["both"]
+
+
+def _count_items(old: pl.DataFrame, new: pl.DataFrame) -> list[ItemChange]:
+    """All items of the lists, in order of how many lists they gained."""
+    before = _count_lists(old, "before")
+    after = _count_lists(new, "after")
+    table = (
+        after.join(before, on="item_id", how="full", coalesce=True)
+        .with_columns(pl.col("after", "before").fill_null(0))
+        .sort(pl.col("after") - pl.col("before"), "item_id", descending=[True, False])
+        .select(
+            "item_id", title=pl.coalesce("title", "title_right"), before="before", after="after"
+        )
+    )
+    return [
+        ItemChange(item=item, title=title, before=lists_before, after=lists_after)
+        for item, title, lists_before, lists_after in table.iter_rows()
+    ]
+
+
+def _count_lists(lists: pl.DataFrame, name: str) -> pl.DataFrame:
+    """How many lists have each item, in a column of this name, and the item's title."""
+    number = pl.len().cast(pl.Int64).alias(name)
+    return lists.group_by("item_id").agg(number, pl.col("title").first())

@@ -1,0 +1,108 @@
+"""A number as people read it: with its unit, its 95% interval, and how many it was measured on."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+from pydantic import BaseModel
+
+from batchrec_dagster.steps.intervals import Rate
+
+Unit = Literal["count", "share", "score", "amount", "usd", "seconds"]
+
+
+class Number(BaseModel, frozen=True):
+    """A number, with what makes it believable."""
+
+    value: float
+    unit: Unit = "count"
+    """A `share` is shown as a percentage, a `score` is a metric, an `amount` has no known unit."""
+    low: float | None = None
+    """The lower end of the 95% interval; None if it has none."""
+    high: float | None = None
+    """The upper end."""
+    measured_on: int | None = None
+    """How many users it was measured on; None if all were counted, or if it is not known."""
+
+    @classmethod
+    def of_rate(cls, rate: Rate, unit: Unit = "share", measured_on: int | None = None) -> Self:
+        """The rate, whose interval has no ends if there were too few users for one."""
+        is_bounded = math.isfinite(rate.low)
+        return cls(
+            value=rate.value,
+            unit=unit,
+            low=rate.low if is_bounded else None,
+            high=rate.high if is_bounded else None,
+            measured_on=measured_on,
+        )
+
+    @property
+    def text(self) -> str:
+        """The value alone, such as `46.3%`."""
+        return format_value(self.value, self.unit)
+
+    @property
+    def interval(self) -> str:
+        """The interval, such as `42.1% to 50.5%`; empty without one."""
+        if self.low is None or self.high is None:
+            return ""
+        low, high = (format_value(end, self.unit) for end in (self.low, self.high))
+        return f"{low} to {high}"
+
+    @property
+    def sentence(self) -> str:
+        """All of it, such as `46.3% (95% interval 42.1% to 50.5%, 80 users)`."""
+        notes = []
+        if self.interval:
+            notes.append(f"95% interval {self.interval}")
+        if self.measured_on is not None:
+            notes.append(f"{self.measured_on:,} {'user' if self.measured_on == 1 else 'users'}")
+        return f"{self.text} ({', '.join(notes)})" if notes else self.text
+
+
+def format_value(value: float, unit: Unit) -> str:
+    """The value as text. A metric has two decimals, or two significant digits if it is small."""
+    match unit:
+        case "share":
+            return f"{value:.1%}"
+        case "score":
+            return _format_small(value)
+        case "usd":
+            return f"${value:,.2f}"
+        case "amount":
+            return f"{value:,.2f}" if abs(value) >= 1 or not value else f"{value:.3g}"
+        case "seconds":
+            return format_duration(value)
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def _format_small(value: float) -> str:
+    if abs(value) >= 0.1 or abs(value) < 1e-6:
+        return f"{value:.2f}"
+    decimals = 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{decimals}f}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """The duration as `0.4 s`, `12 s`, `3 min 05 s` or `2 h 10 min`; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, remaining_seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {remaining_seconds:02} s" if minutes else f"{remaining_seconds} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+TITLE_LENGTH = 160
+
+
+def shorten_title(title: str | None) -> str | None:
+    """The title in at most TITLE_LENGTH characters; None for a blank one."""
+    if title is None or not title.strip():
+        return None
+    if len(title) <= TITLE_LENGTH:
+        return title
+    return title[: TITLE_LENGTH - 1] + "…"

@@ -1,0 +1,1 @@
+"""How facts are shown: as an HTML page, and in a terminal."""
