@@ -48,7 +48,7 @@ from batchrec_dagster.reporting.rules import build_rules_section
 from batchrec_dagster.reporting.run_records import CheckRecord, read_check_records, read_ended_runs
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.reporting.sections import ReportSection
-from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
+from batchrec_dagster.steps.checks import QUALITY_GATE
 from batchrec_dagster.steps.experiments import summarize_experiment
 from batchrec_dagster.steps.import_dataset import compute_data_version
 from batchrec_dagster.steps.items import has_item_table, list_categories, list_optional_tables
@@ -179,7 +179,9 @@ def _describe_run(
         failed=edition.counts.failed,
         dropped=edition.users_dropped,
         overruled=[
-            finding.name for finding in edition.findings if finding.numbers.get(PUBLISHED_ANYWAY)
+            finding.name
+            for finding in edition.findings
+            if finding.name == QUALITY_GATE and finding.level == "watch"
         ],
         newcomers=describe_newcomers(edition.newcomers),
         full=_read_check_number(edition, LISTS_FULL, "full"),

@@ -19,12 +19,15 @@ from batchrec_dagster.personalize.evidence import read_ndcg
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds
+from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.nights import Night
 
 # The metadata of every asset that names its pipeline, and of those of one of several lists that
 # names the list.
 PIPELINE, LIST = "batchrec/pipeline", "batchrec/list"
+# A night's reason has no more characters.
+MOST_CHARACTERS = 200
 # The step that decides whether lists are published.
 PUBLISHING_STEP = "recommendations"
 
@@ -49,12 +52,24 @@ def find_run_start(context: dg.AssetExecutionContext) -> datetime | None:
 def record_failure(context: dg.AssetExecutionContext, error: BaseException) -> None:
     """Record that the step's error ended its run. An error of doing so does not hide that one."""
     if isinstance(error, Refused):
-        blocking = [check.name for check in error.findings if check.blocks]
-        _record(context, "refused", blocking)
+        _record(context, "refused", [check for check in error.findings if check.blocks])
     elif isinstance(error, dg.DagsterExecutionInterruptedError):
         _record(context, "stopped")
     elif not isinstance(error, dg.RetryRequested | GeneratorExit):
-        _record(context, "failed")
+        _record(context, "failed", reason=_describe_error(error))
+
+
+def _describe_error(error: BaseException) -> str:
+    """What the error says; of an unexpected one with its kind."""
+    if isinstance(error, dg.Failure):
+        return error.description or ""
+    return f"{type(error).__name__}: {error}"
+
+
+def shorten(message: str) -> str:
+    """A message in one line, which is short enough for a list of nights."""
+    line = " ".join(message.split())
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}…"
 
 
 def record_unchanged(context: dg.AssetExecutionContext) -> None:
@@ -75,8 +90,14 @@ def forget_failure(context: dg.AssetExecutionContext) -> None:
 def _record(
     context: dg.AssetExecutionContext,
     ended: Literal["refused", "failed", "stopped", "unchanged"],
-    checks: Sequence[str] = (),
+    checks: Sequence[Finding] = (),
+    reason: str = "",
 ) -> None:
+    """Record how the run ended.
+
+    checks: the findings that refused.
+    reason: why it ended, if no finding says so.
+    """
     files = _find_files(context)
     if files is None:
         return
@@ -92,7 +113,10 @@ def _record(
                 ended=ended,
                 time=datetime.now(UTC),
                 steps=(step,),
-                checks=tuple(checks),
+                checks=tuple(check.name for check in checks),
+                reason=shorten(
+                    "; ".join(check.headline or check.text for check in checks) or reason
+                ),
                 ndcg=ndcg.value if ndcg else None,
                 ndcg_low=ndcg.low if ndcg else None,
                 ndcg_high=ndcg.high if ndcg else None,

@@ -228,7 +228,9 @@ def check_results(checks: Sequence[Finding]) -> list[dg.AssetCheckResult]:
         dg.AssetCheckResult(
             check_name=check.name,
             passed=check.passed,
-            severity=dg.AssetCheckSeverity[check.severity.upper()],
+            severity=dg.AssetCheckSeverity.WARN
+            if check.level == "watch"
+            else dg.AssetCheckSeverity.ERROR,
             description=escape(check.text),
             metadata=check.numbers,
         )

@@ -33,7 +33,7 @@ from batchrec_dagster.preparation.layout import (
     PreparationError,
 )
 from batchrec_dagster.preparation.rules import BadRows
-from batchrec_dagster.storage.edition import Edition, Finding
+from batchrec_dagster.storage.edition import Edition, Finding, Level, refuse_unless, watch_unless
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ MAX_EXCEL_DAYS = 100_000
 
 # The name of the check of `check_quality_gate`.
 QUALITY_GATE = "quality_gate"
-# The number by which a check that would have failed says that somebody published anyway.
-PUBLISHED_ANYWAY = "published_anyway"
 
 
 def require_passed(checks: Sequence[Finding]) -> None:
@@ -74,7 +72,8 @@ def check_source_without_erased(rows: int, users: int) -> Finding:
             left_out = f"one row of {people}, which was"
         finding = f"the source still has {left_out} left out: erase them there, too"
     numbers: dict[str, int | float] = {"rows": rows, "users": users}
-    return Finding(SOURCE_WITHOUT_ERASED, not rows, finding, numbers, severity="warn")
+    headline = "the source still has rows of erased people" if rows else ""
+    return Finding(SOURCE_WITHOUT_ERASED, watch_unless(not rows), finding, headline, numbers)
 
 
 def check_enough_interactions(
@@ -103,7 +102,7 @@ def check_enough_interactions(
             finding += f", or lower interactions.min_rating: {low_ratings:,} ratings are below it"
     return Finding(
         "enough_interactions",
-        passed,
+        refuse_unless(passed),
         finding,
         numbers={"interactions": rows, "users": users, "users_with_two_or_more": users_with_two},
     )
@@ -124,7 +123,9 @@ def check_few_event_types(count: int, *, has_event_values: bool = False) -> Find
             f"; Personalize takes at most {max_types} with these columns. Keep fewer with"
             " interactions.filter, or leave out ratings.columns.event_type"
         )
-    return Finding("few_event_types", passed, finding, {"event_types": count})
+    return Finding(
+        "few_event_types", refuse_unless(passed), finding, numbers={"event_types": count}
+    )
 
 
 def check_timestamps_plausible(
@@ -136,10 +137,10 @@ def check_timestamps_plausible(
     unit: how they were read, a value of ratings.timestamp_unit.
     """
     if first is None or last is None:
-        return Finding("timestamps_plausible", passed=False, text="there are no interactions")
+        return Finding("timestamps_plausible", "refuse", "there are no interactions")
     if unit == NO_TIMES:
         finding = f"no times (ratings.columns.timestamp: none): every row has {_format_day(first)}"
-        return Finding("timestamps_plausible", passed=True, text=finding, numbers={"days": 0})
+        return Finding("timestamps_plausible", "good", finding, numbers={"days": 0})
     passed = EARLIEST.timestamp() <= first and last <= now.timestamp() + CLOCK_SLACK
     finding = f"from {_format_day(first)} to {_format_day(last)}, with times in {unit}"
     if not passed:
@@ -150,7 +151,8 @@ def check_timestamps_plausible(
             f"; expected times between {EARLIEST:%Y} and now. Try ratings.timestamp_unit:"
             f" {likely_unit}, or another column as ratings.columns.timestamp"
         )
-    return Finding("timestamps_plausible", passed, finding, {"days": (last - first) / 86_400})
+    numbers = {"days": (last - first) / 86_400}
+    return Finding("timestamps_plausible", refuse_unless(passed), finding, numbers=numbers)
 
 
 @contextmanager
@@ -162,7 +164,7 @@ def refuse_unreadable(name: str) -> Iterator[None]:
     try:
         yield
     except PreparationError as error:
-        raise Refused([Finding(name, passed=False, text=str(error))]) from error
+        raise Refused([Finding(name, "refuse", str(error))]) from error
 
 
 def check_rows_readable(
@@ -184,7 +186,8 @@ def check_rows_readable(
             else f"; fix the file, or drop these rows with {block}.on_bad_rows: skip"
         )
     passed = bad.total < rows and (not bad.total or on_bad_rows == "skip")
-    return Finding(name, passed, finding, {"rows": rows, "bad_rows": bad.total})
+    numbers: dict[str, int | float] = {"rows": rows, "bad_rows": bad.total}
+    return Finding(name, refuse_unless(passed), finding, numbers=numbers)
 
 
 def _format_day(seconds: int) -> str:
@@ -282,17 +285,21 @@ def check_quality_gate(
     else:
         finding = "no user was tested, so NDCG@25 and coverage are not known"
     finding += _describe_circumstances(candidate)
+    level: Level = "good"
+    headline = ""
     if reasons and skip_quality_gate:
+        level = "watch"
+        headline = f"published anyway, although {' and '.join(reasons)}"
         finding += f"; published anyway (--publish-anyway), although {', and '.join(reasons)}"
-        numbers[PUBLISHED_ANYWAY] = 1
     elif reasons:
+        level = "refuse"
         nothing_published = candidate.published is None
         remains = "nothing was published" if nothing_published else "the published lists stay"
         finding += (
             f". Refused: {', and '.join(reasons)}. Nothing was inferred and {remains}."
             f" Check the data and run again, or publish anyway: {how_to_skip}"
         )
-    return Finding(QUALITY_GATE, not reasons or skip_quality_gate, finding, numbers)
+    return Finding(QUALITY_GATE, level, finding, headline, numbers)
 
 
 def _describe_circumstances(candidate: ModelToPublish) -> str:

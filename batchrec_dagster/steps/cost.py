@@ -17,7 +17,7 @@ from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.records import PaidRecord, read_model
 from batchrec_dagster.steps.shared_jobs import group_lists
 from batchrec_dagster.steps.work import PersonalizeWork, Work
-from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.storage.edition import Finding, refuse_unless
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.records import load
 
@@ -105,7 +105,7 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
     if max_usd is None:
         return []
     if not costs:
-        return [Finding(WITHIN_BUDGET, passed=True, text=NOTHING_TO_PAY)]
+        return [Finding(WITHIN_BUDGET, "good", NOTHING_TO_PAY)]
     usd = sum(cost.usd for cost in costs)
     passed = usd <= max_usd + ROUNDING_ERROR or not on_aws
     message = f"{summarize_costs(costs)}; budget.max_usd_per_run allows {max_usd:,.2f}"
@@ -116,7 +116,8 @@ def check_budget(work: PersonalizeWork, costs: Sequence[Cost]) -> list[Finding]:
             ". Nothing was started: raise budget.max_usd_per_run, or reduce the work"
             " (interactions.window, batch_users)"
         )
-    return [Finding(WITHIN_BUDGET, passed, message, {"estimated_usd": usd if on_aws else 0.0})]
+    numbers = {"estimated_usd": usd if on_aws else 0.0}
+    return [Finding(WITHIN_BUDGET, refuse_unless(passed), message, numbers=numbers)]
 
 
 def add_payment(work: PersonalizeWork, asset: str, root_run: str, costs: Sequence[Cost]) -> float:

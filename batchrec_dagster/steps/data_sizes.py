@@ -165,7 +165,7 @@ class SizeComparison:
         pipeline, published = self.work.pipeline, self._published
         if self.obstacle is not None or published is None:
             finding = f"{_describe_size(self.part, size)}; not compared: {self.obstacle}"
-            return Finding(NOT_SHRUNK, True, finding, {"rows": size.rows})
+            return Finding(NOT_SHRUNK, "good", finding, numbers={"rows": size.rows})
         published_size = DataSize.model_validate(published.edition.sizes[self.part])
         return check_not_shrunk(
             self.part,
@@ -223,15 +223,17 @@ def check_not_shrunk(
     numbers: dict[str, int | float] = {"rows": size.rows, "published_rows": published.rows}
     if not losses:
         finding = f"{_describe_size(part, size)}, compared with {published.rows:,} in {edition}"
-        return Finding(NOT_SHRUNK, True, finding, numbers)
+        return Finding(NOT_SHRUNK, "good", finding, numbers=numbers)
     finding = f"much is missing that {edition} was made from: {_join(losses)}"
     if skip:
-        return Finding(NOT_SHRUNK, True, f"{finding}; published anyway (--publish-anyway)", numbers)
+        finding += "; published anyway (--publish-anyway)"
+        headline = "much of the data is missing, and was published anyway"
+        return Finding(NOT_SHRUNK, "watch", finding, headline, numbers)
     finding += (
         f". gate.max_shrink allows {max_shrink:.0%}. Nothing was imported, and the published lists"
         f" stay. Check the source and run again, or publish anyway: {how_to_skip}"
     )
-    return Finding(NOT_SHRUNK, False, finding, numbers)
+    return Finding(NOT_SHRUNK, "refuse", finding, numbers=numbers)
 
 
 def _describe_size(part: Part, size: DataSize) -> str:

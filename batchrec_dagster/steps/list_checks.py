@@ -16,7 +16,7 @@ from batchrec_dagster.steps.requested import MAX_IDS_NAMED, list_ids
 from batchrec_dagster.steps.rule_context import RuleContext
 from batchrec_dagster.steps.rules import Rules
 from batchrec_dagster.steps.work import PersonalizeWork
-from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.storage.edition import Finding, refuse_unless, watch_unless
 
 # With more lists than this share of them filled with popular items, the check warns.
 MAX_SHORT_SHARE = 0.01
@@ -143,9 +143,13 @@ def check_every_answered(
         text += f"; all lists are empty: {why_empty}"
     return Finding(
         f"every_{subject}_answered",
-        is_whole and why_empty is None,
+        refuse_unless(is_whole and why_empty is None),
         text,
-        {f"{subject}s": len(requested), "missing": len(missing), "repeated_lines": repeated},
+        numbers={
+            f"{subject}s": len(requested),
+            "missing": len(missing),
+            "repeated_lines": repeated,
+        },
         makes_output_unusable=not is_whole,
     )
 
@@ -181,9 +185,9 @@ def check_no_failed(
             )
     return Finding(
         f"no_failed_{subject}s",
-        passed,
+        refuse_unless(passed),
         text,
-        {"lines": lines, "failed": failed},
+        numbers={"lines": lines, "failed": failed},
         # What a segment asks for cannot be answered mostly: another job would cost money and fail.
         makes_output_unusable=subject != "segment",
     )
@@ -193,14 +197,18 @@ def check_no_duplicates(count: int, member: str = "item") -> Finding:
     """Whether no list holds an item twice, or no segment a user."""
     text = f"{count:,} {member}s are repeated within a list"
     return Finding(
-        "no_duplicates", not count, text, {"repeated": count}, makes_output_unusable=True
+        "no_duplicates",
+        refuse_unless(not count),
+        text,
+        numbers={"repeated": count},
+        makes_output_unusable=True,
     )
 
 
 def check_no_seen_items(seen: int) -> Finding:
     """Whether no list holds an item that exclude_seen leaves out."""
     text = f"{seen:,} recommended items were seen before"
-    return Finding("no_seen_items", not seen, text, {"seen": seen})
+    return Finding("no_seen_items", refuse_unless(not seen), text, numbers={"seen": seen})
 
 
 def check_lists_full(
@@ -229,7 +237,7 @@ def check_lists_full(
     if padding:
         text += f"; {padding:,} items without a score are popular ones that Personalize added"
     numbers: dict[str, int | float] = {"users": answered, "full": full, "padding": padding}
-    return Finding("lists_full", full == answered, text, numbers, severity="warn")
+    return Finding("lists_full", watch_unless(full == answered), text, numbers=numbers)
 
 
 def check_items_have_lists(items: int, with_list: int, full: int, num_results: int) -> Finding:
@@ -249,7 +257,7 @@ def check_items_have_lists(items: int, with_list: int, full: int, num_results: i
             " or more similar_items.events"
         )
     numbers: dict[str, int | float] = {"items": items, "with_list": with_list, "full": full}
-    return Finding("items_have_lists", passed, text, numbers, severity="warn")
+    return Finding("items_have_lists", watch_unless(passed), text, numbers=numbers)
 
 
 def check_items_known(
@@ -275,7 +283,7 @@ def check_items_known(
         passed = False
         text += f". {setting}.filter: {open_filter}"
     numbers: dict[str, int | float] = {"items": len(listed_ids), "known": known_count}
-    return Finding("items_known", passed, text, numbers, severity="warn")
+    return Finding("items_known", watch_unless(passed), text, numbers=numbers)
 
 
 def check_rules_suit_data(
@@ -297,7 +305,10 @@ def check_rules_suit_data(
     ]
     finding = "; ".join(problems) or "every rule has what it needs"
     return Finding(
-        "rules_suit_data", not problems, finding, {"problems": len(problems)}, severity="warn"
+        "rules_suit_data",
+        watch_unless(not problems),
+        finding,
+        numbers={"problems": len(problems)},
     )
 
 
@@ -361,7 +372,7 @@ def check_results_enough(prepared: Rules, num_results: int, most: int, setting: 
         "short": filled.short_of_model,
         "results_asked_for": num_results,
     }
-    return Finding("results_enough_for_rules", passed, finding, numbers, severity="warn")
+    return Finding("results_enough_for_rules", watch_unless(passed), finding, numbers=numbers)
 
 
 def check_lists_not_emptied(prepared: Rules, max_share: float, setting: str) -> Finding:
@@ -380,7 +391,8 @@ def check_lists_not_emptied(prepared: Rules, max_share: float, setting: str) -> 
         finding += f" (at most {100 * max_share:g} % may: gate.max_emptied_share): " + ", ".join(
             f"{name} left out the last item of {lists:,}" for name, lists in emptied.items()
         )
-    return Finding("lists_not_emptied", passed, finding, {"users": filled.lists, "empty": empty})
+    numbers: dict[str, int | float] = {"users": filled.lists, "empty": empty}
+    return Finding("lists_not_emptied", refuse_unless(passed), finding, numbers=numbers)
 
 
 def check_rows_titled(rows: int, left_out: int) -> Finding:
@@ -395,4 +407,4 @@ def check_rows_titled(rows: int, left_out: int) -> Finding:
     if not passed:
         text += ": the items file has none for their items. Complete it"
     numbers: dict[str, int | float] = {"rows": results, "untitled": left_out}
-    return Finding("rows_titled", passed, text, numbers, severity="warn")
+    return Finding("rows_titled", watch_unless(passed), text, numbers=numbers)

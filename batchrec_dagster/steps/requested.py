@@ -28,7 +28,7 @@ from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import compute_version
-from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.storage.edition import Finding, watch_unless
 from batchrec_dagster.storage.layout import BatchJob, ListKeys
 
 # With fewer people, the list of an item says little: aws-sims leaves out pairs that fewer had.
@@ -229,7 +229,8 @@ def check_requested_items_known(items: int, few: int, unknown: pl.Series) -> Fin
             f" {list_ids(unknown.head(MAX_IDS_NAMED), len(unknown))}. Check similar_items.items"
         )
     numbers: dict[str, int | float] = {"items": items, "few": few, "unknown": len(unknown)}
-    return Finding("requested_items_known", not len(unknown), text, numbers, severity="warn")
+    headline = f"{len(unknown):,} requested items are unknown" if len(unknown) else ""
+    return Finding("requested_items_known", watch_unless(not len(unknown)), text, headline, numbers)
 
 
 def list_ids(first: Iterable[object], count: int) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import EVENT_TYPE
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.work import Work
-from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.storage.edition import Finding, watch_unless
 
 SUCCESS_KNOWN = "success_known"
 # How many types of events of the data the check names. Personalize takes no more.
@@ -59,10 +59,7 @@ def compare_success(declared: Sequence[str], types: Sequence[str]) -> Finding:
             " interactions.filter"
         )
     has_some = len(missing) < len(declared)
-    return Finding(
-        SUCCESS_KNOWN,
-        not missing,
-        finding,
-        {"success": len(declared), "missing": len(missing)},
-        severity="warn" if has_some else "error",
-    )
+    level = watch_unless(not missing) if has_some else "refuse"
+    numbers: dict[str, int | float] = {"success": len(declared), "missing": len(missing)}
+    headline = f"no interaction is of the type {' or '.join(missing)}" if missing else ""
+    return Finding(SUCCESS_KNOWN, level, finding, headline, numbers)

@@ -12,33 +12,50 @@ from pydantic import BaseModel, Field
 from batchrec_dagster.storage.list_subjects import SUBJECTS
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
-# What a failed check does: it stops what comes after it, or only warns.
-Severity = Literal["error", "warn"]
+# `good` if nothing speaks against publishing, `watch` if somebody should look, `refuse` if nothing
+# may come after it. They go from the best to the worst.
+Level = Literal["good", "watch", "refuse"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A check's verdict."""
+    """What was found of data, of a model or of lists, and what that means for their publication."""
 
     name: str
-    passed: bool
+    level: Level
     text: str
-    """What the check saw, and what to do if it failed, in words."""
+    """What was found with its numbers and, if it is not good, what to do."""
+    headline: str = ""
+    """The same in a few words, for a verdict, such as `the model beats popular items`. Empty if no
+    verdict has to name it."""
     numbers: dict[str, int | float] = field(default_factory=dict)
-    """The numbers behind the verdict, by name."""
-    severity: Severity = "error"
-    """What a failure does."""
+    """The numbers in the text, by name."""
     makes_output_unusable: bool = False
-    """Whether a failure means that a batch job's output is of no use, so that no run should read
-    it again."""
+    """Whether it means, if it refuses, that a batch job's output is of no use, so that no run
+    should read it again."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.text}"
 
     @property
+    def passed(self) -> bool:
+        """Whether it is good."""
+        return self.level == "good"
+
+    @property
     def blocks(self) -> bool:
-        """Whether it failed and stops what comes after it."""
-        return not self.passed and self.severity == "error"
+        """Whether it stops what comes after it."""
+        return self.level == "refuse"
+
+
+def watch_unless(holds: bool) -> Level:
+    """The level of what somebody should look at unless it holds."""
+    return "good" if holds else "watch"
+
+
+def refuse_unless(holds: bool) -> Level:
+    """The level of what stops what comes after it unless it holds."""
+    return "good" if holds else "refuse"
 
 
 class ListCounts(BaseModel, frozen=True):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ from typing import IO, BinaryIO
 import polars as pl
 
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster.storage.list_file import read_footer, read_footer_length
 from batchrec_dagster.storage.lock import Lock
 from batchrec_dagster.storage.nights import EditionsRecord, Night
@@ -175,6 +175,10 @@ class Editions:
     def add_night(self, night: Night) -> None:
         """Record a night that published nothing, instead of what the step did in it before."""
         self._change_record(lambda record: record.without(night.run, night.steps).add(night))
+
+    def judge_again(self, findings: Sequence[Finding]) -> None:
+        """Record what a run found of the live edition, which it would have made again."""
+        self._change_record(lambda record: record.model_copy(update={"judged": tuple(findings)}))
 
     def remove_nights(self, run: str, step: str) -> None:
         """Forget that the step ended this run, because a retry of it succeeded."""

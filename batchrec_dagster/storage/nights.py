@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from batchrec_dagster.storage.edition import Edition, Withdrawn
+from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 
 # The nights that published nothing of a year and a month are remembered. There are more only where
 # runs fail by the hour.
@@ -43,6 +43,8 @@ class Night(BaseModel, frozen=True):
     """The assets whose steps ended the run, if it made no edition live."""
     checks: tuple[str, ...] = ()
     """The names of the checks that refused."""
+    reason: str = ""
+    """Why the run was refused or failed, in one line."""
 
     ndcg: float | None = None
     """The NDCG@25 of the edition's model, or of the model that was refused."""
@@ -108,6 +110,9 @@ class EditionsRecord(BaseModel, frozen=True):
     """The oldest comes first."""
     withdrawn: tuple[Withdrawn, ...] = ()
     """The lists that were rolled back, and may not come back by themselves."""
+    judged: tuple[Finding, ...] = ()
+    """What the newest run found of the live edition, if it would have made the same again; empty if
+    no run judged it again since it is live."""
 
     @property
     def publications(self) -> tuple[Night, ...]:
@@ -118,6 +123,12 @@ class EditionsRecord(BaseModel, frozen=True):
     def live(self) -> Night | None:
         """The night that made the live edition live; None if nothing was published."""
         return self.publications[-1] if self.publications else None
+
+    def list_findings(self, edition: Edition) -> tuple[Finding, ...]:
+        """What was found of this edition last: by a later run if it is live and unchanged since, or
+        else when it was published."""
+        is_live = self.live is not None and self.live.is_of(edition)
+        return self.judged if is_live and self.judged else edition.findings
 
     def is_withdrawn(self, edition: Edition) -> bool:
         """Whether the lists of this edition were rolled back."""
@@ -147,9 +158,13 @@ class EditionsRecord(BaseModel, frozen=True):
         return self.model_copy(update={"nights": tuple(kept)})
 
     def add(self, night: Night) -> EditionsRecord:
-        """The record with another night. Of those that published nothing the newest stay."""
+        """The record with another night. Of those that published nothing the newest stay.
+
+        What was found of the edition that was live before leaves with it.
+        """
         nights = [*self.nights, night]
         others = [place for place, past in enumerate(nights) if past.edition is None]
         forgotten = {*others[:-MOST_OTHER_NIGHTS]}
-        kept = (past for place, past in enumerate(nights) if place not in forgotten)
-        return self.model_copy(update={"nights": tuple(kept)})
+        kept = tuple(past for place, past in enumerate(nights) if place not in forgotten)
+        judged = self.judged if night.edition is None else ()
+        return self.model_copy(update={"nights": kept, "judged": judged})

@@ -15,7 +15,7 @@ from batchrec_dagster.pipeline.run_step import (
     get_personalize_work,
     materialization_with_checks,
 )
-from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.storage.edition import Finding, refuse_unless
 from batchrec_dagster_tests.guard.builders import (
     declaration,
 )
@@ -72,7 +72,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
             files_during_step.extend(files(leases))
             if ends == "raises":
                 raise dg.Failure("the asset fails")
-        small = Finding("small", ends != "fails a check", "too large")
+        small = Finding("small", refuse_unless(ends != "fails a check"), "too large")
         return materialization_with_checks([small], dg.MaterializeResult(value=ends))
 
     shelf = Shelf(leases)

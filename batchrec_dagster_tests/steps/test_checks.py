@@ -14,7 +14,7 @@ from batchrec_dagster.steps.publish import read_checks
 from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster_tests.guard.seams.editions import make_edition
 
-SHORT = Finding("lists_full", False, "1 of 2 users have all 2 items", severity="warn")
+SHORT = Finding("lists_full", "watch", "1 of 2 users have all 2 items")
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
@@ -140,7 +140,7 @@ def test_a_warning_does_not_stop_a_step() -> None:
 
 
 def test_editions_keep_their_verdicts() -> None:
-    edition = make_edition({"findings": [Finding("no_seen_items", True, "0 items")]})
+    edition = make_edition({"findings": [Finding("no_seen_items", "good", "0 items")]})
     seen_check, unknown = read_checks(edition, ["no_seen_items", "no_duplicates"])
     assert seen_check.text == "0 items"
     assert "not checked" in unknown.text

@@ -1,0 +1,71 @@
+"""The verdict on an edition in a sentence: what its findings come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from batchrec_dagster.storage.edition import Finding, Level
+
+# A verdict has no more words than these after its opening. Pages name the findings themselves.
+MOST_WORDS = 20
+# How a verdict begins. The levels go from the best to the worst.
+OPENINGS: Mapping[Level, str] = {
+    "good": "Good to send",
+    "watch": "Look before you send",
+    "refuse": "Do not send",
+}
+# How it begins if nothing speaks against sending, and no interval proves that the lists are better
+# than popular items.
+UNPROVED_OPENING = "Checks passed"
+# The lower ends of the intervals that prove it.
+PROOFS = ("lead_low", "gain_low")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether lists can be sent, and why."""
+
+    level: Level
+    opening: str
+    """Such as `Good to send`."""
+    text: str
+    """Why, in a few words without a capital and a full stop; empty if no finding says."""
+
+    def __str__(self) -> str:
+        return f"{self.opening}: {self.text}." if self.text else f"{self.opening}."
+
+
+def give_verdict(findings: Sequence[Finding]) -> Verdict:
+    """The worst level of the findings, and the headlines of that level.
+
+    findings: all of an edition, such as `EditionsRecord.list_findings` returns.
+    """
+    level: Level = max(
+        (finding.level for finding in findings), key=[*OPENINGS].index, default="good"
+    )
+    reasons = [finding for finding in findings if finding.level == level]
+    headlines = [
+        finding.headline or ("" if finding.passed else f"{finding.name} failed")
+        for finding in reasons
+    ]
+    opening = OPENINGS[level]
+    if level == "good" and not any(_is_proof(finding) for finding in reasons):
+        opening = UNPROVED_OPENING
+    return Verdict(level, opening, _join_headlines([*filter(None, headlines)]))
+
+
+def _is_proof(finding: Finding) -> bool:
+    """Whether it proves that the lists are better than popular items."""
+    return any(finding.numbers.get(name, 0) > 0 for name in PROOFS)
+
+
+def _join_headlines(headlines: Sequence[str]) -> str:
+    """The first headlines, as many as are short enough, and how many more there are."""
+    named: list[str] = []
+    for headline in headlines:
+        if named and sum(len(text.split()) for text in [*named, headline]) > MOST_WORDS:
+            break
+        named.append(headline)
+    more = len(headlines) - len(named)
+    return "; ".join([*named, f"and {more} more"] if more else named)
