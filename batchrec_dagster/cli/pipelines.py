@@ -234,7 +234,7 @@ def open_page(what: str, pipeline: str | None, port: int | None) -> None:
     import webbrowser
     from urllib.parse import urlsplit
 
-    from batchrec_dagster.web.page_address import DEFAULT_ADDRESS, find_page
+    from batchrec_dagster.cli.page_address import DEFAULT_ADDRESS, find_page
 
     if what == "ui":
         page = urlsplit(find_page(use_dagster_home()) or DEFAULT_ADDRESS)
@@ -320,8 +320,8 @@ def ui(
       batchrec ui --no-daemon --host 0.0.0.0 --allowed-hosts dagster.example.com
     """
     require("serve", "batchrec ui")
-    from batchrec_dagster.web.dagster_ui import serve_ui
-    from batchrec_dagster.web.page_address import recorded_page
+    from batchrec_dagster.cli.dagster_ui import serve_ui
+    from batchrec_dagster.cli.page_address import recorded_page
 
     # Opening the instance makes the databases of a new home, before several processes need them.
     with open_dagster_instance(), ExitStack() as stack:

@@ -212,9 +212,9 @@ class _RunProcess:
 
     def conclude(self, seconds: float) -> None:
         """Print the run's result, and what to do next."""
+        from batchrec_dagster.cli.page_address import DEFAULT_ADDRESS, find_page
         from batchrec_dagster.reporting.messages import format_message
         from batchrec_dagster.reporting.run_stages import format_duration
-        from batchrec_dagster.web.page_address import DEFAULT_ADDRESS, find_page
 
         name = self.pipeline
         stages = self.stages

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from batchrec_dagster.cli import main, watched_run
 from batchrec_dagster.cli.dagster_home import use_dagster_home
+from batchrec_dagster.cli.page_address import recorded_page
 from batchrec_dagster.cli.run_result import align_comments
 from batchrec_dagster.errors import Retry
 from batchrec_dagster.reporting.run_stages import RunStages, format_duration, summarize_metadata
-from batchrec_dagster.web.page_address import recorded_page
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,

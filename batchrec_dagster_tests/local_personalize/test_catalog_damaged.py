@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from batchrec_dagster.local_personalize.api.client import CatalogError
 from batchrec_dagster.local_personalize.api.server import make_application
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
 from batchrec_dagster.storage.objects import ObjectStore
-from batchrec_dagster_tests.web.test_guard import serve
+from batchrec_dagster.web.server import make_server
 
 
 @pytest.mark.parametrize("content", [b"", b"no database" * 1000])
@@ -34,9 +36,17 @@ def test_the_server_says_that_the_catalogue_is_damaged(tmp_path: Path) -> None:
     for path in tmp_path.glob("catalog.sqlite-*"):
         path.unlink()
     (tmp_path / "catalog.sqlite").write_bytes(b"no database" * 1000)
-    with serve(make_application(service)) as address:
-        connection = http.client.HTTPConnection(*address, timeout=120)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = make_server(make_application(service), "127.0.0.1", 0, "error")
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        port = listening.getsockname()[1]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         connection.request("POST", "/", "{}", {"X-Amz-Target": "AmazonPersonalize.ListSchemas"})
         response = connection.getresponse()
         assert response.status == 500
         assert "catalog.sqlite is damaged" in json.load(response)["message"]
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from batchrec_dagster.personalize.evidence import HEADER
 from batchrec_dagster.web import is_loopback
 from batchrec_dagster.web.guard import Guard
-from batchrec_dagster.web.server import BodyTooLargeError, LimitedServer, read_body
+from batchrec_dagster.web.server import make_server, read_body, run_server
 
 from ..errors import CatalogError
 from ..jobs.job import logger
@@ -43,14 +43,6 @@ def make_application(
             target = request.headers.get("x-amz-target", "")
             events = request.headers.get(HEADER, "")
             response = await run_in_threadpool(answer, service.call, target, body, events)
-        except TimeoutError:
-            response = HttpResponse.make_error(
-                408, "RequestTimeoutException", "The request came too slowly."
-            )
-        except ClientDisconnect:
-            return Response(status_code=400)
-        except BodyTooLargeError as error:
-            response = HttpResponse.make_error(413, "RequestEntityTooLargeException", str(error))
         except SignatureError as error:
             response = HttpResponse.make_error(403, error.code, str(error))
         except CatalogError as error:
@@ -88,4 +80,4 @@ def serve(
             "" if key else ", as no access key is set",
         )
     app = make_application(service, key=key, hosts=hosts)
-    LimitedServer(app, host, port, log_level="info").run()
+    run_server(make_server(app, host, port, "info"))

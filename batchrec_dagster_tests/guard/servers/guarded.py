@@ -131,14 +131,6 @@ class GuardedServer:
             answer.begin()
             return answer.status, [(name.lower(), value) for name, value in answer.getheaders()]
 
-    @staticmethod
-    def is_closed(connection: socket.socket) -> bool:
-        """Wait until the server closes the connection. Whether it does so without an answer."""
-        try:
-            return connection.recv(1) == b""
-        except ConnectionResetError:
-            return True
-
 
 LAUNCH = (
     'mutation{launchRun(executionParams:{selector:{repositoryName:"__repository__",'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from batchrec_dagster.web.page_address import find_page, recorded_page
+from batchrec_dagster.cli.page_address import find_page, recorded_page
 
 
 def test_links_name_the_port_of_the_page_that_is_served(tmp_path: Path) -> None:
