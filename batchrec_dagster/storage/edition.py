@@ -58,20 +58,93 @@ def refuse_unless(holds: bool) -> Level:
     return "good" if holds else "refuse"
 
 
+class ListedItem(BaseModel, frozen=True):
+    """An item that is on many lists."""
+
+    item: str
+    title: str | None = None
+    lists: int
+    """On how many lists it is."""
+    interactions: int
+    """How many interactions it has."""
+
+
+class CategoryShare(BaseModel, frozen=True):
+    """How much of lists and of histories the items with a value of a category take."""
+
+    value: str
+    lists: float
+    """Their share of all rows of lists."""
+    histories: float
+    """Their share of all interactions."""
+
+
 class ListCounts(BaseModel, frozen=True):
-    """What is in a table of lists."""
+    """What is in a table of lists, and how that compares with what people had.
+
+    The numbers of histories count interactions, and only lists of users have them.
+    """
 
     rows: int = 0
+    requested: int = 0
+    """How many users, items or segments were to have a list."""
     subjects: int = 0
-    """How many users or items have a list."""
+    """How many of them have one."""
+    failed: int = 0
+    """How many of them have none, because Personalize returned an error."""
+    full: int = 0
+    """How many lists have all the items that are asked for."""
+    longest: int = 0
+    """How many items the longest list has."""
+    untitled: int = 0
+    """How many results were left out, as they have no title although lists show it."""
+    cold: int = 0
+    """How many requested users have no interaction."""
+    few: int = 0
+    """How many requested users have 1 to 4 interactions."""
+    median_history: float = 0.0
+    """How many interactions the median requested user has."""
     items: int = 0
     """How many distinct items are in the lists."""
-    failed: int = 0
-    """How many requested users or items have no list, because Personalize returned an error."""
+    catalogue: int = 0
+    """How many items there are in the interactions, the items file and the lists."""
+    top_lists: float = 0.0
+    """The share of the rows that the most recommended 1 % of the catalogue take."""
+    top_histories: float = 0.0
+    """The share of the interactions that the most popular 1 % of the catalogue take."""
+    most_recommended: tuple[ListedItem, ...] = ()
+    """The items on most lists; none if the lists are of users' ids."""
+    categories: dict[str, tuple[CategoryShare, ...]] = {}
+    """The most frequent values of each category, by its name. An item with several values counts
+    for each."""
     seen_items_dropped: int = 0
     """How many results were left out because their user had already seen the item."""
     items_without_score: int = 0
     """How many rows are popular items that Personalize added without a score."""
+
+
+class DataCounts(BaseModel, frozen=True):
+    """The interactions that lists were made from, in numbers."""
+
+    interactions: int
+    users: int
+    items: int
+    first_day: str
+    """The day of the first interaction, such as 2026-11-30; empty if they have no times."""
+    last_day: str
+    """The day of the last interaction; empty if they have no times."""
+    events: dict[str, float] = {}
+    """The share of each type of events; empty without types."""
+    mean_value: float | None = None
+    """The mean value of the events; None without values."""
+    heaviest_share: float = 0.0
+    """The share of the interactions that belong to the user with the most."""
+    new_items: int | None = None
+    """How many items were first had after the data of the edition before end; None if there is no
+    such edition, or if the interactions have no times."""
+    vanished_items: int | None = None
+    """How many items fewer there are than in the edition before, apart from new ones; None as
+    above."""
 
 
 @dataclass
@@ -168,6 +241,8 @@ class Edition(BaseModel, frozen=True):
     """What the run paid."""
 
     counts: ListCounts = ListCounts()
+    data: DataCounts | None = None
+    """The interactions that it was made from."""
     findings: tuple[Finding, ...] = ()
     """Of the checks that it passed."""
     rules: tuple[RuleCounts, ...] = ()
