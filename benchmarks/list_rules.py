@@ -70,18 +70,21 @@ def prepare(
     import polars as pl
 
     from batchrec_dagster.config.rules import ExcludeSeen, ListRules
+    from batchrec_dagster.steps.list_counts import count_histories
     from batchrec_dagster.steps.popular_items import count_popular_items
     from batchrec_dagster.steps.rule_context import RuleContext
     from batchrec_dagster.steps.rules import Rules
 
+    items_had = count_histories(interactions).items.get_column("item")
     if not has_rules:
-        context = RuleContext(results, users, interactions, NOW, date(2026, 1, 1))
+        context = RuleContext(results, users, interactions, items_had, NOW, date(2026, 1, 1))
         return Rules(ListRules(), ExcludeSeen(), context), context
     rules = ListRules.model_validate(DECLARED)
     context = RuleContext(
         num_results=results,
         user_ids=users,
         interactions=interactions,
+        items_had=items_had,
         now=NOW,
         today=date(2026, 1, 1),
         items=pl.read_parquet(folder / "items.parquet"),

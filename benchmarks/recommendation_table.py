@@ -136,6 +136,7 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
     from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
     from batchrec_dagster.steps.job_output import JobOutput
+    from batchrec_dagster.steps.list_counts import CountedItems, count_audience, count_histories
     from batchrec_dagster.steps.rule_context import RuleContext
     from batchrec_dagster.steps.rules import Rules
     from batchrec_dagster.storage.editions import Editions
@@ -150,7 +151,9 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     users = requested_users.select("userId").collect(engine="streaming").get_column("userId")
     csv = InteractionsIOManager(storage=resource)
     interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
-    context = RuleContext(results, users, interactions, now=0, today=date(2026, 1, 1))
+    histories = count_histories(interactions)
+    items_had = histories.items.get_column("item")
+    context = RuleContext(results, users, interactions, items_had, 0, date(2026, 1, 1))
     published = declare_list(results)
     lists = start_table(published, context, Rules(ListRules(), ExcludeSeen(), context))
     job = {"jobOutput": {"s3DataDestination": {"path": storage.uri("out/")}}}
@@ -160,7 +163,11 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as passing, ListWriter(Path(passing) / TABLE) as writer:
         lists.write(JobOutput(storage, job).lines(), writer)
         checks = check(published, lists, users, results)
-        writer.finish(make_edition({"number": table.next_number(), "version": str(time.time_ns())}))
+        facts = {"number": table.next_number(), "version": str(time.time_ns())}
+        figures = count_audience(users, histories)
+        figures |= CountedItems(lists.listed, histories).describe()
+        counts = lists.counts.model_copy(update=figures)
+        writer.finish(make_edition({**facts, "counts": counts, "data": histories.describe(None)}))
         table.publish(writer.path, 1, ALONE)
     failed_checks = [
         finding.name for finding in checks if not finding.passed and finding.name != "lists_full"

@@ -87,6 +87,8 @@ class ValueCounter:
         return self._counts
 
     def _merge(self) -> None:
+        if not self._parts:
+            return
         counts = pl.concat([self._counts, *self._parts])
         self._counts = counts.group_by(self._column).agg(pl.col("len").sum())
         self._parts.clear()

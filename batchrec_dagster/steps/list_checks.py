@@ -69,9 +69,9 @@ def check_table(
         left_out = 0 if rules is None else rules.count_untitled()
         findings.append(check_rows_titled(table.counts.rows, left_out))
     if subject != "segment" and work.pipeline.items is not None:
-        known_items = read_item_ids(work)
+        known_items, listed_items = read_item_ids(work), table.listed.get_column("item")
         findings.append(
-            check_items_known(table.members, known_items, published.setting, settings.open_filter)
+            check_items_known(listed_items, known_items, published.setting, settings.open_filter)
         )
     return findings
 

@@ -11,7 +11,6 @@ import polars as pl
 from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.config.rules import ListRules
-from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import read_ids
 from batchrec_dagster.steps.items import (
@@ -20,6 +19,7 @@ from batchrec_dagster.steps.items import (
     read_item_columns,
     read_item_columns_versions,
 )
+from batchrec_dagster.steps.list_counts import Histories
 from batchrec_dagster.steps.popular_items import PopularItems, read_popular_items
 from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.reasons import Reasons, prepare_reasons
@@ -109,13 +109,14 @@ def read_context(
     divided: Divided,
     inputs: ListInputs,
     interactions: pl.LazyFrame,
+    histories: Histories,
 ) -> ListContext:
     """What the rows of these lists are made of. Raises UserError.
 
     divided: those whom lists are made for.
+    histories: the counted interactions.
     """
     settings, is_of_users = published.settings, published.subject == "user"
-    until = interactions.select(pl.col(TIMESTAMP).max()).collect(engine="streaming").item()
     titled = popular = reasons = rules = context = None
     if published.subject != "segment":
         titled = find_titled_items(work, published, interactions)
@@ -130,7 +131,8 @@ def read_context(
             num_results=settings.num_results,
             user_ids=divided.ids,
             interactions=interactions,
-            now=int(until),
+            items_had=histories.items.get_column("item"),
+            now=histories.last,
             today=inputs.today,
             items=inputs.items,
             users=inputs.users,
@@ -143,7 +145,7 @@ def read_context(
         rules = Rules(inputs.rules, settings.seen_items, context)
     return ListContext(
         interactions=interactions,
-        until=int(until),
+        until=histories.last,
         rules=rules,
         rule_context=context,
         item_columns=_read_columns(work, published),

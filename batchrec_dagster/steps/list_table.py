@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import polars as pl
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.list_columns import REASON, SIMILAR_ITEM_COLUMN, name_published_column
 from batchrec_dagster.personalize.schemas import ITEM_ID
+from batchrec_dagster.preparation.counting import ValueCounter
 from batchrec_dagster.steps.arms import MODEL, assign_arms
 from batchrec_dagster.steps.items import add_item_columns
 from batchrec_dagster.steps.list_context import ListContext
@@ -38,14 +40,13 @@ class ListTable:
         self.published, self.context = published, context
         self.names = SUBJECTS[published.subject]
         self.sample = pl.DataFrame()
-        self.members = pl.Series(dtype=pl.String)
-        """The distinct ids on the lists."""
+        self._lists_of = ValueCounter("member")
         self._answered = [pl.Series("subject", [], pl.String)]
         self._failed = [pl.DataFrame(schema={"subject": pl.String, "error": pl.String})]
         # Lists with all items; rows that the model made, and those of them without a score; members
         # that are repeated within a list; results in all lines.
         self.full = self._of_model = self._unscored = self.repeated = self.results = 0
-        self._rows = self._subjects = 0
+        self._rows = self._subjects = self._longest = 0
 
     def write(self, lines: Iterable[pl.DataFrame], writer: ListWriter) -> None:
         """Write the rows of these lines, which come in one piece at least."""
@@ -85,14 +86,24 @@ class ListTable:
         return pl.concat(self._failed)
 
     @property
+    def listed(self) -> pl.DataFrame:
+        """The distinct ids on the lists, in the column item, and how many lists each is on."""
+        return self._lists_of.read_counts().select(
+            item="member", lists=pl.col("len").cast(pl.Int64)
+        )
+
+    @property
     def counts(self) -> ListCounts:
-        """What is in the table."""
+        """What is in the table, without a comparison with the data."""
         rules = self.context.rules
         return ListCounts(
             rows=self._rows,
             subjects=self._subjects,
-            items=len(self.members),
             failed=self.failed.height,
+            full=self.full,
+            longest=self._longest,
+            untitled=0 if rules is None else rules.count_untitled(),
+            items=self.listed.height,
             seen_items_dropped=0 if rules is None else rules.count_seen_dropped(),
             # Personalize adds popular items, without a score, where others have one.
             items_without_score=self._unscored if self._unscored < self._of_model else 0,
@@ -123,6 +134,8 @@ class ListTable:
         self._subjects += lengths.height
         self.full += lengths.filter(pl.col("len") >= self.published.settings.num_results).height
         self.repeated += rows.height - int(lengths.get_column("distinct").sum())
+        longest: Any = lengths.get_column("len").max()
+        self._longest = max(self._longest, longest or 0)
         of_model = rows
         if "arm" in rows.columns:
             of_model = of_model.filter(arm=MODEL)
@@ -130,7 +143,7 @@ class ListTable:
             of_model = of_model.filter(pl.col("reason").is_null())
         self._of_model += of_model.height
         self._unscored += of_model.get_column("score").null_count()
-        self.members = pl.concat([self.members, rows.get_column("member").unique()]).unique()
+        self._lists_of.add(rows)
 
     def _describe(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows with the columns and the names of the published table."""

@@ -23,9 +23,21 @@ from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import measure_run_cost
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.item_pairs import find_bought_together
+from batchrec_dagster.steps.items import (
+    list_categories,
+    read_attributes,
+    read_item_ids,
+    read_titles,
+)
 from batchrec_dagster.steps.job_output import JobOutput
 from batchrec_dagster.steps.list_checks import check_table
 from batchrec_dagster.steps.list_context import ListContext, ListInputs, read_context, read_inputs
+from batchrec_dagster.steps.list_counts import (
+    CountedItems,
+    Histories,
+    count_audience,
+    count_histories,
+)
 from batchrec_dagster.steps.list_jobs import (
     FinishedJob,
     count_results,
@@ -42,7 +54,7 @@ from batchrec_dagster.steps.runs import RunFacts
 from batchrec_dagster.steps.users_without_lists import keep_users_without_lists
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.edition import Edition, Finding
+from batchrec_dagster.storage.edition import Edition, Finding, ListCounts
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.lock import Lock
 from batchrec_dagster.storage.progress import Progress
@@ -151,7 +163,8 @@ class NewLists:
         """
         work, published, model = self.work, self.published, self.publishing.model
         divided = divide(work, published, self.requested)
-        context = read_context(work, published, divided, self.inputs, self.interactions)
+        histories = count_histories(self.interactions)
+        context = read_context(work, published, divided, self.inputs, self.interactions, histories)
         num_results = count_results(work, published, context, divided.of_model.ids)
         job = None
         if has_model:
@@ -168,7 +181,15 @@ class NewLists:
             if job is not None:
                 job.output(work.storage).require_usable(findings)
             require_passed(findings)
-            edition = self._describe(findings, divided, context, table, job)
+            counts = self._count(table, histories)
+            edition = self._describe(
+                findings,
+                divided,
+                context,
+                job,
+                counts=counts,
+                data=histories.describe(self.publishing.live),
+            )
             writer.finish(edition)
             self._keep_users_without_lists(edition.version, table, writer.path)
             edition = self.publishing.publish(writer.path, self.lock)
@@ -216,18 +237,35 @@ class NewLists:
         )
         return make_lines(divided.of_model.ids, pairs)
 
+    def _count(self, table: ListTable, histories: Histories) -> ListCounts:
+        """The figures of the written table. Raises UserError."""
+        work, subject = self.work, self.published.subject
+        facts: dict[str, Any] = {}
+        if subject == "user":
+            facts |= count_audience(self.requested.ids, histories)
+        if subject != "segment":
+            pipeline = work.pipeline
+            declared = read_item_ids(work) if pipeline.items is not None else None
+            items = CountedItems(table.listed, histories, declared)
+            categories = list_categories(pipeline)
+            facts |= items.describe(
+                read_titles(work) if pipeline.has_titles else None,
+                read_attributes(work) if categories else None,
+                categories,
+            )
+        return table.counts.model_copy(update={"requested": len(self.requested.ids), **facts})
+
     def _describe(
         self,
         findings: Sequence[Finding],
         divided: Divided,
         context: ListContext,
-        table: ListTable,
         job: FinishedJob | None,
+        **facts: Any,
     ) -> Edition:
-        """What is known of the edition. Raises UserError."""
+        """What is known of the edition. facts: those that are counted. Raises UserError."""
         work, published, rules = self.work, self.published, context.rules
         has_rules = rules is not None and published.settings.applied_rules is not None
-        facts: dict[str, Any] = {}
         if job is not None:
             facts |= {
                 "job_arn": job.resource.arn,
@@ -252,7 +290,6 @@ class NewLists:
             self.run,
             findings,
             cost_usd=measure_run_cost(work, self.run.root_run, job.cost if job is not None else []),
-            counts=table.counts,
             data_until=context.until,
             exclude_seen=published.settings.excludes_all_seen,
             **facts,

@@ -36,6 +36,8 @@ class RuleContext:
     """The distinct ids of the users whom lists are made for. Their numbers count from 0."""
     interactions: pl.LazyFrame
     """The columns of Personalize's dataset. Those of other users may be among them."""
+    items_had: pl.Series
+    """The distinct ids of the items in the interactions."""
     now: int
     """The time of the newest interaction, in epoch seconds. Periods of days end here, so that the
     same data give the same lists on any day."""
@@ -63,16 +65,10 @@ class RuleContext:
         The columns are ITEM_ID, EXISTS and the attributes. The last row, of nulls, stands for any
         other item.
         """
-        in_interactions = (
-            self.interactions.select(pl.col(ITEM_ID).unique())
-            .collect(engine="streaming")
-            .to_series()
-            .sort()
-        )
         attributes = pl.DataFrame(schema={ITEM_ID: pl.String})
         if self.items is not None:
             attributes = add_age_column(self.items, self.now).unique(ITEM_ID, keep="first")
-        existing = pl.concat([in_interactions, attributes.get_column(ITEM_ID)])
+        existing = pl.concat([self.items_had.sort(), attributes.get_column(ITEM_ID)])
         named = [pl.Series(self.pinned, dtype=pl.String)]
         declared = (self.popular, self.blocked, self.titled)
         named += [ids for ids in declared if ids is not None]

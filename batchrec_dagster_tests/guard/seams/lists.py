@@ -107,6 +107,7 @@ def apply_rules(
         num_results=data.num_results,
         user_ids=pl.Series(data.user_ids, dtype=pl.String),
         interactions=data.interactions.lazy(),
+        items_had=data.interactions.get_column("ITEM_ID").unique(),
         now=data.now,
         today=data.today,
         items=data.items,
@@ -183,7 +184,8 @@ def make_list(
     schema = {"USER_ID": pl.String, "ITEM_ID": pl.String}
     everyone = pl.Series(users, dtype=pl.String)
     interactions = pl.LazyFrame(seen or [], schema=schema, orient="row")
-    context = RuleContext(num_results, everyone, interactions, now=0, today=date(2026, 12, 24))
+    items_had = interactions.collect().get_column("ITEM_ID").unique()
+    context = RuleContext(num_results, everyone, interactions, items_had, 0, date(2026, 12, 24))
     rules = Rules(ListRules(), None if seen is None else ExcludeSeen(), context)
     settings = {
         "num_results": num_results,
