@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 from pathlib import Path
 
@@ -10,104 +11,12 @@ import click
 
 from batchrec_dagster.cli.terminal import format_program, shorten_path
 
-_PYPROJECT = """\
-[build-system]
-requires = ["setuptools>=77"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "{module}"
-version = "0.1.0"
-requires-python = "{requires_python}"
-dependencies = ["batchrec-dagster[{extras}]~={version}"]
-
-[tool.setuptools.packages.find]
-include = ["{module}", "{module}.*"]
-
-[tool.setuptools.package-data]
-"*" = ["**/*.yaml"]
-
-[tool.dg]
-directory_type = "project"
-
-[tool.dg.project]
-root_module = "{module}"
-code_location_name = "{module}"
-"""
-DEFINITIONS_MODULE = '''\
-"""What Dagster loads: the pipelines under defs/."""
-
-from pathlib import Path
-
-import dagster as dg
-from batchrec_dagster.definitions import load
-
-
-@dg.definitions
-def defs() -> dg.Definitions:
-    return load(Path(__file__).parent)
-'''
-_WORKSPACE = """\
-load_from:
-  - python_module:
-      module_name: {module}.definitions
-      working_directory: .
-      location_name: {module}
-"""
-_DAGSTER_YAML = """\
-# batchrec's commands copy it into Dagster's home, .batchrec/dagster, when they make that.
-telemetry: {enabled: false}
-nux: {enabled: false}
-# Also each state of each job in Personalize, which the page of a run shows with the level Debug.
-python_logs: {python_log_level: DEBUG}
-
-# A run that does not start in time, or goes on for longer than its job may, is marked as failed.
-run_monitoring:
-  enabled: true
-  start_timeout_seconds: 600
-
-# Old ticks of schedules and sensors are of no use to anybody.
-retention:
-  schedule: {purge_after_days: 90}
-  sensor: {purge_after_days: {skipped: 7, failure: 30, success: 90}}
-"""
-_ENV = """\
-# Settings of the deployment, which `batchrec check` checks. Default: everything is in .batchrec.
-# BATCHREC_STORAGE=s3://bucket/prefix
-# BATCHREC_PERSONALIZE=aws
-# BATCHREC_ROLE_ARN=arn:aws:iam::123456789012:role/personalize
-"""
-_GITIGNORE = ".batchrec/\n.env\n.venv/\n*.egg-info/\n__pycache__/\n"
+# The files of a project. Those that end in .jinja are templates; the folder `module` gets the name
+# of the project's module.
+TEMPLATES = Path(__file__).parent / "new_project"
 DISTRIBUTION = "batchrec-dagster"
 # What the commands of the project's README need.
 EXTRAS = "local,report,serve"
-_DECLARE = (
-    "batchrec new shop --ratings ORDERS.csv   # declare a pipeline: {module}/defs/shop/defs.yaml"
-)
-_DECLARED = "batchrec check                           # whether all pipelines load"
-_README = """\
-# {name}
-
-Nightly lists of recommendations, by batchrec. Work in this folder:
-
-    {declare}
-    batchrec run shop                        # make its lists
-    batchrec open                            # the report
-    batchrec ui                              # Dagster: runs, schedules, sensors
-
-Settings of the deployment are in .env, those of a pipeline in its defs.yaml.
-
-## On another machine
-
-No package registry has batchrec yet. `make wheel` in its folder makes a file of it. With that file
-in a folder such as ~/wheels:
-
-    python3 -m venv .venv
-    . .venv/bin/activate
-    pip install --find-links ~/wheels -e .
-
-Where batchrec is installed already, `pip install -e .` is enough.
-"""
 
 
 @click.command(short_help="Make a project for pipelines.")
@@ -133,26 +42,9 @@ def init(folder: Path, example: bool) -> None:
       batchrec open
       batchrec init lists --example
     """
-    from batchrec_dagster.config.json_schema import render_declaration_schema
-
     folder = folder.expanduser().absolute()
     module = _choose_module_name(folder.name)
-    files = {
-        "pyproject.toml": _format_pyproject(module),
-        f"{module}/__init__.py": "",
-        f"{module}/definitions.py": DEFINITIONS_MODULE,
-        # Dagster's own commands cannot load a folder without a Python file or a component.
-        f"{module}/defs/__init__.py": "",
-        "workspace.yaml": _WORKSPACE.format(module=module),
-        "dagster.yaml": _DAGSTER_YAML,
-        ".env": _ENV,
-        ".gitignore": _GITIGNORE,
-        "defs.schema.json": render_declaration_schema(),
-        "README.md": _README.format(
-            name=folder.name, declare=_DECLARED if example else _DECLARE.format(module=module)
-        ),
-        **(make_example_shop(module) if example else {}),
-    }
+    files = make_project(folder.name, module, example=example)
     try:
         if folder.exists() and any(folder.iterdir()):
             raise click.ClickException(f"{shorten_path(folder)} is not empty: name a new folder")
@@ -160,6 +52,8 @@ def init(folder: Path, example: bool) -> None:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
+        # It will have secrets.
+        (folder / ".env").chmod(0o600)
     except OSError as error:
         raise click.ClickException(f"cannot write {folder}: {error.strerror}") from error
     click.echo(f"Made {shorten_path(folder)}. Next:")
@@ -168,17 +62,43 @@ def init(folder: Path, example: bool) -> None:
     click.echo(f"  {format_program(folder)} {command}")
 
 
-def _format_pyproject(module: str) -> str:
-    """The text of a pyproject.toml that names the installed version of batchrec."""
+def make_project(name: str, module: str, *, example: bool) -> dict[str, str]:
+    """The texts of a project's files, by their paths.
+
+    name: what its README calls it.
+    module: its Python module.
+    example: whether it has the example shop.
+    """
     from importlib.metadata import metadata
 
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from batchrec_dagster.config.json_schema import render_declaration_schema
+
     installed = metadata(DISTRIBUTION)
-    return _PYPROJECT.format(
-        module=module,
-        requires_python=installed["Requires-Python"],
-        extras=EXTRAS,
-        version=installed["Version"],
+    values = {
+        "name": name,
+        "module": module,
+        "example": example,
+        "requires_python": installed["Requires-Python"],
+        "extras": EXTRAS,
+        "version": installed["Version"],
+        "password": secrets.token_hex(24),
+    }
+    templates = Environment(  # noqa: S701, no file is a page
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
     )
+    files = {"defs.schema.json": render_declaration_schema()}
+    for path in sorted(TEMPLATES.rglob("*")):
+        if path.is_file():
+            file = path.relative_to(TEMPLATES).as_posix()
+            is_template = file.endswith(".jinja")
+            text = templates.get_template(file).render(values) if is_template else path.read_text()
+            files[re.sub("^module/", f"{module}/", file).removesuffix(".jinja")] = text
+    return files | (make_example_shop(module) if example else {})
 
 
 def make_example_shop(module: str) -> dict[str, str]:

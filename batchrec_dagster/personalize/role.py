@@ -32,5 +32,5 @@ def explain_role_error(reason: str, description: Mapping[str, Any]) -> str | Non
     return (
         f"allow {' and '.join(places)} to {role}, and to personalize.amazonaws.com in the bucket's"
         f" policy, and let personalize.amazonaws.com assume the role, as"
-        f" deploy/batchrec.yaml does. If all of that is allowed, deploy it with SourceConditions=no"
+        f" deploy/aws.yaml does. If all of that is allowed, deploy it with SourceConditions=no"
     )

@@ -46,6 +46,8 @@ ASSETS = [
 ]
 
 REPOSITORY = Path(__file__).parents[2]
+# What `batchrec init` copies.
+NEW_PROJECT = REPOSITORY / "batchrec_dagster" / "cli" / "new_project"
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 # Of axe's rules those that WCAG 2.2 asks for at the levels A and AA.
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]

@@ -1,5 +1,7 @@
-"""Two nights on a server as deploy/compose.yaml starts it, by its services' own commands: the first
-begins when there are new data, the second at the schedule's time. In between the daemon is killed.
+"""Two nights of a project on a server as its compose.yaml starts it, by its services' own commands.
+
+The first begins when there are new data, the second at the schedule's time. In between the daemon
+is killed.
 
 Webserver, daemon, code location with PostgreSQL; storage in S3; Personalize over HTTP. No mock.
 """
@@ -25,15 +27,14 @@ import polars as pl
 import pytest
 import yaml
 from botocore.exceptions import BotoCoreError
+from click.testing import CliRunner
 
+from batchrec_dagster.cli import main
 from batchrec_dagster_tests.guard.builders import (
-    REPOSITORY,
     Project,
-    copied_project,
     declaration,
     write_ratings,
 )
-from batchrec_dagster_tests.guard.servers.dagster_ui import LOCATION
 from batchrec_dagster_tests.guard.servers.night import TABLE, count_personalize_jobs, made_once
 from batchrec_dagster_tests.guard.servers.postgres import PostgresServer, postgres_server
 from batchrec_dagster_tests.guard.servers.processes import Started, free_ports, started
@@ -44,13 +45,11 @@ pytestmark = pytest.mark.slow
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-COMPOSE = yaml.safe_load((REPOSITORY / "deploy/compose.yaml").read_text())
-SECRET = "of-dagsters-database"
 KEYS = {
     "BATCHREC_LOCAL_PERSONALIZE_ACCESS_KEY_ID": "owner",
     "BATCHREC_LOCAL_PERSONALIZE_SECRET_ACCESS_KEY": "owner-secret",
 }
-# What deploy/.env may set, and here does not.
+# What .env may set, and here does not.
 UNSET = re.compile(r"\$\{\w+:-(.*?)\}")
 A_NIGHT = 900  # seconds; on a busy machine
 
@@ -60,7 +59,9 @@ class Server:
 
     def __init__(self, project: Project, database: PostgresServer, ours: Mapping[str, str]) -> None:
         self.project = project
-        self.ours = ours  # what deploy/.env holds
+        self.services = yaml.safe_load((project.root / "compose.yaml").read_text())["services"]
+        self.ours = ours  # what .env holds
+        self.password = re.findall("POSTGRES_PASSWORD=(.+)", (project.root / ".env").read_text())[0]
         self.healthy_services: set[str] = set()  # the services whose check of health has succeeded
         (grpc,) = free_ports(1)
         (web,) = free_ports(1)
@@ -68,23 +69,23 @@ class Server:
         self.instead = {
             "DAGSTER_POSTGRES_HOST": "127.0.0.1",
             "DAGSTER_POSTGRES_PORT": str(database.port),
-            "DAGSTER_POSTGRES_PASSWORD": SECRET,
+            "DAGSTER_POSTGRES_PASSWORD": self.password,
             "DAGSTER_CODE_LOCATION_HOST": "127.0.0.1",
             "DAGSTER_CODE_LOCATION_PORT": str(grpc),
             "DAGSTER_GRPC_HOST": "127.0.0.1",
             "DAGSTER_GRPC_PORT": str(grpc),
             "TMPDIR": str(project.root / "tmp"),
         }
-        database.query(f"CREATE ROLE dagster LOGIN PASSWORD '{SECRET}'")
+        database.query(f"CREATE ROLE dagster LOGIN PASSWORD '{self.password}'")
         database.query("CREATE DATABASE dagster OWNER dagster")
         for folder in ("tmp", "dagster"):
             (project.root / folder).mkdir()
-        shutil.copy(REPOSITORY / "deploy/dagster.yaml", project.root / "dagster")
-        shutil.copy(REPOSITORY / "deploy/workspace.yaml", project.root)
+        shutil.copy(project.root / "deploy/dagster.yaml", project.root / "dagster")
+        shutil.copy(project.root / "deploy/workspace.yaml", project.root)
 
     def environment(self, service: str) -> dict[str, str]:
         """What the service is given, with this machine's addresses."""
-        declared_service = COMPOSE["services"][service]
+        declared_service = self.services[service]
         variables = {
             name: self.instead.get(name, UNSET.sub(r"\1", value))
             for name, value in declared_service["environment"].items()
@@ -106,7 +107,7 @@ class Server:
     @contextmanager
     def service(self, name: str) -> Iterator[Started]:
         """It runs, and its check of health says so."""
-        declared_service = COMPOSE["services"][name]
+        declared_service = self.services[name]
         root, environment = self.project.root, self.environment(name)
         kind, *check = [self.localize(word) for word in declared_service["healthcheck"]["test"]]
         command = [self.localize(word) for word in declared_service["command"]]
@@ -196,7 +197,7 @@ class Server:
 def _selector(kind: str, name: str) -> dict[str, str]:
     """Names a job, schedule or sensor in GraphQL."""
     return {
-        "repositoryLocationName": LOCATION,
+        "repositoryLocationName": "nights",
         "repositoryName": "__repository__",
         f"{kind}Name": name,
     }
@@ -233,7 +234,9 @@ def local_personalize(root: Path, s3: S3Server) -> Iterator[tuple[str, Personali
 
 def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "s3").mkdir()
-    project = copied_project(tmp_path / "project")
+    made = CliRunner().invoke(main, ["init", str(tmp_path / "nights")])
+    assert made.exit_code == 0, made.output
+    project = Project(tmp_path / "nights")
     with ExitStack() as services:
         s3 = services.enter_context(s3_server(tmp_path / "s3"))
         database = services.enter_context(postgres_server())
@@ -323,9 +326,9 @@ def test_two_nights_in_a_row_and_teardown_leaves_nothing(tmp_path: Path) -> None
             assert instance.get_runs_count(dg.RunsFilter(tags=tags)) == 1
 
         # As docs/aws.md has it done in the container.
-        main = "from batchrec_dagster.cli import main; main()"
+        teardown = "from batchrec_dagster.cli import main; main()"
         process = subprocess.run(
-            [sys.executable, "-c", main, "teardown", "shop", "--storage", "--yes"],
+            [sys.executable, "-c", teardown, "teardown", "shop", "--storage", "--yes"],
             cwd=project.root,
             env=server.environment("code_location"),
             capture_output=True,
@@ -367,7 +370,11 @@ def log_of(instance: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> str:
 
 def no_secret_is_shown(project: Project, server: Server) -> None:
     """Neither in what the services said, nor in what Dagster remembers."""
-    secrets = {SECRET, server.ours["AWS_SECRET_ACCESS_KEY"], server.ours["SHOP_DATABASE_URL"]}
+    secrets = {
+        server.password,
+        server.ours["AWS_SECRET_ACCESS_KEY"],
+        server.ours["SHOP_DATABASE_URL"],
+    }
     texts = [file.read_text(errors="replace") for file in project.root.glob("*.log")]
     texts += [
         file.read_text(errors="replace")

@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster.cli.init import DEFINITIONS_MODULE
+from batchrec_dagster.cli.init import make_project
 from batchrec_dagster_tests.guard.builders import REPOSITORY, Project, module_project
 from batchrec_dagster_tests.guard.oracles.account import (
     Account,
@@ -567,7 +567,9 @@ def read_lists(table: pl.DataFrame) -> Lists:
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
     project = module_project(tmp_path)
-    (project.package / "definitions.py").write_text(DEFINITIONS_MODULE)
+    module = project.package.name
+    definitions_module = make_project("shop", module, example=False)[f"{module}/definitions.py"]
+    (project.package / "definitions.py").write_text(definitions_module)
     shutil.copy(REPOSITORY / "dagster.yaml", tmp_path)
     with faked_clock(tmp_path, FIRST_NIGHT, {}) as clock:
         shop = Shop(project, clock, random.Random(0))

@@ -22,13 +22,13 @@ from botocore import xform_name
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster_tests.guard.builders import REPOSITORY
+from batchrec_dagster_tests.guard.builders import NEW_PROJECT, REPOSITORY
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
 
 # The shell's own, and programs of the system. The whole block is parsed by bash.
 SYSTEM_PROGRAMS = {
     *("cat", "cd", "chgrp", "chmod", "cp", "cut", "echo", "eval", "export", "git", "head", "mkdir"),
-    *("newgrp", "printf", "sed", "tar", "umask", "vi", "whoami"),
+    *("apt-get", "newgrp", "printf", "sed", "snap", "systemctl", "tar", "umask", "vi", "whoami"),
     "pip",  # It needs a registry; pipeline/test_team_project.py runs it.
 }
 # Options that the aws command has for each operation, and those of commands of its own.
@@ -124,14 +124,13 @@ def check_command(
     while words and ASSIGNMENT.match(words[0]):
         del words[0]
     for path in (match[1] for word in words if (match := PATH_OF_REPOSITORY.fullmatch(word))):
-        # The reader writes deploy/.env.
-        assert (REPOSITORY / path).exists() or path == "deploy/.env", f"there is no {path}"
+        # Those under deploy/ are of a project.
+        root = NEW_PROJECT if path.startswith("deploy/") else REPOSITORY
+        assert (root / path).exists(), f"there is no {path}"
     if not words or words[0] in functions:
         return
-    program, *arguments = words
+    program, *arguments = words[1:] if words[0] == "sudo" else words
     program = program.removeprefix(".venv/bin/")
-    if program == "sudo":
-        return
     check = CHECKS.get(program)
     if check is not None:
         check(arguments, folder)
@@ -179,16 +178,16 @@ def _check_make(arguments: list[str], _folder: Path) -> None:
 
 
 def _check_docker(arguments: list[str], folder: Path) -> None:
-    if "-f" not in arguments:
-        # The page looks for docker itself, or names a command that stands above with its file.
-        assert arguments[1] in {"version", "exec"}, arguments
-        return
-    file = arguments[arguments.index("-f") + 1]
-    services = yaml.safe_load((REPOSITORY / file).read_text())["services"]
-    if "exec" in arguments:
-        inner = [word for word in arguments[arguments.index("exec") + 1 :] if word != "-T"]
-        assert inner[0] in services, f"{file} has no {inner[0]}"
-        check_command(inner[1:], folder)
+    assert arguments[0] == "compose", arguments
+    template = (NEW_PROJECT / "compose.yaml.jinja").read_text()
+    services = yaml.safe_load(template.replace("{{ module }}", "shop"))["services"]
+    if arguments[1:2] == ["exec"]:
+        inner = [word for word in arguments[2:] if word != "-T"]
+        if inner:
+            assert inner[0] in services, f"compose.yaml has no {inner[0]}"
+            check_command(inner[1:], folder)
+    else:
+        assert arguments[1:2] in ([], ["up"]), arguments
 
 
 def _check_sh(arguments: list[str], folder: Path) -> None:
@@ -220,6 +219,8 @@ def _check_aws(arguments: list[str], _folder: Path) -> None:
 def _list_aws_options(service: str, operation: str) -> set[str]:
     if (service, operation) == ("cloudformation", "deploy"):
         return OPTIONS_OF_DEPLOY
+    if (service, operation) == ("s3", "cp"):
+        return set()
     model = boto3.Session(region_name="us-east-1")._session.get_service_model(
         service.removesuffix("api")
     )

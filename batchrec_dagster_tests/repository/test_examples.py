@@ -66,7 +66,7 @@ TYPED = (README, TUTORIAL, OPERATIONS, "examples/dbt/README.md")
 BASH = {
     README: "pipeline/test_team_project.py installs the wheel",
     "CONTRIBUTING.md": "it runs the tests",
-    "docs/aws.md": "it needs an account; deployment/test_deploy.py reads what it deploys",
+    "docs/aws.md": "it needs an account; guard/contracts/test_deploy.py runs what needs none",
     "docs/outcomes.md": "outcomes/test_experiment.py shows experiments",
     "docs/own-data.md": "preparation/test_shapes.py runs it on files of many shapes",
     "docs/local-personalize.md": "local_personalize/test_aws_command.py runs the walkthrough",

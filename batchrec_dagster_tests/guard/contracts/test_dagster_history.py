@@ -1,4 +1,4 @@
-"""Dagster's history in PostgreSQL, with `[postgres]`: by a URL, and as deploy/dagster.yaml says."""
+"""Dagster's history in PostgreSQL, with `[postgres]`: by a URL, and as a project's server does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from batchrec_dagster_tests.guard.builders import REPOSITORY
+from batchrec_dagster_tests.guard.builders import NEW_PROJECT
 from batchrec_dagster_tests.guard.servers.postgres import (
     OWNER,
     PASSWORD,
@@ -35,9 +35,9 @@ def of_a_url(server: PostgresServer) -> dict[str, Any]:
 
 
 def of_deploy(server: PostgresServer) -> dict[str, Any]:
-    """What deploy/dagster.yaml says."""
+    """What the deploy/dagster.yaml of a project says."""
     server.create_database("by_fields")
-    settings = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())
+    settings = yaml.safe_load((NEW_PROJECT / "deploy" / "dagster.yaml").read_text())
     return {"storage": settings["storage"]}
 
 

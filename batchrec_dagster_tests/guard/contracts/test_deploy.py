@@ -1,11 +1,14 @@
-"""What lies under deploy/: the AWS template, the image, the services that compose.yaml starts."""
+"""How a project of `batchrec init` deploys itself: the AWS template, the image, the services."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shlex
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,15 +33,26 @@ from batchrec_dagster_tests.guard.oracles.template import (
 
 pytestmark = pytest.mark.slow
 
-DEPLOY = REPOSITORY / "deploy"
-COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 OF_THIS_ACCOUNT = {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
 OURS = ("code_location", "webserver", "daemon")
 EVERYTHING = {
     "Glue": "yes",
     "DynamoTable": "lists",
-    "RunnerService": "ec2.amazonaws.com",
 }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new project, whose module is `deployed`."""
+    folder = tmp_path_factory.mktemp("made") / "deployed"
+    result = CliRunner().invoke(main, ["init", str(folder)])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compose(project: Path) -> Any:
+    return yaml.safe_load((project / "compose.yaml").read_text())
 
 
 @pytest.fixture
@@ -61,7 +75,7 @@ def deploy(parameters: dict[str, str]) -> dict[str, str]:
         Parameters=[
             {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
         ],
-        Capabilities=["CAPABILITY_IAM"],
+        Capabilities=["CAPABILITY_NAMED_IAM"],
     )
     (stack,) = cloudformation.describe_stacks(StackName="batchrec")["Stacks"]
     assert stack["StackStatus"] == "CREATE_COMPLETE"
@@ -97,7 +111,7 @@ def test_the_stack_s_outputs_are_the_settings(parameters: dict[str, str], tmp_pa
     assert are_taken(outputs, tmp_path)
     assert f"AWS_REGION={REGION}" in outputs["Environment"]
     assert ("cost-center=42" in outputs["Environment"]) == bool(parameters)
-    assert not {"GlueJobName", "RunnerProfileName"} & outputs.keys()
+    assert "GlueJobName" not in outputs
 
 
 @pytest.mark.parametrize(
@@ -176,8 +190,19 @@ def test_without_conditions_the_policies_are_the_documented_ones() -> None:
 
 
 @pytest.mark.usefixtures("account")
-def test_with_everything_the_stack_has_an_instance_profile() -> None:
-    assert "RunnerProfileName" in deploy(EVERYTHING)
+@pytest.mark.parametrize("service", ["ec2.amazonaws.com", "ecs-tasks.amazonaws.com"])
+def test_the_stack_with_everything_has_an_instance_profile_for_ec2_alone(service: str) -> None:
+    deploy({**EVERYTHING, "RunnerService": service})
+    profiles = boto3.client("iam").list_instance_profiles()["InstanceProfiles"]
+    names = [profile["InstanceProfileName"] for profile in profiles]
+    assert names == (["batchrec-runner"] if service.startswith("ec2") else [])
+
+
+def test_the_machine_s_role_has_what_a_shell_without_open_ports_needs() -> None:
+    session_manager = "arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"
+    assert session_manager in resolve_stack()["RunnerRole"]["ManagedPolicyArns"]
+    on_ecs = resolve_stack(RunnerService="ecs-tasks.amazonaws.com")
+    assert on_ecs["RunnerRole"]["ManagedPolicyArns"] == ["<RunnerPolicy>"]
 
 
 def test_a_glue_job_has_a_role_of_its_own() -> None:
@@ -210,26 +235,26 @@ def test_nobody_may_do_everything_or_reach_beyond_the_storage() -> None:
             assert statement["Resource"].startswith(f"arn:aws:s3:::{BUCKET}")
 
 
-def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here() -> None:
-    for name, service in COMPOSE["services"].items():
+def test_each_service_is_pinned_unprivileged_watched_and_only_heard_here(compose: Any) -> None:
+    for name, service in compose["services"].items():
         assert service["healthcheck"]["test"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["read_only"], name
         assert service["restart"] == "unless-stopped", name
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
-    assert COMPOSE["services"]["postgres"]["user"] == "postgres"
-    image = COMPOSE["services"]["postgres"]["image"]
+    assert compose["services"]["postgres"]["user"] == "postgres"
+    image = compose["services"]["postgres"]["image"]
     assert re.fullmatch(r"\$\{POSTGRES_IMAGE:-postgres:\d+\.\d+-\w+\}", image)
 
 
-def test_only_the_code_location_reaches_beyond_the_machine() -> None:
-    networks = COMPOSE["networks"]
+def test_only_the_code_location_reaches_beyond_the_machine(compose: Any) -> None:
+    networks = compose["networks"]
     assert networks["inside"] == {"internal": True}
     bridge_option = "com.docker.network.bridge.enable_ip_masquerade"
     assert networks["page"]["driver_opts"] == {bridge_option: "false"}
     networks_by_service = {
-        name: service["networks"] for name, service in COMPOSE["services"].items()
+        name: service["networks"] for name, service in compose["services"].items()
     }
     assert networks_by_service == {
         "postgres": ["inside"],
@@ -239,8 +264,11 @@ def test_only_the_code_location_reaches_beyond_the_machine() -> None:
     }
 
 
-def test_no_secret_stands_in_the_files() -> None:
-    for path in DEPLOY.iterdir():
+def test_no_secret_stands_in_a_file_that_git_takes(project: Path) -> None:
+    files = [path for path in project.rglob("*") if path.is_file() and path.name != ".env"]
+    assert ".env" in (project / ".gitignore").read_text().split()
+    assert (project / ".env").stat().st_mode & 0o077 == 0
+    for path in files:
         for match in re.finditer(
             r"(?im)^[^:=\n]*(password|secret|token)\w*\s*[:=][ \t]*(\S.*)$", path.read_text()
         ):
@@ -248,49 +276,145 @@ def test_no_secret_stands_in_the_files() -> None:
             assert match[2].startswith(reference_starts), f"{path.name}: {match[0]}"
 
 
-def test_the_image_is_pinned_locked_and_not_root() -> None:
-    dockerfile = (DEPLOY / "Dockerfile").read_text()
+def test_the_image_is_pinned_and_not_root_and_has_nothing_but_the_project(
+    project: Path, compose: Any
+) -> None:
+    dockerfile = (project / "Dockerfile").read_text()
     base = re.search(r"(?m)^ARG PYTHON=(python:3\.11\.\d+-slim-bookworm)$", dockerfile)
     assert base
     for name in OURS:  # by digest, if .env says so
-        arguments = COMPOSE["services"][name]["build"]["args"]
+        arguments = compose["services"][name]["build"]["args"]
         assert arguments == {"PYTHON": f"${{PYTHON_IMAGE:-{base[1]}}}"}
-    assert "--require-hashes -r /opt/batchrec/requirements.lock" in dockerfile
     assert re.search(r"(?m)^USER 10001:10001$", dockerfile)
-    assert "HEALTHCHECK" in dockerfile
-    ignored_files = (DEPLOY / "Dockerfile.dockerignore").read_text()
-    for line in re.findall(r"(?m)^COPY (?!--)(.+) \S+$", dockerfile):
-        for source in line.split():
-            assert (REPOSITORY / source).exists()
-            assert f"\n!{source}\n" in ignored_files, f"{source} is kept out of the build"
+    assert dockerfile.count("pip install --constraint constraints.txt --find-links wheels") == 2
+    everything, *admitted = [
+        line
+        for line in (project / ".dockerignore").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    assert everything == "*"
+    copied = {
+        source
+        for line in re.findall(r"(?m)^COPY (?!--)(.+) \S+$", dockerfile)
+        for source in line.split()
+    }
+    assert {line.removeprefix("!") for line in admitted if line.startswith("!")} == copied
+    assert {"deployed", "pyproject.toml", "wheels"} <= copied
+    for source in copied:
+        assert (project / source).exists()
+
+
+def test_the_code_location_is_the_project(project: Path, compose: Any) -> None:
+    environment = compose["services"]["code_location"]["environment"]
+    module = environment["DAGSTER_MODULE_NAME"]
+    assert (project / module.replace(".", "/")).with_suffix(".py").exists()
+    workspace = yaml.safe_load((project / "deploy" / "workspace.yaml").read_text())
+    (location,) = workspace["load_from"]
+    assert location["grpc_server"]["location_name"] == environment["DAGSTER_LOCATION_NAME"]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_the_files_read_from_the_environment_is_given(name: str) -> None:
-    service = COMPOSE["services"][name]
+def test_what_the_files_read_from_the_environment_is_given(
+    project: Path, compose: Any, name: str
+) -> None:
+    service = compose["services"][name]
     command, environment = service["command"], service["environment"]
     assert Path(sys.executable).with_name(command[0]).exists()
-    read = set(re.findall(r"env: (\w+)", (DEPLOY / "dagster.yaml").read_text()))
+    read = set(re.findall(r"env: (\w+)", (project / "deploy" / "dagster.yaml").read_text()))
     if "workspace.yaml" in command:
-        read |= set(re.findall(r"env: (\w+)", (DEPLOY / "workspace.yaml").read_text()))
+        read |= set(re.findall(r"env: (\w+)", (project / "deploy" / "workspace.yaml").read_text()))
     health = " ".join(service["healthcheck"]["test"])
     read |= set(re.findall(r"\$\$(\w+)", health))
     assert read <= environment.keys()
 
 
-def test_only_the_code_location_has_settings_and_credentials() -> None:
-    having = [name for name in COMPOSE["services"] if "env_file" in COMPOSE["services"][name]]
+def test_only_the_code_location_has_settings_and_credentials(compose: Any) -> None:
+    having = [name for name in compose["services"] if "env_file" in compose["services"][name]]
     assert having == ["code_location"]
-    options: dict[str, Any] = COMPOSE["services"]["webserver"]["environment"]
+    options: dict[str, Any] = compose["services"]["webserver"]["environment"]
     assert [key for key in options if key.startswith(("AWS_", "BATCHREC_"))] == [
         "BATCHREC_ALLOWED_HOSTS"
     ]
 
 
-def test_the_webserver_stands_behind_the_guard() -> None:
-    command = COMPOSE["services"]["webserver"]["command"]
+def test_the_webserver_stands_behind_the_guard(compose: Any) -> None:
+    command = compose["services"]["webserver"]["command"]
     assert command[:3] == ["batchrec", "ui", "--no-daemon"]
     main([*command[1:3], "--help"], standalone_mode=False)
+
+
+# The page -----------------------------------------------------------------------------------------
+
+
+def read_first_night() -> list[str]:
+    """The commands of the page from the account to the first night's lists, each in a line."""
+    page = (REPOSITORY / "docs" / "aws.md").read_text()
+    section = page.partition("\n## The first night\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", section)
+    return [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+
+
+def test_fifteen_commands_lead_from_the_account_to_the_first_night() -> None:
+    commands = read_first_night()
+    assert len(commands) <= 15
+    assert commands[0].startswith("export AWS_REGION=")
+    assert any(command.endswith("batchrec run shop") for command in commands)
+
+
+@pytest.mark.usefixtures("account")
+def test_the_commands_of_the_own_machine_make_the_stack_and_bring_the_project_to_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those that need no session on the machine."""
+    from awscli.clidriver import create_clidriver
+
+    folder = tmp_path / "deployed"
+    CliRunner().invoke(main, ["init", str(folder)])
+    monkeypatch.chdir(folder)
+    commands = read_first_night()
+    is_ours = [not command.startswith("aws ssm start-session") for command in commands]
+    for command in commands[: is_ours.index(False)]:
+        with_bucket = command.replace("the-bucket", read_settings(folder).get("bucket", ""))
+        words, _, file = with_bucket.partition(" >> ")
+        program, *arguments = shlex.split(words.replace("/tmp/", f"{tmp_path}/"))
+        if program == "export":
+            monkeypatch.setenv(*arguments[0].split("=", 1))
+        elif program == "batchrec":
+            result = CliRunner().invoke(main, [*arguments, "--offline"], env=read_settings(folder))
+            assert re.search("^ok +settings", result.output, re.MULTILINE), result.output
+        elif program == "tar":
+            subprocess.run([program, *arguments], check=True)
+        else:
+            capfd.readouterr()
+            assert create_clidriver().main(arguments) == 0, capfd.readouterr().err
+            if "deploy" in arguments:
+                # Because moto gives a stack of the deploy command no outputs.
+                boto3.client("cloudformation").update_stack(
+                    StackName="batchrec", TemplateBody=FILE.read_text()
+                )
+            if file:
+                with (folder / file).open("a") as env:
+                    env.write(capfd.readouterr().out)
+    (reservation,) = boto3.client("ec2").describe_instances()["Reservations"]
+    (machine,) = reservation["Instances"]
+    assert machine["IamInstanceProfile"]["Arn"].endswith("/batchrec-runner")
+    archive = boto3.client("s3").get_object(
+        Bucket=read_settings(folder)["bucket"], Key="batchrec/install/project.tar.gz"
+    )
+    with tarfile.open(fileobj=io.BytesIO(archive["Body"].read())) as brought:
+        names = {name.removeprefix("./") for name in brought.getnames()}
+    assert {"Dockerfile", ".dockerignore", "compose.yaml", "deployed/definitions.py"} <= names
+    assert {"wheels", "constraints.txt", "deploy/dagster.yaml"} <= names
+    assert ".env" not in names
+
+
+def read_settings(folder: Path) -> dict[str, str]:
+    """The settings in the project's .env, and the name of the `bucket`, once it is there."""
+    lines = (folder / ".env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
+    if "BATCHREC_STORAGE" in settings:
+        settings["bucket"] = settings["BATCHREC_STORAGE"].split("/")[2]
+    return settings
 
 
 def test_the_parameters_of_the_page_are_the_template_s() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from batchrec_dagster_tests.guard.builders import REPOSITORY
+from batchrec_dagster_tests.guard.builders import NEW_PROJECT
 
-FILE = REPOSITORY / "deploy" / "batchrec.yaml"
+FILE = NEW_PROJECT / "deploy" / "aws.yaml"
 ACCOUNT = "123456789012"
 REGION = "eu-west-1"
 BUCKET = "the-bucket"

@@ -37,6 +37,8 @@ from batchrec_dagster_tests.guard.servers.personalize import ROLE
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 from batchrec_dagster_tests.guard.servers.teardown import tear_down
 
+RESOURCE_TAG = "aws:ResourceTag/"
+
 
 @dataclass
 class Account:
@@ -101,8 +103,19 @@ def _allow(statements: list[Statement], permission: Permission) -> bool:
     return any(
         permission.action in read_actions(statement)
         and fnmatchcase(permission.resource, statement["Resource"])
+        and _has_tags(permission, statement.get("Condition", {}).get("StringEquals", {}))
         for statement in statements
     )
+
+
+def _has_tags(permission: Permission, condition: dict[str, str]) -> bool:
+    """Whether the resource has the tags that the condition requires."""
+    required = {
+        key.removeprefix(RESOURCE_TAG): value
+        for key, value in condition.items()
+        if key.startswith(RESOURCE_TAG)
+    }
+    return required.items() <= dict(permission.tags).items()
 
 
 def _fill_in_account(bucket: str, statements: list[Statement]) -> list[Statement]:

@@ -25,6 +25,8 @@ from batchrec_dagster.storage.objects import ObjectStore
 class Permission(NamedTuple):
     action: str
     resource: str
+    tags: tuple[tuple[str, str], ...] = ()
+    """The tags of the resource, where something is deleted."""
 
 
 class Request(NamedTuple):
@@ -106,9 +108,13 @@ def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
     def respond(request: Request) -> Answer:
         target = request.headers.get("X-Amz-Target", "")
         operation = target.rpartition(".")[2]
-        lacking = door.find_denied(
-            _list_personalize_permissions(operation, json.loads(request.body))
-        )
+        permissions = _list_personalize_permissions(operation, json.loads(request.body))
+        if operation.startswith("Delete"):
+            permissions = [
+                permission._replace(tags=_read_tags(service, permission.resource))
+                for permission in permissions
+            ]
+        lacking = door.find_denied(permissions)
         if lacking is None:
             status, body, _ = answer(service.call, target, request.body)
         else:
@@ -120,6 +126,15 @@ def personalize_door(service: LocalPersonalize) -> Iterator[Door]:
 
     with _serving(door, respond):
         yield door
+
+
+def _read_tags(service: LocalPersonalize, arn: str) -> tuple[tuple[str, str], ...]:
+    """The keys and values of the resource's tags; none for what takes none, as a schema."""
+    asked = json.dumps({"resourceArn": arn}).encode()
+    status, body, _ = answer(service.call, "AmazonPersonalize.ListTagsForResource", asked)
+    if status != 200:
+        return ()
+    return tuple((tag["tagKey"], tag["tagValue"]) for tag in json.loads(body)["tags"])
 
 
 @contextmanager

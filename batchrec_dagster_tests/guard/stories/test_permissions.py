@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from batchrec_dagster_tests.guard.builders import declaration, write_ratings
 from batchrec_dagster_tests.guard.oracles.template import (
@@ -110,6 +111,27 @@ def test_the_runners_policy_is_what_the_pipelines_do(needed_actions: NeededActio
     actions_done = {action for step in needed_actions.steps.values() for action in step}
     assert actions_done <= list_actions(list_runner_statements())
     assert list_actions(list_runner_statements()) - actions_done <= BESIDE.keys()
+
+
+@pytest.mark.parametrize("storage", ["another", ""])
+def test_the_runner_deletes_nothing_that_another_deployment_made(
+    tmp_path: Path, s3: S3Server, storage: str
+) -> None:
+    bucket = s3.create_bucket()
+    with account(tmp_path, s3, bucket) as own:
+        own.permit_template(bucket)
+        client = s3.session().client("personalize", endpoint_url=own.personalize.url)
+        arns = []
+        for name, owner in (("other", storage), ("own", bucket)):
+            value = f"s3://{owner}/batchrec/"
+            group = client.create_dataset_group(
+                name=name, tags=[{"tagKey": "batchrec:storage", "tagValue": value}] if owner else []
+            )
+            arns.append(group["datasetGroupArn"])
+        other_arn, own_arn = arns
+        with pytest.raises(ClientError, match="DeleteDatasetGroup"):
+            client.delete_dataset_group(datasetGroupArn=other_arn)
+        client.delete_dataset_group(datasetGroupArn=own_arn)
 
 
 @pytest.mark.lengthy

@@ -88,7 +88,7 @@ NIGHTS = (
         Start(
             lost="CreateDatasetImportJob",
             failing={"CreateDatasetImportJob": [NO_ACCESS] * 2},
-            fix=("s3:GetObject", "in the bucket's policy", "deploy/batchrec.yaml", "run again"),
+            fix=("s3:GetObject", "in the bucket's policy", "deploy/aws.yaml", "run again"),
         ),
         Start(
             lost="CreateBatchInferenceJob",
