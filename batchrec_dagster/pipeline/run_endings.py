@@ -20,6 +20,7 @@ from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.storage.edition import Finding
+from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.nights import Night
 
@@ -124,6 +125,11 @@ def _record(
                 seconds=measure_seconds(find_run_start(context)),
             )
         )
+        if ended != "unchanged" and is_installed("report"):
+            # Imported here, because it needs NumPy and Jinja.
+            from batchrec_dagster.reporting.page_files import show_last_night
+
+            show_last_night(files)
 
 
 def _find_files(context: dg.AssetExecutionContext) -> ListFiles | None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from batchrec_dagster.personalize.evidence import NDCG as PERSONALIZE_NDCG
 from batchrec_dagster.personalize.evidence import name_ndcg, read_popular_ndcg
-from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.reporting.messages import format_labelled
 from batchrec_dagster.reporting.provenance import Provenance
 from batchrec_dagster.reporting.published import PublishedResults
@@ -81,9 +81,7 @@ def summarize(published: PublishedResults, instance: dg.DagsterInstance | None) 
         facts["success"] = list(edition.success)
     if edition.engine is not None:
         facts["provenance"] = Provenance.of_edition(edition).lines
-    verdict = EditionHistory(files).read_verdict(edition)
-    if verdict:
-        facts["verdict"] = verdict.text
+    facts["verdict"] = str(give_verdict(files.editions.record().list_findings(edition)))
     rows, users = published.count_rows_and_users()
     facts |= {
         "rows": rows,

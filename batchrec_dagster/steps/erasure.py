@@ -237,7 +237,6 @@ def _list_files_made_again(work: PersonalizeWork) -> Iterator[str]:
         prefixes += [
             files.keys.all_arm_users,
             f"{files.keys.report.rpartition('/')[0]}/",
-            files.keys.list_record("report_tallies"),
         ]
     for prefix in dict.fromkeys(prefixes):
         for info in work.storage.store.list(work.files.uri(prefix)):

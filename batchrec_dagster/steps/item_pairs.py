@@ -38,6 +38,8 @@ MOST_AFTER, MOST_AFTER_APART = 100, 25
 EVENTS_AT_ONCE = 50_000
 # The counts of so many pairs are kept before those of the same pairs are added up.
 COUNTS_AT_ONCE = 20_000_000
+# So many bytes of people who had items are compared at once.
+BYTES_AT_ONCE = 32_000_000
 # Two bounds keep the counting of whole histories at a few seconds: the number of users that are
 # counted, and the sum over them of the square of their interactions.
 MOST_COUNTED = 100_000
@@ -148,6 +150,40 @@ def pair_histories(
         .select(*_split_pair(), "both")
         .collect(engine="streaming")
     )
+    return _select_strong(pairs, had, people)
+
+
+def count_pairs(had: pl.DataFrame, people: int, pairs: pl.DataFrame) -> pl.DataFrame:
+    """Those of `pair_histories` that are among these pairs, and the same the other way round.
+
+    It is faster than that where few pairs are asked for.
+
+    had: as of `number_histories`.
+    people: how many people are counted.
+    pairs: the columns item and other, by their numbers, each pair once with the lower number first.
+    """
+    users, items_had = (had.get_column(name).to_numpy() for name in ("user", "item"))
+    # A bit for each person, in a row for each item.
+    has_item = np.zeros((1 + items_had.max(initial=0), -(-people // 8)), np.uint8)
+    np.bitwise_or.at(has_item, (items_had, users >> 3), (1 << (users & 7)).astype(np.uint8))
+    pairs = pairs.filter(pl.all_horizontal(pl.col("item", "other") < len(has_item)))
+    both = np.zeros(pairs.height, np.uint32)
+    at_once = max(1, BYTES_AT_ONCE // max(1, has_item.shape[1]))
+    for start in range(0, pairs.height, at_once):
+        part = pairs.slice(start, at_once)
+        items, others = (part.get_column(name).to_numpy() for name in ("item", "other"))
+        shared = has_item[items] & has_item[others]
+        both[start : start + at_once] = np.bitwise_count(shared).sum(axis=1, dtype=np.uint32)
+    counted = pairs.with_columns(both=both).filter(pl.col("both") >= FEWEST_PEOPLE)
+    return _select_strong(counted, had, people)
+
+
+def _select_strong(pairs: pl.DataFrame, had: pl.DataFrame, people: int) -> pl.DataFrame:
+    """The pairs that more people have than by chance, with their score, in both directions.
+
+    pairs: the columns item, other and both.
+    had, people: as of `pair_histories`.
+    """
     scored = _score(pairs, _count_people(had), DISCOUNT_HISTORIES)
     by_chance = pl.col("people").cast(pl.Float64) * pl.col("people_of_other") / people
     strong = scored.filter(pl.col("both") > by_chance).select(*pairs.columns, "score")

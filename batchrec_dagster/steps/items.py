@@ -113,17 +113,6 @@ def has_item_table(pipeline: Pipeline) -> bool:
     return layout is not None and (bool(layout.categories) or layout.created is not None)
 
 
-def list_optional_tables(pipeline: Pipeline) -> list[str]:
-    """The assets of this pipeline that not every pipeline has, and whose tables the report
-    shows."""
-    is_declared = {
-        "item_titles": pipeline.has_titles,
-        "items": has_item_table(pipeline),
-        "user_segments": pipeline.segments is not None,
-    }
-    return [name for name, declared in is_declared.items() if declared]
-
-
 def read_titles_version(work: Work) -> str:
     """The version of the titles, which the pipeline must declare. Raises UserError."""
     return work.files.record_version(work.pipeline.keys.record("item_titles"))

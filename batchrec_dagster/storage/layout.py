@@ -200,6 +200,11 @@ class ListKeys(PipelineKeys):
         return f"{self.folder}/curated/report/index.html"
 
     @property
+    def report_facts(self) -> str:
+        """What that page says, from which it is shown again."""
+        return f"{self.folder}/curated/report/facts.json"
+
+    @property
     def outcomes(self) -> str:
         """What people did with each published edition."""
         return self.curated("recommendation_outcomes.parquet")
@@ -231,8 +236,8 @@ class ListKeys(PipelineKeys):
         return _name_file(f"{self.folder}/curated/users_without_lists/", version, "parquet")
 
     def edition_inputs(self, version: str = "") -> str:
-        """The data that the edition of this version was made from, which the report of the next
-        one compares its own with; without it, the folder of all."""
+        """The data that the edition of this version was made from; without it, the folder of
+        all."""
         return _name_file(f"{self.records}inputs/", version, "parquet")
 
     def export(self, extension: str) -> str:

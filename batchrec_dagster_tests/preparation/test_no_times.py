@@ -38,5 +38,5 @@ def test_the_report_says_that_there_are_no_times(
     assert metadata(result, "raw_ratings")["timestamp_unit"] == "none"
     assert metadata(result, "interactions")["timestamp_unit"] == "none"
     page = (project.storage / "shop/curated/report/index.html").read_text()
-    assert "items, without times, so that what is recent counts no more" in page
-    assert "played.csv, without times" in page
+    assert "without times, so that what is recent counts no more" in page
+    assert "played.csv" in page

@@ -3,7 +3,6 @@
 The report is an HTML page.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,17 @@ from batchrec_dagster.pipeline.declare_asset import (
     table_metadata,
 )
 from batchrec_dagster.pipeline.run_step import asset_step, get_work
+from batchrec_dagster.reporting.insight.outcomes import (
+    NOTHING_YET,
+    REPLAYED,
+    describe_outcome,
+    describe_result,
+)
 from batchrec_dagster.reporting.markdown import escape
-from batchrec_dagster.reporting.outcomes import NOTHING_YET, REPLAYED, describe_outcome
-from batchrec_dagster.steps.items import list_optional_tables
 from batchrec_dagster.steps.outcomes import SCHEMA, Outcome
-from batchrec_dagster.steps.records import ModelRecord
 
 if TYPE_CHECKING:
-    from batchrec_dagster.pipeline.report import Report
+    from batchrec_dagster.reporting.insight.page import Page
     from batchrec_dagster.steps.outcomes import MeasuredOutcomes
 
 
@@ -91,7 +93,6 @@ def recommendation_outcomes(published: PublishedList) -> dg.AssetsDefinition:
     @asset_step
     def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         # Imported here, because they need SciPy and NumPy.
-        from batchrec_dagster.reporting.experiment import describe_result
         from batchrec_dagster.steps.arms import MODEL
         from batchrec_dagster.steps.outcomes import measure_outcomes
 
@@ -151,97 +152,75 @@ def recommendation_report(
 
     @dg.asset(**_declare_report(published))
     @asset_step
-    def recommendation_report(
-        context: dg.AssetExecutionContext, solution_version: ModelRecord
-    ) -> dg.MaterializeResult[Any]:
-        return _build_report(published, context, solution_version, checks)
+    def recommendation_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        # Imported here, because they need SciPy and Jinja.
+        from batchrec_dagster.pipeline.report import build_page
+        from batchrec_dagster.reporting.insight.page import save_page
+        from batchrec_dagster.reporting.views.html import render_html
+
+        work = get_work(published.pipeline, context)
+        page = build_page(work, published, checks, context.instance)
+        level = "info" if page.verdict.level == "good" else "warning"
+        getattr(context.log, level)(f"edition {page.edition.number} is live. {page.verdict}")
+        save_page(work.files_of(published), page)
+        html = render_html(page)
+        return dg.MaterializeResult(
+            value=html,
+            metadata={
+                **_describe_page(page, html),
+                **storage_links("report", work.storage, work.storage.uri(published.keys.report)),
+            },
+        )
 
     return recommendation_report
 
 
 def _declare_report(published: PublishedList) -> AssetOptions:
     """The options of the asset of the report."""
-    required = ("interactions", "batch_users", "recommendations", "recommendation_outcomes")
+    required = (
+        "solution_version",
+        "interactions",
+        "batch_users",
+        "recommendations",
+        "recommendation_outcomes",
+    )
     pipeline = published.pipeline
     keys = [asset_key(published, name) for name in required]
-    optional = [asset_key(pipeline, name) for name in list_optional_tables(pipeline)]
-    similar_items = pipeline.similar_items_list
-    if similar_items is not None:
-        optional.append(asset_key(similar_items, similar_items.asset))
-    settings = fingerprint(
-        published.description,
-        pipeline.report,
-        pipeline.ratings.sources,
-        pipeline.solution.recipe,
-        *optional,
-    )
+    if pipeline.has_titles:
+        keys.append(asset_key(pipeline, "item_titles"))
+    settings = fingerprint(published.description, pipeline.report)
     return asset_options(
         published,
         "recommendation_report",
-        description="A page for people, in one HTML file: how good the lists are, whom they"
-        " reach, what they recommend, and each user's history next to their list.",
+        description="A page for people, in one HTML file: whether the lists can be sent, whom they"
+        " reach, what changed, what people did, and people's history next to their list.",
         kinds={"report", "html"},
-        inputs=["solution_version"],
-        deps=[*keys, *optional],
+        deps=keys,
         storage_key=published.keys.report,
         code_version=f"{CODE_VERSION}-{settings}",
         io_manager="html_io",
     )
 
 
-def _build_report(
-    published: PublishedList,
-    context: dg.AssetExecutionContext,
-    newest_model: ModelRecord,
-    checks: Sequence[dg.AssetCheckSpec],
-) -> dg.MaterializeResult[Any]:
-    """The page, with its metadata. Raises UserError.
-
-    newest_model: its record.
-    """
-    # Imported here, because it needs SciPy.
-    from batchrec_dagster.pipeline.report import build_report
-
-    work = get_work(published.pipeline, context)
-    report = build_report(
-        work, published, newest_model, checks, context.instance, context.run.run_id
-    )
-    _log_verdict(context.log, report)
-    for warning in report.facts.warnings:
-        context.log.warning(warning)
-    return dg.MaterializeResult(
-        value=report.html,
-        metadata={
-            **_report_metadata(report),
-            **storage_links("report", work.storage, work.storage.uri(published.keys.report)),
-        },
-    )
-
-
-def _log_verdict(log: logging.Logger, report: "Report") -> None:
-    """Log whether the published lists are safe to send, so that doubts stand out."""
-    verdict = report.facts.verdict
-    level = logging.INFO if verdict.judgement == "good" else logging.WARNING
-    log.log(level, f"edition {report.facts.run.edition} is published. {verdict.text}")
-
-
-def _report_metadata(report: "Report") -> dict[str, Any]:
-    people, warnings, verdict = report.facts.people, report.facts.warnings, report.facts.verdict
-    people_shown = len(people.people)
+def _describe_page(page: "Page", html: str) -> dict[str, Any]:
+    """The metadata of the page."""
+    shown, served = len(page.people.people), page.people.served
+    findings = page.open_findings
     return {
         "preview": preview_metadata(
-            f"**{escape(verdict.text)}**",
+            f"**{escape(page.verdict)}**",
             # Short paragraphs: the UI cuts long ones off next to the paths below.
-            f"**{people.served:,} users** have a list.",
-            f"{people_shown:,} of them are shown with their history.",
-            *(f"{label}: {escape(text)}" for label, text in report.facts.provenance.lines.items()),
-            "\n".join(f"- {escape(warning)}" for warning in warnings),
+            f"**{served:,} users** have a list.",
+            f"{shown:,} of them are shown with their history.",
+            f"{escape(page.measured_by)}.",
+            f"Data: {escape(page.source)}.",
+            "\n".join(f"- {escape(finding)}" for finding in findings),
         ),
-        "verdict": verdict.text,
-        "judgement": verdict.judgement,
-        "bytes": len(report.html.encode()),
-        "users": people.served,
-        "people_shown": people_shown,
-        "sampled": people_shown < people.served,
-        "warnings": len(warnings),
+        "verdict": str(page.verdict),
+        "level": page.verdict.level,
+        "bytes": len(html.encode()),
+        "users": served,
+        "people_shown": shown,
+        "sampled": shown < served,
+        "findings": len(findings),
     }

@@ -15,11 +15,12 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.pipeline.automation.send_alert import Message
-from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.storage.connection import Storage
 
-# How long new lists may wait for the report's verdict before they are announced without it.
+# How long new lists may wait for the report, which says what changed, before they are announced
+# without it.
 REPORT_TIME = timedelta(hours=1)
 # Sorts before any time at which lists were made.
 NEVER = datetime.min.replace(tzinfo=UTC)
@@ -147,19 +148,24 @@ def _find_last_scheduled_time(cron: str, timezone: str, before: datetime) -> dat
 def describe_new_lists(published: PublishedList, results: PublishedResults) -> Message | None:
     """What to say of the lists that have just become the published ones.
 
-    None if the report, which judges them, may still be on its way.
+    None if the report, which says what changed, may still be on its way.
     Raises UserError.
     """
-    edition = results.require_edition()
-    reported = EditionHistory(results.files).read(edition)
-    if reported is None and datetime.now(UTC) - results.publication_time < REPORT_TIME:
+    from batchrec_dagster.reporting.insight.page import read_page  # NumPy
+
+    files, edition = results.files, results.require_edition()
+    page = read_page(files)
+    is_described = page is not None and page.edition.is_copy_of(edition)
+    if not is_described and datetime.now(UTC) - results.publication_time < REPORT_TIME:
         return None
-    live = results.read_publication()
+    record = files.editions.record()
+    live = record.live
+    changes = page.changes if page is not None and is_described else None
     asset = "/".join(published.asset_key(published.asset))
     lines = [
         live.description if live is not None and live.ended == "restored" else None,
-        reported.verdict.text if reported is not None and reported.verdict is not None else None,
-        reported.changes if reported is not None else None,
+        str(give_verdict(record.list_findings(edition))),
+        changes.summary if changes is not None else None,
         f"Lists: {published.pipeline.alerts.dagster_url}/assets/{asset}",
     ]
     title = f"batchrec: edition {edition.number} of {published.address} is published"

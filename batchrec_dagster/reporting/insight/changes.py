@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.evidence import (
     read_popular_ndcg,
 )
 from batchrec_dagster.reporting.insight.numbers import Number
-from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.edition import DataCounts, Edition
 
 # The lists of this many users are compared. If there are more, they are an even sample.
 MOST_COMPARED = 50_000
@@ -121,7 +121,7 @@ def compare_editions(
         before=old.number,
         after=new.number,
         settings=tuple(find_changed_settings(old, new)),
-        data=tuple(_compare_data(getattr(old, "data", None), getattr(new, "data", None))),
+        data=tuple(_compare_data(old.data, new.data)),
         quality=tuple(_compare_quality(old, new)),
         caveat=describe_comparability(old, new),
         kept=float(shares_kept.mean()) if len(shares_kept) else None,  # type: ignore[arg-type]
@@ -256,7 +256,7 @@ def _read_inference_cost(edition: Edition) -> Number | None:
     return None if cost is None else Number(value=cost, unit="usd")
 
 
-def _compare_data(before: Any, after: Any) -> Iterator[Change]:
+def _compare_data(before: DataCounts | None, after: DataCounts | None) -> Iterator[Change]:
     """How much data there was, and what else differs; nothing if it is not known of one."""
     if before is None or after is None or before == after:
         return
@@ -284,7 +284,7 @@ def _compare_data(before: Any, after: Any) -> Iterator[Change]:
             yield Change(name=name, before="", after=Number(value=number))
 
 
-def _compare_events(before: Any, after: Any) -> Iterator[Change]:
+def _compare_events(before: DataCounts, after: DataCounts) -> Iterator[Change]:
     """The share of each type of events, if there are several."""
     events = sorted({*before.events, *after.events})
     if len(events) < 2:

@@ -43,12 +43,19 @@ class Number(BaseModel, frozen=True):
         return format_value(self.value, self.unit)
 
     @property
+    def ends(self) -> tuple[str, str] | None:
+        """The ends of the interval, with as many decimals as the value; None without one."""
+        if self.low is None or self.high is None:
+            return None
+        if self.unit == "score":
+            decimals = _count_decimals(self.value)
+            return f"{self.low:.{decimals}f}", f"{self.high:.{decimals}f}"
+        return format_value(self.low, self.unit), format_value(self.high, self.unit)
+
+    @property
     def interval(self) -> str:
         """The interval, such as `42.1% to 50.5%`; empty without one."""
-        if self.low is None or self.high is None:
-            return ""
-        low, high = (format_value(end, self.unit) for end in (self.low, self.high))
-        return f"{low} to {high}"
+        return "" if self.ends is None else " to ".join(self.ends)
 
     @property
     def sentence(self) -> str:
@@ -67,7 +74,7 @@ def format_value(value: float, unit: Unit) -> str:
         case "share":
             return f"{value:.1%}"
         case "score":
-            return _format_small(value)
+            return f"{value:.{_count_decimals(value)}f}"
         case "usd":
             return f"${value:,.2f}"
         case "amount":
@@ -77,11 +84,11 @@ def format_value(value: float, unit: Unit) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
-def _format_small(value: float) -> str:
-    if abs(value) >= 0.1 or abs(value) < 1e-6:
-        return f"{value:.2f}"
-    decimals = 1 - math.floor(math.log10(abs(value)))
-    return f"{value:.{decimals}f}"
+def _count_decimals(score: float) -> int:
+    """Two, or as many as two significant digits take if the score is small."""
+    if abs(score) >= 0.1 or abs(score) < 1e-6:
+        return 2
+    return 1 - math.floor(math.log10(abs(score)))
 
 
 def format_duration(seconds: float | None) -> str:

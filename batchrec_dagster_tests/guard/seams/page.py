@@ -46,6 +46,8 @@ class Page:
     """The rows of the tables of TABLES that are there."""
     people: Mapping[str, Person]
     """The people who can be looked up, by id."""
+    strip: str = ""
+    """What it says of the edition at a glance, and of the last night."""
 
 
 # What the page calls its numbers and tables.
@@ -61,8 +63,8 @@ NUMBERS = {
     "items recommended": "recommended",
     "items in the catalogue": "catalogue",
     "share of the top 1% in lists": "top_lists",
-    "NDCG of the model": "normalized_discounted_cumulative_gain_at_25",
-    "NDCG of popular items": "popularity_normalized_discounted_cumulative_gain_at_25",
+    "NDCG of the model": "ndcg",
+    "NDCG of popular items": "popular_ndcg",
     "share of a list that was kept": "overlap",
     "people who have a list now": "gained",
     "people who had a list": "lost",
@@ -72,10 +74,10 @@ TABLES = {
     "categories": "category1",
     "data that changed": "changed-data",
     "failed checks": "failed-checks",
-    "metrics that changed": "changed-metrics",
+    "metrics that changed": "changed-quality",
     "most recommended": "most",
     "nights": "nights",
-    "outcomes": "outcomes-over-time",
+    "outcomes": "outcomes",
     "passed checks": "checks",
     "settings that changed": "changed-settings",
 }
@@ -89,9 +91,9 @@ def read_page(html: str) -> Page:
     people = {}
     for user, _, history, listed in data["people"]:
         people[user] = Person(
-            tuple(titles[place] for place in history[::2]),
-            tuple(titles[place] for place in listed[::3]),
-            tuple(titles[place] if place >= 0 else "" for place in listed[1::3]),
+            tuple(titles[item] for item, _ in history),
+            tuple(titles[item] for item, _, _ in listed),
+            tuple("" if because is None else titles[because] for _, because, _ in listed),
         )
     tables = {
         name: [
@@ -106,6 +108,7 @@ def read_page(html: str) -> Page:
         {name: reader.facts[key] for name, key in NUMBERS.items() if key in reader.facts},
         {name: rows for name, rows in tables.items() if rows},
         people,
+        " ".join(reader.strip.split()),
     )
 
 
@@ -124,9 +127,9 @@ class _PageReader(HTMLParser):
         self.facts: dict[str, float] = {}
         # Of each cell the texts up to the first number, and the numbers.
         self.tables: dict[str, list[list[tuple[str | float, ...]]]] = {}
-        self.data = self.verdict = ""
+        self.data = self.verdict = self.strip = ""
         self._fact = self._table = ""
-        self._is_in_people = self._is_in_verdict = False
+        self._is_in_people = self._is_in_verdict = self._is_in_strip = False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -148,6 +151,7 @@ class _PageReader(HTMLParser):
             self.tables[self._table][-1].append(())
         elif tag == "section":
             self._is_in_verdict = "verdict" in (attributes.get("class") or "")
+            self._is_in_strip = attributes.get("class") == "strip"
         elif tag == "script":
             self._is_in_people = attributes.get("id") == "people-data"
 
@@ -157,7 +161,7 @@ class _PageReader(HTMLParser):
         elif tag == "span":
             self._fact = ""
         elif tag == "section":
-            self._is_in_verdict = False
+            self._is_in_verdict = self._is_in_strip = False
         elif tag == "script":
             self._is_in_people = False
 
@@ -166,6 +170,8 @@ class _PageReader(HTMLParser):
             self.data += data
         elif self._is_in_verdict:
             self.verdict += data
+        elif self._is_in_strip:
+            self.strip += data
         elif self._table and self.tables[self._table] and self.tables[self._table][-1]:
             cells = self.tables[self._table][-1]
             if not any(isinstance(part, float) for part in cells[-1]):
@@ -184,12 +190,12 @@ class ShownPerson:
 def look_up(tab: Any, user: str) -> ShownPerson | None:
     """Type the id where the opened report asks for it; None if it says that nobody is found."""
     tab.get_by_label("Find a user").fill(user)
-    if not tab.locator("#person").is_visible():
+    if not tab.locator("#shown").is_visible():
         return None
     return ShownPerson(
         tab.locator("#person-name").text_content(),
-        tuple(tab.locator("#history li bdi").all_text_contents()),
-        tuple(tab.locator("#recommended li div > button bdi").all_text_contents()),
+        tuple(tab.locator("#shown .history li > :is(a, span) bdi").all_text_contents()),
+        tuple(tab.locator("#shown .listed li > :is(a, span) bdi").all_text_contents()),
     )
 
 

@@ -155,14 +155,29 @@ def test_the_list_of_nights_in_a_terminal_is_that_of_the_page(
     assert re.findall(rf"(?<!: \d )(?:{words})", listed.output) == statuses
 
 
-def test_a_refused_night_leaves_the_page_of_the_lists_that_people_have(
+def test_a_night_that_publishes_nothing_is_told_on_the_page_of_the_lists_that_people_have(
     strange_shop: StrangeShop,
 ) -> None:
     published = strange_shop.night("grown")
-    for name in ("refused", "failed"):
+    page = read_page(published.page.read_text())
+    assert "Last night was" not in page.strip
+    for name, reason in (
+        ("refused", r"Last night was refused by quality_gate: .*gate\.min_ndcg_at_25"),
+        ("failed", r"Last night was failed at raw_ratings: .*there is no such file"),
+    ):
         night = strange_shop.night(name)
-        assert night.page.read_bytes() == published.page.read_bytes()
+        shown = read_page(night.page.read_text())
         assert night.lists.equals(published.lists)
+        assert re.search(reason, shown.strip), shown.strip
+        # The lists, their numbers and the people are those that were published.
+        assert (shown.verdict, shown.numbers, shown.people) == (
+            page.verdict,
+            page.numbers,
+            page.people,
+        )
+        others = page.tables.keys() - {"nights"}
+        assert [shown.tables[other] for other in others] == [page.tables[other] for other in others]
+        assert len(shown.tables["nights"]) > len(page.tables["nights"])
     pages = {strange_shop.night(name).page.read_bytes() for name in PUBLISHED}
     assert len(pages) == len(PUBLISHED)
 

@@ -1,0 +1,115 @@
+"""Reads what the page about a list says: its live edition, what people had before, and people."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from batchrec_dagster.config import PublishedList
+from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.reporting.insight.changes import Changes, compare_editions
+from batchrec_dagster.reporting.insight.nights import list_nights
+from batchrec_dagster.reporting.insight.outcomes import describe_control, describe_result
+from batchrec_dagster.reporting.insight.page import CheckResult, Page, select_model_outcomes
+from batchrec_dagster.reporting.insight.people import People, PeopleTables, collect_people
+from batchrec_dagster.steps.experiments import summarize_experiment
+from batchrec_dagster.steps.import_dataset import compute_data_version
+from batchrec_dagster.steps.outcomes import estimate_outcomes, read_sums
+from batchrec_dagster.steps.reasons import weigh_events
+from batchrec_dagster.steps.work import Work
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.nights import EditionsRecord
+
+
+def describe_list(
+    work: Work,
+    published: PublishedList,
+    checks: Sequence[CheckResult] = (),
+    missing_checks: Sequence[str] = (),
+) -> Page:
+    """All that the page about a published list says. Raises UserError.
+
+    checks: the newest results of those of all that the lists are made of.
+    missing_checks: the names of those without a result.
+    """
+    files = work.files_of(published)
+    edition, lists = files.editions.read()
+    record = files.editions.record()
+    sums = read_sums(files)
+    return Page(
+        address=published.address,
+        description=published.description,
+        made_at=datetime.now(UTC),
+        edition=edition,
+        findings=record.list_findings(edition),
+        nights=tuple(list_nights(files)),
+        changes=compare_with_before(files, record, edition),
+        outcomes=select_model_outcomes([*estimate_outcomes(sums)]),
+        experiment=tuple(_describe_experiment(files, edition, sums)),
+        people=_read_people(work, edition, lists),
+        checks=tuple(checks),
+        missing_checks=tuple(missing_checks),
+        has_newer_data=edition.data_version != compute_data_version(work),
+    )
+
+
+def compare_with_before(
+    files: ListFiles, record: EditionsRecord, edition: Edition
+) -> Changes | None:
+    """What changed since what readers had before this edition was first published.
+
+    None if that is not kept. Raises UserError.
+    """
+    before = find_before(files, record, edition)
+    if before is None:
+        return None
+    table = files.editions
+    return compare_editions((before, table.read_rows(before)), (edition, table.read_rows(edition)))
+
+
+def find_before(files: ListFiles, record: EditionsRecord, edition: Edition) -> Edition | None:
+    """What readers had before this edition was first published; None if it is not kept.
+
+    See `EditionsRecord.find_before`. Raises UserError.
+    """
+    night = record.find_before(edition)
+    if night is None:
+        return None
+    return next((older for older in files.editions.older() if night.is_of(older)), None)
+
+
+def _describe_experiment(files: ListFiles, edition: Edition, sums: pl.DataFrame) -> list[str]:
+    """What an experiment shows, in sentences; empty without one."""
+    result = summarize_experiment(sums)
+    if result is None:
+        return []
+    editions = [edition, *files.editions.older()]
+    return [*describe_result(result), *describe_control(editions, result.name)]
+
+
+def _read_people(work: Work, edition: Edition, lists: pl.LazyFrame) -> People:
+    """The people on the page. Raises UserError."""
+    pipeline, storage = work.pipeline, work.storage
+    with ExitStack() as stack:
+
+        def open_path(uri: str) -> Path:
+            return stack.enter_context(storage.local_file(uri))
+
+        titles = None
+        if pipeline.has_titles:
+            path = open_path(storage.uri(pipeline.keys.item_titles))
+            titles = pl.scan_parquet(glob.escape(str(path)))
+        tables = PeopleTables(
+            lists=lists,
+            interactions=scan_interactions(open_path(work.files.interactions)),
+            users=0 if edition.data is None else edition.data.users,
+            titles=titles,
+            event_strengths=weigh_events(pipeline.solution),
+        )
+        return collect_people(tables, pipeline.report.people)

@@ -1,0 +1,254 @@
+"""All that the page about a list says, as facts: `views` shows them.
+
+The page is saved as a record next to its HTML. So a night that is refused or fails shows on it,
+although nothing is counted again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from batchrec_dagster.personalize.evidence import (
+    ALL,
+    COVERAGE,
+    EMBEDDED,
+    Evidence,
+    join_events,
+    name_ndcg,
+)
+from batchrec_dagster.reporting.insight.changes import (
+    Changes,
+    read_ndcg_number,
+    read_popular_ndcg_number,
+)
+from batchrec_dagster.reporting.insight.nights import ListedNight
+from batchrec_dagster.reporting.insight.numbers import Number
+from batchrec_dagster.reporting.insight.people import People
+from batchrec_dagster.reporting.insight.verdict import Verdict, give_verdict
+from batchrec_dagster.steps.arms import MODEL
+from batchrec_dagster.steps.outcomes import Outcome
+from batchrec_dagster.storage.edition import Edition, Finding, Level
+from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.measured_popularity import name_window
+from batchrec_dagster.storage.records import load, save
+
+# The start of the sources of generated data.
+GENERATED = "sample://"
+
+
+class CheckResult(BaseModel, frozen=True):
+    """The newest result of an asset check."""
+
+    asset: str
+    check: str
+    level: Level
+    text: str
+    """What was found."""
+    expectation: str = ""
+    """What has to hold."""
+    time: datetime | None = None
+    """When it ran; None if that is not known."""
+
+
+class QualityRow(NamedTuple):
+    """A metric of the model, compared with popular items."""
+
+    name: str
+    model: Number
+    popular: Number | None
+    """None if it was not measured for popular items."""
+    lead: Number | None
+    """By how much the model is better; None if nobody compared them."""
+
+
+class Page(BaseModel):
+    """All that the page says."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    address: str
+    """Of the list, such as `shop` or `shop/newsletter`."""
+    description: str | None = None
+    made_at: datetime
+    """When the page was made."""
+    edition: Edition
+    """The live edition."""
+    findings: tuple[Finding, ...]
+    """What was found of it last."""
+    nights: tuple[ListedNight, ...]
+    """The oldest comes first."""
+    changes: Changes | None = None
+    """What changed since what readers had before; None if that is not kept."""
+    outcomes: tuple[Outcome, ...] = ()
+    """What people did with the model's lists of each edition, the newest last."""
+    experiment: tuple[str, ...] = ()
+    """What an experiment shows, in sentences."""
+    people: People = People()
+    checks: tuple[CheckResult, ...] = ()
+    """Of all that the lists are made of."""
+    missing_checks: tuple[str, ...] = ()
+    """The names of the checks that have no result."""
+    has_newer_data: bool = False
+    """Whether the lists were made from earlier data than the newest interactions, which the
+    histories show."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the lists can be sent."""
+        return give_verdict(self.findings)
+
+    @property
+    def live_since(self) -> datetime:
+        """Since when people have these lists."""
+        for night in reversed(self.nights):
+            if night.is_of(self.edition):
+                return night.time
+        return self.edition.live_since
+
+    @property
+    def last_night(self) -> ListedNight | None:
+        """How the last run ended; None if none is known."""
+        return self.nights[-1] if self.nights else None
+
+    @property
+    def open_findings(self) -> list[Finding]:
+        """What needs somebody: the worst first, and then what other checks of the run warn of."""
+        named = {finding.name for finding in self.findings}
+        findings = [finding for finding in self.findings if not finding.passed]
+        findings += [
+            Finding(f"{check.check} of {check.asset}", check.level, check.text)
+            for check in self.checks
+            if check.level != "good" and check.check not in named
+        ]
+        return sorted(findings, key=lambda finding: finding.level != "refuse")
+
+    @property
+    def measured_by(self) -> str:
+        """What measured the model, and on whom, in words."""
+        edition = self.edition
+        users = edition.evidence.get(f"{ALL}/users")
+        engine = edition.engine or "an unknown engine"
+        if engine == EMBEDDED:
+            engine = "batchrec's embedded engine, not by Amazon"
+        if users is None:
+            return f"Measured by {engine}"
+        people = "1 held-out user" if users == 1 else f"{users:,.0f} held-out users"
+        counted = f", by {join_events(edition.success)} alone" if edition.success else ""
+        return f"Measured by {engine}, on {people}{counted}"
+
+    @property
+    def source(self) -> str:
+        """Where the ratings are from, in words."""
+        source = self.edition.source or "an unknown source"
+        is_generated = source.startswith(GENERATED)
+        return f"generated, no real people ({source})" if is_generated else source
+
+    @property
+    def newest_outcome(self) -> Outcome | None:
+        """What people did with the newest edition of which that is known, if anybody did."""
+        for outcome in reversed(self.outcomes):
+            if outcome.hit_rate is not None:
+                return outcome
+        return None
+
+    @property
+    def quality(self) -> list[QualityRow]:
+        """The metrics of the model that were measured."""
+        return [*_list_quality(self.edition)]
+
+    @property
+    def popular_name(self) -> str:
+        """What the popular items are called that the model is compared with."""
+        edition = self.edition
+        recent = edition.recent_popularity
+        of_all_time = _read_popular_of_all_time(edition)
+        if recent is not None and recent.is_better_than(of_all_time):
+            return f"popular items {name_window(recent.days)}"
+        return "popular items of all time"
+
+
+def read_page(files: ListFiles) -> Page | None:
+    """What the last page of the list says; None without one. Raises UserError."""
+    return load(files.storage.store, files.uri(files.keys.report_facts), Page)
+
+
+def save_page(files: ListFiles, page: Page) -> None:
+    """Remember what the page says. Raises UserError."""
+    save(files.storage.store, files.uri(files.keys.report_facts), page)
+
+
+def _read_popular_of_all_time(edition: Edition) -> float | None:
+    return edition.evidence.get(f"{ALL}/popular")
+
+
+def _list_quality(edition: Edition) -> Iterator[QualityRow]:
+    ndcg, popular = read_ndcg_number(edition), read_popular_ndcg_number(edition)
+    if ndcg is not None:
+        lead = None
+        if popular is not None:
+            popular, lead = _compare_with_popular(edition, ndcg, popular)
+        yield QualityRow(name_ndcg(edition.success), ndcg, popular, lead)
+    others: dict[str, tuple[str, str]] = {
+        "precision_at_10": ("Precision@10", "share"),
+        "mean_reciprocal_rank_at_25": ("MRR@25", "score"),
+        COVERAGE: ("Coverage", "share"),
+    }
+    for key, (name, unit) in others.items():
+        if key in edition.metrics:
+            value = edition.metrics[key]
+            number = Number(value=value, unit="share" if unit == "share" else "score")
+            yield QualityRow(name, number, None, None)
+
+
+def _compare_with_popular(edition: Edition, ndcg: Number, popular: Number) -> tuple[Number, Number]:
+    """The metric of popular items with its interval, and the lead of the model.
+
+    Popular items of the last days are measured on other users than the model, so both margins of
+    error count.
+    """
+    recent = edition.recent_popularity
+    if recent is not None and recent.is_better_than(_read_popular_of_all_time(edition)):
+        margin = recent.margin
+        popular = _add_margin(recent.ndcg, margin, recent.users)
+        lead = ndcg.value - recent.ndcg
+        if margin is None or ndcg.low is None or ndcg.high is None:
+            return popular, Number(value=lead, unit="score")
+        both = math.hypot((ndcg.high - ndcg.low) / 2, margin)
+        return popular, Number(value=lead, unit="score", low=lead - both, high=lead + both)
+    for evidence in Evidence.read(edition.evidence):
+        if evidence.group == ALL:
+            of_all_time, lead_estimate = evidence.popular, evidence.difference
+            return (
+                Number(
+                    value=of_all_time.value,
+                    unit="score",
+                    low=of_all_time.low,
+                    high=of_all_time.high,
+                    measured_on=evidence.users,
+                ),
+                Number(
+                    value=lead_estimate.value,
+                    unit="score",
+                    low=lead_estimate.low,
+                    high=lead_estimate.high,
+                    measured_on=evidence.users,
+                ),
+            )
+    return popular, Number(value=ndcg.value - popular.value, unit="score")
+
+
+def _add_margin(value: float, margin: float | None, users: int) -> Number:
+    if margin is None:
+        return Number(value=value, unit="score", measured_on=users)
+    low, high = max(0.0, value - margin), value + margin
+    return Number(value=value, unit="score", low=low, high=high, measured_on=users)
+
+
+def select_model_outcomes(outcomes: list[Outcome]) -> tuple[Outcome, ...]:
+    """The outcomes of the model's lists, without those of an experiment's control."""
+    return tuple(outcome for outcome in outcomes if outcome.arm == MODEL)

@@ -1,0 +1,272 @@
+"""People on the page: the newest history and the list of each, and what explains the list.
+
+200 people can be looked up there, and those whom the declaration names. `batchrec show` has
+everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import polars as pl
+from pydantic import BaseModel
+
+from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.reporting.insight.numbers import shorten_title
+from batchrec_dagster.steps.arms import CONTROL
+from batchrec_dagster.steps.item_pairs import count_pairs, number_histories
+from batchrec_dagster.steps.numbered_ids import NumberedIds
+from batchrec_dagster.steps.reasons import BECAUSE, POPULAR, SpeakingItems, select_strongest
+
+MOST_PEOPLE = 200
+# This many items of a history and of a list are shown.
+HISTORY, LIST = 10, 25
+# The pairs of items that explain lists are counted over about this many people.
+MOST_COUNTED = 20_000
+# So many of a person's newest interactions may explain their list.
+MOST_OWN = 100
+
+
+class ShownItem(NamedTuple):
+    """An item on the page."""
+
+    id: str
+    title: str | None
+    link: str | None
+    """The address of its page, which begins with https; None without one."""
+    image: str | None
+    """The address of its picture, which begins with https; None without one."""
+
+
+class HadItem(NamedTuple):
+    """An item of a person's history."""
+
+    item: int
+    """Its index among the items."""
+    day: str
+    """When they had it last; empty if the interactions have no times."""
+
+
+class ListedItem(NamedTuple):
+    """An item of a person's list."""
+
+    item: int
+    """Its index among the items."""
+    because: int | None
+    """The index of the item of the history that explains it; None if none does."""
+    reason: str
+    """Why it is there, in a word, if that is not an item of the history; empty if not known."""
+
+
+class Person(NamedTuple):
+    """A person on the page."""
+
+    user: str
+    interactions: int
+    history: tuple[HadItem, ...]
+    """The newest first."""
+    listed: tuple[ListedItem, ...]
+    """The best first."""
+
+
+class People(BaseModel, frozen=True):
+    """The people on the page."""
+
+    served: int = 0
+    """How many people have a list."""
+    counted: int = 0
+    """How many people's histories explain the lists; 0 if the lists say themselves why."""
+    items: tuple[ShownItem, ...] = ()
+    people: tuple[Person, ...] = ()
+    """In the order of their ids."""
+
+
+@dataclass(frozen=True)
+class PeopleTables:
+    """The tables that people are read from. Ids are text everywhere."""
+
+    lists: pl.LazyFrame
+    """The published lists: user_id, rank, item_id, and what else they have."""
+    interactions: pl.LazyFrame
+    """The columns of Personalize's dataset."""
+    users: int
+    """About how many users the interactions have."""
+    titles: pl.LazyFrame | None = None
+    """item_id, title and, if they are declared, image and link. All may be null."""
+    event_strengths: Mapping[str, float] | None = None
+    """How much each type of event says of a person's taste, as of `weigh_events`."""
+
+
+def collect_people(tables: PeopleTables, named: Sequence[str] = ()) -> People:
+    """All people with a list, or every n-th by id, so that there are at most MOST_PEOPLE.
+
+    named: the ids of people who are among them if they have a list.
+    """
+    served = _read_served(tables.lists)
+    sample = served.gather_every(max(1, -(-len(served) // MOST_PEOPLE)))
+    wanted = pl.concat([sample, pl.Series(named, dtype=pl.String)])
+    shown = served.filter(served.is_in(wanted.implode()))
+    lists = _read_lists(tables.lists, shown)
+    had = _read_histories(tables.interactions, shown)
+    counted = 0
+    if REASON_ITEM in lists.columns:
+        explained = lists.rename({REASON_ITEM: "because"})
+    else:
+        explained, counted = _explain(lists, had, shown, tables)
+    return _describe_people(shown, explained, had, tables.titles).model_copy(
+        update={"served": len(served), "counted": counted}
+    )
+
+
+def _read_served(lists: pl.LazyFrame) -> pl.Series:
+    """The ids of all people with a list, sorted."""
+    # Each has one item of rank 1.
+    users = lists.filter(pl.col("rank") == 1).select("user_id").collect(engine="streaming")
+    return users.to_series().sort()
+
+
+def _read_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
+    """The beginning of each person's list: user_id, item_id, reason and perhaps reason_item.
+
+    The reason is a word, empty for what the model or an item of the history put there.
+    """
+    columns = lists.collect_schema().names()
+    reason = pl.lit("")
+    if REASON in columns:
+        given = pl.col(REASON).fill_null("")
+        reason = pl.when(given == BECAUSE).then(pl.lit("")).otherwise(given)
+    if "arm" in columns:
+        # An experiment's control gets popular items.
+        is_control = (pl.col("arm") == CONTROL) & (reason == "")
+        reason = pl.when(is_control).then(pl.lit(POPULAR)).otherwise(reason)
+    explaining = [REASON_ITEM] if REASON_ITEM in columns else []
+    return (
+        lists.filter(pl.col("rank") <= LIST)
+        .join(users.to_frame("user_id").lazy(), on="user_id", how="semi")
+        .select("user_id", "rank", "item_id", *explaining, reason=reason)
+        .collect(engine="streaming")
+        .sort("user_id", "rank")
+    )
+
+
+def _read_histories(interactions: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
+    """All that these people had: USER_ID, ITEM_ID, TIMESTAMP and perhaps EVENT_TYPE."""
+    names = interactions.collect_schema().names()
+    events = [EVENT_TYPE] if EVENT_TYPE in names else []
+    return (
+        interactions.select(USER_ID, ITEM_ID, TIMESTAMP, *events)
+        .join(users.to_frame(USER_ID).lazy(), on=USER_ID, how="semi")
+        .collect(engine="streaming")
+    )
+
+
+def _explain(
+    lists: pl.DataFrame, had: pl.DataFrame, users: pl.Series, tables: PeopleTables
+) -> tuple[pl.DataFrame, int]:
+    """The lists with the column because, and how many people's histories explain them.
+
+    `because` is the item of the person's own that has most people in common with the listed one;
+    null if there is none, or if the list itself says why the item is there.
+    """
+    newest = had.sort(TIMESTAMP, descending=True).group_by(USER_ID).head(MOST_OWN)
+    items = pl.concat([lists.get_column("item_id"), newest.get_column(ITEM_ID)]).unique().sort()
+    own = select_strongest(newest.lazy(), users, items, tables.event_strengths or {})
+    rows = lists.select(
+        user=NumberedIds(users).find(lists.get_column("user_id")),
+        item=NumberedIds(items).find(lists.get_column("item_id")),
+    )
+    counted = (
+        tables.interactions.select(user_id=USER_ID, item=ITEM_ID)
+        .filter(_is_counted(tables.users), pl.col("item").is_in(items.implode()))
+        .collect(engine="streaming")
+    )
+    users_counted = counted.get_column("user_id").unique().sort()
+    numbered = number_histories(counted.lazy(), users_counted, items)
+    pairs = count_pairs(numbered, len(users_counted), _list_pairs(rows, own))
+    own_items = SpeakingItems(own, len(users), pairs).find(rows).get_column("own_item")
+    because = pl.when(pl.col("reason") == "").then(pl.lit(items).gather(own_items.cast(pl.UInt32)))
+    return lists.with_columns(because=because), len(users_counted)
+
+
+def _list_pairs(listed: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
+    """The pairs of an item on a person's list and one of their own, with the lower number first.
+
+    listed, own: the columns user and item.
+    """
+    pairs = listed.select("user", "item").join(own.select("user", other="item"), on="user")
+    lower, higher = pl.min_horizontal("item", "other"), pl.max_horizontal("item", "other")
+    return pairs.filter(pl.col("item") != pl.col("other")).select(item=lower, other=higher).unique()
+
+
+def _is_counted(users: int) -> pl.Expr:
+    """Whether the user's history explains lists: of many users an even sample does, the same in
+    each run."""
+    share = max(1, -(-users // MOST_COUNTED))
+    return pl.col("user_id").hash(seed=0) % share == 0
+
+
+def _describe_people(
+    users: pl.Series, lists: pl.DataFrame, had: pl.DataFrame, titles: pl.LazyFrame | None
+) -> People:
+    """The people with their histories and lists."""
+    latest = (
+        had.group_by(USER_ID, ITEM_ID)
+        .agg(time=pl.col(TIMESTAMP).max())
+        .sort(USER_ID, "time", ITEM_ID, descending=[False, True, False])
+        .group_by(USER_ID, maintain_order=True)
+        .head(HISTORY)
+    )
+    ids = pl.concat(
+        [latest.get_column(ITEM_ID), lists.get_column("item_id"), lists.get_column("because")]
+    )
+    ids = ids.drop_nulls().unique(maintain_order=True)
+    places = {item: place for place, item in enumerate(ids)}
+    has_times = had.get_column(TIMESTAMP).n_unique() > 1
+    histories: dict[str, list[HadItem]] = {}
+    for user, item, time in latest.iter_rows():
+        day = f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d}" if has_times else ""
+        histories.setdefault(user, []).append(HadItem(places[item], day))
+    listed: dict[str, list[ListedItem]] = {}
+    for user, item, because, reason in lists.select(
+        "user_id", "item_id", "because", "reason"
+    ).iter_rows():
+        listed.setdefault(user, []).append(ListedItem(places[item], places.get(because), reason))
+    interactions = dict(had.group_by(USER_ID).len().iter_rows())
+    return People(
+        items=tuple(_describe_items(ids, titles)),
+        people=tuple(
+            Person(
+                user,
+                interactions.get(user, 0),
+                tuple(histories.get(user, ())),
+                tuple(listed.get(user, ())),
+            )
+            for user in users
+        ),
+    )
+
+
+def _describe_items(ids: pl.Series, titles: pl.LazyFrame | None) -> list[ShownItem]:
+    """The items of these ids, in their order."""
+    if titles is None:
+        return [ShownItem(item, None, None, None) for item in ids]
+    rows = titles.filter(pl.col("item_id").is_in(ids.implode())).collect(engine="streaming")
+    known: dict[str, dict[str, Any]] = {row["item_id"]: row for row in rows.iter_rows(named=True)}
+    return [
+        ShownItem(
+            item,
+            shorten_title(known.get(item, {}).get("title")),
+            _keep_safe(known.get(item, {}).get("link")),
+            _keep_safe(known.get(item, {}).get("image")),
+        )
+        for item in ids
+    ]
+
+
+def _keep_safe(address: str | None) -> str | None:
+    """The address if it begins with https; else None, as it may run a script or be overheard."""
+    return address if address is not None and address.startswith("https://") else None

@@ -1,0 +1,134 @@
+"""The page as one HTML file that loads nothing from elsewhere.
+
+Data are escaped by Jinja, or they are JSON in a script element that never runs. The page's policy
+allows its own script and styles alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from batchrec_dagster.reporting.insight.numbers import Number
+from batchrec_dagster.reporting.insight.page import Page
+from batchrec_dagster.reporting.insight.people import People
+from batchrec_dagster.reporting.views import sections
+from batchrec_dagster.reporting.views.blocks import Bar, Fact, Judged, Title
+
+TEMPLATE = Path(__file__).parent / "template"
+# The page has this many people without a script.
+PEOPLE_IN_VIEW = 20
+
+
+def render_html(page: Page) -> str:
+    """The page about a list."""
+    style, script = _read_compactly("page.css"), _read_compactly("page.js")
+    people = page.people
+    has_images = any(item.image for item in people.items)
+    return (
+        _make_environment()
+        .get_template("page.html")
+        .render(
+            page=page,
+            verdict=page.verdict,
+            strip=[*sections.build_strip(page)],
+            last_night=sections.describe_last_night(page),
+            comparisons=sections.build_comparisons(page),
+            sections=sections.build_sections(page),
+            checks=sections.build_checks(page),
+            people=_choose_people(people),
+            items=people.items,
+            served=people.served,
+            has_images=has_images,
+            made_at=sections.format_time(page.made_at),
+            # The page loads pictures only when its reader allows it.
+            policy=_build_policy(style, script, pictures="data: https:" if has_images else "data:"),
+            style=Markup(style),  # noqa: S704
+            script=Markup(script),  # noqa: S704
+            data=encode_json(people.model_dump(include={"items", "people"}, mode="json")),
+        )
+    )
+
+
+def _choose_people(people: People) -> list[int]:
+    """The places of those whom the page shows without a script, an even sample.
+
+    The first is the one in the middle by the number of interactions, of those with a history.
+    """
+    known = [place for place, person in enumerate(people.people) if person.history]
+    places = known or [*range(len(people.people))]
+    if not places:
+        return []
+    by_length = sorted(places, key=lambda place: people.people[place].interactions)
+    first = by_length[len(by_length) // 2]
+    step = max(1, -(-len(people.people) // PEOPLE_IN_VIEW))
+    others = [place for place in range(0, len(people.people), step) if place != first]
+    return [first, *others[: PEOPLE_IN_VIEW - 1]]
+
+
+def _make_environment() -> Environment:
+    """The environment of the templates, which escapes all data."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data"] = _mark_number
+    kinds = {"number": Number, "fact": Fact, "bar": Bar, "title": Title, "judged": Judged}
+    for name, kind in kinds.items():
+        environment.tests[name] = lambda value, kind=kind: isinstance(value, kind)
+    return environment
+
+
+def _mark_number(value: float, text: str) -> Markup:
+    """A number, as text for people and as a value for programs."""
+    return Markup('<data value="{}">{}</data>').format(value, text)
+
+
+def _read_compactly(name: str) -> str:
+    """The lines of the template's file, without indentation and without comments of one line."""
+    text = (TEMPLATE / name).read_text(encoding="utf-8")
+    lines = (line.strip() for line in text.splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith(("//", "/*")))
+
+
+def _build_policy(style: str, script: str, *, pictures: str) -> str:
+    """The content security policy of the page, which allows its own style and script alone.
+
+    pictures: the sources of pictures that it allows.
+    """
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src '{_hash_source(script)}'",
+            f"style-src '{_hash_source(style)}'",
+            f"img-src {pictures}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+
+
+def _hash_source(text: str) -> str:
+    """The source of an inline script or style, as a content security policy names it."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def encode_json(value: Any) -> Markup:
+    """The value as JSON for a script element.
+
+    No character in it can end the element or start another.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704

@@ -1,0 +1,502 @@
+"""The facts of a page as blocks: its strip, its bars, and its sections in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from batchrec_dagster.reporting.insight.changes import Change, Changes, ItemChange
+from batchrec_dagster.reporting.insight.nights import (
+    ENDED_BADLY,
+    ListedNight,
+    describe_settings,
+    describe_success,
+)
+from batchrec_dagster.reporting.insight.numbers import Number, shorten_title
+from batchrec_dagster.reporting.insight.outcomes import NOTHING_YET, REPLAYED, describe_outcome
+from batchrec_dagster.reporting.insight.page import CheckResult, Page
+from batchrec_dagster.reporting.views.blocks import (
+    Bar,
+    Cell,
+    Fact,
+    Judged,
+    Line,
+    Lines,
+    Section,
+    Table,
+    Tile,
+    Title,
+)
+from batchrec_dagster.steps.outcomes import Outcome
+from batchrec_dagster.storage.edition import CategoryShare
+
+# The table of nights has this many; of these so many are in view, and the live edition. The chart
+# has as many as below.
+MOST_NIGHTS = 100
+NIGHTS_IN_VIEW = 5
+NIGHTS_IN_CHART = 40
+# So many items that rose and fell are in view, and so many that are recommended most.
+MOST_MOVED = 3
+OUTCOMES_IN_VIEW = 3
+WORDS = {"good": "Passed", "watch": "Warns", "refuse": "Failed"}
+
+
+def format_time(time: datetime) -> str:
+    """The time to the minute in UTC, as `2026-01-31 09:05`."""
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def build_strip(page: Page) -> Iterator[Tile]:
+    """What there is to know of the edition at a glance."""
+    edition, counts = page.edition, page.edition.counts
+    yield Tile("Edition", str(edition.number))
+    yield Tile("Live since", f"{format_time(page.live_since)} UTC")
+    served = Fact("served", Number(value=edition.users or 0))
+    requested = Fact("requested", Number(value=counts.requested - edition.users_dropped))
+    yield Tile("Users served", served, of=requested)
+    yield Tile("Items each", Fact("longest", Number(value=counts.longest)), note="at most")
+    if page.changes is None:
+        yield Tile("Kept of a list", "nothing to compare")
+    elif page.changes.kept is not None:
+        kept = Fact("overlap", Number(value=page.changes.kept, unit="share"))
+        yield Tile("Kept of a list", kept, note=f"since edition {page.changes.before}")
+    passed = sum(check.level == "good" for check in page.checks)
+    level = "" if passed == len(page.checks) else "watch"
+    yield Tile("Checks passed", f"{passed:,} of {len(page.checks):,}", level=level)
+    night = page.last_night
+    if night is not None:
+        level = _judge_night(night)
+        yield Tile("Last night", night.summary.removesuffix(", live"), level=level)
+    yield Tile("Cost", Number(value=edition.cost_usd, unit="usd").text)
+
+
+def _judge_night(night: ListedNight) -> str:
+    """`refuse` if people kept what they had, `watch` if a step failed after the publication."""
+    if night.status in ENDED_BADLY:
+        return "refuse"
+    return "watch" if night.steps else ""
+
+
+def describe_last_night(page: Page) -> Judged | None:
+    """Why the last run was refused or failed; None if it was not."""
+    night = page.last_night
+    if night is None or night.status not in ENDED_BADLY:
+        return None
+    text = f"Last night was {night.summary}"
+    if night.reason:
+        text += f": {night.reason}"
+    end = "" if text.endswith((".", "…")) else "."
+    return Judged("refuse", f"{text}{end} People still have edition {page.edition.number}.")
+
+
+def build_comparisons(page: Page) -> list[Section]:
+    """The two numbers that decide: what was held out, and what people really chose."""
+    return [_compare_held_out(page), _compare_choices(page)]
+
+
+def _compare_held_out(page: Page) -> Section:
+    title = "What people chose next, held out"
+    if not page.quality or page.quality[0].popular is None:
+        return Section("held-out", title, ["Nothing was measured."])
+    name, model, popular, lead = page.quality[0]
+    assert popular is not None
+    largest = max(_end(model), _end(popular), 1e-6)
+    rows: list[Sequence[Cell]] = [
+        ["This model", Bar(model, largest, fact="ndcg")],
+        [
+            page.popular_name.capitalize(),
+            Bar(popular, largest, is_quiet=True, fact="popular_ndcg"),
+        ],
+    ]
+    sentences = [f"{name}. {page.measured_by}."]
+    if lead is not None:
+        sentences.append(f"The lead is {_sign(lead)}.")
+    return Section(
+        "held-out", title, [" ".join(sentences)], [Table("held-out", title, ["", ""], rows)]
+    )
+
+
+def _sign(lead: Number) -> str:
+    """A difference with its interval, such as `+0.11 (95% interval 0.10 to 0.12)`."""
+    sign = "+" if lead.value > 0 else ""
+    interval = f" (95% interval {lead.interval})" if lead.interval else ", without an interval"
+    return f"{sign}{lead.text}{interval}"
+
+
+def _end(number: Number) -> float:
+    return number.value if number.high is None else number.high
+
+
+def _compare_choices(page: Page) -> Section:
+    title = "What people really chose"
+    outcome = page.newest_outcome
+    if outcome is None or outcome.hit_rate is None or outcome.popular_hit_rate is None:
+        return Section("choices", title, [NOTHING_YET])
+    lists = Number.of_rate(outcome.hit_rate, measured_on=outcome.active_users)
+    popular = Number.of_rate(outcome.popular_hit_rate)
+    largest = max(_end(lists), _end(popular), 1e-6)
+    rows: list[Sequence[Cell]] = [
+        ["Something from their list", Bar(lists, largest, fact="hit_rate")],
+        ["That day’s popular items", Bar(popular, largest, is_quiet=True)],  # noqa: RUF001
+    ]
+    caption = (
+        f"Of {outcome.active_users:,} users who chose something new after edition"
+        f" {outcome.edition}{', by ' + outcome.success + ' alone' if outcome.success else ''}."
+    )
+    if outcome.since == "data":
+        caption += f" {REPLAYED}"
+    return Section("choices", title, [caption], [Table("choices", title, ["", ""], rows)])
+
+
+def build_sections(page: Page) -> list[Section]:
+    """The sections below the people, in their order."""
+    return [
+        *([_build_changes(page.changes)] if page.changes is not None else []),
+        _build_nights(page),
+        _build_quality(page),
+        *([_build_outcomes(page)] if page.outcomes else []),
+        _build_reach(page),
+        _build_catalogue(page),
+        *([_build_rules(page)] if page.edition.rules else []),
+    ]
+
+
+def _build_changes(changes: Changes) -> Section:
+    columns = ["", "Before", "Now"]
+    tables = [
+        Table(f"changed-{name}", title, [title, *columns[1:]], [_make_row(row) for row in rows])
+        for name, title, rows in (
+            ("settings", "Settings", changes.settings),
+            ("data", "Data", changes.data),
+            ("quality", "Quality and cost", _select_different(changes.quality)),
+        )
+        if rows
+    ]
+    items = [*changes.up, *changes.down]
+    if items:
+        in_view = [*changes.up[:MOST_MOVED], *changes.down[:MOST_MOVED]]
+        others = [*changes.up[MOST_MOVED:], *changes.down[MOST_MOVED:]]
+        tables.append(
+            Table(
+                "changed-items",
+                f"Items up and down, in {changes.compared:,} lists",
+                ["Items up and down: lists that have them", *columns[1:]],
+                [_make_item_row(item) for item in [*in_view, *others]],
+                rows_in_view=len(in_view),
+            )
+        )
+    facts = [
+        Tile("Same items", f"{changes.same_lists:,} of {changes.compared:,} lists"),
+        Tile("New people", Fact("gained", Number(value=changes.gained))),
+        Tile("People without a list now", Fact("lost", Number(value=changes.lost))),
+    ]
+    text = f"Edition {changes.after} compared with edition {changes.before}. {changes.caveat}"
+    return Section("changes", "What changed", [text], tables, facts=facts, is_wide=True)
+
+
+def _select_different(changes: Sequence[Change]) -> list[Change]:
+    """The first, which is the main metric, and those of the others that differ."""
+    return [*changes[:1], *(change for change in changes[1:] if change.before != change.after)]
+
+
+def _make_row(change: Change) -> list[Cell]:
+    before = "default" if change.before is None else change.before
+    after = "default" if change.after is None else change.after
+    return [change.name, before, after]
+
+
+def _make_item_row(item: ItemChange) -> list[Cell]:
+    name = Title(shorten_title(item.title) or item.item)
+    return [name, Number(value=item.before), Number(value=item.after)]
+
+
+def _build_nights(page: Page) -> Section:
+    newest = [*reversed(page.nights)][:MOST_NIGHTS]
+    in_view = newest[:NIGHTS_IN_VIEW]
+    if not any(night.is_live for night in in_view):
+        # The live edition is in view, however many nights published nothing since.
+        live = [night for night in newest if night.is_live]
+        in_view = [*in_view[: NIGHTS_IN_VIEW - len(live)], *live]
+    others = [night for night in newest if night not in in_view]
+    notes = [describe_success(newest), describe_settings(newest)]
+    table = Table(
+        "nights",
+        "Nights",
+        ["Night (UTC)", "Edition", "How it ended", "NDCG@25", "Users", "Cost", "Time"],
+        [_make_night_row(night) for night in [*in_view, *others]],
+        rows_in_view=len(in_view),
+        note=" ".join(filter(None, notes)),
+    )
+    return Section(
+        "nights", "Nights", tables=[table], lines=_draw_nights(page.nights), is_wide=True
+    )
+
+
+def _make_night_row(night: ListedNight) -> list[Cell]:
+    ending = night.summary
+    if night.reason and night.status in ENDED_BADLY:
+        ending += f": {night.reason}"
+    return [
+        format_time(night.time),
+        "" if night.edition is None else str(night.edition),
+        ending,
+        night.ndcg_number,
+        None if night.users is None else Number(value=night.users),
+        None if night.cost_usd is None else Number(value=night.cost_usd, unit="usd"),
+        None if night.seconds is None else Number(value=night.seconds, unit="seconds"),
+    ]
+
+
+def _draw_nights(nights: Sequence[ListedNight]) -> Lines | None:
+    """The NDCG of the latest nights that measured one; None for fewer than two of them."""
+    measured = [night for night in nights if night.ndcg is not None][-NIGHTS_IN_CHART:]
+    if len(measured) < 2:
+        return None
+    lines = [
+        Line(
+            "Editions",
+            [night.ndcg_number if night.is_publication else None for night in measured],
+        ),
+        Line(
+            "Most popular items",
+            [
+                None
+                if night.popular_ndcg is None
+                else Number(value=night.popular_ndcg, unit="score")
+                for night in measured
+            ],
+        ),
+        Line(
+            "Refused",
+            [None if night.is_publication else night.ndcg_number for night in measured],
+            is_connected=False,
+        ),
+    ]
+    labels = [_label_night(night) for night in measured]
+    drawn = [line for line in lines if any(point is not None for point in line.points)]
+    return Lines("NDCG@25 of the nights, with its 95% interval", labels, drawn)
+
+
+def _label_night(night: ListedNight) -> str:
+    """The edition's number, or how the night ended."""
+    if night.edition is None:
+        return night.status
+    return f"{night.edition} again" if night.is_restoration else str(night.edition)
+
+
+def _build_quality(page: Page) -> Section:
+    rows: list[Sequence[Cell]] = [
+        [row.name, row.model, row.popular, row.lead] for row in page.quality
+    ]
+    edition = page.edition
+    text = [f"{page.measured_by}. Each is the higher the better, and at most 1 or 100%."]
+    if edition.trained_on and not edition.data_version.startswith(edition.trained_on):
+        day = "" if edition.trained_at is None else f" on {edition.trained_at:%Y-%m-%d}"
+        text.append(f"The model was trained{day}, on earlier data than those of the lists.")
+    if page.has_newer_data:
+        text.append(
+            "The lists were made from earlier data than the newest, which histories on this page"
+            " show."
+        )
+    table = Table(
+        "quality",
+        "Quality",
+        ["Metric", "Model", page.popular_name.capitalize(), "Lead"],
+        rows,
+        note="NDCG@25: how well the first 25 items match what people chose next; early ones count"
+        " for more. Precision@10: share of the first ten that they chose. MRR@25: 1 if the first"
+        " item is a hit, 0.5 if the second is. Coverage: share of the items that are recommended to"
+        " somebody who was tested.",
+    )
+    return Section("quality", "Quality", text, [table] if rows else [])
+
+
+def _build_outcomes(page: Page) -> Section:
+    title = "What people did with the lists"
+    newest = page.newest_outcome or page.outcomes[-1]
+    text = [" ".join(describe_outcome(newest))]
+    if page.experiment:
+        text.append(" ".join(page.experiment))
+    rows = [
+        _make_outcome_row(outcome)
+        for outcome in reversed(page.outcomes)
+        if outcome.hit_rate is not None
+    ]
+    table = Table(
+        "outcomes",
+        title,
+        ["After edition", "From their list", "Popular items", "Active users"],
+        rows,
+        rows_in_view=OUTCOMES_IN_VIEW,
+    )
+    return Section("outcomes", title, text, [table] if rows else [])
+
+
+def _make_outcome_row(outcome: Outcome) -> list[Cell]:
+    rates = [
+        None if rate is None else Number.of_rate(rate)
+        for rate in (outcome.hit_rate, outcome.popular_hit_rate)
+    ]
+    name = f"{outcome.edition}, until {outcome.end:%Y-%m-%d}"
+    return [name, *rates, Number(value=outcome.active_users)]
+
+
+def _build_reach(page: Page) -> Section:
+    edition, counts = page.edition, page.edition.counts
+    requested = max(1, counts.requested)
+
+    def make_row(name: str, number: int, fact: str = "") -> list[Cell]:
+        value = Number(value=number)
+        share = Number(value=number / requested, unit="share")
+        return [name, Fact(fact, value) if fact else value, share]
+
+    rows = [
+        make_row("Requested", counts.requested),
+        make_row("With a list", counts.subjects),
+        make_row("With a full list", counts.full),
+        make_row("Without interactions", counts.cold, "cold"),
+        make_row("With 1 to 4 interactions", counts.few, "few"),
+    ]
+    if counts.failed:
+        rows.append(make_row("Without a list, for an error of Personalize", counts.failed))
+    if edition.users_dropped:
+        rows.append(make_row("Dropped since: gone or erased", edition.users_dropped))
+    text = [f"The median user has {counts.median_history:,.0f} interactions."]
+    if edition.newcomers is not None and edition.newcomers.get is not None:
+        text.append(f"Users without interactions get {_name_newcomers(edition.newcomers.get)}.")
+    data = edition.data
+    facts = []
+    if data is not None:
+        days = "without times, so that what is recent counts no more than what is old"
+        if data.first_day:
+            days = f"{data.first_day} to {data.last_day}"
+        facts = [
+            Tile("Interactions", Fact("interactions", Number(value=data.interactions))),
+            Tile("of users", Fact("users", Number(value=data.users))),
+            Tile("with items", Fact("items", Number(value=data.items))),
+            Tile("Days", days),
+            Tile("Data", page.source),
+        ]
+    table = Table("reach", "Users", ["Users", "Number", "Share of requested"], rows)
+    return Section("reach", "Reach", [" ".join(text)], [table], facts=facts)
+
+
+def _name_newcomers(get: str | dict[str, str]) -> str:
+    if isinstance(get, dict):
+        return f"what is popular by {get['popular_by']}"
+    return "no list" if get == "leave_out" else "popular items"
+
+
+def _build_catalogue(page: Page) -> Section:
+    counts = page.edition.counts
+    rows: list[Sequence[Cell]] = [
+        [
+            Title(shorten_title(item.title) or item.item),
+            Number(value=item.lists),
+            Number(value=item.lists / max(1, counts.subjects), unit="share"),
+            Number(value=item.interactions),
+        ]
+        for item in counts.most_recommended
+    ]
+    tables = [
+        Table(
+            "most",
+            "Most recommended items",
+            ["Most recommended", "Lists", "Share of lists", "Interactions"],
+            rows,
+            rows_in_view=5,
+        ),
+        *(
+            _tabulate_category(number, category, shares)
+            for number, (category, shares) in enumerate(counts.categories.items(), 1)
+            if shares
+        ),
+    ]
+    facts = [
+        Tile(
+            "Items recommended",
+            Fact("recommended", Number(value=counts.items)),
+            of=Fact("catalogue", Number(value=counts.catalogue)),
+        ),
+        Tile(
+            "Top 1% of items in lists",
+            Fact("top_lists", Number(value=counts.top_lists, unit="share")),
+            note="of all results",
+        ),
+        Tile(
+            "Top 1% in histories",
+            Fact("top_histories", Number(value=counts.top_histories, unit="share")),
+            note="of all interactions",
+        ),
+    ]
+    return Section("catalogue", "Catalogue", tables=tables, facts=facts)
+
+
+def _tabulate_category(number: int, category: str, shares: Sequence[CategoryShare]) -> Table:
+    largest = max([1e-6, *(max(share.lists, share.histories) for share in shares)])
+    return Table(
+        f"category{number}",
+        f"{category} in lists and histories",
+        [category, "In lists", "In histories"],
+        [
+            [
+                Title(share.value),
+                Bar(Number(value=share.lists, unit="share"), largest),
+                Bar(Number(value=share.histories, unit="share"), largest, is_quiet=True),
+            ]
+            for share in shares
+        ],
+        note="An item with several values counts for each.",
+        fold=f"{shares[0].value}: {shares[0].lists:.1%} of all results",
+    )
+
+
+def _build_rules(page: Page) -> Section:
+    filled = page.edition.filled
+    text = [
+        "Applied in this order to the results of the model, of which more were asked for than a"
+        " list has."
+    ]
+    if filled is not None and filled.short_of_model:
+        text.append(
+            f"They left {filled.short_of_model:,} of {filled.of_model:,} lists short;"
+            f" {filled.popular_rows:,} popular items fill these."
+        )
+    table = Table(
+        "rules",
+        "Rules",
+        ["Rule", "Results left out", "Rows added", "Lists that lack it", "Lists emptied"],
+        [
+            [counts.rule, *(Number(value=number) for number in numbers)]
+            for counts in page.edition.rules
+            for numbers in [(counts.removed, counts.added, counts.unmet, counts.emptied)]
+        ],
+    )
+    return Section("rules", "Rules", [" ".join(text)], [table])
+
+
+def build_checks(page: Page) -> Section:
+    """All checks: those that did not pass, and those that did, folded."""
+    failed = [check for check in page.checks if check.level != "good"]
+    passed = [check for check in page.checks if check.level == "good"]
+    tables = []
+    if failed:
+        tables.append(_tabulate_checks("failed-checks", "Checks that did not pass", failed))
+    if passed:
+        tables.append(_tabulate_checks("checks", "Checks that passed", passed))
+    text = []
+    if page.missing_checks:
+        text.append(f"Not run yet: {', '.join(page.missing_checks)}.")
+    return Section("checks", "Checks", text, tables)
+
+
+def _tabulate_checks(name: str, title: str, checks: Sequence[CheckResult]) -> Table:
+    rows: list[Sequence[Cell]] = [
+        [
+            Title(check.check, f"{check.asset}: {check.expectation}".removesuffix(": ")),
+            Judged(check.level, WORDS[check.level]),
+            check.text,
+        ]
+        for check in checks
+    ]
+    return Table(name, title, ["Check, and what it expects", "Result", "What it found"], rows)
