@@ -169,7 +169,7 @@ def test_the_examples_of_the_reference_are_right(tmp_path: Path) -> None:
         ("bash", "if true"),
         ("bash", "aws personalize create-solutions --name shop"),
         ("bash", "aws personalize create-solution --nam shop"),
-        ("bash", "docker compose -f deploy/compose.yaml exec web batchrec check"),
+        ("bash", "docker compose exec web batchrec check"),
         ("bash", "cp deploy/no.example .env"),
         ("bash", 'echo "$(batchrec lists)"'),
         ("csv", "order_id,customer\n"),
