@@ -44,12 +44,15 @@ def _find_problems_of_several_blocks(declaration: Declaration) -> Iterator[str]:
         "interactions.window": declaration.interactions.window,
         "interactions.latest_per_pair": declaration.interactions.latest_per_pair,
         "batch_users.active_since": declaration.batch_users.active_since,
+        "gate.max_age_days": declaration.gate.max_age_days,
     }
     lists: dict[str, RecommendationSettings] = {"recommendations": declaration.recommendations}
     for name, settings in declaration.lists.items():
         lists[f"lists.{name}"] = settings
         if settings.users is not None:
             needing_times[f"lists.{name}.users.active_since"] = settings.users.active_since
+        if settings.gate is not None:
+            needing_times[f"lists.{name}.gate.max_age_days"] = settings.gate.max_age_days
     for name, value in needing_times.items() if not ratings.has_times else ():
         if value:
             yield (

@@ -43,6 +43,14 @@ class Gate(Settings):
         examples=[0.1],
     )
 
+    max_age_days: float | None = Field(
+        default=None,
+        description="How many days ago the newest interaction may be. Above it, nothing is"
+        " published. Unset: any.",
+        examples=[7],
+    )
+
+    _age_in_range = validate_range("max_age_days", above=0)
     _shares_in_range = validate_range(
         "min_ndcg_at_25",
         "max_drop",

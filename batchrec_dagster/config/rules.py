@@ -52,6 +52,16 @@ class ExcludeSeen(Settings):
         return _check_events(events)
 
     @property
+    def description(self) -> str:
+        """What is left out, such as `an item that its user had by purchase in the last 60 days`."""
+        text = "an item that its user had"
+        if self.events is not None:
+            text += f" by {' or '.join(self.events)}"
+        if self.days is not None:
+            text += f" in the last {self.days} days"
+        return text if self.unless is None else f"{text}, except items with {self.unless}"
+
+    @property
     def filter_expression(self) -> str | None:
         """The filter by which Personalize does the same; None if its filters cannot say it.
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.steps.checks import require_passed
+from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY, require_passed
 from batchrec_dagster.steps.raw_files import (
     CopiedFile,
     Copying,
@@ -26,6 +26,7 @@ from batchrec_dagster.steps.raw_files import (
     copy_raw,
 )
 from batchrec_dagster.steps.runs import explain_skipping
+from batchrec_dagster.steps.thresholds import FILLED_SHARE, LEAST_EVENTS, SPARSE_SHARE
 from batchrec_dagster.steps.work import Result, Work
 from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster.storage.records import load
@@ -41,13 +42,6 @@ SETTINGS_OF_PART: Mapping[Part, tuple[str, ...]] = {
 }
 # The name of the check.
 NOT_SHRUNK = "not_shrunk"
-# A column counts as filled if this share of the rows have a value. If fewer have one, they vary
-# from day to day, as those of items on sale do.
-FILLED_SHARE = 0.5
-# Such a column is missed only if all values are gone, and this share of the rows had one.
-SPARSE_SHARE = 0.1
-# Event types with fewer rows than this are not compared: their number varies by chance.
-LEAST_EVENTS = 100
 # A message names this many changed settings.
 MOST_NAMED = 3
 
@@ -157,6 +151,11 @@ class SizeComparison:
             if name.startswith(SETTINGS_OF_PART[self.part]) and old.get(name) != new.get(name):
                 yield name
 
+    def check_stored(self) -> Finding:
+        """The same as `check`, of the part as it was last read. Raises UserError."""
+        size = collect_sizes(self.work)[self.part]
+        return self.check(DataSize.model_validate(size))
+
     def check(self, size: DataSize) -> Finding:
         """Whether the part is nearly as large as that of the published edition.
 
@@ -228,7 +227,7 @@ def check_not_shrunk(
     if skip:
         finding += "; published anyway (--publish-anyway)"
         headline = "much of the data is missing, and was published anyway"
-        return Finding(NOT_SHRUNK, "watch", finding, headline, numbers)
+        return Finding(NOT_SHRUNK, "watch", finding, headline, {**numbers, PUBLISHED_ANYWAY: 1})
     finding += (
         f". gate.max_shrink allows {max_shrink:.0%}. Nothing was imported, and the published lists"
         f" stay. Check the source and run again, or publish anyway: {how_to_skip}"
@@ -251,7 +250,7 @@ def _list_smaller_counts(
     old = {part: published.rows, **published.distinct}
     new = {part: size.rows, **size.distinct}
     for event_type, count in published.events.items():
-        if count >= LEAST_EVENTS:
+        if count >= LEAST_EVENTS.value:
             name = f"{part} of the type {event_type}"
             old[name], new[name] = count, size.events.get(event_type, 0)
     for name in old:
@@ -270,9 +269,9 @@ def _list_emptier_columns(size: DataSize, published: DataSize, max_shrink: float
             _compute_share(size.values[name], size.rows),
         )
         least = (1 - max_shrink) * old
-        if old < FILLED_SHARE:
+        if old < FILLED_SHARE.value:
             # Only whether there are any values at all.
-            least = 0.0 if old < SPARSE_SHARE or new or max_shrink >= 1 else old
+            least = 0.0 if old < SPARSE_SHARE.value or new or max_shrink >= 1 else old
         if new < least:
             yield f"rows with a value in {name} fell from {old:.0%} to {new:.0%}"
 

@@ -15,13 +15,15 @@ from batchrec_dagster.steps.max_per import list_values
 from batchrec_dagster.steps.requested import MAX_IDS_NAMED, list_ids
 from batchrec_dagster.steps.rule_context import RuleContext
 from batchrec_dagster.steps.rules import Rules
+from batchrec_dagster.steps.thresholds import (
+    FEW_FILLED,
+    FEW_KNOWN,
+    FEW_LISTS_OF_ITEMS,
+    FEW_SHORT,
+    FEW_UNTITLED,
+)
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.edition import Finding, refuse_unless, watch_unless
-
-# With more lists than this share of them filled with popular items, the check warns.
-MAX_SHORT_SHARE = 0.01
-# If a larger share of the results has no title, somebody should see to it.
-MOST_UNTITLED = 0.05
 
 
 def check_table(
@@ -89,7 +91,7 @@ def check_user_lists(
         )
     ]
     if rules is not None and settings.seen_items is not None:
-        findings.append(check_no_seen_items(rules.filled.seen))
+        findings.append(check_no_seen_items(rules.filled.seen, settings.seen_items))
     declared, context = settings.applied_rules, table.context.rule_context
     if rules is not None and context is not None and declared is not None:
         most, most_emptied = work.ensure.max_results, published.gate.max_emptied_share
@@ -205,9 +207,9 @@ def check_no_duplicates(count: int, member: str = "item") -> Finding:
     )
 
 
-def check_no_seen_items(seen: int) -> Finding:
+def check_no_seen_items(seen: int, settings: ExcludeSeen) -> Finding:
     """Whether no list holds an item that exclude_seen leaves out."""
-    text = f"{seen:,} recommended items were seen before"
+    text = f"{seen:,} rows have {settings.description}"
     return Finding("no_seen_items", refuse_unless(not seen), text, numbers={"seen": seen})
 
 
@@ -220,7 +222,7 @@ def check_lists_full(
     *,
     padding: int = 0,
 ) -> Finding:
-    """Whether every user who did not fail has as many items as requested; a failure only warns.
+    """Whether nearly every user who did not fail has as many items as requested.
 
     full: how many users have `num_results` items.
     answered: how many users were requested and did not fail.
@@ -237,7 +239,10 @@ def check_lists_full(
     if padding:
         text += f"; {padding:,} items without a score are popular ones that Personalize added"
     numbers: dict[str, int | float] = {"users": answered, "full": full, "padding": padding}
-    return Finding("lists_full", watch_unless(full == answered), text, numbers=numbers)
+    short = answered - full
+    passed = short <= FEW_SHORT.value * answered
+    headline = "" if passed else f"{short:,} of {answered:,} lists are short"
+    return Finding("lists_full", watch_unless(passed), text, headline, numbers)
 
 
 def check_items_have_lists(items: int, with_list: int, full: int, num_results: int) -> Finding:
@@ -249,7 +254,7 @@ def check_items_have_lists(items: int, with_list: int, full: int, num_results: i
     num_results: how many these are.
     """
     text = f"{with_list:,} of {items:,} items have a list, and {full:,} all {num_results} items"
-    passed = 2 * with_list >= items
+    passed = with_list >= FEW_LISTS_OF_ITEMS.value * items
     if not passed:
         text += (
             ". Of the others, too few people had something together with them, or"
@@ -257,7 +262,8 @@ def check_items_have_lists(items: int, with_list: int, full: int, num_results: i
             " or more similar_items.events"
         )
     numbers: dict[str, int | float] = {"items": items, "with_list": with_list, "full": full}
-    return Finding("items_have_lists", watch_unless(passed), text, numbers=numbers)
+    headline = "" if passed else f"only {with_list:,} of {items:,} items have a list"
+    return Finding("items_have_lists", watch_unless(passed), text, headline, numbers)
 
 
 def check_items_known(
@@ -274,7 +280,7 @@ def check_items_known(
     unknown = listed_ids.filter(~listed_ids.is_in(known_ids.implode()))
     known_count = len(listed_ids) - len(unknown)
     text = f"{known_count:,} of the {len(listed_ids):,} items in the lists are in the items file"
-    passed = 2 * known_count >= len(listed_ids)
+    passed = known_count >= FEW_KNOWN.value * len(listed_ids)
     if not passed:
         text += f". The lists have {unknown.min()!r}"
         text += f", the file {known_ids.min()!r}" if len(known_ids) else ""
@@ -283,7 +289,8 @@ def check_items_known(
         passed = False
         text += f". {setting}.filter: {open_filter}"
     numbers: dict[str, int | float] = {"items": len(listed_ids), "known": known_count}
-    return Finding("items_known", watch_unless(passed), text, numbers=numbers)
+    headline = "" if passed else f"the items file lacks {len(unknown):,} items of the lists"
+    return Finding("items_known", watch_unless(passed), text, headline, numbers)
 
 
 def check_rules_suit_data(
@@ -308,7 +315,8 @@ def check_rules_suit_data(
         "rules_suit_data",
         watch_unless(not problems),
         finding,
-        numbers={"problems": len(problems)},
+        "a rule cannot do what it says" if problems else "",
+        {"problems": len(problems)},
     )
 
 
@@ -350,7 +358,7 @@ def check_results_enough(prepared: Rules, num_results: int, most: int, setting: 
     """
     filled = prepared.filled
     share = filled.short_of_model / max(1, filled.of_model)
-    passed = share <= MAX_SHORT_SHARE
+    passed = share <= FEW_FILLED.value
     finding = (
         f"for {filled.short_of_model:,} of the {filled.of_model:,} lists of the model ({share:.1%})"
         f" the rules left too few of the {num_results} results asked for"
@@ -372,7 +380,8 @@ def check_results_enough(prepared: Rules, num_results: int, most: int, setting: 
         "short": filled.short_of_model,
         "results_asked_for": num_results,
     }
-    return Finding("results_enough_for_rules", watch_unless(passed), finding, numbers=numbers)
+    headline = "" if passed else f"rules left {filled.short_of_model:,} lists too few results"
+    return Finding("results_enough_for_rules", watch_unless(passed), finding, headline, numbers)
 
 
 def check_lists_not_emptied(prepared: Rules, max_share: float, setting: str) -> Finding:
@@ -402,9 +411,10 @@ def check_rows_titled(rows: int, left_out: int) -> Finding:
     left_out: how many are not, as they have no title.
     """
     results = rows + left_out
-    passed = left_out <= MOST_UNTITLED * results
+    passed = left_out <= FEW_UNTITLED.value * results
     text = f"{left_out:,} of {results:,} results were left out, as they have no title"
     if not passed:
         text += ": the items file has none for their items. Complete it"
     numbers: dict[str, int | float] = {"rows": results, "untitled": left_out}
-    return Finding("rows_titled", watch_unless(passed), text, numbers=numbers)
+    headline = "" if passed else f"{left_out:,} of {results:,} results have no title"
+    return Finding("rows_titled", watch_unless(passed), text, headline, numbers)

@@ -30,6 +30,7 @@ from batchrec_dagster.steps.items import (
     read_titles,
 )
 from batchrec_dagster.steps.job_output import JobOutput
+from batchrec_dagster.steps.judge import ListFacts, judge_lists
 from batchrec_dagster.steps.list_checks import check_table
 from batchrec_dagster.steps.list_context import ListContext, ListInputs, read_context, read_inputs
 from batchrec_dagster.steps.list_counts import (
@@ -46,7 +47,7 @@ from batchrec_dagster.steps.list_jobs import (
 )
 from batchrec_dagster.steps.list_table import SAMPLE, ListTable, make_lines
 from batchrec_dagster.steps.popular_items import make_popular_lines
-from batchrec_dagster.steps.publish import Publishing, repeat_checks
+from batchrec_dagster.steps.publish import OF_DATA, Publishing, read_data_findings, repeat_findings
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.requested import JOB_KINDS, Divided, Requested, divide, read_requested
 from batchrec_dagster.steps.retention import delete_unneeded, prune_personalize
@@ -95,16 +96,16 @@ def make_lists(
         publishing = Publishing(
             work, published, model or _count_without_model(work, published), versions
         )
-        gate = publishing.gate(skip=run.skip_quality_gate)
-        if gate.blocks:
+        findings = publishing.judge_model(skip=run.skip_quality_gate)
+        if any(finding.blocks for finding in findings):
             # Models are trained every night, however many of them the gate refuses.
             delete_unneeded(work, published)
-        require_passed([gate])
         if publishing.is_unchanged and _is_output_unchanged(work, publishing):
-            lists = _judge_again(publishing, gate)
+            lists = _judge_again(publishing, findings)
         else:
+            require_passed(findings)
             new = NewLists(work, publishing, requested, inputs, interactions, run, lock)
-            lists = new.publish(gate, has_model=model is not None)
+            lists = new.publish(findings, has_model=model is not None)
     if published.subject == "user" and model is not None:
         prune_personalize(work, model.dataset_group_name)
     delete_unneeded(work, published, lists.edition.job_arn)
@@ -129,14 +130,22 @@ def _is_output_unchanged(work: PersonalizeWork, publishing: Publishing) -> bool:
     return is_finished and output.version == edition.job_output
 
 
-def _judge_again(publishing: Publishing, gate: Finding) -> PublishedLists:
-    """The live edition, which this run would make again. What was found of its rows still holds."""
+def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> PublishedLists:
+    """The live edition, which this run would make again. What was found of its rows still holds.
+
+    judged: what is found of its model and data now.
+    Raises Refused, UserError.
+    """
     edition = publishing.live
     assert edition is not None
+    data_findings = read_data_findings(publishing.work, skip=False)
+    findings = repeat_findings(edition, [*judged, *data_findings])
+    publishing.editions.judge_again(findings)
+    findings = [finding for finding in findings if finding.name not in OF_DATA]
+    require_passed(findings)
     _, rows = publishing.editions.read()
     sample = rows.head(SAMPLE).collect(engine="streaming")
     made = "inferred" if edition.job_arn else "counted"
-    findings = [gate, *repeat_checks(edition, gate)]
     return PublishedLists(edition, sample, findings, f"unchanged: not {made} again")
 
 
@@ -156,9 +165,10 @@ class NewLists:
     def published(self) -> PublishedList:
         return self.publishing.published
 
-    def publish(self, gate: Finding, *, has_model: bool) -> PublishedLists:
+    def publish(self, judged: Sequence[Finding], *, has_model: bool) -> PublishedLists:
         """Make the table, and publish it unless a finding refuses it. Raises Refused, UserError.
 
+        judged: what is found of the model and the data.
         has_model: whether a job of the model answers, or items bought together are counted.
         """
         work, published, model = self.work, self.published, self.publishing.model
@@ -177,18 +187,21 @@ class NewLists:
             table = ListTable(published, context)
             table.write(self._lines(divided, context, num_results, job), writer)
             table_findings = check_table(work, published, divided.ids, table, num_results)
-            findings = [gate, *table_findings, *self.requested.findings]
+            findings = [*judged, *table_findings, *self.requested.findings]
             if job is not None:
                 job.output(work.storage).require_usable(findings)
             require_passed(findings)
-            counts = self._count(table, histories)
+            counts, data = self._count(table, histories), histories.describe(self.publishing.live)
+            if published.subject == "user":
+                facts = ListFacts(counts, len(table.answered), data, self.publishing.live)
+                findings += judge_lists(facts)
             edition = self._describe(
-                findings,
+                [*findings, *read_data_findings(work, skip=self.run.skip_quality_gate)],
                 divided,
                 context,
                 job,
                 counts=counts,
-                data=histories.describe(self.publishing.live),
+                data=data,
             )
             writer.finish(edition)
             self._keep_users_without_lists(edition.version, table, writer.path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,12 +16,19 @@ from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
-from batchrec_dagster.steps.arms import CONTROL, UserGroups
+from batchrec_dagster.steps.arms import CONTROL, MODEL, UserGroups
 from batchrec_dagster.steps.experiments import ExperimentResult, summarize_experiment
 from batchrec_dagster.steps.intervals import Rate, estimate_ratio, estimate_share
+from batchrec_dagster.steps.judge_quality import Behaviour
 from batchrec_dagster.steps.outcome_periods import Period, find_periods
 from batchrec_dagster.steps.outcome_sums import SCHEMA as SUMS_SCHEMA
-from batchrec_dagster.steps.outcome_sums import LaterInteractions, PeriodLists, sum_period
+from batchrec_dagster.steps.outcome_sums import (
+    LaterInteractions,
+    PeriodLists,
+    format_events,
+    sum_period,
+)
+from batchrec_dagster.steps.thresholds import RECENT_DAYS
 from batchrec_dagster.steps.users_without_lists import read_users_without_lists
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.layout import ListFiles
@@ -213,6 +221,28 @@ def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
     keys = ["start", "end", "edition", "since", "experiment", "length", "arm", "success"]
     for values, part in sums.group_by(keys, maintain_order=True):
         yield _estimate_outcome(dict(zip(keys, values, strict=True)), part)
+
+
+def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | None:
+    """What people did with the lists of all recent editions together.
+
+    None if nobody was active, or if there are too few users for an interval.
+
+    sums: with the columns of `outcome_sums.SCHEMA`.
+    success: the types of events that count as success. Outcomes that count others are left out.
+    """
+    counted = sums.filter(arm=MODEL, success=format_events(success))
+    since = pl.col("end").max() - RECENT_DAYS.value * SECONDS_A_DAY
+    counted = counted.filter(pl.col("end") > since)
+    groups = counted.group_by("group").agg(pl.col("hit_users", "popular_hit_users", "active").sum())
+    # Each user counts as -1, 0 or 1.
+    gained, active = groups["hit_users"] - groups["popular_hit_users"], groups["active"]
+    users = int(active.sum())
+    gain = estimate_share(gained, active, users, least=-1.0)
+    if gain is None or not math.isfinite(gain.low):
+        return None
+    editions = counted.get_column("edition").n_unique()
+    return Behaviour(gain.value, gain.low, gain.high, users, editions)
 
 
 def _estimate_outcome(key: Mapping[str, Any], part: pl.DataFrame) -> Outcome:

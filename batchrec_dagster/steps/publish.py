@@ -16,19 +16,34 @@ from typing import Any
 
 from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.personalize.evidence import NDCG, name_ndcg, read_ndcg, read_popular_ndcg
-from batchrec_dagster.steps.checks import ModelToPublish, check_quality_gate
-from batchrec_dagster.steps.data_sizes import collect_sizes
+from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY, SOURCE_WITHOUT_ERASED
+from batchrec_dagster.steps.data_sizes import (
+    NOT_SHRUNK,
+    SizeComparison,
+    collect_sizes,
+    list_parts,
+)
+from batchrec_dagster.steps.interactions import read_interactions_record
+from batchrec_dagster.steps.judge import NO_WORSE, judge_model
+from batchrec_dagster.steps.judge_quality import QUALITY_GATE, Behaviour, ModelFacts
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.runs import RunFacts, explain_skipping, measure_seconds
-from batchrec_dagster.steps.work import Work
+from batchrec_dagster.steps.success import SUCCESS_KNOWN, check_success_known
+from batchrec_dagster.steps.work import StepRecord, Work
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 from batchrec_dagster.storage.editions import Editions
+from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import Lock
 from batchrec_dagster.storage.nights import EditionsRecord
+from batchrec_dagster.storage.records import load
 
 # Part of what lists are made of: raise it when the same inputs would become other lists.
 CODE_VERSION = "1"
+# The findings about a model, which there is none of where items bought together are counted.
+OF_MODEL = (QUALITY_GATE, NO_WORSE)
+# The findings of earlier steps, which an edition has only if they are not good.
+OF_DATA = (SOURCE_WITHOUT_ERASED, SUCCESS_KNOWN, NOT_SHRUNK)
 
 
 def summarize_edition(edition: Edition) -> str:
@@ -120,27 +135,50 @@ class Publishing:
         """The lists that were rolled back and would be published again."""
         return [lists for lists in self.record.withdrawn if lists.recognises(self.made_of)]
 
-    def gate(self, *, skip: bool) -> Finding:
-        """Whether the lists may be published. Raises UserError.
+    def describe_model(self, *, skip: bool) -> ModelFacts:
+        """What the judge knows of the model. Raises UserError.
 
         skip: whether this run publishes anyway.
         """
-        finding = check_quality_gate(
-            self.published.gate,
-            ModelToPublish(
-                self.model,
-                self.measured_on,
-                self.live,
-                self.work.pipeline.solution.success,
-                rolled_back=_explain_withdrawal(self.withdrawn, self.model),
-            ),
+        data_until = 0
+        if self.published.gate.max_age_days is not None:
+            data_until = read_interactions_record(self.work).counts.latest or 0
+        is_of_users = self.published.subject == "user"
+        return ModelFacts(
+            self.model,
+            self.measured_on,
+            self.live,
+            self.work.pipeline.solution.success,
+            rolled_back=_explain_withdrawal(self.withdrawn, self.model),
+            behaviour=self._read_behaviour() if is_of_users else None,
+            has_rules=self.published.settings.applied_rules is not None,
+            needs_comparison=is_of_users,
+            data_until=data_until,
             how_to_skip=explain_skipping(self.work.pipeline),
-            skip_quality_gate=skip,
+            publishes_anyway=skip,
         )
-        if self.published.recipe is None and finding.passed:
-            text = "items bought together are counted, so there is no model to measure"
-            return replace(finding, text=text)
-        return finding
+
+    def judge_model(self, *, skip: bool) -> list[Finding]:
+        """Whether lists may be made and published. Raises UserError.
+
+        skip: whether this run publishes anyway.
+        """
+        findings = judge_model(self.describe_model(skip=skip), self.published.gate)
+        if self.published.recipe is not None:
+            return findings
+        text = "items bought together are counted, so there is no model to measure"
+        return [
+            replace(finding, text=text) if finding.passed and finding.name in OF_MODEL else finding
+            for finding in findings
+        ]
+
+    def _read_behaviour(self) -> Behaviour | None:
+        """What people did with earlier lists; None if that was not measured."""
+        if not is_installed("report"):
+            return None
+        from batchrec_dagster.steps.outcomes import pool_outcomes, read_sums  # NumPy
+
+        return pool_outcomes(read_sums(self.files), self.work.pipeline.solution.success)
 
     def describe(
         self, version: str, run: RunFacts, findings: Sequence[Finding], **facts: Any
@@ -210,17 +248,38 @@ def _explain_withdrawal(withdrawn: Sequence[Withdrawn], model: ModelRecord) -> s
     return f"edition {withdrawn[0].number}, of the same data and settings, was rolled back"
 
 
-def repeat_checks(edition: Edition, gate: Finding) -> list[Finding]:
-    """The checks that an unchanged edition passed, with the day, except the gate.
+def read_data_findings(work: Work, *, skip: bool) -> list[Finding]:
+    """What earlier steps found of the data that people who see lists should know.
 
-    gate: the check that was made again, by a gate that may have changed.
+    skip: whether this run publishes although much of the data is missing.
+    Raises UserError.
     """
-    note = f"as checked {edition.made_at:%Y-%m-%d}, when edition {edition.number} was published"
-    return [
-        replace(check, text=f"{check.text}; {note}")
-        for check in edition.findings
-        if check.name != gate.name
-    ]
+    findings = [*read_interactions_record(work).findings, *check_success_known(work)]
+    users = load(work.storage.store, work.files.record_uri("users"), StepRecord)
+    if work.pipeline.users is not None and users is not None:
+        findings += users.findings
+    for part in list_parts(work.pipeline) if skip else ():
+        findings.append(SizeComparison(work, part, skip=True).check_stored())
+    return [finding for finding in findings if not finding.passed]
+
+
+def repeat_findings(edition: Edition, judged_again: Sequence[Finding]) -> list[Finding]:
+    """What is found of an unchanged edition: what was found again, and what it had, with the day.
+
+    judged_again: the findings on its model and data. That somebody published it although it was
+        refused stays as it was, and so does the comparison with the edition before.
+    """
+    note = f"as found {edition.made_at:%Y-%m-%d}, when edition {edition.number} was published"
+    new = {finding.name: finding for finding in judged_again}
+    findings = []
+    for finding in edition.findings:
+        is_kept = finding.name == NO_WORSE or finding.numbers.get(PUBLISHED_ANYWAY)
+        again = new.pop(finding.name, None)
+        if again is not None and (again.blocks or not is_kept):
+            findings.append(again)
+        elif is_kept or finding.name not in OF_DATA:
+            findings.append(replace(finding, text=f"{finding.text}; {note}"))
+    return [*findings, *new.values()]
 
 
 def read_checks(edition: Edition, names: Sequence[str]) -> list[Finding]:

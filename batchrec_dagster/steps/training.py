@@ -36,6 +36,7 @@ from batchrec_dagster.steps.batch_jobs import (
 )
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import add_payment, price_training
+from batchrec_dagster.steps.judge_quality import judge_quality
 from batchrec_dagster.steps.publish import Publishing
 from batchrec_dagster.steps.records import DatasetRecord, ModelRecord, read_model
 from batchrec_dagster.steps.success import check_success_known
@@ -156,7 +157,10 @@ class SolutionVersionTrainer:
         lists = [
             Publishing(self.work, published, model) for published in self.work.pipeline.user_lists
         ]
-        return all(publishing.gate(skip=False).passed for publishing in lists)
+        return not any(
+            judge_quality(publishing.describe_model(skip=False), publishing.published.gate).blocks
+            for publishing in lists
+        )
 
 
 @dataclass(frozen=True)

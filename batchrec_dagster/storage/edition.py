@@ -15,6 +15,7 @@ from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 # `good` if nothing speaks against publishing, `watch` if somebody should look, `refuse` if nothing
 # may come after it. They go from the best to the worst.
 Level = Literal["good", "watch", "refuse"]
+Numbers = dict[str, int | float]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Finding:
     headline: str = ""
     """The same in a few words, for a verdict, such as `the model beats popular items`. Empty if no
     verdict has to name it."""
-    numbers: dict[str, int | float] = field(default_factory=dict)
+    numbers: Numbers = field(default_factory=dict)
     """The numbers in the text, by name."""
     makes_output_unusable: bool = False
     """Whether it means, if it refuses, that a batch job's output is of no use, so that no run

@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from batchrec_dagster.config.rules import ExcludeSeen
 from batchrec_dagster.pipeline.run_step import asset_step
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.steps import checks
@@ -123,7 +124,7 @@ def test_few_event_types() -> None:
 def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:
     @asset_step
     def materialize_step() -> dg.MaterializeResult[None]:
-        checks.require_passed([check_no_seen_items(0), check_no_duplicates(1)])
+        checks.require_passed([check_no_seen_items(0, ExcludeSeen()), check_no_duplicates(1)])
         return dg.MaterializeResult()
 
     results = materialize_step()

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.rules import ExcludeSeen
 from batchrec_dagster.steps.list_checks import (
     check_every_answered,
     check_items_known,
@@ -97,14 +98,16 @@ def test_no_duplicates() -> None:
 
 
 def test_no_seen_items() -> None:
-    assert check_no_seen_items(0).passed
-    check = check_no_seen_items(1)
-    assert not check.passed
-    assert check.text.startswith("1 recommended items")
+    bought = ExcludeSeen(events=["purchase"], days=60)
+    assert check_no_seen_items(0, bought).passed
+    check = check_no_seen_items(1, bought)
+    assert check.blocks
+    assert check.text == "1 rows have an item that its user had by purchase in the last 60 days"
 
 
 def test_lists_full_is_a_warning() -> None:
     assert check_lists_full(2, 2, 1, RecommendationSettings(), "recommendations").passed
+    assert check_lists_full(95, 100, 2, RecommendationSettings(), "recommendations").passed
     short = check_lists_full(1, 2, 2, RecommendationSettings(), "recommendations")
     assert not short.passed
     assert short.text.startswith("1 of 2 users have all 2 items")

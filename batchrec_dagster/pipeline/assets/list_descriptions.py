@@ -23,6 +23,7 @@ from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
 from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.items import list_attribute_columns
+from batchrec_dagster.steps.judge import DATA_ARE_FRESH, NO_WORSE
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.edition import Edition, ListCounts
@@ -124,8 +125,12 @@ def list_checks(published: PublishedList) -> dict[str, str]:
         f"no_failed_{subject}s": f"Few enough {subject}s have an error instead of a list.",
         "no_duplicates": "No list contains an item twice.",
     }
-    if subject == "user" and published.settings.seen_items is not None:
-        checks["no_seen_items"] = "No list contains an item that its user already interacted with."
+    seen = published.settings.seen_items
+    if subject == "user" and seen is not None:
+        checks["no_seen_items"] = f"No list contains {seen.description}."
+    max_age = published.gate.max_age_days
+    if max_age is not None:
+        checks[DATA_ARE_FRESH] = f"The newest interaction is at most {max_age:g} days old."
     if subject == "user" and published.settings.applied_rules is not None:
         checks["lists_not_emptied"] = "The rules leave nearly everybody a list."
     return checks
@@ -133,10 +138,16 @@ def list_checks(published: PublishedList) -> dict[str, str]:
 
 def list_warnings(published: PublishedList) -> dict[str, str]:
     """The same of checks that only warn."""
-    warnings = {}
+    warnings = {NO_WORSE: "The model is no worse than that of the lists before."}
     if published.subject == "user":
         length = published.settings.num_results
-        warnings["lists_full"] = f"Every user has all {length} items."
+        warnings |= {
+            "lists_full": f"Nearly every user has all {length} items.",
+            "people_have_lists": "Nearly everybody for whom lists were made has one.",
+            "not_concentrated": "The lists are not mostly of few items.",
+            "no_user_dominates": "No single user has much of the interactions.",
+            "data_changed": "The data are about those of the edition before.",
+        }
         if published.settings.applied_rules is not None:
             warnings |= {
                 "rules_suit_data": "Each rule has what it needs: events, categories, possible"

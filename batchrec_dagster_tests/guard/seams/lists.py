@@ -28,11 +28,8 @@ from batchrec_dagster.personalize.file_formats import read_output_lines
 from batchrec_dagster.personalize.filter_grammar import parse_condition
 from batchrec_dagster.steps import arms, item_pairs, list_jobs, popular_items, shared_jobs, training
 from batchrec_dagster.steps import rules as rules_of_lists
-from batchrec_dagster.steps.checks import (
-    ModelToPublish,
-    check_quality_gate,
-)
 from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
+from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
 from batchrec_dagster.steps.list_checks import check_table
 from batchrec_dagster.steps.list_context import ListContext
 from batchrec_dagster.steps.list_table import ListTable
@@ -335,10 +332,8 @@ def judge_model(
                 "metrics": {NDCG: published_ndcg},
             }
         )
-    candidate = ModelToPublish(model, "all", published)
-    check = check_quality_gate(
-        Gate(**gate), candidate, how_to_skip="", skip_quality_gate=publish_anyway
-    )
+    facts = ModelFacts(model, "all", published, publishes_anyway=publish_anyway)
+    check = judge_quality(facts, Gate(**gate))
     return Judgement(check.blocks, check.text)
 
 

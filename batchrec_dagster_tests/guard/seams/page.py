@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
+from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.reporting.insight.verdict import UNPROVED_OPENING, give_verdict
 from batchrec_dagster.reporting.markdown import escape as escape_markdown
 from batchrec_dagster.reporting.markdown import format_table as format_markdown_table
 from batchrec_dagster.reporting.terminal import escape_invisible
-from batchrec_dagster.reporting.verdict import PreviousEdition, VerdictFacts, judge_edition
+from batchrec_dagster.steps.judge import ListFacts, judge_lists, judge_model
+from batchrec_dagster.steps.judge_quality import Behaviour, ModelFacts
+from batchrec_dagster.steps.list_checks import check_lists_full, check_rows_titled
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.storage.edition import DataCounts, Finding, ListCounts
+from batchrec_dagster_tests.guard.seams.editions import make_edition
 
-if TYPE_CHECKING:
-    pass
+# When lists are judged.
+NOW = datetime(2026, 5, 2, 3, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -233,41 +242,114 @@ class JudgedFacts:
     rows_without_title: int = 0
     heaviest_share: float = 0.01
     """The share of all interactions that one user has."""
-    data_changes: tuple[str, ...] = ()
-    """What changed much in the data, in words."""
+    users_before: int | None = None
+    """How many users had interactions when the edition before was made. There are 2,000 now."""
     warnings: tuple[str, ...] = ()
     """The names of checks that warn."""
     overruled: tuple[str, ...] = ()
     """The names of checks that refused the lists, which somebody published anyway."""
+    gain: tuple[float, float, float] | None = None
+    """By how much more people the lists before reached than popular items would have, and the ends
+    of the 95% interval of that; None if nobody knows."""
+    top_lists: float = 0.2
+    """The share of the lists that 1% of the items take, which have a tenth of the histories."""
+    age_days: float = 1.0
+    """How long ago the data end."""
+    max_age_days: float | None = None
+    """How long ago they may end; None for any time."""
 
 
-def judge(facts: JudgedFacts) -> Literal["good", "watch", "refuse"]:
-    """Whether the lists are good, somebody should look at them, or they should not be sent."""
+def judge(facts: JudgedFacts) -> Literal["good", "unproved", "watch", "refuse"]:
+    """Whether the lists are good, somebody should look at them, or they should not be sent.
 
-    def estimate(value: float) -> MetricEstimate:
-        if facts.margin is None:
-            return MetricEstimate(value)
-        return MetricEstimate(value, value - facts.margin, value + facts.margin)
+    `unproved` says that all checks passed, and that nothing proves that the lists are good.
+    """
+    verdict = give_verdict(_list_findings(facts))
+    return "unproved" if verdict.opening == UNPROVED_OPENING else verdict.level
 
-    lead = facts.ndcg - facts.popular_ndcg
-    estimates = map(estimate, (facts.ndcg, facts.popular_ndcg, lead))
-    before = None
-    if facts.ndcg_before is not None:
-        before = PreviousEdition(1, estimate(facts.ndcg_before))
-    verdict = judge_edition(
-        VerdictFacts(
-            ndcg=facts.ndcg,
-            tested=Evidence("all", facts.tested_users, *estimates),
-            before=before,
-            requested=facts.requested_users,
-            served=facts.served_users,
-            full=facts.full_lists,
-            rows=facts.rows,
-            untitled=facts.rows_without_title,
-            heaviest=facts.heaviest_share,
-            drift=facts.data_changes,
-            checks=facts.warnings,
-            overruled=facts.overruled,
-        )
+
+def read_verdict(facts: JudgedFacts) -> str:
+    """What readers are told of lists of which this is known, in a sentence."""
+    return str(give_verdict(_list_findings(facts)))
+
+
+def _list_findings(facts: JudgedFacts) -> list[Finding]:
+    findings = [*_judge_model(facts), *judge_lists(_describe_lists(facts))]
+    length = facts.rows // max(1, facts.full_lists)
+    settings = RecommendationSettings(num_results=length)
+    return [
+        *findings,
+        check_lists_full(facts.full_lists, facts.served_users, length, settings, "lists"),
+        check_rows_titled(facts.rows - facts.rows_without_title, facts.rows_without_title),
+        *(Finding(name, "watch", "it warns") for name in facts.warnings),
+    ]
+
+
+def _judge_model(facts: JudgedFacts) -> list[Finding]:
+    def make_evidence(ndcg: float) -> dict[str, float]:
+        values = {
+            "ndcg": ndcg,
+            "popular": facts.popular_ndcg,
+            "difference": ndcg - facts.popular_ndcg,
+        }
+        evidence = {f"all/{name}": value for name, value in values.items()}
+        if facts.margin is not None:
+            evidence |= {f"all/{name}_low": values[name] - facts.margin for name in values}
+            evidence |= {f"all/{name}_high": values[name] + facts.margin for name in values}
+        return {"all/users": facts.tested_users, **evidence}
+
+    model = ModelRecord(
+        made_of={},
+        version="new",
+        solution_version_arn="arn:new",
+        data_version="data",
+        metrics={NDCG: facts.ndcg, "coverage": 0.2},
+        evidence=make_evidence(facts.ndcg),
     )
-    return "refuse" if verdict.judgement == "bad" else verdict.judgement
+    live = None
+    if facts.ndcg_before is not None:
+        live = make_edition(
+            {
+                "solution_version_arn": "arn:old",
+                "measured_on": "all",
+                "metrics": {NDCG: facts.ndcg_before},
+                "evidence": make_evidence(facts.ndcg_before),
+            }
+        )
+    behaviour = None
+    if facts.gain is not None:
+        behaviour = Behaviour(*facts.gain, users=500, editions=3)
+    model_facts = ModelFacts(
+        model,
+        "all",
+        live,
+        behaviour=behaviour,
+        data_until=int(NOW.timestamp() - facts.age_days * 86_400),
+        now=NOW,
+        publishes_anyway=bool(facts.overruled),
+    )
+    gate = Gate(max_age_days=facts.max_age_days, min_ndcg_at_25=1.0 if facts.overruled else 0.0)
+    return judge_model(model_facts, gate)
+
+
+def _describe_lists(facts: JudgedFacts) -> ListFacts:
+    counts = ListCounts(
+        rows=facts.rows,
+        requested=facts.requested_users,
+        subjects=facts.served_users,
+        top_lists=facts.top_lists,
+        top_histories=0.1,
+    )
+    data = DataCounts(
+        interactions=50_000,
+        users=2_000,
+        items=500,
+        first_day="2026-01-01",
+        last_day="2026-05-01",
+        heaviest_share=facts.heaviest_share,
+    )
+    live = None
+    if facts.users_before is not None:
+        data_before = data.model_copy(update={"users": facts.users_before})
+        live = make_edition({"data": data_before})
+    return ListFacts(counts, facts.requested_users, data, live)

@@ -246,7 +246,7 @@ class Editions:
             publishing = Publishing(
                 self._work, self._list, model, {"subjects": night.users_version}
             )
-            require_passed([publishing.gate(skip=anyway)])
+            require_passed(publishing.judge_model(skip=anyway))
             with ListWriter(Path(folder) / "lists.parquet") as writer:
                 writer.write(night.lists.to_arrow())
                 version = re.sub(r"\W", "_", f"{night.model}_{night.users_version}")

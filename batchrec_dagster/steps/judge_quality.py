@@ -1,0 +1,333 @@
+"""Judges a model by what people did with earlier lists, and by what was measured of it.
+
+What people really did outweighs what was measured on held-out interactions, once its interval
+excludes zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.personalize.evidence import ALL, COVERAGE, NDCG, join_events, name_ndcg
+from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
+from batchrec_dagster.steps.records import ModelRecord
+from batchrec_dagster.steps.thresholds import FEW_TESTED
+from batchrec_dagster.storage.edition import Edition, Finding, Level, Numbers
+
+QUALITY_GATE = "quality_gate"
+# Why nobody may be tested, although users are held out.
+NOBODY_TESTED = (
+    "no held-out user later chose an item that was new to them and known from other users"
+)
+
+
+class Behaviour(NamedTuple):
+    """What people did with earlier lists: by how much more of them the lists reached than popular
+    items would have, as a share of those who were active, with its 95% interval."""
+
+    gain: float
+    low: float
+    high: float
+    users: int
+    """How many were active, each counted once for each edition."""
+    editions: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model, and of the lists that its lists would replace."""
+
+    model: ModelRecord
+    measured_on: str
+    """A fingerprint of the settings that select the interactions. Only metrics that were measured
+    on the same interactions are compared."""
+    live: Edition | None
+    """The published lists; None if nothing is published."""
+    declared_events: Sequence[str] = ()
+    """The events that the metrics should count alone, by solution.success."""
+    rolled_back: str | None = None
+    """Why its lists count as rolled back, in words; None if they do not."""
+    behaviour: Behaviour | None = None
+    """What people did with earlier lists; None if nobody knows."""
+    has_rules: bool = False
+    """Whether lists have rules, which come after what was measured."""
+    needs_comparison: bool = True
+    """Whether somebody should look if there is nothing to compare the model with."""
+    data_until: int = 0
+    """The time of the newest interaction, in epoch seconds."""
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    how_to_skip: str = ""
+    """How to start a run that publishes anyway."""
+    publishes_anyway: bool = False
+    """Whether this run does."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The model's metrics by name; empty if no user was tested."""
+        return _select_tested(self.model.metrics, self.model.evidence)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the published lists are of this model."""
+        arn = self.model.solution_version_arn
+        return self.live is not None and self.live.solution_version_arn == arn
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the published lists' model was measured on the same interactions."""
+        return self.live is not None and self.live.measured_on == self.measured_on
+
+    @property
+    def live_ndcg(self) -> float | None:
+        """NDCG@25 of the published lists; None if it is not compared."""
+        if self.live is None or not self.metrics or self.is_live or not self.is_comparable:
+            return None
+        return _select_tested(self.live.metrics, self.live.evidence).get(NDCG)
+
+    @property
+    def what_remains(self) -> str:
+        """What readers have if these lists are refused."""
+        return "nothing was published" if self.live is None else "the published lists stay"
+
+
+@dataclass(frozen=True)
+class Lead:
+    """By how much the NDCG@25 of a model is above that of popular items, where it was held out."""
+
+    over: str
+    """Which popular items they are, in words."""
+    value: float
+    low: float | None = None
+    """The lower end of its 95% interval; None if none is known."""
+    high: float | None = None
+    is_measured: bool = False
+    """Whether the interval counts how much the model's own NDCG@25 varies."""
+
+    @property
+    def level(self) -> Level:
+        """What it means for publication."""
+        if (self.value if self.high is None else self.high) < 0:
+            return "refuse"
+        is_clear = self.low is not None and self.low > 0
+        return "good" if is_clear or (self.value > 0 and not self.is_measured) else "watch"
+
+    @property
+    def headline(self) -> str:
+        """What it means in a few words."""
+        match self.level:
+            case "refuse":
+                return f"the model is worse than {self.over}"
+            case "watch" if self.is_measured:
+                return f"the model is not clearly better than {self.over}"
+            case "watch":
+                return f"the model is no better than {self.over}"
+        if self.is_measured:
+            return f"the model beats {self.over}"
+        return f"the model is above {self.over}, which no interval proves"
+
+
+def measure_lead(model: ModelRecord) -> Lead | None:
+    """The lead over the better of the popular items of all time, as the engine measured them, and
+    of the last days, as batchrec did; None if neither was measured."""
+    evidence, recent, ndcg = model.evidence, model.recent_popularity, model.metrics.get(NDCG, 0.0)
+    popular_ndcg = evidence.get(f"{ALL}/popular")
+    if recent is not None and recent.is_better_than(popular_ndcg):
+        lead = ndcg - recent.ndcg
+        if recent.margin is None:
+            return Lead(recent.name, lead)
+        # Both were measured on different users. Where the model's margin is not known, it was
+        # tested on about as many.
+        low, high = evidence.get(f"{ALL}/ndcg_low"), evidence.get(f"{ALL}/ndcg_high")
+        is_measured = low is not None and high is not None
+        own_margin = (high - low) / 2 if low is not None and high is not None else recent.margin
+        margin = math.hypot(own_margin, recent.margin)
+        return Lead(recent.name, lead, lead - margin, lead + margin, is_measured)
+    if popular_ndcg is None:
+        return None
+    low = evidence.get(f"{ALL}/difference_low")
+    lead = evidence.get(f"{ALL}/difference", ndcg - popular_ndcg)
+    high = evidence.get(f"{ALL}/difference_high")
+    return Lead("popular items", lead, low, high, is_measured=low is not None)
+
+
+class _Refusal(NamedTuple):
+    """Why lists should not be published."""
+
+    headline: str
+    reason: str
+
+
+def judge_quality(facts: ModelFacts, gate: Gate) -> Finding:
+    """Whether a model is good enough for its lists to be published."""
+    lead = measure_lead(facts.model) if facts.metrics else None
+    text, numbers = _describe_measurements(facts, lead)
+    text += _describe_circumstances(facts)
+    level, headline = _weigh(facts, lead)
+    refusals = [*_list_refusals(facts, gate, lead)]
+    if level == "refuse" and not refusals:
+        # Its lists are live already.
+        level = "watch"
+    if not refusals:
+        return Finding(QUALITY_GATE, level, text, headline, numbers)
+    headline = " and ".join(refusal.headline for refusal in refusals)
+    reasons = ", and ".join(refusal.reason for refusal in refusals)
+    if facts.publishes_anyway:
+        text += f"; published anyway (--publish-anyway), although {reasons}"
+        numbers[PUBLISHED_ANYWAY] = 1
+        return Finding(
+            QUALITY_GATE, "watch", text, f"published anyway, although {headline}", numbers
+        )
+    text += (
+        f". Refused: {reasons}. Nothing was inferred and {facts.what_remains}."
+        f" Check the data and run again, or publish anyway: {facts.how_to_skip}"
+    )
+    return Finding(QUALITY_GATE, "refuse", text, headline, numbers)
+
+
+def _weigh(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
+    """The level and the headline of what people did and of what was measured."""
+    level, headline = _weigh_lead(facts, lead)
+    behaviour = facts.behaviour
+    if behaviour is not None and behaviour.low > 0:
+        if level == "refuse":
+            return "watch", f"{headline}, but people chose more from earlier lists"
+        return "good", "people chose more from these lists than from popular items"
+    if behaviour is not None and behaviour.high < 0 and level != "refuse":
+        return "watch", "people chose popular items more often than these lists"
+    return level, headline
+
+
+def _weigh_lead(facts: ModelFacts, lead: Lead | None) -> tuple[Level, str]:
+    if lead is not None:
+        return lead.level, lead.headline
+    if not facts.needs_comparison:
+        return "good", ""
+    if not facts.metrics:
+        return "watch", "the model could not be measured"
+    return "watch", "there is nothing to compare the model with"
+
+
+def _list_refusals(facts: ModelFacts, gate: Gate, lead: Lead | None) -> Iterator[_Refusal]:
+    """Why the model's lists should not be published. Those of the model that is live are judged
+    already, and may only be rolled back."""
+    if facts.rolled_back:
+        yield _Refusal("the lists were rolled back", facts.rolled_back)
+    if facts.is_live:
+        return
+    ndcg, coverage = facts.metrics.get(NDCG, 0.0), facts.metrics.get(COVERAGE, 0.0)
+    if lead is not None and _weigh(facts, lead)[0] == "refuse":
+        yield _Refusal(lead.headline, f"it is worse than recommending {lead.over} to everyone")
+    name, live_ndcg = name_ndcg(facts.model.success), facts.live_ndcg
+    if live_ndcg is not None and ndcg < (1 - gate.max_drop) * live_ndcg:
+        drop = f"{1 - ndcg / live_ndcg:.0%} below the published lists'"
+        yield _Refusal(
+            f"{name} is {drop}", f"its {name} is {drop}; gate.max_drop allows {gate.max_drop:.0%}"
+        )
+    if ndcg < gate.min_ndcg_at_25:
+        floor = f"gate.min_ndcg_at_25 is {gate.min_ndcg_at_25:g}"
+        yield _Refusal(f"{name} is {ndcg:.4f}, and {floor}", floor)
+    if coverage < gate.min_coverage:
+        floor = f"gate.min_coverage is {gate.min_coverage:g}"
+        yield _Refusal(f"coverage is {coverage:.4f}, and {floor}", floor)
+
+
+def _describe_measurements(facts: ModelFacts, lead: Lead | None) -> tuple[str, Numbers]:
+    """What was measured, in words and by name."""
+    numbers: Numbers = {}
+    text = _describe_behaviour(facts.behaviour, numbers)
+    if not facts.metrics:
+        text += f"NDCG@25 and coverage are not known, as {NOBODY_TESTED}"
+        success = facts.model.success
+        return text + (f", counting {join_events(success)} alone" if success else ""), numbers
+    model = facts.model
+    ndcg, coverage = facts.metrics.get(NDCG, 0.0), facts.metrics.get(COVERAGE, 0.0)
+    numbers |= {"ndcg_at_25": ndcg, "coverage": coverage}
+    compared = []
+    popular_ndcg, recent = model.evidence.get(f"{ALL}/popular"), model.recent_popularity
+    if popular_ndcg is not None:
+        numbers["popularity_ndcg_at_25"] = popular_ndcg
+        compared.append(f"{popular_ndcg:.4f} for the most popular items")
+    if recent is not None:
+        numbers["recent_popularity_ndcg_at_25"] = recent.ndcg
+        if recent.is_better_than(popular_ndcg):
+            compared.append(f"{recent.ndcg:.4f} for {recent.name}")
+    if facts.live_ndcg is not None:
+        numbers["published_ndcg_at_25"] = facts.live_ndcg
+        compared.append(f"{facts.live_ndcg:.4f} for the published lists")
+    text += f"{name_ndcg(model.success)} {ndcg:.4f}"
+    if compared:
+        text += f", compared with {_join(compared)}"
+    text += _describe_lead(model, lead, numbers)
+    return f"{text}; coverage {coverage:.4f}", numbers
+
+
+def _describe_behaviour(behaviour: Behaviour | None, numbers: Numbers) -> str:
+    """What people did with earlier lists, in words, which others follow; empty if nobody knows."""
+    if behaviour is None:
+        return ""
+    gain, low, high = (100 * end for end in (behaviour.gain, behaviour.low, behaviour.high))
+    numbers |= {"gain": behaviour.gain, "gain_low": behaviour.low, "gain_high": behaviour.high}
+    numbers["active_users"] = behaviour.users
+    editions = "the edition" if behaviour.editions == 1 else f"{behaviour.editions} editions"
+    return (
+        f"of those who chose something new after {editions} before, the lists reached {gain:+.1f}"
+        f" points compared with popular items (95% interval {low:+.1f} to {high:+.1f},"
+        f" {behaviour.users:,} users); "
+    )
+
+
+def _describe_lead(model: ModelRecord, lead: Lead | None, numbers: Numbers) -> str:
+    """The lead over popular items with its interval, in words that follow others."""
+    if lead is None:
+        return ""
+    numbers["lead"] = lead.value
+    users = model.evidence.get(f"{ALL}/users")
+    if users is not None:
+        numbers["tested_users"] = int(users)
+    notes = [f"a {'lead' if lead.value > 0 else 'difference'} of {lead.value:.4f}"]
+    if lead.is_measured and lead.low is not None and lead.high is not None:
+        numbers |= {"lead_low": lead.low, "lead_high": lead.high}
+        notes.append(f"95% interval {lead.low:.4f} to {lead.high:.4f}")
+    else:
+        notes.append("without an interval")
+    if users is not None:
+        few = "only " if users < FEW_TESTED.value else ""
+        notes.append(f"{few}{int(users):,} tested {'user' if users == 1 else 'users'}")
+    return f" ({', '.join(notes)})"
+
+
+def _describe_circumstances(facts: ModelFacts) -> str:
+    """What a reader should know besides the metrics; may be empty."""
+    model, text = facts.model, ""
+    if facts.has_rules and facts.metrics:
+        text += "; measured before the rules of this list"
+    if facts.declared_events and not model.success:
+        events = join_events(facts.declared_events)
+        text += f"; the metrics of {model.engine} count all events, not only {events}"
+    if model.on_earlier_data:
+        text += f"; the model was trained on {f'{model.trained_at}'[:10]}, on earlier data"
+    if facts.is_live:
+        text += "; its lists are already published"
+    elif facts.live is not None and not facts.is_comparable:
+        changed = "the interactions settings"
+        if list(facts.live.success) != list(model.success):
+            changed = "the events that the metrics count"
+        text += f"; not comparable with the published lists: {changed} changed"
+    return text
+
+
+def _join(parts: Sequence[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _select_tested(
+    metrics: Mapping[str, float], evidence: Mapping[str, float]
+) -> Mapping[str, float]:
+    """The metrics, or none if no user was tested: they are 0 then, and mean nothing."""
+    return metrics if evidence.get(f"{ALL}/users", 1) else {}
