@@ -177,7 +177,7 @@ class PipelineRun:
     @property
     def reason(self) -> str:
         """Which steps failed, and why; empty if none did."""
-        from batchrec_dagster.reporting.failure_reasons import find_failure_reason
+        from batchrec_dagster.pipeline.failure_reasons import find_failure_reason
 
         events = [event for event in self._result.all_events if event.is_step_failure]
         return "\n".join(f"{event.step_key}: {find_failure_reason(event)}" for event in events)

@@ -10,12 +10,12 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy.exc import ArgumentError
 
-from batchrec_dagster.checking.findings import Finding, failed, ok, warning
 from batchrec_dagster.checking.folders import check_writable
+from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok, warning
 from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
 
-def check_dagster_home(home: Path | None, default: Path) -> Iterator[Finding]:
+def check_dagster_home(home: Path | None, default: Path) -> Iterator[Readiness]:
     """Findings about Dagster's home; `home` is None if DAGSTER_HOME is not set.
 
     `default` is the home that batchrec's commands use then.

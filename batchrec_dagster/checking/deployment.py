@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from batchrec_dagster.checking.dagster_home import check_dagster_home
-from batchrec_dagster.checking.findings import Finding, failed, ok
 from batchrec_dagster.checking.folders import check_free_space, check_writable
 from batchrec_dagster.checking.personalize import check_personalize
 from batchrec_dagster.checking.storage import check_storage
 from batchrec_dagster.deployment import Deployment, DeploymentError, find_misspelt_settings
+from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
 
 
-def check_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
+def check_settings(environment: Mapping[str, str]) -> Iterator[Readiness]:
     """Findings about the environment variables that are settings of batchrec."""
     check = "settings"
     try:
@@ -27,7 +27,7 @@ def check_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield ok(check, f"storage {deployment.storage}, Personalize {deployment.personalize}")
 
 
-def check_deployment(deployment: Deployment) -> Iterator[Finding]:
+def check_deployment(deployment: Deployment) -> Iterator[Readiness]:
     """Findings about folders, disks, the storage and Personalize, the cheapest check first."""
     yield from check_dagster_home(deployment.dagster_home, deployment.home / "dagster")
     yield check_writable("home", deployment.home, "BATCHREC_HOME")

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchrec_dagster.checking.findings import Finding, failed, ok, warning
 from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok, warning
 from batchrec_dagster.storage import durable
 
 GB = 10**9
@@ -19,7 +19,7 @@ FULL = 1 * GB
 NEARLY_FULL = 5 * GB
 
 
-def check_writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Finding:
+def check_writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Readiness:
     """Whether the folder can be written and is closed to other users.
 
     `setting` is the environment variable that names the folder. `create` says whether to make the
@@ -42,7 +42,7 @@ def check_writable(check: str, folder: Path, setting: str, *, create: bool = Tru
     return ok(check, f"{setting} {folder} is writable")
 
 
-def check_free_space(deployment: Deployment) -> Iterator[Finding]:
+def check_free_space(deployment: Deployment) -> Iterator[Readiness]:
     """A finding for each disk that has one of the deployment's folders."""
     folders = {"BATCHREC_HOME": deployment.home, "temporary files": Path(tempfile.gettempdir())}
     if not deployment.storage.startswith("s3://"):

@@ -8,15 +8,15 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from batchrec_dagster.checking.findings import Finding, failed, ok
 from batchrec_dagster.checking.storage import SHORT_TIMEOUTS
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.resources import AWS
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
 from batchrec_dagster.storage.permissions import find_partition
 
 
-def check_personalize(deployment: Deployment) -> Iterator[Finding]:
+def check_personalize(deployment: Deployment) -> Iterator[Readiness]:
     """Findings about Personalize, by one call of it; none if it is the embedded one."""
     if deployment.embedded:
         return
@@ -37,7 +37,7 @@ def check_personalize(deployment: Deployment) -> Iterator[Finding]:
     yield _check_answer(personalize, deployment)
 
 
-def _check_region(region: str) -> Finding:
+def _check_region(region: str) -> Readiness:
     regions = boto3.Session().get_available_regions(
         "personalize", partition_name=find_partition(region)
     )
@@ -50,7 +50,7 @@ def _check_region(region: str) -> Finding:
     )
 
 
-def _check_identity(sts: Any, role_arn: str) -> Finding:
+def _check_identity(sts: Any, role_arn: str) -> Readiness:
     """Whose the credentials are, and whether Personalize's role is in the same account."""
     check = "identity"
     try:
@@ -70,7 +70,7 @@ def _check_identity(sts: Any, role_arn: str) -> Finding:
     return ok(check, caller["Arn"])
 
 
-def _check_answer(personalize: Any, deployment: Deployment) -> Finding:
+def _check_answer(personalize: Any, deployment: Deployment) -> Readiness:
     check, name, fix = "personalize", "Amazon Personalize", "check the network and the region"
     if deployment.personalize != AWS:
         name = deployment.personalize

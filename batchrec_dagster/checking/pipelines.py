@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchrec_dagster.checking.findings import Finding, failed, ok, warning
 from batchrec_dagster.checking.sources import check_sources
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import Retry, UserError
+from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok, warning
 from batchrec_dagster.sinks import Sink, SinkContext
 from batchrec_dagster.sinks.sink import SinkDescription
 from batchrec_dagster.storage.connection import Storage
@@ -18,7 +18,7 @@ from batchrec_dagster.storage.list_subjects import ITEMS, USERS
 from batchrec_dagster.storage.secrets import redact
 
 
-def check_filters(pipeline: Pipeline) -> Iterator[Finding]:
+def check_filters(pipeline: Pipeline) -> Iterator[Readiness]:
     """A warning for each filter that lets items through which the items file does not have."""
     for published in pipeline.user_lists:
         problem = published.settings.open_filter
@@ -28,7 +28,7 @@ def check_filters(pipeline: Pipeline) -> Iterator[Finding]:
             yield warning("filter", f"{pipeline.name}: {setting}: {message}", fix)
 
 
-def check_connections(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Finding]:
+def check_connections(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Readiness]:
     """Findings about what the pipeline reads, where it sends alerts, and its sinks.
 
     project: the folder where relative paths start.
@@ -38,7 +38,7 @@ def check_connections(pipeline: Pipeline, storage: Storage, project: Path) -> It
     yield from _check_sinks(pipeline, storage, project)
 
 
-def _check_alerts(pipeline: Pipeline) -> Iterator[Finding]:
+def _check_alerts(pipeline: Pipeline) -> Iterator[Readiness]:
     """A failure if nobody can get the alerts, as their variable or Apprise is missing."""
     variable = pipeline.alerts.urls_env
     if variable is None:
@@ -53,7 +53,7 @@ def _check_alerts(pipeline: Pipeline) -> Iterator[Finding]:
         yield failed(f"{pipeline.name} alerts", message, "set it, or write it into .env")
 
 
-def _check_sinks(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Finding]:
+def _check_sinks(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Readiness]:
     """A finding for each sink that writes outside the pipeline's storage."""
     for published in pipeline.published_lists():
         subject = ITEMS if published.subject == "item" else USERS
@@ -66,7 +66,7 @@ def _check_sinks(pipeline: Pipeline, storage: Storage, project: Path) -> Iterato
 
 def _check_sink(
     check: str, sink: Sink, description: SinkDescription, context: SinkContext
-) -> Finding:
+) -> Readiness:
     try:
         result = sink.check(context)
     except UserError as error:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from batchrec_dagster.checking.findings import Finding, failed, ok
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.rules import Block
@@ -46,6 +45,7 @@ from batchrec_dagster.preparation.sources.source import (
     name_errors,
 )
 from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
+from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
 from batchrec_dagster.steps.raw_files import make_source_context
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import temporary_folder
@@ -63,7 +63,7 @@ class _Block:
     """Raises PreparationError unless the file has the declared columns."""
 
 
-def check_sources(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Finding]:
+def check_sources(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Readiness]:
     """A finding for each source of the pipeline that is a file, a query or a database.
 
     project: the folder where relative paths start.

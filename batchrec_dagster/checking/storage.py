@@ -12,10 +12,16 @@ from typing import Any
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from batchrec_dagster.checking.findings import Finding, failed, ok, unknown, warning
 from batchrec_dagster.checking.folders import check_writable
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.reporting.insight.readiness import (
+    Readiness,
+    failed,
+    ok,
+    unknown,
+    warning,
+)
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.objects import split_uri
 from batchrec_dagster.storage.permissions import explain_credentials_error, find_partition
@@ -28,7 +34,7 @@ REFUSED_SECONDS = 300
 SUSPECT_SECONDS = 30
 
 
-def check_storage(deployment: Deployment) -> Iterator[Finding]:
+def check_storage(deployment: Deployment) -> Iterator[Readiness]:
     """Findings about the folder or the bucket, and then about objects in it."""
     if deployment.storage.startswith("s3://"):
         findings = list(_check_bucket(deployment))
@@ -41,7 +47,7 @@ def check_storage(deployment: Deployment) -> Iterator[Finding]:
     yield from _check_objects(storage)
 
 
-def _check_storage_folder(folder: Path, home: Path) -> Finding:
+def _check_storage_folder(folder: Path, home: Path) -> Readiness:
     """Whether this user can write the folder, and nobody else can read what users did."""
     check = "storage folder"
     in_closed_home = folder.is_relative_to(home) and not home.stat().st_mode & 0o007
@@ -50,7 +56,7 @@ def _check_storage_folder(folder: Path, home: Path) -> Finding:
     return check_writable(check, folder, "BATCHREC_STORAGE")
 
 
-def _check_objects(storage: Storage) -> Iterator[Finding]:
+def _check_objects(storage: Storage) -> Iterator[Readiness]:
     """Write, read and delete a small object, as a pipeline does, with a finding for each step."""
     uri = storage.uri(f"check-{uuid.uuid4().hex}")
 
@@ -80,7 +86,7 @@ def _check_objects(storage: Storage) -> Iterator[Finding]:
             yield ok(f"storage {name}", storage.where(uri).rpartition("/")[0])
 
 
-def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
+def _check_bucket(deployment: Deployment) -> Iterator[Readiness]:
     bucket, _ = split_uri(deployment.storage)
     check = "bucket"
     try:
@@ -127,7 +133,7 @@ def _check_bucket(deployment: Deployment) -> Iterator[Finding]:
         yield ok(check, f"{bucket} exists{f', in {region}' if region else ''}")
 
 
-def check_clock(date: str | None, now: datetime) -> Finding:
+def check_clock(date: str | None, now: datetime) -> Readiness:
     """Compare this machine's clock with the Date header of a server's answer.
 
     `date` is None if the answer has no such header.

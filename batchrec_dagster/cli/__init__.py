@@ -7,16 +7,18 @@ from typing import Any
 import click
 
 from batchrec_dagster.cli.check import check
+from batchrec_dagster.cli.diff import diff
 from batchrec_dagster.cli.forget import forget
 from batchrec_dagster.cli.init import init
+from batchrec_dagster.cli.list_pipelines import list_pipelines
 from batchrec_dagster.cli.new import new
-from batchrec_dagster.cli.pipelines import list_pipelines, open_page, ui
+from batchrec_dagster.cli.pipelines import open_page, ui
 from batchrec_dagster.cli.rollback import rollback
 from batchrec_dagster.cli.run import run
-from batchrec_dagster.cli.show import diff, show
+from batchrec_dagster.cli.show import show
 from batchrec_dagster.cli.teardown import teardown
-from batchrec_dagster.cli.terminal import fit_terminal
 from batchrec_dagster.local_personalize.api.command import local_personalize
+from batchrec_dagster.reporting.views.plain import fit_terminal
 
 # With Python's own threshold, searching all that Dagster imports for garbage takes up to half a
 # second, and the search at the end of the process takes a third of a second more.
@@ -67,7 +69,7 @@ def is_memory_error(error: BaseException) -> bool:
 
 def _format_message(message: str) -> str:
     """The message in lines that fit the terminal, without characters that control it."""
-    from batchrec_dagster.reporting.terminal import escape_invisible
+    from batchrec_dagster.reporting.views.plain import escape_invisible
 
     # Click prints this in front.
     start = "Error: "

@@ -7,18 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli import terminal
 from batchrec_dagster.cli.pipelines import find_definitions_errors, load_definitions
 from batchrec_dagster.cli.project import Project, find_project, importable_project, load_environment
+from batchrec_dagster.reporting.views.plain import shorten_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batchrec_dagster.checking.findings import Finding
-
-# Columns for the name of what was checked. Findings are printed as they come, so the longest name
-# is not known.
-NAME_WIDTH = 22
+    from batchrec_dagster.reporting.insight.readiness import Readiness
 
 
 @click.command(short_help="Check that all is ready for a run, and say what to fix.")
@@ -49,20 +45,23 @@ def check(context: click.Context, offline: bool) -> None:
       0  nothing failed
       1  something failed
     """
-    has_failed = False
-    for finding in _check_project(find_project(), offline=offline):
-        click.echo("\n".join(_format_finding(finding)))
-        has_failed = has_failed or finding.status == "failed"
-    if has_failed:
+    from batchrec_dagster.reporting.views.check import print_readiness
+    from batchrec_dagster.reporting.views.terminal import Terminal
+
+    terminal = Terminal()
+    with terminal.waiting("Checking"):
+        results = [*_check_project(find_project(), offline=offline)]
+    print_readiness(terminal, results)
+    if any(result.status == "failed" for result in results):
         context.exit(1)
 
 
-def _check_project(project: Project, *, offline: bool) -> Iterator[Finding]:
+def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
     from batchrec_dagster.checking.deployment import check_deployment, check_settings
-    from batchrec_dagster.checking.findings import failed, ok
     from batchrec_dagster.checking.pipelines import check_connections, check_filters
     from batchrec_dagster.deployment import Deployment, DeploymentError
     from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
+    from batchrec_dagster.reporting.insight.readiness import failed, ok
 
     load_environment()
     with importable_project(project):
@@ -78,7 +77,7 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Finding]:
         pipelines = [] if definitions is None else [*find_built_pipelines(definitions)]
         if not errors:
             names = ", ".join(sorted(pipeline.name for pipeline in pipelines))
-            folder = terminal.shorten_path(project.defs)
+            folder = shorten_path(project.defs)
             yield ok(
                 "pipelines", f"All pipelines in {folder} load: {names or 'there are none yet'}"
             )
@@ -89,24 +88,3 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Finding]:
         yield from check_deployment(deployment)
         for pipeline in pipelines:
             yield from check_connections(pipeline, deployment.open_storage(), project.root)
-
-
-def _format_finding(finding: Finding) -> Iterator[str]:
-    """The lines for people: three columns, of which a long name has a line of its own."""
-    from batchrec_dagster.reporting.messages import format_labelled
-    from batchrec_dagster.reporting.terminal import escape_invisible
-
-    width = terminal.get_terminal_width()
-    # The message may repeat text of a file.
-    message = escape_invisible(finding.message)
-    if width is not None:
-        message = terminal.shorten_declarations(message)
-    mark = "FAILED" if finding.status == "failed" else finding.status
-    no_name = f"{'':8} {'':{NAME_WIDTH}} "
-    if len(finding.check) > NAME_WIDTH:
-        yield f"{mark:8} {finding.check}"
-        yield format_labelled(no_name, message, width)
-    else:
-        yield format_labelled(f"{mark:8} {finding.check:{NAME_WIDTH}} ", message, width)
-    if finding.status != "ok":
-        yield format_labelled(f"{no_name}-> ", escape_invisible(finding.fix), width)

@@ -16,7 +16,6 @@ from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
     UnknownNameError,
     make_undeclared_error,
-    read_pipeline_name,
 )
 from batchrec_dagster.cli.project import (
     find_project,
@@ -196,9 +195,9 @@ def _count_people(number: int) -> str:
 
 def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> Iterator[str]:
     """A line about pipelines whose files are in the storage, but which are not declared."""
-    from batchrec_dagster.reporting.published import list_published
+    from batchrec_dagster.reporting.insight.tables import find_published
 
-    published = {read_pipeline_name(address) for address in list_published(load_storage())}
+    published = {files.keys.pipeline for files in find_published(load_storage())}
     undeclared = sorted(published.difference(declared))
     if undeclared and not names:
         yield (

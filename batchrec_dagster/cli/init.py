@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from batchrec_dagster.cli.terminal import format_program, shorten_path
+from batchrec_dagster.reporting.views.plain import format_program, shorten_path
 
 # The files of a project. Those that end in .jinja are templates; the folder `module` gets the name
 # of the project's module.

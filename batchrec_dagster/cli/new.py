@@ -12,8 +12,8 @@ import click
 
 from batchrec_dagster.cli.declared_pipelines import read_declared_pipelines
 from batchrec_dagster.cli.project import Project, find_project, load_storage
-from batchrec_dagster.cli.terminal import fit_terminal, format_program, shorten_path
 from batchrec_dagster.preparation.layout import NO_TIMES
+from batchrec_dagster.reporting.views.plain import fit_terminal, format_program, shorten_path
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise_attributes import AttributesBlock
@@ -93,7 +93,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         write_declaration,
     )
     from batchrec_dagster.config.new_declaration import format_block, ignore_home_in_git
-    from batchrec_dagster.reporting.terminal import escape_invisible
+    from batchrec_dagster.reporting.views.plain import escape_invisible
 
     ratings_source = _choose_declared_source(ratings, project)
     recognised_ratings = _recognise_ratings(ratings_source, project, columns, options)

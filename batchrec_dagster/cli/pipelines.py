@@ -1,4 +1,4 @@
-"""`batchrec list`, `batchrec open` and `batchrec ui`."""
+"""`batchrec open` and `batchrec ui`, and what keeps a project from loading."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from batchrec_dagster.cli.dagster_home import (
-    HistoryError,
-    open_dagster_instance,
-    open_instance_if_any,
-    use_dagster_home,
-)
+from batchrec_dagster.cli.dagster_home import open_dagster_instance, use_dagster_home
 from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
     UnknownNameError,
-    expand_names,
     make_undeclared_error,
     read_pipeline_name,
     read_pipelines,
@@ -32,10 +26,9 @@ from batchrec_dagster.cli.project import (
     load_environment,
     load_storage,
 )
-from batchrec_dagster.cli.terminal import (
+from batchrec_dagster.reporting.views.plain import (
     fit_terminal,
     format_program,
-    get_terminal_width,
     shorten_path,
 )
 from batchrec_dagster.storage.extras import require
@@ -43,98 +36,6 @@ from batchrec_dagster.web import allowed_hosts
 
 if TYPE_CHECKING:
     import dagster as dg
-
-
-@click.command("list", short_help="List the pipelines, their last runs and editions.")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option(
-    "--editions", is_flag=True, help="List each night: what it published, or why nothing."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> None:
-    """List the declared pipelines: when each ran last, how that ended, and what is published.
-
-    With --editions, a line for each night instead, newest first: the edition that it published, or
-    which check refused it, or the step at which it failed; NDCG@25 with its interval, users, the
-    cost in Personalize, and the time until the lists were live. NAMES are those of pipelines, or of
-    their lists, such as shop/newsletter; all by default.
-
-    \b
-    Examples:
-      batchrec list
-      batchrec list shop --editions
-      batchrec list --json | jq -r '.[] | select(.last_run.status == "FAILURE") | .pipeline'
-    """
-    import json
-
-    from batchrec_dagster.reporting.overview import format_overview, summarize_pipeline
-    from batchrec_dagster.reporting.published import PublishedResults, list_published
-
-    pipelines = read_pipelines(find_project()).values()
-    declared = sorted(address for pipeline in pipelines for address in pipeline.addresses)
-    storage = load_storage()
-    undeclared = sorted(set(list_published(storage)).difference(declared))
-    # The editions of a pipeline or a list stay when its declaration is removed.
-    addresses = [*declared, *(undeclared if editions else [])]
-    chosen = expand_names(names, addresses) or declared
-    for name in chosen:
-        if name not in addresses:
-            raise make_undeclared_error(name, declared)
-    warn_of_errors()
-    if editions:
-        _list_editions(chosen, as_json=as_json)
-        return
-    with open_dagster_instance() as instance:
-        overviews = [
-            summarize_pipeline(PublishedResults(storage, name), instance) for name in chosen
-        ]
-    if as_json:
-        click.echo(json.dumps(overviews, indent=2))
-        return
-    if not overviews:
-        raise UnknownNameError(NO_PIPELINES)
-    click.echo(format_overview(overviews, get_terminal_width()), nl=False)
-    if undeclared and not names:
-        click.echo(f"Published in this storage too, but not declared here: {', '.join(undeclared)}")
-
-
-def _list_editions(pipelines: list[str], *, as_json: bool) -> None:
-    """Print the nights of the pipelines.
-
-    Raises UnknownNameError if there is no pipeline, and UserError.
-    """
-    import json
-
-    from batchrec_dagster.reporting.night_tables import describe_nights, format_nights
-    from batchrec_dagster.reporting.nights import list_nights
-    from batchrec_dagster.reporting.run_records import read_ended_runs
-    from batchrec_dagster.storage.layout import ListFiles, ListKeys
-
-    if not pipelines:
-        raise UnknownNameError(NO_PIPELINES)
-    storage = load_storage()
-    all_files = [ListFiles(storage, ListKeys(name)) for name in pipelines]
-    ended_runs = {}
-    try:
-        with open_instance_if_any() as instance:
-            if instance is not None:
-                ended_runs = {
-                    name: read_ended_runs(instance, files)
-                    for name, files in zip(pipelines, all_files, strict=True)
-                }
-    except HistoryError as error:
-        click.echo(f"Listed without the runs that were killed: {error.message}", err=True)
-    nights = {
-        name: list_nights(files, ended_runs.get(name, []))
-        for name, files in zip(pipelines, all_files, strict=True)
-    }
-    if as_json:
-        click.echo(
-            json.dumps([describe_nights(name, nights[name]) for name in pipelines], indent=2)
-        )
-        return
-    width = get_terminal_width()
-    click.echo("\n".join(format_nights(name, nights[name], width) for name in pipelines), nl=False)
 
 
 def find_project_errors(project: Project) -> list[str]:
@@ -201,7 +102,7 @@ def warn_of_errors() -> None:
 
     Its lists grow old, which nobody would notice otherwise.
     """
-    from batchrec_dagster.reporting.terminal import escape_invisible
+    from batchrec_dagster.reporting.views.plain import escape_invisible
 
     errors = find_pipeline_errors(find_project())
     if errors:
@@ -262,14 +163,15 @@ def _find_report(pipeline: str | None) -> Path:
 
     Raises click.ClickException if there is none on this machine.
     """
-    from batchrec_dagster.reporting.published import PublishedResults, list_published
+    from batchrec_dagster.reporting.insight.tables import find_published
+    from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     storage = load_storage()
     if pipeline is not None and pipeline != read_pipeline_name(pipeline):
-        addresses = [pipeline]
+        lists = [ListFiles(storage, ListKeys(pipeline))]
     else:
-        addresses = list_published(storage, pipeline)
-    reports = [PublishedResults(storage, address).report for address in addresses]
+        lists = find_published(storage, pipeline)
+    reports = [storage.store.head(files.uri(files.keys.report)) for files in lists]
     existing_reports = [report for report in reports if report is not None]
     newest = max(existing_reports, key=lambda report: report.last_modified, default=None)
     if newest is None:

@@ -59,8 +59,7 @@ from batchrec_dagster.preparation.rules import (
     Rules,
 )
 from batchrec_dagster.preparation.sources.source import hide_query
-from batchrec_dagster.reporting.terminal import Column as TableColumn
-from batchrec_dagster.reporting.terminal import TerminalTable, escape_invisible, render
+from batchrec_dagster.reporting.views.plain import align, escape_invisible
 from batchrec_dagster.steps.checks import (
     check_enough_interactions,
     check_timestamps_plausible,
@@ -261,8 +260,8 @@ def _render_preview(ratings: OpenedRatings) -> str:
     rows = ratings.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
     if layout.timestamp is not None:
         rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))
-    columns = [TableColumn(role.replace("timestamp", "time (UTC)")) for role in roles]
-    return render([], [[TerminalTable("", columns, rows.rows())]], width=None).strip()
+    names = [role.replace("timestamp", "time (UTC)") for role in roles]
+    return align([names, *rows.cast(pl.String).fill_null("").rows()])
 
 
 def _check_times(counts: InteractionCounts, result: PreparationResult) -> Finding:

@@ -89,25 +89,34 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         exit_code = watch_run(
             address,
             job_command,
-            lambda run, stages, duration: [f"\n{address}: {_describe_published(editions.live())}"],
+            lambda run, stages, duration: _print_published(address, editions),
             config=config,
             arguments=["rollback", address, "--to", str(edition.number)],
         )
     if exit_code:
-        click.echo(f"{address}: {_describe_published(editions.live())}")
+        _print_published(address, editions)
         click.get_current_context().exit(exit_code)
 
 
 def _explain_nothing_published(address: str, files: ListFiles) -> str:
     """Why nothing can be published again: the pipeline has several lists, or no edition at all."""
-    from batchrec_dagster.reporting.published import list_published
+    from batchrec_dagster.reporting.insight.tables import find_published
 
-    lists = list_published(files.storage, files.keys.pipeline)
+    lists = [lists.keys.address for lists in find_published(files.storage, files.keys.pipeline)]
     if lists:
         return f"{address} has several lists, each with its own editions: name {' or '.join(lists)}"
     return (
         f"{address} has published nothing: {files.storage.where(files.editions.uri)} does not exist"
     )
+
+
+def _print_published(address: str, editions: Editions) -> None:
+    """Print which edition people have now."""
+    from batchrec_dagster.reporting.views.terminal import Terminal
+
+    terminal = Terminal()
+    terminal.line()
+    terminal.outcome("good", f"{address}: {_describe_published(editions.live())}")
 
 
 def _describe_published(edition: Edition | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import yaml
@@ -13,12 +14,17 @@ from batchrec_dagster.cli.component_files import TextDates
 from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
     make_undeclared_error,
+    read_declared_pipelines,
     read_pipelines,
 )
-from batchrec_dagster.cli.project import find_project, make_job_command
-from batchrec_dagster.cli.run_result import describe_result
+from batchrec_dagster.cli.project import find_project, load_storage, make_job_command
 from batchrec_dagster.cli.watched_run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from batchrec_dagster.cli.run_stages import RunStages
 
 
 @click.command(short_help="Run a pipeline, and watch its stages.")
@@ -78,7 +84,7 @@ def run(
     switched_on = [option for option, is_on in switches.items() if is_on]
     options = [f"--{option.replace('_', '-')}" for option in switched_on]
     command = make_job_command(f"{name}_refresh")
-    describe = partial(describe_result, name)
+    print_result = partial(_print_result, name)
     with temporary_folder() as folder:
         if options:
             # Before the file of --config, because Dagster lets the first one decide.
@@ -86,9 +92,41 @@ def run(
             file.write_text(json.dumps(dict.fromkeys(switched_on, True)))
             command += ["-c", str(file)]
         arguments = ["run", name, *options]
-        exit_code = watch_run(name, command, describe, config=config, arguments=arguments)
+        exit_code = watch_run(name, command, print_result, config=config, arguments=arguments)
     if exit_code:
         context.exit(exit_code)
+
+
+def _print_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: str) -> None:
+    """Print what the run has published, and the commands that show more of it."""
+    from batchrec_dagster.reporting.insight.overview import read_overview
+    from batchrec_dagster.reporting.insight.tables import find_published, find_similar_items
+    from batchrec_dagster.reporting.views import run as views
+    from batchrec_dagster.reporting.views.terminal import Terminal
+    from batchrec_dagster.storage.layout import ListFiles, ListKeys
+
+    storage = load_storage()
+    declared = read_declared_pipelines(find_project()).get(name)
+    if declared is not None:
+        addresses = declared.addresses_of_users_lists
+        lists = [ListFiles(storage, ListKeys(address)) for address in addresses]
+    else:
+        # A pipeline that Python makes is declared in no file.
+        lists = find_published(storage, name)
+    overviews = [read_overview(files) for files in lists]
+    similar_items = find_similar_items(ListFiles(storage, ListKeys(name)))
+    if similar_items.editions.live() is not None:
+        overviews.append(read_overview(similar_items))
+    terminal = Terminal()
+    are_new = [
+        views.print_result(terminal, overview, run.run_id, duration) for overview in overviews
+    ]
+    views.print_warnings(terminal, stages.warnings)
+    if any(are_new):
+        users = [
+            overview.example_user for overview in overviews if overview.example_user is not None
+        ]
+        views.print_next_commands(terminal, name, users[0] if users else None)
 
 
 def _choose_pipeline(name: str | None) -> str:

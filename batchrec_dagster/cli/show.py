@@ -1,33 +1,27 @@
-"""`batchrec show` and `batchrec diff`."""
+"""`batchrec show`."""
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.dagster_home import HistoryError, open_instance_if_any
 from batchrec_dagster.cli.declared_pipelines import (
     NO_PIPELINES,
     UnknownNameError,
     expand_names,
     read_declared_pipelines,
-    read_pipeline_name,
 )
 from batchrec_dagster.cli.project import ProjectError, find_project, load_storage
-from batchrec_dagster.cli.terminal import get_terminal_width
 
 if TYPE_CHECKING:
-    from batchrec_dagster.reporting.history import EditionHistory
-    from batchrec_dagster.reporting.published import PublishedResults
-    from batchrec_dagster.storage.edition import Edition
+    from batchrec_dagster.reporting.insight.person import Person
+    from batchrec_dagster.storage.layout import ListFiles
 
 
 @click.command(short_help="Show a user, an item, or the quality of the recommendations.")
@@ -51,8 +45,8 @@ def show(
 
     For a USER: their history, their recommendations, and the item in the history that best explains
     each. For an item: who gets it, and similar items. For an experiment: its arms compared. For
-    none of these: the data, quality and location of the recommendations. Looks in every list of
-    every pipeline, unless you name one.
+    none of these: the verdict, how the last night ended, and where the lists are. Looks in every
+    list of every pipeline, unless you name one.
 
     With --edition: what the USER got then, from which edition and arm, and why. `batchrec
     list --editions` says which edition was live when.
@@ -74,114 +68,49 @@ def show(
         raise click.UsageError("give only one of these: a user, --item or --experiment")
     if user is None and edition is not None:
         raise click.UsageError("--edition is about a user: name one")
-    from batchrec_dagster.cli.pipelines import warn_of_errors
-    from batchrec_dagster.reporting import lookup
-    from batchrec_dagster.reporting.summary import summarize
+    if not any(subjects):
+        from batchrec_dagster.cli.pipelines import warn_of_errors
 
-    if user is None and item is None and not experiment:
         warn_of_errors()
-    pipelines = find_published(pipeline)
-    # What to show of each pipeline. It is None if the pipeline does not have the user or the item.
-    answers: list[Any]
-    if user is not None and edition is not None:
-        answers = _find_past_users(pipelines, user, edition)
-    elif user is not None:
-        answers = [lookup.find_user(results, user) for results in pipelines]
+    lists = find_lists(pipeline)
+    if user is not None:
+        answers: Sequence[Any] = _find_people(lists, user, edition)
     elif item is not None:
-        answers = _find_items(pipelines, item)
+        answers = _find_items(lists, item)
     elif experiment:
-        answers = _view_experiments(pipelines)
+        answers = _read_experiments(lists)
     else:
-        try:
-            with open_instance_if_any() as instance:
-                answers = [summarize(results, instance) for results in pipelines]
-        except HistoryError as error:
-            click.echo(f"Shown without the runs: {error.message}", err=True)
-            answers = [summarize(results, None) for results in pipelines]
-    answers = [answer for answer in answers if answer is not None]
-    if not answers:
-        kind = "item" if user is None else "user"
-        raise _make_not_found_error(pipelines, kind, user or item or "")
+        answers = _read_overviews(lists)
     if as_json:
-        records = [answer if isinstance(answer, dict) else _to_record(answer) for answer in answers]
-        print_safely(_format_json(records))
-        return
-    for number, answer in enumerate(answers):
-        separator = "\n" if number else ""
-        print_safely(separator + _format_text(answer))
+        _print_json(answers)
+    else:
+        _print_answers(answers)
 
 
-def _find_items(pipelines: list[PublishedResults], item: str) -> list[Any]:
-    """What each pipeline and list knows of the item of this id.
+def find_lists(pipeline: str | None) -> list[ListFiles]:
+    """The files of all published lists.
 
-    If none has it, this is about the item with this text in its title; or, of a pipeline that has
-    several, about which these are.
-    """
-    from batchrec_dagster.reporting.lookup import find_item, find_items_by_title
-
-    answers: list[Any] = [find_item(results, item) for results in pipelines]
-    if any(answer is not None for answer in answers):
-        return answers
-    answers = []
-    # The lists of a pipeline have the same titles.
-    for _, group in groupby(pipelines, lambda results: read_pipeline_name(results.address)):
-        lists = [*group]
-        matches = find_items_by_title(lists[0], item)
-        if matches is not None and matches.total == 1:
-            answers += [find_item(results, matches.items[0].item) for results in lists]
-        else:
-            answers.append(matches)
-    return answers
-
-
-def _find_past_users(pipelines: list[PublishedResults], user: str, edition: int) -> list[Any]:
-    """What the user got in the edition of this number, of each pipeline that still has it.
-
-    Raises UnknownNameError if no pipeline has the edition.
-    """
-    from batchrec_dagster.reporting.lookup import find_past_user
-    from batchrec_dagster.reporting.past_editions import PastEditions, UnknownEditionError
-
-    answers = []
-    reasons = []
-    for results in pipelines:
-        try:
-            past = PastEditions(results.files).find(edition)
-        except UnknownEditionError as error:
-            reasons.append(str(error))
-            continue
-        answers.append(find_past_user(results, user, past))
-    if not answers:
-        raise UnknownNameError("\n".join(reasons))
-    for reason in reasons:
-        click.echo(reason, err=True)
-    return answers
-
-
-def find_published(pipeline: str | None) -> list[PublishedResults]:
-    """The results of all published pipelines and lists.
-
-    pipeline: the name of the only pipeline to return, or the address of the only list; None for
-        all.
+    pipeline: the name of the only pipeline whose lists are wanted, or the address of the only list;
+        None for all.
 
     Raises UnknownNameError if there is none, and UserError.
     """
-    from batchrec_dagster.reporting.published import PublishedResults, list_published
+    from batchrec_dagster.reporting.insight.tables import find_published
 
     storage = load_storage()
-    names = list_published(storage)
-    if not names:
+    lists = {files.keys.address: files for files in find_published(storage)}
+    if not lists:
         place = storage.where(storage.uri(""))
         make = NO_PIPELINES if _is_nothing_declared() else "Make them with `batchrec run`"
         raise UnknownNameError(
             f"no recommendations in {place} yet. {make}, or set BATCHREC_STORAGE to where they are"
         )
-    selected = names if pipeline is None else expand_names([pipeline], names)
-    if pipeline is not None and not set(selected) <= set(names):
+    selected = [*lists] if pipeline is None else expand_names([pipeline], [*lists])
+    if not {*selected} <= {*lists}:
         raise UnknownNameError(
-            f"no recommendations of {pipeline!r} yet. Published pipelines: {', '.join(names)}"
+            f"no recommendations of {pipeline!r} yet. Published pipelines: {', '.join(lists)}"
         )
-    return [PublishedResults(storage, name) for name in selected]
+    return [lists[address] for address in selected]
 
 
 def _is_nothing_declared() -> bool:
@@ -192,176 +121,130 @@ def _is_nothing_declared() -> bool:
         return False
 
 
-def _make_not_found_error(
-    pipelines: list[PublishedResults], kind: str, name: str
-) -> UnknownNameError:
-    """The error for an id that no pipeline has, with the most similar ids.
+def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> list[Person]:
+    """What each list knows of the user; with an edition, of those that still have it.
+
+    Raises UnknownNameError if no list has the edition, or if none knows the user.
+    """
+    from batchrec_dagster.reporting.insight.person import UnknownEditionError, find_person
+
+    people, reasons = [], []
+    for files in lists:
+        try:
+            people.append(find_person(files, user, edition))
+        except UnknownEditionError as error:
+            reasons.append(str(error))
+    if not people:
+        raise UnknownNameError("\n".join(reasons))
+    for reason in reasons:
+        click.echo(reason, err=True)
+    found = [person for person in people if person is not None]
+    if not found:
+        raise _make_not_found_error(lists, "user", user)
+    return found
+
+
+def _find_items(lists: Sequence[ListFiles], item: str) -> list[Any]:
+    """What each list knows of the item of this id.
+
+    If none has it, this is about the item with this text in its title; or, of a pipeline that has
+    several, about which these are. Raises UnknownNameError if there is none either.
+    """
+    from batchrec_dagster.reporting.insight.item import find_item, find_items_by_title
+
+    answers: list[Any] = [find_item(files, item) for files in lists]
+    if not any(answers):
+        answers = []
+        # The lists of a pipeline have the same titles.
+        for _, group in groupby(lists, lambda files: files.keys.pipeline):
+            lists_of_pipeline = [*group]
+            matches = find_items_by_title(lists_of_pipeline[0], item)
+            if matches is not None and matches.total == 1:
+                found = matches.items[0].item
+                answers += [find_item(files, found) for files in lists_of_pipeline]
+            else:
+                answers.append(matches)
+    answers = [answer for answer in answers if answer is not None]
+    if not answers:
+        raise _make_not_found_error(lists, "item", item)
+    return answers
+
+
+def _make_not_found_error(lists: Sequence[ListFiles], kind: str, name: str) -> UnknownNameError:
+    """The error for an id that no list has, with the most similar ids.
 
     kind: what has the id: user or item.
     name: the id.
     """
-    from batchrec_dagster.reporting.lookup import find_item, find_similar_ids
+    from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+    from batchrec_dagster.reporting.insight.item import find_item
+    from batchrec_dagster.reporting.insight.person import find_similar_ids
 
-    similar_ids: set[str] = set()
-    for results in pipelines:
-        similar_ids.update(find_similar_ids(results, kind, name))
+    column = USER_ID if kind == "user" else ITEM_ID
+    similar_ids = {other for files in lists for other in find_similar_ids(files, column, name)}
     hint = f". Nearest: {', '.join(sorted(similar_ids))}" if similar_ids else ""
-    if kind == "user" and any(find_item(results, name) for results in pipelines):
+    if kind == "user" and any(find_item(files, name) for files in lists):
         hint = f". It is an item: batchrec show --item {shlex.quote(name)}"
-    pipeline_names = " and ".join(results.address for results in pipelines)
-    return UnknownNameError(f"no {kind} {name} in {pipeline_names} (ids are case-sensitive){hint}")
+    addresses = " and ".join(files.keys.address for files in lists)
+    return UnknownNameError(f"no {kind} {name} in {addresses} (ids are case-sensitive){hint}")
 
 
-def _view_experiments(pipelines: list[PublishedResults]) -> list[Any]:
-    """What the experiment of each pipeline shows."""
+def _read_experiments(lists: Sequence[ListFiles]) -> list[Any]:
     from batchrec_dagster.storage.extras import require
 
     require("report", "batchrec show --experiment")
-    from batchrec_dagster.reporting.experiment import ExperimentView
-    from batchrec_dagster.steps.experiments import summarize_experiment
-    from batchrec_dagster.steps.outcomes import read_sums
+    from batchrec_dagster.reporting.insight.experiment import read_experiment
 
-    views = []
-    for results in pipelines:
-        result = summarize_experiment(read_sums(results.files))
-        experiment = results.edition.experiment if results.edition else None
-        published = experiment["name"] if experiment is not None else None
-        views.append(ExperimentView(results.address, published, result))
-    return views
+    return [read_experiment(files) for files in lists]
 
 
-def _format_text(answer: Any) -> str:
-    from batchrec_dagster.reporting.experiment import ExperimentView, format_experiment
-    from batchrec_dagster.reporting.show import format_text
+def _read_overviews(lists: Sequence[ListFiles]) -> list[Any]:
+    from batchrec_dagster.cli.list_pipelines import read_ended_runs_if_any
+    from batchrec_dagster.reporting.insight.overview import read_overview
 
-    width = get_terminal_width()
-    if isinstance(answer, ExperimentView):
-        return format_experiment(answer, width)
-    return format_text(answer, width, with_runs=bool(os.environ.get("DAGSTER_HOME")))
+    ended_runs = read_ended_runs_if_any(lists)
+    return [read_overview(files, ended_runs.get(files.keys.address, ())) for files in lists]
 
 
-def _to_record(answer: Any) -> dict[str, Any]:
-    """The fields of the answer, and of all that is in it."""
+def _print_answers(answers: Sequence[Any]) -> None:
+    """Print what was found, an empty line between two answers."""
+    from batchrec_dagster.reporting.insight.item import Item, ItemMatches
+    from batchrec_dagster.reporting.insight.overview import ListOverview
+    from batchrec_dagster.reporting.insight.person import Person
+    from batchrec_dagster.reporting.views import show as views
+    from batchrec_dagster.reporting.views.terminal import Terminal
+
+    terminal = Terminal()
+    for number, answer in enumerate(answers):
+        if number:
+            terminal.line()
+        match answer:
+            case Person():
+                views.print_person(terminal, answer)
+            case Item():
+                views.print_item(terminal, answer)
+            case ItemMatches():
+                views.print_matches(terminal, answer)
+            case ListOverview():
+                views.print_overview(terminal, answer)
+            case _:
+                views.print_experiment(terminal, answer.pipeline, [*answer.sentences])
+
+
+def _print_json(answers: Sequence[Any]) -> None:
     from pydantic import TypeAdapter
 
-    record: dict[str, Any] = TypeAdapter(type(answer)).dump_python(answer)
-    return record
+    from batchrec_dagster.reporting.insight.overview import ListOverview, describe_overview
 
-
-def _format_json(records: list[dict[str, Any]]) -> str:
     def format_time(value: datetime) -> str:
         return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
+    records = [
+        describe_overview(answer)
+        if isinstance(answer, ListOverview)
+        else TypeAdapter(type(answer)).dump_python(answer)
+        for answer in answers
+    ]
     text = json.dumps({"pipelines": records}, indent=2, default=format_time)
     # DEL is the one invisible character that json.dumps does not escape.
-    return text.replace("\x7f", "\\u007f")
-
-
-def print_safely(text: str) -> None:
-    """Print the text, with characters that the terminal cannot show as escape sequences."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.rstrip("\n").encode(encoding, "backslashreplace").decode(encoding))
-
-
-@click.command(
-    short_help="Show what changed between two editions, or what two pipelines differ in."
-)
-@click.argument("names", metavar="[EDITION|NAME] [EDITION|NAME]", nargs=-1)
-@click.option("--pipeline", metavar="NAME", help="Needed if there are several.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
-    """Show what changed from one edition of the recommendations to another.
-
-    Settings, data, metrics, how much of the users' lists is new, and the items that rose and fell
-    most. By default the published edition is compared with what readers had before it, which is
-    never an edition that was rolled back; one EDITION is compared with the published one.
-    `batchrec rollback` lists the editions that are kept.
-
-    With two NAMES, the published lists of two pipelines are compared: the second with the first.
-
-    \b
-    Examples:
-      batchrec diff                        # since what readers had before
-      batchrec diff 12                     # since edition 12
-      batchrec diff 12 14 --pipeline shop
-      batchrec diff shop other_shop
-    """
-    if len(names) > 2:
-        raise click.UsageError("name two editions or pipelines at most")
-    if not all(name.isdecimal() for name in names):
-        _compare_pipelines(names, pipeline, as_json=as_json)
-        return
-    editions = tuple(map(int, names))
-    from batchrec_dagster.reporting.changes import format_diff
-    from batchrec_dagster.reporting.history import EditionHistory
-
-    pipelines = find_published(pipeline)
-    if len(pipelines) > 1:
-        listed = ", ".join(results.address for results in pipelines)
-        raise click.UsageError(f"name one of these with --pipeline: {listed}")
-    (results,) = pipelines
-    history = EditionHistory(results.files)
-    before, after = _choose_editions(history, editions)
-    changes = history.compare(before, after)
-    if as_json:
-        print_safely(json.dumps({"pipeline": results.address, **asdict(changes)}, indent=2))
-        return
-    print_safely(format_diff(results.address, changes, get_terminal_width()))
-
-
-def _compare_pipelines(names: tuple[str, ...], pipeline: str | None, *, as_json: bool) -> None:
-    """Print what tells the lists of the second pipeline from those of the first."""
-    from batchrec_dagster.reporting.changes import format_comparison
-    from batchrec_dagster.reporting.comparison import compare_lists, name_lists
-    from batchrec_dagster.storage.layout import ListFiles, ListKeys
-
-    if len(names) != 2 or pipeline is not None or any(name.isdecimal() for name in names):
-        raise click.UsageError("name two pipelines, or editions of one: --pipeline NAME 12 14")
-    lists = []
-    storage = load_storage()
-    for name in names:
-        files = ListFiles(storage, ListKeys(name))
-        edition = files.editions.live()
-        if edition is None:
-            raise UnknownNameError(
-                f"there are no lists of {name}: {storage.where(files.editions.uri)} does not exist"
-            )
-        lists.append(name_lists(files, edition))
-    comparison = compare_lists(*lists)
-    if as_json:
-        print_safely(json.dumps(asdict(comparison), indent=2))
-        return
-    print_safely(format_comparison(comparison, get_terminal_width()))
-
-
-def _choose_editions(history: EditionHistory, numbers: tuple[int, ...]) -> tuple[Edition, Edition]:
-    """The older and the newer edition to compare.
-
-    numbers: the editions that the user named, two at most.
-
-    Raises UnknownNameError if one of them is not kept, or if there is only one; and UserError.
-    """
-    # The newest comes first. find_published lists only pipelines that have one.
-    kept_editions = history.files.editions.live_and_older()
-    current = kept_editions[0]
-    editions = {edition.number: edition for edition in kept_editions}
-    for number in numbers:
-        if number not in editions:
-            numbers_kept = ", ".join(map(str, sorted(editions)))
-            raise UnknownNameError(f"edition {number} is not kept. Kept: {numbers_kept}")
-    if len(numbers) == 2:
-        return editions[numbers[0]], editions[numbers[1]]
-    before = editions[numbers[0]] if numbers else history.find_baseline(current)
-    if before is None and len(editions) > 1:
-        numbers_kept = ", ".join(
-            str(number) for number in sorted(editions) if number != current.number
-        )
-        raise UnknownNameError(
-            f"what readers had before edition {current.number} is not kept. Name the edition to"
-            f" compare it with: {numbers_kept}"
-        )
-    if before is None:
-        raise UnknownNameError(
-            f"edition {current.number} is the only one, so there is nothing to compare it with"
-        )
-    return before, current
+    click.echo(text.replace("\x7f", "\\u007f"))

@@ -14,8 +14,7 @@ from batchrec_dagster.cli.dagster_home import open_dagster_instance
 from batchrec_dagster.cli.declared_pipelines import UnknownNameError, read_pipelines
 from batchrec_dagster.cli.forget import load_works
 from batchrec_dagster.cli.project import ProjectError, find_project, load_deployment
-from batchrec_dagster.cli.terminal import format_program, get_terminal_width, shorten_path
-from batchrec_dagster.reporting.messages import format_message
+from batchrec_dagster.reporting.views.plain import get_terminal_width, shorten_path, wrap
 
 if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
@@ -75,7 +74,7 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     if not plan.pieces and not files:
         raise UnknownNameError(f"there is nothing of {name} to delete")
     for line in stays:
-        click.echo(format_message(line, get_terminal_width(), program=format_program()))
+        click.echo(wrap(line, get_terminal_width(), start="  ", hang=4))
     if not yes:
         click.confirm("Delete this?", abort=True)
     with ExitStack() as locks:

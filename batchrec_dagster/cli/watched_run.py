@@ -7,7 +7,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Any
-
-import click
+from typing import IO, TYPE_CHECKING
 
 from batchrec_dagster.cli.dagster_home import (
     EVENTS_OF_ALL_RUNS,
@@ -29,15 +26,15 @@ from batchrec_dagster.cli.dagster_home import (
     use_dagster_home,
 )
 from batchrec_dagster.cli.project import find_project, load_storage
-from batchrec_dagster.cli.terminal import fit_terminal, format_program, get_terminal_width
 
 if TYPE_CHECKING:
     import dagster as dg
 
-    from batchrec_dagster.reporting.run_stages import RunStages, Stage
+    from batchrec_dagster.cli.run_stages import RunStages
+    from batchrec_dagster.reporting.insight.stages import Stage
 
-# What describes a run that succeeded, from the run, its stages and its duration.
-DescribeResult = Callable[["dg.DagsterRun", "RunStages", str], list[str]]
+# Prints the result of a run that succeeded, from the run, its stages and its duration in words.
+PrintResult = Callable[["dg.DagsterRun", "RunStages", str], None]
 
 SECONDS_BETWEEN_UPDATES = 0.25
 # Dagster names a run only when it has started: this tag finds it.
@@ -52,7 +49,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def watch_run(
     name: str,
     command: Sequence[str],
-    describe: DescribeResult,
+    print_result: PrintResult,
     *,
     arguments: Sequence[str],
     config: Path | None,
@@ -61,12 +58,10 @@ def watch_run(
 
     name: the pipeline's.
     command: as `make_job_command` returns it.
-    describe: returns the lines about a run that succeeded.
+    print_result: prints the result of a run that succeeded.
     arguments: those of batchrec that start the same run again.
     config: a file with the run configuration.
     """
-    stream: Any = sys.stdout
-    stream.reconfigure(errors="backslashreplace")
     tag = uuid.uuid4().hex
     started_at = time.time()
     command = [*command, "--tags", json.dumps({TAG: tag})]
@@ -96,7 +91,7 @@ def watch_run(
                 output,
                 signals,
                 config,
-                describe,
+                print_result,
                 arguments,
             )
             run_process.watch()
@@ -114,7 +109,8 @@ def _import_for_conclusion() -> None:
     """Import what describes a result while the run goes on, so that nobody waits for it."""
     from batchrec_dagster import deployment  # noqa: F401
     from batchrec_dagster.config import project, templates  # noqa: F401
-    from batchrec_dagster.reporting import published, summary  # noqa: F401
+    from batchrec_dagster.reporting.insight import overview, tables  # noqa: F401
+    from batchrec_dagster.reporting.views import run  # noqa: F401
 
 
 @contextmanager
@@ -146,8 +142,8 @@ class _RunProcess:
     """The signals to stop that have arrived until now."""
     config: Path | None
     """The file with the run configuration."""
-    describe: DescribeResult
-    """Returns the lines about a run that succeeded."""
+    print_result: PrintResult
+    """Prints the result of a run that succeeded."""
     arguments: Sequence[str]
     """Those of batchrec that start the same run again."""
     stages: RunStages | None = None
@@ -157,7 +153,7 @@ class _RunProcess:
         """Show the run's stages until its process has ended."""
         import dagster as dg
 
-        from batchrec_dagster.reporting.run_stages import RunStages
+        from batchrec_dagster.cli.run_stages import RunStages
 
         with_tag = dg.RunsFilter(tags={TAG: self.tag})
         signals_handled = 0
@@ -177,7 +173,7 @@ class _RunProcess:
                 if ended and self.stages is not None:
                     self._report_end(self.stages)
                     ended_stages += self.stages.update()
-                show(self.stages, ended_stages, ended)
+                show(self.stages, ended_stages)
                 if ended:
                     return
                 with suppress(subprocess.TimeoutExpired):
@@ -197,7 +193,7 @@ class _RunProcess:
 
         In Dagster, the run would be under way forever.
         """
-        from batchrec_dagster.reporting.failure_reasons import explain_signal
+        from batchrec_dagster.pipeline.failure_reasons import explain_signal
 
         run = self.instance.get_run_by_id(stages.run.run_id)
         code = self.process.returncode
@@ -206,45 +202,50 @@ class _RunProcess:
         if self.signals:
             self.instance.report_run_canceled(run)
         else:
-            what = ", ".join(stages.running) or "the run"
+            what = ", ".join(stage.name for stage in stages.under_way) or "the run"
             early = f"the process of {what} ended early"
             self.instance.report_run_failed(run, explain_signal(what, -code) if code < 0 else early)
 
     def conclude(self, seconds: float) -> None:
         """Print the run's result, and what to do next."""
         from batchrec_dagster.cli.page_address import DEFAULT_ADDRESS, find_page
-        from batchrec_dagster.reporting.messages import format_message
-        from batchrec_dagster.reporting.run_stages import format_duration
+        from batchrec_dagster.reporting.insight.numbers import format_duration
+        from batchrec_dagster.reporting.views.plain import fit_terminal, format_program
+        from batchrec_dagster.reporting.views.run import print_failure
+        from batchrec_dagster.reporting.views.terminal import Terminal
 
-        name = self.pipeline
-        stages = self.stages
+        name, stages = self.pipeline, self.stages
         duration = format_duration(seconds)
-        batchrec = format_program()
-        command_again = f"{batchrec} {shlex.join(self._list_arguments_again())}"
+        program = format_program()
+        command_again = f"{program} {shlex.join(self._list_arguments_again())}"
         run = None if stages is None else self.instance.get_run_by_id(stages.run.run_id)
         if stages is None or run is None:
             if self.signals:
-                click.echo(f"{name}: stopped before the run started")
-            else:
-                reason = fit_terminal(self._explain_failed_start(), indentation="  ")
-                click.echo(f"{name}: the run did not start\n{reason}", err=True)
+                Terminal().outcome("watch", f"{name}: stopped before the run started")
+                return
+            reason = fit_terminal(self._explain_failed_start(), indentation="  ")
+            terminal = Terminal(stderr=True)
+            terminal.outcome("refuse", f"{name}: the run did not start")
+            for line in reason.splitlines():
+                terminal.line(line)
         elif run.is_success:
-            click.echo("\n".join(self.describe(run, stages, duration)))
+            self.print_result(run, stages, duration)
         elif self.signals:
-            click.echo(f"\n{name}: stopped after {duration}. Continue with:\n  {command_again}")
+            terminal = Terminal()
+            terminal.line()
+            terminal.outcome("watch", f"{name}: stopped after {duration}. Continue with:")
+            terminal.line(f"  {command_again}")
         else:
-            width = get_terminal_width()
             page = find_page(use_dagster_home())
-            start = "" if page else f", once `{batchrec} ui` runs"
-            lines = [
-                f"\n{name}: failed after {duration}",
-                *(format_message(reason, width, program=batchrec) for reason in stages.reasons),
-                "",
-                *_describe_remaining_lists(stages),
-                f"Fix it, then continue with:\n  {command_again}",
-                f"Its log{start}:\n  {page or DEFAULT_ADDRESS}/runs/{run.run_id}",
-            ]
-            click.echo("\n".join(lines), err=True)
+            start = "" if page else f", once `{program} ui` runs"
+            print_failure(
+                Terminal(stderr=True),
+                f"{name}: failed after {duration}",
+                stages.reasons,
+                _describe_remaining_lists(stages),
+                command_again,
+                (f"Its log{start}:", f"{page or DEFAULT_ADDRESS}/runs/{run.run_id}"),
+            )
 
     def _list_arguments_again(self) -> list[str]:
         """Those of batchrec that go on from here."""
@@ -270,62 +271,57 @@ class _RunProcess:
         return "\n".join(text.splitlines()[-20:])
 
 
-def _describe_remaining_lists(stages: RunStages) -> list[str]:
-    """A line about what readers have after a run that failed; none if it was to publish nothing."""
+def _describe_remaining_lists(stages: RunStages) -> str:
+    """What readers have after a run that failed, in a sentence; empty if it was to publish
+    nothing."""
     publishing = [
         stage for stage in stages.stages.values() if stage.name.split("/")[-1] == "recommendations"
     ]
     published = [stage for stage in publishing if stage.status == "done"]
     if not publishing:
-        return []
+        return ""
     if not published:
         is_first = all(stage.last_duration is None for stage in publishing)
         remain = "" if is_first else " Readers keep the lists that they have."
-        return [f"Nothing was published.{remain}"]
+        return f"Nothing was published.{remain}"
     if len(published) == len(publishing):
-        return ["The lists are published."]
+        return "The lists are published."
     names = ", ".join(stage.name.removesuffix("/recommendations") for stage in published)
-    return [f"Published: {names}. Of the others, readers keep the lists that they have."]
-
-
-Show = Callable[["RunStages | None", "list[Stage]", bool], None]
+    return f"Published: {names}. Of the others, readers keep the lists that they have."
 
 
 @contextmanager
-def _stages_view(name: str) -> Iterator[Show]:
-    """Yields what shows the stages: in a table that changes, or in a pipe by a line when one ends.
+def _stages_view(name: str) -> Iterator[Callable[[RunStages | None, list[Stage]], None]]:
+    """Yields what prints a line for each stage that has ended, above those that are under way.
 
-    It takes the stages (None before the run has started), those that have ended since the last
-    call, and whether the run has ended.
+    It takes the stages, which are None before the run has started, and those that have ended since
+    the last call. A pipe gets only the lines of stages that have ended.
     """
-    from rich.console import Console, Group
     from rich.live import Live
-    from rich.padding import Padding
-    from rich.text import Text
 
-    console = Console(highlight=False)
-    if not sys.stdout.isatty() or console.is_dumb_terminal:
+    from batchrec_dagster.reporting.views.plain import escape_line
+    from batchrec_dagster.reporting.views.run import format_stage, format_stages
+    from batchrec_dagster.reporting.views.terminal import Terminal
 
-        def print_lines(stages: RunStages | None, ended_stages: list[Stage], ended: bool) -> None:
+    terminal = Terminal()
+    with ExitStack() as stack:
+        live = None
+        if terminal.width is not None and not terminal.console.is_dumb_terminal:
+            start = f"{escape_line(name)}: loading"
+            live = stack.enter_context(
+                Live(start, console=terminal.console, auto_refresh=False, transient=True)
+            )
+
+        def show(stages: RunStages | None, ended: list[Stage]) -> None:
             if stages is None:
                 return
-            for stage in ended_stages:
-                click.echo(stages.format_line(stage))
+            now = time.time()
+            name_width = max(len(stage.name) for stage in stages.stages.values())
+            if live is not None:
+                live.update(format_stages(stages.under_way, now, name_width))
+            for stage in ended:
+                terminal.line(format_stage(stage, now, name_width), cut=True)
+            if live is not None:
+                live.refresh()
 
-        yield print_lines
-        return
-    with Live(f"{name}: loading", console=console, auto_refresh=False) as live:
-
-        def update_table(stages: RunStages | None, ended_stages: list[Stage], ended: bool) -> None:
-            if stages is None:
-                live.update("" if ended else f"{name}: loading", refresh=True)
-                return
-            if ended:
-                stages.finish()
-                live.vertical_overflow = "visible"
-            # A cell of the table has no room for why a stage waits.
-            notes = [Padding(Text(line, style="yellow"), (0, 0, 0, 2)) for line in stages.retries]
-            table = stages.build_table(time.time(), console.width)
-            live.update(Group(table, *notes), refresh=True)
-
-        yield update_table
+        yield show

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from batchrec_dagster.reporting import terminal
-from batchrec_dagster.reporting.comparison import Comparison
 from batchrec_dagster.reporting.drift import Drift
 from batchrec_dagster.reporting.editions import (
     EditionDiff,
@@ -148,89 +146,3 @@ def _make_figure(
     name: str, title: str, caption: str, rows: Sequence[Sequence[str | Markup]]
 ) -> Figure:
     return Figure(f"changed-{name}", title, caption, None, ["", "Before", "Now"], rows)
-
-
-COLUMNS = [
-    terminal.Column(""),
-    terminal.Column("before", right=True),
-    terminal.Column("now", right=True),
-]
-
-
-def format_comparison(comparison: Comparison, width: int | None) -> str:
-    """What tells two editions apart, as text.
-
-    `width` is the terminal's; None for a pipe.
-    """
-    rows = [[measure.name, measure.before, measure.after] for measure in comparison.measures]
-    heading = [comparison.title, comparison.quality]
-    return _format_tables(comparison.diff, heading, {"Quality and cost": rows}, width)
-
-
-def format_diff(pipeline: str, diff: EditionDiff, width: int | None) -> str:
-    """What changed, as text.
-
-    `width` is the terminal's; None for a pipe.
-    """
-    heading = f"{pipeline}: edition {diff.after} compared with edition {diff.before}"
-    metrics = diff.metrics if diff.comparable else []
-    own_tables = {"Metrics": _make_rows(metrics, _format_value)}
-    caveats = _describe_caveats(diff)
-    return _format_tables(diff, [heading], own_tables, width, caveats)
-
-
-def _format_tables(
-    diff: EditionDiff,
-    heading: Sequence[str],
-    own_tables: Mapping[str, list[list[str]]],
-    width: int | None,
-    caveats: Iterable[str] = (),
-) -> str:
-    tables = {
-        "Settings": _make_rows(diff.settings, _format_value),
-        "Data": [*_make_data_rows(diff.data)],
-        **own_tables,
-    }
-    sections = [
-        [terminal.TerminalTable(title, COLUMNS, rows)] for title, rows in tables.items() if rows
-    ]
-    shifts = [
-        terminal.TerminalTable(title, COLUMNS, _make_rows(items, _format_value))
-        for title, items in _select_movers(diff).values()
-    ]
-    if shifts:
-        sections.append(shifts)
-    return terminal.render([*heading, *_describe_overlap(diff), *caveats], sections, width=width)
-
-
-def _make_data_rows(changes: Sequence[SettingChange]) -> Iterator[list[str]]:
-    """A row for each number of the data that changed, and for each type of events."""
-    for change in changes:
-        if change.name == "events":
-            for event in sorted({*change.before, *change.after}):
-                before = _format_share(change.before, event)
-                yield [f"events of type {event}", before, _format_share(change.after, event)]
-        else:
-            before = "none" if change.before is None else _format_value(change.before)
-            after = "none" if change.after is None else _format_value(change.after)
-            yield [change.name, before, after]
-
-
-def _format_share(shares: Mapping[str, float], event: str) -> str:
-    """The share of the type of events; empty if the data have no types."""
-    return f"{shares.get(event, 0.0):.1%}" if shares else ""
-
-
-def _describe_overlap(diff: EditionDiff) -> Iterator[str]:
-    if diff.overlap is None:
-        yield "no user has a list in both"
-    else:
-        yield (
-            f"{diff.overlap:.1%} of a list is kept, on average over {diff.compared:,} users;"
-            f" {diff.same_lists:,} lists have the same items"
-        )
-    yield f"{diff.gained:,} users are new, {diff.lost:,} have no list any more"
-
-
-def _format_value(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else format_setting(value)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from batchrec_dagster.reporting.run_records import CheckRecord
 from batchrec_dagster.reporting.sections import Badge, Figure, ReportSection, mark_days
-from batchrec_dagster.reporting.terminal import format_time
+from batchrec_dagster.reporting.views.plain import format_time
 
 NAME, TITLE = "checks", "Checks"
 COLUMNS = ("Check", "Result", "When (UTC)", "What it measured")

@@ -4,40 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from batchrec_dagster.reporting.terminal import render
 from batchrec_dagster.steps.experiments import Effect, ExperimentResult
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.measured_popularity import name_window
 
 # What the users in each kind of control get.
 CONTROL_GETS = {"popular": "the most popular items", "none": "no lists"}
-
-
-@dataclass(frozen=True)
-class ExperimentView:
-    """What `batchrec show --experiment` shows of a pipeline."""
-
-    pipeline: str
-    published: str | None
-    """The name of the experiment that the published lists are of; None if there is none."""
-    result: ExperimentResult | None
-    """What the newest measured experiment shows; None if nothing is measured."""
-
-
-def format_experiment(view: ExperimentView, width: int | None) -> str:
-    """The text about the experiment. `width` is the terminal's; None for a pipe."""
-    heading = f"Experiment in {view.pipeline}"
-    sentences = [*describe_result(view.result)] if view.result else []
-    if view.published and (view.result is None or view.result.name != view.published):
-        sentences.append(
-            f"The published lists are of the experiment {view.published}, of which nothing is"
-            " measured yet."
-        )
-    if not sentences:
-        sentences = [NO_EXPERIMENT]
-    return render([heading, *sentences], [], width=width)
 
 
 NO_EXPERIMENT = "There is no experiment. The setting experiment in the pipeline's YAML starts one."

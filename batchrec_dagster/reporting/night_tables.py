@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from batchrec_dagster.personalize.evidence import join_events
 from batchrec_dagster.reporting.charts import Chart, Interval
+from batchrec_dagster.reporting.insight.numbers import format_duration
 from batchrec_dagster.reporting.nights import ListedNight
-from batchrec_dagster.reporting.run_stages import format_duration
 from batchrec_dagster.reporting.sections import (
     Figure,
     ReportSection,
@@ -21,7 +21,7 @@ from batchrec_dagster.reporting.sections import (
     format_with_interval,
     mark_days,
 )
-from batchrec_dagster.reporting.terminal import Column, TerminalTable, format_time, render
+from batchrec_dagster.reporting.views.plain import format_time
 
 # The table in a terminal has this many nights, that of the report and its chart as many as below.
 MOST_IN_TERMINAL = 60
@@ -45,42 +45,6 @@ def _describe_night(night: ListedNight) -> dict[str, Any]:
         time = values[name]
         values[name] = None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
     return values
-
-
-COLUMNS = [
-    Column("when (UTC)", right=True),
-    Column("edition", right=True),
-    Column("status", wrap=True),
-    Column("NDCG@25", right=True),
-    Column("95%", right=True),
-    Column("users", right=True),
-    Column("USD", right=True),
-    Column("time", right=True),
-]
-
-
-def format_nights(pipeline: str, nights: Sequence[ListedNight], width: int | None) -> str:
-    """A table with a line for each night, newest first.
-
-    width: the terminal's; None for a pipe, which gets all nights.
-    """
-    most = len(nights) if width is None else MOST_IN_TERMINAL
-    newest = [*reversed(nights)][:most]
-    rows = [_make_cells(night) for night in newest]
-    notes = []
-    if any(NOT_KNOWN in row for row in rows):
-        notes.append(f"{NOT_KNOWN_NOTE}.")
-    if any(night.ndcg_low is not None for night in newest):
-        notes.append("95%: the interval of NDCG@25.")
-    notes += _describe_success(newest)
-    if len(nights) > most:
-        notes.append(f"{len(nights) - most:,} older nights are not shown: --json has all.")
-    if not nights:
-        notes.append("none yet")
-    table = TerminalTable(
-        f"Nights of {pipeline}, newest first", COLUMNS, rows, note=" ".join(notes)
-    )
-    return render([], [[table]], width=width).lstrip("\n")
 
 
 def _describe_success(newest: Sequence[ListedNight]) -> list[str]:

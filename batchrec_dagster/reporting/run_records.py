@@ -9,8 +9,8 @@ from typing import Literal
 
 import dagster as dg
 
+from batchrec_dagster.reporting.insight.stages import name_stage
 from batchrec_dagster.reporting.markdown import unescape
-from batchrec_dagster.reporting.run_stages import name_stage
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held
 from batchrec_dagster.storage.nights import Night

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from batchrec_dagster.checking.findings import Finding
 from batchrec_dagster.checking.storage import check_clock
 from batchrec_dagster.cli import main
-from batchrec_dagster.cli.check import _format_finding
 from batchrec_dagster.cli.dagster_home import use_dagster_home
+from batchrec_dagster.reporting.insight.readiness import failed, ok, warning
+from batchrec_dagster.reporting.views.check import print_readiness
+from batchrec_dagster.reporting.views.terminal import Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
@@ -26,20 +27,27 @@ def test_the_home_that_batchrec_made_opens(tmp_path: Path) -> None:
         home = use_dagster_home()
     assert (home / "dagster.yaml").is_file()
     result = CliRunner().invoke(main, ["check"], env=env)
-    assert "dagster storage        0 runs in" in result.output
+    assert "dagster storage" in result.output
     assert "run monitoring" not in result.output
     assert result.exit_code == 0, result.output
 
 
-def test_a_long_name_does_not_break_the_columns() -> None:
-    short = Finding("disk", "ok", "40 GB free")
-    long = Finding("shop/newsletter rules.block", "warning", "10 of 10 used", "ask AWS")
-    lines = [line for finding in (short, long) for line in _format_finding(finding)]
-    assert lines == [
-        "ok       disk                   40 GB free",
-        "warning  shop/newsletter rules.block",
-        "                                10 of 10 used",
-        "                                -> ask AWS",
+def test_what_needs_somebody_comes_first_and_the_rest_is_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    results = [
+        ok("disk", "40 GB free"),
+        warning("shop/newsletter rules.block", "10 of 10 used", "ask AWS"),
+        failed("settings", "BATCHREC_STORAGE is 'x'", "correct it"),
+        ok("storage write", "s3://bucket"),
+    ]
+    print_readiness(Terminal(), results)
+    assert capsys.readouterr().out.splitlines() == [
+        "✗ FAILED   settings                     BATCHREC_STORAGE is 'x'",
+        "                                        -> correct it",
+        "! warning  shop/newsletter rules.block  10 of 10 used",
+        "                                        -> ask AWS",
+        "✓ ok       2 passed: disk, storage write",
     ]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.checking.findings import Finding
 from batchrec_dagster.checking.sources import check_sources
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.preparation.sources import file_start
+from batchrec_dagster.reporting.insight.readiness import Readiness
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 from batchrec_dagster_tests.guard.servers.web import Page, serving
 
@@ -21,7 +21,7 @@ ORDERS = "userId,itemId,timestamp,price\n1,7,1700000000,2\n2,8,1700000100,3\n"
 ITEMS = {"item": "itemId", "numbers": {"PRICE": "price"}}
 
 
-def check(root: Path, **attributes: Any) -> list[Finding]:
+def check(root: Path, **attributes: Any) -> list[Readiness]:
     pipeline = Pipeline.model_validate({"name": "shop", **attributes})
     environment = {"BATCHREC_HOME": str(root / "home"), **os.environ}
     deployment = Deployment.from_environment(environment)

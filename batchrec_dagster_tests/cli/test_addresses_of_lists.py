@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -13,8 +13,12 @@ from click.testing import CliRunner
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.declared_pipelines import expand_names, read_declared_pipelines
 from batchrec_dagster.cli.project import find_project
-from batchrec_dagster_tests.cli.test_show import publish
 from batchrec_dagster_tests.guard.builders import declaration, module_project
+from batchrec_dagster_tests.guard.seams.editions import (
+    open_list,
+    publish_rows,
+    write_interactions,
+)
 
 
 @pytest.fixture
@@ -27,10 +31,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BATCHREC_HOME", str(tmp_path))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     for name in lists:
-        publish(tmp_path, f"shop/lists/{name}")
-        transformed = tmp_path / f"storage/shop/lists/{name}/transformed"
-        shutil.copytree(transformed, tmp_path / "storage/shop/transformed", dirs_exist_ok=True)
-        shutil.rmtree(transformed)
+        rows = {"user_id": ["u3"], "rank": [1], "item_id": ["i04"], "score": [0.5]}
+        publish_rows(open_list(tmp_path, f"shop/{name}"), pl.DataFrame(rows))
+    write_interactions(open_list(tmp_path, "shop/home"), [("u3", "i04", 1_500_000_000)])
     return tmp_path
 
 

@@ -67,7 +67,7 @@ def test_an_untouched_project_is_healthy(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     init("lists")
     monkeypatch.chdir(tmp_path / "lists")
-    require_health("All pipelines in lists/defs load: there are none yet\n")
+    require_health()
 
 
 def test_a_project_whose_defs_folder_became_empty_is_healthy(
@@ -77,14 +77,14 @@ def test_a_project_whose_defs_folder_became_empty_is_healthy(
     init("emptied")
     monkeypatch.chdir(tmp_path / "emptied")
     (tmp_path / "emptied/emptied/defs/__init__.py").unlink()
-    require_health("All pipelines in emptied/defs load: there are none yet\n")
+    require_health()
 
 
-def require_health(check_output: str) -> None:
+def require_health() -> None:
     """Assert that each command that looks at a project accepts the one in this folder."""
     check = CliRunner().invoke(main, ["check"])
     assert check.exit_code == 0, check.output
-    assert f" {check_output}" in check.output
+    assert " passed: settings, pipelines, " in check.output
     assert "unknown " not in check.output
     for command in ("list", "run", "open", "show", "forget 7"):
         output = CliRunner().invoke(main, command.split()).output

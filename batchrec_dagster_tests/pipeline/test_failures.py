@@ -9,9 +9,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from batchrec_dagster.cli.run_stages import RunStages
 from batchrec_dagster.pipeline.automation.failure_alerts import describe_failure
-from batchrec_dagster.reporting.failure_reasons import explain_signal
-from batchrec_dagster.reporting.run_stages import RunStages
+from batchrec_dagster.pipeline.failure_reasons import explain_signal
 from batchrec_dagster_tests.pipeline.alerts_support import make_pipeline
 
 
@@ -32,9 +32,9 @@ def test_a_step_whose_process_was_killed_is_named_with_what_to_do(tmp_path: Path
             run = result.dagster_run
         stages = RunStages(instance, run)
         assert len(list(stages.update())) == 1
-        assert stages.errors == [explain_signal("interactions", signal.SIGKILL)]
-        assert "memory most likely ran out. Give the machine" in stages.errors[0]
-        assert describe_failure(make_pipeline(), instance, run).lines[0] == stages.errors[0]
+        assert stages.reasons == [explain_signal("interactions", signal.SIGKILL)]
+        assert "memory most likely ran out. Give the machine" in stages.reasons[0]
+        assert describe_failure(make_pipeline(), instance, run).lines[0] == stages.reasons[0]
 
 
 def test_a_run_of_the_web_page_that_was_killed_says_so_in_the_alert(
@@ -50,7 +50,7 @@ def test_a_run_of_the_web_page_that_was_killed_says_so_in_the_alert(
     assert describe_failure(make_pipeline(), instance, run).lines[0] == line
     stages = RunStages(instance, run)
     assert [*stages.update()] == []
-    assert stages.errors == [line]
+    assert stages.reasons == [line]
 
 
 @pytest.mark.parametrize(
@@ -78,5 +78,5 @@ def test_a_step_without_memory_or_disk_says_what_to_do(
     run = job.execute_in_process(instance=instance, raise_on_error=False).dagster_run
     stages = RunStages(instance, run)
     assert len(list(stages.update())) == 1
-    (line,) = stages.errors
+    (line,) = stages.reasons
     assert line.startswith(f"interactions: {type(error).__name__}: {reason}")

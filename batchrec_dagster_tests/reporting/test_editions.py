@@ -11,11 +11,9 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.personalize.evidence import NDCG, read_ndcg
-from batchrec_dagster.reporting.changes import build_changes_section, format_diff
+from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import (
-    EditionDiff,
-    SettingChange,
     compare_editions,
     explain_incomparability,
 )
@@ -186,20 +184,3 @@ def test_the_same_data_keep_the_drift_they_had() -> None:
     stored_inputs = RunInputs.read(second.facts, second.items)
     assert stored_inputs.facts == second.facts
     assert RunInputs(second.data, second.items).add_drift(stored_inputs).drift == second.drift
-
-
-def test_changed_data_are_shares_and_numbers_for_a_terminal() -> None:
-    changes = [
-        SettingChange("users", 1599, 1606),
-        SettingChange("events", {"buy": 1 / 3, "view": 2 / 3}, {"view": 1.0}),
-        SettingChange("mean_value", None, 2.5),
-    ]
-    zero_counts = dict.fromkeys(("compared", "same_lists", "gained", "lost"), 0)
-    lists: Any = {**zero_counts, "risers": [], "fallers": [], "overlap": None, "comparable": True}
-    diff = EditionDiff(1, 2, settings=[], data=changes, metrics=[], **lists)
-    rows = [line.split("  ") for line in format_diff("shop", diff, None).splitlines()]
-    cells = [[cell.strip() for cell in row if cell] for row in rows]
-    assert ["users", "1,599", "1,606"] in cells
-    assert ["events of type buy", "33.3%", "0.0%"] in cells
-    assert ["events of type view", "66.7%", "100.0%"] in cells
-    assert ["mean_value", "none", "2.5"] in cells

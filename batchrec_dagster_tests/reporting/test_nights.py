@@ -16,14 +16,15 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting import run_records
 from batchrec_dagster.reporting.drawing.svg import draw_svg
+from batchrec_dagster.reporting.insight.nights import (
+    ListedNight,
+    describe_nights,
+    list_nights,
+    read_other_nights,
+)
 from batchrec_dagster.reporting.night_tables import (
     build_nights_section,
-    describe_nights,
-    format_nights,
 )
-from batchrec_dagster.reporting.nights import ListedNight, list_nights, read_other_nights
-from batchrec_dagster.reporting.overview import summarize_pipeline
-from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.reporting.run_records import read_ended_runs
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.edition import Edition
@@ -33,7 +34,6 @@ from batchrec_dagster.storage.lock import hold_lock
 from batchrec_dagster.storage.nights import MOST_OTHER_NIGHTS, Night
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
-from batchrec_dagster_tests.texts import assert_texts
 
 START = datetime(2026, 11, 20, 3, 10, tzinfo=UTC)
 
@@ -190,21 +190,6 @@ def test_the_records_do_not_grow_forever(files: ListFiles, monkeypatch: pytest.M
     assert len(read_other_nights(files)) == 3
 
 
-def test_a_terminal_of_80_columns_shows_all_of_each_row(files: ListFiles, tmp_path: Path) -> None:
-    nights = live_through_a_week(files, tmp_path)
-    text = re.sub(r"\x1b\[[\d;]*m", "", format_nights("shop", nights, 80))
-    assert max(map(len, text.splitlines())) <= 80
-    assert "…" not in text
-    assert_texts(
-        "nights",
-        [
-            ("in a terminal of 80 columns", text),
-            ("in a pipe", format_nights("shop", nights, None)),
-            ("no night yet", format_nights("shop", [], None)),
-        ],
-    )
-
-
 def test_json_has_all_nights_newest_first(files: ListFiles, tmp_path: Path) -> None:
     described = describe_nights("shop", live_through_a_week(files, tmp_path))
     assert described["pipeline"] == "shop"
@@ -260,9 +245,6 @@ def test_a_run_that_was_killed_is_known_from_dagster(
     monkeypatch.setattr(run_records, "SILENCE", timedelta(0))
     both = {result.run_id, started.run_id}
     assert {run.run for run in read_ended_runs(instance, files)} == both
-    published = PublishedResults(files.storage, "shop")
-    last_run = summarize_pipeline(published, instance)["last_run"]
-    assert (last_run["run_id"], last_run["status"]) == (started.run_id, "INTERRUPTED")
     # As one that holds a lock.
     monkeypatch.setattr(run_records, "SILENCE", timedelta(minutes=-1))
     for key in ("shop/locks/recommendations.lock", "shop/lists/home/locks/recommendations.lock"):

@@ -9,12 +9,8 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.reporting.experiment import (
-    ExperimentView,
-    describe_control,
-    describe_result,
-    format_experiment,
-)
+from batchrec_dagster.reporting.insight.experiment import ExperimentState
+from batchrec_dagster.reporting.insight.outcomes import describe_control, describe_result
 from batchrec_dagster.steps.arms import CONTROL, MODEL, UserGroups, assign_arms
 from batchrec_dagster.steps.experiments import (
     ExperimentResult,
@@ -154,17 +150,14 @@ def test_a_result_is_said_with_its_interval_and_its_doubts() -> None:
     ]
     assert "no certain difference: " in [*describe_result(summary_without_lift)][1]
 
-    text = format_experiment(ExperimentView("shop", result.name, result), None)
-    assert "nothing is measured" not in text
-    assert sizes in " ".join(text.split())
-    text_without_experiment = format_experiment(ExperimentView("shop", None, None), None)
-    assert "There is no experiment" in text_without_experiment
-    text_without_result = format_experiment(ExperimentView("shop", "first", None), None)
-    assert "There is no experiment" not in text_without_result
-    assert (
-        "lists are of the experiment first, of which nothing is measured yet" in text_without_result
-    )
-    newer = format_experiment(ExperimentView("shop", "second", result), None)
+    measured = " ".join(ExperimentState("shop", result.name, result).sentences)
+    assert "nothing is measured" not in measured
+    assert sizes in measured
+    (without,) = ExperimentState("shop", None, None).sentences
+    assert "There is no experiment" in without
+    (unmeasured,) = ExperimentState("shop", "first", None).sentences
+    assert "lists are of the experiment first, of which nothing is measured yet" in unmeasured
+    newer = " ".join(ExperimentState("shop", "second", result).sentences)
     assert "lists are of the experiment second, of which nothing is measured yet" in newer
 
 

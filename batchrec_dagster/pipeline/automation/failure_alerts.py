@@ -9,8 +9,8 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.automation.runs import find_assets_of_run, list_job_names
 from batchrec_dagster.pipeline.automation.send_alert import Message
+from batchrec_dagster.pipeline.failure_reasons import find_failure_reason
 from batchrec_dagster.pipeline.run_endings import PIPELINE
-from batchrec_dagster.reporting.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.markdown import unescape
 
 LONGEST_REASON = 3000

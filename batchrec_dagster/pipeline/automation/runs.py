@@ -12,7 +12,7 @@ from collections.abc import Collection
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.reporting.terminal import escape_invisible
+from batchrec_dagster.reporting.views.plain import escape_invisible
 
 # How long Dagster lets a run go on, in seconds. Amazon's longest jobs take less.
 MAX_RUNTIME_TAGS = {"dagster/max_runtime": f"{48 * 3600}"}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from batchrec_dagster.config.project import Alerts
-from batchrec_dagster.reporting.terminal import escape_invisible
+from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.secrets import redact
 

@@ -101,7 +101,7 @@ def are_taken(outputs: dict[str, str], folder: Path) -> bool:
     assert settings["BATCHREC_ROLE_ARN"] == outputs["PersonalizeRoleArn"]
     environment = {**settings, "BATCHREC_HOME": str(folder)}
     result = CliRunner().invoke(main, ["check", "--offline"], env=environment)
-    return re.search("^ok +settings", result.output, re.MULTILINE) is not None
+    return re.search("^✓ ok .* settings", result.output, re.MULTILINE) is not None
 
 
 @pytest.mark.usefixtures("account")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,10 +10,17 @@ from typing import Any
 
 import polars as pl
 
+from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.personalize.evidence import read_ndcg, read_popular_ndcg
-from batchrec_dagster.storage.edition import Edition, Withdrawn
+from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 from batchrec_dagster.storage.edition_without import write_without
 from batchrec_dagster.storage.editions import Editions
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.list_file import ListWriter
+from batchrec_dagster.storage.nights import Night
+
+Files = ListFiles
+"""The files of a list."""
 
 # What every edition of lists for users says of itself.
 DEFAULTS: Mapping[str, Any] = {
@@ -77,3 +84,79 @@ def restore(editions: Editions, edition: Edition, time: datetime, run: str = "ru
             withdrawn=tuple(lists for lists in withdrawn if lists.number != edition.number),
         )
         editions.publish(path, 9, ALONE)
+
+
+def publish_rows(
+    files: ListFiles, rows: pl.DataFrame, *, row_group_rows: int = 100, keep: int = 7, **facts: Any
+) -> None:
+    """Publish these rows as the next edition of a list, without a run.
+
+    rows: in the order of their users.
+    row_group_rows: how many rows are written at once.
+    facts: those of the edition, by the names of its fields.
+    """
+    number = files.editions.next_number()
+    users = rows.get_column(rows.columns[0]).n_unique()
+    counts = {"rows": rows.height, "subjects": users, **facts.pop("counts", {})}
+    stated = {
+        "address": files.keys.address,
+        "number": number,
+        "version": f"v{number}",
+        "counts": counts,
+    }
+    with TemporaryDirectory() as folder, ListWriter(Path(folder) / "lists.parquet") as writer:
+        for start in range(0, rows.height, row_group_rows):
+            part = rows.slice(start, row_group_rows)
+            writer.write(part.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        writer.finish(make_edition({**stated, **facts}))
+        files.editions.publish(writer.path, keep, ALONE)
+
+
+def open_list(home: Path, address: str) -> ListFiles:
+    """The files of a list in the storage of this home."""
+    deployment = Deployment.from_environment({"BATCHREC_HOME": str(home)})
+    return ListFiles(deployment.open_storage(), ListKeys(address))
+
+
+def write_interactions(files: ListFiles, rows: Sequence[tuple[str, str, int]]) -> None:
+    """Write what a run prepares of these users, items and times."""
+    table = pl.DataFrame(rows, schema=["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row")
+    files.storage.store.put(files.interactions, table.write_csv().encode())
+
+
+def write_titles(files: ListFiles, titles: Mapping[str, str | None]) -> None:
+    """Write the titles of these items as a run prepares them."""
+    schema = {"item_id": pl.String, "title": pl.String}
+    table = pl.DataFrame([*titles.items()], schema=schema, orient="row")
+    files.write_parquet(files.keys.item_titles, table)
+
+
+def restore_edition(files: ListFiles, number: int, time: datetime) -> None:
+    """Make the edition of this number live again at this time, as a rollback does."""
+    (edition,) = [edition for edition in files.editions.older() if edition.number == number]
+    restore(files.editions, edition, time)
+
+
+def write_absent(files: ListFiles, version: str, users: Mapping[str, str | None]) -> None:
+    """Write who has no list in the edition of this version, and the error, if there was one."""
+    schema = {"user_id": pl.String, "error": pl.String}
+    table = pl.DataFrame([*users.items()], schema=schema, orient="row")
+    files.write_parquet(files.keys.users_without_lists(version), table)
+
+
+def delete_interactions(files: ListFiles) -> None:
+    """Delete what a run prepared."""
+    files.storage.store.delete(files.interactions)
+
+
+def record_night(
+    files: ListFiles, time: datetime, ended: Any, step: str, run: str, **facts: Any
+) -> None:
+    """Record a night that published nothing, which ended in this step."""
+    night = Night(run=run, ended=ended, time=time, steps=(step,), **facts)
+    files.editions.add_night(night)
+
+
+def make_finding(name: str, level: Any, headline: str) -> Finding:
+    """What a check found, in a few words."""
+    return Finding(name, level, headline, headline)

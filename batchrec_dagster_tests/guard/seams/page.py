@@ -15,7 +15,7 @@ from batchrec_dagster.personalize.evidence import NDCG
 from batchrec_dagster.reporting.insight.verdict import UNPROVED_OPENING, give_verdict
 from batchrec_dagster.reporting.markdown import escape as escape_markdown
 from batchrec_dagster.reporting.markdown import format_table as format_markdown_table
-from batchrec_dagster.reporting.terminal import escape_invisible
+from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.steps.judge import ListFacts, judge_lists, judge_model
 from batchrec_dagster.steps.judge_quality import Behaviour, ModelFacts
 from batchrec_dagster.steps.list_checks import check_lists_full, check_rows_titled

@@ -58,9 +58,9 @@ IMPORTS = (
     *("dagster._daemon.controller", "batchrec_dagster.definitions", "batchrec_dagster.cli"),
     *("batchrec_dagster.checking", "batchrec_dagster.local_personalize.api.service"),
     *("batchrec_dagster.steps.experiments", "batchrec_dagster.pipeline.report"),
-    *("batchrec_dagster.reporting.lookup", "batchrec_dagster.reporting.run_stages"),
-    *("batchrec_dagster.reporting.summary", "batchrec_dagster.steps.lists"),
-    *("batchrec_dagster.samples.generator", "batchrec_dagster.steps.outcomes"),
+    *("batchrec_dagster.reporting.insight.person", "batchrec_dagster.cli.run_stages"),
+    *("batchrec_dagster.steps.lists", "batchrec_dagster.samples.generator"),
+    "batchrec_dagster.steps.outcomes",
 )
 
 

@@ -14,9 +14,9 @@ from batchrec_dagster_tests.guard.builders import (
     Project,
 )
 
-FINDING = re.compile(
-    r"^(ok|warning|FAILED|unknown) +(\S+(?: \S+)*?)(?:  +|\n +)(.*)$", re.MULTILINE
-)
+FINDING = re.compile(r"^[✗!] (warning|FAILED|unknown) +(\S+(?: \S+)*?)  +(.*)$", re.MULTILINE)
+# The names of what passed are in the last line.
+PASSED = re.compile(r"^✓ ok +\d+ passed: (.+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,14 @@ def check(*options: str, **environment: str) -> dict[str, tuple[str, str]]:
     """What the command finds: how each finding is judged, and what it says with its fix."""
     result = CliRunner().invoke(main, ["check", *options], env=environment)
     assert "Traceback" not in result.output
-    findings: dict[str, tuple[str, str]] = {}
-    matches = [*FINDING.finditer(result.output)]
-    for match, following in zip(matches, [*matches[1:], None], strict=True):
-        end = following.start() if following else len(result.output)
-        findings[match[2]] = (match[1], " ".join(result.output[match.start(3) : end].split()))
+    passed = PASSED.search(result.output)
+    names = passed[1].split(", ") if passed else []
+    findings = dict.fromkeys(names, ("ok", ""))
+    problems = result.output[: passed.start()] if passed else result.output
+    matches = [*FINDING.finditer(problems)]
+    ends = [match.start() for match in matches[1:]] + [len(problems)]
+    for match, end in zip(matches, ends, strict=False):
+        findings[match[2]] = (match[1], " ".join(problems[match.start(3) : end].split()))
     assert result.exit_code == any(status == "FAILED" for status, _ in findings.values())
     return findings
 

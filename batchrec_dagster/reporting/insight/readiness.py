@@ -1,4 +1,4 @@
-"""What a check reports: a finding, made by the function of its status."""
+"""What `batchrec check` reports of one thing, made by the function of its status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Status = Literal["ok", "warning", "unknown", "failed"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Readiness:
     """The result of a check."""
 
     check: str
@@ -20,21 +20,21 @@ class Finding:
     """What to do; empty if the status is ok."""
 
 
-def ok(check: str, message: str) -> Finding:
+def ok(check: str, message: str) -> Readiness:
     """The finding that all is well."""
-    return Finding(check, "ok", message)
+    return Readiness(check, "ok", message)
 
 
-def warning(check: str, message: str, fix: str) -> Finding:
+def warning(check: str, message: str, fix: str) -> Readiness:
     """The finding that something works now, but not for long."""
-    return Finding(check, "warning", message, fix)
+    return Readiness(check, "warning", message, fix)
 
 
-def unknown(check: str, message: str, fix: str) -> Finding:
+def unknown(check: str, message: str, fix: str) -> Readiness:
     """The finding that something could not be checked, for example for lack of a permission."""
-    return Finding(check, "unknown", message, fix)
+    return Readiness(check, "unknown", message, fix)
 
 
-def failed(check: str, message: str, fix: str) -> Finding:
+def failed(check: str, message: str, fix: str) -> Readiness:
     """The finding that something has to be fixed."""
-    return Finding(check, "failed", message, fix)
+    return Readiness(check, "failed", message, fix)

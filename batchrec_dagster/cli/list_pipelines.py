@@ -1,0 +1,185 @@
+"""`batchrec list`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchrec_dagster.cli.dagster_home import (
+    HistoryError,
+    open_dagster_instance,
+    open_instance_if_any,
+)
+from batchrec_dagster.cli.declared_pipelines import (
+    NO_PIPELINES,
+    UnknownNameError,
+    expand_names,
+    make_undeclared_error,
+    read_pipelines,
+)
+from batchrec_dagster.cli.pipelines import warn_of_errors
+from batchrec_dagster.cli.project import find_project, load_storage
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from batchrec_dagster.storage.layout import ListFiles
+    from batchrec_dagster.storage.nights import Night
+
+
+@click.command("list", short_help="List the pipelines, the verdict on each, and the last night.")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "--editions", is_flag=True, help="List each night: what it published, or why nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> None:
+    """List the declared pipelines: what is published, whether to send it, how the last night ended.
+
+    With --editions, a line for each night instead, newest first: the edition that it published, or
+    which check refused it, or the step at which it failed; NDCG@25 with its interval, users, the
+    cost in Personalize, and the time until the lists were live. NAMES are those of pipelines, or of
+    their lists, such as shop/newsletter; all by default.
+
+    \b
+    Examples:
+      batchrec list
+      batchrec list shop --editions
+      batchrec list --json | jq -r '.[] | select(.last_run.status == "FAILURE") | .pipeline'
+    """
+    from batchrec_dagster.reporting.insight.tables import find_published
+    from batchrec_dagster.storage.layout import ListFiles, ListKeys
+
+    pipelines = read_pipelines(find_project()).values()
+    declared = sorted(address for pipeline in pipelines for address in pipeline.addresses)
+    storage = load_storage()
+    published = {files.keys.address for files in find_published(storage)}
+    undeclared = sorted(published.difference(declared))
+    # The editions of a pipeline or a list stay when its declaration is removed.
+    addresses = [*declared, *(undeclared if editions else [])]
+    chosen = expand_names(names, addresses) or declared
+    for name in chosen:
+        if name not in addresses:
+            raise make_undeclared_error(name, declared)
+    warn_of_errors()
+    lists = [ListFiles(storage, ListKeys(address)) for address in chosen]
+    if editions:
+        _list_nights(lists, as_json=as_json)
+        return
+    _list_overviews(lists, as_json=as_json)
+    if undeclared and not names and not as_json:
+        click.echo(f"Published in this storage too, but not declared here: {', '.join(undeclared)}")
+
+
+def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
+    """Print what each list is like now. Raises UnknownNameError if there is none, and UserError."""
+    from batchrec_dagster.reporting.insight.overview import describe_last_night, read_overview
+    from batchrec_dagster.reporting.run_records import read_ended_runs
+    from batchrec_dagster.reporting.views.nights import print_overviews
+    from batchrec_dagster.reporting.views.terminal import Terminal
+
+    with open_dagster_instance() as instance:
+        last_runs = [_read_last_run(instance, files) for files in lists]
+        overviews = [read_overview(files, read_ended_runs(instance, files)) for files in lists]
+    if not lists and not as_json:
+        raise UnknownNameError(NO_PIPELINES)
+    if not as_json:
+        under_way = {
+            overview.address
+            for overview, run in zip(overviews, last_runs, strict=True)
+            if run is not None and run["seconds"] is None and run["status"] != "INTERRUPTED"
+        }
+        print_overviews(Terminal(), overviews, under_way)
+        return
+    described = []
+    for overview, last_run in zip(overviews, last_runs, strict=True):
+        edition, live = overview.edition, overview.live
+        published: dict[str, Any] | None = None
+        if edition is not None:
+            published = {
+                "number": edition.number,
+                "made": _format_time(edition.made_at),
+                "users": edition.users,
+                "live_since": None if live is None else _format_time(live.time),
+                "live_because": None if live is None else live.because,
+                "verdict": str(overview.verdict),
+            }
+        described.append(
+            {
+                "pipeline": overview.address,
+                "last_run": last_run,
+                "last_night": describe_last_night(overview),
+                "edition": published,
+            }
+        )
+    click.echo(json.dumps(described, indent=2))
+
+
+def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, Any] | None:
+    """The last refresh of the pipeline, for JSON; None if there was none. Raises UserError."""
+    import dagster as dg
+
+    from batchrec_dagster.reporting.run_records import is_interrupted
+
+    refreshes = dg.RunsFilter(job_name=f"{files.keys.pipeline}_refresh")
+    for record in instance.get_run_records(refreshes, limit=1):
+        status = record.dagster_run.status.value
+        if is_interrupted(instance, record, files):
+            status = "INTERRUPTED"
+        began = record.start_time or record.create_timestamp.timestamp()
+        return {
+            "run_id": record.dagster_run.run_id,
+            "status": status,
+            "began": _format_time(datetime.fromtimestamp(began, UTC)),
+            "seconds": round(record.end_time - began, 1) if record.end_time else None,
+        }
+    return None
+
+
+def _format_time(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _list_nights(lists: Sequence[ListFiles], *, as_json: bool) -> None:
+    """Print the nights of each list. Raises UnknownNameError if there is none, and UserError."""
+    from batchrec_dagster.reporting.insight.nights import describe_nights, list_nights
+    from batchrec_dagster.reporting.views.nights import print_nights
+    from batchrec_dagster.reporting.views.terminal import Terminal
+
+    if not lists:
+        raise UnknownNameError(NO_PIPELINES)
+    ended_runs = read_ended_runs_if_any(lists)
+    nights = {
+        files.keys.address: list_nights(files, ended_runs.get(files.keys.address, ()))
+        for files in lists
+    }
+    if as_json:
+        described = [describe_nights(address, nights[address]) for address in nights]
+        click.echo(json.dumps(described, indent=2))
+        return
+    terminal = Terminal()
+    for number, address in enumerate(nights):
+        if number:
+            terminal.line()
+        print_nights(terminal, address, nights[address])
+
+
+def read_ended_runs_if_any(lists: Sequence[ListFiles]) -> dict[str, list[Night]]:
+    """The runs of which Dagster says that they failed, by the address of each list.
+
+    Empty if Dagster has no history yet. If it cannot be opened, this is said.
+    """
+    from batchrec_dagster.reporting.run_records import read_ended_runs
+
+    try:
+        with open_instance_if_any() as instance:
+            if instance is None:
+                return {}
+            return {files.keys.address: read_ended_runs(instance, files) for files in lists}
+    except HistoryError as error:
+        click.echo(f"Runs that were killed are not known: {error.message}", err=True)
+        return {}

@@ -1,0 +1,187 @@
+"""The stages of a Dagster run, from its event log, as `batchrec run` shows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import dagster as dg
+from dagster import DagsterEvent, DagsterEventType, EventLogEntry
+
+from batchrec_dagster.pipeline.failure_reasons import find_failure_reason
+from batchrec_dagster.reporting.insight.numbers import format_duration
+from batchrec_dagster.reporting.insight.stages import ENDED, Stage, Status, summarize_metadata
+
+STATUS: Mapping[DagsterEventType, Status] = {
+    DagsterEventType.STEP_START: "running",
+    DagsterEventType.STEP_RESTARTED: "running",
+    DagsterEventType.STEP_UP_FOR_RETRY: "retrying",
+    DagsterEventType.STEP_SUCCESS: "done",
+    DagsterEventType.STEP_FAILURE: "failed",
+    DagsterEventType.STEP_SKIPPED: "skipped",
+}
+# The names of Personalize's resources in log messages are too long for a line.
+ARN = re.compile(r"\s?\barn:\S+")
+RECORDS_AT_ONCE = 1000
+
+
+@dataclass
+class RunStages:
+    """The stages of a pipeline's run."""
+
+    instance: dg.DagsterInstance
+    run: dg.DagsterRun
+    stages: dict[str, Stage] = field(init=False)
+    """The stages by the key of their step."""
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    """Why the run failed: the stage that says so, which is empty for the run, and a line."""
+    warnings: list[str] = field(default_factory=list)
+    """The warnings of checks, each in a line."""
+    _cursor: str | None = None
+    """How far the event log has been read."""
+
+    def __post_init__(self) -> None:
+        assert self.run.execution_plan_snapshot_id is not None
+        plan = self.instance.get_execution_plan_snapshot(self.run.execution_plan_snapshot_id)
+        times = _read_last_durations(self.instance, self.run.job_name)
+        keys = plan.step_keys_to_execute
+        self.stages = {
+            key: Stage(name, times.get(key))
+            for key, name in zip(keys, _shorten_keys(keys), strict=True)
+        }
+
+    def update(self) -> Iterator[Stage]:
+        """Read what is new in the event log.
+
+        Yields the stages that have ended since, or that wait for another try.
+        """
+        has_more = True
+        while has_more:
+            page = self.instance.get_records_for_run(
+                self.run.run_id, self._cursor, limit=RECORDS_AT_ONCE
+            )
+            self._cursor = page.cursor
+            has_more = page.has_more
+            for record in page.records:
+                stage = self._process(record.event_log_entry)
+                if stage is not None and stage.status in (*ENDED, "retrying"):
+                    yield stage
+
+    def _process(self, entry: EventLogEntry) -> Stage | None:
+        """Note what the entry says, and return its stage if the stage's status changed."""
+        event = entry.dagster_event
+        stage = self.stages.get(entry.step_key or "")
+        if event is None:
+            # A message that the stage logs.
+            if stage is not None and stage.status == "running":
+                stage.details = _make_line(ARN.sub("", entry.user_message))
+        elif stage is None:
+            self._process_event_of_run(event)
+        elif event.event_type in STATUS:
+            self._change_status(stage, event, entry.timestamp)
+            return stage
+        else:
+            self._process_event_of_stage(stage, event)
+        return None
+
+    def _process_event_of_run(self, event: DagsterEvent) -> None:
+        if event.event_type != DagsterEventType.RUN_FAILURE:
+            self._add_failure_reason(event)
+        elif not self.errors:
+            # No stage says why, for example because the run's process was killed.
+            error = getattr(event.event_specific_data, "error", None)
+            message = (error.cause or error).message if error else event.message
+            self.errors = [("", _make_line(message or "the run failed"))]
+
+    def _process_event_of_stage(self, stage: Stage, event: DagsterEvent) -> None:
+        if event.event_type == DagsterEventType.ENGINE_EVENT:
+            self._add_failure_reason(event)
+        elif event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
+            metadata = event.step_materialization_data.materialization.metadata
+            values = {key: value.value for key, value in metadata.items()}
+            stage.details = _make_line(summarize_metadata(values))
+        elif event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed and check.severity == dg.AssetCheckSeverity.WARN:
+                name = f"{check.check_name} of {stage.name}"
+                self.warnings.append(_make_line(f"{name}: {check.description or 'failed'}"))
+
+    def _add_failure_reason(self, event: DagsterEvent) -> None:
+        failure_reason = find_failure_reason(event)
+        if failure_reason:
+            self.errors.append(("", _make_line(failure_reason)))
+
+    def _change_status(self, stage: Stage, event: DagsterEvent, timestamp: float) -> None:
+        stage.status = STATUS[event.event_type]
+        if stage.status == "running":
+            stage.start_time = stage.start_time or timestamp
+        if stage.status == "retrying":
+            stage.details = _make_line(_describe_retry(event))
+        stage.end_time = timestamp if stage.status in (*ENDED, "retrying") else None
+        if stage.status != "failed":
+            return
+        error = event.step_failure_data.error
+        stage.details = ""
+        if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
+            stage.status = "stopped"
+            return
+        failure_reason = find_failure_reason(event)
+        if failure_reason:
+            # Each check that failed has a line.
+            self.errors += [
+                (stage.name, _make_line(line)) for line in failure_reason.splitlines() if line
+            ]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the run failed, with the names of all stages that failed for the same reason."""
+        stages: dict[str, list[str]] = {}
+        for stage, reason in self.errors:
+            stages.setdefault(reason, []).extend([stage] if stage else [])
+        return [
+            f"{', '.join(names)}: {reason}" if names else reason for reason, names in stages.items()
+        ]
+
+    @property
+    def under_way(self) -> list[Stage]:
+        """The stages that are running, or wait for another try."""
+        stages = self.stages.values()
+        return [stage for stage in stages if stage.status in ("running", "retrying")]
+
+
+def _shorten_keys(keys: Sequence[str]) -> list[str]:
+    """The keys of steps without the parts that all of them start with, such as the pipeline."""
+    parts = [key.split("__") for key in keys]
+    shared = 0
+    while all(len(own) > shared + 1 and own[shared] == parts[0][shared] for own in parts):
+        shared += 1
+    return ["/".join(own[shared:]) for own in parts]
+
+
+def _read_last_durations(instance: dg.DagsterInstance, job: str) -> dict[str, float]:
+    """The seconds that each step took in the last successful run of the job."""
+    succeeded = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
+    for run in instance.get_runs(succeeded, limit=1):
+        return {
+            step.step_key: step.end_time - step.start_time
+            for step in instance.get_run_step_stats(run.run_id)
+            if step.start_time is not None and step.end_time is not None
+        }
+    return {}
+
+
+def _describe_retry(event: DagsterEvent) -> str:
+    """When a step is tried again, and why."""
+    retry = event.step_retry_data
+    cause = retry.error.cause or retry.error
+    # The name of the error's class tells a user nothing.
+    message = re.sub(rf"^[\w.]*{cause.cls_name}: ", "", cause.message).strip()
+    if "trying again" in message:
+        return message
+    pause = f"in {format_duration(retry.seconds_to_wait)}" if retry.seconds_to_wait else "now"
+    return f"{message}, trying again {pause}"
+
+
+def _make_line(text: str) -> str:
+    return " ".join(text.split())

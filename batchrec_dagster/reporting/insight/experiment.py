@@ -1,0 +1,46 @@
+"""What is known of a list's experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from batchrec_dagster.reporting.insight.outcomes import NO_EXPERIMENT, describe_result
+from batchrec_dagster.steps.experiments import ExperimentResult, summarize_experiment
+from batchrec_dagster.steps.outcomes import read_sums
+from batchrec_dagster.storage.layout import ListFiles
+
+
+@dataclass(frozen=True)
+class ExperimentState:
+    """What is known of a list's experiment."""
+
+    pipeline: str
+    published: str | None
+    """The name of the experiment that the published lists are of; None if there is none."""
+    result: ExperimentResult | None
+    """What the newest measured experiment shows; None if nothing is measured."""
+
+    @property
+    def sentences(self) -> Iterator[str]:
+        """All of it, in sentences."""
+        if self.result is not None:
+            yield from describe_result(self.result)
+        if self.published and (self.result is None or self.result.name != self.published):
+            yield (
+                f"The published lists are of the experiment {self.published}, of which nothing is"
+                " measured yet."
+            )
+        elif self.result is None:
+            yield NO_EXPERIMENT
+
+
+def read_experiment(files: ListFiles) -> ExperimentState:
+    """What is known of the list's experiment. Raises UserError."""
+    edition = files.editions.live()
+    experiment = None if edition is None else edition.experiment
+    return ExperimentState(
+        files.keys.address,
+        None if experiment is None else experiment["name"],
+        summarize_experiment(read_sums(files)),
+    )

@@ -1,0 +1,115 @@
+"""What a list is like now: the edition that people have, the verdict, and the last night."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+from batchrec_dagster.reporting.insight.nights import ENDED_BADLY, ListedNight, list_nights
+from batchrec_dagster.reporting.insight.verdict import Verdict, give_verdict
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.nights import Night
+
+
+@dataclass(frozen=True)
+class ListOverview:
+    """What a list is like now."""
+
+    address: str
+    """Of the list, such as `shop` or `shop/newsletter`."""
+    edition: Edition | None
+    """The live edition; None if nothing is published."""
+    verdict: Verdict | None
+    """The verdict on the live edition."""
+    live: Night | None
+    """Since when it is live, and why."""
+    last_night: ListedNight | None
+    """How the newest run or rollback ended; None if there was none."""
+    table: str
+    """Where the file of the live edition is."""
+    report: str | None
+    """Where its report is; None if there is none."""
+    example_user: str | None
+    """A user who has a list. None if nobody has, or where finding one takes a download."""
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether the live edition is one that people had had before."""
+        return self.live is not None and self.live.ended == "restored"
+
+    @property
+    def last_failure(self) -> ListedNight | None:
+        """The last night, if people did not get all that they should; None if they did."""
+        night = self.last_night
+        is_bad = night is not None and (night.status in ENDED_BADLY or night.steps)
+        return night if is_bad else None
+
+
+def read_overview(files: ListFiles, ended_runs: Sequence[Night] = ()) -> ListOverview:
+    """What the list is like now.
+
+    ended_runs: the runs of which Dagster says that they failed.
+
+    Raises UserError.
+    """
+    record, edition = files.editions.record(), files.editions.live()
+    nights = list_nights(files, ended_runs)
+    where = files.storage.where
+    report = files.uri(files.keys.report)
+    return ListOverview(
+        address=files.keys.address,
+        edition=edition,
+        verdict=None if edition is None else give_verdict(record.list_findings(edition)),
+        live=None if edition is None else record.live,
+        last_night=nights[-1] if nights else None,
+        table=where(files.editions.uri),
+        report=where(report) if files.storage.store.head(report) is not None else None,
+        example_user=None if edition is None else _find_example_user(files, edition),
+    )
+
+
+def _find_example_user(files: ListFiles, edition: Edition) -> str | None:
+    if files.storage.in_s3 or edition.subject != "user":
+        return None
+    first = files.editions.read_rows(edition).select("user_id").head(1).collect().to_series()
+    return str(first[0]) if len(first) else None
+
+
+def describe_overview(overview: ListOverview) -> dict[str, Any]:
+    """What a published list is like now, for JSON."""
+    edition, live = overview.edition, overview.live
+    assert edition is not None, "only lists that are published are described"
+    return {
+        "pipeline": overview.address,
+        "edition": edition.number,
+        "verdict": str(overview.verdict),
+        "rows": edition.counts.rows,
+        "users": edition.users,
+        "made": edition.made_at,
+        "live_since": live.time if live else None,
+        "live_because": live.because if live else None,
+        "ndcg_at_25": edition.ndcg,
+        "popularity_ndcg_at_25": edition.popular_ndcg,
+        "success": list(edition.success),
+        "last_night": describe_last_night(overview),
+        "table": overview.table,
+        "report": overview.report,
+        "example_user": overview.example_user,
+    }
+
+
+def describe_last_night(overview: ListOverview) -> dict[str, Any] | None:
+    """How the last night ended, for JSON; None if there was none."""
+    night = overview.last_night
+    if night is None:
+        return None
+    return {
+        "status": night.status,
+        "time": night.time.astimezone(UTC).isoformat(timespec="seconds"),
+        "steps": list(night.steps),
+        "checks": list(night.checks),
+        "reason": night.reason,
+    }

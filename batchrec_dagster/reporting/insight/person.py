@@ -1,0 +1,344 @@
+"""What a pipeline knows of one person: their history, and their list with what explains it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+
+from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
+from batchrec_dagster.reporting.insight.nights import list_nights
+from batchrec_dagster.reporting.insight.tables import (
+    open_interactions,
+    pair_items,
+    read_rows,
+    read_titles,
+)
+from batchrec_dagster.steps.arms import CONTROL, assign_arm
+from batchrec_dagster.steps.reasons import BECAUSE, POPULAR
+from batchrec_dagster.steps.success import is_success
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.layout import ListFiles
+from batchrec_dagster.storage.measured_popularity import name_window
+
+# This many of the latest interactions are shown.
+HISTORY = 25
+NO_INTERACTIONS = pl.LazyFrame(schema={USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64})
+# Only this many of a person's latest items can explain a recommendation.
+MOST_EXPLAINING = 1_000
+
+
+class UnknownEditionError(UserError):
+    """There is no such edition, or it is no longer kept. Its message is one line."""
+
+
+@dataclass(frozen=True)
+class PastItem:
+    """An item that a person had."""
+
+    time: datetime
+    """In UTC."""
+    item: str
+    title: str | None
+    event: str | None
+    """The type of the event; None if there is only one type."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An item of a person's list, and why it is there."""
+
+    rank: int
+    item: str
+    title: str | None
+    score: float | None
+    """None if the recipe gives no scores."""
+    because: str | None
+    """The item of the history that explains this one best; None if none does."""
+    because_title: str | None
+    users_with_both: int
+    """How many of the counted people have both items."""
+    padding: bool
+    """Whether it is a popular item without a score, which Personalize added to a short list."""
+    reason: str | None
+    """Why it is on the list, if not because of an item: pinned, popular or new, for example."""
+
+
+@dataclass(frozen=True)
+class LivePeriod:
+    """A time in which an edition was live."""
+
+    since: datetime
+    until: datetime | None
+    """None if it is live."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """What a pipeline knows of a person."""
+
+    pipeline: str
+    user: str
+    edition: int
+    """The number of the edition that the list is from."""
+    interactions: int
+    """How many interactions the person has in all."""
+    history: tuple[PastItem, ...]
+    """The latest interactions, newest first."""
+    recommendations: tuple[Recommendation, ...]
+    """The person's list, best first."""
+    counted: int
+    """How many people's histories explain the list."""
+    failure: str | None
+    """The error that Personalize returned instead of the list; None if it did not."""
+    arm: str | None
+    """The person's arm of the edition's experiment; None without an experiment."""
+    periods: tuple[LivePeriod, ...] | None
+    """When the edition was live, if one was asked for."""
+    notes: tuple[str, ...]
+    """What to know about the history and the explanations, in sentences."""
+
+
+def find_edition(files: ListFiles, number: int) -> tuple[Edition, tuple[LivePeriod, ...]]:
+    """The edition of this number, and when it was live.
+
+    Raises UnknownEditionError, and UserError.
+    """
+    nights = [night for night in list_nights(files) if night.is_publication]
+    of_number = [night for night in nights if night.edition == number]
+    address = files.keys.address
+    if not of_number:
+        numbers = sorted({night.edition or 0 for night in nights})
+        raise UnknownEditionError(
+            f"there is no edition {number} of {address}: the editions are"
+            f" {numbers[0]} to {numbers[-1]}"
+        )
+    newest = of_number[-1]
+    periods = tuple(
+        LivePeriod(night.time, night.until)
+        for night in of_number
+        if night.version == newest.version
+    )
+    editions = files.editions.live_and_older()
+    for edition in editions:
+        if newest.is_of(edition):
+            return edition, periods
+    numbers_kept = ", ".join(str(edition.number) for edition in reversed(editions))
+    raise UnknownEditionError(
+        f"edition {number} of {address} was {describe_periods(periods)}, and is no longer kept."
+        f" Kept by the setting retention.editions: {numbers_kept}"
+    )
+
+
+def describe_periods(periods: tuple[LivePeriod, ...]) -> str:
+    """The periods in words, such as `live since 2026-11-20 03:10 UTC`."""
+    texts = [
+        f"since {period.since:%Y-%m-%d %H:%M} UTC"
+        if period.until is None
+        else f"from {period.since:%Y-%m-%d %H:%M} to {period.until:%Y-%m-%d %H:%M} UTC"
+        for period in periods
+    ]
+    return f"live {', and '.join(texts)}"
+
+
+def find_person(files: ListFiles, user: str, number: int | None = None) -> Person | None:
+    """The person with their list; None if nothing is known of this id, then or now.
+
+    number: of the edition that the list is from. Its list is explained by the interactions until
+        the time at which its data end. None for the live one.
+
+    Raises UnknownEditionError, and UserError.
+    """
+    periods: tuple[LivePeriod, ...] | None = None
+    if number is None:
+        edition = files.editions.live()
+        assert edition is not None, "only lists that are published are looked up"
+    else:
+        edition, periods = find_edition(files, number)
+    rows = read_rows(files, edition, "user_id", user)
+    failure, arm = _read_outcome(files, edition, user, rows)
+    with open_interactions(files) as interactions:
+        notes = [] if number is None else [_describe_history(edition, interactions)]
+        if interactions is None or (number is not None and edition.data_until is None):
+            interactions = NO_INTERACTIONS
+        had = interactions.filter(pl.col(USER_ID) == user).collect(engine="streaming")
+        if not (had.height or rows.height or failure):
+            return None
+        if number is not None:
+            is_known_then = pl.col(TIMESTAMP) <= (edition.data_until or 0)
+            interactions, had = interactions.filter(is_known_then), had.filter(is_known_then)
+        had = had.sort(TIMESTAMP, descending=True, maintain_order=True)
+        explained, counted = _explain(interactions, rows, _select_speaking(had, edition))
+    latest = had.head(HISTORY)
+    items = pl.concat(
+        [latest.get_column(ITEM_ID), *explained.select("item_id", "because").get_columns()]
+    )
+    titles = read_titles(files, items)
+    if "title" in rows.columns:
+        # As the person saw it.
+        titles |= dict(rows.select("item_id", "title").drop_nulls().iter_rows())
+    return Person(
+        pipeline=files.keys.address,
+        user=user,
+        edition=edition.number,
+        interactions=had.height,
+        history=tuple(_list_history(latest, titles)),
+        recommendations=tuple(_list_items(explained, edition, titles)),
+        counted=counted,
+        failure=failure,
+        arm=arm,
+        periods=periods,
+        notes=tuple(notes),
+    )
+
+
+def _describe_history(edition: Edition, interactions: pl.LazyFrame | None) -> str:
+    """What to know about the history and the explanations of a past edition, in a sentence."""
+    if edition.data_until is None:
+        return f"Why is not known: edition {edition.number} does not say until when its data reach."
+    if interactions is None:
+        return "Why is not known: the interactions are no longer there."
+    until = datetime.fromtimestamp(edition.data_until, UTC)
+    return (
+        f"The history is that of today's data until {until:%Y-%m-%d %H:%M} UTC, where the data of"
+        " this edition ended."
+    )
+
+
+def _read_outcome(
+    files: ListFiles, edition: Edition, user: str, rows: pl.DataFrame
+) -> tuple[str | None, str | None]:
+    """Why the person has no list, if Personalize said so, and their arm in an experiment.
+
+    rows: those of the person.
+    """
+    key = files.keys.users_without_lists(edition.version)
+    absent = files.parquet(key, "delete it: it only says why some users have no list")
+    errors = [] if absent is None else absent.filter(user_id=user).get_column("error").to_list()
+    failure = errors[0] if errors else None
+    if edition.experiment is None:
+        return failure, None
+    if "arm" in rows.columns and rows.height:
+        return failure, str(rows.item(0, "arm"))
+    if not errors:
+        # Who was not to get a list is in no arm.
+        return failure, None
+    return failure, assign_arm(user, Experiment.model_validate(edition.experiment))
+
+
+def _select_speaking(had: pl.DataFrame, edition: Edition) -> list[str]:
+    """The person's latest items that can speak for others: those of success, if there are any.
+
+    had: the person's interactions, the newest first.
+    """
+    succeeded = had.filter(is_success(had.lazy(), edition.success))
+    speaking = succeeded if succeeded.height else had
+    return speaking.get_column(ITEM_ID).unique(maintain_order=True).head(MOST_EXPLAINING).to_list()
+
+
+def _explain(
+    interactions: pl.LazyFrame, rows: pl.DataFrame, speaking: list[str]
+) -> tuple[pl.DataFrame, int]:
+    """The rows with the columns reason, because and both, and how many people were counted.
+
+    A row with a reason is there for it, such as `pinned`. Because is the item of the history that
+    explains any other row best, and both how many people have both items; null if none does.
+
+    rows: those of the person.
+    speaking: the items of the history that can explain others.
+    """
+    nothing = pl.lit(None, pl.String)
+    reason = pl.col(REASON) if REASON in rows.columns else nothing
+    reason = pl.when(reason != BECAUSE).then(reason)
+    if "arm" in rows.columns:
+        reason = pl.coalesce(reason, pl.when(pl.col("arm") == CONTROL).then(pl.lit(POPULAR)))
+    # What the lists themselves say holds, also if other people are counted now.
+    stated = pl.col(REASON_ITEM) if REASON_ITEM in rows.columns else nothing
+    rows = rows.with_columns(reason=reason, stated=stated)
+    own_items = pl.lit(pl.Series([speaking], dtype=pl.List(pl.String)))
+    candidates = rows.filter(pl.col("reason").is_null()).select(
+        "rank",
+        item="item_id",
+        other=pl.when(pl.col("stated").is_null())
+        .then(own_items)
+        .otherwise(pl.concat_list("stated")),
+    )
+    candidates = candidates.explode("other").drop_nulls()
+    listed, others = candidates.get_column("item"), candidates.get_column("other")
+    pairs = pair_items(interactions, listed, others)
+    best = (
+        candidates.join(pairs.table, on=["item", "other"])
+        .sort("rank", "score", "other", descending=[False, True, False])
+        .group_by("rank", maintain_order=True)
+        .first()
+        .select("rank", "both", best="other")
+    )
+    explained = rows.join(best, on="rank", how="left", maintain_order="left")
+    return explained.with_columns(because=pl.coalesce("best", "stated")), pairs.counted
+
+
+def _list_history(had: pl.DataFrame, titles: Mapping[str, str | None]) -> Iterator[PastItem]:
+    """The interactions with their titles, and with their types if there are several."""
+    events: list[str | None] = [None] * had.height
+    if EVENT_TYPE in had.columns:
+        event_types = had.get_column(EVENT_TYPE).to_list()
+        if {*event_types} - {EVENT_TYPE_VALUE, ""}:
+            events = event_types
+    for (seconds, item), event in zip(
+        had.select(TIMESTAMP, ITEM_ID).iter_rows(), events, strict=True
+    ):
+        yield PastItem(datetime.fromtimestamp(seconds, UTC), item, titles.get(item), event)
+
+
+def _list_items(
+    rows: pl.DataFrame, edition: Edition, titles: Mapping[str, str | None]
+) -> Iterator[Recommendation]:
+    """The rows of the person's list.
+
+    rows: as of `_explain`.
+    """
+    popular = POPULAR
+    if edition.popularity is not None:
+        popular += f" {name_window(edition.popularity.days).replace('of', 'in', 1)}"
+    has_padding = edition.counts.items_without_score > 0
+    columns = ("rank", "item_id", "score", "because", "both", "reason")
+    for rank, item, score, because, both, reason in rows.select(columns).iter_rows():
+        yield Recommendation(
+            rank=rank,
+            item=item,
+            title=titles.get(item),
+            score=score,
+            because=because,
+            because_title=titles.get(because),
+            users_with_both=both or 0,
+            padding=has_padding and score is None and reason is None,
+            reason=popular if reason == POPULAR else reason,
+        )
+
+
+def find_similar_ids(files: ListFiles, column: str, name: str) -> list[str]:
+    """Up to three ids in the interactions that are spelled like this one.
+
+    Only ids with the same two first letters are compared. Raises UserError.
+
+    column: USER_ID or ITEM_ID.
+    """
+    text = pl.col(column)
+    same_start = text.str.to_lowercase().str.starts_with(name[:2].lower())
+    length = text.str.len_chars().cast(pl.Int64)
+    similar_length = (length - len(name)).abs() <= 2
+    with open_interactions(files) as interactions:
+        if interactions is None:
+            return []
+        matches = interactions.filter(same_start & similar_length).select(text.unique())
+        ids = matches.collect(engine="streaming").to_series()
+    ids_by_lowercase = {match.lower(): match for match in ids}
+    closest = difflib.get_close_matches(name.lower(), ids_by_lowercase, n=3)
+    return [ids_by_lowercase[lowercase] for lowercase in closest]

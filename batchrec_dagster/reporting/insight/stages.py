@@ -1,0 +1,64 @@
+"""A stage of a run, as people watch it: an asset that waits, is made, or has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Status = Literal["waiting", "running", "retrying", "done", "failed", "stopped", "skipped"]
+ENDED: tuple[Status, ...] = ("done", "failed", "stopped", "skipped")
+
+
+@dataclass
+class Stage:
+    """An asset of the run. Times are in seconds since the epoch."""
+
+    name: str
+    last_duration: float | None = None
+    """How many seconds it took in the last successful run; None if there was none."""
+    status: Status = "waiting"
+    start_time: float | None = None
+    """None until it starts."""
+    end_time: float | None = None
+    """None until it ends."""
+    details: str = ""
+    """What it does or did, in a line."""
+
+    def measure_seconds(self, now: float) -> float | None:
+        """How many seconds it has run, or ran; None if it has not started."""
+        if self.start_time is None:
+            return None
+        return max(0.0, (self.end_time or now) - self.start_time)
+
+
+def name_stage(step: str) -> str:
+    """What a step is called where the pipeline is known: interactions, or home/recommendations.
+
+    step: its key, which starts with the pipeline's prefix.
+    """
+    return "/".join(step.split("__")[1:]) or step
+
+
+def summarize_metadata(metadata: Mapping[str, Any]) -> str:
+    """What an asset did, by its metadata, in a few words."""
+    outcome = str(metadata.get("outcome", ""))
+    rows: Any = metadata.get("dagster/row_count")
+    users: Any = metadata.get("users")
+    # An outcome with a reason, such as "unchanged: not trained again", says more than numbers.
+    if ": " in outcome or (rows is None and users is None):
+        return outcome
+    if "rows_read" in metadata:
+        return f"{rows:,} of {metadata['rows_read']:,} rows kept"
+    # The outcomes have no rows until somebody has used the lists.
+    if rows == 0 and users is None:
+        return "nothing yet"
+    if rows is None or rows == users:
+        return _count(users, "user")
+    if users is None:
+        return _count(rows, "row")
+    return f"{_count(rows, 'row')} for {_count(users, 'user')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

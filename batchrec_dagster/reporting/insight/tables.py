@@ -1,0 +1,118 @@
+"""The tables in which one person or one item is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import polars as pl
+
+from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.steps.item_pairs import (
+    choose_counted_users,
+    number_histories,
+    pair_histories,
+)
+from batchrec_dagster.storage.connection import Storage
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, ListKeys
+
+
+def find_published(storage: Storage, pipeline: str | None = None) -> list[ListFiles]:
+    """The files of each list of users that is published, by its address.
+
+    pipeline: the only pipeline to look in; None for all.
+
+    Raises UserError.
+    """
+    root = storage.uri("")
+    path = storage.store.local_path(root)
+    if path is not None and not path.exists():
+        # Listing the folders of the storage would create it.
+        return []
+    pipelines = storage.store.subfolders(root) if pipeline is None else [pipeline]
+    addresses: list[str] = []
+    for name in pipelines:
+        lists = storage.store.subfolders(storage.uri(ListKeys(name).lists))
+        names = sorted(set(lists).difference([SEGMENTS, SIMILAR_ITEMS]))
+        addresses += [name, *(f"{name}/{list_name}" for list_name in names)]
+    all_files = [ListFiles(storage, ListKeys(address)) for address in addresses]
+    return [files for files in all_files if files.editions.live() is not None]
+
+
+def find_similar_items(files: ListFiles) -> ListFiles:
+    """The files of the similar items of the same pipeline, which may have published none."""
+    return ListFiles(files.storage, ListKeys(f"{files.keys.pipeline}/{SIMILAR_ITEMS}"))
+
+
+def read_rows(files: ListFiles, edition: Edition, column: str, value: str) -> pl.DataFrame:
+    """The rows of the edition with this value in the column, by rank. Raises UserError."""
+    rows = files.editions.read_rows(edition).filter(pl.col(column) == value)
+    return rows.collect(engine="streaming").sort("rank", maintain_order=True)
+
+
+def scan_titles(files: ListFiles) -> pl.LazyFrame:
+    """The columns item_id and title of the items; no rows if the pipeline declares no titles.
+
+    Raises UserError.
+    """
+    uri = files.uri(files.keys.item_titles)
+    if files.storage.store.head(uri) is None:
+        return pl.LazyFrame(schema={"item_id": pl.String, "title": pl.String})
+    with files.storage.store.open(uri) as file:
+        return pl.scan_parquet(file).select("item_id", "title")
+
+
+def read_titles(files: ListFiles, items: Iterable[str | None]) -> dict[str, str | None]:
+    """The titles of these items, as far as they have any. Raises UserError."""
+    ids = pl.Series([*items], dtype=pl.String)
+    titles = scan_titles(files).filter(pl.col("item_id").is_in(ids.implode()))
+    return dict(titles.collect(engine="streaming").iter_rows())
+
+
+@contextmanager
+def open_interactions(files: ListFiles) -> Iterator[pl.LazyFrame | None]:
+    """The interactions, as `scan_interactions` returns them; None if there are none any more.
+
+    Raises UserError.
+    """
+    if files.storage.store.head(files.interactions) is None:
+        yield None
+        return
+    with files.storage.local_file(files.interactions) as path:
+        yield scan_interactions(path)
+
+
+@dataclass(frozen=True)
+class ItemPairs:
+    """Which items go together with others."""
+
+    table: pl.DataFrame
+    """The columns item, other, both (how many people had both) and score."""
+    counted: int
+    """How many people were counted: all, or an even sample."""
+
+
+def pair_items(
+    interactions: pl.LazyFrame, listed: pl.Series, others: pl.Series | None
+) -> ItemPairs:
+    """The items that go together with those that are listed, by the people who had both.
+
+    The people are those whose histories the report and the reasons of lists count too.
+
+    others: the only items that the listed ones are paired with; None for all.
+    """
+    histories = interactions.select(user_id=USER_ID, item=ITEM_ID)
+    counts = histories.group_by("user_id").agg(interactions=pl.len())
+    users = choose_counted_users(counts.collect(engine="streaming").sort("user_id"))
+    if others is None:
+        others = histories.select(pl.col("item").unique()).collect(engine="streaming").to_series()
+    items = pl.concat([listed, others]).unique().sort()
+    numbers = pl.Series(items.search_sorted(listed.unique())).cast(pl.UInt32)
+    pairs = pair_histories(number_histories(histories, users, items), len(users), numbers)
+    named = pairs.with_columns(
+        pl.lit(items).gather(pl.col(column)).alias(column) for column in ("item", "other")
+    )
+    return ItemPairs(named.filter(pl.col("item").is_in(listed.implode())), len(users))

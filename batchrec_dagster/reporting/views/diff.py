@@ -1,0 +1,57 @@
+"""What `batchrec diff` prints: what tells two editions apart, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchrec_dagster.reporting.insight.changes import Change, Changes, ItemChange
+from batchrec_dagster.reporting.insight.numbers import shorten_title
+from batchrec_dagster.reporting.views.terminal import NOT_KNOWN, Cell, Column, Terminal
+
+COLUMNS = (Column(""), Column("before", right=True), Column("now", right=True))
+
+
+def print_changes(terminal: Terminal, title: str, changes: Changes) -> None:
+    """Print what tells a newer edition from an older one.
+
+    title: which editions are compared, in words.
+    """
+    terminal.heading(title)
+    if changes.kept is None:
+        terminal.sentence("No user has a list in both.")
+    else:
+        terminal.sentence(
+            f"{changes.kept:.1%} of a list is kept, on average over {changes.compared:,} users;"
+            f" {changes.same_lists:,} lists have the same items."
+        )
+    terminal.sentence(f"{changes.gained:,} users are new, {changes.lost:,} have no list any more.")
+    terminal.sentence(changes.caveat)
+    _print_table(terminal, "Settings", changes.settings, "default")
+    _print_table(terminal, "Data", changes.data)
+    _print_table(terminal, "Quality and cost", changes.quality)
+    _print_table(terminal, "Items in more lists", changes.up)
+    _print_table(terminal, "Items in fewer lists", changes.down)
+
+
+def _print_table(
+    terminal: Terminal,
+    title: str,
+    changes: Sequence[Change] | Sequence[ItemChange],
+    missing: str = NOT_KNOWN,
+) -> None:
+    """Print a table of what was before and is now; nothing without rows.
+
+    missing: what stands for a value that is None.
+    """
+    rows = [_make_cells(change, missing) for change in changes]
+    if rows:
+        terminal.line()
+        terminal.table(title, COLUMNS, rows)
+
+
+def _make_cells(change: Change | ItemChange, missing: str) -> list[Cell]:
+    if isinstance(change, ItemChange):
+        return [shorten_title(change.title) or change.item, change.before, change.after]
+    before = missing if change.before is None else change.before
+    after = missing if change.after is None else change.after
+    return [change.name, before, after]

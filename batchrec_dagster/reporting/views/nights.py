@@ -1,0 +1,111 @@
+"""What `batchrec list` prints: the lists with the verdict on each, or the nights of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC
+
+from batchrec_dagster.reporting.insight.nights import ListedNight, describe_success
+from batchrec_dagster.reporting.insight.numbers import Number, format_duration
+from batchrec_dagster.reporting.insight.overview import ListOverview
+from batchrec_dagster.reporting.views.plain import format_time
+from batchrec_dagster.reporting.views.terminal import NOT_KNOWN, Cell, Column, Terminal
+
+# A terminal shows this many nights, and a pipe all of them.
+MOST_IN_TERMINAL = 60
+
+
+def describe_night(night: ListedNight) -> str:
+    """How the night ended, when, and why, in a sentence without a full stop."""
+    when = f"{night.summary}, {format_time(night.time.astimezone())}"
+    return f"{when}: {night.reason}" if night.reason else when
+
+
+def print_overviews(
+    terminal: Terminal, overviews: Sequence[ListOverview], under_way: Collection[str]
+) -> None:
+    """Print a line for each list, and why the last nights of some published nothing.
+
+    under_way: the addresses of lists whose runs are under way.
+    """
+    terminal.table(
+        "",
+        [
+            "pipeline",
+            Column("verdict", wraps=True),
+            "edition",
+            "made",
+            "users",
+            "last night",
+        ],
+        [_make_overview_cells(overview, overview.address in under_way) for overview in overviews],
+    )
+    failures = [(overview.address, overview.last_failure) for overview in overviews]
+    for address, night in failures:
+        if night is not None and night.reason:
+            terminal.finding("refuse", f"{address}: {night.summary}: {night.reason}")
+
+
+def _make_overview_cells(overview: ListOverview, is_under_way: bool) -> list[Cell]:
+    edition, night = overview.edition, overview.last_night
+    ended: Cell = "never"
+    if night is not None:
+        ended = f"{night.time.astimezone():%Y-%m-%d} {night.status}"
+    if is_under_way:
+        ended = "running now"
+    if edition is None:
+        return [overview.address, NOT_KNOWN, None, None, None, ended]
+    made = f"{edition.made_at.astimezone():%Y-%m-%d}"
+    return [overview.address, overview.verdict, edition.number, made, edition.users, ended]
+
+
+# In a terminal of 80 columns there is room for dates, but not for times.
+COLUMNS = (
+    Column("night (UTC)", right=True),
+    "edition",
+    Column("status", wraps=True),
+    "NDCG@25",
+    "users",
+    "USD",
+    Column("time", right=True),
+)
+USD = COLUMNS.index("USD")
+
+
+def print_nights(terminal: Terminal, address: str, nights: Sequence[ListedNight]) -> None:
+    """Print a line for each night, newest first."""
+    most = len(nights) if terminal.width is None else MOST_IN_TERMINAL
+    newest = [*reversed(nights)][:most]
+    notes = []
+    if any(night.ndcg_low is not None for night in newest):
+        notes.append("In brackets: the 95% interval.")
+    notes.append(describe_success(newest))
+    if len(nights) > most:
+        notes.append(f"{len(nights) - most:,} older nights are not shown: --json has all.")
+    if not nights:
+        notes.append("none yet")
+    columns: list[Column | str] = [*COLUMNS]
+    rows = [_make_night_cells(night) for night in newest]
+    if not any(night.cost_usd for night in newest):
+        # Nothing is paid for here.
+        del columns[USD]
+        for row in rows:
+            del row[USD]
+    terminal.table(
+        f"Nights of {address}, newest first", columns, rows, " ".join(filter(None, notes))
+    )
+
+
+def _make_night_cells(night: ListedNight) -> list[Cell]:
+    # A restored edition was made, and paid for, by an earlier run.
+    is_new = not night.is_restoration
+    usd = None if night.cost_usd is None else Number(value=night.cost_usd, unit="usd")
+    return [
+        f"{night.time.astimezone(UTC):%Y-%m-%d}",
+        night.edition,
+        night.summary,
+        night.ndcg_number,
+        night.users,
+        usd if is_new else None,
+        format_duration(night.seconds) if is_new else None,
+    ]

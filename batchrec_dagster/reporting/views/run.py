@@ -1,0 +1,168 @@
+"""What `batchrec run` prints: a line for each stage as it ends, the result, and where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Group
+from rich.text import Text
+
+from batchrec_dagster.reporting.insight.numbers import format_duration
+from batchrec_dagster.reporting.insight.overview import ListOverview
+from batchrec_dagster.reporting.insight.stages import Stage, Status
+from batchrec_dagster.reporting.views.plain import (
+    escape_line,
+    format_program,
+    format_show_arguments,
+    format_time,
+    shorten_path,
+)
+from batchrec_dagster.reporting.views.terminal import Terminal
+from batchrec_dagster.storage.edition import Edition
+
+STYLES: Mapping[Status, str] = {
+    "running": "bold",
+    "retrying": "yellow",
+    "done": "green",
+    "failed": "bold red",
+    "stopped": "yellow",
+}
+# A command that is longer than the shortest by more letters does not move the comments of all.
+MOST_INDENTATION = 40
+
+
+def format_stage(stage: Stage, now: float, name_width: int) -> Text:
+    """A line about a stage that runs, has ended or waits for another try.
+
+    now: in seconds since the epoch.
+    name_width: the length of the longest name of all stages.
+    """
+    time = format_duration(stage.measure_seconds(now))
+    details = escape_line(stage.details)
+    if stage.status == "running" and stage.last_duration is not None:
+        details = f"of {format_duration(stage.last_duration)} last time  {details}"
+    return Text.assemble(
+        f"{escape_line(stage.name):<{name_width}}  ",
+        (f"{stage.status:<8}", STYLES.get(stage.status, "dim")),
+        f"  {time:>9}  {details}".rstrip(),
+    )
+
+
+def format_stages(stages: Sequence[Stage], now: float, name_width: int) -> Group:
+    """The lines about stages that are under way, each cut where the terminal ends."""
+    lines = [format_stage(stage, now, name_width) for stage in stages]
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*lines)
+
+
+def print_result(terminal: Terminal, overview: ListOverview, run: str, duration: str) -> bool:
+    """Print what the run published of a list, or that it published nothing new, in three lines.
+
+    run: the run's id.
+    duration: how long it took, in words.
+
+    Returns whether it published an edition.
+    """
+    address, edition = overview.address, overview.edition
+    terminal.line()
+    if edition is None:
+        terminal.outcome("watch", f"{address}: nothing is published yet")
+        return False
+    name = f"edition {edition.number}"
+    is_new = edition.run == run
+    if is_new:
+        terminal.outcome("good", f"{address}: published {name} in {duration}")
+    else:
+        made = format_time(edition.made_at.astimezone())
+        terminal.outcome("good", f"{address}: unchanged ({duration}), {name} of {made} stays")
+    if overview.verdict is not None and edition.subject == "user":
+        terminal.verdict(overview.verdict)
+    if is_new:
+        terminal.facts([("lists", describe_lists(edition)), *describe_rules(edition)])
+    if overview.report is not None:
+        terminal.facts([("report", str(shorten_path(Path(overview.report))))])
+    return is_new
+
+
+def describe_lists(edition: Edition) -> str:
+    """How much the edition has, such as `1,500 recommendations for 60 users`."""
+    counts = edition.counts
+    if edition.subject == "item":
+        return f"{counts.rows:,} similar items of {counts.subjects:,} items"
+    return f"{counts.rows:,} recommendations for {edition.users:,} users"
+
+
+def describe_rules(edition: Edition) -> Iterator[tuple[str, str]]:
+    """A fact with its label: what each rule did to the lists. Nothing without rules."""
+    parts = [
+        *(f"{rule.rule} left out {rule.removed:,}" for rule in edition.rules if rule.removed),
+        *(f"{rule.rule} added {rule.added:,}" for rule in edition.rules if rule.added),
+    ]
+    if edition.filled is not None and edition.filled.popular_rows:
+        parts.append(f"{edition.filled.popular_rows:,} popular items filled lists")
+    if edition.rules:
+        yield "rules", ", ".join(parts) or "they changed nothing"
+
+
+def print_warnings(terminal: Terminal, warnings: Sequence[str]) -> None:
+    """Print what somebody should look at."""
+    for warning in warnings:
+        terminal.finding("watch", warning)
+
+
+def print_next_commands(terminal: Terminal, pipeline: str, user: str | None) -> None:
+    """Print what can be typed next.
+
+    user: one who has a list; None if none is known.
+    """
+    batchrec = format_program()
+    show_user = "show USER" if user is None else format_show_arguments(user)
+    commands = {
+        f"{batchrec} open": "the report, in a browser",
+        f"{batchrec} show --pipeline {pipeline}": "the data, the metrics, the table",
+        f"{batchrec} {show_user}": "a user's history and list",
+        f"{batchrec} ui": "this run in Dagster",
+    }
+    terminal.line()
+    for line in align_comments(commands):
+        terminal.line(line)
+
+
+def align_comments(commands: Mapping[str, str]) -> list[str]:
+    """A line for each command, with its comment; the comments are below each other.
+
+    A command that is very long, as with a long user id, moves its own comment only.
+    """
+    longest = min(map(len, commands)) + MOST_INDENTATION
+    width = max(len(command) for command in commands if len(command) <= longest)
+    return [f"{command:<{width}}  # {comment}" for command, comment in commands.items()]
+
+
+def print_failure(
+    terminal: Terminal,
+    title: str,
+    reasons: Sequence[str],
+    readers: str,
+    command: str,
+    log: tuple[str, str],
+) -> None:
+    """Print why a run failed, and what to do.
+
+    title: which run failed, in words.
+    readers: what readers have now, in a sentence; empty if the run was to publish nothing.
+    command: what goes on from here.
+    log: what to know of the run's log, and its address.
+    """
+    terminal.line()
+    terminal.outcome("refuse", title)
+    for reason in reasons:
+        terminal.sentence(reason, hang=4)
+    terminal.line()
+    if readers:
+        terminal.line(readers)
+    terminal.line("Fix it, then continue with:")
+    terminal.line(f"  {command}")
+    terminal.line(log[0])
+    terminal.line(f"  {log[1]}")

@@ -1,0 +1,210 @@
+"""The one style of what commands print: verdicts, facts and tables, as good without colours.
+
+A terminal gets colours and lines as wide as it is. A pipe gets one line for each fact and each row,
+and nothing is cut. What people and items are called is shown as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from batchrec_dagster.reporting.insight.numbers import Number
+from batchrec_dagster.reporting.insight.verdict import Verdict
+from batchrec_dagster.reporting.views.plain import escape_invisible, escape_line, wrap
+from batchrec_dagster.storage.edition import Level
+
+# A table in a pipe is as wide as its cells, so the console has to be wider than any.
+BOUNDLESS = 10_000
+# The characters between two columns.
+BETWEEN = 2
+# The symbol and the style of each level. The words beside it say the same.
+MARKS: Mapping[Level, tuple[str, str]] = {
+    "good": ("✓", "bold green"),
+    "watch": ("!", "bold yellow"),
+    "refuse": ("✗", "bold red"),
+}
+# What stands in a cell whose value is not known.
+NOT_KNOWN = "–"  # noqa: RUF001
+# The labels of facts are as wide as the longest of all commands.
+LABEL_WIDTH = 12
+
+Cell = Number | Verdict | Text | str | int | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    name: str
+    wraps: bool = False
+    """Whether cells that are too long for a narrow terminal take several lines, instead of being
+    cut."""
+    right: bool = False
+    """Whether its cells are aligned right, as numbers are. They are never cut."""
+
+
+class Terminal:
+    """Prints to a terminal or to a pipe.
+
+    stderr: whether it prints to the standard error.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        stream: Any = sys.stderr if stderr else sys.stdout
+        # A terminal that cannot show a character gets its escape sequence.
+        stream.reconfigure(errors="backslashreplace")
+        self.console = Console(
+            stderr=stderr, highlight=False, markup=False, emoji=False, legacy_windows=False
+        )
+        self.width = self.console.width if self.console.is_terminal else None
+        """The columns of the terminal; None for a pipe."""
+        if self.width is None:
+            self.console.width = BOUNDLESS
+
+    def waiting(self, text: str) -> AbstractContextManager[object]:
+        """A block during which a terminal says what is waited for."""
+        if self.width is None or self.console.is_dumb_terminal:
+            return nullcontext()
+        return self.console.status(escape_line(text))
+
+    def line(self, text: str | Text = "", style: str = "", *, cut: bool = False) -> None:
+        """Print a line, however long it is, or cut where the terminal ends."""
+        if isinstance(text, str):
+            text = Text(escape_invisible(text), style=style)
+        if cut:
+            self.console.print(text, no_wrap=True, overflow="ellipsis")
+        else:
+            self.console.print(text, soft_wrap=True)
+
+    def heading(self, text: str) -> None:
+        """Print what the lines below are about."""
+        self.console.print(Text(escape_invisible(text), style="bold"), overflow="fold")
+
+    def sentence(
+        self, text: str, *, start: str = "  ", style: str = "dim", hang: int | None = None
+    ) -> None:
+        """Print a sentence behind `start`, in lines that fit and are indented as far.
+
+        style: that of `start`.
+        hang: by how many columns the lines after the first are indented, if not as far.
+        """
+        hang = len(start) if hang is None else hang
+        wrapped = wrap(escape_line(text), self.width, start=start, hang=hang)
+        lines = Text(wrapped)
+        lines.stylize(style, 0, len(start))
+        self.line(lines)
+
+    def outcome(self, level: Level, text: str) -> None:
+        """Print how something ended, with the symbol of the level."""
+        symbol, style = MARKS[level]
+        self.line(Text.assemble((f"{symbol} ", style), (escape_line(text), "bold")))
+
+    def finding(self, level: Level, text: str) -> None:
+        """Print what was found, with the symbol of the level, in lines that fit."""
+        symbol, style = MARKS[level]
+        self.sentence(text, start=f"{symbol} ", style=style)
+
+    def verdict(self, verdict: Verdict) -> None:
+        """Print the verdict on lists in a sentence."""
+        symbol, style = MARKS[verdict.level]
+        text = wrap(escape_line(str(verdict)), self.width, start=f"{symbol} ")
+        lines = Text(text)
+        lines.stylize(style, 0, len(f"{symbol} {verdict.opening}"))
+        self.line(lines)
+
+    def facts(self, facts: Iterable[tuple[str, str]]) -> None:
+        """Print facts below each other, each behind its label."""
+        for label, text in facts:
+            self.sentence(text, start=f"  {label:<{LABEL_WIDTH}}")
+
+    def table(
+        self,
+        title: str,
+        columns: Sequence[Column | str],
+        rows: Sequence[Sequence[Cell]],
+        note: str = "",
+    ) -> None:
+        """Print a table below its title, and a note below the table. Without rows only these.
+
+        Columns that are named by a text have numbers if one of their cells is one.
+        """
+        if title:
+            self.heading(title)
+        if rows:
+            columns_of_cells = zip(columns, zip(*rows, strict=True), strict=True)
+            self._print_table(
+                [_describe_column(column, cells) for column, cells in columns_of_cells], rows
+            )
+        if note:
+            self.line(Text(wrap(escape_line(note), self.width, hang=0), style="dim"))
+
+    def _print_table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+        table = Table(
+            box=None if self.width is None else box.SIMPLE_HEAD,
+            # The lines of a terminal's table are a character wide.
+            padding=(0, BETWEEN if self.width is None else BETWEEN - 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+        )
+        for column in columns:
+            table.add_column(
+                column.name,
+                justify="right" if column.right else "left",
+                # rich narrows the columns that may wrap, the widest first.
+                no_wrap=column.right,
+                overflow="fold" if column.wraps else "ellipsis",
+            )
+        for row in rows:
+            table.add_row(
+                *(_make_cell(cell, column) for cell, column in zip(row, columns, strict=True))
+            )
+        with self.console.capture() as captured:
+            self.console.print(table)
+        for line in captured.get().rstrip("\n").split("\n"):
+            self.console.file.write(f"{line.rstrip()}\n")
+
+
+def _describe_column(column: Column | str, cells: Sequence[Cell]) -> Column:
+    if isinstance(column, Column):
+        return column
+    return Column(column, right=any(isinstance(cell, (int, Number)) for cell in cells))
+
+
+def mark(level: Level, text: str) -> Text:
+    """The text behind the symbol of the level, for a cell of a table."""
+    symbol, style = MARKS[level]
+    return Text(f"{symbol} {escape_line(text)}", style=style)
+
+
+def _format_number(number: Number) -> str:
+    """The number with its interval, both as short as a cell has to be."""
+    interval = number.interval.replace(" to ", "–")  # noqa: RUF001
+    return f"{number.text} ({interval})" if interval else number.text
+
+
+def _make_cell(cell: Cell, column: Column) -> Text:
+    match cell:
+        case None:
+            text = Text("")
+        case Verdict():
+            text = mark(cell.level, cell.opening)
+        case Number():
+            text = Text(_format_number(cell))
+        case Text():
+            text = cell.copy()
+        case int():
+            text = Text(f"{cell:,}")
+        case _:
+            text = Text(escape_invisible(cell))
+    if not column.wraps:
+        text.no_wrap, text.overflow = True, "ellipsis"
+    return text
