@@ -384,7 +384,8 @@ def test_new_lists_are_told_once_with_verdict_and_link(
     (text,) = inbox.texts
     title, *lines = text.splitlines()
     assert "edition 2 of shop" in title
-    assert any(line.startswith(("Good", "Look", "Do not")) for line in lines)
+    openings = ("Good to send", "Checks passed", "Look before you send", "Do not send")
+    assert any(line.startswith(openings) for line in lines)
     assert any("1 new people" in line for line in lines)
     assert lines[-1].endswith("https://dagster.example.com/assets/shop/recommendations")
 
