@@ -69,6 +69,7 @@ class PublishedLists:
     sample: pl.DataFrame
     """Its first rows."""
     findings: Sequence[Finding]
+    """What is found of it now, also by earlier steps."""
     outcome: str
     """What this run did, in words."""
     job: FinishedJob | None = None
@@ -141,8 +142,7 @@ def _judge_again(publishing: Publishing, judged: Sequence[Finding]) -> Published
     data_findings = read_data_findings(publishing.work, skip=False)
     findings = repeat_findings(edition, [*judged, *data_findings])
     publishing.editions.judge_again(findings)
-    findings = [finding for finding in findings if finding.name not in OF_DATA]
-    require_passed(findings)
+    require_passed([finding for finding in findings if finding.name not in OF_DATA])
     _, rows = publishing.editions.read()
     sample = rows.head(SAMPLE).collect(engine="streaming")
     made = "inferred" if edition.job_arn else "counted"
@@ -195,8 +195,9 @@ class NewLists:
             if published.subject == "user":
                 facts = ListFacts(counts, len(table.answered), data, self.publishing.live)
                 findings += judge_lists(facts)
+            findings += read_data_findings(work, skip=self.run.skip_quality_gate)
             edition = self._describe(
-                [*findings, *read_data_findings(work, skip=self.run.skip_quality_gate)],
+                findings,
                 divided,
                 context,
                 job,

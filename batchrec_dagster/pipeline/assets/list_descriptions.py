@@ -18,6 +18,7 @@ from batchrec_dagster.pipeline.declare_asset import (
     storage_links,
     table_metadata,
 )
+from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
@@ -178,6 +179,7 @@ def build_metadata(
     metadata: dict[str, Any] = {
         "preview": _preview(published, lists),
         "outcome": lists.outcome,
+        "verdict": escape(str(give_verdict(lists.findings))),
         **published_metadata(work.files_of(published), edition),
         **_describe_rules(edition),
         **table_metadata(counts.rows, _describe_columns(published), lists.sample.columns),

@@ -89,8 +89,9 @@ def published_lists(published: PublishedList) -> dg.AssetsDefinition:
             made = make_lists(work, published, model, run, lock)
             if made.edition.root_run != run.root_run:
                 record_unchanged(context)
+        names = {spec.name for spec in context.assets_def.check_specs}
         return materialization_with_checks(
-            made.findings,
+            [finding for finding in made.findings if finding.name in names],
             dg.MaterializeResult(
                 data_version=dg.DataVersion(made.edition.version),
                 metadata=build_metadata(work, published, made, model),
