@@ -159,6 +159,17 @@ def test_once_the_data_are_good_they_are_compared_with_the_last_good_lists(shop:
     assert table(shop.project, "shop")["user_id"].n_unique() == USERS + 1
 
 
+def test_data_that_end_long_ago_are_refused_if_that_is_declared(shop: Shop) -> None:
+    published, jobs = shop.read_published(), shop.count_jobs()
+    shop.declare(gate={"max_age_days": 30})
+    result = shop.run()
+    assert not result.success
+    assert "gate.max_age_days allows 30" in why(result)
+    assert "2017" in why(result)
+    shop.declare()
+    assert (shop.read_published(), shop.count_jobs()) == (published, jobs)
+
+
 def test_a_person_may_publish_anyway_and_the_lists_stay_published(shop: Shop) -> None:
     before = table(shop.project, "shop")
     shop.write_ratings()

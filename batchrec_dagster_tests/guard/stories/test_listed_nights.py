@@ -72,6 +72,10 @@ def test_the_nights_of_a_pipeline_are_listed(
     ]
     first, failed, _, refused, second, restored = nights
     assert (failed["steps"], refused["checks"]) == (["raw_ratings"], ["quality_gate"])
+    # Each says why, in a line.
+    assert "there is no such file" in failed["reason"]
+    assert "gate.min_ndcg_at_25 is 1" in refused["reason"]
+    assert not any("\n" in night["reason"] for night in nights)
     # The model that was refused is the one that was published next.
     assert refused["ndcg"] == second["ndcg"] > 0
     assert (first["users"], second["users"], restored["users"]) == (60, 61, 60)
