@@ -45,7 +45,7 @@ attack: .venv/dev  ## Runs the tests of hostile input and requests.
 
 bench: .venv/dev  ## Measures quality and speed, compared with other libraries (an hour; one: python benchmarks/NAME.py).
 	$(BIN)/pip install --quiet --require-hashes -r benchmarks/requirements.lock
-	for name in loading scoring preparation recommendation_table list_rules end_to_end scale quality; do \
+	for name in loading scoring preparation recommendation_table page list_rules end_to_end scale quality; do \
 		$(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: .venv/dev  ## Builds the documentation, and checks its links.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -19,7 +19,7 @@ from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.storage.edition import DataCounts, Edition
 
 # The lists of this many users are compared. If there are more, they are an even sample.
-MOST_COMPARED = 50_000
+MOST_COMPARED = 20_000
 # This many items that are in more lists, and in fewer, are named.
 MOST_ITEMS = 10
 # The settings that decide which interactions the metrics are measured on.
@@ -101,22 +101,16 @@ def compare_editions(
     """
     old, old_lists = before
     new, new_lists = after
-    users = pl.col("user_id").unique()
-    old_users, new_users = (
-        frame.to_series()
-        for frame in pl.collect_all(
-            [old_lists.select(users), new_lists.select(users)], engine="streaming"
-        )
-    )
+    old_users, new_users = (_read_users(lists) for lists in (old_lists, new_lists))
     users_in_both = new_users.filter(new_users.is_in(old_users.implode())).sort()
     step = max(1, -(-len(users_in_both) // most_users))
     users_compared = users_in_both.gather_every(step)
-    old_rows, new_rows = pl.collect_all(
-        [_select_lists(old_lists, users_compared), _select_lists(new_lists, users_compared)],
-        engine="streaming",
-    )
+    old_rows, new_rows = (_read_rows(lists, users_compared) for lists in (old_lists, new_lists))
     shares_kept = _measure_shares_kept(old_rows, new_rows)
-    items = _count_items(old_rows, new_rows)
+    shifts = _count_items(old_rows, new_rows)
+    up = shifts.filter(pl.col("after") > pl.col("before")).head(MOST_ITEMS)
+    down = shifts.reverse().filter(pl.col("after") < pl.col("before")).head(MOST_ITEMS)
+    titles = _read_titles((old_lists, new_lists), pl.concat([up, down]).get_column("item_id"))
     return Changes(
         before=old.number,
         after=new.number,
@@ -129,8 +123,8 @@ def compare_editions(
         same_lists=int((shares_kept == 1).sum()),
         gained=len(new_users) - len(users_in_both),
         lost=len(old_users) - len(users_in_both),
-        up=tuple(item for item in items if item.after > item.before)[:MOST_ITEMS],
-        down=tuple(item for item in reversed(items) if item.after < item.before)[:MOST_ITEMS],
+        up=tuple(_name_items(up, titles)),
+        down=tuple(_name_items(down, titles)),
     )
 
 
@@ -300,46 +294,56 @@ def _read_amount(value: float | None) -> Number | None:
     return None if value is None else Number(value=value, unit="amount")
 
 
-def _select_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.LazyFrame:
-    """The users' lists: user_id, item_id and title, which is null if there are no titles."""
-    has_titles = "title" in lists.collect_schema().names()
-    title = pl.col("title") if has_titles else pl.lit(None, pl.String).alias("title")
+def _read_users(lists: pl.LazyFrame) -> pl.Series:
+    """The ids of the users with a list."""
+    # Each has one item of rank 1.
+    users = lists.filter(pl.col("rank") == 1).select("user_id")
+    return users.collect(engine="streaming").to_series()
+
+
+def _read_rows(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
+    """The lists of these users: user_id and item_id."""
     user_ids = users.alias("user_id").to_frame().lazy()
-    return lists.select("user_id", "item_id", title).join(user_ids, on="user_id", how="semi")
+    rows = lists.select("user_id", "item_id").join(user_ids, on="user_id", how="semi")
+    return rows.collect(engine="streaming")
+
+
+def _read_titles(tables: Sequence[pl.LazyFrame], items: pl.Series) -> dict[str, str]:
+    """The titles of these items, as far as lists have them; those of the newest lists win."""
+    titles: dict[str, str] = {}
+    for lists in tables:
+        if "title" in lists.collect_schema():
+            rows = lists.filter(pl.col("item_id").is_in(items.implode()))
+            named = rows.group_by("item_id").agg(pl.col("title").first())
+            titles |= dict(named.drop_nulls().collect(engine="streaming").iter_rows())
+    return titles
+
+
+def _name_items(shifts: pl.DataFrame, titles: Mapping[str, str]) -> Iterator[ItemChange]:
+    for item, before, after in shifts.select("item_id", "before", "after").iter_rows():
+        yield ItemChange(item=item, title=titles.get(item), before=before, after=after)
 
 
 def _measure_shares_kept(old: pl.DataFrame, new: pl.DataFrame) -> pl.Series:
     """For each user, the share of the longer of the two lists that is in both."""
-    entries = pl.concat([old.select("user_id", "item_id"), new.select("user_id", "item_id")])
-    items_in_both = (
-        entries.filter(entries.is_duplicated()).group_by("user_id").agg(both=pl.len() / 2)
+    items_in_both = old.join(new, on=["user_id", "item_id"], how="semi")
+    counts = [
+        frame.group_by("user_id").agg(pl.len().cast(pl.Float64).alias(name))
+        for name, frame in (("old", old), ("new", new), ("both", items_in_both))
+    ]
+    table = counts[0].join(counts[1], on="user_id").join(counts[2], on="user_id", how="left")
+    longer = pl.max_horizontal("old", "new")
+    return table.select(share=pl.col("both").fill_null(0) / longer).to_series()
+
+
+def _count_items(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    """How many lists have each item: item_id, before and after, in order of the lists gained."""
+    before, after = (
+        rows.group_by("item_id").agg(pl.len().cast(pl.Int64).alias(name))
+        for rows, name in ((old, "before"), (new, "after"))
     )
-    lengths = [frame.group_by("user_id").agg(length=pl.len()) for frame in (old, new)]
-    longer = pl.concat(lengths).group_by("user_id").agg(longer=pl.col("length").max())
-    return longer.join(items_in_both, on="user_id", how="left").select(
-        pl.col("both").fill_null(0) / pl.col("longer")
-    )["both"]
-
-
-def _count_items(old: pl.DataFrame, new: pl.DataFrame) -> list[ItemChange]:
-    """All items of the lists, in order of how many lists they gained."""
-    before = _count_lists(old, "before")
-    after = _count_lists(new, "after")
-    table = (
+    return (
         after.join(before, on="item_id", how="full", coalesce=True)
         .with_columns(pl.col("after", "before").fill_null(0))
         .sort(pl.col("after") - pl.col("before"), "item_id", descending=[True, False])
-        .select(
-            "item_id", title=pl.coalesce("title", "title_right"), before="before", after="after"
-        )
     )
-    return [
-        ItemChange(item=item, title=title, before=lists_before, after=lists_after)
-        for item, title, lists_before, lists_after in table.iter_rows()
-    ]
-
-
-def _count_lists(lists: pl.DataFrame, name: str) -> pl.DataFrame:
-    """How many lists have each item, in a column of this name, and the item's title."""
-    number = pl.len().cast(pl.Int64).alias(name)
-    return lists.group_by("item_id").agg(number, pl.col("title").first())
