@@ -131,7 +131,7 @@ class Lead:
         return f"the model is above {self.over}, which no interval proves"
 
 
-def measure_lead(model: ModelRecord) -> Lead | None:
+def measure_lead(model: ModelRecord | Edition) -> Lead | None:
     """The lead over the better of the popular items of all time, as the engine measured them, and
     of the last days, as batchrec did; None if neither was measured."""
     evidence, recent, ndcg = model.evidence, model.recent_popularity, model.metrics.get(NDCG, 0.0)

@@ -6,7 +6,6 @@ although nothing is counted again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
@@ -21,20 +20,16 @@ from batchrec_dagster.personalize.evidence import (
     join_events,
     name_ndcg,
 )
-from batchrec_dagster.reporting.insight.changes import (
-    Changes,
-    read_ndcg_number,
-    read_popular_ndcg_number,
-)
+from batchrec_dagster.reporting.insight.changes import Changes, read_ndcg_number
 from batchrec_dagster.reporting.insight.nights import ListedNight
-from batchrec_dagster.reporting.insight.numbers import Number
+from batchrec_dagster.reporting.insight.numbers import Number, Unit
 from batchrec_dagster.reporting.insight.people import People
 from batchrec_dagster.reporting.insight.verdict import Verdict, give_verdict
 from batchrec_dagster.steps.arms import MODEL
+from batchrec_dagster.steps.judge_quality import measure_lead
 from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.edition import Edition, Finding, Level
 from batchrec_dagster.storage.layout import ListFiles
-from batchrec_dagster.storage.measured_popularity import name_window
 from batchrec_dagster.storage.records import load, save
 
 # The start of the sources of generated data.
@@ -164,12 +159,8 @@ class Page(BaseModel):
     @property
     def popular_name(self) -> str:
         """What the popular items are called that the model is compared with."""
-        edition = self.edition
-        recent = edition.recent_popularity
-        of_all_time = _read_popular_of_all_time(edition)
-        if recent is not None and recent.is_better_than(of_all_time):
-            return f"popular items {name_window(recent.days)}"
-        return "popular items of all time"
+        lead = measure_lead(self.edition)
+        return "popular items" if lead is None else lead.over.removeprefix("the ")
 
 
 def read_page(files: ListFiles) -> Page | None:
@@ -182,71 +173,48 @@ def save_page(files: ListFiles, page: Page) -> None:
     save(files.storage.store, files.uri(files.keys.report_facts), page)
 
 
-def _read_popular_of_all_time(edition: Edition) -> float | None:
-    return edition.evidence.get(f"{ALL}/popular")
-
-
 def _list_quality(edition: Edition) -> Iterator[QualityRow]:
-    ndcg, popular = read_ndcg_number(edition), read_popular_ndcg_number(edition)
+    ndcg = read_ndcg_number(edition)
     if ndcg is not None:
-        lead = None
-        if popular is not None:
-            popular, lead = _compare_with_popular(edition, ndcg, popular)
-        yield QualityRow(name_ndcg(edition.success), ndcg, popular, lead)
-    others: dict[str, tuple[str, str]] = {
+        lead = measure_lead(edition)
+        difference = None
+        if lead is not None:
+            difference = Number(value=lead.value, unit="score", low=lead.low, high=lead.high)
+        popular = _read_popular_ndcg(edition)
+        yield QualityRow(name_ndcg(edition.success), ndcg, popular, difference)
+    others: dict[str, tuple[str, Unit]] = {
         "precision_at_10": ("Precision@10", "share"),
         "mean_reciprocal_rank_at_25": ("MRR@25", "score"),
         COVERAGE: ("Coverage", "share"),
     }
     for key, (name, unit) in others.items():
         if key in edition.metrics:
-            value = edition.metrics[key]
-            number = Number(value=value, unit="share" if unit == "share" else "score")
-            yield QualityRow(name, number, None, None)
+            yield QualityRow(name, Number(value=edition.metrics[key], unit=unit), None, None)
 
 
-def _compare_with_popular(edition: Edition, ndcg: Number, popular: Number) -> tuple[Number, Number]:
-    """The metric of popular items with its interval, and the lead of the model.
-
-    Popular items of the last days are measured on other users than the model, so both margins of
-    error count.
-    """
-    recent = edition.recent_popularity
-    if recent is not None and recent.is_better_than(_read_popular_of_all_time(edition)):
+def _read_popular_ndcg(edition: Edition) -> Number | None:
+    """The NDCG@25 of the better kind of popular items, with its interval; None if not measured."""
+    recent, evidence = edition.recent_popularity, edition.evidence
+    if recent is not None and recent.is_better_than(evidence.get(f"{ALL}/popular")):
         margin = recent.margin
-        popular = _add_margin(recent.ndcg, margin, recent.users)
-        lead = ndcg.value - recent.ndcg
-        if margin is None or ndcg.low is None or ndcg.high is None:
-            return popular, Number(value=lead, unit="score")
-        both = math.hypot((ndcg.high - ndcg.low) / 2, margin)
-        return popular, Number(value=lead, unit="score", low=lead - both, high=lead + both)
-    for evidence in Evidence.read(edition.evidence):
-        if evidence.group == ALL:
-            of_all_time, lead_estimate = evidence.popular, evidence.difference
-            return (
-                Number(
-                    value=of_all_time.value,
-                    unit="score",
-                    low=of_all_time.low,
-                    high=of_all_time.high,
-                    measured_on=evidence.users,
-                ),
-                Number(
-                    value=lead_estimate.value,
-                    unit="score",
-                    low=lead_estimate.low,
-                    high=lead_estimate.high,
-                    measured_on=evidence.users,
-                ),
+        return Number(
+            value=recent.ndcg,
+            unit="score",
+            low=None if margin is None else max(0.0, recent.ndcg - margin),
+            high=None if margin is None else recent.ndcg + margin,
+            measured_on=recent.users,
+        )
+    for group in Evidence.read(evidence):
+        if group.group == ALL:
+            popular = group.popular
+            return Number(
+                value=popular.value,
+                unit="score",
+                low=popular.low,
+                high=popular.high,
+                measured_on=group.users,
             )
-    return popular, Number(value=ndcg.value - popular.value, unit="score")
-
-
-def _add_margin(value: float, margin: float | None, users: int) -> Number:
-    if margin is None:
-        return Number(value=value, unit="score", measured_on=users)
-    low, high = max(0.0, value - margin), value + margin
-    return Number(value=value, unit="score", low=low, high=high, measured_on=users)
+    return None
 
 
 def select_model_outcomes(outcomes: list[Outcome]) -> tuple[Outcome, ...]:

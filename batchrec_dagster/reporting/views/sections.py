@@ -50,16 +50,16 @@ def build_strip(page: Page) -> Iterator[Tile]:
     """What there is to know of the edition at a glance."""
     edition, counts = page.edition, page.edition.counts
     yield Tile("Edition", str(edition.number))
-    yield Tile("Live since", f"{format_time(page.live_since)} UTC")
+    yield Tile("Live since (UTC)", format_time(page.live_since))
     served = Fact("served", Number(value=edition.users or 0))
     requested = Fact("requested", Number(value=counts.requested - edition.users_dropped))
     yield Tile("Users served", served, of=requested)
     yield Tile("Items each", Fact("longest", Number(value=counts.longest)), note="at most")
     if page.changes is None:
-        yield Tile("Kept of a list", "nothing to compare")
+        yield Tile("Kept of a list", "nothing before")
     elif page.changes.kept is not None:
         kept = Fact("overlap", Number(value=page.changes.kept, unit="share"))
-        yield Tile("Kept of a list", kept, note=f"since edition {page.changes.before}")
+        yield Tile("Kept of a list", kept, note=f"of edition {page.changes.before}")
     passed = sum(check.level == "good" for check in page.checks)
     level = "" if passed == len(page.checks) else "watch"
     yield Tile("Checks passed", f"{passed:,} of {len(page.checks):,}", level=level)
@@ -95,7 +95,7 @@ def build_comparisons(page: Page) -> list[Section]:
 
 
 def _compare_held_out(page: Page) -> Section:
-    title = "What people chose next, held out"
+    title = "What people chose next, hidden from the model"
     if not page.quality or page.quality[0].popular is None:
         return Section("held-out", title, ["Nothing was measured."])
     name, model, popular, lead = page.quality[0]
@@ -108,7 +108,7 @@ def _compare_held_out(page: Page) -> Section:
             Bar(popular, largest, is_quiet=True, fact="popular_ndcg"),
         ],
     ]
-    sentences = [f"{name}. {page.measured_by}."]
+    sentences = [f"{name}, from 0 to 1: how well the first 25 items match it. {page.measured_by}."]
     if lead is not None:
         sentences.append(f"The lead is {_sign(lead)}.")
     return Section(
