@@ -99,7 +99,7 @@ def make_table(name: str, folder: Path, results: int) -> dict[str, Any]:
     """What the asset does from the job's output to the published table."""
     import polars as pl
 
-    from batchrec_dagster.personalize.file_formats import scan_interactions
+    from batchrec_dagster.personalize.formats import scan_interactions
     from batchrec_dagster.steps.job_output import JobOutput
     from batchrec_dagster.storage.connection import S3Connection, Storage
     from batchrec_dagster.storage.list_file import ListWriter

@@ -66,7 +66,7 @@ def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
     """What the assets interactions and batch_users do."""
     import polars as pl
 
-    from batchrec_dagster.personalize.file_formats import choose_csv_types
+    from batchrec_dagster.personalize.formats import choose_csv_types
     from batchrec_dagster.personalize.schemas import list_interactions_columns
     from batchrec_dagster.preparation.polars.decoding import RawFile
     from batchrec_dagster.preparation.polars.prepare import open_ratings

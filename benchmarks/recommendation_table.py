@@ -183,7 +183,7 @@ def build_at_once(folder: Path, results: int) -> dict[str, Any]:
     """Everything in memory, without a check."""
     import polars as pl
 
-    from batchrec_dagster.personalize.file_formats import read_output_lines
+    from batchrec_dagster.personalize.formats import read_output_lines
 
     start_seconds = time.perf_counter()
     text = {"USER_ID": pl.String, "ITEM_ID": pl.String}

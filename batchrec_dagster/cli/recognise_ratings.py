@@ -29,7 +29,7 @@ from batchrec_dagster.cli.recognised_source import (
     describe_bad_rows,
     leave_out_defaults,
 )
-from batchrec_dagster.personalize.file_formats import choose_csv_types
+from batchrec_dagster.personalize.formats import choose_csv_types
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     ITEM_ID,

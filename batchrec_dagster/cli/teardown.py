@@ -18,7 +18,7 @@ from batchrec_dagster.reporting.views.plain import get_terminal_width, shorten_p
 
 if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
-    from batchrec_dagster.personalize.ensure import Ensure
+    from batchrec_dagster.personalize.resources import Ensure
     from batchrec_dagster.storage.connection import Storage
     from batchrec_dagster.storage.objects import ObjectInfo
 
@@ -39,8 +39,8 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
       batchrec teardown shop --storage     # the tables and copied ratings too
     """
     from batchrec_dagster.config.declaration_errors import DeclarationError
-    from batchrec_dagster.personalize.ensure import PIPELINE_TAG
-    from batchrec_dagster.personalize.teardown import plan_teardown
+    from batchrec_dagster.personalize.api import PIPELINE_TAG
+    from batchrec_dagster.personalize.cleanup import plan_teardown
     from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
     from batchrec_dagster.steps.locks import hold_locks, list_lock_uris
     from batchrec_dagster.storage.durable import delete_empty_folders
@@ -97,7 +97,7 @@ def _delete(
     with_files: bool,
 ) -> None:
     """Delete what there is of the pipeline now, as more may have come since the question."""
-    from batchrec_dagster.personalize.teardown import delete, plan_teardown
+    from batchrec_dagster.personalize.cleanup import delete, plan_teardown
 
     delete(ensure, plan_teardown(ensure, name))
     for info in _list_files(storage, name, pipeline, with_files):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchrec_dagster.personalize import filter_check
-from batchrec_dagster.personalize.filter_grammar import (
+from batchrec_dagster.personalize import conditions
+from batchrec_dagster.personalize.filters import (
     DATASETS,
     FilterExpressionError,
     iterate_comparisons,
+    parse_attributes,
     parse_condition,
 )
-from batchrec_dagster.personalize.item_attributes import ItemAttributesError, typed_conditions
 from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     INTERACTIONS,
@@ -30,14 +30,14 @@ from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 Schemas = Mapping[str, Schema]
 
 
-def find_filter_traits(expression: str | None) -> filter_check.FilterTraits | None:
+def find_filter_traits(expression: str | None) -> conditions.FilterTraits | None:
     """What a filter of lists or segments needs; None without a filter, and for a template.
 
     Raises ValueError, with the position of an error in the syntax.
     """
     if expression is None or "{{" in expression:
         return None
-    return filter_check.find_traits(expression)
+    return conditions.find_traits(expression)
 
 
 def find_filter_problem(expression: str, schemas: Schemas, *, events: bool) -> str | None:
@@ -46,12 +46,12 @@ def find_filter_problem(expression: str, schemas: Schemas, *, events: bool) -> s
     events: whether interactions have different event types.
     """
     try:
-        for dataset, field in sorted(filter_check.find_used_fields(expression)):
+        for dataset, field in sorted(conditions.find_used_fields(expression)):
             problem = _explain_missing_field(dataset, field, schemas)
             if problem:
                 return problem
-        filter_check.check_expression(expression, schemas)
-        named_events = filter_check.find_event_types(expression) - {"*"}
+        conditions.check_expression(expression, schemas)
+        named_events = conditions.find_event_types(expression) - {"*"}
         if named_events - {EVENT_TYPE_VALUE}:
             return find_events_problem(
                 [*(named_events - {EVENT_TYPE_VALUE})], has_event_types=events
@@ -76,7 +76,7 @@ def find_condition_problem(condition: str, dataset: str, schemas: Schemas) -> st
                 problem = _explain_missing_field(dataset, field.column, schemas)
                 if problem:
                     return problem
-        filter_check.check_condition(parsed, dataset, schemas)
+        conditions.check_condition(parsed, dataset, schemas)
     except FilterExpressionError as error:
         if condition.lstrip()[:7].upper() in ("INCLUDE", "EXCLUDE"):
             return f"write the condition alone, such as {dataset}.COLUMN = 1, without INCLUDE"
@@ -132,7 +132,7 @@ def explain_open_filter(expression: str | None) -> str | None:
     """
     if expression is None or "{{" in expression:
         return None
-    comparison = filter_check.find_open_exclusion(expression)
+    comparison = conditions.find_open_exclusion(expression)
     if comparison is None:
         return None
     wanted = "IN (…)" if comparison.operator == "NOT IN" else "= …"
@@ -147,8 +147,8 @@ def find_attributes_problem(expression: str, schemas: Schemas) -> str | None:
     if ITEMS not in schemas:
         return f"{expression!r} matches nothing: no items with metadata are declared"
     try:
-        typed_conditions(expression, schemas[ITEMS])
-    except ItemAttributesError as error:
+        conditions.check_condition(parse_attributes(expression), ITEMS, schemas)
+    except FilterExpressionError as error:
         return str(error)
     return None
 

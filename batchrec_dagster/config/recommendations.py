@@ -11,9 +11,8 @@ from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import build_field_errors, validate_range
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.personalize.file_formats import MAX_RESULTS
-from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN
-from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
+from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, MAX_LENGTH
+from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.preparation.sources.parsing import parse_source
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN, build_exclude_events
+from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, build_exclude_events
 
 
 class ExcludeSeen(Settings):

@@ -10,9 +10,12 @@ from batchrec_dagster.config.filter_problems import find_filter_traits
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import validate_range
-from batchrec_dagster.personalize.file_formats import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
-from batchrec_dagster.personalize.filter_grammar import MAX_LENGTH
-from batchrec_dagster.personalize.item_attributes import ItemAttributesError, parse_conditions
+from batchrec_dagster.personalize.filters import (
+    MAX_LENGTH,
+    FilterExpressionError,
+    parse_attributes,
+)
+from batchrec_dagster.personalize.formats import ITEM_ATTRIBUTES, ITEM_FIELD, MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.recipes import ITEM_AFFINITY, ITEM_ATTRIBUTE_AFFINITY
 
 # "Amazon Personalize endpoints and quotas".
@@ -56,8 +59,8 @@ class Segments(Settings):
         for expression in attributes:
             if "{{" not in expression:
                 try:
-                    parse_conditions(expression)
-                except ItemAttributesError as error:
+                    parse_attributes(expression)
+                except FilterExpressionError as error:
                     raise ValueError(f"{expression!r}: {error}") from None
         return attributes
 

@@ -20,7 +20,7 @@ from batchrec_dagster.config.validation import (
     validate_with,
 )
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.personalize.file_formats import MAX_RESULTS
+from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS as SIMILAR_ITEMS_RECIPE
 from batchrec_dagster.personalize.recipes import SIMS
 from batchrec_dagster.preparation.sources.parsing import parse_source

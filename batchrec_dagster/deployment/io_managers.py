@@ -26,7 +26,7 @@ from batchrec_dagster.dagster_internals.expected_failure import failures_without
 from batchrec_dagster.deployment.storage_resource import StorageResource
 from batchrec_dagster.deployment.table_kinds import convert_table, is_table_type, to_polars
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.editions import Editions

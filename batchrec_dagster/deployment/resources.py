@@ -17,9 +17,10 @@ from pydantic import Field
 
 from batchrec_dagster.deployment.storage_resource import StorageResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.ensure import LIMIT, REQUEST_RATE, STORAGE_TAG, Ensure
-from batchrec_dagster.personalize.file_formats import MAX_RESULTS
+from batchrec_dagster.personalize.api import LIMIT, STORAGE_TAG
+from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Prices
+from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ def raise_limits_at_once(client: Any) -> None:
 
     def raise_limit(response: Any, operation: Any, **_: Any) -> None:
         error = (response and response[1].get("Error")) or {}
-        if error.get("Code") == LIMIT and not REQUEST_RATE.search(error.get("Message", "")):
+        # Only requests that create something have quotas. Others come too fast.
+        if error.get("Code") == LIMIT and operation.name.startswith("Create"):
             raise client.exceptions.LimitExceededException(response[1], operation.name)
 
     # First, so that botocore does not count it as throttling and slow down all requests.

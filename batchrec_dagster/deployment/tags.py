@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from batchrec_dagster.personalize.ensure import OWN_TAGS
+from batchrec_dagster.personalize.api import OWN_TAGS
 
 # AWS's rules: "Tag naming limits and requirements" in the user guide of Tagging AWS Resources.
 MAX_KEY_CHARACTERS, MAX_VALUE_CHARACTERS, MAX_TAGS = 128, 256, 50

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from batchrec_dagster.personalize import file_formats
+from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize import recipes as names
 from batchrec_dagster.personalize.recipes import build_recipe_arn, parse_hyperparameters
 
@@ -75,7 +75,7 @@ _TABLE = (
         names.USER_PERSONALIZATION,
         USER_PERSONALIZATION,
         "Predicts the items that each user will interact with.",
-        (file_formats.USER_FIELD,),
+        (formats.USER_FIELD,),
         Output.SCORED_ITEMS,
         train_blend,
     ),
@@ -83,7 +83,7 @@ _TABLE = (
         names.USER_PERSONALIZATION_V2,
         USER_PERSONALIZATION,
         "Predicts the items that each user will interact with; the second generation.",
-        (file_formats.USER_FIELD,),
+        (formats.USER_FIELD,),
         Output.SCORED_ITEMS,
         train_blend,
         events_config=True,
@@ -92,7 +92,7 @@ _TABLE = (
         names.SIMS,
         RELATED_ITEMS,
         "Finds the items that the same users have interacted with.",
-        (file_formats.ITEM_FIELD,),
+        (formats.ITEM_FIELD,),
         Output.ITEMS,
         training.train_sims,
     ),
@@ -100,7 +100,7 @@ _TABLE = (
         names.SIMILAR_ITEMS,
         RELATED_ITEMS,
         "Finds the items that are similar to a given one.",
-        (file_formats.ITEM_FIELD,),
+        (formats.ITEM_FIELD,),
         Output.ITEMS,
         training.train_similar_items,
     ),
@@ -108,7 +108,7 @@ _TABLE = (
         names.ITEM_AFFINITY,
         USER_SEGMENTATION,
         "Finds the users who are most likely to interact with an item.",
-        (file_formats.ITEM_FIELD,),
+        (formats.ITEM_FIELD,),
         Output.USERS,
         training.train_segmentation,
         max_lines=500,
@@ -117,7 +117,7 @@ _TABLE = (
         names.ITEM_ATTRIBUTE_AFFINITY,
         USER_SEGMENTATION,
         "Finds the users who are most likely to interact with items of some attributes.",
-        (file_formats.ITEM_ATTRIBUTES,),
+        (formats.ITEM_ATTRIBUTES,),
         Output.USERS,
         training.train_segmentation,
         max_lines=10,

@@ -1,34 +1,269 @@
-"""Conditions such as `ITEMS.STOCK > 0`: the rows that meet them.
+"""Checks conditions against the schemas of datasets, and finds the rows that meet them.
 
-They are those of Personalize's filters, and of rules, which are written in the same grammar. A null
+The conditions are those of Personalize's filters, and of rules, such as `ITEMS.STOCK > 0`. A null
 never matches, not even != or NOT IN. A string with `|` matches as a whole and by each of the values
 that `|` separates. Names match in any case, values do not.
+
+Source: developer guide, "Filter expressions", "Guidelines and requirements" and "Common error
+messages in Amazon Personalize".
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.filter_grammar import (
+from batchrec_dagster.personalize.filters import (
+    ACTION_TARGET,
     ANY_EVENT,
+    CURRENT_USER,
+    DATASETS,
+    ITEM_TARGET,
     LISTS,
+    USER_TARGET,
     Comparison,
     Condition,
+    Expression,
+    FieldRef,
+    FilterExpressionError,
     Or,
+    iterate_comparisons,
+    list_fields,
+    parse,
 )
 from batchrec_dagster.personalize.schemas import (
     CREATION_TIMESTAMP,
+    EVENT_TYPE,
+    INTERACTIONS,
     ITEMS,
+    USERS,
     VALUE_SEPARATOR,
     Field,
     Schema,
 )
+
+MAX_FIELDS = 10
+
+_EQUALITY = ("=", "!=")
+_DATASETS_OF = {ITEM_TARGET: (ITEMS, INTERACTIONS), USER_TARGET: (USERS, INTERACTIONS)}
+
+# The schemas of a dataset group by dataset type.
+Schemas = Mapping[str, Schema]
+
+
+def check(expressions: tuple[Expression, ...], schemas: Schemas) -> None:
+    """Raise FilterExpressionError for the first rule that the filter breaks.
+
+    The message names the part of the filter, and what is allowed.
+    """
+    targets = {expression.target for expression in expressions}
+    if ACTION_TARGET in targets:
+        raise FilterExpressionError(
+            "ActionID is for action recommendations, which batch jobs do not support: use ItemID"
+            " or UserID."
+        )
+    if len(targets) > 1:
+        raise FilterExpressionError(
+            "A filter is for items or for users: use ItemID or UserID, not both."
+        )
+    for expression in expressions:
+        _check_expression(expression, schemas)
+    field_count = len(list_fields(expressions))
+    if field_count > MAX_FIELDS:
+        raise FilterExpressionError(
+            f"The filter uses {field_count} distinct dataset fields; {MAX_FIELDS} at most are"
+            " allowed."
+        )
+
+
+def _check_expression(expression: Expression, schemas: Schemas) -> None:
+    first: FieldRef | None = None
+    for comparison in iterate_comparisons(expression.where):
+        field = comparison.field
+        _check_dataset(field, expression.target)
+        first = first or field
+        if field.dataset != first.dataset:
+            raise FilterExpressionError(
+                f"{first} and {field} are of different datasets, which cannot be used in one"
+                " expression: chain two expressions with |."
+            )
+        _check_comparison(comparison, schemas)
+    if expression.users and expression.target != ITEM_TARGET:
+        raise FilterExpressionError(
+            "IF is allowed with ItemID only: there is no CurrentUser in a segment."
+        )
+    for comparison in expression.users:
+        if comparison.field.dataset != CURRENT_USER:
+            raise FilterExpressionError(
+                f"IF checks conditions of CurrentUser only, such as CurrentUser.AGE > 18; not"
+                f" {comparison.field}."
+            )
+        _check_comparison(comparison, schemas)
+
+
+def _check_dataset(field: FieldRef, target: str) -> None:
+    if field.dataset not in DATASETS:
+        allowed = " and ".join(DATASETS[dataset] for dataset in _DATASETS_OF[target])
+        raise FilterExpressionError(f"{field} is of no known dataset: allowed are {allowed}.")
+    if field.dataset == CURRENT_USER:
+        raise FilterExpressionError(f"{field} is allowed only in an IF condition at the end.")
+    if field.dataset == USERS and target == ITEM_TARGET:
+        raise FilterExpressionError(
+            f"{field} cannot choose items: use IF CurrentUser.{field.column} at the end, or UserID."
+        )
+    if field.dataset == ITEMS and target == USER_TARGET:
+        raise FilterExpressionError(
+            f"{field} cannot choose users: use fields of Users or Interactions."
+        )
+
+
+def _check_comparison(comparison: Comparison, schemas: Schemas) -> None:
+    field = _find_field(comparison.field, schemas)
+    is_string = field.type == "string"
+    sign = comparison.operator
+    if sign in LISTS and not is_string:
+        raise FilterExpressionError(
+            f"{comparison.field} is of type {field.type}: IN and NOT IN compare strings; use =, !=,"
+            " <, <=, > or >= with a number."
+        )
+    if is_string and sign not in (*LISTS, *_EQUALITY):
+        raise FilterExpressionError(
+            f"{comparison.field} is of type string: {sign} compares numbers; use IN, NOT IN, ="
+            " or != with quoted strings."
+        )
+    if sign not in LISTS and len(comparison.operands) != 1:
+        raise FilterExpressionError(
+            f"{comparison} takes one value, not {len(comparison.operands)}."
+        )
+    if sign in LISTS and not comparison.in_parentheses:
+        raise FilterExpressionError(
+            f'{comparison} takes a list in parentheses, such as ("a", "b").'
+        )
+    for operand in comparison.operands:
+        _check_literal(comparison, field, operand)
+
+
+def _find_field(ref: FieldRef, schemas: Schemas) -> Field:
+    dataset = DATASETS[ref.dataset_type]
+    if ref.dataset == INTERACTIONS and ref.column != EVENT_TYPE:
+        raise FilterExpressionError(
+            f"{ref} cannot be used: of interactions, filters see EVENT_TYPE only."
+        )
+    schema = schemas.get(ref.dataset_type)
+    if schema is None:
+        raise FilterExpressionError(
+            f"{ref} cannot be used: the dataset group has no {dataset} dataset. Create it, with"
+            f" the field {ref.column} in its schema, before the filter."
+        )
+    field = schema.field(ref.column)
+    if field is None:
+        allowed = [EVENT_TYPE] if ref.dataset == INTERACTIONS else schema.columns
+        raise FilterExpressionError(
+            f"{ref} is not in the schema of the {dataset} dataset: it needs the field"
+            f" {ref.column}; filters can use {', '.join(allowed)}."
+        )
+    if field.type == "boolean":
+        raise FilterExpressionError(
+            f"Invalid Expression: {ref} is of type boolean, which filters cannot use: import it"
+            ' as the strings "True" and "False", or as the numbers 0 and 1.'
+        )
+    if field.textual:
+        raise FilterExpressionError(f"{ref} is textual metadata, which filters cannot use.")
+    return field
+
+
+def _check_literal(comparison: Comparison, field: Field, literal: object) -> None:
+    if isinstance(literal, str) != (field.type == "string"):
+        required = "quoted strings" if field.type == "string" else "a number without quotes"
+        raise FilterExpressionError(
+            f"{comparison} {literal!r}: {comparison.field} is of type {field.type}, compare it"
+            f" with {required}."
+        )
+    if literal == ANY_EVENT and comparison.field.dataset != INTERACTIONS:
+        raise FilterExpressionError(
+            f'{comparison} cannot take "*", which is for Interactions.EVENT_TYPE.'
+        )
+
+
+@dataclass(frozen=True)
+class FilterTraits:
+    """What a filter filters, and which data it needs."""
+
+    filters_users: bool
+    """Whether it filters users (UserID), for segments, rather than items (ItemID)."""
+    uses_interactions: bool
+    """Whether it uses interactions."""
+
+
+def find_traits(expression: str) -> FilterTraits:
+    """What the expression filters and needs. Raises FilterExpressionError."""
+    expressions = parse(expression)
+    return FilterTraits(
+        filters_users=expressions[0].target == USER_TARGET,
+        uses_interactions=any(expression.on_interactions for expression in expressions),
+    )
+
+
+def check_expression(expression: str, schemas: Schemas) -> None:
+    """Raise FilterExpressionError unless the group can have this filter.
+
+    schemas: the schemas of the group by dataset type.
+    """
+    check(parse(expression), schemas)
+
+
+def check_condition(condition: Condition, dataset: str, schemas: Schemas) -> None:
+    """Raise FilterExpressionError unless the condition is on this dataset alone.
+
+    dataset: the type of the dataset, such as ITEMS.
+    """
+    for comparison in iterate_comparisons(condition):
+        if comparison.field.dataset != dataset:
+            raise FilterExpressionError(
+                f"{comparison.field} cannot be used here: write conditions on"
+                f" {DATASETS[dataset]}, such as {dataset}.COLUMN = 1."
+            )
+        _check_comparison(comparison, schemas)
+
+
+def find_used_fields(expression: str) -> set[tuple[str, str]]:
+    """The fields it uses, as (dataset type, name in upper case). Raises FilterExpressionError."""
+    return list_fields(parse(expression))
+
+
+def find_event_types(expression: str) -> set[str]:
+    """The event types it names, in lower case; `*` is any type. Raises FilterExpressionError."""
+    return {
+        str(operand).lower()
+        for part in parse(expression)
+        for comparison in iterate_comparisons(part.where)
+        if comparison.field.dataset == INTERACTIONS
+        for operand in comparison.operands
+    }
+
+
+def find_open_exclusion(expression: str) -> Comparison | None:
+    """The first condition that the filter names items by which it does not exclude; None if there
+    is none.
+
+    Such an EXCLUDE, with NOT IN or !=, is meant to leave only items with certain values. Items that
+    the Items dataset does not have are not excluded, either.
+
+    Raises FilterExpressionError.
+    """
+    for part in parse(expression):
+        if part.include or part.target != ITEM_TARGET:
+            continue
+        for comparison in iterate_comparisons(part.where):
+            if comparison.field.dataset == ITEMS and comparison.operator in ("NOT IN", "!="):
+                return comparison
+    return None
+
 
 # The column of Items that rules have where items.columns.created is declared: the days from the
 # item's creation to the newest interaction.

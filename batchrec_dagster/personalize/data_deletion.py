@@ -28,21 +28,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from batchrec_dagster.personalize import ensure as api
-from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.resource_kinds import (
+from batchrec_dagster.personalize.api import (
     BATCH_INFERENCE_JOB,
     BATCH_SEGMENT_JOB,
     DATA_DELETION_JOB,
     DATASET,
-    DATASET_GROUP,
+    FAILED,
     IMPORT_JOB,
+    READY,
     SOLUTION,
     SOLUTION_VERSION,
+    Description,
+    PersonalizeError,
     ResourceKind,
 )
+from batchrec_dagster.personalize.cleanup import is_busy, is_ours, list_groups
+from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.schemas import USER_ID
-from batchrec_dagster.personalize.teardown import ResourceToDelete, is_busy, is_ours
+from batchrec_dagster.personalize.waiting import StartedResource
 
 MAX_INPUT_BYTES = 50_000_000
 """The largest input of a job. Some pages of the guide say 50 MB, others 100 MB."""
@@ -83,23 +86,20 @@ class DeletionResult:
 
     @property
     def is_completed(self) -> bool:
-        return self.status in api.READY
+        return self.status in READY
 
 
-def find_dataset_groups(ensure: api.Ensure, pipeline: str) -> list[str]:
+def find_dataset_groups(ensure: Ensure, pipeline: str) -> list[str]:
     """The ARNs of the pipeline's dataset groups, also of those that earlier settings left."""
-    name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    kind = DATASET_GROUP
-    groups = [
-        ResourceToDelete(kind, summary[kind.name], summary[kind.arn], summary["status"])
-        for summary in ensure.list(kind)
-        if name.fullmatch(summary[kind.name]) and not summary["status"].startswith("DELETE")
+    return [
+        group.arn
+        for group in list_groups(ensure, pipeline)
+        if not group.status.startswith("DELETE") and is_ours(ensure, group, pipeline)
     ]
-    return [group.arn for group in groups if is_ours(ensure, group, pipeline)]
 
 
 def erase_users(
-    ensure: api.Ensure,
+    ensure: Ensure,
     storage: InputStorage,
     folder: str,
     dataset_group_arn: str,
@@ -127,13 +127,13 @@ def erase_users(
     kind = DATA_DELETION_JOB
     stem = _make_stem(dataset_group_arn, request)
     uri = f"{folder}{stem}.csv"
-    arn = ensure.find_numbered(kind, stem, datasetGroupArn=dataset_group_arn)
+    arn = ensure.find(kind, stem, datasetGroupArn=dataset_group_arn)
     if arn is None:
         data = format_input(users)
         _wait_until_idle(ensure, dataset_group_arn)
         storage.put(uri, data)
         try:
-            started = ensure.start_numbered(
+            started = ensure.start(
                 kind,
                 stem,
                 lambda _: {
@@ -148,13 +148,13 @@ def erase_users(
             storage.delete(uri)
             raise
     else:
-        started = api.StartedResource(arn, created=False)
+        started = StartedResource(arn, created=False)
     description = ensure.describe_when_shown(kind, started.arn)
     if wait or not is_busy(description):
         try:
             description = ensure.wait_until_ready(kind, started).description
         except PersonalizeError as error:
-            if error.details.get("status") in api.FAILED:
+            if error.details.get("status") in FAILED:
                 storage.delete(uri)
             raise
         storage.delete(uri)
@@ -162,7 +162,7 @@ def erase_users(
 
 
 def erase_users_from_groups(
-    ensure: api.Ensure,
+    ensure: Ensure,
     storage: InputStorage,
     folder: str,
     dataset_group_arns: Collection[str],
@@ -216,7 +216,7 @@ def _make_stem(dataset_group_arn: str, request: str) -> str:
     return f"{group[:room]}-{request}"
 
 
-def _wait_until_idle(ensure: api.Ensure, dataset_group_arn: str) -> None:
+def _wait_until_idle(ensure: Ensure, dataset_group_arn: str) -> None:
     """Wait for what works with the users' data. Raises PersonalizeError at the deadline."""
     while True:
         busy = [
@@ -232,8 +232,8 @@ def _wait_until_idle(ensure: api.Ensure, dataset_group_arn: str) -> None:
 
 
 def _list_work(
-    ensure: api.Ensure, dataset_group_arn: str
-) -> Iterator[tuple[ResourceKind, api.Description]]:
+    ensure: Ensure, dataset_group_arn: str
+) -> Iterator[tuple[ResourceKind, Description]]:
     """Yield the summaries of imports, trainings and batch jobs in the dataset group."""
     for dataset in ensure.list(DATASET, datasetGroupArn=dataset_group_arn):
         for job in ensure.list(IMPORT_JOB, datasetArn=dataset[DATASET.arn]):
@@ -250,12 +250,12 @@ def _list_work(
 
 
 def _make_result(
-    ensure: api.Ensure,
+    ensure: Ensure,
     dataset_group_arn: str,
-    started: api.StartedResource,
-    description: api.Description,
+    started: StartedResource,
+    description: Description,
 ) -> DeletionResult:
-    is_completed = description["status"] in api.READY
+    is_completed = description["status"] in READY
     start = description["creationDateTime"]
     end = description["lastUpdatedDateTime"] if is_completed else None
     overlapping_work: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.api import PersonalizeError
 
 # The environment variable with the path of a file of other prices.
 PRICES_VARIABLE = "BATCHREC_PRICES"

@@ -15,7 +15,7 @@ import dagster as dg
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.deployment.storage_resource import StorageResource
 from batchrec_dagster.errors import Refused, UserError
-from batchrec_dagster.personalize.evidence import read_ndcg
+from batchrec_dagster.personalize.measurements import read_ndcg
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds

@@ -22,7 +22,7 @@ from batchrec_dagster.dagster_internals.expected_failure import (
 )
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.errors import Refused, UserError
-from batchrec_dagster.personalize.errors import PersonalizeError
+from batchrec_dagster.personalize.api import PersonalizeError
 from batchrec_dagster.pipeline.run_endings import (
     find_run_start,
     forget_failure,

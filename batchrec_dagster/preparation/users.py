@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from batchrec_dagster.personalize.file_formats import MAX_INPUT_BYTES, MAX_INPUT_RECORDS, USER_FIELD
+from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES, MAX_INPUT_RECORDS, USER_FIELD
 from batchrec_dagster.personalize.schemas import (
     MAX_ID_LENGTH,
     TIMESTAMP,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.personalize.formats import USER_FIELD
 from batchrec_dagster.reporting.report_counts import ReportCounts
 from batchrec_dagster.reporting.run_tables import RunTables
 from batchrec_dagster.storage.edition import NewcomerFacts

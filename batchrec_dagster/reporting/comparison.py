@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from batchrec_dagster.personalize.evidence import (
+from batchrec_dagster.personalize.measurements import (
     COVERAGE,
     name_ndcg,
     read_ndcg,

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.evidence import COVERAGE, NDCG, join_events, name_ndcg
+from batchrec_dagster.personalize.measurements import COVERAGE, NDCG, join_events, name_ndcg
 from batchrec_dagster.reporting.drift import DataFacts
 from batchrec_dagster.storage.edition import Edition
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import polars as pl
 from pydantic import PlainSerializer, PlainValidator
 
-from batchrec_dagster.personalize.evidence import ALL, NDCG, Evidence
+from batchrec_dagster.personalize.measurements import ALL, NDCG, Evidence
 from batchrec_dagster.reporting.audience import Audience, count_audience
 from batchrec_dagster.reporting.catalogue import Catalogue, count_catalogue
 from batchrec_dagster.reporting.drift import DataFacts, Drift

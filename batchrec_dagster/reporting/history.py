@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from batchrec_dagster.personalize.evidence import read_ndcg
+from batchrec_dagster.personalize.measurements import read_ndcg
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import (
     EditionDiff,

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from batchrec_dagster.personalize.evidence import join_events
+from batchrec_dagster.personalize.measurements import join_events
 from batchrec_dagster.reporting.charts import Chart, Interval
 from batchrec_dagster.reporting.insight.numbers import format_duration
 from batchrec_dagster.reporting.nights import ListedNight

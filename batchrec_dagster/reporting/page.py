@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting.badges import judge_concentration, judge_ndcg, judge_service
 from batchrec_dagster.reporting.drawing.svg import draw_svg
 from batchrec_dagster.reporting.facts import Facts

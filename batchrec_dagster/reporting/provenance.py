@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from batchrec_dagster.personalize.evidence import ALL, EMBEDDED, join_events
+from batchrec_dagster.personalize.measurements import ALL, EMBEDDED, join_events
 from batchrec_dagster.storage.edition import Edition
 
 # The start of the sources of generated data.

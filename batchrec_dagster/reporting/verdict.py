@@ -7,7 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate, join_events, name_ndcg
+from batchrec_dagster.personalize.measurements import (
+    Evidence,
+    MetricEstimate,
+    join_events,
+    name_ndcg,
+)
 from batchrec_dagster.reporting.provenance import NOBODY_TESTED, SMALL_SAMPLE
 from batchrec_dagster.reporting.sections import Judgement
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity

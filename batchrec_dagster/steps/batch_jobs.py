@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchrec_dagster.config import fingerprint
-from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize.api import Description, ResourceKind
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import EVENT_VALUE_THRESHOLD, EVENT_WEIGHTS, FEATURES
-from batchrec_dagster.personalize.resource_kinds import ResourceKind
+from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.waiting import ReadyResource, StartedResource
 
 
 def build_name_stem(name: str, version: str, force_run: str | None = None) -> str:
@@ -22,7 +23,7 @@ def build_name_stem(name: str, version: str, force_run: str | None = None) -> st
     return f"{start}-{force_run[:8]}" if force_run else start
 
 
-def measure_job_seconds(job: api.ReadyResource) -> float:
+def measure_job_seconds(job: ReadyResource) -> float:
     """How many seconds the job took, in whichever run that was."""
     times = job.description
     seconds: float = (times["lastUpdatedDateTime"] - times["creationDateTime"]).total_seconds()
@@ -61,7 +62,7 @@ def build_solution_config(hyperparameters: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
-def describe_outcome(job: api.ReadyResource, action: str) -> str:
+def describe_outcome(job: ReadyResource, action: str) -> str:
     """`imported` if this run did it, else `unchanged: not imported again`.
 
     action: what the job does, as a participle: imported.
@@ -73,13 +74,13 @@ def describe_outcome(job: api.ReadyResource, action: str) -> str:
 class JobRequest:
     """A job that serves this request: that of an earlier run, or a new one."""
 
-    ensure: api.Ensure
+    ensure: Ensure
     kind: ResourceKind
     stem: str
     """What the job's name starts with. It says what the job is made from."""
     create: Callable[[str], Mapping[str, Any]]
     """Returns Create's arguments for a name, besides the name and tags."""
-    usable: Callable[[api.Description], bool]
+    usable: Callable[[Description], bool]
     """Returns False for a job to reject, for example if its results are gone."""
     within: Mapping[str, str]
     """List's filter, for example a dataset."""
@@ -90,13 +91,13 @@ class JobRequest:
 
     def find(self) -> str | None:
         """The ARN of the job that `start` would adopt; None if it would create a new one."""
-        return self.ensure.find_numbered(
+        return self.ensure.find(
             self.kind, self.stem, self.usable, among_others=self.among_others, **self.within
         )
 
-    def start(self) -> api.StartedResource:
+    def start(self) -> StartedResource:
         """The job, which is created unless there is one."""
-        return self.ensure.start_numbered(
+        return self.ensure.start(
             self.kind,
             self.stem,
             self.create,

@@ -9,8 +9,8 @@ import polars as pl
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.conditions import find_matches
-from batchrec_dagster.personalize.file_formats import USER_FIELD, scan_interactions
-from batchrec_dagster.personalize.filter_grammar import parse_condition
+from batchrec_dagster.personalize.filters import parse_condition
+from batchrec_dagster.personalize.formats import USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pydantic import BaseModel
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.personalize.ensure import ReadyResource
 from batchrec_dagster.personalize.prices import Cost, estimate_training_hours, summarize_costs
+from batchrec_dagster.personalize.waiting import ReadyResource
 from batchrec_dagster.steps.interactions import read_interactions_record
 from batchrec_dagster.steps.records import PaidRecord, read_model
 from batchrec_dagster.steps.shared_jobs import group_lists

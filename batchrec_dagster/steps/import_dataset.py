@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.personalize import ensure as api
+from batchrec_dagster.personalize.api import (
+    DATASET,
+    DATASET_GROUP,
+    IMPORT_JOB,
+    SCHEMA,
+    STORAGE_TAG,
+    Description,
+)
 from batchrec_dagster.personalize.prices import Cost, summarize_costs
-from batchrec_dagster.personalize.resource_kinds import DATASET, DATASET_GROUP, IMPORT_JOB, SCHEMA
+from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS, USERS
+from batchrec_dagster.personalize.waiting import ReadyResource
 from batchrec_dagster.steps.batch_jobs import JobRequest, describe_outcome, measure_job_seconds
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import (
@@ -53,8 +61,8 @@ class FileImport:
     """The import job of one file, finished, and what this run did."""
 
     file: DatasetFile
-    dataset: api.ReadyResource
-    job: api.ReadyResource
+    dataset: ReadyResource
+    job: ReadyResource
 
     @property
     def outcome(self) -> str:
@@ -179,9 +187,7 @@ def _price_import(work: PersonalizeWork, file: DatasetFile) -> Cost:
     return work.prices.price_import(file.asset, head.size if head else 0)
 
 
-def _ensure_group(
-    work: PersonalizeWork, files: Sequence[DatasetFile], name: str
-) -> api.ReadyResource:
+def _ensure_group(work: PersonalizeWork, files: Sequence[DatasetFile], name: str) -> ReadyResource:
     """The pipeline's dataset group, which is created if the budget allows a first run.
 
     name: the group's name.
@@ -204,27 +210,25 @@ def _ensure_group(
     return group
 
 
-def _check_owner(ensure: api.Ensure, group: api.ReadyResource) -> None:
+def _check_owner(ensure: Ensure, group: ReadyResource) -> None:
     """Raise UserError unless the dataset group has the tag of this deployment's storage."""
-    arn, own_storage = group.arn, ensure.tags.get(api.STORAGE_TAG)
+    arn, own_storage = group.arn, ensure.tags.get(STORAGE_TAG)
     tags = ensure.tags_of(arn)
-    if own_storage is None or tags.get(api.STORAGE_TAG) == own_storage:
+    if own_storage is None or tags.get(STORAGE_TAG) == own_storage:
         return
-    owner = f"somebody else: it has no tag {api.STORAGE_TAG}"
-    if api.STORAGE_TAG in tags:
-        owner = f"the deployment with the storage {tags[api.STORAGE_TAG]}"
+    owner = f"somebody else: it has no tag {STORAGE_TAG}"
+    if STORAGE_TAG in tags:
+        owner = f"the deployment with the storage {tags[STORAGE_TAG]}"
     raise UserError(
         f"the dataset group {group.description['name']} belongs to {owner}."
         f" Rename this pipeline{'' if ensure.on_aws else ', or set a BATCHREC_HOME of its own'}. If"
         " the group is this pipeline's, say so: aws personalize"
         f" tag-resource --resource-arn {arn} --tags"
-        f" tagKey={api.STORAGE_TAG},tagValue={own_storage}"
+        f" tagKey={STORAGE_TAG},tagValue={own_storage}"
     )
 
 
-def _ensure_dataset(
-    ensure: api.Ensure, group: api.ReadyResource, file: DatasetFile
-) -> api.ReadyResource:
+def _ensure_dataset(ensure: Ensure, group: ReadyResource, file: DatasetFile) -> ReadyResource:
     name = f"{group.description['name']}-{file.asset}"
     schema = ensure.find_or_create(SCHEMA, name, {"schema": file.schema}).arn
     return ensure.find_or_create(
@@ -239,7 +243,7 @@ def _prepare_import(
     work: PersonalizeWork,
     group_name: str,
     file: DatasetFile,
-    dataset: api.ReadyResource,
+    dataset: ReadyResource,
     version: str,
     force_run: str | None,
 ) -> JobRequest:
@@ -258,7 +262,7 @@ def _prepare_import(
             "importMode": "FULL",
         }
 
-    def is_of_this_dataset(job: api.Description) -> bool:
+    def is_of_this_dataset(job: Description) -> bool:
         """False for a job of a deleted dataset: one created again has its ARN, and so its jobs."""
         return bool(job["creationDateTime"] >= since)
 

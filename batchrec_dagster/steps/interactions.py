@@ -13,7 +13,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.personalize.file_formats import choose_csv_types
+from batchrec_dagster.personalize.formats import choose_csv_types
 from batchrec_dagster.personalize.schemas import EVENT_VALUE
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout

@@ -10,8 +10,8 @@ import polars as pl
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.errors import Refused, UserError
-from batchrec_dagster.personalize.ensure import ACTIVE, Description
-from batchrec_dagster.personalize.file_formats import OUTPUT_SUFFIX, read_output_lines
+from batchrec_dagster.personalize.api import ACTIVE, Description
+from batchrec_dagster.personalize.formats import OUTPUT_SUFFIX, read_output_lines
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.objects import ObjectInfo

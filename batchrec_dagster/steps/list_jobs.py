@@ -16,15 +16,13 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
 from batchrec_dagster.config.rules import ExcludeSeen
-from batchrec_dagster.personalize.ensure import Ensure, ReadyResource, StartedResource
-from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.file_formats import MAX_RESULTS
-from batchrec_dagster.personalize.filter_expressions import EXCLUDE_SEEN
+from batchrec_dagster.personalize.api import FILTER, PersonalizeError
+from batchrec_dagster.personalize.filters import EXCLUDE_SEEN
+from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION
-from batchrec_dagster.personalize.resource_kinds import (
-    FILTER,
-)
+from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.waiting import ReadyResource, StartedResource
 from batchrec_dagster.steps.batch_jobs import (
     describe_outcome,
     fingerprint_solution,
@@ -103,7 +101,7 @@ def run_job(
 
     def start() -> list[StartedResource]:
         with _hold_shared_jobs(work, published, run):
-            started = work.ensure.start_numbered(
+            started = work.ensure.start(
                 kind,
                 f"{work.pipeline.name}-{key[:12]}",
                 create,

@@ -17,8 +17,8 @@ import polars as pl
 from botocore.exceptions import ClientError
 
 from batchrec_dagster.config import PublishedList, fingerprint
-from batchrec_dagster.personalize.ensure import ACTIVE
-from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.api import ACTIVE
+from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.cost import measure_run_cost
 from batchrec_dagster.steps.interactions import read_interactions_record

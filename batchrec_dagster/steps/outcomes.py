@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.steps.arms import CONTROL, MODEL, UserGroups
 from batchrec_dagster.steps.experiments import ExperimentResult, summarize_experiment

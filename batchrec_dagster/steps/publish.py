@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.config import PublishedList, fingerprint
-from batchrec_dagster.personalize.evidence import NDCG, name_ndcg, read_ndcg, read_popular_ndcg
+from batchrec_dagster.personalize.measurements import NDCG, name_ndcg, read_ndcg, read_popular_ndcg
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY, SOURCE_WITHOUT_ERASED
 from batchrec_dagster.steps.data_sizes import (
     NOT_SHRUNK,

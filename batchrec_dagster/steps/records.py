@@ -59,7 +59,7 @@ class ModelRecord(PaidRecord, frozen=True):
     engine: str | None = None
     """What trained it, as people read it."""
     evidence: Mapping[str, float] = {}
-    """How certain the metrics are, as personalize/evidence.py describes; empty if not known."""
+    """How certain the metrics are, as personalize/measurements.py describes; empty if not known."""
     recent_popularity: MeasuredPopularity | None = None
     """What recommending popular items reaches; None if it was not measured."""
     success: tuple[str, ...] = ()

@@ -12,12 +12,8 @@ from batchrec_dagster.config.published_list import Subject
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.personalize.file_formats import ITEM_FIELD, USER_FIELD
-from batchrec_dagster.personalize.resource_kinds import (
-    BATCH_INFERENCE_JOB,
-    BATCH_SEGMENT_JOB,
-    ResourceKind,
-)
+from batchrec_dagster.personalize.api import BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB, ResourceKind
+from batchrec_dagster.personalize.formats import ITEM_FIELD, USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.users import check_limits, read_ids

@@ -17,8 +17,8 @@ import polars as pl
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.conditions import add_age_column, find_matches
-from batchrec_dagster.personalize.file_formats import USER_FIELD
-from batchrec_dagster.personalize.filter_grammar import parse_condition
+from batchrec_dagster.personalize.filters import parse_condition
+from batchrec_dagster.personalize.formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID
 from batchrec_dagster.steps.list_context import ListInputs, read_inputs
 from batchrec_dagster.steps.publish import summarize_edition

@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.conditions import (
     add_age_column,
     find_matches,
 )
-from batchrec_dagster.personalize.filter_grammar import parse_condition
+from batchrec_dagster.personalize.filters import parse_condition
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.numbered_ids import find_positions
 

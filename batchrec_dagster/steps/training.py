@@ -9,24 +9,18 @@ from datetime import UTC, datetime, timedelta
 
 from batchrec_dagster.config import fingerprint
 from batchrec_dagster.config.solution import Training
-from batchrec_dagster.personalize.ensure import (
-    ACTIVE,
-    FAILED,
-    Description,
-    ReadyResource,
-    StartedResource,
-)
-from batchrec_dagster.personalize.evidence import (
+from batchrec_dagster.personalize.api import ACTIVE, FAILED, SOLUTION, SOLUTION_VERSION, Description
+from batchrec_dagster.personalize.cleanup import has_model
+from batchrec_dagster.personalize.formats import scan_interactions
+from batchrec_dagster.personalize.measurements import (
     ALL,
     get_solution_metrics,
     name_engine,
     read_evidence,
 )
-from batchrec_dagster.personalize.expired_models import has_model
-from batchrec_dagster.personalize.file_formats import scan_interactions
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.personalize.recipes import build_recipe_arn
-from batchrec_dagster.personalize.resource_kinds import SOLUTION, SOLUTION_VERSION
+from batchrec_dagster.personalize.waiting import ReadyResource, StartedResource
 from batchrec_dagster.steps.batch_jobs import (
     build_name_stem,
     build_solution_config,
@@ -100,7 +94,7 @@ class SolutionVersionTrainer:
             },
             datasetGroupArn=dataset.dataset_group_arn,
         ).arn
-        return ensure.start_numbered(
+        return ensure.start(
             SOLUTION_VERSION,
             self.stem,
             lambda name: {"solutionArn": solution},

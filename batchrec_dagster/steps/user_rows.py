@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.personalize.formats import USER_FIELD
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.steps.stored_files import PreparedRecord, put_file
 from batchrec_dagster.steps.work import Work, list_removed_lists

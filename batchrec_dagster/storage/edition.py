@@ -320,7 +320,7 @@ class Edition(BaseModel, frozen=True):
     popular_ndcg: float | None = None
     """The NDCG@25 of recommending the most popular items."""
     evidence: dict[str, float] = {}
-    """How certain the metrics are, as personalize/evidence.py describes."""
+    """How certain the metrics are, as personalize/measurements.py describes."""
     recent_popularity: MeasuredPopularity | None = None
     """What recommending popular items reaches."""
 

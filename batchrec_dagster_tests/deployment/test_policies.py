@@ -14,8 +14,8 @@ from typing import Any
 import botocore.session
 import pytest
 
-from batchrec_dagster.personalize.resource_kinds import ResourceKind
-from batchrec_dagster.personalize.teardown import ORDER
+from batchrec_dagster.personalize.api import ResourceKind
+from batchrec_dagster.personalize.cleanup import ORDER
 from batchrec_dagster_tests.guard.builders import REPOSITORY
 from batchrec_dagster_tests.guard.oracles.template import (
     ACCOUNT,

@@ -9,9 +9,14 @@ import boto3
 
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.deployment.tags import EXAMPLE, parse_tags
-from batchrec_dagster.personalize.ensure import PIPELINE_TAG, STORAGE_TAG
+from batchrec_dagster.personalize.api import (
+    DATASET_GROUP,
+    PIPELINE_TAG,
+    SCHEMA,
+    SOLUTION,
+    STORAGE_TAG,
+)
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
-from batchrec_dagster.personalize.resource_kinds import DATASET_GROUP, SCHEMA, SOLUTION
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster_tests.guard.builders import Project
 

@@ -23,7 +23,7 @@ from batchrec_dagster.local_personalize.learning.related import RelatedItemsMode
 from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
 from batchrec_dagster.local_personalize.learning.serving import RecommendedLists, UserModel
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
-from batchrec_dagster.personalize import file_formats
+from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -123,11 +123,11 @@ def test_the_output_of_a_recipe_to_the_byte(recipe: Recipe, tmp_path: Path) -> N
     output = (tmp_path / "out").read_bytes()
     assert output == source.with_suffix(".json.out").read_bytes()
     assert sum(steps) == output.count(b"\n")
-    assert len(file_formats.read_output_lines(output)) == sum(steps)
+    assert len(formats.read_output_lines(output)) == sum(steps)
 
 
 def test_both_names_of_the_list_of_users_are_read() -> None:
-    read = file_formats.read_output_lines(
+    read = formats.read_output_lines(
         b'{"input": {"itemId": "1"}, "output": {"usersList": ["a", "b"]}, "error": null}\n'
         b'{"input": {"itemId": "2"}, "output": {"recommendedUsers": ["c"]}}\n'
         b'{"input": {"itemAttributes": "x"}, "output": {"usersList": []}, "error": "User error"}\n'
@@ -137,6 +137,6 @@ def test_both_names_of_the_list_of_users_are_read() -> None:
         {"subject": "2", "members": ["c"], "scores": None, "error": None},
         {"subject": "x", "members": [], "scores": None, "error": "User error"},
     ]
-    assert file_formats.read_output_lines(b"").is_empty()
+    assert formats.read_output_lines(b"").is_empty()
     with pytest.raises(ValueError, match="not a batch inference output file"):
-        file_formats.read_output_lines(b"{")
+        formats.read_output_lines(b"{")

@@ -21,11 +21,7 @@ from batchrec_dagster.local_personalize.api.service import LocalPersonalize, ans
 from batchrec_dagster.local_personalize.learning.choices import CHOICES, EventChoices
 from batchrec_dagster.local_personalize.learning.evaluation import Split, split
 from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
-from batchrec_dagster.personalize.evidence import (
-    NDCG,
-    get_solution_metrics,
-    read_evidence,
-)
+from batchrec_dagster.personalize.measurements import NDCG, get_solution_metrics, read_evidence
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.servers.personalize import Local
 from batchrec_dagster_tests.local_personalize.learning.support import popular_blends

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.personalize import resource_kinds
-from batchrec_dagster.personalize.resource_kinds import ResourceKind
+from batchrec_dagster.personalize import api
+from batchrec_dagster.personalize.api import ResourceKind
 
 FOREIGN_KINDS = (
-    resource_kinds.CAMPAIGN,
-    resource_kinds.EVENT_TRACKER,
-    resource_kinds.METRIC_ATTRIBUTION,
-    resource_kinds.RECOMMENDER,
+    api.CAMPAIGN,
+    api.EVENT_TRACKER,
+    api.METRIC_ATTRIBUTION,
+    api.RECOMMENDER,
 )
 """The kinds that pipelines never create, but may find in their dataset groups."""
 
 CREATED_KINDS = tuple(
     kind
-    for kind in vars(resource_kinds).values()
+    for kind in vars(api).values()
     if isinstance(kind, ResourceKind) and kind not in FOREIGN_KINDS
 )

@@ -14,9 +14,13 @@ import dagster as dg
 import pytest
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.ensure import Ensure, StartedResource
-from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.resource_kinds import DATASET_GROUP, IMPORT_JOB, SOLUTION_VERSION
+from batchrec_dagster.personalize.api import (
+    DATASET_GROUP,
+    IMPORT_JOB,
+    PersonalizeError,
+)
+from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.waiting import StartedResource
 
 ARN = "arn:aws:personalize:us-east-1:123456789012:dataset-import-job/shop-1"
 
@@ -60,16 +64,6 @@ class ScriptedPersonalize:
             raise dg.DagsterExecutionInterruptedError
         return {"datasetImportJob": {"status": status, "failureReason": "Invalid Data location."}}
 
-    def describe_solution_version(self, **_: Any) -> dict[str, Any]:
-        raise dg.DagsterExecutionInterruptedError
-
-    def stop_solution_version_creation(self, *, solutionVersionArn: str) -> None:  # noqa: N803
-        if solutionVersionArn == "arn/ended":
-            raise ClientError(
-                {"Error": {"Code": "ResourceInUseException", "Message": "it is ACTIVE"}}, "Stop"
-            )
-        self.stopped_arns.append(solutionVersionArn)
-
 
 def build_job(name: str, status: str, age: int) -> dict[str, Any]:
     return {
@@ -106,7 +100,7 @@ def ensure(client: ScriptedPersonalize, *, deadline: float = 10_000) -> Ensure:
 
 
 def start(client: ScriptedPersonalize, stem: str = "shop-abc", **options: Any) -> StartedResource:
-    return ensure(client).start_numbered(IMPORT_JOB, stem, lambda name: {"x": name}, **options)
+    return ensure(client).start(IMPORT_JOB, stem, lambda name: {"x": name}, **options)
 
 
 def test_each_change_of_status_and_a_heartbeat_are_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -183,27 +177,8 @@ def test_those_that_started_together_do_not_ask_together(monkeypatch: pytest.Mon
 def test_a_limit_that_no_waiting_changes_fails_at_once() -> None:
     client = ScriptedPersonalize(statuses=["ACTIVE"], refuse=["LimitExceededException"] * 100)
     with pytest.raises(PersonalizeError, match=r"rejected .* not now \(LimitExceededException\)"):
-        ensure(client).start_named(DATASET_GROUP, "shop", {})
+        ensure(client).start(DATASET_GROUP, "shop", lambda _: {})
     on_aws = replace(ensure(client), on_aws=True)
     with pytest.raises(PersonalizeError, match=r"delete one that nobody needs .* Service Quotas"):
-        on_aws.start_named(DATASET_GROUP, "shop", {})
-    client.message = "Maximum number of distinct event types exceeded."
-    with pytest.raises(PersonalizeError, match=r"reduce what the limit is about, or ask Service"):
-        on_aws.start_numbered(IMPORT_JOB, "shop-abc", lambda name: {})
-    assert len(client.refuse) == 97
-
-
-def test_an_interrupted_run_stops_its_training_and_nothing_else() -> None:
-    client = ScriptedPersonalize(statuses=["interrupt"])
-    with pytest.raises(dg.DagsterExecutionInterruptedError):
-        ensure(client).wait_until_ready(
-            SOLUTION_VERSION, StartedResource("arn/version", created=True)
-        )
-    assert client.stopped_arns == ["arn/version"]
-    versions = [StartedResource("arn/a", created=True), StartedResource("arn/ended", created=True)]
-    with pytest.raises(dg.DagsterExecutionInterruptedError):
-        ensure(client).wait_until_all_ready(SOLUTION_VERSION, versions)
-    assert client.stopped_arns == ["arn/version", "arn/a"]
-    with pytest.raises(dg.DagsterExecutionInterruptedError):
-        ensure(client).wait_until_ready(IMPORT_JOB, StartedResource(ARN, created=True))
-    assert client.stopped_arns == ["arn/version", "arn/a"]
+        on_aws.start(DATASET_GROUP, "shop", lambda _: {})
+    assert len(client.refuse) == 98

@@ -12,7 +12,7 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize.role import explain_role_error
+from batchrec_dagster.personalize.api import explain_role_error
 from batchrec_dagster.storage.permissions import explain_refusals
 
 GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"

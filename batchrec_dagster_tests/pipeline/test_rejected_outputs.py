@@ -17,8 +17,9 @@ import pytest
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.ensure import Ensure, ReadyResource
-from batchrec_dagster.personalize.resource_kinds import BATCH_INFERENCE_JOB, ResourceKind
+from batchrec_dagster.personalize.api import BATCH_INFERENCE_JOB, ResourceKind
+from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.waiting import ReadyResource
 from batchrec_dagster.steps.arms import MODEL, assign_arms
 from batchrec_dagster.steps.outcomes import measure_outcomes
 from batchrec_dagster.steps.users_without_lists import read_users_without_lists

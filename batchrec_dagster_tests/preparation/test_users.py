@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.personalize.file_formats import MAX_INPUT_BYTES
+from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES
 from batchrec_dagster.preparation import users as module
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchrec_dagster.personalize.evidence import NDCG, read_ndcg
+from batchrec_dagster.personalize.measurements import NDCG, read_ndcg
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.drift import DataFacts, RunInputs
 from batchrec_dagster.reporting.editions import (

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting import run_records
 from batchrec_dagster.reporting.drawing.svg import draw_svg
 from batchrec_dagster.reporting.insight.nights import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.personalize.evidence import (
+from batchrec_dagster.personalize.measurements import (
     AMAZON,
     EMBEDDED,
     HEADER,

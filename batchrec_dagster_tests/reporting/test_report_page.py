@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 from pydantic import TypeAdapter
 
-from batchrec_dagster.personalize.evidence import Evidence, MetricEstimate
+from batchrec_dagster.personalize.measurements import Evidence, MetricEstimate
 from batchrec_dagster.reporting.changes import build_changes_section
 from batchrec_dagster.reporting.checks import build_checks_section
 from batchrec_dagster.reporting.data_section import build_data_section

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.evidence import AMAZON, Evidence, MetricEstimate
+from batchrec_dagster.personalize.measurements import AMAZON, Evidence, MetricEstimate
 from batchrec_dagster.reporting.audience import count_audience
 from batchrec_dagster.reporting.history import describe_previous_edition
 from batchrec_dagster.reporting.provenance import describe_counted_events

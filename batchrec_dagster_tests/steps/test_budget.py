@@ -11,13 +11,14 @@ import pytest
 from botocore.client import BaseClient
 
 from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.personalize.ensure import Ensure, StartedResource
-from batchrec_dagster.personalize.resource_kinds import (
+from batchrec_dagster.personalize.api import (
     BATCH_INFERENCE_JOB,
     IMPORT_JOB,
     SOLUTION_VERSION,
     ResourceKind,
 )
+from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.waiting import StartedResource
 from batchrec_dagster.pipeline.assets import lists, training
 from batchrec_dagster.reporting.nights import ListedNight, list_nights
 from batchrec_dagster.storage.connection import S3Connection, Storage
@@ -124,21 +125,21 @@ def test_a_re_execution_from_dagster_trains_once_and_its_night_has_the_cost_of_b
     job = dg.reconstructable(build_refresh_job)
     config = {"ops": {"shop__solution_version": {"config": FORCED_TRAINING}}}
     selection = [dg.AssetKey(["shop", name]) for name in ("solution_version", "recommendations")]
-    start = Ensure.start_numbered
+    start = Ensure.start
 
     def fail(ensure: Ensure, kind: ResourceKind, *arguments: Any, **options: Any) -> Any:
         if kind is BATCH_INFERENCE_JOB:
             raise RuntimeError("the network is down")
         return start(ensure, kind, *arguments, **options)
 
-    monkeypatch.setattr(Ensure, "start_numbered", fail)
+    monkeypatch.setattr(Ensure, "start", fail)
     shop.declare(solution=V2)
     with dg.execute_job(
         job, shop.instance, run_config=config, asset_selection=selection, raise_on_error=False
     ) as first:
         assert not first.success
     assert shop.take_created() == ["SolutionVersion"]
-    monkeypatch.setattr(Ensure, "start_numbered", start)
+    monkeypatch.setattr(Ensure, "start", start)
     options = dg.ReexecutionOptions.from_failure(first.run_id, shop.instance)
     with dg.execute_job(
         job, shop.instance, reexecution_options=options, raise_on_error=False

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.ensure import ACTIVE, Ensure
+from batchrec_dagster.personalize.api import ACTIVE, IMPORT_JOB, ResourceKind
 from batchrec_dagster.personalize.prices import Prices
-from batchrec_dagster.personalize.resource_kinds import IMPORT_JOB, ResourceKind
+from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.steps.job_output import JobOutput
 from batchrec_dagster.steps.records import DatasetRecord, ImportedFile
 from batchrec_dagster.steps.retention import delete_unneeded

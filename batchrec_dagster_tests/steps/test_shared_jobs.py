@@ -8,8 +8,8 @@ from typing import Any, cast
 import pyarrow as pa
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.personalize.ensure import Ensure
 from batchrec_dagster.personalize.prices import Prices
+from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.steps.cost import estimate_results
 from batchrec_dagster.steps.data_sizes import DataSize, SizeComparison
 from batchrec_dagster.steps.list_jobs import declare_filter, list_endings_in_use

@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.loaders import create_loader
 from urllib3 import HTTPResponse
 
-from batchrec_dagster.personalize.evidence import HEADER
+from batchrec_dagster.personalize.measurements import HEADER
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.objects import ObjectStore

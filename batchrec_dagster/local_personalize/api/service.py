@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from batchrec_dagster.personalize.evidence import HEADER
+from batchrec_dagster.personalize.measurements import HEADER
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, MAX_EVENT_TYPES
 from batchrec_dagster.storage.objects import ObjectStore
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from batchrec_dagster.personalize import file_formats
+from batchrec_dagster.personalize import formats
 
 from ..learning.blend import BlendModel
 from ..learning.interactions import Interactions
@@ -35,7 +35,7 @@ class Recommender(LineAnswerer):
         answers = self._find_items([line for line in lines if line.problem is None])
         for line in lines:
             if line.problem is not None:
-                yield file_formats.format_inference_line(
+                yield formats.format_inference_line(
                     line.content, [], error=f"User error: {line.problem}"
                 )
                 continue
@@ -43,7 +43,7 @@ class Recommender(LineAnswerer):
             if self.v2_lines:
                 yield self._format_v2_line(line, items, scores)
             else:
-                yield file_formats.format_inference_line(line.content, items, scores)
+                yield formats.format_inference_line(line.content, items, scores)
 
     def _format_v2_line(self, line: InputLine, items: list[str], scores: list[float] | None) -> str:
         """Return the output line with reasons.
@@ -57,7 +57,7 @@ class Recommender(LineAnswerer):
         scored = len(items) - placeholders
         reasons = [["Exploration"] if item in self._new_ids else [] for item in items[:scored]]
         reasons += [["Popular item"]] * placeholders
-        return file_formats.format_inference_line(
+        return formats.format_inference_line(
             line.content, items, (scores or [])[:scored], reasons=reasons
         )
 
@@ -77,7 +77,7 @@ class Recommender(LineAnswerer):
     def _recommend(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
         assert isinstance(self.model, UserModel)
         assert self.interactions is not None
-        users = [line.content[file_formats.USER_FIELD] for line in lines]
+        users = [line.content[formats.USER_FIELD] for line in lines]
         exclude = None
         if self.filter is not None:
             exclude = self.filter.exclude_for_users(users)
@@ -93,7 +93,7 @@ class Recommender(LineAnswerer):
 
     def _find_similar(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
         assert isinstance(self.model, RelatedItemsModel)
-        items = [line.content[file_formats.ITEM_FIELD] for line in lines]
+        items = [line.content[formats.ITEM_FIELD] for line in lines]
         exclude = None
         if self.filter is not None:
             exclude = self.filter.exclude_for_items(len(items))

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchrec_dagster.personalize import file_formats
-from batchrec_dagster.personalize.item_attributes import ItemAttributesError
+from batchrec_dagster.personalize import formats
+from batchrec_dagster.personalize.filters import FilterExpressionError
 from batchrec_dagster.storage.progress import Progress
 
 from ..filters.condition_table import Mask
@@ -52,26 +52,24 @@ class Segmenter(LineAnswerer):
         segments = self._find_segments(valid_queries)
         for line, query in zip(lines, queries, strict=True):
             if isinstance(query, str):
-                yield file_formats.format_segment_line(
-                    line.content, [], error=f"User error: {query}"
-                )
+                yield formats.format_segment_line(line.content, [], error=f"User error: {query}")
             else:
-                yield file_formats.format_segment_line(line.content, next(segments))
+                yield formats.format_segment_line(line.content, next(segments))
 
     def _make_query(self, line: InputLine) -> SegmentQuery | str:
         """Return the query of a line, or why it cannot be answered."""
         if line.problem is not None:
             return line.problem
         if self.attributes is None:
-            item = line.content[file_formats.ITEM_FIELD]
+            item = line.content[formats.ITEM_FIELD]
             items = find_positions(self.model.item_ids, [item])
             if items[0] < 0:
                 return f"the solution version does not know item {item}"
             return SegmentQuery(line, items)
-        expression = line.content[file_formats.ITEM_ATTRIBUTES]
+        expression = line.content[formats.ITEM_ATTRIBUTES]
         try:
             items = self.attributes.find_items(expression)
-        except ItemAttributesError as error:
+        except FilterExpressionError as error:
             return str(error)
         if not len(items):
             return f"no known item matches {expression}"

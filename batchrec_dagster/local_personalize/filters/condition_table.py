@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.personalize.conditions import find_matches
-from batchrec_dagster.personalize.filter_grammar import Condition
+from batchrec_dagster.personalize.filters import Condition
 
 from ..learning.interactions import find_positions
 

@@ -14,7 +14,7 @@ import polars as pl
 
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.conditions import find_matches
-from batchrec_dagster.personalize.filter_grammar import Condition
+from batchrec_dagster.personalize.filters import Condition
 
 from ..learning.interactions import Int32, find_positions
 from .condition_table import ConditionTable, Mask, RowIndexes

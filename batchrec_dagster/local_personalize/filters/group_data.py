@@ -7,12 +7,8 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.filter_check import check
-from batchrec_dagster.personalize.filter_grammar import (
-    Expression,
-    FilterExpressionError,
-    list_fields,
-)
+from batchrec_dagster.personalize.conditions import check
+from batchrec_dagster.personalize.filters import Expression, FilterExpressionError, list_fields
 
 from ..data.datasets import STORED_TYPES
 from ..errors import JobFailedError

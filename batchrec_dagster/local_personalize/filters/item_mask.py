@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.personalize.conditions import find_matches
-from batchrec_dagster.personalize.filter_grammar import Expression
+from batchrec_dagster.personalize.filters import Expression
 
 from ..learning.interactions import Float32, Int32
 from ..learning.serving import Exclude

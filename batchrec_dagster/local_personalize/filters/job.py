@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.personalize.filter_grammar import USER_TARGET, And, Expression, parse
+from batchrec_dagster.personalize.filters import USER_TARGET, And, Expression, parse
 from batchrec_dagster.personalize.schemas import (
     FILTER_HISTORY,
     INTERACTIONS,

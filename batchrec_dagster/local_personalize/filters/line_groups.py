@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from batchrec_dagster.personalize.filter_grammar import Expression
+from batchrec_dagster.personalize.filters import Expression
 
 from .condition_table import Mask, RowIndexes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchrec_dagster.personalize.evidence import ALL
+from batchrec_dagster.personalize.measurements import ALL
 
 from .interactions import Float64, Int64
 from .threads import single_threaded_blas

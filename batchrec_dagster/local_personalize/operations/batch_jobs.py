@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from batchrec_dagster.personalize.file_formats import (
-    MAX_INPUT_BYTES,
-    MAX_INPUT_RECORDS,
-    OUTPUT_SUFFIX,
-)
-from batchrec_dagster.personalize.filter_check import FilterTraits, find_traits
+from batchrec_dagster.personalize.conditions import FilterTraits, find_traits
+from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES, MAX_INPUT_RECORDS, OUTPUT_SUFFIX
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.progress import Progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from batchrec_dagster.personalize.file_formats import MAX_SEGMENT_USERS
+from batchrec_dagster.personalize.formats import MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.personalize.filter_check import check_expression
-from batchrec_dagster.personalize.filter_grammar import FilterExpressionError
+from batchrec_dagster.personalize.conditions import check_expression
+from batchrec_dagster.personalize.filters import FilterExpressionError
 from batchrec_dagster.personalize.schemas import DATASET_TYPES
 
 from ..catalog.kinds import CatalogKind, NewResource

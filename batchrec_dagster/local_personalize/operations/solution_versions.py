@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import Any
 
-from batchrec_dagster.personalize import evidence, schemas
+from batchrec_dagster.personalize import measurements, schemas
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
 
 from ..catalog.catalog import CatalogTransaction
@@ -150,7 +150,7 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     return {
         "solutionVersionArn": version.arn,
         "metrics": _round(metrics),
-        HEADERS: {evidence.HEADER: json.dumps(_round(numbers), separators=(",", ":"))},
+        HEADERS: {measurements.HEADER: json.dumps(_round(numbers), separators=(",", ":"))},
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrec_dagster.personalize.expired_models import EXPIRED, MODEL_TAG
+from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG
 
 from ..catalog.requests import ApiRequest
 from ..catalog.resource import Resource

@@ -9,7 +9,7 @@ import polars as pl
 
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.list_columns import name_published_column
-from batchrec_dagster.personalize.evidence import COVERAGE, NDCG
+from batchrec_dagster.personalize.measurements import COVERAGE, NDCG
 from batchrec_dagster.pipeline.declare_asset import (
     build_cost_metadata,
     dataset_group_link,

@@ -10,7 +10,7 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.file_formats import USER_FIELD
+from batchrec_dagster.personalize.formats import USER_FIELD
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.raw import DataConfig, size_check
 from batchrec_dagster.pipeline.declare_asset import (

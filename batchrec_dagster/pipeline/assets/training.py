@@ -13,7 +13,7 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.evidence import name_ndcg, read_popular_ndcg
+from batchrec_dagster.personalize.measurements import name_ndcg, read_popular_ndcg
 from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,

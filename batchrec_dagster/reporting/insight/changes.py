@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
-from batchrec_dagster.personalize.evidence import (
+from batchrec_dagster.personalize.measurements import (
     COVERAGE,
     join_events,
     name_ndcg,

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.reporting.insight.changes import Changes, compare_editions
 from batchrec_dagster.reporting.insight.nights import list_nights
 from batchrec_dagster.reporting.insight.outcomes import describe_control, describe_result

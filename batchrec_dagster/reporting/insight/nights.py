@@ -12,7 +12,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal
 
-from batchrec_dagster.personalize.evidence import join_events
+from batchrec_dagster.personalize.measurements import join_events
 from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.nights import Night

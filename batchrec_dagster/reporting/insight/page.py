@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from batchrec_dagster.personalize.evidence import (
+from batchrec_dagster.personalize.measurements import (
     ALL,
     COVERAGE,
     EMBEDDED,

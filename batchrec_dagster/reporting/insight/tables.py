@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.steps.item_pairs import (
     choose_counted_users,

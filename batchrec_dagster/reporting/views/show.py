@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from batchrec_dagster.personalize.evidence import EMBEDDED, name_ndcg
+from batchrec_dagster.personalize.measurements import EMBEDDED, name_ndcg
 from batchrec_dagster.reporting.insight.changes import read_ndcg_number, read_popular_ndcg_number
 from batchrec_dagster.reporting.insight.item import Item, ItemMatches
 from batchrec_dagster.reporting.insight.numbers import shorten_title

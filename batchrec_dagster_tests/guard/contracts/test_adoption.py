@@ -267,6 +267,25 @@ def test_a_role_that_may_not_read_is_named_with_what_to_allow(
         assert words in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["solution version", "batch inference job"])
+def test_a_run_that_is_stopped_leaves_its_work_to_be_adopted_by_the_next_one(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    wanted = prepared.want(kind)
+    client, aws = misbehave(prepared.copy(tmp_path).client, PendingStatuses())
+    with monkeypatch.context() as signals:
+        signals.setattr("time.sleep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            wanted.ensure(client)
+    # What is paid for is not stopped.
+    assert not [operation for operation in aws.requests if operation.startswith("Stop")]
+    wanted.ensure(client)
+    assert aws.creates_by_operation() == {wanted.create: 1}
+
+
 def test_it_waits_through_any_status_until_the_resource_is_ready(
     prepared: Prepared, tmp_path: Path
 ) -> None:

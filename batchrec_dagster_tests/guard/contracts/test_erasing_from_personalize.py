@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from batchrec_dagster_tests.guard.faults.personalize import (
-    HARD_QUOTA,
     NO_ACCESS,
     SOFT_QUOTA,
     FailingResources,
@@ -21,6 +20,7 @@ from batchrec_dagster_tests.guard.faults.personalize import (
     PendingStatuses,
     ReachedQuotas,
     Request,
+    make_error,
     misbehave,
 )
 from batchrec_dagster_tests.guard.seams.personalize import (
@@ -143,9 +143,17 @@ def test_a_failed_job_leaves_no_list_and_the_next_run_starts_another(shop: Local
     assert aws.creates_by_operation() == {OPERATION: 2}
 
 
+class RefusedRequests(Misbehaviour):
+    """Refuses each data deletion job."""
+
+    def refuse(self, request: Request) -> Answer | None:
+        is_deletion = request.operation == OPERATION
+        return make_error("InvalidInputException", "no such role") if is_deletion else None
+
+
 def test_a_refused_request_leaves_no_list(shop: Local) -> None:
-    client, _ = misbehave(shop.client, ReachedQuotas({OPERATION: HARD_QUOTA}))
-    with pytest.raises(PersonalizeFailure, match=HARD_QUOTA):
+    client, _ = misbehave(shop.client, RefusedRequests())
+    with pytest.raises(PersonalizeFailure, match="no such role"):
         erase(shop, client)
     assert shop.store.list(FOLDER) == []
 

@@ -23,9 +23,9 @@ from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize import conditions
-from batchrec_dagster.personalize.evidence import NDCG
-from batchrec_dagster.personalize.file_formats import read_output_lines
-from batchrec_dagster.personalize.filter_grammar import parse_condition
+from batchrec_dagster.personalize.filters import parse_condition
+from batchrec_dagster.personalize.formats import read_output_lines
+from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.steps import arms, item_pairs, list_jobs, popular_items, shared_jobs, training
 from batchrec_dagster.steps import rules as rules_of_lists
 from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk

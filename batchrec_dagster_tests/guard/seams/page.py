@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.recommendations import RecommendationSettings
-from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting.insight.verdict import UNPROVED_OPENING, give_verdict
 from batchrec_dagster.reporting.markdown import escape as escape_markdown
 from batchrec_dagster.reporting.markdown import format_table as format_markdown_table

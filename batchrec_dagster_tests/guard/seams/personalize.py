@@ -17,11 +17,16 @@ from batchrec_dagster.local_personalize.learning.interactions import (
 )
 from batchrec_dagster.local_personalize.learning.models import load_model
 from batchrec_dagster.local_personalize.learning.serving import UserModel
-from batchrec_dagster.personalize import resource_kinds
+from batchrec_dagster.personalize import api
+from batchrec_dagster.personalize.api import (
+    PIPELINE_TAG,
+    STORAGE_TAG,
+    PersonalizeError,
+    ResourceKind,
+)
 from batchrec_dagster.personalize.data_deletion import erase_users_from_groups, find_dataset_groups
-from batchrec_dagster.personalize.ensure import PIPELINE_TAG, STORAGE_TAG, Ensure, StartedResource
-from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.resource_kinds import ResourceKind
+from batchrec_dagster.personalize.resources import Ensure
+from batchrec_dagster.personalize.waiting import StartedResource
 from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -109,10 +114,8 @@ class Resources:
         is_usable: whether a job that exists can serve.
         Raises PersonalizeFailure.
         """
-        resource_kind, within = _find_kind(kind), dict(parent or {})
-        if not resource_kind.is_numbered:
-            return self._ensure.start_named(resource_kind, name, params, **within).arn
-        return self._start_numbered(resource_kind, name, params, within, is_usable).arn
+        within = dict(parent or {})
+        return self._start(_find_kind(kind), name, params, within, is_usable).arn
 
     def ensure(
         self,
@@ -126,11 +129,11 @@ class Resources:
         if not resource_kind.is_numbered:
             return self._ensure.find_or_create(resource_kind, name, params, **within).arn
         (ready,) = self._ensure.start_and_wait(
-            resource_kind, lambda: [self._start_numbered(resource_kind, name, params, within)]
+            resource_kind, lambda: [self._start(resource_kind, name, params, within)]
         )
         return ready.arn
 
-    def _start_numbered(
+    def _start(
         self,
         kind: ResourceKind,
         name: str,
@@ -138,9 +141,7 @@ class Resources:
         within: dict[str, Any],
         is_usable: bool = True,
     ) -> StartedResource:
-        return self._ensure.start_numbered(
-            kind, name, lambda _: params, lambda _: is_usable, **within
-        )
+        return self._ensure.start(kind, name, lambda _: params, lambda _: is_usable, **within)
 
     def find_groups(self) -> list[str]:
         """The ARNs of the pipeline's dataset groups."""
@@ -187,7 +188,7 @@ class ErasedFromGroup:
 def _find_kind(label: str) -> ResourceKind:
     return next(
         kind
-        for kind in vars(resource_kinds).values()
+        for kind in vars(api).values()
         if isinstance(kind, ResourceKind) and kind.label == label
     )
 

@@ -20,7 +20,7 @@ from batchrec_dagster import sinks
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.errors import Refused as Refused
 from batchrec_dagster.errors import Retry, UserError
-from batchrec_dagster.personalize.evidence import NDCG
+from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting.history import EditionHistory
 from batchrec_dagster.steps import publish, rollback
 from batchrec_dagster.steps.checks import (

@@ -22,7 +22,7 @@ from moto import mock_aws
 from moto.glue.models import FakeJobRun
 from moto.moto_api import state_manager
 
-from batchrec_dagster.personalize.file_formats import scan_interactions
+from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.pipeline.spark_jobs import SparkEngine
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.layout import Layout

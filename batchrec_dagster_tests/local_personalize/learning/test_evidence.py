@@ -14,7 +14,7 @@ from batchrec_dagster.local_personalize.learning.evidence import (
 )
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.recipes import train
-from batchrec_dagster.personalize.evidence import ALL, Evidence
+from batchrec_dagster.personalize.measurements import ALL, Evidence
 from batchrec_dagster_tests.local_personalize.learning.support import interactions_of, train_popular
 
 NDCG = "normalized_discounted_cumulative_gain_at_25"

@@ -1,8 +1,8 @@
-"""Finds what a pipeline created in Personalize, and deletes that and nothing else.
+"""Deletes what a pipeline created in Personalize: all of it, or what is no longer in use.
 
 A dataset group is the pipeline's if it has the pipeline's name and tag. What is in such a group is
 the pipeline's if it has the tag. Schemas have no tags: the name counts, unless a dataset of another
-pipeline uses the schema.
+pipeline uses the schema. Work under way is waited for, never stopped: it is paid for anyway.
 Source of the order of deletion: developer guide, "Deleting Amazon Personalize resources".
 """
 
@@ -16,29 +16,40 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from batchrec_dagster.personalize import ensure as api
-from batchrec_dagster.personalize.errors import PersonalizeError
-from batchrec_dagster.personalize.resource_kinds import (
+from batchrec_dagster.personalize.api import (
+    ACTIVE,
     BATCH_INFERENCE_JOB,
     BATCH_SEGMENT_JOB,
     CAMPAIGN,
     DATASET,
     DATASET_GROUP,
     EVENT_TRACKER,
+    FAILED,
     FILTER,
     IMPORT_JOB,
+    IN_USE,
     METRIC_ATTRIBUTION,
+    NOT_FOUND,
+    PIPELINE_TAG,
+    READY,
     RECOMMENDER,
     SCHEMA,
     SOLUTION,
     SOLUTION_VERSION,
+    STORAGE_TAG,
+    Description,
+    PersonalizeError,
     ResourceKind,
 )
+from batchrec_dagster.personalize.waiting import Waiting
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
 # What is under way in a kind that is to be deleted: it ends first.
 WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
+
+# A pipeline's dataset groups: its name, and what its settings are.
+_GROUP_NAME = "{}-[0-9a-f]{{8}}"
 
 # How many of a kind stay in a dataset group besides those in use: a setting may be changed back.
 SPARE_RESOURCES = 2
@@ -61,12 +72,12 @@ class ResourceToDelete:
 
 @dataclass(frozen=True)
 class TeardownPlan:
-    """What a teardown does: it ends `work`, then deletes `pieces`."""
+    """What a teardown does: it waits for `work`, then deletes `pieces`."""
 
     pieces: list[ResourceToDelete] = field(default_factory=list)
     """What it deletes, in this order."""
     work: list[ResourceToDelete] = field(default_factory=list)
-    """Trainings and jobs under way: it stops them, or waits for them."""
+    """Trainings and jobs under way: it waits for them."""
     in_the_way: list[str] = field(default_factory=list)
     """Sentences on what others created inside the pieces. Any of them stops the teardown."""
     left_alone: list[str] = field(default_factory=list)
@@ -82,7 +93,7 @@ class TeardownPlan:
         """
         megabytes = sum(file_sizes) / 1e6
         return [
-            *(f"end {work}" for work in self.work),
+            *(f"wait for {work}" for work in self.work),
             *(f"delete {piece}" for piece in self.pieces),
             *(
                 [f"delete {len(file_sizes):,} files under {root} ({megabytes:,.1f} MB)"]
@@ -94,31 +105,27 @@ class TeardownPlan:
         ]
 
 
-def plan_teardown(ensure: api.Ensure, pipeline: str) -> TeardownPlan:
+def plan_teardown(account: Waiting, pipeline: str) -> TeardownPlan:
     """Everything that the pipeline created, in whatever state an earlier teardown left it."""
     plan = TeardownPlan()
-    group_name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for group in list_resources(ensure, DATASET_GROUP):
-        if group_name.fullmatch(group.name):
-            with _ignore_missing():
-                if is_ours(ensure, group, pipeline):
-                    _add_group_content(ensure, group, pipeline, plan)
-                else:
-                    tags = ensure.tags_of(group.arn)
-                    owner_tags = [
-                        f"{key}={tags.get(key, '')}" for key in (api.PIPELINE_TAG, api.STORAGE_TAG)
-                    ]
-                    plan.left_alone.append(
-                        f"{group} belongs to somebody else: {', '.join(owner_tags)}"
-                    )
-    _find_schemas(ensure, group_name, plan)
-    _find_jobs(ensure, plan)
+    for group in list_groups(account, pipeline):
+        with _ignore_missing():
+            if is_ours(account, group, pipeline):
+                _add_group_content(account, group, pipeline, plan)
+            else:
+                tags = account.tags_of(group.arn)
+                owner = ", ".join(
+                    f"{key}={tags.get(key, '')}" for key in (PIPELINE_TAG, STORAGE_TAG)
+                )
+                plan.left_alone.append(f"{group} belongs to somebody else: {owner}")
+    _add_schemas(account, _GROUP_NAME.format(re.escape(pipeline)), plan)
+    _add_jobs(account, plan)
     plan.pieces.sort(key=lambda piece: ORDER.index(piece.kind))
     return plan
 
 
-def delete(ensure: api.Ensure, plan: TeardownPlan) -> None:
-    """Stop running work or wait for it, then delete, and wait until everything is gone.
+def delete(account: Waiting, plan: TeardownPlan) -> None:
+    """Wait for work under way, then delete, and wait until everything is gone.
 
     Raises PersonalizeError before deleting anything if something is in the way, and if the deadline
     passes.
@@ -129,17 +136,17 @@ def delete(ensure: api.Ensure, plan: TeardownPlan) -> None:
             " teardown again"
         )
     for piece in plan.work:
-        _stop_or_wait(ensure, piece)
+        _wait_until_idle(account, piece)
     for kind in ORDER:
         pieces = [piece for piece in plan.pieces if piece.kind is kind]
         for piece in pieces:
-            _delete(ensure, piece)
+            _delete(account, piece)
         for piece in pieces:
-            _wait_until_gone(ensure, piece)
+            _wait_until_gone(account, piece)
 
 
 def prune(
-    ensure: api.Ensure,
+    account: Waiting,
     pipeline: str,
     group: str,
     in_use: Collection[str],
@@ -155,90 +162,85 @@ def prune(
     Raises PersonalizeError, and botocore's ClientError.
     """
     plan = TeardownPlan()
-    group_name = re.compile(rf"{re.escape(pipeline)}-[0-9a-f]{{8}}")
-    for dataset_group in list_resources(ensure, DATASET_GROUP):
+    for dataset_group in list_groups(account, pipeline):
         if dataset_group.name == group:
             for kind in (FILTER, SOLUTION):
-                summaries = ensure.list(kind, datasetGroupArn=dataset_group.arn)
+                summaries = account.list(kind, datasetGroupArn=dataset_group.arn)
                 unused = [summary for summary in summaries if summary[kind.name] not in in_use]
                 unused.sort(key=lambda summary: summary["creationDateTime"], reverse=True)
                 for piece in _to_resources(kind, unused[SPARE_RESOURCES:]):
-                    _add_idle(plan, ensure, pipeline, piece)
-        elif group_name.fullmatch(dataset_group.name) and dataset_group.name not in other_groups:
-            _add_idle(plan, ensure, pipeline, dataset_group)
-    delete(ensure.with_deadline(PRUNE_SECONDS), plan)
+                    _add_idle(plan, account, pipeline, piece)
+        elif dataset_group.name not in other_groups:
+            _add_idle(plan, account, pipeline, dataset_group)
+    delete(account.with_deadline(PRUNE_SECONDS), plan)
     return plan.pieces
 
 
-def _add_idle(
-    plan: TeardownPlan, ensure: api.Ensure, pipeline: str, piece: ResourceToDelete
-) -> None:
+def _add_idle(plan: TeardownPlan, account: Waiting, pipeline: str, piece: ResourceToDelete) -> None:
     """Add the piece with what is in it, if it is the pipeline's and nothing is under way in it."""
     own_plan = TeardownPlan()
     with _ignore_missing():
-        if not is_ours(ensure, piece, pipeline):
+        if not is_ours(account, piece, pipeline):
             return
         if piece.kind is DATASET_GROUP:
-            _add_group_content(ensure, piece, pipeline, own_plan)
-            schemas = list_resources(ensure, SCHEMA)
-            own_plan.pieces.extend(
-                schema for schema in schemas if schema.name.startswith(f"{piece.name}-")
-            )
+            _add_group_content(account, piece, pipeline, own_plan)
+            _add_schemas(account, re.escape(piece.name), own_plan)
         else:
-            _add_with_work(ensure, piece, own_plan)
-        _find_jobs(ensure, own_plan)
+            _add_with_work(account, piece, own_plan)
+        _add_jobs(account, own_plan)
     if not own_plan.work and not own_plan.in_the_way:
         plan.pieces.extend(own_plan.pieces)
 
 
 def _add_group_content(
-    ensure: api.Ensure, group: ResourceToDelete, pipeline: str, plan: TeardownPlan
+    account: Waiting, group: ResourceToDelete, pipeline: str, plan: TeardownPlan
 ) -> None:
     plan.pieces.append(group)
     for kind in (FILTER, SOLUTION, DATASET):
-        for piece in list_resources(ensure, kind, datasetGroupArn=group.arn):
+        for piece in list_resources(account, kind, datasetGroupArn=group.arn):
             with _ignore_missing():
-                if not is_ours(ensure, piece, pipeline):
+                if not is_ours(account, piece, pipeline):
                     plan.in_the_way.append(
                         f"{piece} in {group.name} was not created by the pipeline {pipeline}"
                     )
                     continue
-                _add_with_work(ensure, piece, plan)
+                _add_with_work(account, piece, plan)
     for kind in (EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER):
-        _report_foreign(ensure, kind, group, plan)
+        _report_foreign(account, kind, group, plan)
 
 
-def _add_with_work(ensure: api.Ensure, piece: ResourceToDelete, plan: TeardownPlan) -> None:
+def _add_with_work(account: Waiting, piece: ResourceToDelete, plan: TeardownPlan) -> None:
     plan.pieces.append(piece)
     for work in WORK.get(piece.kind, ()):
-        summaries = ensure.list(work, **{piece.kind.arn: piece.arn})
+        summaries = account.list(work, **{piece.kind.arn: piece.arn})
         plan.work.extend(_to_resources(work, filter(is_busy, summaries)))
     if piece.kind is SOLUTION:
-        _report_foreign(ensure, CAMPAIGN, piece, plan)
+        _report_foreign(account, CAMPAIGN, piece, plan)
 
 
 def _report_foreign(
-    ensure: api.Ensure,
+    account: Waiting,
     kind: ResourceKind,
     parent: ResourceToDelete,
     plan: TeardownPlan,
 ) -> None:
     """Report resources of this kind in the parent: no pipeline creates them."""
-    summaries = ensure.list(kind, **{parent.kind.arn: parent.arn})
+    summaries = account.list(kind, **{parent.kind.arn: parent.arn})
     plan.in_the_way.extend(
         f"{piece} belongs to {parent}" for piece in _to_resources(kind, summaries)
     )
 
 
-def _find_schemas(ensure: api.Ensure, group_name: re.Pattern[str], plan: TeardownPlan) -> None:
-    mine = re.compile(rf"{group_name.pattern}-(interactions|items|users)")
-    schemas = [s for s in list_resources(ensure, SCHEMA) if mine.fullmatch(s.name)]
+def _add_schemas(account: Waiting, group_name: str, plan: TeardownPlan) -> None:
+    """Add the schemas of the groups whose names match, unless somebody else uses them."""
+    mine = re.compile(rf"{group_name}-(interactions|items|users)")
+    schemas = [s for s in list_resources(account, SCHEMA) if mine.fullmatch(s.name)]
     if not schemas:
         return
     datasets = {piece.arn for piece in plan.pieces}
     used = {
-        ensure.describe(DATASET, other.arn)["schemaArn"]: other
-        for other in list_resources(ensure, DATASET)
+        account.describe(DATASET, other.arn)["schemaArn"]: other
+        for other in list_resources(account, DATASET)
         if other.arn not in datasets
     }
     for schema in schemas:
@@ -248,43 +250,50 @@ def _find_schemas(ensure: api.Ensure, group_name: re.Pattern[str], plan: Teardow
             plan.pieces.append(schema)
 
 
-def _find_jobs(ensure: api.Ensure, plan: TeardownPlan) -> None:
+def _add_jobs(account: Waiting, plan: TeardownPlan) -> None:
     solutions = [piece.arn for piece in plan.pieces if piece.kind is SOLUTION]
     for kind in (BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB) if solutions else ():
         jobs = [
             job
-            for job in ensure.list(kind)
+            for job in account.list(kind)
             if job["solutionVersionArn"].rpartition("/")[0] in solutions and is_busy(job)
         ]
         plan.work.extend(_to_resources(kind, jobs))
 
 
-def is_ours(ensure: api.Ensure, piece: ResourceToDelete, pipeline: str) -> bool:
+def list_groups(account: Waiting, pipeline: str) -> list[ResourceToDelete]:
+    """The dataset groups with the pipeline's name, also those of earlier settings.
+
+    They are its own if `is_ours` says so.
+    """
+    name = re.compile(_GROUP_NAME.format(re.escape(pipeline)))
+    return [group for group in list_resources(account, DATASET_GROUP) if name.fullmatch(group.name)]
+
+
+def is_ours(account: Waiting, piece: ResourceToDelete, pipeline: str) -> bool:
     """Whether the pipeline created the resource, by its tags."""
     if piece.status.startswith("DELETE"):
         # An earlier teardown or somebody else deletes it: wait for it. It may have no tags.
         return True
-    tags = ensure.tags_of(piece.arn)
-    own = (pipeline, ensure.tags.get(api.STORAGE_TAG))
-    return (tags.get(api.PIPELINE_TAG), tags.get(api.STORAGE_TAG)) == own
+    tags = account.tags_of(piece.arn)
+    own = (pipeline, account.tags.get(STORAGE_TAG))
+    return (tags.get(PIPELINE_TAG), tags.get(STORAGE_TAG)) == own
 
 
 def is_busy(summary: Mapping[str, Any]) -> bool:
     """Whether Personalize still works on the resource."""
-    return summary["status"] not in (*api.READY, *api.FAILED)
+    return summary["status"] not in (*READY, *FAILED)
 
 
-def list_resources(ensure: api.Ensure, kind: ResourceKind, **within: str) -> list[ResourceToDelete]:
+def list_resources(account: Waiting, kind: ResourceKind, **within: str) -> list[ResourceToDelete]:
     """All resources of this kind, whoever created them.
 
     within: List's filter, for example a dataset group.
     """
-    return _to_resources(kind, ensure.list(kind, **within))
+    return _to_resources(kind, account.list(kind, **within))
 
 
-def _to_resources(
-    kind: ResourceKind, summaries: Iterable[api.Description]
-) -> list[ResourceToDelete]:
+def _to_resources(kind: ResourceKind, summaries: Iterable[Description]) -> list[ResourceToDelete]:
     return [
         # The summary of a solution version has no name.
         ResourceToDelete(
@@ -303,58 +312,108 @@ def _ignore_missing() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        if error.response["Error"]["Code"] != "ResourceNotFoundException":
+        if error.response["Error"]["Code"] != NOT_FOUND:
             raise
 
 
-def _stop_or_wait(ensure: api.Ensure, piece: ResourceToDelete) -> None:
-    """Stop a training, or wait for other work, which Personalize cannot stop."""
-    if piece.kind is SOLUTION_VERSION:
-        try:
-            ensure.client.stop_solution_version_creation(solutionVersionArn=piece.arn)
-            ensure.log.info(f"stopping {piece}")
-        except ClientError as error:
-            ensure.log.info(f"{piece} was not stopped: {error}")
+def _wait_until_idle(account: Waiting, piece: ResourceToDelete) -> None:
     while True:
-        description = _describe(ensure, piece)
+        description = _describe(account, piece)
         if description is None or not is_busy(description):
             return
-        ensure.sleep(ensure.poll_seconds, f"{piece} is {description['status']}")
+        account.sleep(account.poll_seconds, f"{piece} is {description['status']}")
 
 
-def _delete(ensure: api.Ensure, piece: ResourceToDelete) -> None:
+def _delete(account: Waiting, piece: ResourceToDelete) -> None:
     while True:
         try:
-            getattr(ensure.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
+            getattr(account.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
         except ClientError as error:
             code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
-            if code == "ResourceNotFoundException":
+            if code == NOT_FOUND:
                 return
-            if code != "ResourceInUseException":
+            if code != IN_USE:
                 raise PersonalizeError(
                     f"Personalize refused to delete {piece}: {message} ({code})"
                 ) from error
-            description = _describe(ensure, piece)
+            description = _describe(account, piece)
             if description and str(description.get("status")).startswith("DELETE"):
                 return
-            ensure.sleep(ensure.poll_seconds, f"{piece} cannot be deleted yet: {message}")
+            account.sleep(account.poll_seconds, f"{piece} cannot be deleted yet: {message}")
         else:
-            ensure.log.info(f"deleting {piece}")
+            account.log.info(f"deleting {piece}")
             return
 
 
-def _wait_until_gone(ensure: api.Ensure, piece: ResourceToDelete) -> None:
+def _wait_until_gone(account: Waiting, piece: ResourceToDelete) -> None:
     while True:
-        description = _describe(ensure, piece)
+        description = _describe(account, piece)
         if description is None:
             return
-        status = description.get("status", api.ACTIVE)
+        status = description.get("status", ACTIVE)
         if status == "DELETE FAILED":
             raise PersonalizeError(f"{piece} was not deleted: {description.get('failureReason')}")
-        ensure.sleep(ensure.poll_seconds, f"{piece} is {status}")
+        account.sleep(account.poll_seconds, f"{piece} is {status}")
 
 
-def _describe(ensure: api.Ensure, piece: ResourceToDelete) -> api.Description | None:
+def _describe(account: Waiting, piece: ResourceToDelete) -> Description | None:
     with _ignore_missing():
-        return ensure.describe(piece.kind, piece.arn)
+        return account.describe(piece.kind, piece.arn)
     return None
+
+
+# A version costs nothing on AWS, which cannot delete one. The local Personalize deletes the model's
+# file of a version that gets this tag, unless a job needs it. The version and its metrics stay.
+MODEL_TAG, EXPIRED = "batchrec:model", "expired"
+
+
+def has_model(account: Waiting, solution_version: str) -> bool:
+    """Whether the version of this ARN has a model. On AWS each one has."""
+    return account.on_aws or account.tags_of(solution_version).get(MODEL_TAG) != EXPIRED
+
+
+def expire_models(account: Waiting, pipeline: str, keep: int) -> None:
+    """Give up the models of all but the newest versions of each of the pipeline's solutions.
+
+    It does nothing on AWS.
+
+    keep: how many versions of a solution keep their model.
+    Raises botocore's ClientError.
+    """
+    if account.on_aws:
+        return
+    for group in list_groups(account, pipeline):
+        if is_ours(account, group, pipeline):
+            for solution in list_resources(account, SOLUTION, datasetGroupArn=group.arn):
+                if is_ours(account, solution, pipeline):
+                    _expire_versions(account, pipeline, solution.arn, keep)
+
+
+def _expire_versions(account: Waiting, pipeline: str, solution: str, keep: int) -> None:
+    """Tag the older versions, the oldest first, unless they are tagged already."""
+    versions = account.list(SOLUTION_VERSION, solutionArn=solution)
+    versions.sort(key=lambda version: version["creationDateTime"], reverse=True)
+    with_model: list[str] = []
+    for version in versions:
+        arn = str(version[SOLUTION_VERSION.arn])
+        tags = account.tags_of(arn) if version["status"] == ACTIVE else {}
+        # Somebody else may have trained a version of the solution, such as in a notebook.
+        if tags.get(PIPELINE_TAG) != pipeline:
+            continue
+        if tags.get(MODEL_TAG) != EXPIRED:
+            with_model.append(arn)
+        elif len(with_model) >= keep:
+            # All older ones are tagged, too.
+            break
+    for arn in reversed(with_model[keep:]):
+        try:
+            account.client.tag_resource(
+                resourceArn=arn, tags=[{"tagKey": MODEL_TAG, "tagValue": EXPIRED}]
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != IN_USE:
+                raise
+            account.log.info(f"retention: the model of {arn} stays until no job uses it")
+            # A tagged version has none without a tag before it.
+            return
+        account.log_resource(f"retention: deleted the model of {arn}; its metrics stay")

@@ -1,4 +1,4 @@
-"""The grammar of filter expressions, and their parser.
+"""Filter expressions: their grammar, their parser, and those that batchrec itself writes.
 
 Source: developer guide, "Filter expression structure and elements". Where the guide is silent,
 SQL's rules apply: AND binds tighter than OR, and parentheses group conditions.
@@ -7,7 +7,7 @@ SQL's rules apply: AND binds tighter than OR, and parentheses group conditions.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -22,6 +22,10 @@ CURRENT_USER = "CURRENTUSER"
 ANY_EVENT = "*"
 # The operators that take a list of values.
 LISTS = ("IN", "NOT IN")
+
+# "*" is every event type. Only the latest FILTER_HISTORY interactions of a user and event type
+# count, see schemas.py.
+EXCLUDE_SEEN = 'EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ("*")'
 
 # As the guide spells the datasets; any case is accepted.
 DATASETS = {
@@ -270,6 +274,35 @@ def parse_condition(text: str) -> Condition:
     """
     condition: Condition = _parse(text, "condition")
     return condition
+
+
+def parse_attributes(expression: str) -> Condition:
+    """The condition of an input line for aws-item-attribute-affinity, on items' attributes.
+
+    Source: developer guide, "Preparing input data for user segments": equality conditions on Items,
+    joined by AND.
+    Raises FilterExpressionError for any other condition.
+    """
+    condition = parse_condition(expression)
+    stack = [condition]
+    for part in stack:
+        if isinstance(part, And):
+            stack.extend(part.parts)
+        elif isinstance(part, Or) or part.operator != "=" or part.field.dataset != ITEMS:
+            raise FilterExpressionError(
+                "Invalid Expression at character 1: write conditions such as"
+                ' ITEMS.genres = "Comedy", joined by AND.'
+            )
+    return condition
+
+
+def build_exclude_events(events: Sequence[str]) -> str:
+    """The filter that leaves out items with an interaction of one of these types.
+
+    events: types without a quote or a backslash in them.
+    """
+    names = ",".join(f'"{event}"' for event in events)
+    return f"EXCLUDE ItemID WHERE Interactions.EVENT_TYPE IN ({names})"
 
 
 def _parse(text: str, start: str) -> Any:

@@ -1,0 +1,149 @@
+"""How Personalize's API spells its kinds of resources, their tags, statuses and errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from batchrec_dagster.errors import UserError
+
+Description = Mapping[str, Any]
+"""Describe's answer for a resource, or its summary in List's answer."""
+
+# The tags of what a pipeline creates: its name, and the storage of its deployment.
+PIPELINE_TAG, STORAGE_TAG = "batchrec:pipeline", "batchrec:storage"
+DATA_VERSION_TAG = "batchrec:data-version"
+# A solution version's own name is a tag too, because DescribeSolutionVersion may leave it out.
+VERSION_NAME_TAG = "batchrec:name"
+OWN_TAGS = (PIPELINE_TAG, STORAGE_TAG, DATA_VERSION_TAG, VERSION_NAME_TAG)
+
+ACTIVE = "ACTIVE"
+# A data deletion job has statuses of its own: PENDING, IN_PROGRESS, COMPLETED and FAILED.
+READY = (ACTIVE, "COMPLETED")
+# A job or version with this status is started once more.
+CREATE_FAILED = "CREATE FAILED"
+FAILED = (CREATE_FAILED, "CREATE STOPPED", "FAILED")
+
+# Error codes of Personalize.
+INVALID = "InvalidInputException"
+LIMIT = "LimitExceededException"
+NOT_FOUND = "ResourceNotFoundException"
+IN_USE = "ResourceInUseException"
+EXISTS = "ResourceAlreadyExistsException"
+
+QUOTA_FIX = (
+    "delete one that nobody needs (`batchrec teardown NAME` for a pipeline that is gone), or ask"
+    " Service Quotas for more"
+)
+
+
+@dataclass(frozen=True)
+class ResourceKind:
+    """A kind of resource, and its spelling in the API's operations and members."""
+
+    label: str
+    plural: str = ""
+    is_numbered: bool = False
+    """Whether a run makes a new one each time, with a number in its name: jobs and versions."""
+
+    @cached_property
+    def snake(self) -> str:
+        """As in the names of operations, such as dataset_group."""
+        return self.label.replace(" ", "_")
+
+    @cached_property
+    def member(self) -> str:
+        """The member of Describe's answer, such as datasetGroup."""
+        first, *others = self.label.split()
+        return first + "".join(word.capitalize() for word in others)
+
+    @cached_property
+    def members(self) -> str:
+        """The member of List's answer, such as datasetGroups."""
+        return self.plural or f"{self.member}s"
+
+    @cached_property
+    def arn(self) -> str:
+        """The member that holds an ARN, such as datasetGroupArn."""
+        return f"{self.member}Arn"
+
+    @cached_property
+    def resource_type(self) -> str:
+        """As in ARNs, such as dataset-group."""
+        return self.label.replace(" ", "-")
+
+    @cached_property
+    def name(self) -> str:
+        """The member that holds the name: jobName or name."""
+        return "jobName" if self.label.endswith("job") else "name"
+
+
+DATASET_GROUP = ResourceKind("dataset group")
+SCHEMA = ResourceKind("schema")
+DATASET = ResourceKind("dataset")
+IMPORT_JOB = ResourceKind("dataset import job", is_numbered=True)
+SOLUTION = ResourceKind("solution")
+SOLUTION_VERSION = ResourceKind("solution version", is_numbered=True)
+FILTER = ResourceKind("filter", plural="Filters")
+BATCH_INFERENCE_JOB = ResourceKind("batch inference job", is_numbered=True)
+BATCH_SEGMENT_JOB = ResourceKind("batch segment job", is_numbered=True)
+DATA_DELETION_JOB = ResourceKind("data deletion job", is_numbered=True)
+
+# Kinds that this project never creates, but may find in its dataset groups.
+CAMPAIGN = ResourceKind("campaign")
+EVENT_TRACKER = ResourceKind("event tracker")
+METRIC_ATTRIBUTION = ResourceKind("metric attribution")
+RECOMMENDER = ResourceKind("recommender")
+
+
+class PersonalizeError(UserError):
+    """Personalize refused a request, a resource failed, or it took too long.
+
+    The message tells the user what to do. A later run may continue, but the same run is not worth
+    another try.
+    """
+
+    def __init__(self, message: str, details: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.details: Mapping[str, str] = details or {}
+        """The ARN, status and reason of a resource that failed; else empty."""
+
+
+def explain_role_error(reason: str, description: Mapping[str, Any]) -> str | None:
+    """The fix if Personalize may not do in S3 what a job needs; None for other reasons.
+
+    description: Describe's answer for the job, or Create's arguments.
+    """
+    if not re.search(r"privilege|assume|access.?denied", reason, re.IGNORECASE):
+        return None
+    reads = "s3:GetObject and s3:ListBucket"
+    places = {
+        description.get("dataSource", {}).get("dataLocation"): reads,
+        description.get("jobInput", {}).get("s3DataSource", {}).get("path"): reads,
+        description.get("jobOutput", {}).get("s3DataDestination", {}).get("path"): "s3:PutObject",
+    }
+    actions = " and ".join(f"{actions} on {path}" for path, actions in places.items() if path)
+    return (
+        f"allow {actions} to {description.get('roleArn', 'the role')}, and to"
+        " personalize.amazonaws.com in the bucket's policy, and let personalize.amazonaws.com"
+        " assume the role, as deploy/aws.yaml does. If all of that is allowed, deploy it with"
+        " SourceConditions=no"
+    )
+
+
+def make_failure_error(kind: ResourceKind, arn: str, description: Description) -> PersonalizeError:
+    """What to raise for a resource that failed, with Personalize's reason and the fix."""
+    reason = description.get("failureReason") or f"its status is {description['status']}"
+    role_fix = explain_role_error(reason, description)
+    fix = (
+        f"{role_fix or 'Fix the cause'}; then run again: it creates a new one"
+        if kind.is_numbered
+        else f"Fix the cause, delete this {kind.label} and run again"
+    )
+    return PersonalizeError(
+        f"{kind.label} failed: {reason} ({arn}). {fix}",
+        details={"arn": arn, "status": description["status"], "reason": reason},
+    )
