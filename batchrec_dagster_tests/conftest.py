@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 from alembic.util import pyfiles
 
-from batchrec_dagster.local_personalize.jobs.worker import Worker
+from batchrec_dagster.local_personalize.jobs import Jobs
 from batchrec_dagster_tests.guard.builders import Project, module_project
 from batchrec_dagster_tests.guard.first_run import FirstRun, make_once
 from batchrec_dagster_tests.guard.repeats import repeats
@@ -151,27 +151,26 @@ def environment_as_it_was() -> Iterator[None]:
 
 
 # Of the embedded Personalizes of this process.
-WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()
-_make_worker = Worker.__init__
+JOBS: weakref.WeakSet[Jobs] = weakref.WeakSet()
+_make_jobs = Jobs.__init__
 
 
-def _make_and_list_worker(worker: Worker, *args: Any) -> None:
-    _make_worker(worker, *args)
-    WORKERS.add(worker)
+def _make_and_list_jobs(jobs: Jobs, *args: Any) -> None:
+    _make_jobs(jobs, *args)
+    JOBS.add(jobs)
 
 
-Worker.__init__ = _make_and_list_worker  # type: ignore[assignment, method-assign]
+Jobs.__init__ = _make_and_list_jobs  # type: ignore[assignment, method-assign]
 
 
 def workers_closed() -> Iterator[None]:
     """Jobs of an embedded Personalize end with the test, or the module, that started it: later
     tests patch what they call, watch threads and count CPU."""
-    workers_before = set(WORKERS)
+    jobs_before = set(JOBS)
     yield
-    for worker in set(WORKERS) - workers_before:
-        worker.close(STOP_SECONDS)
-        # A request under way may have started another, which ends at once.
-        for thread in [*worker._threads.values()]:
+    for jobs in set(JOBS) - jobs_before:
+        jobs.close()
+        for thread in [*jobs._threads]:
             thread.join(STOP_SECONDS)
             assert not thread.is_alive(), f"a job does not stop: {thread}"
 

@@ -81,7 +81,7 @@ def make_page(folder: Path, users: int) -> dict[str, Any]:
     """Make the page, and say how long that took and how large it is."""
     import polars as pl
 
-    from batchrec_dagster.personalize.file_formats import scan_interactions
+    from batchrec_dagster.personalize.formats import scan_interactions
     from batchrec_dagster.reporting.insight.changes import compare_editions
     from batchrec_dagster.reporting.insight.page import Page
     from batchrec_dagster.reporting.insight.people import PeopleTables, collect_people

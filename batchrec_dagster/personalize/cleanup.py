@@ -45,8 +45,14 @@ from batchrec_dagster.personalize.waiting import Waiting
 
 # Deleting a solution deletes its versions. Jobs cannot be deleted; finished ones cost nothing.
 ORDER = (FILTER, SOLUTION, DATASET, SCHEMA, DATASET_GROUP)
-# What is under way in a kind that is to be deleted: it ends first.
+# What is deleted before a resource of this kind, what is under way in it and ends first, and what
+# no pipeline creates in it.
+CONTENT = {DATASET_GROUP: (FILTER, SOLUTION, DATASET)}
 WORK = {SOLUTION: (SOLUTION_VERSION,), DATASET: (IMPORT_JOB,)}
+FOREIGN = {
+    DATASET_GROUP: (EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER),
+    SOLUTION: (CAMPAIGN,),
+}
 
 # A pipeline's dataset groups: its name, and what its settings are.
 _GROUP_NAME = "{}-[0-9a-f]{{8}}"
@@ -111,7 +117,7 @@ def plan_teardown(account: Waiting, pipeline: str) -> TeardownPlan:
     for group in list_groups(account, pipeline):
         with _ignore_missing():
             if is_ours(account, group, pipeline):
-                _add_group_content(account, group, pipeline, plan)
+                _add(account, pipeline, group, plan)
             else:
                 tags = account.tags_of(group.arn)
                 owner = ", ".join(
@@ -182,53 +188,32 @@ def _add_idle(plan: TeardownPlan, account: Waiting, pipeline: str, piece: Resour
     with _ignore_missing():
         if not is_ours(account, piece, pipeline):
             return
+        _add(account, pipeline, piece, own_plan)
         if piece.kind is DATASET_GROUP:
-            _add_group_content(account, piece, pipeline, own_plan)
             _add_schemas(account, re.escape(piece.name), own_plan)
-        else:
-            _add_with_work(account, piece, own_plan)
         _add_jobs(account, own_plan)
     if not own_plan.work and not own_plan.in_the_way:
         plan.pieces.extend(own_plan.pieces)
 
 
-def _add_group_content(
-    account: Waiting, group: ResourceToDelete, pipeline: str, plan: TeardownPlan
-) -> None:
-    plan.pieces.append(group)
-    for kind in (FILTER, SOLUTION, DATASET):
-        for piece in list_resources(account, kind, datasetGroupArn=group.arn):
-            with _ignore_missing():
-                if not is_ours(account, piece, pipeline):
-                    plan.in_the_way.append(
-                        f"{piece} in {group.name} was not created by the pipeline {pipeline}"
-                    )
-                    continue
-                _add_with_work(account, piece, plan)
-    for kind in (EVENT_TRACKER, METRIC_ATTRIBUTION, RECOMMENDER):
-        _report_foreign(account, kind, group, plan)
-
-
-def _add_with_work(account: Waiting, piece: ResourceToDelete, plan: TeardownPlan) -> None:
+def _add(account: Waiting, pipeline: str, piece: ResourceToDelete, plan: TeardownPlan) -> None:
+    """Add the piece, what is in it, what is under way in it, and what others created in it."""
     plan.pieces.append(piece)
-    for work in WORK.get(piece.kind, ()):
-        summaries = account.list(work, **{piece.kind.arn: piece.arn})
-        plan.work.extend(_to_resources(work, filter(is_busy, summaries)))
-    if piece.kind is SOLUTION:
-        _report_foreign(account, CAMPAIGN, piece, plan)
-
-
-def _report_foreign(
-    account: Waiting,
-    kind: ResourceKind,
-    parent: ResourceToDelete,
-    plan: TeardownPlan,
-) -> None:
-    """Report resources of this kind in the parent: no pipeline creates them."""
-    summaries = account.list(kind, **{parent.kind.arn: parent.arn})
-    plan.in_the_way.extend(
-        f"{piece} belongs to {parent}" for piece in _to_resources(kind, summaries)
-    )
+    parent = {piece.kind.arn: piece.arn}
+    for kind in CONTENT.get(piece.kind, ()):
+        for child in list_resources(account, kind, **parent):
+            with _ignore_missing():
+                if is_ours(account, child, pipeline):
+                    _add(account, pipeline, child, plan)
+                else:
+                    plan.in_the_way.append(
+                        f"{child} in {piece.name} was not created by the pipeline {pipeline}"
+                    )
+    for kind in WORK.get(piece.kind, ()):
+        plan.work.extend(_to_resources(kind, filter(is_busy, account.list(kind, **parent))))
+    for kind in FOREIGN.get(piece.kind, ()):
+        foreign = list_resources(account, kind, **parent)
+        plan.in_the_way.extend(f"{resource} belongs to {piece}" for resource in foreign)
 
 
 def _add_schemas(account: Waiting, group_name: str, plan: TeardownPlan) -> None:
@@ -317,14 +302,14 @@ def _ignore_missing() -> Iterator[None]:
 
 
 def _wait_until_idle(account: Waiting, piece: ResourceToDelete) -> None:
-    while True:
-        description = _describe(account, piece)
-        if description is None or not is_busy(description):
-            return
+    description = account.describe_if_shown(piece.kind, piece.arn)
+    while description is not None and is_busy(description):
         account.sleep(account.poll_seconds, f"{piece} is {description['status']}")
+        description = account.describe_if_shown(piece.kind, piece.arn)
 
 
 def _delete(account: Waiting, piece: ResourceToDelete) -> None:
+    """Ask for the deletion, as soon as nothing else needs the piece."""
     while True:
         try:
             getattr(account.client, f"delete_{piece.kind.snake}")(**{piece.kind.arn: piece.arn})
@@ -336,7 +321,7 @@ def _delete(account: Waiting, piece: ResourceToDelete) -> None:
                 raise PersonalizeError(
                     f"Personalize refused to delete {piece}: {message} ({code})"
                 ) from error
-            description = _describe(account, piece)
+            description = account.describe_if_shown(piece.kind, piece.arn)
             if description and str(description.get("status")).startswith("DELETE"):
                 return
             account.sleep(account.poll_seconds, f"{piece} cannot be deleted yet: {message}")
@@ -346,20 +331,11 @@ def _delete(account: Waiting, piece: ResourceToDelete) -> None:
 
 
 def _wait_until_gone(account: Waiting, piece: ResourceToDelete) -> None:
-    while True:
-        description = _describe(account, piece)
-        if description is None:
-            return
+    while description := account.describe_if_shown(piece.kind, piece.arn):
         status = description.get("status", ACTIVE)
         if status == "DELETE FAILED":
             raise PersonalizeError(f"{piece} was not deleted: {description.get('failureReason')}")
         account.sleep(account.poll_seconds, f"{piece} is {status}")
-
-
-def _describe(account: Waiting, piece: ResourceToDelete) -> Description | None:
-    with _ignore_missing():
-        return account.describe(piece.kind, piece.arn)
-    return None
 
 
 # A version costs nothing on AWS, which cannot delete one. The local Personalize deletes the model's

@@ -1,18 +1,8 @@
-"""Erases users from the datasets and models of a dataset group: a data deletion job.
+"""Erases users from the datasets and models of dataset groups: a data deletion job in each.
 
-`erase_users` writes the input file, starts the job or adopts the one that an earlier call started
-for the same request, waits for it, and deletes the file. A caller that was killed calls it again
-with the same arguments. `erase_users_from_groups` does so in several dataset groups at once, such
-as all of a pipeline:
-
-    results = erase_users_from_groups(
-        ensure,
-        storage.store,
-        storage.uri("shop/erasures/"),
-        find_dataset_groups(ensure, "shop"),
-        users,
-        request=request_id,
-    )
+`erase_users_from_groups` writes the input files, starts the jobs or adopts those that an earlier
+call started for the same request, waits for them, and deletes the files. A caller that was killed
+calls it again with the same arguments.
 
 Sources: developer guide, "Deleting users and their data with a data deletion job", and the API
 reference of CreateDataDeletionJob and DescribeDataDeletionJob.
@@ -25,7 +15,6 @@ import io
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from batchrec_dagster.personalize.api import (
@@ -35,7 +24,6 @@ from batchrec_dagster.personalize.api import (
     DATASET,
     FAILED,
     IMPORT_JOB,
-    READY,
     SOLUTION,
     SOLUTION_VERSION,
     Description,
@@ -65,28 +53,18 @@ class InputStorage(Protocol):
 
 @dataclass(frozen=True)
 class DeletionResult:
-    """What a data deletion job did, or that it goes on. It has no user ids."""
+    """What a data deletion job did. It has no user ids."""
 
     job_arn: str
     status: str
-    """COMPLETED, or PENDING or IN_PROGRESS if the caller did not want to wait."""
-    records_deleted: int | None
-    """How many records the job deleted; None until it is completed."""
-    created: bool
-    """Whether this call started the job, rather than an earlier one."""
-    started_at: datetime
-    ended_at: datetime | None
-    """When it was completed."""
+    """COMPLETED."""
+    records_deleted: int
     overlapping_work: tuple[str, ...] = ()
     """Imports, trainings and batch jobs in the dataset group that were started during the job.
 
     Amazon then does not guarantee that the users are gone from the models, and recommends another
-    job: call again with another `request`. The local Personalize runs them one after the other.
+    job: call again with another `request`.
     """
-
-    @property
-    def is_completed(self) -> bool:
-        return self.status in READY
 
 
 def find_dataset_groups(ensure: Ensure, pipeline: str) -> list[str]:
@@ -96,69 +74,6 @@ def find_dataset_groups(ensure: Ensure, pipeline: str) -> list[str]:
         for group in list_groups(ensure, pipeline)
         if not group.status.startswith("DELETE") and is_ours(ensure, group, pipeline)
     ]
-
-
-def erase_users(
-    ensure: Ensure,
-    storage: InputStorage,
-    folder: str,
-    dataset_group_arn: str,
-    users: Collection[str],
-    *,
-    request: str,
-    wait: bool = True,
-) -> DeletionResult:
-    """Erase the users from the dataset group, and return what the job did.
-
-    It first waits until no import, training or batch job is under way in the dataset group. The job
-    itself takes up to a day on AWS.
-
-    folder: the URI of a folder under the pipeline's prefix, with its final slash. Personalize's
-        role reads the input file there. It is deleted when the job has ended.
-    users: their ids, at least one. Ids that the dataset group does not have are ignored.
-    request: identifies what the users asked for, the same in each attempt. It becomes a part of the
-        job's name, which Personalize keeps forever: letters and digits that say nothing about the
-        users, such as a random number in hexadecimal digits.
-    wait: whether to wait until the job is completed. Otherwise the result may say that it goes on:
-        call again later, because the input file stays until then.
-    Raises PersonalizeError if the job failed, or if `ensure.deadline_seconds` passed, and whatever
-    the storage raises. After a failure, another call starts another job.
-    """
-    kind = DATA_DELETION_JOB
-    stem = _make_stem(dataset_group_arn, request)
-    uri = f"{folder}{stem}.csv"
-    arn = ensure.find(kind, stem, datasetGroupArn=dataset_group_arn)
-    if arn is None:
-        data = format_input(users)
-        _wait_until_idle(ensure, dataset_group_arn)
-        storage.put(uri, data)
-        try:
-            started = ensure.start(
-                kind,
-                stem,
-                lambda _: {
-                    "datasetGroupArn": dataset_group_arn,
-                    "dataSource": {"dataLocation": uri},
-                    "roleArn": ensure.role_arn,
-                },
-                datasetGroupArn=dataset_group_arn,
-            )
-        except PersonalizeError:
-            # No job reads the file. Another call writes it again.
-            storage.delete(uri)
-            raise
-    else:
-        started = StartedResource(arn, created=False)
-    description = ensure.describe_when_shown(kind, started.arn)
-    if wait or not is_busy(description):
-        try:
-            description = ensure.wait_until_ready(kind, started).description
-        except PersonalizeError as error:
-            if error.details.get("status") in FAILED:
-                storage.delete(uri)
-            raise
-        storage.delete(uri)
-    return _make_result(ensure, dataset_group_arn, started, description)
 
 
 def erase_users_from_groups(
@@ -172,18 +87,90 @@ def erase_users_from_groups(
 ) -> list[DeletionResult]:
     """Erase the users from several dataset groups at once: what the job in each of them did.
 
-    The parameters, and what is raised, are those of `erase_users`.
+    It first waits until no import, training or batch job is under way in a dataset group. A job
+    takes up to a day on AWS.
+
+    folder: the URI of a folder under the pipeline's prefix, with its final slash. Personalize's
+        role reads the input files there. They are deleted when the jobs have ended.
+    users: their ids, at least one. Ids that a dataset group does not have are ignored.
+    request: identifies what the users asked for, the same in each attempt. It becomes a part of the
+        jobs' names, which Personalize keeps forever: letters and digits that say nothing about the
+        users, such as a random number in hexadecimal digits.
+    Raises PersonalizeError if a job failed, or if `ensure.deadline_seconds` passed, and whatever
+    the storage raises. After a failure, another call starts another job.
     """
-
-    def erase(dataset_group_arn: str, *, wait: bool) -> DeletionResult:
-        return erase_users(
-            ensure, storage, folder, dataset_group_arn, users, request=request, wait=wait
-        )
-
     # A job may take a day: start all before waiting for one.
-    for arn in dataset_group_arns:
-        erase(arn, wait=False)
-    return [erase(arn, wait=True) for arn in dataset_group_arns]
+    jobs = [
+        _start(ensure, storage, f"{folder}{_make_stem(arn, request)}.csv", arn, users, request)
+        for arn in dataset_group_arns
+    ]
+    return [
+        _finish(ensure, storage, f"{folder}{_make_stem(arn, request)}.csv", arn, job)
+        for arn, job in zip(dataset_group_arns, jobs, strict=True)
+    ]
+
+
+def _start(
+    ensure: Ensure,
+    storage: InputStorage,
+    uri: str,
+    dataset_group_arn: str,
+    users: Collection[str],
+    request: str,
+) -> StartedResource:
+    """The job of the request, started with the users in the input file, unless there is one."""
+    stem = _make_stem(dataset_group_arn, request)
+    arn = ensure.find(DATA_DELETION_JOB, stem, datasetGroupArn=dataset_group_arn)
+    if arn is not None:
+        return StartedResource(arn, created=False)
+    data = format_input(users)
+    _wait_until_idle(ensure, dataset_group_arn)
+    storage.put(uri, data)
+    arguments = {
+        "datasetGroupArn": dataset_group_arn,
+        "dataSource": {"dataLocation": uri},
+        "roleArn": ensure.role_arn,
+    }
+    try:
+        return ensure.start(
+            DATA_DELETION_JOB, stem, lambda _: arguments, datasetGroupArn=dataset_group_arn
+        )
+    except PersonalizeError:
+        # No job reads the file. Another call writes it again.
+        storage.delete(uri)
+        raise
+
+
+def _finish(
+    ensure: Ensure,
+    storage: InputStorage,
+    uri: str,
+    dataset_group_arn: str,
+    job: StartedResource,
+) -> DeletionResult:
+    """What the job did, once it has ended. Its input file is deleted then."""
+    try:
+        description = ensure.wait_until_ready(DATA_DELETION_JOB, job).description
+    except PersonalizeError as error:
+        if error.details.get("status") in FAILED:
+            storage.delete(uri)
+        raise
+    storage.delete(uri)
+    start, end = description["creationDateTime"], description["lastUpdatedDateTime"]
+    overlapping_work = tuple(
+        f"{kind.label} {summary[kind.arn].partition('/')[2]}"
+        for kind, summary in _list_work(ensure, dataset_group_arn)
+        if start <= summary["creationDateTime"] <= end
+    )
+    if overlapping_work:
+        ensure.log.warning(
+            f"{', '.join(overlapping_work)} started while Personalize erased users from"
+            f" {dataset_group_arn}. Its models may then have something of them until the next"
+            " training"
+        )
+    return DeletionResult(
+        job.arn, description["status"], description["numDeleted"], overlapping_work
+    )
 
 
 def format_input(users: Collection[str]) -> bytes:
@@ -247,36 +234,3 @@ def _list_work(
         for job in ensure.list(kind):
             if job[SOLUTION_VERSION.arn] in versions:
                 yield kind, job
-
-
-def _make_result(
-    ensure: Ensure,
-    dataset_group_arn: str,
-    started: StartedResource,
-    description: Description,
-) -> DeletionResult:
-    is_completed = description["status"] in READY
-    start = description["creationDateTime"]
-    end = description["lastUpdatedDateTime"] if is_completed else None
-    overlapping_work: tuple[str, ...] = ()
-    if is_completed and ensure.on_aws:
-        overlapping_work = tuple(
-            f"{kind.label} {summary[kind.arn].partition('/')[2]}"
-            for kind, summary in _list_work(ensure, dataset_group_arn)
-            if start <= summary["creationDateTime"] <= end
-        )
-        if overlapping_work:
-            ensure.log.warning(
-                f"{', '.join(overlapping_work)} started while Personalize erased users from"
-                f" {dataset_group_arn}. Amazon then does not guarantee that its models have nothing"
-                " of them until the next training"
-            )
-    return DeletionResult(
-        job_arn=started.arn,
-        status=description["status"],
-        records_deleted=description.get("numDeleted") if is_completed else None,
-        created=started.created,
-        started_at=start,
-        ended_at=end,
-        overlapping_work=overlapping_work,
-    )

@@ -42,6 +42,11 @@ def explain_missing_permission(action: str, resource: str, message: str = "") ->
     named = _NAMED.search(message)
     if named:
         action, resource = named[1], named[2] or resource
+    if "explicit deny" in message:
+        return (
+            f"permission denied: a policy denies {action} on {resource} explicitly, which no Allow"
+            " overrides. Take that statement out for these credentials"
+        )
     return f"permission denied; allow these credentials {action} on {resource}"
 
 

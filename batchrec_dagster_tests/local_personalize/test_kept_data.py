@@ -49,7 +49,7 @@ def test_lost_or_damaged_arrays_fail_the_job(
     reason = failed_version["failureReason"]
     assert reason.startswith(f"Create failed. The data of {dataset} cannot be read: ")
     assert name in reason
-    assert reason.endswith("Import it again (in a pipeline: batchrec run NAME --import).")
+    assert reason.endswith("import them again (a pipeline's next run does).")
     local.wait_until_active(local.start_import(dataset, "s3://data/interactions.csv", "again"))
     version = local.create_version(local.create_solution(group, POPULARITY, name="again"))
     assert local.recommend(local.wait_until_active(version), ["u1"])["u1"]

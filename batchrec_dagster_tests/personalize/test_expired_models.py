@@ -15,6 +15,7 @@ from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG, expire_mode
 from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.schemas import build_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
+from batchrec_dagster_tests.guard.seams.personalize import held_downloads
 from batchrec_dagster_tests.guard.servers.personalize import (
     RECIPE,
     ROLE,
@@ -141,24 +142,20 @@ def test_a_model_in_use_stays_with_the_newer_ones(
     personalize: StartedPersonalize,
     ensure: Ensure,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     group = create_group(personalize, "shop-0123abcd")
     solution = create_solution(personalize, group, "shop-0123abcd-1")
     versions = [create_version(personalize, solution) for _ in range(4)]
-    # No worker starts the job.
-    monkeypatch.setattr(
-        "batchrec_dagster.local_personalize.jobs.worker.Worker.wake", lambda _: None
-    )
-    personalize.client.create_batch_inference_job(
-        jobName="batch",
-        solutionVersionArn=versions[1],
-        roleArn=ROLE,
-        jobInput={"s3DataSource": {"path": personalize.put("users.json", b"{}")}},
-        jobOutput={"s3DataDestination": {"path": personalize.uri("out/")}},
-    )
-    expire_models(ensure, "shop", 1)
+    with held_downloads():
+        personalize.client.create_batch_inference_job(
+            jobName="batch",
+            solutionVersionArn=versions[1],
+            roleArn=ROLE,
+            jobInput={"s3DataSource": {"path": personalize.put("users.json", b"{}")}},
+            jobOutput={"s3DataDestination": {"path": personalize.uri("out/")}},
+        )
+        expire_models(ensure, "shop", 1)
     assert list_models(tmp_path) == {arn.rpartition("/")[2] for arn in versions[1:]}
     assert f"the model of {versions[1]} stays until no job uses it" in caplog.text

@@ -88,6 +88,17 @@ def test_what_aws_names_itself_goes_before_what_is_guessed() -> None:
     )
 
 
+def test_an_explicit_deny_is_told_from_a_missing_allow() -> None:
+    denial = (
+        f"{TOLD}personalize:ListSchemas on resource: arn:x:schema/* with an explicit deny in a"
+        " service control policy"
+    )
+    message = describe_refusal("AccessDeniedException", denial, "list_schemas")
+    assert message.startswith(
+        "permission denied: a policy denies personalize:ListSchemas on arn:x:schema/* explicitly"
+    )
+
+
 @pytest.mark.parametrize(
     ("code", "denial", "sentence"),
     [

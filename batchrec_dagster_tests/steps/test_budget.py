@@ -174,7 +174,7 @@ def test_a_failed_job_is_started_once_more_in_the_same_run(
     def create_failing(ensure: Ensure, kind_: ResourceKind, *arguments: Any) -> Any:
         answer = create(ensure, kind_, *arguments)
         if kind_ is kind and len(failed) < failures:
-            failed[str(answer)] = {"status": "CREATE FAILED", "failureReason": "a hiccup"}
+            failed[str(answer[0])] = {"status": "CREATE FAILED", "failureReason": "a hiccup"}
         return answer
 
     def describe_failed(ensure: Ensure, kind_: ResourceKind, arn: str) -> Any:

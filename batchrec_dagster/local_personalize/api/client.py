@@ -25,8 +25,8 @@ from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.objects import ObjectStore
 
-from ..catalog.requests import ACCOUNT_ID
 from ..errors import CatalogError
+from ..resources import ACCOUNT_ID
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
@@ -57,7 +57,7 @@ def embedded_client(
 ) -> PersonalizeClient:
     """Return a `personalize` client for the local Personalize in the folder `home`.
 
-    Jobs run in threads of this process. The next client on this home resumes unfinished ones.
+    Jobs run in threads of this process. Those that it leaves unfinished fail.
 
     store: where the S3 objects of requests are.
     region, account: those in the ARNs of new resources.

@@ -21,7 +21,7 @@ from batchrec_dagster.web.guard import Guard
 from batchrec_dagster.web.server import make_server, read_body, run_server
 
 from ..errors import CatalogError
-from ..jobs.job import logger
+from ..jobs import logger
 from .service import HttpResponse, LocalPersonalize, answer
 from .signatures import AccessKey, SignatureError, check_signature
 

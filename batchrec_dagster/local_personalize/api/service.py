@@ -15,14 +15,13 @@ from batchrec_dagster.personalize.measurements import HEADER
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY, MAX_EVENT_TYPES
 from batchrec_dagster.storage.objects import ObjectStore
 
-from ..catalog.catalog import Catalog
-from ..catalog.home import Home, remove_path
-from ..catalog.requests import ACCOUNT_ID, HEADERS, ApiRequest
+from ..catalogue import Catalogue
 from ..errors import CatalogError, InvalidInputError, ServiceError
-from ..jobs.job import logger
-from ..jobs.worker import Worker
-from ..operations.registry import KINDS, OPERATIONS, make_generic_answer
-from .validation import check_request, find_input_shape, load_service_model, prune
+from ..home import Home, remove_path
+from ..jobs import JobLock, Jobs, fail_dead_jobs, logger, remove_unnamed_files
+from ..operations.registry import find_operation
+from ..resources import ACCOUNT_ID, HEADERS, ApiRequest
+from .validation import check_request, load_service_model, prune
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
 TARGET_PREFIX = "AmazonPersonalize"
@@ -146,7 +145,7 @@ class LocalPersonalize:
         filter_interactions: int = FILTER_HISTORY,
         v2_lines: bool = False,
     ) -> None:
-        """Open or create the home, and resume the jobs that earlier processes left.
+        """Open or create the home, and let the jobs fail whose processes have ended.
 
         store: where the S3 objects of requests are.
         region, account: those in the ARNs of new resources.
@@ -157,14 +156,15 @@ class LocalPersonalize:
 
         Raises CatalogError, and OSError if the folder cannot be created.
         """
-        self._home = folders = Home(home.absolute())
+        self._home = Home(home.absolute())
         self.region = region
         self._account = account
         self._v2_lines = v2_lines
         self._filter_interactions = filter_interactions
-        self._catalog = Catalog(folders.catalog, has_data=folders.has_data)
-        self._worker = Worker(self._catalog, folders, store, KINDS)
-        self._worker.wake()
+        self._catalogue = Catalogue(self._home.catalogue, has_data=self._home.has_data)
+        self._jobs = Jobs(self._catalogue, self._home, store)
+        fail_dead_jobs(self._catalogue, self._home)
+        remove_unnamed_files(self._catalogue, self._home)
 
     def call(
         self,
@@ -180,37 +180,50 @@ class LocalPersonalize:
 
         Raises ServiceError if the request is refused, and CatalogError.
         """
-        self._worker.raise_failure()
-        if operation not in load_service_model().operation_names:
+        model = load_service_model()
+        if operation not in model.operation_names:
             raise ServiceError(
                 f"Amazon Personalize has no operation {operation!r}.", _UNKNOWN_OPERATION
             )
-        answer_operation = OPERATIONS.get(operation) or make_generic_answer(operation)
-        shape = find_input_shape(operation)
+        shape = model.operation_model(operation).input_shape
+        assert shape is not None
         check_request(params, shape)
-        known_params = prune(params, shape)
-        if operation.startswith(("Describe", "List", "Get")):
-            opened_transaction = self._catalog.open_for_reading()
-        else:
-            opened_transaction = self._catalog.open_for_writing()
-        with opened_transaction as transaction:
-            request = ApiRequest(
-                params=known_params,
-                transaction=transaction,
-                region=self.region,
-                filter_interactions=self._filter_interactions,
-                home=self._home.root,
-                account=self._account,
-                success=success,
-                v2_lines=self._v2_lines,
-            )
-            response = answer_operation(request)
-        # After a kill in between, the next worker on this home removes them as orphans.
+        fail_dead_jobs(self._catalogue, self._home)
+        is_reading = operation.startswith(("Describe", "List", "Get"))
+        open_transaction = (
+            self._catalogue.open_for_reading if is_reading else self._catalogue.open_for_writing
+        )
+        locks: list[JobLock] = []
+
+        def take_lock() -> str:
+            locks.append(JobLock(self._home.locks))
+            return locks[-1].name
+
+        try:
+            with open_transaction() as transaction:
+                request = ApiRequest(
+                    params=prune(params, shape),
+                    transaction=transaction,
+                    home=self._home.root,
+                    region=self.region,
+                    account=self._account,
+                    filter_interactions=self._filter_interactions,
+                    v2_lines=self._v2_lines,
+                    success=success,
+                    take_lock=take_lock,
+                )
+                response = find_operation(operation)(request)
+        except BaseException:
+            for lock in locks:
+                lock.release()
+            raise
+        # After a kill in between, the next service on this home removes them.
         for path in request.files_to_remove:
             remove_path(self._home.root / path)
-        self._worker.wake()
+        for (kind, resource), lock in zip(request.started, locks, strict=True):
+            self._jobs.start(kind, resource, lock)
         return response
 
     def close(self) -> None:
-        """Stop running jobs, for another process to resume."""
-        self._worker.close()
+        """Stop running jobs, whose resources fail."""
+        self._jobs.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,9 +11,9 @@ import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 
-from ..catalog.catalog import Catalog
-from ..catalog.home import Home
+from ..catalogue import Catalogue, Status
 from ..errors import JobFailedError
+from ..home import Home, remove_path
 from ..learning import store
 from ..learning.interactions import Interactions, ModelFileError
 
@@ -55,7 +55,7 @@ class DatasetReader:
     raises JobFailedError if the dataset is gone, empty or damaged.
     """
 
-    catalog: Catalog
+    catalogue: Catalogue
     home: Home
     full_imports_only: bool = False
     """Whether imports with importMode INCREMENTAL are left out."""
@@ -98,7 +98,7 @@ class DatasetReader:
 
     def find_dataset(self, group_arn: str, dataset_type: str) -> str:
         """Return the ARN of the group's dataset of this type."""
-        with self.catalog.open_for_reading() as transaction:
+        with self.catalogue.open_for_reading() as transaction:
             datasets = transaction.list_resources("Dataset", parent=group_arn)
         for dataset in datasets:
             if dataset.body["datasetType"] == dataset_type:
@@ -115,19 +115,38 @@ class DatasetReader:
                 current_folders = self._list_folders(dataset_arn)
                 if current_folders == folders:
                     # No FULL import has replaced the files, so that they are missing or damaged.
+                    self._give_up(dataset_arn)
                     raise JobFailedError(
-                        f"Create failed. The data of {dataset_arn} cannot be read: {error}. Import"
-                        " it again (in a pipeline: batchrec run NAME --import)."
+                        f"Create failed. The data of {dataset_arn} cannot be read: {error}. They"
+                        " were given up: import them again (a pipeline's next run does)."
                     ) from error
                 folders = current_folders
         raise JobFailedError(f"Create failed. {dataset_arn} changes faster than it can be read.")
 
+    def _give_up(self, dataset_arn: str) -> None:
+        """Delete damaged data, with the imports that brought them, for others to take their place.
+
+        It costs nothing here to import them again.
+        """
+        with self.catalogue.open_for_writing() as transaction:
+            dataset = transaction.require(dataset_arn)
+            transaction.save(replace(dataset, state={**dataset.state, "files": []}))
+            for job in transaction.list_resources("DatasetImportJob", parent=dataset_arn):
+                if job.status == Status.ACTIVE:
+                    reason = "What it imported was damaged, and was given up."
+                    transaction.save(job.end_job(Status.CREATE_FAILED, failureReason=reason))
+        for path in dataset.files:
+            remove_path(self.home.root / path)
+
     def _list_folders(self, dataset_arn: str) -> list[Path]:
         """Return the folders of the imports that make up the dataset."""
-        with self.catalog.open_for_reading() as transaction:
+        with self.catalogue.open_for_reading() as transaction:
             imports = transaction.require(dataset_arn).state["files"]
         if not imports:
-            raise JobFailedError(f"Create failed. {dataset_arn} has no data: import some first.")
+            raise JobFailedError(
+                f"Create failed. {dataset_arn} has no data: import some first (a pipeline's next"
+                " run does)."
+            )
         if self.full_imports_only:
             imports = [entry for entry in imports if entry["mode"] == FULL]
         if not imports:

@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from batchrec_dagster.personalize.filters import USER_TARGET, And, Expression, parse
+from batchrec_dagster.personalize.filters import (
+    ANY_EVENT,
+    USER_TARGET,
+    And,
+    Expression,
+    iterate_comparisons,
+    parse,
+)
 from batchrec_dagster.personalize.schemas import (
     FILTER_HISTORY,
     INTERACTIONS,
@@ -67,11 +74,16 @@ class JobFilter:
 
     @property
     def excludes_history(self) -> bool:
-        """Whether the filter excludes what users interacted with.
+        """Whether the filter excludes all that users interacted with, by events of any type.
 
         It knows only their latest interactions. Whoever filters so drops the other ones too.
         """
-        return any(not e.include and e.on_interactions for e in self._expressions)
+        return any(
+            ANY_EVENT in comparison.operands and comparison.operator in ("IN", "=")
+            for expression in self._expressions
+            if not expression.include
+            for comparison in iterate_comparisons(expression.where)
+        )
 
     def exclude_for_users(self, user_ids: Sequence[str]) -> Exclude:
         """Return what excludes items from the scores of lines with users.

@@ -9,15 +9,14 @@ from typing import Any
 
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2
 
-from ..catalog.kinds import CatalogKind, JobQueue, NewResource
-from ..catalog.requests import ApiRequest
 from ..data.recommender import Recommender
 from ..errors import InvalidInputError
-from ..jobs.job import Job
+from ..jobs import Job
 from ..learning.blend import BlendModel
 from ..learning.models import AnyModel
 from ..learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
 from ..recipes import RECIPES, RELATED_ITEMS
+from ..resources import ApiRequest, Kind, NewResource
 from .batch_jobs import (
     DEFAULT_RESULTS,
     check_batch_request,
@@ -114,10 +113,10 @@ def _apply_config(job: Job, model: AnyModel) -> AnyModel:
     return model
 
 
-BATCH_INFERENCE_JOB = CatalogKind(
+BATCH_INFERENCE_JOB = Kind(
     "BatchInferenceJob",
     _create,
     parent_member="solutionVersionArn",
     perform=partial(run_batch_job, make_answerer=_make_recommender),
-    queue=JobQueue.INFERENCE,
+    turn="inference",
 )

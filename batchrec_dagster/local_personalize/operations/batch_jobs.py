@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.conditions import FilterTraits, find_traits
 from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES, MAX_INPUT_RECORDS, OUTPUT_SUFFIX
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
 
-from ..catalog.kinds import JobResult
-from ..catalog.requests import ApiRequest
-from ..catalog.resource import Resource
+from ..catalogue import CatalogueTransaction, Resource
 from ..data.batch_lines import LineAnswerer, count_lines
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.group_data import ReadColumns
 from ..filters.job import JobFilter
-from ..jobs.job import Job
-from ..jobs.s3_locations import add_slash, check_location, list_objects
+from ..home import remove_path
+from ..jobs import Job, check_location
 from ..learning.interactions import ModelFileError
 from ..learning.models import AnyModel, load_model
 from ..recipes import RECIPES, Recipe
-from .expired_versions import require_model
+from ..resources import ApiRequest, JobResult
 
 DEFAULT_RESULTS = 25
 """How many items or users an answer has, if the request does not say."""
@@ -46,7 +46,11 @@ def check_batch_request(
     """
     params = request.params
     version = request.get_active("SolutionVersion", params["solutionVersionArn"])
-    require_model(version)
+    if "model" not in version.state:
+        raise InvalidInputError(
+            f"The model of {version.arn} was deleted, as its tag says: create another solution"
+            " version (a pipeline's next run does)."
+        )
     recipe = RECIPES[version.body["recipeArn"]]
     if recipe.makes_segments != segments:
         makes, use = ("no ", "Inference") if segments else ("", "Segment")
@@ -87,15 +91,25 @@ def load_version(job: Job) -> tuple[Resource, AnyModel]:
     Raises JobFailedError if the version was deleted or its model is damaged.
     """
     arn = job.resource.body["solutionVersionArn"]
-    with job.catalog.open_for_reading() as transaction:
+    with job.catalogue.open_for_reading() as transaction:
         version = transaction.require(arn)
     try:
         return version, load_model(job.home.root / version.state["model"])
     except ModelFileError as error:
+        with job.catalogue.open_for_writing() as transaction:
+            give_up_model(transaction, version)
+        remove_path(job.home.root / version.state["model"])
         raise JobFailedError(
-            f"The model of {arn} cannot be used: {error}. Train again (in a"
-            " pipeline: batchrec run NAME --train)."
+            f"The model of {arn} cannot be used: {error}. It was given up: train again (a"
+            " pipeline's next run does)."
         ) from error
+
+
+def give_up_model(transaction: CatalogueTransaction, version: Resource) -> None:
+    """Let the version have no model from now on, and the tag that says so. Its file stays."""
+    state = {name: value for name, value in version.state.items() if name != "model"}
+    tags = {**version.tags, MODEL_TAG: EXPIRED}
+    transaction.save(replace(version, state=state, tags=tags))
 
 
 def load_filter(job: Job, read: ReadColumns, model: AnyModel) -> JobFilter | None:
@@ -108,10 +122,15 @@ def load_filter(job: Job, read: ReadColumns, model: AnyModel) -> JobFilter | Non
     """
     if "filterArn" not in job.resource.body:
         return None
-    with job.catalog.open_for_reading() as transaction:
+    with job.catalogue.open_for_reading() as transaction:
         resource = transaction.require(job.resource.body["filterArn"])
     latest = job.resource.state.get("filter_interactions", FILTER_HISTORY)
     return JobFilter(resource.body["filterExpression"], read, model.item_ids.tolist(), latest)
+
+
+def add_slash(path: str) -> str:
+    """Return the path as a folder's, with a slash at its end."""
+    return path if path.endswith("/") else path + "/"
 
 
 def run_batch_job(job: Job, make_answerer: Callable[[Job], LineAnswerer]) -> JobResult:
@@ -140,7 +159,7 @@ def run_batch_job(job: Job, make_answerer: Callable[[Job], LineAnswerer]) -> Job
 
 def _list_input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
     """Return the input files. Raises JobFailedError if there is none, or too much."""
-    files = list_objects(job.store, source)
+    files = job.list_objects(source)
     if target.startswith(source):
         # The output is under the input's prefix: do not read what an earlier attempt wrote.
         files = [file for file in files if not file.uri.startswith(target)]

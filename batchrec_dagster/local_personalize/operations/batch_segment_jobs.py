@@ -8,15 +8,14 @@ from batchrec_dagster.personalize.formats import MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 
-from ..catalog.kinds import CatalogKind, JobQueue, NewResource
-from ..catalog.requests import ApiRequest
 from ..data.item_attributes import ItemAttributes
 from ..data.segmenter import Segmenter
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.group_data import ReadColumns
-from ..jobs.job import Job
+from ..jobs import Job
 from ..learning.segmentation import SegmentationModel
 from ..recipes import RECIPES
+from ..resources import ApiRequest, Kind, NewResource
 from .batch_jobs import (
     DEFAULT_RESULTS,
     check_batch_request,
@@ -76,7 +75,7 @@ def _make_item_attributes(
 
     Raises JobFailedError if the group has no Items dataset.
     """
-    with job.catalog.open_for_reading() as transaction:
+    with job.catalogue.open_for_reading() as transaction:
         items = find_dataset(transaction, group_arn, ITEMS)
         if items is None:
             raise JobFailedError(
@@ -86,10 +85,10 @@ def _make_item_attributes(
     return ItemAttributes(schema, read, model.item_ids)
 
 
-BATCH_SEGMENT_JOB = CatalogKind(
+BATCH_SEGMENT_JOB = Kind(
     "BatchSegmentJob",
     _create,
     parent_member="solutionVersionArn",
     perform=partial(run_batch_job, make_answerer=_make_segmenter),
-    queue=JobQueue.INFERENCE,
+    turn="inference",
 )

@@ -19,17 +19,13 @@ import polars as pl
 from batchrec_dagster.personalize.data_deletion import MAX_INPUT_BYTES
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 
-from ..catalog.catalog import CatalogTransaction
-from ..catalog.home import remove_path
-from ..catalog.kinds import CatalogKind, JobQueue, JobResult, NewResource
-from ..catalog.requests import ApiRequest
-from ..catalog.resource import Resource, Status
+from ..catalogue import CatalogueTransaction, Resource, Status
 from ..data.erasure import copy_without_users, read_users
 from ..data.import_files import remove_quoted_cell
 from ..errors import InvalidInputError, JobFailedError
-from ..jobs.job import Job
-from ..jobs.orphans import remove_attempts, remove_orphans
-from ..jobs.s3_locations import check_location, list_objects
+from ..home import remove_path
+from ..jobs import Job, check_location, remove_unnamed_files
+from ..resources import ApiRequest, JobResult, Kind, NewResource
 
 _DELETED = "deleted"
 """The key, in the job's state, of how many records it has deleted so far."""
@@ -52,20 +48,19 @@ def _perform(job: Job) -> JobResult:
     """Erase the users. What is erased stays erased if the process dies: the next one goes on."""
     users = _read_input(job)
     job.report_progress(f"{len(users):,} users to erase")
-    remove_attempts(job.catalog, job.home, job.resource.arn)
     group_arn = job.resource.body["datasetGroupArn"]
-    with job.catalog.open_for_reading() as transaction:
+    with job.catalogue.open_for_reading() as transaction:
         datasets = transaction.list_resources("Dataset", parent=group_arn)
     for dataset in datasets:
         _erase_from_dataset(job, dataset, users)
         _forget_quoted_cells(job, dataset)
     # What a process left that died after it had replaced a file, and before it removed it.
-    remove_orphans(job.catalog, job.home)
-    job.catalog.rewrite()
-    while not job.catalog.empty_log():
+    remove_unnamed_files(job.catalogue, job.home)
+    job.catalogue.rewrite()
+    while not job.catalogue.empty_log():
         job.checkpoint()
         time.sleep(_BUSY_SECONDS)
-    with job.catalog.open_for_reading() as transaction:
+    with job.catalogue.open_for_reading() as transaction:
         count = transaction.require(job.resource.arn).state[_DELETED]
     return JobResult(body={"numDeleted": count})
 
@@ -76,7 +71,7 @@ def _read_input(job: Job) -> set[str]:
     Raises JobFailedError.
     """
     location = job.resource.body["dataSource"]["dataLocation"]
-    objects = list_objects(job.store, location)
+    objects = job.list_objects(location)
     total = sum(info.size for info in objects)
     if total > MAX_INPUT_BYTES:
         raise JobFailedError(
@@ -95,7 +90,7 @@ def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> 
     is_interactions = dataset.body["datasetType"] == INTERACTIONS
     for file in dataset.state["files"]:
         path = file["path"]
-        with job.home.open_new_folder(job.home.datasets, job.resource.arn) as work:
+        with job.home.open_workspace(job.home.datasets, job.resource.arn) as work:
             try:
                 count = copy_without_users(
                     job.home.root / path, work, users, is_interactions=is_interactions
@@ -110,7 +105,7 @@ def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> 
             job.checkpoint()
             new_path = job.home.publish(work, job.home.datasets, job.resource.arn)
             copy = {**file, "path": new_path, "rows": file["rows"] - count}
-            with job.catalog.open_for_writing() as transaction:
+            with job.catalogue.open_for_writing() as transaction:
                 _use_copy(transaction, dataset.arn, path, copy)
                 current = transaction.require(job.resource.arn)
                 state = current.state | {_DELETED: current.state[_DELETED] + count}
@@ -120,7 +115,7 @@ def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> 
 
 
 def _use_copy(
-    transaction: CatalogTransaction, dataset_arn: str, path: str, copy: Mapping[str, Any]
+    transaction: CatalogueTransaction, dataset_arn: str, path: str, copy: Mapping[str, Any]
 ) -> None:
     """Have the dataset name the copy in place of the import at `path`.
 
@@ -133,7 +128,7 @@ def _use_copy(
 
 def _forget_quoted_cells(job: Job, dataset: Resource) -> None:
     """Remove the cells of rejected files, which may be of the users, from the reasons given."""
-    with job.catalog.open_for_writing() as transaction:
+    with job.catalogue.open_for_writing() as transaction:
         for imported in transaction.list_resources("DatasetImportJob", parent=dataset.arn):
             reason = imported.body.get("failureReason", "")
             shorter = remove_quoted_cell(reason)
@@ -142,12 +137,12 @@ def _forget_quoted_cells(job: Job, dataset: Resource) -> None:
                 transaction.save(replace(imported, body=body))
 
 
-DATA_DELETION_JOB = CatalogKind(
+DATA_DELETION_JOB = Kind(
     "DataDeletionJob",
     _create,
     parent_member="datasetGroupArn",
     perform=_perform,
-    queue=JobQueue.DELETION,
+    turn="data",
     status_names={
         Status.CREATE_PENDING: "PENDING",
         Status.CREATE_IN_PROGRESS: "IN_PROGRESS",

@@ -12,15 +12,12 @@ from pathlib import Path
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Schema
 
-from ..catalog.catalog import CatalogTransaction
-from ..catalog.kinds import CatalogKind, JobQueue, JobResult, NewResource
-from ..catalog.requests import ApiRequest
-from ..catalog.resource import Resource
+from ..catalogue import CatalogueTransaction, Resource
 from ..data.datasets import FULL, INCREMENTAL, ROWS, save_interactions
 from ..data.import_files import ImportFile, import_files, unique_event_types
 from ..errors import InvalidInputError, JobFailedError
-from ..jobs.job import Job
-from ..jobs.s3_locations import check_location, list_objects
+from ..jobs import Job, check_location
+from ..resources import ApiRequest, JobResult, Kind, NewResource
 from .datasets import read_schema
 
 _GIB = 1 << 30
@@ -45,7 +42,7 @@ def _has_full_import(request: ApiRequest, dataset: Resource) -> bool:
     """Whether the dataset has data, or a FULL import that may bring some."""
     jobs = request.transaction.list_resources("DatasetImportJob", parent=dataset.arn)
     return bool(dataset.state["files"]) or any(
-        job.unfinished and job.body["importMode"] == FULL for job in jobs
+        job.job and job.body["importMode"] == FULL for job in jobs
     )
 
 
@@ -53,7 +50,7 @@ def _perform(job: Job) -> JobResult:
     body, home = job.resource.body, job.home
     mode = body["importMode"]
     dataset_arn = body["datasetArn"]
-    with job.catalog.open_for_reading() as transaction:
+    with job.catalogue.open_for_reading() as transaction:
         schema = read_schema(transaction, transaction.require(dataset_arn))
     with home.open_workspace(home.datasets, job.resource.arn) as work:
         sources = _download(job, body["dataSource"]["dataLocation"], mode, work)
@@ -67,7 +64,7 @@ def _perform(job: Job) -> JobResult:
     job.report_progress(f"{rows} rows")
     file = {"path": path, "rows": rows, "mode": mode}
 
-    def add_file(transaction: CatalogTransaction) -> list[Path]:
+    def add_file(transaction: CatalogueTransaction) -> list[Path]:
         dataset = transaction.require(dataset_arn)
         files_to_keep, files_to_remove = dataset.state["files"], []
         if mode == FULL:
@@ -89,7 +86,7 @@ def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFi
     # Spark writes an empty _SUCCESS next to its files when they are complete.
     objects = [
         info
-        for info in list_objects(job.store, location)
+        for info in job.list_objects(location)
         if info.size or not info.uri.endswith("/_SUCCESS")
     ]
     if not objects:
@@ -109,10 +106,10 @@ def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFi
     return sources
 
 
-DATASET_IMPORT_JOB = CatalogKind(
+DATASET_IMPORT_JOB = Kind(
     "DatasetImportJob",
     _create,
     parent_member="datasetArn",
     perform=_perform,
-    queue=JobQueue.IMPORT,
+    turn="data",
 )

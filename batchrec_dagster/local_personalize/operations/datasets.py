@@ -1,19 +1,19 @@
-"""Dataset groups, the datasets of a group, and the schemas of datasets."""
+"""Dataset groups, the datasets and the filters of a group, and the schemas of datasets."""
 
 from __future__ import annotations
 
 from batchrec_dagster.personalize import schemas
+from batchrec_dagster.personalize.conditions import check_expression
+from batchrec_dagster.personalize.filters import FilterExpressionError
 
-from ..catalog.catalog import CatalogTransaction
-from ..catalog.kinds import CatalogKind, NewResource
-from ..catalog.requests import ApiRequest
-from ..catalog.resource import CREATING, Resource
+from ..catalogue import CatalogueTransaction, Resource
 from ..errors import InUseError, InvalidInputError
+from ..resources import ApiRequest, Kind, NewResource
 
 BATCH_JOB_KINDS = ("BatchInferenceJob", "BatchSegmentJob")
 
 
-def read_schema(transaction: CatalogTransaction, dataset: Resource) -> schemas.Schema:
+def read_schema(transaction: CatalogueTransaction, dataset: Resource) -> schemas.Schema:
     """Return the schema that a dataset has now.
 
     Raises JobFailedError if it was deleted.
@@ -22,7 +22,7 @@ def read_schema(transaction: CatalogTransaction, dataset: Resource) -> schemas.S
 
 
 def find_dataset(
-    transaction: CatalogTransaction, group_arn: str, dataset_type: str
+    transaction: CatalogueTransaction, group_arn: str, dataset_type: str
 ) -> Resource | None:
     """Return the group's dataset of this type, such as INTERACTIONS, or None."""
     for dataset in transaction.list_resources("Dataset", parent=group_arn):
@@ -31,17 +31,17 @@ def find_dataset(
     return None
 
 
-def check_no_running_jobs(transaction: CatalogTransaction, version: Resource) -> None:
+def check_no_running_jobs(transaction: CatalogueTransaction, version: Resource) -> None:
     """Raise InUseError while a batch job uses the solution version."""
     for kind in BATCH_JOB_KINDS:
-        if any(job.unfinished for job in transaction.list_resources(kind, parent=version.arn)):
+        if any(job.job for job in transaction.list_resources(kind, parent=version.arn)):
             raise InUseError(f"A job that uses {version.arn} is not finished.")
 
 
-def check_no_data_deletion(transaction: CatalogTransaction, group_arn: str) -> None:
+def check_no_data_deletion(transaction: CatalogueTransaction, group_arn: str) -> None:
     """Raise InUseError while users are erased from the dataset group."""
     jobs = transaction.list_resources("DataDeletionJob", parent=group_arn)
-    if any(job.unfinished for job in jobs):
+    if any(job.job for job in jobs):
         raise InUseError(f"{group_arn} has a data deletion job that is not finished.")
 
 
@@ -59,7 +59,7 @@ def _create_schema(request: ApiRequest) -> NewResource:
 
 
 def _check_delete_schema(request: ApiRequest, schema: Resource) -> None:
-    for dataset in request.transaction.list_resources("Dataset", region=request.scope):
+    for dataset in request.transaction.list_resources("Dataset", scope=request.scope):
         if dataset.body["schemaArn"] == schema.arn:
             raise InUseError(f"{schema.arn} is the schema of {dataset.arn}: delete that first.")
 
@@ -113,7 +113,7 @@ def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
     """Raise InUseError while filters, imports, trainings or batch jobs need the dataset."""
     transaction = request.transaction
     for job in transaction.list_resources("DatasetImportJob", parent=dataset.arn):
-        if job.unfinished:
+        if job.job:
             raise InUseError(f"{dataset.arn} has an import job that is not finished.")
     group = dataset.body["datasetGroupArn"]
     check_no_data_deletion(transaction, group)
@@ -122,25 +122,47 @@ def _check_delete_dataset(request: ApiRequest, dataset: Resource) -> None:
         raise InUseError(f"{group} still has filters: delete them first, such as {filters[0].arn}.")
     for solution in transaction.list_resources("Solution", parent=group):
         for version in transaction.list_resources("SolutionVersion", parent=solution.arn):
-            if version.status in CREATING:
+            if version.job:
                 raise InUseError(f"A version of {solution.arn} is being trained on {dataset.arn}.")
             check_no_running_jobs(transaction, version)
 
 
-SCHEMA = CatalogKind("Schema", _create_schema, perform=None, check_delete=_check_delete_schema)
+def _create_filter(request: ApiRequest) -> NewResource:
+    """Check the expression against the schemas of the group."""
+    group = request.get("DatasetGroup", request.params["datasetGroupArn"])
+    datasets = request.transaction.list_resources("Dataset", parent=group.arn)
+    group_schemas = {
+        dataset.body["datasetType"]: read_schema(request.transaction, dataset)
+        for dataset in datasets
+    }
+    try:
+        check_expression(request.params["filterExpression"], group_schemas)
+    except FilterExpressionError as error:
+        raise InvalidInputError(str(error)) from None
+    return NewResource()
 
-DATASET_GROUP = CatalogKind(
+
+def _check_delete_filter(request: ApiRequest, resource: Resource) -> None:
+    for job in request.transaction.list_with_job():
+        if job.body.get("filterArn") == resource.arn:
+            raise InUseError(f"{job.arn} uses {resource.arn} and is not finished.")
+
+
+SCHEMA = Kind("Schema", _create_schema, has_status=False, check_delete=_check_delete_schema)
+
+DATASET_GROUP = Kind(
     "DatasetGroup",
     _create_group,
     check_delete=_check_delete_group,
-    owned_kind="Filter",
 )
 
-DATASET = CatalogKind(
+DATASET = Kind(
     "Dataset",
     _create_dataset,
     parent_member="datasetGroupArn",
     check_delete=_check_delete_dataset,
-    # Their names are free again then, for the group's next dataset.
-    owned_kind="DatasetImportJob",
+)
+
+FILTER = Kind(
+    "Filter", _create_filter, parent_member="datasetGroupArn", check_delete=_check_delete_filter
 )

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..api.validation import find_output_members, prune
-from ..catalog.requests import ApiRequest
-from ..catalog.resource import Status
+from ..catalogue import Status
 from ..recipes import RECIPES, Recipe, get_recipe
-from .page_tokens import read_token, write_token
-from .resources import DEFAULT_PAGE
+from ..resources import DEFAULT_PAGE, ApiRequest, read_token, write_token
 
 _RELEASE_TIME = 1_559_779_200.0
 """The time of every recipe: when Amazon Personalize became available, in epoch seconds."""

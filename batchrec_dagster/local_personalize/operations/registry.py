@@ -6,99 +6,89 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
+from .. import resources
 from ..api.validation import find_output_members, load_service_model
-from ..catalog.kinds import CatalogKind
-from ..catalog.requests import ApiRequest
 from ..errors import InvalidInputError, ResourceNotFoundError
+from ..resources import ApiRequest, Kind
 from . import (
     batch_inference_jobs,
     batch_segment_jobs,
     data_deletion_jobs,
     dataset_import_jobs,
     datasets,
-    filters,
     recipes,
-    resources,
     solution_versions,
     solutions,
-    tags,
 )
-from .page_tokens import read_token
 
 Operation = Callable[[ApiRequest], dict[str, Any]]
 """Returns the members of the response. Raises ServiceError."""
 
-KINDS: dict[str, CatalogKind] = {
-    kind.name: kind
-    for kind in (
-        datasets.DATASET_GROUP,
-        datasets.SCHEMA,
-        datasets.DATASET,
-        dataset_import_jobs.DATASET_IMPORT_JOB,
-        solutions.SOLUTION,
-        solution_versions.SOLUTION_VERSION,
-        filters.FILTER,
-        batch_inference_jobs.BATCH_INFERENCE_JOB,
-        batch_segment_jobs.BATCH_SEGMENT_JOB,
-        data_deletion_jobs.DATA_DELETION_JOB,
-    )
-}
-"""The kinds of resources that can be created here, by name."""
+KINDS: tuple[Kind, ...] = (
+    datasets.DATASET_GROUP,
+    datasets.SCHEMA,
+    datasets.DATASET,
+    datasets.FILTER,
+    dataset_import_jobs.DATASET_IMPORT_JOB,
+    solutions.SOLUTION,
+    solution_versions.SOLUTION_VERSION,
+    batch_inference_jobs.BATCH_INFERENCE_JOB,
+    batch_segment_jobs.BATCH_SEGMENT_JOB,
+    data_deletion_jobs.DATA_DELETION_JOB,
+)
+"""The kinds of resources that can be created here."""
 
 # The operations of every kind, as far as the service model has them.
-_PATTERNS: dict[str, Callable[[CatalogKind, ApiRequest], dict[str, Any]]] = {
+_PATTERNS: dict[str, Callable[[Kind, ApiRequest], dict[str, Any]]] = {
     "Create{}": resources.create,
     "Describe{}": resources.describe,
     "List{}s": resources.list_page,
     "Delete{}": resources.delete,
 }
 
-
-def _list_kind_operations() -> dict[str, Operation]:
-    operations: dict[str, Operation] = {}
-    for kind in KINDS.values():
-        for pattern, function in _PATTERNS.items():
-            name = pattern.format(kind.name)
-            if name in load_service_model().operation_names:
-                operations[name] = partial(function, kind)
-    return operations
-
-
 OPERATIONS: dict[str, Operation] = {
-    **_list_kind_operations(),
+    **{
+        pattern.format(kind.name): partial(function, kind)
+        for kind in KINDS
+        for pattern, function in _PATTERNS.items()
+        if pattern.format(kind.name) in load_service_model().operation_names
+    },
     "StopSolutionVersionCreation": solution_versions.stop_creation,
     "GetSolutionMetrics": solution_versions.get_metrics,
     "ListRecipes": recipes.list_recipes,
     "DescribeRecipe": recipes.describe_recipe,
-    "TagResource": tags.tag_resource,
-    "UntagResource": tags.untag_resource,
-    "ListTagsForResource": tags.list_tags,
+    "TagResource": solution_versions.tag_resource,
+    "UntagResource": resources.untag,
+    "ListTagsForResource": resources.list_tags,
 }
 """What answers each operation of the kinds that can be created here, by name."""
 
 
+def find_operation(name: str) -> Operation:
+    """Return what answers an operation of the service model.
+
+    Kinds that are not offered have empty lists, as inventories and clean-up scripts list every
+    kind; nothing of them is found; and nothing of them can be created.
+    """
+    if name in OPERATIONS:
+        return OPERATIONS[name]
+    if name.startswith("List"):
+        return partial(_answer_empty_list, name)
+    return _answer_not_found if name.startswith(("Describe", "Delete")) else partial(_refuse, name)
+
+
 def _answer_empty_list(operation: str, request: ApiRequest) -> dict[str, Any]:
-    """Answer with an empty page, as inventories and clean-up scripts list every kind."""
-    read_token(request.params.get("nextToken"), operation)
+    resources.read_token(request.params.get("nextToken"), operation)
     members = find_output_members(operation)
     return {name: [] for name, shape in members.items() if shape.type_name == "list"}
 
 
 def _answer_not_found(request: ApiRequest) -> NoReturn:
-    """Answer as AWS does for an ARN that names nothing, as programs look before they create."""
     [arn] = request.params.values()
     raise ResourceNotFoundError(arn)
 
 
-def make_generic_answer(operation: str) -> Operation:
-    """Return what answers an operation of the service model that is not in OPERATIONS.
-
-    Raises InvalidInputError for what can only be refused.
-    """
-    if operation.startswith("List"):
-        return partial(_answer_empty_list, operation)
-    if operation.startswith(("Describe", "Delete")):
-        return _answer_not_found
+def _refuse(operation: str, request: ApiRequest) -> NoReturn:
     raise InvalidInputError(
         f"{operation} is not supported locally: only batch recommendations are."
     )

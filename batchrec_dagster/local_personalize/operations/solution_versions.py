@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from typing import Any
+from typing import Any, NoReturn
 
 from batchrec_dagster.personalize import measurements, schemas
+from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
 
-from ..catalog.catalog import CatalogTransaction
-from ..catalog.kinds import CatalogKind, JobQueue, JobResult, NewResource
-from ..catalog.requests import HEADERS, ApiRequest
-from ..catalog.resource import Resource, Status
+from ..catalogue import CatalogueTransaction, Resource, Status
 from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
-from ..jobs.job import Job, logger
+from ..jobs import Job, logger
 from ..learning.choices import EventChoices
 from ..learning.interactions import ModelFileError, TrainingError
 from ..recipes import RECIPES, train, training_parameters
-from .datasets import find_dataset
-from .expired_versions import has_model
+from ..resources import HEADERS, ApiRequest, JobResult, Kind, NewResource, find_taggable, tag
+from .batch_jobs import give_up_model
+from .datasets import BATCH_JOB_KINDS, find_dataset
 from .training_data import (
     add_attributes,
     add_event_types,
@@ -71,7 +70,7 @@ def _create(request: ApiRequest) -> NewResource:
 
 
 def _find_active_dataset(
-    transaction: CatalogTransaction, group_arn: str, dataset_type: str
+    transaction: CatalogueTransaction, group_arn: str, dataset_type: str
 ) -> Resource:
     """Return the group's dataset of this type. Raises InvalidInputError if none is ACTIVE."""
     dataset = find_dataset(transaction, group_arn, dataset_type)
@@ -111,21 +110,47 @@ def _perform(job: Job) -> JobResult:
     return JobResult(body, state)
 
 
-def stop_creation(request: ApiRequest) -> dict[str, Any]:
-    """Answer StopSolutionVersionCreation.
+def stop_creation(request: ApiRequest) -> NoReturn:
+    """Refuse StopSolutionVersionCreation.
 
-    A pending version stops at once, and one in training at the training's next checkpoint.
-
-    Raises ResourceNotFoundError, and InUseError if the version is neither.
+    Raises ResourceNotFoundError, and InvalidInputError.
     """
     version = request.get("SolutionVersion", request.params["solutionVersionArn"])
-    if version.status == Status.CREATE_PENDING:
-        request.transaction.save(version.copy_with_status(Status.CREATE_STOPPED))
-    elif version.status == Status.CREATE_IN_PROGRESS:
-        request.transaction.save(version.copy_with_status(Status.CREATE_STOPPING))
-    else:
-        raise InUseError(f"{version.arn} cannot be stopped: its status is {version.status}.")
-    return {}
+    raise InvalidInputError(f"{version.arn} cannot be stopped: that is not supported locally.")
+
+
+def tag_resource(request: ApiRequest) -> dict[str, Any]:
+    """Answer TagResource. A solution version that becomes expired loses its model.
+
+    Amazon does not have that, as its versions cost nothing. The version itself and its metrics
+    stay, its finished batch jobs go. Nothing brings the model back, not even UntagResource.
+
+    Raises ServiceError as `tag` does, and InUseError if the model is still needed.
+    """
+    answer = tag(request)
+    version = find_taggable(request)
+    if version.kind == "SolutionVersion" and version.tags.get(MODEL_TAG) == EXPIRED:
+        _expire(request, version)
+    return answer
+
+
+def _expire(request: ApiRequest, version: Resource) -> None:
+    if version.status != Status.ACTIVE:
+        raise InUseError(f"{version.arn} cannot expire: its status is {version.status}.")
+    if "model" not in version.state:
+        return
+    jobs = [
+        job
+        for kind in BATCH_JOB_KINDS
+        for job in request.transaction.list_resources(kind, parent=version.arn)
+    ]
+    for job in jobs:
+        if job.job:
+            raise InUseError(f"{version.arn} cannot expire: {job.arn} needs its model.")
+    for job in jobs:
+        request.transaction.remove(job)
+    give_up_model(request.transaction, version)
+    request.files_to_remove.append(version.state["model"])
 
 
 def get_metrics(request: ApiRequest) -> dict[str, Any]:
@@ -159,7 +184,7 @@ def _load_choices(request: ApiRequest, version: Resource) -> EventChoices | None
 
     Damaged files count as none: the metrics of all events are in the catalog.
     """
-    if not has_model(version):
+    if "model" not in version.state:
         return None
     try:
         return EventChoices.load(request.home / version.state["model"])
@@ -172,10 +197,10 @@ def _round(metrics: dict[str, float]) -> dict[str, float]:
     return {name: round(value, _METRIC_DECIMALS) for name, value in metrics.items()}
 
 
-SOLUTION_VERSION = CatalogKind(
+SOLUTION_VERSION = Kind(
     "SolutionVersion",
     _create,
     parent_member="solutionArn",
     perform=_perform,
-    queue=JobQueue.TRAINING,
+    turn="training",
 )

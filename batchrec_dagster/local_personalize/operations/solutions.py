@@ -8,15 +8,12 @@ from typing import Any
 
 from batchrec_dagster.personalize.recipes import HyperparameterError, parse_hyperparameters
 
-from ..catalog.catalog import CatalogTransaction
-from ..catalog.kinds import CatalogKind, JobResult, NewResource
-from ..catalog.requests import ApiRequest
-from ..catalog.resource import BUSY, Resource
+from ..catalogue import CatalogueTransaction, Resource
 from ..errors import InUseError, InvalidInputError
-from ..jobs.job import Job, logger
+from ..jobs import logger
 from ..recipes import Recipe, get_recipe, training_parameters
+from ..resources import ApiRequest, Kind, NewResource, describe_resource
 from .datasets import check_no_data_deletion, check_no_running_jobs
-from .resources import describe_resource
 from .solution_versions import SOLUTION_VERSION
 
 # Members of a solutionConfig that are stored and described, but have no effect locally.
@@ -47,6 +44,7 @@ def _create(request: ApiRequest) -> NewResource:
         "performAutoTraining": params.get("performAutoTraining", True),
         "recipeArn": recipe.arn,
     }
+    _warn({**params, **body})
     return NewResource(body)
 
 
@@ -75,43 +73,44 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _perform(job: Job) -> JobResult:
-    """Warn of what costs on AWS, and of what has no effect here. A solution needs no other work."""
-    body = job.resource.body
+def _warn(body: Mapping[str, Any]) -> None:
+    """Warn of what costs on AWS, and of what has no effect here.
+
+    body: Describe's members.
+    """
     if body["performAutoTraining"]:
         logger.warning(
-            "%s: performAutoTraining is true. Here nothing is trained without a request; on AWS the"
-            " solution is, every 7 days, and this costs.",
-            job.resource.arn,
+            "solution %s: performAutoTraining is true. Here nothing is trained without a request;"
+            " on AWS the solution is, every 7 days, and this costs.",
+            body["name"],
         )
     config = body.get("solutionConfig", {})
     ignored = [name for name in _WITHOUT_EFFECT if config.get(name)]
     if ignored:
-        logger.warning("%s: no effect locally: %s", job.resource.arn, ", ".join(ignored))
-    return JobResult()
+        logger.warning("solution %s: no effect locally: %s", body["name"], ", ".join(ignored))
 
 
 def _check_delete(request: ApiRequest, solution: Resource) -> None:
     check_no_data_deletion(request.transaction, solution.body["datasetGroupArn"])
     for version in request.transaction.list_resources("SolutionVersion", parent=solution.arn):
-        if version.status in BUSY:
+        if version.job:
             raise InUseError(f"{version.arn} is {version.status}.")
         check_no_running_jobs(request.transaction, version)
 
 
-def _describe_latest_version(transaction: CatalogTransaction, solution: Resource) -> dict[str, Any]:
+def _describe_latest_version(
+    transaction: CatalogueTransaction, solution: Resource
+) -> dict[str, Any]:
     versions = transaction.list_resources("SolutionVersion", parent=solution.arn)
     if not versions:
         return {}
     return {"latestSolutionVersion": describe_resource(SOLUTION_VERSION, versions[-1])}
 
 
-SOLUTION = CatalogKind(
+SOLUTION = Kind(
     "Solution",
     _create,
     parent_member="datasetGroupArn",
-    perform=_perform,
     check_delete=_check_delete,
-    owned_kind="SolutionVersion",
     describe_extra=_describe_latest_version,
 )

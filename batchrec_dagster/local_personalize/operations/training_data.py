@@ -12,10 +12,10 @@ import polars as pl
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 
-from ..catalog.resource import Resource
+from ..catalogue import Resource
 from ..data.datasets import FULL, DatasetReader
 from ..errors import JobFailedError
-from ..jobs.job import Job
+from ..jobs import Job
 from ..learning.choices import MAX_TYPES, EventChoices, HeldOutChoices
 from ..learning.interactions import WEIGHT, Interactions
 from ..learning.item_features import read_features
@@ -79,7 +79,7 @@ def add_features(job: Job, interactions: Interactions) -> Interactions:
     if RECIPES[version["recipeArn"]].type != USER_PERSONALIZATION:
         return interactions
     group_arn = version["datasetGroupArn"]
-    with job.catalog.open_for_reading() as transaction:
+    with job.catalogue.open_for_reading() as transaction:
         dataset = find_dataset(transaction, group_arn, schemas.ITEMS)
         if dataset is None or not dataset.state["files"]:
             return interactions
@@ -102,7 +102,7 @@ def add_attributes(job: Job, interactions: Interactions) -> Interactions:
     if RECIPES[version["recipeArn"]].name != ITEM_ATTRIBUTE_AFFINITY:
         return interactions
     group_arn = version["datasetGroupArn"]
-    with job.catalog.open_for_reading() as transaction:
+    with job.catalogue.open_for_reading() as transaction:
         dataset = find_dataset(transaction, group_arn, schemas.ITEMS)
         if dataset is None or not any(entry["mode"] == FULL for entry in dataset.state["files"]):
             return interactions

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
+import numpy as np
 import polars as pl
 
-from batchrec_dagster.local_personalize import recipes
+from batchrec_dagster.local_personalize import catalogue, recipes
+from batchrec_dagster.local_personalize.errors import CatalogError
+from batchrec_dagster.local_personalize.filters.job import JobFilter
 from batchrec_dagster.local_personalize.learning.interactions import (
     Interactions as TrainingInteractions,
 )
@@ -31,16 +37,6 @@ from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from batchrec_dagster.local_personalize.filters.job import JobFilter
-
-if TYPE_CHECKING:
-    pass
 
 
 def mask_items(
@@ -86,7 +82,36 @@ def _reader(data: Mapping[str, pl.DataFrame]) -> Callable[[str, Sequence[str]], 
     return lambda dataset_type, columns: data[dataset_type].select(columns)
 
 
+def excludes_all_history(expression: str, data: Mapping[str, pl.DataFrame]) -> bool:
+    """Whether a filter is taken to leave no item that a user had in the lists."""
+    return JobFilter(expression, _reader(data), ["boot"]).excludes_history
+
+
 PersonalizeFailure = PersonalizeError
+CatalogueFailure = CatalogError
+
+
+@contextmanager
+def held_downloads() -> Iterator[None]:
+    """Jobs of this process that begin to read their input wait until this is closed."""
+    gate, download = Event(), ObjectStore.download
+
+    def download_behind_gate(store: ObjectStore, *arguments: Any) -> Any:
+        assert gate.wait(300)
+        return download(store, *arguments)
+
+    with patch.object(ObjectStore, "download", download_behind_gate):
+        try:
+            yield
+        finally:
+            gate.set()
+
+
+@contextmanager
+def impatient_catalogue() -> Iterator[None]:
+    """Clients that are opened meanwhile wait a tenth of a second for the catalogue."""
+    with patch.object(catalogue, "BUSY_SECONDS", 0.1):
+        yield
 
 
 @dataclass(frozen=True)

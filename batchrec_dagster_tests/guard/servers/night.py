@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 # Undisturbed lists by the ratings they came from, so that each is made once.
 EXPECTED: dict[bytes, pl.DataFrame] = {}
-# The local Personalize's command, with workers that take no jobs.
+# The local Personalize's command, to which whatever it creates stays pending.
 IDLE = """
-from batchrec_dagster.local_personalize.api.command import local_personalize
-from batchrec_dagster.local_personalize.jobs.worker import Worker
-Worker.wake = lambda worker: None
-local_personalize()
+from batchrec_dagster.local_personalize.api import command, service
+from batchrec_dagster_tests.guard.servers.personalize import SlowPersonalize
+service.LocalPersonalize = SlowPersonalize
+command.local_personalize()
 """
 TABLE = "shop/curated/recommendations/recommendations.parquet"
 
@@ -94,7 +94,7 @@ class Night:
     ) -> None:
         """Start it on its home, where whatever was there goes on.
 
-        is_idle: whether it leaves all jobs to the next one.
+        is_idle: whether nothing that it creates is ever ready; to the next one it is.
         """
         program = ["-c", IDLE] if is_idle else ["-m", "batchrec_dagster.local_personalize"]
         command = [

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from unittest.mock import patch
 
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
@@ -18,7 +17,6 @@ from botocore.compat import HTTPHeaders
 
 from batchrec_dagster.local_personalize.api.client import embedded_client, make_client
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize
-from batchrec_dagster.local_personalize.jobs.worker import Worker
 from batchrec_dagster.storage.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -98,12 +96,26 @@ def write_interactions_schema(*further: Mapping[str, Any], event_type: bool = Tr
     )
 
 
-def open_idle_service(home: Path, store: ObjectStore) -> LocalPersonalize:
-    """A service that answers requests, and leaves all jobs to other services on its home."""
-    with patch.object(Worker, "wake"):
-        service = LocalPersonalize(home, store)
-    service.close()
-    return service
+class SlowPersonalize(LocalPersonalize):
+    """A service that shows whatever it created as pending. Other services show it as it is."""
+
+    def __init__(self, home: Path, store: ObjectStore, **options: Any) -> None:
+        super().__init__(home, store, **options)
+        self._created: set[str] = set()
+
+    def call(
+        self, operation: str, params: dict[str, Any], success: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        answer = super().call(operation, params, success)
+        kind = operation.removeprefix("Create").removeprefix("Describe").removeprefix("List")
+        member = kind[0].lower() + kind[1:].removesuffix("s") + "Arn"
+        if operation.startswith("Create"):
+            self._created.add(answer[member])
+        for value in answer.values():
+            for entry in value if isinstance(value, list) else [value]:
+                if isinstance(entry, dict) and entry.get(member) in self._created:
+                    entry["status"] = "CREATE PENDING"
+        return answer
 
 
 class Reply(NamedTuple):
@@ -134,8 +146,8 @@ class Local:
         return embedded_client(self.root / "home", self.store, **options)
 
     def open_idle_client(self) -> PersonalizeClient:
-        """Opens a further client on the same home, whose jobs wait for other clients."""
-        return make_client(open_idle_service(self.root / "home", self.store))
+        """Opens a further client on the same home, to which whatever it creates stays pending."""
+        return make_client(SlowPersonalize(self.root / "home", self.store))
 
     def describe(self, arn: str) -> dict[str, Any]:
         """Describe, whatever kind of resource the ARN names."""

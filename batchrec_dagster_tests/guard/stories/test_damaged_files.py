@@ -103,3 +103,24 @@ def test_a_damaged_file_is_made_again_or_refused_by_name(
             file.unlink()
         assert run(project) == ""
     assert table(project, "shop").equals(good)
+
+
+@pytest.mark.parametrize("folder", ["models", "datasets"])
+def test_a_flipped_byte_of_the_embedded_personalize_fails_one_run_and_no_more(
+    project: Project, folder: str
+) -> None:
+    good = table(project, "shop")
+    files = [
+        file
+        for file in (project.root / ".batchrec/personalize" / folder).rglob("*")
+        if file.is_file() and file.suffix != ".json"
+    ]
+    for file in files:
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    for output in (project.storage / "shop").glob(OUTPUT):
+        output.unlink()
+    assert "next run does" in run(project)
+    assert run(project) == ""
+    assert table(project, "shop").equals(good)

@@ -1,4 +1,4 @@
-"""The folder of one local Personalize: its catalog, data, models and locks. Private to the user."""
+"""The folder of one local Personalize: catalogue, data, models, locks. Private to the user."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from batchrec_dagster.storage import durable
 
 
 class Home:
-    """The paths under the folder. Readers ignore files that the catalog does not name."""
+    """The paths under the folder. Readers ignore files that the catalogue does not name."""
 
     root: Path
-    catalog: Path
+    catalogue: Path
     """The SQLite file."""
     datasets: Path
     """The folder of imported data."""
@@ -23,18 +23,18 @@ class Home:
     """The folder of trained models."""
     batches: Path
     """The folder in which batch jobs write their answers before they upload them."""
-    owners: Path
-    """The folder of the locks of the processes that work in this home."""
+    locks: Path
+    """The folder of the locks that jobs hold."""
 
     def __init__(self, root: Path) -> None:
         """Create the folders that are missing, readable by this user only."""
         self.root = root
-        self.catalog = root / "catalog.sqlite"
+        self.catalogue = root / "catalog.sqlite"
         self.datasets = root / "datasets"
         self.models = root / "models"
         self.batches = root / "batches"
-        self.owners = root / "owners"
-        for folder in (root, self.datasets, self.models, self.batches, self.owners):
+        self.locks = root / "locks"
+        for folder in (root, self.datasets, self.models, self.batches, self.locks):
             durable.make_folders(folder, 0o700)
 
     @property
@@ -43,28 +43,17 @@ class Home:
         return any(path for folder in (self.datasets, self.models) for path in folder.iterdir())
 
     def make_path(self, folder: Path, arn: str) -> Path:
-        """Return a path that was never used, so that nobody reads what a dead attempt left."""
-        return folder / f"{self.make_attempt_prefix(arn)}{uuid.uuid4().hex}"
+        """Return a path that was never used, so that nobody reads what a dead job left."""
+        return folder / f"{self.make_prefix(arn)}{uuid.uuid4().hex}"
 
-    def make_attempt_prefix(self, arn: str) -> str:
+    def make_prefix(self, arn: str) -> str:
         """Return what the name of every file starts with that jobs on this resource write."""
         _, _, _, region, account, resource = arn.split(":", 5)
         return f"{region}.{account}.{resource.replace('/', '.')}."
 
     @contextmanager
     def open_workspace(self, folder: Path, arn: str) -> Iterator[Path]:
-        """Hold a new folder for one attempt at this resource, and remove it at the end.
-
-        What earlier attempts left is removed first.
-        """
-        for path in folder.glob(f"{self.make_attempt_prefix(arn)}*"):
-            remove_path(path)
-        with self.open_new_folder(folder, arn) as work:
-            yield work
-
-    @contextmanager
-    def open_new_folder(self, folder: Path, arn: str) -> Iterator[Path]:
-        """Hold a new folder for one attempt at this resource, and remove it at the end."""
+        """Hold a new folder for a job on this resource, and remove it at the end."""
         work = self.make_path(folder, arn)
         work.mkdir(mode=0o700)
         try:
@@ -75,7 +64,7 @@ class Home:
     def publish(self, work: Path, folder: Path, arn: str) -> str:
         """Move finished work to a path of its own in `folder`, and return that path.
 
-        The path is relative to the home, as the catalog stores it, so that the home can be moved.
+        The path is relative to the home, as the catalogue stores it, so that the home can be moved.
         """
         published = self.make_path(folder, arn)
         durable.publish(work, published)

@@ -1,7 +1,6 @@
-"""The catalog of resources, their statuses and tags, in one SQLite file.
+"""The resources of a local Personalize, with their statuses and tags: one table in one SQLite file.
 
-The catalog is also the job queue: an unfinished resource is a queued job, so no second list can
-disagree with it. WAL mode lets readers answer while others write.
+WAL mode lets readers answer while others write.
 """
 
 from __future__ import annotations
@@ -10,52 +9,95 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import exclusive_lock
 
-from ..errors import CatalogError, JobFailedError
-from .resource import Resource
+from .errors import CatalogError, JobFailedError
 
-_BUSY_SECONDS = 60
+BUSY_SECONDS = 60.0
 """How long a writer waits for the writer before it."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     arn TEXT NOT NULL UNIQUE,
-    region TEXT NOT NULL,
+    scope TEXT NOT NULL,
     kind TEXT NOT NULL,
     parent TEXT,
     status TEXT,
-    unfinished INTEGER NOT NULL,
-    owner TEXT,
+    job TEXT,
     created REAL NOT NULL,
     updated REAL NOT NULL,
     body TEXT NOT NULL,
-    state TEXT NOT NULL
+    state TEXT NOT NULL,
+    tags TEXT NOT NULL
 ) STRICT;
-CREATE INDEX IF NOT EXISTS of_parent ON resources (kind, parent, seq);
-CREATE INDEX IF NOT EXISTS of_region ON resources (kind, region, seq);
-CREATE INDEX IF NOT EXISTS unfinished ON resources (seq) WHERE unfinished = 1;
-CREATE TABLE IF NOT EXISTS tags (
-    arn TEXT NOT NULL REFERENCES resources (arn) ON DELETE CASCADE,
-    key TEXT NOT NULL,
-    value TEXT NOT NULL,
-    PRIMARY KEY (arn, key)
-) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS of_parent ON resources (parent, kind, seq);
+CREATE INDEX IF NOT EXISTS of_scope ON resources (kind, scope, seq);
+CREATE INDEX IF NOT EXISTS with_job ON resources (seq) WHERE job IS NOT NULL;
 """
+_JSON_COLUMNS = ("body", "state", "tags")
 
 
-class CatalogTransaction:
-    """Reads and changes the resources and tags of the catalog within one transaction.
+class Status(StrEnum):
+    """The statuses that Amazon Personalize shows in Describe and List."""
 
-    `Catalog` opens it, and commits it or rolls it back.
+    ACTIVE = "ACTIVE"
+    CREATE_PENDING = "CREATE PENDING"
+    CREATE_IN_PROGRESS = "CREATE IN_PROGRESS"
+    CREATE_FAILED = "CREATE FAILED"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A resource, such as a dataset or a solution, as the catalogue stores it."""
+
+    arn: str
+    scope: str
+    """The region and the account, whose lists have it."""
+    kind: str
+    """The name of its `Kind`, such as `DatasetGroup`."""
+    parent: str | None
+    """The ARN of the resource that it belongs to, such as the dataset group of a dataset."""
+    status: str | None
+    """One of `Status`, or None for a schema, which has none."""
+    body: dict[str, Any]
+    """The members that Describe shows, by their name on the wire."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """What only this service knows, such as the paths of files and the metrics of a model."""
+    tags: dict[str, str] = field(default_factory=dict)
+    job: str | None = None
+    """The name of the lock that the job on it holds; None if no job is under way."""
+    created: float = 0.0
+    """When it was created, in epoch seconds."""
+    updated: float = 0.0
+    """When its status changed last, in epoch seconds."""
+    seq: int = 0
+    """Its number in the order of creation."""
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of its model and of its data, relative to the home."""
+        paths = [self.state["model"]] if "model" in self.state else []
+        return paths + [file["path"] for file in self.state.get("files", [])]
+
+    def end_job(self, status: Status, **body: Any) -> Resource:
+        """Return a copy with no job, with this status and these members in its body."""
+        body = {**self.body, **body}
+        return replace(self, status=status, job=None, body=body, updated=time.time())
+
+
+class CatalogueTransaction:
+    """Reads and changes the resources within one transaction.
+
+    `Catalogue` opens it, and commits it or rolls it back.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -63,7 +105,7 @@ class CatalogTransaction:
 
     def find(self, arn: str) -> Resource | None:
         """Return the resource with this ARN, of whatever kind, or None."""
-        resources = self._select("SELECT * FROM resources WHERE arn = :arn", {"arn": arn})
+        resources = self._select("arn = :arn", {"arn": arn})
         return resources[0] if resources else None
 
     def require(self, arn: str) -> Resource:
@@ -81,29 +123,33 @@ class CatalogTransaction:
         newest = self._connection.execute("SELECT created FROM resources ORDER BY seq DESC LIMIT 1")
         now = max([time.time(), *(created for (created,) in newest)])
         self._connection.execute(
-            "INSERT INTO resources (arn, region, kind, parent, status, unfinished, owner,"
-            " created, updated, body, state) VALUES (:arn, :region, :kind, :parent, :status,"
-            " :unfinished, :owner, :created, :updated, :body, :state)",
+            "INSERT INTO resources (arn, scope, kind, parent, status, job, created, updated, body,"
+            " state, tags) VALUES (:arn, :scope, :kind, :parent, :status, :job, :created, :updated,"
+            " :body, :state, :tags)",
             _to_row(replace(resource, created=now, updated=now)),
         )
 
     def save(self, resource: Resource) -> None:
-        """Write the status, owner, body, state and time of update of an existing resource."""
+        """Write what may change of an existing resource."""
         self._connection.execute(
-            "UPDATE resources SET status = :status, unfinished = :unfinished, owner = :owner,"
-            " updated = :updated, body = :body, state = :state WHERE arn = :arn",
+            "UPDATE resources SET status = :status, job = :job, updated = :updated, body = :body,"
+            " state = :state, tags = :tags WHERE arn = :arn",
             _to_row(resource),
         )
 
-    def remove(self, arn: str) -> None:
-        """Delete the resource with this ARN, and its tags."""
-        self._connection.execute("DELETE FROM resources WHERE arn = ?", (arn,))
+    def remove(self, resource: Resource) -> list[str]:
+        """Delete the resource with all that belongs to it, and return the paths of their files."""
+        paths = resource.files
+        for child in self._select("parent = :arn", {"arn": resource.arn}):
+            paths += self.remove(child)
+        self._connection.execute("DELETE FROM resources WHERE arn = ?", (resource.arn,))
+        return paths
 
     def list_resources(
         self,
         kind: str,
         *,
-        region: str | None = None,
+        scope: str | None = None,
         parent: str | None = None,
         after: int = 0,
         limit: int = -1,
@@ -111,56 +157,35 @@ class CatalogTransaction:
     ) -> list[Resource]:
         """Return the resources of a kind, oldest first unless they are to be newest first.
 
-        region: only those whose `Resource.region` is this.
+        scope: only those whose `Resource.scope` is this.
         parent: only those that belong to the resource with this ARN.
-        after: only those that come after the one with this sequence number, `Resource.seq`; 0 for
-            all.
+        after: only those that come after the one with this sequence number; 0 for all.
         limit: how many at most, or -1 for all.
         """
-        values = {"kind": kind, "region": region, "parent": parent, "after": after, "limit": limit}
+        values = {"kind": kind, "scope": scope, "parent": parent, "after": after, "limit": limit}
         conditions = ["kind = :kind"]
         if after:
             conditions.append("seq < :after" if newest_first else "seq > :after")
-        conditions += [f"{name} = :{name}" for name in ("region", "parent") if values[name]]
-        where = " AND ".join(conditions)
+        conditions += [f"{name} = :{name}" for name in ("scope", "parent") if values[name]]
         order = "seq DESC" if newest_first else "seq"
-        query = f"SELECT * FROM resources WHERE {where} ORDER BY {order} LIMIT :limit"  # noqa: S608
-        return self._select(query, values)
+        return self._select(" AND ".join(conditions), values, f"{order} LIMIT :limit")
 
-    def list_all(self) -> list[Resource]:
-        """Return the resources of all kinds, oldest first."""
-        return self._select("SELECT * FROM resources ORDER BY seq", {})
+    def list_with_job(self) -> list[Resource]:
+        """Return the resources on which a job is under way, oldest first."""
+        return self._select("job IS NOT NULL", {})
 
-    def list_unfinished(self) -> list[Resource]:
-        """Return the resources with a queued or running job, oldest first."""
-        return self._select("SELECT * FROM resources WHERE unfinished = 1 ORDER BY seq", {})
+    def list_files(self) -> set[str]:
+        """Return the paths of all models and data, relative to the home."""
+        owners = self._select("kind IN ('Dataset', 'SolutionVersion')", {})
+        return {path for resource in owners for path in resource.files}
 
-    def read_tags(self, arn: str) -> dict[str, str]:
-        """Return the tags of a resource, sorted by key."""
-        rows = self._connection.execute(
-            "SELECT key, value FROM tags WHERE arn = ? ORDER BY key", (arn,)
-        )
-        return dict(rows.fetchall())
-
-    def put_tags(self, arn: str, tags: Mapping[str, str]) -> None:
-        """Add tags to a resource, and give a new value to those that it already has."""
-        self._connection.executemany(
-            "INSERT INTO tags VALUES (?, ?, ?)"
-            " ON CONFLICT (arn, key) DO UPDATE SET value = excluded.value",
-            [(arn, key, value) for key, value in tags.items()],
-        )
-
-    def remove_tags(self, arn: str, keys: Iterable[str]) -> None:
-        """Remove tags from a resource. Keys that it does not have are ignored."""
-        self._connection.executemany(
-            "DELETE FROM tags WHERE arn = ? AND key = ?", [(arn, key) for key in keys]
-        )
-
-    def _select(self, query: str, values: Mapping[str, Any]) -> list[Resource]:
+    def _select(self, where: str, values: dict[str, Any], order: str = "seq") -> list[Resource]:
+        # No value of a request is in the text of the query.
+        query = f"SELECT * FROM resources WHERE {where} ORDER BY {order}"  # noqa: S608
         return [_from_row(row) for row in self._connection.execute(query, values)]
 
 
-class Catalog:
+class Catalogue:
     """The SQLite file, which many threads and processes may use at once.
 
     Each thread has a connection of its own. Nothing else in this process may open the file, as
@@ -170,9 +195,9 @@ class Catalog:
     """
 
     def __init__(self, path: Path, *, has_data: bool = False) -> None:
-        """Open the catalog, or create it if there is none.
+        """Open the catalogue, or create it if there is none.
 
-        has_data: whether there are files of models or data, so that an empty catalog is damaged.
+        has_data: whether there are files of models or data, so that an empty catalogue is damaged.
 
         Raises CatalogError if the file cannot be read or written, or is damaged.
         """
@@ -190,14 +215,14 @@ class Catalog:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
 
-    def open_for_reading(self) -> AbstractContextManager[CatalogTransaction]:
+    def open_for_reading(self) -> AbstractContextManager[CatalogueTransaction]:
         """Open a transaction that only reads, and never waits for a writer.
 
         Raises CatalogError.
         """
         return self._open_transaction("BEGIN")
 
-    def open_for_writing(self) -> AbstractContextManager[CatalogTransaction]:
+    def open_for_writing(self) -> AbstractContextManager[CatalogueTransaction]:
         """Open a transaction that may write. There is only one at a time.
 
         It is committed at the end of the block, or rolled back if the block raises.
@@ -213,8 +238,16 @@ class Catalog:
         with _translate_sqlite_errors(self._path):
             self._get_connection().execute("VACUUM")
 
+    def copy_log(self) -> None:
+        """Copy the log of writes (the WAL) into the file, so that a copy of that is a backup.
+
+        What others write or read meanwhile stays in the log. Raises CatalogError.
+        """
+        with _translate_sqlite_errors(self._path):
+            self._get_connection().execute("PRAGMA wal_checkpoint(PASSIVE)")
+
     def empty_log(self) -> bool:
-        """Move the log of writes (the WAL) into the file, and cut it to no length.
+        """Move the log into the file, and cut it to no length.
 
         Returns False if a reader was in the way for too long. Raises CatalogError.
         """
@@ -224,12 +257,12 @@ class Catalog:
         return not is_busy
 
     @contextmanager
-    def _open_transaction(self, begin: str) -> Iterator[CatalogTransaction]:
+    def _open_transaction(self, begin: str) -> Iterator[CatalogueTransaction]:
         with _translate_sqlite_errors(self._path):
             connection = self._get_connection()
             connection.execute(begin)
             try:
-                yield CatalogTransaction(connection)
+                yield CatalogueTransaction(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 # After a full disk, for example, this thread goes on with the same connection.
@@ -256,7 +289,7 @@ class _Connection(sqlite3.Connection):
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path,
-        timeout=_BUSY_SECONDS,
+        timeout=BUSY_SECONDS,
         isolation_level=None,
         # Another thread may collect the garbage, and so close the connection.
         check_same_thread=False,
@@ -266,7 +299,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     # With NORMAL, a power cut takes back the last transactions, but not the removal of the files
     # that those replaced.
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
     # Zeros replace what is deleted, so that its bytes do not stay in the file.
     connection.execute("PRAGMA secure_delete = ON")
     return connection
@@ -282,6 +314,11 @@ def _translate_sqlite_errors(path: Path) -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             raise _make_damage_error(path, error) from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise CatalogError(
+                f"the catalogue {path} is locked by another process: end what has it open, such as"
+                " a shell of sqlite3 or a copy that is being made, and run again"
+            ) from error
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY")):
             raise CatalogError(
                 f"the catalogue {path} cannot be read or written: {error}. Check the disk, its free"
@@ -298,17 +335,11 @@ def _make_damage_error(path: Path, reason: object) -> CatalogError:
 
 
 def _to_row(resource: Resource) -> dict[str, Any]:
-    """Return the table's row: a column for each field, `body` and `state` as JSON."""
-    return {
-        **vars(resource),
-        "body": json.dumps(resource.body),
-        "state": json.dumps(resource.state),
-    }
+    """Return the table's row: a column for each field, dictionaries as JSON."""
+    values = vars(resource)
+    return {**values, **{name: json.dumps(values[name]) for name in _JSON_COLUMNS}}
 
 
 def _from_row(row: sqlite3.Row) -> Resource:
     values = dict(row)
-    values["body"] = json.loads(values["body"])
-    values["state"] = json.loads(values["state"])
-    values["unfinished"] = bool(values["unfinished"])
-    return Resource(**values)
+    return Resource(**values | {name: json.loads(values[name]) for name in _JSON_COLUMNS})

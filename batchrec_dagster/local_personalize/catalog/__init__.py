@@ -1,1 +1,0 @@
-"""Resources of a local Personalize, their kinds and statuses, and the folder of their data."""

@@ -1,0 +1,292 @@
+"""Jobs: the work of a new resource, in a thread of the process that created it.
+
+A job holds a lock on a file for as long as it works. The kernel releases the lock when the process
+ends. So a job whose lock is free is dead, and its resource is CREATE FAILED: the client creates
+another one, as it does on AWS. What a job writes has a name of its own, which nobody reads until
+the transaction that makes the resource ACTIVE names it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+import time
+import uuid
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore, split_uri
+
+from .catalogue import Catalogue, CatalogueTransaction, Resource, Status
+from .data.datasets import DatasetReader
+from .errors import CatalogError, InvalidInputError, JobFailedError
+from .home import Home, remove_path
+from .resources import Kind
+
+logger = logging.getLogger("batchrec_dagster.local_personalize")
+
+CLOSE_SECONDS = 3.0
+"""How long an ending interpreter waits for jobs to reach a checkpoint."""
+
+# As Amazon Personalize says it.
+_INVALID = "Invalid Data location."
+
+_DEAD = (
+    "Create failed. The process that ran this job has ended: create another one (in a pipeline: run"
+    " again)."
+)
+
+
+class ClosingError(Exception):
+    """The process is ending, and with it the job."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A resource under work, with the tools that the work needs."""
+
+    resource: Resource
+    catalogue: Catalogue
+    home: Home
+    store: ObjectStore
+    """Where the S3 objects of the request are."""
+    is_closing: Callable[[], bool]
+    """Tells whether this process is ending."""
+
+    def report_progress(self, message: str) -> None:
+        """Log a message, and then stop here if the process is ending."""
+        logger.info("%s: %s", self.resource.arn, message)
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Stop here if the process is ending: raises ClosingError. Long work calls it often."""
+        if self.is_closing():
+            raise ClosingError
+
+    def make_reader(self, *, full_imports_only: bool = False) -> DatasetReader:
+        """Return a reader of imported data.
+
+        full_imports_only: whether to leave out imports with importMode INCREMENTAL.
+        """
+        return DatasetReader(self.catalogue, self.home, full_imports_only)
+
+    def list_objects(self, path: str) -> list[ObjectInfo]:
+        """Return the object with this key or, if there is none, all objects under that prefix.
+
+        Raises JobFailedError, in Amazon Personalize's words, if there is none, and UserError.
+        """
+        _, key = split_uri(path)
+        exact = None if path.endswith("/") or not key else self.store.head(path)
+        objects = [exact] if exact else self.store.list(path)
+        if not objects:
+            raise JobFailedError(f"{_INVALID} There is no object at {path}")
+        return objects
+
+
+def check_location(path: str) -> str:
+    """Return the path unchanged. Raises InvalidInputError if it is not an S3 path."""
+    try:
+        split_uri(path)
+    except UserError as error:
+        raise InvalidInputError(f"{_INVALID} {error}") from None
+    return path
+
+
+class JobLock:
+    """The lock that shows that a job is alive."""
+
+    def __init__(self, folder: Path) -> None:
+        """Create and lock a file in `folder`, where all locks of a home are."""
+        self.name = uuid.uuid4().hex
+        self._path = folder / self.name
+        self._file = self._path.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        self._path.unlink(missing_ok=True)
+        # Closing is not enough: a child forked in the meantime has the file open too.
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._file.close()
+
+
+def is_dead(folder: Path, name: str) -> bool:
+    """Whether nobody holds the lock of this name."""
+    try:
+        with (folder / name).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def fail_dead_jobs(catalogue: Catalogue, home: Home) -> None:
+    """Let the resources fail whose jobs are dead, and remove what these wrote.
+
+    Raises CatalogError.
+    """
+    with catalogue.open_for_reading() as transaction:
+        names = [resource.job for resource in transaction.list_with_job()]
+    dead_names = {name for name in names if name and is_dead(home.locks, name)}
+    if not dead_names:
+        return
+    with catalogue.open_for_writing() as transaction:
+        for resource in transaction.list_with_job():
+            # A job may have ended well just before its lock was free.
+            if resource.job in dead_names:
+                transaction.save(resource.end_job(Status.CREATE_FAILED, failureReason=_DEAD))
+                logger.warning("%s: the process that worked on it has ended", resource.arn)
+    for name in dead_names:
+        remove_path(home.locks / name)
+    remove_unnamed_files(catalogue, home)
+
+
+def remove_unnamed_files(catalogue: Catalogue, home: Home) -> None:
+    """Remove the files that belong to no resource and to no job under way."""
+    # Listed before the catalogue is read, so that it names every file that a job finishes in
+    # between.
+    folders = (home.datasets, home.models, home.batches)
+    paths = [path for folder in folders for path in folder.iterdir()]
+    if not paths:
+        return
+    with catalogue.open_for_reading() as transaction:
+        owned_paths = {home.root / path for path in transaction.list_files()}
+        prefixes = tuple(home.make_prefix(job.arn) for job in transaction.list_with_job())
+    for path in paths:
+        if path not in owned_paths and not path.name.startswith(prefixes):
+            remove_path(path)
+
+
+class Jobs:
+    """Runs the jobs of this process, each in a thread."""
+
+    def __init__(self, catalogue: Catalogue, home: Home, store: ObjectStore) -> None:
+        """Close them when the interpreter ends.
+
+        store: where the S3 objects of requests are.
+        """
+        self._catalogue = catalogue
+        self._home = home
+        self._store = store
+        self._closing = threading.Event()
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._close = weakref.finalize(self, _close, catalogue, self._closing, self._threads)
+
+    def start(self, kind: Kind, resource: Resource, lock: JobLock) -> None:
+        """Start the resource's job, which holds the lock, and return at once."""
+        thread = threading.Thread(
+            target=self._run, args=(kind, resource, lock), name=resource.arn, daemon=True
+        )
+        self._threads.add(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """Stop the jobs at their next checkpoint. Their resources fail."""
+        self._close()
+
+    def _run(self, kind: Kind, resource: Resource, lock: JobLock) -> None:
+        """Run the job and record how it ended. This is what a thread does."""
+        try:
+            with self._turns[kind.turn]:
+                if self._closing.is_set():
+                    return
+                started = replace(resource, status=Status.CREATE_IN_PROGRESS, updated=time.time())
+                with self._catalogue.open_for_writing() as transaction:
+                    transaction.save(started)
+                logger.info("%s: %s", started.arn, started.status)
+                job = Job(started, self._catalogue, self._home, self._store, self._closing.is_set)
+                self._record(job, _perform(kind, job))
+            self._catalogue.copy_log()
+        except ClosingError:
+            pass
+        except CatalogError as error:
+            # A full disk, for example. The lock is free then, so the next request says what is the
+            # matter, or that the job failed.
+            logger.error("%s: %s", resource.arn, error)
+        finally:
+            lock.release()
+
+    def _record(self, job: Job, apply_outcome: ApplyOutcome) -> None:
+        with self._catalogue.open_for_writing() as transaction:
+            current = transaction.require(job.resource.arn)
+            ended, replaced_files = apply_outcome(transaction, current)
+            transaction.save(ended)
+        reason = ended.body.get("failureReason")
+        logger.info("%s: %s%s", ended.arn, ended.status, f" ({reason})" if reason else "")
+        for path in replaced_files:
+            remove_path(path)
+
+
+ApplyOutcome = Callable[[CatalogueTransaction, Resource], tuple[Resource, Sequence[Path]]]
+"""Ends a job, in the transaction that does so. It gets the resource as the catalogue has it then.
+
+It returns the resource after its job, and the files to remove when the transaction is committed.
+"""
+
+
+def _perform(kind: Kind, job: Job) -> ApplyOutcome:
+    """Do the work, and return what records how it ended. Bad data is an outcome, not an exception.
+
+    Raises ClosingError if the process ends first, and CatalogError.
+    """
+    assert kind.perform is not None
+    try:
+        result = kind.perform(job)
+    except (ClosingError, CatalogError):
+        raise
+    except JobFailedError as error:
+        return _make_failure(str(error))
+    except UserError as error:
+        is_denied = isinstance(
+            error.__cause__, PermissionError | PermissionDeniedError | UnauthenticatedError
+        )
+        what = "Insufficient privileges for accessing data in Amazon S3." if is_denied else _INVALID
+        return _make_failure(f"{what} {error}")
+    except (OSError, MemoryError, pl.exceptions.PolarsError) as error:
+        # The disk or the memory is full, for example: the client can do something about it.
+        logger.exception("%s failed", job.resource.arn)
+        return _make_failure(f"Create failed. {str(error) or type(error).__name__}")
+    except Exception:
+        # An interpreter that ends closes the pools of threads before it says so.
+        time.sleep(0.2)
+        job.checkpoint()
+        # A bug in this service: the log gets the traceback, the client a failed job.
+        logger.exception("%s failed", job.resource.arn)
+        return _make_failure("Create failed. An internal error occurred: see the service's log.")
+
+    def apply(
+        transaction: CatalogueTransaction, resource: Resource
+    ) -> tuple[Resource, Sequence[Path]]:
+        replaced_files = result.apply_changes(transaction)
+        ended = resource.end_job(Status.ACTIVE, **result.body)
+        return replace(ended, state={**resource.state, **result.state}), replaced_files
+
+    return apply
+
+
+def _make_failure(reason: str) -> ApplyOutcome:
+    """Return the outcome of a job that failed. Describe shows the reason as `failureReason`."""
+    return lambda _, resource: (resource.end_job(Status.CREATE_FAILED, failureReason=reason), ())
+
+
+def _close(
+    catalogue: Catalogue, closing: threading.Event, threads: weakref.WeakSet[threading.Thread]
+) -> None:
+    """Stop the jobs, and wait a little until they have reached a checkpoint."""
+    closing.set()
+    deadline = time.monotonic() + CLOSE_SECONDS
+    for thread in list(threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
+    with suppress(CatalogError):
+        catalogue.copy_log()

@@ -1,0 +1,377 @@
+"""What every kind of resource shares: Create, Describe, List, Delete, and tags.
+
+A `Kind` says in what solutions, datasets and jobs differ. What belongs to a resource, such as the
+versions of a solution, is deleted with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchrec_dagster.personalize.schemas import FILTER_HISTORY
+from batchrec_dagster.storage.permissions import find_partition
+
+from .api.validation import find_output_members, prune
+from .catalogue import CatalogueTransaction, Resource, Status
+from .errors import (
+    AlreadyExistsError,
+    InUseError,
+    InvalidInputError,
+    ResourceNotFoundError,
+    ServiceError,
+)
+
+if TYPE_CHECKING:
+    from .jobs import Job
+
+ACCOUNT_ID = "000000000000"
+"""The account in ARNs, if no other is set."""
+
+HEADERS = "$headers"
+"""The key, in an operation's response, of the HTTP headers to send with it."""
+
+DEFAULT_PAGE = 100
+"""How many entries a page of a list has, which is also the maximum of maxResults."""
+
+MAX_TAGS = 50
+
+_MAX_POSITION = 2**62
+"""SQLite's integers have 64 bits."""
+
+
+@dataclass(frozen=True)
+class ApiRequest:
+    """What an operation gets: the request's parameters, and the catalogue in a transaction."""
+
+    params: Mapping[str, Any]
+    """The request's members, by their name on the wire, validated by the model."""
+    transaction: CatalogueTransaction
+    home: Path
+    """The folder of the service, which the paths in the catalogue are relative to."""
+    region: str
+    account: str = ACCOUNT_ID
+    filter_interactions: int = FILTER_HISTORY
+    """How many of the latest interactions, of each user and event type, a filter considers."""
+    v2_lines: bool = False
+    """Whether batch inference jobs add reasons and placeholders (`LocalPersonalize.__init__`)."""
+    success: Sequence[str] = ()
+    """The types of events that metrics are to count; all if empty."""
+    take_lock: Callable[[], str] = str
+    """Takes the lock of a new job, and returns its name."""
+    started: list[tuple[Kind, Resource]] = field(default_factory=list)
+    """The resources whose jobs to start once the transaction is committed."""
+    files_to_remove: list[str] = field(default_factory=list)
+    """The files to remove once the transaction is committed, relative to the home."""
+
+    @property
+    def scope(self) -> str:
+        """The value of `Resource.scope`: lists are those of an account in a region."""
+        return f"{self.region} {self.account}"
+
+    def make_arn(self, resource: str) -> str:
+        """Return the ARN of this account's `resource`, such as `schema/films`."""
+        partition = find_partition(self.region)
+        return f"arn:{partition}:personalize:{self.region}:{self.account}:{resource}"
+
+    def get(self, kind: str, arn: str) -> Resource:
+        """Return the resource with this ARN.
+
+        Raises ResourceNotFoundError if there is none, or if it is of another kind.
+        """
+        resource = self.transaction.find(arn)
+        if resource is None or resource.kind != kind:
+            raise ResourceNotFoundError(arn)
+        return resource
+
+    def get_active(self, kind: str, arn: str) -> Resource:
+        """Return the resource with this ARN, which must be ready for use.
+
+        Raises ResourceNotFoundError, or InUseError if it is not ACTIVE.
+        """
+        resource = self.get(kind, arn)
+        if resource.status not in (Status.ACTIVE, None):
+            raise InUseError(f"{arn} is not ACTIVE: its status is {resource.status}.")
+        return resource
+
+
+@dataclass(frozen=True)
+class NewResource:
+    """What a resource to create has beyond the members of its request."""
+
+    body: dict[str, Any] = field(default_factory=dict)
+    """Members of Describe that the request lacks or has with another value."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """The first `Resource.state`."""
+    arn_suffix: str = ""
+    """The last part of its ARN, if that is not its kind and name."""
+
+
+def _change_nothing(transaction: CatalogueTransaction) -> Sequence[Path]:
+    return ()
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """The result of a job that succeeded."""
+
+    body: dict[str, Any] = field(default_factory=dict)
+    """New members for Describe."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """New entries for the resource's state."""
+    apply_changes: Callable[[CatalogueTransaction], Sequence[Path]] = _change_nothing
+    """Changes other resources in the transaction that makes this resource ACTIVE.
+
+    Returns the files to remove when the transaction is committed.
+    """
+
+
+def _allow_delete(request: ApiRequest, resource: Resource) -> None:
+    pass
+
+
+def _add_no_members(transaction: CatalogueTransaction, resource: Resource) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of resource: its names on the wire, its rules and its job."""
+
+    name: str
+    """The kind as operations name it: `DatasetGroup` in CreateDatasetGroup."""
+    create: Callable[[ApiRequest], NewResource]
+    """Checks a Create request by the kind's own rules. Raises ServiceError."""
+    parent_member: str | None = None
+    """The member of Create with the ARN of the parent, if resources of this kind have one."""
+    perform: Callable[[Job], JobResult] | None = None
+    """Does the work of a new resource, in the background. None if it is ready at once.
+
+    Raises JobFailedError, with the reason that Describe shows.
+    """
+    turn: str = ""
+    """Jobs of one process with the same turn run one after the other."""
+    has_status: bool = True
+    check_delete: Callable[[ApiRequest, Resource], None] = _allow_delete
+    """Raises InUseError if another resource still needs the one to delete."""
+    describe_extra: Callable[[CatalogueTransaction, Resource], dict[str, Any]] = _add_no_members
+    """Returns members of Describe that depend on other resources."""
+    status_names: Mapping[str, str] = field(default_factory=dict)
+    """How Describe and List name the statuses of this kind, where that is not as in `Status`."""
+    newest_first: bool = False
+    """Whether List starts with the newest, not with the oldest."""
+
+    @property
+    def slug(self) -> str:
+        """The kind in ARNs, such as `dataset-group`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", self.name).lower()
+
+    @property
+    def member(self) -> str:
+        """The kind in requests and responses, such as `datasetGroup`."""
+        return self.name[0].lower() + self.name[1:]
+
+    @property
+    def arn_member(self) -> str:
+        """The member with its ARN, such as `datasetGroupArn`."""
+        return f"{self.member}Arn"
+
+    @cached_property
+    def list_member(self) -> str:
+        """The member of the List response that is a list, such as `datasetGroups`."""
+        members = find_output_members(f"List{self.name}s")
+        return next(name for name, shape in members.items() if shape.type_name == "list")
+
+
+def create(kind: Kind, request: ApiRequest) -> dict[str, Any]:
+    """Answer Create: add the resource to the catalogue. Its job starts after the transaction.
+
+    Raises ServiceError for a request that breaks a rule of the kind, a name in use, and bad tags.
+    """
+    tags = _check_tags(request.params.get("tags", []))
+    new_resource = kind.create(request)
+    members = {**request.params, **new_resource.body, "tags": None}
+    body = {member: value for member, value in members.items() if value is not None}
+    name = body.get("jobName") or body.get("name")
+    arn = request.make_arn(new_resource.arn_suffix or f"{kind.slug}/{name}")
+    if request.transaction.find(arn) is not None:
+        raise AlreadyExistsError(arn)
+    status = Status.CREATE_PENDING if kind.perform else Status.ACTIVE
+    resource = Resource(
+        arn=arn,
+        scope=request.scope,
+        kind=kind.name,
+        parent=body[kind.parent_member] if kind.parent_member else None,
+        status=status if kind.has_status else None,
+        job=request.take_lock() if kind.perform else None,
+        body=body,
+        state=new_resource.state,
+        tags=tags,
+    )
+    request.transaction.add(resource)
+    if kind.perform:
+        request.started.append((kind, resource))
+    response = {**body, kind.arn_member: arn}
+    allowed = find_output_members(f"Create{kind.name}")
+    return {member: response[member] for member in allowed if member in response}
+
+
+def describe(kind: Kind, request: ApiRequest) -> dict[str, Any]:
+    """Answer Describe: all members of the resource. Raises ResourceNotFoundError."""
+    resource = request.get(kind.name, request.params[kind.arn_member])
+    members = describe_resource(kind, resource)
+    members |= kind.describe_extra(request.transaction, resource)
+    shape = find_output_members(f"Describe{kind.name}")[kind.member]
+    return {kind.member: prune(members, shape)}
+
+
+def list_page(kind: Kind, request: ApiRequest) -> dict[str, Any]:
+    """Answer List: one page in the kind's order, and the token of the next page if there is one.
+
+    Raises ServiceError for a bad token.
+    """
+    parent = request.params.get(kind.parent_member) if kind.parent_member else None
+    limit = request.params.get("maxResults", DEFAULT_PAGE)
+    after = read_token(request.params.get("nextToken"), kind.name, parent)
+    # One more than the page has, to know whether there is a next page.
+    resources = request.transaction.list_resources(
+        kind.name,
+        scope=request.scope,
+        parent=parent,
+        after=after,
+        limit=limit + 1,
+        newest_first=kind.newest_first,
+    )
+    page = resources[:limit]
+    shape = find_output_members(f"List{kind.name}s")[kind.list_member]
+    entries = [describe_resource(kind, resource) for resource in page]
+    response: dict[str, Any] = {kind.list_member: prune(entries, shape)}
+    if len(resources) > limit:
+        response["nextToken"] = write_token(page[-1].seq, kind.name, parent)
+    return response
+
+
+def delete(kind: Kind, request: ApiRequest) -> dict[str, Any]:
+    """Answer Delete: remove the resource, and all that belongs to it.
+
+    Raises ResourceNotFoundError, and InUseError if a job is under way on it or it is needed.
+    """
+    resource = request.get(kind.name, request.params[kind.arn_member])
+    if resource.job:
+        raise InUseError(f"{resource.arn} cannot be deleted: its status is {resource.status}.")
+    kind.check_delete(request, resource)
+    request.files_to_remove.extend(request.transaction.remove(resource))
+    return {}
+
+
+def describe_resource(kind: Kind, resource: Resource) -> dict[str, Any]:
+    """Return the members that Describe and List show, without `describe_extra`."""
+    return {
+        **resource.body,
+        kind.arn_member: resource.arn,
+        "status": kind.status_names.get(resource.status or "", resource.status),
+        "creationDateTime": resource.created,
+        "lastUpdatedDateTime": resource.updated,
+    }
+
+
+def write_token(last: int, *scope: str | None) -> str:
+    """Return the token of the page that comes after the entry `last`.
+
+    last: the sequence number or the position of the last entry so far, from 1.
+    scope: what tells this list from others, such as its kind and the parent of its resources.
+    """
+    return base64.urlsafe_b64encode(json.dumps([last, *scope]).encode()).decode()
+
+
+def read_token(token: str | None, *scope: str | None) -> int:
+    """Return the `last` of `write_token`, or 0 for the first page, which has no token.
+
+    Raises ServiceError if the token is not one of the list with this scope.
+    """
+    if token is None:
+        return 0
+    try:
+        last, *token_scope = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, TypeError, RecursionError):
+        last, token_scope = None, []
+    if type(last) is not int or not 0 < last < _MAX_POSITION or token_scope != list(scope):
+        raise ServiceError(
+            "The next token is not valid: send the previous page's token, unchanged.",
+            "InvalidNextTokenException",
+        )
+    return last
+
+
+def tag(request: ApiRequest) -> dict[str, Any]:
+    """Answer TagResource: add tags, or change the values of existing ones.
+
+    Raises ServiceError for bad tags or too many, and ResourceNotFoundError.
+    """
+    resource = find_taggable(request)
+    tags = _check_tags(request.params["tags"], resource.tags)
+    request.transaction.save(replace(resource, tags=tags))
+    return {}
+
+
+def untag(request: ApiRequest) -> dict[str, Any]:
+    """Answer UntagResource: remove tags. Keys that the resource does not have are ignored.
+
+    Raises ServiceError for too many keys, and ResourceNotFoundError.
+    """
+    resource, keys = find_taggable(request), set(request.params["tagKeys"])
+    if len(keys) > MAX_TAGS:
+        raise ServiceError(
+            f"A request can remove at most {MAX_TAGS} tags.", "TooManyTagKeysException"
+        )
+    tags = {key: value for key, value in resource.tags.items() if key not in keys}
+    request.transaction.save(replace(resource, tags=tags))
+    return {}
+
+
+def list_tags(request: ApiRequest) -> dict[str, Any]:
+    """Answer ListTagsForResource: the tags, sorted by key. Raises ResourceNotFoundError."""
+    tags = sorted(find_taggable(request).tags.items())
+    return {"tags": [{"tagKey": key, "tagValue": value} for key, value in tags]}
+
+
+def find_taggable(request: ApiRequest) -> Resource:
+    """Return the resource that a request about tags names.
+
+    Raises ResourceNotFoundError, and InvalidInputError for a schema.
+    """
+    arn = request.params["resourceArn"]
+    resource = request.transaction.find(arn)
+    if resource is None:
+        raise ResourceNotFoundError(arn)
+    if resource.kind == "Schema":
+        # CreateSchema does not take tags either.
+        raise InvalidInputError("Schemas cannot be tagged.")
+    return resource
+
+
+def _check_tags(
+    tags: Sequence[Mapping[str, str]], existing: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the value of each tag by its key, also of those that exist.
+
+    tags: the tags as a request has them.
+
+    Raises ServiceError for a reserved or repeated key, and for too many tags.
+    """
+    new_tags = {entry["tagKey"]: entry["tagValue"] for entry in tags}
+    if len(new_tags) < len(tags):
+        raise InvalidInputError("A tag key is given more than once.")
+    if any(key.lower().startswith("aws:") for key in new_tags):
+        raise InvalidInputError("A tag key must not start with aws:, which is reserved.")
+    values = {**(existing or {}), **new_tags}
+    if len(values) > MAX_TAGS:
+        raise ServiceError(f"A resource can have at most {MAX_TAGS} tags.", "TooManyTagsException")
+    return values
