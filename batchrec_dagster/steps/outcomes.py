@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -226,7 +225,7 @@ def estimate_outcomes(sums: pl.DataFrame) -> Iterator[Outcome]:
 def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | None:
     """What people did with the lists of all recent editions together.
 
-    None if nobody was active, or if there are too few users for an interval.
+    None if nobody was active, or if too few were to say anything.
 
     sums: with the columns of `outcome_sums.SCHEMA`.
     success: the types of events that count as success. Outcomes that count others are left out.
@@ -239,7 +238,8 @@ def pool_outcomes(sums: pl.DataFrame, success: Sequence[str]) -> Behaviour | Non
     gained, active = groups["hit_users"] - groups["popular_hit_users"], groups["active"]
     users = int(active.sum())
     gain = estimate_share(gained, active, users, least=-1.0)
-    if gain is None or not math.isfinite(gain.low):
+    # Then anything is possible.
+    if gain is None or gain.high - gain.low == 2:
         return None
     editions = counted.get_column("edition").n_unique()
     return Behaviour(gain.value, gain.low, gain.high, users, editions)

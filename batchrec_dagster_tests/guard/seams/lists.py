@@ -33,7 +33,7 @@ from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
 from batchrec_dagster.steps.list_checks import check_table
 from batchrec_dagster.steps.list_context import ListContext
 from batchrec_dagster.steps.list_table import ListTable
-from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes
+from batchrec_dagster.steps.outcomes import MeasuredOutcomes, measure_outcomes, pool_outcomes
 from batchrec_dagster.steps.reasons import Reasons, weigh_events
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.steps.rule_context import RuleContext
@@ -482,6 +482,15 @@ class ListHistory:
         interactions: USER_ID, ITEM_ID, TIMESTAMP, with `success` EVENT_TYPE and EVENT_VALUE, too.
         """
         return self._measure(interactions).table
+
+    def pool(self, interactions: pl.DataFrame) -> tuple[float, float, float, int] | None:
+        """By how much more people the lists of all editions reached than popular items would have,
+        with the ends of the 95% interval, and how many were active; None if nobody can say."""
+        sums = self._measure(interactions).sums
+        behaviour = pool_outcomes(sums, self.success)
+        if behaviour is None:
+            return None
+        return behaviour.gain, behaviour.low, behaviour.high, behaviour.users
 
     def compare_arms(self, interactions: pl.DataFrame) -> ExperimentSummary | None:
         """What the newest experiment shows; None if there is none."""

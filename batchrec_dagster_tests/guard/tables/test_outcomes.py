@@ -89,6 +89,38 @@ def test_the_numbers_of_each_edition_are_those_of_a_plain_count(
             assert row[f"{rate}_low"] <= row[rate] <= row[f"{rate}_high"]
 
 
+def test_what_people_did_with_recent_editions_counts_together(history: ListHistory) -> None:
+    """Everybody chooses the first item of the list, which is not popular, after each of four
+    editions. The first was replaced long before the others."""
+    popular = [Event(f"u{number}", "popular", T0) for number in range(100)]
+    days = (1, 2, 200, 201)
+    events = [*popular]
+    for day in days:
+        made_of = T0 + day * DAY
+        lists = {f"u{number}": [f"own {day} {number}"] for number in range(80)}
+        history.publish(lists, at=made_of, data_until=made_of)
+        # The number of those who come again differs.
+        events += [
+            Event(user, item, made_of + 3600 + day)
+            for number, (user, (item,)) in enumerate(lists.items())
+            if number < (80 if day == 1 else 60)
+        ]
+    pooled = history.pool(to_frame(events))
+    assert pooled is not None
+    gain, low, high, users = pooled
+    assert gain == high == 1
+    assert 0 < low < 1
+    # Those of the first edition are too long ago.
+    assert users == 3 * 60
+
+
+def test_few_people_say_nothing_of_lists(history: ListHistory) -> None:
+    assert history.pool(to_frame(BEFORE)) is None
+    history.publish(LISTS, at=T0 + 10, data_until=T0 + 10)
+    events = [*BEFORE, Event("ann", "a", T0 + 20)]
+    assert history.pool(to_frame(events)) is None
+
+
 @pytest.mark.parametrize("seed", range(repeats(6, 2)))
 @pytest.mark.parametrize("exclude_seen", [True, False])
 def test_purchases_and_what_was_paid_are_those_of_a_plain_count(
