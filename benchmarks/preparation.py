@@ -67,7 +67,7 @@ def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
     import polars as pl
 
     from batchrec_dagster.personalize.formats import choose_csv_types
-    from batchrec_dagster.personalize.schemas import list_interactions_columns
+    from batchrec_dagster.personalize.schemas import make_interactions_schema
     from batchrec_dagster.preparation.polars.decoding import RawFile
     from batchrec_dagster.preparation.polars.prepare import open_ratings
     from batchrec_dagster.preparation.recognition import ReadSettings
@@ -79,7 +79,7 @@ def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
         [RawFile(source, source.name)], ReadSettings(), Rules(min_rating=MIN_RATING)
     ) as ratings:
         result = ratings.write_interactions(target)
-    types = choose_csv_types(list_interactions_columns(event_type=False))
+    types = choose_csv_types(make_interactions_schema(event_type=False).columns)
     users = list_distinct_users(pl.scan_csv(target, schema=types), file_bytes=target.stat().st_size)
     users.write_ndjson(folder / "users.json")
     return result.rows_read, result.rows_kept

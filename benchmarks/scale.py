@@ -35,7 +35,7 @@ from generated import SIZES, Size, write_csv, write_items_csv
 from report import RESULTS, table, write
 
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.schemas import build_interactions_schema, build_items_schema
+from batchrec_dagster.personalize.schemas import make_interactions_schema, make_items_schema
 from batchrec_dagster.storage.objects import ObjectStore
 
 ITEMS_FILE = "items.csv"
@@ -126,9 +126,11 @@ def import_(local: Local) -> None:
     """The import jobs."""
     local.create_ready("datasetGroup", "dataset_group", name="scale")
     if (local.root / "storage" / ITEMS_FILE).exists():
-        columns = build_items_schema(created=False, categories=["CLUSTER", "SHELF"], numbers=[])
+        columns = make_items_schema(created=False, categories=["CLUSTER", "SHELF"], numbers=[]).avro
         local.import_("Items", columns, ITEMS_FILE)
-    local.import_("Interactions", build_interactions_schema(event_type=False), "interactions.csv")
+    local.import_(
+        "Interactions", make_interactions_schema(event_type=False).avro, "interactions.csv"
+    )
 
 
 def train(local: Local) -> None:

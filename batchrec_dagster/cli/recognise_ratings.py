@@ -34,7 +34,7 @@ from batchrec_dagster.personalize.schemas import (
     EVENT_TYPE,
     ITEM_ID,
     USER_ID,
-    list_interactions_columns,
+    make_interactions_schema,
 )
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.file_sample import FileSample
@@ -219,7 +219,7 @@ def _describe_interactions(path: Path, *, event_type: bool) -> _Interactions:
 
     event_type: whether the file has event types.
     """
-    columns = list_interactions_columns(event_type=event_type)
+    columns = make_interactions_schema(event_type=event_type).columns
     rows = pl.scan_csv(path, schema=choose_csv_types(columns), glob=False)
     users, items = (
         rows.select(pl.col(name).unique()).collect(engine="streaming").to_series()

@@ -21,8 +21,8 @@ from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,
     USERS,
-    build_interactions_schema,
-    list_interactions_columns,
+    Schema,
+    make_interactions_schema,
 )
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, PipelineKeys
@@ -165,18 +165,19 @@ class Pipeline(Declaration, frozen=True):
     @property
     def interactions_columns(self) -> list[str]:
         """The columns of the interactions, in their order."""
-        return list_interactions_columns(
+        return self._interactions_schema.columns
+
+    @property
+    def _interactions_schema(self) -> Schema:
+        return make_interactions_schema(
             event_type=self.rules.event_type, event_value=self.event_value
         )
 
     @property
     def schemas(self) -> dict[str, str]:
         """The Avro schema of each dataset type in Personalize, interactions first."""
-        interactions = build_interactions_schema(
-            event_type=self.rules.event_type, event_value=self.event_value
-        )
         declared = {
-            INTERACTIONS: interactions,
+            INTERACTIONS: self._interactions_schema.avro,
             ITEMS: self.items.layout.schema if self.items else None,
             USERS: self.users.layout.schema if self.users else None,
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,12 @@ class Field:
     categorical: bool = False
     textual: bool = False
 
+    def to_avro(self) -> dict[str, Any]:
+        """Its entry in an Avro schema."""
+        entry = {"name": self.name, "type": ["null", self.type] if self.nullable else self.type}
+        flags = {"categorical": self.categorical, "textual": self.textual}
+        return {**entry, **{name: flag for name, flag in flags.items() if flag}}
+
 
 @dataclass(frozen=True)
 class Schema:
@@ -79,7 +85,15 @@ class Schema:
 
     @property
     def columns(self) -> list[str]:
+        """The CSV's header, in the order that Personalize requires."""
         return [field.name for field in self.fields]
+
+    @property
+    def avro(self) -> str:
+        """The Avro schema, as the JSON text that CreateSchema takes."""
+        record = {"type": "record", "name": self.dataset_type.title(), "namespace": NAMESPACE}
+        fields = [field.to_avro() for field in self.fields]
+        return json.dumps({**record, "fields": fields, "version": "1.0"})
 
     def field(self, name: str) -> Field | None:
         """The column of that name, in any case."""
@@ -197,31 +211,6 @@ MAX_ID_LENGTH = 256
 FILTER_HISTORY = 100
 
 
-def list_interactions_columns(*, event_type: bool, event_value: bool = False) -> list[str]:
-    """The CSV's header, in the schema's order, as Personalize requires."""
-    return [
-        USER_ID,
-        ITEM_ID,
-        TIMESTAMP,
-        *([EVENT_TYPE] if event_type else []),
-        *([EVENT_VALUE] if event_value else []),
-    ]
-
-
-def build_interactions_schema(*, event_type: bool, event_value: bool = False) -> str:
-    """The Avro schema, as the JSON text that CreateSchema takes.
-
-    TIMESTAMP is in epoch seconds. EVENT_VALUE may be missing.
-    """
-    types: dict[str, str | list[str]] = {
-        TIMESTAMP: "long",
-        EVENT_VALUE: ["float", "null"],
-    }
-    columns = list_interactions_columns(event_type=event_type, event_value=event_value)
-    fields = [{"name": column, "type": types.get(column, "string")} for column in columns]
-    return _build_schema("Interactions", fields)
-
-
 # Separates several values of a categorical cell.
 VALUE_SEPARATOR = "|"
 
@@ -231,48 +220,37 @@ def make_field_name(column: str) -> str:
     return re.sub(r"\W+", "_", column, flags=re.ASCII).strip("_").upper()
 
 
-def list_items_columns(
+def make_interactions_schema(*, event_type: bool, event_value: bool = False) -> Schema:
+    """The schema of interactions. TIMESTAMP is in epoch seconds, and EVENT_VALUE may be missing."""
+    fields = [Field(USER_ID, "string"), Field(ITEM_ID, "string"), Field(TIMESTAMP, "long")]
+    if event_type:
+        fields.append(Field(EVENT_TYPE, "string"))
+    if event_value:
+        fields.append(Field(EVENT_VALUE, "float", nullable=True))
+    return Schema(INTERACTIONS, tuple(fields))
+
+
+def make_items_schema(
     *, created: bool, categories: Sequence[str], numbers: Sequence[str]
-) -> list[str]:
-    """The CSV's header, in the schema's order, as Personalize requires."""
-    return [ITEM_ID, *([CREATION_TIMESTAMP] if created else []), *categories, *numbers]
-
-
-def build_items_schema(*, created: bool, categories: Sequence[str], numbers: Sequence[str]) -> str:
-    """The Avro schema, as the JSON text that CreateSchema takes.
+) -> Schema:
+    """The schema of items.
 
     Categories are categorical strings, numbers are doubles, and a cell of either may be empty.
     CREATION_TIMESTAMP is in epoch seconds and may not.
     """
-    fields: list[dict[str, Any]] = [{"name": ITEM_ID, "type": "string"}]
-    if created:
-        fields.append({"name": CREATION_TIMESTAMP, "type": "long"})
-    return _build_schema("Items", [*fields, *_build_metadata_fields(categories, numbers)])
+    times = [Field(CREATION_TIMESTAMP, "long")] if created else []
+    metadata = _make_metadata_fields(categories, numbers)
+    return Schema(ITEMS, (Field(ITEM_ID, "string"), *times, *metadata))
 
 
-def list_users_columns(*, categories: Sequence[str], numbers: Sequence[str]) -> list[str]:
-    """The CSV's header, in the schema's order, as Personalize requires."""
-    return [USER_ID, *categories, *numbers]
+def make_users_schema(*, categories: Sequence[str], numbers: Sequence[str]) -> Schema:
+    """The schema of users. Categories and numbers are as in `make_items_schema`."""
+    metadata = _make_metadata_fields(categories, numbers)
+    return Schema(USERS, (Field(USER_ID, "string"), *metadata))
 
 
-def build_users_schema(*, categories: Sequence[str], numbers: Sequence[str]) -> str:
-    """The Avro schema, as the JSON text that CreateSchema takes.
-
-    Categories and numbers are as in `build_items_schema`.
-    """
-    user = {"name": USER_ID, "type": "string"}
-    return _build_schema("Users", [user, *_build_metadata_fields(categories, numbers)])
-
-
-def _build_metadata_fields(
-    categories: Sequence[str], numbers: Sequence[str]
-) -> list[dict[str, Any]]:
+def _make_metadata_fields(categories: Sequence[str], numbers: Sequence[str]) -> list[Field]:
     return [
-        *({"name": name, "type": ["null", "string"], "categorical": True} for name in categories),
-        *({"name": name, "type": ["null", "double"]} for name in numbers),
+        *(Field(name, "string", nullable=True, categorical=True) for name in categories),
+        *(Field(name, "double", nullable=True) for name in numbers),
     ]
-
-
-def _build_schema(name: str, fields: Sequence[Mapping[str, object]]) -> str:
-    record = {"type": "record", "name": name, "namespace": NAMESPACE, "fields": fields}
-    return json.dumps({**record, "version": "1.0"})

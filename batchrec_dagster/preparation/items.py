@@ -73,14 +73,18 @@ class ItemsLayout:
     @property
     def columns(self) -> list[str]:
         """The columns of the CSV file for Personalize."""
-        return schemas.list_items_columns(created=self.created is not None, **self._metadata)
+        return self._schema.columns
 
     @property
     def schema(self) -> str | None:
         """The Avro schema of that file; None if it would have ids only."""
         if self.created is None and not self.categories and not self.numbers:
             return None
-        return schemas.build_items_schema(created=self.created is not None, **self._metadata)
+        return self._schema.avro
+
+    @property
+    def _schema(self) -> schemas.Schema:
+        return schemas.make_items_schema(created=self.created is not None, **self._metadata)
 
     @property
     def _metadata(self) -> dict[str, list[str]]:

@@ -39,12 +39,16 @@ class UsersLayout:
     @property
     def columns(self) -> list[str]:
         """The columns of the CSV file for Personalize."""
-        return schemas.list_users_columns(categories=[*self.categories], numbers=[*self.numbers])
+        return self._schema.columns
 
     @property
     def schema(self) -> str:
         """The Avro schema of that file."""
-        return schemas.build_users_schema(categories=[*self.categories], numbers=[*self.numbers])
+        return self._schema.avro
+
+    @property
+    def _schema(self) -> schemas.Schema:
+        return schemas.make_users_schema(categories=[*self.categories], numbers=[*self.numbers])
 
     @property
     def roles(self) -> dict[str, Column]:

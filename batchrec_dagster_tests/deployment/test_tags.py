@@ -17,7 +17,7 @@ from batchrec_dagster.personalize.api import (
     STORAGE_TAG,
 )
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
-from batchrec_dagster.personalize.schemas import build_interactions_schema
+from batchrec_dagster.personalize.schemas import make_interactions_schema
 from batchrec_dagster_tests.guard.builders import Project
 
 MANY = ",".join(f"key-{number}=x" for number in range(47))
@@ -56,7 +56,7 @@ def test_everything_that_is_created_has_the_tags(project: Project) -> None:
     solution = ensure.for_data("v1").find_or_create(SOLUTION, "shop", request, **parent).arn
     assert ensure.tags_of(solution) == {**expected, "batchrec:data-version": "v1"}
     # A schema takes none.
-    schema = build_interactions_schema(event_type=True)
+    schema = make_interactions_schema(event_type=True).avro
     assert ensure.find_or_create(SCHEMA, "shop", {"schema": schema}).created
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from batchrec_dagster.local_personalize.data.batch_lines import MAX_LINE_BYTES
 from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
-from batchrec_dagster.personalize.schemas import build_interactions_schema
+from batchrec_dagster.personalize.schemas import make_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.servers.personalize import (
@@ -72,7 +72,7 @@ class FuzzedPersonalize:
         self.group = client.create_dataset_group(name="films")["datasetGroupArn"]
         self.wait_until_settled(self.group)
         self.dataset = self._create_dataset(
-            "Interactions", build_interactions_schema(event_type=True)
+            "Interactions", make_interactions_schema(event_type=True).avro
         )
         assert self.import_bytes(GOOD)["status"] == "ACTIVE"
         (self.current,) = self.list_row_files()

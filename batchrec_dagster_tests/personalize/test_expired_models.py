@@ -13,7 +13,7 @@ import pytest
 from batchrec_dagster.personalize.api import PIPELINE_TAG
 from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG, expire_models, has_model
 from batchrec_dagster.personalize.resources import Ensure
-from batchrec_dagster.personalize.schemas import build_interactions_schema
+from batchrec_dagster.personalize.schemas import make_interactions_schema
 from batchrec_dagster.testing import StartedPersonalize
 from batchrec_dagster_tests.guard.seams.personalize import held_downloads
 from batchrec_dagster_tests.guard.servers.personalize import (
@@ -71,7 +71,7 @@ def create_group(personalize: StartedPersonalize, name: str) -> str:
     client, tags = personalize.client, make_tags()
     data = personalize.put("interactions.csv", encode_csv(build_taste_rows()))
     group = wait(personalize, client.create_dataset_group(name=name, tags=tags)["datasetGroupArn"])
-    schema = client.create_schema(name=name, schema=build_interactions_schema(event_type=True))
+    schema = client.create_schema(name=name, schema=make_interactions_schema(event_type=True).avro)
     dataset = client.create_dataset(
         name=name,
         datasetGroupArn=group,

@@ -231,7 +231,6 @@ def build_output_columns(layout: Layout, rules: Rules, seconds: pl.Expr) -> list
 
 def list_output_columns(layout: Layout, rules: Rules) -> list[str]:
     """The columns of the CSV, in their order."""
-    return schemas.list_interactions_columns(
-        event_type=rules.event_type,
-        event_value=layout.event_value is not None,
-    )
+    return schemas.make_interactions_schema(
+        event_type=rules.event_type, event_value=layout.event_value is not None
+    ).columns
