@@ -381,7 +381,7 @@ def test_the_commands_of_the_own_machine_make_the_stack_and_bring_the_project_to
             monkeypatch.setenv(*arguments[0].split("=", 1))
         elif program == "batchrec":
             result = CliRunner().invoke(main, [*arguments, "--offline"], env=read_settings(folder))
-            assert re.search("^ok +settings", result.output, re.MULTILINE), result.output
+            assert re.search("^✓ ok .* settings", result.output, re.MULTILINE), result.output
         elif program == "tar":
             subprocess.run([program, *arguments], check=True)
         else:
