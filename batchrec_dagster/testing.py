@@ -272,7 +272,7 @@ def run_pipeline(
                 environment.delenv(variable, raising=False)
             environment.setenv("BATCHREC_HOME", str(tmp_path_factory.mktemp("batchrec")))
             environment.setenv("BATCHREC_POLL_SECONDS", _POLL_SECONDS)
-            pipeline = _load_pipeline(project, name).change(settings or {})
+            pipeline = _load_pipeline(project, name).change(settings or {}, project.root)
             deployment = Deployment.from_environment(os.environ)
             deployment.make_home()
             result = dg.materialize(

@@ -35,17 +35,15 @@ attributes:
 """
 TEMPLATES = """## Templates
 
-Values may be templates, in a sandbox:
+A value may have templates, which are filled in before it is checked:
 
 | a template | its value |
 |---|---|
 | `"{{ env.RATINGS }}"` | a variable of the environment |
-| `"{{ env('RATINGS', 'ratings.csv') }}"` | the same, with a default |
-| `"{{ project_root }}"` | the project's folder |
-| `"{{ 'a{{b' }}"` | text that has `{{` |
+| `'{{ "a{{b" }}'` | text that has `{{` |
 
-They also know what the functions of `template_vars_module` return, if that is text, a number, or a
-list or mapping of such.
+Nothing else is one. Under `post_processing`, Dagster's own templates work, with the functions of
+`template_vars_module`.
 """
 ENVIRONMENT_INTRODUCTION = """# Environment variables
 

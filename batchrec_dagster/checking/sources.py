@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from batchrec_dagster.config import Pipeline, PublishedList
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.items import ItemSettings
-from batchrec_dagster.config.rules import Block
-from batchrec_dagster.config.similar_items import ItemsSource
+from batchrec_dagster.config.sources import IdSource
 from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.attributes import (
@@ -26,7 +25,7 @@ from batchrec_dagster.preparation.attributes import (
 )
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import Column, Encoding, Header, PreparationError
+from batchrec_dagster.preparation.layout import Encoding, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.recognition import ReadSettings, open_table, recognise_layout
 from batchrec_dagster.preparation.sources.archives import Member
@@ -35,7 +34,6 @@ from batchrec_dagster.preparation.sources.databases import Database
 from batchrec_dagster.preparation.sources.delta_table import DeltaTable
 from batchrec_dagster.preparation.sources.file_start import MOST_PACKED_BYTES, open_start
 from batchrec_dagster.preparation.sources.files import LocalFile, WebFile
-from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.sample import GeneratedFile
 from batchrec_dagster.preparation.sources.source import (
@@ -91,15 +89,15 @@ def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]
         if published.batch_users.source is not None:
             yield (
                 f"{published.address} batch_users",
-                partial(_make_batch_users_block, published),
+                partial(_make_ids_block, published.batch_users, "user"),
             )
     for published in pipeline.published_lists():
         rules = published.settings.rules
         if rules is not None and rules.block is not None:
-            make_block = partial(_make_items_block, "rules.block", rules.block)
+            make_block = partial(_make_ids_block, rules.block, "item")
             yield f"{published.address} rules.block", make_block
     if similar_items is not None and similar_items.items is not None:
-        make_block = partial(_make_items_block, "similar_items.items", similar_items.items)
+        make_block = partial(_make_ids_block, similar_items.items, "item")
         yield f"{pipeline.name} similar_items.items", make_block
 
 
@@ -127,32 +125,15 @@ def _make_attributes_block(settings: ItemSettings | UserSettings, kind: RowKind)
     return _Block(settings.rows, layout.encoding, match_columns)
 
 
-def _make_batch_users_block(published: PublishedList) -> _Block:
-    users = published.batch_users
-    rows = users.rows
-    assert rows is not None, "it has a source"
-    return _make_ids_block("batch_users", rows, "user", users.column, users.file_header)
-
-
-def _make_items_block(setting: str, items: Block | ItemsSource) -> _Block:
-    return _make_ids_block(setting, parse_source(items.source), "item", items.column)
-
-
-def _make_ids_block(
-    name: str,
-    rows: RatingsSource,
-    role: Literal["user", "item"],
-    column: Column | None,
-    header: Header | None = None,
-) -> _Block:
-    setting = f"{name}.column"
+def _make_ids_block(ids: IdSource, role: Literal["user", "item"]) -> _Block:
+    setting = f"{ids.block}.column"
 
     def match_columns(opened: OpenedFile) -> None:
-        (table,) = open_id_tables([opened], role, column, setting, header)
-        chosen = choose_id_column(table, role, column, setting)
+        (table,) = open_id_tables([opened], role, ids.column, setting, ids.file_header)
+        chosen = choose_id_column(table, role, ids.column, setting)
         locate_columns({setting: chosen}, table.columns, opened.name)
 
-    return _Block(rows, "auto", match_columns)
+    return _Block(ids.rows, "auto", match_columns)
 
 
 def _open_block(block: _Block, context: SourceContext) -> str | None:

@@ -117,8 +117,8 @@ def _load_python_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
     files = [file for file in project.defs.parent.rglob("*.py") if not file.is_relative_to(ours)]
     if not any(name in file.read_bytes() for file in files):
         return []
-    from batchrec_dagster.config.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
+    from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.loading import load_pipelines
 
     load_environment()
@@ -127,4 +127,5 @@ def _load_python_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
             definitions = load_pipelines(project.defs.parent)
         except DeclarationError:
             return []
-    return find_built_pipelines(definitions).places
+    built_pipelines = find_built_pipelines(definitions).all
+    return [(built.pipeline, built.origin.file) for built in built_pipelines]

@@ -161,13 +161,12 @@ def _check_name(name: str, project: Project) -> None:
     from pydantic import ValidationError
 
     from batchrec_dagster.config import Pipeline
-    from batchrec_dagster.config.validation_messages import describe_error
+    from batchrec_dagster.config.validation import get_message
 
     try:
         Pipeline.model_validate({"name": name, "ratings": {"source": "sample://hetrec"}})
     except ValidationError as error:
-        problem = error.errors()[0]
-        reason = describe_error(problem["type"], problem["msg"])
+        reason = get_message(error.errors()[0])
         raise click.UsageError(f"{name!r} is not a valid name: {reason}") from error
     folder = project.defs / name
     declared = read_declared_pipelines(project).get(name)

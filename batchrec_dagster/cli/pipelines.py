@@ -55,7 +55,7 @@ def load_definitions(project: Project) -> tuple[dg.Definitions | None, list[str]
     """The project's pipelines, or a line for each error that keeps one from loading."""
     import dagster as dg
 
-    from batchrec_dagster.config.declaration_errors import DeclarationError
+    from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.loading import load_pipelines
 
     load_environment()

@@ -38,10 +38,10 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
       batchrec teardown shop               # show, ask, delete
       batchrec teardown shop --storage     # the tables and copied ratings too
     """
-    from batchrec_dagster.config.declaration_errors import DeclarationError
     from batchrec_dagster.personalize.api import PIPELINE_TAG
     from batchrec_dagster.personalize.cleanup import plan_teardown
     from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
+    from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.steps.locks import hold_locks, list_lock_uris
     from batchrec_dagster.storage.durable import delete_empty_folders
 

@@ -108,7 +108,6 @@ def watch_run(
 def _import_for_conclusion() -> None:
     """Import what describes a result while the run goes on, so that nobody waits for it."""
     from batchrec_dagster import deployment  # noqa: F401
-    from batchrec_dagster.config import project, templates  # noqa: F401
     from batchrec_dagster.reporting.insight import overview, tables  # noqa: F401
     from batchrec_dagster.reporting.views import run  # noqa: F401
 

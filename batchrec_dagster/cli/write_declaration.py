@@ -14,8 +14,8 @@ import dagster as dg
 from batchrec_dagster.cli.pipelines import find_project_errors
 from batchrec_dagster.cli.project import Project
 from batchrec_dagster.cli.recognised_source import RecognisedSource
-from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.config.new_declaration import format_block, format_declaration
+from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.reporting.views.plain import escape_invisible, shorten_path
 

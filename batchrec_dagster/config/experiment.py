@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import validate_pattern, validate_range
+from batchrec_dagster.config.validation import Matching
+
+ExperimentName = Annotated[
+    str, Matching(r"[A-Za-z0-9_-]{1,64}", "write letters, digits, _ and -, at most 64")
+]
 
 
 class Experiment(Settings):
     """A holdout: by comparing its users with the others one learns what the lists cause."""
 
-    name: str = Field(
+    name: ExperimentName = Field(
         description="Letters, digits, _ and -, at most 64. Another name divides the users in"
         " another way.",
         examples=["holdout_2027"],
-        # Or a template.
-        json_schema_extra={"pattern": r"^([A-Za-z0-9_-]{1,64}|.*\{\{.*)$"},
     )
     control_share: float = Field(
         default=0.1,
+        gt=0,
+        le=0.5,
         description="The share of users in the control, more than 0 and at most 0.5. With a larger"
         " share users only move into the control, with a smaller one only out of it.",
-        json_schema_extra={"exclusiveMinimum": 0, "maximum": 0.5},
     )
     control: Literal["popular", "none"] = Field(
         default="popular",
@@ -35,9 +38,3 @@ class Experiment(Settings):
         default="",
         description="Any text: another one divides the users in another way under the same name.",
     )
-
-    _name_is_possible = validate_pattern(
-        "name", pattern=r"[A-Za-z0-9_-]{1,64}", or_else="write letters, digits, _ and -, at most 64"
-    )
-
-    _share_in_range = validate_range("control_share", above=0, most=0.5)

@@ -31,11 +31,11 @@ Schemas = Mapping[str, Schema]
 
 
 def find_filter_traits(expression: str | None) -> conditions.FilterTraits | None:
-    """What a filter of lists or segments needs; None without a filter, and for a template.
+    """What a filter of lists or segments needs; None without a filter.
 
     Raises ValueError, with the position of an error in the syntax.
     """
-    if expression is None or "{{" in expression:
+    if expression is None:
         return None
     return conditions.find_traits(expression)
 
@@ -66,8 +66,6 @@ def find_condition_problem(condition: str, dataset: str, schemas: Schemas) -> st
 
     dataset: its type, ITEMS or USERS.
     """
-    if "{{" in condition:
-        return None
     try:
         parsed = parse_condition(condition)
         for comparison in iterate_comparisons(parsed):
@@ -89,8 +87,6 @@ def find_column_problem(column: str, kind: str, schemas: Schemas) -> str | None:
 
     kind: categories or numbers, the setting in items.columns that declares such columns.
     """
-    if "{{" in column:
-        return None
     problem = _explain_missing_field(ITEMS, column, schemas)
     if problem:
         return problem
@@ -103,8 +99,6 @@ def find_column_problem(column: str, kind: str, schemas: Schemas) -> str | None:
 
 def find_user_category_problem(column: str, schemas: Schemas) -> str | None:
     """Why users cannot be grouped by this column; None if they can."""
-    if "{{" in column:
-        return None
     problem = _explain_missing_field(USERS, column, schemas)
     if problem:
         return problem
@@ -126,11 +120,11 @@ def find_events_problem(events: Sequence[str], *, has_event_types: bool) -> str 
 
 def explain_open_filter(expression: str | None) -> str | None:
     """Why the filter lets items through that the items file does not have, and what to write
-    instead; None if it was not meant to leave them out, and for a template.
+    instead; None if it was not meant to leave them out.
 
     The expression must be one that can be parsed.
     """
-    if expression is None or "{{" in expression:
+    if expression is None:
         return None
     comparison = conditions.find_open_exclusion(expression)
     if comparison is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import validate_pattern, validate_range, validate_with
+from batchrec_dagster.config.validation import Matching, checked_by
 from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
 from batchrec_dagster.preparation.rules import Rules
 
@@ -16,12 +16,10 @@ class Window(Settings):
     """How far back interactions go, from the newest one."""
 
     days: int = Field(
+        ge=1,
         description="Drop interactions more than this many days older than the newest one.",
         examples=[365],
-        json_schema_extra={"minimum": 1},
     )
-
-    _days_in_range = validate_range("days", least=1)
 
 
 class InteractionSettings(Settings):
@@ -30,7 +28,7 @@ class InteractionSettings(Settings):
     min_rating: float | None = Field(
         default=None, description="Drop ratings below this. Default: keep all.", examples=[3.5]
     )
-    filter: str | None = Field(
+    filter: Annotated[str, checked_by(list_filter_columns)] | None = Field(
         default=None,
         description="A SQL condition on the columns of the file; only rows that match are kept."
         " Columns of a file without a header are column_1, column_2 and so on.",
@@ -48,19 +46,11 @@ class InteractionSettings(Settings):
         default=False, description="Keep only the latest interaction of each user with each item."
     )
     min_interactions_per_user: int | None = Field(
-        default=None, description="Drop users with fewer interactions.", examples=[5]
+        default=None, ge=1, description="Drop users with fewer interactions.", examples=[5]
     )
     min_interactions_per_item: int | None = Field(
-        default=None, description="Drop items with fewer interactions.", examples=[5]
+        default=None, ge=1, description="Drop items with fewer interactions.", examples=[5]
     )
-
-    _rating_in_range = validate_range("min_rating")
-
-    _least_in_range = validate_range(
-        "min_interactions_per_user", "min_interactions_per_item", least=1
-    )
-
-    _filter_is_a_condition = validate_with(list_filter_columns, "filter")
 
     def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
         """The rules as preparation takes them.
@@ -74,6 +64,15 @@ class InteractionSettings(Settings):
             **self.model_dump(exclude={"window"}),
         )
 
+
+RoleArn = Annotated[
+    str,
+    Matching(
+        r"arn:[\w-]+:iam::\d+:.*",
+        "write an ARN such as arn:aws:iam::123456789012:role/batchrec-spark",
+    ),
+]
+MemorySize = Annotated[str, Matching(r"\d+[mg]", "write a size such as 4g")]
 
 _SETTINGS_OF_ENGINE = {
     "local": [],
@@ -96,7 +95,7 @@ class PreparationSettings(Settings):
         description="glue: the name of the job. If it does not exist, it is created with role.",
         examples=["batchrec-preparation"],
     )
-    role: str | None = Field(
+    role: RoleArn | None = Field(
         default=None,
         description="The ARN of the IAM role with which the job reads and writes the bucket.",
         examples=["arn:aws:iam::123456789012:role/batchrec-spark"],
@@ -106,27 +105,14 @@ class PreparationSettings(Settings):
     )
     workers: int | None = Field(
         default=None,
+        ge=2,
         description="glue: the number of workers, the driver among them. Default: the job's own.",
     )
     timeout_minutes: int | None = Field(
-        default=None, description="glue: the time limit. Default: the job's own."
+        default=None, ge=1, description="glue: the time limit. Default: the job's own."
     )
-    memory: str | None = Field(
+    memory: MemorySize | None = Field(
         default=None, description="spark: the memory of its JVM.", examples=["4g"]
-    )
-
-    _role_is_an_arn = validate_pattern(
-        "role",
-        pattern=r"arn:[\w-]+:iam::\d+:.*",
-        or_else="write an ARN such as arn:aws:iam::123456789012:role/batchrec-spark",
-        or_template=True,
-    )
-
-    _workers_in_range = validate_range("workers", least=2)
-    _timeout_in_range = validate_range("timeout_minutes", least=1)
-
-    _memory_is_a_size = validate_pattern(
-        "memory", pattern=r"\d+[mg]", or_else="write a size such as 4g"
     )
 
     @property

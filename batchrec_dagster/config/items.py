@@ -7,13 +7,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from batchrec_dagster.config.attribute_files import AttributesFileSettings
-from batchrec_dagster.config.ratings import check_names_or_positions
 from batchrec_dagster.config.settings import Settings
+from batchrec_dagster.config.sources import AttributesSource, Column, check_names_or_positions
 from batchrec_dagster.personalize.schemas import parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
-
-Column = str | int
 
 
 class ItemColumns(Settings):
@@ -78,7 +75,7 @@ class ItemColumns(Settings):
         return ItemsLayout(delimiter=None, **self.model_dump())
 
 
-class ItemSettings(AttributesFileSettings):
+class ItemSettings(AttributesSource):
     """The file of items, how to read it, and what goes to Personalize."""
 
     block = "items"
@@ -88,6 +85,10 @@ class ItemSettings(AttributesFileSettings):
         examples=["data/movies.csv", "sample://hetrec/movies.dat"],
     )
     columns: ItemColumns = Field(description="Which column holds what.")
+
+    @property
+    def declared_columns(self) -> list[Column]:
+        return [*self.columns.layout.roles.values()]
 
     @property
     def layout(self) -> ItemsLayout:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.experiment import Experiment
@@ -50,21 +50,20 @@ class ListSettings(RecommendationSettings):
         return RecommendationSettings.model_construct(**settings)
 
 
-def validate_list_names() -> Any:
-    """A validator of the names of lists, for the field `lists`."""
+def _check_names(lists: Mapping[str, ListSettings]) -> Mapping[str, ListSettings]:
+    for name in lists:
+        if name in (SIMILAR_ITEMS, SEGMENTS):
+            raise ValueError(
+                f"{name} is no name of a list of users: declare the block {name}, or"
+                " give the list another name"
+            )
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
+            raise ValueError(
+                f"{name!r} is no name of a list: write a small letter, then small letters,"
+                " digits and _, at most 32 in all"
+            )
+    return lists
 
-    def check(lists: Mapping[str, ListSettings]) -> Mapping[str, ListSettings]:
-        for name in lists:
-            if name in (SIMILAR_ITEMS, SEGMENTS):
-                raise ValueError(
-                    f"{name} is no name of a list of users: declare the block {name}, or"
-                    " give the list another name"
-                )
-            if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
-                raise ValueError(
-                    f"{name!r} is no name of a list: write a small letter, then small letters,"
-                    " digits and _, at most 32 in all"
-                )
-        return lists
 
-    return field_validator("lists")(check)
+NamedLists = Annotated[dict[str, ListSettings], AfterValidator(_check_names)]
+"""The settings of each list, by its name."""

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
+from batchrec_dagster.config.batch_users import BatchUsers
 from batchrec_dagster.config.block_problems import require_fitting_blocks
-from batchrec_dagster.config.declaration import Declaration
+from batchrec_dagster.config.experiment import Experiment
 from batchrec_dagster.config.expression_problems import find_expression_problems
 from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.config.lists import ListSettings
+from batchrec_dagster.config.interactions import InteractionSettings, PreparationSettings
+from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.lists import ListSettings, NamedLists
 from batchrec_dagster.config.popularity import Popularity
+from batchrec_dagster.config.project import Alerts, Budget, OnNewFiles, OpSettings, Schedule
 from batchrec_dagster.config.published_list import PublishedList, flatten_settings
+from batchrec_dagster.config.ratings import RatingsSettings
+from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.report import ReportSettings
 from batchrec_dagster.config.retention import Retention
-from batchrec_dagster.config.solution import Training
-from batchrec_dagster.config.validation import build_field_errors
+from batchrec_dagster.config.segments import Segments
+from batchrec_dagster.config.settings import Settings, block
+from batchrec_dagster.config.similar_items import SimilarItems
+from batchrec_dagster.config.solution import Solution, Training
+from batchrec_dagster.config.sources import Source
+from batchrec_dagster.config.templates import fill_templates
+from batchrec_dagster.config.users import UserSettings
+from batchrec_dagster.config.validation import Matching, locate_problems, raise_field_errors
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,
@@ -25,26 +47,110 @@ from batchrec_dagster.personalize.schemas import (
     make_interactions_schema,
 )
 from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, PipelineKeys
 
+Name = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z][A-Za-z0-9_]{0,31}",
+        "write a letter, then letters, digits and _, at most 32 in all",
+    ),
+]
 
-class Pipeline(Declaration, frozen=True):
+
+class Pipeline(Settings):
     """A pipeline from ratings to recommendations for every user."""
 
-    project: Path = Path()
-    """The folder where relative paths start."""
+    name: Name = Field(
+        description="Prefix of the asset keys, of the storage paths and of the names in"
+        " Personalize: letters, digits and _, at most 32.",
+        examples=["movielens"],
+    )
+    description: str | None = Field(default=None, description="What the pipeline is for.")
+    ratings: RatingsSettings = block(RatingsSettings)
+    interactions: InteractionSettings = block(
+        InteractionSettings, default_factory=InteractionSettings
+    )
+    preparation: PreparationSettings = block(
+        PreparationSettings, default_factory=PreparationSettings
+    )
+    items: ItemSettings | None = block(ItemSettings, default=None)
+    users: UserSettings | None = block(UserSettings, default=None)
+    solution: Solution = block(Solution, default_factory=Solution)
+    batch_users: BatchUsers = block(BatchUsers, default_factory=BatchUsers)
+    recommendations: RecommendationSettings = block(
+        RecommendationSettings, default_factory=RecommendationSettings
+    )
+    lists: NamedLists = Field(
+        default={},
+        description="Several lists of one model, in place of `recommendations`: each has a name"
+        " and its own settings.",
+    )
+    similar_items: SimilarItems | None = block(SimilarItems, default=None)
+    popularity: Popularity = block(Popularity, default_factory=Popularity)
+    gate: Gate = block(Gate, default_factory=Gate)
+    retention: Retention = block(Retention, default_factory=Retention)
+    report: ReportSettings = block(ReportSettings, default_factory=ReportSettings)
+    experiment: Experiment | None = block(Experiment, default=None)
+    segments: Segments | None = block(Segments, default=None)
+    sinks: Sinks = block(Sinks, default_factory=Sinks)
+    budget: Budget = block(Budget, default_factory=Budget)
+    op: dict[str, OpSettings] = Field(
+        default={},
+        description="How Dagster runs the step of an asset, by its name, such as"
+        ' solution_version or newsletter/recommendations, or of all by "*". What an asset sets'
+        " itself counts before that.",
+    )
+    schedule: Schedule = block(Schedule, default_factory=Schedule)
+    alerts: Alerts = block(Alerts, default_factory=Alerts)
+    on_new_files: OnNewFiles = block(OnNewFiles, default_factory=OnNewFiles)
+
+    # Where relative paths start.
+    _project: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _from_templates(cls, settings: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(settings, Mapping):
+            settings = fill_templates(settings, os.environ)
+        try:
+            return validate(settings)
+        except ValidationError as error:
+            raise locate_problems(error, settings, _list_setting_names()) from None
 
     @model_validator(mode="after")
-    def _blocks_fit_each_other(self) -> Pipeline:
+    def _blocks_fit_each_other(self) -> Self:
         require_fitting_blocks(self)
+        raise_field_errors(find_expression_problems(self).items())
         return self
 
-    @model_validator(mode="after")
-    def _expressions_fit_the_datasets(self) -> Pipeline:
-        problems = find_expression_problems(self)
-        if problems:
-            raise build_field_errors(problems)
-        return self
+    def in_project(self, folder: Path) -> Pipeline:
+        """The pipeline in this project.
+
+        folder: where relative paths start.
+        """
+        values = {name: getattr(self, name) for name in Pipeline.model_fields}
+        pipeline = Pipeline.model_construct(self.model_fields_set, **values)
+        pipeline._project = folder
+        return pipeline
+
+    @property
+    def project(self) -> Path:
+        """The folder where relative paths start."""
+        return self._project
+
+    @property
+    def sources(self) -> list[Source]:
+        """The declared sources of all blocks."""
+        sources: list[Source | None] = [self.ratings, self.items, self.users]
+        if self.similar_items is not None:
+            sources.append(self.similar_items.items)
+        for published in self.published_lists():
+            sources.append(published.batch_users)
+            if published.settings.rules is not None:
+                sources.append(published.settings.rules.block)
+        return [source for source in sources if source is not None]
 
     def published_lists(self) -> tuple[PublishedList, ...]:
         """Each table that it publishes: the users' lists, similar items and segments."""
@@ -214,6 +320,17 @@ class Pipeline(Declaration, frozen=True):
     def tags(self) -> dict[str, str]:
         """The tags of what it creates in Personalize."""
         return {"batchrec:pipeline": self.name}
+
+
+@cache
+def _list_setting_names() -> frozenset[str]:
+    """The names of the settings of all blocks."""
+    schema = Pipeline.model_json_schema()
+    return frozenset(
+        name
+        for block in (schema, *schema["$defs"].values())
+        for name in block.get("properties", ())
+    )
 
 
 # Its field `pipeline` can be resolved from here on.

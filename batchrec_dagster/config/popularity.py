@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import validate_range
 
 
 class Popularity(Settings):
@@ -17,8 +16,7 @@ class Popularity(Settings):
 
     days: int = Field(
         default=30,
+        ge=1,
         description="Only interactions of this many days before the newest one count.",
         examples=[30],
     )
-
-    _at_least_a_day = validate_range("days", least=1)

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
-import dagster as dg
 from pydantic import Field, field_validator
 
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import validate_pattern, validate_range, validate_with
-
-
-def check_cron(cron: str) -> None:
-    """Raise ValueError unless it is a cron schedule."""
-    try:
-        dg.ScheduleDefinition(name="check", cron_schedule=cron, job_name="check")
-    except dg.DagsterInvalidDefinitionError:
-        raise ValueError(
-            'not a cron schedule; write five fields such as "0 3 * * *" (every day at 3:00)'
-        ) from None
+from batchrec_dagster.config.validation import Matching, checked_by
 
 
 def check_zone(timezone: str) -> None:
@@ -31,24 +20,26 @@ def check_zone(timezone: str) -> None:
         raise ValueError('unknown time zone; write one such as "Europe/Berlin"') from None
 
 
+NOT_CRON = 'not a cron schedule; write five fields such as "0 3 * * *" (every day at 3:00)'
+# Its form. What its fields may be, Dagster checks.
+CronSchedule = Annotated[str, Matching(r"@[a-z]+|\S+( +\S+){4}", NOT_CRON)]
+
+
 class Schedule(Settings):
     """When the pipeline runs by itself."""
 
-    cron: str = Field(
+    cron: CronSchedule = Field(
         default="0 3 * * *",
         description="Minute, hour, day of the month, month, day of the week.",
         examples=["0 3 * * *", "@daily"],
     )
-    timezone: str = Field(
+    timezone: Annotated[str, checked_by(check_zone)] = Field(
         default="UTC", description="An IANA time zone.", examples=["Europe/Berlin"]
     )
     enabled: bool = Field(
         default=False,
         description="Whether the schedule is on from the start. The UI can switch it too.",
     )
-
-    _cron_is_valid = validate_with(check_cron, "cron")
-    _timezone_exists = validate_with(check_zone, "timezone")
 
 
 class OnNewFiles(Settings):
@@ -60,18 +51,25 @@ class OnNewFiles(Settings):
     )
     every_seconds: int = Field(
         default=60,
+        ge=5,
         description="How often ratings.source is checked. A refresh starts once it is unchanged"
         " from one check to the next and no other refresh is running. At least 5:"
         " a check itself takes some.",
     )
 
-    _seconds_in_range = validate_range("every_seconds", least=5)
+
+VariableName = Annotated[
+    str,
+    Matching(
+        r"[A-Za-z_]\w*", "write the name of an environment variable, and put the URLs into that"
+    ),
+]
 
 
 class Alerts(Settings):
     """Who gets a message when a run or check fails, the schedule is late, or lists are new."""
 
-    urls_env: str | None = Field(
+    urls_env: VariableName | None = Field(
         default=None,
         description="The environment variable with the URLs of Apprise that get the messages,"
         " separated by spaces: Slack, Amazon SNS, e-mail and a hundred other services.",
@@ -79,6 +77,7 @@ class Alerts(Settings):
     )
     late_after_hours: float = Field(
         default=6,
+        gt=0,
         description="Alert if no new lists are published this many hours after the scheduled time.",
     )
     published: bool = Field(
@@ -90,19 +89,10 @@ class Alerts(Settings):
         default="http://127.0.0.1:3000", description="The URL of Dagster's UI, for links in alerts."
     )
 
-    # Anyone with the URLs may post, so the error does not repeat them.
-    _urls_stay_secret = validate_pattern(
-        "urls_env",
-        pattern=r"[A-Za-z_]\w*",
-        or_else="write the name of an environment variable, and put the URLs into that",
-    )
-
-    _hours_in_range = validate_range("late_after_hours", above=0)
-
     @field_validator("dagster_url")
     @classmethod
     def _url_is_one(cls, url: str) -> str:
-        if "{{" not in url and not re.match(r"https?://[^/]", url):
+        if not re.match(r"https?://[^/]", url):
             raise ValueError("write a URL such as https://dagster.example.com")
         return url.rstrip("/")
 
@@ -117,25 +107,21 @@ class Budget(Settings):
 
     max_usd_per_run: float | None = Field(
         default=None,
+        gt=0,
         description="personalize_dataset estimates the whole run before it imports anything, and"
         " stops if that is more. The prices are those of us-east-1, or those in the file"
         " BATCHREC_PRICES.",
         examples=[20],
     )
 
-    _amount_in_range = validate_range("max_usd_per_run", above=0)
-
 
 class Retries(Settings):
     """How often Dagster runs a failed step again in the same run."""
 
-    max_retries: int = Field(default=2, description="How often at most.")
+    max_retries: int = Field(default=2, ge=1, description="How often at most.")
     delay_seconds: float = Field(
-        default=60, description="The pause before the first; it doubles each time."
+        default=60, ge=0, description="The pause before the first; it doubles each time."
     )
-
-    _retries_in_range = validate_range("max_retries", least=1)
-    _delay_in_range = validate_range("delay_seconds", least=0)
 
 
 class OpSettings(Settings):

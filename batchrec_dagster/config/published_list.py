@@ -178,13 +178,12 @@ def flatten_settings(blocks: Mapping[str, BaseModel | None], project: Path) -> d
             if block is not None
         }
     )
-    for name in blocks:
-        # It decides what a run waits for.
-        settings.pop(f"{name}.deps", None)
     folder = f"{project.absolute()}/"
     return {
         name: value.removeprefix(folder) if isinstance(value, str) else value
         for name, value in settings.items()
+        # It decides what a run waits for.
+        if not name.endswith(".deps")
     }
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Self, cast
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.sources import SourceSettings
-from batchrec_dagster.config.validation import validate_with
+from batchrec_dagster.config.sources import Column, TableSource, check_names_or_positions
+from batchrec_dagster.config.validation import checked_by
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
-    NO_HEADER,
     NO_TIMES,
     NULL_VALUES,
-    Decimal,
-    Encoding,
     Format,
     TableFormat,
 )
@@ -26,51 +22,9 @@ from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.sources.tables import TextForm
 
 
-def check_delimiter(delimiter: str) -> None:
-    """Raise ValueError unless fields can be separated by it."""
-    if delimiter != "::" and (
-        len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
-    ):
-        raise ValueError('write one ASCII character, such as "," or "\\t", or "::"')
-
-
-def check_encoding(encoding: Encoding) -> None:
-    """Raise ValueError unless Python knows it, with ASCII in it."""
-    ascii_letters = bytes(range(128))
-    try:
-        if encoding == "auto" or ascii_letters.decode(encoding).encode(encoding) == ascii_letters:
-            return
-    except (LookupError, UnicodeError):
-        pass
-    raise ValueError(
-        "write auto, utf-8, cp1252, latin-1 or another encoding that Python knows, but not"
-        " utf-16 or utf-32"
-    )
-
-
 def _check_time_format(text: str) -> None:
     if text != "iso8601":
         check_format(text)
-
-
-Column = str | int
-
-
-def check_names_or_positions(columns: Sequence[Column]) -> None:
-    """Raise ValueError unless all columns are names, or all are positions from 1."""
-    if len({type(column) for column in columns}) > 1:
-        raise ValueError(
-            "give either names for all columns (the file has a header) or positions for all"
-            " of them (it has none)"
-        )
-    if any(isinstance(column, int) and column < 1 for column in columns):
-        raise ValueError("positions count from 1")
-
-
-def check_positions(columns: Sequence[Column]) -> None:
-    """Raise ValueError unless the columns of a file without a header are given, by position."""
-    if not columns or any(isinstance(column, str) for column in columns):
-        raise ValueError("with header: none, give columns by position, such as 1")
 
 
 class Columns(Settings):
@@ -133,8 +87,10 @@ class Columns(Settings):
         return self.timestamp != NO_TIMES
 
 
-class RatingsSettings(SourceSettings):
+class RatingsSettings(TableSource):
     """The file or files of ratings, and how to read them."""
+
+    block = "ratings"
 
     source: str | dict[str, str] = Field(
         description="Where the ratings are: sample://hetrec (generated), a path, s3://bucket/key or"
@@ -154,24 +110,9 @@ class RatingsSettings(SourceSettings):
         " of several sources, the name of each that is one.",
         examples=["delta", {"orders": "delta"}],
     )
-    delimiter: str | None = Field(
-        default=None,
-        description="The field separator: one character, or `::`. Default: the"
-        " one that the declared columns and the first lines show.",
-        examples=[",", "\t", "::"],
-    )
     quotes: bool = Field(
         default=True,
         description='Whether " quotes fields of csv; if false it is like any other character.',
-    )
-    decimal: Decimal = Field(
-        default=".", description="The decimal separator in csv: `,` for 4,5 and 1.234,56."
-    )
-    encoding: Encoding = Field(
-        default="auto",
-        description="The encoding, as Python calls it. auto: UTF-8, or cp1252 if the bytes are not"
-        " UTF-8; the run reports which.",
-        examples=["latin-1", "cp1251", "shift_jis"],
     )
     columns: Columns | None = Field(
         default=None,
@@ -184,21 +125,16 @@ class RatingsSettings(SourceSettings):
         " that Excel counts. auto decides between the former by their size, also reads ISO 8601,"
         " 20240131, and the usual formats of text where only one fits. The run reports which.",
     )
-    timestamp_format: str | None = Field(
+    timestamp_format: Annotated[str, checked_by(_check_time_format)] | None = Field(
         default=None,
         description="The format of timestamps that are text, if it is not recognised: iso8601, or a"
         " strptime format.",
         examples=["iso8601", "%d.%m.%Y %H:%M"],
     )
-    timezone: str | None = Field(
+    timezone: Annotated[str, checked_by(check_timezone)] | None = Field(
         default=None,
         description="The time zone of timestamps that do not say theirs. Default: UTC.",
         examples=["Europe/Berlin"],
-    )
-    on_bad_rows: Literal["fail", "skip"] = Field(
-        default="fail",
-        description="What to do with unreadable rows: fail names the first one, skip drops and"
-        " counts them.",
     )
 
     null_values: list[str] | None = Field(
@@ -209,11 +145,6 @@ class RatingsSettings(SourceSettings):
         " list of users too.",
         examples=[["-1", "anonymous"]],
     )
-
-    _encoding_is_known = validate_with(check_encoding, "encoding")
-    _delimiter_is_readable = validate_with(check_delimiter, "delimiter")
-    _timestamp_format_is_readable = validate_with(_check_time_format, "timestamp_format")
-    _timezone_is_known = validate_with(check_timezone, "timezone")
 
     @model_validator(mode="after")
     def _timestamps_have_one_form(self) -> Self:
@@ -228,12 +159,9 @@ class RatingsSettings(SourceSettings):
             raise ValueError(f"timestamps as {self.timestamp_form} have a zone: omit timezone")
         return self
 
-    @model_validator(mode="after")
-    def _columns_fit_the_header(self) -> Self:
-        columns = self.columns.declared if self.columns else {}
-        if self.file_header == NO_HEADER:
-            check_positions([*columns.values()])
-        return self
+    @property
+    def declared_columns(self) -> list[Column]:
+        return [*self.columns.declared.values()] if self.columns else []
 
     @property
     def has_times(self) -> bool:
@@ -260,8 +188,7 @@ class RatingsSettings(SourceSettings):
 
     @property
     def rows(self) -> RatingsSource:
-        """Where the rows are: the files, or the result of the query on them."""
-        return self.rows_of("ratings.query", TextForm(self.delimiter, self.quotes, self.encoding))
+        return self.rows_of(TextForm(self.delimiter, self.quotes, self.encoding))
 
     @property
     def all_null_values(self) -> tuple[str, ...]:

@@ -9,11 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from batchrec_dagster.config.filter_problems import explain_open_filter, find_filter_traits
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import build_field_errors, validate_range
-from batchrec_dagster.errors import UserError
+from batchrec_dagster.config.validation import raise_field_errors
 from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, MAX_LENGTH
 from batchrec_dagster.personalize.formats import MAX_RESULTS
-from batchrec_dagster.preparation.sources.parsing import parse_source
 
 
 class PopularBy(Settings):
@@ -35,17 +33,19 @@ class RecommendationSettings(Settings):
 
     num_results: int = Field(
         default=25,
+        ge=1,
+        le=MAX_RESULTS,
         description=f"Items in each user's list, 1 to {MAX_RESULTS}.",
-        json_schema_extra={"minimum": 1, "maximum": MAX_RESULTS},
     )
     candidates: int | None = Field(
         default=None,
+        ge=1,
+        le=MAX_RESULTS,
         description="Results that the model is asked for, for each user, so that rules leave"
         f" enough of them: from num_results to {MAX_RESULTS}. What a user had that Personalize's"
         " own filter does not know is asked for in addition. Without rules, no more are asked for"
         " than a list has. Default: three times num_results.",
         examples=[200],
-        json_schema_extra={"minimum": 1, "maximum": MAX_RESULTS},
     )
     exclude_seen: bool | ExcludeSeen = Field(
         default=True,
@@ -60,18 +60,20 @@ class RecommendationSettings(Settings):
     )
     exploration_weight: float = Field(
         default=0.0,
+        ge=0,
+        le=1,
         description="How much aws-user-personalization explores, 0 to 1. On AWS, items with few"
         " interactions come into lists, other ones on each run; 0: lists are reproducible. The"
         " embedded engine: the largest share of a list for new items, chosen by their metadata.",
-        json_schema_extra={"minimum": 0, "maximum": 1},
     )
 
     max_failed_share: float = Field(
         default=MAX_FAILED_SHARE,
+        ge=0,
+        le=1,
         description="The largest share of users, 0 to 1, for whom Personalize may return an error."
         " Up to it the lists are published without these users, who are counted and named; above"
         " it nothing is published.",
-        json_schema_extra={"minimum": 0, "maximum": 1},
     )
 
     newcomers: Literal["popular", "leave_out"] | PopularBy | None = Field(
@@ -99,10 +101,6 @@ class RecommendationSettings(Settings):
         examples=[["title", "image", "link", "PRICE"]],
     )
 
-    _shares_in_range = validate_range("exploration_weight", "max_failed_share", least=0, most=1)
-
-    _length_in_range = validate_range("num_results", least=1, most=MAX_RESULTS)
-
     @field_validator("filter")
     @classmethod
     def _filter_is_possible(cls, expression: str | None) -> str | None:
@@ -121,9 +119,9 @@ class RecommendationSettings(Settings):
     @model_validator(mode="after")
     def _candidates_fill_a_list(self) -> Self:
         least = self.num_results
-        if self.candidates is not None and not least <= self.candidates <= MAX_RESULTS:
+        if self.candidates is not None and self.candidates < least:
             problem = f"write a number from {least}, which is num_results, to {MAX_RESULTS}"
-            raise build_field_errors({("candidates",): problem})
+            raise_field_errors([(("candidates",), problem)])
         return self
 
     def count_candidates(self) -> int:
@@ -137,17 +135,9 @@ class RecommendationSettings(Settings):
                 f"exclude_seen.events and filter together are longer than the {MAX_LENGTH}"
                 " characters that Personalize takes"
             )
-        rules = self.rules
-        if rules is None:
-            return self
-        conflict = rules.find_conflict(self.num_results)
+        conflict = None if self.rules is None else self.rules.find_conflict(self.num_results)
         if conflict:
             raise ValueError(f"rules.{conflict}")
-        if rules.block is not None and "{{" not in rules.block.source:
-            try:
-                parse_source(rules.block.source)
-            except UserError as error:
-                raise ValueError(f"rules.block.source: {error}") from None
         return self
 
     @property

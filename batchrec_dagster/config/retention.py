@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import validate_range
 
 
 class Retention(Settings):
@@ -13,16 +12,16 @@ class Retention(Settings):
 
     editions: int = Field(
         default=7,
+        ge=1,
         description="The number of older editions to keep, to roll back to, with the outputs of"
         " their batch jobs; at least 1.",
         examples=[14],
     )
     models: int = Field(
         default=2,
+        ge=1,
         description="The number of trained models to keep of each solution, the one in use among"
         " them, where Personalize runs on this machine; at least 1. On AWS all remain: they cost"
         " nothing, and Amazon Personalize cannot delete one by itself.",
         examples=[3],
     )
-
-    _numbers_in_range = validate_range("editions", "models", least=1)

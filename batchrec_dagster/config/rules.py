@@ -5,14 +5,29 @@ What they do is in steps/rules.py.
 
 from __future__ import annotations
 
-import math
 from datetime import date
-from typing import Any, Self
+from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
-from batchrec_dagster.config.settings import Settings
+from batchrec_dagster.config.settings import Day, Settings
+from batchrec_dagster.config.sources import ItemIds
+from batchrec_dagster.config.validation import Keys
 from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, build_exclude_events
+
+
+def _check_events(events: list[str]) -> list[str]:
+    """The events, if there is at least one. Raises ValueError."""
+    if not (events and all(events)):
+        raise ValueError("name at least one type of event, such as [purchase], or omit it")
+    if any(event == "*" or {'"', "\\"} & {*event} for event in events):
+        raise ValueError(
+            "write types of events, without quotes and backslashes; for any type omit it"
+        )
+    return events
+
+
+EventTypes = Annotated[list[str], AfterValidator(_check_events)]
 
 
 class ExcludeSeen(Settings):
@@ -20,17 +35,17 @@ class ExcludeSeen(Settings):
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
-    events: list[str] | None = Field(
+    events: EventTypes | None = Field(
         default=None,
         description="Only items with an interaction of one of these types. Default: of any.",
         examples=[["purchase"]],
     )
     days: int | None = Field(
         default=None,
+        ge=1,
         description="Only items of the last days before the newest interaction. Default: of any"
         " time.",
         examples=[60],
-        json_schema_extra={"minimum": 1},
     )
     unless: str | None = Field(
         default=None,
@@ -38,18 +53,6 @@ class ExcludeSeen(Settings):
         description="A condition on items that people buy again, which are never left out.",
         examples=['ITEMS.CONSUMABLE = "yes"'],
     )
-
-    @field_validator("days")
-    @classmethod
-    def _days_are_possible(cls, days: int | None) -> int | None:
-        if days is not None and days < 1:
-            raise ValueError("write a number of 1 or more")
-        return days
-
-    @field_validator("events")
-    @classmethod
-    def _events_are_named(cls, events: list[str] | None) -> list[str] | None:
-        return _check_events(events)
 
     @property
     def description(self) -> str:
@@ -72,20 +75,10 @@ class ExcludeSeen(Settings):
         return EXCLUDE_SEEN if self.events is None else build_exclude_events(self.events)
 
 
-class Block(Settings):
+class BlockedItems(ItemIds):
     """Items that are in no list, from a file that is read again for every refresh."""
 
-    source: str = Field(
-        description="The file: a path or an address as in ratings.source; CSV, JSON Lines or"
-        " Parquet.",
-        examples=["data/blocked.csv"],
-    )
-    column: str | int | None = Field(
-        default=None,
-        description="The column with the item's id, by name or position. Default: the only column,"
-        " or one with a name such as item_id.",
-        examples=["sku"],
-    )
+    block = "rules.block"
 
 
 class PriceRange(Settings):
@@ -105,7 +98,7 @@ class PriceRange(Settings):
         " items that the user had by one of `events`.",
         examples=[[0.5, 2.0]],
     )
-    events: list[str] | None = Field(
+    events: EventTypes | None = Field(
         default=None,
         description="Which items count for the median: those that the user had by an event of one"
         " of these types. Default: of any type, so what was only looked at counts too.",
@@ -115,14 +108,9 @@ class PriceRange(Settings):
     @field_validator("within")
     @classmethod
     def _within_is_a_range(cls, within: list[float]) -> list[float]:
-        if len(within) != 2 or not 0 <= within[0] < within[1] < math.inf:
+        if len(within) != 2 or not 0 <= within[0] < within[1]:
             raise ValueError("write two numbers, the lower one first, such as [0.5, 2.0]")
         return within
-
-    @field_validator("events")
-    @classmethod
-    def _events_are_named(cls, events: list[str] | None) -> list[str] | None:
-        return _check_events(events)
 
 
 class Pin(Settings):
@@ -145,12 +133,8 @@ class Pin(Settings):
         " that no earlier pin has, is put at the rank. Either this or item.",
         examples=["ITEMS.AGE_DAYS < 30"],
     )
-    rank: int = Field(
-        default=1,
-        description="Its place on the list, from 1.",
-        json_schema_extra={"minimum": 1},
-    )
-    until: str | None = Field(
+    rank: int = Field(default=1, ge=1, description="Its place on the list, from 1.")
+    until: Day | None = Field(
         default=None,
         description="The last day, by the clock of the run in UTC. Default: no end.",
         examples=["2026-12-24"],
@@ -168,25 +152,6 @@ class Pin(Settings):
         # YAML makes a number of 4711 without quotes.
         return str(item) if isinstance(item, int) and not isinstance(item, bool) else item
 
-    @field_validator("rank")
-    @classmethod
-    def _rank_is_possible(cls, rank: int) -> int:
-        if rank < 1:
-            raise ValueError("write a number of 1 or more")
-        return rank
-
-    @field_validator("until", mode="before")
-    @classmethod
-    def _day_exists(cls, day: Any) -> Any:
-        # YAML makes a date of 2026-12-24 without quotes.
-        day = None if day is None else str(day)
-        if day is not None and "{{" not in day:
-            try:
-                date.fromisoformat(day)
-            except ValueError:
-                raise ValueError("write a day such as 2026-12-24") from None
-        return day
-
     @model_validator(mode="after")
     def _item_or_condition(self) -> Self:
         if (self.item is None) == (self.only is None):
@@ -200,7 +165,7 @@ class Pin(Settings):
 
     def is_over(self, today: date) -> bool:
         """Whether its last day was before today."""
-        return self.until is not None and date.fromisoformat(self.until) < today
+        return self.until is not None and self.until < today
 
 
 class ListRules(Settings):
@@ -211,7 +176,7 @@ class ListRules(Settings):
     columns of `items`, with AGE_DAYS, the days since `created`, among them.
     """
 
-    block: Block | None = Field(
+    block: BlockedItems | None = Field(
         default=None,
         description="Items that are in no list, from a file.",
         examples=[{"source": "data/blocked.csv", "column": "sku"}],
@@ -227,7 +192,7 @@ class ListRules(Settings):
         description="Only items that cost about the median of what the user's own items cost.",
         examples=[{"of": "PRICE", "within": [0.5, 2.0]}],
     )
-    max_per: dict[str, int] = Field(
+    max_per: dict[str, Annotated[int, Field(ge=1, le=500)]] = Field(
         default_factory=dict,
         description="How many items of one value a list has at most, by the name of the category.",
         examples=[{"CATEGORY": 3}],
@@ -242,14 +207,6 @@ class ListRules(Settings):
             ]
         ],
     )
-
-    @field_validator("max_per")
-    @classmethod
-    def _limits_are_possible(cls, max_per: dict[str, int]) -> dict[str, int]:
-        for category, limit in max_per.items():
-            if not 1 <= limit <= 500:
-                raise ValueError(f"{category}: write a number from 1 to 500")
-        return max_per
 
     @model_validator(mode="after")
     def _pins_can_all_apply(self) -> Self:
@@ -268,19 +225,19 @@ class ListRules(Settings):
         return self
 
     @property
-    def conditions_on_items(self) -> dict[tuple[str, ...], str]:
+    def conditions_on_items(self) -> dict[Keys, str]:
         """The conditions on items, by the keys of their settings."""
-        conditions: dict[tuple[str, ...], str | None] = {
+        conditions: dict[Keys, str | None] = {
             ("only",): self.only,
-            **{("pin", str(number), "only"): pin.only for number, pin in enumerate(self.pin)},
+            **{("pin", number, "only"): pin.only for number, pin in enumerate(self.pin)},
         }
         return {keys: text for keys, text in conditions.items() if text is not None}
 
     @property
-    def conditions_on_users(self) -> dict[tuple[str, ...], str]:
+    def conditions_on_users(self) -> dict[Keys, str]:
         """The conditions on users, by the keys of their settings."""
         return {
-            ("pin", str(number), "for"): pin.users
+            ("pin", number, "for"): pin.users
             for number, pin in enumerate(self.pin)
             if pin.users is not None
         }
@@ -301,14 +258,3 @@ class ListRules(Settings):
             if pin.rank > num_results:
                 return f"pin: {pin.target} has rank {pin.rank}, but a list has {num_results} items"
         return None
-
-
-def _check_events(events: list[str] | None) -> list[str] | None:
-    """The events, if there is at least one. Raises ValueError."""
-    if events is not None and not (events and all(events)):
-        raise ValueError("name at least one type of event, such as [purchase], or omit it")
-    if any(event == "*" or {'"', "\\"} & {*event} for event in events or ()):
-        raise ValueError(
-            "write types of events, without quotes and backslashes; for any type omit it"
-        )
-    return events

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.filter_problems import find_filter_traits
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import validate_range
+from batchrec_dagster.config.validation import checked_by
 from batchrec_dagster.personalize.filters import (
     MAX_LENGTH,
     FilterExpressionError,
@@ -23,6 +23,16 @@ MAX_ITEMS = 500
 MAX_ATTRIBUTES = 10
 
 
+def _check_attributes(expression: str) -> None:
+    try:
+        parse_attributes(expression)
+    except FilterExpressionError as error:
+        raise ValueError(f"{expression!r}: {error}") from None
+
+
+Attributes = Annotated[str, checked_by(_check_attributes)]
+
+
 class Segments(Settings):
     """The users most likely to want each item, or items that match each expression."""
 
@@ -31,14 +41,17 @@ class Segments(Settings):
         description=f"Item ids, {MAX_ITEMS} at most: a segment of users for each.",
         examples=[["1", "260"]],
     )
-    attributes: list[str] = Field(
+    attributes: list[Attributes] = Field(
         default_factory=list,
         description=f"Expressions on the items' metadata, {MAX_ATTRIBUTES} at most: a segment of"
         " users for each.",
         examples=[['ITEMS.GENRES = "Comedy" AND ITEMS.GENRES = "Crime"']],
     )
     users_per_segment: int = Field(
-        default=100, description=f"Users in each segment, 1 to {MAX_SEGMENT_USERS:,}."
+        default=100,
+        ge=1,
+        le=MAX_SEGMENT_USERS,
+        description=f"Users in each segment, 1 to {MAX_SEGMENT_USERS:,}.",
     )
     filter: str | None = Field(
         default=None,
@@ -54,17 +67,9 @@ class Segments(Settings):
 
     @field_validator("attributes")
     @classmethod
-    def _attributes_can_be_read(cls, attributes: list[str]) -> list[str]:
+    def _attributes_are_few_and_distinct(cls, attributes: list[str]) -> list[str]:
         _check_queries("expression", attributes, MAX_ATTRIBUTES)
-        for expression in attributes:
-            if "{{" not in expression:
-                try:
-                    parse_attributes(expression)
-                except FilterExpressionError as error:
-                    raise ValueError(f"{expression!r}: {error}") from None
         return attributes
-
-    _users_in_range = validate_range("users_per_segment", least=1, most=MAX_SEGMENT_USERS)
 
     @field_validator("filter")
     @classmethod

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from datetime import date
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _read_day(day: object) -> date:
+    try:
+        return date.fromisoformat(str(day))
+    except ValueError:
+        raise ValueError("write a day such as 2026-12-24") from None
+
+
+Day = Annotated[date, BeforeValidator(_read_day)]
+"""A day such as 2026-12-24. pydantic alone would take a number for the seconds since 1970."""
 
 
 class Settings(BaseModel):
     """A block of settings. It does not change, and takes no other keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_lines(cls, settings: object) -> object:
+        if isinstance(settings, Mapping | BaseModel):
+            return settings
+        raise ValueError("write its settings on separate lines below it")
+
+
+def block(kind: type[BaseModel], **options: Any) -> Any:
+    """The field of a block, which the docstring of its model describes.
+
+    options: those of pydantic's Field, such as its default.
+    """
+    return Field(description=" ".join((kind.__doc__ or "").split()), **options)

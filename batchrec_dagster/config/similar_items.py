@@ -10,20 +10,16 @@ from pydantic import Field, model_validator
 from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.recommendations import RecommendationSettings
 from batchrec_dagster.config.retention import Retention
-from batchrec_dagster.config.rules import Block, ListRules
+from batchrec_dagster.config.rules import BlockedItems, ListRules
 from batchrec_dagster.config.settings import Settings
+from batchrec_dagster.config.sources import ItemIds
 from batchrec_dagster.config.validation import (
     Keys,
-    build_field_errors,
     raise_field_errors,
-    validate_range,
-    validate_with,
 )
-from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS as SIMILAR_ITEMS_RECIPE
 from batchrec_dagster.personalize.recipes import SIMS
-from batchrec_dagster.preparation.sources.parsing import parse_source
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 
@@ -31,7 +27,7 @@ from batchrec_dagster.storage.layout import SIMILAR_ITEMS
 class SimilarItemsRules(Settings):
     """What a shop says of its lists of similar items. What the rules leave short stays short."""
 
-    block: Block | None = Field(
+    block: BlockedItems | None = Field(
         default=None,
         description="Items that are in no list, from a file.",
         examples=[{"source": "data/blocked.csv", "column": "sku"}],
@@ -43,32 +39,11 @@ class SimilarItemsRules(Settings):
         examples=["ITEMS.STOCK > 0"],
     )
 
-    @model_validator(mode="after")
-    def _source_is_possible(self) -> Self:
-        if self.block is not None and "{{" not in self.block.source:
-            try:
-                parse_source(self.block.source)
-            except UserError as error:
-                raise build_field_errors({("block", "source"): str(error)}) from None
-        return self
 
-
-class ItemsSource(Settings):
+class ListedItems(ItemIds):
     """A list of the items that get a list of their own, which is read again for every refresh."""
 
-    source: str = Field(
-        description="The file: a path or an address as in ratings.source; CSV, JSON Lines or"
-        " Parquet.",
-        examples=["data/product_pages.csv"],
-    )
-    column: str | int | None = Field(
-        default=None,
-        description="The column with the item's id, by name or position. Default: the only column,"
-        " or one with a name such as item_id.",
-        examples=["sku"],
-    )
-
-    _source_is_possible = validate_with(parse_source, "source")
+    block = "similar_items.items"
 
 
 class SimilarItems(Settings):
@@ -77,10 +52,11 @@ class SimilarItems(Settings):
 
     num_results: int = Field(
         default=25,
+        ge=1,
+        le=MAX_RESULTS,
         description=f"Items in each item's list, 1 to {MAX_RESULTS}.",
-        json_schema_extra={"minimum": 1, "maximum": MAX_RESULTS},
     )
-    items: ItemsSource | None = Field(
+    items: ListedItems | None = Field(
         default=None,
         description="The items that get a list. Default: every item of the interactions.",
     )
@@ -92,11 +68,11 @@ class SimilarItems(Settings):
     )
     within_days: int | None = Field(
         default=None,
+        ge=0,
         description="Bought together instead: items that the same people had within this many days;"
         " what they had at other times counts less, and fills lists. batchrec counts this itself,"
         " without Amazon Personalize. 0: at the same time.",
         examples=[7],
-        json_schema_extra={"minimum": 0},
     )
     events: list[str] | None = Field(
         default=None,
@@ -123,9 +99,6 @@ class SimilarItems(Settings):
         description="How many editions of these lists are kept. Default: the pipeline's retention.",
     )
     sinks: Sinks = Field(default_factory=Sinks, description="Where these lists are used.")
-
-    _length_in_range = validate_range("num_results", least=1, most=MAX_RESULTS)
-    _days_in_range = validate_range("within_days", least=0)
 
     @model_validator(mode="after")
     def _settings_fit_how_items_are_found(self) -> Self:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import build_field_errors, validate_range
+from batchrec_dagster.config.validation import Keys, raise_field_errors
 from batchrec_dagster.personalize.recipes import (
     EVENT_VALUE_THRESHOLD,
     EVENT_WEIGHTS,
     USER_PERSONALIZATION_V2,
-    USER_RECIPES,
     HyperparameterError,
     parse_hyperparameters,
 )
@@ -26,12 +25,11 @@ class Retrain(Settings):
 
     every_days: int | None = Field(
         default=None,
+        ge=1,
         description="Train at most once in this many days. Between trainings new data are imported"
         " and recommendations come from the last model. Default: train whenever the data changed.",
         examples=[7],
     )
-
-    _at_least_a_day = validate_range("every_days", least=1)
 
 
 class Training(NamedTuple):
@@ -45,17 +43,15 @@ class Training(NamedTuple):
 class Solution(Settings):
     """How Personalize trains."""
 
-    recipe: str = Field(
-        default="aws-user-personalization-v2",
-        description="The Personalize recipe: " + ", ".join(USER_RECIPES) + ".",
-        json_schema_extra={"enum": list(USER_RECIPES)},
+    recipe: Literal["aws-user-personalization-v2", "aws-user-personalization"] = Field(
+        default="aws-user-personalization-v2", description="The Personalize recipe."
     )
     hyperparameters: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
         description="The recipe's own settings, by Personalize's names (algorithmHyperParameters).",
         examples=[{"hidden_dimension": 64}],
     )
-    event_weights: dict[str, float] = Field(
+    event_weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict,
         description="How much events of each type count, 0 to 1 (Personalize's eventsConfig): only"
         " the ratios matter, and events of other types are not trained on. With"
@@ -80,22 +76,11 @@ class Solution(Settings):
         default_factory=Retrain, description="When a new model is trained, for segments too."
     )
 
-    _threshold_in_range = validate_range("event_value_threshold")
-
-    @field_validator("recipe")
-    @classmethod
-    def _recipe_is_known(cls, recipe: str) -> str:
-        if recipe not in USER_RECIPES:
-            raise ValueError(f"unknown recipe; allowed are {', '.join(USER_RECIPES)}")
-        return recipe
-
     @field_validator("event_weights")
     @classmethod
     def _weights_are_personalizes(cls, weights: dict[str, float]) -> dict[str, float]:
         if len(weights) > MAX_EVENT_TYPES:
             raise ValueError(f"Personalize takes at most {MAX_EVENT_TYPES} event types")
-        if not all(0 <= weight <= 1 for weight in weights.values()):
-            raise ValueError("write weights from 0 to 1")
         if weights and not any(weights.values()):
             raise ValueError("give one event type, at least, a weight above 0")
         return weights
@@ -116,12 +101,11 @@ class Solution(Settings):
         trained = {name.lower() for name, weight in self.event_weights.items() if weight}
         missing = [name for name in self.success if name.lower() not in trained]
         if trained and missing:
-            raise build_field_errors(
-                {
-                    ("success",): f"{', '.join(missing)} is not trained on, so nothing is"
-                    " held out to measure it: give it a small weight in event_weights"
-                }
+            problem = (
+                f"{', '.join(missing)} is not trained on, so nothing is held out to measure it:"
+                " give it a small weight in event_weights"
             )
+            raise_field_errors([(("success",), problem)])
         return self
 
     @model_validator(mode="after")
@@ -131,10 +115,8 @@ class Solution(Settings):
                 f"event_weights are for {USER_PERSONALIZATION_V2} only: omit them, or set recipe:"
                 f" {USER_PERSONALIZATION_V2}"
             )
-        texts = {
-            key: text for key, text in self.algorithm_hyperparameters.items() if "{{" not in text
-        }
-        problems: dict[tuple[str, ...], str] = {}
+        texts = self.algorithm_hyperparameters
+        problems: dict[Keys, str] = {}
         for key, text in texts.items():
             problem = _find_problem(self.recipe, {key: text})
             if problem:
@@ -143,8 +125,7 @@ class Solution(Settings):
             problem = _find_problem(self.recipe, texts)
             if problem:
                 problems["hyperparameters",] = problem
-        if problems:
-            raise build_field_errors(problems)
+        raise_field_errors(problems.items())
         return self
 
     @property

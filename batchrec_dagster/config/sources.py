@@ -1,16 +1,25 @@
-"""Where rows come from, for ratings, items and users alike: files, or a query of them."""
+"""Where rows come from, for ratings, items, users and lists of ids: files, or a query of them."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import build_field_errors
+from batchrec_dagster.config.validation import Keys, Matching, checked_by, raise_field_errors
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.preparation.layout import Header
+from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
+from batchrec_dagster.preparation.layout import (
+    NO_HEADER,
+    Decimal,
+    Encoding,
+    Format,
+    Header,
+    TableFormat,
+)
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.databases import SCHEME, Database, parse_database
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
@@ -18,14 +27,67 @@ from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_
 from batchrec_dagster.preparation.sources.source import RatingsSource, hide_query
 from batchrec_dagster.preparation.sources.tables import TextForm
 
+Column = str | int
+"""A column by its name in the header, or by its position from 1."""
 
-class QueriedSource(Settings):
-    """What has a `source`, and perhaps a `query` of it, and is read by every run."""
+AssetKeyText = Annotated[
+    str,
+    Matching(r"[\w.-]+(/[\w.-]+)*", "write an asset's key, its parts separated by /: sales/orders"),
+]
+HeaderLine = Annotated[int, Field(ge=1)] | Literal["none"]
 
+
+def check_delimiter(delimiter: str) -> None:
+    """Raise ValueError unless fields can be separated by it."""
+    if delimiter != "::" and (
+        len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n'
+    ):
+        raise ValueError('write one ASCII character, such as "," or "\\t", or "::"')
+
+
+def check_encoding(encoding: Encoding) -> None:
+    """Raise ValueError unless Python knows it, with ASCII in it."""
+    ascii_letters = bytes(range(128))
+    try:
+        if encoding == "auto" or ascii_letters.decode(encoding).encode(encoding) == ascii_letters:
+            return
+    except (LookupError, UnicodeError):
+        pass
+    raise ValueError(
+        "write auto, utf-8, cp1252, latin-1 or another encoding that Python knows, but not"
+        " utf-16 or utf-32"
+    )
+
+
+def check_names_or_positions(columns: Sequence[Column]) -> None:
+    """Raise ValueError unless all columns are names, or all are positions from 1."""
+    if len({type(column) for column in columns}) > 1:
+        raise ValueError(
+            "give either names for all columns (the file has a header) or positions for all"
+            " of them (it has none)"
+        )
+    if any(isinstance(column, int) and column < 1 for column in columns):
+        raise ValueError("positions count from 1")
+
+
+def check_positions(columns: Sequence[Column]) -> None:
+    """Raise ValueError unless the columns of a file without a header are given, by position."""
+    if not columns or any(isinstance(column, str) for column in columns):
+        raise ValueError("with header: none, give columns by position, such as 1")
+
+
+class Source(Settings):
+    """Where rows are: files, or a query of files or of a database. Every run reads it."""
+
+    # The name of the block, for messages.
+    block: ClassVar[str]
     # Whether rows without a query may come from a folder or a pattern.
     many: ClassVar[bool] = True
 
-    source: str | dict[str, str] | None
+    source: str | dict[str, str] | None = Field(
+        description="A file, a folder, a pattern or a database as in ratings.source.",
+        examples=["s3://shop/subscribers.csv"],
+    )
     query: str | None = Field(
         default=None,
         description="SQL whose rows are read in place of the files': one SELECT in DuckDB's"
@@ -34,16 +96,20 @@ class QueriedSource(Settings):
         " database, in its own dialect.",
         examples=["SELECT user_id, unnest(items).id AS item_id, ts FROM source"],
     )
-
-    deps: list[str] = Field(
+    deps: list[AssetKeyText] = Field(
         default=[],
         description="Assets of the project that write what the source names, by their keys: a run"
         " of both waits for them, the lineage shows them, and automation follows them. An"
         " asset:// source needs none.",
         examples=[["orders"], ["sales/orders"]],
     )
-
-    header: int | Literal["none"] | dict[str, int | Literal["none"]] | None = Field(
+    format: Format | TableFormat | dict[str, TableFormat] | None = Field(
+        default=None,
+        description="delta: the source is the folder of a Delta table; of several sources, the name"
+        " of each that is one.",
+        examples=["delta", {"orders": "delta"}],
+    )
+    header: HeaderLine | dict[str, HeaderLine] | None = Field(
         default=None,
         description="csv: the number of the line that names the columns, from 1; what is before it,"
         " such as sep=; or the text of a report, is left out. none: there is no such line. With"
@@ -53,50 +119,39 @@ class QueriedSource(Settings):
         examples=[4, "none", {"orders": 2}],
     )
 
-    @property
-    def headers(self) -> dict[str, Header]:
-        """The header that is declared of a source, by its name."""
-        if isinstance(self.header, dict):
-            return dict(self.header)
-        return {} if self.header is None else dict.fromkeys(self.sources, self.header)
-
-    @property
-    def file_header(self) -> Header | None:
-        """The header of the files, if these are read themselves, and not by a query."""
-        return self.headers.get(SOURCE) if self.query is None else None
-
-    @field_validator("header")
-    @classmethod
-    def _header_counts_from_1(
-        cls, header: Header | dict[str, Header] | None
-    ) -> Header | dict[str, Header] | None:
-        numbers = [*header.values()] if isinstance(header, dict) else [header]
-        if any(isinstance(number, int) and number < 1 for number in numbers):
-            raise ValueError("lines count from 1; write none if no line names the columns")
-        return header
-
-    @property
-    def delta_tables(self) -> set[str]:
-        """The names of the sources that are declared to be Delta tables."""
-        # Each kind of source has a field of its own for it, with what else it may be.
-        setting: Any = getattr(self, "format", None)
-        if isinstance(setting, dict):
-            return {*setting}
-        return {*self.sources} if setting == "delta" else set()
-
-    @field_validator("deps")
-    @classmethod
-    def _deps_are_keys(cls, deps: list[str]) -> list[str]:
-        for key in deps:
-            if "{{" not in key and not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", key):
-                raise ValueError(
-                    f"{key!r} is not an asset's key: write its parts separated by /, such as"
-                    " sales/orders"
-                )
-        return deps
-
     # Of the YAML, for messages.
     _file: str | None = PrivateAttr(default=None)
+
+    @property
+    def rows(self) -> RatingsSource:
+        """Where the rows are. Raises UserError."""
+        return self.rows_of(TextForm())
+
+    def rows_of(self, form: TextForm) -> RatingsSource:
+        """Where the rows are.
+
+        form: how text files are written.
+        Raises UserError.
+        """
+        setting = f"{self.block}.query" + (f" in {self._file}" if self._file else "")
+        if self.database is not None:
+            assert self.query is not None
+            return Database(self.database, self.query, self._version_query, setting)
+        delta_tables = self.delta_tables
+        tables = {
+            name: parse_source(source, is_delta=name in delta_tables)
+            for name, source in self.sources.items()
+        }
+        if self.query is None:
+            return tables[SOURCE]
+        return FileQuery(check_sql(self.query), tables, form, setting, self.headers)
+
+    def name_file(self, file: str) -> None:
+        """Let messages name the file that declares this.
+
+        file: its path from the project's folder.
+        """
+        self._file = file
 
     @property
     def sources(self) -> dict[str, str]:
@@ -113,6 +168,25 @@ class QueriedSource(Settings):
         """The source, if it is a database."""
         source = self.source if isinstance(self.source, str) else ""
         return source if source.startswith(SCHEME) else None
+
+    @property
+    def headers(self) -> dict[str, Header]:
+        """The header that is declared of a source, by its name."""
+        if isinstance(self.header, dict):
+            return dict(self.header)
+        return {} if self.header is None else dict.fromkeys(self.sources, self.header)
+
+    @property
+    def file_header(self) -> Header | None:
+        """The header of the files, if these are read themselves, and not by a query."""
+        return self.headers.get(SOURCE) if self.query is None else None
+
+    @property
+    def delta_tables(self) -> set[str]:
+        """The names of the sources that are declared to be Delta tables."""
+        if isinstance(self.format, dict):
+            return {*self.format}
+        return {*self.sources} if self.format == "delta" else set()
 
     @property
     def asset_sources(self) -> list[tuple[str, ...]]:
@@ -135,26 +209,6 @@ class QueriedSource(Settings):
         sources = self.sources.values()
         return all("://" not in source or source.startswith("s3://") for source in sources)
 
-    def rows_of(self, setting: str, form: TextForm) -> RatingsSource:
-        """Where the rows are.
-
-        setting: what messages call the query.
-        form: how text files are written.
-        Raises UserError.
-        """
-        setting += f" in {self._file}" if self._file else ""
-        if self.database is not None:
-            assert self.query is not None
-            return Database(self.database, self.query, self._version_query, setting)
-        delta_tables = self.delta_tables
-        tables = {
-            name: parse_source(source, is_delta=name in delta_tables)
-            for name, source in self.sources.items()
-        }
-        if self.query is None:
-            return tables[SOURCE]
-        return FileQuery(check_sql(self.query), tables, form, setting, self.headers)
-
     @property
     def _version_query(self) -> str | None:
         """The query whose answer changes with the rows of a database, for kinds that have one."""
@@ -162,7 +216,7 @@ class QueriedSource(Settings):
 
     @model_validator(mode="after")
     def _source_is_known(self) -> Self:
-        problems: dict[tuple[str, ...], str] = {}
+        problems: dict[Keys, str] = {}
         if isinstance(self.source, dict):
             if self.query is None:
                 problems["source",] = "several sources need a query, which makes one table of them"
@@ -172,47 +226,43 @@ class QueriedSource(Settings):
         for name, source in self.sources.items():
             keys = ("source",) if isinstance(self.source, str) else ("source", name)
             try:
-                if self.database is not None:
-                    parse_database(source)
-                elif "{{" not in source:
-                    self._parse(name, source)
+                self._parse(name, source)
             except (ValueError, UserError) as error:
                 problems[keys] = str(error)
         problems |= {
-            **self._format_problems(),
-            **self._header_problems(),
-            **self._query_problems(),
+            **self._find_format_problems(),
+            **self._find_header_problems(),
+            **self._find_query_problems(),
         }
-        if problems:
-            raise build_field_errors(problems)
+        raise_field_errors(problems.items())
         return self
 
     def _parse(self, name: str, source: str) -> None:
-        """Raise UserError unless the source may be one."""
+        """Raise UserError or ValueError unless the source may be one."""
         is_delta = name in self.delta_tables
-        if self.many or self.query is not None or is_delta:
+        if self.database is not None:
+            parse_database(source)
+        elif self.many or self.query is not None or is_delta:
             parse_source(source, is_delta=is_delta)
         else:
             parse_file(source)
 
-    def _format_problems(self) -> dict[tuple[str, ...], str]:
-        declared = getattr(self, "format", None)
-        if not self.delta_tables and not isinstance(declared, dict):
+    def _find_format_problems(self) -> dict[Keys, str]:
+        if not self.delta_tables and not isinstance(self.format, dict):
             return {}
         if self.database is not None:
             return {("format",): "it is for a folder, not for a database: omit it"}
-        if isinstance(declared, dict):
-            unknown = sorted(set(declared) - set(self.sources))
+        if isinstance(self.format, dict):
+            unknown = sorted(set(self.format) - set(self.sources))
             if unknown or isinstance(self.source, str):
                 return {("format",): "name the tables that source names, and the format of each"}
         elif isinstance(self.source, dict):
-            names = ", ".join(self.source)
-            return {
-                ("format",): f"say which of {names} are tables: {{{names.split(', ')[0]}: delta}}"
-            }
+            names = [*self.source]
+            problem = f"say which of {', '.join(names)} are tables: {{{names[0]}: delta}}"
+            return {("format",): problem}
         return {}
 
-    def _header_problems(self) -> dict[tuple[str, ...], str]:
+    def _find_header_problems(self) -> dict[Keys, str]:
         if self.header is not None and self.database is not None:
             return {("header",): "it is of files, not of a database: omit it"}
         if isinstance(self.header, dict) and (
@@ -221,23 +271,22 @@ class QueriedSource(Settings):
             return {("header",): "name the tables that source names, and the header of each"}
         return {}
 
-    def _query_problems(self) -> dict[tuple[str, ...], str]:
+    def _find_query_problems(self) -> dict[Keys, str]:
         if self.database is not None:
-            return (
-                {} if self.query else {("source",): "a database needs a query: its rows are read"}
-            )
+            has_query = self.query is not None
+            return {} if has_query else {("source",): "a database needs a query: its rows are read"}
         if self._version_query is not None:
             return {("version_query",): f"it is for a database ({SCHEME}VARIABLE): omit it"}
-        if self.query is not None and "{{" not in self.query:
-            try:
+        try:
+            if self.query is not None:
                 check_sql(self.query)
-            except ValueError as error:
-                return {("query",): str(error)}
+        except ValueError as error:
+            return {("query",): str(error)}
         return {}
 
 
-class SourceSettings(QueriedSource):
-    """What has a source whose files are kept from one run to the next."""
+class TableSource(Source):
+    """Rows with several columns, whose files are kept from one run to the next."""
 
     source: str | dict[str, str]
     version_query: str | None = Field(
@@ -246,7 +295,93 @@ class SourceSettings(QueriedSource):
         " changed: the rows are read again only then. Default: they are read by every run.",
         examples=["SELECT max(updated_at), count(*) FROM orders"],
     )
+    delimiter: Annotated[str, checked_by(check_delimiter)] | None = Field(
+        default=None,
+        description="The field separator: one character, or `::`. Default: the"
+        " one that the declared columns and the first lines show. With a comma or a semicolon,"
+        " fields may be in double quotes.",
+        examples=[",", "\t", "::"],
+    )
+    decimal: Decimal = Field(
+        default=".", description="The decimal separator in csv: `,` for 4,5 and 1.234,56."
+    )
+    encoding: Annotated[Encoding, checked_by(check_encoding)] = Field(
+        default="auto",
+        description="The encoding, as Python calls it. auto: UTF-8, or cp1252 if the bytes are not"
+        " UTF-8; the run reports which.",
+        examples=["latin-1", "cp1251", "shift_jis"],
+    )
+    on_bad_rows: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="What to do with unreadable rows: fail names the first one, skip drops and"
+        " counts them.",
+    )
+
+    @model_validator(mode="after")
+    def _columns_fit_the_header(self) -> Self:
+        if self.file_header == NO_HEADER:
+            check_positions(self.declared_columns)
+        return self
+
+    @property
+    def declared_columns(self) -> Sequence[Column]:
+        """The columns that are declared."""
+        raise NotImplementedError
+
+    @property
+    def rows(self) -> RatingsSource:
+        return self.rows_of(TextForm(self.delimiter, encoding=self.encoding))
 
     @property
     def _version_query(self) -> str | None:
         return self.version_query
+
+
+class AttributesSource(TableSource):
+    """A file with a row for each item or user."""
+
+    many = False
+
+    format: TableFormat | dict[str, TableFormat] | None = Field(
+        default=None,
+        description="delta: the source is the folder of a Delta table, as in ratings.",
+        examples=["delta"],
+    )
+    separator: str = Field(
+        default=VALUE_SEPARATOR,
+        min_length=1,
+        description="The separator between several values of a category.",
+    )
+
+
+class IdSource(Source):
+    """A column of ids, which is read again for every refresh."""
+
+    format: TableFormat | dict[str, TableFormat] | None = Field(
+        default=None,
+        description="delta: the source is the folder of a Delta table, as in ratings.",
+        examples=["delta"],
+    )
+    column: Column | None = Field(
+        default=None,
+        description="The column with the id, by name or position. Default: the only column, or one"
+        " with a name such as user_id or item_id.",
+        examples=["sku"],
+    )
+
+
+class ItemIds(IdSource):
+    """A list of items, which is read again for every refresh."""
+
+    source: str | dict[str, str] = Field(
+        description="A file, a folder or a pattern as in ratings.source; CSV, JSON Lines or"
+        " Parquet.",
+        examples=["data/blocked.csv"],
+    )
+
+    @model_validator(mode="after")
+    def _is_no_asset(self) -> Self:
+        if self.asset_sources:
+            problem = "write the file that the asset writes, and the asset's key under deps"
+            raise_field_errors([(("source",), problem)])
+        return self

@@ -1,168 +1,82 @@
-"""Templates in a declaration, such as `{{ env.RATINGS }}`: a sandbox of plain values.
+"""Templates in a declaration: `{{ env.NAME }}` is a variable of the environment, as text.
 
-It knows the environment, the project's folder, and what the project's template variables are, as
-far as that is text, a number, or a list or mapping of such. Dagster's own templates reach Python
-itself, and a string such as a column's name may come from a file that a stranger wrote.
+Nothing else is one, because a text such as a column's name may come from a file that a stranger
+wrote. `{{ "text" }}` is a text that has `{{` in it.
 """
 
 from __future__ import annotations
 
-import ast
 import json
-import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import dagster as dg
-from jinja2 import StrictUndefined, TemplateError, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel
+from batchrec_dagster.config.validation import Keys, raise_field_errors
 
-_SANDBOX = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-_SANDBOX.globals.clear()
-
-
-def _require_set(value: object) -> object:
-    if value is None:
-        raise TypeError("an environment variable in it is not set")
-    return value
+_START = "{{"
+_TEMPLATE = re.compile(
+    r"""\{\{ \s* (?: env\.(?P<variable>[A-Za-z_]\w*) | (?P<text>"(?:[^"\\]|\\.)*") ) \s* \}\}""",
+    re.VERBOSE,
+)
 
 
-# None is a whole setting that is left out; within a text it would be the word None.
-_WITHIN_TEXT = _SANDBOX.overlay(finalize=_require_set)
-_MARKS = re.compile(r"\{[{%#]")
+def fill_templates(settings: Any, environment: Mapping[str, str]) -> Any:
+    """The settings with their templates filled in.
 
-
-class EnvironmentVariables:
-    """What `env` is in a template: `env.NAME`, or `env('NAME', 'default')`, as in Dagster's."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = variables
-
-    def __call__(self, name: str, default: object = ...) -> object:
-        value = self._variables.get(name, default)
-        if value is ...:
-            raise TypeError(
-                f"Environment variable {name} is not set and no default value was provided."
-                f" To provide a default value, use e.g. `env('{name}', 'default_value')`."
-            )
-        return value
-
-    def __getattr__(self, name: str) -> str | None:
-        if name.startswith("jinja"):  # Jinja looks for marks of its own on what it calls.
-            raise AttributeError(name)
-        return self._variables.get(name)
-
-
-class TemplateContext(dg.ResolutionContext):
-    """Dagster's context of a component's YAML, with templates resolved by `fill_in`."""
-
-    def resolve_value(self, val: Any, as_type: Any = None) -> Any:
-        if isinstance(val, str):
-            try:
-                return fill_in(val, make_variables(os.environ, self.scope))
-            except ValueError as error:
-                # Names the file, the line and the setting.
-                raise self.build_resolve_fn_exc([str(error)], val, dg.Model()) from None
-        return super().resolve_value(val, as_type)
-
-
-class Sandboxed(dg.Resolvable):
-    """A component whose templates know plain values alone."""
-
-    @classmethod
-    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
-        """As Dagster does, with the sandbox."""
-        sandbox = TemplateContext(
-            scope=context.scope,
-            path=context.path,
-            source_position_tree=context.source_position_tree,
-            stash=context.stash,
-        )
-        resolved: Self = super().resolve_from_model(sandbox, model)
-        return resolved
-
-
-# What Dagster's own templates know besides the project's variables.
-_OF_DAGSTER = frozenset({"automation_condition", "context", "datetime", "dg", "env"})
-
-
-def make_variables(environment: Mapping[str, str], scope: Mapping[str, Any]) -> dict[str, object]:
-    """What templates know, by name.
-
-    scope: the project's variables, and what Dagster adds to them.
+    Raises ValidationError, with the keys of each setting that cannot be filled in.
     """
-    variables = {
-        name: plain_value
-        for name, value in scope.items()
-        if name not in _OF_DAGSTER and (plain_value := _make_plain(value)) is not _NOT_PLAIN
-    }
-    root = getattr(scope.get("context"), "project_root", None)
-    if root is not None:
-        # Dagster's own templates say context.project_root.
-        variables = {
-            "project_root": str(root),
-            "context": {"project_root": str(root)},
-            **variables,
-        }
-    return {**variables, "env": EnvironmentVariables(environment)}
+    problems: dict[Keys, str] = {}
+
+    def fill(text: str, keys: Keys) -> str:
+        try:
+            return fill_in(text, environment)
+        except ValueError as error:
+            problems[keys] = str(error)
+            return text
+
+    filled = _map_texts(settings, fill)
+    raise_field_errors(problems.items())
+    return filled
 
 
-_NOT_PLAIN = object()
+def escape_templates(settings: Any) -> Any:
+    """The settings as they have to be written so that `fill_templates` gives these."""
+    return _map_texts(settings, lambda text, _: escape_template(text))
 
 
-def _make_plain(value: object) -> object:
-    """The value, if it is text, a number or a list or mapping of such, else _NOT_PLAIN.
-
-    A path becomes text. Nothing else gets into the sandbox, as it might have methods that do harm.
-    """
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    # Not what derives from them: many objects of Dagster are tuples that refuse iteration.
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        items = [_make_plain(item) for item in value]
-        return _NOT_PLAIN if _NOT_PLAIN in items else items
-    if isinstance(value, dict):
-        mapping = {key: _make_plain(item) for key, item in value.items()}
-        has_plain_keys = all(type(key) in (str, int) for key in mapping)
-        return mapping if has_plain_keys and _NOT_PLAIN not in mapping.values() else _NOT_PLAIN
-    return _NOT_PLAIN
-
-
-def fill_in(text: str, variables: Mapping[str, object]) -> object:
-    """The text with its templates filled in, and a text without templates as it is.
-
-    As in Dagster, what is read from the environment may be a number or a list.
-
-    variables: what templates know, as `make_variables` makes it.
-    Raises ValueError.
-    """
-    if not _MARKS.search(text):
+def fill_in(text: str, environment: Mapping[str, str]) -> str:
+    """The text with its templates filled in. Raises ValueError."""
+    if _START not in text:
         return text
-    try:
-        parsed = _SANDBOX.parse(text)
-        parts = [part for output in parsed.find_all(nodes.Output) for part in output.nodes]
-        sandbox = _SANDBOX if len(parts) == 1 else _WITHIN_TEXT
-        filled = sandbox.from_string(parsed).render(**variables)
-    except (TemplateError, TypeError, ArithmeticError) as error:
+    if _START in _TEMPLATE.sub(" ", text):
         raise ValueError(
-            f"cannot fill in {text!r}: {error}. Templates know the environment, such as"
-            " {{ env.RATINGS }}, project_root, and what functions of template_vars_module return,"
-            " if it is text, a number or a list. If this is not a template, write it as"
-            f" {escape_template(text)}"
-        ) from None
-    if next(parsed.find_all(nodes.Name), None) is None:
-        return filled
-    try:
-        return ast.literal_eval(filled)
-    except (ValueError, SyntaxError):
-        return filled
+            f"cannot fill in {text!r}: here a template is a variable of the environment, such as"
+            " {{ env.RATINGS }}. Dagster's own templates work under post_processing. If this is"
+            f" not a template, write it as {escape_template(text)}"
+        )
+
+    def replace(template: re.Match[str]) -> str:
+        if template["text"] is not None:
+            return str(json.loads(template["text"]))
+        name = template["variable"]
+        if name not in environment:
+            raise ValueError(f"cannot fill in {text!r}: the environment variable {name} is not set")
+        return environment[name]
+
+    return _TEMPLATE.sub(replace, text)
 
 
 def escape_template(text: str) -> str:
     """What to write into a declaration so that `fill_in` gives this text."""
-    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if _MARKS.search(text) else text
+    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if _START in text else text
+
+
+def _map_texts(value: Any, change: Callable[[str, Keys], str], keys: Keys = ()) -> Any:
+    """The value with each text in it changed."""
+    if isinstance(value, str):
+        return change(value, keys)
+    if isinstance(value, Mapping):
+        return {name: _map_texts(item, change, (*keys, name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_map_texts(item, change, (*keys, place)) for place, item in enumerate(value)]
+    return value

@@ -7,13 +7,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from batchrec_dagster.config.attribute_files import AttributesFileSettings
-from batchrec_dagster.config.ratings import check_names_or_positions
 from batchrec_dagster.config.settings import Settings
+from batchrec_dagster.config.sources import AttributesSource, Column, check_names_or_positions
 from batchrec_dagster.personalize.schemas import parse_schema
 from batchrec_dagster.preparation.user_attributes import UsersLayout
-
-Column = str | int
 
 
 class UserColumns(Settings):
@@ -48,7 +45,7 @@ class UserColumns(Settings):
         return UsersLayout(delimiter=None, **self.model_dump())
 
 
-class UserSettings(AttributesFileSettings):
+class UserSettings(AttributesSource):
     """What is known of users, such as country and consent: the file, and how to read it.
 
     It becomes Personalize's Users dataset. `batch_users.filter`, filters and rules read it.
@@ -61,6 +58,10 @@ class UserSettings(AttributesFileSettings):
         examples=["data/customers.csv"],
     )
     columns: UserColumns = Field(description="Which column holds what.")
+
+    @property
+    def declared_columns(self) -> list[Column]:
+        return [*self.columns.layout.roles.values()]
 
     @property
     def layout(self) -> UsersLayout:

@@ -1,19 +1,24 @@
-"""Validators of settings, and errors by their keys."""
+"""Constraints of settings that pydantic does not have, and errors by the keys of the YAML."""
 
 from __future__ import annotations
 
-import math
+import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError, field_validator
-from pydantic_core import InitErrorDetails
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
 from batchrec_dagster.errors import UserError
 
-Keys = tuple[str, ...]
-"""The keys of a setting, such as ("solution", "event_weights")."""
+Keys = tuple[str | int, ...]
+"""The keys of a setting, such as ("solution", "event_weights"), and its place in a list, from 0."""
+
+# What errors show in place of the value, which may be a secret.
+NOT_SHOWN = "not shown"
 
 
 def raise_field_errors(problems: Iterable[tuple[Keys, str]]) -> None:
@@ -28,77 +33,116 @@ def build_field_errors(messages: Mapping[Keys, str]) -> ValidationError:
 
     messages: each by its keys within the validated model.
     """
-    return ValidationError.from_exception_data(
-        "declaration",
-        [
-            # A type of pydantic's own, as Dagster rebuilds each error from its details.
-            InitErrorDetails(
-                type="value_error", loc=keys, input=None, ctx={"error": ValueError(message)}
-            )
-            for keys, message in messages.items()
-        ],
+    problems = [_build_problem(keys, message) for keys, message in messages.items()]
+    return ValidationError.from_exception_data("declaration", problems)
+
+
+def _build_problem(keys: Keys, message: str) -> InitErrorDetails:
+    # A type of pydantic's own, as Dagster rebuilds each error from its details.
+    return InitErrorDetails(
+        type="value_error", loc=keys, input=NOT_SHOWN, ctx={"error": ValueError(message)}
     )
 
 
-def validate_range(
-    *fields: str, least: float | None = None, above: float | None = None, most: float | None = None
-) -> Any:
-    """A validator for numbers, which must be finite and within these bounds.
+def checked_by(check: Callable[[str], object]) -> AfterValidator:
+    """The constraint that `check` does not refuse a text, by a ValueError or UserError."""
 
-    Dagster's models take no constraints in the fields themselves.
-
-    least: the smallest number allowed.
-    above: numbers must be larger than this.
-    most: the largest number allowed.
-    """
-
-    def check(number: float | None) -> float | None:
-        fits = number is None or (
-            math.isfinite(number)
-            and (least is None or number >= least)
-            and (above is None or number > above)
-            and (most is None or number <= most)
-        )
-        if not fits:
-            bounds = {"from": least, "above": above, "to": most}
-            limits = [f" {word} {bound}" for word, bound in bounds.items() if bound is not None]
-            if limits == [f" from {least}"]:
-                raise ValueError(f"write a number of {least} or more")
-            raise ValueError("write a number" + "".join(limits))
-        return number
-
-    return field_validator(*fields)(check)
-
-
-def validate_with(check: Callable[[str], object], *fields: str) -> Any:
-    """A validator for texts, which `check` must not refuse once templates are filled in.
-
-    check: raises ValueError or UserError for a text that is not allowed.
-    """
-
-    def check_filled(text: str | None) -> str | None:
+    def require(text: str) -> str:
         try:
-            if text is not None and "{{" not in text:
-                check(text)
+            check(text)
         except UserError as error:
             raise ValueError(str(error)) from None
         return text
 
-    return field_validator(*fields)(check_filled)
+    return AfterValidator(require)
 
 
-def validate_pattern(*fields: str, pattern: str, or_else: str, or_template: bool = False) -> Any:
-    """A validator for texts, which must match the whole pattern.
+@dataclass(frozen=True)
+class Matching:
+    """The constraint that a text matches the whole pattern."""
 
-    or_else: the message for other texts, which says what to write.
-    or_template: whether templates are allowed. They are where the model is also made of what was
-        declared, before templates are filled in.
-    """
+    pattern: str
+    otherwise: str
+    """The message for other texts, which says what to write."""
 
-    def check(text: str | None) -> str | None:
-        template = or_template and "{{" in (text or "")
-        if text is not None and not template and not re.fullmatch(pattern, text, re.ASCII):
-            raise ValueError(or_else)
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._require, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": f"^({self.pattern})$"}
+
+    def _require(self, text: str) -> str:
+        if not re.fullmatch(self.pattern, text, re.ASCII):
+            raise ValueError(self.otherwise)
         return text
 
-    return field_validator(*fields)(check)
+
+def locate_problems(error: ValidationError, settings: Any, names: Iterable[str]) -> ValidationError:
+    """The same problems by the keys that the YAML has, one for each setting, without its value.
+
+    pydantic tells the problems with each type that a setting may have, by the name of the type.
+
+    settings: what was validated.
+    names: of all settings, to suggest one for an unknown name.
+    """
+    problems: dict[Keys, list[InitErrorDetails]] = {}
+    alternatives = set()
+    for detail in error.errors():
+        keys = _find_keys(detail["loc"], settings)
+        if detail["type"] == "missing":
+            keys = (*keys, detail["loc"][-1])
+        elif len(keys) < len(detail["loc"]):
+            alternatives.add(keys)
+        if detail["type"] == "extra_forbidden":
+            problem = _build_problem(keys, _describe_unknown_setting(str(keys[-1]), names))
+        else:
+            problem = InitErrorDetails(
+                type=detail["type"], loc=keys, input=NOT_SHOWN, ctx=detail.get("ctx", {})
+            )
+        problems.setdefault(keys, []).append(problem)
+    for keys in alternatives:
+        # The block is the type that was meant, if there are problems with the settings in it.
+        if any(other[: len(keys)] == keys and len(other) > len(keys) for other in problems):
+            del problems[keys]
+    return ValidationError.from_exception_data(
+        error.title, [_join(keys, found) for keys, found in problems.items()]
+    )
+
+
+def get_message(error: Mapping[str, Any]) -> str:
+    """What is wrong with the setting.
+
+    error: one of those that pydantic tells.
+    """
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _find_keys(place: Keys, settings: Any) -> Keys:
+    """The keys of a problem's place that lead through the settings."""
+    keys: Keys = ()
+    for key in place:
+        is_key = isinstance(settings, Mapping) and key in settings
+        is_index = isinstance(settings, list) and isinstance(key, int) and key < len(settings)
+        if is_key or is_index:
+            settings = settings[key]
+            keys = (*keys, key)
+    return keys
+
+
+def _join(keys: Keys, problems: list[InitErrorDetails]) -> InitErrorDetails:
+    """One problem of those with each type that the setting may have."""
+    if len(problems) == 1:
+        return problems[0]
+    errors = ValidationError.from_exception_data("setting", problems).errors()
+    return _build_problem(keys, ", or: ".join(dict.fromkeys(map(get_message, errors))))
+
+
+def _describe_unknown_setting(name: str, names: Iterable[str]) -> str:
+    others = sorted({*names} - {name})
+    similar_names = difflib.get_close_matches(name, others, n=1, cutoff=0.8)
+    suggestion = f"; did you mean {similar_names[0]}?" if similar_names else ""
+    return f"there is no such setting{suggestion}"

@@ -7,13 +7,12 @@ team that makes thirty of them. Dagster can list the declared ones, but all of t
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import dagster as dg
 
-from batchrec_dagster.config.declaration_errors import build_same_name_error
+from batchrec_dagster.pipeline.declaration_errors import DeclarationError, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,29 +20,30 @@ if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
 
 
-class _BuiltPipeline(NamedTuple):
+class BuiltPipeline(NamedTuple):
+    """A pipeline, and what declares it."""
+
     pipeline: Pipeline
-    place: Path
-    """The file that declares it, or the one of the component that made it."""
+    origin: Origin
 
 
 class BuiltPipelines:
     """The pipelines of a code location whose definitions were built so far."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, _BuiltPipeline] = {}
+        self._by_name: dict[str, BuiltPipeline] = {}
         self._watched: dict[str, Pipeline] = {}
         self._watcher: str | None = None
 
-    def add(self, pipeline: Pipeline, place: Path) -> None:
+    def add(self, pipeline: Pipeline, origin: Origin) -> None:
         """Add a pipeline that is being built. One that is built again takes its own place.
 
         Raises DeclarationError if another one has its name.
         """
         built = self._by_name.get(pipeline.name)
-        if built is not None and built.pipeline is not pipeline and built != (pipeline, place):
-            raise build_same_name_error(pipeline.name, [built.place, place])
-        self._by_name[pipeline.name] = _BuiltPipeline(pipeline, place)
+        if built is not None and (built.pipeline, built.origin.file) != (pipeline, origin.file):
+            raise _build_same_name_error(pipeline.name, [built.origin, origin])
+        self._by_name[pipeline.name] = BuiltPipeline(pipeline, origin)
         if pipeline.alerts.enabled:
             self._watched[pipeline.name] = pipeline
             self._watcher = self._watcher or pipeline.name
@@ -54,9 +54,9 @@ class BuiltPipelines:
         return self._watched
 
     @property
-    def places(self) -> list[tuple[Pipeline, Path]]:
-        """Each pipeline with the file that declares or makes it."""
-        return [(built.pipeline, built.place) for built in self._by_name.values()]
+    def all(self) -> list[BuiltPipeline]:
+        """Each pipeline with what declares it."""
+        return [*self._by_name.values()]
 
     def brings_alerts(self, pipeline: Pipeline) -> bool:
         """Whether the sensors of alerts, which watch all pipelines, are in the definitions of this
@@ -65,6 +65,20 @@ class BuiltPipelines:
 
     def __iter__(self) -> Iterator[Pipeline]:
         return (built.pipeline for built in self._by_name.values())
+
+
+def _build_same_name_error(name: str, origins: list[Origin]) -> DeclarationError:
+    """The error for a name that two pipelines have, a line for each of them.
+
+    Dagster's own error names only an asset key.
+    """
+    lines = []
+    for origin in sorted(origins, key=lambda origin: origin.file):
+        others = [other.file for other in origins if other.file != origin.file]
+        (other, *_) = others or [origin.file]
+        message = f"{name} is also the name of the pipeline in {other}: rename one"
+        lines.append(origin.describe_problem(("name",), message))
+    return DeclarationError("\n".join(dict.fromkeys(lines)))
 
 
 # The keys are the trees' trackers, because two trees of the same folder are equal, even if they

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,15 +9,9 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.declaration import Declaration
-from batchrec_dagster.config.declaration_errors import (
-    DeclarationError,
-    Problem,
-    build_validation_error,
-    find_repeated_settings,
-    format_problems,
-)
-from batchrec_dagster.config.templates import Sandboxed
+from batchrec_dagster.config.project import NOT_CRON
+from batchrec_dagster.config.templates import escape_templates
+from batchrec_dagster.config.validation import raise_field_errors
 from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.asset_keys import asset_name
 from batchrec_dagster.pipeline.assets.items import item_assets
@@ -37,64 +30,66 @@ from batchrec_dagster.pipeline.assets.users import user_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
+from batchrec_dagster.pipeline.declaration_errors import (
+    DeclarationError,
+    Origin,
+    build_validation_error,
+    find_file,
+    find_repeated_settings,
+)
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """What a pipeline was loaded from."""
-
-    file: Path
-    """The defs.yaml that declares it."""
-    attributes: BaseModel
-    """Its attributes, before templates are filled in."""
-    context: dg.ComponentLoadContext
-
-
 @dg.scaffold_with(PipelineScaffolder)
-class BatchRecommendations(Sandboxed, Declaration, dg.Component):
+class BatchRecommendations(Pipeline, dg.Component):
     """Recommendations for every user from a file of ratings, with Amazon Personalize."""
 
     # None for a pipeline that Python makes.
-    _origin: _Origin | None = PrivateAttr(default=None)
+    _origin: Origin | None = PrivateAttr(default=None)
     # The specs of all assets by their names, once they are built.
     _specs: dict[str, dg.AssetSpec] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
-    def _declares_a_pipeline(self) -> Self:
-        self.make_pipeline(Path())
+    def _is_scheduled_as_dagster_can(self) -> Self:
+        cron = self.schedule.cron
+        try:
+            dg.ScheduleDefinition(name="check", cron_schedule=cron, job_name="check")
+        except dg.DagsterInvalidDefinitionError:
+            raise_field_errors([(("schedule", "cron"), NOT_CRON)])
         return self
 
     @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        return cls
+
+    @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """The pipeline that a defs.yaml declares. Raises DeclarationError, which names the line."""
-        file = context.path / "defs.yaml"
-        repeated_settings = find_repeated_settings(file)
+        """The pipeline that a file declares. Raises DeclarationError, which names the line."""
+        file = find_file(context.path) or context.path
+        repeated_settings = find_repeated_settings(file) if file.is_file() else None
         if repeated_settings is not None:
             raise repeated_settings
+        origin = Origin(file, context.resolution_context)
         try:
-            loaded = super().load(attributes, context)
+            declared = cls.model_validate({} if attributes is None else attributes)
         except ValidationError as error:
-            raise build_validation_error(file, error) from error
-        if attributes is not None:
-            loaded._origin = _Origin(file, attributes, context)
-        users_of_lists = [settings.users for settings in loaded.lists.values()]
-        blocks = (loaded.ratings, loaded.items, loaded.users, loaded.batch_users, *users_of_lists)
-        for declared in blocks:
-            if declared is not None:
-                declared._file = os.path.relpath(file, context.project_root)
-        return loaded
+            raise build_validation_error(origin, error) from error
+        declared._origin = origin
+        for source in declared.sources:
+            source.name_file(os.path.relpath(file, context.project_root))
+        return declared
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        pipeline = self.make_pipeline(context.project_root)
+        pipeline = self.in_project(context.project_root)
+        origin = self._origin or Origin(find_file(context.path) or context.path)
         built_pipelines = get_built_pipelines(context.component_tree)
-        built_pipelines.add(pipeline, self._find_place(context))
+        built_pipelines.add(pipeline, origin)
         assets = build_assets(pipeline)
         for published in pipeline.published_lists():
             assets += sink_assets(published)
         self._specs = {asset_name(spec.key): spec for asset in assets for spec in asset.specs}
-        self._require_known_assets(context)
+        self._require_known_assets(origin)
         assets = [
             asset.map_asset_specs(lambda spec: self.get_asset_spec(asset_name(spec.key)))
             for asset in assets
@@ -111,15 +106,6 @@ class BatchRecommendations(Sandboxed, Declaration, dg.Component):
             ),
         )
 
-    def make_pipeline(self, project: Path) -> Pipeline:
-        """The declared pipeline.
-
-        project: the folder where relative paths start.
-        Raises ValidationError if its blocks do not fit each other.
-        """
-        declared = Declaration.model_fields.keys() & self.model_fields_set
-        return Pipeline(project=project, **{name: getattr(self, name) for name in declared})
-
     def get_asset_spec(self, name: str) -> dg.AssetSpec:
         """The spec of an asset of the pipeline, which a subclass can change but for its key.
 
@@ -127,17 +113,15 @@ class BatchRecommendations(Sandboxed, Declaration, dg.Component):
         """
         return self._specs[name]
 
-    def change(self, settings: Mapping[str, Any]) -> Pipeline:
+    def change(self, settings: Mapping[str, Any], project: Path) -> Pipeline:
         """The pipeline with other settings, for a test: it reaches no sinks and nobody.
 
         settings: the changed ones by their path, such as ratings.source.
+        project: the folder where relative paths start.
         Raises DeclarationError if they are not valid.
         """
-        if self._origin is None:
-            raise DeclarationError(f"{self.name} is declared in Python: change it there")
-        file, context = self._origin.file, self._origin.context
-        attributes = self._origin.attributes
-        changed = attributes.model_dump(mode="json", exclude_unset=True)
+        changed = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        changed = escape_templates(changed)
         for path, value in settings.items():
             *blocks, last = path.split(".")
             block = changed
@@ -149,30 +133,20 @@ class BatchRecommendations(Sandboxed, Declaration, dg.Component):
             block.pop("sinks", None)
         changed.pop("alerts", None)
         try:
-            made = self.load(type(attributes).model_validate(changed), context)
+            return type(self).model_validate(changed).in_project(project)
         except ValidationError as error:
-            raise build_validation_error(file, error) from error
-        return made.make_pipeline(context.project_root)
+            raise build_validation_error(self._origin or Origin(project), error) from error
 
-    def _require_known_assets(self, context: dg.ComponentLoadContext) -> None:
+    def _require_known_assets(self, origin: Origin) -> None:
         """Raises DeclarationError if `op` names assets that the pipeline does not have."""
-        unknown_names = [name for name in self.op if name not in ("*", *self._specs)]
-        if not unknown_names:
-            return
-        place = self._find_place(context)
         message = f"the pipeline has no such asset; write {', '.join(self._specs)} or *"
-        if self._origin is None:
-            names = ", ".join(unknown_names)
-            raise DeclarationError(f"{place}: {self.name}: op.{names}: {message}")
-        problems = [Problem(place, ["attributes", "op", name], message) for name in unknown_names]
-        raise DeclarationError("\n".join(format_problems(problems)))
-
-    def _find_place(self, context: dg.ComponentLoadContext) -> Path:
-        """The file that declares the pipeline, or the one of the component that made it."""
-        if self._origin is not None:
-            return self._origin.file
-        file = context.path / "defs.yaml"
-        return file if file.is_file() else context.path
+        lines = [
+            origin.describe_problem(("op", name), message)
+            for name in self.op
+            if name not in ("*", *self._specs)
+        ]
+        if lines:
+            raise DeclarationError("\n".join(lines))
 
 
 def build_assets(pipeline: Pipeline, *, report: bool = True) -> list[dg.AssetsDefinition]:

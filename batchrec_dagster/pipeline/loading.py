@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.config.declaration_errors import (
+from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
+from batchrec_dagster.pipeline.declaration_errors import (
     DeclarationError,
-    Problem,
+    Origin,
     explain_error,
     find_unreadable_files,
-    format_problems,
 )
-from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
 
 C = TypeVar("C", bound=dg.Component)
 
@@ -77,26 +76,22 @@ def _require_own_places(definitions: dg.Definitions) -> None:
 
     They would overwrite each other.
     """
-    # The lists that write to a place, each with the file that declares it.
-    writers: dict[str, list[tuple[PublishedList, Path]]] = {}
-    for pipeline, file in find_built_pipelines(definitions).places:
+    # The lists that write to a place, each with what declares it.
+    writers: dict[str, list[tuple[PublishedList, Origin]]] = {}
+    for pipeline, origin in find_built_pipelines(definitions).all:
         for published in pipeline.published_lists():
             for sink in published.sinks.declared.values():
                 place = sink.describe(pipeline.project).place
                 if place:
-                    writers.setdefault(place, []).append((published, file))
-    problems, lines = [], []
+                    writers.setdefault(place, []).append((published, origin))
+    lines: list[str] = []
     for place, lists in sorted(writers.items()):
         if len(lists) == 1:
             continue
         addresses = " and ".join(published.address for published, _ in lists)
         message = f"{addresses} write to the same place, {place}: change one of them"
-        for published, file in lists:
-            if file.suffix == ".yaml":
-                keys = [*published.own_keys, *place.partition(": ")[0].split(".")]
-                problems.append(Problem(file, ["attributes", *keys], message))
-            elif message not in lines:
-                # Python makes this pipeline.
-                lines.append(message)
-    if problems or lines:
-        raise DeclarationError("\n".join([*format_problems(problems), *lines]))
+        setting = place.partition(": ")[0].split(".")
+        for published, origin in lists:
+            lines.append(origin.describe_problem((*published.own_keys, *setting), message))
+    if lines:
+        raise DeclarationError("\n".join(dict.fromkeys(lines)))

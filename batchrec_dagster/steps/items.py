@@ -13,11 +13,13 @@ from batchrec_dagster.config.list_columns import (
     REASONS,
     name_published_column,
 )
+from batchrec_dagster.config.sources import ItemIds
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
+from batchrec_dagster.preparation.users import read_ids
 from batchrec_dagster.steps.checks import check_rows_readable, refuse_unreadable
 from batchrec_dagster.steps.data_sizes import DataSize, RawAttributes
-from batchrec_dagster.steps.raw_files import CopiedFile, open_copies
+from batchrec_dagster.steps.raw_files import CopiedFile, open_copies, open_source
 from batchrec_dagster.steps.stored_files import TableRecord, put_table
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.connection import Storage
@@ -138,6 +140,18 @@ def read_item_ids(work: Work) -> pl.Series:
         return read_titles(work).get_column("item_id")
     content = work.storage.store.get(work.storage.uri(work.pipeline.keys.items))
     return pl.read_csv(content, columns=[ITEM_ID], infer_schema=False).to_series()
+
+
+def read_item_list(work: Work, declared: ItemIds, setting: str) -> pl.Series:
+    """The ids of a declared list of items, each once. Raises UserError.
+
+    setting: the name of its block, such as similar_items.items.
+    """
+    null_values = work.pipeline.ratings.all_null_values
+    column_setting, header = f"{setting}.column", declared.file_header
+    with open_source(declared.rows, work.storage, work.pipeline.project) as files:
+        ids = read_ids(files, "item", declared.column, column_setting, null_values, header)
+    return ids.to_series()
 
 
 def read_attributes(work: Work) -> pl.DataFrame | None:

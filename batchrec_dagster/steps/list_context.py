@@ -11,17 +11,15 @@ import polars as pl
 from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.config.rules import ListRules
-from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.users import read_ids
 from batchrec_dagster.steps.items import (
     find_titled_items,
     read_attributes,
     read_item_columns,
     read_item_columns_versions,
+    read_item_list,
 )
 from batchrec_dagster.steps.list_counts import Histories
 from batchrec_dagster.steps.popular_items import PopularItems, read_popular_items
-from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.reasons import Reasons, prepare_reasons
 from batchrec_dagster.steps.requested import Divided
 from batchrec_dagster.steps.rule_context import RuleContext
@@ -69,14 +67,7 @@ def read_inputs(work: Work, published: PublishedList) -> ListInputs:
     if rules.reads_users:
         users = read_user_attributes(work)
     if rules.block is not None:
-        source, setting = (
-            parse_source(rules.block.source),
-            f"{published.setting}.rules.block.column",
-        )
-        null_values = work.pipeline.ratings.all_null_values
-        with open_source(source, work.storage, work.pipeline.project) as files:
-            ids = read_ids(files, "item", rules.block.column, setting, null_values)
-        blocked = ids.to_series()
+        blocked = read_item_list(work, rules.block, f"{published.setting}.rules.block")
         versions["blocked"] = fingerprint(blocked.to_list())
     return ListInputs(rules, today, items, users, blocked, versions)
 

@@ -15,13 +15,11 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.api import BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB, ResourceKind
 from batchrec_dagster.personalize.formats import ITEM_FIELD, USER_FIELD
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.users import check_limits, read_ids
+from batchrec_dagster.preparation.users import check_limits
 from batchrec_dagster.steps.arms import MODEL, assign_arms
 from batchrec_dagster.steps.batch_users import find_newcomers
-from batchrec_dagster.steps.items import read_item_ids
+from batchrec_dagster.steps.items import read_item_ids, read_item_list
 from batchrec_dagster.steps.popular_items import POPULAR, read_user_groups
-from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.durable import compute_version
 from batchrec_dagster.storage.edition import Finding, watch_unless
@@ -115,10 +113,7 @@ def _read_items(work: Work, settings: SimilarItems, interactions: pl.LazyFrame) 
     items_with_people = people.get_column("item")
     ids = items_with_people.sort()
     if settings.items is not None:
-        source, setting = parse_source(settings.items.source), "similar_items.items.column"
-        null_values = work.pipeline.ratings.all_null_values
-        with open_source(source, work.storage, work.pipeline.project) as files:
-            ids = read_ids(files, "item", settings.items.column, setting, null_values).to_series()
+        ids = read_item_list(work, settings.items, "similar_items.items")
         if not len(ids):
             raise UserError("similar_items.items has no items: correct its rows, or leave it out")
     unknown = ids.filter(~ids.is_in(items_with_people.implode()))

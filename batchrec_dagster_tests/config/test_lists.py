@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import yaml
@@ -43,7 +44,7 @@ def test_a_list_has_its_own_settings_and_those_of_the_pipeline() -> None:
     assert newsletter.retention.editions == 3
     assert newsletter.gate.max_drop == home.gate.max_drop == 0.1
     assert newsletter.users_setting == "lists.newsletter.users"
-    assert home.batch_users.active_since == "2026-01-01"
+    assert home.batch_users.active_since == date(2026, 1, 1)
     assert home.settings.seen_items is None
     assert (newsletter.has_own_users, home.has_own_users) == (True, False)
 

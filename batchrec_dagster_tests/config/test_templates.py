@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.steps.batch_jobs import build_solution_config
 from batchrec_dagster_tests.guard.builders import (
     declaration,
@@ -29,40 +30,23 @@ def test_each_hyperparameter_goes_where_personalize_expects_it() -> None:
 
 VARIABLES = """\
 import dagster as dg
-from pathlib import Path
 
 @dg.template_var
-def shop_name() -> str:
-    return "outlet"
-
-@dg.template_var
-def blocked() -> dict[str, object]:
-    return {"countries": ["AT", "DE"], "days": 30}
-
-@dg.template_var
-def folder(context: dg.ComponentLoadContext) -> Path:
-    return context.project_root / "data"
-
-@dg.template_var
-def to_do_harm() -> object:
-    return lambda: Path("harm").touch()
+def by_six() -> dg.FreshnessPolicy:
+    return dg.FreshnessPolicy.cron("0 6 * * *", __import__("datetime").timedelta(hours=1))
 """
 
 
-def test_template_variables_of_the_project_are_plain_values(tmp_path: Path) -> None:
+def test_variables_of_dagster_are_for_post_processing_and_stop_no_pipeline(tmp_path: Path) -> None:
     project = module_project(tmp_path)
     (project.package / "variables.py").write_text(VARIABLES)
-    attributes = declaration("shop", "{{ project_root }}/orders-{{ shop_name }}.csv")
-    attributes["description"] = "{{ context.project_root }}, {{ blocked.countries[1] }}"
-    attributes["items"] = {"source": "{{ folder }}/items.csv", "columns": {"item": "sku"}}
-    attributes["items"]["columns"]["title"] = "{{ shop_name }}"
-    file = project.declare(attributes)
-    head = f"template_vars_module: {project.package.name}.variables\n"
-    file.write_text(head + file.read_text())
+    file = project.declare(declaration("shop", "ratings.csv"))
+    policies = {"target": "*", "attributes": {"freshness_policy": "{{ by_six }}"}}
+    file.write_text(
+        f"template_vars_module: {project.package.name}.variables\n{file.read_text()}"
+        + yaml.safe_dump({"post_processing": {"assets": [policies]}})
+    )
     with definitions(project) as defs:
-        assert defs.component_tree is not None
-        (pipeline,) = get_built_pipelines(defs.component_tree)
-    assert pipeline.ratings.source == f"{tmp_path}/orders-outlet.csv"
-    assert pipeline.description == f"{tmp_path}, DE"
-    assert pipeline.items is not None
-    assert pipeline.items.source == f"{tmp_path}/data/items.csv"
+        specs = [*defs.resolve_all_asset_specs()]
+    assert specs
+    assert all(spec.freshness_policy is not None for spec in specs)

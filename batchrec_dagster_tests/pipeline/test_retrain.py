@@ -13,10 +13,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.deployment import resources
 from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.steps import training
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import (
@@ -128,7 +128,10 @@ def test_exploration_is_requested_for_the_recipe_that_has_it_and_is_off_by_defau
     v2 = {"recipe": "aws-user-personalization-v2"}
     shop.declare(solution=v2, gate={"max_drop": 1})
     assert not config()
-    for weight, reason in ((0.25, "is for aws-user-personalization only"), (2, "from 0 to 1")):
+    for weight, reason in (
+        (0.25, "is for aws-user-personalization only"),
+        (2, "less than or equal to 1"),
+    ):
         shop.declare(solution=v2, recommendations={"exploration_weight": weight})
         with pytest.raises(DeclarationError, match=reason), definitions(project):
             pass

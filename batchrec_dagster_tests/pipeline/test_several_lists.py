@@ -133,7 +133,7 @@ class Shop:
         with definitions(self.project) as defs:
             assert defs.component_tree is not None
             (component,) = defs.component_tree.get_all_components(BatchRecommendations)
-            pipeline = component.make_pipeline(self.project.root)
+            pipeline = component.in_project(self.project.root)
         personalize = self.deployment.personalize_resource
         ensure = personalize.ensure(logging.getLogger(), pipeline.tags)
         storage = self.deployment.open_storage()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.config.declaration import Declaration
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster_tests.guard.builders import REPOSITORY, WCAG
 
 PAGES = [
@@ -49,7 +49,7 @@ def test_the_site_asks_nothing_of_others(site: Path) -> None:
         resource_urls += re.findall(r"<link[^>]+href=\"(.+?)\"", page.read_text())
         assert not [url for url in resource_urls if "//" in url], page.name
     reference = (site / "reference.html").read_text()
-    for setting in Declaration.model_fields:
+    for setting in Pipeline.model_fields:
         assert f"<code>{setting}</code>" in reference
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import duckdb
@@ -112,7 +114,11 @@ def complement(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def declare(attributes: Mapping[str, Any]) -> None:
     """Declare the pipeline, and parse its queries."""
-    pipeline = BatchRecommendations.model_validate(attributes)
+    variables = dict.fromkeys(
+        re.findall(r"{{ env\.(\w+) }}", json.dumps(attributes, default=str)), "1"
+    )
+    with patch.dict(os.environ, variables):
+        pipeline = BatchRecommendations.model_validate(attributes)
     for block in (pipeline.ratings, pipeline.items, pipeline.users, pipeline.batch_users):
         for name in ("query", "version_query"):
             query = getattr(block, name, None)

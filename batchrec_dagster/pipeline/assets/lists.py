@@ -8,6 +8,7 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
 from batchrec_dagster.config.recommendations import PopularBy
+from batchrec_dagster.config.sources import ItemIds
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.list_descriptions import (
@@ -126,7 +127,13 @@ def list_upstream_assets(published: PublishedList) -> list[dg.AssetKey]:
         # What people did with earlier lists is read before lists are made.
         "recommendation_outcomes": is_of_users and is_installed("report"),
     }
-    return [asset_key(published, asset) for asset, is_input in is_read.items() if is_input]
+    assets = [asset_key(published, asset) for asset, is_input in is_read.items() if is_input]
+    declared: list[ItemIds | None] = [rules.block] if rules is not None else []
+    if published.subject == "item" and pipeline.similar_items is not None:
+        declared.append(pipeline.similar_items.items)
+    return assets + [
+        dg.AssetKey(key) for items in declared if items is not None for key in items.upstream
+    ]
 
 
 def title_assets(pipeline: Pipeline) -> list[dg.AssetKey]:

@@ -171,7 +171,7 @@ def batch_users(published: PublishedList) -> dg.AssetsDefinition:
         from batchrec_dagster.steps.batch_users import list_users  # NumPy
 
         work = get_work(published.pipeline, context)
-        source = settings.rows
+        source = settings.declared_rows
         if source is not None:
             source = find_upstream(source, context)
         result = list_users(work, published, source, code_version)

@@ -11,8 +11,8 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.attribute_files import AttributesFileSettings
 from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.sources import AttributesSource
 from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.pipeline.declare_asset import RAW, asset_options, preview_metadata
 from batchrec_dagster.pipeline.run_step import asset_step, get_work, materialize
@@ -215,7 +215,7 @@ def raw_users(
 
 def _raw_attributes(
     pipeline: Pipeline,
-    settings: AttributesFileSettings,
+    settings: AttributesSource,
     layout: AttributesLayout,
     kind: RowKind,
     description: str,

@@ -15,8 +15,8 @@ from unittest.mock import patch
 import dagster as dg
 import pyarrow as pa
 
-from batchrec_dagster.config.declaration_errors import DeclarationError
 from batchrec_dagster.pipeline.automation import list_alerts
+from batchrec_dagster.pipeline.declaration_errors import DeclarationError
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys

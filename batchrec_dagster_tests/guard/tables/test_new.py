@@ -173,15 +173,15 @@ def test_names_in_a_file_run_no_template(
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{{ cycler.__init__.__globals__.os.mkdir('RAN') }}", "is unsafe"),
-        ("{{ env.__class__.__init__.__globals__.os.mkdir('RAN') }}", "is unsafe"),
-        ("{{ context.load_component }}", "has no attribute 'load_component'"),
-        ("{{ env('NOT_SET') }}", "NOT_SET is not set"),
-        ("s3://shop/{{ env.NOT_SET }}/orders.csv", "an environment variable in it is not set"),
-        ("{{ env.", "expected name"),
+        ("{{ cycler.__init__.__globals__.os.mkdir('RAN') }}", "post_processing"),
+        ("{{ env.__class__.__init__.__globals__.os.mkdir('RAN') }}", "post_processing"),
+        ("{{ context.load_component }}", "post_processing"),
+        ("{{ env('NOT_SET') }}", "post_processing"),
+        ("s3://shop/{{ env.NOT_SET }}/orders.csv", "variable NOT_SET is not set"),
+        ("{{ env.", "post_processing"),
     ],
 )
-def test_a_template_knows_plain_values_alone(
+def test_a_template_is_a_variable_of_the_environment_alone(
     working_project: Project, template: str, reason: str
 ) -> None:
     file = working_project.declare(

@@ -118,6 +118,33 @@ def test_a_file_that_is_no_declaration_is_told_with_its_line(tmp_path: Path, nam
     assert part in f"{refusals[0].setting} {refusals[0].message}"
 
 
+@pytest.mark.parametrize("name", ["defs.yml", "component.yaml"])
+def test_a_mistake_in_each_file_that_dagster_loads_has_its_line(tmp_path: Path, name: str) -> None:
+    project = module_project(tmp_path)
+    file = project.declare(declaration("shop", "ratings.csv", gate={"max_drop": 2}))
+    file = file.rename(file.with_name(name))
+    (refusal,) = find_refusals(project)
+    assert (refusal.file, refusal.setting) == (file, "gate.max_drop")
+    assert file.read_text().splitlines()[refusal.line - 1].strip() == "max_drop: 2"
+
+
+def test_a_mistake_in_the_second_pipeline_of_a_file_has_its_line(tmp_path: Path) -> None:
+    project = module_project(tmp_path)
+    file = project.declare(declaration("club", "ratings.csv", gate={"max_drop": 2}))
+    second = file.read_text()
+    first = project.declare(declaration("shop", "ratings.csv", gate={"max_drop": 1}))
+    text = f"{first.read_text()}---\n{second}"
+    shutil.rmtree(file.parent)
+    # One of its own, of two blocks, and of the place that two pipelines have.
+    first.write_text(text)
+    (refusal,) = find_refusals(project)
+    assert text.splitlines()[refusal.line - 1].strip() == "max_drop: 2"
+    first.write_text(text := text.replace("max_drop: 2", "max_drop: 0.5").replace("club", "shop"))
+    lines = [refusal.line for refusal in find_refusals(project)]
+    names = [number for number, line in enumerate(text.splitlines(), 1) if "name: shop" in line]
+    assert lines == names
+
+
 def test_a_name_that_two_files_declare_is_told_with_both(tmp_path: Path) -> None:
     project = module_project(tmp_path)
     first = project.declare(declaration("shop", "ratings.csv"))

@@ -40,7 +40,7 @@ TEMPLATES: list[tuple[dict[str, Any], str, str, str]] = [
         {"items": ITEMS, "segments": {"attributes": ["{{ env.VALUE }}"]}},
         'ITEMS.GENRES = "War"',
         "war films",
-        "segments.attributes",
+        "segments.attributes.0",
     ),
     ({"solution": BPTT}, "16", "64", "solution.hyperparameters.bptt"),
 ]

@@ -1,0 +1,165 @@
+"""Errors in the files below defs/: a line each, with the file, the line, the setting and a fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from pydoc import locate
+from typing import NamedTuple
+
+import dagster as dg
+import yaml
+from pydantic import ValidationError
+
+from batchrec_dagster.config import COMPONENT_TYPE
+from batchrec_dagster.config.validation import Keys, get_message
+
+# The files of components, in the order in which Dagster looks for them in a folder.
+FILE_NAMES = ("defs.yaml", "defs.yml", "component.yaml")
+# How Dagster gives the place of a setting.
+PLACE = re.compile(r"(?P<setting>.*) at (?P<file>.+):(?P<line>\d+)$")
+
+
+class DeclarationError(dg.DagsterInvalidDefinitionError):
+    """Invalid settings; one line each, with file, line, key and fix."""
+
+
+class Origin(NamedTuple):
+    """What declares a pipeline."""
+
+    file: Path
+    """The file that declares it, or the one of the component that made it."""
+    context: dg.ResolutionContext | None = None
+    """That of the component's YAML; None for a pipeline that Python makes."""
+
+    def describe_problem(self, keys: Keys, message: str) -> str:
+        """The line of an error that tells what is wrong with a setting."""
+        positions = self.context and self.context.source_position_tree
+        if not positions:
+            return f"{self.file}: {message}"
+        position, _ = positions.lookup_closest_and_path(["attributes", *keys], None)
+        return _describe(position.filename, position.start.line, ".".join(map(str, keys)), message)
+
+
+def find_file(folder: Path) -> Path | None:
+    """The file of the components in a folder; None without one."""
+    return next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
+
+
+def list_files(folder: Path) -> list[Path]:
+    """The files of components below a folder, in order."""
+    return sorted(file for name in FILE_NAMES for file in folder.rglob(name))
+
+
+def build_validation_error(origin: Origin, error: ValidationError) -> DeclarationError:
+    """The error of a pipeline's own validators, with the line of each key."""
+    lines = [
+        origin.describe_problem(detail["loc"], get_message(detail)) for detail in error.errors()
+    ]
+    return DeclarationError("\n".join(lines))
+
+
+def find_repeated_settings(file: Path) -> DeclarationError | None:
+    """The error for settings that are written twice in a block, of which YAML takes the last.
+
+    None if there are no such settings.
+    """
+    lines: list[str] = []
+    visited: set[int] = set()
+    blocks: list[yaml.Node] = [*yaml.compose_all(file.read_text(encoding="utf-8"))]
+    while blocks:
+        block = blocks.pop(0)
+        # An alias is the same node again.
+        if id(block) in visited or not isinstance(block, yaml.CollectionNode):
+            continue
+        visited.add(id(block))
+        line_of_key: dict[str, int] = {}
+        for entry in block.value:
+            key, value = entry if isinstance(entry, tuple) else (None, entry)
+            blocks.append(value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value not in line_of_key:
+                line_of_key[key.value] = line
+                continue
+            first_line = line_of_key[key.value]
+            where = "twice" if first_line == line else f"in line {first_line} too"
+            lines.append(f"{file}, line {line}: {key.value} is set {where}: keep one of them")
+    return DeclarationError("\n".join(lines)) if lines else None
+
+
+def explain_error(error: BaseException) -> list[str]:
+    """A line for each problem that the error, or one that caused it, names with file and line.
+
+    Empty if none of them names a file.
+    """
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines += _explain_cause(cause)
+        cause = cause.__cause__
+    return lines
+
+
+def _explain_cause(cause: BaseException) -> Iterator[str]:
+    if isinstance(cause, DeclarationError):
+        yield from str(cause).splitlines()
+    elif isinstance(cause, yaml.MarkedYAMLError) and (mark := cause.problem_mark):
+        yield (
+            f"{mark.name}, line {mark.line + 1}: this is not YAML: check the indentation, the"
+            f" quotes and the brackets here and above ({cause.problem})"
+        )
+    elif isinstance(cause, ValidationError):
+        for detail in cause.errors():
+            place = PLACE.match(str(detail["loc"][0])) if detail["loc"] else None
+            if place:
+                message = get_message(detail)
+                if detail["type"] == "extra_forbidden":
+                    message = "write the settings of a pipeline under attributes, indented"
+                yield _describe(place["file"], int(place["line"]), place["setting"], message)
+
+
+def _describe(file: str, line: int, setting: str, message: str) -> str:
+    name = setting.removeprefix("attributes.") or "attributes"
+    return f"{file}, line {line}: {name}: {message}"
+
+
+def find_unreadable_files(folder: Path) -> list[str]:
+    """A line for each file of components that is not text, is empty or has an unknown type.
+
+    Dagster's own errors about these do not name the file.
+    """
+    lines = []
+    for file in list_files(folder):
+        content = file.read_bytes()
+        try:
+            documents = list(yaml.compose_all(content.decode()))
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            lines.append(f"{file}, line {line}: this is not UTF-8: save the file in UTF-8")
+        except yaml.reader.ReaderError as error:
+            line = content.decode().count("\n", 0, error.position) + 1
+            problem = f"the control character U+{error.character:04X}: delete it"
+            lines.append(f"{file}, line {line}: this is not YAML, because of {problem}")
+        except RecursionError:
+            lines.append(f"{file}, line 1: this is nested too deeply for YAML: write it flatter")
+        except yaml.YAMLError:
+            pass  # Dagster's own error names the file.
+        else:
+            if not documents:
+                lines.append(f"{file}, line 1: the file is empty: declare a pipeline, or delete it")
+            lines += _find_unknown_types(file, documents)
+    return lines
+
+
+def _find_unknown_types(file: Path, documents: Iterable[yaml.Node]) -> Iterator[str]:
+    for document in documents:
+        for key, value in document.value if isinstance(document, yaml.MappingNode) else []:
+            if key.value == "type" and locate(value.value) is None:
+                line = value.start_mark.line + 1
+                yield (
+                    f"{file}, line {line}: type: {value.value} does not exist; write"
+                    f" {COMPONENT_TYPE}"
+                )
