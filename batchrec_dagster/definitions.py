@@ -1,7 +1,6 @@
 """A code location of pipelines alone: those under defs/, the executor, the console's log."""
 
 import gc
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,7 +16,7 @@ from batchrec_dagster.pipeline.loading import load_pipelines
 
 def load(package: Path) -> dg.Definitions:
     """The definitions of the pipelines under defs/ of a package's folder."""
-    deployment = Deployment.from_environment(os.environ)
+    deployment = Deployment.from_environment()
     deployment.make_home()
     token = own_console.set(True)
     try:

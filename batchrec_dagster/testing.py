@@ -24,7 +24,6 @@ and recommends, without simulated waiting. A program to which no client can be p
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -273,7 +272,7 @@ def run_pipeline(
             environment.setenv("BATCHREC_HOME", str(tmp_path_factory.mktemp("batchrec")))
             environment.setenv("BATCHREC_POLL_SECONDS", _POLL_SECONDS)
             pipeline = _load_pipeline(project, name).change(settings or {}, project.root)
-            deployment = Deployment.from_environment(os.environ)
+            deployment = Deployment.from_environment()
             deployment.make_home()
             result = dg.materialize(
                 build_assets(pipeline, report=report),

@@ -61,7 +61,7 @@ def run() -> Run:
         event = end.get_dagster_event()
         asset = (event.step_key or "").rpartition("__")[2]
         stages[asset] = event.step_success_data.duration_ms / 1000
-    client = Deployment.from_environment(os.environ).personalize_resource.client
+    client = Deployment.from_environment().personalize_resource.client
     job_seconds = {
         name: measure_covered([span for span in spans if span[0] > began])
         for name, spans in list_jobs(client)

@@ -11,8 +11,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from batchrec_dagster.cli import main
+from batchrec_dagster.config.environment import VARIABLES as DESCRIBED_VARIABLES
 from batchrec_dagster.config.json_schema import build_declaration_schema
-from batchrec_dagster.deployment import SETTINGS
 from batchrec_dagster.personalize.recipes import HYPERPARAMETERS
 
 SETTINGS_INTRODUCTION = """# Settings of a pipeline
@@ -294,7 +294,7 @@ def _hyperparameters_table() -> str:
 
 
 def _environment_parts() -> Iterator[str]:
-    settings = {setting.name: setting for setting in SETTINGS}
+    settings = {variable.name: variable for variable in DESCRIBED_VARIABLES}
     _require_all(VARIABLES, settings)
     for group, names in VARIABLES.items():
         yield f"## {group}\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import click
@@ -65,9 +64,9 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
 
     load_environment()
     with importable_project(project):
-        yield from check_settings(os.environ)
+        yield from check_settings()
         try:
-            deployment = Deployment.from_environment(os.environ)
+            deployment = Deployment.from_environment()
         except DeploymentError:
             return  # Its finding is there already.
         definitions, errors = load_definitions(project)

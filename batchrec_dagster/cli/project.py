@@ -76,10 +76,10 @@ def load_deployment() -> Deployment:
     """
     from batchrec_dagster.deployment import Deployment, DeploymentError
 
-    variables = load_environment()
+    load_environment()
     try:
         with _importable_project_if_any():
-            return Deployment.from_environment(variables)
+            return Deployment.from_environment()
     except DeploymentError as error:
         raise click.ClickException(str(error)) from error
 

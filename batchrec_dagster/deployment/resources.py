@@ -15,6 +15,7 @@ import dagster as dg
 from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
+from batchrec_dagster.config.environment import AWS, EMBEDDED, LOCAL_ROLE_ARN
 from batchrec_dagster.deployment.storage_resource import StorageResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.api import LIMIT, STORAGE_TAG
@@ -26,12 +27,6 @@ from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
 
-
-EMBEDDED = "embedded"
-AWS = "aws"
-
-# The embedded Personalize checks only the form of the ARN: it reads the storage itself.
-LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/batchrec-local"
 
 # How often a long wait logs its status.
 HEARTBEAT_SECONDS = 60

@@ -11,7 +11,6 @@ import dagster as dg
 
 from batchrec_dagster.deployment.storage_resource import S3ConnectionResource
 
-S3_RESOURCE_VARIABLE = "BATCHREC_S3_RESOURCE"
 # Its fields that would change the connection, and are not read. Each is named with its default.
 _UNSUPPORTED = {"use_unsigned_session": False, "use_ssl": True, "verify": None}
 

@@ -208,6 +208,6 @@ def _build_reports(
 
 def _open_deployment() -> Deployment:
     """The deployment of the environment, with its folder. Raises DeploymentError."""
-    deployment = Deployment.from_environment(os.environ)
+    deployment = Deployment.from_environment()
     deployment.make_home()
     return deployment

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -34,6 +34,9 @@ def published(pipeline: str) -> dg.AssetSpec:
     ).with_io_manager_key(resource_key("published_io"))
 
 
-def resources(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """batchrec's resources and IO managers by key, as the environment's variables say."""
+def resources(environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """batchrec's resources and IO managers by key, as the environment's variables say.
+
+    environment: variables in place of those of the process.
+    """
     return Deployment.from_environment(environment).resources()

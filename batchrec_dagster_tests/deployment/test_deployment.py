@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.cli.dagster_home import use_dagster_home
-from batchrec_dagster.deployment import (
-    SETTINGS,
-    Deployment,
-    find_misspelt_settings,
-)
+from batchrec_dagster.config.environment import VARIABLES, find_misspelt_variables
+from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster_tests.guard.builders import REPOSITORY, Project
 
@@ -27,7 +24,7 @@ def test_prices_are_the_defaults_and_those_of_the_file(tmp_path: Path) -> None:
 # Environments, and the variable that the message names.
 
 
-def test_no_code_reads_a_variable_that_is_no_setting() -> None:
+def test_no_code_reads_a_variable_that_is_not_described() -> None:
     """Beside those of the local Personalize's own server, which --help tells."""
     read = {
         name
@@ -35,12 +32,12 @@ def test_no_code_reads_a_variable_that_is_no_setting() -> None:
         for name in re.findall(r"\b(BATCHREC_[A-Z_]+[A-Z])\b", path.read_text())
         if not name.startswith("BATCHREC_LOCAL_PERSONALIZE_")
     }
-    assert read <= {setting.name for setting in SETTINGS}
+    assert read <= {variable.name for variable in VARIABLES}
 
 
-def test_a_setting_that_is_misspelt_is_noticed() -> None:
+def test_a_variable_that_is_misspelt_is_noticed() -> None:
     environment = {"BATCHREC_STORGE": "", "BATCHREC_STORAGE": "", "BATCHREC_SHOP_DATABASE": ""}
-    assert find_misspelt_settings(environment) == {"BATCHREC_STORGE": "BATCHREC_STORAGE"}
+    assert find_misspelt_variables(environment) == {"BATCHREC_STORGE": "BATCHREC_STORAGE"}
 
 
 def test_both_homes_are_made_for_their_user_alone(

@@ -7,8 +7,8 @@ from typing import Any
 
 import boto3
 
+from batchrec_dagster.config.tags import EXAMPLE, parse_tags
 from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.deployment.tags import EXAMPLE, parse_tags
 from batchrec_dagster.personalize.api import (
     DATASET_GROUP,
     PIPELINE_TAG,

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.deployment import SETTINGS
+from batchrec_dagster.config.environment import VARIABLES
 from batchrec_dagster_tests.guard.builders import REPOSITORY, Project
 from batchrec_dagster_tests.guard.first_run import FirstRun
 from batchrec_dagster_tests.repository.output_examples import (
@@ -126,7 +126,7 @@ def test_what_sentences_name_exists(page: str, tmp_path: Path) -> None:
 
 def check_mentions(text: str, folder: Path) -> None:
     """Look for the commands, settings and variables of the environment that sentences name."""
-    variables = {setting.name for setting in SETTINGS}
+    variables = {variable.name for variable in VARIABLES}
     for code in read_mentions(text):
         if not check_mention(code, folder) and code not in NO_SETTINGS:
             check_setting(code)
@@ -154,7 +154,7 @@ def test_the_examples_of_the_reference_are_right(tmp_path: Path) -> None:
             # The others are what click prints of each command.
             if block.language == "yaml":
                 check_example(block, tmp_path)
-    for variable in SETTINGS:
+    for variable in VARIABLES:
         assert f"| `{variable.name}`" in pages["environment.md"]
 
 
