@@ -188,9 +188,15 @@ class PipelineRun:
 
     @property
     def lists(self) -> pl.DataFrame:
-        """The published lists: user_id, rank, item_id and further columns."""
-        (only_list,) = self._pipeline.user_lists
-        return self._read(only_list)
+        """The published lists: user_id, rank, item_id and further columns.
+
+        Raises ValueError if the pipeline has several lists.
+        """
+        lists = self._pipeline.user_lists
+        if len(lists) > 1:
+            names = ", ".join(published.name for published in lists)
+            raise ValueError(f"{self._pipeline.name} has several lists: use lists_of, with {names}")
+        return self._read(lists[0])
 
     def lists_of(self, name: str) -> pl.DataFrame:
         """The published lists of one of the pipeline's `lists`. Raises KeyError if it has none."""
@@ -297,11 +303,13 @@ def _load_pipeline(project: Project, name: str) -> BatchRecommendations:
         read_declared_pipelines,
     )
     from batchrec_dagster.pipeline.component import BatchRecommendations
+    from batchrec_dagster.pipeline.component_files import find_component_file
     from batchrec_dagster.pipeline.loading import load_components
 
     declared = read_declared_pipelines(project)
-    file = declared[name].file if name in declared else project.defs / name / "defs.yaml"
-    if not file.is_file():
+    folder = project.defs / name
+    file = declared[name].file if name in declared else find_component_file(folder)
+    if file is None:
         raise make_undeclared_error(name, declared)
     pipelines = load_components(project.defs, file.parent, BatchRecommendations)
     return next((pipeline for pipeline in pipelines if pipeline.name == name), pipelines[0])

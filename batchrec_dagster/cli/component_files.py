@@ -1,4 +1,4 @@
-"""The components that the defs.yaml files of a project declare, as they are written there."""
+"""The components that the files of a project declare, as they are written there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from batchrec_dagster.cli.project import Project
+from batchrec_dagster.pipeline.component_files import list_component_files
 
 
 class TextDates(yaml.SafeLoader):
@@ -22,7 +23,7 @@ TextDates.yaml_implicit_resolvers = {
 
 
 class DeclaredComponent(NamedTuple):
-    """A component in a readable defs.yaml."""
+    """A component in a readable file."""
 
     kind: str
     """Its `type`."""
@@ -32,7 +33,7 @@ class DeclaredComponent(NamedTuple):
 
 def read_components(project: Project) -> Iterator[DeclaredComponent]:
     """Each readable component of the project."""
-    for file in sorted(project.defs.rglob("defs.yaml")):
+    for file in list_component_files(project.defs):
         try:
             documents = list(yaml.load_all(file.read_text(encoding="utf-8"), TextDates))
         except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):

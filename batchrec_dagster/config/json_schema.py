@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-
 from batchrec_dagster.config import COMPONENT_TYPE, Pipeline
 
 # Dagster's own keys next to the attributes.
@@ -29,19 +27,9 @@ _OF_DAGSTER = {
 }
 
 
-class _SchemaForEditors(GenerateJsonSchema):
-    """Leaves out titles, which would repeat names, and describes each block where it is named."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
-
-    def handle_ref_overrides(self, json_schema: JsonSchemaValue) -> JsonSchemaValue:
-        return json_schema
-
-
 def build_declaration_schema() -> dict[str, Any]:
     """The schema as parsed JSON."""
-    attributes = Pipeline.model_json_schema(schema_generator=_SchemaForEditors)
+    attributes = Pipeline.model_json_schema()
     defs = attributes.pop("$defs")
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",

@@ -30,11 +30,11 @@ from batchrec_dagster.pipeline.assets.users import user_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
+from batchrec_dagster.pipeline.component_files import find_component_file
 from batchrec_dagster.pipeline.declaration_errors import (
     DeclarationError,
     Origin,
     build_validation_error,
-    find_file,
     find_repeated_settings,
 )
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
@@ -66,7 +66,7 @@ class BatchRecommendations(Pipeline, dg.Component):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The pipeline that a file declares. Raises DeclarationError, which names the line."""
-        file = find_file(context.path) or context.path
+        file = find_component_file(context.path) or context.path
         repeated_settings = find_repeated_settings(file) if file.is_file() else None
         if repeated_settings is not None:
             raise repeated_settings
@@ -82,7 +82,7 @@ class BatchRecommendations(Pipeline, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         pipeline = self.in_project(context.project_root)
-        origin = self._origin or Origin(find_file(context.path) or context.path)
+        origin = self._origin or Origin(find_component_file(context.path) or context.path)
         built_pipelines = get_built_pipelines(context.component_tree)
         built_pipelines.add(pipeline, origin)
         assets = build_assets(pipeline)

@@ -14,9 +14,8 @@ from pydantic import ValidationError
 
 from batchrec_dagster.config import COMPONENT_TYPE
 from batchrec_dagster.config.validation import Keys, get_message
+from batchrec_dagster.pipeline.component_files import list_component_files
 
-# The files of components, in the order in which Dagster looks for them in a folder.
-FILE_NAMES = ("defs.yaml", "defs.yml", "component.yaml")
 # How Dagster gives the place of a setting.
 PLACE = re.compile(r"(?P<setting>.*) at (?P<file>.+):(?P<line>\d+)$")
 
@@ -40,16 +39,6 @@ class Origin(NamedTuple):
             return f"{self.file}: {message}"
         position, _ = positions.lookup_closest_and_path(["attributes", *keys], None)
         return _describe(position.filename, position.start.line, ".".join(map(str, keys)), message)
-
-
-def find_file(folder: Path) -> Path | None:
-    """The file of the components in a folder; None without one."""
-    return next((folder / name for name in FILE_NAMES if (folder / name).is_file()), None)
-
-
-def list_files(folder: Path) -> list[Path]:
-    """The files of components below a folder, in order."""
-    return sorted(file for name in FILE_NAMES for file in folder.rglob(name))
 
 
 def build_validation_error(origin: Origin, error: ValidationError) -> DeclarationError:
@@ -132,7 +121,7 @@ def find_unreadable_files(folder: Path) -> list[str]:
     Dagster's own errors about these do not name the file.
     """
     lines = []
-    for file in list_files(folder):
+    for file in list_component_files(folder):
         content = file.read_bytes()
         try:
             documents = list(yaml.compose_all(content.decode()))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import jsonschema
 import pytest
 from click.testing import CliRunner
 from dagster.components.component_scaffolding import scaffold_object
@@ -151,6 +152,29 @@ class TestEachWayToDeclare:
         (refusal,) = (refusal for refusal in refusals if refusal.file == file)
         assert (refusal.line, refusal.setting) == (3, "name")
         assert "two" in refusal.message
+
+
+@pytest.mark.parametrize("name", ["defs.yml", "component.yaml"])
+def test_commands_know_the_pipelines_of_each_file_that_dagster_loads(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(project.root)
+    file = project.declare(declaration("shop", "ratings.csv"))
+    file.rename(file.with_name(name))
+    result = CliRunner().invoke(main, ["list", "--json"])
+    assert result.exit_code == 0, result.output
+    assert [pipeline["pipeline"] for pipeline in json.loads(result.stdout)] == ["shop"]
+
+
+def test_a_misspelt_setting_is_named_by_the_schema_that_dg_checks() -> None:
+    cls = batchrec_dagster.BatchRecommendations.get_model_cls()
+    validator = jsonschema.Draft7Validator(cls.model_json_schema())
+    items = {"source": "i.csv", "columns": {"item": "id", "titel": "name"}}
+    attributes = declaration("shop", "ratings.csv", items=items, gate={"max_dorp": 1})
+    messages = [error.message for error in validator.iter_errors(attributes)]
+    assert len(messages) == 2
+    assert "'titel' was unexpected" in messages[0] + messages[1]
+    assert "'max_dorp' was unexpected" in messages[0] + messages[1]
 
 
 def test_a_wrapper_makes_thirty_pipelines(project: Project) -> None:

@@ -6,11 +6,13 @@ import sys
 
 import polars as pl
 import pytest
+import yaml
 
 from batchrec_dagster.testing import RunFailedError, RunPipeline, run_pipeline
 from batchrec_dagster_tests.guard.builders import Project, declaration, write_ratings
 
 __all__ = ["run_pipeline"]
+TYPE = "batchrec_dagster.BatchRecommendations"
 
 
 @pytest.fixture
@@ -68,6 +70,20 @@ def test_lists_are_read_by_their_name(team: Project, run_pipeline: RunPipeline) 
     assert lengths == {"newsletter": 3, "home": 4}
     with pytest.raises(KeyError, match="mail"):
         run.lists_of("mail")
+    with pytest.raises(ValueError, match=r"lists_of.*newsletter, home"):
+        _ = run.lists
+
+
+@pytest.mark.slow
+def test_each_pipeline_of_a_file_runs(team: Project, run_pipeline: RunPipeline) -> None:
+    file = team.declare(declaration("shop", "tests/orders.csv"))
+    second = yaml.safe_dump(
+        {"type": TYPE, "attributes": declaration("club", "tests/orders.csv")}, sort_keys=False
+    )
+    file.with_name("defs.yml").write_text(f"{file.read_text()}---\n{second}")
+    file.unlink()
+    for name in ("shop", "club"):
+        assert run_pipeline(name).lists["user_id"].n_unique() == 60
 
 
 def test_what_cannot_run_is_refused(team: Project, run_pipeline: RunPipeline) -> None:

@@ -126,6 +126,8 @@ def test_a_mistake_in_each_file_that_dagster_loads_has_its_line(tmp_path: Path, 
     (refusal,) = find_refusals(project)
     assert (refusal.file, refusal.setting) == (file, "gate.max_drop")
     assert file.read_text().splitlines()[refusal.line - 1].strip() == "max_drop: 2"
+    file.write_text(file.read_text().replace("max_drop: 2", "max_drop: 1"))
+    assert find_refusals(project) == []
 
 
 def test_a_mistake_in_the_second_pipeline_of_a_file_has_its_line(tmp_path: Path) -> None:
