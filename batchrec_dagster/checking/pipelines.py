@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from batchrec_dagster.checking.sources import check_sources
@@ -26,6 +27,26 @@ def check_filters(pipeline: Pipeline) -> Iterator[Readiness]:
             message, _, fix = problem.partition(": ")
             setting = f"{published.setting}.filter"
             yield warning("filter", f"{pipeline.name}: {setting}: {message}", fix)
+
+
+def check_upstream(pipeline: Pipeline, assets: Collection[str]) -> Iterator[Readiness]:
+    """A finding for each asset that a source names and that the project does not have.
+
+    assets: the keys of the project's assets, such as sales/orders.
+    """
+    for source in pipeline.sources:
+        for path in source.upstream:
+            key = "/".join(path)
+            if key in assets:
+                continue
+            name = f"{pipeline.name} {source.block}"
+            message = f"this project has no asset {key}"
+            similar_keys = difflib.get_close_matches(key, assets, n=1, cutoff=0.8)
+            if similar_keys:
+                yield failed(name, message, f"write {similar_keys[0]}, or add {key} to the project")
+            else:
+                fix = "if another code location has it, add it here as an AssetSpec"
+                yield warning(name, message, fix)
 
 
 def check_connections(pipeline: Pipeline, storage: Storage, project: Path) -> Iterator[Readiness]:

@@ -57,9 +57,14 @@ def check(context: click.Context, offline: bool) -> None:
 
 def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
     from batchrec_dagster.checking.deployment import check_deployment, check_settings
-    from batchrec_dagster.checking.pipelines import check_connections, check_filters
+    from batchrec_dagster.checking.pipelines import (
+        check_connections,
+        check_filters,
+        check_upstream,
+    )
     from batchrec_dagster.deployment import Deployment, DeploymentError
     from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
+    from batchrec_dagster.pipeline.loading import list_asset_keys
     from batchrec_dagster.reporting.insight.readiness import failed, ok
 
     load_environment()
@@ -80,8 +85,10 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
             yield ok(
                 "pipelines", f"All pipelines in {folder} load: {names or 'there are none yet'}"
             )
+        assets = set() if definitions is None else list_asset_keys(definitions)
         for pipeline in pipelines:
             yield from check_filters(pipeline)
+            yield from check_upstream(pipeline, assets)
         if offline:
             return
         yield from check_deployment(deployment)

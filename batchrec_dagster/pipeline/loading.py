@@ -38,6 +38,19 @@ def load_pipelines(package: Path) -> dg.Definitions:
     return definitions
 
 
+def list_asset_keys(definitions: dg.Definitions) -> set[str]:
+    """The keys of the assets that are defined, such as sales/orders.
+
+    Dagster's own lists also have those that only others depend on.
+    """
+    return {
+        spec.key.to_user_string()
+        for asset in definitions.assets or ()
+        for spec in (asset.specs if isinstance(asset, dg.AssetsDefinition) else [asset])
+        if isinstance(spec, dg.AssetSpec)
+    }
+
+
 def load_components(defs: Path, folder: Path, of_type: type[C]) -> list[C]:
     """The components of a type in one folder below defs/, without those of other folders.
 

@@ -178,6 +178,20 @@ def test_a_filter_that_lets_unknown_items_through_is_a_warning(home: Project) ->
 # Sources
 
 
+def test_an_asset_that_the_project_does_not_have_is_told(home: Project) -> None:
+    orders = 'import dagster as dg\norders = dg.AssetSpec("sales/orders".split("/"))\n'
+    (home.package / "defs" / "sales.py").write_text(orders)
+    findings = {}
+    for key in ("orders", "ordrs", "visits"):
+        home.declare(declaration("shop", f"asset://sales/{key}"))
+        findings[key] = check("--offline").get("shop ratings", ("ok", ""))
+    assert findings["orders"] == ("ok", "")
+    assert findings["ordrs"][0] == "FAILED"
+    assert "sales/orders" in findings["ordrs"][1]
+    # Another code location may have it.
+    assert findings["visits"][0] == "warning"
+
+
 def test_sources_that_are_as_declared_are_ok(home: Project) -> None:
     root = home.root
     (root / "orders").mkdir()
