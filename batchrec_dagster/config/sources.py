@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.validation import Keys, Matching, checked_by, raise_field_errors
@@ -34,7 +34,15 @@ AssetKeyText = Annotated[
     str,
     Matching(r"[\w.-]+(/[\w.-]+)*", "write an asset's key, its parts separated by /: sales/orders"),
 ]
-HeaderLine = Annotated[int, Field(ge=1)] | Literal["none"]
+
+
+def _check_line(line: int) -> int:
+    if line < 1:
+        raise ValueError("lines count from 1; write none if no line names the columns")
+    return line
+
+
+HeaderLine = Annotated[int, AfterValidator(_check_line)] | Literal["none"]
 
 
 def check_delimiter(delimiter: str) -> None:

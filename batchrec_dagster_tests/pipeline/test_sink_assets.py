@@ -44,7 +44,7 @@ def write_lists(
 ) -> dg.ExecuteInProcessResult:
     """Run a pipeline's sinks on these lists."""
     declared = declaration("shop", "ratings.csv", sinks=sink_settings)
-    pipeline = Pipeline.model_validate({**declared, "project": folder})
+    pipeline = Pipeline.model_validate(declared).in_project(folder)
 
     @dg.asset(key_prefix="shop", group_name="shop")
     def recommendations() -> pl.DataFrame:
