@@ -1,16 +1,14 @@
-"""What Dagster's history says about failed runs and checks."""
+"""What Dagster's history says about failed runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import dagster as dg
 
 from batchrec_dagster.reporting.insight.stages import name_stage
-from batchrec_dagster.reporting.markdown import unescape
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held
 from batchrec_dagster.storage.nights import Night
@@ -29,23 +27,6 @@ ENDINGS: dict[dg.DagsterRunStatus, Literal["failed", "stopped"]] = {
 }
 # The statuses of steps that started and did not succeed.
 UNFINISHED = ("FAILURE", "IN_PROGRESS")
-
-
-@dataclass(frozen=True)
-class CheckRecord:
-    """The newest result of an asset check."""
-
-    asset: str
-    check: str
-    passed: bool
-    message: str
-    """What it measured, in words."""
-    expectation: str = ""
-    """What has to hold, in words; empty if that is not known."""
-    is_blocking: bool = False
-    """Whether it stops the run if it does not pass."""
-    time: datetime | None = None
-    """When it ran; None if that is not known."""
 
 
 def is_interrupted(instance: dg.DagsterInstance, record: dg.RunRecord, files: ListFiles) -> bool:
@@ -113,31 +94,3 @@ def _find_failed_steps(instance: dg.DagsterInstance, run_id: str) -> list[str]:
         for step in instance.get_run_step_stats(run_id)
         if step.status is not None and step.status.value in UNFINISHED
     ]
-
-
-def read_check_records(
-    instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckSpec]
-) -> list[CheckRecord]:
-    """The newest result of each check that has run."""
-    records = []
-    for spec in checks:
-        key = spec.key
-        record = instance.get_latest_asset_check_evaluation_record(key)
-        if record is None or record.event is None:
-            continue
-        evaluation = record.evaluation
-        # A check that is planned in a run under way has no evaluation yet.
-        if isinstance(evaluation, dg.AssetCheckEvaluation):
-            is_error = evaluation.severity == dg.AssetCheckSeverity.ERROR
-            records.append(
-                CheckRecord(
-                    asset=key.asset_key.path[-1],
-                    check=key.name,
-                    passed=evaluation.passed,
-                    message=unescape(evaluation.description or ""),
-                    expectation=spec.description or "",
-                    is_blocking=spec.blocking and is_error,
-                    time=datetime.fromtimestamp(record.event.timestamp, UTC),
-                )
-            )
-    return records

@@ -235,11 +235,6 @@ class ListKeys(PipelineKeys):
         Personalize returned an error for."""
         return _name_file(f"{self.folder}/curated/users_without_lists/", version, "parquet")
 
-    def edition_inputs(self, version: str = "") -> str:
-        """The data that the edition of this version was made from; without it, the folder of
-        all."""
-        return _name_file(f"{self.records}inputs/", version, "parquet")
-
     def export(self, extension: str) -> str:
         """The exported table in the format of this extension, such as `csv`."""
         return f"{self.folder}/curated/exports/{self.table_name}.{extension}"

@@ -20,7 +20,7 @@ from batchrec_dagster.personalize.api import (
 from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.waiting import StartedResource
 from batchrec_dagster.pipeline.assets import lists, training
-from batchrec_dagster.reporting.nights import ListedNight, list_nights
+from batchrec_dagster.reporting.insight.nights import ListedNight, list_nights
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster_tests.guard.builders import Project, definitions, refresh, why

@@ -21,7 +21,6 @@ from batchrec_dagster.pipeline.declare_asset import (
 from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
-from batchrec_dagster.reporting.rules import RULE_COLUMNS, list_rule_rows
 from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.judge import DATA_ARE_FRESH, NO_WORSE
@@ -247,8 +246,13 @@ def _describe_rules(edition: Edition) -> dict[str, Any]:
     """What each rule did, how many rows have each reason, and which items were popular."""
     metadata: dict[str, Any] = {}
     if edition.rules:
-        table = markdown_table(RULE_COLUMNS, list_rule_rows(edition.rules))
-        metadata["rules"] = dg.MetadataValue.md(table)
+        columns = ("rule", "results left out", "rows added", "lists that lack it", "lists emptied")
+        numbers = [
+            (counts.rule, counts.removed, counts.added, counts.unmet, counts.emptied)
+            for counts in edition.rules
+        ]
+        rows = [(rule, *(f"{number:,}" for number in others)) for rule, *others in numbers]
+        metadata["rules"] = dg.MetadataValue.md(markdown_table(columns, rows))
     for counts in edition.rules:
         # Dagster plots these over the runs.
         if counts.rule == "pin":

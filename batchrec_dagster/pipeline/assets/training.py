@@ -30,8 +30,11 @@ from batchrec_dagster.pipeline.run_step import (
     get_personalize_work,
     materialization_with_checks,
 )
+from batchrec_dagster.reporting.insight.measured import (
+    describe_counted_events,
+    describe_tested_users,
+)
 from batchrec_dagster.reporting.markdown import escape, format_table
-from batchrec_dagster.reporting.provenance import describe_counted_events, describe_tested_users
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,
     fingerprint_schemas,
@@ -252,7 +255,7 @@ def _training_metadata(
     measured = recent.model_dump() if recent is not None else {}
     counted_events = describe_counted_events(
         work.pipeline.solution.success, record.success, record.engine
-    ).strip()
+    )
     return {
         "preview": preview_metadata(
             f"The recipe `{recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is better.",

@@ -16,8 +16,9 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.reporting.insight.verdict import give_verdict
-from batchrec_dagster.reporting.published import PublishedResults
 from batchrec_dagster.storage.connection import Storage
+from batchrec_dagster.storage.edition import Edition
+from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
 # How long new lists may wait for the report, which says what changed, before they are announced
 # without it.
@@ -48,14 +49,14 @@ def look_at_lists(
     is_on: whether the pipeline's schedule is on.
     Raises UserError.
     """
-    lists = [
-        (published, PublishedResults(storage, published.address))
-        for published in pipeline.user_lists
-    ]
+    lists = []
+    for published in pipeline.user_lists:
+        files = ListFiles(storage, ListKeys(published.address))
+        lists.append((published, files, files.editions.live()))
     # A pipeline is as late as the list of it that was made first, or never.
     times = [
-        (results.publication_time if results.edition else None, published)
-        for published, results in lists
+        (edition.made_at if edition is not None else None, published)
+        for published, _, edition in lists
     ]
     made_at, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
     lateness = check_lateness(
@@ -63,13 +64,13 @@ def look_at_lists(
     )
     messages = [lateness.message] if lateness.message is not None else []
     editions = dict(before.get("editions", {}))
-    for published, results in lists:
-        address, edition = published.address, results.edition
+    for published, files, edition in lists:
+        address = published.address
         version = f"{edition.number} {edition.version}" if edition is not None else ""
-        if not before or not version or not pipeline.alerts.published:
+        if not before or edition is None or not pipeline.alerts.published:
             editions[address] = version
         elif version != editions.get(address):
-            message = describe_new_lists(published, results)
+            message = describe_new_lists(published, files, edition)
             if message is not None:
                 messages.append(message)
                 editions[address] = version
@@ -145,7 +146,9 @@ def _find_last_scheduled_time(cron: str, timezone: str, before: datetime) -> dat
     return window.end
 
 
-def describe_new_lists(published: PublishedList, results: PublishedResults) -> Message | None:
+def describe_new_lists(
+    published: PublishedList, files: ListFiles, edition: Edition
+) -> Message | None:
     """What to say of the lists that have just become the published ones.
 
     None if the report, which says what changed, may still be on its way.
@@ -153,10 +156,9 @@ def describe_new_lists(published: PublishedList, results: PublishedResults) -> M
     """
     from batchrec_dagster.reporting.insight.page import read_page  # NumPy
 
-    files, edition = results.files, results.require_edition()
     page = read_page(files)
     is_described = page is not None and page.edition.is_copy_of(edition)
-    if not is_described and datetime.now(UTC) - results.publication_time < REPORT_TIME:
+    if not is_described and datetime.now(UTC) - edition.made_at < REPORT_TIME:
         return None
     record = files.editions.record()
     live = record.live

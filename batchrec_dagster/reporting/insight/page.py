@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict
 from batchrec_dagster.personalize.measurements import (
     ALL,
     COVERAGE,
-    EMBEDDED,
     Evidence,
     join_events,
     name_ndcg,
 )
 from batchrec_dagster.reporting.insight.changes import Changes, read_ndcg_number
+from batchrec_dagster.reporting.insight.measured import describe_engine, describe_tested_users
 from batchrec_dagster.reporting.insight.nights import ListedNight
 from batchrec_dagster.reporting.insight.numbers import Number, Unit
 from batchrec_dagster.reporting.insight.people import People
@@ -127,12 +127,8 @@ class Page(BaseModel):
         """What measured the model, and on whom, in words."""
         edition = self.edition
         users = edition.evidence.get(f"{ALL}/users")
-        engine = edition.engine or "an unknown engine"
-        if engine == EMBEDDED:
-            engine = "batchrec's embedded engine, not by Amazon"
-        if users is None:
-            return f"Measured by {engine}"
-        people = "1 held-out user" if users == 1 else f"{users:,.0f} held-out users"
+        engine = describe_engine(edition.engine)
+        people = describe_tested_users(None if users is None else int(users))
         counted = f", by {join_events(edition.success)} alone" if edition.success else ""
         return f"Measured by {engine}, on {people}{counted}"
 

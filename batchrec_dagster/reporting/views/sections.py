@@ -186,7 +186,11 @@ def _build_changes(changes: Changes) -> Section:
             )
         )
     facts = [
-        Tile("Same items", f"{changes.same_lists:,} of {changes.compared:,} lists"),
+        Tile(
+            "Lists with the same items",
+            Fact("same_lists", Number(value=changes.same_lists)),
+            of=Fact("compared", Number(value=changes.compared)),
+        ),
         Tile("New people", Fact("gained", Number(value=changes.gained))),
         Tile("People without a list now", Fact("lost", Number(value=changes.lost))),
     ]
@@ -361,16 +365,16 @@ def _build_reach(page: Page) -> Section:
         rows.append(make_row("Without a list, for an error of Personalize", counts.failed))
     if edition.users_dropped:
         rows.append(make_row("Dropped since: gone or erased", edition.users_dropped))
-    text = [f"The median user has {counts.median_history:,.0f} interactions."]
+    text = []
     if edition.newcomers is not None and edition.newcomers.get is not None:
         text.append(f"Users without interactions get {_name_newcomers(edition.newcomers.get)}.")
     data = edition.data
-    facts = []
+    facts = [Tile("Median history", Fact("median", Number(value=counts.median_history)))]
     if data is not None:
         days = "without times, so that what is recent counts no more than what is old"
         if data.first_day:
             days = f"{data.first_day} to {data.last_day}"
-        facts = [
+        facts += [
             Tile("Interactions", Fact("interactions", Number(value=data.interactions))),
             Tile("of users", Fact("users", Number(value=data.users))),
             Tile("with items", Fact("items", Number(value=data.items))),
@@ -378,7 +382,7 @@ def _build_reach(page: Page) -> Section:
             Tile("Data", page.source),
         ]
     table = Table("reach", "Users", ["Users", "Number", "Share of requested"], rows)
-    return Section("reach", "Reach", [" ".join(text)], [table], facts=facts)
+    return Section("reach", "Reach", text, [table], facts=facts)
 
 
 def _name_newcomers(get: str | dict[str, str]) -> str:

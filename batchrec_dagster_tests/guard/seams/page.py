@@ -15,6 +15,7 @@ from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting.insight.verdict import UNPROVED_OPENING, give_verdict
 from batchrec_dagster.reporting.markdown import escape as escape_markdown
 from batchrec_dagster.reporting.markdown import format_table as format_markdown_table
+from batchrec_dagster.reporting.views.html import encode_json
 from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.steps.judge import ListFacts, judge_lists, judge_model
 from batchrec_dagster.steps.judge_quality import Behaviour, ModelFacts
@@ -69,12 +70,16 @@ NUMBERS = {
     "items each": "longest",
     "users without interactions": "cold",
     "users with 1 to 4 interactions": "few",
+    "interactions of the median user": "median",
     "items recommended": "recommended",
     "items in the catalogue": "catalogue",
     "share of the top 1% in lists": "top_lists",
+    "share of the top 1% in histories": "top_histories",
     "NDCG of the model": "ndcg",
     "NDCG of popular items": "popular_ndcg",
     "share of a list that was kept": "overlap",
+    "lists with the same items": "same_lists",
+    "lists compared": "compared",
     "people who have a list now": "gained",
     "people who had a list": "lost",
     "hit rate": "hit_rate",
@@ -83,11 +88,14 @@ TABLES = {
     "categories": "category1",
     "data that changed": "changed-data",
     "failed checks": "failed-checks",
+    "items up and down": "changed-items",
     "metrics that changed": "changed-quality",
     "most recommended": "most",
     "nights": "nights",
     "outcomes": "outcomes",
     "passed checks": "checks",
+    "quality": "quality",
+    "reach": "reach",
     "settings that changed": "changed-settings",
 }
 
@@ -216,6 +224,11 @@ def as_markdown(text: str) -> str:
 def as_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table of Dagster's Markdown whose cells show these texts, and nothing else."""
     return format_markdown_table(columns, rows)
+
+
+def as_data(value: object) -> str:
+    """The JSON in the page's script element that has the people."""
+    return encode_json(value)
 
 
 def as_terminal(text: str) -> str:

@@ -21,7 +21,7 @@ from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.errors import Refused as Refused
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.personalize.measurements import NDCG
-from batchrec_dagster.reporting.history import EditionHistory
+from batchrec_dagster.reporting.insight.describe import find_before
 from batchrec_dagster.steps import publish, rollback
 from batchrec_dagster.steps.checks import (
     require_passed,
@@ -212,8 +212,10 @@ class Editions:
     def before(self) -> int | None:
         """The number of the edition that the live one is compared with, if it is kept."""
         live = self._table.live()
-        baseline = None if live is None else EditionHistory(self._files).find_baseline(live)
-        return None if baseline is None else baseline.number
+        if live is None:
+            return None
+        before = find_before(self._files, self._table.record(), live)
+        return None if before is None else before.number
 
     def nights(self) -> list[tuple[int, str, datetime]]:
         """The editions that became live, oldest first: the number, why, and since when."""

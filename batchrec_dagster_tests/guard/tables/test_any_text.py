@@ -1,7 +1,8 @@
-"""Any text stays text where Dagster renders Markdown, and in a terminal."""
+"""Any text stays text where Dagster renders Markdown, in a terminal, and in the page's data."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.hostile import ADDRESS, CONTROLS, HOSTILE, MARKDOWN
-from batchrec_dagster_tests.guard.seams.page import as_markdown, as_markdown_table, as_terminal
+from batchrec_dagster_tests.guard.seams.page import (
+    as_data,
+    as_markdown,
+    as_markdown_table,
+    as_terminal,
+)
 
 pytestmark = pytest.mark.attack
 
@@ -65,3 +71,11 @@ def test_no_text_controls_a_terminal(text: str) -> None:
     assert "\n" not in shown
     if text.isascii() and text.isprintable():
         assert shown == text
+
+
+@add_examples
+@given(WILD)
+def test_no_text_leaves_the_data_of_the_page(text: str) -> None:
+    data = as_data([text])
+    assert not {*"<>&\u2028\u2029"} & {*data}
+    assert json.loads(data) == [text]

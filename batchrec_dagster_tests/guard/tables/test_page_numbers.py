@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import polars as pl
 import pytest
@@ -62,7 +63,9 @@ def recount(night: ShopNight) -> dict[str, float]:
     lists = list_items(night.lists)
     history = Counter(night.interactions["USER_ID"])
     listed = Counter(night.lists["item_id"])
-    most_listed = sorted(listed.values(), reverse=True)[: math.ceil(ITEM_COUNT / 100)]
+    had = Counter(night.interactions["ITEM_ID"])
+    top = math.ceil(ITEM_COUNT / 100)
+    most_listed, most_had = (sorted(c.values(), reverse=True)[:top] for c in (listed, had))
     return {
         "interactions": night.interactions.height,
         "users with interactions": len(history),
@@ -72,9 +75,11 @@ def recount(night: ShopNight) -> dict[str, float]:
         "items each": max(map(len, lists.values())),
         "users without interactions": sum(not history[user] for user in USERS),
         "users with 1 to 4 interactions": sum(0 < history[user] < 5 for user in USERS),
+        "interactions of the median user": median(history[user] for user in USERS),
         "items recommended": len(listed),
         "items in the catalogue": ITEM_COUNT,
         "share of the top 1% in lists": sum(most_listed) / night.lists.height,
+        "share of the top 1% in histories": sum(most_had) / night.interactions.height,
     }
 
 
@@ -89,9 +94,11 @@ def recount(night: ShopNight) -> dict[str, float]:
         "items each",
         "users without interactions",
         "users with 1 to 4 interactions",
+        "interactions of the median user",
         "items recommended",
         "items in the catalogue",
         "share of the top 1% in lists",
+        "share of the top 1% in histories",
     ],
 )
 def test_the_page_counts_what_the_files_have(night: ShopNight, page: Page, name: str) -> None:
@@ -103,6 +110,35 @@ def test_the_model_has_the_metrics_that_its_training_measured(night: ShopNight, 
     assert page.numbers["NDCG of the model"] == pytest.approx(measured["ndcg_at_25"], abs=5e-5)
     popular = page.numbers["NDCG of popular items"]
     assert popular == pytest.approx(measured["popularity_ndcg_at_25"], abs=5e-5)
+
+
+def test_the_table_of_quality_has_the_metrics_with_intervals(night: ShopNight, page: Page) -> None:
+    measured = night.run["metadata"]["solution_version"]
+    rows = {row[0]: row[1:] for row in page.tables["quality"]}
+    ndcg, popular, lead = rows["NDCG@25"]
+    for cell in (ndcg, popular, lead):
+        assert isinstance(cell, tuple)
+        assert cell[1] < cell[0] < cell[2]
+    assert isinstance(ndcg, tuple)
+    assert isinstance(popular, tuple)
+    assert isinstance(lead, tuple)
+    assert lead[0] == pytest.approx(ndcg[0] - popular[0])
+    assert rows["Coverage"][0] == pytest.approx(measured["coverage"], abs=5e-5)
+
+
+def test_whom_the_lists_reach_is_counted_with_shares(night: ShopNight, page: Page) -> None:
+    lists, history = list_items(night.lists), Counter(night.interactions["USER_ID"])
+    longest = max(map(len, lists.values()))
+    numbers = {
+        "Requested": len(USERS),
+        "With a list": len(lists),
+        "With a full list": sum(len(items) == longest for items in lists.values()),
+        "Without interactions": sum(not history[user] for user in USERS),
+        "With 1 to 4 interactions": sum(0 < history[user] < 5 for user in USERS),
+    }
+    assert page.tables["reach"] == [
+        [name, number, pytest.approx(number / len(USERS))] for name, number in numbers.items()
+    ]
 
 
 def test_the_most_recommended_items_are_in_as_many_lists_as_it_says(
@@ -184,8 +220,26 @@ def test_what_changed_is_counted_from_both_editions(strange_shop: StrangeShop) -
             for user, items in lists.items()
         ]
         assert numbers["share of a list that was kept"] == pytest.approx(sum(shares) / len(shares))
+        assert numbers["lists compared"] == len(shares)
+        assert numbers["lists with the same items"] == shares.count(1)
         assert numbers["people who have a list now"] == len(lists.keys() - lists_before.keys())
         assert numbers["people who had a list"] == len(lists_before.keys() - lists.keys())
+
+
+def test_items_up_and_down_are_counted_in_both_editions(strange_shop: StrangeShop) -> None:
+    night, before = strange_shop.night("grown"), strange_shop.night("strict")
+    listed, listed_before = (Counter(one.lists["item_id"]) for one in (night, before))
+    order = sorted(
+        {*listed, *listed_before}, key=lambda item: (listed_before[item] - listed[item], item)
+    )
+    up = [item for item in order if listed[item] > listed_before[item]][:10]
+    down = [item for item in reversed(order) if listed[item] < listed_before[item]][:10]
+    # HTML makes one kind of line breaks of all.
+    expected = {
+        (" ".join(TITLES[item].split()), listed_before[item], listed[item]) for item in [*up, *down]
+    }
+    rows = read(night.page).tables["items up and down"]
+    assert {(" ".join(str(title).split()), *numbers) for title, *numbers in rows} == expected
 
 
 def test_the_data_before_and_now_are_those_of_both_nights(strange_shop: StrangeShop) -> None:
