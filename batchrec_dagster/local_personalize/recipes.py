@@ -57,9 +57,6 @@ class Recipe:
     events_config: bool = False
     """Whether solutionConfig.eventsConfig is allowed."""
 
-    max_lines: int | None = None
-    """How many lines an input file may have; None if there is no limit."""
-
     @property
     def arn(self) -> str:
         return build_recipe_arn(self.name)
@@ -111,7 +108,6 @@ _TABLE = (
         (formats.ITEM_FIELD,),
         Output.USERS,
         training.train_segmentation,
-        max_lines=500,
     ),
     Recipe(
         names.ITEM_ATTRIBUTE_AFFINITY,
@@ -120,7 +116,6 @@ _TABLE = (
         (formats.ITEM_ATTRIBUTES,),
         Output.USERS,
         training.train_segmentation,
-        max_lines=10,
     ),
 )
 RECIPES: Mapping[str, Recipe] = {recipe.arn: recipe for recipe in _TABLE}  # by ARN

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from batchrec_dagster.local_personalize.data import batch_lines
-from batchrec_dagster.local_personalize.operations import batch_jobs
 from batchrec_dagster.storage import progress
 from batchrec_dagster_tests.guard.servers.personalize import (
     Films,
@@ -100,28 +99,3 @@ def test_a_long_job_logs_its_progress(
     ]
     assert counts == ["1,000 of 2,500", "2,000 of 2,500", "2,500 of 2,500", "2,500"]
     assert "a second, about" in messages[0]
-
-
-@pytest.mark.parametrize(
-    ("limit", "reason"),
-    [
-        ("MAX_FILES", "The input has 3 files; 2 at most are allowed."),
-        ("MAX_INPUT_BYTES", "The input has 48 bytes; 2 at most are allowed."),
-        ("MAX_INPUT_RECORDS", "a file may have 2 at most."),
-    ],
-)
-def test_an_input_that_is_too_large_fails_the_job(
-    films: Films, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
-) -> None:
-    version = films.train("aws-user-personalization")
-    lines_per_file = 3 if limit == "MAX_INPUT_RECORDS" else 1
-    for number in range(3):
-        films.store.put(f"s3://data/in/{number}.json", b'{"userId":"u1"}\n' * lines_per_file)
-    monkeypatch.setattr(batch_jobs, limit, 2)
-    target = f"s3://data/{limit}/"
-    description = films.wait(
-        films.create_batch_job(version, "s3://data/in/", target, jobName=limit)
-    )
-    assert description["status"] == "CREATE FAILED"
-    assert reason in description["failureReason"]
-    assert films.store.list(target) == []

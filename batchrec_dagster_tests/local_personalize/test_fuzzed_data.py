@@ -266,12 +266,6 @@ def test_any_line_is_answered_in_its_place(
     def check(data: bytes) -> None:
         requests = _list_requests(data)
         description, folder = fuzzed_personalize.answer_lines(recipe, data, numResults=3)
-        if description["status"] == "CREATE FAILED":
-            # If a file has too many queries, nothing is written.
-            assert recipe.max_lines
-            assert len(requests) > recipe.max_lines
-            assert fuzzed_personalize.personalize.keys(folder) == []
-            return
         assert description["status"] == "ACTIVE"
         output, marker = sorted(fuzzed_personalize.personalize.keys(folder), reverse=True)
         assert marker == f"{folder}_CHECK"

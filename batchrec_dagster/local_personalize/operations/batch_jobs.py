@@ -8,7 +8,7 @@ from pathlib import Path
 
 from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.conditions import FilterTraits, find_traits
-from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES, MAX_INPUT_RECORDS, OUTPUT_SUFFIX
+from batchrec_dagster.personalize.formats import OUTPUT_SUFFIX
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.storage.objects import ObjectInfo
 from batchrec_dagster.storage.progress import Progress
@@ -27,9 +27,6 @@ from ..resources import ApiRequest, JobResult
 
 DEFAULT_RESULTS = 25
 """How many items or users an answer has, if the request does not say."""
-
-MAX_FILES = 1000
-"""How many files the input may have."""
 
 CHECK_MARKER = "_CHECK"
 """The name of an empty object that is written last, when the output is complete."""
@@ -158,20 +155,13 @@ def run_batch_job(job: Job, make_answerer: Callable[[Job], LineAnswerer]) -> Job
 
 
 def _list_input_files(job: Job, source: str, target: str) -> list[ObjectInfo]:
-    """Return the input files. Raises JobFailedError if there is none, or too much."""
+    """Return the input files. Raises JobFailedError if there is none."""
     files = job.list_objects(source)
     if target.startswith(source):
         # The output is under the input's prefix: do not read what an earlier attempt wrote.
         files = [file for file in files if not file.uri.startswith(target)]
         if not files:
             raise JobFailedError(f"Invalid Data location. There is no input at {source}")
-    if len(files) > MAX_FILES:
-        raise JobFailedError(f"The input has {len(files)} files; {MAX_FILES} at most are allowed.")
-    total_bytes = sum(file.size for file in files)
-    if total_bytes > MAX_INPUT_BYTES:
-        raise JobFailedError(
-            f"The input has {total_bytes} bytes; {MAX_INPUT_BYTES} at most are allowed."
-        )
     return files
 
 
@@ -179,14 +169,7 @@ def _answer_file(job: Job, answerer: LineAnswerer, uri: str, output: Path) -> No
     """Write the answers to the lines of an S3 object to the file `output`."""
     source = output.with_suffix(".input")
     job.store.download(uri, source)
-    line_count = count_lines(source)
-    max_lines = answerer.recipe.max_lines or MAX_INPUT_RECORDS
-    if line_count > max_lines:
-        raise JobFailedError(
-            f"{uri} has {line_count} lines; with {answerer.recipe.name}, a file may have"
-            f" {max_lines} at most."
-        )
-    progress = Progress(f"lines of {uri}", line_count, job.report_progress)
+    progress = Progress(f"lines of {uri}", count_lines(source), job.report_progress)
 
     def report_lines(count: int) -> None:
         progress.add(count)

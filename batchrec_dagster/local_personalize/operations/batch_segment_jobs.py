@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from batchrec_dagster.personalize.formats import MAX_SEGMENT_USERS
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 
@@ -29,10 +28,6 @@ from .datasets import find_dataset, read_schema
 def _create(request: ApiRequest) -> NewResource:
     params = request.params
     recipe, filter_traits = check_batch_request(request, segments=True)
-    if params.get("numResults", 1) > MAX_SEGMENT_USERS:
-        raise InvalidInputError(
-            f"numResults must be at most {MAX_SEGMENT_USERS}: users in a segment."
-        )
     if filter_traits and filter_traits.uses_interactions and recipe.name == ITEM_ATTRIBUTE_AFFINITY:
         raise InvalidInputError(
             f"A filter on interactions cannot be used with {ITEM_ATTRIBUTE_AFFINITY}."

@@ -16,7 +16,6 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.data_deletion import MAX_INPUT_BYTES
 from batchrec_dagster.personalize.schemas import INTERACTIONS
 
 from ..catalogue import CatalogueTransaction, Resource, Status
@@ -71,15 +70,8 @@ def _read_input(job: Job) -> set[str]:
     Raises JobFailedError.
     """
     location = job.resource.body["dataSource"]["dataLocation"]
-    objects = job.list_objects(location)
-    total = sum(info.size for info in objects)
-    if total > MAX_INPUT_BYTES:
-        raise JobFailedError(
-            f"The input has {total} bytes; {MAX_INPUT_BYTES} at most are allowed: create several"
-            " jobs."
-        )
     users: set[str] = set()
-    for info in objects:
+    for info in job.list_objects(location):
         users |= read_users(job.store.get(info.uri), info.uri)
     if not users:
         raise JobFailedError(f"Invalid Data location. There are no users at {location}")

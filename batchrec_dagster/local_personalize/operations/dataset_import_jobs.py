@@ -20,9 +20,6 @@ from ..jobs import Job, check_location
 from ..resources import ApiRequest, JobResult, Kind, NewResource
 from .datasets import read_schema
 
-_GIB = 1 << 30
-MAX_BYTES = {FULL: 100 * _GIB, INCREMENTAL: _GIB}
-
 
 def _create(request: ApiRequest) -> NewResource:
     params = request.params
@@ -53,7 +50,7 @@ def _perform(job: Job) -> JobResult:
     with job.catalogue.open_for_reading() as transaction:
         schema = read_schema(transaction, transaction.require(dataset_arn))
     with home.open_workspace(home.datasets, job.resource.arn) as work:
-        sources = _download(job, body["dataSource"]["dataLocation"], mode, work)
+        sources = _download(job, body["dataSource"]["dataLocation"], work)
         imported = work / "imported"
         imported.mkdir()
         types = _read_existing_event_types(job, dataset_arn, schema) if mode == INCREMENTAL else ()
@@ -82,7 +79,7 @@ def _read_existing_event_types(job: Job, dataset_arn: str, schema: Schema) -> Co
     return job.make_reader().read_rows(dataset_arn, [schemas.EVENT_TYPE], unique_event_types)
 
 
-def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFile]:
+def _download(job: Job, location: str, folder: Path) -> list[ImportFile]:
     # Spark writes an empty _SUCCESS next to its files when they are complete.
     objects = [
         info
@@ -91,12 +88,6 @@ def _download(job: Job, location: str, mode: str, folder: Path) -> list[ImportFi
     ]
     if not objects:
         raise JobFailedError(f"Invalid Data location. There is no data at {location}")
-    total = sum(info.size for info in objects)
-    if total > MAX_BYTES[mode]:
-        raise JobFailedError(
-            f"Create failed. The data has {total} bytes; a {mode} import may have"
-            f" {MAX_BYTES[mode]} at most."
-        )
     sources = []
     for number, info in enumerate(objects):
         job.report_progress(f"reading {info.uri} ({info.size} bytes)")
