@@ -54,8 +54,7 @@ def declare_late(project: Project, **attributes: Any) -> str:
             **attributes,
         )
     )
-    lateness = {"since": (due - hours(0.5)).isoformat()}
-    return json.dumps({"shop": {"lateness": lateness, "editions": {}}})
+    return json.dumps({"shop": {"on_since": (due - hours(0.5)).isoformat(), "editions": {}}})
 
 
 def test_a_schedule_of_another_code_location_says_nothing_of_this_one(

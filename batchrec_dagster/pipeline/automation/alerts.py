@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.deployment import resource_key
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.automation.failure_alerts import (
     describe_failure,
     find_pipelines_of_run,
 )
 from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
 from batchrec_dagster.storage.connection import Storage
-
-if TYPE_CHECKING:
-    from batchrec_dagster.pipeline.automation.list_alerts import ListState
 
 
 def alert_sensors(watched: Mapping[str, Pipeline]) -> list[dg.SensorDefinition]:
@@ -61,24 +57,35 @@ def _make_list_sensor(watched: Mapping[str, Pipeline]) -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         # Imported here, because it needs PyArrow and NumPy.
-        from batchrec_dagster.pipeline.automation.list_alerts import look_at_lists
+        from batchrec_dagster.pipeline.automation.list_alerts import (
+            MEMORIES,
+            Memory,
+            look_at_lists,
+        )
 
         storage: Storage = context.resources.batchrec_storage.opened
-        before = json.loads(context.cursor or "{}")
+        memories = MEMORIES.validate_json(context.cursor or "{}")
         on_schedule = _find_pipelines_on_schedule(watched.values(), context)
-        after: dict[str, ListState] = {}
         notes = []
         for name, pipeline in watched.items():
-            state = before.get(name, {})
-            result = look_at_lists(pipeline, storage, state, is_on=name in on_schedule)
-            after[name] = result.state
-            notes.append(f"{name}: {result.reason}")
-            for message in result.messages:
-                # A tick that fails would forget what it has sent, and the next send it again.
-                for problem in _send(pipeline, message):
-                    context.log.error(problem)
-                    notes.append(problem)
-        return dg.SensorResult(skip_reason="; ".join(notes), cursor=json.dumps(after))
+            before = memories.get(name, Memory())
+            # A tick that fails would forget what it has sent, and the next send it again.
+            try:
+                look = look_at_lists(pipeline, storage, before, is_on=name in on_schedule)
+            except UserError as error:
+                problems = [f"{name}: {error}"]
+            else:
+                memories[name] = look.memory
+                notes.append(f"{name}: {look.reason}")
+                problems = [
+                    problem for message in look.messages for problem in _send(pipeline, message)
+                ]
+            for problem in problems:
+                context.log.error(problem)
+            notes += problems
+        return dg.SensorResult(
+            skip_reason="; ".join(notes), cursor=MEMORIES.dump_json(memories).decode()
+        )
 
     return sensor
 
@@ -87,7 +94,7 @@ def _send(pipeline: Pipeline, message: Message) -> list[str]:
     """Send the message, and return why that failed, if it did."""
     try:
         send_alert(pipeline.alerts, message)
-    except AlertError as error:
+    except UserError as error:
         return [f"{pipeline.name}: {error}"]
     return []
 

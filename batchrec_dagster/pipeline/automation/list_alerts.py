@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import dagster as dg
+from pydantic import BaseModel, TypeAdapter
 
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.pipeline.automation.send_alert import Message
@@ -26,26 +27,38 @@ REPORT_TIME = timedelta(hours=1)
 # Sorts before any time at which lists were made.
 NEVER = datetime.min.replace(tzinfo=UTC)
 
-# What the sensor remembers of a pipeline: `lateness`, see Lateness.remembered, and `editions`, the
-# version of each list's edition by its address, that was announced or there before.
-ListState = dict[str, dict[str, str]]
+
+class Memory(BaseModel, frozen=True):
+    """What the sensor remembers of a pipeline from one look to the next."""
+
+    on_since: datetime | None = None
+    """Since when the schedule is on; None if it is off."""
+    told_late: datetime | None = None
+    """The time of the schedule whose lists were last said to be late."""
+    editions: dict[str, str] | None = None
+    """The edition of each list, by its address, that was announced or was there before; None
+    before the first look, which announces nothing."""
+
+
+# What the sensor remembers of all pipelines, by their names.
+MEMORIES = TypeAdapter(dict[str, Memory])
 
 
 class NewAlerts(NamedTuple):
     """What a look at a pipeline's lists has found."""
 
-    state: ListState
+    memory: Memory
     messages: Sequence[Message]
     reason: str
     """Why the pipeline is late, or is not. Dagster's UI shows it for the tick."""
 
 
 def look_at_lists(
-    pipeline: Pipeline, storage: Storage, before: ListState, *, is_on: bool
+    pipeline: Pipeline, storage: Storage, before: Memory, *, is_on: bool
 ) -> NewAlerts:
     """The alerts that the pipeline's published lists give reason for.
 
-    before: what the last look remembered; empty for the first, which announces nothing.
+    before: what the last look remembered.
     is_on: whether the pipeline's schedule is on.
     Raises UserError.
     """
@@ -53,97 +66,78 @@ def look_at_lists(
     for published in pipeline.user_lists:
         files = ListFiles(storage, ListKeys(published.address))
         lists.append((published, files, files.editions.live()))
-    # A pipeline is as late as the list of it that was made first, or never.
-    times = [
-        (edition.made_at if edition is not None else None, published)
-        for published, _, edition in lists
-    ]
-    made_at, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
-    lateness = check_lateness(
-        first_list, before.get("lateness", {}), datetime.now(UTC), made_at, is_on=is_on
-    )
-    messages = [lateness.message] if lateness.message is not None else []
-    editions = dict(before.get("editions", {}))
+    messages: list[Message] = []
+    editions = dict(before.editions or {})
     for published, files, edition in lists:
         address = published.address
         version = f"{edition.number} {edition.version}" if edition is not None else ""
-        if not before or edition is None or not pipeline.alerts.published:
+        if before.editions is None or edition is None or not pipeline.alerts.published:
             editions[address] = version
         elif version != editions.get(address):
             message = describe_new_lists(published, files, edition)
             if message is not None:
                 messages.append(message)
                 editions[address] = version
-    state = {"lateness": lateness.remembered, "editions": editions}
-    return NewAlerts(state, messages, lateness.reason)
-
-
-class Lateness(NamedTuple):
-    """Whether a pipeline is late."""
-
-    remembered: dict[str, str]
-    """What the next tick needs to know of the pipeline: since when its schedule is on (`since`),
-    and the last due time with an alert (`alerted`)."""
-    message: Message | None
-    """The alert to send, if the pipeline is late and nobody was told."""
-    reason: str
-
-
-def check_lateness(
-    published: PublishedList,
-    before: dict[str, str],
-    now: datetime,
-    made_at: datetime | None,
-    *,
-    is_on: bool,
-) -> Lateness:
-    """Whether a pipeline is late.
-
-    published: the list of it that was made first.
-    before: what the last tick remembered of the pipeline.
-    made_at: when the published lists were made; None if nothing was published.
-    is_on: whether its schedule is on.
-    """
     if not is_on:
-        return Lateness({}, None, "the schedule is off")
-    since = before.get("since", now.isoformat())
-    alerts, schedule = published.pipeline.alerts, published.pipeline.schedule
-    latest_due = now - timedelta(hours=alerts.late_after_hours)
-    due = _find_last_scheduled_time(schedule.cron, schedule.timezone, latest_due)
-    without_alert = {**before, "since": since}
-    if due < datetime.fromisoformat(since):
-        return Lateness(without_alert, None, "nothing was due since the schedule is on")
-    with_alert = {"since": since, "alerted": due.isoformat()}
-    if made_at is not None and made_at >= due:
-        return Lateness(without_alert, None, f"the lists due at {due:%Y-%m-%d %H:%M} are there")
-    if before.get("alerted") == due.isoformat():
-        return Lateness(with_alert, None, f"already alerted that {due:%Y-%m-%d %H:%M} is late")
+        return NewAlerts(Memory(editions=editions), messages, "the schedule is off")
+    now = datetime.now(UTC)
+    on_since, told_late = before.on_since or now, before.told_late
+    # A pipeline is as late as the list of it that was made first, or never.
+    times = [
+        (edition.made_at if edition is not None else None, published)
+        for published, _, edition in lists
+    ]
+    made_at, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
+    due = find_due_time(pipeline, now)
+    if due < on_since:
+        reason = "nothing was due since the schedule is on"
+    elif made_at is not None and made_at >= due:
+        reason = f"the lists due at {due:%Y-%m-%d %H:%M} are there"
+    elif due == told_late:
+        reason = f"already alerted that {due:%Y-%m-%d %H:%M} is late"
+    else:
+        messages.append(describe_late_lists(first_list, due, made_at))
+        told_late = due
+        reason = f"{due:%Y-%m-%d %H:%M} is late: alert sent"
+    return NewAlerts(
+        Memory(on_since=on_since, told_late=told_late, editions=editions), messages, reason
+    )
+
+
+def find_due_time(pipeline: Pipeline, now: datetime) -> datetime:
+    """The last time of the schedule whose lists have to be there by now."""
+    # One of Dagster's time windows ends at each scheduled time. They know daylight saving time.
+    windows = dg.TimeWindowPartitionsDefinition(
+        start=datetime(1970, 1, 1, tzinfo=UTC),
+        fmt="%Y-%m-%d-%H:%M",
+        cron_schedule=pipeline.schedule.cron,
+        timezone=pipeline.schedule.timezone,
+    )
+    latest = now - timedelta(hours=pipeline.alerts.late_after_hours)
+    window = windows.get_prev_partition_window(latest, respect_bounds=False)
+    assert window is not None, "only the bounds make it None"
+    return window.end
+
+
+def describe_late_lists(
+    published: PublishedList, due: datetime, made_at: datetime | None
+) -> Message:
+    """What to say of lists that are late.
+
+    due: the time of the schedule that brought none.
+    made_at: when the published lists were made; None if there are none.
+    """
     last = f"{made_at.astimezone(due.tzinfo):%Y-%m-%d %H:%M}" if made_at else "never"
-    message = Message(
+    return Message(
         f"batchrec: {published.address} is late",
         [
             f"New recommendations were due at {due:%Y-%m-%d %H:%M %Z}. The published ones were"
             f" made: {last}.",
             "Either no run was started (check that Dagster's daemon runs), or the run is waiting or"
             " failed, or its data were unchanged, or its lists were rolled back.",
-            f"Runs: {alerts.dagster_url}/runs",
+            f"Runs: {published.pipeline.alerts.dagster_url}/runs",
         ],
     )
-    return Lateness(with_alert, message, f"{due:%Y-%m-%d %H:%M} is late: alert sent")
-
-
-def _find_last_scheduled_time(cron: str, timezone: str, before: datetime) -> datetime:
-    """The last time of the schedule that is not after `before`."""
-    # One of Dagster's time windows ends at each scheduled time. They know daylight saving time.
-    windows = dg.TimeWindowPartitionsDefinition(
-        start=datetime(1970, 1, 1, tzinfo=UTC),
-        fmt="%Y-%m-%d-%H:%M",
-        cron_schedule=cron,
-        timezone=timezone,
-    )
-    window = windows.get_prev_partition_window(before, respect_bounds=False)
-    assert window is not None, "only the bounds make it None"
-    return window.end
 
 
 def describe_new_lists(

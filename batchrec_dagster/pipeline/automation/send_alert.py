@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from batchrec_dagster.config.project import Alerts
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.storage.secrets import redact
@@ -18,7 +19,7 @@ _MARKS_OF_CHATS = re.compile(r"@(?=[^\W\d])|[<\]]")
 _NO_SPACE = "\u200b"
 
 
-class AlertError(Exception):
+class AlertError(UserError):
     """An alert was not delivered. The message names the variable and the service, never a URL."""
 
 

@@ -346,6 +346,24 @@ def test_the_list_that_is_late_is_named(watch: Watch) -> None:
     assert watch.look(DUE + 9 * HOUR) == []
 
 
+def test_lists_that_cannot_be_read_do_not_repeat_the_messages_of_others(
+    project: Project, keeping_schedules: dg.DagsterInstance, inbox: Inbox
+) -> None:
+    for name in ("broken", "shop", "toys"):
+        project.declare(declaration(name, "ratings.csv", alerts=ALERTS, schedule=DAILY))
+    with definitions(project) as defs:
+        watch = Watch(project, defs, keeping_schedules, inbox)
+        assert watch.look(DUE - HOUR) == []
+        publish_lists(project, "toys", DUE + HOUR)
+        publish_lists(project, "broken", DUE + HOUR)
+        (lists,) = (project.storage / "broken").rglob("recommendations.parquet")
+        lists.write_bytes(b"no table")
+        (text,) = watch.look(DUE + 7 * HOUR)
+        assert "shop is late" in text
+        assert "broken" in watch.reason
+        assert watch.look(DUE + 8 * HOUR) == []
+
+
 def test_a_night_without_news_publishes_nothing_and_is_late(watch: Watch) -> None:
     """Whatever Dagster records of it."""
     publish_lists(watch.project, "shop", DUE - 20 * HOUR)
