@@ -21,7 +21,7 @@ class ServiceError(Exception):
 
 
 class CatalogError(UserError):
-    """The catalog cannot be read or written. The message says what to do.
+    """The catalogue cannot be read or written. The message says what to do.
 
     Amazon Personalize has no such exception. The embedded client raises it as it is, and the server
     answers with HTTP status 500.

@@ -14,9 +14,8 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
-from batchrec_dagster.local_personalize.data.item_attributes import ItemAttributes
 from batchrec_dagster.local_personalize.data.recommender import Recommender
-from batchrec_dagster.local_personalize.data.segmenter import Segmenter
+from batchrec_dagster.local_personalize.data.segmenter import ItemAttributes, Segmenter
 from batchrec_dagster.local_personalize.learning.interactions import Interactions
 from batchrec_dagster.local_personalize.learning.models import AnyModel
 from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, reduce
 
 import numpy as np
@@ -15,7 +15,40 @@ from ..learning.interactions import Float32, Int32
 from ..learning.serving import Exclude
 from .condition_table import Mask, RowIndexes
 from .event_types import UserItemPairs
-from .line_groups import LineGroup, group_positions
+
+EvaluateIf = Callable[[Expression], Mask]
+"""Returns which of all lines meet the IF condition of an expression."""
+
+LineGroup = tuple[bool, ...]
+"""Which expressions of the filter apply to the lines of a group: a flag for each."""
+
+
+def group_positions(codes: RowIndexes) -> Iterator[tuple[int, RowIndexes]]:
+    """Yield each distinct code with the ascending positions that have it."""
+    order = np.argsort(codes, kind="stable")
+    is_new_code = np.diff(codes[order]) != 0
+    starts = np.flatnonzero(is_new_code) + 1
+    for positions in np.split(order, starts):
+        if len(positions):
+            yield int(codes[positions[0]]), positions
+
+
+def group_lines(
+    expressions: Sequence[Expression], lines: int, evaluate_if: EvaluateIf
+) -> tuple[RowIndexes, list[LineGroup]]:
+    """Return each line's index in the groups, and the groups.
+
+    lines: how many lines there are.
+    """
+    # Lines differ only in whether their users meet the IF conditions.
+    applies = np.ones((lines, len(expressions)), dtype=np.int64)
+    for number, expression in enumerate(expressions):
+        if expression.users:
+            applies[:, number] = evaluate_if(expression)
+    distinct, group_of_line = np.unique(applies, axis=0, return_inverse=True)
+    groups = [tuple(map(bool, flags)) for flags in distinct.tolist()]
+    return group_of_line.reshape(-1), groups
+
 
 # Of lines without a user: their positions, items and pairs.
 _NO_PAIRS: tuple[RowIndexes, Int32, RowIndexes] = (

@@ -30,8 +30,7 @@ from ..learning.serving import Exclude
 from .condition_table import ConditionTable, Mask
 from .event_types import UserItemPairs, index_event_types
 from .group_data import ReadColumns, load_datasets
-from .item_mask import ItemMask, combine_masks
-from .line_groups import group_lines
+from .item_mask import ItemMask, combine_masks, group_lines
 
 
 class JobFilter:

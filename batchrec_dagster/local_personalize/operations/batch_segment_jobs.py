@@ -7,8 +7,7 @@ from functools import partial
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 
-from ..data.item_attributes import ItemAttributes
-from ..data.segmenter import Segmenter
+from ..data.segmenter import ItemAttributes, Segmenter
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.group_data import ReadColumns
 from ..jobs import Job

@@ -1,7 +1,7 @@
 """Data deletion jobs: users are erased from a dataset group.
 
-Such a job erases them from the imported data, and it rewrites the catalog's file, so that no id of
-them stays in the home: models have none. Amazon says less of what it erases. What models learned
+Such a job erases them from the imported data, and it rewrites the catalogue's file, so that no id
+of them stays in the home: models have none. Amazon says less of what it erases. What models learned
 from all users together stays, on AWS too, until they are trained again.
 
 Source of the rules: developer guide, "Deleting users and their data with a data deletion job".
@@ -9,17 +9,20 @@ Source of the rules: developer guide, "Deleting users and their data with a data
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import INTERACTIONS
+from batchrec_dagster.personalize.schemas import INTERACTIONS, MAX_ID_LENGTH, USER_ID
 
 from ..catalogue import CatalogueTransaction, Resource, Status
-from ..data.erasure import copy_without_users, read_users
+from ..data.datasets import ROWS, save_interactions
 from ..data.import_files import remove_quoted_cell
 from ..errors import InvalidInputError, JobFailedError
 from ..home import remove_path
@@ -30,7 +33,7 @@ _DELETED = "deleted"
 """The key, in the job's state, of how many records it has deleted so far."""
 
 _BUSY_SECONDS = 0.1
-"""How long the job waits for other processes that read the catalog."""
+"""How long the job waits for other processes that read the catalogue."""
 
 
 def _create(request: ApiRequest) -> NewResource:
@@ -72,7 +75,7 @@ def _read_input(job: Job) -> set[str]:
     location = job.resource.body["dataSource"]["dataLocation"]
     users: set[str] = set()
     for info in job.list_objects(location):
-        users |= read_users(job.store.get(info.uri), info.uri)
+        users |= _read_users(job.store.get(info.uri), info.uri)
     if not users:
         raise JobFailedError(f"Invalid Data location. There are no users at {location}")
     return users
@@ -84,7 +87,7 @@ def _erase_from_dataset(job: Job, dataset: Resource, users: Collection[str]) -> 
         path = file["path"]
         with job.home.open_workspace(job.home.datasets, job.resource.arn) as work:
             try:
-                count = copy_without_users(
+                count = _copy_without_users(
                     job.home.root / path, work, users, is_interactions=is_interactions
                 )
             except (FileNotFoundError, pl.exceptions.ComputeError) as error:
@@ -127,6 +130,62 @@ def _forget_quoted_cells(job: Job, dataset: Resource) -> None:
             if shorter != reason:
                 body = imported.body | {"failureReason": shorter}
                 transaction.save(replace(imported, body=body))
+
+
+def _read_users(data: bytes, name: str) -> set[str]:
+    """Return the ids in a CSV file with the one column USER_ID.
+
+    name: what messages call the file. They quote no ids, because the catalogue would keep them.
+
+    Raises JobFailedError if it is another file.
+    """
+    try:
+        rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        if next(rows, None) != [USER_ID]:
+            raise JobFailedError(f"{name}, line 1: the file must have the one column {USER_ID}.")
+        users = set()
+        for row in rows:
+            if not row:
+                continue
+            if len(row) > 1:
+                raise JobFailedError(
+                    f"{name}, line {rows.line_num}: {len(row)} fields, but the header has 1."
+                )
+            if not 0 < len(row[0]) <= MAX_ID_LENGTH:
+                raise JobFailedError(
+                    f"{name}, line {rows.line_num}: an id must have 1 to {MAX_ID_LENGTH}"
+                    " characters."
+                )
+            users.add(row[0])
+    except UnicodeDecodeError:
+        raise JobFailedError(f"{name} is not encoded in UTF-8.") from None
+    except csv.Error as error:
+        raise JobFailedError(f"{name} cannot be read as CSV: {error}.") from None
+    return users
+
+
+def _copy_without_users(
+    source: Path, target: Path, users: Collection[str], *, is_interactions: bool
+) -> int:
+    """Copy an import without the rows of the users, and return how many rows they had.
+
+    If they had none, nothing is copied. Other rows keep their order.
+
+    source: the folder of the import.
+    target: an empty folder.
+    is_interactions: whether the rows are interactions, which are saved as arrays too.
+    """
+    rows = pl.scan_parquet(str(source / ROWS), glob=False)
+    columns = [name for name in rows.collect_schema().names() if name.upper() == USER_ID]
+    if not columns:
+        return 0
+    is_erased = pl.col(columns[0]).is_in(pl.Series(list(users), dtype=pl.String).implode())
+    count = int(rows.select(is_erased.sum()).collect(engine="streaming").item())
+    if count:
+        rows.filter(~is_erased).sink_parquet(target / ROWS)
+        if is_interactions:
+            save_interactions(target)
+    return count
 
 
 DATA_DELETION_JOB = Kind(

@@ -182,7 +182,7 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
 def _load_choices(request: ApiRequest, version: Resource) -> EventChoices | None:
     """Return what the tested users chose; None if the types of their events are not known.
 
-    Damaged files count as none: the metrics of all events are in the catalog.
+    Damaged files count as none: the metrics of all events are in the catalogue.
     """
     if "model" not in version.state:
         return None
