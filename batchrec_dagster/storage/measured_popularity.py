@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from pydantic import BaseModel, ConfigDict
 
 
@@ -26,13 +24,6 @@ class MeasuredPopularity(BaseModel):
         ndcg: NDCG@25 of the items of all time on the model's users; None if it is not known.
         """
         return ndcg is None or self.ndcg > ndcg
-
-    def beats(self, model_ndcg: float) -> bool:
-        """Whether popular items are better than a model by more than chance.
-
-        The model was tested on about as many other users, so that its NDCG@25 varies as much.
-        """
-        return self.margin is not None and self.ndcg - model_ndcg > math.sqrt(2) * self.margin
 
     @property
     def name(self) -> str:
