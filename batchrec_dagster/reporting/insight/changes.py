@@ -274,7 +274,7 @@ def _compare_data(before: DataCounts | None, after: DataCounts | None) -> Iterat
     ]
     yield from (change for change in others if change.before != change.after)
     for name, number in (("new items", after.new_items), ("vanished items", after.vanished_items)):
-        if number is not None:
+        if number:
             yield Change(name=name, before="", after=Number(value=number))
 
 
