@@ -57,7 +57,7 @@ def test_new_pictures_are_taken(demo: str, clone: Path, browser: Any) -> None:
     _take_lineage(browser, project, assets, folder / "lineage.png")
     report = (project.storage / DEMO / "curated/report/index.html").as_uri()
     _take_report(browser, report, "light", folder / "report.png")
-    _take_report(browser, f"{report}#people", "dark", folder / "report-people.png")
+    _take_report(browser, f"{report}#person", "dark", folder / "report-people.png")
 
 
 @pytest.mark.parametrize("name", PICTURES)
