@@ -77,8 +77,8 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
 
 def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
     """Print what each list is like now. Raises UnknownNameError if there is none, and UserError."""
+    from batchrec_dagster.pipeline.ended_runs import read_ended_runs
     from batchrec_dagster.reporting.insight.overview import describe_last_night, read_overview
-    from batchrec_dagster.reporting.run_records import read_ended_runs
     from batchrec_dagster.reporting.views.nights import print_overviews
     from batchrec_dagster.reporting.views.terminal import Terminal
 
@@ -123,7 +123,7 @@ def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, 
     """The last refresh of the pipeline, for JSON; None if there was none. Raises UserError."""
     import dagster as dg
 
-    from batchrec_dagster.reporting.run_records import is_interrupted
+    from batchrec_dagster.pipeline.ended_runs import is_interrupted
 
     refreshes = dg.RunsFilter(job_name=f"{files.keys.pipeline}_refresh")
     for record in instance.get_run_records(refreshes, limit=1):
@@ -173,7 +173,7 @@ def read_ended_runs_if_any(lists: Sequence[ListFiles]) -> dict[str, list[Night]]
 
     Empty if Dagster has no history yet. If it cannot be opened, this is said.
     """
-    from batchrec_dagster.reporting.run_records import read_ended_runs
+    from batchrec_dagster.pipeline.ended_runs import read_ended_runs
 
     try:
         with open_instance_if_any() as instance:

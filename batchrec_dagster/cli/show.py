@@ -20,7 +20,7 @@ from batchrec_dagster.cli.declared_pipelines import (
 from batchrec_dagster.cli.project import ProjectError, find_project, load_storage
 
 if TYPE_CHECKING:
-    from batchrec_dagster.reporting.insight.person import Person
+    from batchrec_dagster.reporting.insight.person import PersonDetails
     from batchrec_dagster.storage.layout import ListFiles
 
 
@@ -121,7 +121,7 @@ def _is_nothing_declared() -> bool:
         return False
 
 
-def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> list[Person]:
+def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> list[PersonDetails]:
     """What each list knows of the user; with an edition, of those that still have it.
 
     Raises UnknownNameError if no list has the edition, or if none knows the user.
@@ -208,9 +208,9 @@ def _read_overviews(lists: Sequence[ListFiles]) -> list[Any]:
 
 def _print_answers(answers: Sequence[Any]) -> None:
     """Print what was found, an empty line between two answers."""
-    from batchrec_dagster.reporting.insight.item import Item, ItemMatches
+    from batchrec_dagster.reporting.insight.item import ItemDetails, ItemMatches
     from batchrec_dagster.reporting.insight.overview import ListOverview
-    from batchrec_dagster.reporting.insight.person import Person
+    from batchrec_dagster.reporting.insight.person import PersonDetails
     from batchrec_dagster.reporting.views import show as views
     from batchrec_dagster.reporting.views.terminal import Terminal
 
@@ -219,9 +219,9 @@ def _print_answers(answers: Sequence[Any]) -> None:
         if number:
             terminal.line()
         match answer:
-            case Person():
+            case PersonDetails():
                 views.print_person(terminal, answer)
-            case Item():
+            case ItemDetails():
                 views.print_item(terminal, answer)
             case ItemMatches():
                 views.print_matches(terminal, answer)

@@ -1,6 +1,6 @@
 """Records how runs end that publish nothing, from the steps that end them.
 
-A process that is killed records nothing; Dagster itself knows of it, see reporting/run_records.py.
+A process that is killed records nothing; Dagster itself knows of it, see ended_runs.py.
 """
 
 from __future__ import annotations

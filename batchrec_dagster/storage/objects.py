@@ -118,13 +118,6 @@ class ObjectStore:
         """The last bytes of the object, at most `length`, all of one version."""
         return self._read(uri, {"range": {"suffix": length}})
 
-    def read_range(self, uri: str, start: int, length: int, etag: str) -> bytes:
-        """`length` bytes of the object from byte `start` on, counted from 0.
-
-        Raises UserError if the object no longer has this `etag`.
-        """
-        return self._read(uri, {"range": (start, start + length), "if_match": etag})
-
     def _read(self, uri: str, options: GetOptions) -> bytes:
         store, key = self._locate(uri)
         return self._ask(

@@ -8,15 +8,16 @@ from datetime import UTC, datetime
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
+from batchrec_dagster.reporting.insight.people import is_counted
 from batchrec_dagster.reporting.insight.person import NO_INTERACTIONS
 from batchrec_dagster.reporting.insight.tables import (
     find_similar_items,
     open_interactions,
-    pair_items,
     read_rows,
     read_titles,
     scan_titles,
 )
+from batchrec_dagster.steps.item_pairs import number_histories, pair_histories
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_subjects import ITEMS
 
@@ -57,7 +58,7 @@ class SimilarItem:
 
 
 @dataclass(frozen=True)
-class Item:
+class ItemDetails:
     """What a pipeline knows of an item."""
 
     pipeline: str
@@ -104,7 +105,7 @@ class ItemMatches:
     """The first of them, by title."""
 
 
-def find_item(files: ListFiles, item: str) -> Item | None:
+def find_item(files: ListFiles, item: str) -> ItemDetails | None:
     """The item, or None if neither the lists nor the interactions have one of this id.
 
     Raises UserError.
@@ -122,19 +123,20 @@ def find_item(files: ListFiles, item: str) -> Item | None:
         )
         if not (totals["len"] or rows.height):
             return None
-        pairs = pair_items(interactions, pl.Series([item], dtype=pl.String), None)
-    nearest = pairs.table.sort("score", "other", descending=[True, False]).head(NEIGHBOURS)
+        users = edition.data.users if edition.data is not None else 0
+        histories = interactions.select(user_id=USER_ID, item=ITEM_ID).filter(is_counted(users))
+        nearest, counted = _find_neighbours(histories, item)
     listed = _read_similar_items(files, item)
     others = [] if listed is None else listed.get_column(ITEMS.item_column).to_list()
     titles = read_titles(files, [item, *nearest.get_column("other"), *others])
-    return Item(
+    return ItemDetails(
         pipeline=files.keys.address,
         item=item,
         title=titles.get(item),
         interactions=totals["len"],
         users=totals["users"],
         last=None if totals["last"] is None else datetime.fromtimestamp(totals["last"], UTC),
-        counted=pairs.counted,
+        counted=counted,
         in_lists=rows.height,
         lists=edition.users or 0,
         mean_rank=rows.select(pl.col("rank").mean()).item(),
@@ -153,6 +155,28 @@ def find_item(files: ListFiles, item: str) -> Item | None:
             for rank, other, score in listed.select("rank", ITEMS.item_column, "score").iter_rows()
         ),
     )
+
+
+def _find_neighbours(histories: pl.LazyFrame, item: str) -> tuple[pl.DataFrame, int]:
+    """The items that share most people with the item, in the columns other and both, best first.
+
+    With them, how many people were counted.
+
+    histories: the columns user_id and item, of the people who are counted.
+    """
+    users, items = (
+        frame.to_series().sort()
+        for frame in pl.collect_all(
+            [histories.select(pl.col(name).unique()) for name in ("user_id", "item")],
+            engine="streaming",
+        )
+    )
+    number = items.search_sorted(item)
+    of_item = pl.Series([number], dtype=pl.UInt32)
+    pairs = pair_histories(number_histories(histories, users, items), len(users), of_item)
+    nearest = pairs.filter(item=number).sort("score", "other", descending=[True, False])
+    named = nearest.head(NEIGHBOURS).with_columns(other=pl.lit(items).gather("other"))
+    return named.select("other", "both"), len(users)
 
 
 def _read_similar_items(files: ListFiles, item: str) -> pl.DataFrame | None:

@@ -6,7 +6,7 @@ everybody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -116,7 +116,7 @@ def collect_people(tables: PeopleTables, named: Sequence[str] = ()) -> People:
     if REASON_ITEM in lists.columns:
         explained = lists.rename({REASON_ITEM: "because"})
     else:
-        explained, counted = _explain(lists, had, shown, tables)
+        explained, counted = explain_lists(lists, had, shown, tables)
     return _describe_people(shown, explained, had, tables.titles).model_copy(
         update={"served": len(served), "counted": counted}
     )
@@ -130,11 +130,23 @@ def _read_served(lists: pl.LazyFrame) -> pl.Series:
 
 
 def _read_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
-    """The beginning of each person's list: user_id, item_id, reason and perhaps reason_item.
-
-    The reason is a word, empty for what the model or an item of the history put there.
-    """
+    """The beginning of each person's list: user_id, item_id, reason and perhaps reason_item."""
     columns = lists.collect_schema().names()
+    explaining = [REASON_ITEM] if REASON_ITEM in columns else []
+    return (
+        lists.filter(pl.col("rank") <= LIST)
+        .join(users.to_frame("user_id").lazy(), on="user_id", how="semi")
+        .select("user_id", "rank", "item_id", *explaining, reason=name_reason(columns))
+        .collect(engine="streaming")
+        .sort("user_id", "rank")
+    )
+
+
+def name_reason(columns: Collection[str]) -> pl.Expr:
+    """Why a row of a list is there, in a word; empty if the model or the history put it there.
+
+    columns: those of the lists.
+    """
     reason = pl.lit("")
     if REASON in columns:
         given = pl.col(REASON).fill_null("")
@@ -143,14 +155,7 @@ def _read_lists(lists: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
         # An experiment's control gets popular items.
         is_control = (pl.col("arm") == CONTROL) & (reason == "")
         reason = pl.when(is_control).then(pl.lit(POPULAR)).otherwise(reason)
-    explaining = [REASON_ITEM] if REASON_ITEM in columns else []
-    return (
-        lists.filter(pl.col("rank") <= LIST)
-        .join(users.to_frame("user_id").lazy(), on="user_id", how="semi")
-        .select("user_id", "rank", "item_id", *explaining, reason=reason)
-        .collect(engine="streaming")
-        .sort("user_id", "rank")
-    )
+    return reason
 
 
 def _read_histories(interactions: pl.LazyFrame, users: pl.Series) -> pl.DataFrame:
@@ -164,13 +169,18 @@ def _read_histories(interactions: pl.LazyFrame, users: pl.Series) -> pl.DataFram
     )
 
 
-def _explain(
+def explain_lists(
     lists: pl.DataFrame, had: pl.DataFrame, users: pl.Series, tables: PeopleTables
 ) -> tuple[pl.DataFrame, int]:
-    """The lists with the column because, and how many people's histories explain them.
+    """The lists with the columns because and both, and how many people's histories explain them.
 
-    `because` is the item of the person's own that has most people in common with the listed one;
-    null if there is none, or if the list itself says why the item is there.
+    `because` is the item of the person's own that has most people in common with the listed one,
+    and `both` how many of those that are counted had both. They are null if there is none, or if
+    the list itself says why the item is there.
+
+    lists: user_id, item_id, and reason as of `name_reason`.
+    had: all that these people had.
+    users: their ids, sorted.
     """
     newest = had.sort(TIMESTAMP, descending=True).group_by(USER_ID).head(MOST_OWN)
     items = pl.concat([lists.get_column("item_id"), newest.get_column(ITEM_ID)]).unique().sort()
@@ -179,17 +189,27 @@ def _explain(
         user=NumberedIds(users).find(lists.get_column("user_id")),
         item=NumberedIds(items).find(lists.get_column("item_id")),
     )
-    counted = (
-        tables.interactions.select(user_id=USER_ID, item=ITEM_ID)
-        .filter(_is_counted(tables.users), pl.col("item").is_in(items.implode()))
-        .collect(engine="streaming")
+    histories = tables.interactions.select(user_id=USER_ID, item=ITEM_ID)
+    histories = histories.filter(is_counted(tables.users))
+    with_items, counted = pl.collect_all(
+        [
+            histories.filter(pl.col("item").is_in(items.implode())),
+            histories.select(pl.col("user_id").n_unique()),
+        ],
+        engine="streaming",
     )
-    users_counted = counted.get_column("user_id").unique().sort()
-    numbered = number_histories(counted.lazy(), users_counted, items)
-    pairs = count_pairs(numbered, len(users_counted), _list_pairs(rows, own))
-    own_items = SpeakingItems(own, len(users), pairs).find(rows).get_column("own_item")
-    because = pl.when(pl.col("reason") == "").then(pl.lit(items).gather(own_items.cast(pl.UInt32)))
-    return lists.with_columns(because=because), len(users_counted)
+    people = int(counted.item())
+    users_with_items = with_items.get_column("user_id").unique().sort()
+    numbered = number_histories(with_items.lazy(), users_with_items, items)
+    pairs = count_pairs(numbered, people, _list_pairs(rows, own))
+    speaking = SpeakingItems(own, len(users), pairs).find(rows)
+    because = items.gather(speaking.get_column("own_item").cast(pl.UInt32))
+    is_explained = pl.col("reason") == ""
+    explained = lists.with_columns(
+        because=pl.when(is_explained).then(pl.lit(because)),
+        both=pl.when(is_explained).then(pl.lit(speaking.get_column("both"))),
+    )
+    return explained, people
 
 
 def _list_pairs(listed: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
@@ -202,9 +222,12 @@ def _list_pairs(listed: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
     return pairs.filter(pl.col("item") != pl.col("other")).select(item=lower, other=higher).unique()
 
 
-def _is_counted(users: int) -> pl.Expr:
-    """Whether the user's history explains lists: of many users an even sample does, the same in
-    each run."""
+def is_counted(users: int) -> pl.Expr:
+    """Whether the history of a user_id explains lists: of many users an even sample does, the same
+    in each run.
+
+    users: about how many there are.
+    """
     share = max(1, -(-users // MOST_COUNTED))
     return pl.col("user_id").hash(seed=0) % share == 0
 

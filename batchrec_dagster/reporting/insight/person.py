@@ -10,20 +10,19 @@ from datetime import UTC, datetime
 import polars as pl
 
 from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
+from batchrec_dagster.config.list_columns import REASON_ITEM
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.reporting.insight.nights import list_nights
+from batchrec_dagster.reporting.insight.people import PeopleTables, explain_lists, name_reason
 from batchrec_dagster.reporting.insight.tables import (
     open_interactions,
-    pair_items,
     read_rows,
     read_titles,
 )
-from batchrec_dagster.steps.arms import CONTROL, assign_arm
-from batchrec_dagster.steps.reasons import BECAUSE, POPULAR
-from batchrec_dagster.steps.success import is_success
+from batchrec_dagster.steps.arms import assign_arm
+from batchrec_dagster.steps.reasons import POPULAR
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.measured_popularity import name_window
@@ -31,8 +30,6 @@ from batchrec_dagster.storage.measured_popularity import name_window
 # This many of the latest interactions are shown.
 HISTORY = 25
 NO_INTERACTIONS = pl.LazyFrame(schema={USER_ID: pl.String, ITEM_ID: pl.String, TIMESTAMP: pl.Int64})
-# Only this many of a person's latest items can explain a recommendation.
-MOST_EXPLAINING = 1_000
 
 
 class UnknownEditionError(UserError):
@@ -81,7 +78,7 @@ class LivePeriod:
 
 
 @dataclass(frozen=True)
-class Person:
+class PersonDetails:
     """What a pipeline knows of a person."""
 
     pipeline: str
@@ -148,7 +145,7 @@ def describe_periods(periods: tuple[LivePeriod, ...]) -> str:
     return f"live {', and '.join(texts)}"
 
 
-def find_person(files: ListFiles, user: str, number: int | None = None) -> Person | None:
+def find_person(files: ListFiles, user: str, number: int | None = None) -> PersonDetails | None:
     """The person with their list; None if nothing is known of this id, then or now.
 
     number: of the edition that the list is from. Its list is explained by the interactions until
@@ -175,7 +172,7 @@ def find_person(files: ListFiles, user: str, number: int | None = None) -> Perso
             is_known_then = pl.col(TIMESTAMP) <= (edition.data_until or 0)
             interactions, had = interactions.filter(is_known_then), had.filter(is_known_then)
         had = had.sort(TIMESTAMP, descending=True, maintain_order=True)
-        explained, counted = _explain(interactions, rows, _select_speaking(had, edition))
+        explained, counted = _explain(rows, had, interactions, edition)
     latest = had.head(HISTORY)
     items = pl.concat(
         [latest.get_column(ITEM_ID), *explained.select("item_id", "because").get_columns()]
@@ -184,7 +181,7 @@ def find_person(files: ListFiles, user: str, number: int | None = None) -> Perso
     if "title" in rows.columns:
         # As the person saw it.
         titles |= dict(rows.select("item_id", "title").drop_nulls().iter_rows())
-    return Person(
+    return PersonDetails(
         pipeline=files.keys.address,
         user=user,
         edition=edition.number,
@@ -233,55 +230,32 @@ def _read_outcome(
     return failure, assign_arm(user, Experiment.model_validate(edition.experiment))
 
 
-def _select_speaking(had: pl.DataFrame, edition: Edition) -> list[str]:
-    """The person's latest items that can speak for others: those of success, if there are any.
-
-    had: the person's interactions, the newest first.
-    """
-    succeeded = had.filter(is_success(had.lazy(), edition.success))
-    speaking = succeeded if succeeded.height else had
-    return speaking.get_column(ITEM_ID).unique(maintain_order=True).head(MOST_EXPLAINING).to_list()
-
-
 def _explain(
-    interactions: pl.LazyFrame, rows: pl.DataFrame, speaking: list[str]
+    rows: pl.DataFrame, had: pl.DataFrame, interactions: pl.LazyFrame, edition: Edition
 ) -> tuple[pl.DataFrame, int]:
     """The rows with the columns reason, because and both, and how many people were counted.
 
-    A row with a reason is there for it, such as `pinned`. Because is the item of the history that
-    explains any other row best, and both how many people have both items; null if none does.
-
     rows: those of the person.
-    speaking: the items of the history that can explain others.
+    had: the person's interactions.
     """
-    nothing = pl.lit(None, pl.String)
-    reason = pl.col(REASON) if REASON in rows.columns else nothing
-    reason = pl.when(reason != BECAUSE).then(reason)
-    if "arm" in rows.columns:
-        reason = pl.coalesce(reason, pl.when(pl.col("arm") == CONTROL).then(pl.lit(POPULAR)))
-    # What the lists themselves say holds, also if other people are counted now.
-    stated = pl.col(REASON_ITEM) if REASON_ITEM in rows.columns else nothing
-    rows = rows.with_columns(reason=reason, stated=stated)
-    own_items = pl.lit(pl.Series([speaking], dtype=pl.List(pl.String)))
-    candidates = rows.filter(pl.col("reason").is_null()).select(
-        "rank",
-        item="item_id",
-        other=pl.when(pl.col("stated").is_null())
-        .then(own_items)
-        .otherwise(pl.concat_list("stated")),
-    )
-    candidates = candidates.explode("other").drop_nulls()
-    listed, others = candidates.get_column("item"), candidates.get_column("other")
-    pairs = pair_items(interactions, listed, others)
-    best = (
-        candidates.join(pairs.table, on=["item", "other"])
-        .sort("rank", "score", "other", descending=[False, True, False])
-        .group_by("rank", maintain_order=True)
-        .first()
-        .select("rank", "both", best="other")
-    )
-    explained = rows.join(best, on="rank", how="left", maintain_order="left")
-    return explained.with_columns(because=pl.coalesce("best", "stated")), pairs.counted
+    rows = rows.with_columns(reason=name_reason(rows.columns))
+    if REASON_ITEM in rows.columns:
+        # The lists themselves say why.
+        return rows.with_columns(because=REASON_ITEM, both=pl.lit(None, pl.UInt32)), 0
+    users = edition.data.users if edition.data is not None else 0
+    tables = PeopleTables(rows.lazy(), interactions, users, event_strengths=_weigh_events(edition))
+    return explain_lists(rows, had, rows.get_column("user_id").unique(), tables)
+
+
+def _weigh_events(edition: Edition) -> dict[str, float]:
+    """How much each type of event says of a person's taste, as the edition's settings have it."""
+    prefix = "solution.event_weights."
+    weights = {
+        name.removeprefix(prefix).lower(): float(weight)
+        for name, weight in edition.settings.items()
+        if name.startswith(prefix)
+    }
+    return weights or {name.lower(): 1.0 for name in edition.success}
 
 
 def _list_history(had: pl.DataFrame, titles: Mapping[str, str | None]) -> Iterator[PastItem]:
@@ -318,8 +292,8 @@ def _list_items(
             because=because,
             because_title=titles.get(because),
             users_with_both=both or 0,
-            padding=has_padding and score is None and reason is None,
-            reason=popular if reason == POPULAR else reason,
+            padding=has_padding and score is None and not reason,
+            reason=popular if reason == POPULAR else reason or None,
         )
 
 

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import polars as pl
 
 from batchrec_dagster.personalize.formats import scan_interactions
-from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
-from batchrec_dagster.steps.item_pairs import (
-    choose_counted_users,
-    number_histories,
-    pair_histories,
-)
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Edition
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListFiles, ListKeys
@@ -83,36 +76,3 @@ def open_interactions(files: ListFiles) -> Iterator[pl.LazyFrame | None]:
         return
     with files.storage.local_file(files.interactions) as path:
         yield scan_interactions(path)
-
-
-@dataclass(frozen=True)
-class ItemPairs:
-    """Which items go together with others."""
-
-    table: pl.DataFrame
-    """The columns item, other, both (how many people had both) and score."""
-    counted: int
-    """How many people were counted: all, or an even sample."""
-
-
-def pair_items(
-    interactions: pl.LazyFrame, listed: pl.Series, others: pl.Series | None
-) -> ItemPairs:
-    """The items that go together with those that are listed, by the people who had both.
-
-    The people are those whose histories the report and the reasons of lists count too.
-
-    others: the only items that the listed ones are paired with; None for all.
-    """
-    histories = interactions.select(user_id=USER_ID, item=ITEM_ID)
-    counts = histories.group_by("user_id").agg(interactions=pl.len())
-    users = choose_counted_users(counts.collect(engine="streaming").sort("user_id"))
-    if others is None:
-        others = histories.select(pl.col("item").unique()).collect(engine="streaming").to_series()
-    items = pl.concat([listed, others]).unique().sort()
-    numbers = pl.Series(items.search_sorted(listed.unique())).cast(pl.UInt32)
-    pairs = pair_histories(number_histories(histories, users, items), len(users), numbers)
-    named = pairs.with_columns(
-        pl.lit(items).gather(pl.col(column)).alias(column) for column in ("item", "other")
-    )
-    return ItemPairs(named.filter(pl.col("item").is_in(listed.implode())), len(users))

@@ -8,7 +8,13 @@ from batchrec_dagster.reporting.insight.changes import Change, Changes, ItemChan
 from batchrec_dagster.reporting.insight.numbers import shorten_title
 from batchrec_dagster.reporting.views.terminal import NOT_KNOWN, Cell, Column, Terminal
 
-COLUMNS = (Column(""), Column("before", right=True), Column("now", right=True))
+COLUMNS = (
+    Column(""),
+    Column("before", "keep", right=True),
+    Column("now", "keep", right=True),
+)
+# Settings may be long texts.
+SETTINGS = (Column("", "keep"), Column("before", "wrap"), Column("now", "wrap"))
 
 
 def print_changes(terminal: Terminal, title: str, changes: Changes) -> None:
@@ -26,7 +32,7 @@ def print_changes(terminal: Terminal, title: str, changes: Changes) -> None:
         )
     terminal.sentence(f"{changes.gained:,} users are new, {changes.lost:,} have no list any more.")
     terminal.sentence(changes.caveat)
-    _print_table(terminal, "Settings", changes.settings, "default")
+    _print_table(terminal, "Settings", changes.settings, SETTINGS, "default")
     _print_table(terminal, "Data", changes.data)
     _print_table(terminal, "Quality and cost", changes.quality)
     _print_table(terminal, "Items in more lists", changes.up)
@@ -37,6 +43,7 @@ def _print_table(
     terminal: Terminal,
     title: str,
     changes: Sequence[Change] | Sequence[ItemChange],
+    columns: Sequence[Column] = COLUMNS,
     missing: str = NOT_KNOWN,
 ) -> None:
     """Print a table of what was before and is now; nothing without rows.
@@ -46,7 +53,7 @@ def _print_table(
     rows = [_make_cells(change, missing) for change in changes]
     if rows:
         terminal.line()
-        terminal.table(title, COLUMNS, rows)
+        terminal.table(title, columns, rows)
 
 
 def _make_cells(change: Change | ItemChange, missing: str) -> list[Cell]:

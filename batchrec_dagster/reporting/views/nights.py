@@ -31,12 +31,12 @@ def print_overviews(
     terminal.table(
         "",
         [
-            "pipeline",
-            Column("verdict", wraps=True),
+            Column("pipeline", "keep"),
+            Column("verdict", "wrap"),
             "edition",
-            "made",
+            Column("made", "keep"),
             "users",
-            "last night",
+            Column("last night", "keep"),
         ],
         [_make_overview_cells(overview, overview.address in under_way) for overview in overviews],
     )
@@ -50,7 +50,9 @@ def _make_overview_cells(overview: ListOverview, is_under_way: bool) -> list[Cel
     edition, night = overview.edition, overview.last_night
     ended: Cell = "never"
     if night is not None:
-        ended = f"{night.time.astimezone():%Y-%m-%d} {night.status}"
+        # What was published last night was made last night.
+        is_new = night.status == "published" and edition is not None
+        ended = night.status if is_new else f"{night.status} {night.time.astimezone():%Y-%m-%d}"
     if is_under_way:
         ended = "running now"
     if edition is None:
@@ -61,13 +63,13 @@ def _make_overview_cells(overview: ListOverview, is_under_way: bool) -> list[Cel
 
 # In a terminal of 80 columns there is room for dates, but not for times.
 COLUMNS = (
-    Column("night (UTC)", right=True),
+    Column("night (UTC)", "keep", right=True),
     "edition",
-    Column("status", wraps=True),
+    Column("status", "wrap"),
     "NDCG@25",
     "users",
     "USD",
-    Column("time", right=True),
+    Column("time", "keep", right=True),
 )
 USD = COLUMNS.index("USD")
 

@@ -72,6 +72,11 @@ def shorten_path(path: Path, folder: Path | None = None) -> Path:
     return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
+def shorten_location(location: str) -> str:
+    """A file's path from the working folder, if it is below it; the address of one in S3."""
+    return location if location.startswith("s3://") else str(shorten_path(Path(location)))
+
+
 def shorten_declarations(text: str) -> str:
     """The text with the paths of declarations below the working folder relative to it."""
     return re.sub(re.escape(f"{Path.cwd()}/") + _DECLARATION, "", text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Group
 from rich.text import Text
@@ -16,7 +15,7 @@ from batchrec_dagster.reporting.views.plain import (
     format_program,
     format_show_arguments,
     format_time,
-    shorten_path,
+    shorten_location,
 )
 from batchrec_dagster.reporting.views.terminal import Terminal
 from batchrec_dagster.storage.edition import Edition
@@ -82,7 +81,7 @@ def print_result(terminal: Terminal, overview: ListOverview, run: str, duration:
     if is_new:
         terminal.facts([("lists", describe_lists(edition)), *describe_rules(edition)])
     if overview.report is not None:
-        terminal.facts([("report", str(shorten_path(Path(overview.report))))])
+        terminal.facts([("report", shorten_location(overview.report))])
     return is_new
 
 
@@ -96,14 +95,17 @@ def describe_lists(edition: Edition) -> str:
 
 def describe_rules(edition: Edition) -> Iterator[tuple[str, str]]:
     """A fact with its label: what each rule did to the lists. Nothing without rules."""
-    parts = [
-        *(f"{rule.rule} left out {rule.removed:,}" for rule in edition.rules if rule.removed),
-        *(f"{rule.rule} added {rule.added:,}" for rule in edition.rules if rule.added),
-    ]
+    left_out = {rule.rule: rule.removed for rule in edition.rules if rule.removed}
+    added = {rule.rule: rule.added for rule in edition.rules if rule.added}
     if edition.filled is not None and edition.filled.popular_rows:
-        parts.append(f"{edition.filled.popular_rows:,} popular items filled lists")
+        added["popular items"] = edition.filled.popular_rows
+    parts = [
+        f"{verb} {', '.join(f'{rule} {number:,}' for rule, number in numbers.items())}"
+        for verb, numbers in (("left out:", left_out), ("added:", added))
+        if numbers
+    ]
     if edition.rules:
-        yield "rules", ", ".join(parts) or "they changed nothing"
+        yield "rules", "; ".join(parts) or "they changed nothing"
 
 
 def print_warnings(terminal: Terminal, warnings: Sequence[str]) -> None:

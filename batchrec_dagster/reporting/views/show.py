@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from batchrec_dagster.personalize.measurements import EMBEDDED, name_ndcg
 from batchrec_dagster.reporting.insight.changes import read_ndcg_number, read_popular_ndcg_number
-from batchrec_dagster.reporting.insight.item import Item, ItemMatches
+from batchrec_dagster.reporting.insight.item import ItemDetails, ItemMatches
 from batchrec_dagster.reporting.insight.numbers import shorten_title
 from batchrec_dagster.reporting.insight.overview import ListOverview
-from batchrec_dagster.reporting.insight.person import Person, describe_periods
+from batchrec_dagster.reporting.insight.person import PersonDetails, describe_periods
 from batchrec_dagster.reporting.views.nights import describe_night
 from batchrec_dagster.reporting.views.plain import (
     format_show_arguments,
     format_time,
-    shorten_path,
+    shorten_location,
 )
 from batchrec_dagster.reporting.views.run import describe_lists, describe_rules
 from batchrec_dagster.reporting.views.terminal import Cell, Terminal
 from batchrec_dagster.storage.edition import Edition
 
 
-def print_person(terminal: Terminal, person: Person) -> None:
+def print_person(terminal: Terminal, person: PersonDetails) -> None:
     """Print the person's history and list."""
     terminal.heading(f"User {person.user} in {person.pipeline}")
     if person.periods is not None:
@@ -53,16 +52,16 @@ def print_person(terminal: Terminal, person: Person) -> None:
         "" if person.history else "none",
     )
     terminal.line()
-    count = len(person.recommendations)
+    count, has_both = len(person.recommendations), person.counted > 0
     terminal.table(
         f"Recommended: {count:,} item{'' if count == 1 else 's'}",
-        ["#", *_name_item_columns(has_titles), "because of", "both"],
+        ["#", *_name_item_columns(has_titles), "because of", *(["both"] if has_both else [])],
         [
             [
                 entry.rank,
                 *_make_item_cells(entry.item, entry.title, has_titles),
                 entry.reason or shorten_title(entry.because_title) or entry.because,
-                entry.users_with_both or None,
+                *([entry.users_with_both or None] if has_both else []),
             ]
             for entry in person.recommendations
         ],
@@ -70,7 +69,7 @@ def print_person(terminal: Terminal, person: Person) -> None:
     )
 
 
-def _explain_list(person: Person) -> Iterator[str]:
+def _explain_list(person: PersonDetails) -> Iterator[str]:
     """What the columns of the list mean, or why there is no list, in sentences."""
     rows = person.recommendations
     if person.failure is not None:
@@ -86,9 +85,10 @@ def _explain_list(person: Person) -> Iterator[str]:
     elif all(entry.reason for entry in rows):
         yield "Nothing here is of the model: recommendations.rules left out all of its results."
     else:
+        both = f"; {_explain_both(person.counted)}" if person.counted else "."
         yield (
-            f"because of: the item in the history that most people have together with it;"
-            f" {_explain_both(person.counted)} It shows no more than what goes together."
+            f"because of: the item of the history that most people have with it{both}"
+            " It is not how the model decided."
         )
         padding = ", ".join(f"#{entry.rank}" for entry in rows if entry.padding)
         if padding:
@@ -102,7 +102,7 @@ def _explain_both(counted: int) -> str:
     return f"both: how many of {counted:,} people have both."
 
 
-def print_item(terminal: Terminal, item: Item) -> None:
+def print_item(terminal: Terminal, item: ItemDetails) -> None:
     """Print who gets the item, and which items go with it."""
     title = shorten_title(item.title)
     terminal.heading(f"Item {item.item} in {item.pipeline}{f': {title}' if title else ''}")
@@ -204,7 +204,7 @@ def _list_facts(
     yield from describe_rules(edition)
     for label, path in (("table", overview.table), ("report", overview.report)):
         if path is not None:
-            yield label, str(shorten_path(Path(path))) if is_short else path
+            yield label, shorten_location(path) if is_short else path
     if overview.example_user is not None:
         yield "try", f"batchrec {format_show_arguments(overview.example_user)}"
 

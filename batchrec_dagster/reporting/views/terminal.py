@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -37,7 +37,7 @@ NOT_KNOWN = "–"  # noqa: RUF001
 # The labels of facts are as wide as the longest of all commands.
 LABEL_WIDTH = 12
 
-Cell = Number | Verdict | Text | str | int | None
+Cell = Number | Verdict | str | int | None
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,10 @@ class Column:
     """A column of a table."""
 
     name: str
-    wraps: bool = False
-    """Whether cells that are too long for a narrow terminal take several lines, instead of being
-    cut."""
+    narrow: Literal["cut", "wrap", "keep"] = "cut"
+    """What becomes of its cells where the terminal is too narrow for all columns."""
     right: bool = False
-    """Whether its cells are aligned right, as numbers are. They are never cut."""
+    """Whether they are aligned right, as numbers are."""
 
 
 class Terminal:
@@ -160,8 +159,8 @@ class Terminal:
                 column.name,
                 justify="right" if column.right else "left",
                 # rich narrows the columns that may wrap, the widest first.
-                no_wrap=column.right,
-                overflow="fold" if column.wraps else "ellipsis",
+                no_wrap=column.narrow == "keep",
+                overflow="fold" if column.narrow == "wrap" else "ellipsis",
             )
         for row in rows:
             table.add_row(
@@ -176,13 +175,9 @@ class Terminal:
 def _describe_column(column: Column | str, cells: Sequence[Cell]) -> Column:
     if isinstance(column, Column):
         return column
-    return Column(column, right=any(isinstance(cell, (int, Number)) for cell in cells))
-
-
-def mark(level: Level, text: str) -> Text:
-    """The text behind the symbol of the level, for a cell of a table."""
-    symbol, style = MARKS[level]
-    return Text(f"{symbol} {escape_line(text)}", style=style)
+    if any(isinstance(cell, (int, Number)) for cell in cells):
+        return Column(column, "keep", right=True)
+    return Column(column)
 
 
 def _format_number(number: Number) -> str:
@@ -196,15 +191,14 @@ def _make_cell(cell: Cell, column: Column) -> Text:
         case None:
             text = Text("")
         case Verdict():
-            text = mark(cell.level, cell.opening)
+            symbol, style = MARKS[cell.level]
+            text = Text(f"{symbol} {cell.opening}", style=style)
         case Number():
             text = Text(_format_number(cell))
-        case Text():
-            text = cell.copy()
         case int():
             text = Text(f"{cell:,}")
         case _:
             text = Text(escape_invisible(cell))
-    if not column.wraps:
+    if column.narrow != "wrap":
         text.no_wrap, text.overflow = True, "ellipsis"
     return text

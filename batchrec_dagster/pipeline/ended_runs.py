@@ -1,4 +1,4 @@
-"""What Dagster's history says about failed runs."""
+"""What Dagster knows of runs that published nothing, such as those whose processes were killed."""
 
 from __future__ import annotations
 
