@@ -57,6 +57,8 @@ class ApiRequest:
     home: Path
     """The folder of the service, which the paths in the catalogue are relative to."""
     region: str
+    take_lock: Callable[[], str]
+    """Takes the lock of a new job, and returns its name."""
     account: str = ACCOUNT_ID
     filter_interactions: int = FILTER_HISTORY
     """How many of the latest interactions, of each user and event type, a filter considers."""
@@ -64,8 +66,6 @@ class ApiRequest:
     """Whether batch inference jobs add reasons and placeholders (`LocalPersonalize.__init__`)."""
     success: Sequence[str] = ()
     """The types of events that metrics are to count; all if empty."""
-    take_lock: Callable[[], str] = str
-    """Takes the lock of a new job, and returns its name."""
     started: list[tuple[Kind, Resource]] = field(default_factory=list)
     """The resources whose jobs to start once the transaction is committed."""
     files_to_remove: list[str] = field(default_factory=list)

@@ -92,7 +92,9 @@ class Ensure(Waiting):
             arguments = create(name)
             arn, message = self._create(kind, name, arguments)
             if arn is not None:
-                return StartedResource(arn, created=True, usual_seconds=_usual_seconds(existing))
+                return StartedResource(
+                    arn, created=True, usual_seconds=_find_usual_seconds(existing)
+                )
             known_arns = {summary[kind.arn] for summary in existing if kind.is_numbered}
             taken = self._find_taken(kind, name, arguments, within, known_arns)
             collisions += 1
@@ -267,7 +269,7 @@ class Ensure(Waiting):
         return f"{prefix}:{kind.resource_type}/{name}"
 
 
-def _usual_seconds(existing: Sequence[Description]) -> float | None:
+def _find_usual_seconds(existing: Sequence[Description]) -> float | None:
     """How long the last one that succeeded took, if there is one. `existing` is oldest first."""
     for summary in reversed(existing):
         if summary.get("status") in READY and "lastUpdatedDateTime" in summary:
