@@ -8,9 +8,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.automation.jobs import own_console
 from batchrec_dagster.pipeline.automation.runs import build_console_logger
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.pipeline.loading import load_pipelines
 
 

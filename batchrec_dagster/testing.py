@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
     from batchrec_dagster.cli.project import Project
     from batchrec_dagster.config import Pipeline, PublishedList
-    from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.pipeline.component import BatchRecommendations
+    from batchrec_dagster.pipeline.deployment import Deployment
 
 _SLEEP_SECONDS = 0.01
 # How often a run asks whether a job has ended. The embedded Personalize takes milliseconds.
@@ -261,8 +261,8 @@ def run_pipeline(
     import dagster as dg
 
     from batchrec_dagster.cli.project import find_project, importable_project
-    from batchrec_dagster.deployment import Deployment
     from batchrec_dagster.pipeline.component import build_assets
+    from batchrec_dagster.pipeline.deployment import Deployment
 
     def run(
         name: str,

@@ -28,7 +28,7 @@ import dagster as dg
 from report import RESULTS, table, write
 
 from batchrec_dagster.cli.dagster_home import open_dagster_instance
-from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.deployment import Deployment
 
 COMMAND = (str(Path(sys.executable).parent / "batchrec"), "run", "movielens")
 Span = tuple[float, float]  # epoch seconds

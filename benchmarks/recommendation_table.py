@@ -133,8 +133,8 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     import polars as pl
 
     from batchrec_dagster.config.rules import ExcludeSeen, ListRules
-    from batchrec_dagster.deployment.io_managers import InteractionsIOManager, UsersIOManager
-    from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
+    from batchrec_dagster.pipeline.io_managers import InteractionsIOManager, UsersIOManager
+    from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
     from batchrec_dagster.steps.job_output import JobOutput
     from batchrec_dagster.steps.list_counts import CountedItems, count_audience, count_histories
     from batchrec_dagster.steps.rule_context import RuleContext

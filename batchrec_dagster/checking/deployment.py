@@ -10,7 +10,7 @@ from batchrec_dagster.checking.folders import check_free_space, check_writable
 from batchrec_dagster.checking.personalize import check_personalize
 from batchrec_dagster.checking.storage import check_storage
 from batchrec_dagster.config.environment import find_misspelt_variables
-from batchrec_dagster.deployment import Deployment, DeploymentError
+from batchrec_dagster.pipeline.deployment import Deployment, DeploymentError
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
 
 

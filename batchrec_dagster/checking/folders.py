@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok, warning
 from batchrec_dagster.storage import durable
 

@@ -10,8 +10,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.checking.storage import SHORT_TIMEOUTS
 from batchrec_dagster.config.environment import AWS
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
 from batchrec_dagster.storage.permissions import find_partition
 

@@ -13,8 +13,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from batchrec_dagster.checking.folders import check_writable
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.reporting.insight.readiness import (
     Readiness,
     failed,

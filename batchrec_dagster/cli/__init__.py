@@ -80,9 +80,9 @@ def _explain_error(error: Exception) -> str:
     """The message of an expected error, which says what to do. Empty for an error that is a bug."""
     from dagster import DagsterInvariantViolationError, Failure
 
-    from batchrec_dagster.deployment import DeploymentError
     from batchrec_dagster.errors import UserError
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
+    from batchrec_dagster.pipeline.deployment import DeploymentError
 
     settings_errors = (DeploymentError, DeclarationError, DagsterInvariantViolationError)
     if isinstance(error, Failure):

@@ -62,8 +62,8 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
         check_filters,
         check_upstream,
     )
-    from batchrec_dagster.deployment import Deployment, DeploymentError
     from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
+    from batchrec_dagster.pipeline.deployment import Deployment, DeploymentError
     from batchrec_dagster.pipeline.loading import list_asset_keys
     from batchrec_dagster.reporting.insight.readiness import failed, ok
 

@@ -214,8 +214,8 @@ def load_works(
     names: those that must be among them.
     Raises UnknownNameError, and DeclarationError if one does not load.
     """
-    from batchrec_dagster.deployment import resource_key
     from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
+    from batchrec_dagster.pipeline.deployment import resource_key
     from batchrec_dagster.pipeline.loading import load_pipelines
     from batchrec_dagster.pipeline.run_endings import PIPELINE
     from batchrec_dagster.steps.work import PersonalizeWork

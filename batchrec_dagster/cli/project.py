@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from batchrec_dagster.deployment import Deployment
+    from batchrec_dagster.pipeline.deployment import Deployment
     from batchrec_dagster.storage.connection import Storage
 
 
@@ -74,7 +74,7 @@ def load_deployment() -> Deployment:
 
     Raises click.ClickException if a setting is wrong.
     """
-    from batchrec_dagster.deployment import Deployment, DeploymentError
+    from batchrec_dagster.pipeline.deployment import Deployment, DeploymentError
 
     load_environment()
     try:

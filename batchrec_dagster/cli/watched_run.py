@@ -107,7 +107,7 @@ def watch_run(
 
 def _import_for_conclusion() -> None:
     """Import what describes a result while the run goes on, so that nobody waits for it."""
-    from batchrec_dagster import deployment  # noqa: F401
+    from batchrec_dagster.pipeline import deployment  # noqa: F401
     from batchrec_dagster.reporting.insight import overview, tables  # noqa: F401
     from batchrec_dagster.reporting.views import run  # noqa: F401
 

@@ -12,7 +12,6 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.project import NOT_CRON
 from batchrec_dagster.config.templates import escape_templates
 from batchrec_dagster.config.validation import raise_field_errors
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.pipeline.asset_keys import asset_name
 from batchrec_dagster.pipeline.assets.items import item_assets
 from batchrec_dagster.pipeline.assets.lists import published_lists
@@ -37,6 +36,7 @@ from batchrec_dagster.pipeline.declaration_errors import (
     build_validation_error,
     find_repeated_settings,
 )
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 from batchrec_dagster.storage.extras import is_installed
 

@@ -11,10 +11,10 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.config.project import Retries
-from batchrec_dagster.deployment import resource_key
-from batchrec_dagster.deployment.io_managers import STORAGE_KEY
 from batchrec_dagster.personalize.prices import Cost
 from batchrec_dagster.pipeline.asset_keys import asset_key, find_op_settings
+from batchrec_dagster.pipeline.deployment import resource_key
+from batchrec_dagster.pipeline.io_managers import STORAGE_KEY
 from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.pipeline.run_step import check_specs
 from batchrec_dagster.reporting.markdown import escape

@@ -8,8 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.deployment import Deployment, resource_key
-from batchrec_dagster.deployment.io_managers import STORAGE_KEY
+from batchrec_dagster.pipeline.deployment import Deployment, resource_key
+from batchrec_dagster.pipeline.io_managers import STORAGE_KEY
 from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.storage.layout import ListKeys
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import dagster as dg
 
-from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.deployment.storage_resource import StorageResource
 from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.measurements import read_ndcg
+from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
+from batchrec_dagster.pipeline.storage_resource import StorageResource
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds

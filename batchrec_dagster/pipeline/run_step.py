@@ -20,9 +20,9 @@ from batchrec_dagster.dagster_internals.expected_failure import (
     ExpectedFailure,
     failures_without_stack,
 )
-from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.api import PersonalizeError
+from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.pipeline.run_endings import (
     find_run_start,
     forget_failure,

@@ -12,8 +12,8 @@ import dagster as dg
 import polars as pl
 
 from batchrec_dagster.dagster_internals.asset_graphs import AssetNode, get_asset_graph
-from batchrec_dagster.deployment.table_kinds import to_polars
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.table_kinds import to_polars
 from batchrec_dagster.pipeline.upstream_partitions import (
     Materialization,
     read_materializations,

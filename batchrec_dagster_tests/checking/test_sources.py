@@ -11,7 +11,7 @@ import pytest
 
 from batchrec_dagster.checking.sources import check_sources
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.deployment import Deployment
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.preparation.sources import file_start
 from batchrec_dagster.reporting.insight.readiness import Readiness
 from batchrec_dagster_tests.guard.servers.s3 import S3Server

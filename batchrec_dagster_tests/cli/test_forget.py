@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.deployment.resources import PersonalizeResource
+from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,

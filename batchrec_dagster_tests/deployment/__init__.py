@@ -1,1 +1,1 @@
-"""Tests of deployment."""
+"""Tests of what a deployment is: its policies on AWS, and Dagster's home."""

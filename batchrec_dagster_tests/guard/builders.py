@@ -25,8 +25,8 @@ import polars as pl
 import pytest
 import yaml
 
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.storage.objects import ObjectStore
 

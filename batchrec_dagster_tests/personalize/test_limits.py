@@ -11,8 +11,8 @@ import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 
-from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
+from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
+from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
 
 Create = Callable[[Any], Any]
 GROUP = "arn:aws:personalize:eu-west-1:123456789012:dataset-group/shop"

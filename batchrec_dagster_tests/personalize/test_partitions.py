@@ -13,12 +13,12 @@ import boto3
 import dagster as dg
 import pytest
 
-from batchrec_dagster.deployment import resources
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.local_personalize.operations import solutions
 from batchrec_dagster.local_personalize.recipes import Recipe, get_recipe
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
+from batchrec_dagster.pipeline import personalize_resource
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster.storage.permissions import find_partition
 from batchrec_dagster_tests.guard.builders import (
@@ -118,7 +118,7 @@ def test_a_pipeline_asks_for_the_recipes_of_its_partition(
 
     monkeypatch.setattr(solutions, "get_recipe", note)
     open_client = partial(embedded_client, region=region)
-    monkeypatch.setattr(resources, "embedded_client", open_client)
+    monkeypatch.setattr(personalize_resource, "embedded_client", open_client)
     solution = {"recipe": USER_PERSONALIZATION}
     ratings = write_ratings(project.root / "ratings.csv")
     project.declare(declaration("shop", ratings, solution=solution))

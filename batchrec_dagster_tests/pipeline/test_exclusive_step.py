@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.deployment import Deployment, resource_key
+from batchrec_dagster.pipeline.deployment import Deployment, resource_key
 from batchrec_dagster.pipeline.run_step import (
     asset_step,
     check_specs,

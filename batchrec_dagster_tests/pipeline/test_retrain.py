@@ -13,10 +13,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.deployment import resources
-from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.pipeline import personalize_resource
 from batchrec_dagster.pipeline.declaration_errors import DeclarationError
+from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.steps import training
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import (
@@ -155,7 +155,7 @@ def test_versions_without_names_are_known_by_tags_and_those_of_somebody_else_do_
         events.register(f"{after}GetSolutionMetrics", forget_metrics)
         return client
 
-    monkeypatch.setattr(resources, "embedded_client", without_names)
+    monkeypatch.setattr(personalize_resource, "embedded_client", without_names)
     shop = Shop(project, instance, monkeypatch)
     shop.rate()
     shop.declare(solution={"recipe": "aws-user-personalization"})

@@ -18,8 +18,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from batchrec_dagster import BatchRecommendations
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.local_personalize.api.client import embedded_client
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.steps.work import PersonalizeWork
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.builders import (

@@ -14,10 +14,10 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from moto import mock_aws
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.deployment.io_managers import ParquetIOManager
-from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.assets import sinks
+from batchrec_dagster.pipeline.io_managers import ParquetIOManager
+from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.sinks import postgres_table as postgres_sink
 from batchrec_dagster.sinks.sink import SinkCounts, SinkResult
 from batchrec_dagster_tests.guard.builders import (

@@ -9,14 +9,14 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.deployment.io_managers import ItemsCsvIOManager
-from batchrec_dagster_tests.deployment.test_io_managers import pass_downstream
+from batchrec_dagster.pipeline.io_managers import ItemsCsvIOManager
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     refresh,
     write_ratings,
 )
+from batchrec_dagster_tests.pipeline.test_io_managers import pass_downstream
 
 # Whatever the model, items are the same.
 QUICK = {"recipe": "aws-user-personalization"}

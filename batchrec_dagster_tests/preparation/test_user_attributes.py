@@ -9,12 +9,11 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.deployment.io_managers import UsersCsvIOManager
+from batchrec_dagster.pipeline.io_managers import UsersCsvIOManager
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import add_erased_users
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
-from batchrec_dagster_tests.deployment.test_io_managers import pass_downstream
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
@@ -23,6 +22,7 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
+from batchrec_dagster_tests.pipeline.test_io_managers import pass_downstream
 
 # Whatever the model, users are the same.
 QUICK = {"recipe": "aws-user-personalization"}

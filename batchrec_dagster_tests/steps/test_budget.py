@@ -10,7 +10,6 @@ import dagster as dg
 import pytest
 from botocore.client import BaseClient
 
-from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.api import (
     BATCH_INFERENCE_JOB,
     IMPORT_JOB,
@@ -20,6 +19,7 @@ from batchrec_dagster.personalize.api import (
 from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.waiting import StartedResource
 from batchrec_dagster.pipeline.assets import lists, training
+from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.reporting.insight.nights import ListedNight, list_nights
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.layout import ListFiles, ListKeys

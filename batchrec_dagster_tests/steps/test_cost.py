@@ -8,13 +8,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize.prices import (
     TRAINING_HOURS,
     Prices,
     estimate_training_hours,
     summarize_costs,
 )
+from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,

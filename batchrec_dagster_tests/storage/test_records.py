@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.deployment import Deployment
-from batchrec_dagster.deployment.io_managers import RecordIOManager
-from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
+from batchrec_dagster.pipeline.deployment import Deployment
+from batchrec_dagster.pipeline.io_managers import RecordIOManager
+from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.objects import DamagedObjectError

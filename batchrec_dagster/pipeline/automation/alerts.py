@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.automation.failure_alerts import (
     describe_failure,
     find_pipelines_of_run,
 )
 from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
+from batchrec_dagster.pipeline.deployment import resource_key
 from batchrec_dagster.storage.connection import Storage
 
 

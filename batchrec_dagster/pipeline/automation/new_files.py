@@ -9,8 +9,8 @@ from hashlib import sha256
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.deployment import resource_key
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.deployment import resource_key
 from batchrec_dagster.steps.ratings import RawRatings
 from batchrec_dagster.steps.raw_files import digest_files, digest_source
 from batchrec_dagster.storage.connection import Storage

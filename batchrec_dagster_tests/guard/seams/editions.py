@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.personalize.measurements import read_ndcg, read_popular_ndcg
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.storage.edition import Edition, Finding, Withdrawn
 from batchrec_dagster.storage.edition_without import write_without
 from batchrec_dagster.storage.editions import Editions

@@ -20,12 +20,12 @@ from batchrec_dagster.config.gate import Gate
 from batchrec_dagster.config.list_columns import REASONS
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.config.solution import Solution
-from batchrec_dagster.deployment import resources
-from batchrec_dagster.deployment.resources import PersonalizeResource
 from batchrec_dagster.personalize import conditions
 from batchrec_dagster.personalize.filters import parse_condition
 from batchrec_dagster.personalize.formats import read_output_lines
 from batchrec_dagster.personalize.measurements import NDCG
+from batchrec_dagster.pipeline import personalize_resource
+from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.steps import arms, item_pairs, list_jobs, popular_items, shared_jobs, training
 from batchrec_dagster.steps import rules as rules_of_lists
 from batchrec_dagster.steps.data_sizes import DataSize, check_not_shrunk
@@ -561,7 +561,7 @@ def group_lists(attributes: Mapping[str, Any]) -> list[list[str]]:
 @contextmanager
 def short_filter_history(interactions: int) -> Iterator[None]:
     """Runs take it that Personalize's filter sees this many interactions of a user, as on AWS."""
-    with patch.object(resources, "ALL_INTERACTIONS", interactions):
+    with patch.object(personalize_resource, "ALL_INTERACTIONS", interactions):
         yield
 
 

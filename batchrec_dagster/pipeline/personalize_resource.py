@@ -16,13 +16,13 @@ from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
 from batchrec_dagster.config.environment import AWS, EMBEDDED, LOCAL_ROLE_ARN
-from batchrec_dagster.deployment.storage_resource import StorageResource
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.api import LIMIT, STORAGE_TAG
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Prices
 from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
+from batchrec_dagster.pipeline.storage_resource import StorageResource
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient

@@ -8,8 +8,8 @@ import pytest
 
 from batchrec_dagster.cli.dagster_home import use_dagster_home
 from batchrec_dagster.config.environment import VARIABLES, find_misspelt_variables
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.personalize.prices import Prices
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster_tests.guard.builders import REPOSITORY, Project
 
 

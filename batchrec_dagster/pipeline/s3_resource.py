@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from batchrec_dagster.deployment.storage_resource import S3ConnectionResource
+from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource
 
 # Its fields that would change the connection, and are not read. Each is named with its default.
 _UNSUPPORTED = {"use_unsigned_session": False, "use_ssl": True, "verify": None}

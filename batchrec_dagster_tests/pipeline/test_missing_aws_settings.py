@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.deployment import Deployment
 
 PERSONALIZE = {"BATCHREC_PERSONALIZE": "http://127.0.0.1:9"}
 REGION = {"AWS_REGION": "us-east-1"}

@@ -8,7 +8,6 @@ from typing import Any
 import boto3
 
 from batchrec_dagster.config.tags import EXAMPLE, parse_tags
-from batchrec_dagster.deployment import Deployment
 from batchrec_dagster.personalize.api import (
     DATASET_GROUP,
     PIPELINE_TAG,
@@ -18,6 +17,7 @@ from batchrec_dagster.personalize.api import (
 )
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION, build_recipe_arn
 from batchrec_dagster.personalize.schemas import make_interactions_schema
+from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster_tests.guard.builders import Project
 
 MANY = ",".join(f"key-{number}=x" for number in range(47))

@@ -13,10 +13,10 @@ from pydantic import PrivateAttr, ValidationError, model_validator
 
 from batchrec_dagster.config.environment import Environment, describe_problems
 from batchrec_dagster.config.tags import parse_tags
-from batchrec_dagster.deployment import io_managers
-from batchrec_dagster.deployment.resources import PersonalizeResource
-from batchrec_dagster.deployment.s3_resource import read_s3_resource
-from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
+from batchrec_dagster.pipeline import io_managers
+from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
+from batchrec_dagster.pipeline.s3_resource import read_s3_resource
+from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.connection import Storage
 

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from batchrec_dagster.deployment.io_managers import (
+from batchrec_dagster.pipeline.io_managers import (
     STORAGE_KEY,
     HtmlIOManager,
     InteractionsIOManager,
@@ -19,7 +19,7 @@ from batchrec_dagster.deployment.io_managers import (
     StorageIOManager,
     UsersIOManager,
 )
-from batchrec_dagster.deployment.storage_resource import S3ConnectionResource, StorageResource
+from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.editions import Editions
