@@ -88,12 +88,12 @@ def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
     if not lists and not as_json:
         raise UnknownNameError(NO_PIPELINES)
     if not as_json:
-        under_way = {
-            overview.address
+        unended = {
+            overview.address: "interrupted" if run["status"] == "INTERRUPTED" else "running now"
             for overview, run in zip(overviews, last_runs, strict=True)
-            if run is not None and run["seconds"] is None and run["status"] != "INTERRUPTED"
+            if run is not None and run["seconds"] is None
         }
-        print_overviews(Terminal(), overviews, under_way)
+        print_overviews(Terminal(), overviews, unended)
         return
     described = []
     for overview, last_run in zip(overviews, last_runs, strict=True):

@@ -162,7 +162,9 @@ def find_person(files: ListFiles, user: str, number: int | None = None) -> Perso
     rows = read_rows(files, edition, "user_id", user)
     failure, arm = _read_outcome(files, edition, user, rows)
     with open_interactions(files) as interactions:
-        notes = [] if number is None else [_describe_history(edition, interactions)]
+        notes: tuple[str, ...] = ()
+        if number is not None or interactions is None:
+            notes = (_describe_history(edition, interactions),)
         if interactions is None or (number is not None and edition.data_until is None):
             interactions = NO_INTERACTIONS
         had = interactions.filter(pl.col(USER_ID) == user).collect(engine="streaming")
@@ -192,16 +194,16 @@ def find_person(files: ListFiles, user: str, number: int | None = None) -> Perso
         failure=failure,
         arm=arm,
         periods=periods,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
 def _describe_history(edition: Edition, interactions: pl.LazyFrame | None) -> str:
     """What to know about the history and the explanations of a past edition, in a sentence."""
-    if edition.data_until is None:
-        return f"Why is not known: edition {edition.number} does not say until when its data reach."
     if interactions is None:
         return "Why is not known: the interactions are no longer there."
+    if edition.data_until is None:
+        return f"Why is not known: edition {edition.number} does not say until when its data reach."
     until = datetime.fromtimestamp(edition.data_until, UTC)
     return (
         f"The history is that of today's data until {until:%Y-%m-%d %H:%M} UTC, where the data of"

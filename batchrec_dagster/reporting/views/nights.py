@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 
 from batchrec_dagster.reporting.insight.nights import ListedNight, describe_success
@@ -22,11 +22,11 @@ def describe_night(night: ListedNight) -> str:
 
 
 def print_overviews(
-    terminal: Terminal, overviews: Sequence[ListOverview], under_way: Collection[str]
+    terminal: Terminal, overviews: Sequence[ListOverview], unended: Mapping[str, str]
 ) -> None:
     """Print a line for each list, and why the last nights of some published nothing.
 
-    under_way: the addresses of lists whose runs are under way.
+    unended: what to say of lists whose last run has not ended, by their addresses.
     """
     terminal.table(
         "",
@@ -38,7 +38,7 @@ def print_overviews(
             "users",
             Column("last night", "keep"),
         ],
-        [_make_overview_cells(overview, overview.address in under_way) for overview in overviews],
+        [_make_overview_cells(overview, unended.get(overview.address)) for overview in overviews],
     )
     failures = [(overview.address, overview.last_failure) for overview in overviews]
     for address, night in failures:
@@ -46,15 +46,15 @@ def print_overviews(
             terminal.finding("refuse", f"{address}: {night.summary}: {night.reason}")
 
 
-def _make_overview_cells(overview: ListOverview, is_under_way: bool) -> list[Cell]:
+def _make_overview_cells(overview: ListOverview, unended: str | None) -> list[Cell]:
     edition, night = overview.edition, overview.last_night
     ended: Cell = "never"
     if night is not None:
         # What was published last night was made last night.
         is_new = night.status == "published" and edition is not None
         ended = night.status if is_new else f"{night.status} {night.time.astimezone():%Y-%m-%d}"
-    if is_under_way:
-        ended = "running now"
+    if unended is not None:
+        ended = unended
     if edition is None:
         return [overview.address, NOT_KNOWN, None, None, None, ended]
     made = f"{edition.made_at.astimezone():%Y-%m-%d}"
