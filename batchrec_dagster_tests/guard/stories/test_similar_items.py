@@ -143,6 +143,24 @@ def test_a_recipe_finds_them_for_the_items_of_a_file_without_what_is_blocked(
     assert len(open_personalize(project).list_dataset_groups()["datasetGroups"]) == 1
 
 
+def test_lists_of_items_are_sources_as_others_are(counted: tuple[Shop, pl.DataFrame]) -> None:
+    shop, _ = counted
+    project = shop.project
+    (project.root / "pages.csv").write_text("sku,shown\n1,yes\n2,no\n3,yes\n")
+    (project.root / "recalled.csv").write_text("Recalled since May\nsku\n3\n")
+    result = shop.run(
+        within_days=30,
+        items={"source": "pages.csv", "query": "SELECT sku FROM source WHERE shown = 'yes'"},
+        rules={"block": {"source": "recalled.csv", "header": 2, "deps": ["recalls"]}},
+    )
+    assert result.success, why(result)
+    assert {*shop.lists["item_id"]} == {"1", "3"}
+    assert shop.lists.filter(similar_item_id="3").is_empty()
+    with definitions(project) as defs:
+        graph = defs.resolve_asset_graph()
+    assert dg.AssetKey("recalls") in graph.get(dg.AssetKey(["shop", "similar_items"])).parent_keys
+
+
 def test_an_item_with_nothing_similar_in_stock_has_no_list_and_keeps_no_other_from_its_own(
     counted: tuple[Shop, pl.DataFrame],
 ) -> None:
