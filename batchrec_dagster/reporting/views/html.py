@@ -18,7 +18,7 @@ from markupsafe import Markup
 from batchrec_dagster.reporting.insight.numbers import Number
 from batchrec_dagster.reporting.insight.page import Page
 from batchrec_dagster.reporting.insight.people import People
-from batchrec_dagster.reporting.views import sections
+from batchrec_dagster.reporting.views import first_screen, sections
 from batchrec_dagster.reporting.views.blocks import Bar, Fact, Judged, Title
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -37,16 +37,16 @@ def render_html(page: Page) -> str:
         .render(
             page=page,
             verdict=page.verdict,
-            strip=[*sections.build_strip(page)],
-            last_night=sections.describe_last_night(page),
-            comparisons=sections.build_comparisons(page),
+            strip=[*first_screen.build_strip(page)],
+            last_night=first_screen.describe_last_night(page),
+            comparisons=first_screen.build_comparisons(page),
             sections=sections.build_sections(page),
             checks=sections.build_checks(page),
             people=_choose_people(people),
             items=people.items,
             served=people.served,
             has_images=has_images,
-            made_at=sections.format_time(page.made_at),
+            made_at=first_screen.format_time(page.made_at),
             # The page loads pictures only when its reader allows it.
             policy=_build_policy(style, script, pictures="data: https:" if has_images else "data:"),
             style=Markup(style),  # noqa: S704

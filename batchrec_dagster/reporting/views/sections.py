@@ -1,9 +1,8 @@
-"""The facts of a page as blocks: its strip, its bars, and its sections in their order."""
+"""The sections of the page below the people, and its checks, as blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 
 from batchrec_dagster.reporting.insight.changes import Change, Changes, ItemChange
 from batchrec_dagster.reporting.insight.nights import (
@@ -13,7 +12,7 @@ from batchrec_dagster.reporting.insight.nights import (
     describe_success,
 )
 from batchrec_dagster.reporting.insight.numbers import Number, shorten_title
-from batchrec_dagster.reporting.insight.outcomes import NOTHING_YET, REPLAYED, describe_outcome
+from batchrec_dagster.reporting.insight.outcomes import describe_outcome
 from batchrec_dagster.reporting.insight.page import CheckResult, Page
 from batchrec_dagster.reporting.views.blocks import (
     Bar,
@@ -27,6 +26,7 @@ from batchrec_dagster.reporting.views.blocks import (
     Tile,
     Title,
 )
+from batchrec_dagster.reporting.views.first_screen import format_time
 from batchrec_dagster.steps.outcomes import Outcome
 from batchrec_dagster.storage.edition import CategoryShare
 
@@ -39,113 +39,6 @@ NIGHTS_IN_CHART = 40
 MOST_MOVED = 3
 OUTCOMES_IN_VIEW = 3
 WORDS = {"good": "Passed", "watch": "Warns", "refuse": "Failed"}
-
-
-def format_time(time: datetime) -> str:
-    """The time to the minute in UTC, as `2026-01-31 09:05`."""
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
-
-
-def build_strip(page: Page) -> Iterator[Tile]:
-    """What there is to know of the edition at a glance."""
-    edition, counts = page.edition, page.edition.counts
-    yield Tile("Edition", str(edition.number))
-    yield Tile("Live since (UTC)", format_time(page.live_since))
-    served = Fact("served", Number(value=edition.users or 0))
-    requested = Fact("requested", Number(value=counts.requested - edition.users_dropped))
-    yield Tile("Users served", served, of=requested)
-    yield Tile("Items each", Fact("longest", Number(value=counts.longest)), note="at most")
-    if page.changes is None:
-        yield Tile("Kept of a list", "nothing before")
-    elif page.changes.kept is not None:
-        kept = Fact("overlap", Number(value=page.changes.kept, unit="share"))
-        yield Tile("Kept of a list", kept, note=f"of edition {page.changes.before}")
-    passed = sum(check.level == "good" for check in page.checks)
-    level = "" if passed == len(page.checks) else "watch"
-    yield Tile("Checks passed", f"{passed:,} of {len(page.checks):,}", level=level)
-    night = page.last_night
-    if night is not None:
-        level = _judge_night(night)
-        yield Tile("Last night", night.summary.removesuffix(", live"), level=level)
-    yield Tile("Cost", Number(value=edition.cost_usd, unit="usd").text)
-
-
-def _judge_night(night: ListedNight) -> str:
-    """`refuse` if people kept what they had, `watch` if a step failed after the publication."""
-    if night.status in ENDED_BADLY:
-        return "refuse"
-    return "watch" if night.steps else ""
-
-
-def describe_last_night(page: Page) -> Judged | None:
-    """Why the last run was refused or failed; None if it was not."""
-    night = page.last_night
-    if night is None or night.status not in ENDED_BADLY:
-        return None
-    text = f"Last night was {night.summary}"
-    if night.reason:
-        text += f": {night.reason}"
-    end = "" if text.endswith((".", "…")) else "."
-    return Judged("refuse", f"{text}{end} People still have edition {page.edition.number}.")
-
-
-def build_comparisons(page: Page) -> list[Section]:
-    """The two numbers that decide: what was held out, and what people really chose."""
-    return [_compare_held_out(page), _compare_choices(page)]
-
-
-def _compare_held_out(page: Page) -> Section:
-    title = "What people chose next, hidden from the model"
-    if not page.quality or page.quality[0].popular is None:
-        return Section("held-out", title, ["Nothing was measured."])
-    name, model, popular, lead = page.quality[0]
-    assert popular is not None
-    largest = max(_end(model), _end(popular), 1e-6)
-    rows: list[Sequence[Cell]] = [
-        ["This model", Bar(model, largest, fact="ndcg")],
-        [
-            page.popular_name.capitalize(),
-            Bar(popular, largest, is_quiet=True, fact="popular_ndcg"),
-        ],
-    ]
-    sentences = [f"{name}, from 0 to 1: how well the first 25 items match it. {page.measured_by}."]
-    if lead is not None:
-        sentences.append(f"The lead is {_sign(lead)}.")
-    return Section(
-        "held-out", title, [" ".join(sentences)], [Table("held-out", title, ["", ""], rows)]
-    )
-
-
-def _sign(lead: Number) -> str:
-    """A difference with its interval, such as `+0.11 (95% interval 0.10 to 0.12)`."""
-    sign = "+" if lead.value > 0 else ""
-    interval = f" (95% interval {lead.interval})" if lead.interval else ", without an interval"
-    return f"{sign}{lead.text}{interval}"
-
-
-def _end(number: Number) -> float:
-    return number.value if number.high is None else number.high
-
-
-def _compare_choices(page: Page) -> Section:
-    title = "What people really chose"
-    outcome = page.newest_outcome
-    if outcome is None or outcome.hit_rate is None or outcome.popular_hit_rate is None:
-        return Section("choices", title, [NOTHING_YET])
-    lists = Number.of_rate(outcome.hit_rate, measured_on=outcome.active_users)
-    popular = Number.of_rate(outcome.popular_hit_rate)
-    largest = max(_end(lists), _end(popular), 1e-6)
-    rows: list[Sequence[Cell]] = [
-        ["Something from their list", Bar(lists, largest, fact="hit_rate")],
-        ["That day’s popular items", Bar(popular, largest, is_quiet=True)],  # noqa: RUF001
-    ]
-    caption = (
-        f"Of {outcome.active_users:,} users who chose something new after edition"
-        f" {outcome.edition}{', by ' + outcome.success + ' alone' if outcome.success else ''}."
-    )
-    if outcome.since == "data":
-        caption += f" {REPLAYED}"
-    return Section("choices", title, [caption], [Table("choices", title, ["", ""], rows)])
 
 
 def build_sections(page: Page) -> list[Section]:

@@ -201,6 +201,29 @@ def test_what_explains_an_item_is_in_the_history(page: Page, night: ShopNight) -
     assert explained > 50
 
 
+def test_what_explains_an_item_is_what_most_people_have_with_it(
+    night: ShopNight, page: Page
+) -> None:
+    people: dict[str, set[str]] = {}
+    own: dict[str, set[str]] = {}
+    for user, item in night.interactions.select("USER_ID", "ITEM_ID").iter_rows():
+        people.setdefault(TITLES[item], set()).add(user)
+        own.setdefault(user, set()).add(TITLES[item])
+
+    def score(title: str, other: str) -> float:
+        sizes = len(people.get(title, ())) * len(people[other])
+        both = len(people.get(title, set()) & people[other])
+        if both < 2 or both <= sizes / len(own):
+            return 0.0
+        return both / (both + 10) * both / math.sqrt(sizes)
+
+    for user, person in page.people.items():
+        for title, reason in zip(person.listed, person.reasons, strict=True):
+            scores = {other: score(title, other) for other in own.get(user, set()) - {title}}
+            best = max(scores.values(), default=0.0)
+            assert scores[reason] == pytest.approx(best) if reason else best == 0.0
+
+
 def test_people_are_a_sample_and_those_whom_the_declaration_names(
     night: ShopNight, page: Page
 ) -> None:

@@ -1,10 +1,9 @@
 "use strict";
 // Shows one of the people in the data below in place of the person on the page.
-(() => {
+if (document.forms.length) (() => {
   const find = (id) => document.getElementById(id);
   const { items, people } = JSON.parse(find("people-data").textContent);
   const [form, field, shown] = [document.forms[0], find("find-user"), find("shown")];
-  if (!form) return;
   const create = (tag, text, parts = {}) => Object.assign(document.createElement(tag), { textContent: text, ...parts });
   const nameItem = (place) => create("bdi", items[place][1] ?? items[place][0]);
   function createRow([place, because, reason]) {
