@@ -56,8 +56,8 @@ def check(context: click.Context, offline: bool) -> None:
 
 
 def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
-    from batchrec_dagster.checking.deployment import check_deployment, check_settings
-    from batchrec_dagster.checking.pipelines import (
+    from batchrec_dagster.cli.readiness.deployment import check_deployment, check_settings
+    from batchrec_dagster.cli.readiness.pipelines import (
         check_connections,
         check_filters,
         check_upstream,
@@ -69,11 +69,12 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
 
     load_environment()
     with importable_project(project):
-        yield from check_settings()
         try:
             deployment = Deployment.from_environment()
-        except DeploymentError:
-            return  # Its finding is there already.
+        except DeploymentError as error:
+            yield failed("settings", str(error), "correct it in the environment or in .env")
+            return
+        yield from check_settings(deployment)
         definitions, errors = load_definitions(project)
         errors = errors or find_definitions_errors(project)
         for line in errors:
@@ -91,6 +92,7 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
             yield from check_upstream(pipeline, assets)
         if offline:
             return
-        yield from check_deployment(deployment)
+        storage = deployment.open_storage()
+        yield from check_deployment(deployment, storage)
         for pipeline in pipelines:
-            yield from check_connections(pipeline, deployment.open_storage(), project.root)
+            yield from check_connections(pipeline, storage, project.root)

@@ -56,7 +56,10 @@ IMPORTS = (
     *("dagster._core.storage.runs", "dagster._core.storage.schedules"),
     *("dagster._core.executor.in_process", "dagster._core.storage.local_compute_log_manager"),
     *("dagster._daemon.controller", "batchrec_dagster.definitions", "batchrec_dagster.cli"),
-    *("batchrec_dagster.checking", "batchrec_dagster.local_personalize.api.service"),
+    *(
+        "batchrec_dagster.cli.readiness.deployment",
+        "batchrec_dagster.local_personalize.api.service",
+    ),
     *("batchrec_dagster.steps.experiments", "batchrec_dagster.pipeline.report"),
     *("batchrec_dagster.reporting.insight.person", "batchrec_dagster.cli.run_stages"),
     *("batchrec_dagster.steps.lists", "batchrec_dagster.samples.generator"),

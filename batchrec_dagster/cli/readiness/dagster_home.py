@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy.exc import ArgumentError
 
-from batchrec_dagster.checking.folders import check_writable
+from batchrec_dagster.cli.readiness.folders import check_writable
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok, warning
 from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 

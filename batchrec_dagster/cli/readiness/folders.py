@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchrec_dagster.pipeline.deployment import Deployment
+from batchrec_dagster.config.environment import Environment
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok, warning
 from batchrec_dagster.storage import durable
 
@@ -42,13 +42,13 @@ def check_writable(check: str, folder: Path, setting: str, *, create: bool = Tru
     return ok(check, f"{setting} {folder} is writable")
 
 
-def check_free_space(deployment: Deployment) -> Iterator[Readiness]:
+def check_free_space(environment: Environment) -> Iterator[Readiness]:
     """A finding for each disk that has one of the deployment's folders."""
-    folders = {"BATCHREC_HOME": deployment.home, "temporary files": Path(tempfile.gettempdir())}
-    if not deployment.storage.startswith("s3://"):
-        folders["BATCHREC_STORAGE"] = Path(deployment.storage)
-    if deployment.dagster_home:
-        folders["DAGSTER_HOME"] = deployment.dagster_home
+    folders = {"BATCHREC_HOME": environment.home, "temporary files": Path(tempfile.gettempdir())}
+    if not environment.storage.startswith("s3://"):
+        folders["BATCHREC_STORAGE"] = Path(environment.storage)
+    if environment.dagster_home:
+        folders["DAGSTER_HOME"] = environment.dagster_home
     devices = set()
     for purpose, folder in folders.items():
         existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)

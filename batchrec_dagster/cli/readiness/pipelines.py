@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from batchrec_dagster.checking.sources import check_sources
+from batchrec_dagster.cli.readiness.sources import check_sources
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok, warning

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from batchrec_dagster.checking.storage import check_clock
 from batchrec_dagster.cli import main
 from batchrec_dagster.cli.dagster_home import use_dagster_home
+from batchrec_dagster.cli.readiness.storage import check_clock
 from batchrec_dagster.reporting.insight.readiness import failed, ok, warning
 from batchrec_dagster.reporting.views.check import print_readiness
 from batchrec_dagster.reporting.views.terminal import Terminal

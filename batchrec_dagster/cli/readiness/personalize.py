@@ -8,20 +8,20 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from batchrec_dagster.checking.storage import SHORT_TIMEOUTS
-from batchrec_dagster.config.environment import AWS
+from batchrec_dagster.cli.readiness.storage import SHORT_TIMEOUTS
+from batchrec_dagster.config.environment import AWS, Environment
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
+from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.permissions import find_partition
 
 
-def check_personalize(deployment: Deployment) -> Iterator[Readiness]:
+def check_personalize(environment: Environment, storage: Storage) -> Iterator[Readiness]:
     """Findings about Personalize, by one call of it; none if it is the embedded one."""
-    if deployment.embedded:
+    if environment.embedded:
         return
-    on_aws = deployment.personalize == AWS
-    storage, endpoint = deployment.open_storage(), None if on_aws else deployment.personalize
+    on_aws = environment.personalize == AWS
+    endpoint = None if on_aws else environment.personalize
     try:
         personalize = storage.client("personalize", endpoint, SHORT_TIMEOUTS)
         sts = storage.client("sts", config=SHORT_TIMEOUTS)
@@ -30,11 +30,11 @@ def check_personalize(deployment: Deployment) -> Iterator[Readiness]:
         return
     if on_aws:
         yield _check_region(personalize.meta.region_name)
-        identity = _check_identity(sts, deployment.role_arn)
+        identity = _check_identity(sts, environment.role_arn)
         yield identity
         if identity.status == "failed":
             return
-    yield _check_answer(personalize, deployment)
+    yield _check_answer(personalize, environment)
 
 
 def _check_region(region: str) -> Readiness:
@@ -70,10 +70,10 @@ def _check_identity(sts: Any, role_arn: str) -> Readiness:
     return ok(check, caller["Arn"])
 
 
-def _check_answer(personalize: Any, deployment: Deployment) -> Readiness:
+def _check_answer(personalize: Any, environment: Environment) -> Readiness:
     check, name, fix = "personalize", "Amazon Personalize", "check the network and the region"
-    if deployment.personalize != AWS:
-        name = deployment.personalize
+    if environment.personalize != AWS:
+        name = environment.personalize
         fix = "start it (batchrec local-personalize), or fix BATCHREC_PERSONALIZE"
     try:
         personalize.list_dataset_groups(maxResults=1)

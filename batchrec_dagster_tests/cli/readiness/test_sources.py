@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchrec_dagster.checking.sources import check_sources
+from batchrec_dagster.cli.readiness.sources import check_sources
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.preparation.sources import file_start

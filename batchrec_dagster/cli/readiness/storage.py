@@ -12,9 +12,9 @@ from typing import Any
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from batchrec_dagster.checking.folders import check_writable
+from batchrec_dagster.cli.readiness.folders import check_writable
+from batchrec_dagster.config.environment import Environment
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.pipeline.deployment import Deployment
 from batchrec_dagster.reporting.insight.readiness import (
     Readiness,
     failed,
@@ -34,16 +34,15 @@ REFUSED_SECONDS = 300
 SUSPECT_SECONDS = 30
 
 
-def check_storage(deployment: Deployment) -> Iterator[Readiness]:
+def check_storage(environment: Environment, storage: Storage) -> Iterator[Readiness]:
     """Findings about the folder or the bucket, and then about objects in it."""
-    if deployment.storage.startswith("s3://"):
-        findings = list(_check_bucket(deployment))
+    if environment.storage.startswith("s3://"):
+        findings = list(_check_bucket(storage))
     else:
-        findings = [_check_storage_folder(Path(deployment.storage).absolute(), deployment.home)]
+        findings = [_check_storage_folder(Path(environment.storage).absolute(), environment.home)]
     yield from findings
     if any(finding.status == "failed" for finding in findings):
         return
-    storage: Storage = deployment.open_storage()
     yield from _check_objects(storage)
 
 
@@ -86,11 +85,12 @@ def _check_objects(storage: Storage) -> Iterator[Readiness]:
             yield ok(f"storage {name}", storage.where(uri).rpartition("/")[0])
 
 
-def _check_bucket(deployment: Deployment) -> Iterator[Readiness]:
-    bucket, _ = split_uri(deployment.storage)
+def _check_bucket(storage: Storage) -> Iterator[Readiness]:
+    bucket, _ = split_uri(storage.root)
+    own_region = storage.s3.region_name
     check = "bucket"
     try:
-        client = deployment.open_storage().client("s3", config=SHORT_TIMEOUTS)
+        client = storage.client("s3", config=SHORT_TIMEOUTS)
         answer: Any = client.head_bucket(Bucket=bucket)
     except ClientError as error:
         answer = error.response
@@ -110,10 +110,10 @@ def _check_bucket(deployment: Deployment) -> Iterator[Readiness]:
         yield failed(check, f"s3://{bucket} rejects these credentials", trouble)
     elif status == 404:
         yield failed(check, f"there is no bucket {bucket}", "create it, or fix BATCHREC_STORAGE")
-    elif region and deployment.region and region != deployment.region:
+    elif region and own_region and region != own_region:
         yield failed(
             check,
-            f"{bucket} is in {region}, but AWS_REGION is {deployment.region}",
+            f"{bucket} is in {region}, but AWS_REGION is {own_region}",
             "use a bucket in the same region: Personalize reads no other",
         )
     elif status == 403:
@@ -121,7 +121,7 @@ def _check_bucket(deployment: Deployment) -> Iterator[Readiness]:
             check,
             f"no permission to check {bucket}",
             f"allow these credentials s3:ListBucket on"
-            f" arn:{find_partition(deployment.region)}:s3:::{bucket}",
+            f" arn:{find_partition(own_region)}:s3:::{bucket}",
         )
     elif status >= 400:
         yield failed(

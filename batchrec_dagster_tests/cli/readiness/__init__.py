@@ -1,0 +1,1 @@
+"""Tests of what `batchrec check` looks at."""
