@@ -18,7 +18,7 @@ import uvicorn
 import yaml
 from starlette.types import ASGIApp
 
-from batchrec_dagster.dagster_internals import web_server
+from batchrec_dagster.cli import dagster_web_server as web_server
 from batchrec_dagster.storage import durable
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.web.dagster_requests import DagsterRequests

@@ -22,10 +22,10 @@ import dagster as dg
 import polars as pl
 from pydantic import BaseModel, RootModel
 
-from batchrec_dagster.dagster_internals.expected_failure import failures_without_stack
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+from batchrec_dagster.pipeline.expected_failure import failures_without_stack
 from batchrec_dagster.pipeline.storage_resource import StorageResource
 from batchrec_dagster.pipeline.table_kinds import convert_table, is_table_type, to_polars
 from batchrec_dagster.storage.durable import temporary_folder

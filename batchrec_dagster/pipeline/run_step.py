@@ -16,12 +16,12 @@ from typing import Any, ParamSpec
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.dagster_internals.expected_failure import (
+from batchrec_dagster.errors import Refused, UserError
+from batchrec_dagster.personalize.api import PersonalizeError
+from batchrec_dagster.pipeline.expected_failure import (
     ExpectedFailure,
     failures_without_stack,
 )
-from batchrec_dagster.errors import Refused, UserError
-from batchrec_dagster.personalize.api import PersonalizeError
 from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
 from batchrec_dagster.pipeline.run_endings import (
     find_run_start,

@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from batchrec_dagster.dagster_internals.asset_graphs import AssetNode, get_asset_graph
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.table_kinds import to_polars
 from batchrec_dagster.pipeline.upstream_partitions import (
@@ -43,24 +42,38 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
     if not isinstance(source, AssetRows):
         return source
     key = dg.AssetKey(source.key)
-    graph = get_asset_graph(context)
-    # None for an asset of another code location.
-    node = graph.get(key) if graph.has(key) else None
-    asset = _UpstreamAsset(source, key, node, context)
-    path = _find_path(node.metadata if node else {}, PATH_KEYS)
+    definition = _find_definition(key, context)
+    spec = definition.get_asset_spec(key) if definition is not None else None
+    asset = _UpstreamAsset(source, key, definition, context)
+    path = _find_path(spec.metadata if spec is not None else {}, PATH_KEYS)
     if path is not None:
         # It was materialized, or there may be nothing yet, or something old.
         asset.require_materialization()
         return asset.parse_path(path)
-    if node is not None and node.partitions_def is not None:
-        return asset.find_partitions(node.partitions_def)
+    if spec is not None and spec.partitions_def is not None:
+        return asset.find_partitions(spec.partitions_def)
     materialization = asset.require_materialization()
-    if node is None and materialization.partition:
+    if definition is None and materialization.partition:
         raise UserError(
             f"{source.text} is in another code location, and has partitions: add it here as an"
             " AssetSpec with its partitions_def"
         )
     return asset.find_rows(materialization)
+
+
+def _find_definition(
+    key: dg.AssetKey, context: dg.AssetExecutionContext
+) -> dg.AssetsDefinition | None:
+    """The definition of an asset next to the one that runs; None if another code location has it.
+
+    The job knows it. A code location is not known in `execute_in_process` and `dg.materialize`.
+    """
+    graph = context.job_def.asset_layer.asset_graph
+    # The graph of a job has what it selects, and the direct neighbours of that, which it does not
+    # make. A job of a part of another job was selected from that one's graph.
+    while graph.source_asset_graph is not graph:
+        graph = graph.source_asset_graph
+    return graph.get(key).assets_def if graph.has(key) else None
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class _UpstreamAsset:
 
     source: AssetRows
     key: dg.AssetKey
-    node: AssetNode | None
+    definition: dg.AssetsDefinition | None
     """Its definition; None if it is defined in another code location alone."""
     context: dg.AssetExecutionContext
 
@@ -115,11 +128,11 @@ class _UpstreamAsset:
         partition: the key of the only partition whose rows they are; None for all rows.
         """
         # What Dagster's own IO managers store is not a table, though they report its path.
-        is_stored = self.node is not None and self.node.is_materializable
+        is_stored = self.definition is not None and self.definition.is_materializable
         path = _find_path(materialization.metadata, PATH_KEYS[:1] if is_stored else PATH_KEYS)
         if path is not None:
             return self.parse_path(path)
-        if self.node is None:
+        if self.definition is None:
             raise UserError(
                 f"{self.source.text} is in another code location, and its metadata names no file:"
                 " add it here as an AssetSpec with an IO manager, or let its materialization report"

@@ -4,6 +4,9 @@ The public command `dagster-webserver` has no hook for the guard of Host and Ori
 any web page in the same browser could start and stop runs. A proxy in front of the command would
 leave its own port open to the browser. Nothing public starts one code server for web server and
 daemon: each would load the pipelines, and a reload in the page would not reach the daemon.
+
+Any release of Dagster may move what is imported here. A test names each import that a release has
+moved, and CI runs it against the newest Dagster.
 """
 
 from dagster._cli.proxy_server_manager import ProxyServerManager

@@ -3,6 +3,9 @@
 `dg.Failure` records the stack, and Dagster's web page shows it larger than the message. No public
 API leaves it out. Dagster records an error of a process of the user's code as that process has
 described it, so this failure describes itself.
+
+Any release of Dagster may move what is imported here. A test names each import that a release has
+moved, and CI runs it against the newest Dagster.
 """
 
 from __future__ import annotations
