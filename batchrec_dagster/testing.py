@@ -261,7 +261,6 @@ def run_pipeline(
     import dagster as dg
 
     from batchrec_dagster.cli.project import find_project, importable_project
-    from batchrec_dagster.pipeline.component import build_assets
     from batchrec_dagster.pipeline.deployment import Deployment
 
     def run(
@@ -277,11 +276,12 @@ def run_pipeline(
                 environment.delenv(variable, raising=False)
             environment.setenv("BATCHREC_HOME", str(tmp_path_factory.mktemp("batchrec")))
             environment.setenv("BATCHREC_POLL_SECONDS", _POLL_SECONDS)
-            pipeline = _load_pipeline(project, name).change(settings or {}, project.root)
+            declared = _load_pipeline(project, name)
+            pipeline = declared.change(settings or {}, project.root)
             deployment = Deployment.from_environment()
             deployment.make_home()
             result = dg.materialize(
-                build_assets(pipeline, report=report),
+                declared.build_assets(pipeline, report=report, sinks=False),
                 resources=deployment.resources(),
                 raise_on_error=False,
             )

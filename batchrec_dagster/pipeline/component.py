@@ -1,7 +1,7 @@
 """The component of the YAML: wires a declared pipeline to Dagster's definitions."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,20 +12,7 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.project import NOT_CRON
 from batchrec_dagster.config.templates import escape_templates
 from batchrec_dagster.config.validation import raise_field_errors
-from batchrec_dagster.pipeline.asset_keys import asset_name
-from batchrec_dagster.pipeline.assets.items import item_assets
-from batchrec_dagster.pipeline.assets.lists import published_lists
-from batchrec_dagster.pipeline.assets.prepared import batch_users, interactions
-from batchrec_dagster.pipeline.assets.raw import raw_ratings
-from batchrec_dagster.pipeline.assets.reports import recommendation_outcomes, recommendation_report
-from batchrec_dagster.pipeline.assets.sinks import sink_assets
-from batchrec_dagster.pipeline.assets.training import (
-    personalize_dataset,
-    segment_solution_version,
-    similar_items_solution_version,
-    solution_version,
-)
-from batchrec_dagster.pipeline.assets.users import user_assets
+from batchrec_dagster.pipeline.assets.table import list_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
 from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
@@ -36,9 +23,10 @@ from batchrec_dagster.pipeline.declaration_errors import (
     build_validation_error,
     find_repeated_settings,
 )
+from batchrec_dagster.pipeline.declare_asset import PipelineAsset
 from batchrec_dagster.pipeline.deployment import Deployment
+from batchrec_dagster.pipeline.run_step import AssetResult
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
-from batchrec_dagster.storage.extras import is_installed
 
 
 @dg.scaffold_with(PipelineScaffolder)
@@ -47,8 +35,8 @@ class BatchRecommendations(Pipeline, dg.Component):
 
     # None for a pipeline that Python makes.
     _origin: Origin | None = PrivateAttr(default=None)
-    # The specs of all assets by their names, once they are built.
-    _specs: dict[str, dg.AssetSpec] = PrivateAttr(default_factory=dict)
+    # The table of the assets, once it is made.
+    _assets: dict[str, PipelineAsset] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_scheduled_as_dagster_can(self) -> Self:
@@ -85,15 +73,8 @@ class BatchRecommendations(Pipeline, dg.Component):
         origin = self._origin or Origin(find_component_file(context.path) or context.path)
         built_pipelines = get_built_pipelines(context.component_tree)
         built_pipelines.add(pipeline, origin)
-        assets = build_assets(pipeline)
-        for published in pipeline.published_lists():
-            assets += sink_assets(published)
-        self._specs = {asset_name(spec.key): spec for asset in assets for spec in asset.specs}
+        assets = self.build_assets(pipeline)
         self._require_known_assets(origin)
-        assets = [
-            asset.map_asset_specs(lambda spec: self.get_asset_spec(asset_name(spec.key)))
-            for asset in assets
-        ]
         deployment = _open_deployment()
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
@@ -106,12 +87,40 @@ class BatchRecommendations(Pipeline, dg.Component):
             ),
         )
 
+    def build_assets(
+        self, pipeline: Pipeline, *, report: bool = True, sinks: bool = True
+    ) -> list[dg.AssetsDefinition]:
+        """The assets of this pipeline as it is in a project, or as `change` has changed it.
+
+        report: whether the outcomes and reports are among them.
+        sinks: whether the declared sinks are.
+        """
+        table = list_assets(pipeline, report=report, sinks=sinks)
+        self._assets = {asset.name: asset for asset in table}
+        return [
+            asset.build(self.get_asset_spec(name), self.execute)
+            for name, asset in self._assets.items()
+        ]
+
     def get_asset_spec(self, name: str) -> dg.AssetSpec:
         """The spec of an asset of the pipeline, which a subclass can change but for its key.
 
         name: such as solution_version, or newsletter/recommendations for that of a list.
         """
-        return self._specs[name]
+        return self._assets[name].spec
+
+    def execute(
+        self,
+        name: str,
+        context: dg.AssetExecutionContext,
+        step: Callable[[], dg.MaterializeResult[Any]],
+    ) -> Iterator[AssetResult]:
+        """Run the step of an asset. A subclass can do something before and after it.
+
+        name: that of the asset, as `get_asset_spec` has it.
+        step: runs it, and returns what it has made, with its checks.
+        """
+        yield step()
 
     def change(self, settings: Mapping[str, Any], project: Path) -> Pipeline:
         """The pipeline with other settings, for a test: it reaches no sinks and nobody.
@@ -139,71 +148,14 @@ class BatchRecommendations(Pipeline, dg.Component):
 
     def _require_known_assets(self, origin: Origin) -> None:
         """Raises DeclarationError if `op` names assets that the pipeline does not have."""
-        message = f"the pipeline has no such asset; write {', '.join(self._specs)} or *"
+        message = f"the pipeline has no such asset; write {', '.join(self._assets)} or *"
         lines = [
             origin.describe_problem(("op", name), message)
             for name in self.op
-            if name not in ("*", *self._specs)
+            if name not in ("*", *self._assets)
         ]
         if lines:
             raise DeclarationError("\n".join(lines))
-
-
-def build_assets(pipeline: Pipeline, *, report: bool = True) -> list[dg.AssetsDefinition]:
-    """The assets from the raw files to the lists, segments and reports, without sinks.
-
-    report: whether the outcomes and reports are among them.
-    """
-    recipe = pipeline.similar_items_recipe
-    assets = [
-        raw_ratings(pipeline),
-        interactions(pipeline),
-        *item_assets(pipeline),
-        *user_assets(pipeline),
-        personalize_dataset(pipeline),
-        solution_version(pipeline),
-        *_build_batch_users(pipeline),
-        *_build_outcomes(pipeline, with_reports=report),
-    ]
-    if pipeline.segments is not None:
-        assets.append(segment_solution_version(pipeline, pipeline.segments))
-    if recipe is not None:
-        assets.append(similar_items_solution_version(pipeline, recipe))
-    assets += map(published_lists, pipeline.published_lists())
-    return [*assets, *_build_reports(pipeline, assets)] if report else assets
-
-
-def _build_batch_users(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
-    """The assets of the users: those of lists with users of their own, and one for all others."""
-    own_users = [published for published in pipeline.user_lists if published.has_own_users]
-    sharing = [published for published in pipeline.user_lists if not published.has_own_users]
-    return [*map(batch_users, [*sharing[:1], *own_users])]
-
-
-def _build_outcomes(pipeline: Pipeline, *, with_reports: bool) -> list[dg.AssetsDefinition]:
-    """The assets of what people did with earlier lists, which stand before the lists."""
-    if not (with_reports and is_installed("report")):
-        return []
-    return [*map(recommendation_outcomes, pipeline.user_lists)]
-
-
-def _build_reports(
-    pipeline: Pipeline, assets: Sequence[dg.AssetsDefinition]
-) -> list[dg.AssetsDefinition]:
-    """The assets of the reports, which show the checks of what their list is made from."""
-    if not is_installed("report"):
-        return []
-    reports = []
-    for published in pipeline.user_lists:
-        folder_of_list = published.asset_key("recommendations")[:-1]
-        checks = [
-            spec
-            for asset in assets
-            if asset.key.path[:-1] in ([pipeline.name], folder_of_list)
-            for spec in asset.check_specs
-        ]
-        reports.append(recommendation_report(published, checks))
-    return reports
 
 
 def _open_deployment() -> Deployment:

@@ -1,22 +1,24 @@
-"""What a pipeline's assets have in common: the options of `@dg.asset`, and kinds of metadata."""
+"""What a pipeline's assets have in common: how they are declared, and kinds of metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 import dagster as dg
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, PublishedList
-from batchrec_dagster.config.project import Retries
+from batchrec_dagster.config.project import OpSettings, Retries
 from batchrec_dagster.personalize.prices import Cost
-from batchrec_dagster.pipeline.asset_keys import asset_key, find_op_settings
+from batchrec_dagster.pipeline.asset_keys import asset_key, asset_name, find_op_settings
 from batchrec_dagster.pipeline.deployment import resource_key
 from batchrec_dagster.pipeline.io_managers import STORAGE_KEY
 from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
-from batchrec_dagster.pipeline.run_step import check_specs
+from batchrec_dagster.pipeline.run_step import Execute, Step, build_body, check_specs
 from batchrec_dagster.reporting.markdown import escape
 from batchrec_dagster.steps.cost import WITHIN_BUDGET
 from batchrec_dagster.storage.connection import Storage
@@ -25,27 +27,39 @@ from batchrec_dagster.storage.connection import Storage
 RAW, PREPARED, MODEL, RESULT = "raw", "prepared", "model", "result"
 
 
-class AssetOptions(TypedDict):
-    """The options of `@dg.asset` that a pipeline decides."""
+@dataclass(frozen=True)
+class PipelineAsset:
+    """A line of the table of a pipeline's assets: what Dagster is told of one, and its step."""
 
-    key: dg.AssetKey
-    ins: Mapping[str, dg.AssetIn]
-    deps: Sequence[dg.AssetKey]
-    group_name: str
-    description: str
-    kinds: set[str]
-    tags: Mapping[str, str]
-    op_tags: Mapping[str, Any]
-    pool: str | None
-    retry_policy: dg.RetryPolicy | None
-    code_version: str
-    io_manager_key: str | None
-    metadata: Mapping[str, Any]
-    check_specs: Sequence[dg.AssetCheckSpec]
-    required_resource_keys: set[str]
+    spec: dg.AssetSpec
+    checks: Sequence[dg.AssetCheckSpec]
+    inputs: Mapping[str, dg.AssetIn]
+    """The asset of each parameter of the step."""
+    resources: set[str]
+    op: OpSettings
+    step: Step
+
+    @property
+    def name(self) -> str:
+        """What settings call it, such as newsletter/recommendations."""
+        return asset_name(self.spec.key)
+
+    def build(self, spec: dg.AssetSpec, execute: Execute) -> dg.AssetsDefinition:
+        """The asset with a spec that may say more than its own."""
+        build_asset = dg.multi_asset(
+            name=self.spec.key.to_python_identifier(),
+            specs=[spec],
+            check_specs=self.checks,
+            ins=self.inputs,
+            required_resource_keys=self.resources,
+            op_tags=self.op.tags,
+            pool=self.op.pool,
+            retry_policy=_make_retry_policy(self.op.retries),
+        )
+        return build_asset(build_body(self.name, self.step, execute))
 
 
-def asset_options(
+def asset_of(
     owner: Pipeline | PublishedList,
     name: str,
     *,
@@ -60,44 +74,44 @@ def asset_options(
     deps: Collection[dg.AssetKey] = (),
     checks: Mapping[str, str] | None = None,
     warnings: Mapping[str, str] | None = None,
-) -> AssetOptions:
-    """The options of `@dg.asset` for an asset of a pipeline or a list.
+) -> Callable[[Step], PipelineAsset]:
+    """Decorates the step of an asset of a pipeline or a list.
 
     code_version must change whenever the same input would give another output, so that Dagster
     marks the asset as stale: include a fingerprint of the settings that the asset reads.
-    inputs: the names of the pipeline's assets that the function takes as parameters, or the asset
-    of each parameter.
-    resources: the names of the resources that the function uses.
+    inputs: the names of the pipeline's assets that the step takes as parameters, or the asset of
+    each parameter.
+    resources: the names of the resources that the step uses.
     storage_key, io_manager: where the value is stored, and how; neither for an asset that stores
     nothing in the pipeline's storage.
     checks, warnings: what each check checks, by its name; warnings do not block.
     """
     pipeline = owner.pipeline if isinstance(owner, PublishedList) else owner
     key = asset_key(owner, name)
-    op = find_op_settings(pipeline, key)
     if not isinstance(inputs, Mapping):
         inputs = {asset: asset_key(owner, asset) for asset in inputs}
-    return {
-        "key": key,
-        "ins": {name: dg.AssetIn(key=input_key) for name, input_key in inputs.items()},
-        "deps": [*deps],
-        "group_name": pipeline.name,
-        "description": escape(description),
-        "kinds": kinds,
-        "tags": {"stage": stage},
-        "op_tags": op.tags,
-        "pool": op.pool,
-        "retry_policy": _make_retry_policy(op.retries),
-        "code_version": code_version,
-        "io_manager_key": resource_key(io_manager) if io_manager else None,
-        "metadata": {
+    spec = dg.AssetSpec(
+        key=key,
+        deps=[*inputs.values(), *deps],
+        group_name=pipeline.name,
+        description=escape(description),
+        kinds=kinds,
+        tags={"stage": stage},
+        code_version=code_version,
+        metadata={
             PIPELINE: pipeline.name,
             **_name_list(owner, name),
             **({STORAGE_KEY: storage_key} if storage_key else {}),
         },
-        "check_specs": check_specs(key, checks or {}, warnings or {}),
-        "required_resource_keys": {resource_key(resource) for resource in resources},
-    }
+    )
+    return partial(
+        PipelineAsset,
+        spec.with_io_manager_key(resource_key(io_manager)) if io_manager else spec,
+        check_specs(key, checks or {}, warnings or {}),
+        {parameter: dg.AssetIn(key=input_key) for parameter, input_key in inputs.items()},
+        {resource_key(resource) for resource in resources},
+        find_op_settings(pipeline, key),
+    )
 
 
 def _make_retry_policy(retries: Retries | None) -> dg.RetryPolicy | None:

@@ -1,17 +1,16 @@
-"""How an asset runs its step, and what each has in common.
+"""How an asset runs its step, and how Dagster takes what the step has made.
 
-An asset reports its checks before it hands over its value, so that a value that fails is not
-stored.
+A step stores what it makes, so no asset hands over a value. A check that fails is reported before
+it fails the asset.
 """
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, ParamSpec
+from functools import partial, wraps
+from typing import Any
 
 import dagster as dg
 
@@ -33,9 +32,15 @@ from batchrec_dagster.steps.checks import require_passed
 from batchrec_dagster.steps.work import PersonalizeWork, Result, Work
 from batchrec_dagster.storage.edition import Finding
 
-Parameters = ParamSpec("Parameters")
-# What an asset's function returns, or yields if it has to clean up after its value is stored.
+# What an asset's step gives to Dagster.
 AssetResult = dg.MaterializeResult[Any] | dg.AssetCheckResult
+# An asset's step: a function of its context, its config if it has one, and its inputs.
+Step = Callable[..., dg.MaterializeResult[Any]]
+# What runs a step that has all that it needs, as `BatchRecommendations.execute` does.
+Execute = Callable[
+    [str, dg.AssetExecutionContext, Callable[[], dg.MaterializeResult[Any]]],
+    Iterator[AssetResult],
+]
 
 # Significant digits of numbers in metadata. The records keep what is exact.
 DIGITS = 4
@@ -52,14 +57,8 @@ def expected_errors_as_failures() -> Iterator[None]:
 
 
 @contextmanager
-def recorded_ending(context: dg.AssetExecutionContext | None) -> Iterator[None]:
-    """A step whose error is recorded in the storage as the end of its run.
-
-    context: None where a test calls the asset's function. Then nothing is recorded.
-    """
-    if context is None:
-        yield
-        return
+def recorded_ending(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """A step whose error is recorded in the storage as the end of its run."""
     try:
         yield
     except BaseException as error:
@@ -69,46 +68,32 @@ def recorded_ending(context: dg.AssetExecutionContext | None) -> Iterator[None]:
 
 
 @contextmanager
-def logged_failures(context: dg.AssetExecutionContext | None) -> Iterator[None]:
+def logged_failures(context: dg.AssetExecutionContext) -> Iterator[None]:
     """A step whose failure is an error in the log too.
 
     Dagster's page shows events of failures as events, and hides them where only what the steps say
     is shown.
-
-    context: None where a test calls the asset's function. Then nothing is logged.
     """
     try:
         yield
     except dg.Failure as failure:
-        _log_failure(context, failure.description or "")
+        context.log.error(failure.description or "")
         raise
 
 
-def _find_context(arguments: Sequence[object]) -> dg.AssetExecutionContext | None:
-    """The context among the arguments of an asset's function; None where a test calls it."""
-    context = arguments[0] if arguments else None
-    return context if isinstance(context, dg.AssetExecutionContext) else None
-
-
-def _log_failure(context: dg.AssetExecutionContext | None, message: str) -> None:
-    if context is not None:
-        context.log.error(message)
-
-
-def asset_step(
-    function: Callable[Parameters, dg.MaterializeResult[Any] | Iterator[AssetResult]],
-) -> Callable[Parameters, Iterator[AssetResult]]:
-    """Decorate an asset's function: what all of them have in common when they run.
+def build_body(name: str, step: Step, execute: Execute) -> Callable[..., Iterator[AssetResult]]:
+    """The body of an asset: its step, and what all steps have in common when they run.
 
     Errors that tell the user what to do fail the asset without a traceback. Checks that fail in the
     step are reported before they fail the asset. Numbers in the metadata are rounded. The log says
     in a line why the step failed.
+
+    name: the asset's, for `execute`.
     """
 
-    @wraps(function)
-    def run(*arguments: Parameters.args, **inputs: Parameters.kwargs) -> Iterator[AssetResult]:
+    @wraps(step)
+    def run(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[AssetResult]:
         start = time.monotonic()
-        context = _find_context(arguments)
         failed_checks: Refused | None = None
         try:
             with (
@@ -117,7 +102,7 @@ def asset_step(
                 recorded_ending(context),
                 expected_errors_as_failures(),
             ):
-                for result in _iterate_results(function(*arguments, **inputs)):
+                for result in execute(name, context, partial(step, context, **inputs)):
                     yield round_metadata(result, time.monotonic() - start)
         except Refused as error:
             failed_checks = error
@@ -131,20 +116,10 @@ def asset_step(
                 for result in results
                 if result.check_name in blocking
             )
-            _log_failure(context, message)
+            context.log.error(message)
             raise ExpectedFailure(message)
 
     return run
-
-
-def _iterate_results(
-    returned: dg.MaterializeResult[Any] | Iterator[AssetResult],
-) -> Iterator[AssetResult]:
-    """What an asset's function yields, or the one result that it returns."""
-    if inspect.isgenerator(returned):
-        yield from returned
-    elif isinstance(returned, dg.MaterializeResult):
-        yield returned
 
 
 def round_metadata(result: AssetResult, seconds: float) -> AssetResult:
@@ -211,17 +186,6 @@ def check_specs(
     return blocking + warning
 
 
-def materialization_with_checks(
-    checks: Sequence[Finding], result: dg.MaterializeResult[Any]
-) -> dg.MaterializeResult[Any]:
-    """The asset's result with its checks.
-
-    Raises Refused if one of them blocks, so that the value is not stored.
-    """
-    require_passed(checks)
-    return result._replace(check_results=check_results(checks))
-
-
 def check_results(checks: Sequence[Finding]) -> list[dg.AssetCheckResult]:
     """The verdicts as Dagster takes them."""
     return [
@@ -242,16 +206,29 @@ def check_results(checks: Sequence[Finding]) -> list[dg.AssetCheckResult]:
 NOT_PREPARED_AGAIN = "unchanged: not prepared again"
 
 
-def materialize(
+def to_dagster(
+    version: str, findings: Sequence[Finding], metadata: Mapping[str, Any]
+) -> dg.MaterializeResult[Any]:
+    """What a step has made and stored as Dagster takes it, with its checks.
+
+    version: that of the content.
+    Raises Refused if a finding blocks, so that the checks are reported and the asset fails.
+    """
+    require_passed(findings)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(version),
+        metadata=metadata,
+        check_results=check_results(findings),
+    )
+
+
+def result_to_dagster(
     result: Result[Any], uri: str, metadata: Mapping[str, Any]
 ) -> dg.MaterializeResult[Any]:
-    """A step's result as Dagster takes it, without a value: the step has stored it.
+    """The same of a step that is not done again if its record says that nothing has changed.
 
-    uri: where that is.
+    uri: where what it has made is stored.
     """
     outcome = {"outcome": NOT_PREPARED_AGAIN} if result.is_unchanged else {}
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(result.record.version),
-        metadata={"dagster/uri": uri, **outcome, **metadata},
-        check_results=check_results(result.findings),
-    )
+    described = {"dagster/uri": uri, **outcome, **metadata}
+    return to_dagster(result.record.version, result.findings, described)

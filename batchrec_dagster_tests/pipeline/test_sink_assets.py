@@ -13,9 +13,9 @@ import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 from moto import mock_aws
 
-from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.assets import sinks
+from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.pipeline.io_managers import ParquetIOManager
 from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.sinks import postgres_table as postgres_sink
@@ -44,7 +44,8 @@ def write_lists(
 ) -> dg.ExecuteInProcessResult:
     """Run a pipeline's sinks on these lists."""
     declared = declaration("shop", "ratings.csv", sinks=sink_settings)
-    pipeline = Pipeline.model_validate(declared).in_project(folder)
+    component = BatchRecommendations.model_validate(declared)
+    assets = component.build_assets(component.in_project(folder))
 
     @dg.asset(key_prefix="shop", group_name="shop")
     def recommendations() -> pl.DataFrame:
@@ -52,7 +53,7 @@ def write_lists(
 
     storage = StorageResource(root=str(folder / "storage"), s3=S3ConnectionResource())
     return dg.materialize(
-        [recommendations, *sinks.sink_assets(pipeline.user_lists[0])],
+        [recommendations, *[asset for asset in assets if "_in_" in asset.key.path[-1]]],
         resources={"io_manager": ParquetIOManager(storage=storage), "batchrec_storage": storage},
         instance=instance,
         raise_on_error=False,

@@ -2,15 +2,12 @@
 
 from datetime import UTC, datetime
 
-import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.config.rules import ExcludeSeen
-from batchrec_dagster.pipeline.run_step import asset_step
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.steps import checks
-from batchrec_dagster.steps.list_checks import check_no_duplicates, check_no_seen_items
+from batchrec_dagster.steps.list_checks import check_no_duplicates
 from batchrec_dagster.steps.publish import read_checks
 from batchrec_dagster.storage.edition import Edition, Finding
 from batchrec_dagster_tests.guard.seams.editions import make_edition
@@ -119,21 +116,6 @@ def test_few_event_types() -> None:
     assert check.text.startswith("10 event types; Personalize takes at most 9")
     assert checks.check_few_event_types(8, has_event_values=True).passed
     assert checks.check_few_event_types(9, has_event_values=True).blocks
-
-
-def test_a_step_whose_checks_fail_reports_them_and_stops() -> None:
-    @asset_step
-    def materialize_step() -> dg.MaterializeResult[None]:
-        checks.require_passed([check_no_seen_items(0, ExcludeSeen()), check_no_duplicates(1)])
-        return dg.MaterializeResult()
-
-    results = materialize_step()
-    results_reported = [next(results), next(results)]
-    assert isinstance(results_reported[0], dg.AssetCheckResult)
-    assert isinstance(results_reported[1], dg.AssetCheckResult)
-    assert [results_reported[0].passed, results_reported[1].passed] == [True, False]
-    with pytest.raises(dg.Failure, match="no_duplicates: 1 items"):
-        next(results)
 
 
 def test_a_warning_does_not_stop_a_step() -> None:

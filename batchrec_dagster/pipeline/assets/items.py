@@ -11,12 +11,13 @@ from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.assets.raw import raw_items
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
-    asset_options,
+    PipelineAsset,
+    asset_of,
     preview_metadata,
     sample_metadata,
     table_metadata,
 )
-from batchrec_dagster.pipeline.run_step import asset_step, get_work, materialize
+from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
 from batchrec_dagster.preparation.items import ItemsLayout
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.data_sizes import RawAttributes
@@ -31,7 +32,7 @@ TITLES = {
 }
 
 
-def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+def item_assets(pipeline: Pipeline) -> list[PipelineAsset]:
     """The assets of the items; none if the pipeline declares no items."""
     item_settings = pipeline.items
     if item_settings is None:
@@ -45,32 +46,29 @@ def item_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     return assets
 
 
-def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
+def items(pipeline: Pipeline, layout: ItemsLayout) -> PipelineAsset:
     """The asset of what Personalize learns about the items."""
     key = pipeline.keys.items
 
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            "items",
-            description="What Personalize learns about each item, such as its genres and when it"
-            " came out: the CSV file that it imports, for models and filters.",
-            kinds={"polars", "csv"},
-            inputs=["raw_items"],
-            stage=PREPARED,
-            storage_key=key,
-            code_version=describe_settings(layout),
-            io_manager="items_io",
-        )
+    @asset_of(
+        pipeline,
+        "items",
+        description="What Personalize learns about each item, such as its genres and when it"
+        " came out: the CSV file that it imports, for models and filters.",
+        kinds={"polars", "csv"},
+        inputs=["raw_items"],
+        stage=PREPARED,
+        storage_key=key,
+        code_version=describe_settings(layout),
+        io_manager="items_io",
     )
-    @asset_step
     def items(
         context: dg.AssetExecutionContext, raw_items: RawAttributes
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
         result = prepare_items(work, raw_items, layout)
         table = result.record
-        return materialize(
+        return result_to_dagster(
             result,
             work.files.uri(key),
             {
@@ -86,32 +84,29 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
     return items
 
 
-def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> dg.AssetsDefinition:
+def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> PipelineAsset:
     """The asset of the items' titles."""
     key = pipeline.keys.item_titles
 
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            "item_titles",
-            description="Each item's title, for the people who read the tables and the report."
-            " Personalize does not get them.",
-            kinds={"polars", "parquet"},
-            inputs=["raw_items"],
-            stage=PREPARED,
-            storage_key=key,
-            code_version=describe_settings(layout),
-            io_manager="parquet_io",
-        )
+    @asset_of(
+        pipeline,
+        "item_titles",
+        description="Each item's title, for the people who read the tables and the report."
+        " Personalize does not get them.",
+        kinds={"polars", "parquet"},
+        inputs=["raw_items"],
+        stage=PREPARED,
+        storage_key=key,
+        code_version=describe_settings(layout),
+        io_manager="parquet_io",
     )
-    @asset_step
     def item_titles(
         context: dg.AssetExecutionContext, raw_items: RawAttributes
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
         result = prepare_item_titles(work, raw_items, layout)
         missing = result.record.missing["title"]
-        return materialize(
+        return result_to_dagster(
             result,
             work.files.uri(key),
             {

@@ -18,13 +18,12 @@ from batchrec_dagster.pipeline.assets.list_descriptions import (
     list_warnings,
     published_metadata,
 )
-from batchrec_dagster.pipeline.declare_asset import asset_options
+from batchrec_dagster.pipeline.declare_asset import PipelineAsset, asset_of
 from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start, record_unchanged
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import (
-    asset_step,
     get_personalize_work,
-    materialization_with_checks,
+    to_dagster,
 )
 from batchrec_dagster.steps import rollback
 from batchrec_dagster.steps.items import list_attribute_columns
@@ -51,26 +50,23 @@ class PublicationConfig(dg.Config):
     )
 
 
-def published_lists(published: PublishedList) -> dg.AssetsDefinition:
+def published_lists(published: PublishedList) -> PipelineAsset:
     """The asset of the published lists."""
     pipeline = published.pipeline
 
-    @dg.asset(
-        **asset_options(
-            published,
-            published.asset,
-            description=describe_asset(published),
-            kinds={"parquet"} if published.model_asset is None else {"personalize", "parquet"},
-            deps=list_upstream_assets(published),
-            resources=["personalize"],
-            storage_key=published.keys.table,
-            code_version=f"{CODE_VERSION}-{fingerprint(*list_own_settings(published))}",
-            io_manager="published_io",
-            checks=list_checks(published),
-            warnings=list_warnings(published),
-        )
+    @asset_of(
+        published,
+        published.asset,
+        description=describe_asset(published),
+        kinds={"parquet"} if published.model_asset is None else {"personalize", "parquet"},
+        deps=list_upstream_assets(published),
+        resources=["personalize"],
+        storage_key=published.keys.table,
+        code_version=f"{CODE_VERSION}-{fingerprint(*list_own_settings(published))}",
+        io_manager="published_io",
+        checks=list_checks(published),
+        warnings=list_warnings(published),
     )
-    @asset_step
     def lists(
         context: dg.AssetExecutionContext, config: PublicationConfig
     ) -> dg.MaterializeResult[Any]:
@@ -91,12 +87,10 @@ def published_lists(published: PublishedList) -> dg.AssetsDefinition:
             if made.edition.root_run != run.root_run:
                 record_unchanged(context)
         names = {spec.name for spec in context.assets_def.check_specs}
-        return materialization_with_checks(
+        return to_dagster(
+            made.edition.version,
             [finding for finding in made.findings if finding.name in names],
-            dg.MaterializeResult(
-                data_version=dg.DataVersion(made.edition.version),
-                metadata=build_metadata(work, published, made, model),
-            ),
+            build_metadata(work, published, made, model),
         )
 
     return lists
@@ -173,24 +167,22 @@ def roll_back(
     edition, lists = table.read()
     names = [spec.name for spec in context.assets_def.check_specs]
     outcome = "; ".join([f"rolled back to {summarize_edition(edition)}", *restoration.notes])
-    return materialization_with_checks(
+    return to_dagster(
+        edition.version,
         read_checks(edition, names),
-        dg.MaterializeResult(
-            data_version=dg.DataVersion(edition.version),
-            metadata={
-                "outcome": outcome,
-                "dagster/row_count": lists.select(pl.len()).collect(engine="streaming").item(),
-                "items": edition.counts.items,
-                "made_at": edition.made_at.isoformat(),
-                **(
-                    {"solution_version_arn": edition.solution_version_arn}
-                    if edition.solution_version_arn is not None
-                    else {}
-                ),
-                **({"users": edition.users} if edition.users is not None else {}),
-                **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
-                **published_metadata(work.files_of(published), edition),
-                "table": work.storage.where(table.uri),
-            },
-        ),
+        {
+            "outcome": outcome,
+            "dagster/row_count": lists.select(pl.len()).collect(engine="streaming").item(),
+            "items": edition.counts.items,
+            "made_at": edition.made_at.isoformat(),
+            **(
+                {"solution_version_arn": edition.solution_version_arn}
+                if edition.solution_version_arn is not None
+                else {}
+            ),
+            **({"users": edition.users} if edition.users is not None else {}),
+            **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
+            **published_metadata(work.files_of(published), edition),
+            "table": work.storage.where(table.uri),
+        },
     )

@@ -15,12 +15,13 @@ from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.raw import DataConfig, size_check
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
-    asset_options,
+    PipelineAsset,
+    asset_of,
     preview_metadata,
     table_metadata,
 )
 from batchrec_dagster.pipeline.run_history import DagsterRuns
-from batchrec_dagster.pipeline.run_step import asset_step, get_work, materialize
+from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
 from batchrec_dagster.pipeline.spark_jobs import choose_spark_engine
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
@@ -48,36 +49,32 @@ COLUMNS = {
 }
 
 
-def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
+def interactions(pipeline: Pipeline) -> PipelineAsset:
     """The asset of the ratings that count."""
     rules = pipeline.rules
     engine = pipeline.preparation.engine
 
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            "interactions",
-            description="What each user did with which item, and when: the ratings that count, as"
-            f" the CSV file that Personalize imports and learns from. {_describe_rules(rules)}",
-            kinds={"polars" if engine == "local" else "spark", "csv"},
-            inputs=["raw_ratings"],
-            stage=PREPARED,
-            storage_key=pipeline.keys.interactions,
-            code_version=describe_settings(pipeline),
-            io_manager="interactions_io",
-            checks={
-                "enough_interactions": "There are as many interactions and users as Personalize"
-                " needs.",
-                "timestamps_plausible": "The timestamps are between 1980 and now, in seconds.",
-                "few_event_types": "There are as few event types as Personalize allows.",
-                **size_check("interactions"),
-            },
-            warnings={
-                SOURCE_WITHOUT_ERASED: "The source has no rows of people who were erased.",
-            },
-        )
+    @asset_of(
+        pipeline,
+        "interactions",
+        description="What each user did with which item, and when: the ratings that count, as"
+        f" the CSV file that Personalize imports and learns from. {_describe_rules(rules)}",
+        kinds={"polars" if engine == "local" else "spark", "csv"},
+        inputs=["raw_ratings"],
+        stage=PREPARED,
+        storage_key=pipeline.keys.interactions,
+        code_version=describe_settings(pipeline),
+        io_manager="interactions_io",
+        checks={
+            "enough_interactions": "There are as many interactions and users as Personalize needs.",
+            "timestamps_plausible": "The timestamps are between 1980 and now, in seconds.",
+            "few_event_types": "There are as few event types as Personalize allows.",
+            **size_check("interactions"),
+        },
+        warnings={
+            SOURCE_WITHOUT_ERASED: "The source has no rows of people who were erased.",
+        },
     )
-    @asset_step
     def interactions(
         context: dg.AssetExecutionContext, config: DataConfig, raw_ratings: RawRatings
     ) -> dg.MaterializeResult[Any]:
@@ -94,7 +91,7 @@ def interactions(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
         if not result.is_unchanged:
             _log_result(context, result.record.rows, time.monotonic() - start)
-        return materialize(
+        return result_to_dagster(
             result, work.files.interactions, _interactions_metadata(pipeline, result.record)
         )
 
@@ -142,31 +139,28 @@ def _describe_rules(rules: Rules) -> str:
     return f"Ratings below {rules.min_rating:g} are left out."
 
 
-def batch_users(published: PublishedList) -> dg.AssetsDefinition:
+def batch_users(published: PublishedList) -> PipelineAsset:
     """The asset of the users who get this list, and others without users of their own."""
     columns = {USER_FIELD: ("string", "The user's id.")}
     settings = published.batch_users
     code_version = f"{USERS_VERSION}-{fingerprint(settings)}"
 
-    @dg.asset(
-        **asset_options(
-            published,
-            "batch_users",
-            description="The users who get a list, as JSON Lines, the input of a batch inference"
-            f" job. {_describe_users(settings)}, each once.",
-            kinds={"polars", "json"},
-            deps=[
-                asset_key(published, "interactions"),
-                *map(dg.AssetKey, settings.upstream),
-                *([asset_key(published, "users")] if settings.filter is not None else []),
-            ],
-            stage=PREPARED,
-            storage_key=published.users_key,
-            code_version=code_version,
-            io_manager="batch_users_io",
-        )
+    @asset_of(
+        published,
+        "batch_users",
+        description="The users who get a list, as JSON Lines, the input of a batch inference"
+        f" job. {_describe_users(settings)}, each once.",
+        kinds={"polars", "json"},
+        deps=[
+            asset_key(published, "interactions"),
+            *map(dg.AssetKey, settings.upstream),
+            *([asset_key(published, "users")] if settings.filter is not None else []),
+        ],
+        stage=PREPARED,
+        storage_key=published.users_key,
+        code_version=code_version,
+        io_manager="batch_users_io",
     )
-    @asset_step
     def batch_users(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         from batchrec_dagster.steps.batch_users import list_users  # NumPy
 
@@ -181,7 +175,7 @@ def batch_users(published: PublishedList) -> dg.AssetsDefinition:
                 f"the source of the users still has {users.erased:,} who were erased. They were"
                 " left out: erase them there, too"
             )
-        return materialize(
+        return result_to_dagster(
             result,
             work.files.uri(published.users_key),
             {

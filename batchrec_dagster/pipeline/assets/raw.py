@@ -14,8 +14,8 @@ from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.items import ItemSettings
 from batchrec_dagster.config.sources import AttributesSource
 from batchrec_dagster.config.users import UserSettings
-from batchrec_dagster.pipeline.declare_asset import RAW, asset_options, preview_metadata
-from batchrec_dagster.pipeline.run_step import asset_step, get_work, materialize
+from batchrec_dagster.pipeline.declare_asset import RAW, PipelineAsset, asset_of, preview_metadata
+from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.attributes import ITEM_ROWS, USER_ROWS, AttributesLayout, RowKind
 from batchrec_dagster.preparation.items import ItemsLayout
@@ -66,32 +66,27 @@ def size_check(part: Part) -> dict[str, str]:
     }
 
 
-def raw_ratings(pipeline: Pipeline) -> dg.AssetsDefinition:
+def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
     """The asset of the files of ratings."""
     ratings, keys = pipeline.ratings, pipeline.keys
     file_note = "copied to the storage unchanged"
     if ratings.query is not None:
         file_note = f"the rows of ratings.query on {ratings.shown_source}, in one Parquet file"
 
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            "raw_ratings",
-            description="Who rated, bought or watched what, and when: the files that everything"
-            f" else is made of, {file_note}. Unchanged files are not copied again.",
-            kinds={"source", "file"},
-            deps=[*map(dg.AssetKey, ratings.upstream)],
-            stage=RAW,
-            storage_key=keys.record("raw_ratings"),
-            # Not the rules of interactions: they leave the copies as they are.
-            code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
-            io_manager="record_io",
-            checks={
-                "rows_readable": "The declared columns are there, and their values can be read."
-            },
-        )
+    @asset_of(
+        pipeline,
+        "raw_ratings",
+        description="Who rated, bought or watched what, and when: the files that everything"
+        f" else is made of, {file_note}. Unchanged files are not copied again.",
+        kinds={"source", "file"},
+        deps=[*map(dg.AssetKey, ratings.upstream)],
+        stage=RAW,
+        storage_key=keys.record("raw_ratings"),
+        # Not the rules of interactions: they leave the copies as they are.
+        code_version=f"{RATINGS_VERSION}-{fingerprint(ratings)}",
+        io_manager="record_io",
+        checks={"rows_readable": "The declared columns are there, and their values can be read."},
     )
-    @asset_step
     def raw_ratings(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
         suppressed = read_erased_users(work.files)
@@ -133,7 +128,7 @@ def _materialize_raw(
         "file": dg.MetadataValue.path(where) if one_file else f"{len(uris):,} files",
         "files": len(uris),
     }
-    return materialize(result, work.files.record_uri(asset), {**metadata, **of_files})
+    return result_to_dagster(result, work.files.record_uri(asset), {**metadata, **of_files})
 
 
 def _ratings_metadata(record: RawRatings) -> dict[str, Any]:
@@ -175,9 +170,7 @@ def _build_ratings_schema(read_format: RatingsFormat) -> dg.TableSchema:
     )
 
 
-def raw_items(
-    pipeline: Pipeline, settings: ItemSettings, layout: ItemsLayout
-) -> dg.AssetsDefinition:
+def raw_items(pipeline: Pipeline, settings: ItemSettings, layout: ItemsLayout) -> PipelineAsset:
     """The asset of the items file."""
 
     def inspect(work: Work, suppressed: ErasedUsers) -> Inspect[DataSize]:
@@ -193,9 +186,7 @@ def raw_items(
     )
 
 
-def raw_users(
-    pipeline: Pipeline, settings: UserSettings, layout: UsersLayout
-) -> dg.AssetsDefinition:
+def raw_users(pipeline: Pipeline, settings: UserSettings, layout: UsersLayout) -> PipelineAsset:
     """The asset of the users file."""
 
     def inspect(work: Work, suppressed: ErasedUsers) -> Inspect[DataSize]:
@@ -220,7 +211,7 @@ def _raw_attributes(
     kind: RowKind,
     description: str,
     inspect: Callable[[Work, ErasedUsers], Inspect[DataSize]],
-) -> dg.AssetsDefinition:
+) -> PipelineAsset:
     """The asset of a file of items or of users.
 
     inspect: makes what reads the copied file.
@@ -238,25 +229,22 @@ def _raw_attributes(
             f"the rows of {kind.block}.query on {settings.shown_source}, in one Parquet file"
         )
 
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            asset,
-            description=f"{description}: {file_note}.",
-            kinds={"source", "file"},
-            deps=[*map(dg.AssetKey, settings.upstream)],
-            stage=RAW,
-            storage_key=keys.record(asset),
-            code_version=code_version,
-            io_manager="record_io",
-            checks={
-                f"{kind.block}_readable": "The declared columns are there, and their values can be"
-                " read.",
-                **size_check(part),
-            },
-        )
+    @asset_of(
+        pipeline,
+        asset,
+        description=f"{description}: {file_note}.",
+        kinds={"source", "file"},
+        deps=[*map(dg.AssetKey, settings.upstream)],
+        stage=RAW,
+        storage_key=keys.record(asset),
+        code_version=code_version,
+        io_manager="record_io",
+        checks={
+            f"{kind.block}_readable": "The declared columns are there, and their values can be"
+            " read.",
+            **size_check(part),
+        },
     )
-    @asset_step
     def raw_attributes(
         context: dg.AssetExecutionContext, config: DataConfig
     ) -> dg.MaterializeResult[Any]:

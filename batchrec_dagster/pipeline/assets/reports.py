@@ -3,7 +3,7 @@
 The report is an HTML page.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -12,14 +12,14 @@ import polars as pl
 from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.declare_asset import (
-    AssetOptions,
-    asset_options,
+    PipelineAsset,
+    asset_of,
     preview_metadata,
     sample_metadata,
     storage_links,
     table_metadata,
 )
-from batchrec_dagster.pipeline.run_step import asset_step, get_work
+from batchrec_dagster.pipeline.run_step import Step, get_work, to_dagster
 from batchrec_dagster.reporting.insight.outcomes import (
     NOTHING_YET,
     REPLAYED,
@@ -74,23 +74,20 @@ PLOTTED = (
 )
 
 
-def recommendation_outcomes(published: PublishedList) -> dg.AssetsDefinition:
+def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
     """The asset of what people did with each published edition."""
 
-    @dg.asset(
-        **asset_options(
-            published,
-            "recommendation_outcomes",
-            description="What people did with the lists so far: each published edition against what"
-            " its users did after it, compared with the most popular items of that day.",
-            kinds={"report", "parquet"},
-            deps=[asset_key(published, "interactions")],
-            storage_key=published.keys.outcomes,
-            code_version=f"{CODE_VERSION}-{fingerprint(*published.pipeline.popularity_settings)}",
-            io_manager="parquet_io",
-        )
+    @asset_of(
+        published,
+        "recommendation_outcomes",
+        description="What people did with the lists so far: each published edition against what"
+        " its users did after it, compared with the most popular items of that day.",
+        kinds={"report", "parquet"},
+        deps=[asset_key(published, "interactions")],
+        storage_key=published.keys.outcomes,
+        code_version=f"{CODE_VERSION}-{fingerprint(*published.pipeline.popularity_settings)}",
+        io_manager="parquet_io",
     )
-    @asset_step
     def recommendation_outcomes(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         # Imported here, because they need SciPy and NumPy.
         from batchrec_dagster.steps.arms import MODEL
@@ -98,6 +95,7 @@ def recommendation_outcomes(published: PublishedList) -> dg.AssetsDefinition:
 
         work = get_work(published.pipeline, context)
         outcomes = measure_outcomes(work, published)
+        work.files.write_parquet(published.keys.outcomes, outcomes.table)
         model_outcomes = [outcome for outcome in outcomes.outcomes if outcome.arm == MODEL]
         newest = model_outcomes[-1] if model_outcomes else None
         lines = [*describe_outcome(newest)] if newest else [NOTHING_YET]
@@ -105,15 +103,14 @@ def recommendation_outcomes(published: PublishedList) -> dg.AssetsDefinition:
             lines.append(REPLAYED)
         if outcomes.experiment is not None:
             lines += describe_result(outcomes.experiment)
-        return dg.MaterializeResult(
-            value=outcomes.table,
-            data_version=dg.DataVersion(fingerprint(*outcomes.outcomes)),
-            metadata={
-                "preview": preview_metadata(*map(escape, lines)),
-                **_outcomes_metadata(outcomes, newest),
-                **storage_links("table", work.storage, work.storage.uri(published.keys.outcomes)),
-            },
-        )
+        uri = work.storage.uri(published.keys.outcomes)
+        metadata = {
+            "preview": preview_metadata(*map(escape, lines)),
+            **_outcomes_metadata(outcomes, newest),
+            **storage_links("table", work.storage, uri),
+            "dagster/uri": uri,
+        }
+        return to_dagster(fingerprint(*outcomes.outcomes), (), metadata)
 
     return recommendation_outcomes
 
@@ -147,11 +144,10 @@ def _describe_column(column: str) -> str:
 
 def recommendation_report(
     published: PublishedList, checks: Sequence[dg.AssetCheckSpec]
-) -> dg.AssetsDefinition:
+) -> PipelineAsset:
     """The asset of the report, which shows these checks."""
 
-    @dg.asset(**_declare_report(published))
-    @asset_step
+    @_declare_report(published)
     def recommendation_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         # Imported here, because they need SciPy and Jinja.
         from batchrec_dagster.pipeline.report import build_page
@@ -164,18 +160,20 @@ def recommendation_report(
         getattr(context.log, level)(f"edition {page.edition.number} is live. {page.verdict}")
         save_page(work.files_of(published), page)
         html = render_html(page)
+        uri = work.storage.uri(published.keys.report)
+        work.storage.store.put(uri, html.encode())
         return dg.MaterializeResult(
-            value=html,
             metadata={
                 **_describe_page(page, html),
-                **storage_links("report", work.storage, work.storage.uri(published.keys.report)),
+                **storage_links("report", work.storage, uri),
+                "dagster/uri": uri,
             },
         )
 
     return recommendation_report
 
 
-def _declare_report(published: PublishedList) -> AssetOptions:
+def _declare_report(published: PublishedList) -> Callable[[Step], PipelineAsset]:
     """The options of the asset of the report."""
     required = (
         "solution_version",
@@ -189,7 +187,7 @@ def _declare_report(published: PublishedList) -> AssetOptions:
     if pipeline.has_titles:
         keys.append(asset_key(pipeline, "item_titles"))
     settings = fingerprint(published.description, pipeline.report)
-    return asset_options(
+    return asset_of(
         published,
         "recommendation_report",
         description="A page for people, in one HTML file: whether the lists can be sent, whom they"

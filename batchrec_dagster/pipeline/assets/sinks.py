@@ -14,8 +14,8 @@ import polars as pl
 from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.asset_keys import asset_key
-from batchrec_dagster.pipeline.declare_asset import asset_options, preview_metadata
-from batchrec_dagster.pipeline.run_step import asset_step, get_work
+from batchrec_dagster.pipeline.declare_asset import PipelineAsset, asset_of, preview_metadata
+from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.sinks import Sink, SinkContext, SinkResult
 from batchrec_dagster.steps.sinks import write_sink
 from batchrec_dagster.storage.list_subjects import ListSubject, find_subject
@@ -27,27 +27,24 @@ CODE_VERSION = "2"
 RETRIES = dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.LINEAR)
 
 
-def sink_assets(published: PublishedList) -> list[dg.AssetsDefinition]:
+def sink_assets(published: PublishedList) -> list[PipelineAsset]:
     """An asset for each sink that the list declares."""
     return [sink_asset(published, key, sink) for key, sink in published.sinks.declared.items()]
 
 
-def sink_asset(published: PublishedList, key: str, sink: Sink) -> dg.AssetsDefinition:
+def sink_asset(published: PublishedList, key: str, sink: Sink) -> PipelineAsset:
     """The asset of the sink under this key of the YAML."""
     sink_description = sink.describe(published.pipeline.project)
     lists_asset = asset_key(published, published.asset)
 
-    @dg.asset(
-        **asset_options(
-            published,
-            name_sink_asset(published, sink),
-            description=sink_description.text,
-            kinds={sink_description.kind},
-            inputs={"recommendations": lists_asset},
-            code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
-        )
+    @asset_of(
+        published,
+        name_sink_asset(published, sink),
+        description=sink_description.text,
+        kinds={sink_description.kind},
+        inputs={"recommendations": lists_asset},
+        code_version=f"{CODE_VERSION}-{fingerprint(sink)}",
     )
-    @asset_step
     def write_lists(
         context: dg.AssetExecutionContext, recommendations: pl.LazyFrame
     ) -> dg.MaterializeResult[Any]:

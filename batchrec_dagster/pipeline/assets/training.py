@@ -17,7 +17,8 @@ from batchrec_dagster.personalize.measurements import name_ndcg, read_popular_nd
 from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
 from batchrec_dagster.pipeline.declare_asset import (
     MODEL,
-    asset_options,
+    PipelineAsset,
+    asset_of,
     budget_check,
     build_cost_metadata,
     dataset_group_link,
@@ -26,9 +27,8 @@ from batchrec_dagster.pipeline.declare_asset import (
 from batchrec_dagster.pipeline.run_endings import find_root_run
 from batchrec_dagster.pipeline.run_options import is_training_forced
 from batchrec_dagster.pipeline.run_step import (
-    asset_step,
     get_personalize_work,
-    materialization_with_checks,
+    to_dagster,
 )
 from batchrec_dagster.reporting.insight.measured import (
     describe_counted_events,
@@ -57,28 +57,25 @@ class ImportConfig(dg.Config):
     )
 
 
-def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
+def personalize_dataset(pipeline: Pipeline) -> PipelineAsset:
     """The asset of the data that Personalize has imported."""
     files = list_dataset_files(pipeline)
 
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            "personalize_dataset",
-            description=f"The {' and '.join(file.asset for file in files)}, imported into Amazon"
-            " Personalize for training: a dataset group, a schema, a dataset and an import job."
-            " Unchanged data are not imported again.",
-            kinds={"personalize"},
-            deps=[asset_key(pipeline, file.asset) for file in files],
-            resources=["personalize"],
-            stage=MODEL,
-            storage_key=pipeline.keys.record("personalize_dataset"),
-            code_version=f"{CODE_VERSION}-{fingerprint_schemas(files)}",
-            io_manager="record_io",
-            checks=budget_check(pipeline),
-        )
+    @asset_of(
+        pipeline,
+        "personalize_dataset",
+        description=f"The {' and '.join(file.asset for file in files)}, imported into Amazon"
+        " Personalize for training: a dataset group, a schema, a dataset and an import job."
+        " Unchanged data are not imported again.",
+        kinds={"personalize"},
+        deps=[asset_key(pipeline, file.asset) for file in files],
+        resources=["personalize"],
+        stage=MODEL,
+        storage_key=pipeline.keys.record("personalize_dataset"),
+        code_version=f"{CODE_VERSION}-{fingerprint_schemas(files)}",
+        io_manager="record_io",
+        checks=budget_check(pipeline),
     )
-    @asset_step
     def personalize_dataset(
         context: dg.AssetExecutionContext, config: ImportConfig
     ) -> dg.MaterializeResult[Any]:
@@ -90,13 +87,8 @@ def personalize_dataset(pipeline: Pipeline) -> dg.AssetsDefinition:
                 force=config.force_import,
                 forced_trainings=_find_forced_trainings(pipeline, context),
             )
-        return materialization_with_checks(
-            dataset_import.checks,
-            dg.MaterializeResult(
-                data_version=dg.DataVersion(dataset_import.record.version),
-                metadata=_import_metadata(work, dataset_import),
-            ),
-        )
+        metadata = _import_metadata(work, dataset_import)
+        return to_dagster(dataset_import.record.version, dataset_import.checks, metadata)
 
     return personalize_dataset
 
@@ -150,7 +142,7 @@ class TrainingConfig(dg.Config):
     )
 
 
-def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
+def solution_version(pipeline: Pipeline) -> PipelineAsset:
     """The asset of the model that makes the lists."""
     solution = pipeline.solution
     description = (
@@ -163,7 +155,7 @@ def solution_version(pipeline: Pipeline) -> dg.AssetsDefinition:
     return _model_asset(pipeline, "solution_version", description, fingerprint(solution), checks)
 
 
-def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.AssetsDefinition:
+def segment_solution_version(pipeline: Pipeline, segments: Segments) -> PipelineAsset:
     """The asset of the model that makes the segments."""
     description = (
         "The model that assigns users to items, trained with the recipe"
@@ -172,7 +164,7 @@ def segment_solution_version(pipeline: Pipeline, segments: Segments) -> dg.Asset
     return _model_asset(pipeline, "segment_solution_version", description, segments.recipe)
 
 
-def similar_items_solution_version(pipeline: Pipeline, recipe: str) -> dg.AssetsDefinition:
+def similar_items_solution_version(pipeline: Pipeline, recipe: str) -> PipelineAsset:
     """The asset of the model that finds similar items."""
     description = (
         f"The model that finds similar items, trained with the recipe {recipe} on the imported"
@@ -187,29 +179,26 @@ def _model_asset(
     description: str,
     settings: str,
     checks: Mapping[str, str] = MappingProxyType({}),
-) -> dg.AssetsDefinition:
+) -> PipelineAsset:
     """The asset of a model.
 
     settings: the part of its code version that depends on the pipeline's settings.
     checks: what its own checks check, by their names.
     """
 
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            name,
-            description=description,
-            kinds={"personalize"},
-            inputs=["personalize_dataset"],
-            resources=["personalize"],
-            stage=MODEL,
-            storage_key=pipeline.keys.record(name),
-            code_version=f"{CODE_VERSION}-{settings}",
-            io_manager="record_io",
-            checks=checks,
-        )
+    @asset_of(
+        pipeline,
+        name,
+        description=description,
+        kinds={"personalize"},
+        inputs=["personalize_dataset"],
+        resources=["personalize"],
+        stage=MODEL,
+        storage_key=pipeline.keys.record(name),
+        code_version=f"{CODE_VERSION}-{settings}",
+        io_manager="record_io",
+        checks=checks,
     )
-    @asset_step
     def model(
         context: dg.AssetExecutionContext,
         config: TrainingConfig,
@@ -224,16 +213,8 @@ def _model_asset(
                 run=find_root_run(context),
                 force=config.force_train,
             )
-        return materialization_with_checks(
-            training.checks,
-            dg.MaterializeResult(
-                data_version=dg.DataVersion(training.record.version),
-                metadata={
-                    **_training_metadata(work, name, training),
-                    "dagster/uri": work.files.record_uri(name),
-                },
-            ),
-        )
+        metadata = _training_metadata(work, name, training)
+        return to_dagster(training.record.version, training.checks, metadata)
 
     return model
 
@@ -282,6 +263,7 @@ def _training_metadata(
         "solution_version_arn": record.solution_version_arn,
         "solution_arn": version["solutionArn"],
         **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
+        "dagster/uri": work.files.record_uri(asset),
     }
 
 

@@ -10,11 +10,12 @@ from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.pipeline.assets.raw import raw_users
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
-    asset_options,
+    PipelineAsset,
+    asset_of,
     preview_metadata,
     table_metadata,
 )
-from batchrec_dagster.pipeline.run_step import asset_step, get_work, materialize
+from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
 from batchrec_dagster.preparation.user_attributes import UsersLayout
 from batchrec_dagster.reporting.markdown import format_table
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
@@ -22,7 +23,7 @@ from batchrec_dagster.steps.data_sizes import RawAttributes
 from batchrec_dagster.steps.user_attributes import UsersRecord, describe_settings, prepare_users
 
 
-def user_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+def user_assets(pipeline: Pipeline) -> list[PipelineAsset]:
     """The assets of what is known of users; none if the pipeline declares no users."""
     settings = pipeline.users
     if settings is None:
@@ -31,33 +32,30 @@ def user_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     return [raw_users(pipeline, settings, layout), users(pipeline, layout)]
 
 
-def users(pipeline: Pipeline, layout: UsersLayout) -> dg.AssetsDefinition:
+def users(pipeline: Pipeline, layout: UsersLayout) -> PipelineAsset:
     """The asset of what Personalize, filters and conditions know of the users."""
     key = pipeline.keys.users
 
-    @dg.asset(
-        **asset_options(
-            pipeline,
-            "users",
-            description="What is known of each user, such as country and consent: the CSV file that"
-            " Personalize imports, for models and filters, and that conditions on users read.",
-            kinds={"polars", "csv"},
-            inputs=["raw_users"],
-            stage=PREPARED,
-            storage_key=key,
-            code_version=describe_settings(layout),
-            io_manager="users_io",
-            warnings={SOURCE_WITHOUT_ERASED: "The source has no rows of people who were erased."},
-        )
+    @asset_of(
+        pipeline,
+        "users",
+        description="What is known of each user, such as country and consent: the CSV file that"
+        " Personalize imports, for models and filters, and that conditions on users read.",
+        kinds={"polars", "csv"},
+        inputs=["raw_users"],
+        stage=PREPARED,
+        storage_key=key,
+        code_version=describe_settings(layout),
+        io_manager="users_io",
+        warnings={SOURCE_WITHOUT_ERASED: "The source has no rows of people who were erased."},
     )
-    @asset_step
     def users(
         context: dg.AssetExecutionContext, raw_users: RawAttributes
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
         result = prepare_users(work, raw_users, layout)
         table = result.record
-        return materialize(
+        return result_to_dagster(
             result,
             work.files.uri(key),
             {

@@ -22,6 +22,7 @@ from batchrec_dagster_tests.guard.builders import (
     ASSETS,
     REPOSITORY,
     Project,
+    checks,
     declaration,
     definitions,
     why,
@@ -170,17 +171,27 @@ def test_op_says_how_dagster_runs_each_step(team: Project) -> None:
     assert home.retry_policy == dg.RetryPolicy(2, 5, dg.Backoff.EXPONENTIAL)
 
 
-def test_a_subclass_changes_the_specs_of_assets(project: Project) -> None:
+@pytest.mark.slow
+def test_a_subclass_changes_specs_and_steps_and_adds_a_check(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
+    write_ratings(project.root / "ratings.csv")
     (project.package / "lists.py").write_text(read_example("def get_asset_spec"))
     file = project.declare(declaration("shop", "ratings.csv"))
     kind = f"{project.package.name}.lists.ShopRecommendations"
     file.write_text(file.read_text().replace("batchrec_dagster.BatchRecommendations", kind))
     with definitions(project) as defs:
         specs = {spec.key.path[-1]: spec for spec in defs.resolve_all_asset_specs()}
+        result = defs.resolve_job_def("shop_refresh").execute_in_process(instance=instance)
     assert {tuple(spec.owners) for spec in specs.values()} == {("team:data",)}
     priced = [name for name, spec in specs.items() if spec.tags.get("costs") == "money"]
     assert priced == ["solution_version"]
     assert specs["solution_version"].code_version
+    assert checks(result)["many_items"].passed
+    assert checks(result)["every_user_answered"].passed
+    told = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    for name in specs:
+        assert f"{name}: see the runbook of the data team if this fails" in told
 
 
 @pytest.mark.slow
