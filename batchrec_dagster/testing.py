@@ -260,7 +260,7 @@ def run_pipeline(
     # Imported here, because they take seconds that other tests save.
     import dagster as dg
 
-    from batchrec_dagster.cli.project import find_project, importable_project
+    from batchrec_dagster.cli.project import find_project
     from batchrec_dagster.pipeline.deployment import Deployment
 
     def run(
@@ -271,7 +271,8 @@ def run_pipeline(
         may_fail: bool = False,
     ) -> PipelineRun:
         project = find_project()
-        with monkeypatch.context() as environment, importable_project(project):
+        with monkeypatch.context() as environment:
+            environment.syspath_prepend(project.code)
             for variable in _DEPLOYMENT_VARIABLES:
                 environment.delenv(variable, raising=False)
             environment.setenv("BATCHREC_HOME", str(tmp_path_factory.mktemp("batchrec")))

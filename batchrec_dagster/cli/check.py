@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrec_dagster.cli.pipelines import find_definitions_errors, load_definitions
-from batchrec_dagster.cli.project import Project, find_project, importable_project, load_environment
+from batchrec_dagster.cli.project import Project, enter_project
 from batchrec_dagster.reporting.views.plain import shorten_path
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def check(context: click.Context, offline: bool) -> None:
 
     terminal = Terminal()
     with terminal.waiting("Checking"):
-        results = [*_check_project(find_project(), offline=offline)]
+        results = [*_check_project(enter_project(), offline=offline)]
     print_readiness(terminal, results)
     if any(result.status == "failed" for result in results):
         context.exit(1)
@@ -67,32 +67,28 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
     from batchrec_dagster.pipeline.loading import list_asset_keys
     from batchrec_dagster.reporting.insight.readiness import failed, ok
 
-    load_environment()
-    with importable_project(project):
-        try:
-            deployment = Deployment.from_environment()
-        except DeploymentError as error:
-            yield failed("settings", str(error), "correct it in the environment or in .env")
-            return
-        yield from check_settings(deployment)
-        definitions, errors = load_definitions(project)
-        errors = errors or find_definitions_errors(project)
-        for line in errors:
-            yield failed("pipelines", line, "fix it; for details, run: dg check defs")
-        pipelines = [] if definitions is None else [*find_built_pipelines(definitions)]
-        if not errors:
-            names = ", ".join(sorted(pipeline.name for pipeline in pipelines))
-            folder = shorten_path(project.defs)
-            yield ok(
-                "pipelines", f"All pipelines in {folder} load: {names or 'there are none yet'}"
-            )
-        assets = set() if definitions is None else list_asset_keys(definitions)
-        for pipeline in pipelines:
-            yield from check_filters(pipeline)
-            yield from check_upstream(pipeline, assets)
-        if offline:
-            return
-        storage = deployment.open_storage()
-        yield from check_deployment(deployment, storage)
-        for pipeline in pipelines:
-            yield from check_connections(pipeline, storage, project.root)
+    try:
+        deployment = Deployment.from_environment()
+    except DeploymentError as error:
+        yield failed("settings", str(error), "correct it in the environment or in .env")
+        return
+    yield from check_settings(deployment)
+    definitions, errors = load_definitions(project)
+    errors = errors or find_definitions_errors(project)
+    for line in errors:
+        yield failed("pipelines", line, "fix it; for details, run: dg check defs")
+    pipelines = [] if definitions is None else [*find_built_pipelines(definitions)]
+    if not errors:
+        names = ", ".join(sorted(pipeline.name for pipeline in pipelines))
+        folder = shorten_path(project.defs)
+        yield ok("pipelines", f"All pipelines in {folder} load: {names or 'there are none yet'}")
+    assets = set() if definitions is None else list_asset_keys(definitions)
+    for pipeline in pipelines:
+        yield from check_filters(pipeline)
+        yield from check_upstream(pipeline, assets)
+    if offline:
+        return
+    storage = deployment.open_storage()
+    yield from check_deployment(deployment, storage)
+    for pipeline in pipelines:
+        yield from check_connections(pipeline, storage, project.root)

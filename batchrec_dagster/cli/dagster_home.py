@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.project import find_project, load_environment
+from batchrec_dagster.cli.project import enter_project_if_any
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -43,9 +43,9 @@ class HistoryError(click.ClickException):
 
 def find_dagster_home() -> Path:
     """DAGSTER_HOME or, if it is not set, the folder `dagster` of BATCHREC_HOME."""
-    values = load_environment()
-    home = Path(values.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
-    return Path(values.get("DAGSTER_HOME") or home / "dagster")
+    enter_project_if_any()
+    home = Path(os.environ.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
+    return Path(os.environ.get("DAGSTER_HOME") or home / "dagster")
 
 
 def use_dagster_home() -> Path:
@@ -62,7 +62,7 @@ def use_dagster_home() -> Path:
     settings = home / "dagster.yaml"
     try:
         if not os.environ.get("DAGSTER_HOME"):
-            settings_of_project = find_project().root / settings.name
+            settings_of_project = Path(settings.name).absolute()
             make_folders(home, 0o700)
             with exclusive_lock(home):
                 if settings_of_project.is_file() and not settings.exists():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from batchrec_dagster.cli.component_files import read_components
-from batchrec_dagster.cli.project import Project, importable_project, load_environment
+from batchrec_dagster.cli.project import Project
 
 if TYPE_CHECKING:
     from batchrec_dagster.config import Pipeline
@@ -121,11 +121,9 @@ def _load_python_pipelines(project: Project) -> list[tuple[Pipeline, Path]]:
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.loading import load_pipelines
 
-    load_environment()
-    with importable_project(project):
-        try:
-            definitions = load_pipelines(project.defs.parent)
-        except DeclarationError:
-            return []
+    try:
+        definitions = load_pipelines(project.defs.parent)
+    except DeclarationError:
+        return []
     built_pipelines = find_built_pipelines(definitions).all
     return [(built.pipeline, built.origin.file) for built in built_pipelines]

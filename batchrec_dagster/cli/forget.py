@@ -17,12 +17,7 @@ from batchrec_dagster.cli.declared_pipelines import (
     UnknownNameError,
     make_undeclared_error,
 )
-from batchrec_dagster.cli.project import (
-    find_project,
-    importable_project,
-    load_environment,
-    load_storage,
-)
+from batchrec_dagster.cli.project import enter_project, load_storage
 from batchrec_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +37,9 @@ HEADERS = {"user", "users", "user_id", "userid", "id", "ids"}
 @click.option(
     "--file",
     "file",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    type=click.Path(
+        exists=True, dir_okay=False, allow_dash=True, resolve_path=True, path_type=Path
+    ),
     help="A CSV file whose first column has ids; - is the standard input.",
 )
 @click.option(
@@ -220,13 +217,10 @@ def load_works(
     from batchrec_dagster.pipeline.run_endings import PIPELINE
     from batchrec_dagster.steps.work import PersonalizeWork
 
-    project = find_project()
-    load_environment()
-    with importable_project(project):
-        definitions = load_pipelines(project.defs.parent)
-        # Those that Python makes are among them.
-        pipelines = {pipeline.name: pipeline for pipeline in find_built_pipelines(definitions)}
-        specs = list(definitions.resolve_all_asset_specs())
+    definitions = load_pipelines(enter_project().defs.parent)
+    # Those that Python makes are among them.
+    pipelines = {pipeline.name: pipeline for pipeline in find_built_pipelines(definitions)}
+    specs = list(definitions.resolve_all_asset_specs())
     if not pipelines:
         raise UnknownNameError(NO_PIPELINES)
     for name in names:

@@ -22,7 +22,7 @@ from batchrec_dagster.cli.declared_pipelines import (
     read_pipelines,
 )
 from batchrec_dagster.cli.pipelines import warn_of_errors
-from batchrec_dagster.cli.project import find_project, load_storage
+from batchrec_dagster.cli.project import enter_project, load_storage
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -54,7 +54,7 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     from batchrec_dagster.reporting.insight.tables import find_published
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
-    pipelines = read_pipelines(find_project()).values()
+    pipelines = read_pipelines(enter_project()).values()
     declared = sorted(address for pipeline in pipelines for address in pipeline.addresses)
     storage = load_storage()
     published = {files.keys.address for files in find_published(storage)}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from batchrec_dagster.cli.declared_pipelines import read_declared_pipelines
-from batchrec_dagster.cli.project import Project, find_project, load_storage
+from batchrec_dagster.cli.project import Project, enter_project, load_storage
 from batchrec_dagster.preparation.layout import NO_TIMES
 from batchrec_dagster.reporting.views.plain import fit_terminal, format_program, shorten_path
 
@@ -82,7 +82,9 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
     """
     columns = _parse_columns({role: options[role] for role in RATING_ROLES})
-    project = find_project()
+    # The files are named from the folder in which the command is typed.
+    folder = Path.cwd()
+    project = enter_project()
     _check_name(name, project)
 
     from batchrec_dagster.cli.item_columns import ItemsBlock
@@ -95,17 +97,17 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     from batchrec_dagster.config.new_declaration import format_block, ignore_home_in_git
     from batchrec_dagster.reporting.views.plain import escape_invisible
 
-    ratings_source = _choose_declared_source(ratings, project)
+    ratings_source = _choose_declared_source(ratings, folder, project)
     recognised_ratings = _recognise_ratings(ratings_source, project, columns, options)
     sources, recognised_items, recognised_users = [recognised_ratings], None, None
     if items is not None:
-        items_source = _choose_declared_source(items, project)
+        items_source = _choose_declared_source(items, folder, project)
         recognised_items = _recognise_attributes(
             ItemsBlock(), items_source, project, options, recognised_ratings
         )
         sources.append(recognised_items)
     if users is not None:
-        users_source = _choose_declared_source(users, project)
+        users_source = _choose_declared_source(users, folder, project)
         recognised_users = _recognise_attributes(
             UsersBlock(), users_source, project, options, recognised_ratings
         )
@@ -177,16 +179,19 @@ def _check_name(name: str, project: Project) -> None:
         )
 
 
-def _choose_declared_source(source: str, project: Project) -> str:
-    """The source as declared: a path in the project is relative to the project's folder."""
+def _choose_declared_source(source: str, typed_in: Path, project: Project) -> str:
+    """The source as declared: a path in the project is relative to the project's folder.
+
+    typed_in: the folder from which a relative path leads to the source.
+    """
     archive, inside, member = source.partition("!/")
     if "://" in archive:
         return source
-    path = Path(os.path.abspath(Path(archive).expanduser()))  # noqa: PTH100 (keeps links)
-    folder = "/" if archive.endswith("/") else ""
+    path = Path(os.path.abspath(typed_in / Path(archive).expanduser()))  # noqa: PTH100 (keeps links)
+    end = "/" if archive.endswith("/") else ""
     if path.is_relative_to(project.root):
         path = path.relative_to(project.root)
-    return f"{path.as_posix()}{folder}{inside}{member}"
+    return f"{path.as_posix()}{end}{inside}{member}"
 
 
 def _recognise_ratings(

@@ -21,9 +21,8 @@ from batchrec_dagster.cli.declared_pipelines import (
 )
 from batchrec_dagster.cli.project import (
     Project,
-    find_project,
-    importable_project,
-    load_environment,
+    enter_project,
+    enter_project_if_any,
     load_storage,
 )
 from batchrec_dagster.reporting.views.plain import (
@@ -58,15 +57,13 @@ def load_definitions(project: Project) -> tuple[dg.Definitions | None, list[str]
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.pipeline.loading import load_pipelines
 
-    load_environment()
-    with importable_project(project):
-        try:
-            definitions = load_pipelines(project.defs.parent)
-            dg.Definitions.validate_loadable(definitions)
-        except DeclarationError as error:
-            return None, str(error).splitlines()
-        except Exception as error:  # A Python file in defs/ can raise anything.
-            return None, [f"{project.defs}: {type(error).__name__}: {error}"]
+    try:
+        definitions = load_pipelines(project.defs.parent)
+        dg.Definitions.validate_loadable(definitions)
+    except DeclarationError as error:
+        return None, str(error).splitlines()
+    except Exception as error:  # A Python file in defs/ can raise anything.
+        return None, [f"{project.defs}: {type(error).__name__}: {error}"]
     return definitions, []
 
 
@@ -76,13 +73,16 @@ def find_definitions_errors(project: Project) -> list[str]:
     They do not load if, for example, two resources have the same key.
     """
     import importlib
+    import warnings
     from importlib.util import find_spec
 
     import dagster as dg
 
-    load_environment()
     module = project.definitions_module
-    with importable_project(project):
+    with warnings.catch_warnings():
+        # A command's reader cannot change that a few of Dagster's classes are new.
+        for notice in (dg.BetaWarning, dg.PreviewWarning):
+            warnings.simplefilter("ignore", notice)
         try:
             if find_spec(module) is None:
                 return []
@@ -100,11 +100,13 @@ def find_definitions_errors(project: Project) -> list[str]:
 def warn_of_errors() -> None:
     """Print to stderr the errors that keep the project from loading.
 
-    Its lists grow old, which nobody would notice otherwise.
+    Its lists grow old, which nobody would notice otherwise. Without a project there is nothing to
+    load.
     """
     from batchrec_dagster.reporting.views.plain import escape_invisible
 
-    errors = find_pipeline_errors(find_project())
+    project = enter_project_if_any()
+    errors = [] if project is None else find_pipeline_errors(project)
     if errors:
         lines = fit_terminal("\n".join(map(escape_invisible, errors)), indentation="  ")
         click.echo(
@@ -175,7 +177,7 @@ def _find_report(pipeline: str | None) -> Path:
     existing_reports = [report for report in reports if report is not None]
     newest = max(existing_reports, key=lambda report: report.last_modified, default=None)
     if newest is None:
-        declared = read_pipelines(find_project())
+        declared = read_pipelines(enter_project())
         if pipeline is not None and pipeline not in declared:
             raise make_undeclared_error(pipeline, declared)
         if not declared:
@@ -196,7 +198,7 @@ def _find_report(pipeline: str | None) -> Path:
     "-w",
     "--workspace",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
     help="The file that names the code locations. Repeat for more. Default: workspace.yaml of this"
     " folder; without one, the project here.",
 )
@@ -246,7 +248,7 @@ def _default_workspace() -> Iterator[Path]:
 
     with temporary_folder() as folder:
         made = folder / "workspace.yaml"
-        made.write_text(format_workspace(find_project()), encoding="utf-8")
+        made.write_text(format_workspace(enter_project()), encoding="utf-8")
         yield made
 
 

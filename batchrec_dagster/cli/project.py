@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,25 +38,51 @@ class Project:
 
 
 def find_project() -> Project:
-    """The project around the working folder, else that of this package. Raises ProjectError."""
-    for start in (Path.cwd(), Path(__file__).parent):
-        for folder in (start, *start.parents):
-            file = folder / "pyproject.toml"
-            if file.is_file() and (project := _read_project(file)) is not None:
-                return project
+    """The project around the working folder. Raises ProjectError."""
+    folder = Path.cwd()
+    for around in (folder, *folder.parents):
+        file = around / "pyproject.toml"
+        if file.is_file() and (project := _read_project(file)) is not None:
+            return project
     raise ProjectError(
-        "no project here. Work in a clone of batchrec, or in a folder whose pyproject.toml has"
-        " [tool.dg.project]"
+        f"there is no project in {folder} or around it: no pyproject.toml has [tool.dg.project]."
+        " Go to your project, or make one: `batchrec init DIR`"
     )
 
 
-def load_environment() -> Mapping[str, str]:
-    """The environment, with .env of this folder added, as Dagster does."""
+def enter_project() -> Project:
+    """Go to the root of the project around the working folder, and take its .env, as Dagster does.
+
+    Then a command does the same in any folder of the project. Its modules can be imported.
+
+    Raises ProjectError if there is no project.
+    """
+    project = find_project()
+    if Path.cwd() != project.root:
+        # Paths and commands are shown as they are to be typed there.
+        click.echo(f"In {project.root}:", err=True)
+        os.chdir(project.root)
+    if str(project.code) not in sys.path:
+        sys.path.insert(0, str(project.code))
+    _take_environment()
+    return project
+
+
+def enter_project_if_any() -> Project | None:
+    """As `enter_project`, but None without a project. Published lists can be read anywhere."""
+    try:
+        return enter_project()
+    except ProjectError:
+        _take_environment()
+        return None
+
+
+def _take_environment() -> None:
+    """Add .env of the working folder to the environment."""
     from dotenv import dotenv_values
 
     values = dotenv_values(Path(".env"))
     os.environ.update({name: value for name, value in values.items() if value is not None})
-    return os.environ
 
 
 def load_storage() -> Storage:
@@ -76,24 +100,11 @@ def load_deployment() -> Deployment:
     """
     from batchrec_dagster.pipeline.deployment import Deployment, DeploymentError
 
-    load_environment()
+    enter_project_if_any()
     try:
-        with _importable_project_if_any():
-            return Deployment.from_environment()
+        return Deployment.from_environment()
     except DeploymentError as error:
         raise click.ClickException(str(error)) from error
-
-
-@contextmanager
-def _importable_project_if_any() -> Iterator[None]:
-    """Lets a resource of the project be imported, if there is a project."""
-    try:
-        project = find_project()
-    except ProjectError:
-        yield
-        return
-    with importable_project(project):
-        yield
 
 
 def make_job_command(job: str) -> list[str]:
@@ -101,30 +112,10 @@ def make_job_command(job: str) -> list[str]:
 
     Its run configuration and tags can be appended as options.
     """
-    project = find_project()
+    project = enter_project()
     dagster = [sys.executable, "-m", "batchrec_dagster.cli.dagster_command"]
     definitions = ["-m", project.definitions_module, "-d", str(project.code)]
     return [*dagster, "job", "execute", *definitions, "-j", job]
-
-
-@contextmanager
-def importable_project(project: Project) -> Iterator[None]:
-    """Lets the project's modules be imported from its folder, as Dagster does there.
-
-    Dagster's notices that a few of its classes are new are left out.
-    """
-    import warnings
-
-    import dagster as dg
-
-    sys.path.insert(0, str(project.code))
-    try:
-        with warnings.catch_warnings():
-            for notice in (dg.BetaWarning, dg.PreviewWarning):
-                warnings.simplefilter("ignore", notice)
-            yield
-    finally:
-        sys.path.remove(str(project.code))
 
 
 def _read_project(file: Path) -> Project | None:

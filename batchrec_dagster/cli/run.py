@@ -17,7 +17,7 @@ from batchrec_dagster.cli.declared_pipelines import (
     read_declared_pipelines,
     read_pipelines,
 )
-from batchrec_dagster.cli.project import find_project, load_storage, make_job_command
+from batchrec_dagster.cli.project import enter_project, load_storage, make_job_command
 from batchrec_dagster.cli.watched_run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "-c",
     "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
     help="Run configuration as YAML, as in Dagster's Launchpad.",
 )
 @click.option(
@@ -106,7 +106,7 @@ def _print_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: st
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     storage = load_storage()
-    declared = read_declared_pipelines(find_project()).get(name)
+    declared = read_declared_pipelines(enter_project()).get(name)
     if declared is not None:
         addresses = declared.addresses_of_users_lists
         lists = [ListFiles(storage, ListKeys(address)) for address in addresses]
@@ -135,12 +135,12 @@ def _choose_pipeline(name: str | None) -> str:
     Raises click.UsageError if several could be meant, UnknownNameError if it is not declared, and
     click.ClickException if nothing is declared but what does not load.
     """
-    declared = read_pipelines(find_project())
+    declared = read_pipelines(enter_project())
     if name is None:
         if not declared:
             from batchrec_dagster.cli.pipelines import find_pipeline_errors
 
-            if errors := find_pipeline_errors(find_project()):
+            if errors := find_pipeline_errors(enter_project()):
                 raise click.ClickException("\n".join(errors))
             raise click.UsageError(NO_PIPELINES)
         if len(declared) > 1:

@@ -17,7 +17,7 @@ from batchrec_dagster.cli.declared_pipelines import (
     expand_names,
     read_declared_pipelines,
 )
-from batchrec_dagster.cli.project import ProjectError, find_project, load_storage
+from batchrec_dagster.cli.project import enter_project_if_any, load_storage
 
 if TYPE_CHECKING:
     from batchrec_dagster.reporting.insight.person import PersonDetails
@@ -115,10 +115,8 @@ def find_lists(pipeline: str | None) -> list[ListFiles]:
 
 def _is_nothing_declared() -> bool:
     """Whether there is a project here, and it declares no pipeline."""
-    try:
-        return not read_declared_pipelines(find_project())
-    except ProjectError:
-        return False
+    project = enter_project_if_any()
+    return project is not None and not read_declared_pipelines(project)
 
 
 def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> list[PersonDetails]:

@@ -13,7 +13,7 @@ import click
 from batchrec_dagster.cli.dagster_home import open_dagster_instance
 from batchrec_dagster.cli.declared_pipelines import UnknownNameError, read_pipelines
 from batchrec_dagster.cli.forget import load_works
-from batchrec_dagster.cli.project import ProjectError, find_project, load_deployment
+from batchrec_dagster.cli.project import enter_project_if_any, load_deployment
 from batchrec_dagster.reporting.views.plain import get_terminal_width, shorten_path, wrap
 
 if TYPE_CHECKING:
@@ -119,9 +119,8 @@ def _list_files(
 
 def _find_declaration(name: str) -> Path | None:
     """The file that declares or makes the pipeline; None if there is none."""
-    try:
-        project = find_project()
-    except ProjectError:
+    project = enter_project_if_any()
+    if project is None:
         return None
     declared = read_pipelines(project).get(name)
     return None if declared is None else declared.file

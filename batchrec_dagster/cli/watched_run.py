@@ -25,7 +25,7 @@ from batchrec_dagster.cli.dagster_home import (
     open_dagster_instance,
     use_dagster_home,
 )
-from batchrec_dagster.cli.project import find_project, load_storage
+from batchrec_dagster.cli.project import enter_project, load_storage
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -257,7 +257,7 @@ class _RunProcess:
         from batchrec_dagster.cli.pipelines import find_pipeline_errors
 
         load_storage()  # Raises click.ClickException for wrong settings of the deployment.
-        if lines := find_pipeline_errors(find_project()):
+        if lines := find_pipeline_errors(enter_project()):
             return "\n".join(lines)
         self.output.seek(0)
         text = self.output.read().decode(errors="replace")

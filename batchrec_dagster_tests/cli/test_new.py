@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -45,15 +43,3 @@ def test_any_text_of_a_file_is_read_back(text: str) -> None:
 @settings(deadline=None)
 def test_any_text_is_written_as_itself(text: str) -> None:
     assert yaml.safe_load(f"a: {new_declaration.format_scalar(text)}  # comment") == {"a": text}
-
-
-def test_without_a_project_it_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from batchrec_dagster.cli import project as module
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "project.py"))
-    code, output = run_new("shop", "--ratings", "ratings.csv")
-    assert code == 1
-    assert "Work in a clone of batchrec" in output

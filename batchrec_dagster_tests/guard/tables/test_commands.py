@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -245,6 +246,45 @@ def test_settings_come_from_dot_env(desk: Project, monkeypatch: pytest.MonkeyPat
         file.unlink()
     assert result.exit_code == FAILED
     assert "BATCHREC_STORAGE" in result.output
+
+
+def test_a_subfolder_is_in_the_project(
+    desk: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BATCHREC_STORAGE", "overwritten")
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    folder, file = desk.root / "data/orders", desk.root / ".env"
+    folder.mkdir(parents=True)
+    try:
+        file.write_text(f"BATCHREC_STORAGE={desk.storage}\n")
+        for command in ("show 7", "list shop", "open", "check --offline"):
+            monkeypatch.chdir(folder)
+            result = type_command(command)
+            assert result.exit_code == OK, result.output
+            assert result.stderr.startswith(f"In {desk.root}:\n")
+        monkeypatch.chdir(folder)
+        (folder / "empty.yaml").write_text("# later\n")
+        result = type_command("run shop -c empty.yaml")
+        assert "data/orders/empty.yaml" in result.output
+        (folder / "empty.yaml").unlink()
+        # Nothing is begun where the command is typed.
+        assert [*folder.iterdir()] == []
+    finally:
+        file.unlink()
+        shutil.rmtree(desk.root / "data")
+
+
+@pytest.mark.parametrize(
+    "command", ["list", "run", "run shop", "check", "new toys --ratings x.csv", "forget 7"]
+)
+def test_outside_a_project_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = type_command(command)
+    assert result.exit_code == FAILED
+    assert "there is no project in" in result.stderr
+    assert "batchrec init DIR" in result.stderr
 
 
 def test_a_damaged_table_is_named(desk: Project, tmp_path: Path) -> None:
