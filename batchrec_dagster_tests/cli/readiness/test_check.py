@@ -15,11 +15,13 @@ from batchrec_dagster.cli.readiness.storage import check_clock
 from batchrec_dagster.reporting.insight.readiness import failed, ok, warning
 from batchrec_dagster.reporting.views.check import print_readiness
 from batchrec_dagster.reporting.views.terminal import Terminal
+from batchrec_dagster_tests.guard.builders import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_environment")]
 
 
-def test_the_home_that_batchrec_made_opens(tmp_path: Path) -> None:
+def test_the_home_that_batchrec_made_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
     env = {"BATCHREC_HOME": str(tmp_path / "home")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BATCHREC_HOME", env["BATCHREC_HOME"])
