@@ -121,12 +121,10 @@ def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
 
 def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, Any] | None:
     """The last refresh of the pipeline, for JSON; None if there was none. Raises UserError."""
-    import dagster as dg
-
+    from batchrec_dagster.pipeline.automation.runs import filter_refreshes
     from batchrec_dagster.pipeline.ended_runs import is_interrupted
 
-    refreshes = dg.RunsFilter(job_name=f"{files.keys.pipeline}_refresh")
-    for record in instance.get_run_records(refreshes, limit=1):
+    for record in instance.get_run_records(filter_refreshes(files), limit=1):
         status = record.dagster_run.status.value
         if is_interrupted(instance, record, files):
             status = "INTERRUPTED"

@@ -79,7 +79,7 @@ class BatchRecommendations(Pipeline, dg.Component):
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
             dg.Definitions(assets=assets, resources=deployment.resources()),
-            build_automation(pipeline, assets, executor),
+            build_automation(pipeline, assets, executor, deployment.open_storage()),
             dg.Definitions(
                 sensors=alert_sensors(built_pipelines.watched)
                 if built_pipelines.brings_alerts(pipeline)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import dagster as dg
 
+from batchrec_dagster.pipeline.automation.runs import filter_refreshes
 from batchrec_dagster.reporting.insight.stages import name_stage
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held
@@ -66,10 +67,9 @@ def read_ended_runs(instance: dg.DagsterInstance, files: ListFiles) -> list[Nigh
 
     A run whose process was killed is known only here. Raises UserError.
     """
-    job = f"{files.keys.pipeline}_refresh"
-    filters = dg.RunsFilter(job_name=job, statuses=[*ENDINGS])
     runs = []
-    for record in instance.get_run_records(filters, limit=MOST_RUNS):
+    refreshes = filter_refreshes(files, [*ENDINGS])
+    for record in instance.get_run_records(refreshes, limit=MOST_RUNS):
         run = record.dagster_run
         if not run.is_finished and not is_interrupted(instance, record, files):
             continue

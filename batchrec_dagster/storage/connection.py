@@ -56,6 +56,11 @@ class Storage:
         """Whether the root is in S3 rather than a folder."""
         return self.root.startswith("s3://")
 
+    @property
+    def place(self) -> str:
+        """The root, which no other storage of this machine has."""
+        return self.root.rstrip("/") if self.in_s3 else str(Path(self.root).absolute())
+
     @cached_property
     def store(self) -> ObjectStore:
         folders = {} if self.in_s3 else {LOCAL_BUCKET: Path(self.root).absolute()}

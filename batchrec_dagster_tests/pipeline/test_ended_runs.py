@@ -11,6 +11,7 @@ import pytest
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline import ended_runs
+from batchrec_dagster.pipeline.automation.runs import build_job_tags
 from batchrec_dagster.pipeline.ended_runs import read_ended_runs
 from batchrec_dagster.reporting.insight.nights import list_nights
 from batchrec_dagster.storage.connection import S3Connection, Storage
@@ -31,7 +32,7 @@ def test_a_run_that_was_killed_is_known_from_dagster(
     def shop__raw_ratings() -> None:
         raise UserError("no disk")
 
-    @dg.job(name="shop_refresh")
+    @dg.job(name="shop_refresh", tags=build_job_tags(files.storage))
     def refresh() -> None:
         shop__raw_ratings()
 
@@ -40,10 +41,13 @@ def test_a_run_that_was_killed_is_known_from_dagster(
     assert (run.run, run.ended, run.steps) == (result.run_id, "failed", ("raw_ratings",))
     club = ListFiles(files.storage, ListKeys("club"))
     assert read_ended_runs(instance, club) == []
+    # Another code location has a pipeline of this name, and a storage of its own.
+    theirs = Storage(root=f"{files.storage.root}-of-others", s3=S3Connection())
+    assert read_ended_runs(instance, ListFiles(theirs, files.keys)) == []
     (night,) = list_nights(files, [run])
     assert night.summary == "failed at raw_ratings"
     # One that is under way counts only if nothing was heard of it, nor a lock held, for an hour.
-    started = instance.create_run_for_job(refresh)
+    started = instance.create_run_for_job(refresh, tags=refresh.tags)
     instance.report_engine_event("starts", started)
     instance.handle_run_event(
         started.run_id,

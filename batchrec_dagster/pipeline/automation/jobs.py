@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,9 +11,10 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline, PublishedList
 from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
 from batchrec_dagster.pipeline.automation.new_files import new_files_sensor
-from batchrec_dagster.pipeline.automation.runs import MAX_RUNTIME_TAGS
+from batchrec_dagster.pipeline.automation.runs import build_job_tags
 from batchrec_dagster.pipeline.run_options import build_job_config
 from batchrec_dagster.steps.rollback import PREVIOUS, build_rollback_config
+from batchrec_dagster.storage.connection import Storage
 
 # Whether the code location has batchrec's console logger: a job uses it only if its config names
 # it, and would not load in a location without it.
@@ -24,6 +25,7 @@ def build_automation(
     pipeline: Pipeline,
     assets: Sequence[dg.AssetsDefinition],
     executor: dg.ExecutorDefinition | None,
+    storage: Storage,
 ) -> dg.Definitions:
     """The pipeline's jobs, schedule and sensors.
 
@@ -32,15 +34,17 @@ def build_automation(
     older lists again (`NAME__LIST_rollback` those of one of several lists).
 
     executor: the executor of the jobs; None for the code location's.
+    storage: where their runs write.
     """
     keys = [key for asset in assets for key in asset.keys]
+    tags = build_job_tags(storage)
     loggers: dict[str, Any] = {"loggers": {"console": {}}} if own_console.get() else {}
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
         selection=dg.AssetSelection.assets(*keys),
         config=build_job_config(assets, loggers),
         executor_def=executor,
-        tags=MAX_RUNTIME_TAGS,
+        tags=tags,
         description="Updates every user's recommendations from the ratings. Unchanged data are"
         " neither imported nor trained on again.",
     )
@@ -48,7 +52,7 @@ def build_automation(
         jobs=[
             job,
             *(
-                rollback_job(published, keys, executor)
+                rollback_job(published, keys, executor, tags)
                 for published in pipeline.published_lists()
                 if published.has_editions
             ),
@@ -80,6 +84,7 @@ def rollback_job(
     published: PublishedList,
     assets: Collection[dg.AssetKey],
     executor: dg.ExecutorDefinition | None,
+    tags: Mapping[str, str],
 ) -> dg.UnresolvedAssetJobDefinition:
     """`NAME_rollback` publishes older lists again and updates what the pipeline makes from them."""
     lists = dg.AssetSelection.assets(asset_key(published, published.asset))
@@ -88,7 +93,7 @@ def rollback_job(
         selection=lists.downstream() & dg.AssetSelection.assets(*assets),
         config=build_rollback_config(op_name(published, published.asset), PREVIOUS),
         executor_def=executor,
-        tags=MAX_RUNTIME_TAGS,
+        tags=tags,
         description="Publishes the previous lists again, or those of the edition that roll_back_to"
         " names, and updates what is made from them: the report, the sinks.",
     )

@@ -7,15 +7,20 @@ Characters that control a terminal are shown as escape sequences.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.reporting.views.plain import escape_invisible
+from batchrec_dagster.storage.connection import Storage
+from batchrec_dagster.storage.layout import PipelineFiles
 
 # How long Dagster lets a run go on, in seconds. Amazon's longest jobs take less.
-MAX_RUNTIME_TAGS = {"dagster/max_runtime": f"{48 * 3600}"}
+MAX_RUNTIME = 48 * 3600
+# The tag of a run with the place of the storage that it writes to. Another code location may have a
+# pipeline of the same name, and so jobs of the same names.
+STORAGE_TAG = "batchrec/storage"
 # Not NOT_STARTED: a killed daemon may leave such runs, and asking again launches them.
 UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -23,6 +28,25 @@ UNDER_WAY = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+
+def build_job_tags(storage: Storage) -> dict[str, str]:
+    """The tags of the runs of a pipeline's jobs."""
+    return {"dagster/max_runtime": f"{MAX_RUNTIME}", STORAGE_TAG: storage.place}
+
+
+def filter_refreshes(
+    files: PipelineFiles, statuses: Sequence[dg.DagsterRunStatus] | None = None
+) -> dg.RunsFilter:
+    """The refreshes of the pipeline that write to this storage.
+
+    statuses: of which; None for all.
+    """
+    return dg.RunsFilter(
+        job_name=f"{files.keys.pipeline}_refresh",
+        tags={STORAGE_TAG: files.storage.place},
+        statuses=statuses,
+    )
 
 
 def list_job_names(pipeline: Pipeline) -> list[str]:
