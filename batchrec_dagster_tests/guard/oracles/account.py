@@ -75,10 +75,6 @@ class ReportEntry:
     edition: int
     before: int | None
     """The edition that it has to compare with; None if there is none that is kept."""
-    comparison: str
-    """`restored`, `unchanged`, or `before`: what the verdict ends with."""
-    has_newer_data: bool
-    """Whether its numbers are of newer data than those of the lists."""
 
 
 @dataclass
@@ -91,8 +87,6 @@ class Account:
     """What the shop's file has."""
     prepared: list[Event] = field(default_factory=list)
     """The interactions that are in the storage."""
-    recorded: list[Event] = field(default_factory=list)
-    """The interactions of the newest run that came to the end of that step."""
     editions: dict[int, EditionEntry] = field(default_factory=dict)
     live: list[Live] = field(default_factory=list)
     withdrawn: set[int] = field(default_factory=set)
@@ -106,8 +100,6 @@ class Account:
     exported: Lists = field(default_factory=dict)
     """What the sink has."""
     report: ReportEntry | None = None
-    verdicts: dict[int, ReportEntry] = field(default_factory=dict)
-    """The newest report of each edition."""
 
     @property
     def current(self) -> int | None:
@@ -188,23 +180,10 @@ class Account:
         stays = {number} & self.history
         self.history = {*kept, *stays, *([] if replaced is None else [replaced])}
 
-    def write_report(self, *, is_new: bool) -> None:
-        """The report of what is live is made.
-
-        is_new: whether the run that makes it has published the lists too.
-        """
+    def write_report(self) -> None:
+        """The report of what is live is made."""
         assert self.current is not None
-        if self.live[-1].why != "published":
-            comparison = "restored"
-        else:
-            comparison = "before" if is_new else "unchanged"
-        self.report = ReportEntry(
-            self.current,
-            self.find_baseline(self.current),
-            comparison,
-            self.prepared != self.editions[self.current].data,
-        )
-        self.verdicts[self.current] = self.report
+        self.report = ReportEntry(self.current, self.find_baseline(self.current))
 
     def measure(self) -> None:
         """Add up what people did while each kept edition was live; of the others it stays."""

@@ -25,6 +25,7 @@ from botocore.retries.adaptive import ClientRateLimiter
 from botocore.retries.standard import ExponentialBackoff
 
 from batchrec_dagster_tests.guard.builders import (
+    REPOSITORY,
     Project,
     declaration,
     module_project,
@@ -102,7 +103,7 @@ class Night:
             *(f"--home={self.project.root / 'personalize'}",),
             f"--s3-endpoint={s3_endpoint or self.s3.endpoint}",
         ]
-        environment = _without_aws() | self.s3.environment(keys)
+        environment = _without_aws() | self.s3.environment(keys) | {"PYTHONPATH": str(REPOSITORY)}
         log = self.project.root / "personalize.log"
         self.server = self._server.enter_context(
             started(command, self.project.root, environment, log, grace=1)
