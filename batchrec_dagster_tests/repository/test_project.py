@@ -95,3 +95,13 @@ def test_the_pages_install_the_wheel_of_this_version_and_nothing_of_a_registry()
     for line in lines:
         assert "batchrec-dagster" not in line
         assert re.findall(r"batchrec_dagster-[^\[']+", line) in ([], [wheel])
+
+
+def test_the_wheel_has_each_file_of_the_package_that_is_no_module() -> None:
+    package = REPOSITORY / "batchrec_dagster"
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["batchrec_dagster"]
+    in_wheel = {path for pattern in patterns for path in package.glob(pattern)}
+    files = [path for path in package.rglob("*") if path.is_file()]
+    data = [path for path in files if path.suffix not in (".py", ".pyc")]
+    assert len(data) > 10
+    assert [path for path in data if path not in in_wheel] == []
