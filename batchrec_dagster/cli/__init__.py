@@ -35,6 +35,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            require_memory()
             return super().invoke(ctx)
         except (click.Abort, click.exceptions.Exit):
             raise
@@ -43,9 +44,6 @@ class Commands(click.Group):
             error.message = _format_message(error.message)  # type: ignore[misc]
             raise
         except Exception as error:
-            # Explaining any other error imports more, for which there is no memory either.
-            if is_memory_error(error):
-                raise click.ClickException(NO_MEMORY) from error
             message = _explain_error(error)
             if not message:
                 raise
@@ -53,18 +51,24 @@ class Commands(click.Group):
 
 
 NO_MEMORY = (
-    "memory ran out while batchrec started. Give this process more: a limit of `ulimit -v` has to"
-    " be 2 GB at least, or lift it with `ulimit -v unlimited`"
+    "this process may take too little memory. Give it more: a limit of `ulimit -v` has to be 2 GB"
+    " at least, or lift it with `ulimit -v unlimited`"
 )
-# What the loader says of a library for which there is no memory.
-_NO_ROOM = ("failed to map segment", "annot allocate memory", "annot allocate write+execute")
+LEAST_MEMORY = 2 * 1024**3
 
 
-def is_memory_error(error: BaseException) -> bool:
-    """Whether an import or a command failed because there was not enough memory."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, (ImportError, OSError)) and any(text in str(error) for text in _NO_ROOM)
-    )
+def require_memory() -> None:
+    """Raises ClickException if the process may take too little memory to load its libraries.
+
+    Without it Python would run out somewhere in an import, where it cannot even say so.
+    """
+    try:
+        import resource
+    except ImportError:
+        return  # Windows has no such limit.
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
+        raise click.ClickException(NO_MEMORY)
 
 
 def _format_message(message: str) -> str:
