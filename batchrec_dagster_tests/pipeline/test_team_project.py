@@ -130,7 +130,7 @@ def test_an_empty_folder_becomes_a_report_in_five_commands(
     environment.run(project, "batchrec", "run", "shop")
     report = environment.run(project, "batchrec", "open").splitlines()[0]
     assert (project / report).is_file()
-    assert "All pipelines" in environment.run(project, "batchrec", "check")
+    assert "passed: settings, pipelines" in environment.run(project, "batchrec", "check")
     # What a colleague types in a copy of the project's repository.
     environment.install("--editable", str(project))
     environment.run(tmp_path, "python", "-c", "import lists.definitions")
@@ -148,7 +148,7 @@ def test_pip_installs_the_wheel_and_a_colleagues_project(
     dist = environment.bin.parent.parent / "clone/dist"
     colleague.run(project, "pip", "install", "-q", "--find-links", str(dist), "-e", ".")
     colleague.run(project, "batchrec", "new", "shop", "--ratings", "../ratings.csv")
-    assert "All pipelines" in colleague.run(project, "batchrec", "check")
+    assert "passed: settings, pipelines" in colleague.run(project, "batchrec", "check")
     # A further part of it, as the messages say that ask for one.
     colleague.run(project, "pip", "install", "-q", "batchrec-dagster[sql]")
     colleague.run(project, "python", "-c", "import duckdb")
