@@ -136,10 +136,10 @@ def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> 
         raise UnknownNameError("\n".join(reasons))
     for reason in reasons:
         click.echo(reason, err=True)
-    found = [person for person in people if person is not None]
-    if not found:
+    known_people = [person for person in people if person is not None]
+    if not known_people:
         raise _make_not_found_error(lists, "user", user)
-    return found
+    return known_people
 
 
 def _find_items(lists: Sequence[ListFiles], item: str) -> list[Any]:
@@ -158,8 +158,8 @@ def _find_items(lists: Sequence[ListFiles], item: str) -> list[Any]:
             lists_of_pipeline = [*group]
             matches = find_items_by_title(lists_of_pipeline[0], item)
             if matches is not None and matches.total == 1:
-                found = matches.items[0].item
-                answers += [find_item(files, found) for files in lists_of_pipeline]
+                item_id = matches.items[0].item
+                answers += [find_item(files, item_id) for files in lists_of_pipeline]
             else:
                 answers.append(matches)
     answers = [answer for answer in answers if answer is not None]

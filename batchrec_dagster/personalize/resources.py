@@ -168,10 +168,10 @@ class Ensure(Waiting):
             waiting_for = f"{kind.label} {resource[kind.name]} is being deleted"
             self.log.info(f"{waiting_for}; waiting until it is gone")
             self.sleep(self.poll_seconds, waiting_for)
-            shown = self.describe_if_shown(kind, resource[kind.arn])
-            if shown is None:
+            newer = self.describe_if_shown(kind, resource[kind.arn])
+            if newer is None:
                 return False
-            resource = shown
+            resource = newer
         return True
 
     def _create(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from batchrec_dagster.errors import Refused
 from batchrec_dagster.personalize.schemas import (
@@ -25,9 +24,6 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.edition import Finding, refuse_unless, watch_unless
-
-if TYPE_CHECKING:
-    pass
 
 # Times before this mean that they were read in the wrong unit.
 EARLIEST = datetime(1980, 1, 1, tzinfo=UTC)

@@ -109,12 +109,6 @@ def list_categories(pipeline: Pipeline) -> list[str]:
     return [*pipeline.items.layout.categories] if pipeline.items else []
 
 
-def has_item_table(pipeline: Pipeline) -> bool:
-    """Whether the items have something that the report counts: categories, or times of creation."""
-    layout = pipeline.items.layout if pipeline.items else None
-    return layout is not None and (bool(layout.categories) or layout.created is not None)
-
-
 def read_titles_version(work: Work) -> str:
     """The version of the titles, which the pipeline must declare. Raises UserError."""
     return work.files.record_version(work.pipeline.keys.record("item_titles"))

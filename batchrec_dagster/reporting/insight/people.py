@@ -109,15 +109,15 @@ def collect_people(tables: PeopleTables, named: Sequence[str] = ()) -> People:
     served = _read_served(tables.lists)
     sample = served.gather_every(max(1, -(-len(served) // MOST_PEOPLE)))
     wanted = pl.concat([sample, pl.Series(named, dtype=pl.String)])
-    shown = served.filter(served.is_in(wanted.implode()))
-    lists = _read_lists(tables.lists, shown)
-    had = _read_histories(tables.interactions, shown)
+    users_shown = served.filter(served.is_in(wanted.implode()))
+    lists = _read_lists(tables.lists, users_shown)
+    had = _read_histories(tables.interactions, users_shown)
     counted = 0
     if REASON_ITEM in lists.columns:
         explained = lists.rename({REASON_ITEM: "because"})
     else:
-        explained, counted = explain_lists(lists, had, shown, tables)
-    return _describe_people(shown, explained, had, tables.titles).model_copy(
+        explained, counted = explain_lists(lists, had, users_shown, tables)
+    return _describe_people(users_shown, explained, had, tables.titles).model_copy(
         update={"served": len(served), "counted": counted}
     )
 

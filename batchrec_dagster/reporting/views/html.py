@@ -61,8 +61,8 @@ def _choose_people(people: People) -> list[int]:
 
     The first is the one in the middle by the number of interactions, of those with a history.
     """
-    known = [place for place, person in enumerate(people.people) if person.history]
-    places = known or [*range(len(people.people))]
+    with_history = [place for place, person in enumerate(people.people) if person.history]
+    places = with_history or [*range(len(people.people))]
     if not places:
         return []
     by_length = sorted(places, key=lambda place: people.people[place].interactions)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import dagster as dg
@@ -23,9 +23,6 @@ from batchrec_dagster.storage.layout import ListFiles, ListKeys, PipelineKeys
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster_tests.guard.builders import Project, definitions
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import polars as pl
@@ -44,9 +44,6 @@ from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.list_file import ListWriter
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 from batchrec_dagster_tests.guard.seams.editions import ALONE, make_edition, restore
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import polars as pl
@@ -50,10 +50,6 @@ from batchrec_dagster.storage.objects import (
     ObjectNotFoundError,
 )
 from batchrec_dagster_tests.guard.seams.editions import ALONE
-
-if TYPE_CHECKING:
-    pass
-
 
 StorageError = NoEditionError = UserError
 NotFoundError = ObjectNotFoundError

@@ -35,7 +35,6 @@ pytestmark = pytest.mark.slow
 
 # The runner may do this too, though no run of these tests does it.
 BESIDE = {
-    "personalize:StopSolutionVersionCreation": "a run that is cancelled stops its training",
     "personalize:CreateDataDeletionJob": "the erasure of people",
     "personalize:DescribeDataDeletionJob": "the erasure of people",
     "personalize:ListDataDeletionJobs": "the erasure of people",
