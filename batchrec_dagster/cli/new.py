@@ -163,7 +163,7 @@ def _check_name(name: str, project: Project) -> None:
     from pydantic import ValidationError
 
     from batchrec_dagster.config import Pipeline
-    from batchrec_dagster.config.validation import get_message
+    from batchrec_dagster.config.settings import get_message
 
     try:
         Pipeline.model_validate({"name": name, "ratings": {"source": "sample://hetrec"}})

@@ -4,9 +4,9 @@ Invalid settings fail at load time, with file and line. Strings may hold templat
 `{{ env.RATINGS }}`.
 """
 
-from batchrec_dagster.config.fingerprints import fingerprint
-from batchrec_dagster.config.pipeline import Pipeline
+from batchrec_dagster.config.declaration import Pipeline
 from batchrec_dagster.config.published_list import PublishedList
+from batchrec_dagster.config.settings import fingerprint
 
 # The `type` of a pipeline in a defs.yaml.
 COMPONENT_TYPE = "batchrec_dagster.BatchRecommendations"

@@ -1,20 +1,215 @@
-"""Several lists of one model: a newsletter, a home page."""
+"""What each user gets, in one list or in several of one model."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from batchrec_dagster.config.batch_users import BatchUsers
-from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.config.recommendations import RecommendationSettings
-from batchrec_dagster.config.retention import Retention
+from batchrec_dagster.config.expressions import explain_open_filter, find_filter_traits
+from batchrec_dagster.config.items_and_users import BatchUsers
+from batchrec_dagster.config.publication import Experiment, Gate, Retention
+from batchrec_dagster.config.rules import ExcludeSeen, ListRules
+from batchrec_dagster.config.settings import Settings, raise_field_errors
+from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, MAX_LENGTH
+from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS
+
+
+class Popularity(Settings):
+    """Which items are popular: those that most people had in the last days.
+
+    They are what an experiment's control and newcomers get, and what fills lists that rules leave
+    short. With solution.success, only these events count.
+    """
+
+    days: int = Field(
+        default=30,
+        ge=1,
+        description="Only interactions of this many days before the newest one count.",
+        examples=[30],
+    )
+
+
+class PopularBy(Settings):
+    """Newcomers get what is popular among the people with the same value of a column of users."""
+
+    popular_by: str = Field(
+        description="A column of the users' file, such as a country.", examples=["COUNTRY"]
+    )
+
+
+# Of so many results of the model, rules leave enough for most lists.
+CANDIDATES_PER_RESULT = 3
+# One user in a thousand: a few errors do not keep all others from their lists.
+MAX_FAILED_SHARE = 0.001
+
+
+class RecommendationSettings(Settings):
+    """What each user gets."""
+
+    num_results: int = Field(
+        default=25,
+        ge=1,
+        le=MAX_RESULTS,
+        description=f"Items in each user's list, 1 to {MAX_RESULTS}.",
+    )
+    candidates: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_RESULTS,
+        description="Results that the model is asked for, for each user, so that rules leave"
+        f" enough of them: from num_results to {MAX_RESULTS}. What a user had that Personalize's"
+        " own filter does not know is asked for in addition. Without rules, no more are asked for"
+        " than a list has. Default: three times num_results.",
+        examples=[200],
+    )
+    exclude_seen: bool | ExcludeSeen = Field(
+        default=True,
+        description="Exclude items that the user already interacted with: true, false, or which"
+        " events and days count.",
+        examples=[{"events": ["purchase"], "days": 60, "except": 'ITEMS.CONSUMABLE = "yes"'}],
+    )
+    filter: str | None = Field(
+        default=None,
+        description="A Personalize filter expression, in addition to exclude_seen.",
+        examples=['EXCLUDE ItemID WHERE Items.GENRES IN ("Horror", "War")'],
+    )
+    exploration_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="How much aws-user-personalization explores, 0 to 1. On AWS, items with few"
+        " interactions come into lists, other ones on each run; 0: lists are reproducible. The"
+        " embedded engine: the largest share of a list for new items, chosen by their metadata.",
+    )
+
+    max_failed_share: float = Field(
+        default=MAX_FAILED_SHARE,
+        ge=0,
+        le=1,
+        description="The largest share of users, 0 to 1, for whom Personalize may return an error."
+        " Up to it the lists are published without these users, who are counted and named; above"
+        " it nothing is published.",
+    )
+
+    newcomers: Literal["popular", "leave_out"] | PopularBy | None = Field(
+        default=None,
+        description="What people without any interaction get: popular (the items that the block"
+        " popularity counts as popular), leave_out (no list), or popular_by with a column of users"
+        " (what is popular among people with the same value). Default: what the model gives, which"
+        " is its own popular items, of all time.",
+        examples=["popular"],
+    )
+
+    rules: ListRules | None = Field(
+        default=None,
+        description="What a shop says of its lists. The rules are applied after inference, to a"
+        " longer list.",
+    )
+
+    columns: list[str] | None = Field(
+        default=None,
+        description="What the published table and all sinks have of each item, in this order:"
+        " title, image, link, and categories and numbers by their names in items.columns; reason"
+        " says why it is on the list, and reason_item, reason_title and reason_event which item of"
+        " the person's own speaks for it, and what they did with that. Names are in lower case"
+        " there. Default: the title, where items have one.",
+        examples=[["title", "image", "link", "PRICE"]],
+    )
+
+    @field_validator("filter")
+    @classmethod
+    def _filter_is_possible(cls, expression: str | None) -> str | None:
+        if (
+            expression is not None
+            and not 1 <= len(_chain_filters(EXCLUDE_SEEN, expression)) <= MAX_LENGTH
+        ):
+            raise ValueError(
+                f"Personalize takes at most {MAX_LENGTH} characters, including exclude_seen's"
+            )
+        traits = find_filter_traits(expression)
+        if traits and traits.filters_users:
+            raise ValueError("recommendations are items: write ItemID instead of UserID")
+        return expression
+
+    @model_validator(mode="after")
+    def _candidates_fill_a_list(self) -> Self:
+        least = self.num_results
+        if self.candidates is not None and self.candidates < least:
+            problem = f"write a number from {least}, which is num_results, to {MAX_RESULTS}"
+            raise_field_errors([(("candidates",), problem)])
+        return self
+
+    def count_candidates(self) -> int:
+        """How many results rules choose from, at least."""
+        return self.candidates or min(MAX_RESULTS, CANDIDATES_PER_RESULT * self.num_results)
+
+    @model_validator(mode="after")
+    def _rules_fit_the_other_settings(self) -> Self:
+        if len(self.filter_expression or "") > MAX_LENGTH:
+            raise ValueError(
+                f"exclude_seen.events and filter together are longer than the {MAX_LENGTH}"
+                " characters that Personalize takes"
+            )
+        conflict = None if self.rules is None else self.rules.find_conflict(self.num_results)
+        if conflict:
+            raise ValueError(f"rules.{conflict}")
+        return self
+
+    @property
+    def seen_items(self) -> ExcludeSeen | None:
+        """What lists leave out because users had it; None if they leave out nothing."""
+        if isinstance(self.exclude_seen, ExcludeSeen):
+            return self.exclude_seen
+        return ExcludeSeen() if self.exclude_seen else None
+
+    @property
+    def applied_rules(self) -> ListRules | None:
+        """The rules that are applied after inference, to a longer list; None without any.
+
+        exclude_seen is applied with them where it says which events and days count.
+        """
+        if self.rules is None and isinstance(self.exclude_seen, ExcludeSeen):
+            return ListRules()
+        return self.rules
+
+    @property
+    def rules_read_items(self) -> bool:
+        """Whether a rule or exclude_seen depends on what is known of the items."""
+        is_read_by_rules = self.rules is not None and self.rules.reads_items
+        return is_read_by_rules or (self.seen_items or ExcludeSeen()).unless is not None
+
+    @property
+    def lists_have_reasons(self) -> bool:
+        """Whether rows say why an item that is not the model's own is on a list."""
+        return self.applied_rules is not None or self.newcomers not in (None, "leave_out")
+
+    @property
+    def excludes_all_seen(self) -> bool:
+        """Whether lists leave out whatever users interacted with."""
+        return self.seen_items == ExcludeSeen()
+
+    @property
+    def filter_expression(self) -> str | None:
+        """The filter that combines exclude_seen and `filter`; None without both."""
+        seen = self.seen_items.filter_expression if self.seen_items is not None else None
+        expressions = [expression for expression in (seen, self.filter) if expression]
+        return _chain_filters(*expressions) if expressions else None
+
+    @property
+    def open_filter(self) -> str | None:
+        """Why `filter` lets items through that the items file does not have; None if it was not
+        meant to leave them out."""
+        return explain_open_filter(self.filter)
+
+
+def _chain_filters(*expressions: str) -> str:
+    """One filter from several: a batch job takes only one."""
+    return " | ".join(expressions)
 
 
 class ListSettings(RecommendationSettings):

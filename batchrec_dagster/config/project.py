@@ -1,15 +1,85 @@
-"""How a pipeline fits into a project: its steps, schedule, sensor, alerts and budget."""
+"""How a pipeline fits into a project: its engine, steps, schedule, sensor, alerts and budget."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import Matching, checked_by
+from batchrec_dagster.config.settings import Matching, Settings, checked_by
+
+RoleArn = Annotated[
+    str,
+    Matching(
+        r"arn:[\w-]+:iam::\d+:.*",
+        "write an ARN such as arn:aws:iam::123456789012:role/batchrec-spark",
+    ),
+]
+MemorySize = Annotated[str, Matching(r"\d+[mg]", "write a size such as 4g")]
+
+_SETTINGS_OF_ENGINE = {
+    "local": [],
+    "spark": ["memory"],
+    "glue": ["job_name", "role", "worker_type", "workers", "timeout_minutes"],
+}
+
+
+class PreparationSettings(Settings):
+    """The engine that turns ratings into interactions; every engine gives the same rows."""
+
+    engine: Literal["local", "spark", "glue"] = Field(
+        default="local",
+        description="local: Polars on this machine, the fastest up to some hundred million rows;"
+        " spark: Spark on this machine, to try what runs on AWS; glue: an AWS Glue job, which"
+        " needs storage in S3.",
+    )
+    job_name: str | None = Field(
+        default=None,
+        description="glue: the name of the job. If it does not exist, it is created with role.",
+        examples=["batchrec-preparation"],
+    )
+    role: RoleArn | None = Field(
+        default=None,
+        description="The ARN of the IAM role with which the job reads and writes the bucket.",
+        examples=["arn:aws:iam::123456789012:role/batchrec-spark"],
+    )
+    worker_type: Literal["G.1X", "G.2X", "G.4X", "G.8X"] | None = Field(
+        default=None, description="glue: the worker type. Default: the job's own."
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=2,
+        description="glue: the number of workers, the driver among them. Default: the job's own.",
+    )
+    timeout_minutes: int | None = Field(
+        default=None, ge=1, description="glue: the time limit. Default: the job's own."
+    )
+    memory: MemorySize | None = Field(
+        default=None, description="spark: the memory of its JVM.", examples=["4g"]
+    )
+
+    @property
+    def on_aws(self) -> bool:
+        """Whether a job on AWS prepares the interactions, from S3 to S3."""
+        return self.engine == "glue"
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_engine(self) -> Self:
+        for name in type(self).model_fields:
+            if name == "engine" or getattr(self, name) is None:
+                continue
+            if name not in _SETTINGS_OF_ENGINE[self.engine]:
+                (owner,) = (
+                    engine for engine, names in _SETTINGS_OF_ENGINE.items() if name in names
+                )
+                raise ValueError(
+                    f"{name} is a setting of engine {owner}, not of {self.engine}: omit it"
+                )
+        if self.engine == "glue" and self.job_name is None:
+            raise ValueError("engine glue needs job_name")
+        return self
 
 
 def check_zone(timezone: str) -> None:

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, SkipValidation
 
-from batchrec_dagster.config.batch_users import BatchUsers
-from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.config.recommendations import RecommendationSettings
-from batchrec_dagster.config.retention import Retention
+from batchrec_dagster.config.items_and_users import BatchUsers
+from batchrec_dagster.config.lists import RecommendationSettings
+from batchrec_dagster.config.publication import Experiment, Gate, Retention
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SEGMENTS, SIMILAR_ITEMS, ListKeys, is_of_list
 
 if TYPE_CHECKING:
-    from batchrec_dagster.config.pipeline import Pipeline
+    from batchrec_dagster.config.declaration import Pipeline
 
 Subject = Literal["user", "item", "segment"]
 """Whom or what each of the lists is for."""

@@ -1,4 +1,4 @@
-"""The ratings: where they are, and how to read them."""
+"""The ratings: where they are, how to read them, and which count as interactions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from batchrec_dagster.config.settings import Settings
+from batchrec_dagster.config.settings import Settings, checked_by
 from batchrec_dagster.config.sources import Column, TableSource, check_names_or_positions
-from batchrec_dagster.config.validation import checked_by
 from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
     NO_TIMES,
@@ -16,10 +15,65 @@ from batchrec_dagster.preparation.layout import (
     Format,
     TableFormat,
 )
+from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
 from batchrec_dagster.preparation.polars.times import check_format, check_timezone
 from batchrec_dagster.preparation.recognition import ReadSettings
+from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.sources.tables import TextForm
+
+
+class Window(Settings):
+    """How far back interactions go, from the newest one."""
+
+    days: int = Field(
+        ge=1,
+        description="Drop interactions more than this many days older than the newest one.",
+        examples=[365],
+    )
+
+
+class InteractionSettings(Settings):
+    """Which ratings count as interactions; the rules apply in this order."""
+
+    min_rating: float | None = Field(
+        default=None, description="Drop ratings below this. Default: keep all.", examples=[3.5]
+    )
+    filter: Annotated[str, checked_by(list_filter_columns)] | None = Field(
+        default=None,
+        description="A SQL condition on the columns of the file; only rows that match are kept."
+        " Columns of a file without a header are column_1, column_2 and so on.",
+        examples=["event IN ('cart', 'purchase') AND price > 0"],
+    )
+    window: Window | None = Field(
+        default=None, description="Keep only the interactions of the last days of the data."
+    )
+    duplicates: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="Whether rows that are equal in every column Personalize gets count each time"
+        " (keep) or once (drop).",
+    )
+    latest_per_pair: bool = Field(
+        default=False, description="Keep only the latest interaction of each user with each item."
+    )
+    min_interactions_per_user: int | None = Field(
+        default=None, ge=1, description="Drop users with fewer interactions.", examples=[5]
+    )
+    min_interactions_per_item: int | None = Field(
+        default=None, ge=1, description="Drop items with fewer interactions.", examples=[5]
+    )
+
+    def rules(self, on_bad_rows: Literal["fail", "skip"], *, event_type: bool) -> Rules:
+        """The rules as preparation takes them.
+
+        event_type: whether EVENT_TYPE is written.
+        """
+        return Rules(
+            on_bad_rows=on_bad_rows,
+            window_days=self.window.days if self.window else None,
+            event_type=event_type,
+            **self.model_dump(exclude={"window"}),
+        )
 
 
 def _check_time_format(text: str) -> None:

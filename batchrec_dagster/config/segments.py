@@ -6,10 +6,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.filter_problems import find_filter_traits
-from batchrec_dagster.config.recommendations import RecommendationSettings
-from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import checked_by
+from batchrec_dagster.config.expressions import find_filter_traits
+from batchrec_dagster.config.lists import RecommendationSettings
+from batchrec_dagster.config.settings import Settings, checked_by
 from batchrec_dagster.personalize.filters import (
     MAX_LENGTH,
     FilterExpressionError,

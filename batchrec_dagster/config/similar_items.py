@@ -7,16 +7,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.config.recommendations import RecommendationSettings
-from batchrec_dagster.config.retention import Retention
+from batchrec_dagster.config.lists import RecommendationSettings
+from batchrec_dagster.config.publication import Gate, Retention
 from batchrec_dagster.config.rules import BlockedItems, ListRules
-from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.sources import ItemIds
-from batchrec_dagster.config.validation import (
+from batchrec_dagster.config.settings import (
     Keys,
+    Settings,
     raise_field_errors,
 )
+from batchrec_dagster.config.sources import ItemIds
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS as SIMILAR_ITEMS_RECIPE
 from batchrec_dagster.personalize.recipes import SIMS

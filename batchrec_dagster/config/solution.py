@@ -8,8 +8,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import Keys, raise_field_errors
+from batchrec_dagster.config.settings import Keys, Settings, raise_field_errors
 from batchrec_dagster.personalize.recipes import (
     EVENT_VALUE_THRESHOLD,
     EVENT_WEIGHTS,

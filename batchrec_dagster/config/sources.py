@@ -8,8 +8,13 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.validation import Keys, Matching, checked_by, raise_field_errors
+from batchrec_dagster.config.settings import (
+    Keys,
+    Matching,
+    Settings,
+    checked_by,
+    raise_field_errors,
+)
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
 from batchrec_dagster.preparation.layout import (

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from batchrec_dagster.config.validation import Keys, raise_field_errors
+from batchrec_dagster.config.settings import Keys, raise_field_errors
 
 _START = "{{"
 _TEMPLATE = re.compile(

@@ -10,8 +10,8 @@ from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.project import NOT_CRON
+from batchrec_dagster.config.settings import raise_field_errors
 from batchrec_dagster.config.templates import escape_templates
-from batchrec_dagster.config.validation import raise_field_errors
 from batchrec_dagster.pipeline.assets.table import list_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from batchrec_dagster.config import COMPONENT_TYPE
-from batchrec_dagster.config.validation import Keys, get_message
+from batchrec_dagster.config.settings import Keys, get_message
 from batchrec_dagster.pipeline.component_files import list_component_files
 
 # How Dagster gives the place of a setting.

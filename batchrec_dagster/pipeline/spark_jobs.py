@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import dagster as dg
 from botocore.exceptions import BotoCoreError, ClientError
 
-from batchrec_dagster.config.interactions import PreparationSettings
+from batchrec_dagster.config.project import PreparationSettings
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.spark.task import SparkTask, SparkTaskResult
 from batchrec_dagster.steps.interactions import SparkResult

@@ -19,7 +19,7 @@ import dagster as dg
 import dagster_pipes
 from dagster_aws.pipes import PipesGlueClient, PipesS3ContextInjector, PipesS3MessageReader
 
-from batchrec_dagster.config.interactions import PreparationSettings
+from batchrec_dagster.config.project import PreparationSettings
 from batchrec_dagster.pipeline.spark_jobs import OutcomeReader, explain_failures
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import SparkTask

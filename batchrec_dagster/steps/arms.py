@@ -12,7 +12,7 @@ from hashlib import blake2b
 import numpy as np
 import polars as pl
 
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.publication import Experiment
 
 MODEL, CONTROL = "model", "control"
 # Enough groups for a t distribution near the normal one, and few enough to store for each edition.

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import polars as pl
 from pydantic import BaseModel
 
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.steps.arms import CONTROL, MODEL
 from batchrec_dagster.steps.intervals import Rate, compare_means, estimate_ratio
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
-from batchrec_dagster.config.list_columns import (
+from batchrec_dagster.config.expressions import (
     FOR_PEOPLE,
     REASON_TITLE,
     REASONS,

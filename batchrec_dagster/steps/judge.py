@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.personalize.measurements import name_ndcg, read_ndcg
 from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
 from batchrec_dagster.steps.thresholds import (

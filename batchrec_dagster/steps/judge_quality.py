@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.personalize.measurements import ALL, COVERAGE, NDCG, join_events, name_ndcg
 from batchrec_dagster.steps.checks import PUBLISHED_ANYWAY
 from batchrec_dagster.steps.records import ModelRecord

@@ -7,7 +7,7 @@ import re
 import polars as pl
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.lists import RecommendationSettings
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules, PriceRange
 from batchrec_dagster.steps.items import read_item_ids
 from batchrec_dagster.steps.list_table import ListTable

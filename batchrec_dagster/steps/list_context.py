@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 import polars as pl
 
 from batchrec_dagster.config import PublishedList, fingerprint
-from batchrec_dagster.config.recommendations import PopularBy
+from batchrec_dagster.config.lists import PopularBy
 from batchrec_dagster.config.rules import ListRules
 from batchrec_dagster.steps.items import (
     find_titled_items,

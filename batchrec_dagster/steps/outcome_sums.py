@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.personalize.schemas import EVENT_VALUE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.arms import MODEL, UserGroups, assign_arms

@@ -12,7 +12,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.steps.arms import CONTROL, MODEL, UserGroups

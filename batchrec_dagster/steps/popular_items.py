@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.config.recommendations import PopularBy
+from batchrec_dagster.config.lists import PopularBy
 from batchrec_dagster.personalize.conditions import SECONDS_A_DAY
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.success import is_success

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from batchrec_dagster.config import PublishedList, fingerprint
+from batchrec_dagster.config.lists import PopularBy
 from batchrec_dagster.config.published_list import Subject
-from batchrec_dagster.config.recommendations import PopularBy
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.api import BATCH_INFERENCE_JOB, BATCH_SEGMENT_JOB, ResourceKind

@@ -9,7 +9,7 @@ import dagster_webserver
 import pytest
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.lists import RecommendationSettings
 from batchrec_dagster_tests.guard.builders import (
     declaration,
     definitions,

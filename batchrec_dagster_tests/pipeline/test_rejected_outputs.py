@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.local_personalize.api.client import embedded_client
 from batchrec_dagster.personalize.api import BATCH_INFERENCE_JOB, ResourceKind
 from batchrec_dagster.personalize.resources import Ensure

@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3
 
-from batchrec_dagster.config.tags import EXAMPLE, parse_tags
+from batchrec_dagster.config.environment import EXAMPLE_OF_TAGS, parse_tags
 from batchrec_dagster.personalize.api import (
     DATASET_GROUP,
     PIPELINE_TAG,
@@ -24,7 +24,7 @@ MANY = ",".join(f"key-{number}=x" for number in range(47))
 
 
 def test_tags_are_pairs_of_keys_and_values() -> None:
-    assert parse_tags(EXAMPLE) == {"team": "data", "cost-center": "42"}
+    assert parse_tags(EXAMPLE_OF_TAGS) == {"team": "data", "cost-center": "42"}
     assert parse_tags("") == {}
     assert parse_tags(" a b = c d , url=https://x.example:80/_@+-,equals=a=b,empty=,Größe=½") == {
         "a b": "c d",
@@ -39,7 +39,7 @@ def test_tags_are_pairs_of_keys_and_values() -> None:
 
 
 def test_everything_that_is_created_has_the_tags(project: Project) -> None:
-    environment = {"BATCHREC_HOME": str(project.root / "home"), "BATCHREC_TAGS": EXAMPLE}
+    environment = {"BATCHREC_HOME": str(project.root / "home"), "BATCHREC_TAGS": EXAMPLE_OF_TAGS}
     personalize = Deployment.from_environment(environment).personalize_resource
     ensure = personalize.ensure(logging.getLogger("test"), {PIPELINE_TAG: "shop"})
     group = ensure.find_or_create(DATASET_GROUP, "shop", {}).arn

@@ -17,7 +17,7 @@ from dagster import DagsterExecutionInterruptedError
 from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
-from batchrec_dagster.config.interactions import PreparationSettings
+from batchrec_dagster.config.project import PreparationSettings
 from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zip_modules
 from batchrec_dagster.preparation.spark.task import SourceFile
 from batchrec_dagster.storage.connection import Storage

@@ -60,9 +60,7 @@ def test_a_filter_that_leaves_too_little_is_a_warning(
 def test_a_filter_that_only_personalize_refuses_is_reported_in_a_line(
     project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "batchrec_dagster.config.expression_problems.find_filter_problem", accept_filter
-    )
+    monkeypatch.setattr("batchrec_dagster.config.fitting_blocks.find_filter_problem", accept_filter)
     project.declare(declare_with_items(project, filter="EXCLUDE ItemID WHERE Items.GENRES < 3"))
     result = refresh(project, "shop", instance)
     assert not result.success

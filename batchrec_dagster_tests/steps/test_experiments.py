@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.reporting.insight.experiment import ExperimentState
 from batchrec_dagster.reporting.insight.outcomes import describe_control, describe_result
 from batchrec_dagster.steps.arms import CONTROL, MODEL, UserGroups, assign_arms

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from batchrec_dagster.config.gate import Gate
+from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.personalize.measurements import AMAZON
 from batchrec_dagster.steps.judge_quality import ModelFacts, judge_quality
 from batchrec_dagster.steps.records import ModelRecord

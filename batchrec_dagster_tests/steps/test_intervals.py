@@ -11,7 +11,7 @@ import scipy  # scipy.stats, which takes a second, once it is used
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrec_dagster.config.experiment import Experiment
+from batchrec_dagster.config.publication import Experiment
 from batchrec_dagster.steps.arms import (
     CONTROL,
     GROUPS,

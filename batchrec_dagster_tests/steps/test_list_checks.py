@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.lists import RecommendationSettings
 from batchrec_dagster.config.rules import ExcludeSeen
 from batchrec_dagster.steps.list_checks import (
     check_every_answered,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
-from batchrec_dagster.config.batch_users import BatchUsers
+from batchrec_dagster.config.items_and_users import BatchUsers
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.formats import USER_FIELD
 from batchrec_dagster.pipeline.asset_keys import asset_key

@@ -11,9 +11,8 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.items_and_users import ItemSettings, UserSettings
 from batchrec_dagster.config.sources import AttributesSource
-from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.pipeline.declare_asset import RAW, PipelineAsset, asset_of, preview_metadata
 from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
 from batchrec_dagster.pipeline.upstream import find_upstream

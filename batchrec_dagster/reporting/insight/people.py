@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import BaseModel
 
-from batchrec_dagster.config.list_columns import REASON, REASON_ITEM
+from batchrec_dagster.config.expressions import REASON, REASON_ITEM
 from batchrec_dagster.personalize.schemas import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.reporting.insight.numbers import shorten_title
 from batchrec_dagster.steps.arms import CONTROL

@@ -15,9 +15,8 @@ from unittest.mock import patch
 import polars as pl
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.config.list_columns import REASONS
+from batchrec_dagster.config.expressions import REASONS
+from batchrec_dagster.config.publication import Experiment, Gate
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules
 from batchrec_dagster.config.solution import Solution
 from batchrec_dagster.personalize import conditions

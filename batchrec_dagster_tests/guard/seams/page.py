@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any, Literal
 
-from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.config.recommendations import RecommendationSettings
+from batchrec_dagster.config.lists import RecommendationSettings
+from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting.insight.verdict import UNPROVED_OPENING, give_verdict
 from batchrec_dagster.reporting.markdown import escape as escape_markdown

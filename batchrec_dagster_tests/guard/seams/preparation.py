@@ -18,10 +18,8 @@ from pydantic import ValidationError
 from batchrec_dagster.cli.recognise_ratings import recognise_ratings
 from batchrec_dagster.cli.recognised_source import ReadingOptions
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.batch_users import BatchUsers
-from batchrec_dagster.config.items import ItemSettings
+from batchrec_dagster.config.items_and_users import BatchUsers, ItemSettings, UserSettings
 from batchrec_dagster.config.ratings import RatingsSettings
-from batchrec_dagster.config.users import UserSettings
 from batchrec_dagster.errors import UserError as UserError
 from batchrec_dagster.preparation.items import parse_items
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile

@@ -16,29 +16,37 @@ from pydantic import (
     model_validator,
 )
 
-from batchrec_dagster.config.batch_users import BatchUsers
-from batchrec_dagster.config.block_problems import require_fitting_blocks
-from batchrec_dagster.config.experiment import Experiment
-from batchrec_dagster.config.expression_problems import find_expression_problems
-from batchrec_dagster.config.gate import Gate
-from batchrec_dagster.config.interactions import InteractionSettings, PreparationSettings
-from batchrec_dagster.config.items import ItemSettings
-from batchrec_dagster.config.lists import ListSettings, NamedLists
-from batchrec_dagster.config.popularity import Popularity
-from batchrec_dagster.config.project import Alerts, Budget, OnNewFiles, OpSettings, Schedule
+from batchrec_dagster.config.fitting_blocks import find_expression_problems, require_fitting_blocks
+from batchrec_dagster.config.items_and_users import BatchUsers, ItemSettings, UserSettings
+from batchrec_dagster.config.lists import (
+    ListSettings,
+    NamedLists,
+    Popularity,
+    RecommendationSettings,
+)
+from batchrec_dagster.config.project import (
+    Alerts,
+    Budget,
+    OnNewFiles,
+    OpSettings,
+    PreparationSettings,
+    Schedule,
+)
+from batchrec_dagster.config.publication import Experiment, Gate, ReportSettings, Retention
 from batchrec_dagster.config.published_list import PublishedList, flatten_settings
-from batchrec_dagster.config.ratings import RatingsSettings
-from batchrec_dagster.config.recommendations import RecommendationSettings
-from batchrec_dagster.config.report import ReportSettings
-from batchrec_dagster.config.retention import Retention
+from batchrec_dagster.config.ratings import InteractionSettings, RatingsSettings
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.config.settings import Settings, block
+from batchrec_dagster.config.settings import (
+    Matching,
+    Settings,
+    block,
+    locate_problems,
+    raise_field_errors,
+)
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.solution import Solution, Training
 from batchrec_dagster.config.sources import Source
 from batchrec_dagster.config.templates import fill_templates
-from batchrec_dagster.config.users import UserSettings
-from batchrec_dagster.config.validation import Matching, locate_problems, raise_field_errors
 from batchrec_dagster.personalize.schemas import (
     INTERACTIONS,
     ITEMS,

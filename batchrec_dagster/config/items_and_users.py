@@ -1,0 +1,219 @@
+"""The files of items, of users, and of the users who get lists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, time
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from batchrec_dagster.config.settings import Day, Settings
+from batchrec_dagster.config.sources import (
+    AttributesSource,
+    Column,
+    IdSource,
+    check_names_or_positions,
+)
+from batchrec_dagster.personalize.schemas import parse_schema
+from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.sources.source import RatingsSource
+from batchrec_dagster.preparation.user_attributes import UsersLayout
+
+
+class ItemColumns(Settings):
+    """Which column holds what: all by name in the header, or all by position (the first is 1)."""
+
+    item: Column = Field(description="The column with the item's id.", examples=["movieId", 1])
+    title: Column | None = Field(
+        default=None,
+        description="The column with the title, for the tables and the report; not sent to"
+        " Personalize.",
+        examples=["title", 2],
+    )
+    image: Column | None = Field(
+        default=None,
+        description="The column with the http(s) address of a picture, which the report shows if"
+        " its reader allows that; needs a title.",
+        examples=["image_url"],
+    )
+    link: Column | None = Field(
+        default=None,
+        description="The column with the http(s) address of the item's page, for the report; needs"
+        " a title.",
+        examples=["url"],
+    )
+    categories: dict[str, Column] = Field(
+        default_factory=dict,
+        description="Text for Personalize, such as genres: the field's name there, and the column.",
+        examples=[{"GENRES": "genres"}],
+    )
+    numbers: dict[str, Column] = Field(
+        default_factory=dict,
+        description="Numbers for Personalize: the field's name there, and the column.",
+        examples=[{"YEAR": "year"}],
+    )
+    created: Column | None = Field(
+        default=None,
+        description="The column with the time the item came out (CREATION_TIMESTAMP): epoch"
+        " seconds, milliseconds, or ISO 8601.",
+        examples=["released"],
+    )
+
+    @model_validator(mode="after")
+    def _names_or_positions(self) -> Self:
+        columns = [
+            column
+            for column in (self.item, self.title, self.image, self.link, self.created)
+            if column is not None
+        ] + [*self.categories.values(), *self.numbers.values()]
+        check_names_or_positions(columns)
+        if len(columns) == 1:
+            raise ValueError("set the columns of the title, categories or numbers")
+        if self.title is None and (self.image is not None or self.link is not None):
+            raise ValueError("image and link stand with a title: set its column")
+        schema = self.layout.schema
+        if schema is not None:
+            parse_schema(schema)
+        return self
+
+    @property
+    def layout(self) -> ItemsLayout:
+        """How to read a file with these columns."""
+        return ItemsLayout(delimiter=None, **self.model_dump())
+
+
+class ItemSettings(AttributesSource):
+    """The file of items, how to read it, and what goes to Personalize."""
+
+    block = "items"
+
+    source: str | dict[str, str] = Field(
+        description="Where the items are, written like ratings.source.",
+        examples=["data/movies.csv", "sample://hetrec/movies.dat"],
+    )
+    columns: ItemColumns = Field(description="Which column holds what.")
+
+    @property
+    def declared_columns(self) -> list[Column]:
+        return [*self.columns.layout.roles.values()]
+
+    @property
+    def layout(self) -> ItemsLayout:
+        """How to read the file."""
+        return replace(
+            self.columns.layout,
+            delimiter=self.delimiter,
+            separator=self.separator,
+            encoding=self.encoding,
+            decimal=self.decimal,
+            header=self.file_header,
+        )
+
+
+class UserColumns(Settings):
+    """Which column holds what: all by name in the header, or all by position (the first is 1)."""
+
+    user: Column = Field(
+        description="The column with the user's id, as in the ratings.", examples=["customer_id"]
+    )
+    categories: dict[str, Column] = Field(
+        default_factory=dict,
+        description="Text for Personalize, such as a country or a consent: the field's name there,"
+        " and the column. Conditions and filters write it as USERS.COUNTRY.",
+        examples=[{"COUNTRY": "country", "CONSENT": "newsletter"}],
+    )
+    numbers: dict[str, Column] = Field(
+        default_factory=dict,
+        description="Numbers for Personalize: the field's name there, and the column.",
+        examples=[{"AGE": "age"}],
+    )
+
+    @model_validator(mode="after")
+    def _names_or_positions(self) -> Self:
+        check_names_or_positions([self.user, *self.categories.values(), *self.numbers.values()])
+        if not self.categories and not self.numbers:
+            raise ValueError("set the columns of categories or numbers")
+        parse_schema(self.layout.schema)
+        return self
+
+    @property
+    def layout(self) -> UsersLayout:
+        """How to read a file with these columns."""
+        return UsersLayout(delimiter=None, **self.model_dump())
+
+
+class UserSettings(AttributesSource):
+    """What is known of users, such as country and consent: the file, and how to read it.
+
+    It becomes Personalize's Users dataset. `batch_users.filter`, filters and rules read it.
+    """
+
+    block = "users"
+
+    source: str | dict[str, str] = Field(
+        description="Where the users are, written like ratings.source.",
+        examples=["data/customers.csv"],
+    )
+    columns: UserColumns = Field(description="Which column holds what.")
+
+    @property
+    def declared_columns(self) -> list[Column]:
+        return [*self.columns.layout.roles.values()]
+
+    @property
+    def layout(self) -> UsersLayout:
+        """How to read the file."""
+        return replace(
+            self.columns.layout,
+            delimiter=self.delimiter,
+            separator=self.separator,
+            encoding=self.encoding,
+            decimal=self.decimal,
+            header=self.file_header,
+        )
+
+
+class BatchUsers(IdSource):
+    """The users who get recommendations: every user of the interactions, or these."""
+
+    block = "batch_users"
+
+    source: str | dict[str, str] | None = Field(
+        default=None,
+        description="A list of users instead: a file, a folder or a pattern as in ratings.source;"
+        " CSV, JSON Lines or Parquet.",
+        examples=["s3://shop/subscribers.csv"],
+    )
+    active_since: Day | None = Field(
+        default=None,
+        description="Only users with an interaction on this day or later (UTC).",
+        examples=["2026-01-01"],
+    )
+    filter: str | None = Field(
+        default=None,
+        description="Only users who meet this condition on the columns of `users`, in the grammar"
+        " of Personalize's filters. Users whom that file does not have get no list.",
+        examples=['USERS.CONSENT = "yes"'],
+    )
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.source is not None and self.active_since is not None:
+            raise ValueError("users come from a source or are active_since a day: omit one")
+        for name in ("column", "format", "query", "header"):
+            if getattr(self, name) is not None and self.source is None:
+                raise ValueError(f"{name} belongs to a source: set source, or omit {name}")
+        return self
+
+    @property
+    def declared_rows(self) -> RatingsSource | None:
+        """Where the list of users is; None without a source."""
+        return None if self.source is None else self.rows
+
+    @property
+    def since(self) -> int | None:
+        """`active_since` in epoch seconds."""
+        if self.active_since is None:
+            return None
+        return int(datetime.combine(self.active_since, time(), UTC).timestamp())
