@@ -163,12 +163,12 @@ def _check_name(name: str, project: Project) -> None:
     from pydantic import ValidationError
 
     from batchrec_dagster.config import Pipeline
-    from batchrec_dagster.config.settings import get_message
+    from batchrec_dagster.config.problems import describe_error
 
     try:
         Pipeline.model_validate({"name": name, "ratings": {"source": "sample://hetrec"}})
     except ValidationError as error:
-        reason = get_message(error.errors()[0])
+        reason = describe_error(error.errors()[0])
         raise click.UsageError(f"{name!r} is not a valid name: {reason}") from error
     folder = project.defs / name
     declared = read_declared_pipelines(project).get(name)

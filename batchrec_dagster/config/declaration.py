@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from batchrec_dagster.config.fitting_blocks import find_expression_problems, require_fitting_blocks
+from batchrec_dagster.config.fitting_blocks import find_misfits
 from batchrec_dagster.config.items_and_users import BatchUsers, ItemSettings, UserSettings
 from batchrec_dagster.config.lists import (
     ListSettings,
@@ -24,6 +24,7 @@ from batchrec_dagster.config.lists import (
     Popularity,
     RecommendationSettings,
 )
+from batchrec_dagster.config.problems import locate_problems, raise_problems
 from batchrec_dagster.config.project import (
     Alerts,
     Budget,
@@ -36,13 +37,7 @@ from batchrec_dagster.config.publication import Experiment, Gate, ReportSettings
 from batchrec_dagster.config.published_list import PublishedList, flatten_settings
 from batchrec_dagster.config.ratings import InteractionSettings, RatingsSettings
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.config.settings import (
-    Matching,
-    Settings,
-    block,
-    locate_problems,
-    raise_field_errors,
-)
+from batchrec_dagster.config.settings import Matching, Settings, block
 from batchrec_dagster.config.similar_items import SimilarItems
 from batchrec_dagster.config.solution import Solution, Training
 from batchrec_dagster.config.sources import Source
@@ -125,12 +120,11 @@ class Pipeline(Settings):
         try:
             return validate(settings)
         except ValidationError as error:
-            raise locate_problems(error, settings, _list_setting_names()) from None
+            raise locate_problems(error, settings, _build_schema()) from None
 
     @model_validator(mode="after")
     def _blocks_fit_each_other(self) -> Self:
-        require_fitting_blocks(self)
-        raise_field_errors(find_expression_problems(self).items())
+        raise_problems(find_misfits(self))
         return self
 
     def in_project(self, folder: Path) -> Pipeline:
@@ -331,14 +325,9 @@ class Pipeline(Settings):
 
 
 @cache
-def _list_setting_names() -> frozenset[str]:
-    """The names of the settings of all blocks."""
-    schema = Pipeline.model_json_schema()
-    return frozenset(
-        name
-        for block in (schema, *schema["$defs"].values())
-        for name in block.get("properties", ())
-    )
+def _build_schema() -> dict[str, Any]:
+    """The JSON schema of a pipeline."""
+    return Pipeline.model_json_schema()
 
 
 # Its field `pipeline` can be resolved from here on.

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, AliasChoices, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from batchrec_dagster.config.settings import Matching, checked_by, get_message
+from batchrec_dagster.config.problems import describe_error
+from batchrec_dagster.config.settings import Matching, checked_by
 from batchrec_dagster.personalize.api import OWN_TAGS
 from batchrec_dagster.personalize.prices import Prices, PricesError
 from batchrec_dagster.preparation.sources import limits
@@ -299,11 +301,12 @@ def describe_problems(error: ValidationError) -> str:
     )
 
 
-def _describe_problem(detail: Any) -> str:
-    message = get_message(detail)
+def _describe_problem(detail: ErrorDetails) -> str:
+    message = describe_error(detail)
     if not detail["loc"]:
         return message
-    return f"{detail['loc'][0]} is {str(detail['input'])!r}: {message}"
+    name, value = detail["loc"][0], repr(str(detail["input"]))
+    return f"{name}: {message}" if value in message else f"{name} is {value}: {message}"
 
 
 def find_misspelt_variables(environment: Mapping[str, str]) -> dict[str, str]:

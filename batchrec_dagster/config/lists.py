@@ -10,9 +10,10 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from batchrec_dagster.config.expressions import explain_open_filter, find_filter_traits
 from batchrec_dagster.config.items_and_users import BatchUsers
+from batchrec_dagster.config.problems import raise_problems
 from batchrec_dagster.config.publication import Experiment, Gate, Retention
 from batchrec_dagster.config.rules import ExcludeSeen, ListRules
-from batchrec_dagster.config.settings import Settings, raise_field_errors
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, MAX_LENGTH
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.sinks import Sinks
@@ -141,7 +142,7 @@ class RecommendationSettings(Settings):
         least = self.num_results
         if self.candidates is not None and self.candidates < least:
             problem = f"write a number from {least}, which is num_results, to {MAX_RESULTS}"
-            raise_field_errors([(("candidates",), problem)])
+            raise_problems([(("candidates",), problem)])
         return self
 
     def count_candidates(self) -> int:

@@ -10,7 +10,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
-from batchrec_dagster.config.settings import Day, Keys, Settings
+from batchrec_dagster.config.problems import Keys
+from batchrec_dagster.config.settings import Day, Settings
 from batchrec_dagster.config.sources import ItemIds
 from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, build_exclude_events
 

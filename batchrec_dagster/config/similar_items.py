@@ -8,13 +8,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from batchrec_dagster.config.lists import RecommendationSettings
+from batchrec_dagster.config.problems import Keys, raise_problems
 from batchrec_dagster.config.publication import Gate, Retention
 from batchrec_dagster.config.rules import BlockedItems, ListRules
-from batchrec_dagster.config.settings import (
-    Keys,
-    Settings,
-    raise_field_errors,
-)
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.config.sources import ItemIds
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS as SIMILAR_ITEMS_RECIPE
@@ -101,7 +98,7 @@ class SimilarItems(Settings):
 
     @model_validator(mode="after")
     def _settings_fit_how_items_are_found(self) -> Self:
-        raise_field_errors(self._find_problems_of_way())
+        raise_problems(self._find_problems_of_way())
         return self
 
     def _find_problems_of_way(self) -> Iterator[tuple[Keys, str]]:

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.settings import Keys, Settings, raise_field_errors
+from batchrec_dagster.config.problems import Keys, raise_problems
+from batchrec_dagster.config.settings import Settings
 from batchrec_dagster.personalize.recipes import (
     EVENT_VALUE_THRESHOLD,
     EVENT_WEIGHTS,
@@ -104,7 +105,7 @@ class Solution(Settings):
                 f"{', '.join(missing)} is not trained on, so nothing is held out to measure it:"
                 " give it a small weight in event_weights"
             )
-            raise_field_errors([(("success",), problem)])
+            raise_problems([(("success",), problem)])
         return self
 
     @model_validator(mode="after")
@@ -124,7 +125,7 @@ class Solution(Settings):
             problem = _find_problem(self.recipe, texts)
             if problem:
                 problems["hyperparameters",] = problem
-        raise_field_errors(problems.items())
+        raise_problems(problems.items())
         return self
 
     @property

@@ -8,13 +8,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from batchrec_dagster.config.settings import (
-    Keys,
-    Matching,
-    Settings,
-    checked_by,
-    raise_field_errors,
-)
+from batchrec_dagster.config.problems import Keys, raise_problems
+from batchrec_dagster.config.settings import Matching, Settings, checked_by
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
 from batchrec_dagster.preparation.layout import (
@@ -247,7 +242,7 @@ class Source(Settings):
             **self._find_header_problems(),
             **self._find_query_problems(),
         }
-        raise_field_errors(problems.items())
+        raise_problems(problems.items())
         return self
 
     def _parse(self, name: str, source: str) -> None:
@@ -396,5 +391,5 @@ class ItemIds(IdSource):
     def _is_no_asset(self) -> Self:
         if self.asset_sources:
             problem = "write the file that the asset writes, and the asset's key under deps"
-            raise_field_errors([(("source",), problem)])
+            raise_problems([(("source",), problem)])
         return self

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from batchrec_dagster.config.settings import Keys, raise_field_errors
+from batchrec_dagster.config.problems import Keys, raise_problems
 
 _START = "{{"
 _TEMPLATE = re.compile(
@@ -35,7 +35,7 @@ def fill_templates(settings: Any, environment: Mapping[str, str]) -> Any:
             return text
 
     filled = _map_texts(settings, fill)
-    raise_field_errors(problems.items())
+    raise_problems(problems.items())
     return filled
 
 

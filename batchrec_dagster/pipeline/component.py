@@ -9,8 +9,8 @@ import dagster as dg
 from pydantic import BaseModel, PrivateAttr, ValidationError, model_validator
 
 from batchrec_dagster.config import Pipeline
+from batchrec_dagster.config.problems import raise_problems
 from batchrec_dagster.config.project import NOT_CRON
-from batchrec_dagster.config.settings import raise_field_errors
 from batchrec_dagster.config.templates import escape_templates
 from batchrec_dagster.pipeline.assets.table import list_assets
 from batchrec_dagster.pipeline.automation.alerts import alert_sensors
@@ -44,7 +44,7 @@ class BatchRecommendations(Pipeline, dg.Component):
         try:
             dg.ScheduleDefinition(name="check", cron_schedule=cron, job_name="check")
         except dg.DagsterInvalidDefinitionError:
-            raise_field_errors([(("schedule", "cron"), NOT_CRON)])
+            raise_problems([(("schedule", "cron"), NOT_CRON)])
         return self
 
     @classmethod

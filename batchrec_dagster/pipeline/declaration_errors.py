@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from batchrec_dagster.config import COMPONENT_TYPE
-from batchrec_dagster.config.settings import Keys, get_message
+from batchrec_dagster.config.problems import Keys, describe_error
 from batchrec_dagster.pipeline.component_files import list_component_files
 
 # How Dagster gives the place of a setting.
@@ -44,7 +44,7 @@ class Origin(NamedTuple):
 def build_validation_error(origin: Origin, error: ValidationError) -> DeclarationError:
     """The error of a pipeline's own validators, with the line of each key."""
     lines = [
-        origin.describe_problem(detail["loc"], get_message(detail)) for detail in error.errors()
+        origin.describe_problem(detail["loc"], describe_error(detail)) for detail in error.errors()
     ]
     return DeclarationError("\n".join(lines))
 
@@ -104,7 +104,7 @@ def _explain_cause(cause: BaseException) -> Iterator[str]:
         for detail in cause.errors():
             place = PLACE.match(str(detail["loc"][0])) if detail["loc"] else None
             if place:
-                message = get_message(detail)
+                message = describe_error(detail)
                 if detail["type"] == "extra_forbidden":
                     message = "write the settings of a pipeline under attributes, indented"
                 yield _describe(place["file"], int(place["line"]), place["setting"], message)
