@@ -68,15 +68,15 @@ def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
 
     from batchrec_dagster.personalize.formats import choose_csv_types
     from batchrec_dagster.personalize.schemas import make_interactions_schema
+    from batchrec_dagster.preparation.layout import Columns, FileForm
     from batchrec_dagster.preparation.polars.decoding import RawFile
     from batchrec_dagster.preparation.polars.prepare import open_ratings
-    from batchrec_dagster.preparation.recognition import ReadSettings
     from batchrec_dagster.preparation.rules import Rules
     from batchrec_dagster.preparation.users import list_distinct_users
 
     target = folder / "interactions.csv"
     with open_ratings(
-        [RawFile(source, source.name)], ReadSettings(), Rules(min_rating=MIN_RATING)
+        [RawFile(source, source.name)], FileForm(), Columns(), Rules(min_rating=MIN_RATING)
     ) as ratings:
         result = ratings.write_interactions(target)
     types = choose_csv_types(make_interactions_schema(event_type=False).columns)

@@ -18,6 +18,8 @@ from batchrec_dagster.preparation.layout import (
     ISO8601,
     QUOTES_FIX,
     Column,
+    Columns,
+    FileForm,
     PreparationError,
 )
 from batchrec_dagster.preparation.polars import times
@@ -27,10 +29,9 @@ from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.polars.time_formats import find_time_formats
 from batchrec_dagster.preparation.recognition import (
-    ReadSettings,
     find_other_header,
     has_names,
-    recognise_table,
+    open_table,
 )
 from batchrec_dagster.steps.checks import check_timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
@@ -45,32 +46,32 @@ class UnknownColumnsError(click.UsageError):
 @contextmanager
 def open_sample(
     files: Sequence[RawFile],
-    reading: ReadSettings,
-    recognise: Callable[
-        [OpenedFile, ReadSettings], CsvTable | JsonTable | ParquetTable
-    ] = recognise_table,
+    columns: Columns,
+    open_as: Callable[
+        [OpenedFile, FileForm, Columns], CsvTable | JsonTable | ParquetTable
+    ] = open_table,
     quotes_fix: str = QUOTES_FIX,
 ) -> Iterator[FileSample]:
     """The first rows of the first file that is not empty, read as a run reads them.
 
-    reading: what is given of how to read the file. The names of the columns may be below other
+    columns: what is given of how to read the file. The names of the columns may be below other
     lines, which a run refuses, and names the line. If no column is given, a CSV file without names
     is taken for one without a header; a run refuses it, and asks for its columns by position.
-    recognise: how a run recognises the file.
+    open_as: how a run opens the file.
     quotes_fix: what to do about broken quotes.
 
     Raises PreparationError.
     """
     with temporary_folder() as folder, ConfinedReader() as reader:
         for file in files:
-            opened = open_file(file, reading.encoding, folder, reader)
+            opened = open_file(file, "auto", folder, reader)
             if opened.size:
-                table = recognise(opened, reading)
+                table = open_as(opened, FileForm(), columns)
                 if isinstance(table, CsvTable):
-                    header = find_other_header(table, reading)
+                    header = find_other_header(table, FileForm(), columns)
                     if header is not None:
-                        table = recognise(opened, replace(reading, header=header))
-                if isinstance(table, CsvTable) and not reading.columns and not has_names(table):
+                        table = open_as(opened, FileForm(header=header), columns)
+                if isinstance(table, CsvTable) and not columns.roles and not has_names(table):
                     table = replace(table, has_header=False)
                 yield FileSample(table, quotes_fix)
                 return

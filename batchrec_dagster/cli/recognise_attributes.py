@@ -23,8 +23,8 @@ from batchrec_dagster.preparation.attributes import (
     open_attributes_table,
 )
 from batchrec_dagster.preparation.file_sample import FileSample
+from batchrec_dagster.preparation.layout import Columns
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.sources.source import hide_query
 
 L = TypeVar("L", bound=AttributesLayout)
@@ -71,7 +71,7 @@ def recognise_attributes(
 
     Raises UnknownColumnsError, PreparationError.
     """
-    with open_sample([file], ReadSettings(), open_attributes_table, QUOTES_FIX) as sample:
+    with open_sample([file], Columns(), open_attributes_table, QUOTES_FIX) as sample:
         layout = block.choose_layout(sample, ratings.settings)
         require_single_columns(sample, layout.roles)
         warnings = [*_describe_code(sample, layout, block.rows)]

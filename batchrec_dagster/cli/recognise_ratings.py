@@ -44,6 +44,8 @@ from batchrec_dagster.preparation.layout import (
     EXCEL_DAYS,
     NO_TIMES,
     Column,
+    Columns,
+    FileForm,
     PreparationError,
 )
 from batchrec_dagster.preparation.polars import times
@@ -51,7 +53,6 @@ from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
 from batchrec_dagster.preparation.polars.rows import parse_as
 from batchrec_dagster.preparation.polars.time_units import find_first_unit
-from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     InteractionCounts,
@@ -84,58 +85,58 @@ def recognise_ratings(
 
     Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
     """
-    reading, notes = _recognise_reading(files, given_columns, options)
-    has_event_types = "event_type" in reading.columns
+    form, columns, notes = _recognise_columns(files, given_columns, options)
+    has_event_types = "event_type" in columns.roles
     rules = Rules(on_bad_rows="skip", event_type=has_event_types)
     with temporary_folder() as folder:
-        with open_ratings(files, reading, rules) as ratings:
+        with open_ratings(files, form, columns, rules) as ratings:
             lowest = _choose_lowest(ratings, options.min_rating)
-            if lowest is None and ratings.layout.rating is not None:
+            if lowest is None and "rating" in columns.roles:
                 notes.append(
-                    f"the rating in column {ratings.layout.rating} is on no scale of 5 or 10. All"
+                    f"the rating in column {columns.roles['rating']} is on no scale of 5 or 10. All"
                     " rows count, unless you set --min-rating NUMBER"
                 )
             preview = _render_preview(ratings)
             ratings = _select_liked(ratings, lowest)
             path = folder / "interactions.csv"
             result = ratings.write_interactions(path)
-            recognised_layout = ratings.recognised_layout
+            recognised = ratings.recognised
         interactions = _describe_interactions(path, event_type=has_event_types)
     counts = interactions.counts
     return RecognisedSource(
-        _build_settings(source, reading, has_rating=lowest is not None),
+        _build_settings(source, form, columns, has_rating=lowest is not None),
         summary=[
-            f"{hide_query(source)}: {result.rows_read:,} rows ({recognised_layout.layout.format})",
+            f"{hide_query(source)}: {result.rows_read:,} rows ({recognised.form.format})",
             f"{result.rows_kept:,} of them count: {counts.users:,} users and"
             f" {counts.items:,} items",
             _check_times(counts, result).text.partition(";")[0],
         ],
         warnings=[
             *notes,
-            *recognised_layout.warnings,
+            *recognised.warnings,
             *_collect_warnings(result, counts, options),
         ],
         items=interactions.items,
         users=interactions.users,
         rules=[
             *_build_rating_rules(lowest, result),
-            *_build_filter(reading.columns, interactions.event_counts),
+            *_build_filter(columns.roles, interactions.event_counts),
         ],
         preview=preview,
     )
 
 
-def _recognise_reading(
+def _recognise_columns(
     files: Sequence[RawFile], given_columns: Mapping[str, Column], options: ReadingOptions
-) -> tuple[ReadSettings, list[str]]:
+) -> tuple[FileForm, Columns, list[str]]:
     """How the files are read, and what people should check about that."""
-    settings_given = ReadSettings(
-        columns={role: column for role, column in given_columns.items() if column != NO_TIMES}
+    declared = Columns(
+        {role: column for role, column in given_columns.items() if column != NO_TIMES}
     )
     notes = []
-    with open_sample(files, settings_given) as sample:
-        columns = choose_rating_columns(sample, given_columns)
-        require_single_columns(sample, columns)
+    with open_sample(files, declared) as sample:
+        roles = choose_rating_columns(sample, given_columns)
+        require_single_columns(sample, roles)
         if sample.header is not None:
             names = list_columns(sample)
             notes.append(f"line {sample.header} was taken for the names of the columns: {names}")
@@ -144,10 +145,10 @@ def _recognise_reading(
                 f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Check"
                 " the preview"
             )
-        reading = _build_reading(sample, columns, options)
-        if "timestamp" in columns and "timestamp" not in given_columns:
-            notes += _describe_other_times(sample, columns)
-        return reading, notes
+        if "timestamp" in roles and "timestamp" not in given_columns:
+            notes += _describe_other_times(sample, roles)
+        form = FileForm(sample.format, sample.delimiter, sample.header)
+        return form, _build_columns(sample, roles, options), notes
 
 
 def _describe_other_times(sample: FileSample, columns: Mapping[str, Column]) -> Iterator[str]:
@@ -171,7 +172,7 @@ def _choose_lowest(ratings: OpenedRatings, given: float | None) -> float | None:
 
     Raises UnknownColumnsError if one is given, but no column of ratings.
     """
-    column = ratings.layout.rating
+    column = ratings.columns.roles.get("rating")
     if column is None:
         if given is not None:
             raise UnknownColumnsError(f"--min-rating {given:g} needs the column: --rating COL")
@@ -187,13 +188,14 @@ def _choose_lowest(ratings: OpenedRatings, given: float | None) -> float | None:
 
 def _select_liked(ratings: OpenedRatings, lowest: float | None) -> OpenedRatings:
     """The ratings, of which those from the lowest on become interactions."""
-    layout = ratings.layout
+    columns = ratings.columns
     if lowest is None:
         # All rows count, so a missing rating does no harm.
-        layout = replace(layout, rating=None, decimal=".")
+        roles = {role: column for role, column in columns.roles.items() if role != "rating"}
+        columns = replace(columns, roles=roles, decimal=".")
     return replace(
         ratings,
-        recognised_layout=replace(ratings.recognised_layout, layout=layout),
+        recognised=replace(ratings.recognised, columns=columns),
         rules=replace(ratings.rules, min_rating=lowest),
     )
 
@@ -254,11 +256,11 @@ def _collect_warnings(
 
 def _render_preview(ratings: OpenedRatings) -> str:
     """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
-    layout, roles = ratings.layout, dict(ratings.layout.roles)
-    unit = find_first_unit(ratings.tables, layout, ratings.rules)
-    moment = pl.from_epoch(times.parse_seconds(pl.col("timestamp"), unit, layout.timezone), "s")
+    columns, roles = ratings.columns, ratings.columns.wanted
+    unit = find_first_unit(ratings.tables, columns, ratings.rules)
+    moment = pl.from_epoch(times.parse_seconds(pl.col("timestamp"), unit, columns.timezone), "s")
     rows = ratings.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
-    if layout.timestamp is not None:
+    if "timestamp" in roles:
         rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))
     names = [role.replace("timestamp", "time (UTC)") for role in roles]
     return align([names, *rows.cast(pl.String).fill_null("").rows()])
@@ -269,39 +271,37 @@ def _check_times(counts: InteractionCounts, result: PreparationResult) -> Findin
     return check_timestamps_plausible(counts.earliest, counts.latest, result.timestamp_unit, now)
 
 
-def _build_reading(
-    sample: FileSample, columns: Mapping[str, Column], options: ReadingOptions
-) -> ReadSettings:
-    if "timestamp" in columns:
-        unit = options.time_format or recognise_time_format(sample, columns["timestamp"]) or AUTO
-    else:
-        unit = NO_TIMES
-    return ReadSettings(
-        format=sample.format,
-        delimiter=sample.delimiter,
-        columns={role: columns[role] for role in RATING_ROLES if role in columns},
-        timestamp_unit=unit,
-        decimal=sample.find_decimal([columns["rating"]] if "rating" in columns else []),
-        header=sample.header,
+def _build_columns(
+    sample: FileSample, roles: Mapping[str, Column], options: ReadingOptions
+) -> Columns:
+    time_form = NO_TIMES
+    if "timestamp" in roles:
+        time_form = options.time_format or recognise_time_format(sample, roles["timestamp"]) or AUTO
+    return Columns(
+        {role: roles[role] for role in RATING_ROLES if role in roles},
+        time_form=time_form,
+        decimal=sample.find_decimal([roles["rating"]] if "rating" in roles else []),
     )
 
 
-def _build_settings(source: str, reading: ReadSettings, *, has_rating: bool) -> dict[str, object]:
+def _build_settings(
+    source: str, form: FileForm, columns: Columns, *, has_rating: bool
+) -> dict[str, object]:
     """The block `ratings` of the YAML.
 
     has_rating: whether the rating decides which rows count.
     """
-    columns = {role: c for role, c in reading.columns.items() if has_rating or role != "rating"}
-    has_times = reading.timestamp_unit != NO_TIMES
-    unit = reading.timestamp_unit if has_times else AUTO
+    roles = {role: c for role, c in columns.roles.items() if has_rating or role != "rating"}
+    has_times = columns.time_form != NO_TIMES
+    unit = columns.time_form if has_times else AUTO
     is_of_numbers = unit in (EXCEL_DAYS, *EPOCH_UNITS)
     settings = {
         "source": source,
-        "format": reading.format,
-        "delimiter": choose_declared_delimiter(reading.delimiter, columns["item"]),
-        "header": reading.header,
-        "decimal": reading.decimal if has_rating else ".",
-        "columns": columns if has_times else {**columns, "timestamp": NO_TIMES},
+        "format": form.format,
+        "delimiter": choose_declared_delimiter(form.delimiter, roles["item"]),
+        "header": form.header,
+        "decimal": columns.decimal if has_rating else ".",
+        "columns": roles if has_times else {**roles, "timestamp": NO_TIMES},
         "timestamp_unit": unit if is_of_numbers else AUTO,
         "timestamp_format": AUTO if is_of_numbers else unit,
     }

@@ -12,15 +12,15 @@ from batchrec_dagster.preparation.layout import (
     EPOCH_UNITS,
     NO_TIMES,
     NULL_VALUES,
+    Columns,
+    FileForm,
     Format,
     TableFormat,
 )
 from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
 from batchrec_dagster.preparation.polars.times import check_format, check_timezone
-from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.source import RatingsSource
-from batchrec_dagster.preparation.sources.tables import TextForm
 
 
 class Window(Settings):
@@ -81,7 +81,7 @@ def _check_time_format(text: str) -> None:
         check_format(text)
 
 
-class Columns(Settings):
+class RatingColumns(Settings):
     """Which column holds what: all by name in the header, or all by position (the first is 1)."""
 
     user: Column | None = Field(
@@ -168,7 +168,7 @@ class RatingsSettings(TableSource):
         default=True,
         description='Whether " quotes fields of csv; if false it is like any other character.',
     )
-    columns: Columns | None = Field(
+    columns: RatingColumns | None = Field(
         default=None,
         description="Which column holds what. Omitted ones are recognised by the names that public"
         " data sets use, such as userId, item_id, rating, timestamp.",
@@ -242,7 +242,7 @@ class RatingsSettings(TableSource):
 
     @property
     def rows(self) -> RatingsSource:
-        return self.rows_of(TextForm(self.delimiter, self.quotes, self.encoding))
+        return self.rows_of(self.file_form)
 
     @property
     def all_null_values(self) -> tuple[str, ...]:
@@ -252,19 +252,23 @@ class RatingsSettings(TableSource):
         return tuple(dict.fromkeys([*NULL_VALUES, *self.null_values])) if self.null_values else ()
 
     @property
-    def reading(self) -> ReadSettings:
-        """How to read the files."""
-        time = self.timestamp_form if self.has_times else NO_TIMES
-        columns = self.columns.declared if self.columns else {}
-        return ReadSettings(
+    def file_form(self) -> FileForm:
+        """How the files are written, as far as it is declared."""
+        return FileForm(
             format=self._file_format,
             delimiter=self.delimiter,
+            header=self.file_header,
             encoding=self.encoding,
             quoted=self.quotes,
-            columns=columns,
-            timestamp_unit=time,
+        )
+
+    @property
+    def file_columns(self) -> Columns:
+        """Which columns of the files hold what, as far as it is declared."""
+        return Columns(
+            roles=self.columns.declared if self.columns else {},
+            time_form=self.timestamp_form if self.has_times else NO_TIMES,
+            timezone=self.timezone,
             decimal=self.decimal,
             null_values=self.all_null_values,
-            timezone=self.timezone,
-            header=self.file_header,
         )

@@ -16,6 +16,7 @@ from batchrec_dagster.preparation.layout import (
     NO_HEADER,
     Decimal,
     Encoding,
+    FileForm,
     Format,
     Header,
     TableFormat,
@@ -25,7 +26,6 @@ from batchrec_dagster.preparation.sources.databases import SCHEME, Database, par
 from batchrec_dagster.preparation.sources.parsing import parse_file, parse_source
 from batchrec_dagster.preparation.sources.query import SOURCE, FileQuery, check_sql
 from batchrec_dagster.preparation.sources.source import RatingsSource, hide_query
-from batchrec_dagster.preparation.sources.tables import TextForm
 
 Column = str | int
 """A column by its name in the header, or by its position from 1."""
@@ -133,9 +133,9 @@ class Source(Settings):
     @property
     def rows(self) -> RatingsSource:
         """Where the rows are. Raises UserError."""
-        return self.rows_of(TextForm())
+        return self.rows_of(FileForm())
 
-    def rows_of(self, form: TextForm) -> RatingsSource:
+    def rows_of(self, form: FileForm) -> RatingsSource:
         """Where the rows are.
 
         form: how text files are written.
@@ -338,7 +338,7 @@ class TableSource(Source):
 
     @property
     def rows(self) -> RatingsSource:
-        return self.rows_of(TextForm(self.delimiter, encoding=self.encoding))
+        return self.rows_of(FileForm(delimiter=self.delimiter, encoding=self.encoding))
 
     @property
     def _version_query(self) -> str | None:

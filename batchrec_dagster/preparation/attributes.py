@@ -19,8 +19,10 @@ from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import (
     Column,
+    Columns,
     Decimal,
     Encoding,
+    FileForm,
     Header,
     PreparationError,
 )
@@ -41,7 +43,7 @@ from batchrec_dagster.preparation.polars.rows import (
     parse_as,
 )
 from batchrec_dagster.preparation.polars.tables import ParquetTable
-from batchrec_dagster.preparation.recognition import ReadSettings, recognise_table
+from batchrec_dagster.preparation.recognition import open_table
 from batchrec_dagster.preparation.row_problems import NULL_ID
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
@@ -142,10 +144,8 @@ def parse_attribute_rows(
             opened = open_file(file, layout.encoding, folder, reader)
         if not opened.size:
             raise PreparationError(f"{file.name} is empty")
-        reading = ReadSettings(
-            delimiter=layout.delimiter, columns=layout.roles, header=layout.header
-        )
-        table = open_attributes_table(opened, reading, layout.separator)
+        form = FileForm(delimiter=layout.delimiter, header=layout.header)
+        table = open_attributes_table(opened, form, Columns(layout.roles), layout.separator)
         if isinstance(table, CsvTable) and (problem := table.find_broken_quotes(QUOTES_FIX)):
             raise PreparationError(problem)
         parsed = _parse(table, layout, kind, values or {}, problems)
@@ -153,15 +153,18 @@ def parse_attribute_rows(
 
 
 def open_attributes_table(
-    opened: OpenedFile, reading: ReadSettings, separator: str = schemas.VALUE_SEPARATOR
+    opened: OpenedFile,
+    form: FileForm,
+    columns: Columns,
+    separator: str = schemas.VALUE_SEPARATOR,
 ) -> CsvTable | JsonTable | ParquetTable:
     """The file, to be read row by row.
 
-    reading: what is declared of it.
+    form, columns: what is declared of it.
     separator: what stands between the values of a category, of which JSON and Parquet may have a
     list.
     """
-    table = recognise_table(opened, reading)
+    table = open_table(opened, form, columns)
     if not isinstance(table, CsvTable):
         return replace(table, separator=separator)
     quoted = table.delimiter in QUOTED and _has_quoted_fields(opened, table.delimiter)

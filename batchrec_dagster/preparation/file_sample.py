@@ -214,7 +214,7 @@ def _infer_type(cells: pl.Series, decimal: Decimal) -> str:
 
 
 def _are_all(cells: pl.Series, kind: str, decimal: Decimal) -> bool:
-    """Whether all cells are of this type of `Layout.types`."""
+    """Whether all cells are of this type of `Columns.types`."""
     text = pl.lit(cells)
     if kind == "double" and decimal == ",":
         text = swap_comma_and_point(text)

@@ -62,7 +62,7 @@ class ItemsLayout:
     null_values: Sequence[str] = NULL_VALUES
     """The ids that mean no value."""
     header: Header | None = None
-    """Which line of CSV names the columns, as in `ReadSettings`."""
+    """Which line of CSV names the columns, as in `FileForm`."""
 
     @property
     def addresses(self) -> list[str]:

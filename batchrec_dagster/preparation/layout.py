@@ -8,19 +8,19 @@ A row is read in four steps, so that engines agree to the byte.
    has an odd number of quotes, because where the next row starts would be a guess. In `json` each
    line is one object, and in `parquet` each row is one record.
 
-   The first `Layout.skipped_lines` lines of `csv`, whatever is in them, are no records, nor is the
-   header. Blank lines are left out, and so are lines of `csv` that consist of delimiters. Files are
-   read in the order of their names and rows in the order of their file. This is the source order.
-   Bytes that are not UTF-8 become U+FFFD. If the last line of `csv` has no line end and fewer
-   fields than the first line, it is a problem, because its last value may be cut off.
+   The lines of `csv` up to `FileForm.header`, whatever is in them, are no records. Blank lines are
+   left out, and so are lines of `csv` that consist of delimiters. Files are read in the order of
+   their names and rows in the order of their file. This is the source order. Bytes that are not
+   UTF-8 become U+FFFD. If the last line of `csv` has no line end and fewer fields than the first
+   line, it is a problem, because its last value may be cut off.
 2. Cells. Every cell of `csv` is text. An empty one, quoted or not, is missing. A JSON string is its
    text, a number the text it is written with, and a boolean `true` or `false`. In JSON, null, an
    object, a list, and a key that is not there are missing. A Parquet cell of another type becomes
    text, with numbers in decimal. Ids in a floating-point column are refused.
 3. Roles. Ids and event types are taken as they are, spaces included. Those that consist of spaces
-   and tabs are missing. One of `Layout.null_values`, with or without spaces around it, is a problem
-   as an id. In the other roles it is missing, but to the filter it is text. Numbers and times lose
-   the spaces and tabs around them.
+   and tabs are missing. One of `Columns.null_values`, with or without spaces around it, is a
+   problem as an id. In the other roles it is missing, but to the filter it is text. Numbers and
+   times lose the spaces and tabs around them.
 
    With D for a digit 0-9, a number is `[+-]?(D+(.D*)?|.D+)([eE][+-]?D+)?`, and finite as a 64-bit
    floating-point number. A whole number is `[+-]?D+`, from -2^63 to 2^63 - 1. With the `decimal`
@@ -52,7 +52,7 @@ Column = str | int
 Format = Literal["csv", "json", "parquet"]
 # The format of a source that is the folder of a Delta table.
 TableFormat = Literal["delta"]
-# `auto`, or Python's name of an encoding. See `Layout.encoding`.
+# `auto`, or Python's name of an encoding. See `FileForm.encoding`.
 Encoding = str
 # With `auto`, the encoding of files that are not UTF-8: Latin-1, with characters such as € in place
 # of its control characters.
@@ -62,7 +62,7 @@ Decimal = Literal[".", ","]
 Header = int | Literal["none"]
 NO_HEADER: Literal["none"] = "none"
 EPOCH_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-# Other values of `Layout.timestamp_unit`.
+# Other values of `Columns.time_form`.
 AUTO, ISO8601, DATETIME, NO_TIMES = "auto", "iso8601", "datetime", "none"
 EXCEL_DAYS = "excel"
 # The time of every row in files without times: 1 January 2000.
@@ -92,25 +92,55 @@ QUOTES_FIX = 'Write "" for each quote inside a quoted field, or set ratings.quot
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How the files are written, and which column has which role.
+class FileForm:
+    """How a file is written, and so how it falls apart into cells.
 
-    A column is its name in the header or, in files without one, its position from 1.
+    As it is declared, None stands for what is to be recognised; as it is recognised, for what the
+    format does not have.
     """
 
-    delimiter: str
+    format: Format | None = None
+
+    delimiter: str | None = None
     """What separates the fields of CSV: one character, or `::`."""
 
-    user: Column
-    item: Column
+    header: Header | None = None
+    """The line of CSV that names the columns, from 1, as a person counts in the file as it came.
 
-    rating: Column | None
-    """None if the files have no ratings, or they are not used."""
+    If the columns are given by position, it is the last line before the rows. NO_HEADER: there is
+    no such line. None: it is line 1 if the columns have names, or else there is none.
+    """
 
-    timestamp: Column | None
-    """None if the files have no times."""
+    encoding: Encoding = "auto"
+    """The encoding as Python calls it.
 
-    timestamp_unit: str = "auto"
+    `auto` is UTF-8, unless there are bytes that are not UTF-8 and no letter beyond ASCII that is:
+    then it is LEGACY. A BOM is skipped. Bytes that the encoding does not define become U+FFFD.
+    """
+
+    quoted: bool = True
+    """Whether quotes may enclose a field of CSV. If not, and in files with `::`, they are text."""
+
+    def count_lines_before_rows(self, columns: Columns) -> int:
+        """How many lines of CSV come before the first row, the one with the names included."""
+        if self.header is None:
+            return 1 if columns.are_named else 0
+        return 0 if self.header == NO_HEADER else self.header
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a file hold what, and how their cells are read."""
+
+    roles: Mapping[str, Column] = field(default_factory=dict)
+    """The column of each role, by its name in the header or, in files without one, its position
+    from 1.
+
+    The roles of ratings are user, item, rating, timestamp, event_type and event_value. Those that
+    the file does not have, or that are not used, are left out.
+    """
+
+    time_form: str = AUTO
     """How times are written.
 
     - `s`, `ms`, `us`, `ns`: since 1970 as numbers, rounded down to seconds.
@@ -127,39 +157,21 @@ class Layout:
       times. `recognition` replaces `auto` where the first rows show a strptime format.
     """
 
-    event_type: Column | None = None
-    event_value: Column | None = None
-
-    format: Format = "csv"
-
-    encoding: Encoding = "auto"
-    """The encoding as Python calls it.
-
-    `auto` is UTF-8, unless there are bytes that are not UTF-8 and no letter beyond ASCII that is:
-    then it is LEGACY. A BOM is skipped. Bytes that the encoding does not define become U+FFFD.
-    """
-
-    quoted: bool = True
-    """Whether quotes may enclose a field of CSV. If not, and in files with `::`, they are text."""
-
-    types: Mapping[str, str] = field(default_factory=dict)
-    """The types of the columns that `Rules.filter` names: string, long, double or boolean (true or
-    false, in any case). A cell that does not fit is a problem."""
-
-    decimal: Decimal = "."
-    """What stands before the fraction of a number in CSV."""
-
-    null_values: Sequence[str] = NULL_VALUES
-    """Texts that mean no value."""
-
     timezone: str | None = None
     """The time zone of times that do not say theirs; None for UTC.
 
     A time that the clocks show twice is the first of the two. One that they skip cannot be read.
     """
 
-    skipped_lines: int = 0
-    """How many lines of CSV come before the header, or before the first row if there is none."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """The types of the columns that `Rules.filter` names: string, long, double or boolean (true or
+    false, in any case). A cell that does not fit is a problem."""
+
+    decimal: Decimal | None = "."
+    """What stands before the fraction of a number in CSV. None in other formats: a point."""
+
+    null_values: Sequence[str] = NULL_VALUES
+    """Texts that mean no value."""
 
     latest: int | None = None
     """Times after this one, in seconds since 1970, are a problem; None if none is too late."""
@@ -169,48 +181,28 @@ class Layout:
         object.__setattr__(self, "null_values", tuple(self.null_values))
 
     @property
-    def has_header(self) -> bool:
-        return isinstance(self.user, str)
+    def are_named(self) -> bool:
+        """Whether no column is given by its position."""
+        return not any(isinstance(column, int) for column in self.roles.values())
 
     @property
-    def header(self) -> Header | None:
-        """How a declaration says which lines come before the rows; None for the usual ones.
-
-        If columns are declared by position, all lines up to the header are left out.
-        """
-        if not self.skipped_lines:
-            return None
-        return self.skipped_lines + (1 if self.has_header else 0)
-
-    @property
-    def lines_before_rows(self) -> int:
-        return self.skipped_lines + (1 if self.has_header else 0)
+    def wanted(self) -> dict[str, Column]:
+        """The columns to read, by role; those of the filter too."""
+        return {**self.roles, **{FILTER + name: self.find_column(name) for name in self.types}}
 
     @property
     def with_comma(self) -> frozenset[str]:
         """The roles whose cells are numbers with a comma in place of the point."""
-        if self.decimal == ".":
+        if self.decimal != ",":
             return frozenset()
         of_filter = {FILTER + name for name, kind in self.types.items() if kind == "double"}
-        times = {"timestamp"} if self.timestamp_unit in (EXCEL_DAYS, *EPOCH_UNITS) else set()
+        times = {"timestamp"} if self.time_form in (EXCEL_DAYS, *EPOCH_UNITS) else set()
         return frozenset({"rating", "event_value", *times, *of_filter})
-
-    @property
-    def columns(self) -> dict[str, Column]:
-        """The columns by role, but for those of the filter."""
-        roles = ("user", "item", "rating", "timestamp", "event_type", "event_value")
-        columns = {role: getattr(self, role) for role in roles}
-        return {role: column for role, column in columns.items() if column is not None}
-
-    @property
-    def roles(self) -> dict[str, Column]:
-        """The columns to read, by role; those of the filter too."""
-        return {**self.columns, **{FILTER + name: self.find_column(name) for name in self.types}}
 
     def find_column(self, name: str) -> Column:
         """The column that a filter calls by this name."""
         position = name.removeprefix("column_")
-        return int(position) if not self.has_header and position.isdecimal() else name
+        return int(position) if not self.are_named and position.isdecimal() else name
 
 
 # How many bytes of a file's end are searched for its last line.

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -27,15 +26,15 @@ from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
     AUTO,
     DATETIME,
+    FILTER,
     NO_HEADER,
     NO_TIMES,
     NULL_VALUES,
     Column,
-    Decimal,
-    Encoding,
+    Columns,
+    FileForm,
     Format,
     Header,
-    Layout,
     PreparationError,
 )
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
@@ -58,86 +57,45 @@ NEEDLESS = ("timestamp", NO_TIMES)
 
 
 @dataclass(frozen=True)
-class ReadSettings:
-    """What is declared of how to read the files, as in `Layout`. The rest is recognised."""
+class Recognised:
+    """How the files of a source are read: as declared, and as the first of them shows."""
 
-    format: Format | None = None
-    """None to recognise it."""
+    form: FileForm
+    columns: Columns
 
-    delimiter: str | None = None
-    """None to recognise it."""
-
-    encoding: Encoding = "auto"
-    quoted: bool = True
-
-    columns: Mapping[str, Column] = field(default_factory=dict)
-    """The columns by role. Missing ones are recognised by their names."""
-
-    timestamp_unit: str = AUTO
-
-    types: Mapping[str, str] = field(default_factory=dict)
-    """The types of columns that a layout has already: string, long, double or boolean."""
-
-    decimal: Decimal = "."
-    null_values: Sequence[str] = NULL_VALUES
-    timezone: str | None = None
-
-    header: Header | None = None
-    """Which line of CSV names the columns. With columns by position, it is the last one before the
-    rows. None for line 1, or for none if columns are declared by position."""
-
-    @classmethod
-    def of(cls, layout: Layout) -> ReadSettings:
-        """The layout of a source that is known, as a declaration."""
-        return cls(**{field.name: getattr(layout, field.name) for field in fields(cls)})
-
-
-@dataclass(frozen=True)
-class RecognisedLayout:
-    """How the files are read.
-
-    layout: which column of a row holds what, and how it is written.
-    types: the type of every column of the file by its name.
-    recognised: the columns that are not declared, by role.
-    warnings: what can be read but is probably not meant.
-    """
-
-    layout: Layout
     types: Mapping[str, str]
-    recognised: Mapping[str, str]
+    """The type of every column of the file by its name."""
+
     warnings: Sequence[str] = ()
+    """What can be read but is probably not meant."""
 
 
-def recognise_table(
-    opened: OpenedFile, reading: ReadSettings
+def open_table(
+    opened: OpenedFile, form: FileForm, columns: Columns
 ) -> CsvTable | JsonTable | ParquetTable:
     """The file, to be read row by row.
 
-    reading: what is declared of it. Columns that are declared by position say that line 1 of a CSV
-    file is a row; else it names the columns. A header that is declared says where they begin.
+    Columns that are given by position say that line 1 of a CSV file is a row; else it names the
+    columns. A header that is declared says where they begin.
 
     Raises PreparationError if a header is declared of a file that has names of its own.
     """
-    form = reading.format or opened.format
-    if reading.header is not None and (form != "csv" or opened.shift < 0):
+    file_format = form.format or opened.format
+    if form.header is not None and (file_format != "csv" or opened.shift < 0):
         raise PreparationError(
-            f"{opened.name} is {form if form != 'csv' else 'a table'}, whose columns have names:"
-            " omit header"
+            f"{opened.name} is {file_format if file_format != 'csv' else 'a table'}, whose columns"
+            " have names: omit header"
         )
-    if form == "parquet":
+    if file_format == "parquet":
         return ParquetTable(opened)
-    if form == "json":
+    if file_format == "json":
         return JsonTable(opened)
-    has_header = reading.header != NO_HEADER and not any(
-        isinstance(column, int) for column in reading.columns.values()
-    )
-    skipped = _count_skipped_lines(opened, reading.header, has_header=has_header)
-    delimiter = reading.delimiter
+    has_header = form.header != NO_HEADER and columns.are_named
+    skipped = _count_skipped_lines(opened, form.header, has_header=has_header)
+    delimiter = form.delimiter
     if delimiter is None:
-        delimiter = recognise_delimiter(
-            opened, reading.columns, quoted=reading.quoted, skipped=skipped
-        )
-    return CsvTable(opened, delimiter, has_header, reading.quoted, skipped=skipped)
+        delimiter = recognise_delimiter(opened, columns.roles, quoted=form.quoted, skipped=skipped)
+    return CsvTable(opened, delimiter, has_header, form.quoted, columns.with_comma, skipped=skipped)
 
 
 def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_header: bool) -> int:
@@ -158,67 +116,74 @@ def _count_skipped_lines(opened: OpenedFile, header: Header | None, *, has_heade
     return skipped
 
 
-def recognise_layout(opened: OpenedFile, reading: ReadSettings, rules: Rules) -> RecognisedLayout:
-    """How to read files such as this one. Raises PreparationError."""
-    table = recognise_table(opened, reading)
+def recognise(opened: OpenedFile, form: FileForm, columns: Columns, rules: Rules) -> Recognised:
+    """How to read files such as this one.
+
+    form, columns: as declared.
+
+    Raises PreparationError.
+    """
+    table = open_table(opened, form, columns)
     sample = FileSample(table)
     if sample.format != "csv":
-        _require_no_csv_settings(table, sample.format, reading)
-    needed = _list_needed_roles(reading, rules)
-    recognised = _recognise_needed_columns(table, reading, needed) if sample.has_header else {}
-    columns: dict[str, Any] = {**reading.columns, **recognised}
-    _require_needed_columns(table, reading, columns, needed)
-    layout = Layout(
-        delimiter=sample.delimiter or ",",
-        timestamp_unit=_choose_time_unit(sample, columns.get("timestamp"), reading),
-        format=sample.format,
-        encoding=reading.encoding,
-        quoted=reading.quoted,
-        decimal=reading.decimal,
-        null_values=reading.null_values,
-        timezone=reading.timezone,
-        skipped_lines=_count_lines_as_declared(table),
-        **{"rating": None, "timestamp": None, **columns},
+        _require_no_csv_settings(table, sample.format, columns)
+    needed = _list_needed_roles(columns, rules)
+    roles = {**columns.roles}
+    if sample.has_header:
+        roles |= _recognise_needed_columns(table, roles, needed)
+    _require_needed_columns(table, form, columns, roles, needed)
+    time_form = _choose_time_form(sample, roles.get("timestamp"), columns)
+    decimal = columns.decimal if sample.format == "csv" else None
+    types = {**sample.infer_types(decimal or "."), **columns.types}
+    recognised = Recognised(
+        form=replace(
+            form,
+            format=sample.format,
+            delimiter=sample.delimiter,
+            header=_count_lines_as_declared(table),
+        ),
+        columns=replace(columns, roles=roles, time_form=time_form, decimal=decimal),
+        types=types,
+        warnings=[*_describe_decimal_ids(sample, roles, types)],
     )
-    types = {**sample.infer_types(layout.decimal), **reading.types}
-    warnings = [*_describe_decimal_ids(sample, layout, types)]
     if isinstance(table, CsvTable) and not table.has_header:
-        warnings += _describe_header_among_rows(table, reading)
-    return RecognisedLayout(_with_types(layout, rules, types, table), types, recognised, warnings)
+        warnings = [*recognised.warnings, *_describe_header_among_rows(table, form, columns)]
+        recognised = replace(recognised, warnings=warnings)
+    return _with_types_of_filter(recognised, rules, table)
 
 
-def _require_no_csv_settings(table: RowTable, form: Format, reading: ReadSettings) -> None:
+def _require_no_csv_settings(table: RowTable, file_format: Format, columns: Columns) -> None:
     """Raise PreparationError for settings that only files of CSV can have.
 
-    form: the format of the file, which is another one.
+    file_format: the format of the file, which is another one.
     """
     name = table.opened.name
-    if any(isinstance(column, int) for column in reading.columns.values()):
+    if not columns.are_named:
         raise PreparationError(
-            f"{name} is {form}, whose columns have names: give these in"
+            f"{name} is {file_format}, whose columns have names: give these in"
             f" ratings.columns, of {', '.join(table.columns)}"
         )
-    if reading.decimal != ".":
+    if columns.decimal == ",":
         raise PreparationError(
-            f"{name} is {form}, whose numbers have a point: ratings.decimal is of csv"
+            f"{name} is {file_format}, whose numbers have a point: ratings.decimal is of csv"
         )
 
 
-def _list_needed_roles(reading: ReadSettings, rules: Rules) -> list[str]:
+def _list_needed_roles(columns: Columns, rules: Rules) -> list[str]:
     """The roles for which a column is declared, or looked for."""
-    needed = [role for role in REQUIRED if (role, reading.timestamp_unit) != NEEDLESS]
+    needed = [role for role in REQUIRED if (role, columns.time_form) != NEEDLESS]
     if rules.min_rating is not None:
         needed.append("rating")
-    if rules.event_type and not reading.columns:
+    if rules.event_type and not columns.roles:
         needed.append("event_type")
     return needed
 
 
 def _recognise_needed_columns(
-    table: RowTable, reading: ReadSettings, needed: Sequence[str]
+    table: RowTable, roles: Mapping[str, Column], needed: Sequence[str]
 ) -> dict[str, str]:
     """The columns of the needed roles that are not declared, by role, as far as names show them."""
-    undeclared = [role for role in needed if role not in reading.columns]
+    undeclared = [role for role in needed if role not in roles]
     if not undeclared:
         return {}
     names = recognise_columns(table.columns)
@@ -227,33 +192,36 @@ def _recognise_needed_columns(
 
 def _require_needed_columns(
     table: CsvTable | JsonTable | ParquetTable,
-    reading: ReadSettings,
-    columns: Mapping[str, Column],
+    form: FileForm,
+    columns: Columns,
+    roles: Mapping[str, Column],
     needed: Sequence[str],
 ) -> None:
     """Raise PreparationError if a needed role has no column, or one of objects or lists.
 
-    columns: those that are declared or recognised, by role.
+    form, columns: as declared.
+    roles: the columns that are declared or recognised.
     """
     if isinstance(table, JsonTable):
-        used = {*columns.values()}
+        used = {*roles.values()}
         nested = [name for name in table.nested_columns if name in used]
         if nested:
             raise PreparationError(f"{table.opened.name}: {describe_nested(nested)}")
     # Without event types, all interactions are of one.
-    missing = [role for role in needed if role not in columns and role != "event_type"]
+    missing = [role for role in needed if role not in roles and role != "event_type"]
     if not missing:
         return
-    if not columns and isinstance(table, CsvTable):
-        _refuse_other_header(table, reading)
+    if not roles and isinstance(table, CsvTable):
+        _refuse_other_header(table, form, columns)
     raise _build_not_recognised_error(table, missing)
 
 
 def _describe_decimal_ids(
-    sample: FileSample, layout: Layout, types: Mapping[str, str]
+    sample: FileSample, roles: Mapping[str, Column], types: Mapping[str, str]
 ) -> Iterator[str]:
     """A warning for each column of ids that are decimals such as 12.0."""
-    for role, column in (("user", layout.user), ("item", layout.item)):
+    for role in ("user", "item"):
+        column = roles[role]
         example = sample.find_decimal_id(column, types)
         if example:
             yield (
@@ -264,10 +232,10 @@ def _describe_decimal_ids(
             )
 
 
-def _describe_header_among_rows(table: CsvTable, reading: ReadSettings) -> Iterator[str]:
+def _describe_header_among_rows(table: CsvTable, form: FileForm, columns: Columns) -> Iterator[str]:
     """The warning that a line names the columns, but is read as a row; none if no line does."""
     opened = table.opened
-    header = find_other_header(table, reading)
+    header = find_other_header(table, form, columns)
     if header is not None:
         yield (
             f"{opened.name}: columns are given by position, and"
@@ -277,22 +245,14 @@ def _describe_header_among_rows(table: CsvTable, reading: ReadSettings) -> Itera
         )
 
 
-def _count_lines_as_declared(table: CsvTable | JsonTable | ParquetTable) -> int:
-    """`Layout.skipped_lines`: the lines before the header, as a person counts them in the file."""
+def _count_lines_as_declared(table: CsvTable | JsonTable | ParquetTable) -> Header | None:
+    """`FileForm.header`, as a person counts in the file; None if it is the usual line."""
     if not isinstance(table, CsvTable) or not table.skipped:
-        return 0
-    return table.skipped + table.opened.shift
+        return None
+    return table.skipped + table.opened.shift + (1 if table.has_header else 0)
 
 
-def open_table(opened: OpenedFile, layout: Layout) -> RowTable:
-    """The file, to be read in this layout."""
-    table = recognise_table(opened, ReadSettings.of(layout))
-    if isinstance(table, CsvTable):
-        return replace(table, with_comma=layout.with_comma)
-    return table
-
-
-def _choose_time_unit(sample: FileSample, column: Column | None, reading: ReadSettings) -> str:
+def _choose_time_form(sample: FileSample, column: Column | None, declared: Columns) -> str:
     """How times are written: as declared, else as the type of the column or the first rows show.
 
     It is `auto` if each row shows it. Raises PreparationError for times in an unknown format, or in
@@ -302,13 +262,13 @@ def _choose_time_unit(sample: FileSample, column: Column | None, reading: ReadSe
         return DATETIME
     columns = sample.columns
     is_there = column in columns if isinstance(column, str) else (column or 0) <= len(columns)
-    if reading.timestamp_unit != AUTO or column is None or not is_there:
-        return reading.timestamp_unit
+    if declared.time_form != AUTO or column is None or not is_there:
+        return declared.time_form
     try:
         cells = sample.read_cells(column)
     except PreparationError:
         return AUTO  # The error is reported where the rows are read.
-    return recognise_time_format(sample.name, column, cells, reading.null_values) or AUTO
+    return recognise_time_format(sample.name, column, cells, declared.null_values) or AUTO
 
 
 def recognise_time_format(
@@ -341,20 +301,22 @@ def recognise_time_format(
     )
 
 
-def _with_types(layout: Layout, rules: Rules, types: Mapping[str, str], table: RowTable) -> Layout:
+def _with_types_of_filter(recognised: Recognised, rules: Rules, table: RowTable) -> Recognised:
+    """With the types of the columns that the filter names. Raises PreparationError."""
     if rules.filter is None:
-        return layout
+        return recognised
+    columns = recognised.columns
     names = list_filter_columns(rules.filter)
     name = table.opened.name
     locate_columns(
-        {f"filter {column}": layout.find_column(column) for column in names}, table.columns, name
+        {FILTER + column: columns.find_column(column) for column in names}, table.columns, name
     )
-    of_filter = {column: _simplify_type(types[column]) for column in names}
+    types = {column: _simplify_type(recognised.types[column]) for column in names}
     try:
-        check_types(rules.filter, of_filter)
+        check_types(rules.filter, types)
     except RowConditionError as error:
         raise PreparationError(f"{name}: interactions.filter: {error}") from error
-    return replace(layout, types=of_filter)
+    return replace(recognised, columns=replace(columns, types=types))
 
 
 def _simplify_type(kind: str) -> str:
@@ -365,14 +327,14 @@ def _simplify_type(kind: str) -> str:
     return kind if kind in ("long", "double", "boolean") else "string"
 
 
-def _refuse_other_header(table: CsvTable, reading: ReadSettings) -> None:
+def _refuse_other_header(table: CsvTable, form: FileForm, columns: Columns) -> None:
     """Raise PreparationError if the names of the columns are in another line, or in none."""
     opened = table.opened
-    header = find_other_header(table, reading)
+    header = find_other_header(table, form, columns)
     if header is not None:
         before = header - opened.shift - 1
-        delimiter = recognise_delimiter(opened, {}, quoted=reading.quoted, skipped=before)
-        line = read_first_records(opened, delimiter, quoted=reading.quoted, skipped=before)[0]
+        delimiter = recognise_delimiter(opened, {}, quoted=form.quoted, skipped=before)
+        line = read_first_records(opened, delimiter, quoted=form.quoted, skipped=before)[0]
         raise PreparationError(
             f"{opened.name}: {opened.place(1)} does not name the columns, but"
             f" {opened.place(before + 1)} may ({', '.join(line)}): set ratings.header: {header}"
@@ -384,31 +346,31 @@ def _refuse_other_header(table: CsvTable, reading: ReadSettings) -> None:
         )
 
 
-def find_other_header(table: CsvTable, reading: ReadSettings) -> int | None:
+def find_other_header(table: CsvTable, form: FileForm, columns: Columns) -> int | None:
     """The header to declare for the file, if a run would take another line for it.
 
-    reading: how the table was recognised. With its columns by name, line 1 may be the right one.
-    With columns by position, a run takes line 1 for a row.
+    form, columns: as declared. With columns by name, line 1 may be the right one. With columns by
+    position, a run takes line 1 for a row.
     """
     opened = table.opened
-    if reading.header is not None:
+    if form.header is not None:
         return None
     if not table.has_header:
         records = read_first_records(
-            opened, table.delimiter, quoted=reading.quoted, skipped=table.skipped
+            opened, table.delimiter, quoted=form.quoted, skipped=table.skipped
         )
         has_names = bool(records) and surely_names_columns(records[0], records[1:])
         return table.skipped + opened.shift + 1 if has_names else None
-    header = find_header(opened, reading.delimiter, quoted=reading.quoted)
+    header = find_header(opened, form.delimiter, quoted=form.quoted)
     if header is None or header == table.skipped + 1:
         return None
     first_records = read_first_records(
-        opened, table.delimiter, quoted=reading.quoted, skipped=table.skipped
+        opened, table.delimiter, quoted=form.quoted, skipped=table.skipped
     )
     names = [name.strip() for name in first_records[0]] if first_records else []
     if has_empty_line(opened, table.skipped):
         return header + opened.shift
-    if recognise_columns(names) or not {*reading.columns.values()}.isdisjoint(names):
+    if recognise_columns(names) or not {*columns.roles.values()}.isdisjoint(names):
         return None
     return header + opened.shift
 

@@ -14,7 +14,7 @@ from batchrec_dagster.preparation.layout import (
     EXCEL_DAYS,
     FILTER,
     FIRST_SENTINEL,
-    Layout,
+    Columns,
     PreparationError,
 )
 
@@ -35,8 +35,8 @@ FUTURE = "the timestamp is in the future (or ratings.timestamp_unit is another)"
 def describe_time_problem(unit: str, timezone: str | None) -> str:
     """What is wrong with a time that is not in this form.
 
-    unit: a value of `Layout.timestamp_unit`.
-    timezone: as in `Layout`.
+    unit: a value of `Columns.time_form`.
+    timezone: as in `Columns`.
     """
     if unit in EPOCH_UNITS or unit == EXCEL_DAYS:
         return "the timestamp is not a number"
@@ -54,12 +54,12 @@ class Conditions(Protocol):
         """Whether the cell has nothing but spaces and tabs."""
 
     def means_nothing(self, role: str) -> Any:
-        """Whether the cell is one of `Layout.null_values`."""
+        """Whether the cell is one of `Columns.null_values`."""
 
     def is_longer(self, role: str, most: int) -> Any: ...
 
     def is_not_of_type(self, role: str, kind: str) -> Any:
-        """Whether the cell is missing, or not of this type of `Layout.types`."""
+        """Whether the cell is missing, or not of this type of `Columns.types`."""
 
     def has_decimal_comma(self, role: str) -> Any:
         """Whether the cell is a number with a comma before its fraction, such as 4,5."""
@@ -71,7 +71,7 @@ class Conditions(Protocol):
 
 
 def list_row_problems(
-    layout: Layout, cells: Conditions, *, plain: bool = False
+    columns: Columns, cells: Conditions, *, plain: bool = False
 ) -> Iterator[tuple[Any, str]]:
     """The problems that a row can have apart from its time: a condition, and the words for it.
 
@@ -88,22 +88,22 @@ def list_row_problems(
         broken = cells.has_line_break("user") | cells.has_line_break("item")
         yield broken, "an id with a line break or a NUL in it"
         yield cells.is_not_utf8("user") | cells.is_not_utf8("item"), "an id that is not UTF-8 text"
-    if layout.rating is not None:
+    if "rating" in columns.roles:
         yield cells.is_missing("rating"), "no rating"
         is_wrong = cells.is_not_of_type("rating", "double")
-        yield from _list_number_problems("rating", is_wrong, RATING_PROBLEM, layout, cells)
+        yield from _list_number_problems("rating", is_wrong, RATING_PROBLEM, columns, cells)
         yield cells.means_nothing("rating"), "no rating"
-    if layout.event_type is not None:
+    if "event_type" in columns.roles:
         missing = cells.is_missing("event_type") | cells.means_nothing("event_type")
         yield missing, "no event type"
         yield cells.has_line_break("event_type"), "an event type with a line break or a NUL in it"
-    if layout.event_value is not None:
+    if "event_value" in columns.roles:
         has_value = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
         is_wrong = has_value & cells.is_not_of_type("event_value", "double")
-        yield from _list_number_problems("event_value", is_wrong, VALUE_PROBLEM, layout, cells)
-    if layout.timestamp is not None:
+        yield from _list_number_problems("event_value", is_wrong, VALUE_PROBLEM, columns, cells)
+    if "timestamp" in columns.roles:
         yield cells.is_missing("timestamp") | cells.means_nothing("timestamp"), "no timestamp"
-    for name, kind in layout.types.items():
+    for name, kind in columns.types.items():
         if kind != "string":
             role = FILTER + name
             has_other_type = ~cells.is_missing(role) & cells.is_not_of_type(role, kind)
@@ -111,31 +111,31 @@ def list_row_problems(
 
 
 def _list_number_problems(
-    role: str, is_wrong: Any, problem: str, layout: Layout, cells: Conditions
+    role: str, is_wrong: Any, problem: str, columns: Columns, cells: Conditions
 ) -> Iterator[tuple[Any, str]]:
     """The problem of a cell that is not a number, and how to read it where it has a comma."""
-    if layout.format == "csv" and layout.decimal == "." and layout.delimiter != ",":
+    if columns.decimal == ".":
         has_comma = cells.has_decimal_comma(role)
         yield is_wrong & has_comma, f'{problem} (ratings.decimal: ",")'
     yield is_wrong, problem
 
 
 def list_time_problems(
-    seconds: Any, unreadable: Any, unit: str, layout: Layout
+    seconds: Any, unreadable: Any, unit: str, columns: Columns
 ) -> Iterator[tuple[Any, str]]:
     """As `list_row_problems`, for the time of a row.
 
     seconds: the time in epoch seconds.
     unreadable: whether the cell is not written in the unit.
     """
-    timezone = layout.timezone
+    timezone = columns.timezone
     yield unreadable, describe_time_problem(unit, timezone)
     if "%Y" in unit:
         yield seconds < YEAR_100, TWO_DIGITS
     yield seconds < 0, BEFORE_1970
     yield (seconds == 0) | (seconds >= FIRST_SENTINEL), SENTINEL
-    if layout.latest is not None:
-        yield seconds > layout.latest, FUTURE
+    if columns.latest is not None:
+        yield seconds > columns.latest, FUTURE
 
 
 def build_mixed_times_error(place: str, unit: str, before: str) -> PreparationError:

@@ -47,7 +47,7 @@ class Rules:
     counts. The rows that are kept stay in the order of the source, see `layout`.
 
     What is written is CSV in UTF-8 with LF: USER_ID, ITEM_ID, TIMESTAMP (whole seconds), EVENT_TYPE
-    if `event_type`, and EVENT_VALUE if there is a `Layout.event_value`: its text without the spaces
+    if `event_type`, and EVENT_VALUE if there is a event_value column: its text without the spaces
     around it, or nothing. A field is quoted only if it holds a comma, a quote or a line end.
     """
 
@@ -59,7 +59,7 @@ class Rules:
 
     filter: str | None = None
     """A condition in SQL on the columns of one row. Only rows for which it is true stay, not those
-    for which it is false or NULL. A column has the type in `Layout.types`. In a file without a
+    for which it is false or NULL. A column has the type in `Columns.types`. In a file without a
     header its name is `column_1` and so on."""
 
     window_days: int | None = None
@@ -81,7 +81,7 @@ class Rules:
     min_interactions_per_item: int | None = None
 
     event_type: bool = False
-    """Whether EVENT_TYPE is written: the cell of `Layout.event_type`, or EVENT_TYPE_VALUE if the
+    """Whether EVENT_TYPE is written: the cell of the event_type column, or EVENT_TYPE_VALUE if the
     layout has none."""
 
     def refuse_bad_rows(self, bad: int, rows: int, examples: Sequence[str]) -> None:
@@ -126,7 +126,7 @@ class PreparationResult:
     """The first rows with something wrong, in words."""
 
     timestamp_unit: str
-    """How times are written, as in `Layout.timestamp_unit` but not `auto`."""
+    """How times are written, as in `Columns.time_form` but not `auto`."""
 
     erased_users: int = 0
     """How many users who were erased have rows."""

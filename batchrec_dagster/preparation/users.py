@@ -22,6 +22,8 @@ from batchrec_dagster.preparation.layout import (
     NO_HEADER,
     NULL_VALUES,
     Column,
+    Columns,
+    FileForm,
     Header,
     PreparationError,
 )
@@ -30,7 +32,7 @@ from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.rows import CellConditions
 from batchrec_dagster.preparation.polars.tables import RowTable
-from batchrec_dagster.preparation.recognition import ReadSettings, has_names, recognise_table
+from batchrec_dagster.preparation.recognition import has_names, open_table
 from batchrec_dagster.storage.durable import temporary_folder
 
 # Up to this many rows, Polars' streaming unique takes a few hundred megabytes.
@@ -72,7 +74,7 @@ def read_users(
     column: where the ids are, by its name, or by its position from 1. With None it is the column
     whose name is known, or the only one.
     null_values: the ids that mean no value.
-    header: which line names the columns, as in `ReadSettings`. With None it is as the first file
+    header: which line names the columns, as in `FileForm`. With None it is as the first file
     shows.
 
     Raises PreparationError, which names the file and the line of a row without a proper id.
@@ -156,13 +158,14 @@ def open_id_tables(
 
     The parameters are those of `read_ids`. Raises PreparationError.
     """
-    reading = ReadSettings(columns={} if column is None else {setting: column}, header=header)
-    tables = [recognise_table(file, reading) for file in files if file.size]
+    form = FileForm(header=header)
+    columns = Columns({} if column is None else {setting: column})
+    tables = [open_table(file, form, columns) for file in files if file.size]
     if not tables:
         raise PreparationError(f"{files[0].name} is empty")
-    if not reading.columns and header is None and not _has_header(tables[0], role, setting):
-        reading = replace(reading, header=NO_HEADER)
-        tables = [recognise_table(table.opened, reading) for table in tables]
+    if column is None and header is None and not _has_header(tables[0], role, setting):
+        form = replace(form, header=NO_HEADER)
+        tables = [open_table(table.opened, form, columns) for table in tables]
     return tables
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +16,9 @@ from batchrec_dagster.errors import UserError
 from batchrec_dagster.personalize.formats import choose_csv_types
 from batchrec_dagster.personalize.schemas import EVENT_VALUE
 from batchrec_dagster.preparation.counting import count_rows
-from batchrec_dagster.preparation.layout import Layout
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.prepare import open_ratings
+from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
+from batchrec_dagster.preparation.recognition import Recognised
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     ERASED_USER,
@@ -42,7 +42,7 @@ from batchrec_dagster.steps.stored_files import PreparedRecord, StoredFile, put_
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Finding
-from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
+from batchrec_dagster.storage.erased import NOBODY, ErasedUsers, read_erased_users
 from batchrec_dagster.storage.layout import PipelineFiles
 from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore
 from batchrec_dagster.storage.records import load
@@ -85,7 +85,8 @@ def read_interactions_record(work: Work) -> InteractionsRecord:
 
 def describe_settings(pipeline: Pipeline) -> str:
     """A fingerprint of what the interactions depend on besides the ratings: settings and code."""
-    return f"{CODE_VERSION}-{fingerprint(pipeline.ratings.reading, pipeline.rules)}"
+    ratings = pipeline.ratings
+    return f"{CODE_VERSION}-{fingerprint(ratings.file_form, ratings.file_columns, pipeline.rules)}"
 
 
 def prepare_interactions(
@@ -219,15 +220,16 @@ def _prepare_here(
     job: Mapping[str, Any] = {}
     with open_copies(raw.files, work.storage) as files:
         if run_spark is None:
-            reading, rules = pipeline.ratings.reading, pipeline.rules
-            with open_ratings(files, reading, rules, suppressed) as ratings:
+            with _open_ratings(files, pipeline, suppressed) as ratings:
                 rows = ratings.write_interactions(csv)
         else:
             suppressed_file = folder / "erased_users.json"
             suppressed_file.write_bytes(suppressed.encode())
+            recognised = _recognise(files, pipeline)
             task = SparkTask(
                 [SourceFile(f"file://{file.path.absolute()}", file.name) for file in files],
-                _find_layout(files, pipeline),
+                recognised.form,
+                recognised.columns,
                 pipeline.rules,
                 destination=f"file://{csv}",
                 work=f"file://{folder}/work",
@@ -245,11 +247,12 @@ def _prepare_on_aws(
     """Prepare with Spark on AWS, from S3 to S3."""
     pipeline, storage = work.pipeline, work.storage
     with open_first_file(raw.files, storage) as files:
-        layout = _find_layout(files, pipeline)
+        recognised = _recognise(files, pipeline)
     folder = work.files.uri(f"{pipeline.keys.work}{run}")
     task = SparkTask(
         [SourceFile(file.stored.uri, file.source) for file in raw.files],
-        layout,
+        recognised.form,
+        recognised.columns,
         pipeline.rules,
         destination=f"{folder}/interactions.csv",
         work=f"{folder}/parts",
@@ -283,6 +286,13 @@ def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) 
                 storage.store.delete(file.uri)
 
 
-def _find_layout(files: list[RawFile], pipeline: Pipeline) -> Layout:
-    with open_ratings(files, pipeline.ratings.reading, pipeline.rules) as ratings:
-        return ratings.layout
+def _recognise(files: list[RawFile], pipeline: Pipeline) -> Recognised:
+    with _open_ratings(files, pipeline) as ratings:
+        return ratings.recognised
+
+
+def _open_ratings(
+    files: list[RawFile], pipeline: Pipeline, suppressed: ErasedUsers = NOBODY
+) -> AbstractContextManager[OpenedRatings]:
+    ratings = pipeline.ratings
+    return open_ratings(files, ratings.file_form, ratings.file_columns, pipeline.rules, suppressed)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pydantic import BaseModel
 
 from batchrec_dagster.config import Pipeline, fingerprint
+from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
@@ -77,13 +78,15 @@ def inspect_ratings(
     is_whole = not pipeline.preparation.on_aws
     with open_copies(copies, storage) if is_whole else open_first_file(copies, storage) as files:
         size = sum(file.path.stat().st_size for file in files)
-        reading, rules = pipeline.ratings.reading, pipeline.rules
+        ratings = pipeline.ratings
         with (
             refuse_unreadable(ROWS_READABLE),
-            open_ratings(files, reading, rules, suppressed) as opened,
+            open_ratings(
+                files, ratings.file_form, ratings.file_columns, pipeline.rules, suppressed
+            ) as opened,
         ):
             rows = opened.inspect_rows()
-            ratings_format = _describe_format(opened, rows.timestamp_unit)
+            ratings_format = _describe_format(opened, ratings, rows.timestamp_unit)
     check = check_rows_readable(
         ROWS_READABLE, "ratings", rows.rows_read, rows.bad, pipeline.ratings.on_bad_rows
     )
@@ -98,21 +101,28 @@ def inspect_ratings(
     return check, seen
 
 
-def _describe_format(opened: OpenedRatings, timestamp_unit: str) -> RatingsFormat:
-    recognised = opened.recognised_layout
+def _describe_format(
+    opened: OpenedRatings, declared: RatingsSettings, timestamp_unit: str
+) -> RatingsFormat:
+    recognised = opened.recognised
+    declared_roles = declared.file_columns.roles
     names = list(recognised.types)
     roles = {
         names[column - 1] if isinstance(column, int) else column: role
-        for role, column in recognised.layout.columns.items()
+        for role, column in recognised.columns.roles.items()
     }
     return RatingsFormat(
-        format=recognised.layout.format,
-        delimiter=recognised.layout.delimiter,
+        format=recognised.form.format or "csv",
+        delimiter=recognised.form.delimiter or ",",
         encodings=tuple(opened.encodings),
         empty_files=tuple(opened.empty),
         types=dict(recognised.types),
         roles=roles,
-        recognised=dict(recognised.recognised),
+        recognised={
+            role: str(column)
+            for role, column in recognised.columns.roles.items()
+            if role not in declared_roles
+        },
         warnings=tuple(recognised.warnings),
         timestamp_unit=timestamp_unit,
     )

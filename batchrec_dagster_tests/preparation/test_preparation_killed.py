@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from batchrec_dagster.preparation.layout import Columns, FileForm
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
-from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.parsing import parse_file
 from batchrec_dagster.preparation.sources.source import SourceContext
@@ -38,7 +38,7 @@ def work(root: Path, name: str, rules: Rules) -> None:
     parse_file(name).copy(SourceContext(store, root, root / "cache", generator), RAW)
     path = store.local_path(RAW)
     assert path is not None
-    with open_ratings([RawFile(path, name)], ReadSettings(), rules) as ratings:
+    with open_ratings([RawFile(path, name)], FileForm(), Columns(), rules) as ratings:
         ratings.write_interactions(root / "interactions.csv")
     store.put(PUBLISHED, root / "interactions.csv")
 

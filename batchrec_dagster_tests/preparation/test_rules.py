@@ -15,12 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.layout import Columns, FileForm
 from batchrec_dagster.preparation.polars import prepare as local
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
-from batchrec_dagster.preparation.recognition import ReadSettings
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
     BELOW_MIN_RATING,
@@ -37,7 +36,17 @@ from batchrec_dagster.preparation.spark.task import SparkTask
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster_tests.guard.repeats import repeats
 
-LAYOUT = Layout(",", "user", "item", "rating", "time", "s", "type", "value")
+COLUMNS = Columns(
+    {
+        "user": "user",
+        "item": "item",
+        "rating": "rating",
+        "timestamp": "time",
+        "event_type": "type",
+        "event_value": "value",
+    },
+    time_form="s",
+)
 DAY = 86_400
 
 
@@ -101,7 +110,6 @@ def prepare(
     folder: Path,
     rows: list[Row],
     rules: Rules,
-    reading: ReadSettings,
     suppressed: ErasedUsers = NOBODY,
 ) -> tuple[list[tuple[str, ...]], PreparationResult]:
     source, target = folder / "ratings.csv", folder / "interactions.csv"
@@ -109,7 +117,9 @@ def prepare(
         writer = csv.writer(file)
         writer.writerow(Row._fields)
         writer.writerows(rows)
-    with open_ratings([RawFile(source, "ratings.csv")], reading, rules, suppressed) as ratings:
+    with open_ratings(
+        [RawFile(source, "ratings.csv")], FileForm(), COLUMNS, rules, suppressed
+    ) as ratings:
         result = ratings.write_interactions(target)
     with target.open(newline="") as file:
         header, *lines = (tuple(line) for line in csv.reader(file))
@@ -153,9 +163,7 @@ def test_rows_that_are_read_in_parts_are_kept_or_left_out_for_a_reason(
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(row_filters, "PART_ROWS", 4)
         patch.setattr(local, "BYTES_AT_ONCE", 0)
-        lines, result = prepare(
-            Path(folder), rows, rules, ReadSettings.of(LAYOUT), NOBODY.add(erased)
-        )
+        lines, result = prepare(Path(folder), rows, rules, NOBODY.add(erased))
     expected_rows, left_out = keep_by_rules(rows, rules, erased)
     assert result.erased_users == len(erased.intersection(row.user for row in rows))
     assert lines == [row.cells for row in expected_rows]
@@ -168,6 +176,6 @@ def test_rows_that_are_read_in_parts_are_kept_or_left_out_for_a_reason(
 
 @settings(deadline=None)
 @given(RULES)
-def test_rules_and_layouts_come_back_from_json(rules: Rules) -> None:
-    task = SparkTask([], LAYOUT, rules, destination="", work="")
+def test_rules_and_columns_come_back_from_json(rules: Rules) -> None:
+    task = SparkTask([], FileForm(), COLUMNS, rules, destination="", work="")
     assert SparkTask.from_json(json.loads(json.dumps(asdict(task)))) == task

@@ -20,13 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from batchrec_dagster.preparation.layout import CUT_OFF, Layout, PreparationError
+from batchrec_dagster.preparation.layout import CUT_OFF, PreparationError
 from batchrec_dagster.preparation.row_problems import FUTURE, SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import ERASED_USER, Rules
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster_tests.guard.builders import real_data
 from batchrec_dagster_tests.guard.repeats import IS_LONG, repeats
 from batchrec_dagster_tests.preparation.spark_support import (
+    Layout,
     Outcome,
     build_spark_task,
     prepare_on_polars,
@@ -619,6 +620,12 @@ def test_a_task_goes_through_json() -> None:
     from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 
     task = SparkTask(
-        [SourceFile("s3://b/k", "k")], COMMA, SKIP, "s3://b/out.csv", "s3://b/users", "s3://b/work"
+        [SourceFile("s3://b/k", "k")],
+        COMMA.form,
+        COMMA.columns,
+        SKIP,
+        "s3://b/out.csv",
+        "s3://b/users",
+        "s3://b/work",
     )
     assert SparkTask.from_json(json.loads(json.dumps(asdict(task)))) == task

@@ -24,9 +24,9 @@ from batchrec_dagster.preparation.attributes import (
 )
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import Encoding, PreparationError
+from batchrec_dagster.preparation.layout import Columns, Encoding, FileForm, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
-from batchrec_dagster.preparation.recognition import ReadSettings, open_table, recognise_layout
+from batchrec_dagster.preparation.recognition import open_table, recognise
 from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.computed import AssetRows
 from batchrec_dagster.preparation.sources.databases import Database
@@ -104,8 +104,9 @@ def _make_ratings_block(pipeline: Pipeline) -> _Block:
     ratings = pipeline.ratings
 
     def match_columns(opened: OpenedFile) -> None:
-        layout = recognise_layout(opened, pipeline.ratings.reading, pipeline.rules).layout
-        locate_columns(layout.columns, open_table(opened, layout).columns, opened.name)
+        found = recognise(opened, ratings.file_form, ratings.file_columns, pipeline.rules)
+        table = open_table(opened, found.form, found.columns)
+        locate_columns(found.columns.roles, table.columns, opened.name)
 
     return _Block(ratings.rows, ratings.encoding, match_columns)
 
@@ -114,10 +115,8 @@ def _make_attributes_block(settings: ItemSettings | UserSettings, kind: RowKind)
     layout = settings.layout
 
     def match_columns(opened: OpenedFile) -> None:
-        reading = ReadSettings(
-            delimiter=layout.delimiter, columns=layout.roles, header=layout.header
-        )
-        table = open_attributes_table(opened, reading, layout.separator)
+        form = FileForm(delimiter=layout.delimiter, header=layout.header)
+        table = open_attributes_table(opened, form, Columns(layout.roles), layout.separator)
         columns = {kind.key(role): column for role, column in layout.roles.items()}
         locate_columns(columns, table.columns, opened.name)
 

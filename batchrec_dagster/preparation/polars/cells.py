@@ -169,7 +169,7 @@ def read_parquet_cells(
 
 
 def format_parquet_text(schema: Mapping[str, pl.DataType], name: str, role: str) -> pl.Expr:
-    """The column as text; times in the form that `Layout.timestamp_unit` calls datetime."""
+    """The column as text; times in the form that `Columns.time_form` calls datetime."""
     kind, column = schema[name], pl.col(name)
     if role in TIME_ROLES and kind == pl.Date:
         return column.dt.strftime("%Y-%m-%d")

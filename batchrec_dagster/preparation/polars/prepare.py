@@ -19,7 +19,8 @@ from batchrec_dagster.preparation.layout import (
     CLOCK_SLACK,
     EPOCH_UNITS,
     LEGACY,
-    Layout,
+    Columns,
+    FileForm,
     PreparationError,
 )
 from batchrec_dagster.preparation.polars import times
@@ -46,12 +47,7 @@ from batchrec_dagster.preparation.polars.typed_scan import (
     list_output_columns,
     write_clean,
 )
-from batchrec_dagster.preparation.recognition import (
-    ReadSettings,
-    RecognisedLayout,
-    open_table,
-    recognise_layout,
-)
+from batchrec_dagster.preparation.recognition import Recognised, open_table, recognise
 from batchrec_dagster.preparation.row_problems import (
     BEFORE_1970,
     SENTINEL,
@@ -75,7 +71,7 @@ class OpenedRatings:
     tables: Sequence[RowTable]
     """The files that are not empty."""
 
-    recognised_layout: RecognisedLayout
+    recognised: Recognised
     """How they are read, and what is to be said about that."""
 
     rules: Rules
@@ -90,8 +86,8 @@ class OpenedRatings:
     """The users who were erased. Their rows are left out."""
 
     @property
-    def layout(self) -> Layout:
-        return self.recognised_layout.layout
+    def columns(self) -> Columns:
+        return self.recognised.columns
 
     @property
     def encodings(self) -> list[str]:
@@ -106,10 +102,10 @@ class OpenedRatings:
         """
         if not self.suppressed:
             return NO_IDS
-        cells = [table.read_cells({"user": self.layout.user}) for table in self.tables]
+        cells = [table.read_cells({"user": self.columns.roles["user"]}) for table in self.tables]
         users = pl.concat(rows.select("user") for rows in cells)
         file_bytes = sum(table.opened.size for table in self.tables)
-        if self.layout.format == "parquet":
+        if self.recognised.form.format == "parquet":
             file_bytes *= PARQUET_SAVES
         try:
             if file_bytes <= BYTES_AT_ONCE:
@@ -120,7 +116,7 @@ class OpenedRatings:
 
     def inspect_rows(self) -> PreparationResult:
         """What the rules on a single row make of all rows, without writing any."""
-        clean = self._write_clean(self.layout, None)
+        clean = self._write_clean(self.columns, None)
         return self._write_diagnosed(None) if clean is None else clean
 
     def write_interactions(self, destination: Path) -> PreparationResult:
@@ -144,31 +140,31 @@ class OpenedRatings:
         rows = self.folder / "rows.csv"
         result = self._write_by_row_rules(rows)
         row_filter = RowFilter(self.rules, self.folder)
-        names = list_output_columns(self.layout, self.rules)
+        names = list_output_columns(self.columns, self.rules)
         types = {name: pl.Int64() if name == TIMESTAMP else pl.String() for name in names}
         row_filter.apply(pl.scan_csv(rows, schema=types, glob=False)).sink_csv(target)
         return replace(result, left_out={**result.left_out, **row_filter.left_out})
 
     def _write_by_row_rules(self, target: Path) -> PreparationResult:
         """Write the rows that the rules on a single row keep."""
-        clean = self._write_clean(self.layout, target)
-        if clean is None and self.layout.timestamp_unit == AUTO:
+        clean = self._write_clean(self.columns, target)
+        if clean is None and self.columns.time_form == AUTO:
             # The typed scan reads times of text only in a known form.
             unit = self._find_first_unit()
             if unit not in EPOCH_UNITS:
-                layout = replace(self.layout, timestamp_unit=unit)
-                clean = self._write_clean(layout, target)
+                columns = replace(self.columns, time_form=unit)
+                clean = self._write_clean(columns, target)
         if clean is not None:
             return clean
         result = self._write_diagnosed(target)
         self.rules.refuse_bad_rows(result.bad.total, result.rows_read, result.bad_row_examples)
         return result
 
-    def _write_clean(self, layout: Layout, target: Path | None) -> PreparationResult | None:
-        return write_clean(self.tables, layout, self.rules, target, self.erased_ids)
+    def _write_clean(self, columns: Columns, target: Path | None) -> PreparationResult | None:
+        return write_clean(self.tables, columns, self.rules, target, self.erased_ids)
 
     def _find_first_unit(self) -> str:
-        return find_first_unit(self.tables, self.layout, self.rules, self.erased_ids)
+        return find_first_unit(self.tables, self.columns, self.rules, self.erased_ids)
 
     def _write_diagnosed(self, target: Path | None) -> PreparationResult:
         """The same as `_write_by_row_rules` for files with bad rows, with what is wrong with them.
@@ -177,8 +173,8 @@ class OpenedRatings:
         """
         first_unit = unit = self._find_first_unit()
         findings = self._parse_and_write(unit, target)
-        if self.layout.timestamp_unit == AUTO and self._may_be_mixed(findings, unit):
-            unit = require_one_unit(self.tables, self.layout, self.rules, self.erased_ids)
+        if self.columns.time_form == AUTO and self._may_be_mixed(findings, unit):
+            unit = require_one_unit(self.tables, self.columns, self.rules, self.erased_ids)
             if unit != first_unit:
                 findings = self._parse_and_write(unit, target)
         if not findings.rows:
@@ -192,8 +188,8 @@ class OpenedRatings:
         """What is found in the rows with times in this unit."""
         rows = pl.concat(
             parse_rows(
-                table.read_cells(self.layout.roles),
-                self.layout,
+                table.read_cells(self.columns.wanted),
+                self.columns,
                 self.rules,
                 unit,
                 self.erased_ids,
@@ -205,9 +201,9 @@ class OpenedRatings:
             if target is None:
                 return inspect_rows(rows)
             with target.open("wb") as file:
-                header = ",".join(list_output_columns(self.layout, self.rules))
+                header = ",".join(list_output_columns(self.columns, self.rules))
                 file.write(f"{header}\n".encode())
-                columns = build_output_columns(self.layout, self.rules, pl.col(SECONDS))
+                columns = build_output_columns(self.columns, self.rules, pl.col(SECONDS))
 
                 def write(kept_rows: pl.DataFrame) -> None:
                     kept_rows.select(columns).write_csv(file, include_header=False)
@@ -218,7 +214,7 @@ class OpenedRatings:
 
     def _may_be_mixed(self, findings: RowFindings, unit: str) -> bool:
         """Whether a time may be in another unit, to judge by what was found with this one."""
-        signs = {describe_time_problem(unit, self.layout.timezone), BEFORE_1970, SENTINEL}
+        signs = {describe_time_problem(unit, self.columns.timezone), BEFORE_1970, SENTINEL}
         if signs & findings.left_out.keys():
             return True
         factor = EPOCH_UNITS.get(unit)
@@ -244,33 +240,31 @@ class OpenedRatings:
 @contextmanager
 def open_ratings(
     files: Sequence[RawFile],
-    reading: ReadSettings | Layout,
+    form: FileForm,
+    columns: Columns,
     rules: Rules,
     suppressed: ErasedUsers = NOBODY,
 ) -> Iterator[OpenedRatings]:
     """The files ready to be read, in this order.
 
-    reading: as it is declared. Times in the future are bad rows; with a layout, those after its
-    latest time.
+    form, columns: as they are declared, or were recognised. Times in the future are bad rows, as
+    are those after the columns' latest time.
     suppressed: the users who were erased.
 
     What has to be unpacked for it is removed when the block ends. Raises PreparationError.
     """
-    latest: int | None = int(time.time()) + CLOCK_SLACK
-    if isinstance(reading, Layout):
-        latest = reading.latest
-        reading = ReadSettings.of(reading)
+    if columns.latest is None:
+        columns = replace(columns, latest=int(time.time()) + CLOCK_SLACK)
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
-            all_files = [open_file(file, reading.encoding, folder, reader) for file in files]
+            all_files = [open_file(file, form.encoding, folder, reader) for file in files]
         filled = [file for file in all_files if file.size]
         if not filled:
             raise PreparationError(f"{all_files[0].name} is empty")
-        recognised = recognise_layout(filled[0], reading, rules)
-        recognised = replace(recognised, layout=replace(recognised.layout, latest=latest))
-        _refuse_mixed_formats(filled, reading)
-        tables = [open_table(file, recognised.layout) for file in filled]
-        if reading.encoding == "auto":
+        recognised = recognise(filled[0], form, columns, rules)
+        _refuse_mixed_formats(filled, form)
+        tables = [open_table(file, recognised.form, recognised.columns) for file in filled]
+        if form.encoding == "auto":
             warnings = [*recognised.warnings, *_describe_legacy_files(filled)]
             recognised = replace(recognised, warnings=warnings)
         empty = [file.name for file in all_files if not file.size]
@@ -288,13 +282,13 @@ def _describe_legacy_files(files: Sequence[OpenedFile]) -> Iterator[str]:
         )
 
 
-def _refuse_mixed_formats(files: Sequence[OpenedFile], reading: ReadSettings) -> None:
+def _refuse_mixed_formats(files: Sequence[OpenedFile], form: FileForm) -> None:
     """Raise PreparationError for files of several formats.
 
     Text counts as the declared format, whether it looks like CSV or JSON.
     """
     file_of_format: dict[str, str] = {file.format: file.name for file in reversed(files)}
-    if reading.format is not None:
+    if form.format is not None:
         file_of_format = {
             ("parquet" if name == "parquet" else "text"): file_of_format[name]
             for name in file_of_format

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-# Polars' types of the types in `Layout.types`.
+# Polars' types of the types in `Columns.types`.
 TYPES: Mapping[str, pl.DataType] = {
     "string": pl.String(),
     "long": pl.Int64(),

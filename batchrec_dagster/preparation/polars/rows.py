@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import AUTO, EPOCH_UNITS, FILTER, Layout
+from batchrec_dagster.preparation.layout import AUTO, EPOCH_UNITS, FILTER, Columns
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_filter
@@ -52,7 +52,7 @@ _BLANKS = " \t"
 
 def parse_rows(
     cells: pl.LazyFrame,
-    layout: Layout,
+    columns: Columns,
     rules: Rules,
     unit: str,
     erased: pl.Series = NO_IDS,
@@ -63,22 +63,22 @@ def parse_rows(
 
     This is how a row of ratings is read, on this machine and on Spark.
 
-    cells: the cells of `Layout.roles`, from one of the functions of `cells`.
-    unit: how times are written, as in `Layout.timestamp_unit` but not `auto`.
+    cells: the cells of `Columns.wanted`, from one of the functions of `cells`.
+    unit: how times are written, as in `Columns.time_form` but not `auto`.
     erased: the ids in the cells whose users were erased. Their rows have no time and no problem.
     plain: whether the file has nothing in it that an id must not have.
 
-    event_type and event_value are text; they are null where the layout has none.
+    event_type and event_value are text; they are null where there is none.
     """
     none = pl.lit(None, dtype=pl.String)
     seconds = pl.col(SECONDS)
-    time_reasons = list_time_problems(seconds, seconds.is_null(), unit, layout)
-    problem = choose_first_reason([*_list_row_problems(layout, plain=plain), *time_reasons])
+    time_reasons = list_time_problems(seconds, seconds.is_null(), unit, columns)
+    problem = choose_first_reason([*_list_row_problems(columns, plain=plain), *time_reasons])
     typed_columns = {
-        name: parse_as(pl.col(FILTER + name), kind) for name, kind in layout.types.items()
+        name: parse_as(pl.col(FILTER + name), kind) for name, kind in columns.types.items()
     }
-    time = times.parse_seconds(pl.col("timestamp"), unit, layout.timezone)
-    if layout.timestamp_unit == AUTO and unit in EPOCH_UNITS:
+    time = times.parse_seconds(pl.col("timestamp"), unit, columns.timezone)
+    if columns.time_form == AUTO and unit in EPOCH_UNITS:
         # It is a time in another form than those before it.
         time = pl.when(~times.is_compact(times.parse_epoch_number(pl.col("timestamp")))).then(time)
     problem = pl.coalesce(FLAW, problem)
@@ -96,8 +96,8 @@ def parse_rows(
             "user",
             "item",
             SECONDS,
-            event_type=none if layout.event_type is None else pl.col("event_type"),
-            event_value=none if layout.event_value is None else _trim_event_value(layout),
+            event_type=none if "event_type" not in columns.roles else pl.col("event_type"),
+            event_value=none if "event_value" not in columns.roles else _trim_event_value(columns),
             problem=PROBLEM,
             reason=reason,
         )
@@ -110,7 +110,7 @@ def is_of_erased_user(erased: pl.Series) -> pl.Expr:
 
 
 def find_time_forms(
-    cells: pl.LazyFrame, layout: Layout, erased: pl.Series = NO_IDS, *, plain: bool = False
+    cells: pl.LazyFrame, columns: Columns, erased: pl.Series = NO_IDS, *, plain: bool = False
 ) -> pl.LazyFrame:
     """ROW and FORM of the rows with nothing wrong, and a time in some form.
 
@@ -118,7 +118,7 @@ def find_time_forms(
     """
     if len(erased):
         cells = cells.filter(~is_of_erased_user(erased))
-    problem = choose_first_reason(_list_row_problems(layout, plain=plain))
+    problem = choose_first_reason(_list_row_problems(columns, plain=plain))
     return (
         cells.filter(pl.coalesce(FLAW, problem).is_null())
         .select(ROW, times.classify_form(pl.col("timestamp")).alias(FORM))
@@ -156,7 +156,7 @@ def evaluate_filter(
 
 
 def parse_as(text: pl.Expr, kind: str) -> pl.Expr:
-    """The cell as the type of `Layout.types`; null where it is missing or does not fit."""
+    """The cell as the type of `Columns.types`; null where it is missing or does not fit."""
     if kind == "string":
         return text
     trimmed = text.str.strip_chars(_BLANKS)
@@ -198,8 +198,8 @@ class CellConditions:
         return pl.col(role).str.contains("\ufffd", literal=True)
 
 
-def _list_row_problems(layout: Layout, *, plain: bool) -> Iterator[Reason]:
-    return list_row_problems(layout, CellConditions(layout.null_values), plain=plain)
+def _list_row_problems(columns: Columns, *, plain: bool) -> Iterator[Reason]:
+    return list_row_problems(columns, CellConditions(columns.null_values), plain=plain)
 
 
 def _list_reasons_by_rules(rules: Rules) -> Iterator[Reason]:
@@ -215,9 +215,9 @@ def choose_first_reason(reasons: Iterable[Reason]) -> pl.Expr:
     return pl.coalesce(*texts, pl.lit(None, dtype=pl.String))
 
 
-def _trim_event_value(layout: Layout) -> pl.Expr:
+def _trim_event_value(columns: Columns) -> pl.Expr:
     """The event value without the blanks around it; null where it is missing."""
-    cells = CellConditions(layout.null_values)
+    cells = CellConditions(columns.null_values)
     is_given = ~(cells.is_missing("event_value") | cells.means_nothing("event_value"))
     return pl.when(is_given).then(pl.col("event_value").str.strip_chars(_BLANKS))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import AUTO, Layout, PreparationError
+from batchrec_dagster.preparation.layout import AUTO, Columns, PreparationError
 from batchrec_dagster.preparation.polars.cells import ROW
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.rows import (
@@ -25,16 +25,16 @@ _ROWS_OF_A_FILE = 1 << 40
 
 
 def find_first_unit(
-    tables: Sequence[RowTable], layout: Layout, rules: Rules, erased: pl.Series = NO_IDS
+    tables: Sequence[RowTable], columns: Columns, rules: Rules, erased: pl.Series = NO_IDS
 ) -> str:
     """How times are written: declared, or the form of the first one that has a form.
 
     erased: the ids whose rows do not count.
     """
-    if layout.timestamp_unit != AUTO:
-        return layout.timestamp_unit
+    if columns.time_form != AUTO:
+        return columns.time_form
     for number, table in enumerate(tables):
-        first_form = _scan_time_forms(table, number, layout, erased).select(FORM).head(1)
+        first_form = _scan_time_forms(table, number, columns, erased).select(FORM).head(1)
         form = _collect(first_form, tables, rules)
         if form.height:
             return str(form.item())
@@ -42,14 +42,14 @@ def find_first_unit(
 
 
 def require_one_unit(
-    tables: Sequence[RowTable], layout: Layout, rules: Rules, erased: pl.Series = NO_IDS
+    tables: Sequence[RowTable], columns: Columns, rules: Rules, erased: pl.Series = NO_IDS
 ) -> str:
     """The one form that all times have.
 
     erased: the ids whose rows do not count.
     Raises PreparationError, with the file and the line of the first time in another form.
     """
-    forms = pl.concat(_scan_time_forms(table, n, layout, erased) for n, table in enumerate(tables))
+    forms = pl.concat(_scan_time_forms(table, n, columns, erased) for n, table in enumerate(tables))
     position = pl.col(FILE).cast(pl.Int64) * _ROWS_OF_A_FILE + pl.col(ROW)
     first_positions = forms.group_by(FORM).agg(position.min().alias("first")).sort("first")
     form_positions = _collect(first_positions, tables, rules).rows()
@@ -62,11 +62,11 @@ def require_one_unit(
 
 
 def _scan_time_forms(
-    table: RowTable, number: int, layout: Layout, erased: pl.Series
+    table: RowTable, number: int, columns: Columns, erased: pl.Series
 ) -> pl.LazyFrame:
     """The time forms of one file, with the file's number in FILE."""
-    cells = table.read_cells(layout.roles)
-    forms = find_time_forms(cells, layout, erased, plain=table.opened.is_plain)
+    cells = table.read_cells(columns.wanted)
+    forms = find_time_forms(cells, columns, erased, plain=table.opened.is_plain)
     return forms.with_columns(pl.lit(number, pl.UInt32).alias(FILE))
 
 

@@ -1,4 +1,4 @@
-"""Timestamps: from the forms of `Layout.timestamp_unit` to whole seconds since 1970."""
+"""Timestamps: from the forms of `Columns.time_form` to whole seconds since 1970."""
 
 from __future__ import annotations
 

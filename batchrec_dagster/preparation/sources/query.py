@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import Header, PreparationError
+from batchrec_dagster.preparation.layout import FileForm, Header, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.computed import ResultFile
 from batchrec_dagster.preparation.sources.errors import FileError, hide_values
@@ -31,7 +31,6 @@ from batchrec_dagster.preparation.sources.limits import (
 from batchrec_dagster.preparation.sources.source import ListedFile, RatingsSource, SourceContext
 from batchrec_dagster.preparation.sources.tables import (
     TableFile,
-    TextForm,
     build_select,
     list_partitions,
     quote_identifier,
@@ -84,7 +83,7 @@ class FileQuery(RatingsSource):
     tables: Mapping[str, RatingsSource]
     """The sources, by the names of the tables that the query calls them."""
 
-    form: TextForm = field(default_factory=TextForm)
+    form: FileForm = field(default_factory=FileForm)
     """How files of text are written."""
 
     setting: str = "ratings.query"

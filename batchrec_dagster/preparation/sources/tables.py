@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.csv_form import (
     recognise_delimiter,
     surely_names_columns,
 )
-from batchrec_dagster.preparation.layout import NO_HEADER, Encoding, Header
+from batchrec_dagster.preparation.layout import NO_HEADER, FileForm, Header
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
@@ -39,19 +39,6 @@ _TEXTS = {
 # An object with more fields, such as one with a field for each product, is a map.
 MOST_FIELDS = 1_000
 _LEAST_LINE = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class TextForm:
-    """How files of text are written.
-
-    delimiter: what separates the fields of CSV; None, if it is to be recognised.
-    quoted: whether fields may be in double quotes.
-    """
-
-    delimiter: str | None = None
-    quoted: bool = True
-    encoding: Encoding = "auto"
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,7 @@ def list_partitions(path: str) -> list[str]:
 def build_select(
     connection: DuckDBPyConnection,
     files: Sequence[TableFile],
-    form: TextForm,
+    form: FileForm,
     sql: str,
     header: Header | None,
 ) -> str:
@@ -119,7 +106,7 @@ class _CsvStart:
 
 def _select_csv(
     files: Sequence[TableFile],
-    form: TextForm,
+    form: FileForm,
     sql: str,
     header: Header | None,
     hive: Mapping[str, Any],
@@ -148,7 +135,7 @@ def _select_csv(
 
 
 def _recognise_starts(
-    files: Sequence[OpenedFile], form: TextForm, sql: str, header: Header | None
+    files: Sequence[OpenedFile], form: FileForm, sql: str, header: Header | None
 ) -> list[_CsvStart]:
     """What each file has before its rows.
 

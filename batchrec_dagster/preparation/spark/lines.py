@@ -62,7 +62,7 @@ def read_lines(
 ) -> Lines:
     """The lines of the files, without their line ends.
 
-    encoding: as in `Layout.encoding`. Bytes that stand for nothing in it become U+FFFD.
+    encoding: as in `FileForm.encoding`. Bytes that stand for nothing in it become U+FFFD.
     mark: a condition on the column `value`, the text of a line.
 
     Raises PreparationError for a line that is too long.

@@ -13,7 +13,7 @@ from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, Layout, PreparationError
+from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, Columns, PreparationError
 from batchrec_dagster.preparation.polars.cells import ROW
 from batchrec_dagster.preparation.polars.rows import (
     FORM,
@@ -70,22 +70,22 @@ def run_task(spark: SparkSession, task: SparkTask, log: logging.Logger) -> Spark
 def _prepare(
     spark: SparkSession, files: SparkFiles, task: SparkTask, log: logging.Logger
 ) -> SparkTaskResult:
-    layout, rules = task.layout, task.rules
+    columns, rules = task.columns, task.rules
     suppressed = NOBODY
     if task.suppressed is not None:
         suppressed = ErasedUsers.decode(files.read(task.suppressed))
     inputs = files.unpack_inputs(task.files)
-    source = open_rows(spark, files, inputs, layout)
-    unit = _find_timestamp_unit(source, layout, suppressed)
+    source = open_rows(spark, files, inputs, task.form, columns)
+    unit = _find_timestamp_unit(source, columns, suppressed)
     log.info(f"reading {len(inputs):,} files, timestamps as {unit}")
-    parse = partial(parse_batches, layout=layout, rules=rules, unit=unit, suppressed=suppressed)
+    parse = partial(parse_batches, columns=columns, rules=rules, unit=unit, suppressed=suppressed)
     # Parsed once, and kept on the workers' disks, for all that follows.
     rows = source.map(parse, PARSED_ROWS).persist(StorageLevel.DISK_ONLY)
     rows_read, left_out, examples = _check_rows(source, rows, rules)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
-    output_columns = _list_output_columns(layout, rules)
+    output_columns = _list_output_columns(columns, rules)
     rows_kept = rows.filter(F.col(REASON).isNull()).select(ROW, *output_columns)
-    if layout.event_type is None and rules.event_type:
+    if "event_type" not in columns.roles and rules.event_type:
         rows_kept = rows_kept.withColumn("event_type", F.lit(EVENT_TYPE_VALUE))
     row_filter = SparkRowFilter(rules, list(output_columns))
     rows_kept, count = row_filter.apply(rows_kept, rows_read - sum(left_out.values()))
@@ -127,14 +127,14 @@ def _check_rows(
     return rows_read, left_out, examples
 
 
-def _list_output_columns(layout: Layout, rules: Rules) -> dict[str, str]:
+def _list_output_columns(columns: Columns, rules: Rules) -> dict[str, str]:
     """The columns of the CSV, by those of the rows."""
-    columns = {"user": schemas.USER_ID, "item": schemas.ITEM_ID, SECONDS: schemas.TIMESTAMP}
+    names = {"user": schemas.USER_ID, "item": schemas.ITEM_ID, SECONDS: schemas.TIMESTAMP}
     if rules.event_type:
-        columns["event_type"] = schemas.EVENT_TYPE
-    if layout.event_value is not None:
-        columns["event_value"] = schemas.EVENT_VALUE
-    return columns
+        names["event_type"] = schemas.EVENT_TYPE
+    if "event_value" in columns.roles:
+        names["event_value"] = schemas.EVENT_VALUE
+    return names
 
 
 def _summarise_ids(rows_kept: DataFrame) -> DataFrame:
@@ -192,14 +192,14 @@ def _count_ids(ids: DataFrame) -> dict[str, Any]:
     }
 
 
-def _find_timestamp_unit(source: SourceRows, layout: Layout, suppressed: ErasedUsers) -> str:
+def _find_timestamp_unit(source: SourceRows, columns: Columns, suppressed: ErasedUsers) -> str:
     """How times are written: declared, or the one form that all of them have.
 
     Raises PreparationError for the first time that has another form than those before it.
     """
-    if layout.timestamp_unit != AUTO:
-        return layout.timestamp_unit
-    find = partial(find_batch_time_forms, layout=layout, suppressed=suppressed)
+    if columns.time_form != AUTO:
+        return columns.time_form
+    find = partial(find_batch_time_forms, columns=columns, suppressed=suppressed)
     forms = source.map(find, TIME_FORMS)
     first_rows = forms.groupBy(FORM).agg(F.min(ROW).alias("first")).orderBy("first").collect()
     if len(first_rows) > 1:

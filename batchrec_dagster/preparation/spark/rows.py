@@ -14,7 +14,7 @@ from typing import Protocol
 import polars as pl
 import pyarrow as pa
 
-from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.layout import Columns
 from batchrec_dagster.preparation.polars.cells import (
     FLAW,
     ROW,
@@ -48,10 +48,10 @@ UNREADABLE = "cannot be read: "
 # Rows of several batches are read together until they have this many bytes.
 PART_BYTES = 16 * 1024 * 1024
 
-Columns = Mapping[str, str]
+ColumnTypes = Mapping[str, str]
 """The columns of a result with their types, as Spark names them."""
 
-PARSED_ROWS: Columns = {
+PARSED_ROWS: ColumnTypes = {
     ROW: "long",
     "user": "string",
     "item": "string",
@@ -61,7 +61,7 @@ PARSED_ROWS: Columns = {
     PROBLEM: "string",
     REASON: "string",
 }
-TIME_FORMS: Columns = {ROW: "long", FORM: "string"}
+TIME_FORMS: ColumnTypes = {ROW: "long", FORM: "string"}
 _ARROW_TYPES = {"long": pa.int64(), "string": pa.string()}
 
 
@@ -165,7 +165,7 @@ class ParquetReader:
 def parse_batches(
     reader: CellReader,
     batches: Iterable[pa.RecordBatch],
-    layout: Layout,
+    columns: Columns,
     rules: Rules,
     unit: str,
     suppressed: ErasedUsers = NOBODY,
@@ -178,7 +178,7 @@ def parse_batches(
         try:
             cells = reader.read_cells(part)
             erased = find_erased_ids(cells, suppressed)
-            parsed = parse_rows(cells, layout, rules, unit, erased).collect()
+            parsed = parse_rows(cells, columns, rules, unit, erased).collect()
         except pl.exceptions.PolarsError as error:
             # The driver finds it among the problems, and knows the name of the file.
             problem = UNREADABLE + str(error).partition("\n")[0]
@@ -192,14 +192,14 @@ def parse_batches(
 def find_batch_time_forms(
     reader: CellReader,
     batches: Iterable[pa.RecordBatch],
-    layout: Layout,
+    columns: Columns,
     suppressed: ErasedUsers = NOBODY,
 ) -> Iterator[pa.RecordBatch]:
     """TIME_FORMS of the batches: the first row of each form in each part of the rows."""
     for part in _split_into_parts(batches):
         try:
             cells = reader.read_cells(part)
-            forms = find_time_forms(cells, layout, find_erased_ids(cells, suppressed))
+            forms = find_time_forms(cells, columns, find_erased_ids(cells, suppressed))
             first = forms.sort(ROW).group_by(FORM).first().collect()
         except pl.exceptions.PolarsError:
             continue  # `parse_batches` says what is wrong.
@@ -230,7 +230,7 @@ def _split_by_file(batches: Sequence[pa.RecordBatch]) -> list[pl.DataFrame]:
     return rows.partition_by(FILE, maintain_order=True) if rows.height else []
 
 
-def _arrow_batches(rows: pl.DataFrame, columns: Columns) -> list[pa.RecordBatch]:
+def _arrow_batches(rows: pl.DataFrame, columns: ColumnTypes) -> list[pa.RecordBatch]:
     schema = pa.schema({name: _ARROW_TYPES[kind] for name, kind in columns.items()})
     batches: list[pa.RecordBatch] = rows.select(*columns).to_arrow().cast(schema).to_batches()
     return batches

@@ -19,7 +19,8 @@ from batchrec_dagster.preparation.layout import (
     JSON_LINES_SAMPLED,
     NOT_AN_OBJECT,
     Column,
-    Layout,
+    Columns,
+    FileForm,
     PreparationError,
     build_empty_line_error,
     is_cut_off,
@@ -34,7 +35,7 @@ from batchrec_dagster.preparation.spark.rows import (
     FILE,
     LINE,
     CellReader,
-    Columns,
+    ColumnTypes,
     CsvFile,
     CsvReader,
     JsonReader,
@@ -63,7 +64,7 @@ class SourceRows:
     unit: str = "line"
     """What a person counts in the files."""
 
-    def map(self, read: Callable[..., Iterator[Any]], columns: Columns) -> DataFrame:
+    def map(self, read: Callable[..., Iterator[Any]], columns: ColumnTypes) -> DataFrame:
         """The result of a function of `rows` that the workers apply to all rows.
 
         read: takes a reader and the batches of rows for it.
@@ -84,77 +85,77 @@ class SourceRows:
 
 
 def open_rows(
-    spark: SparkSession, files: SparkFiles, inputs: Sequence[InputFile], layout: Layout
+    spark: SparkSession,
+    files: SparkFiles,
+    inputs: Sequence[InputFile],
+    form: FileForm,
+    columns: Columns,
 ) -> SourceRows:
     """The rows of the files. Raises PreparationError."""
     fitting_rows = max(1, ARROW_TEXT_BYTES // files.limits.line_bytes)
     batch_rows = min(MOST_ROWS_OF_A_BATCH, fitting_rows)
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(batch_rows))
-    if layout.format == "parquet":
-        return _open_parquet(spark, files, inputs, layout)
-    if layout.format == "json":
-        lines = read_lines(spark, inputs, layout.encoding, files.limits)
-        return _open_json(lines, inputs, layout.roles)
-    return _open_csv(spark, files, inputs, layout)
+    if form.format == "parquet":
+        return _open_parquet(spark, files, inputs, columns)
+    if form.format == "json":
+        lines = read_lines(spark, inputs, form.encoding, files.limits)
+        return _open_json(lines, inputs, columns.wanted)
+    return _open_csv(spark, files, inputs, form, columns)
 
 
 def _open_csv(
-    spark: SparkSession, files: SparkFiles, inputs: Sequence[InputFile], layout: Layout
+    spark: SparkSession,
+    files: SparkFiles,
+    inputs: Sequence[InputFile],
+    form: FileForm,
+    columns: Columns,
 ) -> SourceRows:
-    has_quotes = layout.quoted and layout.delimiter != "::"
-    quoted_lines = QuotedLines(layout.delimiter) if has_quotes else None
+    delimiter = form.delimiter or ","
+    has_quotes = form.quoted and delimiter != "::"
+    quoted_lines = QuotedLines(delimiter) if has_quotes else None
     mark = None if quoted_lines is None else quoted_lines.are_open(F.col("value"))
-    lines = read_lines(spark, inputs, layout.encoding, files.limits, mark)
-    frame = lines.frame.filter(F.col(LINE) >= layout.lines_before_rows)
+    lines = read_lines(spark, inputs, form.encoding, files.limits, mark)
+    lines_before_rows = form.count_lines_before_rows(columns)
+    frame = lines.frame.filter(F.col(LINE) >= lines_before_rows)
     if quoted_lines is not None and lines.marked:
         frame = quoted_lines.join(frame)
     csv_files = []
     for number, file in enumerate(inputs):
         encoding = lines.encodings[file.name]
-        columns = _find_columns(files, file, layout, encoding)
-        if columns is None:
-            first_row = lines.starts[number] + layout.lines_before_rows
+        names = _find_columns(files, file, form, columns, encoding)
+        if names is None:
+            first_row = lines.starts[number] + lines_before_rows
             record = frame.filter(F.col(ROW) == first_row).select(TEXT).collect()
-            columns = _number_columns(_split_record(record[0][TEXT], layout.delimiter))
-        csv_files.append(
-            _read_csv_file(files, file, layout, encoding, lines.counts[number], columns)
+            names = _number_columns(_split_record(record[0][TEXT], delimiter))
+        places = locate_columns(
+            columns.wanted, names, file.name, f" (read with the delimiter {delimiter!r})"
         )
-    reader = CsvReader(csv_files, layout.delimiter, layout.quoted, layout.with_comma)
+        end = files.read_last_line(file).decode(encoding, "replace")
+        is_cut = is_cut_off(end, len(names), delimiter, form.quoted)
+        cut_line = lines.counts[number] - 1 if is_cut else None
+        csv_files.append(CsvFile(places, len(names), cut_line))
+    reader = CsvReader(csv_files, delimiter, form.quoted, columns.with_comma)
     return SourceRows([(frame, reader)], inputs, lines.starts)
 
 
-def _read_csv_file(
-    files: SparkFiles,
-    file: InputFile,
-    layout: Layout,
-    encoding: str,
-    line_count: int,
-    columns: list[str],
-) -> CsvFile:
-    read = f" (read with the delimiter {layout.delimiter!r})"
-    places = locate_columns(layout.roles, columns, file.name, read)
-    end = files.read_last_line(file).decode(encoding, "replace")
-    is_cut = is_cut_off(end, len(columns), layout.delimiter, layout.quoted)
-    return CsvFile(places, len(columns), line_count - 1 if is_cut else None)
-
-
 def _find_columns(
-    files: SparkFiles, file: InputFile, layout: Layout, encoding: str
+    files: SparkFiles, file: InputFile, form: FileForm, columns: Columns, encoding: str
 ) -> list[str] | None:
     """The names of the columns: from the header, if there is one, else by their number.
 
     None if a field of the first row has a line break in it, so that line 1 is not the whole row.
     """
-    line = files.read_line(file, layout.skipped_lines)
+    delimiter = form.delimiter or ","
+    skipped = form.count_lines_before_rows(columns) - (1 if columns.are_named else 0)
+    line = files.read_line(file, skipped)
     text = line.decode(encoding, "replace").removeprefix("\ufeff")
     if not text.strip():
-        place = f"line {layout.skipped_lines + 1}"
-        raise build_empty_line_error(file.name, place, layout.skipped_lines)
-    is_quoting = layout.quoted and layout.delimiter != "::"
-    if not layout.has_header and is_quoting and text.count('"') % 2:
+        raise build_empty_line_error(file.name, f"line {skipped + 1}", skipped)
+    is_quoting = form.quoted and delimiter != "::"
+    if not columns.are_named and is_quoting and text.count('"') % 2:
         return None
-    fields = split_line(text, layout.delimiter, quoted=layout.quoted)
-    return [field.strip() for field in fields] if layout.has_header else _number_columns(fields)
+    fields = split_line(text, delimiter, quoted=form.quoted)
+    return [field.strip() for field in fields] if columns.are_named else _number_columns(fields)
 
 
 def _number_columns(fields: Sequence[str]) -> list[str]:
@@ -184,7 +185,7 @@ def _open_json(lines: Lines, inputs: Sequence[InputFile], roles: Roles) -> Sourc
 
 
 def _open_parquet(
-    spark: SparkSession, files: SparkFiles, inputs: Sequence[InputFile], layout: Layout
+    spark: SparkSession, files: SparkFiles, inputs: Sequence[InputFile], columns: Columns
 ) -> SourceRows:
     # Spark has no times of nanoseconds; as whole numbers they can be read.
     spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
@@ -195,28 +196,28 @@ def _open_parquet(
             files.limits.check(count * BYTES_OF_A_ROW, file.packed)
     starts = [0, *accumulate(counts)][:-1]
     parts = [
-        _read_parquet_part(number, start, frame, file, layout, files.limits.cell_bytes)
+        _read_parquet_part(number, start, frame, file, columns, files.limits.cell_bytes)
         for number, (start, frame, file) in enumerate(zip(starts, frames, inputs, strict=True))
     ]
     return SourceRows(parts, inputs, starts, "row")
 
 
 def _read_parquet_part(
-    number: int, start: int, frame: DataFrame, file: InputFile, layout: Layout, cell_bytes: int
+    number: int, start: int, frame: DataFrame, file: InputFile, columns: Columns, cell_bytes: int
 ) -> tuple[DataFrame, ParquetReader]:
     """The rows of one file with the wanted columns, under names without a meaning in Spark."""
-    places = locate_columns(layout.roles, frame.columns, file.name)
-    columns = {role: frame.columns[place] for role, place in places.items()}
+    places = locate_columns(columns.wanted, frame.columns, file.name)
+    column_names = {role: frame.columns[place] for role, place in places.items()}
     aliases: dict[str, str] = {}
-    for column in columns.values():
+    for column in column_names.values():
         aliases.setdefault(column, f"column {len(aliases)}")
-    names = {role: aliases[column] for role, column in columns.items()}
+    names = {role: aliases[column] for role, column in column_names.items()}
     nanoseconds = None
-    for role, column in columns.items():
+    for role, column in column_names.items():
         field = frame.schema[column]
         _check_type(field, role, file)
-        if role == "timestamp" and _has_nanoseconds(field, layout):
-            if layout.timezone is not None:
+        if role == "timestamp" and _has_nanoseconds(field, columns):
+            if columns.timezone is not None:
                 raise PreparationError(
                     f"{file.name}: Spark cannot tell whether the times of {field.name!r}, in"
                     " nanoseconds, have a zone: write microseconds, or omit ratings.timezone"
@@ -244,9 +245,9 @@ def _check_type(field: T.StructField, role: str, file: InputFile) -> None:
         )
 
 
-def _has_nanoseconds(field: T.StructField, layout: Layout) -> bool:
+def _has_nanoseconds(field: T.StructField, columns: Columns) -> bool:
     """Whether this column of times came as whole numbers."""
-    return layout.timestamp_unit == DATETIME and isinstance(field.dataType, T.LongType)
+    return columns.time_form == DATETIME and isinstance(field.dataType, T.LongType)
 
 
 def _quote_name(column: str) -> str:

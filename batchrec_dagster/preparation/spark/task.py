@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.layout import Columns, FileForm
 from batchrec_dagster.preparation.rules import InteractionCounts, PreparationResult, Rules
 from batchrec_dagster.preparation.sources.limits import Limits
 
@@ -28,7 +28,9 @@ class SparkTask:
     files: Sequence[SourceFile]
     """The files, in the order of the source."""
 
-    layout: Layout
+    form: FileForm
+
+    columns: Columns
 
     rules: Rules
 
@@ -49,7 +51,8 @@ class SparkTask:
             **{
                 **fields,
                 "files": [SourceFile(**file) for file in fields["files"]],
-                "layout": Layout(**fields["layout"]),
+                "form": FileForm(**fields["form"]),
+                "columns": Columns(**fields["columns"]),
                 "rules": Rules(**fields["rules"]),
                 "limits": Limits(**fields["limits"]),
             }

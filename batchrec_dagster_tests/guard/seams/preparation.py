@@ -161,10 +161,11 @@ def prepare(
     with _user_errors():
         pipeline = Pipeline.model_validate({"name": "shop", **blocks})
     target, suppressed = folder / "interactions.csv", _suppress(erased)
+    form, columns = pipeline.ratings.file_form, pipeline.ratings.file_columns
     result: PreparationResult
     with (
         _open_files(folder, pipeline.ratings.rows) as files,
-        open_ratings(files, pipeline.ratings.reading, pipeline.rules, suppressed) as ratings,
+        open_ratings(files, form, columns, pipeline.rules, suppressed) as ratings,
     ):
         if spark is None:
             result = ratings.write_interactions(target)
@@ -173,7 +174,8 @@ def prepare(
 
             task = SparkTask(
                 [SourceFile(f"file://{file.path}", file.name) for file in files],
-                ratings.layout,
+                ratings.recognised.form,
+                ratings.recognised.columns,
                 pipeline.rules,
                 f"file://{target}",
                 f"file://{folder}/work",
@@ -183,10 +185,8 @@ def prepare(
                 erased_file.write_bytes(suppressed.encode())
                 task = replace(task, suppressed=f"file://{erased_file}")
             result = run_task(spark, task, logging.getLogger(__name__))
-        warnings = tuple(ratings.recognised_layout.warnings)
-    columns = pipeline.ratings.columns
-    declared = {} if columns is None else columns.declared
-    names = [name.upper() for name in ("event_type", "event_value") if name in declared]
+        warnings = tuple(ratings.recognised.warnings)
+    names = [name.upper() for name in ("event_type", "event_value") if name in columns.roles]
     with target.open(newline="", encoding="utf-8") as file:
         rows = [*csv.DictReader(file)]
     return Interactions(

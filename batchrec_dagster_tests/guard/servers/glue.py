@@ -25,7 +25,7 @@ from moto.moto_api import state_manager
 from batchrec_dagster.personalize.formats import scan_interactions
 from batchrec_dagster.pipeline.spark_jobs import SparkEngine
 from batchrec_dagster.preparation.counting import count_rows
-from batchrec_dagster.preparation.layout import Layout
+from batchrec_dagster.preparation.layout import Columns, FileForm
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import Rules
@@ -37,7 +37,8 @@ from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 ROLE = "arn:aws:iam::123456789012:role/spark"
 TASK = SparkTask(
     [SourceFile("s3://shop/raw/ratings.csv", "ratings.csv")],
-    Layout(",", "userId", "movieId", "rating", "timestamp"),
+    FileForm(delimiter=","),
+    Columns({"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp"}),
     Rules(min_rating=3.5),
     "s3://shop/interactions.csv",
     "s3://shop/work",
@@ -174,7 +175,7 @@ def do_task(s3: S3Server, folder: Path) -> Callable[[FakeJobRun], None]:
         store.download(file.uri, folder / "raw.csv")
         target = folder / "interactions.csv"
         files = [RawFile(folder / "raw.csv", file.name)]
-        with open_ratings(files, task.layout, task.rules, suppressed) as read:
+        with open_ratings(files, task.form, task.columns, task.rules, suppressed) as read:
             result = read.write_interactions(target)
         store.put(task.destination, target)
         sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
