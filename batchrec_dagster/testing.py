@@ -299,21 +299,22 @@ def _load_pipeline(project: Project, name: str) -> BatchRecommendations:
 
     Raises DeclarationError, and UnknownNameError if there is none.
     """
-    from batchrec_dagster.cli.declared_pipelines import (
-        make_undeclared_error,
-        read_declared_pipelines,
-    )
+    from batchrec_dagster.cli.pipelines import make_undeclared_error
     from batchrec_dagster.pipeline.component import BatchRecommendations
-    from batchrec_dagster.pipeline.component_files import find_component_file
+    from batchrec_dagster.pipeline.component_files import find_component_file, list_component_files
     from batchrec_dagster.pipeline.loading import load_components
 
-    declared = read_declared_pipelines(project)
-    folder = project.defs / name
-    file = declared[name].file if name in declared else find_component_file(folder)
-    if file is None:
-        raise make_undeclared_error(name, declared)
-    pipelines = load_components(project.defs, file.parent, BatchRecommendations)
-    return next((pipeline for pipeline in pipelines if pipeline.name == name), pipelines[0])
+    own_file = find_component_file(project.defs / name)
+    files = [own_file] if own_file else list_component_files(project.defs)
+    pipelines = [
+        pipeline
+        for file in files
+        for pipeline in load_components(project.defs, file.parent, BatchRecommendations)
+    ]
+    named = [pipeline for pipeline in pipelines if pipeline.name == name]
+    if not named and not own_file:
+        raise make_undeclared_error(name, [pipeline.name for pipeline in pipelines])
+    return (named or pipelines)[0]
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from batchrec_dagster.cli.forget import forget
 from batchrec_dagster.cli.init import init
 from batchrec_dagster.cli.list_pipelines import list_pipelines
 from batchrec_dagster.cli.new import new
-from batchrec_dagster.cli.pipelines import open_page, ui
+from batchrec_dagster.cli.open_page import open_page
 from batchrec_dagster.cli.rollback import rollback
 from batchrec_dagster.cli.run import run
 from batchrec_dagster.cli.show import show
 from batchrec_dagster.cli.teardown import teardown
+from batchrec_dagster.cli.ui import ui
 from batchrec_dagster.local_personalize.api.command import local_personalize
 from batchrec_dagster.reporting.views.plain import fit_terminal
 

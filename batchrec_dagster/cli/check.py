@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.pipelines import find_definitions_errors, load_definitions
+from batchrec_dagster.cli.pipelines import find_definitions_errors, load_pipelines
 from batchrec_dagster.cli.project import Project, enter_project
 from batchrec_dagster.reporting.views.plain import shorten_path
 
@@ -62,7 +62,6 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
         check_filters,
         check_upstream,
     )
-    from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
     from batchrec_dagster.pipeline.deployment import Deployment, DeploymentError
     from batchrec_dagster.pipeline.loading import list_asset_keys
     from batchrec_dagster.reporting.insight.readiness import failed, ok
@@ -73,16 +72,16 @@ def _check_project(project: Project, *, offline: bool) -> Iterator[Readiness]:
         yield failed("settings", str(error), "correct it in the environment or in .env")
         return
     yield from check_settings(deployment)
-    definitions, errors = load_definitions(project)
-    errors = errors or find_definitions_errors(project)
+    loaded = load_pipelines(project)
+    errors = loaded.errors or find_definitions_errors(project)
     for line in errors:
         yield failed("pipelines", line, "fix it; for details, run: dg check defs")
-    pipelines = [] if definitions is None else [*find_built_pipelines(definitions)]
+    pipelines = [*loaded.pipelines.values()]
     if not errors:
-        names = ", ".join(sorted(pipeline.name for pipeline in pipelines))
+        names = ", ".join(sorted(loaded.pipelines))
         folder = shorten_path(project.defs)
         yield ok("pipelines", f"All pipelines in {folder} load: {names or 'there are none yet'}")
-    assets = set() if definitions is None else list_asset_keys(definitions)
+    assets = set() if loaded.definitions is None else list_asset_keys(loaded.definitions)
     for pipeline in pipelines:
         yield from check_filters(pipeline)
         yield from check_upstream(pipeline, assets)

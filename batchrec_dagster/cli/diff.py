@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.declared_pipelines import UnknownNameError
+from batchrec_dagster.cli.pipelines import UnknownNameError
 from batchrec_dagster.cli.project import load_storage
 from batchrec_dagster.cli.show import find_lists
 

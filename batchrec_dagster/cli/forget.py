@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrec_dagster.cli.dagster_home import open_dagster_instance
-from batchrec_dagster.cli.declared_pipelines import (
+from batchrec_dagster.cli.pipelines import (
     NO_PIPELINES,
+    LoadedPipelines,
     UnknownNameError,
-    make_undeclared_error,
+    load_pipelines,
 )
 from batchrec_dagster.cli.project import enter_project, load_storage
 from batchrec_dagster.errors import UserError
@@ -75,7 +76,7 @@ def forget(
       1  not or not wholly erased; the message says why: run it again with the same ids
       3  no such pipeline
     """
-    from batchrec_dagster.steps.erasure import erase, find_sink_owners, find_traces
+    from batchrec_dagster.steps.erasure import find_sink_owners, find_traces
 
     rows = _read_ids(file) if file is not None else []
     if not users and file is None:
@@ -83,7 +84,10 @@ def forget(
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
-    declared, assets = load_works(names, log)
+    loaded = load_pipelines(enter_project())
+    for name in names:
+        loaded.require(name)
+    declared, assets = make_works(loaded, log)
     works = [declared[name] for name in sorted(names or declared)]
     if rows and rows[0].strip().lower() in HEADERS.union(*map(_name_user_column, works)):
         rows = rows[1:]
@@ -104,7 +108,23 @@ def forget(
     _require_no_runs(works, assets)
     if not yes:
         click.confirm(f"Erase {_count_people(len(people))}? This cannot be undone", abort=True)
-    owners = find_sink_owners([work.pipeline for work in declared.values()])
+    _erase(works, people, find_sink_owners([work.pipeline for work in declared.values()]), log)
+
+
+def _erase(
+    works: Sequence[PersonalizeWork],
+    people: set[str],
+    owners: Mapping[str, str],
+    log: logging.Logger,
+) -> None:
+    """Erase the people from each pipeline, and print what was erased.
+
+    owners: the address of the list that each place is declared as a sink of.
+
+    Raises UserError, after all, if not all was erased.
+    """
+    from batchrec_dagster.steps.erasure import erase
+
     failures = []
     for work in works:
         try:
@@ -203,32 +223,26 @@ def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> I
         )
 
 
-def load_works(
-    names: Collection[str], log: logging.Logger
+def make_works(
+    loaded: LoadedPipelines, log: logging.Logger
 ) -> tuple[dict[str, PersonalizeWork], dict[str, list[dg.AssetKey]]]:
     """The declared pipelines by their names, and the keys of their assets.
 
-    names: those that must be among them.
-    Raises UnknownNameError, and DeclarationError if one does not load.
+    Raises click.ClickException if the project does not load, UnknownNameError if it has none.
     """
-    from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
     from batchrec_dagster.pipeline.deployment import resource_key
-    from batchrec_dagster.pipeline.loading import load_pipelines
     from batchrec_dagster.pipeline.run_endings import PIPELINE
     from batchrec_dagster.steps.work import PersonalizeWork
 
-    definitions = load_pipelines(enter_project().defs.parent)
-    # Those that Python makes are among them.
-    pipelines = {pipeline.name: pipeline for pipeline in find_built_pipelines(definitions)}
-    specs = list(definitions.resolve_all_asset_specs())
-    if not pipelines:
+    definitions = loaded.definitions
+    if definitions is None:
+        raise click.ClickException("\n".join(loaded.errors))
+    if not loaded.pipelines:
         raise UnknownNameError(NO_PIPELINES)
-    for name in names:
-        if name not in pipelines:
-            raise make_undeclared_error(name, pipelines)
+    specs = list(definitions.resolve_all_asset_specs())
     resources = definitions.resources or {}
     works, assets = {}, {}
-    for name, pipeline in pipelines.items():
+    for name, pipeline in loaded.pipelines.items():
         personalize = resources[resource_key("personalize")]
         storage = resources[resource_key("storage")].opened
         ensure = personalize.ensure(log, pipeline.tags)

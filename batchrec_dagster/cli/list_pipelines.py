@@ -14,14 +14,14 @@ from batchrec_dagster.cli.dagster_home import (
     open_dagster_instance,
     open_instance_if_any,
 )
-from batchrec_dagster.cli.declared_pipelines import (
+from batchrec_dagster.cli.pipelines import (
     NO_PIPELINES,
     UnknownNameError,
     expand_names,
+    load_pipelines,
     make_undeclared_error,
-    read_pipelines,
+    warn_of_errors,
 )
-from batchrec_dagster.cli.pipelines import warn_of_errors
 from batchrec_dagster.cli.project import enter_project, load_storage
 
 if TYPE_CHECKING:
@@ -54,10 +54,12 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     from batchrec_dagster.reporting.insight.tables import find_published
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
-    pipelines = read_pipelines(enter_project()).values()
-    declared = sorted(address for pipeline in pipelines for address in pipeline.addresses)
+    loaded = load_pipelines(enter_project())
+    warn_of_errors(loaded)
     storage = load_storage()
     published = {files.keys.address for files in find_published(storage)}
+    # Of a project that does not load, this is about what it has published.
+    declared = sorted(published) if loaded.errors else loaded.addresses
     undeclared = sorted(published.difference(declared))
     # The editions of a pipeline or a list stay when its declaration is removed.
     addresses = [*declared, *(undeclared if editions else [])]
@@ -65,7 +67,6 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     for name in chosen:
         if name not in addresses:
             raise make_undeclared_error(name, declared)
-    warn_of_errors()
     lists = [ListFiles(storage, ListKeys(address)) for address in chosen]
     if editions:
         _list_nights(lists, as_json=as_json)

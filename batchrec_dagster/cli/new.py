@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batchrec_dagster.cli.declared_pipelines import read_declared_pipelines
+from batchrec_dagster.cli.pipelines import load_pipelines
 from batchrec_dagster.cli.project import Project, enter_project, load_storage
 from batchrec_dagster.preparation.layout import NO_TIMES
 from batchrec_dagster.reporting.views.plain import fit_terminal, format_program, shorten_path
@@ -164,6 +164,7 @@ def _check_name(name: str, project: Project) -> None:
 
     from batchrec_dagster.config import Pipeline
     from batchrec_dagster.config.problems import describe_error
+    from batchrec_dagster.pipeline.component_files import find_component_file
 
     try:
         Pipeline.model_validate({"name": name, "ratings": {"source": "sample://hetrec"}})
@@ -171,8 +172,7 @@ def _check_name(name: str, project: Project) -> None:
         reason = describe_error(error.errors()[0])
         raise click.UsageError(f"{name!r} is not a valid name: {reason}") from error
     folder = project.defs / name
-    declared = read_declared_pipelines(project).get(name)
-    existing = folder if declared is None else declared.file
+    existing = load_pipelines(project).files.get(name) or find_component_file(folder) or folder
     if existing.exists():
         raise click.ClickException(
             f"{shorten_path(existing)} already exists. Choose another name, or delete it first"

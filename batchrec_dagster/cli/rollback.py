@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_home
-from batchrec_dagster.cli.declared_pipelines import UnknownNameError
+from batchrec_dagster.cli.pipelines import UnknownNameError
 from batchrec_dagster.cli.project import load_storage, make_job_command
 from batchrec_dagster.cli.watched_run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
@@ -89,7 +89,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         exit_code = watch_run(
             address,
             job_command,
-            lambda run, stages, duration: _print_published(address, editions),
+            lambda *_: _print_published(address, editions),
             config=config,
             arguments=["rollback", address, "--to", str(edition.number)],
         )

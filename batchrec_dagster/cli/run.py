@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import yaml
 
-from batchrec_dagster.cli.component_files import TextDates
-from batchrec_dagster.cli.declared_pipelines import (
-    NO_PIPELINES,
-    make_undeclared_error,
-    read_declared_pipelines,
-    read_pipelines,
-)
-from batchrec_dagster.cli.project import enter_project, load_storage, make_job_command
+from batchrec_dagster.cli.pipelines import choose_pipeline
+from batchrec_dagster.cli.project import load_storage, make_job_command
 from batchrec_dagster.cli.watched_run import watch_run
 from batchrec_dagster.storage.durable import temporary_folder
 
@@ -25,6 +18,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from batchrec_dagster.cli.run_stages import RunStages
+    from batchrec_dagster.config import Pipeline
 
 
 @click.command(short_help="Run a pipeline, and watch its stages.")
@@ -77,14 +71,13 @@ def run(
       3    no such pipeline
       130  it was stopped by Ctrl-C
     """
-    name = _choose_pipeline(pipeline)
+    name = pipeline or choose_pipeline()
     if config:
         _require_settings(config)
     switches = {"publish_anyway": publish_anyway, "import": imports, "train": train}
     switched_on = [option for option, is_on in switches.items() if is_on]
     options = [f"--{option.replace('_', '-')}" for option in switched_on]
     command = make_job_command(f"{name}_refresh")
-    print_result = partial(_print_result, name)
     with temporary_folder() as folder:
         if options:
             # Before the file of --config, because Dagster lets the first one decide.
@@ -92,29 +85,23 @@ def run(
             file.write_text(json.dumps(dict.fromkeys(switched_on, True)))
             command += ["-c", str(file)]
         arguments = ["run", name, *options]
-        exit_code = watch_run(name, command, print_result, config=config, arguments=arguments)
+        exit_code = watch_run(name, command, _print_result, config=config, arguments=arguments)
     if exit_code:
         context.exit(exit_code)
 
 
-def _print_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: str) -> None:
+def _print_result(pipeline: Pipeline, run: dg.DagsterRun, stages: RunStages, duration: str) -> None:
     """Print what the run has published, and the commands that show more of it."""
     from batchrec_dagster.reporting.insight.overview import read_overview
-    from batchrec_dagster.reporting.insight.tables import find_published, find_similar_items
+    from batchrec_dagster.reporting.insight.tables import find_similar_items
     from batchrec_dagster.reporting.views import run as views
     from batchrec_dagster.reporting.views.terminal import Terminal
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     storage = load_storage()
-    declared = read_declared_pipelines(enter_project()).get(name)
-    if declared is not None:
-        addresses = declared.addresses_of_users_lists
-        lists = [ListFiles(storage, ListKeys(address)) for address in addresses]
-    else:
-        # A pipeline that Python makes is declared in no file.
-        lists = find_published(storage, name)
+    lists = [ListFiles(storage, published.keys) for published in pipeline.user_lists]
     overviews = [read_overview(files) for files in lists]
-    similar_items = find_similar_items(ListFiles(storage, ListKeys(name)))
+    similar_items = find_similar_items(ListFiles(storage, ListKeys(pipeline.name)))
     if similar_items.editions.live() is not None:
         overviews.append(read_overview(similar_items))
     terminal = Terminal()
@@ -126,36 +113,13 @@ def _print_result(name: str, run: dg.DagsterRun, stages: RunStages, duration: st
         users = [
             overview.example_user for overview in overviews if overview.example_user is not None
         ]
-        views.print_next_commands(terminal, name, users[0] if users else None)
-
-
-def _choose_pipeline(name: str | None) -> str:
-    """The pipeline of this name, or the only one.
-
-    Raises click.UsageError if several could be meant, UnknownNameError if it is not declared, and
-    click.ClickException if nothing is declared but what does not load.
-    """
-    declared = read_pipelines(enter_project())
-    if name is None:
-        if not declared:
-            from batchrec_dagster.cli.pipelines import find_pipeline_errors
-
-            if errors := find_pipeline_errors(enter_project()):
-                raise click.ClickException("\n".join(errors))
-            raise click.UsageError(NO_PIPELINES)
-        if len(declared) > 1:
-            names = ", ".join(sorted(declared))
-            raise click.UsageError(f"name one of the pipelines: {names}")
-        (name,) = declared
-    if name not in declared:
-        raise make_undeclared_error(name, declared)
-    return name
+        views.print_next_commands(terminal, pipeline.name, users[0] if users else None)
 
 
 def _require_settings(file: Path) -> None:
     """Raise click.ClickException for a file that is not YAML with settings."""
     try:
-        settings = yaml.load(file.read_text(encoding="utf-8"), TextDates)  # noqa: S506
+        settings = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise click.ClickException(f"{file} cannot be read: {error}") from error
     except yaml.YAMLError as error:
@@ -163,5 +127,5 @@ def _require_settings(file: Path) -> None:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
         raise click.ClickException(f"{file}{line}: this is not YAML: {problem}") from error
-    if not isinstance(settings, dict):
+    if not isinstance(settings, yaml.MappingNode):
         raise click.ClickException(f"{file}: a run's settings start with ops:")

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.declared_pipelines import (
+from batchrec_dagster.cli.pipelines import (
     NO_PIPELINES,
     UnknownNameError,
     expand_names,
-    read_declared_pipelines,
+    load_pipelines,
+    make_undeclared_error,
+    warn_of_errors,
 )
 from batchrec_dagster.cli.project import enter_project_if_any, load_storage
 
 if TYPE_CHECKING:
     from batchrec_dagster.reporting.insight.person import PersonDetails
+    from batchrec_dagster.storage.connection import Storage
     from batchrec_dagster.storage.layout import ListFiles
 
 
@@ -69,9 +72,9 @@ def show(
     if user is None and edition is not None:
         raise click.UsageError("--edition is about a user: name one")
     if not any(subjects):
-        from batchrec_dagster.cli.pipelines import warn_of_errors
-
-        warn_of_errors()
+        project = enter_project_if_any()
+        if project is not None:
+            warn_of_errors(load_pipelines(project))
     lists = find_lists(pipeline)
     if user is not None:
         answers: Sequence[Any] = _find_people(lists, user, edition)
@@ -99,24 +102,37 @@ def find_lists(pipeline: str | None) -> list[ListFiles]:
 
     storage = load_storage()
     lists = {files.keys.address: files for files in find_published(storage)}
-    if not lists:
-        place = storage.where(storage.uri(""))
-        make = NO_PIPELINES if _is_nothing_declared() else "Make them with `batchrec run`"
-        raise UnknownNameError(
-            f"no recommendations in {place} yet. {make}, or set BATCHREC_STORAGE to where they are"
-        )
     selected = [*lists] if pipeline is None else expand_names([pipeline], [*lists])
-    if not {*selected} <= {*lists}:
-        raise UnknownNameError(
-            f"no recommendations of {pipeline!r} yet. Published pipelines: {', '.join(lists)}"
-        )
+    if not selected or not {*selected} <= {*lists}:
+        raise _make_unpublished_error(storage, pipeline, [*lists])
     return [lists[address] for address in selected]
 
 
-def _is_nothing_declared() -> bool:
-    """Whether there is a project here, and it declares no pipeline."""
+def _make_unpublished_error(
+    storage: Storage, pipeline: str | None, published: Sequence[str]
+) -> UnknownNameError:
+    """The error for lists that are not published: they are not declared, or not made yet.
+
+    pipeline: the name of the only pipeline whose lists are wanted, or the address of one.
+    published: the addresses of all published lists.
+    """
     project = enter_project_if_any()
-    return project is not None and not read_declared_pipelines(project)
+    loaded = None if project is None else load_pipelines(project)
+    declared = [] if loaded is None else loaded.addresses
+    named = [] if pipeline is None else expand_names([pipeline], declared)
+    if declared and not {*named} <= {*declared}:
+        return make_undeclared_error(named[0], declared)
+    if published:
+        names = ", ".join(published)
+        return UnknownNameError(
+            f"no recommendations of {pipeline!r} yet. Published pipelines: {names}"
+        )
+    is_nothing_declared = loaded is not None and not loaded.errors and not declared
+    make = NO_PIPELINES if is_nothing_declared else "Make them with `batchrec run`"
+    return UnknownNameError(
+        f"no recommendations in {storage.where(storage.uri(''))} yet. {make}, or set"
+        " BATCHREC_STORAGE to where they are"
+    )
 
 
 def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> list[PersonDetails]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrec_dagster.cli.dagster_home import open_dagster_instance
-from batchrec_dagster.cli.declared_pipelines import UnknownNameError, read_pipelines
-from batchrec_dagster.cli.forget import load_works
+from batchrec_dagster.cli.forget import make_works
+from batchrec_dagster.cli.pipelines import UnknownNameError, load_pipelines
 from batchrec_dagster.cli.project import enter_project_if_any, load_deployment
 from batchrec_dagster.reporting.views.plain import get_terminal_width, shorten_path, wrap
 
@@ -41,7 +41,6 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     from batchrec_dagster.personalize.api import PIPELINE_TAG
     from batchrec_dagster.personalize.cleanup import plan_teardown
     from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
-    from batchrec_dagster.pipeline.declaration_errors import DeclarationError
     from batchrec_dagster.steps.locks import hold_locks, list_lock_uris
     from batchrec_dagster.storage.durable import delete_empty_folders
 
@@ -51,16 +50,17 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     deployment = load_deployment()
     storage = deployment.open_storage()
     ensure = deployment.personalize_resource.ensure(log, {PIPELINE_TAG: name})
-    file, work, running, stays = _find_declaration(name), None, [], []
-    if file is not None:
-        try:
-            works, assets = load_works([name], log)
-        except DeclarationError as error:
-            raise click.ClickException(str(error)) from error
+    project, work, running, stays = enter_project_if_any(), None, [], []
+    loaded = None if project is None else load_pipelines(project)
+    if loaded is not None and loaded.errors:
+        # It may declare this pipeline, whose locks a teardown has to take.
+        raise click.ClickException("\n".join(loaded.errors))
+    if loaded is not None and name in loaded.pipelines:
+        works, assets = make_works(loaded, log)
         work = works[name]
         with open_dagster_instance() as instance:
             running = describe_runs_under_way(work.pipeline, assets[name], instance)
-        stays = _describe_what_stays(work.pipeline, file)
+        stays = _describe_what_stays(work.pipeline, loaded.files[name])
     pipeline = work.pipeline if work is not None else None
     plan, files = plan_teardown(ensure, name), _list_files(storage, name, pipeline, with_files)
     root = storage.uri(f"{name}/")
@@ -115,15 +115,6 @@ def _list_files(
     locks = list_lock_uris(storage, pipeline) if pipeline is not None else ()
     files = storage.store.list(storage.uri(f"{name}/"))
     return [info for info in files if info.uri not in locks]
-
-
-def _find_declaration(name: str) -> Path | None:
-    """The file that declares or makes the pipeline; None if there is none."""
-    project = enter_project_if_any()
-    if project is None:
-        return None
-    declared = read_pipelines(project).get(name)
-    return None if declared is None else declared.file
 
 
 def _describe_what_stays(pipeline: Pipeline, file: Path) -> list[str]:

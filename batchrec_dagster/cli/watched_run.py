@@ -25,16 +25,19 @@ from batchrec_dagster.cli.dagster_home import (
     open_dagster_instance,
     use_dagster_home,
 )
+from batchrec_dagster.cli.pipelines import LoadedPipelines, load_pipelines
 from batchrec_dagster.cli.project import enter_project, load_storage
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from batchrec_dagster.cli.run_stages import RunStages
+    from batchrec_dagster.config import Pipeline
     from batchrec_dagster.reporting.insight.stages import Stage
 
-# Prints the result of a run that succeeded, from the run, its stages and its duration in words.
-PrintResult = Callable[["dg.DagsterRun", "RunStages", str], None]
+# Prints the result of a run that succeeded, from its pipeline, the run, its stages and its duration
+# in words.
+PrintResult = Callable[["Pipeline", "dg.DagsterRun", "RunStages", str], None]
 
 SECONDS_BETWEEN_UPDATES = 0.25
 # Dagster names a run only when it has started: this tag finds it.
@@ -56,11 +59,13 @@ def watch_run(
 ) -> int:
     """Run a job in a process of its own, show its stages and its result, and return the exit code.
 
-    name: the pipeline's.
+    name: the pipeline's, or the address of one of its lists.
     command: as `make_job_command` returns it.
     print_result: prints the result of a run that succeeded.
     arguments: those of batchrec that start the same run again.
     config: a file with the run configuration.
+
+    Raises UnknownNameError if the project has no such pipeline.
     """
     tag = uuid.uuid4().hex
     started_at = time.time()
@@ -83,8 +88,12 @@ def watch_run(
             # Only now, because both processes take their time to import Dagster.
             instance = stack.enter_context(open_dagster_instance())
             _import_for_conclusion()
+            loaded = load_pipelines(enter_project())
+            if not loaded.errors:
+                loaded.require(name.partition("/")[0])
             run_process = _RunProcess(
                 name,
+                loaded,
                 tag,
                 instance,
                 process,
@@ -130,7 +139,9 @@ def _caught_signals() -> Iterator[list[int]]:
 class _RunProcess:
     """A run of a pipeline's refresh job, and the process of its own in which it runs."""
 
-    pipeline: str
+    name: str
+    """The pipeline's, or the address of one of its lists."""
+    loaded: LoadedPipelines
     tag: str
     """The value of the run's tag TAG, by which it is found."""
     instance: dg.DagsterInstance
@@ -157,7 +168,7 @@ class _RunProcess:
         with_tag = dg.RunsFilter(tags={TAG: self.tag})
         signals_handled = 0
         home = use_dagster_home()
-        with _stages_view(self.pipeline) as show, ExitStack() as databases:
+        with _stages_view(self.name) as show, ExitStack() as databases:
             databases.enter_context(hold_databases_open(home / RUNS, home / EVENTS_OF_ALL_RUNS))
             while True:
                 ended = self.process.poll() is not None
@@ -213,7 +224,7 @@ class _RunProcess:
         from batchrec_dagster.reporting.views.run import print_failure
         from batchrec_dagster.reporting.views.terminal import Terminal
 
-        name, stages = self.pipeline, self.stages
+        name, stages = self.name, self.stages
         duration = format_duration(seconds)
         program = format_program()
         command_again = f"{program} {shlex.join(self._list_arguments_again())}"
@@ -228,7 +239,8 @@ class _RunProcess:
             for line in reason.splitlines():
                 terminal.line(line)
         elif run.is_success:
-            self.print_result(run, stages, duration)
+            pipeline = self.loaded.require(name.partition("/")[0])
+            self.print_result(pipeline, run, stages, duration)
         elif self.signals:
             terminal = Terminal()
             terminal.line()
@@ -254,11 +266,9 @@ class _RunProcess:
 
     def _explain_failed_start(self) -> str:
         """Why the definitions do not load, or else the last lines of the process's output."""
-        from batchrec_dagster.cli.pipelines import find_pipeline_errors
-
         load_storage()  # Raises click.ClickException for wrong settings of the deployment.
-        if lines := find_pipeline_errors(enter_project()):
-            return "\n".join(lines)
+        if self.loaded.errors:
+            return "\n".join(self.loaded.errors)
         self.output.seek(0)
         text = self.output.read().decode(errors="replace")
         if self.config and (errors := re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)):

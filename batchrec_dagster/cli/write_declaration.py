@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import dagster as dg
 
-from batchrec_dagster.cli.pipelines import find_project_errors
+from batchrec_dagster.cli import pipelines
 from batchrec_dagster.cli.project import Project
 from batchrec_dagster.cli.recognised_source import RecognisedSource
 from batchrec_dagster.config.new_declaration import format_block, format_declaration
@@ -100,7 +100,8 @@ def write_declaration(project: Project, name: str, text: str) -> Path:
 
 def require_loadable_project(project: Project, declaration_path: Path) -> None:
     """Raise click.ClickException if the project does not load with the new declaration."""
-    errors = find_project_errors(project)
+    loaded = pipelines.load_pipelines(project)
+    errors = loaded.errors or pipelines.find_definitions_errors(project)
     if errors:
         reasons = "\n  ".join(errors)
         raise click.ClickException(

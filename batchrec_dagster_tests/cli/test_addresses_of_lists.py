@@ -11,8 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from batchrec_dagster.cli import main
-from batchrec_dagster.cli.declared_pipelines import expand_names, read_declared_pipelines
-from batchrec_dagster.cli.project import find_project
+from batchrec_dagster.cli.pipelines import expand_names
 from batchrec_dagster_tests.guard.builders import declaration, module_project
 from batchrec_dagster_tests.guard.seams.editions import (
     open_list,
@@ -96,21 +95,6 @@ def test_the_report_of_a_list_opens(home: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("shop/home", "shop"):
         code, output = invoke("open", "--pipeline", name)
         assert (code, output.strip()) == (0, str(page.relative_to(home)))
-
-
-def test_declared_lists_are_read_from_files_that_may_be_broken(tmp_path: Path) -> None:
-    project = module_project(tmp_path)
-    project.declare(declaration("club", "ratings.csv"))
-    project.declare(declaration("shop", "ratings.csv", lists={"home": {}, "mail": None}))
-    file = project.declare(declaration("old", "ratings.csv"))
-    content = yaml.safe_load(file.read_text())
-    content["attributes"]["lists"] = "home"
-    file.write_text(yaml.safe_dump(content))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        declared = read_declared_pipelines(find_project())
-    addresses = {name: pipeline.addresses for name, pipeline in declared.items()}
-    assert addresses == {"club": ["club"], "old": ["old"], "shop": ["shop/home", "shop/mail"]}
 
 
 def test_similar_items_are_listed_by_their_address(home: Path) -> None:

@@ -8,7 +8,7 @@ import click
 import pytest
 import yaml
 
-from batchrec_dagster.cli.pipelines import _default_workspace
+from batchrec_dagster.cli.ui import _default_workspace
 from batchrec_dagster.config.new_declaration import ignore_home_in_git
 
 OF_CREATE_DAGSTER = """\

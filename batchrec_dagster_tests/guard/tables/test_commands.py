@@ -41,6 +41,7 @@ TYPED = [
     ("show --item 5", OK, ["Item 5", "of 60 lists"]),
     ("show --item nothing", NOT_FOUND, ["nothing"]),
     ("show 7 --pipeline club", NOT_FOUND, ["club", "shop"]),
+    ("show --pipeline shop/newslettr", NOT_FOUND, ["no pipeline 'shop/newslettr'", "club, shop"]),
     ("show 7 --item 5", WRONG_USAGE, ["--item"]),
     ("show 7 8", WRONG_USAGE, ["8"]),
     ("show 7 --edition 1", OK, ["edition 1"]),

@@ -1,0 +1,87 @@
+"""`batchrec open`."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import click
+
+from batchrec_dagster.cli.dagster_home import use_dagster_home
+from batchrec_dagster.cli.page_address import DEFAULT_ADDRESS, find_page
+from batchrec_dagster.cli.pipelines import NO_PIPELINES, UnknownNameError, load_pipelines
+from batchrec_dagster.cli.project import enter_project, load_storage
+from batchrec_dagster.reporting.views.plain import format_program, shorten_path
+
+
+@click.command("open", short_help="Open the report or Dagster's web page in a browser.")
+@click.argument("what", type=click.Choice(["report", "ui"]), default="report")
+@click.option("--pipeline", metavar="NAME")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Of the web page. Default: that of `batchrec ui` here, or 3000.",
+)
+def open_page(what: str, pipeline: str | None, port: int | None) -> None:
+    """Open the newest report, or Dagster's web page if it runs, and print where it is.
+
+    Without NAME, the report that was written last.
+
+    \b
+    Examples:
+      batchrec open
+      batchrec open report --pipeline shop
+      batchrec open ui
+    """
+    import webbrowser
+    from urllib.parse import urlsplit
+
+    if what == "ui":
+        page = urlsplit(find_page(use_dagster_home()) or DEFAULT_ADDRESS)
+        port = port or page.port or 3000
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                raise click.ClickException(
+                    f"nothing answers on port {port}. Start Dagster's web page with:"
+                    f" {format_program()} ui"
+                )
+        address = f"http://127.0.0.1:{port}"
+        click.echo(address)
+    else:
+        report = _find_report(pipeline)
+        address = report.as_uri()
+        click.echo(shorten_path(report))
+    if not webbrowser.open(address):
+        click.echo("There is no browser to open it with on this machine.", err=True)
+
+
+def _find_report(pipeline: str | None) -> Path:
+    """The path of the pipeline's newest report.
+
+    pipeline: None for the newest report of all pipelines.
+
+    Raises click.ClickException if there is none on this machine.
+    """
+    from batchrec_dagster.reporting.insight.tables import find_published
+    from batchrec_dagster.storage.layout import ListFiles, ListKeys
+
+    storage = load_storage()
+    if pipeline is not None and "/" in pipeline:
+        lists = [ListFiles(storage, ListKeys(pipeline))]
+    else:
+        lists = find_published(storage, pipeline)
+    reports = [storage.store.head(files.uri(files.keys.report)) for files in lists]
+    existing_reports = [report for report in reports if report is not None]
+    newest = max(existing_reports, key=lambda report: report.last_modified, default=None)
+    if newest is None:
+        loaded = load_pipelines(enter_project())
+        if pipeline is not None:
+            loaded.require(pipeline.partition("/")[0])
+        name = pipeline or next(iter(loaded.pipelines), None)
+        make = f"Make one: {format_program()} run {name}" if name else NO_PIPELINES
+        raise UnknownNameError(f"no report yet. {make}")
+    path = storage.store.local_path(newest.uri)
+    if path is None:
+        copy = f"aws s3 cp {newest.uri} report.html"
+        raise click.ClickException(f"the report is in S3. Copy it: {copy}")
+    return path
