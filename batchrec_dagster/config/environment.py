@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from batchrec_dagster.config.problems import describe_error
-from batchrec_dagster.config.settings import Matching, checked_by
+from batchrec_dagster.config.settings import Matching, RoleArn, checked_by
 from batchrec_dagster.personalize.api import OWN_TAGS
 from batchrec_dagster.personalize.prices import Prices, PricesError
 from batchrec_dagster.preparation.sources import limits
@@ -121,13 +121,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Endpoint = Annotated[
     str,
     Matching(rf"{EMBEDDED}|{AWS}|https?://[^/\s]+\S*", "set embedded, aws, or the URL of a server"),
-]
-RoleArn = Annotated[
-    str,
-    Matching(
-        r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+",
-        "set arn:aws:iam::ACCOUNT:role/NAME",
-    ),
 ]
 
 

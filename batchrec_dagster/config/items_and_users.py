@@ -1,4 +1,4 @@
-"""The files of items, of users, and of the users who get lists."""
+"""The files of items and of users, and lists of their ids, such as the users who get lists."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from batchrec_dagster.config.problems import raise_problems
 from batchrec_dagster.config.settings import Day, Settings
 from batchrec_dagster.config.sources import (
     AttributesSource,
     Column,
-    IdSource,
+    Source,
     check_names_or_positions,
 )
 from batchrec_dagster.personalize.schemas import parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.user_attributes import UsersLayout
 
@@ -101,14 +103,7 @@ class ItemSettings(AttributesSource):
     @property
     def layout(self) -> ItemsLayout:
         """How to read the file."""
-        return replace(
-            self.columns.layout,
-            delimiter=self.delimiter,
-            separator=self.separator,
-            encoding=self.encoding,
-            decimal=self.decimal,
-            header=self.file_header,
-        )
+        return replace(self.columns.layout, **self.form)
 
 
 class UserColumns(Settings):
@@ -164,14 +159,40 @@ class UserSettings(AttributesSource):
     @property
     def layout(self) -> UsersLayout:
         """How to read the file."""
-        return replace(
-            self.columns.layout,
-            delimiter=self.delimiter,
-            separator=self.separator,
-            encoding=self.encoding,
-            decimal=self.decimal,
-            header=self.file_header,
-        )
+        return replace(self.columns.layout, **self.form)
+
+
+class IdSource(Source):
+    """A column of ids, which is read again for every refresh."""
+
+    format: TableFormat | dict[str, TableFormat] | None = Field(
+        default=None,
+        description="delta: the source is the folder of a Delta table, as in ratings.",
+        examples=["delta"],
+    )
+    column: Column | None = Field(
+        default=None,
+        description="The column with the id, by name or position. Default: the only column, or one"
+        " with a name such as user_id or item_id.",
+        examples=["sku"],
+    )
+
+
+class ItemIds(IdSource):
+    """A list of items, which is read again for every refresh."""
+
+    source: str | dict[str, str] = Field(
+        description="A file, a folder or a pattern as in ratings.source; CSV, JSON Lines or"
+        " Parquet.",
+        examples=["data/blocked.csv"],
+    )
+
+    @model_validator(mode="after")
+    def _is_no_asset(self) -> Self:
+        if self.asset_sources:
+            problem = "write the file that the asset writes, and the asset's key under deps"
+            raise_problems([(("source",), problem)])
+        return self
 
 
 class BatchUsers(IdSource):

@@ -37,6 +37,7 @@ _ALLOWED = MappingProxyType(
         "literal_error": "{expected}",
         "model_type": "its settings on separate lines below it",
         "string_too_short": "at least {min_length} character",
+        "too_long": "at most {max_length} of them",
         "string_type": "text, in quotes if it looks like a number",
     }
 )

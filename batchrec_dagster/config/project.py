@@ -8,15 +8,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
-from batchrec_dagster.config.settings import Matching, Settings, checked_by
+from batchrec_dagster.config.settings import Matching, RoleArn, Settings, checked_by
 
-RoleArn = Annotated[
-    str,
-    Matching(
-        r"arn:[\w-]+:iam::\d+:.*",
-        "write an ARN such as arn:aws:iam::123456789012:role/batchrec-spark",
-    ),
-]
 MemorySize = Annotated[str, Matching(r"\d+[mg]", "write a size such as 4g")]
 
 _SETTINGS_OF_ENGINE = {

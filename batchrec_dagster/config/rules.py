@@ -10,9 +10,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from batchrec_dagster.config.items_and_users import ItemIds
 from batchrec_dagster.config.problems import Keys
 from batchrec_dagster.config.settings import Day, Settings
-from batchrec_dagster.config.sources import ItemIds
 from batchrec_dagster.personalize.filters import EXCLUDE_SEEN, build_exclude_events
 
 
@@ -168,13 +168,8 @@ class Pin(Settings):
         return self.until is not None and self.until < today
 
 
-class ListRules(Settings):
-    """What a shop says of its lists; the rules apply in this order, to a longer list.
-
-    What they leave short is filled from the longer list, then with popular items, which obey them
-    too. Conditions are those of Personalize's filters, such as ITEMS.STOCK > 0. They are on the
-    columns of `items`, with AGE_DAYS, the days since `created`, among them.
-    """
+class ItemRules(Settings):
+    """Which items may be on lists."""
 
     block: BlockedItems | None = Field(
         default=None,
@@ -187,6 +182,16 @@ class ListRules(Settings):
         " that is not in the items file, does not.",
         examples=["ITEMS.STOCK > 0"],
     )
+
+
+class ListRules(ItemRules):
+    """What a shop says of its lists; the rules apply in this order, to a longer list.
+
+    What they leave short is filled from the longer list, then with popular items, which obey them
+    too. Conditions are those of Personalize's filters, such as ITEMS.STOCK > 0. They are on the
+    columns of `items`, with AGE_DAYS, the days since `created`, among them.
+    """
+
     price: PriceRange | None = Field(
         default=None,
         description="Only items that cost about the median of what the user's own items cost.",

@@ -37,11 +37,13 @@ class Segments(Settings):
 
     items: list[str | int] = Field(
         default_factory=list,
+        max_length=MAX_ITEMS,
         description=f"Item ids, {MAX_ITEMS} at most: a segment of users for each.",
         examples=[["1", "260"]],
     )
     attributes: list[Attributes] = Field(
         default_factory=list,
+        max_length=MAX_ATTRIBUTES,
         description=f"Expressions on the items' metadata, {MAX_ATTRIBUTES} at most: a segment of"
         " users for each.",
         examples=[['ITEMS.GENRES = "Comedy" AND ITEMS.GENRES = "Crime"']],
@@ -60,14 +62,14 @@ class Segments(Settings):
 
     @field_validator("items")
     @classmethod
-    def _items_are_few_and_distinct(cls, items: list[str | int]) -> list[str | int]:
-        _check_queries("item", [str(item) for item in items], MAX_ITEMS)
+    def _items_are_distinct(cls, items: list[str | int]) -> list[str | int]:
+        _require_distinct("item", [str(item) for item in items])
         return items
 
     @field_validator("attributes")
     @classmethod
-    def _attributes_are_few_and_distinct(cls, attributes: list[str]) -> list[str]:
-        _check_queries("expression", attributes, MAX_ATTRIBUTES)
+    def _attributes_are_distinct(cls, attributes: list[str]) -> list[str]:
+        _require_distinct("expression", attributes)
         return attributes
 
     @field_validator("filter")
@@ -112,9 +114,8 @@ class Segments(Settings):
         return ITEM_AFFINITY if self.items else ITEM_ATTRIBUTE_AFFINITY
 
 
-def _check_queries(kind: str, values: list[str], most: int) -> None:
-    if len(values) > most:
-        raise ValueError(f"Personalize takes at most {most:,} {kind}s, not {len(values):,}")
+def _require_distinct(kind: str, values: list[str]) -> None:
+    """Raise ValueError if a value is empty, or is there twice."""
     if not all(value.strip() for value in values):
         raise ValueError(f"an {kind} is empty")
     repeated = [value for number, value in enumerate(values) if value in values[:number]]

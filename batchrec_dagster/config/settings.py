@@ -110,6 +110,16 @@ class Matching:
         return text
 
 
+RoleArn = Annotated[
+    str,
+    Matching(
+        r"arn:[a-z\d-]+:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-/]+",
+        "write an ARN such as arn:aws:iam::123456789012:role/NAME",
+    ),
+]
+"""The ARN of a role of IAM."""
+
+
 def fingerprint(*parts: BaseModel | object) -> str:
     """16 hex digits that change when any of the settings does.
 

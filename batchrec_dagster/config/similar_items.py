@@ -7,33 +7,17 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from batchrec_dagster.config.items_and_users import ItemIds
 from batchrec_dagster.config.lists import RecommendationSettings
 from batchrec_dagster.config.problems import Keys, raise_problems
 from batchrec_dagster.config.publication import Gate, Retention
-from batchrec_dagster.config.rules import BlockedItems, ListRules
+from batchrec_dagster.config.rules import ItemRules, ListRules
 from batchrec_dagster.config.settings import Settings
-from batchrec_dagster.config.sources import ItemIds
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.recipes import SIMILAR_ITEMS as SIMILAR_ITEMS_RECIPE
 from batchrec_dagster.personalize.recipes import SIMS
 from batchrec_dagster.sinks import Sinks
 from batchrec_dagster.storage.layout import SIMILAR_ITEMS
-
-
-class SimilarItemsRules(Settings):
-    """What a shop says of its lists of similar items. What the rules leave short stays short."""
-
-    block: BlockedItems | None = Field(
-        default=None,
-        description="Items that are in no list, from a file.",
-        examples=[{"source": "data/blocked.csv", "column": "sku"}],
-    )
-    only: str | None = Field(
-        default=None,
-        description="A condition that every item of a list meets. An item without the value, or"
-        " that is not in the items file, does not.",
-        examples=["ITEMS.STOCK > 0"],
-    )
 
 
 class ListedItems(ItemIds):
@@ -75,8 +59,9 @@ class SimilarItems(Settings):
         description="Bought together: only events of these types count. Default: of any.",
         examples=[["purchase"]],
     )
-    rules: SimilarItemsRules | None = Field(
-        default=None, description="What a shop says of these lists."
+    rules: ItemRules | None = Field(
+        default=None,
+        description="What a shop says of these lists. What the rules leave short stays short.",
     )
     columns: list[str] | None = Field(
         default=None,
@@ -148,9 +133,7 @@ class SimilarItems(Settings):
         return RecommendationSettings.model_construct(
             num_results=self.num_results,
             exclude_seen=False,
-            rules=None
-            if self.rules is None
-            else ListRules(block=self.rules.block, only=self.rules.only),
+            rules=None if self.rules is None else ListRules(**dict(self.rules)),
             columns=self.columns,
         )
 

@@ -53,6 +53,7 @@ class Solution(Settings):
     )
     event_weights: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict,
+        max_length=MAX_EVENT_TYPES,
         description="How much events of each type count, 0 to 1 (Personalize's eventsConfig): only"
         " the ratios matter, and events of other types are not trained on. With"
         f" {USER_PERSONALIZATION_V2}, and with ratings.columns.event_type.",
@@ -66,6 +67,7 @@ class Solution(Settings):
     )
     success: list[str] = Field(
         default_factory=list,
+        max_length=MAX_EVENT_TYPES,
         description="The types of events that count as success, such as a purchase: outcomes,"
         " experiments, popular items and the embedded engine's metrics count only these. They do"
         " not change what is trained, as event_weights do. Amazon Personalize's own metrics count"
@@ -78,9 +80,7 @@ class Solution(Settings):
 
     @field_validator("event_weights")
     @classmethod
-    def _weights_are_personalizes(cls, weights: dict[str, float]) -> dict[str, float]:
-        if len(weights) > MAX_EVENT_TYPES:
-            raise ValueError(f"Personalize takes at most {MAX_EVENT_TYPES} event types")
+    def _a_weight_is_above_zero(cls, weights: dict[str, float]) -> dict[str, float]:
         if weights and not any(weights.values()):
             raise ValueError("give one event type, at least, a weight above 0")
         return weights
@@ -88,8 +88,6 @@ class Solution(Settings):
     @field_validator("success")
     @classmethod
     def _events_of_success_are_possible(cls, events: list[str]) -> list[str]:
-        if len(events) > MAX_EVENT_TYPES:
-            raise ValueError(f"Personalize takes at most {MAX_EVENT_TYPES} event types")
         if not all(name.strip() for name in events):
             raise ValueError("an event type is empty: write its name, such as purchase")
         if len({name.lower() for name in events}) < len(events):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from batchrec_dagster.config.problems import Keys, raise_problems
 from batchrec_dagster.config.settings import Matching, Settings, checked_by
@@ -36,13 +36,8 @@ AssetKeyText = Annotated[
 ]
 
 
-def _check_line(line: int) -> int:
-    if line < 1:
-        raise ValueError("lines count from 1; write none if no line names the columns")
-    return line
-
-
-HeaderLine = Annotated[int, AfterValidator(_check_line)] | Literal["none"]
+HeaderLine = Annotated[int, Field(ge=1)] | Literal["none"]
+"""The number of the line that names the columns, or none if there is no such line."""
 
 
 def check_delimiter(delimiter: str) -> None:
@@ -361,35 +356,13 @@ class AttributesSource(TableSource):
         description="The separator between several values of a category.",
     )
 
-
-class IdSource(Source):
-    """A column of ids, which is read again for every refresh."""
-
-    format: TableFormat | dict[str, TableFormat] | None = Field(
-        default=None,
-        description="delta: the source is the folder of a Delta table, as in ratings.",
-        examples=["delta"],
-    )
-    column: Column | None = Field(
-        default=None,
-        description="The column with the id, by name or position. Default: the only column, or one"
-        " with a name such as user_id or item_id.",
-        examples=["sku"],
-    )
-
-
-class ItemIds(IdSource):
-    """A list of items, which is read again for every refresh."""
-
-    source: str | dict[str, str] = Field(
-        description="A file, a folder or a pattern as in ratings.source; CSV, JSON Lines or"
-        " Parquet.",
-        examples=["data/blocked.csv"],
-    )
-
-    @model_validator(mode="after")
-    def _is_no_asset(self) -> Self:
-        if self.asset_sources:
-            problem = "write the file that the asset writes, and the asset's key under deps"
-            raise_problems([(("source",), problem)])
-        return self
+    @property
+    def form(self) -> dict[str, Any]:
+        """How the file is written, as the fields of a layout that are not columns."""
+        return {
+            "delimiter": self.delimiter,
+            "separator": self.separator,
+            "encoding": self.encoding,
+            "decimal": self.decimal,
+            "header": self.file_header,
+        }

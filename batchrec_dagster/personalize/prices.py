@@ -69,10 +69,10 @@ class Prices(BaseModel):
         except OSError as error:
             raise PricesError(f"{file} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            problem = error.errors()[0]
-            name = ".".join(map(str, problem["loc"])) or "the file"
+            name = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
             raise PricesError(
-                f"{file}: {name}: {problem['msg']}. The prices are {', '.join(cls.model_fields)}"
+                f"{file}: {name}: write USD, a number of 0 or more, for any of"
+                f" {', '.join(cls.model_fields)}"
             ) from error
         except (ValueError, yaml.YAMLError, RecursionError) as error:
             message = str(error).replace("\n", " ")

@@ -13,7 +13,7 @@ from batchrec_dagster.config.expressions import (
     REASONS,
     name_published_column,
 )
-from batchrec_dagster.config.sources import ItemIds
+from batchrec_dagster.config.items_and_users import ItemIds
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
 from batchrec_dagster.preparation.users import read_ids

@@ -28,7 +28,7 @@ def test_what_does_not_load_is_not_left_behind(
     code, output = run_new("shop", "--ratings", "ratings.csv")
     assert code == 1
     assert f"{working_project.package}/defs/shop/defs.yaml, line" in output
-    assert "recommendations.num_results: Input should be greater than or equal to 1" in output
+    assert "recommendations.num_results: write a number from 1 to 500" in output
     assert list_leftovers(working_project) == []
 
 

@@ -22,12 +22,12 @@ def test_a_file_changes_the_prices_that_it_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"import_per_tb: 0.06\n", "import_per_tb: Extra inputs are not permitted"),
-        (b"import_per_gb: much\n", "import_per_gb: Input should be a valid number"),
-        (b"import_per_gb: -1\n", "import_per_gb: Input should be greater than or equal to 0"),
-        (b"import_per_gb: .nan\n", "import_per_gb: Input should be"),
-        (b"", "the file: Input should be a valid dictionary"),
-        (b"[1]", "the file: Input should be a valid dictionary"),
+        (b"import_per_tb: 0.06\n", "import_per_tb: write USD"),
+        (b"import_per_gb: much\n", "import_per_gb: write USD, a number of 0 or more"),
+        (b"import_per_gb: -1\n", "import_per_gb: write USD, a number of 0 or more"),
+        (b"import_per_gb: .nan\n", "import_per_gb: write USD"),
+        (b"", "the file: write USD"),
+        (b"[1]", "the file: write USD"),
         (b"{", "is not YAML in UTF-8"),
         (b"[" * 5000, "is not YAML in UTF-8"),
         (b"a: \xff\n", "is not YAML in UTF-8"),

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.config.items_and_users import ItemSettings, UserSettings
-from batchrec_dagster.config.sources import IdSource
+from batchrec_dagster.config.items_and_users import IdSource, ItemSettings, UserSettings
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.attributes import (
     ITEM_ROWS,

@@ -7,8 +7,8 @@ import polars as pl
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, PublishedList, fingerprint
+from batchrec_dagster.config.items_and_users import ItemIds
 from batchrec_dagster.config.lists import PopularBy
-from batchrec_dagster.config.sources import ItemIds
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.list_descriptions import (
