@@ -80,7 +80,7 @@ def prepare_by_product(source: Path, folder: Path) -> tuple[int, int]:
     ) as ratings:
         result = ratings.write_interactions(target)
     types = choose_csv_types(make_interactions_schema(event_type=False).columns)
-    users = list_distinct_users(pl.scan_csv(target, schema=types), file_bytes=target.stat().st_size)
+    users = list_distinct_users(pl.scan_csv(target, schema=types))
     users.write_ndjson(folder / "users.json")
     return result.rows_read, result.rows_kept
 

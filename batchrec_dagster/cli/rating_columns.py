@@ -21,7 +21,7 @@ from batchrec_dagster.preparation.column_names import NAMES, find_columns
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import NO_TIMES, Column
 from batchrec_dagster.preparation.polars.json_table import JsonTable, describe_nested
-from batchrec_dagster.preparation.polars.rows import parse_as
+from batchrec_dagster.preparation.polars.row_conditions import parse_as
 
 # The options that give the columns that every source of ratings must have.
 REQUIRED_OPTIONS = {"user": "--user", "item": "--item", "timestamp": "--time"}

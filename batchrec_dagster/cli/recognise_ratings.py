@@ -51,8 +51,7 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
-from batchrec_dagster.preparation.polars.rows import parse_as
-from batchrec_dagster.preparation.polars.time_units import find_first_unit
+from batchrec_dagster.preparation.polars.row_conditions import parse_as
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     InteractionCounts,
@@ -257,8 +256,8 @@ def _collect_warnings(
 def _render_preview(ratings: OpenedRatings) -> str:
     """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
     columns, roles = ratings.columns, ratings.columns.wanted
-    unit = find_first_unit(ratings.tables, columns, ratings.rules)
-    moment = pl.from_epoch(times.parse_seconds(pl.col("timestamp"), unit, columns.timezone), "s")
+    seconds = times.parse_seconds(pl.col("timestamp"), ratings.unit, columns.timezone)
+    moment = pl.from_epoch(seconds, "s")
     rows = ratings.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
     if "timestamp" in roles:
         rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))

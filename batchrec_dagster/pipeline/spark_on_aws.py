@@ -44,7 +44,7 @@ MODULES = (
     "preparation/polars/row_conditions.py",
     "preparation/polars/rows.py",
     "preparation/polars/times.py",
-    "preparation/row_problems.py",
+    "preparation/polars/row_problems.py",
     "preparation/rules.py",
     "preparation/sources/__init__.py",
     "preparation/sources/formats.py",

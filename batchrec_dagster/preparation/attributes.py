@@ -34,17 +34,17 @@ from batchrec_dagster.preparation.polars.cells import (
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
-from batchrec_dagster.preparation.polars.rows import (
-    EXAMPLES,
-    PROBLEM,
-    CellConditions,
-    Reason,
-    choose_first_reason,
-    parse_as,
+from batchrec_dagster.preparation.polars.row_conditions import parse_as
+from batchrec_dagster.preparation.polars.row_problems import (
+    Problem,
+    choose_first,
+    is_not_utf8,
+    list_id_problems,
+    list_number_problems,
 )
+from batchrec_dagster.preparation.polars.rows import EXAMPLES, PROBLEM
 from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import open_table
-from batchrec_dagster.preparation.row_problems import NULL_ID
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
@@ -128,7 +128,7 @@ def parse_attribute_rows(
     layout: AttributesLayout,
     kind: RowKind,
     values: Mapping[str, pl.Expr] | None = None,
-    problems: Sequence[Reason] = (),
+    problems: Sequence[Problem] = (),
     suppressed: ErasedUsers = NOBODY,
 ) -> AttributeRows:
     """The rows of a file on this machine. Of rows with the same id the first counts.
@@ -185,7 +185,7 @@ def _parse(
     layout: AttributesLayout,
     kind: RowKind,
     more_values: Mapping[str, pl.Expr],
-    more_problems: Sequence[Reason],
+    more_problems: Sequence[Problem],
 ) -> pl.LazyFrame:
     """ROW and PROBLEM of every row, and in VALUES those of its fields by their names."""
     columns_by_role = {kind.key(role): column for role, column in layout.roles.items()}
@@ -194,7 +194,7 @@ def _parse(
         hint = f" (read with the delimiter {table.delimiter!r}, {kind.block}.delimiter)"
     locate_columns(columns_by_role, table.columns, table.opened.name, hint)
     # A row counts under the first problem that it has.
-    problem = choose_first_reason(
+    problem = choose_first(
         [
             *_list_id_problems(layout, kind),
             *more_problems,
@@ -297,34 +297,26 @@ def _build_attribute_values(layout: AttributesLayout, kind: RowKind) -> dict[str
     return values
 
 
-def _list_id_problems(layout: AttributesLayout, kind: RowKind) -> Iterator[Reason]:
+def _list_id_problems(layout: AttributesLayout, kind: RowKind) -> Iterator[Problem]:
     """What can be wrong with the id of a row, with the words for it."""
-    cells, column = CellConditions(layout.null_values), kind.key(kind.name)
-    yield cells.is_missing(column), f"no {kind.name}"
-    yield cells.means_nothing(column), NULL_ID
-    too_long = cells.is_longer(column, schemas.MAX_ID_LENGTH)
-    yield too_long, f"an id longer than {schemas.MAX_ID_LENGTH} characters"
-    yield cells.has_line_break(column), "an id with a line break or a NUL in it"
-    yield cells.is_not_utf8(column), f"an id that is not UTF-8 text ({kind.block}.encoding)"
+    ids = {kind.name: kind.key(kind.name)}
+    yield from list_id_problems(ids, layout.null_values, setting=f"{kind.block}.encoding")
 
 
-def _list_attribute_problems(layout: AttributesLayout, kind: RowKind) -> Iterator[Reason]:
+def _list_attribute_problems(layout: AttributesLayout, kind: RowKind) -> Iterator[Problem]:
     """What can be wrong with the categories and numbers of a row, with the words for it."""
-    cells = CellConditions(layout.null_values)
     most = schemas.MAX_CATEGORICAL_LENGTH
     for name in layout.categories:
         values = _split_categories(name, layout, kind)
         lengths = values.list.eval(pl.element().str.len_chars())
         yield lengths.list.max() > most, f"{name} has a value longer than {most} characters"
-        not_utf8 = cells.is_not_utf8(kind.key(f"categories.{name}"))
+        not_utf8 = is_not_utf8(kind.key(f"categories.{name}"))
         yield not_utf8, f"{name} is not UTF-8 text ({kind.block}.encoding)"
     for name in layout.numbers:
         text = read_text(pl.col(kind.key(f"numbers.{name}")))
         is_wrong = text.is_not_null() & _parse_number(name, layout, kind).is_null()
-        if layout.decimal == ".":
-            has_comma = text.str.contains(r"^[-+0-9.]*,[0-9]+$")
-            yield is_wrong & has_comma, f'{name} is not a number ({kind.block}.decimal: ",")'
-        yield is_wrong, f"{name} is not a number"
+        setting = f"{kind.block}.decimal" if layout.decimal == "." else None
+        yield from list_number_problems(text, is_wrong, f"{name} is not a number", setting)
 
 
 def read_text(cell: pl.Expr) -> pl.Expr:

@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.layout import Column, split_line
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import DELIMITERS, skip_lines
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
-from batchrec_dagster.preparation.polars.rows import parse_as
+from batchrec_dagster.preparation.polars.row_conditions import parse_as
 
 # Records that are read to recognise the delimiter.
 SAMPLED_RECORDS = 20

@@ -15,7 +15,6 @@ from batchrec_dagster.preparation.attributes import (
     replace_nul,
 )
 from batchrec_dagster.preparation.layout import (
-    ISO8601,
     NULL_VALUES,
     Column,
     Decimal,
@@ -24,7 +23,7 @@ from batchrec_dagster.preparation.layout import (
 )
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.polars.rows import CellConditions, Reason
+from batchrec_dagster.preparation.polars.row_problems import Problem, is_not_utf8
 from batchrec_dagster.preparation.rules import BadRows
 
 NOT_A_TIME = (
@@ -153,24 +152,14 @@ def _build_item_values(layout: ItemsLayout) -> dict[str, pl.Expr]:
         # A browser may not open any other text. Leaving it out makes no list worse.
         values[name] = pl.when(address.str.contains(HTTP_ADDRESS)).then(address)
     if layout.created is not None:
-        values[schemas.CREATION_TIMESTAMP] = _parse_epoch_seconds(pl.col(ITEM_ROWS.key("created")))
+        values[schemas.CREATION_TIMESTAMP] = times.parse_any_form(pl.col(ITEM_ROWS.key("created")))
     return values
 
 
-def _list_item_problems(layout: ItemsLayout) -> Iterator[Reason]:
+def _list_item_problems(layout: ItemsLayout) -> Iterator[Problem]:
     """What can be wrong with them."""
-    cells = CellConditions(layout.null_values)
     if layout.title is not None:
-        not_utf8 = cells.is_not_utf8(ITEM_ROWS.key("title"))
+        not_utf8 = is_not_utf8(ITEM_ROWS.key("title"))
         yield not_utf8, "the title is not UTF-8 text (items.encoding)"
     if layout.created is not None:
-        yield _parse_epoch_seconds(pl.col(ITEM_ROWS.key("created"))).is_null(), NOT_A_TIME
-
-
-def _parse_epoch_seconds(text: pl.Expr) -> pl.Expr:
-    """The time in whole seconds since 1970; null where the text is not a time."""
-    number = times.parse_epoch_number(text)
-    return pl.coalesce(
-        *(times.parse_seconds(text, form) for form in (ISO8601, *times.COMPACT_FORMS)),
-        pl.when(~times.is_compact(number)).then(times.convert_by_size(number)),
-    )
+        yield times.parse_any_form(pl.col(ITEM_ROWS.key("created"))).is_null(), NOT_A_TIME

@@ -16,7 +16,7 @@ from batchrec_dagster.personalize.schemas import (
 )
 from batchrec_dagster.preparation.column_names import list_names, recognise_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.counting import PIECE_ROWS, ValueCounter
+from batchrec_dagster.preparation.counting import list_distinct
 from batchrec_dagster.preparation.file_sample import SAMPLED_ROWS
 from batchrec_dagster.preparation.layout import (
     NO_HEADER,
@@ -30,35 +30,22 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
-from batchrec_dagster.preparation.polars.rows import CellConditions
+from batchrec_dagster.preparation.polars.row_problems import list_id_problems
 from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.recognition import has_names, open_table
 from batchrec_dagster.storage.durable import temporary_folder
 
-# Up to this many rows, Polars' streaming unique takes a few hundred megabytes.
-MAX_ROWS_AT_ONCE = 10_000_000
-# A row of interactions has at least two ids, a time of ten digits (as all since 2001), two commas
-# and a line end.
-LEAST_ROW_BYTES = 15
 
-
-def list_distinct_users(
-    interactions: pl.LazyFrame, since: int | None = None, file_bytes: int | None = None
-) -> pl.DataFrame:
+def list_distinct_users(interactions: pl.LazyFrame, since: int | None = None) -> pl.DataFrame:
     """The users of the interactions, each once, ordered by the bytes of their id.
 
     The one column is userId.
 
     since: only users with an interaction at that time, in epoch seconds, or later.
-    file_bytes: the size of the file of the interactions, if they are in one. It saves counting the
-    rows of a small file.
     """
     if since is not None:
         interactions = interactions.filter(pl.col(TIMESTAMP) >= since)
-    users = interactions.select(pl.col(USER_ID).alias(USER_FIELD))
-    if file_bytes is not None and file_bytes // LEAST_ROW_BYTES <= MAX_ROWS_AT_ONCE:
-        return _sort_distinct(users)
-    return _sort_distinct_of_any_size(users)
+    return list_distinct(interactions, USER_ID).rename(USER_FIELD).to_frame()
 
 
 def read_users(
@@ -110,9 +97,8 @@ def read_ids(
         ]
         for table, rows in zip(tables, cells, strict=True):
             _require_ids(table, role, setting, rows, null_values)
-        return _sort_distinct_of_any_size(
-            pl.concat(rows.select(pl.col(setting).alias(role)) for rows in cells)
-        )
+        ids = pl.concat(rows.select(pl.col(setting).alias(role)) for rows in cells)
+        return list_distinct(ids, role).to_frame()
 
 
 def check_limits(users: int, size: int) -> None:
@@ -126,25 +112,6 @@ def check_limits(users: int, size: int) -> None:
             f" {MAX_INPUT_BYTES / 1e9:g} GB and {MAX_INPUT_RECORDS:,} users in a batch inference"
             " job: ask for fewer, such as batch_users.active_since: 2026-01-01"
         )
-
-
-def _sort_distinct_of_any_size(ids: pl.LazyFrame) -> pl.DataFrame:
-    """Each value of the one column once, in order.
-
-    Many rows are read piece by piece, which takes half the memory and twice the time.
-    """
-    (name,) = ids.collect_schema().names()
-    # pl.len() would map the whole file into memory.
-    row_count = ids.select(pl.col(name).is_not_null().sum())
-    if row_count.collect(engine="streaming").item() <= MAX_ROWS_AT_ONCE:
-        return _sort_distinct(ids)
-    counter = ValueCounter(name)
-    ids.sink_batches(counter.add, chunk_size=PIECE_ROWS)
-    return counter.read_counts().select(name).sort(name)
-
-
-def _sort_distinct(ids: pl.LazyFrame) -> pl.DataFrame:
-    return ids.unique().sort(pl.all()).collect(engine="streaming")
 
 
 def open_id_tables(
@@ -216,13 +183,10 @@ def _require_ids(
     table: RowTable, role: str, name: str, rows: pl.LazyFrame, null_values: Sequence[str]
 ) -> None:
     """Raise PreparationError unless the column of this name has proper ids alone."""
-    cells = CellConditions(null_values)
-    wrong = pl.col(FLAW).is_not_null() | cells.is_missing(name) | cells.means_nothing(name)
-    wrong |= (
-        cells.is_longer(name, MAX_ID_LENGTH) | cells.has_line_break(name) | cells.is_not_utf8(name)
-    )
+    problems = list_id_problems({role: name}, null_values)
+    is_wrong = pl.any_horizontal(pl.col(FLAW).is_not_null(), *(wrong for wrong, _ in problems))
     try:
-        bad = rows.filter(wrong).select(ROW).head(1).collect(engine="streaming")
+        bad = rows.filter(is_wrong).select(ROW).head(1).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise PreparationError(f"{table.opened.name} cannot be read: {reason}") from error

@@ -102,8 +102,7 @@ def find_batch_users(
     setting = published.users_setting
     if source is None:
         with work.storage.local_file(work.files.interactions) as path:
-            size = path.stat().st_size
-            users = list_distinct_users(scan_interactions(path), settings.since, size)
+            users = list_distinct_users(scan_interactions(path), settings.since)
         if not users.height:
             raise UserError(
                 f"no user has an interaction since {settings.active_since}: set"

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from batchrec_dagster.preparation.layout import CUT_OFF, PreparationError
-from batchrec_dagster.preparation.row_problems import FUTURE, SENTINEL, TWO_DIGITS
+from batchrec_dagster.preparation.polars.row_problems import FUTURE, SENTINEL, TWO_DIGITS
 from batchrec_dagster.preparation.rules import ERASED_USER, Rules
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster_tests.guard.builders import real_data

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES
-from batchrec_dagster.preparation import users as module
+from batchrec_dagster.preparation import counting
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
@@ -25,24 +25,17 @@ def list_users(folder: Path, *contents: bytes, column: str | int | None = None) 
     return read_users(files, column).get_column("userId").to_list()
 
 
-@pytest.mark.parametrize("few", [10**6, 0], ids=["few", "many"])
 @settings(deadline=None)
 @given(rows=st.lists(st.tuples(st.text(min_size=1, max_size=3), st.integers(0, 9)), min_size=1))
-def test_users_are_distinct_and_in_the_order_of_their_bytes(
-    few: int, rows: list[tuple[str, int]]
-) -> None:
+def test_users_are_distinct_and_in_the_order_of_their_bytes(rows: list[tuple[str, int]]) -> None:
     rows = [(user.encode("utf-8", "replace").decode(), time) for user, time in rows]
     frame = pl.LazyFrame(rows, schema={"USER_ID": pl.String, "TIMESTAMP": pl.Int64}, orient="row")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MAX_ROWS_AT_ONCE", few)
-        patch.setattr(module, "PIECE_ROWS", 3)
+        patch.setattr(counting, "PIECE_ROWS", 3)
         for since in (None, 5):
             expected_ids = {user for user, time in rows if time >= (since or 0)}
-            for file_bytes in (None, 1):
-                user_ids = (
-                    list_distinct_users(frame, since, file_bytes).get_column("userId").to_list()
-                )
-                assert user_ids == sorted(expected_ids, key=str.encode)
+            user_ids = list_distinct_users(frame, since).get_column("userId").to_list()
+            assert user_ids == sorted(expected_ids, key=str.encode)
 
 
 def test_more_users_than_a_job_takes_are_refused() -> None:

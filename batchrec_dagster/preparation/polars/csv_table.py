@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TextIO
 
@@ -65,6 +65,9 @@ class CsvTable:
 
     skipped: int = 0
     """How many lines come before the header, or before the first row if there is none."""
+
+    def head(self, rows: int) -> CsvTable:
+        return replace(self, most=rows)
 
     @cached_property
     def first_line(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
@@ -36,6 +36,9 @@ class JsonTable:
 
     separator: str | None = None
     """What stands between the values of a list in its text; None: a list is a missing cell."""
+
+    def head(self, rows: int) -> JsonTable:
+        return replace(self, most=rows)
 
     @cached_property
     def columns(self) -> Sequence[str]:

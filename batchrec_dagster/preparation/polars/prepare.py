@@ -3,65 +3,55 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import TIMESTAMP
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.counting import list_distinct_ids
+from batchrec_dagster.preparation.counting import list_distinct
 from batchrec_dagster.preparation.layout import (
     AUTO,
     CLOCK_SLACK,
-    EPOCH_UNITS,
     LEGACY,
     Columns,
     FileForm,
     PreparationError,
 )
-from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import ROW
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, has_rules_across_rows
+from batchrec_dagster.preparation.polars.row_problems import FORM, SECONDS, list_mixed_times
 from batchrec_dagster.preparation.polars.rows import (
     FILE,
     NO_IDS,
     PROBLEM,
-    SECONDS,
-    RowFindings,
+    find_time_forms,
     inspect_rows,
+    is_of_erased_user,
+    leave_out_erased,
     parse_rows,
+    read_error,
 )
 from batchrec_dagster.preparation.polars.tables import RowTable
-from batchrec_dagster.preparation.polars.time_units import (
-    explain_read_error,
-    find_first_unit,
-    require_one_unit,
-)
 from batchrec_dagster.preparation.polars.typed_scan import (
     build_output_columns,
     list_output_columns,
     write_clean,
 )
 from batchrec_dagster.preparation.recognition import Recognised, open_table, recognise
-from batchrec_dagster.preparation.row_problems import (
-    BEFORE_1970,
-    SENTINEL,
-    describe_time_problem,
-)
-from batchrec_dagster.preparation.rules import PreparationResult, Rules
+from batchrec_dagster.preparation.rules import ERASED_USER, PreparationResult, Rules
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
-# Up to about this many bytes of text, Polars' streaming unique of the users takes a few hundred
-# megabytes, and a third of the time of reading them piece by piece.
-BYTES_AT_ONCE = 500_000_000
-# How many times smaller ratings are as Parquet than as text.
-PARQUET_SAVES = 5
+# In how many rows of a file the form of times is sought before all are.
+SAMPLED_ROWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -95,29 +85,22 @@ class OpenedRatings:
         return sorted({table.opened.encoding for table in self.tables})
 
     @cached_property
-    def erased_ids(self) -> pl.Series:
-        """The ids in the files whose users were erased.
-
-        They are found once, so that nothing that follows has to hash an id for each row.
-        """
-        if not self.suppressed:
-            return NO_IDS
-        cells = [table.read_cells({"user": self.columns.roles["user"]}) for table in self.tables]
-        users = pl.concat(rows.select("user") for rows in cells)
-        file_bytes = sum(table.opened.size for table in self.tables)
-        if self.recognised.form.format == "parquet":
-            file_bytes *= PARQUET_SAVES
-        try:
-            if file_bytes <= BYTES_AT_ONCE:
-                return self.suppressed.find(users.unique().collect(engine="streaming").to_series())
-            return self.suppressed.find(list_distinct_ids(users, "user"))
-        except pl.exceptions.PolarsError as error:
-            raise explain_read_error(error, self.tables, self.rules) from error
+    def unit(self) -> str:
+        """How times are written: declared, or the form of the first one that has a form."""
+        if self.columns.time_form != AUTO:
+            return self.columns.time_form
+        for table in self.tables:
+            for rows in (table.head(SAMPLED_ROWS), table):
+                cells = leave_out_erased(rows.read_cells(self.columns.wanted), self._erased_ids)
+                forms = find_time_forms(cells, self.columns, plain=table.opened.is_plain)
+                first_form = self._collect(forms.select(FORM).head(1))
+                if first_form.height:
+                    return str(first_form.item())
+        return "s"
 
     def inspect_rows(self) -> PreparationResult:
         """What the rules on a single row make of all rows, without writing any."""
-        clean = self._write_clean(self.columns, None)
-        return self._write_diagnosed(None) if clean is None else clean
+        return self._apply_row_rules(None)
 
     def write_interactions(self, destination: Path) -> PreparationResult:
         """Write the rows that are kept as Personalize's interactions CSV, in the source's order.
@@ -147,94 +130,104 @@ class OpenedRatings:
 
     def _write_by_row_rules(self, target: Path) -> PreparationResult:
         """Write the rows that the rules on a single row keep."""
-        clean = self._write_clean(self.columns, target)
-        if clean is None and self.columns.time_form == AUTO:
-            # The typed scan reads times of text only in a known form.
-            unit = self._find_first_unit()
-            if unit not in EPOCH_UNITS:
-                columns = replace(self.columns, time_form=unit)
-                clean = self._write_clean(columns, target)
-        if clean is not None:
-            return clean
-        result = self._write_diagnosed(target)
+        result = self._apply_row_rules(target)
         self.rules.refuse_bad_rows(result.bad.total, result.rows_read, result.bad_row_examples)
         return result
 
-    def _write_clean(self, columns: Columns, target: Path | None) -> PreparationResult | None:
-        return write_clean(self.tables, columns, self.rules, target, self.erased_ids)
-
-    def _find_first_unit(self) -> str:
-        return find_first_unit(self.tables, self.columns, self.rules, self.erased_ids)
-
-    def _write_diagnosed(self, target: Path | None) -> PreparationResult:
-        """The same as `_write_by_row_rules` for files with bad rows, with what is wrong with them.
+    def _apply_row_rules(self, target: Path | None) -> PreparationResult:
+        """What becomes of the rows of everybody who was not erased, and how many others there are.
 
         Without a target nothing is written.
         """
-        first_unit = unit = self._find_first_unit()
-        findings = self._parse_and_write(unit, target)
-        if self.columns.time_form == AUTO and self._may_be_mixed(findings, unit):
-            unit = require_one_unit(self.tables, self.columns, self.rules, self.erased_ids)
-            if unit != first_unit:
-                findings = self._parse_and_write(unit, target)
-        if not findings.rows:
-            raise PreparationError(f"{self.tables[0].opened.name} has a header and no rows")
-        examples = self._describe_examples(findings)
-        return PreparationResult(
-            findings.rows, findings.left_out, examples, unit, len(findings.erased_users)
+        erased, unit = self._erased_ids, self.unit
+        result = write_clean(self.tables, self.columns, self.rules, unit, target, erased)
+        if result is None:
+            result = self._diagnose_rows(target)
+        if not len(erased):
+            return result
+        erased_rows = self._count_rows_of(erased)
+        return replace(
+            result,
+            rows_read=result.rows_read + erased_rows,
+            left_out={ERASED_USER: erased_rows, **result.left_out},
+            erased_users=len(erased),
         )
 
-    def _parse_and_write(self, unit: str, target: Path | None) -> RowFindings:
-        """What is found in the rows with times in this unit."""
+    def _diagnose_rows(self, target: Path | None) -> PreparationResult:
+        """The same as `write_clean` for any files, with what is wrong with their rows."""
+        columns, rules = self.columns, self.rules
         rows = pl.concat(
             parse_rows(
-                table.read_cells(self.columns.wanted),
-                self.columns,
-                self.rules,
-                unit,
-                self.erased_ids,
+                leave_out_erased(table.read_cells(columns.wanted), self._erased_ids),
+                columns,
+                rules,
+                self.unit,
                 plain=table.opened.is_plain,
             ).with_columns(pl.lit(number, pl.UInt32).alias(FILE))
             for number, table in enumerate(self.tables)
         )
+        mixed_times = set(list_mixed_times(columns, self.unit).values())
+        output = build_output_columns(columns, rules, pl.col(SECONDS))
         try:
             if target is None:
-                return inspect_rows(rows)
-            with target.open("wb") as file:
-                header = ",".join(list_output_columns(self.columns, self.rules))
-                file.write(f"{header}\n".encode())
-                columns = build_output_columns(self.columns, self.rules, pl.col(SECONDS))
-
-                def write(kept_rows: pl.DataFrame) -> None:
-                    kept_rows.select(columns).write_csv(file, include_header=False)
-
-                return inspect_rows(rows, write)
+                findings = inspect_rows(rows, lambda _: None, mixed_times)
+            else:
+                with target.open("wb") as file:
+                    pl.DataFrame(schema=list_output_columns(columns, rules)).write_csv(file)
+                    findings = inspect_rows(
+                        rows,
+                        lambda kept: kept.select(output).write_csv(file, include_header=False),
+                        mixed_times,
+                    )
         except pl.exceptions.PolarsError as error:
-            raise explain_read_error(error, self.tables, self.rules) from error
+            raise self._explain(error) from error
+        if findings.fatal is not None:
+            raise PreparationError(self._describe(findings.fatal))
+        if not findings.rows and not len(self._erased_ids):
+            raise PreparationError(f"{self.tables[0].opened.name} has a header and no rows")
+        examples = tuple(map(self._describe, findings.examples))
+        return PreparationResult(findings.rows, findings.left_out, examples, self.unit)
 
-    def _may_be_mixed(self, findings: RowFindings, unit: str) -> bool:
-        """Whether a time may be in another unit, to judge by what was found with this one."""
-        signs = {describe_time_problem(unit, self.columns.timezone), BEFORE_1970, SENTINEL}
-        if signs & findings.left_out.keys():
-            return True
-        factor = EPOCH_UNITS.get(unit)
-        if factor is None:
-            return False
-        extremes = [findings.earliest, findings.latest]
-        return any(
-            times.guess_form(seconds * factor) != unit
-            for seconds in extremes
-            if seconds is not None
-        )
+    def _describe(self, row: Mapping[str, Any]) -> str:
+        """The file and the line of a row, and what is wrong with it."""
+        table = self.tables[row[FILE]]
+        return f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}"
 
-    def _describe_examples(self, findings: RowFindings) -> tuple[str, ...]:
-        """The first bad rows: the file, the line, and what is wrong."""
-        descriptions = []
-        for row in findings.examples:
-            table = self.tables[row[FILE]]
-            place = f"{table.opened.name}, {table.place(row[ROW])}"
-            descriptions.append(f"{place}: {row[PROBLEM]}")
-        return tuple(descriptions)
+    @cached_property
+    def _erased_ids(self) -> pl.Series:
+        """The ids in the files whose users were erased.
+
+        They are found once, so that nothing that follows has to hash an id for each row.
+        """
+        if not self.suppressed:
+            return NO_IDS
+        try:
+            return self.suppressed.find(list_distinct(self._scan_users(), "user"))
+        except pl.exceptions.PolarsError as error:
+            raise self._explain(error) from error
+
+    def _count_rows_of(self, users: pl.Series) -> int:
+        rows = self._scan_users().select(is_of_erased_user(users).sum())
+        return int(self._collect(rows).item())
+
+    def _scan_users(self) -> pl.LazyFrame:
+        """The column of the users."""
+        cells = [table.read_cells({"user": self.columns.roles["user"]}) for table in self.tables]
+        return pl.concat(rows.select("user") for rows in cells)
+
+    def _collect(self, rows: pl.LazyFrame) -> pl.DataFrame:
+        try:
+            return rows.collect(engine="streaming")
+        except pl.exceptions.PolarsError as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> PreparationError:
+        """The error to raise for files that Polars cannot read."""
+        for table in self.tables:
+            problem = table.find_broken_quotes() if isinstance(table, CsvTable) else None
+            if problem is not None:
+                return PreparationError(problem)
+        return PreparationError(read_error(self.tables[0].opened.name, error, self.rules))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ TYPES: Mapping[str, pl.DataType] = {
     "double": pl.Float64(),
     "boolean": pl.Boolean(),
 }
+_BLANKS = " \t"
 # The nodes of Polars' plan that look at more than one row, in words.
 _NODES_BEYOND_THE_ROW = {
     "Agg": "an aggregate of all rows",
@@ -23,6 +24,19 @@ _NODES_BEYOND_THE_ROW = {
     "Over": "a window over other rows",
     "SubPlan": "a query in it",
 }
+
+
+def parse_as(text: pl.Expr, kind: str) -> pl.Expr:
+    """The cell as the type of `Layout.types`; null where it is missing or does not fit."""
+    if kind == "string":
+        return text
+    trimmed = text.str.strip_chars(_BLANKS)
+    if kind == "boolean":
+        return trimmed.str.to_lowercase().replace_strict(
+            {"true": True, "false": False}, default=None, return_dtype=pl.Boolean
+        )
+    number = trimmed.cast(TYPES[kind], strict=False)
+    return number if kind == "long" else pl.when(number.is_finite()).then(number)
 
 
 class RowConditionError(ValueError):

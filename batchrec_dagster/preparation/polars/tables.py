@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -33,6 +33,9 @@ class RowTable(Protocol):
     @property
     def columns(self) -> Sequence[str]:
         """The columns' names; without a header `column_1` and so on."""
+
+    def head(self, rows: int) -> RowTable:
+        """The first rows of the file alone, at most this many, without reading the others."""
 
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
         """The rows with ROW and FLAW (see `cells`), and the wanted columns as text.
@@ -69,6 +72,12 @@ class ParquetTable:
     separator: str | None = None
     """What stands between the values of a list in its text. With None, lists are refused."""
 
+    most: int | None = None
+    """How many rows are read, the first ones; None for all."""
+
+    def head(self, rows: int) -> ParquetTable:
+        return replace(self, most=rows)
+
     @cached_property
     def schema(self) -> Mapping[str, pl.DataType]:
         try:
@@ -82,7 +91,7 @@ class ParquetTable:
 
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
         names = self._locate(columns_by_role)
-        rows = pl.scan_parquet(self.opened.path, row_index_name=ROW, glob=False)
+        rows = pl.scan_parquet(self.opened.path, n_rows=self.most, row_index_name=ROW, glob=False)
         schema = dict(self.schema)
         for name in {name for name in names.values() if self._is_joinable(schema[name])}:
             values = pl.col(name).cast(pl.List(pl.String))

@@ -16,9 +16,10 @@ _FRACTION = r"^([+-]?[0-9]+)\.[0-9]*$"
 _SCIENTIFIC = r"^[+-]?[0-9]+(?:\.[0-9]*)?[eE][+-]?[0-9]{1,2}$"
 _DAYS = r"^[0-9]{1,7}(?:\.[0-9]*)?$"
 
-# The smallest number that is taken for milliseconds, microseconds and nanoseconds. 10^11 is the
-# year 5138 in seconds and 1973 in milliseconds, so that no rating is on the wrong side of it.
-_SMALLEST = {"ms": 10**11, "us": 10**14, "ns": 10**17}
+# The smallest number that is taken for each unit. 10^11 is the year 5138 in seconds and 1973 in
+# milliseconds, so that no rating is on the wrong side of it.
+_SMALLEST = {"s": 1, "ms": 10**11, "us": 10**14, "ns": 10**17}
+_LARGEST = {"s": 10**11 - 1, "ms": 10**14 - 1, "us": 10**17 - 1, "ns": 2**63 - 1}
 _ISO = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?"
     r"(?: ?(?:UTC|GMT)|Z| ?[+-][0-9]{2}(?::?[0-9]{2})?)?)?$"
@@ -29,6 +30,8 @@ COMPACT_FORMS = {
     "%Y%m%d": (10**7, 10**8 - 1),
     "%Y%m%d%H%M%S": (10**13, 10**14 - 1),
 }
+# The forms that a time itself shows; see `classify_form`.
+FORMS = (*layout.EPOCH_UNITS, *COMPACT_FORMS, layout.ISO8601)
 _OFFSET = r"[T ].*([+-])([0-9]{2}):?([0-9]{2})?$"
 # 3 February 2001.
 _EXAMPLE_DAY = 981_158_400
@@ -124,37 +127,26 @@ def _convert_from_zone(local: pl.Expr, timezone: str | None) -> pl.Expr:
 
 
 def classify_form(text: pl.Expr) -> pl.Expr:
-    """What the text looks like: an epoch unit, by the size of the number, one of COMPACT_FORMS, or
-    ISO8601.
+    """What the text looks like, as one of FORMS: of a number its size decides.
 
     It is null for other texts, and for placeholder times such as 9999-12-31.
     """
     number, text = parse_epoch_number(text), text.str.strip_chars(" \t")
-    smallest = {"s": 1, **_SMALLEST}
-    # The largest unit first, because a number is also larger than the smallest of the others.
-    units = [pl.when(number >= smallest[unit]).then(pl.lit(unit)) for unit in reversed(smallest)]
     is_iso = text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01")
     compact = [
         pl.when(number.is_between(*extent)).then(pl.lit(form))
         for form, extent in COMPACT_FORMS.items()
     ]
+    units = [pl.when(is_in_unit(number, unit)).then(pl.lit(unit)) for unit in layout.EPOCH_UNITS]
     return pl.coalesce(
         pl.when(~number.is_in(layout.END_OF_TIME)).then(pl.coalesce(*compact, *units)),
         pl.when(is_iso).then(pl.lit(layout.ISO8601)),
     )
 
 
-def convert_by_size(number: pl.Expr) -> pl.Expr:
-    """The time in whole seconds since 1970, of a whole number in the unit that its size implies."""
-    return (
-        pl.when(number < _SMALLEST["ms"])
-        .then(number)
-        .when(number < _SMALLEST["us"])
-        .then(number // layout.EPOCH_UNITS["ms"])
-        .when(number < _SMALLEST["ns"])
-        .then(number // layout.EPOCH_UNITS["us"])
-        .otherwise(number // layout.EPOCH_UNITS["ns"])
-    )
+def is_in_unit(number: pl.Expr, unit: str) -> pl.Expr:
+    """Whether a whole number that is none of COMPACT_FORMS is in this epoch unit, by its size."""
+    return number.is_between(_SMALLEST[unit], _LARGEST[unit])
 
 
 def is_compact(number: pl.Expr) -> pl.Expr:
@@ -162,13 +154,20 @@ def is_compact(number: pl.Expr) -> pl.Expr:
     return pl.any_horizontal(number.is_between(*extent) for extent in COMPACT_FORMS.values())
 
 
-def guess_form(number: int) -> str:
-    """The form of a whole number, by its size; see `classify_form`."""
-    for form, (smallest, largest) in COMPACT_FORMS.items():
-        if smallest <= number <= largest:
-            return form
-    units = (unit for unit, smallest in reversed(_SMALLEST.items()) if number >= smallest)
-    return next(units, "s")
+def parse_any_form(text: pl.Expr) -> pl.Expr:
+    """The time in whole seconds since 1970, whatever its form; null where the text is not a time.
+
+    Each text shows its form by itself. Numbers up to 0 are seconds.
+    """
+    number = parse_epoch_number(text)
+    units = [
+        pl.when(is_in_unit(number, unit)).then(number // factor)
+        for unit, factor in layout.EPOCH_UNITS.items()
+    ]
+    return pl.coalesce(
+        *(parse_seconds(text, form) for form in (layout.ISO8601, *COMPACT_FORMS)),
+        pl.when(~is_compact(number)).then(pl.coalesce(*units, number)),
+    )
 
 
 def _parse_iso(text: pl.Expr, timezone: str | None) -> pl.Expr:

@@ -1,7 +1,7 @@
-"""The fast path for clean files: one pass reads cells as numbers, finds odd rows, and writes.
+"""The fast path for clean files: does every row read by types?
 
-If there is anything odd, the rows are read by `rows` instead, which finds out what it is. For clean
-files both write the same.
+One pass reads cells as numbers, finds odd rows, and writes. If there is anything odd, the rows are
+read by `rows` instead, which finds out what it is. For clean files both write the same.
 """
 
 from __future__ import annotations
@@ -23,20 +23,17 @@ from batchrec_dagster.preparation.layout import (
     Columns,
 )
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.row_conditions import TYPES
+from batchrec_dagster.preparation.polars.row_conditions import TYPES, parse_as
 from batchrec_dagster.preparation.polars.rows import (
     IN_FILTER,
     NO_IDS,
     evaluate_filter,
-    is_of_erased_user,
-    parse_as,
+    leave_out_erased,
 )
 from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
-    ERASED_USER,
     EVENT_TYPE_VALUE,
-    LEFT_OUT_BY_RULES,
     NOT_IN_FILTER,
     PreparationResult,
     Rules,
@@ -44,103 +41,71 @@ from batchrec_dagster.preparation.rules import (
 
 # Whether a row may have something wrong with it, or has to be read as text to tell.
 _ODD = "odd"
-# Whether a row is of a user who was erased.
-_ERASED = "erased"
-# How many users who were erased have rows.
-_USERS = "erased users"
 
 
 def write_clean(
     tables: Sequence[RowTable],
     columns: Columns,
     rules: Rules,
+    unit: str,
     target: Path | None,
     erased: pl.Series = NO_IDS,
 ) -> PreparationResult | None:
     """Write the rows that the rules on a single row keep, if all rows are clean.
 
+    unit: how times are written, as in `Columns.time_form` but not `auto`.
     target: where to write. If it is None, the rows are only counted.
-    erased: the ids in the tables whose users were erased.
+    erased: the ids in the tables whose users were erased. Their rows are passed over.
 
     Returns None if a row is odd, or if a cell that must be a number is none. What was written to
     the target must then be ignored.
     """
-    rows = _scan_rows(tables, columns, rules, erased)
-    if rows is None:
+    types = _choose_types(columns, unit)
+    if types is None:
         return None
-    is_erased = pl.col(_ERASED) if len(erased) else pl.lit(value=False)
+    rows = pl.concat(
+        leave_out_erased(table.read_typed(columns.wanted, types), erased).with_columns(
+            pl.any_horizontal(_list_odd_conditions(columns, unit, table, types)).alias(_ODD)
+        )
+        for table in tables
+    )
+    rows = evaluate_filter(rows, {name: pl.col(FILTER + name) for name in columns.types}, rules)
     is_below = pl.lit(value=False)
     if rules.min_rating is not None:
         is_below = pl.col("rating") < rules.min_rating
     is_in_filter = pl.lit(value=True) if rules.filter is None else pl.col(IN_FILTER)
-    seconds = _parse_seconds(columns)
-    # The unit shows in the times as they are written.
-    time = seconds if "timestamp" not in columns.roles else pl.col("timestamp")
-    if len(erased):
-        time = time.filter(~is_erased)
-        is_below &= ~is_erased
     counts = rows.select(
         pl.len().alias("rows"),
         pl.col(_ODD).any(),
-        (pl.col("user").filter(is_erased).n_unique() if len(erased) else pl.lit(0)).alias(_USERS),
-        time.min().alias("first"),
-        time.max().alias("last"),
-        is_erased.sum().alias(ERASED_USER),
         is_below.sum().alias(BELOW_MIN_RATING),
-        (~is_erased & ~is_below & ~is_in_filter).sum().alias(NOT_IN_FILTER),
+        (~is_below & ~is_in_filter).sum().alias(NOT_IN_FILTER),
     )
     plans = [counts]
     if target is not None:
         # With an odd row the file is of no use, but one id of 200 KB in a million rows would fill
         # the disk.
         is_good = ~pl.col(_ODD).fill_null(value=False)
-        rows_kept = rows.filter(~is_erased & ~is_below & is_in_filter & is_good)
-        plans.append(
-            rows_kept.select(build_output_columns(columns, rules, seconds)).sink_csv(
-                target, lazy=True
-            )
-        )
+        output = build_output_columns(columns, rules, _parse_seconds(columns, unit))
+        rows_kept = rows.filter(~is_below & is_in_filter & is_good).select(output)
+        plans.append(rows_kept.sink_csv(target, lazy=True))
     try:
         # Together, so that the files are read once.
         summary = pl.collect_all(plans, engine="streaming")[0].row(0, named=True)
     except pl.exceptions.PolarsError:
         return None
-    unit = _find_unit(columns, summary["first"], summary["last"])
-    if not summary["rows"] or summary[_ODD] or unit is None:
+    if not summary["rows"] or summary[_ODD]:
         return None
-    left_out = {reason: summary[reason] for reason in LEFT_OUT_BY_RULES if summary[reason]}
-    return PreparationResult(summary["rows"], left_out, (), unit, summary[_USERS])
+    reasons = (BELOW_MIN_RATING, NOT_IN_FILTER)
+    left_out = {reason: summary[reason] for reason in reasons if summary[reason]}
+    return PreparationResult(summary["rows"], left_out, (), unit)
 
 
-def _scan_rows(
-    tables: Sequence[RowTable], columns: Columns, rules: Rules, erased: pl.Series
-) -> pl.LazyFrame | None:
-    """The wanted columns of all rows by role, _ODD, and IN_FILTER if there is a filter.
-
-    They have _ERASED if any user was erased. None if a column would have two types.
-    """
-    types = _choose_types(columns)
-    if types is None:
-        return None
-    rows = pl.concat(
-        table.read_typed(columns.wanted, types).with_columns(
-            pl.any_horizontal(_list_odd_conditions(columns, table, types)).alias(_ODD)
-        )
-        for table in tables
-    )
-    if len(erased):
-        is_odd = pl.col(_ODD) & ~pl.col(_ERASED)
-        rows = rows.with_columns(is_of_erased_user(erased).alias(_ERASED)).with_columns(is_odd)
-    of_filter = {name: pl.col(FILTER + name) for name in columns.types}
-    return evaluate_filter(rows, of_filter, rules)
-
-
-def _choose_types(columns: Columns) -> dict[str, pl.DataType] | None:
+def _choose_types(columns: Columns, unit: str) -> dict[str, pl.DataType] | None:
     """The types of the columns that are not text, by role; None if a column would have two."""
-    if columns.time_form == DATETIME and columns.timezone is not None:
+    if unit == DATETIME and columns.timezone is not None:
         return None  # A column may have a zone of its own.
     types: dict[str, pl.DataType] = {"rating": pl.Float64()}
-    if columns.time_form in (AUTO, DATETIME, *EPOCH_UNITS):
+    if unit in (DATETIME, *EPOCH_UNITS):
         types["timestamp"] = pl.Int64()
     types.update({FILTER + name: TYPES[kind] for name, kind in columns.types.items()})
     type_of_column: dict[object, pl.DataType] = {}
@@ -152,17 +117,18 @@ def _choose_types(columns: Columns) -> dict[str, pl.DataType] | None:
 
 
 def _list_odd_conditions(
-    columns: Columns, table: RowTable, types: Collection[str]
+    columns: Columns, unit: str, table: RowTable, types: Collection[str]
 ) -> Iterator[pl.Expr]:
     """The conditions under which a row is odd: a cell is missing, or has to be read as text."""
-    latest = FIRST_SENTINEL - 1
-    if columns.latest is not None:
-        latest = min(columns.latest, latest)
-    yield ~_parse_seconds(columns).is_between(1, latest).fill_null(value=False)
-    if columns.time_form in (AUTO, *EPOCH_UNITS):
+    latest = (
+        FIRST_SENTINEL - 1 if columns.latest is None else min(columns.latest, FIRST_SENTINEL - 1)
+    )
+    yield ~_parse_seconds(columns, unit).is_between(1, latest).fill_null(value=False)
+    if unit in EPOCH_UNITS:
         yield pl.col("timestamp").is_in(END_OF_TIME)
-    if columns.time_form == AUTO:
-        yield times.is_compact(pl.col("timestamp"))
+        if columns.time_form == AUTO:
+            yield ~times.is_in_unit(pl.col("timestamp"), unit)
+            yield times.is_compact(pl.col("timestamp"))
     texts = ["user", "item", *(["event_type"] if "event_type" in columns.roles else [])]
     for text in map(pl.col, texts):
         # The empty text comes before ! in the order of ASCII, and so do blanks.
@@ -190,29 +156,14 @@ def _list_numeric_null_values(columns: Columns) -> list[float]:
     return numbers.filter(numbers.is_finite()).to_list()
 
 
-def _parse_seconds(columns: Columns) -> pl.Expr:
+def _parse_seconds(columns: Columns, unit: str) -> pl.Expr:
     """The time of a row in whole seconds since 1970."""
-    time, unit = pl.col("timestamp"), columns.time_form
-    if unit == AUTO:
-        return times.convert_by_size(time)
+    time = pl.col("timestamp")
     if unit == DATETIME:
         return time
     if unit in EPOCH_UNITS:
         return time // EPOCH_UNITS[unit]
     return times.parse_seconds(time, unit, None if unit == NO_TIMES else columns.timezone)
-
-
-def _find_unit(columns: Columns, first: int | None, last: int | None) -> str | None:
-    """How times are written; None if they are not all written in one way.
-
-    first, last: the smallest and the largest time as they are written.
-    """
-    if columns.time_form != AUTO:
-        return columns.time_form
-    if first is None or last is None:
-        return None
-    unit = times.guess_form(first)
-    return unit if unit == times.guess_form(last) else None
 
 
 def build_output_columns(columns: Columns, rules: Rules, seconds: pl.Expr) -> list[pl.Expr]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,8 @@ from pyspark.sql import functions as F  # noqa: N812
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.layout import AUTO, QUOTES_FIX, Columns, PreparationError
 from batchrec_dagster.preparation.polars.cells import ROW
-from batchrec_dagster.preparation.polars.rows import (
-    FORM,
-    PROBLEM,
-    REASON,
-    SECONDS,
-    read_error,
-)
-from batchrec_dagster.preparation.row_problems import build_mixed_times_error
+from batchrec_dagster.preparation.polars.row_problems import FORM, SECONDS, list_mixed_times
+from batchrec_dagster.preparation.polars.rows import PROBLEM, REASON, read_error
 from batchrec_dagster.preparation.rules import (
     ERASED_USER,
     EVENT_TYPE_VALUE,
@@ -81,7 +75,8 @@ def _prepare(
     parse = partial(parse_batches, columns=columns, rules=rules, unit=unit, suppressed=suppressed)
     # Parsed once, and kept on the workers' disks, for all that follows.
     rows = source.map(parse, PARSED_ROWS).persist(StorageLevel.DISK_ONLY)
-    rows_read, left_out, examples = _check_rows(source, rows, rules)
+    mixed_times = list_mixed_times(columns, unit).values()
+    rows_read, left_out, examples = _check_rows(source, rows, rules, mixed_times)
     log.info(f"read {rows_read:,} rows, left out {sum(left_out.values()):,} of them so far")
     output_columns = _list_output_columns(columns, rules)
     rows_kept = rows.filter(F.col(REASON).isNull()).select(ROW, *output_columns)
@@ -105,10 +100,11 @@ def _prepare(
 
 
 def _check_rows(
-    source: SourceRows, rows: DataFrame, rules: Rules
+    source: SourceRows, rows: DataFrame, rules: Rules, mixed_times: Collection[str]
 ) -> tuple[int, dict[str, int], list[str]]:
     """How many rows there are, how many are left out for each reason, and the first bad rows.
 
+    mixed_times: the problems of times in several forms, which are errors.
     Raises PreparationError if the files cannot be read, or have more bad rows than the rules allow.
     """
     groups = (
@@ -119,7 +115,7 @@ def _check_rows(
     rows_read = sum(group["rows"] for group in groups)
     left_out = {group[REASON]: group["rows"] for group in groups if group[REASON] is not None}
     problems = [group for group in groups if group[PROBLEM] is not None]
-    _raise_if_unreadable(source, problems, rows_read, rules)
+    _raise_if_unreadable(source, problems, rows_read, rules, mixed_times)
     if not problems:
         return rows_read, left_out, []
     examples = _describe_bad_rows(source, rows)
@@ -193,29 +189,29 @@ def _count_ids(ids: DataFrame) -> dict[str, Any]:
 
 
 def _find_timestamp_unit(source: SourceRows, columns: Columns, suppressed: ErasedUsers) -> str:
-    """How times are written: declared, or the one form that all of them have.
-
-    Raises PreparationError for the first time that has another form than those before it.
-    """
+    """How times are written: declared, or the form of the first one that has a form."""
     if columns.time_form != AUTO:
         return columns.time_form
     find = partial(find_batch_time_forms, columns=columns, suppressed=suppressed)
     forms = source.map(find, TIME_FORMS)
-    first_rows = forms.groupBy(FORM).agg(F.min(ROW).alias("first")).orderBy("first").collect()
-    if len(first_rows) > 1:
-        group, other = first_rows[:2]
-        raise build_mixed_times_error(source.place(other["first"]), other[FORM], group[FORM])
-    return str(first_rows[0][FORM]) if first_rows else "s"
+    first_row = forms.orderBy(ROW).first()
+    return "s" if first_row is None else str(first_row[FORM])
 
 
 def _raise_if_unreadable(
-    source: SourceRows, problems: Sequence[Row], rows_read: int, rules: Rules
+    source: SourceRows,
+    problems: Sequence[Row],
+    rows_read: int,
+    rules: Rules,
+    mixed_times: Collection[str],
 ) -> None:
     """Raise PreparationError where there are no rows, or a problem that ends the work."""
     if not rows_read:
         raise PreparationError(f"{source.files[0].name} has a header and no rows")
     for group in problems:
         problem, row = group[PROBLEM], group["first"]
+        if problem in mixed_times:
+            raise PreparationError(f"{source.place(row)}: {problem}")
         if problem == BROKEN_QUOTES:
             raise PreparationError(
                 f'{source.place(row)}: a field that starts with " does not end with one.'

@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F  # noqa: N812
 
 from batchrec_dagster.preparation.polars.cells import ROW
-from batchrec_dagster.preparation.polars.rows import SECONDS
+from batchrec_dagster.preparation.polars.row_problems import SECONDS
 from batchrec_dagster.preparation.rules import (
     BEFORE_WINDOW,
     DUPLICATE,

@@ -26,16 +26,17 @@ from batchrec_dagster.preparation.polars.cells import (
     split_lines,
 )
 from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
+from batchrec_dagster.preparation.polars.row_problems import FORM, SECONDS
 from batchrec_dagster.preparation.polars.rows import (
-    FORM,
     NO_IDS,
     PROBLEM,
     REASON,
-    SECONDS,
     find_time_forms,
+    is_of_erased_user,
+    leave_out_erased,
     parse_rows,
 )
-from batchrec_dagster.preparation.rules import Rules
+from batchrec_dagster.preparation.rules import ERASED_USER, Rules
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 
 # The number of the row's file, and of its line in the file, from 0. ROW is its number in the order
@@ -178,7 +179,14 @@ def parse_batches(
         try:
             cells = reader.read_cells(part)
             erased = find_erased_ids(cells, suppressed)
-            parsed = parse_rows(cells, columns, rules, unit, erased).collect()
+            of_erased = cells.filter(is_of_erased_user(erased))
+            parsed = pl.concat(
+                [
+                    parse_rows(leave_out_erased(cells, erased), columns, rules, unit),
+                    of_erased.select(ROW, "user", pl.lit(ERASED_USER).alias(REASON)),
+                ],
+                how="diagonal",
+            ).collect()
         except pl.exceptions.PolarsError as error:
             # The driver finds it among the problems, and knows the name of the file.
             problem = UNREADABLE + str(error).partition("\n")[0]
@@ -199,7 +207,8 @@ def find_batch_time_forms(
     for part in _split_into_parts(batches):
         try:
             cells = reader.read_cells(part)
-            forms = find_time_forms(cells, columns, find_erased_ids(cells, suppressed))
+            cells = leave_out_erased(cells, find_erased_ids(cells, suppressed))
+            forms = find_time_forms(cells, columns)
             first = forms.sort(ROW).group_by(FORM).first().collect()
         except pl.exceptions.PolarsError:
             continue  # `parse_batches` says what is wrong.
