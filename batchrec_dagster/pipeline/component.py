@@ -21,7 +21,7 @@ from batchrec_dagster.pipeline.declaration_errors import (
     DeclarationError,
     Origin,
     build_validation_error,
-    find_repeated_settings,
+    require_distinct_settings,
 )
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset
 from batchrec_dagster.pipeline.deployment import Deployment
@@ -55,9 +55,8 @@ class BatchRecommendations(Pipeline, dg.Component):
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         """The pipeline that a file declares. Raises DeclarationError, which names the line."""
         file = find_component_file(context.path) or context.path
-        repeated_settings = find_repeated_settings(file) if file.is_file() else None
-        if repeated_settings is not None:
-            raise repeated_settings
+        if file.is_file():
+            require_distinct_settings(file)
         origin = Origin(file, context.resolution_context)
         try:
             declared = cls.model_validate({} if attributes is None else attributes)

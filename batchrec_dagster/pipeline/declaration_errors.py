@@ -49,34 +49,36 @@ def build_validation_error(origin: Origin, error: ValidationError) -> Declaratio
     return DeclarationError("\n".join(lines))
 
 
-def find_repeated_settings(file: Path) -> DeclarationError | None:
-    """The error for settings that are written twice in a block, of which YAML takes the last.
-
-    None if there are no such settings.
-    """
+def require_distinct_settings(file: Path) -> None:
+    """Raise DeclarationError if a block has a setting twice, of which YAML takes the last."""
     lines: list[str] = []
-    visited: set[int] = set()
-    blocks: list[yaml.Node] = [*yaml.compose_all(file.read_text(encoding="utf-8"))]
-    while blocks:
-        block = blocks.pop(0)
+    visited: set[yaml.Node] = set()
+    nodes = [*yaml.compose_all(file.read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop(0)
         # An alias is the same node again.
-        if id(block) in visited or not isinstance(block, yaml.CollectionNode):
+        if node in visited:
             continue
-        visited.add(id(block))
-        line_of_key: dict[str, int] = {}
-        for entry in block.value:
-            key, value = entry if isinstance(entry, tuple) else (None, entry)
-            blocks.append(value)
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            line = key.start_mark.line + 1
-            if key.value not in line_of_key:
-                line_of_key[key.value] = line
-                continue
-            first_line = line_of_key[key.value]
-            where = "twice" if first_line == line else f"in line {first_line} too"
-            lines.append(f"{file}, line {line}: {key.value} is set {where}: keep one of them")
-    return DeclarationError("\n".join(lines)) if lines else None
+        visited.add(node)
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            nodes += [value for _, value in node.value]
+            lines += _find_repeated_keys(file, [key for key, _ in node.value])
+    if lines:
+        raise DeclarationError("\n".join(lines))
+
+
+def _find_repeated_keys(file: Path, keys: Iterable[yaml.Node]) -> Iterator[str]:
+    line_of_key: dict[str, int] = {}
+    for key in keys:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        line = key.start_mark.line + 1
+        if key.value in line_of_key:
+            also = f"also in line {line_of_key[key.value]}"
+            yield f"{file}, line {line}: {key.value} is set {also}: keep one of them"
+        line_of_key.setdefault(key.value, line)
 
 
 def explain_error(error: BaseException) -> list[str]:

@@ -220,6 +220,19 @@ def test_an_editor_marks_a_mistake(schema: dict[str, Any], attributes: dict[str,
     assert has_schema_errors(schema, {**good, **attributes})
 
 
+@pytest.mark.parametrize("block", ["ratings", "recommendations", "gate", "schedule", "sinks"])
+def test_an_editor_and_dg_check_yaml_name_a_misspelt_setting(
+    schema: dict[str, Any], block: str
+) -> None:
+    attributes = declaration("shop", "ratings.csv")
+    attributes[block] = {**attributes.get(block, {}), "sorce": "x"}
+    document = {"type": COMPONENT, "attributes": attributes}
+    (error,) = jsonschema.Draft7Validator(schema).iter_errors(document)
+    assert [*error.absolute_path] == ["attributes", block]
+    assert "sorce" in error.message
+    assert "any of the given schemas" not in error.message
+
+
 def test_an_editor_describes_every_setting(schema: dict[str, Any]) -> None:
     parts = {"attributes": schema["properties"]["attributes"], **schema["$defs"]}
     settings = {
