@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -145,6 +146,9 @@ class Source(Settings):
             name: parse_source(source, is_delta=name in delta_tables)
             for name, source in self.sources.items()
         }
+        for name, table in tables.items():
+            if isinstance(table, AssetRows):
+                tables[name] = replace(table, form=form)
         if self.query is None:
             return tables[SOURCE]
         return FileQuery(check_sql(self.query), tables, form, setting, self.headers)

@@ -47,6 +47,7 @@ MODULES = (
     "preparation/polars/row_problems.py",
     "preparation/rules.py",
     "preparation/sources/__init__.py",
+    "preparation/sources/errors.py",
     "preparation/sources/formats.py",
     "preparation/sources/limits.py",
     "storage/__init__.py",

@@ -18,12 +18,15 @@ from batchrec_dagster.pipeline.upstream_partitions import (
     read_materializations,
     select_partitions,
 )
-from batchrec_dagster.preparation.sources.computed import AssetRows, ResultFile
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.polars.decoding import RawFile
+from batchrec_dagster.preparation.sources.computed import AssetRows, ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.parsing import parse_source
-from batchrec_dagster.preparation.sources.partitioned import PartitionedRows, read_table
+from batchrec_dagster.preparation.sources.partitioned import PartitionedRows, scan_table
 from batchrec_dagster.preparation.sources.query import FileQuery
-from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, safe_filename
+from batchrec_dagster.preparation.sources.source import RatingsSource
+from batchrec_dagster.storage.durable import temporary_folder
 
 # The metadata that may name a file or a folder.
 PATH_KEYS = ("dagster/uri", "path", "uri")
@@ -115,9 +118,8 @@ class _UpstreamAsset:
                 f"{text}: {len(gaps):,} of the partitions between were never materialized, such as"
                 f" {gaps[0]}: their rows are missing"
             )
-        return PartitionedRows(
-            text, {key: self.find_rows(materializations[key], key) for key in keys}
-        )
+        partitions = {key: self.find_rows(materializations[key], key) for key in keys}
+        return PartitionedRows(text, partitions, self.source.form)
 
     def find_rows(
         self, materialization: Materialization, partition: str | None = None
@@ -138,9 +140,8 @@ class _UpstreamAsset:
                 " add it here as an AssetSpec with an IO manager, or let its materialization report"
                 " path"
             )
-        filename = f"{safe_filename(self.source.text)}.parquet"
         write = partial(self._write_rows, partition)
-        return ResultFile(self.source.text, materialization.version, filename, write)
+        return ComputedRows(self.source.text, materialization.version, write)
 
     def parse_path(self, path: str) -> RatingsSource:
         """The source at a path that the metadata names. Raises UserError."""
@@ -151,23 +152,26 @@ class _UpstreamAsset:
                 f"{self.source.text}: its metadata names no file or folder: {error}"
             ) from error
 
-    def _write_rows(self, partition: str | None, path: Path, context: SourceContext) -> None:
+    def _write_rows(self, partition: str | None, path: Path) -> None:
         """Write what the asset's IO manager loads to the path, as Parquet. Raises FileError."""
         try:
             value = self.context.load_asset_value(self.key, partition_key=partition)
             # A partition may have nothing, such as a day without orders.
             has_no_rows = value is None and partition is not None
-            table = pl.DataFrame() if has_no_rows else _to_table(value)
-            table.write_parquet(path)
+            self._write_table(pl.DataFrame() if has_no_rows else value, path)
         except Exception as error:  # An IO manager can raise anything.
             raise FileError(
                 f"its IO manager cannot load it as a table ({type(error).__name__}: {error}):"
                 " return a frame, a table or a path, or let its metadata name the file: path"
             ) from error
 
-
-def _to_table(value: Any) -> pl.DataFrame:
-    return read_table(Path(value)) if isinstance(value, str | Path) else to_polars(value)
+    def _write_table(self, value: Any, path: Path) -> None:
+        if not isinstance(value, str | Path):
+            to_polars(value).write_parquet(path)
+            return
+        with temporary_folder() as folder, ConfinedReader() as reader:
+            file = RawFile(Path(value), self.source.text)
+            scan_table(file, self.source.form, folder, reader).sink_parquet(path)
 
 
 def _find_path(metadata: Mapping[str, Any], keys: Sequence[str]) -> str | None:

@@ -17,11 +17,8 @@ from pydantic import BaseModel
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.sources.source import (
-    RatingsSource,
-    SourceContext,
-)
-from batchrec_dagster.steps.stored_files import StoredFile
+from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext
+from batchrec_dagster.steps.stored_files import StoredFile, put_stream
 from batchrec_dagster.steps.work import Result, StepRecord, Work, once
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import compute_sha256, read_pieces
@@ -165,7 +162,7 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
     files: list[CopiedFile] = []
     changed, damaged, copied = [], [], 0
     for listed in listed_files:
-        name, uri = listed.file.display_name, storage.uri(raw.place(listed.filename))
+        name, uri = listed.display_name, storage.uri(raw.place(listed.filename))
         last = last_by_source.get(name)
         # Whether the last run copied this version of the file, to the same place.
         if last and (last.fingerprint, last.stored.uri) == (listed.fingerprint, uri):
@@ -174,14 +171,11 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
                 continue
             if storage.store.head(uri) is not None:
                 damaged.append(storage.where(uri))
-        copy = listed.file.copy(context, uri, may_be_empty=len(listed_files) > 1)
-        is_local = storage.store.local_path(uri) is not None
-        stored = StoredFile(
-            uri=uri, size=copy.size, sha256=copy.sha256, etag="" if is_local else copy.etag
-        )
+        chunks = listed.chunks(may_be_empty=len(listed_files) > 1)
+        stored = put_stream(storage.store, uri, chunks)
         files.append(CopiedFile(source=name, fingerprint=listed.fingerprint, stored=stored))
         copied += 1
-        if listed.file.has_changed(context):
+        if listed.has_changed():
             changed.append(name)
     return Copying(tuple(files), copied, tuple(changed), tuple(damaged))
 
@@ -247,7 +241,7 @@ def open_source(source: RatingsSource, storage: Storage, project: Path) -> Itera
     context = make_source_context(storage, project)
     with ExitStack() as stack:
         yield [
-            RawFile(stack.enter_context(file.file.open_locally(context)), file.file.display_name)
+            RawFile(stack.enter_context(file.open_locally()), file.display_name)
             for file in source.files(context)
         ]
 
@@ -255,7 +249,7 @@ def open_source(source: RatingsSource, storage: Storage, project: Path) -> Itera
 def digest_source(source: RatingsSource, storage: Storage, project: Path) -> str:
     """`digest_files` of the source's files as they are now. Raises UserError."""
     files = source.files(make_source_context(storage, project))
-    return _digest_fingerprints([(file.file.display_name, file.fingerprint) for file in files])
+    return _digest_fingerprints([(file.display_name, file.fingerprint) for file in files])
 
 
 def digest_files(files: Sequence[CopiedFile]) -> str:

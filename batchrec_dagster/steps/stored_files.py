@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +76,36 @@ def put_file(store: ObjectStore, uri: str, content: Path | bytes) -> StoredFile:
         size, sha256 = content.stat().st_size, compute_sha256(read_pieces(content))
     else:
         size, sha256 = len(content), compute_sha256([content])
-    etag = store.put(uri, content)
+    return _describe_put(store, uri, size, sha256, store.put(uri, content))
+
+
+def put_stream(store: ObjectStore, uri: str, chunks: Iterator[bytes]) -> StoredFile:
+    """Write the chunks to the storage, atomically: an error of them changes nothing there.
+
+    Raises UserError, and what the chunks raise.
+    """
+    digest, size = hashlib.sha256(), 0
+
+    def count() -> Generator[bytes, None, None]:
+        nonlocal size
+        for chunk in chunks:
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+
+    with closing(count()) as counted:
+        etag = store.put(uri, _produce_in_thread(counted))
+    return _describe_put(store, uri, size, digest.hexdigest(), etag)
+
+
+def _produce_in_thread(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks, read in a thread of their own, as obstore cannot read during a put."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        while (chunk := thread.submit(next, chunks, None).result()) is not None:
+            yield chunk
+
+
+def _describe_put(store: ObjectStore, uri: str, size: int, sha256: str, etag: str) -> StoredFile:
     is_local = store.local_path(uri) is not None
     return StoredFile(uri=uri, size=size, sha256=sha256, etag="" if is_local else etag)
 

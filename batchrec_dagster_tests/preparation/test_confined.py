@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,18 +17,20 @@ import pytest
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import LimitError
+from batchrec_dagster.preparation.sources.opening import PlainFile, make_plain
 
 pytestmark = pytest.mark.attack
 
 
-def open_file(reader: ConfinedReader, path: Path) -> Any:
-    """The child's answer to a file that it is to unpack and convert."""
-    paths = {name: str(path.with_suffix(f".{name}")) for name in ("unpacked", "converted")}
-    return reader.run("open_file", {"path": str(path), **paths}, packed=path.stat().st_size)
+def open_file(reader: ConfinedReader, path: Path) -> PlainFile:
+    """What the child makes of the file."""
+    folder = path.with_suffix(".folder")
+    folder.mkdir(exist_ok=True)
+    return make_plain(path, folder, reader)
 
 
-def write_gzip(path: Path, content: bytes = b"user,item\na,b\n") -> Path:
-    path.write_bytes(gzip.compress(content))
+def write_array(path: Path) -> Path:
+    path.write_text('[{"user": "a"}]')
     return path
 
 
@@ -44,10 +44,10 @@ def test_one_child_reads_many_files(tmp_path: Path) -> None:
     with ConfinedReader() as reader:
         answers, pids = [], set()
         for number in range(3):
-            answers.append(open_file(reader, write_gzip(tmp_path / f"{number}.gz")))
+            answers.append(open_file(reader, write_array(tmp_path / f"{number}.json")))
             pids.add(find_pid(reader))
     assert len(pids) == 1
-    assert {Path(answer["path"]).read_bytes() for answer in answers} == {b"user,item\na,b\n"}
+    assert {answer.path.read_text() for answer in answers} == {'{"user": "a"}\n'}
 
 
 def test_a_file_that_takes_too_long_is_refused(
@@ -60,7 +60,7 @@ def test_a_file_that_takes_too_long_is_refused(
         with pytest.raises(LimitError, match=r"the 0\.01 minutes of BATCHREC_MAX_FILE_MINUTES"):
             open_file(reader, path)
         # The next file gets a new child.
-        assert open_file(reader, write_gzip(tmp_path / "good.gz"))["unit"] == "line"
+        assert open_file(reader, write_array(tmp_path / "good.json")).unit == "element"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
@@ -82,13 +82,13 @@ def test_a_file_that_takes_too_much_memory_is_refused(
 
 
 def test_a_crash_of_a_library_is_one_line(tmp_path: Path) -> None:
-    path = write_gzip(tmp_path / "a.gz")
+    path = write_array(tmp_path / "a.json")
     with ConfinedReader() as reader:
         open_file(reader, path)
         os.kill(find_pid(reader), signal.SIGSEGV)
         with pytest.raises(FileError, match=r"crashed \(SIGSEGV\)"):
             open_file(reader, path)
-        assert open_file(reader, path)["unit"] == "line"
+        assert open_file(reader, path).unit == "element"
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc")
@@ -96,7 +96,7 @@ def test_the_child_gets_no_credentials(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("AWS_SECRET_ACCESS_KEY", "SHOP_DATABASE_URL", "BATCHREC_ALERT_WEBHOOK"):
         monkeypatch.setenv(name, "a-secret")
     with ConfinedReader() as reader:
-        open_file(reader, write_gzip(tmp_path / "a.gz"))
+        open_file(reader, write_array(tmp_path / "a.json"))
         environment = Path(f"/proc/{find_pid(reader)}/environ").read_bytes()
     assert b"PATH=" in environment
     assert b"a-secret" not in environment
@@ -104,7 +104,7 @@ def test_the_child_gets_no_credentials(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_child_ends_with_the_block(tmp_path: Path) -> None:
     with ConfinedReader() as reader:
-        open_file(reader, write_gzip(tmp_path / "a.gz"))
+        open_file(reader, write_array(tmp_path / "a.json"))
         pid = find_pid(reader)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -112,7 +112,7 @@ def test_the_child_ends_with_the_block(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_child_of_a_killed_process_ends(tmp_path: Path) -> None:
-    path = write_gzip(tmp_path / "a.gz")
+    path = write_array(tmp_path / "a.json")
     code = f"""
 import os, signal
 from pathlib import Path

@@ -18,6 +18,7 @@ from batchrec_dagster.preparation.rules import Rules
 from batchrec_dagster.preparation.sources.parsing import parse_file
 from batchrec_dagster.preparation.sources.source import SourceContext
 from batchrec_dagster.samples import generator
+from batchrec_dagster.steps.stored_files import put_stream
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.servers.forks import FORKS
@@ -35,7 +36,8 @@ RULES = (Rules(min_rating=3.5), Rules("skip", duplicates="drop", latest_per_pair
 def work(root: Path, name: str, rules: Rules) -> None:
     """Copies, prepares and stores ratings as raw_ratings and interactions do."""
     store = ObjectStore({"lake": root / "lake"})
-    parse_file(name).copy(SourceContext(store, root, root / "cache", generator), RAW)
+    (file,) = parse_file(name).files(SourceContext(store, root, root / "cache", generator))
+    put_stream(store, RAW, file.chunks())
     path = store.local_path(RAW)
     assert path is not None
     with open_ratings([RawFile(path, name)], FileForm(), Columns(), rules) as ratings:

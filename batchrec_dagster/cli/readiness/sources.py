@@ -6,7 +6,7 @@ asset's rows are known only to a run, and the sample is as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,20 +26,17 @@ from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import Columns, Encoding, FileForm, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.recognition import open_table, recognise
+from batchrec_dagster.preparation.sources import file_start
 from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.computed import AssetRows
 from batchrec_dagster.preparation.sources.databases import Database
 from batchrec_dagster.preparation.sources.delta_table import DeltaTable
 from batchrec_dagster.preparation.sources.file_start import MOST_PACKED_BYTES, open_start
-from batchrec_dagster.preparation.sources.files import LocalFile, WebFile
+from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.sample import GeneratedFile
-from batchrec_dagster.preparation.sources.source import (
-    File,
-    RatingsSource,
-    SourceContext,
-    name_errors,
-)
+from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, SourceFile
+from batchrec_dagster.preparation.sources.web import WebFile
 from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
 from batchrec_dagster.steps.raw_files import make_source_context
@@ -149,36 +146,39 @@ def _open_block(block: _Block, context: SourceContext) -> str | None:
     if isinstance(rows, DeltaTable):
         rows.files(context)
         return f"{rows.display_name} can be opened"
-    files = _list_files(rows, context)
-    if not files:
+    if isinstance(rows, AssetRows | GeneratedFile):
+        # Only a run knows the rows of an asset; the sample is always there.
         return None
+    if isinstance(rows, Member):
+        return _open_member(block, rows, context)
+    # Listing a file on the web may download it.
+    files = (
+        [rows.start(file_start.REMOTE_BYTES)] if isinstance(rows, WebFile) else rows.files(context)
+    )
     count = f"{len(files):,} files" if len(files) > 1 else "1 file"
-    if _match_first_file(block, files, context):
+    if _match_first_file(block, files):
         return f"{rows.display_name}: {count}, with the declared columns"
     return f"{rows.display_name}: {count}; a run opens it"
 
 
-def _list_files(rows: RatingsSource, context: SourceContext) -> list[File]:
-    """The files; none if only a run knows them, or they are the sample.
-
-    Files on the web are not asked for, because that may download them.
-    """
-    if isinstance(rows, AssetRows | GeneratedFile):
-        return []
-    if isinstance(rows, WebFile) or (
-        isinstance(rows, Member) and isinstance(rows.archive, WebFile)
-    ):
-        return [rows]
-    return [listed.file for listed in rows.files(context)]
+def _open_member(block: _Block, member: Member, context: SourceContext) -> str:
+    """What was found out of a file in an archive, which is opened if it is small and here."""
+    size = _find_local_size(member, context)
+    if size is None or size > MOST_PACKED_BYTES:
+        return f"{member.display_name}: 1 file; a run opens it"
+    (file,) = member.files(context)
+    with file.open_locally() as path:
+        _match_columns(block, RawFile(path, file.display_name))
+    return f"{member.display_name}: 1 file, with the declared columns"
 
 
-def _match_first_file(block: _Block, files: list[File], context: SourceContext) -> bool:
+def _match_first_file(block: _Block, files: Sequence[SourceFile]) -> bool:
     """Whether the first file that is not empty was opened.
 
     Raises PreparationError unless it has the declared columns, or if all are empty.
     """
     for file in files:
-        with open_start(file, context) as path:
+        with open_start(file) as path:
             if path is None:
                 return False
             if path.stat().st_size:
@@ -196,27 +196,28 @@ def _match_columns(block: _Block, file: RawFile) -> None:
 
 def _open_query(block: _Block, query: FileQuery, context: SourceContext) -> str | None:
     """What was found out of a query of files. It runs, without rows, if they are small."""
-    files = {name: _list_files(rows, context) for name, rows in query.tables.items()}
-    sizes = [_find_local_size(file, context) for table in files.values() for file in table]
-    small = [size for size in sizes if size is not None and size <= MOST_PACKED_BYTES]
-    if not all(files.values()) or len(small) < len(sizes) or sum(small) > MOST_PACKED_BYTES:
-        return f"{query.display_name}: a run makes the query" if sizes else None
+    tables = [*query.tables.values()]
+    if all(isinstance(rows, AssetRows | GeneratedFile) for rows in tables):
+        return None
+    sizes = [_find_local_size(rows, context) for rows in tables]
+    if None in sizes or sum(size or 0 for size in sizes) > MOST_PACKED_BYTES:
+        return f"{query.display_name}: a run makes the query"
     sql = f"SELECT * FROM ({query.sql}\n) LIMIT 0"  # noqa: S608
     return _open_result(block, replace(query, sql=sql), context)
 
 
-def _find_local_size(file: File, context: SourceContext) -> int | None:
-    """The size of the file, or of its archive, in bytes; None if it is not on this machine."""
-    place = file.archive if isinstance(file, Member) else file
-    if isinstance(place, LocalFile):
-        with name_errors(file.display_name):
-            return place.path(context).stat().st_size
-    return None
+def _find_local_size(rows: RatingsSource, context: SourceContext) -> int | None:
+    """The size of the files, or of their archive, in bytes; None if any is not on this machine."""
+    place = rows.archive if isinstance(rows, Member) else rows
+    if not isinstance(place, LocalFile | S3File | Folder):
+        return None
+    sizes = [file.find().stat().st_size for file in place.files(context) if file.find is not None]
+    return sum(sizes) if sizes else None
 
 
 def _open_result(block: _Block, rows: Database | FileQuery, context: SourceContext) -> str:
     """What was found out of a query, which gives no rows, but columns."""
-    (listed,) = rows.files(context)
-    with listed.file.open_locally(context) as path:
+    (file,) = rows.files(context)
+    with file.open_locally() as path:
         _match_columns(block, RawFile(path, rows.setting))
     return f"{rows.display_name}: the query has the declared columns"

@@ -1,13 +1,11 @@
-"""The child process: takes jobs from its standard input, one JSON object a line, and does them
+"""The child process: converts the files that its standard input names, one JSON object a line,
 within limits of the kernel.
 
-It answers with one JSON object a line: `result`, or `error` and `kind`. Before that it may say by
-`packed` of how many bytes the next file that it writes is made.
+It answers with one JSON object a line: `shift`, or `error` and `kind`.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import resource
@@ -15,44 +13,20 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
+from batchrec_dagster.preparation.confined.conversions import CONVERSIONS, ForeignFile
 from batchrec_dagster.preparation.confined.reader import build_memory_error
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
 from batchrec_dagster.preparation.sources.limits import LimitError, Limits
 
-# Where each job's function is. Modules are imported when their first job comes: each needs other
-# libraries.
-JOBS = {
-    "find_member": "archive_members",
-    "list_delta": "delta",
-    "open_file": "open_file",
-    "read_delta": "delta",
-    "write_member": "archive_members",
-}
 PARENT_WATCHED_SECONDS = 1
 REASON_LENGTH = 400
 
 
-@dataclass(frozen=True)
-class ConfinedJob:
-    """What a job's function gets besides its arguments."""
-
-    limits: Limits
-    """What the job may take."""
-
-    answers: BinaryIO
-    """What the parent reads, a message a line."""
-
-    def limit_output(self, packed: int) -> None:
-        """Let no file grow larger from now on than what `packed` bytes may unfold to."""
-        send(self.answers, {"packed": packed})
-        limit_file_size(self.limits.compute_unfolded_bytes(packed))
-
-
 def main() -> None:
-    """Do jobs until standard input ends. The first argument is the limits as JSON."""
+    """Convert files until standard input ends. The first argument is the limits as JSON."""
     limits = Limits(**json.loads(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "wb")
     # A library that prints must not get into the answers.
@@ -65,23 +39,18 @@ def main() -> None:
         # macOS maps hundreds of gigabytes into each process, and refuses such a limit.
         _set_limit(resource.RLIMIT_AS, limits.file_memory)
     for line in iter(sys.stdin.buffer.readline, b""):
-        send(answers, _answer(json.loads(line), ConfinedJob(limits, answers)))
+        answers.write(json.dumps(_answer(json.loads(line), limits)).encode() + b"\n")
+        answers.flush()
 
 
-def _answer(request: dict[str, Any], job: ConfinedJob) -> dict[str, Any]:
+def _answer(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _set_limit(
-        resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + job.limits.file_seconds) + 1
-    )
+    _set_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + limits.file_seconds) + 1)
     packed = request["packed"]
-    most = (
-        job.limits.download_bytes if packed is None else job.limits.compute_unfolded_bytes(packed)
-    )
-    limit_file_size(most)
-    name = request["job"]
-    module = importlib.import_module(f"batchrec_dagster.preparation.confined.{JOBS[name]}")
+    _set_limit(resource.RLIMIT_FSIZE, limits.compute_unfolded_bytes(packed))
+    file = ForeignFile(Path(request["source"]), request["part"], packed, limits)
     try:
-        return {"result": getattr(module, name)(job, **request["arguments"])}
+        return {"shift": CONVERSIONS[request["format"]].convert(file, Path(request["target"]))}
     except LimitError as error:
         return {"error": str(error), "kind": "limit"}
     except DamagedFileError as error:
@@ -89,24 +58,13 @@ def _answer(request: dict[str, Any], job: ConfinedJob) -> dict[str, Any]:
     except FileError as error:
         return {"error": str(error), "kind": "file"}
     except MemoryError:
-        return {"error": str(build_memory_error(job.limits)), "kind": "limit"}
+        return {"error": str(build_memory_error(limits)), "kind": "limit"}
     except OSError as error:
         return {"error": f"it cannot be read: {error.strerror or error}", "kind": "file"}
     except BaseException as error:
         # Panics of Rust libraries are no Exceptions.
         reason = " ".join(str(error).split())[:REASON_LENGTH] or type(error).__name__
         return {"error": f"it cannot be read ({reason}): write it again", "kind": "file"}
-
-
-def send(answers: BinaryIO, message: dict[str, Any]) -> None:
-    """Write a message to the parent."""
-    answers.write(json.dumps(message).encode() + b"\n")
-    answers.flush()
-
-
-def limit_file_size(size: int) -> None:
-    """Let the kernel end this process when a file that it writes grows larger."""
-    _set_limit(resource.RLIMIT_FSIZE, size)
 
 
 def _set_limit(which: int, value: int) -> None:

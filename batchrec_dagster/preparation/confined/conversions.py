@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.formats import (
@@ -20,33 +21,38 @@ from batchrec_dagster.preparation.sources.formats import (
 )
 from batchrec_dagster.preparation.sources.limits import Limits
 
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
 CHUNK = 1024 * 1024
 _BLANKS, _BOM = " \t\r\n", "\xef\xbb\xbf"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 
-class Convert(Protocol):
-    """Makes CSV, JSON Lines or Parquet of a file."""
+@dataclass(frozen=True)
+class ForeignFile:
+    """A file that is to be converted."""
 
-    def __call__(
-        self, path: Path, target: Path, part: str | None, limits: Limits, packed: int
-    ) -> int:
-        """Write the result to `target`.
+    path: Path
+    part: str | None
+    """The name of a sheet, needed only where there are several; the version of a table."""
+    packed: int
+    """The size in bytes of the file as it came."""
+    limits: Limits
 
-        part: the name of a sheet, needed only where there are several.
-        packed: the size in bytes of the file as it came.
-
-        Returns what to add to the number of a line of the result in order to find it in the file.
-
-        Raises FileError, LimitError.
-        """
+    def refuse_part(self) -> None:
+        """Raise FileError if a part is named."""
+        if self.part is not None:
+            raise FileError("it has no parts: leave out !/ and what follows")
 
 
 @dataclass(frozen=True)
 class Conversion:
     """How a format becomes CSV, JSON Lines or Parquet."""
 
-    convert: Convert
+    convert: Callable[[ForeignFile, Path], int]
+    """Writes the result to a path. Returns what to add to the number of a line of the result in
+    order to find it in the file. Raises FileError."""
     unit: str
     """What a person finds in the file where the result has a line."""
 
@@ -65,7 +71,7 @@ def _choose_sheet(names: Sequence[str], sheet: str | None) -> str:
     return sheet or names[0]
 
 
-def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, packed: int) -> int:
+def _convert_excel(file: ForeignFile, target: Path) -> int:
     """A sheet as CSV, without blank rows at its start; every cell as its text."""
     try:
         import fastexcel
@@ -76,11 +82,11 @@ def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, p
     import polars as pl
 
     try:
-        book = fastexcel.read_excel(path)
+        book = fastexcel.read_excel(file.path)
         names = book.sheet_names
-        if part is None and len(names) > 1:
+        if file.part is None and len(names) > 1:
             names = [name for name in names if book.load_sheet(name, n_rows=1).width]
-        name = _choose_sheet(names, part)
+        name = _choose_sheet(names, file.part)
         rows = book.load_sheet(name, header_row=None, skip_rows=0, dtypes="string").to_polars()
     except fastexcel.FastExcelError as error:
         reason = str(error).partition("\n")[0]
@@ -91,21 +97,15 @@ def _convert_excel(path: Path, target: Path, part: str | None, limits: Limits, p
     return blank_rows
 
 
-def _convert_parquet(
-    path: Path, target: Path, part: str | None, limits: Limits, packed: int
-) -> int:
+def _convert_parquet(file: ForeignFile, target: Path) -> int:
     """A Parquet file whose footer and pages say the truth about their sizes."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from batchrec_dagster.preparation.confined.parquet import BATCH_ROWS, write_parquet
+    from batchrec_dagster.preparation.confined.parquet import rewrite_parquet
 
-    _refuse_part(part)
+    file.refuse_part()
     try:
-        # Threads would unpack several columns of a row group at once.
-        with pq.ParquetFile(path) as file:
-            batches = file.iter_batches(BATCH_ROWS, use_threads=False)
-            write_parquet(batches, file.schema_arrow, target, limits, packed)
+        rewrite_parquet(file.path, target, file.limits, file.packed)
     except MemoryError:
         raise
     except (pa.ArrowException, OSError) as error:
@@ -114,17 +114,15 @@ def _convert_parquet(
     return 0
 
 
-def _convert_json_array(
-    path: Path, target: Path, part: str | None, limits: Limits, packed: int
-) -> int:
+def _convert_json_array(file: ForeignFile, target: Path) -> int:
     """Each element in a line of its own, as it is written."""
-    _refuse_part(part)
+    file.refuse_part()
     # Latin-1 has a character for each byte, so that the text stays as it is.
     with (
-        path.open(encoding="latin-1", newline="") as file,
+        file.path.open(encoding="latin-1", newline="") as array,
         target.open("w", encoding="latin-1", newline="") as lines,
     ):
-        for element in _read_elements(file, limits.line_bytes):
+        for element in _read_elements(array, file.limits.line_bytes):
             lines.write(element.replace("\r", " ").replace("\n", " ") + "\n")
     return 0
 
@@ -156,13 +154,42 @@ def _read_elements(file: TextIO, most: int) -> Iterator[str]:
             yield "(cut off)"
 
 
-def _refuse_part(part: str | None) -> None:
-    if part is not None:
-        raise FileError("it has no parts: leave out !/ and what follows")
+def _list_delta_files(file: ForeignFile, target: Path) -> int:
+    """What is to be linked into the folder of a Delta table, before its rows are read: `files`, the
+    paths from the folder of those with current rows; and `has_vectors`, whether other files may
+    say which of these rows were deleted."""
+    table = _open_delta_table(file)
+    paths = [Path(uri).relative_to(file.path).as_posix() for uri in table.file_uris()]
+    has_vectors = "deletionVectors" in (table.protocol().reader_features or ())
+    target.write_text(json.dumps({"files": paths, "has_vectors": has_vectors}), encoding="utf-8")
+    return 0
 
 
+def _convert_delta(file: ForeignFile, target: Path) -> int:
+    """The current rows of a Delta table. Its folder has links to what it names, and no more."""
+    import polars as pl
+
+    with warnings.catch_warnings():
+        # The warning is about a faster planner, which is another package.
+        warnings.simplefilter("ignore", pl.exceptions.PerformanceWarning)
+        pl.scan_delta(_open_delta_table(file)).sink_parquet(target)
+    return 0
+
+
+def _open_delta_table(file: ForeignFile) -> DeltaTable:
+    """The table in the version that is the part."""
+    try:
+        from deltalake import DeltaTable
+    except ImportError as error:
+        raise FileError("to read it, pip install 'batchrec-dagster[delta]'") from error
+    return DeltaTable(file.path, version=int(file.part or 0))
+
+
+DELTA, DELTA_FILES = "a Delta table", "the files of a Delta table"
 CONVERSIONS = {
     EXCEL: Conversion(_convert_excel, "row"),
     PARQUET_FORMAT: Conversion(_convert_parquet, "row"),
     JSON_ARRAY: Conversion(_convert_json_array, "element"),
+    DELTA_FILES: Conversion(_list_delta_files, "file"),
+    DELTA: Conversion(_convert_delta, "row"),
 }

@@ -1,8 +1,7 @@
-"""Parquet files written from batches of rows that a foreign file holds."""
+"""A foreign Parquet file written anew."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,42 +18,38 @@ ROW_GROUP_BYTES = 64 * 1024 * 1024
 DICTIONARY_BYTES = 16 * 1024 * 1024
 
 
-def write_parquet(
-    batches: Iterable[pa.RecordBatch],
-    schema: pa.Schema,
-    target: Path,
-    limits: Limits,
-    packed: int,
-) -> None:
-    """Write the batches, whose sizes are now what they are said to be.
+def rewrite_parquet(path: Path, target: Path, limits: Limits, packed: int) -> None:
+    """Write the rows anew, so that their sizes are what they are said to be.
 
     Numbers are written as they are, so that the size of the file is that of the data. Texts are
     written once each where they repeat.
 
-    packed: the size in bytes of the file that the batches come from.
+    packed: the size in bytes of the file as it came.
 
     Raises LimitError for more rows than such a file can hold.
     """
-    texts = [field.name for field in schema if _is_text(field.type)]
     rows = 0
     waiting: list[pa.RecordBatch] = []
-    with pq.ParquetWriter(
-        target,
-        schema,
-        compression="none",
-        use_dictionary=texts,
-        dictionary_pagesize_limit=DICTIONARY_BYTES,
-        write_statistics=False,
-    ) as writer:
-        for batch in batches:
-            rows += batch.num_rows
-            limits.check_rows(rows, packed)
-            waiting.append(batch)
-            if sum(batch.nbytes for batch in waiting) > ROW_GROUP_BYTES:
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        with pq.ParquetWriter(
+            target,
+            schema,
+            compression="none",
+            use_dictionary=[field.name for field in schema if _is_text(field.type)],
+            dictionary_pagesize_limit=DICTIONARY_BYTES,
+            write_statistics=False,
+        ) as writer:
+            # Threads would unpack several columns of a row group at once.
+            for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
+                rows += batch.num_rows
+                limits.check_rows(rows, packed)
+                waiting.append(batch)
+                if sum(batch.nbytes for batch in waiting) > ROW_GROUP_BYTES:
+                    writer.write_table(pa.Table.from_batches(waiting, schema))
+                    waiting = []
+            if waiting:
                 writer.write_table(pa.Table.from_batches(waiting, schema))
-                waiting = []
-        if waiting:
-            writer.write_table(pa.Table.from_batches(waiting, schema))
 
 
 def _is_text(kind: pa.DataType) -> bool:

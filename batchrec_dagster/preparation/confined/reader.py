@@ -1,4 +1,4 @@
-"""The parent's side: starts the child process, sends it jobs, and explains how it ended."""
+"""The parent's side: starts the child process, sends it files, and explains how it ended."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, Self
 
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
@@ -45,14 +46,13 @@ FEW_THREADS = {
 }
 # A child that waits, instead of computing, for this many times the allowed CPU time is ended too.
 WAITING_TIMES = 2
-# The child's answers are short, but for the names of a table's files.
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_ANSWER_BYTES = 64 * 1024
 STDERR_BYTES = 4096
 _OUT_OF_MEMORY = ("memory allocation of", "out of memory", "bad_alloc", "cannot allocate memory")
 
 
 class ConfinedReader:
-    """Reads foreign files in a child process, which is started when the first job comes.
+    """Converts foreign files in a child process, which is started when the first file comes.
 
     Use it as a context manager around all files of a step: starting the child takes longer than
     reading an ordinary file. It is not for several threads at once.
@@ -67,25 +67,33 @@ class ConfinedReader:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def run(
-        self,
-        job: str,
-        arguments: Mapping[str, Any],
-        packed: int | None = None,
-    ) -> Any:
-        """The answer of the child's function `job` to these arguments.
+    def convert(
+        self, form: str, source: Path, target: Path, *, part: str | None = None, packed: int
+    ) -> int:
+        """Write what the file becomes to `target`: CSV, JSON Lines or Parquet.
 
-        packed: the size in bytes of the file as it came. No file that the child writes may be
-        larger than what that many bytes may unfold to; without it, the job itself sets this limit.
+        form: the name of the format, as in CONVERSIONS.
+        part: the part of it that is wanted, such as a sheet; None if it has no parts.
+        packed: the size in bytes of the file as it came. What the child writes may not be larger
+            than what that many bytes may unfold to.
+
+        Returns what to add to the number of a line of the result in order to find it in the file.
 
         Raises FileError if the file cannot be read, its subclass DamagedFileError if it is damaged,
-        and LimitError if reading it takes more memory, disk or time than the limits of the
-        environment allow, or if one of these is not a number above 0.
+        and its subclass LimitError if reading it takes more memory, disk or time than the limits of
+        the environment allow, or if one of these is not a number above 0.
         """
         if self._child is None:
             self._child = _Child(Limits.from_environment())
+        request = {
+            "format": form,
+            "source": str(source.absolute()),
+            "target": str(target.absolute()),
+            "part": part,
+            "packed": packed,
+        }
         try:
-            answer = self._child.ask({"job": job, "arguments": dict(arguments), "packed": packed})
+            answer = self._child.ask(request)
         except BaseException:
             # What it does now is of no use to anyone.
             self._end()
@@ -93,7 +101,8 @@ class ConfinedReader:
         if "error" in answer:
             errors = {"damaged": DamagedFileError, "limit": LimitError}
             raise errors.get(answer["kind"], FileError)(answer["error"])
-        return answer["result"]
+        shift: int = answer["shift"]
+        return shift
 
     def _end(self) -> None:
         if self._child is not None:
@@ -120,18 +129,28 @@ class _Child:
         )
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The child's last message about this request. Raises LimitError or FileError if the child
-        dies of it."""
-        packed = request["packed"]
-        self._send(request)
-        while True:
-            answer = self._receive(packed)
-            if "packed" not in answer:
-                return answer
-            packed = answer["packed"]
+        """The child's answer. Raises LimitError or FileError if the child dies of the request."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        # A child that sleeps uses no CPU time.
+        watchdog = threading.Timer(WAITING_TIMES * self._limits.file_seconds, self._stop_waiting)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            # If the child has died, there is no answer.
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(json.dumps(request).encode() + b"\n")
+                self._process.stdin.flush()
+            line = self._process.stdout.readline(MAX_ANSWER_BYTES)
+        finally:
+            watchdog.cancel()
+        if not line.endswith(b"\n"):
+            raise self._explain_death(request["packed"])
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def end(self) -> None:
-        """Kill the process, which may be in the middle of a job."""
+        """Kill the process, which may be in the middle of a file."""
         self._process.kill()
         for stream in (self._process.stdin, self._process.stdout):
             # What is still in the buffer of a broken pipe cannot be written.
@@ -145,37 +164,18 @@ class _Child:
         self._overdue = True
         self._process.kill()
 
-    def _send(self, message: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
-        # `_receive` finds that a child has died, and explains it.
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
-
-    def _receive(self, packed: int | None) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        # A child that sleeps uses no CPU time.
-        watchdog = threading.Timer(WAITING_TIMES * self._limits.file_seconds, self._stop_waiting)
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            line = self._process.stdout.readline(MAX_ANSWER_BYTES)
-        finally:
-            watchdog.cancel()
-        if not line.endswith(b"\n"):
-            raise self._explain_death(packed)
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def _explain_death(self, packed: int | None) -> Exception:
+    def _explain_death(self, packed: int) -> FileError:
         """The error that says in one line why the child ended."""
         code = self._process.wait()
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - STDERR_BYTES))
         last_words = self._stderr.read().decode(errors="replace").lower()
         if code == -signal.SIGXFSZ:
-            return self._limits.build_size_error(packed or 0)
+            return self._limits.build_size_error(packed)
         if code == -signal.SIGXCPU or self._overdue:
-            return build_time_error(self._limits)
+            return LimitError(
+                f"reading it takes longer than the {self._limits.file_seconds / 60:g} minutes of"
+                f" {MAX_FILE_MINUTES}: if it is real data, set it higher, or write it as CSV"
+            )
         if code == -signal.SIGABRT and any(words in last_words for words in _OUT_OF_MEMORY):
             return build_memory_error(self._limits)
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
@@ -191,12 +191,4 @@ def build_memory_error(limits: Limits) -> LimitError:
     return LimitError(
         f"reading it takes more than the {limits.file_memory / 1e9:g} GB of memory that"
         f" {MAX_FILE_MEMORY_GB} allows: if it is real data, set it higher, or write it as CSV"
-    )
-
-
-def build_time_error(limits: Limits) -> LimitError:
-    """The error of a file that takes longer than the limits allow."""
-    return LimitError(
-        f"reading it takes longer than the {limits.file_seconds / 60:g} minutes of"
-        f" {MAX_FILE_MINUTES}: if it is real data, set it higher, or write it as CSV"
     )

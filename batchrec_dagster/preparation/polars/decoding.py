@@ -11,7 +11,8 @@ from batchrec_dagster.preparation.layout import Encoding, Format, PreparationErr
 from batchrec_dagster.preparation.polars.encodings import choose_encoding, recode
 from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.limits import LimitError, Limits
+from batchrec_dagster.preparation.sources.limits import Limits
+from batchrec_dagster.preparation.sources.opening import make_plain
 from batchrec_dagster.storage.durable import read_pieces
 
 CHUNK = 1024 * 1024
@@ -70,8 +71,7 @@ class OpenedFile:
 
     @property
     def format(self) -> Format:
-        with self.path.open("rb") as file:
-            start = file.read(formats.START)
+        start = formats.read_start(self.path)
         if start.startswith(formats.PARQUET):
             return "parquet"
         text = start.decode("utf-8-sig", "replace").lstrip()
@@ -90,14 +90,14 @@ def open_file(
     """
     try:
         return _prepare(file, encoding, folder, reader)
-    except (LimitError, FileError) as error:
+    except FileError as error:
         raise PreparationError(f"{file.name}: {error}") from error
 
 
 def _prepare(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader) -> OpenedFile:
     opened = _make_plain(file, folder, reader)
     path = opened.path
-    start = _read_start(path)
+    start = formats.read_start(path)
     if start.startswith(formats.PARQUET):
         return opened
     opened = _inspect_bytes(opened, Limits.from_environment())
@@ -111,22 +111,11 @@ def _prepare(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedRe
     return replace(opened, path=_write(recode(path, chosen), folder), encoding=chosen)
 
 
-def _read_start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(formats.START)
-
-
 def _make_plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFile:
-    """The file as it is if it is text, else as text or Parquet that the child process wrote."""
-    size = file.path.stat().st_size
-    if formats.is_text(_read_start(file.path)):
-        return OpenedFile(file.path, file.name, size)
-    paths = {name: str(_choose_path(folder)) + f".{name}" for name in ("unpacked", "converted")}
-    arguments = {"path": str(file.path.absolute()), **paths}
-    result = reader.run("open_file", arguments, packed=size)
-    path = Path(result["path"])
-    opened = OpenedFile(path, file.name, path.stat().st_size)
-    return replace(opened, unit=result["unit"], shift=result["shift"])
+    """The file as it is if it is text, else as text or Parquet that was made of it."""
+    plain = make_plain(file.path, folder, reader)
+    size = plain.path.stat().st_size
+    return OpenedFile(plain.path, file.name, size, unit=plain.unit, shift=plain.shift)
 
 
 def _inspect_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:

@@ -1,79 +1,109 @@
 """A file in a zip archive, or a sheet of a workbook, as a source."""
 
+from __future__ import annotations
+
+import hashlib
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
-from batchrec_dagster.preparation.sources.files import LocalFile, S3File, WebFile
-from batchrec_dagster.preparation.sources.limits import LimitError
-from batchrec_dagster.preparation.sources.source import EMPTY, File, FileDescription, SourceContext
-from batchrec_dagster.storage.durable import read_pieces, temporary_folder
-
-# The member of an archive that has one file.
-THE_ONLY_FILE = ""
-
+from batchrec_dagster.preparation.sources.files import LocalFile, S3File
+from batchrec_dagster.preparation.sources.limits import Limits
+from batchrec_dagster.preparation.sources.packing import unpack_member
+from batchrec_dagster.preparation.sources.source import (
+    RatingsSource,
+    SourceContext,
+    SourceFile,
+    hide_query,
+    name_errors,
+    safe_filename,
+)
+from batchrec_dagster.preparation.sources.web import WebFile
+from batchrec_dagster.storage import durable
 
 # A whole archive, which must be read for any of its files.
 Archive = LocalFile | S3File | WebFile
 
 
 @dataclass(frozen=True)
-class Member(File):
+class Member(RatingsSource):
     """`ARCHIVE.zip!/path/in/it.csv` or `BOOK.xlsx!/SHEET`."""
 
+    text: str
+    """The source as it is declared."""
+
     archive: Archive
+
     member: str
+    """The path in the archive, or the name of the sheet; empty for an archive's only file."""
 
     @property
-    def name(self) -> str:
-        return self.member or re.sub(r"(?i)\.zip$", "", self.text.partition("?")[0])
+    def display_name(self) -> str:
+        return hide_query(self.text)
 
-    def describe(self, context: SourceContext) -> FileDescription:
-        description = self.archive.describe(context)
-        if description.size == 0:
-            raise FileError(EMPTY)
-        if isinstance(self.archive, LocalFile):
-            path = self.archive.path(context)
-            with _explain_limits(), ConfinedReader() as reader:
-                arguments = {"path": str(path.absolute()), "member": self.member}
-                reader.run("find_member", arguments, packed=path.stat().st_size)
-        return FileDescription(None, f"{description.version}!/{self.member}")
+    def files(self, context: SourceContext) -> list[SourceFile]:
+        """The file, which may not be there: the archive is not opened. Raises UserError."""
+        archives = self.archive.files(context)
+        with name_errors(self.display_name):
+            if len(archives) != 1:
+                raise FileError("it is a folder: name a file in it")
+        archive = archives[0]
+        without_packing = re.sub(r"(?i)\.zip$", "", unquote(self.archive.display_name))
+        return [
+            SourceFile(
+                self.display_name,
+                safe_filename(self.member or without_packing),
+                f"{archive.fingerprint}!/{self.member}",
+                partial(self._read, archive, self._choose_folder(context)),
+            )
+        ]
 
     def remove_downloads(self, context: SourceContext) -> None:
-        self.archive.remove_downloads(context)
+        shutil.rmtree(self._choose_folder(context), ignore_errors=True)
 
-    def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        path = self.archive.path(context)
-        try:
-            yield from read_member(path, self.member)
-        except DamagedFileError:
-            # A damaged download is fetched again next time; the user's own file stays.
-            if path.is_relative_to(context.cache):
-                path.unlink(missing_ok=True)
-            raise
+    def _choose_folder(self, context: SourceContext) -> Path:
+        """The folder that keeps the archive, if it is downloaded, for the other files in it."""
+        return context.cache / hashlib.sha256(self.archive.text.encode()).hexdigest()[:16]
 
+    def _read(self, archive: SourceFile, downloads: Path) -> Iterator[bytes]:
+        """The file of the archive, or its sheet as CSV, piece by piece.
 
-def read_member(archive: Path, member: str) -> Iterator[bytes]:
-    """The file of the archive, or its sheet as CSV, piece by piece.
-
-    It is checked in full before the first piece is given. Raises FileError, OSError.
-    """
-    with temporary_folder() as folder:
-        target = folder / "member"
-        arguments = {"path": str(archive.absolute()), "member": member, "target": str(target)}
-        with _explain_limits(), ConfinedReader() as reader:
-            reader.run("write_member", arguments, packed=archive.stat().st_size)
-        yield from read_pieces(target)
+        It is checked in full before the first piece is given. Raises FileError, OSError.
+        """
+        path = archive.find() if archive.find is not None else _download(archive, downloads)
+        with durable.temporary_folder() as folder:
+            target = folder / "member"
+            try:
+                _write_member(path, self.member, target)
+            except DamagedFileError:
+                # A damaged download is fetched again next time; the user's own file stays.
+                if archive.find is None:
+                    path.unlink(missing_ok=True)
+                raise
+            yield from durable.read_pieces(target)
 
 
-@contextmanager
-def _explain_limits() -> Iterator[None]:
-    """Make a FileError of a LimitError."""
-    try:
-        yield
-    except LimitError as error:
-        raise FileError(str(error)) from error
+def _download(archive: SourceFile, folder: Path) -> Path:
+    """Where this version of the archive is kept; other versions of it are removed."""
+    path = folder / hashlib.sha256(archive.fingerprint.encode()).hexdigest()[:16]
+    if not path.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        durable.write(path, archive.read())
+    return path
+
+
+def _write_member(archive: Path, member: str, target: Path) -> None:
+    """Write the file of the archive, or what its sheet becomes. Raises FileError."""
+    if formats.recognise_format(formats.read_start(archive)) != formats.EXCEL:
+        unpack_member(archive, member, target, Limits.from_environment())
+        return
+    with ConfinedReader() as reader:
+        packed = archive.stat().st_size
+        reader.convert(formats.EXCEL, archive, target, part=member or None, packed=packed)

@@ -8,51 +8,64 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from batchrec_dagster.preparation.layout import FileForm
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.source import (
-    File,
-    FileDescription,
-    ListedFile,
+    RatingsSource,
     SourceContext,
+    SourceFile,
+    name_errors,
+    safe_filename,
 )
 from batchrec_dagster.storage.durable import read_pieces, temporary_folder
 
 PIECE_BYTES = 8 * 1024 * 1024
 ASSET = "asset://"
-ONLY_A_RUN = "an asset is read by a run, as the source of ratings or items: name a file here"
 
 
 @dataclass(frozen=True)
-class ResultFile(File):
-    """A file of rows that a run computes, such as those of a query."""
+class ComputedRows(RatingsSource):
+    """One Parquet file of rows that a run computes, such as those of a query."""
+
+    text: str
+    """What messages call it."""
 
     version: str
     """What changes when the rows may have changed."""
 
-    filename: str
-
-    write: Callable[[Path, SourceContext], None] = field(repr=False, compare=False)
+    write: Callable[[Path], None] = field(repr=False, compare=False)
     """Writes the rows to a path, as Parquet, or raises FileError."""
 
-    def files(self, context: SourceContext) -> list[ListedFile]:
-        return [ListedFile(self, self.filename, self.version)]
+    filename: str = ""
+    """The file's name in the storage; by default it is made of the text."""
 
-    def describe(self, context: SourceContext) -> FileDescription:
-        return FileDescription(None, self.version)
+    @property
+    def display_name(self) -> str:
+        return self.text
 
-    def chunks(self, context: SourceContext) -> Iterator[bytes]:
+    def files(self, context: SourceContext) -> list[SourceFile]:
+        filename = self.filename or f"{safe_filename(self.text)}.parquet"
+        return [SourceFile(self.text, filename, self.version, self._read)]
+
+    def _read(self) -> Iterator[bytes]:
         with temporary_folder() as folder:
             path = folder / "result.parquet"
-            self.write(path, context)
+            self.write(path)
             yield from read_pieces(path, PIECE_BYTES)
 
 
 @dataclass(frozen=True)
-class AssetRows(File):
+class AssetRows(RatingsSource):
     """The rows of an asset, before a run has found out where they are."""
+
+    text: str
+    """The source as it is declared."""
 
     is_delta: bool = False
     """Whether the asset's metadata name the folder of a Delta table."""
+
+    form: FileForm = field(default_factory=FileForm)
+    """How files of text are written."""
 
     @classmethod
     def parse(cls, text: str, *, is_delta: bool = False) -> Self:
@@ -62,12 +75,16 @@ class AssetRows(File):
         return cls(text, is_delta)
 
     @property
+    def display_name(self) -> str:
+        return self.text
+
+    @property
     def key(self) -> list[str]:
         """The parts of the asset's key."""
         return self.text.removeprefix(ASSET).split("/")
 
-    def describe(self, context: SourceContext) -> FileDescription:
-        raise FileError(ONLY_A_RUN)
-
-    def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        raise FileError(ONLY_A_RUN)
+    def files(self, context: SourceContext) -> list[SourceFile]:
+        with name_errors(self.text):
+            raise FileError(
+                "an asset is read by a run, as the source of ratings or items: name a file here"
+            )

@@ -22,18 +22,15 @@ from urllib.parse import unquote, unquote_plus
 
 import polars as pl
 
-from batchrec_dagster.preparation.sources.computed import ResultFile
-from batchrec_dagster.preparation.sources.database_rows import join_parts, write_parts
+from batchrec_dagster.preparation.sources.computed import ComputedRows
+from batchrec_dagster.preparation.sources.database_rows import write_rows
 from batchrec_dagster.preparation.sources.errors import FileError, hide_values
-from batchrec_dagster.preparation.sources.limits import (
-    LimitError,
-    Limits,
-)
+from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.sources.query import FILENAME, read_database
 from batchrec_dagster.preparation.sources.source import (
-    ListedFile,
     RatingsSource,
     SourceContext,
+    SourceFile,
     name_errors,
 )
 from batchrec_dagster.storage.durable import temporary_folder
@@ -92,7 +89,7 @@ class Database(RatingsSource):
         """The name of the environment variable with the URL."""
         return self.text.removeprefix(SCHEME)
 
-    def files(self, context: SourceContext) -> list[ListedFile]:
+    def files(self, context: SourceContext) -> list[SourceFile]:
         """The result's file, whose version changes with the query and the answer of `version_sql`.
 
         Raises UserError.
@@ -105,9 +102,9 @@ class Database(RatingsSource):
                 _write_result(self.url, self.version_sql, setting, path)
                 version = repr(pl.read_parquet(path).head(VERSION_ROWS).rows())
         digest = hashlib.sha256(f"{self.sql}\n{version}".encode()).hexdigest()
-        return ResultFile(self.text, digest, FILENAME, self._write).files(context)
+        return ComputedRows(self.text, digest, self._write, FILENAME).files(context)
 
-    def _write(self, path: Path, context: SourceContext) -> None:
+    def _write(self, path: Path) -> None:
         _write_result(self.url, self.sql, self.setting, path)
 
     @property
@@ -172,8 +169,7 @@ def _write_result(url: str, sql: str, setting: str, path: Path) -> None:
                 columns = list(rows.keys())
                 if not rows.returns_rows or len(set(columns)) < len(columns):
                     raise FileError(f"{setting}: write one SELECT whose columns have names")
-                parts = write_parts(rows.partitions(BATCH), columns, folder)
-                join_parts(parts, columns, path)
+                write_rows(rows.partitions(BATCH), columns, folder, path)
         finally:
             engine.dispose()
 
@@ -222,7 +218,7 @@ def _explain_errors(url: str, setting: str) -> Iterator[None]:
     except sa.exc.SQLAlchemyError as error:
         message = hide_values(str(getattr(error, "orig", None) or error))
         reason = f"{setting}: {_remove_url(message, url)}"
-    except (FileError, LimitError, MemoryError, pl.exceptions.PolarsError):
+    except (FileError, MemoryError, pl.exceptions.PolarsError):
         raise
     except OSError as error:
         if error.filename is None:

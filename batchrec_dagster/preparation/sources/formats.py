@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 GZIP, ZSTD, ZIP, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 # Bytes of a file's start that show its format.
@@ -35,6 +37,12 @@ _SIGNS = (
     (b"X\n\0\0", "an R data file"),
 )
 _PAGES = ((b"<!doctype html", "a web page"), (b"<html", "a web page"), (b"<?xml", "an XML file"))
+
+
+def read_start(path: Path) -> bytes:
+    """The first START bytes of the file."""
+    with path.open("rb") as file:
+        return file.read(START)
 
 
 def is_text(start: bytes) -> bool:

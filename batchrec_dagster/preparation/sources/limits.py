@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.formats import GZIP, PARQUET, ZIP, ZSTD
 
 MAX_FILE_GB = "BATCHREC_MAX_FILE_GB"
@@ -40,7 +41,7 @@ CELLS_OF_A_LINE = 16
 BYTES_OF_A_ROW = 24
 
 
-class LimitError(Exception):
+class LimitError(FileError):
     """A file unfolds to more than a limit. The message names the setting, not the file."""
 
 

@@ -6,15 +6,16 @@ import re
 from collections.abc import Callable
 
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.preparation.sources.archives import THE_ONLY_FILE, Archive, Member
+from batchrec_dagster.preparation.sources.archives import Archive, Member
 from batchrec_dagster.preparation.sources.computed import ASSET, AssetRows
 from batchrec_dagster.preparation.sources.delta_table import DeltaTable
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File, WebFile
+from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File
 from batchrec_dagster.preparation.sources.sample import GeneratedFile
-from batchrec_dagster.preparation.sources.source import File, RatingsSource, hide_query, name_errors
+from batchrec_dagster.preparation.sources.source import RatingsSource, hide_query, name_errors
+from batchrec_dagster.preparation.sources.web import WebFile
 
-SCHEMES: dict[str, Callable[[str], File]] = {
+SCHEMES: dict[str, Callable[[str], RatingsSource]] = {
     "asset": AssetRows.parse,
     "http": WebFile.parse,
     "https": WebFile.parse,
@@ -50,7 +51,7 @@ def parse_source(text: str, *, is_delta: bool = False) -> RatingsSource:
     return parse_file(text)
 
 
-def parse_file(text: str) -> File:
+def parse_file(text: str) -> RatingsSource:
     """The source of a single file. Nothing is opened. Raises UserError."""
     if not text.strip():
         raise UserError(f"the source is empty: write {ALLOWED}")
@@ -60,8 +61,8 @@ def parse_file(text: str) -> File:
         archive, inside, member = text.partition("!/")
         file = _parse_scheme(archive)
         if not inside:
-            if file.name.lower().endswith(".zip") and isinstance(file, Archive):
-                return Member(text, file, THE_ONLY_FILE)
+            if isinstance(file, Archive) and file.display_name.lower().endswith(".zip"):
+                return Member(text, file, "")
             return file
         if not member or member.endswith("/"):
             raise FileError("after !/ comes the path of a file in the archive")
@@ -70,7 +71,7 @@ def parse_file(text: str) -> File:
         return Member(text, file, member)
 
 
-def _parse_scheme(text: str) -> File:
+def _parse_scheme(text: str) -> RatingsSource:
     scheme, separator, _ = text.partition("://")
     if not separator:
         if re.match(r"(s3|https?|sample):", text):

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.sources.computed import ResultFile
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.csv_form import recognise_delimiter
+from batchrec_dagster.preparation.layout import FileForm, PreparationError
+from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
+from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import (
-    ListedFile,
-    RatingsSource,
-    SourceContext,
-    safe_filename,
-)
+from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, SourceFile
 from batchrec_dagster.storage.durable import temporary_folder
 
 
@@ -32,74 +31,78 @@ class PartitionedRows(RatingsSource):
     partitions: Mapping[str, RatingsSource]
     """Where the rows of each partition are, by its key."""
 
+    form: FileForm = field(default_factory=FileForm)
+    """How files of text are written."""
+
     @property
     def display_name(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[ListedFile]:
+    def files(self, context: SourceContext) -> list[SourceFile]:
         """The file of all rows, whose version changes with each partition. Raises UserError."""
         files = {key: source.files(context) for key, source in self.partitions.items()}
         versions = [
-            f"{key} {file.file.display_name} {file.fingerprint}"
-            for key, listed in files.items()
-            for file in listed
+            f"{key} {file.display_name} {file.fingerprint}"
+            for key, listed_files in files.items()
+            for file in listed_files
         ]
         version = hashlib.sha256("\n".join(versions).encode()).hexdigest()
-        filename = f"{safe_filename(self.text)}.parquet"
-        write = partial(_write_rows, files)
-        return ResultFile(self.text, version, filename, write).files(context)
+        return ComputedRows(self.text, version, partial(self._write, files)).files(context)
+
+    def _write(self, files: Mapping[str, Sequence[SourceFile]], path: Path) -> None:
+        """Write the rows of all partitions to the path. Raises FileError.
+
+        files: those of each partition, by its key.
+        """
+        tables: list[pl.LazyFrame] = []
+        with temporary_folder() as folder, ConfinedReader() as reader:
+            for key, listed_files in files.items():
+                for file in listed_files:
+                    place = folder / str(len(tables))
+                    place.mkdir()
+                    with _name_partition(key):
+                        raw_file = RawFile(file.provide(place), file.filename)
+                        table = scan_table(raw_file, self.form, place, reader)
+                        # On the disk, because all together may not fit into the memory.
+                        table.sink_parquet(place / "table.parquet")
+                    tables.append(pl.scan_parquet(place / "table.parquet", glob=False))
+            if not any(table.collect_schema() for table in tables):
+                raise FileError(
+                    "none of its partitions has a table: return one, or let the metadata of each"
+                    " materialization name its file: dagster/uri"
+                )
+            try:
+                pl.concat(tables, how="diagonal_relaxed").sink_parquet(path)
+            except pl.exceptions.PolarsError as error:
+                raise FileError(str(error)) from error
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """The table in a file of Parquet, JSON Lines or CSV, by its name.
+@contextmanager
+def _name_partition(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileError, PreparationError) as error:
+        raise FileError(f"partition {key}: {error}") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise FileError(f"partition {key} cannot be read: {error}") from error
 
-    All columns of CSV are text.
+
+def scan_table(file: RawFile, form: FileForm, folder: Path, reader: ConfinedReader) -> pl.LazyFrame:
+    """The table in a file of any format. All columns of CSV are text.
+
+    folder: takes what is unpacked or converted, as long as the table is read.
+
+    Raises PreparationError.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if ".parquet" in suffixes:
-        return pl.read_parquet(path, glob=False)
-    if {".json", ".jsonl", ".ndjson"} & {*suffixes}:
-        return pl.read_ndjson(path)
-    return pl.read_csv(path, infer_schema=False, glob=False)
-
-
-def _write_rows(
-    files: Mapping[str, Sequence[ListedFile]], path: Path, context: SourceContext
-) -> None:
-    """Write the rows of all partitions to the path. Raises FileError.
-
-    files: those of each partition, by its key.
-    """
-    with temporary_folder() as folder:
-        tables: dict[str, pl.LazyFrame] = {}
-        for key, listed_files in files.items():
-            for listed in listed_files:
-                # On the disk, because all partitions together may not fit into the memory.
-                table_path = folder / f"{len(tables)}.parquet"
-                try:
-                    _write_table(listed, table_path, context)
-                except FileError as error:
-                    raise FileError(f"partition {key}: {error}") from error
-                except (OSError, pl.exceptions.PolarsError) as error:
-                    raise FileError(f"partition {key} cannot be read: {error}") from error
-                name = key if len(listed_files) == 1 else f"{key} ({listed.filename})"
-                tables[name] = pl.scan_parquet(table_path, glob=False)
-        if not any(table.collect_schema() for table in tables.values()):
-            raise FileError(
-                "none of its partitions has a table: return one, or let the metadata of each"
-                " materialization name its file: dagster/uri"
-            )
-        try:
-            pl.concat(tables.values(), how="diagonal_relaxed").sink_parquet(path)
-        except pl.exceptions.PolarsError as error:
-            raise FileError(str(error)) from error
-
-
-def _write_table(listed: ListedFile, path: Path, context: SourceContext) -> None:
-    """Write the rows of a file to the path, as Parquet."""
-    file: Any = listed.file
-    if isinstance(file, ResultFile):
-        file.write(path, context)
-        return
-    with file.open_locally(context) as local_path:
-        read_table(local_path).write_parquet(path)
+    opened = open_file(file, form.encoding, folder, reader)
+    if opened.format == "parquet":
+        return pl.scan_parquet(opened.path, glob=False)
+    if opened.format == "json":
+        return pl.scan_ndjson(opened.path, infer_schema_length=None)
+    delimiter = form.delimiter or recognise_delimiter(opened, {}, quoted=form.quoted, skipped=0)
+    if len(delimiter) > 1:
+        raise PreparationError(f"{file.name} is separated by {delimiter}: write one character")
+    quote = '"' if form.quoted else None
+    return pl.scan_csv(
+        opened.path, separator=delimiter, quote_char=quote, infer_schema=False, glob=False
+    )

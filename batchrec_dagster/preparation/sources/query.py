@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import FileForm, Header, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
-from batchrec_dagster.preparation.sources.computed import ResultFile
+from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError, hide_values
 from batchrec_dagster.preparation.sources.limits import (
     MAX_FILE_GB,
@@ -28,7 +28,11 @@ from batchrec_dagster.preparation.sources.limits import (
     QUERY_MINUTES,
     Limits,
 )
-from batchrec_dagster.preparation.sources.source import ListedFile, RatingsSource, SourceContext
+from batchrec_dagster.preparation.sources.source import (
+    RatingsSource,
+    SourceContext,
+    SourceFile,
+)
 from batchrec_dagster.preparation.sources.tables import (
     TableFile,
     build_select,
@@ -96,28 +100,26 @@ class FileQuery(RatingsSource):
     def display_name(self) -> str:
         return ", ".join(source.display_name for source in self.tables.values())
 
-    def files(self, context: SourceContext) -> list[ListedFile]:
+    def files(self, context: SourceContext) -> list[SourceFile]:
         """The result's file, whose version changes with the query and with any file.
 
         Raises UserError.
         """
-        tables = {name: tuple(source.files(context)) for name, source in self.tables.items()}
+        tables = {name: source.files(context) for name, source in self.tables.items()}
         parts = [self.sql, repr(self.form)]
         if self.headers:
             parts.append(repr(sorted(self.headers.items())))
         for name, files in tables.items():
-            parts += [f"{name} {file.file.display_name} {file.fingerprint}" for file in files]
+            parts += [f"{name} {file.display_name} {file.fingerprint}" for file in files]
         version = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         write = partial(self._write, tables)
-        return ResultFile(self.display_name, version, FILENAME, write).files(context)
+        return ComputedRows(self.display_name, version, write, FILENAME).files(context)
 
     def remove_downloads(self, context: SourceContext) -> None:
         for source in self.tables.values():
             source.remove_downloads(context)
 
-    def _write(
-        self, table_files: Mapping[str, Sequence[ListedFile]], path: Path, context: SourceContext
-    ) -> None:
+    def _write(self, table_files: Mapping[str, Sequence[SourceFile]], path: Path) -> None:
         """Write the query's rows to the path. Raises FileError if a file changes meanwhile.
 
         table_files: the files of each table.
@@ -127,41 +129,41 @@ class FileQuery(RatingsSource):
             tables: dict[str, list[TableFile]] = {}
             for table, files in table_files.items():
                 tables[table] = []
-                for number, listed in enumerate(files):
-                    local_path = stack.enter_context(listed.file.open_locally(context))
-                    file_folder = folder / table / str(number)
-                    tables[table].append(self._open(listed, local_path, file_folder, reader))
+                for number, file in enumerate(files):
+                    local_path = stack.enter_context(file.open_locally())
+                    raw_file = RawFile(local_path, file.display_name)
+                    place = folder / table / str(number)
+                    tables[table].append(_open_table_file(raw_file, self.form, place, reader))
             _write_rows(self, tables, path, folder)
         for files in table_files.values():
-            for listed in files:
-                if listed.file.has_changed(context):
+            for file in files:
+                if file.has_changed():
                     raise FileError(
-                        f"{listed.file.display_name} changed while {self.setting} read it: try"
-                        " again when it is complete"
+                        f"{file.display_name} changed while {self.setting} read it: try again when"
+                        " it is complete"
                     )
 
-    def _open(
-        self, listed: ListedFile, path: Path, folder: Path, reader: ConfinedReader
-    ) -> TableFile:
-        """The file unpacked, with a link by which DuckDB reads it.
 
-        path: where the file is on this machine.
-        folder: takes what is unpacked, and the link. The link's path has the partitions that the
-            file's path has, such as `day=2026-01-31/`.
-        """
-        unpacked = folder / "unpacked"
-        unpacked.mkdir(parents=True)
-        try:
-            file = RawFile(path, listed.file.display_name)
-            opened_file = open_file(file, self.form.encoding, unpacked, reader)
-        except PreparationError as error:
-            raise FileError(str(error)) from error
-        links = folder.joinpath("link", *list_partitions(listed.file.display_name))
-        links.mkdir(parents=True)
-        # The link has no extension: with some extensions DuckDB would decompress the file.
-        link = links / "file"
-        link.symlink_to(opened_file.path.resolve())
-        return TableFile(opened_file, link)
+def _open_table_file(
+    file: RawFile, form: FileForm, folder: Path, reader: ConfinedReader
+) -> TableFile:
+    """The file unpacked, with a link by which DuckDB reads it. Raises FileError.
+
+    folder: takes what is unpacked, and the link. The link's path has the partitions that the file's
+        path has, such as `day=2026-01-31/`.
+    """
+    unpacked = folder / "unpacked"
+    unpacked.mkdir(parents=True)
+    try:
+        opened = open_file(file, form.encoding, unpacked, reader)
+    except PreparationError as error:
+        raise FileError(str(error)) from error
+    links = folder.joinpath("link", *list_partitions(file.name))
+    links.mkdir(parents=True)
+    # The link has no extension: with some extensions DuckDB would decompress the file.
+    link = links / "file"
+    link.symlink_to(opened.path.resolve())
+    return TableFile(opened, link)
 
 
 def _write_rows(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import File, FileDescription, SourceContext
+from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, SourceFile
 
 RATINGS_FILE = "user_ratedmovies-timestamps.dat"
 SAMPLE_FILES = (RATINGS_FILE, "movies.dat")
 
 
 @dataclass(frozen=True)
-class GeneratedFile(File):
+class GeneratedFile(RatingsSource):
     """A file of the generated data set; by default that of the ratings."""
+
+    text: str
+    """The source as it is declared."""
+
+    name: str
+    """The name of the file."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -25,14 +30,13 @@ class GeneratedFile(File):
             raise FileError("the only sample is sample://hetrec")
         if file and file not in SAMPLE_FILES:
             raise FileError(f"sample://hetrec has the files {', '.join(SAMPLE_FILES)}")
-        return cls(text)
+        return cls(text, file or RATINGS_FILE)
 
     @property
-    def name(self) -> str:
-        return self.text.removeprefix("sample://hetrec").removeprefix("/") or RATINGS_FILE
+    def display_name(self) -> str:
+        return self.text
 
-    def describe(self, context: SourceContext) -> FileDescription:
-        return FileDescription(None, context.sample.FINGERPRINT)
-
-    def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        yield context.sample.FILES[self.name]()
+    def files(self, context: SourceContext) -> list[SourceFile]:
+        generate = context.sample.FILES[self.name]
+        fingerprint = context.sample.FINGERPRINT
+        return [SourceFile(self.text, self.name, fingerprint, lambda: iter([generate()]))]

@@ -1,20 +1,17 @@
-"""What every source can do: list its files, and describe, open and copy each of them."""
+"""What every source can do: list its files, each with a fingerprint and what opens it."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.web_request import DownloadError, safe_url
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.objects import ObjectStore
 
@@ -29,15 +26,6 @@ class SampleFiles(Protocol):
     FILES: Mapping[str, Callable[[], bytes]]
 
 
-def follow_links(path: Path, folder: Path) -> Path:
-    """The path with its links followed: every kind of source looks here before it opens a file that
-    it found in a folder. Raises FileError if the path leads out of the folder."""
-    followed = path.resolve()
-    if not followed.is_relative_to(folder.resolve()):
-        raise FileError("it is a link out of the folder: put the file itself there")
-    return followed
-
-
 @dataclass(frozen=True)
 class SourceContext:
     """Where the files of sources are."""
@@ -49,42 +37,23 @@ class SourceContext:
     """The folder that relative paths start from."""
 
     cache: Path
-    """The folder of downloads."""
+    """The folder of downloaded archives."""
 
     sample: SampleFiles
     """The generated data set."""
 
 
-@dataclass(frozen=True)
-class FileDescription:
-    """What is known of a file without reading it."""
-
-    size: int | None
-    """The size in bytes; None if only reading the file would tell."""
-
-    version: str
-    """What changes when the file does."""
+def is_unchanged() -> bool:
+    """The answer of `has_changed` for a file that is read as of one point in time."""
+    return False
 
 
 @dataclass(frozen=True)
-class CopyResult:
-    """A copy of a file."""
-
-    size: int
-    """The size in bytes."""
-
-    sha256: str
-    """The checksum in hexadecimal."""
-
-    etag: str = field(default="", compare=False)
-    """The ETag of the copy."""
-
-
-@dataclass(frozen=True)
-class ListedFile:
+class SourceFile:
     """A file of a source, as it was when the source was listed."""
 
-    file: File
+    display_name: str
+    """What messages call it, without the secrets of a signed URL."""
 
     filename: str
     """Its name in the storage: letters, digits, `.`, `_` and `-`, and slashes between folders."""
@@ -92,9 +61,51 @@ class ListedFile:
     fingerprint: str
     """What changes when the file does."""
 
+    read: Callable[[], Iterator[bytes]] = field(compare=False, repr=False)
+    """Reads its content as of the listing, piece by piece. Raises FileError, UserError, OSError."""
+
+    find: Callable[[], Path] | None = field(default=None, compare=False, repr=False)
+    """Finds its path, if it is on this machine; else None. Raises FileError."""
+
+    has_changed: Callable[[], bool] = field(default=is_unchanged, compare=False, repr=False)
+    """Whether it is on this machine, and has changed since the listing."""
+
+    def chunks(self, *, may_be_empty: bool = False) -> Iterator[bytes]:
+        """Its content as of the listing, piece by piece. Raises UserError, also if it is empty."""
+        with name_errors(self.display_name):
+            is_empty = True
+            for chunk in self.read():
+                is_empty = False
+                yield chunk
+            if is_empty and not may_be_empty:
+                raise FileError(EMPTY)
+
+    def provide(self, folder: Path) -> Path:
+        """Its path on this machine, or that of a copy in the folder.
+
+        Raises FileError, UserError, OSError.
+        """
+        if self.find is not None:
+            return self.find()
+        path = folder / safe_filename(self.filename)
+        with path.open("wb") as file:
+            file.writelines(self.read())
+        return path
+
+    @contextmanager
+    def open_locally(self) -> Iterator[Path]:
+        """The path of the file, if it is on this machine, else of a temporary copy.
+
+        Raises UserError.
+        """
+        with temporary_folder() as folder:
+            with name_errors(self.display_name):
+                path = self.provide(folder)
+            yield path
+
 
 class RatingsSource(ABC):
-    """A file, a folder or a pattern, as `parse_source` makes it; a query or a database."""
+    """Where rows are: files, or a query, a database or an asset, which give one file of rows."""
 
     @property
     @abstractmethod
@@ -103,7 +114,7 @@ class RatingsSource(ABC):
         messages."""
 
     @abstractmethod
-    def files(self, context: SourceContext) -> list[ListedFile]:
+    def files(self, context: SourceContext) -> list[SourceFile]:
         """Every file, by path, without reading it where possible. Raises UserError."""
 
     def remove_downloads(self, context: SourceContext) -> None:
@@ -111,111 +122,13 @@ class RatingsSource(ABC):
         return
 
 
-@dataclass(frozen=True)
-class File(RatingsSource):
-    """A source of one file, of which each scheme has a subclass.
-
-    `describe`, `with_snapshot`, `chunks` and `local_path` raise FileError, DownloadError,
-    UserError or OSError. The other methods raise a UserError instead.
-    """
-
-    text: str
-    """The source as it is declared."""
-
-    @property
-    def display_name(self) -> str:
-        return hide_query(self.text)
-
-    @property
-    def name(self) -> str:
-        """The path or URL that ends with the file's name."""
-        return self.text
-
-    @abstractmethod
-    def describe(self, context: SourceContext) -> FileDescription:
-        """What is known of the file without reading it."""
-
-    @abstractmethod
-    def chunks(self, context: SourceContext) -> Iterator[bytes]:
-        """The content of the file, piece by piece."""
-
-    def local_path(self, context: SourceContext) -> Path | None:
-        """The path of a file on this machine; None for any other."""
-        return None
-
-    def files(self, context: SourceContext) -> list[ListedFile]:
-        """Itself. Raises UserError."""
-        with name_errors(self.display_name):
-            file = self.with_snapshot(context)
-        return [ListedFile(file, safe_filename(self.name), file.fingerprint(context))]
-
-    def with_snapshot(self, context: SourceContext) -> File:
-        """The same file with what it is like now, so that it is copied as it is now, or not at all.
-
-        A web file and an archive are read whole into the cache as of one point in time.
-        """
-        return self
-
-    def has_changed(self, context: SourceContext) -> bool:
-        """Whether it is on this machine, and differs from its snapshot."""
-        return False
-
-    def fingerprint(self, context: SourceContext, *, may_be_empty: bool = False) -> str:
-        """What changes when the file does. Raises UserError."""
-        with name_errors(self.display_name):
-            description = self.describe(context)
-            if description.size == 0 and not may_be_empty:
-                raise FileError(EMPTY)
-            return description.version
-
-    @contextmanager
-    def open_locally(self, context: SourceContext) -> Iterator[Path]:
-        """The path of the file, if it is on this machine, else of a temporary copy.
-
-        Raises UserError.
-        """
-        with name_errors(self.display_name):
-            path = self.local_path(context)
-        if path is not None:
-            yield path
-            return
-        with temporary_folder() as folder:
-            path = folder / safe_filename(self.name)
-            with name_errors(self.display_name), path.open("wb") as file:
-                file.writelines(self.chunks(context))
-            yield path
-
-    def copy(
-        self, context: SourceContext, destination: str, *, may_be_empty: bool = False
-    ) -> CopyResult:
-        """Copy the file to the s3:// URI `destination`, or change nothing there.
-
-        Raises UserError if the file cannot be read, or is empty, and UserError if the copy
-        cannot be written.
-        """
-        digest, size = hashlib.sha256(), 0
-
-        # An error in here ends the put before anything is visible.
-        def read_and_count() -> Generator[bytes, None, None]:
-            nonlocal size
-            with name_errors(self.display_name):
-                for chunk in self.chunks(context):
-                    digest.update(chunk)
-                    size += len(chunk)
-                    yield chunk
-                if not size and not may_be_empty:
-                    raise FileError(EMPTY)
-
-        with closing(read_and_count()) as chunks:
-            etag = context.store.put(destination, _produce_in_thread(chunks))
-        return CopyResult(size, digest.hexdigest(), etag)
-
-
-def _produce_in_thread(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same chunks, read in a thread of their own, as obstore cannot read during a put."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        while (chunk := thread.submit(next, chunks, None).result()) is not None:
-            yield chunk
+def follow_links(path: Path, folder: Path) -> Path:
+    """The path with its links followed: every kind of source looks here before it opens a file that
+    it found in a folder. Raises FileError if the path leads out of the folder."""
+    followed = path.resolve()
+    if not followed.is_relative_to(folder.resolve()):
+        raise FileError("it is a link out of the folder: put the file itself there")
+    return followed
 
 
 def safe_filename(name: str) -> str:
@@ -225,6 +138,16 @@ def safe_filename(name: str) -> str:
     """
     filename = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[/\\]", name)[-1])
     return filename[-LONGEST_FILENAME:].lstrip("._-") or "ratings"
+
+
+def safe_url(url: str) -> str:
+    """The address without its query and its user, which may hold secrets.
+
+    They may be a signature and a password, which must not be in a log.
+    """
+    scheme, separator, remainder = url.partition("?")[0].partition("://")
+    host, slash, path = remainder.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def hide_query(source: str) -> str:
@@ -244,9 +167,8 @@ def name_errors(display_name: str) -> Iterator[None]:
         raise UserError(f"{display_name} cannot be read: {error.strerror or error}") from error
     except FileError as error:
         raise UserError(f"{display_name}: {error}") from error
-    except (DownloadError, UserError) as error:
-        # These name an address, which may be another one.
-        message = str(error)
-        if display_name not in message:
-            message = f"{display_name}: {message}"
-        raise UserError(message) from error
+    except UserError as error:
+        # It names an address, which may be another one.
+        if display_name in str(error):
+            raise
+        raise UserError(f"{display_name}: {error}") from error

@@ -16,6 +16,9 @@ from urllib.parse import urljoin, urlsplit
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.preparation.sources.source import safe_url
+
 if TYPE_CHECKING:
     import requests
 
@@ -25,7 +28,7 @@ TIMEOUT = 30.0
 TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 
-class DownloadError(Exception):
+class DownloadError(UserError):
     """A file could not be fetched. The message has its address, without a query, and the fix."""
 
 
@@ -42,16 +45,6 @@ class TemporaryError(Exception):
         super().__init__(reason)
         self.response = response
         self.has_progress = has_progress
-
-
-def safe_url(url: str) -> str:
-    """The address without its query and its user, which may hold secrets.
-
-    They may be a signature and a password, which must not be in a log.
-    """
-    scheme, separator, remainder = url.partition("?")[0].partition("://")
-    host, slash, path = remainder.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 @contextmanager

@@ -79,6 +79,23 @@ class TestPostgres:
         assert rows.get_column("price").null_count() == 5
         assert rows.get_column("big").dtype == pl.Int64
 
+    @pytest.mark.parametrize(
+        ("kind", "time"), [("timestamp", "2024-01-01 11:00"), ("timestamptz", "2024-01-01 12:00")]
+    )
+    def test_a_time_without_a_zone_has_that_of_the_declaration(
+        self, server: PostgresServer, url: str, tmp_path: Path, kind: str, time: str
+    ) -> None:
+        server.query(f"CREATE TABLE t (a text, b text, c {kind})", url=url)
+        server.query("INSERT INTO t VALUES ('u', 'i', '2024-01-01 12:00+00')", url=url)
+        ratings = {
+            "source": SOURCE,
+            "query": "SELECT * FROM t",
+            "columns": {"user": "a", "item": "b", "timestamp": "c"},
+            "timezone": "Europe/Paris",
+        }
+        ((_, _, seconds),) = preparation.prepare(tmp_path, {"ratings": ratings}).rows
+        assert datetime.fromtimestamp(seconds, UTC).isoformat(" ", "minutes")[:16] == time
+
     def test_the_session_is_read_only(
         self, server: PostgresServer, url: str, tmp_path: Path
     ) -> None:

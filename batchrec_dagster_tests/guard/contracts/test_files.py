@@ -4,6 +4,7 @@ read, and that nothing leads out of a folder or an archive."""
 from __future__ import annotations
 
 import os
+import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -275,6 +276,16 @@ def test_what_is_not_in_an_archive_is_answered_with_what_is(
         preparation.copy_raw(tmp_path, {"source": source})
     # A source that cannot be declared is shown by pydantic with what it was given.
     assert message in str(error.value)
+
+
+def test_an_archive_is_listed_without_being_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensor of new files lists it each minute."""
+    (tmp_path / "a.zip").write_bytes(ARCHIVE)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    assert preparation.list_files(tmp_path, {"source": "a.zip!/ml/ratings.csv"})
 
 
 def test_a_damaged_or_encrypted_member_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
 from batchrec_dagster.preparation.user_attributes import parse_user_attributes
 from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster.samples import generator
+from batchrec_dagster.steps.stored_files import put_stream
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 from batchrec_dagster.storage.objects import (
     ObjectStore,
@@ -128,7 +129,7 @@ def copy_raw(
         listed_files = RatingsSettings.model_validate(ratings).rows.files(sources)
         meanwhile()
         for listed in listed_files:
-            listed.file.copy(sources, f"s3://raw/{listed.filename}")
+            put_stream(sources.store, f"s3://raw/{listed.filename}", listed.chunks())
             path = folder / "raw" / listed.filename
             copies.append(RawFile(listed.filename, listed.fingerprint, path))
     return copies
@@ -140,7 +141,7 @@ def _open_files(folder: Path, rows: RatingsSource) -> Iterator[list[DecodedFile]
     sources = _open_sources(folder)
     with _user_errors(), ExitStack() as stack:
         yield [
-            DecodedFile(stack.enter_context(listed.file.open_locally(sources)), listed.filename)
+            DecodedFile(stack.enter_context(listed.open_locally()), listed.filename)
             for listed in rows.files(sources)
         ]
 

@@ -258,6 +258,21 @@ def test_partitions_are_read_where_their_materializations_say(
     assert read_raw(project).filter(pl.col("extra").is_null())["userId"].unique().len() == 40
 
 
+def test_partitions_may_be_text_of_any_form(project: Project, instance: dg.DagsterInstance) -> None:
+    body = f"""{A_THIRD.replace("return", "frame =")}
+    path = pathlib.Path(f"{project.root}/out/{{context.partition_key}}.csv")
+    path.parent.mkdir(exist_ok=True)
+    frame = frame.with_columns(note=pl.lit("Größe; 1,5"))
+    text = frame.write_csv(separator=";")
+    path.write_text(text, encoding=["utf-8", "cp1252", "utf-16"][number])
+    return dg.MaterializeResult(metadata={{"dagster/uri": str(path)}})"""
+    partitioned(project, body=f"import pathlib\n    {body}")
+    result = materialize(project, instance, PARTITIONS[DAILY])
+    assert result.success, why(result)
+    assert read_raw(project).height == 60 * 30
+    assert {*read_raw(project)["note"]} == {"Größe; 1,5"}
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

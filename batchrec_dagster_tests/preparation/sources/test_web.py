@@ -1,5 +1,8 @@
-import sys
-import threading
+"""Files on the web: what cannot be seen from the copy alone."""
+
+from __future__ import annotations
+
+import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,17 +11,13 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from batchrec_dagster.preparation.sources import download as module
 from batchrec_dagster.preparation.sources import web_request
-from batchrec_dagster.preparation.sources.download import (
-    download,
-)
 from batchrec_dagster.preparation.sources.peers import is_public
 from batchrec_dagster.preparation.sources.web_request import DownloadError
+from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.web import Page, Web, serving
 
 CONTENT = bytes(range(256)) * 40
-MONDAY = "Mon, 05 Jan 2009 10:00:00 GMT"
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +45,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def serve(web: Web, page: Page) -> str:
-    web.pages["/ratings.zip"] = page
-    return web.url("/ratings.zip")
-
-
-def list_leftovers(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+    web.pages["/ratings.bin"] = page
+    return web.url("/ratings.bin")
 
 
 def test_a_server_that_falls_silent_is_asked_again(
@@ -62,8 +57,19 @@ def test_a_server_that_falls_silent_is_asked_again(
 
     monkeypatch.setattr("urllib3.util.retry.time.sleep", pause)
     monkeypatch.setattr(web_request, "TIMEOUT", 0.2)
-    download(serve(web, Page(CONTENT, stalls=[0.6])), tmp_path / "a.zip")
-    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+    (copied,) = preparation.copy_raw(tmp_path, {"source": serve(web, Page(CONTENT, stalls=[0.6]))})
+    assert copied.path.read_bytes() == CONTENT
+    assert len(web.requests) == 3
+
+
+def test_a_file_without_a_version_is_downloaded_once(web: Web, tmp_path: Path) -> None:
+    url = serve(web, Page(CONTENT, etag=None))
+    (copied,) = preparation.copy_raw(
+        tmp_path, {"source": url}, lambda: serve(web, Page(CONTENT[::-1], etag=None))
+    )
+    assert copied.path.read_bytes() == CONTENT
+    assert copied.version == f"sha256 {hashlib.sha256(CONTENT).hexdigest()}"
+    # The first question finds no version, and the second fetches the file.
     assert len(web.requests) == 2
 
 
@@ -106,18 +112,6 @@ def test_a_redirect_to_a_public_address_is_followed(monkeypatch: pytest.MonkeyPa
     web_request._check_redirect(answer)
 
 
-def test_an_answer_that_comes_in_drops_or_never_ends_is_given_up(
-    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = serve(web, Page(CONTENT))
-    monkeypatch.setattr(module, "SPEED_SPAN", 0.0)
-    with pytest.raises(DownloadError, match="sends less than 60000 bytes in 0 s"):
-        download(url, tmp_path / "a.zip")
-    monkeypatch.setattr(module, "LONGEST_SECONDS", 0.0)
-    with pytest.raises(DownloadError, match="took more than 0 hours"):
-        download(serve(web, Page(CONTENT, etag='"2"')), tmp_path / "a.zip")
-
-
 def test_nothing_leads_from_https_back_to_http() -> None:
     answer = requests.Response()
     answer.status_code = 302
@@ -127,18 +121,3 @@ def test_nothing_leads_from_https_back_to_http() -> None:
         web_request._check_redirect(answer)
     answer.headers["Location"] = "/c"
     web_request._check_redirect(answer)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no file locks of this kind")
-def test_two_at_once_fetch_it_once(web: Web, tmp_path: Path) -> None:
-    url = serve(web, Page(CONTENT, stalls=[0.2]))
-    threads = [
-        threading.Thread(target=download, args=(url, tmp_path / "a.zip"), daemon=True)
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (tmp_path / "a.zip").read_bytes() == CONTENT
-    assert len(web.requests) == 1

@@ -1,0 +1,138 @@
+"""A file on this machine: as it was when its source was listed, also if it has grown since."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+from batchrec_dagster.preparation.sources.errors import FileError
+from batchrec_dagster.preparation.sources.source import SourceFile, follow_links
+
+CHUNK = 1024 * 1024
+# How many bytes of the end a snapshot keeps.
+SAMPLED_END = 4096
+
+
+@dataclass(frozen=True)
+class FileSnapshot:
+    """A local file as of one point in time."""
+
+    inode: tuple[int, int]
+    """Which file it is: the device and the inode."""
+
+    size: int
+    """The size in bytes."""
+
+    version: str
+    """What changes when the file does."""
+
+    end: bytes
+    """The last bytes, which show whether the file only grew since."""
+
+    @classmethod
+    def take(cls, file: IO[bytes]) -> Self:
+        """The snapshot of an open file."""
+        status = os.fstat(file.fileno())
+        start = max(0, status.st_size - SAMPLED_END)
+        end = os.pread(file.fileno(), status.st_size - start, start)
+        version = f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+        return cls((status.st_dev, status.st_ino), status.st_size, version, end)
+
+    @property
+    def complete_lines_size(self) -> int:
+        """The size of the complete lines; -1 if none ends in `end`, or the file is not text."""
+        last_line_end = self.end.rfind(b"\n") + 1
+        if not last_line_end or b"\0" in self.end:
+            return -1
+        return self.size - len(self.end) + last_line_end
+
+    def only_grew(self, file: IO[bytes]) -> bool:
+        """Whether text was added to the file since, and nothing else was done."""
+        current = FileSnapshot.take(file)
+        end = os.pread(file.fileno(), len(self.end), self.size - len(self.end))
+        is_larger = current.size > self.size and current.inode == self.inode
+        return is_larger and end == self.end and self.complete_lines_size >= 0
+
+
+@dataclass(frozen=True)
+class _ListedFile:
+    """A file as of its listing."""
+
+    path: Path
+
+    folder: Path | None
+    """The folder in which it was found, out of which it must not link."""
+
+    snapshot: FileSnapshot
+
+    def find(self) -> Path:
+        """Its path. Raises FileError if it is not a file any more, or a link out of the folder."""
+        return require_file(self.path, self.folder)
+
+    def read(self) -> Iterator[bytes]:
+        """The content as of the snapshot.
+
+        If the file grew since, it lacks a last line that was not yet complete then.
+        """
+        with self.find().open("rb") as file:
+            size = self.snapshot.complete_lines_size
+            if size < 0:
+                size = self.snapshot.size
+            yield from _read_bytes(file, size)
+            last_line = file.read(self.snapshot.size - size)
+            if FileSnapshot.take(file).version != self.snapshot.version:
+                if not self.snapshot.only_grew(file):
+                    raise FileError(
+                        "it was rewritten while this run read it: try again when it is complete"
+                    )
+                last_line = b""
+            if last_line:
+                yield last_line
+
+    def has_changed(self) -> bool:
+        try:
+            with self.find().open("rb") as file:
+                return FileSnapshot.take(file).version != self.snapshot.version
+        except (FileError, OSError):
+            return True  # It is gone.
+
+
+def list_local_file(
+    path: Path, display_name: str, filename: str, folder: Path | None = None
+) -> SourceFile:
+    """The file as it is now. Raises FileError, OSError.
+
+    folder: the one in which it was found, out of which it must not link.
+    """
+    with require_file(path, folder).open("rb") as file:
+        listed = _ListedFile(path, folder, FileSnapshot.take(file))
+    return SourceFile(
+        display_name,
+        filename,
+        listed.snapshot.version,
+        listed.read,
+        find=listed.find,
+        has_changed=listed.has_changed,
+    )
+
+
+def require_file(path: Path, folder: Path | None = None) -> Path:
+    """The path of the file. Raises FileError if there is none, or it links out of the folder."""
+    if path.is_dir():
+        raise FileError("it is a folder: name a file in it")
+    if not path.is_file():
+        reason = "it is not a regular file" if path.exists() else "there is no such file"
+        raise FileError(f"{reason}: looked at {path}")
+    if folder is not None:
+        follow_links(path, folder)
+    return path
+
+
+def _read_bytes(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The next `size` bytes."""
+    while piece := file.read(min(CHUNK, size)):
+        yield piece
+        size -= len(piece)

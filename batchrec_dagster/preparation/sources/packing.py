@@ -1,0 +1,149 @@
+"""Text that is packed: gzip, zstd, a file of a zip archive.
+
+It is unpacked piece by piece and counted, so that no more of a bomb is written than its limit. No
+size that a file states of itself is believed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from batchrec_dagster.preparation.sources import formats
+from batchrec_dagster.preparation.sources.errors import DamagedFileError, FileError
+from batchrec_dagster.preparation.sources.limits import Limits
+
+CHUNK = 1024 * 1024
+ENCRYPTED = 0x1
+DATA_SUFFIXES = {
+    *(".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"),
+    *(".json", ".jsonl", ".ndjson", ".parquet"),
+}
+MEMBERS_SHOWN = 10
+
+
+def _open_zstd(path: Path) -> Any:
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression="zstd")
+
+
+UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
+    formats.GZIP: gzip.GzipFile,
+    formats.ZSTD: _open_zstd,
+}
+
+
+def unpack(path: Path, target: Path, limits: Limits) -> Path:
+    """The file itself, or what is packed in it, written to `target`.
+
+    Of a zip archive that is its only file. Raises FileError, LimitError.
+    """
+    start = formats.read_start(path)
+    if formats.recognise_format(start) == formats.ZIP_ARCHIVE:
+        unpack_member(path, "", target, limits)
+        return target
+    unpacker = next((opens for sign, opens in UNPACKERS.items() if start.startswith(sign)), None)
+    if unpacker is None:
+        return path
+    with _explain_damage(), unpacker(path) as file:
+        _write(iter(partial(file.read, CHUNK), b""), target, path.stat().st_size, limits)
+    return target
+
+
+def unpack_member(path: Path, member: str, target: Path, limits: Limits) -> None:
+    """Write a file of a zip archive to `target`.
+
+    member: its path in the archive; empty for the only one.
+
+    Raises FileError, LimitError.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise DamagedFileError(
+            f"the archive is not a zip file, or is damaged ({error}): download or copy it again"
+        ) from error
+    with archive:
+        info = _find_info(archive, member)
+        packed = min(info.compress_size, path.stat().st_size)
+        limits.check(info.file_size, packed)
+        with _explain_damage(), archive.open(info) as file:
+            first = file.read(CHUNK)
+            limits.check_twice(first, info.file_size, packed)
+            _write(chain([first], iter(partial(file.read, CHUNK), b"")), target, packed, limits)
+
+
+def _write(chunks: Iterator[bytes], target: Path, packed: int, limits: Limits) -> None:
+    """Write the chunks, but no more than `packed` bytes may unfold to. Raises LimitError."""
+    size = 0
+    with target.open("wb") as output:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > limits.compute_unfolded_bytes(packed):
+                raise limits.build_size_error(packed)
+            output.write(chunk)
+
+
+@contextmanager
+def _explain_damage() -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise DamagedFileError(f"it is damaged ({error}): download or copy it again") from error
+    except OSError as error:
+        # The libraries raise it without a number for what they cannot unpack.
+        if error.errno is not None:
+            raise
+        raise DamagedFileError(f"it is damaged ({error}): download or copy it again") from error
+    except (NotImplementedError, RuntimeError) as error:
+        raise FileError(f"it cannot be unpacked ({error}): pack it as a plain zip") from error
+
+
+def _find_info(archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
+    try:
+        info = archive.getinfo(member or _find_only_file(archive))
+    except KeyError:
+        raise FileError(f"there is no such file in it; {_list_contents(archive)}") from None
+    if info.is_dir():
+        raise FileError(f"it is a folder of the archive; {_list_contents(archive)}")
+    if info.flag_bits & ENCRYPTED:
+        raise FileError("it is encrypted: pack it without a password")
+    return info
+
+
+def _find_only_file(archive: zipfile.ZipFile) -> str:
+    """The name of the one file of data in the archive. Raises FileError if there are others."""
+    names = _list_data(archive)
+    if len(names) != 1:
+        raise FileError(
+            f"{_list_contents(archive)}: add !/ and the path of one, such as"
+            " ARCHIVE.zip!/orders.csv"
+        )
+    return names[0]
+
+
+def _list_contents(archive: zipfile.ZipFile) -> str:
+    names = _list_data(archive)
+    if not names:
+        return "it is empty"
+    more = "" if len(names) <= MEMBERS_SHOWN else f" and {len(names) - MEMBERS_SHOWN} more"
+    listed_names = ", ".join(names[:MEMBERS_SHOWN])
+    # Names come from outside, and this must be one line.
+    return "it has " + "".join(c if c.isprintable() else "?" for c in listed_names) + more
+
+
+def _list_data(archive: zipfile.ZipFile) -> list[str]:
+    """The names of the files of data; of all files if no name says that it is one."""
+    files = [info.filename for info in archive.infolist() if not info.is_dir()]
+    files = [name for name in files if not name.startswith("__MACOSX/")]
+    data = [name for name in files if PurePosixPath(name).suffix.lower() in DATA_SUFFIXES]
+    return data or files
