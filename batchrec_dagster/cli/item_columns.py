@@ -13,12 +13,9 @@ from batchrec_dagster.cli.attribute_columns import (
 )
 from batchrec_dagster.cli.column_candidates import has_times
 from batchrec_dagster.cli.recognised_source import RecognisedSource
-from batchrec_dagster.personalize.schemas import ITEM_ID
-from batchrec_dagster.preparation.attributes import ITEM_ROWS, AttributeRows
+from batchrec_dagster.preparation.attributes import HTTP_ADDRESS, AttributesLayout
 from batchrec_dagster.preparation.column_names import find_columns
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.items import HTTP_ADDRESS, ItemsLayout, parse_items
-from batchrec_dagster.preparation.polars.decoding import RawFile
 
 ITEM_NAMES = {
     "title": "title name itemtitle itemname movietitle producttitle productname booktitle",
@@ -38,14 +35,13 @@ PICTURE = r"(?i)^[^?#]+\.(?:avif|gif|jpe?g|png|webp)(?:[?#]|$)"
 class ItemsBlock:
     """The block `items`, for `recognise_attributes`."""
 
-    rows = ITEM_ROWS
     roles = ("item", "title", "image", "link", "created", "categories", "numbers")
 
     def choose_layout(
         self,
         sample: FileSample,
         settings_of_ratings: Mapping[str, object],
-    ) -> ItemsLayout:
+    ) -> AttributesLayout:
         """How the file is read: with the columns that their names show, if what is in them fits.
 
         Raises UnknownColumnsError.
@@ -68,10 +64,11 @@ class ItemsBlock:
         )
         if not (title or created or attributes.categories or attributes.numbers):
             raise build_unknown_columns_error(sample, "a title, category or number", "items")
-        return ItemsLayout(
+        return AttributesLayout(
             header=sample.header,
             delimiter=sample.delimiter or ",",
-            item=item,
+            subject="item",
+            id=item,
             title=title,
             image=image,
             link=link,
@@ -79,19 +76,11 @@ class ItemsBlock:
             **vars(attributes),
         )
 
-    def parse(self, file: RawFile, layout: ItemsLayout) -> AttributeRows:
-        """The rows of the file. Raises PreparationError."""
-        items = parse_items(file, layout)
-        ids = items.titles.select(pl.col("item_id").alias(ITEM_ID))
-        return AttributeRows(
-            items.rows, items.bad, ids, erased=ids.clear().to_series(), erased_rows=0
-        )
-
     def list_rated_ids(self, ratings: RecognisedSource) -> pl.Series:
         """The ids of the items that the ratings have."""
         return ratings.items
 
-    def suggest_rules(self, layout: ItemsLayout, rows: pl.DataFrame) -> list[str]:
+    def suggest_rules(self, layout: AttributesLayout, rows: pl.DataFrame) -> list[str]:
         """None: rules on items stand in another block."""
         return []
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,10 +18,7 @@ from batchrec_dagster.reporting.views.plain import fit_terminal, format_program,
 if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise_attributes import AttributesBlock
     from batchrec_dagster.cli.recognised_source import RecognisedSource
-    from batchrec_dagster.preparation.attributes import AttributesLayout
     from batchrec_dagster.preparation.layout import Column
-
-L = TypeVar("L", bound="AttributesLayout")
 
 # A folder of many files is judged by the first ones.
 MOST_FILES = 20
@@ -216,7 +213,7 @@ def _recognise_ratings(
 
 
 def _recognise_attributes(
-    block: AttributesBlock[L],
+    block: AttributesBlock,
     source: str,
     project: Project,
     options: Mapping[str, Any],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import polars as pl
 
@@ -17,49 +17,39 @@ from batchrec_dagster.cli.recognised_source import (
 )
 from batchrec_dagster.preparation.attributes import (
     QUOTES_FIX,
-    AttributeRows,
     AttributesLayout,
-    RowKind,
     open_attributes_table,
+    parse_attributes,
 )
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import Columns
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.source import hide_query
 
-L = TypeVar("L", bound=AttributesLayout)
 
-
-class AttributesBlock(Protocol[L]):
+class AttributesBlock(Protocol):
     """What differs between the blocks `items` and `users`."""
 
     @property
-    def rows(self) -> RowKind:
-        """Whether the rows are of items or of users."""
-
-    @property
     def roles(self) -> Sequence[str]:
-        """The settings in the block's columns, in the order of the YAML."""
+        """The settings in the block's columns, in the order of the YAML. The first is the id."""
 
     def choose_layout(
         self,
         sample: FileSample,
         settings_of_ratings: Mapping[str, object],
-    ) -> L:
+    ) -> AttributesLayout:
         """How the file is read, with the columns that it shows. Raises UnknownColumnsError."""
-
-    def parse(self, file: RawFile, layout: L) -> AttributeRows:
-        """The rows of the file. Raises PreparationError."""
 
     def list_rated_ids(self, ratings: RecognisedSource) -> pl.Series:
         """The ids that the ratings have."""
 
-    def suggest_rules(self, layout: L, rows: pl.DataFrame) -> list[str]:
+    def suggest_rules(self, layout: AttributesLayout, rows: pl.DataFrame) -> list[str]:
         """Comments for the YAML below the block."""
 
 
 def recognise_attributes(
-    block: AttributesBlock[L],
+    block: AttributesBlock,
     source: str,
     file: RawFile,
     options: ReadingOptions,
@@ -74,28 +64,28 @@ def recognise_attributes(
     with open_sample([file], Columns(), open_attributes_table, QUOTES_FIX) as sample:
         layout = block.choose_layout(sample, ratings.settings)
         require_single_columns(sample, layout.roles)
-        warnings = [*_describe_code(sample, layout, block.rows)]
-    columns = {role: getattr(layout, role) for role in block.roles}
-    id_column = layout.roles[block.rows.name]
+        warnings = [*_describe_code(sample, layout)]
+    columns: dict[str, object] = {layout.subject: layout.id}
+    columns |= {role: getattr(layout, role) for role in block.roles[1:]}
     settings: dict[str, object] = {
         "source": source,
-        "delimiter": choose_declared_delimiter(layout.delimiter, id_column),
+        "delimiter": choose_declared_delimiter(layout.delimiter, layout.id),
         "header": layout.header,
         "decimal": layout.decimal,
         "columns": leave_out_defaults(columns),
         "separator": layout.separator,
     }
-    rows = block.parse(file, layout)
+    rows = parse_attributes(file, layout)
     if bad_rows := rows.bad.total:
         warnings.append(describe_bad_rows(bad_rows, rows.rows, rows.bad.examples[0], options))
         settings["on_bad_rows"] = "skip"
-    ids = rows.good.get_column(block.rows.id_name)
+    ids = rows.good.get_column(layout.id_name)
     rated_ids = block.list_rated_ids(ratings)
     known_count = int(rated_ids.is_in(ids.implode()).sum())
     if known_count < len(rated_ids) / 2:
         warnings.append(
-            f"{file.name} has only {known_count:,} of the {len(rated_ids):,} {block.rows.block} of"
-            f" the ratings. Is {layout.roles[block.rows.name]} the same id?"
+            f"{file.name} has only {known_count:,} of the {len(rated_ids):,} {layout.block} of"
+            f" the ratings. Is {layout.id} the same id?"
         )
     return RecognisedSource(
         leave_out_defaults(settings),
@@ -105,7 +95,7 @@ def recognise_attributes(
     )
 
 
-def _describe_code(sample: FileSample, layout: AttributesLayout, rows: RowKind) -> Iterator[str]:
+def _describe_code(sample: FileSample, layout: AttributesLayout) -> Iterator[str]:
     """A warning for each category of a text file whose cells are lists or objects, as of Python."""
     if sample.format != "csv":
         return
@@ -118,5 +108,5 @@ def _describe_code(sample: FileSample, layout: AttributesLayout, rows: RowKind) 
                 query = f"SELECT * REPLACE ({plain}) FROM source"  # noqa: S608
                 yield (
                     f"{column} has {form} in each cell, such as {cells.item(0)[:60]!r}, with its"
-                    f" brackets and quotes. To take these away, set {rows.block}.query: {query}"
+                    f" brackets and quotes. To take these away, set {layout.block}.query: {query}"
                 )

@@ -12,11 +12,9 @@ from batchrec_dagster.cli.attribute_columns import (
     recognise_id,
 )
 from batchrec_dagster.cli.recognised_source import RecognisedSource
-from batchrec_dagster.preparation.attributes import USER_ROWS, AttributeRows
+from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.column_names import find_columns
 from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.user_attributes import UsersLayout, parse_user_attributes
 
 CONSENT_NAMES = (
     "consent newsletter newsletterconsent marketingconsent emailconsent optin emailoptin"
@@ -34,14 +32,13 @@ AGREED = ("yes", "y", "true", "1", "ja", "oui", "si", "sí", "opt-in", "optin", 
 class UsersBlock:
     """The block `users`, for `recognise_attributes`."""
 
-    rows = USER_ROWS
     roles = ("user", "categories", "numbers")
 
     def choose_layout(
         self,
         sample: FileSample,
         settings_of_ratings: Mapping[str, object],
-    ) -> UsersLayout:
+    ) -> AttributesLayout:
         """How the file is read: with the columns that their names show, if they are not empty.
 
         Raises UnknownColumnsError.
@@ -57,24 +54,24 @@ class UsersBlock:
         )
         if not (attributes.categories or attributes.numbers):
             raise build_unknown_columns_error(sample, "a category or number", "users")
-        return UsersLayout(
-            delimiter=sample.delimiter or ",", user=user, header=sample.header, **vars(attributes)
+        return AttributesLayout(
+            "user",
+            user,
+            delimiter=sample.delimiter or ",",
+            header=sample.header,
+            **vars(attributes),
         )
-
-    def parse(self, file: RawFile, layout: UsersLayout) -> AttributeRows:
-        """The rows of the file. Raises PreparationError."""
-        return parse_user_attributes(file, layout)
 
     def list_rated_ids(self, ratings: RecognisedSource) -> pl.Series:
         """The ids of the users that the ratings have."""
         return ratings.users
 
-    def suggest_rules(self, layout: UsersLayout, rows: pl.DataFrame) -> list[str]:
+    def suggest_rules(self, layout: AttributesLayout, rows: pl.DataFrame) -> list[str]:
         """How lists go only to people who agreed, if that is known."""
         return _suggest_consent(layout, rows)
 
 
-def _suggest_consent(layout: UsersLayout, users: pl.DataFrame) -> list[str]:
+def _suggest_consent(layout: AttributesLayout, users: pl.DataFrame) -> list[str]:
     """Comments in the YAML that show how lists go only to people who agreed, if it is known."""
     names = [str(column) for column in layout.categories.values()]
     columns = set(find_columns(names, CONSENT_NAMES.split()))

@@ -25,7 +25,7 @@ from batchrec_dagster.personalize.schemas import (
     USERS,
     Schema,
 )
-from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.rules import EVENT_TYPE_VALUE
 from batchrec_dagster.storage import list_subjects
 
@@ -185,7 +185,7 @@ def name_published_column(column: str) -> str:
 
 
 def find_columns_problem(
-    columns: Sequence[str], layout: ItemsLayout | None, *, has_event_types: bool
+    columns: Sequence[str], layout: AttributesLayout | None, *, has_event_types: bool
 ) -> str | None:
     """Why lists cannot have these columns; None if they can.
 
@@ -213,7 +213,7 @@ def find_columns_problem(
 
 
 def find_similar_items_columns_problem(
-    columns: Sequence[str], layout: ItemsLayout | None
+    columns: Sequence[str], layout: AttributesLayout | None
 ) -> str | None:
     """Why lists of similar items cannot have these columns; None if they can.
 
@@ -227,7 +227,7 @@ def find_similar_items_columns_problem(
     return find_columns_problem(columns, layout, has_event_types=True)
 
 
-def _list_columns_of_items(layout: ItemsLayout | None) -> list[str]:
+def _list_columns_of_items(layout: AttributesLayout | None) -> list[str]:
     """The columns of the items that lists can have, as they are declared."""
     if layout is None:
         return []

@@ -17,10 +17,9 @@ from batchrec_dagster.config.sources import (
     check_names_or_positions,
 )
 from batchrec_dagster.personalize.schemas import parse_schema
-from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.source import RatingsSource
-from batchrec_dagster.preparation.user_attributes import UsersLayout
 
 
 class ItemColumns(Settings):
@@ -80,9 +79,9 @@ class ItemColumns(Settings):
         return self
 
     @property
-    def layout(self) -> ItemsLayout:
+    def layout(self) -> AttributesLayout:
         """How to read a file with these columns."""
-        return ItemsLayout(delimiter=None, **self.model_dump())
+        return AttributesLayout("item", self.item, **self.model_dump(exclude={"item"}))
 
 
 class ItemSettings(AttributesSource):
@@ -101,7 +100,7 @@ class ItemSettings(AttributesSource):
         return [*self.columns.layout.roles.values()]
 
     @property
-    def layout(self) -> ItemsLayout:
+    def layout(self) -> AttributesLayout:
         """How to read the file."""
         return replace(self.columns.layout, **self.form)
 
@@ -129,13 +128,15 @@ class UserColumns(Settings):
         check_names_or_positions([self.user, *self.categories.values(), *self.numbers.values()])
         if not self.categories and not self.numbers:
             raise ValueError("set the columns of categories or numbers")
-        parse_schema(self.layout.schema)
+        schema = self.layout.schema
+        if schema is not None:
+            parse_schema(schema)
         return self
 
     @property
-    def layout(self) -> UsersLayout:
+    def layout(self) -> AttributesLayout:
         """How to read a file with these columns."""
-        return UsersLayout(delimiter=None, **self.model_dump())
+        return AttributesLayout("user", self.user, **self.model_dump(exclude={"user"}))
 
 
 class UserSettings(AttributesSource):
@@ -157,7 +158,7 @@ class UserSettings(AttributesSource):
         return [*self.columns.layout.roles.values()]
 
     @property
-    def layout(self) -> UsersLayout:
+    def layout(self) -> AttributesLayout:
         """How to read the file."""
         return replace(self.columns.layout, **self.form)
 

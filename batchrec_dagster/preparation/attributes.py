@@ -1,16 +1,15 @@
 """A file with a row for each item or user -> its good rows, with what is wrong in the others.
 
-Items and users are read by the same readers as ratings, a part of the rows at a time. What a row
-has is declared by the layouts in `items.py` and `user_attributes.py`.
+Items and users are read by the same readers as ratings, and their problems are counted in the same
+way.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import polars as pl
 
@@ -18,6 +17,7 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import (
+    NULL_VALUES,
     Column,
     Columns,
     Decimal,
@@ -26,11 +26,8 @@ from batchrec_dagster.preparation.layout import (
     Header,
     PreparationError,
 )
-from batchrec_dagster.preparation.polars.cells import (
-    FLAW,
-    ROW,
-    swap_comma_and_point,
-)
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.cells import FLAW, ROW, swap_comma_and_point
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.json_table import JsonTable
@@ -42,8 +39,14 @@ from batchrec_dagster.preparation.polars.row_problems import (
     list_id_problems,
     list_number_problems,
 )
-from batchrec_dagster.preparation.polars.rows import EXAMPLES, PROBLEM
-from batchrec_dagster.preparation.polars.tables import ParquetTable
+from batchrec_dagster.preparation.polars.rows import (
+    FILE,
+    PROBLEM,
+    REASON,
+    inspect_rows,
+    is_of_erased_user,
+)
+from batchrec_dagster.preparation.polars.tables import ParquetTable, describe_row
 from batchrec_dagster.preparation.recognition import open_table
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
@@ -54,58 +57,102 @@ NOTHING = ("", "\\N")
 # In files of other delimiters a quote is a part of the text.
 QUOTED = (",", ";")
 QUOTES_FIX = 'Write "" for each quote inside a quoted field'
-# The column of a parsed row with the values of its fields.
-VALUES = "values"
+NOT_A_TIME = (
+    "the creation time is neither whole epoch seconds or milliseconds nor a date such as 2026-05-01"
+)
+# What the addresses of pictures and pages start with.
+HTTP_ADDRESS = "^https?://"
+Table = CsvTable | JsonTable | ParquetTable
+# Columns of a parsed row: its id, and the values of its fields; null where the row is bad.
+_ID, _VALUES = "id", "values"
 
 
 @dataclass(frozen=True)
-class RowKind:
-    """Whether a file has rows of items or of users."""
+class AttributesLayout:
+    """Which column of a file of items or users holds what: by its name, or by its position, from 1.
 
-    name: str
-    """The word for one of them, which is also the role of the column with its id."""
-    id_name: str
-    """What Personalize calls the column of its id."""
+    `delimiter`, `encoding` and `header` are as in `FileForm`, `decimal` as in `Columns`.
+    """
+
+    subject: Literal["item", "user"]
+    """What a row stands for. It is also the role of the column with its id."""
+    id: Column
+    title: Column | None = None
+    image: Column | None = None
+    """The column with the address of a picture."""
+    link: Column | None = None
+    """The column with the address of the item's page."""
+    created: Column | None = None
+    """The column with the time when the item came out."""
+    categories: Mapping[str, Column] = field(default_factory=dict)
+    """The columns of text for Personalize, by their field's name there."""
+    numbers: Mapping[str, Column] = field(default_factory=dict)
+    """The columns of numbers for Personalize, by their field's name there."""
+    separator: str = schemas.VALUE_SEPARATOR
+    """What stands between the values of a category."""
+    delimiter: str | None = None
+    encoding: Encoding = "auto"
+    decimal: Decimal = "."
+    null_values: Sequence[str] = NULL_VALUES
+    """The ids that mean no value."""
+    header: Header | None = None
 
     @property
     def block(self) -> str:
         """The block of the YAML that declares the file."""
-        return f"{self.name}s"
+        return f"{self.subject}s"
 
-    def key(self, role: str) -> str:
-        """What readers call the column of this role of `AttributesLayout.roles`."""
+    @property
+    def id_name(self) -> str:
+        """What Personalize calls the column of the ids."""
+        return schemas.ITEM_ID if self.subject == "item" else schemas.USER_ID
+
+    @property
+    def addresses(self) -> list[str]:
+        """Those of `image` and `link` that are declared."""
+        declared = {"image": self.image, "link": self.link}
+        return [name for name, column in declared.items() if column is not None]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the CSV file for Personalize."""
+        return self._schema.columns
+
+    @property
+    def schema(self) -> str | None:
+        """The Avro schema of that file; None if it would have ids only."""
+        if self.created is None and not self.categories and not self.numbers:
+            return None
+        return self._schema.avro
+
+    @property
+    def _schema(self) -> schemas.Schema:
+        categories, numbers = [*self.categories], [*self.numbers]
+        if self.subject == "user":
+            return schemas.make_users_schema(categories=categories, numbers=numbers)
+        return schemas.make_items_schema(
+            created=self.created is not None, categories=categories, numbers=numbers
+        )
+
+    @property
+    def roles(self) -> dict[str, Column]:
+        """The columns by the setting in the block's columns that names them."""
+        named = {
+            self.subject: self.id,
+            "title": self.title,
+            "image": self.image,
+            "link": self.link,
+            "created": self.created,
+        }
+        return {
+            **{role: column for role, column in named.items() if column is not None},
+            **{f"categories.{name}": column for name, column in self.categories.items()},
+            **{f"numbers.{name}": column for name, column in self.numbers.items()},
+        }
+
+    def setting(self, role: str) -> str:
+        """The setting that names the column of this role, by which readers call its cells too."""
         return f"{self.block}.columns.{role}"
-
-
-ITEM_ROWS = RowKind("item", schemas.ITEM_ID)
-USER_ROWS = RowKind("user", schemas.USER_ID)
-
-
-class AttributesLayout(Protocol):
-    """Which column of the file holds what, as far as items and users have it in common.
-
-    The fields are described in `ItemsLayout`.
-    """
-
-    @property
-    def delimiter(self) -> str | None: ...
-    @property
-    def categories(self) -> Mapping[str, Column]: ...
-    @property
-    def numbers(self) -> Mapping[str, Column]: ...
-    @property
-    def separator(self) -> str: ...
-    @property
-    def encoding(self) -> Encoding: ...
-    @property
-    def decimal(self) -> Decimal: ...
-    @property
-    def null_values(self) -> Sequence[str]: ...
-    @property
-    def header(self) -> Header | None: ...
-    @property
-    def roles(self) -> Mapping[str, Column]:
-        """The columns by the setting of the block's columns that names them."""
 
 
 @dataclass(frozen=True)
@@ -116,25 +163,19 @@ class AttributeRows:
     """How many rows it has, without blank lines."""
     bad: BadRows
     good: pl.DataFrame
-    """The values of the good rows: the id, categories, numbers, and the further ones."""
+    """The values of the good rows: the columns for Personalize, and of items title and addresses,
+    which are null in a row without an http(s) address."""
     erased: pl.Series
     """The ids of its users who were erased. Their rows do not count, and nothing shows them."""
     erased_rows: int
     """How many rows they have."""
 
 
-def parse_attribute_rows(
-    file: RawFile,
-    layout: AttributesLayout,
-    kind: RowKind,
-    values: Mapping[str, pl.Expr] | None = None,
-    problems: Sequence[Problem] = (),
-    suppressed: ErasedUsers = NOBODY,
+def parse_attributes(
+    file: RawFile, layout: AttributesLayout, suppressed: ErasedUsers = NOBODY
 ) -> AttributeRows:
-    """The rows of a file on this machine. Of rows with the same id the first counts.
+    """The rows of a file on this machine. Of rows with the same id the first good one counts.
 
-    values: further values of a row, by their names.
-    problems: what else can be wrong with a row, besides its id and its attributes.
     suppressed: the users who were erased, whose rows are left out.
 
     Raises PreparationError if a declared column is missing, or there is no row.
@@ -144,12 +185,49 @@ def parse_attribute_rows(
             opened = open_file(file, layout.encoding, folder, reader)
         if not opened.size:
             raise PreparationError(f"{file.name} is empty")
-        form = FileForm(delimiter=layout.delimiter, header=layout.header)
-        table = open_attributes_table(opened, form, Columns(layout.roles), layout.separator)
+        table = open_declared_table(opened, layout)
         if isinstance(table, CsvTable) and (problem := table.find_broken_quotes(QUOTES_FIX)):
             raise PreparationError(problem)
-        parsed = _parse(table, layout, kind, values or {}, problems)
-        return _RowCollector(table, kind, suppressed).collect(parsed)
+        cells = table.read_cells(
+            {layout.setting(role): column for role, column in layout.roles.items()}
+        )
+        try:
+            parsed = _parse(cells, layout).collect(engine="streaming")
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).partition("\n")[0]
+            raise PreparationError(f"{file.name} cannot be read: {reason}") from error
+        erased = suppressed.find(parsed.get_column(_ID))
+        rows = parsed.filter(~is_of_erased_user(erased, _ID)) if len(erased) else parsed
+        rows = rows.with_columns(_find_problems_with_repeated(layout).alias(PROBLEM))
+        if not parsed.height:
+            raise PreparationError(f"{file.name} has no rows")
+        findings = inspect_rows(
+            rows.lazy().with_columns(pl.lit(0).alias(FILE), pl.col(PROBLEM).alias(REASON))
+        )
+        examples = [describe_row(table, row[ROW], row[PROBLEM]) for row in findings.examples]
+    good = rows.filter(pl.col(PROBLEM).is_null()).get_column(_VALUES).struct.unnest()
+    return AttributeRows(
+        rows.height,
+        BadRows(findings.left_out, tuple(examples)),
+        good,
+        erased,
+        parsed.height - rows.height,
+    )
+
+
+def open_declared_table(opened: OpenedFile, layout: AttributesLayout) -> Table:
+    """The file, to be read row by row.
+
+    Raises PreparationError unless it has each declared column once.
+    """
+    form = FileForm(delimiter=layout.delimiter, header=layout.header)
+    table = open_attributes_table(opened, form, Columns(layout.roles), layout.separator)
+    hint = ""
+    if isinstance(table, CsvTable):
+        hint = f" (read with the delimiter {table.delimiter!r}, {layout.block}.delimiter)"
+    columns = {layout.setting(role): column for role, column in layout.roles.items()}
+    locate_columns(columns, table.columns, opened.name, hint)
+    return table
 
 
 def open_attributes_table(
@@ -157,7 +235,7 @@ def open_attributes_table(
     form: FileForm,
     columns: Columns,
     separator: str = schemas.VALUE_SEPARATOR,
-) -> CsvTable | JsonTable | ParquetTable:
+) -> Table:
     """The file, to be read row by row.
 
     form, columns: what is declared of it.
@@ -180,164 +258,88 @@ def _has_quoted_fields(opened: OpenedFile, delimiter: str) -> bool:
     return bool(lines.select(starts_quoted.any()).collect(engine="streaming").item())
 
 
-def _parse(
-    table: CsvTable | JsonTable | ParquetTable,
-    layout: AttributesLayout,
-    kind: RowKind,
-    more_values: Mapping[str, pl.Expr],
-    more_problems: Sequence[Problem],
-) -> pl.LazyFrame:
-    """ROW and PROBLEM of every row, and in VALUES those of its fields by their names."""
-    columns_by_role = {kind.key(role): column for role, column in layout.roles.items()}
-    hint = ""
-    if isinstance(table, CsvTable):
-        hint = f" (read with the delimiter {table.delimiter!r}, {kind.block}.delimiter)"
-    locate_columns(columns_by_role, table.columns, table.opened.name, hint)
-    # A row counts under the first problem that it has.
-    problem = choose_first(
-        [
-            *_list_id_problems(layout, kind),
-            *more_problems,
-            *_list_attribute_problems(layout, kind),
-        ]
-    ).alias(PROBLEM)
-    values = {
-        kind.id_name: pl.col(kind.key(kind.name)),
-        **more_values,
-        **_build_attribute_values(layout, kind),
-    }
-    struct = pl.struct([value.alias(name) for name, value in values.items()])
-    return table.read_cells(columns_by_role).select(
-        ROW, pl.coalesce(FLAW, problem).alias(PROBLEM), struct.alias(VALUES)
+def _parse(cells: pl.LazyFrame, layout: AttributesLayout) -> pl.LazyFrame:
+    """ROW, PROBLEM, the id, and the values of every row."""
+    problem = pl.coalesce(FLAW, choose_first(_list_problems(layout)))
+    values = pl.struct(value.alias(name) for name, value in _build_values(layout).items())
+    return cells.select(
+        ROW,
+        problem.alias(PROBLEM),
+        pl.col(layout.setting(layout.subject)).alias(_ID),
+        pl.when(problem.is_null()).then(values).alias(_VALUES),
     )
 
 
-class _RowCollector:
-    """Collects the good rows of a table part by part, and counts the others by their problem."""
-
-    def __init__(
-        self,
-        table: CsvTable | JsonTable | ParquetTable,
-        kind: RowKind,
-        suppressed: ErasedUsers,
-    ) -> None:
-        self._table = table
-        self._kind = kind
-        self._suppressed = suppressed
-        self._rows = 0
-        self._reasons: Counter[str] = Counter()
-        self._examples: list[str] = []
-        self._ids: set[str] = set()
-        self._erased: list[pl.Series] = [pl.Series(kind.id_name, [], pl.String)]
-        self._erased_rows = 0
-        self._parts: list[pl.Series] = []
-
-    def collect(self, parsed: pl.LazyFrame) -> AttributeRows:
-        """What became of the rows, as `_parse` makes them. Raises PreparationError."""
-        name = self._table.opened.name
-        self._parts.append(pl.Series(VALUES, [], dtype=parsed.collect_schema()[VALUES]))
-        try:
-            parsed.sink_batches(self._add, maintain_order=True)
-        except pl.exceptions.PolarsError as error:
-            reason = str(error).partition("\n")[0]
-            raise PreparationError(f"{name} cannot be read: {reason}") from error
-        erased = pl.concat(self._erased).unique(maintain_order=True)
-        if not self._rows and not len(erased):
-            raise PreparationError(f"{name} has no rows")
-        return AttributeRows(
-            rows=self._rows,
-            bad=BadRows(dict(sorted(self._reasons.items())), tuple(self._examples)),
-            good=pl.concat(self._parts).struct.unnest(),
-            erased=erased,
-            erased_rows=self._erased_rows,
-        )
-
-    def _add(self, part: pl.DataFrame) -> None:
-        part = self._without_erased(part)
-        self._rows += part.height
-        part = part.with_columns(self._problems_with_duplicates(part))
-        self._parts.append(part.filter(pl.col(PROBLEM).is_null()).get_column(VALUES))
-        bad = part.filter(pl.col(PROBLEM).is_not_null())
-        self._reasons.update(bad.get_column(PROBLEM))
-        for row in bad.head(EXAMPLES - len(self._examples)).to_dicts():
-            place = f"{self._table.opened.name}, {self._table.place(row[ROW])}"
-            self._examples.append(f"{place}: {row[PROBLEM]}")
-
-    def _without_erased(self, part: pl.DataFrame) -> pl.DataFrame:
-        ids = part.get_column(VALUES).struct.field(self._kind.id_name)
-        erased = self._suppressed.find(ids)
-        if not len(erased):
-            return part
-        others = part.filter(~ids.is_in(erased.implode()).fill_null(value=False))
-        self._erased.append(erased)
-        self._erased_rows += part.height - others.height
-        return others
-
-    def _problems_with_duplicates(self, part: pl.DataFrame) -> pl.Series:
-        """The problem of each row, also of one whose id stands in an earlier good row."""
-        duplicate = f"the {self._kind.name} stands in an earlier row"
-        problems = []
-        ids = part.get_column(VALUES).struct.field(self._kind.id_name)
-        for row_id, problem in zip(ids, part.get_column(PROBLEM), strict=True):
-            is_duplicate = problem is None and row_id in self._ids
-            if problem is None:
-                self._ids.add(row_id)
-            problems.append(duplicate if is_duplicate else problem)
-        return pl.Series(PROBLEM, problems, dtype=pl.String)
+def _find_problems_with_repeated(layout: AttributesLayout) -> pl.Expr:
+    """The problem of each row, also of one whose id stands in an earlier good row."""
+    is_good = pl.col(PROBLEM).is_null()
+    is_repeated = is_good & ~pl.struct(is_good, _ID).is_first_distinct()
+    words = pl.lit(f"the {layout.subject} stands in an earlier row")
+    return pl.when(is_repeated).then(words).otherwise(PROBLEM)
 
 
-def _build_attribute_values(layout: AttributesLayout, kind: RowKind) -> dict[str, pl.Expr]:
-    """The value of each category and number."""
-    values = {}
+def _build_values(layout: AttributesLayout) -> dict[str, pl.Expr]:
+    """The values of a row by their names: the id, title, addresses, categories and numbers."""
+    values = {layout.id_name: pl.col(layout.setting(layout.subject))}
+    if layout.title is not None:
+        values["title"] = _replace_nul(_read_text(pl.col(layout.setting("title"))))
+    for name in layout.addresses:
+        address = pl.col(layout.setting(name)).str.strip_chars()
+        # A browser may not open any other text. Leaving it out makes no list worse.
+        values[name] = pl.when(address.str.contains(HTTP_ADDRESS)).then(address)
+    if layout.created is not None:
+        created = pl.col(layout.setting("created"))
+        values[schemas.CREATION_TIMESTAMP] = times.parse_any_form(created)
     for name in layout.categories:
-        joined = _split_categories(name, layout, kind).list.join(schemas.VALUE_SEPARATOR)
-        values[name] = replace_nul(pl.when(joined != "").then(joined))
+        joined = _split_categories(name, layout).list.join(schemas.VALUE_SEPARATOR)
+        values[name] = _replace_nul(pl.when(joined != "").then(joined))
     for name in layout.numbers:
-        values[name] = _parse_number(name, layout, kind)
+        values[name] = _parse_number(name, layout)
     return values
 
 
-def _list_id_problems(layout: AttributesLayout, kind: RowKind) -> Iterator[Problem]:
-    """What can be wrong with the id of a row, with the words for it."""
-    ids = {kind.name: kind.key(kind.name)}
-    yield from list_id_problems(ids, layout.null_values, setting=f"{kind.block}.encoding")
-
-
-def _list_attribute_problems(layout: AttributesLayout, kind: RowKind) -> Iterator[Problem]:
-    """What can be wrong with the categories and numbers of a row, with the words for it."""
+def _list_problems(layout: AttributesLayout) -> Iterator[Problem]:
+    """What can be wrong with a row, in the order in which it counts."""
+    encoding = f"{layout.block}.encoding"
+    ids: dict[str, str] = {layout.subject: layout.setting(layout.subject)}
+    yield from list_id_problems(ids, layout.null_values, setting=encoding)
+    if layout.title is not None:
+        not_utf8 = is_not_utf8(layout.setting("title"))
+        yield not_utf8, f"the title is not UTF-8 text ({encoding})"
+    if layout.created is not None:
+        yield times.parse_any_form(pl.col(layout.setting("created"))).is_null(), NOT_A_TIME
     most = schemas.MAX_CATEGORICAL_LENGTH
     for name in layout.categories:
-        values = _split_categories(name, layout, kind)
-        lengths = values.list.eval(pl.element().str.len_chars())
+        lengths = _split_categories(name, layout).list.eval(pl.element().str.len_chars())
         yield lengths.list.max() > most, f"{name} has a value longer than {most} characters"
-        not_utf8 = is_not_utf8(kind.key(f"categories.{name}"))
-        yield not_utf8, f"{name} is not UTF-8 text ({kind.block}.encoding)"
+        not_utf8 = is_not_utf8(layout.setting(f"categories.{name}"))
+        yield not_utf8, f"{name} is not UTF-8 text ({encoding})"
+    comma_setting = f"{layout.block}.decimal" if layout.decimal == "." else None
     for name in layout.numbers:
-        text = read_text(pl.col(kind.key(f"numbers.{name}")))
-        is_wrong = text.is_not_null() & _parse_number(name, layout, kind).is_null()
-        setting = f"{kind.block}.decimal" if layout.decimal == "." else None
-        yield from list_number_problems(text, is_wrong, f"{name} is not a number", setting)
+        text = _read_text(pl.col(layout.setting(f"numbers.{name}")))
+        is_wrong = text.is_not_null() & _parse_number(name, layout).is_null()
+        yield from list_number_problems(text, is_wrong, f"{name} is not a number", comma_setting)
 
 
-def read_text(cell: pl.Expr) -> pl.Expr:
+def _read_text(cell: pl.Expr) -> pl.Expr:
     """The cell without the spaces around it; null where it is a missing value."""
     text = cell.str.strip_chars()
     return pl.when(~text.is_in(NOTHING)).then(text)
 
 
-def _split_categories(name: str, layout: AttributesLayout, kind: RowKind) -> pl.Expr:
+def _split_categories(name: str, layout: AttributesLayout) -> pl.Expr:
     """The list of the values of a category."""
-    cell = pl.col(kind.key(f"categories.{name}"))
+    cell = pl.col(layout.setting(f"categories.{name}"))
     value = pl.element().str.strip_chars()
     return cell.str.split(layout.separator).list.eval(value.filter(~value.is_in(NOTHING)))
 
 
-def _parse_number(name: str, layout: AttributesLayout, kind: RowKind) -> pl.Expr:
+def _parse_number(name: str, layout: AttributesLayout) -> pl.Expr:
     """The number in a column; null where it is missing, or not a number."""
-    text = read_text(pl.col(kind.key(f"numbers.{name}")))
+    text = _read_text(pl.col(layout.setting(f"numbers.{name}")))
     return parse_as(text if layout.decimal == "." else swap_comma_and_point(text), "double")
 
 
-def replace_nul(text: pl.Expr) -> pl.Expr:
+def _replace_nul(text: pl.Expr) -> pl.Expr:
     """The text with U+FFFD for NUL, which PostgreSQL does not take."""
     return text.str.replace_all("\0", "\ufffd", literal=True)

@@ -1,8 +1,8 @@
-"""Reads and checks the copied items file, and reads what lists have of the items."""
+"""The tables of the items, and what lists read of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -14,63 +14,39 @@ from batchrec_dagster.config.expressions import (
     name_published_column,
 )
 from batchrec_dagster.config.items_and_users import ItemIds
-from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID, ITEMS, parse_schema
-from batchrec_dagster.preparation.items import ItemsLayout, ItemsResult, parse_items
+from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, parse_schema
+from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.users import read_ids
-from batchrec_dagster.steps.checks import check_rows_readable, refuse_unreadable
-from batchrec_dagster.steps.data_sizes import DataSize, RawAttributes
-from batchrec_dagster.steps.raw_files import CopiedFile, open_copies, open_source
+from batchrec_dagster.steps.attributes import describe_settings, read_attribute_rows
+from batchrec_dagster.steps.data_sizes import RawAttributes
+from batchrec_dagster.steps.raw_files import open_source
 from batchrec_dagster.steps.stored_files import TableRecord, put_table
 from batchrec_dagster.steps.work import Result, Work, once
-from batchrec_dagster.storage.connection import Storage
-from batchrec_dagster.storage.edition import Finding
 
-CODE_VERSION = "1"
-ITEMS_READABLE = "items_readable"
 # How many rows of a table the record shows.
 SAMPLE_ROWS = 5
 
 
-def read_items(copies: Sequence[CopiedFile], storage: Storage, layout: ItemsLayout) -> ItemsResult:
-    """The rows of the copied file.
-
-    Raises UserError, and PreparationError unless `inspect_items` has passed it.
-    """
-    with open_copies(copies, storage) as (raw_file,):
-        return parse_items(raw_file, layout)
-
-
-def inspect_items(
-    copies: Sequence[CopiedFile], storage: Storage, layout: ItemsLayout, on_bad_rows: str
-) -> tuple[Finding, DataSize]:
-    """The verdict on the copied file, and how much is in it. Raises UserError, and Refused if it
-    cannot be read."""
-    with refuse_unreadable(ITEMS_READABLE):
-        items = read_items(copies, storage, layout)
-    check = check_rows_readable(ITEMS_READABLE, "items", items.rows, items.bad, on_bad_rows)
-    return check, _measure_items(items, layout)
-
-
-def describe_settings(layout: ItemsLayout) -> str:
-    """A fingerprint of what the tables depend on besides the file: settings and code."""
-    return f"{CODE_VERSION}-{fingerprint(layout)}"
-
-
-def prepare_items(work: Work, raw: RawAttributes, layout: ItemsLayout) -> Result[TableRecord]:
+def prepare_items(work: Work, raw: RawAttributes, layout: AttributesLayout) -> Result[TableRecord]:
     """What Personalize learns about the items, prepared unless an earlier run has done so.
 
     Raises UserError.
     """
-    return _prepare_table(
-        work, "items", work.pipeline.keys.items, raw, layout, lambda items: items.metadata
-    )
+    key = work.pipeline.keys.items
+    return _prepare_table(work, "items", key, raw, layout, {name: name for name in layout.columns})
 
 
-def prepare_item_titles(work: Work, raw: RawAttributes, layout: ItemsLayout) -> Result[TableRecord]:
-    """The items' titles, for people, prepared unless an earlier run has done so. Raises
-    UserError."""
+def prepare_item_titles(
+    work: Work, raw: RawAttributes, layout: AttributesLayout
+) -> Result[TableRecord]:
+    """The items' titles, for people, prepared unless an earlier run has done so.
+
+    Raises UserError.
+    """
     key = work.pipeline.keys.item_titles
-    return _prepare_table(work, "item_titles", key, raw, layout, lambda items: items.titles)
+    names = ["title", *layout.addresses]
+    columns = {"item_id": layout.id_name, **{name: name for name in names}}
+    return _prepare_table(work, "item_titles", key, raw, layout, columns)
 
 
 def _prepare_table(
@@ -78,30 +54,23 @@ def _prepare_table(
     asset: str,
     key: str,
     raw: RawAttributes,
-    layout: ItemsLayout,
-    select: Callable[[ItemsResult], pl.DataFrame],
+    layout: AttributesLayout,
+    columns: Mapping[str, str],
 ) -> Result[TableRecord]:
+    """A table of the good rows.
+
+    columns: those of the rows, by their names in the table.
+    """
     made_of = {"raw_items": raw.version, "settings": describe_settings(layout)}
 
     def make() -> TableRecord:
-        table = select(read_items(raw.files, work.storage, layout))
+        items = read_attribute_rows(raw.files, work.storage, layout)
+        table = items.good.select(**columns)
         record = put_table(work, key, table, made_of)
         sample = tuple(table.head(SAMPLE_ROWS).to_dicts())
         return record.model_copy(update={"sample": sample})
 
     return once(work, work.files.record_uri(asset), TableRecord, made_of, make)
-
-
-def _measure_items(items: ItemsResult, layout: ItemsLayout) -> DataSize:
-    """How many items there are, and how many have a value in each declared column."""
-    values = {}
-    for role in layout.roles:
-        table = items.titles if role in items.titles.columns else items.metadata
-        # A category or a number has its name in its role, such as categories.GENRES.
-        column = CREATION_TIMESTAMP if role == "created" else role.rpartition(".")[2]
-        if role != "item":
-            values[f"items.columns.{role}"] = table.get_column(column).count()
-    return DataSize(rows=items.titles.height, values=values)
 
 
 def list_categories(pipeline: Pipeline) -> list[str]:

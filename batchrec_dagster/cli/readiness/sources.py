@@ -15,15 +15,10 @@ from typing import Literal
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.items_and_users import IdSource, ItemSettings, UserSettings
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.preparation.attributes import (
-    ITEM_ROWS,
-    USER_ROWS,
-    RowKind,
-    open_attributes_table,
-)
+from batchrec_dagster.preparation.attributes import open_declared_table
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import Columns, Encoding, FileForm, PreparationError
+from batchrec_dagster.preparation.layout import Encoding, PreparationError
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.recognition import open_table, recognise
 from batchrec_dagster.preparation.sources import file_start
@@ -77,9 +72,9 @@ def _list_blocks(pipeline: Pipeline) -> Iterator[tuple[str, Callable[[], _Block]
     items, users, similar_items = pipeline.items, pipeline.users, pipeline.similar_items
     yield f"{pipeline.name} ratings", partial(_make_ratings_block, pipeline)
     if items is not None:
-        yield f"{pipeline.name} items", partial(_make_attributes_block, items, ITEM_ROWS)
+        yield f"{pipeline.name} items", partial(_make_attributes_block, items)
     if users is not None:
-        yield f"{pipeline.name} users", partial(_make_attributes_block, users, USER_ROWS)
+        yield f"{pipeline.name} users", partial(_make_attributes_block, users)
     for published in pipeline.user_lists:
         if published.batch_users.source is not None:
             yield (
@@ -107,14 +102,11 @@ def _make_ratings_block(pipeline: Pipeline) -> _Block:
     return _Block(ratings.rows, ratings.encoding, match_columns)
 
 
-def _make_attributes_block(settings: ItemSettings | UserSettings, kind: RowKind) -> _Block:
+def _make_attributes_block(settings: ItemSettings | UserSettings) -> _Block:
     layout = settings.layout
 
     def match_columns(opened: OpenedFile) -> None:
-        form = FileForm(delimiter=layout.delimiter, header=layout.header)
-        table = open_attributes_table(opened, form, Columns(layout.roles), layout.separator)
-        columns = {kind.key(role): column for role, column in layout.roles.items()}
-        locate_columns(columns, table.columns, opened.name)
+        open_declared_table(opened, layout)
 
     return _Block(settings.rows, layout.encoding, match_columns)
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
-from batchrec_dagster.pipeline.assets.raw import raw_items
+from batchrec_dagster.pipeline.assets.raw import raw_attributes
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     PipelineAsset,
@@ -18,10 +18,11 @@ from batchrec_dagster.pipeline.declare_asset import (
     table_metadata,
 )
 from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
-from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.reporting.markdown import format_table as markdown_table
+from batchrec_dagster.steps.attributes import describe_settings
 from batchrec_dagster.steps.data_sizes import RawAttributes
-from batchrec_dagster.steps.items import describe_settings, prepare_item_titles, prepare_items
+from batchrec_dagster.steps.items import prepare_item_titles, prepare_items
 from batchrec_dagster.steps.stored_files import TableRecord
 
 TITLES = {
@@ -38,7 +39,8 @@ def item_assets(pipeline: Pipeline) -> list[PipelineAsset]:
     if item_settings is None:
         return []
     layout = replace(item_settings.layout, null_values=pipeline.ratings.all_null_values)
-    assets = [raw_items(pipeline, item_settings, layout)]
+    description = "What is known about the items, such as titles and genres"
+    assets = [raw_attributes(pipeline, item_settings, layout, description)]
     if layout.schema is not None:
         assets.append(items(pipeline, layout))
     if layout.title is not None:
@@ -46,7 +48,7 @@ def item_assets(pipeline: Pipeline) -> list[PipelineAsset]:
     return assets
 
 
-def items(pipeline: Pipeline, layout: ItemsLayout) -> PipelineAsset:
+def items(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
     """The asset of what Personalize learns about the items."""
     key = pipeline.keys.items
 
@@ -84,7 +86,7 @@ def items(pipeline: Pipeline, layout: ItemsLayout) -> PipelineAsset:
     return items
 
 
-def item_titles(pipeline: Pipeline, layout: ItemsLayout) -> PipelineAsset:
+def item_titles(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
     """The asset of the items' titles."""
     key = pipeline.keys.item_titles
 
@@ -128,7 +130,7 @@ def _table_metadata(table: TableRecord, columns: dict[str, tuple[str, str]]) -> 
     }
 
 
-def _describe_columns(layout: ItemsLayout) -> dict[str, tuple[str, str]]:
+def _describe_columns(layout: AttributesLayout) -> dict[str, tuple[str, str]]:
     """The type and the description of each column that the items can have."""
     return {
         ITEM_ID: ("string", "The item's id, as in the ratings."),

@@ -3,33 +3,29 @@
 They are copied to the storage.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.items_and_users import ItemSettings, UserSettings
 from batchrec_dagster.config.sources import AttributesSource
 from batchrec_dagster.pipeline.declare_asset import RAW, PipelineAsset, asset_of, preview_metadata
 from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
 from batchrec_dagster.pipeline.upstream import find_upstream
-from batchrec_dagster.preparation.attributes import ITEM_ROWS, USER_ROWS, AttributesLayout, RowKind
-from batchrec_dagster.preparation.items import ItemsLayout
+from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.layout import Column
-from batchrec_dagster.preparation.user_attributes import UsersLayout
 from batchrec_dagster.reporting.markdown import escape
+from batchrec_dagster.steps.attributes import inspect_attributes
 from batchrec_dagster.steps.data_sizes import (
     NOT_SHRUNK,
-    DataSize,
     Part,
     RawAttributes,
     SizeComparison,
     copy_attributes,
 )
-from batchrec_dagster.steps.items import inspect_items
 from batchrec_dagster.steps.ratings import CODE_VERSION as RATINGS_VERSION
 from batchrec_dagster.steps.ratings import (
     RatingsFormat,
@@ -37,10 +33,9 @@ from batchrec_dagster.steps.ratings import (
     describe_inspection,
     inspect_ratings,
 )
-from batchrec_dagster.steps.raw_files import Copying, Inspect, RawSource, copy_raw
-from batchrec_dagster.steps.user_attributes import inspect_users
+from batchrec_dagster.steps.raw_files import Copying, RawSource, copy_raw
 from batchrec_dagster.steps.work import Result, Work
-from batchrec_dagster.storage.erased import ErasedUsers, read_erased_users
+from batchrec_dagster.storage.erased import NOBODY, read_erased_users
 
 ATTRIBUTES_VERSION = "1"
 # The names of delimiters that cannot be seen.
@@ -169,63 +164,18 @@ def _build_ratings_schema(read_format: RatingsFormat) -> dg.TableSchema:
     )
 
 
-def raw_items(pipeline: Pipeline, settings: ItemSettings, layout: ItemsLayout) -> PipelineAsset:
-    """The asset of the items file."""
-
-    def inspect(work: Work, suppressed: ErasedUsers) -> Inspect[DataSize]:
-        return lambda copies: inspect_items(copies, work.storage, layout, settings.on_bad_rows)
-
-    return _raw_attributes(
-        pipeline,
-        settings,
-        layout,
-        ITEM_ROWS,
-        "What is known about the items, such as titles and genres",
-        inspect,
-    )
-
-
-def raw_users(pipeline: Pipeline, settings: UserSettings, layout: UsersLayout) -> PipelineAsset:
-    """The asset of the users file."""
-
-    def inspect(work: Work, suppressed: ErasedUsers) -> Inspect[DataSize]:
-        return lambda copies: inspect_users(
-            copies, work.storage, layout, settings.on_bad_rows, suppressed
-        )
-
-    return _raw_attributes(
-        pipeline,
-        settings,
-        layout,
-        USER_ROWS,
-        "What is known about the users, such as country and consent",
-        inspect,
-    )
-
-
-def _raw_attributes(
-    pipeline: Pipeline,
-    settings: AttributesSource,
-    layout: AttributesLayout,
-    kind: RowKind,
-    description: str,
-    inspect: Callable[[Work, ErasedUsers], Inspect[DataSize]],
+def raw_attributes(
+    pipeline: Pipeline, settings: AttributesSource, layout: AttributesLayout, description: str
 ) -> PipelineAsset:
-    """The asset of a file of items or of users.
-
-    inspect: makes what reads the copied file.
-    """
+    """The asset of a file of items or of users."""
     keys, source = pipeline.keys, settings.rows
-    parts: dict[RowKind, tuple[Part, str, Callable[[str], str]]] = {
-        ITEM_ROWS: ("items", "raw_items", partial(keys.raw, "items")),
-        USER_ROWS: ("users", "raw_users", partial(keys.raw, "users")),
-    }
-    part, asset, place = parts[kind]
+    part: Literal["items", "users"] = "items" if layout.subject == "item" else "users"
+    asset, place = f"raw_{part}", partial(keys.raw, part)
     code_version = f"{ATTRIBUTES_VERSION}-{fingerprint(settings, layout)}"
     file_note = "the file, copied to the storage unchanged"
     if settings.query is not None:
         file_note = (
-            f"the rows of {kind.block}.query on {settings.shown_source}, in one Parquet file"
+            f"the rows of {layout.block}.query on {settings.shown_source}, in one Parquet file"
         )
 
     @asset_of(
@@ -239,7 +189,7 @@ def _raw_attributes(
         code_version=code_version,
         io_manager="record_io",
         checks={
-            f"{kind.block}_readable": "The declared columns are there, and their values can be"
+            f"{layout.block}_readable": "The declared columns are there, and their values can be"
             " read.",
             **size_check(part),
         },
@@ -248,15 +198,17 @@ def _raw_attributes(
         context: dg.AssetExecutionContext, config: DataConfig
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
-        suppressed = read_erased_users(work.files)
-        inspected_with = {"settings": code_version}
-        if kind is USER_ROWS:
+        inspected_with, suppressed = {"settings": code_version}, NOBODY
+        if layout.subject == "user":
+            suppressed = read_erased_users(work.files)
             inspected_with["erased"] = suppressed.version or ""
         result, copying = copy_attributes(
             work,
             RawSource(asset, find_upstream(source, context), place),
             inspected_with,
-            inspect(work, suppressed),
+            lambda copies: inspect_attributes(
+                copies, work.storage, layout, settings.on_bad_rows, suppressed
+            ),
             SizeComparison(work, part, skip=config.skip_quality_gate),
         )
         return _materialize_raw(

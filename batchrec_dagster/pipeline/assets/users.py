@@ -7,7 +7,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import USER_ID
-from batchrec_dagster.pipeline.assets.raw import raw_users
+from batchrec_dagster.pipeline.assets.raw import raw_attributes
 from batchrec_dagster.pipeline.declare_asset import (
     PREPARED,
     PipelineAsset,
@@ -16,11 +16,12 @@ from batchrec_dagster.pipeline.declare_asset import (
     table_metadata,
 )
 from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
-from batchrec_dagster.preparation.user_attributes import UsersLayout
+from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.reporting.markdown import format_table
+from batchrec_dagster.steps.attributes import describe_settings
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.steps.data_sizes import RawAttributes
-from batchrec_dagster.steps.user_attributes import UsersRecord, describe_settings, prepare_users
+from batchrec_dagster.steps.user_attributes import UsersRecord, prepare_users
 
 
 def user_assets(pipeline: Pipeline) -> list[PipelineAsset]:
@@ -29,10 +30,11 @@ def user_assets(pipeline: Pipeline) -> list[PipelineAsset]:
     if settings is None:
         return []
     layout = replace(settings.layout, null_values=pipeline.ratings.all_null_values)
-    return [raw_users(pipeline, settings, layout), users(pipeline, layout)]
+    description = "What is known about the users, such as country and consent"
+    return [raw_attributes(pipeline, settings, layout, description), users(pipeline, layout)]
 
 
-def users(pipeline: Pipeline, layout: UsersLayout) -> PipelineAsset:
+def users(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
     """The asset of what Personalize, filters and conditions know of the users."""
     key = pipeline.keys.users
 
@@ -79,7 +81,7 @@ def _describe_values(table: UsersRecord) -> str:
     return format_table(["column", "users without", "most frequent values"], rows)
 
 
-def _describe_columns(layout: UsersLayout) -> dict[str, tuple[str, str]]:
+def _describe_columns(layout: AttributesLayout) -> dict[str, tuple[str, str]]:
     """The type and the description of each column."""
     return {
         USER_ID: ("string", "The user's id, as in the ratings."),

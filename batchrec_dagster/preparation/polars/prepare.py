@@ -39,7 +39,7 @@ from batchrec_dagster.preparation.polars.rows import (
     parse_rows,
     read_error,
 )
-from batchrec_dagster.preparation.polars.tables import RowTable
+from batchrec_dagster.preparation.polars.tables import RowTable, describe_row
 from batchrec_dagster.preparation.polars.typed_scan import (
     build_output_columns,
     list_output_columns,
@@ -170,7 +170,7 @@ class OpenedRatings:
         output = build_output_columns(columns, rules, pl.col(SECONDS))
         try:
             if target is None:
-                findings = inspect_rows(rows, lambda _: None, mixed_times)
+                findings = inspect_rows(rows, None, mixed_times)
             else:
                 with target.open("wb") as file:
                     pl.DataFrame(schema=list_output_columns(columns, rules)).write_csv(file)
@@ -189,9 +189,7 @@ class OpenedRatings:
         return PreparationResult(findings.rows, findings.left_out, examples, self.unit)
 
     def _describe(self, row: Mapping[str, Any]) -> str:
-        """The file and the line of a row, and what is wrong with it."""
-        table = self.tables[row[FILE]]
-        return f"{table.opened.name}, {table.place(row[ROW])}: {row[PROBLEM]}"
+        return describe_row(self.tables[row[FILE]], row[ROW], row[PROBLEM])
 
     @cached_property
     def _erased_ids(self) -> pl.Series:

@@ -177,7 +177,7 @@ class RowFindings:
 
 
 def inspect_rows(
-    rows: pl.LazyFrame, write: Write, fatal_problems: Set[str] = frozenset()
+    rows: pl.LazyFrame, write: Write | None = None, fatal_problems: Set[str] = frozenset()
 ) -> RowFindings:
     """What is found in parsed rows with FILE.
 
@@ -198,7 +198,8 @@ def inspect_rows(
         if findings.fatal is None and not fatal_problems.isdisjoint(counts.get_column(REASON)):
             is_fatal = pl.col(PROBLEM).is_in(list(fatal_problems))
             findings.fatal = bad.filter(is_fatal).row(0, named=True)
-        write(part.filter(pl.col(REASON).is_null()))
+        if write is not None:
+            write(part.filter(pl.col(REASON).is_null()))
 
     rows.sink_batches(inspect_part, maintain_order=True)
     findings.left_out = dict(sorted(left_out.items()))

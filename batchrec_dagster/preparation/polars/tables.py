@@ -55,6 +55,11 @@ class RowTable(Protocol):
         """Where a person finds this row: `line 3`."""
 
 
+def describe_row(table: RowTable, row: int, problem: str) -> str:
+    """The file and the line of a row, and what is wrong with it."""
+    return f"{table.opened.name}, {table.place(row)}: {problem}"
+
+
 def cast_cells(
     cells: pl.LazyFrame, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
 ) -> pl.LazyFrame:

@@ -21,13 +21,12 @@ from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.items_and_users import BatchUsers, ItemSettings, UserSettings
 from batchrec_dagster.config.ratings import RatingsSettings
 from batchrec_dagster.errors import UserError as UserError
-from batchrec_dagster.preparation.items import parse_items
+from batchrec_dagster.preparation.attributes import parse_attributes
 from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import PreparationResult
 from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext
 from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
-from batchrec_dagster.preparation.user_attributes import parse_user_attributes
 from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.stored_files import put_stream
@@ -220,9 +219,15 @@ def prepare_items(folder: Path, items: Mapping[str, Any]) -> Attributes:
     with _user_errors():
         settings = ItemSettings.model_validate(items)
     with _open_files(folder, settings.rows) as (file,):
-        read = parse_items(file, settings.layout)
+        layout = settings.layout
+        read = parse_attributes(file, layout)
+    titles = read.good.select(pl.col(layout.id_name), pl.col("^(title|image|link)$"))
     return Attributes(
-        read.metadata, read.titles, read.rows, dict(read.bad.counts), tuple(read.bad.examples)
+        read.good.select(layout.columns),
+        titles,
+        read.rows,
+        dict(read.bad.counts),
+        tuple(read.bad.examples),
     )
 
 
@@ -233,7 +238,7 @@ def prepare_users(
     with _user_errors():
         settings = UserSettings.model_validate(users)
     with _open_files(folder, settings.rows) as (file,):
-        read = parse_user_attributes(file, settings.layout, _suppress(erased))
+        read = parse_attributes(file, settings.layout, _suppress(erased))
     bad = read.bad
     return Attributes(read.good, pl.DataFrame(), read.rows, dict(bad.counts), tuple(bad.examples))
 
