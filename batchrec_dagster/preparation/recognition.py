@@ -78,9 +78,14 @@ def open_table(
     Columns that are given by position say that line 1 of a CSV file is a row; else it names the
     columns. A header that is declared says where they begin.
 
-    Raises PreparationError if a header is declared of a file that has names of its own.
+    Raises PreparationError if a header is declared of a file that has names of its own, or if only
+    one of the declared and the real format is Parquet.
     """
     file_format = form.format or opened.format
+    if file_format != opened.format and "parquet" in {file_format, opened.format}:
+        raise PreparationError(
+            f"{opened.name} is {opened.format}, and format says {file_format}: omit format"
+        )
     if form.header is not None and (file_format != "csv" or opened.shift < 0):
         raise PreparationError(
             f"{opened.name} is {file_format if file_format != 'csv' else 'a table'}, whose columns"

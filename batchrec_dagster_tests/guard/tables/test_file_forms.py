@@ -104,6 +104,15 @@ def test_what_is_packed_and_cut_is_refused(tmp_path: Path, packing: str) -> None
     assert message.startswith("data.csv: it is damaged (")
 
 
+@pytest.mark.parametrize(("real", "declared"), [("parquet", "csv"), ("csv", "parquet")])
+def test_a_file_that_has_become_another_format_is_refused(
+    tmp_path: Path, real: str, declared: str
+) -> None:
+    content = encode_parquet(FRAME) if real == "parquet" else CSV.encode()
+    message = read_refusal(tmp_path, write_source(tmp_path, content), format=declared)
+    assert message == f"data.csv is {real}, and format says {declared}: omit format"
+
+
 def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
     source = write_source(tmp_path, encode_parquet(pl.DataFrame({"u": ["a"]}))[:-20])
     assert "is damaged or not Parquet" in read_refusal(tmp_path, source)
