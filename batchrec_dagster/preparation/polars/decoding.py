@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import codecs
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
-from batchrec_dagster.preparation.layout import Encoding, Format, PreparationError
-from batchrec_dagster.preparation.polars.encodings import choose_encoding, recode
+from batchrec_dagster.preparation.layout import LEGACY, Encoding, Format, PreparationError
 from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
@@ -45,14 +46,8 @@ class OpenedFile:
     quotes: bool = False
     """Whether there is a `"` in it."""
 
-    nul: bool = False
-    """Whether there is a NUL in it."""
-
-    returns: bool = False
-    """Whether there is a carriage return in it."""
-
-    ascii: bool = False
-    """Whether all of it is ASCII."""
+    is_plain: bool = False
+    """Whether it is ASCII without a quote, a NUL or a carriage return, so that ids are sound."""
 
     unit: str = "line"
     """What a person finds in the file as it came where the result has a line, such as a row."""
@@ -63,11 +58,6 @@ class OpenedFile:
     def place(self, line: int) -> str:
         """Where a person finds this line, from 1, in the file as it came."""
         return f"{self.unit} {line + self.shift}"
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is text without anything in it that an id must not have."""
-        return self.ascii and not (self.quotes or self.nul or self.returns)
 
     @property
     def format(self) -> Format:
@@ -89,53 +79,61 @@ def open_file(
     Raises PreparationError if the file cannot be unpacked, is in another format, or is too large.
     """
     try:
-        return _prepare(file, encoding, folder, reader)
+        plain = make_plain(file.path, folder, reader)
+        size = plain.path.stat().st_size
+        opened = OpenedFile(plain.path, file.name, size, unit=plain.unit, shift=plain.shift)
+        if opened.format == "parquet":
+            return opened
+        return _decode(opened, encoding, folder)
     except FileError as error:
         raise PreparationError(f"{file.name}: {error}") from error
 
 
-def _prepare(file: RawFile, encoding: Encoding, folder: Path, reader: ConfinedReader) -> OpenedFile:
-    opened = _make_plain(file, folder, reader)
-    path = opened.path
-    start = formats.read_start(path)
-    if start.startswith(formats.PARQUET):
-        return opened
-    opened = _inspect_bytes(opened, Limits.from_environment())
-    if opened.ascii:
-        return opened
-    if start.startswith(formats.UTF16):
-        encoding = "utf-16"
-    chosen = choose_encoding(path, encoding)
-    if chosen is None:
-        return opened
-    return replace(opened, path=_write(recode(path, chosen), folder), encoding=chosen)
-
-
-def _make_plain(file: RawFile, folder: Path, reader: ConfinedReader) -> OpenedFile:
-    """The file as it is if it is text, else as text or Parquet that was made of it."""
-    plain = make_plain(file.path, folder, reader)
-    size = plain.path.stat().st_size
-    return OpenedFile(plain.path, file.name, size, unit=plain.unit, shift=plain.shift)
-
-
-def _inspect_bytes(opened: OpenedFile, limits: Limits) -> OpenedFile:
-    """The file with what its bytes show before they are decoded.
+def _decode(opened: OpenedFile, encoding: Encoding, folder: Path) -> OpenedFile:
+    """A file of text in UTF-8, with what its bytes show.
 
     Raises LimitError for a line that is too long, because every reader would hold it in memory.
     """
-    quotes, nul, returns, is_ascii = False, False, False, True
+    limits = Limits.from_environment()
     size, unfinished = 0, 0
+    # The special bytes that are in the file.
+    special: set[bytes] = set()
+    is_ascii, is_utf8, has_letters = True, True, False
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for chunk in read_pieces(opened.path):
         unfinished = _measure_unfinished_line(chunk, unfinished, limits.line_bytes)
         if unfinished > limits.line_bytes:
             number = _count_lines_before(opened.path, size + len(chunk) - unfinished) + 1
             limits.check_line(unfinished, f"line {number}")
         size += len(chunk)
-        quotes = quotes or b'"' in chunk
-        nul = nul or b"\0" in chunk
-        returns = returns or b"\r" in chunk
+        special.update(byte for byte in (b'"', b"\0", b"\r") if byte in chunk)
         is_ascii = is_ascii and chunk.isascii()
-    return replace(opened, quotes=quotes, nul=nul, returns=returns, ascii=is_ascii)
+        if not is_ascii:
+            text = decoder.decode(chunk)
+            is_utf8 = is_utf8 and "\ufffd" not in text
+            has_letters = has_letters or not re.sub("[\ufffd\ufeff]", "", text).isascii()
+    is_utf8 = is_utf8 and not decoder.decode(b"", final=True)
+    opened = replace(opened, quotes=b'"' in special, is_plain=is_ascii and not special)
+    if is_ascii:
+        return opened
+    if formats.read_start(opened.path).startswith(formats.UTF16):
+        encoding = "utf-16"
+    elif encoding in ("auto", "utf-8"):
+        if is_utf8:
+            return opened
+        encoding = LEGACY if encoding == "auto" and not has_letters else "utf-8"
+    path = folder / f"{len(list(folder.iterdir()))}.plain"
+    with path.open("wb") as file:
+        file.writelines(_recode(opened.path, encoding))
+    return replace(opened, path=path, encoding=encoding)
+
+
+def _recode(path: Path, encoding: str) -> Iterator[bytes]:
+    """The content of the file in UTF-8. Bytes without a meaning in the encoding become U+FFFD."""
+    decode = codecs.getincrementaldecoder(encoding)("replace").decode
+    for chunk in read_pieces(path):
+        yield decode(chunk).encode()
+    yield decode(b"", final=True).encode()
 
 
 def _measure_unfinished_line(chunk: bytes, before: int, most: int) -> int:
@@ -159,14 +157,3 @@ def _count_lines_before(path: Path, position: int) -> int:
             file.read(min(CHUNK, position - start)).count(b"\n")
             for start in range(0, position, CHUNK)
         )
-
-
-def _choose_path(folder: Path) -> Path:
-    return folder / f"{len(list(folder.iterdir()))}.plain"
-
-
-def _write(chunks: Iterable[bytes], folder: Path) -> Path:
-    path = _choose_path(folder)
-    with path.open("wb") as file:
-        file.writelines(chunks)
-    return path
