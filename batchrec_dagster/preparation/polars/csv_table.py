@@ -33,6 +33,7 @@ from batchrec_dagster.preparation.polars.cells import (
 )
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.tables import cast_cells
+from batchrec_dagster.preparation.sources.limits import Limits
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
 # More columns take minutes and gigabytes, for a few that are used.
@@ -150,6 +151,8 @@ class CsvTable:
                 quotes += line.count('"')
                 yield line
 
+        # Else a quote that does not end would take the rest of the file into memory.
+        csv.field_size_limit(Limits.from_environment().line_bytes)
         # The line in which the next record starts.
         first_line = self.skipped + 1
         problem = None

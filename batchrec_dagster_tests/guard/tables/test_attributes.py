@@ -169,6 +169,14 @@ def test_a_quote_is_text_in_a_file_without_quoted_fields(tmp_path: Path) -> None
     assert "line 3: there is a single" in message
 
 
+def test_a_quoted_field_may_be_long(tmp_path: Path) -> None:
+    title = "A, B\n" * 30_000 + "C"
+    items = read(tmp_path, f'{HEADER}1,"{title}",War,1999,2001-02-03\n')
+    assert items.titles.rows() == [("1", title)]
+    message = read_refusal(tmp_path, f'{HEADER}1,"{title}",War,1999,2001-02-03\n2,"open')
+    assert message.startswith("items.csv, line 30003: a field that starts with")
+
+
 @pytest.mark.parametrize("columns", [{"item": 1, "title": 2}, {"item": "id", "title": "name"}])
 def test_the_names_of_the_columns_may_stand_below_other_lines(
     tmp_path: Path, columns: dict[str, Any]
