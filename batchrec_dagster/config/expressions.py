@@ -221,7 +221,8 @@ def find_similar_items_columns_problem(
     """
     reasons = [name for name in columns if name in REASONS]
     if reasons:
-        return f"{' and '.join(reasons)} are for lists of users, whose history is a reason: omit it"
+        names = " and ".join(reasons)
+        return f"only lists of users have a {names}, as it comes from a user's history: omit it"
     if SIMILAR_ITEM_COLUMN in map(name_published_column, columns):
         return f"lists have a {SIMILAR_ITEM_COLUMN} of their own: give it another name in items"
     return find_columns_problem(columns, layout, has_event_types=True)

@@ -133,7 +133,9 @@ def optional_columns(schema: Schema) -> list[str]:
 def _field(entry: Any) -> Field:
     name = entry.get("name") if isinstance(entry, dict) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise SchemaError(f"A field needs a name of letters, digits and underscores: {entry!r}")
+        raise SchemaError(
+            f"A field needs a name of letters, digits and underscores, not {name or entry!r}"
+        )
     union = entry.get("type")
     types = union if isinstance(union, list) else [union]
     types_of_values = [kind for kind in types if kind != "null"]

@@ -130,7 +130,7 @@ def test_exploration_is_requested_for_the_recipe_that_has_it_and_is_off_by_defau
     assert not config()
     for weight, reason in (
         (0.25, "is for aws-user-personalization only"),
-        (2, "less than or equal to 1"),
+        (2, "write a number from 0 to 1"),
     ):
         shop.declare(solution=v2, recommendations={"exploration_weight": weight})
         with pytest.raises(DeclarationError, match=reason), definitions(project):

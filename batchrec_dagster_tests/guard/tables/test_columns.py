@@ -208,7 +208,7 @@ def test_the_rows_of_a_workbook_are_counted_as_people_see_them(tmp_path: Path) -
         ("# a comment\n" * 3 + NAMED, {}, "set ratings.header: 4"),
         ("u1;i1;a\nu1;i2;b\n", {}, "no names in line 1: set ratings.columns by position"),
         (NAMED, {"header": "none"}, "give columns by position"),
-        (NAMED, {"header": 0}, "lines count from 1"),
+        (NAMED, {"header": 0}, "write a number of 1 or more, or none"),
     ],
 )
 def test_what_is_not_a_header_is_refused(

@@ -278,17 +278,17 @@ def test_rows_without_times_all_get_the_same(tmp_path: Path, bad: str) -> None:
         (
             {"columns": {"timestamp": "none"}},
             {"interactions": {"window": {"days": 3}}},
-            "interactions.window needs",
+            "interactions.window\n  Value error, needs times",
         ),
         (
             {"columns": {"timestamp": "none"}},
             {"interactions": {"latest_per_pair": True}},
-            "interactions.latest_per_pair needs",
+            "interactions.latest_per_pair\n  Value error, needs times",
         ),
         (
             {"columns": {"timestamp": "none"}},
             {"batch_users": {"active_since": "2020-01-01"}},
-            "batch_users.active_since needs",
+            "batch_users.active_since\n  Value error, needs times",
         ),
     ],
 )
