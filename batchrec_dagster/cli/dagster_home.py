@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-
-from batchrec_dagster.cli.project import enter_project_if_any
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -30,20 +26,12 @@ def locate_events_of_run(run_id: str) -> str:
     return f"history/runs/{run_id}.db"
 
 
-# What SQLite answers to a process that makes tables which another process has just made.
-MADE_BY_ANOTHER_PROCESS = re.compile(
-    r"table \w+ already exists|UNIQUE constraint failed: alembic_version|database is locked"
-)
-TRIES_WHILE_DATABASES_ARE_MADE = 10
-
-
 class HistoryError(click.ClickException):
     """Dagster's databases cannot be opened, for example because they are read-only or damaged."""
 
 
 def find_dagster_home() -> Path:
     """DAGSTER_HOME or, if it is not set, the folder `dagster` of BATCHREC_HOME."""
-    enter_project_if_any()
     home = Path(os.environ.get("BATCHREC_HOME", "").strip() or ".batchrec").expanduser().absolute()
     return Path(os.environ.get("DAGSTER_HOME") or home / "dagster")
 
@@ -92,60 +80,49 @@ def open_dagster_instance() -> Iterator[dg.DagsterInstance]:
     Raises HistoryError if its databases cannot be opened, DagsterInvariantViolationError for a
     wrong dagster.yaml, click.ClickException if the home cannot be written.
     """
-    from sqlalchemy.exc import ArgumentError, DatabaseError
+    from sqlalchemy.exc import DatabaseError
 
     from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
     home = use_dagster_home()
-    with ExitStack() as stack:
-        if home.is_dir():
-            # Of several processes that make its databases, Dagster lets all but one fail.
-            stack.enter_context(exclusive_lock(home))
-            stack.enter_context(copy_permissions(home))
-            stack.callback(share_with_writers, home)
-        try:
-            opened = _open_databases()
+    try:
+        with ExitStack() as stack:
+            if home.is_dir():
+                # Of several processes that make its databases, Dagster lets all but one fail.
+                stack.enter_context(exclusive_lock(home))
+                stack.enter_context(copy_permissions(home))
+            opened = _open_history(home)
             for database in (RUNS, EVENTS_OF_ALL_RUNS, SCHEDULES):
                 _require_readable(home / database)
-        except (DatabaseError, sqlite3.Error) as error:
-            raise _explain_database_error(home, error) from error
-        except (ValueError, ArgumentError):
-            # SQLAlchemy's message repeats a part of a URL that it cannot read.
-            raise HistoryError(
-                f"cannot open Dagster's history of {home}: its dagster.yaml names a URL or a port"
-                " of a database that cannot be read; write % codes in passwords, such as %40 for @"
-            ) from None
-    with opened as instance:
-        try:
-            yield instance
-        except (DatabaseError, sqlite3.Error) as error:
-            raise _explain_database_error(home, error) from error
-        finally:
             share_with_writers(home)
+        with opened as instance:
+            yield instance
+    except (DatabaseError, sqlite3.Error) as error:
+        raise _explain_database_error(home, error) from error
+    finally:
+        share_with_writers(home)
 
 
-def _open_databases() -> dg.DagsterInstance:
-    """Dagster's instance, tried again while a process of Dagster's own makes the databases.
-
-    A web server or a daemon that starts for the first time does not take the lock of the home. What
-    makes the same tables a moment later fails in Dagster, which tries again for one of its three
-    databases only.
-    """
+def _open_history(home: Path) -> dg.DagsterInstance:
+    """Dagster's instance. Raises HistoryError for a URL that cannot be read."""
     import dagster as dg
-    from sqlalchemy.exc import DatabaseError
+    from sqlalchemy.exc import ArgumentError
 
-    for _ in range(TRIES_WHILE_DATABASES_ARE_MADE - 1):
-        try:
-            return dg.DagsterInstance.get()
-        except DatabaseError as error:
-            if not MADE_BY_ANOTHER_PROCESS.search(str(error.orig)):
-                raise
-            time.sleep(0.2)
-    return dg.DagsterInstance.get()
+    try:
+        return dg.DagsterInstance.get()
+    except (ValueError, ArgumentError):
+        # SQLAlchemy's message repeats a part of a URL that it cannot read.
+        raise HistoryError(
+            f"cannot open Dagster's history of {home}: its dagster.yaml names a URL or a port of a"
+            " database that cannot be read; write % codes in passwords, such as %40 for @"
+        ) from None
 
 
 def _require_readable(database: Path) -> None:
-    """Raise sqlite3.DatabaseError if there is such a file and it is not a database of SQLite."""
+    """Raise sqlite3.DatabaseError if there is such a file and it is not a database of SQLite.
+
+    Dagster opens some of them only when something is asked for.
+    """
     if database.is_file():
         # Where it cannot be opened or is locked, Dagster itself says so.
         with (

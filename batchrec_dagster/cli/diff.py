@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from batchrec_dagster.cli.pipelines import UnknownNameError
-from batchrec_dagster.cli.project import load_storage
+from batchrec_dagster.cli.project import enter_project_if_any, load_storage
 from batchrec_dagster.cli.show import find_lists
 
 if TYPE_CHECKING:
+    from batchrec_dagster.cli.project import Project
     from batchrec_dagster.storage.edition import Edition
     from batchrec_dagster.storage.layout import ListFiles
 
@@ -42,16 +43,17 @@ def diff(names: tuple[str, ...], pipeline: str | None, as_json: bool) -> None:
     """
     if len(names) > 2:
         raise click.UsageError("name two editions or pipelines at most")
+    project = enter_project_if_any()
     if all(name.isdecimal() for name in names):
-        compared = _choose_editions(_find_list(pipeline), [int(name) for name in names])
+        compared = _choose_editions(_find_list(project, pipeline), [int(name) for name in names])
     else:
         compared = _choose_lists(names, pipeline)
     _compare(*compared, as_json=as_json)
 
 
-def _find_list(pipeline: str | None) -> ListFiles:
+def _find_list(project: Project | None, pipeline: str | None) -> ListFiles:
     """The files of the only list that is meant. Raises click.UsageError if several could be."""
-    lists = find_lists(pipeline)
+    lists = find_lists(project, pipeline)
     if len(lists) > 1:
         listed = ", ".join(files.keys.address for files in lists)
         raise click.UsageError(f"name one of these with --pipeline: {listed}")

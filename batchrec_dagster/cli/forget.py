@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.dagster_home import open_dagster_instance
 from batchrec_dagster.cli.pipelines import (
-    NO_PIPELINES,
     LoadedPipelines,
-    UnknownNameError,
+    describe_runs_under_way,
     load_pipelines,
 )
 from batchrec_dagster.cli.project import enter_project, load_storage
@@ -24,8 +22,7 @@ from batchrec_dagster.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    import dagster as dg
-
+    from batchrec_dagster.reporting.views.terminal import Terminal
     from batchrec_dagster.steps.erasure import Trace
     from batchrec_dagster.steps.work import PersonalizeWork
 
@@ -76,6 +73,7 @@ def forget(
       1  not or not wholly erased; the message says why: run it again with the same ids
       3  no such pipeline
     """
+    from batchrec_dagster.reporting.views.terminal import Terminal
     from batchrec_dagster.steps.erasure import find_sink_owners, find_traces
 
     rows = _read_ids(file) if file is not None else []
@@ -85,9 +83,10 @@ def forget(
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
     loaded = load_pipelines(enter_project())
+    loaded.require_any()
     for name in names:
         loaded.require(name)
-    declared, assets = make_works(loaded, log)
+    declared = loaded.open_works(log)
     works = [declared[name] for name in sorted(names or declared)]
     if rows and rows[0].strip().lower() in HEADERS.union(*map(_name_user_column, works)):
         rows = rows[1:]
@@ -97,15 +96,16 @@ def forget(
     if "" in people:
         raise click.UsageError("an id is empty")
     traces = {work.pipeline.name: find_traces(work, people) for work in works}
-    for line in [
-        *describe_traces(traces),
-        *(line for work in works for line in _describe_consequences(work, traces)),
-        *_describe_undeclared([*traces], names),
-    ]:
-        click.echo(line)
+    terminal = Terminal()
+    _print_traces(terminal, traces)
+    for work in works:
+        for sentence in _describe_consequences(work, traces[work.pipeline.name]):
+            terminal.line(f"{work.pipeline.name}: {sentence}")
+    if not names:
+        _print_undeclared(terminal, declared)
     if dry_run:
         return
-    _require_no_runs(works, assets)
+    _require_no_runs(loaded, works)
     if not yes:
         click.confirm(f"Erase {_count_people(len(people))}? This cannot be undone", abort=True)
     _erase(works, people, find_sink_owners([work.pipeline for work in declared.values()]), log)
@@ -143,8 +143,10 @@ def _erase(
         raise UserError("\n".join(failures))
 
 
-def describe_traces(traces: Mapping[str, Sequence[Trace]]) -> Iterator[str]:
-    """The table of what each pipeline has of the people, and what happens to it."""
+def _print_traces(terminal: Terminal, traces: Mapping[str, Sequence[Trace]]) -> None:
+    """Print the table of what each pipeline has of the people, and what happens to it."""
+    from batchrec_dagster.reporting.views.terminal import Column
+
     rows = [
         (f"{pipeline}: {trace.name}", trace)
         for pipeline, pipeline_traces in traces.items()
@@ -152,52 +154,49 @@ def describe_traces(traces: Mapping[str, Sequence[Trace]]) -> Iterator[str]:
         if trace.number
     ]
     if not any(trace.is_of_people for _, trace in rows):
-        yield (
+        terminal.line(
             "Not found anywhere. Erasing puts them on the list of people whom refreshes leave out."
         )
-    if rows:
-        name_width = max(len(name) for name, _ in rows)
-        amount_width = max(len(trace.amount) for _, trace in rows)
-        for name, trace in rows:
-            yield f"{name:<{name_width}}  {trace.amount:>{amount_width}}  {trace.consequence}"
+    terminal.table(
+        "",
+        [Column("where", "wrap"), Column("how much", "keep", right=True), Column("then", "wrap")],
+        [(name, trace.amount, trace.consequence) for name, trace in rows],
+    )
 
 
-def _describe_consequences(
-    work: PersonalizeWork, traces: Mapping[str, Sequence[Trace]]
-) -> Iterator[str]:
+def _describe_consequences(work: PersonalizeWork, traces: Sequence[Trace]) -> Iterator[str]:
     """Sentences on what is left of the people, and what the next refresh does."""
     from batchrec_dagster.steps.erasure import describe_remains, estimate_next_refresh
 
     name, days = work.pipeline.name, work.pipeline.solution.retrain.every_days
-    for sentence in describe_remains(work):
-        yield f"{name}: {sentence}"
+    yield from describe_remains(work)
     if days is not None:
         yield (
-            f"{name}: the model is trained without them when it is {days} days old"
+            f"the model is trained without them when it is {days} days old"
             f" (solution.retrain.every_days), or at once: batchrec run {name} --train"
         )
-    if work.ensure.on_aws and any(trace.is_of_people and trace.number for trace in traces[name]):
+    if work.ensure.on_aws and any(trace.is_of_people and trace.number for trace in traces):
         yield (
-            f"{name}: the next refresh makes lists again from what it imports:"
+            "the next refresh makes lists again from what it imports:"
             f" {estimate_next_refresh(work)}"
         )
 
 
-def _require_no_runs(
-    works: Sequence[PersonalizeWork], assets: Mapping[str, Collection[dg.AssetKey]]
-) -> None:
-    """Raise UserError if a run of one of the pipelines is under way.
+def _print_undeclared(terminal: Terminal, declared: Collection[str]) -> None:
+    """Print which pipelines have files in the storage, but are not declared."""
+    from batchrec_dagster.reporting.insight.tables import find_published
 
-    assets: the keys of each pipeline's assets.
-    """
-    from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
+    published = {files.keys.pipeline for files in find_published(load_storage())}
+    if undeclared := sorted(published.difference(declared)):
+        terminal.line(
+            f"Not looked at, because not declared: {', '.join(undeclared)}. To delete what such a"
+            " pipeline left: batchrec teardown NAME --storage"
+        )
 
-    with open_dagster_instance() as instance:
-        running = [
-            line
-            for work in works
-            for line in describe_runs_under_way(work.pipeline, assets[work.pipeline.name], instance)
-        ]
+
+def _require_no_runs(loaded: LoadedPipelines, works: Sequence[PersonalizeWork]) -> None:
+    """Raise UserError if a run of one of the pipelines is under way."""
+    running = [line for work in works for line in describe_runs_under_way(loaded, work)]
     if running:
         raise UserError(
             f"nothing was erased: {'; '.join(running)}, and could write again what is erased."
@@ -208,47 +207,6 @@ def _require_no_runs(
 def _count_people(number: int) -> str:
     """The number with its noun."""
     return f"{number:,} {'person' if number == 1 else 'people'}"
-
-
-def _describe_undeclared(declared: Collection[str], names: Collection[str]) -> Iterator[str]:
-    """A line about pipelines whose files are in the storage, but which are not declared."""
-    from batchrec_dagster.reporting.insight.tables import find_published
-
-    published = {files.keys.pipeline for files in find_published(load_storage())}
-    undeclared = sorted(published.difference(declared))
-    if undeclared and not names:
-        yield (
-            f"Not looked at, because not declared: {', '.join(undeclared)}. To delete what such a"
-            " pipeline left: batchrec teardown NAME --storage"
-        )
-
-
-def make_works(
-    loaded: LoadedPipelines, log: logging.Logger
-) -> tuple[dict[str, PersonalizeWork], dict[str, list[dg.AssetKey]]]:
-    """The declared pipelines by their names, and the keys of their assets.
-
-    Raises click.ClickException if the project does not load, UnknownNameError if it has none.
-    """
-    from batchrec_dagster.pipeline.deployment import resource_key
-    from batchrec_dagster.pipeline.run_endings import PIPELINE
-    from batchrec_dagster.steps.work import PersonalizeWork
-
-    definitions = loaded.definitions
-    if definitions is None:
-        raise click.ClickException("\n".join(loaded.errors))
-    if not loaded.pipelines:
-        raise UnknownNameError(NO_PIPELINES)
-    specs = list(definitions.resolve_all_asset_specs())
-    resources = definitions.resources or {}
-    works, assets = {}, {}
-    for name, pipeline in loaded.pipelines.items():
-        personalize = resources[resource_key("personalize")]
-        storage = resources[resource_key("storage")].opened
-        ensure = personalize.ensure(log, pipeline.tags)
-        works[name] = PersonalizeWork(pipeline, storage, ensure, personalize.read_prices())
-        assets[name] = [spec.key for spec in specs if spec.metadata.get(PIPELINE) == name]
-    return works, assets
 
 
 def _read_ids(file: Path) -> list[str]:

@@ -15,8 +15,6 @@ from batchrec_dagster.cli.dagster_home import (
     open_instance_if_any,
 )
 from batchrec_dagster.cli.pipelines import (
-    NO_PIPELINES,
-    UnknownNameError,
     expand_names,
     load_pipelines,
     make_undeclared_error,
@@ -55,7 +53,6 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
     loaded = load_pipelines(enter_project())
-    warn_of_errors(loaded)
     storage = load_storage()
     published = {files.keys.address for files in find_published(storage)}
     # Of a project that does not load, this is about what it has published.
@@ -63,6 +60,9 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     undeclared = sorted(published.difference(declared))
     # The editions of a pipeline or a list stay when its declaration is removed.
     addresses = [*declared, *(undeclared if editions else [])]
+    if not addresses:
+        loaded.require_any()
+    warn_of_errors(loaded)
     chosen = expand_names(names, addresses) or declared
     for name in chosen:
         if name not in addresses:
@@ -77,7 +77,7 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
 
 
 def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
-    """Print what each list is like now. Raises UnknownNameError if there is none, and UserError."""
+    """Print what each list is like now. Raises UserError."""
     from batchrec_dagster.pipeline.ended_runs import read_ended_runs
     from batchrec_dagster.reporting.insight.overview import describe_last_night, read_overview
     from batchrec_dagster.reporting.views.nights import print_overviews
@@ -86,8 +86,6 @@ def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
     with open_dagster_instance() as instance:
         last_runs = [_read_last_run(instance, files) for files in lists]
         overviews = [read_overview(files, read_ended_runs(instance, files)) for files in lists]
-    if not lists and not as_json:
-        raise UnknownNameError(NO_PIPELINES)
     if not as_json:
         unended = {
             overview.address: "interrupted" if run["status"] == "INTERRUPTED" else "running now"
@@ -144,13 +142,11 @@ def _format_time(time: datetime) -> str:
 
 
 def _list_nights(lists: Sequence[ListFiles], *, as_json: bool) -> None:
-    """Print the nights of each list. Raises UnknownNameError if there is none, and UserError."""
+    """Print the nights of each list. Raises UserError."""
     from batchrec_dagster.reporting.insight.nights import describe_nights, list_nights
     from batchrec_dagster.reporting.views.nights import print_nights
     from batchrec_dagster.reporting.views.terminal import Terminal
 
-    if not lists:
-        raise UnknownNameError(NO_PIPELINES)
     ended_runs = read_ended_runs_if_any(lists)
     nights = {
         files.keys.address: list_nights(files, ended_runs.get(files.keys.address, ()))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import click
 
 from batchrec_dagster.cli.dagster_home import use_dagster_home
-from batchrec_dagster.cli.page_address import DEFAULT_ADDRESS, find_page
-from batchrec_dagster.cli.pipelines import NO_PIPELINES, UnknownNameError, load_pipelines
-from batchrec_dagster.cli.project import enter_project, load_storage
+from batchrec_dagster.cli.page_address import answers, read_page
+from batchrec_dagster.cli.pipelines import UnknownNameError, load_pipelines
+from batchrec_dagster.cli.project import (
+    Project,
+    enter_project_if_any,
+    find_project,
+    load_storage,
+)
 from batchrec_dagster.reporting.views.plain import format_program, shorten_path
 
 
@@ -34,30 +38,28 @@ def open_page(what: str, pipeline: str | None, port: int | None) -> None:
       batchrec open ui
     """
     import webbrowser
-    from urllib.parse import urlsplit
 
+    project = enter_project_if_any()
     if what == "ui":
-        page = urlsplit(find_page(use_dagster_home()) or DEFAULT_ADDRESS)
-        port = port or page.port or 3000
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                raise click.ClickException(
-                    f"nothing answers on port {port}. Start Dagster's web page with:"
-                    f" {format_program()} ui"
-                )
-        address = f"http://127.0.0.1:{port}"
+        address = f"http://127.0.0.1:{port}" if port else read_page(use_dagster_home())
+        if not answers(address):
+            raise click.ClickException(
+                f"nothing answers on {address}. Start Dagster's web page with:"
+                f" {format_program()} ui"
+            )
         click.echo(address)
     else:
-        report = _find_report(pipeline)
+        report = _find_report(project, pipeline)
         address = report.as_uri()
         click.echo(shorten_path(report))
     if not webbrowser.open(address):
         click.echo("There is no browser to open it with on this machine.", err=True)
 
 
-def _find_report(pipeline: str | None) -> Path:
+def _find_report(project: Project | None, pipeline: str | None) -> Path:
     """The path of the pipeline's newest report.
 
+    project: the one here, if any, whose declarations explain why there is none.
     pipeline: None for the newest report of all pipelines.
 
     Raises click.ClickException if there is none on this machine.
@@ -74,12 +76,11 @@ def _find_report(pipeline: str | None) -> Path:
     existing_reports = [report for report in reports if report is not None]
     newest = max(existing_reports, key=lambda report: report.last_modified, default=None)
     if newest is None:
-        loaded = load_pipelines(enter_project())
-        if pipeline is not None:
-            loaded.require(pipeline.partition("/")[0])
-        name = pipeline or next(iter(loaded.pipelines), None)
-        make = f"Make one: {format_program()} run {name}" if name else NO_PIPELINES
-        raise UnknownNameError(f"no report yet. {make}")
+        loaded = load_pipelines(project or find_project())
+        loaded.require_any()
+        name = pipeline.partition("/")[0] if pipeline else next(iter(loaded.pipelines))
+        loaded.require(name)
+        raise UnknownNameError(f"no report yet. Make one: {format_program()} run {name}")
     path = storage.store.local_path(newest.uri)
     if path is None:
         copy = f"aws s3 cp {newest.uri} report.html"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-
-from batchrec_dagster.storage.processes import is_process_alive
+from urllib.parse import urlsplit
 
 DEFAULT_ADDRESS = "http://127.0.0.1:3000"
-_FILE = "web_page.json"
+_FILE = "web_page.txt"
 # Hosts that stand for all addresses of this machine, which a browser cannot open.
 _ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104
 
@@ -21,31 +18,28 @@ _ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104
 def recorded_page(home: Path, host: str, port: int) -> Iterator[None]:
     """Lets `find_page` find the page that this process serves while the block runs."""
     name = "127.0.0.1" if host in _ALL_ADDRESSES else f"[{host}]" if ":" in host else host
-    page = {"address": f"http://{name}:{port}", "pid": os.getpid(), "recorded_at": time.time()}
+    address = f"http://{name}:{port}"
     file = home / _FILE
-    part = file.with_name(f"{_FILE}.{os.getpid()}")
-    part.write_text(json.dumps(page))
-    part.replace(file)
+    file.write_text(address)
     try:
         yield
     finally:
         # Another process may have recorded its page since.
-        if _read(home).get("pid") == os.getpid():
-            file.unlink(missing_ok=True)
+        if file.is_file() and file.read_text() == address:
+            file.unlink()
 
 
-def find_page(home: Path) -> str | None:
-    """The address of the page that `batchrec ui` serves with this home; None if none does."""
-    page = _read(home)
-    with suppress(KeyError, TypeError, ValueError):
-        if is_process_alive(int(page["pid"]), recorded_at=float(page["recorded_at"])):
-            return str(page["address"])
-    return None
+def read_page(home: Path) -> str:
+    """The address of the page that `batchrec ui` serves with this home, or would serve."""
+    file = home / _FILE
+    return file.read_text() if file.is_file() else DEFAULT_ADDRESS
 
 
-def _read(home: Path) -> dict[str, str | int | float]:
-    with suppress(OSError, ValueError):
-        page = json.loads((home / _FILE).read_text())
-        if isinstance(page, dict):
-            return page
-    return {}
+def answers(address: str) -> bool:
+    """Whether somebody answers there."""
+    try:
+        page = urlsplit(address)
+        with socket.create_connection((page.hostname, page.port or 80), timeout=5):
+            return True
+    except (OSError, ValueError):
+        return False

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.project import Project, enter_project
+from batchrec_dagster.cli.dagster_home import open_dagster_instance
+from batchrec_dagster.cli.project import Project
 from batchrec_dagster.reporting.views.plain import escape_invisible, fit_terminal
 
 if TYPE_CHECKING:
+    import logging
     from pathlib import Path
 
     import dagster as dg
 
     from batchrec_dagster.config import Pipeline
+    from batchrec_dagster.steps.work import PersonalizeWork
 
 NO_PIPELINES = "No pipeline is declared. Declare one: `batchrec new NAME --ratings FILE`"
 
@@ -47,20 +50,60 @@ class LoadedPipelines:
             published.address
             for pipeline in self.pipelines.values()
             for published in pipeline.published_lists()
-            if published.subject != "segment"
+            if published.has_editions
         )
+
+    def require_any(self) -> None:
+        """Raise click.ClickException if the project does not load, UnknownNameError if it declares
+        no pipeline."""
+        if self.errors:
+            raise click.ClickException("\n".join(self.errors))
+        if not self.pipelines:
+            raise UnknownNameError(NO_PIPELINES)
 
     def require(self, name: str) -> Pipeline:
         """The pipeline of this name.
 
-        Raises click.ClickException if the project does not load, else UnknownNameError if it has no
-        such pipeline.
+        Raises click.ClickException if the project does not load, UnknownNameError if it has no such
+        pipeline.
         """
-        if self.errors:
-            raise click.ClickException("\n".join(self.errors))
+        self.require_any()
         if name not in self.pipelines:
             raise make_undeclared_error(name, self.pipelines)
         return self.pipelines[name]
+
+    def require_list(self, address: str) -> None:
+        """Raise as `require` does if no list has this address."""
+        self.require_any()
+        if address not in self.addresses:
+            raise make_undeclared_error(address, self.addresses)
+
+    def open_works(self, log: logging.Logger) -> dict[str, PersonalizeWork]:
+        """What an erasure or a teardown works with, of each pipeline, by name.
+
+        Raises click.ClickException if the project does not load.
+        """
+        from batchrec_dagster.pipeline.deployment import resource_key
+        from batchrec_dagster.steps.work import PersonalizeWork
+
+        if self.definitions is None:
+            raise click.ClickException("\n".join(self.errors))
+        resources = self.definitions.resources or {}
+        works = {}
+        for name, pipeline in self.pipelines.items():
+            personalize = resources[resource_key("personalize")]
+            storage = resources[resource_key("storage")].opened
+            ensure = personalize.ensure(log, pipeline.tags)
+            works[name] = PersonalizeWork(pipeline, storage, ensure, personalize.read_prices())
+        return works
+
+    def list_assets(self, name: str) -> list[dg.AssetKey]:
+        """The keys of the pipeline's assets."""
+        from batchrec_dagster.pipeline.run_endings import PIPELINE
+
+        assert self.definitions is not None
+        specs = self.definitions.resolve_all_asset_specs()
+        return [spec.key for spec in specs if spec.metadata.get(PIPELINE) == name]
 
 
 def load_pipelines(project: Project) -> LoadedPipelines:
@@ -85,6 +128,17 @@ def load_pipelines(project: Project) -> LoadedPipelines:
         definitions,
         [],
     )
+
+
+def describe_runs_under_way(loaded: LoadedPipelines, work: PersonalizeWork) -> list[str]:
+    """`run ID of JOB is under way` for every run that writes files of the pipeline, or soon will.
+
+    Raises as `open_dagster_instance` does.
+    """
+    from batchrec_dagster.pipeline.automation import runs
+
+    with open_dagster_instance() as instance:
+        return runs.describe_runs_under_way(work, loaded.list_assets(work.pipeline.name), instance)
 
 
 def find_definitions_errors(project: Project) -> list[str]:
@@ -137,17 +191,12 @@ def make_undeclared_error(name: str, declared: Iterable[str]) -> UnknownNameErro
     return UnknownNameError(f"no pipeline {name!r}. {hint}")
 
 
-def choose_pipeline() -> str:
+def choose_pipeline(loaded: LoadedPipelines) -> str:
     """The name of the project's only pipeline.
 
-    Raises click.UsageError unless there is one, and click.ClickException if the project does not
-    load.
+    Raises click.UsageError if there are several, and as `require_any` does.
     """
-    loaded = load_pipelines(enter_project())
-    if loaded.errors:
-        raise click.ClickException("\n".join(loaded.errors))
-    if not loaded.pipelines:
-        raise click.UsageError(NO_PIPELINES)
+    loaded.require_any()
     if len(loaded.pipelines) > 1:
         names = ", ".join(sorted(loaded.pipelines))
         raise click.UsageError(f"name one of the pipelines: {names}")

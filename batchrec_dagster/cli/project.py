@@ -100,22 +100,10 @@ def load_deployment() -> Deployment:
     """
     from batchrec_dagster.pipeline.deployment import Deployment, DeploymentError
 
-    enter_project_if_any()
     try:
         return Deployment.from_environment()
     except DeploymentError as error:
         raise click.ClickException(str(error)) from error
-
-
-def make_job_command(job: str) -> list[str]:
-    """Dagster's command that runs a job of the project in a process of its own.
-
-    Its run configuration and tags can be appended as options.
-    """
-    project = enter_project()
-    dagster = [sys.executable, "-m", "batchrec_dagster.cli.dagster_command"]
-    definitions = ["-m", project.definitions_module, "-d", str(project.code)]
-    return [*dagster, "job", "execute", *definitions, "-j", job]
 
 
 def _read_project(file: Path) -> Project | None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.dagster_home import open_instance_if_any, use_dagster_home
-from batchrec_dagster.cli.pipelines import UnknownNameError
-from batchrec_dagster.cli.project import load_storage, make_job_command
-from batchrec_dagster.cli.watched_run import watch_run
+from batchrec_dagster.cli.dagster_home import open_instance_if_any
+from batchrec_dagster.cli.pipelines import UnknownNameError, load_pipelines
+from batchrec_dagster.cli.project import enter_project, load_storage
+from batchrec_dagster.cli.watched_job import start_job
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
     )
     from batchrec_dagster.storage.layout import ListFiles, ListKeys
 
+    project = enter_project()
     files = ListFiles(load_storage(), ListKeys(address))
     editions, unfinished = files.editions, None
     try:
@@ -77,8 +78,7 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         raise click.ClickException(f"edition {edition.number} is already published")
     keys = files.keys
     key = dg.AssetKey(keys.asset_key)
-    use_dagster_home()
-    job_command = make_job_command(keys.rollback_job)
+    load_pipelines(project).require_list(address)
     if not yes:
         click.confirm(f"Publish edition {edition.number} again?", abort=True)
     with temporary_folder() as folder:
@@ -86,16 +86,10 @@ def rollback(address: str, to: str | None, yes: bool) -> None:
         config.write_text(
             json.dumps(build_rollback_config(key.to_python_identifier(), str(edition.number)))
         )
-        exit_code = watch_run(
-            address,
-            job_command,
-            lambda *_: _print_published(address, editions),
-            config=config,
-            arguments=["rollback", address, "--to", str(edition.number)],
-        )
-    if exit_code:
-        _print_published(address, editions)
-        click.get_current_context().exit(exit_code)
+        with start_job(project, keys.rollback_job, [config]) as job:
+            job.watch(address, ["rollback", address, "--to", str(edition.number)])
+    _print_published(address, editions)
+    click.get_current_context().exit(job.exit_code)
 
 
 def _explain_nothing_published(address: str, files: ListFiles) -> str:

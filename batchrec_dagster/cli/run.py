@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from batchrec_dagster.cli.pipelines import choose_pipeline
-from batchrec_dagster.cli.project import load_storage, make_job_command
-from batchrec_dagster.cli.watched_run import watch_run
+from batchrec_dagster.cli.pipelines import choose_pipeline, load_pipelines
+from batchrec_dagster.cli.project import enter_project, load_storage
+from batchrec_dagster.cli.watched_job import start_job
 from batchrec_dagster.storage.durable import temporary_folder
 
 if TYPE_CHECKING:
-    import dagster as dg
-
-    from batchrec_dagster.cli.run_stages import RunStages
+    from batchrec_dagster.cli.watched_job import WatchedJob
     from batchrec_dagster.config import Pipeline
+    from batchrec_dagster.storage.connection import Storage
 
 
 @click.command(short_help="Run a pipeline, and watch its stages.")
@@ -71,49 +70,46 @@ def run(
       3    no such pipeline
       130  it was stopped by Ctrl-C
     """
-    name = pipeline or choose_pipeline()
+    project = enter_project()
+    name = pipeline or choose_pipeline(load_pipelines(project))
     if config:
         _require_settings(config)
     switches = {"publish_anyway": publish_anyway, "import": imports, "train": train}
     switched_on = [option for option, is_on in switches.items() if is_on]
     options = [f"--{option.replace('_', '-')}" for option in switched_on]
-    command = make_job_command(f"{name}_refresh")
     with temporary_folder() as folder:
-        if options:
-            # Before the file of --config, because Dagster lets the first one decide.
-            file = folder / "options.yaml"
-            file.write_text(json.dumps(dict.fromkeys(switched_on, True)))
-            command += ["-c", str(file)]
-        arguments = ["run", name, *options]
-        exit_code = watch_run(name, command, _print_result, config=config, arguments=arguments)
-    if exit_code:
-        context.exit(exit_code)
+        options_file = folder / "options.yaml"
+        options_file.write_text(json.dumps(dict.fromkeys(switched_on, True)))
+        # Dagster lets the first file decide.
+        configs = [options_file, *([config] if config else [])]
+        with start_job(project, f"{name}_refresh", configs) as job:
+            # While it starts, as both processes take their time to import Dagster.
+            storage = load_storage()
+            declared = load_pipelines(project).require(name)
+            job.watch(name, ["run", name, *options])
+    if job.exit_code:
+        context.exit(job.exit_code)
+    _print_result(declared, storage, job)
 
 
-def _print_result(pipeline: Pipeline, run: dg.DagsterRun, stages: RunStages, duration: str) -> None:
+def _print_result(pipeline: Pipeline, storage: Storage, job: WatchedJob) -> None:
     """Print what the run has published, and the commands that show more of it."""
     from batchrec_dagster.reporting.insight.overview import read_overview
-    from batchrec_dagster.reporting.insight.tables import find_similar_items
     from batchrec_dagster.reporting.views import run as views
     from batchrec_dagster.reporting.views.terminal import Terminal
-    from batchrec_dagster.storage.layout import ListFiles, ListKeys
+    from batchrec_dagster.storage.layout import ListFiles
 
-    storage = load_storage()
-    lists = [ListFiles(storage, published.keys) for published in pipeline.user_lists]
-    overviews = [read_overview(files) for files in lists]
-    similar_items = find_similar_items(ListFiles(storage, ListKeys(pipeline.name)))
-    if similar_items.editions.live() is not None:
-        overviews.append(read_overview(similar_items))
+    assert job.stages is not None
+    run_id, duration = job.stages.run.run_id, job.duration
+    lists = [published for published in pipeline.published_lists() if published.has_editions]
+    overviews = [read_overview(ListFiles(storage, published.keys)) for published in lists]
     terminal = Terminal()
-    are_new = [
-        views.print_result(terminal, overview, run.run_id, duration) for overview in overviews
-    ]
-    views.print_warnings(terminal, stages.warnings)
+    are_new = [views.print_result(terminal, overview, run_id, duration) for overview in overviews]
+    views.print_warnings(terminal, job.stages.warnings)
     if any(are_new):
-        users = [
-            overview.example_user for overview in overviews if overview.example_user is not None
-        ]
-        views.print_next_commands(terminal, pipeline.name, users[0] if users else None)
+        users = (overview.example_user for overview in overviews)
+        example = next((user for user in users if user is not None), None)
+        views.print_next_commands(terminal, pipeline.name, example)
 
 
 def _require_settings(file: Path) -> None:

@@ -11,7 +11,13 @@ from dagster import DagsterEvent, DagsterEventType, EventLogEntry
 
 from batchrec_dagster.pipeline.failure_reasons import find_failure_reason
 from batchrec_dagster.reporting.insight.numbers import format_duration
-from batchrec_dagster.reporting.insight.stages import ENDED, Stage, Status, summarize_metadata
+from batchrec_dagster.reporting.insight.stages import (
+    ENDED,
+    Stage,
+    Status,
+    name_stage,
+    summarize_metadata,
+)
 
 STATUS: Mapping[DagsterEventType, Status] = {
     DagsterEventType.STEP_START: "running",
@@ -21,6 +27,8 @@ STATUS: Mapping[DagsterEventType, Status] = {
     DagsterEventType.STEP_FAILURE: "failed",
     DagsterEventType.STEP_SKIPPED: "skipped",
 }
+# The stage after which a run has done what an option says. The next one does not do it again.
+STAGES_OF_OPTIONS = {"--import": "personalize_dataset", "--train": "solution_version"}
 # The names of Personalize's resources in log messages are too long for a line.
 ARN = re.compile(r"\s?\barn:\S+")
 RECORDS_AT_ONCE = 1000
@@ -44,12 +52,7 @@ class RunStages:
     def __post_init__(self) -> None:
         assert self.run.execution_plan_snapshot_id is not None
         plan = self.instance.get_execution_plan_snapshot(self.run.execution_plan_snapshot_id)
-        times = _read_last_durations(self.instance, self.run.job_name)
-        keys = plan.step_keys_to_execute
-        self.stages = {
-            key: Stage(name, times.get(key))
-            for key, name in zip(keys, _shorten_keys(keys), strict=True)
-        }
+        self.stages = {key: Stage(name_stage(key)) for key in plan.step_keys_to_execute}
 
     def update(self) -> Iterator[Stage]:
         """Read what is new in the event log.
@@ -146,29 +149,29 @@ class RunStages:
     @property
     def under_way(self) -> list[Stage]:
         """The stages that are running, or wait for another try."""
-        stages = self.stages.values()
-        return [stage for stage in stages if stage.status in ("running", "retrying")]
+        return [stage for stage in self.stages.values() if stage.is_under_way]
 
+    def drop_done_options(self, arguments: Sequence[str]) -> list[str]:
+        """The arguments of `batchrec run` without options that asked for what is done."""
+        done = {stage.name for stage in self.stages.values() if stage.status == "done"}
+        return [part for part in arguments if STAGES_OF_OPTIONS.get(part) not in done]
 
-def _shorten_keys(keys: Sequence[str]) -> list[str]:
-    """The keys of steps without the parts that all of them start with, such as the pipeline."""
-    parts = [key.split("__") for key in keys]
-    shared = 0
-    while all(len(own) > shared + 1 and own[shared] == parts[0][shared] for own in parts):
-        shared += 1
-    return ["/".join(own[shared:]) for own in parts]
-
-
-def _read_last_durations(instance: dg.DagsterInstance, job: str) -> dict[str, float]:
-    """The seconds that each step took in the last successful run of the job."""
-    succeeded = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
-    for run in instance.get_runs(succeeded, limit=1):
-        return {
-            step.step_key: step.end_time - step.start_time
-            for step in instance.get_run_step_stats(run.run_id)
-            if step.start_time is not None and step.end_time is not None
-        }
-    return {}
+    def describe_published(self) -> str:
+        """What readers have after a run that failed; empty if it was to publish nothing."""
+        publishing = [
+            stage
+            for stage in self.stages.values()
+            if stage.name.split("/")[-1] == "recommendations"
+        ]
+        published = [stage for stage in publishing if stage.status == "done"]
+        if not publishing:
+            return ""
+        if not published:
+            return "Nothing was published: what readers have stays."
+        if len(published) == len(publishing):
+            return "The lists are published."
+        names = ", ".join(stage.name.removesuffix("/recommendations") for stage in published)
+        return f"Published: {names}. Of the others, readers keep the lists that they have."
 
 
 def _describe_retry(event: DagsterEvent) -> str:

@@ -22,6 +22,7 @@ from batchrec_dagster.cli.pipelines import (
 from batchrec_dagster.cli.project import enter_project_if_any, load_storage
 
 if TYPE_CHECKING:
+    from batchrec_dagster.cli.project import Project
     from batchrec_dagster.reporting.insight.person import PersonDetails
     from batchrec_dagster.storage.connection import Storage
     from batchrec_dagster.storage.layout import ListFiles
@@ -71,11 +72,10 @@ def show(
         raise click.UsageError("give only one of these: a user, --item or --experiment")
     if user is None and edition is not None:
         raise click.UsageError("--edition is about a user: name one")
-    if not any(subjects):
-        project = enter_project_if_any()
-        if project is not None:
-            warn_of_errors(load_pipelines(project))
-    lists = find_lists(pipeline)
+    project = enter_project_if_any()
+    if not any(subjects) and project is not None:
+        warn_of_errors(load_pipelines(project))
+    lists = find_lists(project, pipeline)
     if user is not None:
         answers: Sequence[Any] = _find_people(lists, user, edition)
     elif item is not None:
@@ -90,9 +90,10 @@ def show(
         _print_answers(answers)
 
 
-def find_lists(pipeline: str | None) -> list[ListFiles]:
+def find_lists(project: Project | None, pipeline: str | None) -> list[ListFiles]:
     """The files of all published lists.
 
+    project: the one here, if any, whose declarations explain why lists are missing.
     pipeline: the name of the only pipeline whose lists are wanted, or the address of the only list;
         None for all.
 
@@ -104,19 +105,18 @@ def find_lists(pipeline: str | None) -> list[ListFiles]:
     lists = {files.keys.address: files for files in find_published(storage)}
     selected = [*lists] if pipeline is None else expand_names([pipeline], [*lists])
     if not selected or not {*selected} <= {*lists}:
-        raise _make_unpublished_error(storage, pipeline, [*lists])
+        raise _make_unpublished_error(project, storage, pipeline, [*lists])
     return [lists[address] for address in selected]
 
 
 def _make_unpublished_error(
-    storage: Storage, pipeline: str | None, published: Sequence[str]
+    project: Project | None, storage: Storage, pipeline: str | None, published: Sequence[str]
 ) -> UnknownNameError:
     """The error for lists that are not published: they are not declared, or not made yet.
 
     pipeline: the name of the only pipeline whose lists are wanted, or the address of one.
     published: the addresses of all published lists.
     """
-    project = enter_project_if_any()
     loaded = None if project is None else load_pipelines(project)
     declared = [] if loaded is None else loaded.addresses
     named = [] if pipeline is None else expand_names([pipeline], declared)

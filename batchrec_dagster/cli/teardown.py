@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchrec_dagster.cli.dagster_home import open_dagster_instance
-from batchrec_dagster.cli.forget import make_works
-from batchrec_dagster.cli.pipelines import UnknownNameError, load_pipelines
+from batchrec_dagster.cli.pipelines import (
+    UnknownNameError,
+    describe_runs_under_way,
+    load_pipelines,
+)
 from batchrec_dagster.cli.project import enter_project_if_any, load_deployment
 from batchrec_dagster.reporting.views.plain import get_terminal_width, shorten_path, wrap
 
@@ -40,26 +42,23 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     """
     from batchrec_dagster.personalize.api import PIPELINE_TAG
     from batchrec_dagster.personalize.cleanup import plan_teardown
-    from batchrec_dagster.pipeline.automation.runs import describe_runs_under_way
     from batchrec_dagster.steps.locks import hold_locks, list_lock_uris
     from batchrec_dagster.storage.durable import delete_empty_folders
 
     logging.basicConfig(format="%(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
+    project = enter_project_if_any()
     deployment = load_deployment()
     storage = deployment.open_storage()
     ensure = deployment.personalize_resource.ensure(log, {PIPELINE_TAG: name})
-    project, work, running, stays = enter_project_if_any(), None, [], []
+    work, running, stays = None, [], []
     loaded = None if project is None else load_pipelines(project)
-    if loaded is not None and loaded.errors:
-        # It may declare this pipeline, whose locks a teardown has to take.
-        raise click.ClickException("\n".join(loaded.errors))
-    if loaded is not None and name in loaded.pipelines:
-        works, assets = make_works(loaded, log)
+    # A project that does not load may declare this pipeline, whose locks a teardown has to take.
+    works = {} if loaded is None else loaded.open_works(log)
+    if loaded is not None and name in works:
         work = works[name]
-        with open_dagster_instance() as instance:
-            running = describe_runs_under_way(work.pipeline, assets[name], instance)
+        running = describe_runs_under_way(loaded, work)
         stays = _describe_what_stays(work.pipeline, loaded.files[name])
     pipeline = work.pipeline if work is not None else None
     plan, files = plan_teardown(ensure, name), _list_files(storage, name, pipeline, with_files)

@@ -11,7 +11,7 @@ import yaml
 
 from batchrec_dagster.cli.dagster_home import open_dagster_instance, use_dagster_home
 from batchrec_dagster.cli.page_address import recorded_page
-from batchrec_dagster.cli.project import Project, enter_project
+from batchrec_dagster.cli.project import Project, enter_project_if_any, find_project
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.extras import require
 from batchrec_dagster.web import allowed_hosts
@@ -53,15 +53,16 @@ def ui(
     from batchrec_dagster.cli.dagster_ui import serve_ui
 
     # Opening the instance makes the databases of a new home, before several processes need them.
+    project = enter_project_if_any()
     with open_dagster_instance(), ExitStack() as stack:
-        files = workspace or [stack.enter_context(_default_workspace())]
+        files = workspace or [stack.enter_context(default_workspace(project))]
         stack.enter_context(recorded_page(use_dagster_home(), host, port))
         serve_ui(files, host, port, allowed_hosts, daemon=daemon)
 
 
 @contextmanager
-def _default_workspace() -> Iterator[Path]:
-    """The file workspace.yaml of this folder, else one for the project here while the block runs.
+def default_workspace(project: Project | None) -> Iterator[Path]:
+    """The file workspace.yaml of this folder, else one for the project while the block runs.
 
     Raises ProjectError if there is neither.
     """
@@ -71,7 +72,7 @@ def _default_workspace() -> Iterator[Path]:
         return
     with temporary_folder() as folder:
         made = folder / "workspace.yaml"
-        made.write_text(format_workspace(enter_project()), encoding="utf-8")
+        made.write_text(format_workspace(project or find_project()), encoding="utf-8")
         yield made
 
 

@@ -8,11 +8,10 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from unittest.mock import Mock
 
 import dagster as dg
 import pytest
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import OperationalError
 
 from batchrec_dagster.cli import NO_MEMORY
 from batchrec_dagster.cli.dagster_home import (
@@ -119,21 +118,6 @@ def test_a_damaged_database_of_dagster_is_one_line(home: Path, database: str) ->
     message = caught.value.message
     assert message.startswith(f"Dagster's history of {home} is damaged (file is not a data")
     assert "\n" not in message
-
-
-def test_databases_that_another_process_makes_are_waited_for(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made_by_another = sqlite3.IntegrityError(
-        "UNIQUE constraint failed: alembic_version.version_num"
-    )
-    with open_dagster_instance() as instance:
-        answers = [IntegrityError("INSERT INTO alembic_version", {}, made_by_another), instance]
-    tries = Mock(side_effect=answers)
-    monkeypatch.setattr(dg.DagsterInstance, "get", tries)
-    with open_dagster_instance() as opened:
-        assert opened is instance
-    assert tries.call_count == 2
 
 
 def test_a_full_disk_under_dagsters_history_is_one_line(home: Path) -> None:

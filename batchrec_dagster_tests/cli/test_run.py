@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest.mock import Mock
 
 import dagster as dg
 import pytest
 import yaml
 from click.testing import CliRunner
 
-from batchrec_dagster.cli import main, watched_run
+from batchrec_dagster.cli import main
 from batchrec_dagster.cli.dagster_home import use_dagster_home
-from batchrec_dagster.cli.page_address import recorded_page
-from batchrec_dagster.cli.pipelines import LoadedPipelines
 from batchrec_dagster.cli.run_stages import RunStages
 from batchrec_dagster.errors import Retry
 from batchrec_dagster.reporting.insight.numbers import format_duration
 from batchrec_dagster.reporting.insight.stages import summarize_metadata
 from batchrec_dagster.reporting.views import plain
-from batchrec_dagster.reporting.views.run import align_comments, format_stage
+from batchrec_dagster.reporting.views.run import align_comments, format_stage, print_failure
+from batchrec_dagster.reporting.views.terminal import Terminal
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
@@ -67,36 +62,6 @@ def test_dagster_s_home_is_in_batchrec_s_where_nothing_sets_it(
     assert (home / "dagster.yaml").read_text() == "{}\n"
 
 
-def test_a_run_starts_before_this_process_opens_a_history_that_is_there(
-    working_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    working_project.declare(declaration("shop", "ratings.csv"))
-    events: list[str] = []
-
-    @contextmanager
-    def open_instance() -> Iterator[None]:
-        events.append("opened")
-        yield
-
-    def start_process(command: list[str], **options: object) -> None:
-        events.append("started")
-        raise OSError
-
-    monkeypatch.setattr(watched_run, "open_dagster_instance", open_instance)
-    monkeypatch.setattr(subprocess, "Popen", start_process)
-    (working_project.root / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    CliRunner().invoke(main, ["run", "shop"])
-    assert events == [
-        "opened",
-        "started",
-    ]  # Of two processes that make databases, Dagster fails one.
-    (working_project.root / HOME / "schedules").mkdir()
-    (working_project.root / HOME / "schedules/schedules.db").touch()
-    events.clear()
-    CliRunner().invoke(main, ["run", "shop"])
-    assert events == ["started"]
-
-
 def test_a_storage_that_the_project_declares_stays(working_project: Project) -> None:
     storage_yaml = "storage: {sqlite: {base_dir: /var/lib/shop}}\n"
     (working_project.root / "dagster.yaml").write_text(storage_yaml)
@@ -104,13 +69,13 @@ def test_a_storage_that_the_project_declares_stays(working_project: Project) -> 
 
 
 def test_a_failure_fits_the_terminal_and_its_commands_can_be_copied(
-    working_project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     @dg.op
-    def imports() -> None: ...
+    def shop__personalize_dataset() -> None: ...
 
     @dg.op(ins={"start": dg.In(dg.Nothing)})
-    def interactions() -> None:
+    def shop__solution_version() -> None:
         checks = (
             "few: 988 interactions\nnot_shrunk: interactions fell from 1,598 to 988, that is by"
         )
@@ -118,47 +83,39 @@ def test_a_failure_fits_the_terminal_and_its_commands_can_be_copied(
 
     @dg.job(executor_def=dg.in_process_executor)
     def shop_refresh() -> None:
-        interactions(start=imports())
+        shop__solution_version(start=shop__personalize_dataset())
 
     monkeypatch.setattr(plain, "format_program", lambda: ".venv/bin/batchrec")
     for name, value in {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "80"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setitem(watched_run.STAGES_OF_OPTIONS, "--import", "imports")
-    with (
-        dg.DagsterInstance.ephemeral() as instance,
-        recorded_page(use_dagster_home(), "127.0.0.1", 3001),
-    ):
+    with dg.DagsterInstance.ephemeral() as instance:
         run = shop_refresh.execute_in_process(instance=instance, raise_on_error=False).dagster_run
         stages = RunStages(instance, run)
         assert [stage.status for stage in stages.update()] == ["done", "failed"]
-        process = watched_run._RunProcess(
-            name="shop",
-            loaded=LoadedPipelines({}, {}, None, []),
-            tag="",
-            instance=instance,
-            process=Mock(),
-            output=io.BytesIO(),
-            signals=[],
-            config=None,
-            print_result=lambda *_: None,
-            arguments=["run", "shop", "--import", "--train"],
-            stages=stages,
-        )
-        capsys.readouterr()
-        process.conclude(12)
+    # What an option asked for is done.
+    again = stages.drop_done_options(["run", "shop", "--import", "--train"])
+    assert again == ["run", "shop", "--train"]
+    capsys.readouterr()
+    print_failure(
+        Terminal(stderr=True),
+        "shop: failed after 12 s",
+        stages.reasons,
+        stages.describe_published(),
+        "batchrec run shop --train",
+        ("Its log:", "http://127.0.0.1:3000/runs/1"),
+    )
     error = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().err)
     assert error.splitlines() == [
         "",
         "✗ shop: failed after 12 s",
-        "  interactions: few: 988 interactions",
-        "  interactions: not_shrunk: interactions fell from 1,598 to 988, that is by 38%.",
-        "    Publish anyway: `.venv/bin/batchrec run shop --publish-anyway`",
+        "  solution_version: few: 988 interactions",
+        "  solution_version: not_shrunk: interactions fell from 1,598 to 988, that is by",
+        "    38%. Publish anyway: `.venv/bin/batchrec run shop --publish-anyway`",
         "",
         "Fix it, then continue with:",
-        # What an option asked for is done.
-        "  .venv/bin/batchrec run shop --train",
+        "  batchrec run shop --train",
         "Its log:",
-        f"  http://127.0.0.1:3001/runs/{run.run_id}",
+        "  http://127.0.0.1:3000/runs/1",
     ]
 
 
@@ -189,18 +146,15 @@ def test_a_reason_that_several_stages_have_is_said_once(stages: RunStages) -> No
 
 
 def test_a_run_that_failed_says_what_readers_have(stages: RunStages) -> None:
-    describe = watched_run._describe_remaining_lists
     home, newsletter = stages.stages.values()
-    assert describe(stages) == "Nothing was published."
-    home.last_duration = newsletter.last_duration = 1.0
-    assert describe(stages) == "Nothing was published. Readers keep the lists that they have."
+    assert stages.describe_published() == "Nothing was published: what readers have stays."
     home.status, newsletter.status = "done", "failed"
-    assert describe(stages).startswith("Published: home. Of the others, readers keep the lists")
+    assert stages.describe_published().startswith("Published: home. Of the others, readers keep")
     newsletter.status = "done"
-    assert describe(stages) == "The lists are published."
+    assert stages.describe_published() == "The lists are published."
     del stages.stages[next(iter(stages.stages))]
     next(iter(stages.stages.values())).name = "teardown"
-    assert describe(stages) == ""
+    assert stages.describe_published() == ""
 
 
 @pytest.mark.parametrize("width", [None, 35])

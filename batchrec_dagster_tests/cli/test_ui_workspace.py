@@ -8,7 +8,8 @@ import click
 import pytest
 import yaml
 
-from batchrec_dagster.cli.ui import _default_workspace
+from batchrec_dagster.cli.project import find_project
+from batchrec_dagster.cli.ui import default_workspace
 from batchrec_dagster.config.new_declaration import ignore_home_in_git
 
 OF_CREATE_DAGSTER = """\
@@ -32,7 +33,7 @@ def test_a_project_without_a_workspace_is_the_workspace(
 ) -> None:
     make_project(tmp_path, src=src)
     monkeypatch.chdir(tmp_path)
-    with _default_workspace() as file:
+    with default_workspace(find_project()) as file:
         (location,) = yaml.safe_load(file.read_text())["load_from"]
     assert location["python_module"] == {
         "module_name": "acme.location",
@@ -45,7 +46,7 @@ def test_a_workspace_of_ones_own_is_served(tmp_path: Path, monkeypatch: pytest.M
     make_project(tmp_path, src=True)
     (tmp_path / "workspace.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    with _default_workspace() as file:
+    with default_workspace(find_project()) as file:
         assert file.resolve() == tmp_path / "workspace.yaml"
 
 
@@ -54,8 +55,8 @@ def test_without_a_readable_project_it_says_so(
 ) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.dg")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(click.ClickException, match="cannot read"), _default_workspace():
-        pass
+    with pytest.raises(click.ClickException, match="cannot read"):
+        find_project()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.reporting.views.plain import escape_invisible
+from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.layout import PipelineFiles
 
@@ -74,20 +75,21 @@ def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[
 
 
 def describe_runs_under_way(
-    pipeline: Pipeline,
-    assets: Collection[dg.AssetKey],
-    instance: dg.DagsterInstance,
+    work: Work, assets: Collection[dg.AssetKey], instance: dg.DagsterInstance
 ) -> list[str]:
     """`run ID of JOB is under way` for every run that writes files of the pipeline, or soon will.
 
-    These are runs of the pipeline's jobs, and other runs that make one of these assets.
+    These are runs of the pipeline's jobs, and other runs that make one of these assets, but no run
+    that writes to another storage.
     """
-    jobs = list_job_names(pipeline)
+    jobs = list_job_names(work.pipeline)
     lines = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=UNDER_WAY)):
         run = record.dagster_run
-        makes_assets = not find_assets_of_run(instance, run).isdisjoint(assets)
-        if run.job_name in jobs or makes_assets:
+        # A job of the team's own has no such tag.
+        writes_here = run.tags.get(STORAGE_TAG, work.storage.place) == work.storage.place
+        is_ours = run.job_name in jobs
+        if writes_here and (is_ours or not find_assets_of_run(instance, run).isdisjoint(assets)):
             lines.append(f"run {run.run_id} of {run.job_name} is under way")
     return lines
 

@@ -15,8 +15,6 @@ class Stage:
     """An asset of the run. Times are in seconds since the epoch."""
 
     name: str
-    last_duration: float | None = None
-    """How many seconds it took in the last successful run; None if there was none."""
     status: Status = "waiting"
     start_time: float | None = None
     """None until it starts."""
@@ -24,6 +22,11 @@ class Stage:
     """None until it ends."""
     details: str = ""
     """What it does or did, in a line."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it runs, or waits for another try."""
+        return self.status in ("running", "retrying")
 
     def measure_seconds(self, now: float) -> float | None:
         """How many seconds it has run, or ran; None if it has not started."""

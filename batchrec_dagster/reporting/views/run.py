@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Group
+from rich.live import Live
 from rich.text import Text
 
 from batchrec_dagster.reporting.insight.numbers import format_duration
@@ -27,6 +30,8 @@ STYLES: Mapping[Status, str] = {
     "failed": "bold red",
     "stopped": "yellow",
 }
+# Shows the stages of a run, and those of them that have ended since it was called last.
+ShowStages = Callable[[Collection[Stage], Sequence[Stage]], None]
 # A command that is longer than the shortest by more letters does not move the comments of all.
 MOST_INDENTATION = 40
 
@@ -37,23 +42,44 @@ def format_stage(stage: Stage, now: float, name_width: int) -> Text:
     now: in seconds since the epoch.
     name_width: the length of the longest name of all stages.
     """
-    time = format_duration(stage.measure_seconds(now))
-    details = escape_line(stage.details)
-    if stage.status == "running" and stage.last_duration is not None:
-        details = f"of {format_duration(stage.last_duration)} last time  {details}"
+    duration = format_duration(stage.measure_seconds(now))
     return Text.assemble(
         f"{escape_line(stage.name):<{name_width}}  ",
         (f"{stage.status:<8}", STYLES.get(stage.status, "dim")),
-        f"  {time:>9}  {details}".rstrip(),
+        f"  {duration:>9}  {escape_line(stage.details)}".rstrip(),
+        no_wrap=True,
+        overflow="ellipsis",
     )
 
 
-def format_stages(stages: Sequence[Stage], now: float, name_width: int) -> Group:
-    """The lines about stages that are under way, each cut where the terminal ends."""
-    lines = [format_stage(stage, now, name_width) for stage in stages]
-    for line in lines:
-        line.no_wrap, line.overflow = True, "ellipsis"
-    return Group(*lines)
+@contextmanager
+def open_stage_lines(terminal: Terminal, title: str) -> Iterator[ShowStages]:
+    """Yields what prints a line for each stage that has ended, above those that are under way.
+
+    A pipe gets only the lines of stages that have ended.
+
+    title: what is run, which a terminal shows until the first stage starts.
+    """
+    with ExitStack() as stack:
+        live = None
+        if terminal.rewrites_lines:
+            text = Text(f"{escape_line(title)}: loading")
+            live = stack.enter_context(
+                Live(text, console=terminal.console, auto_refresh=False, transient=True)
+            )
+
+        def show(stages: Collection[Stage], ended: Sequence[Stage]) -> None:
+            now = time.time()
+            name_width = max(len(stage.name) for stage in stages)
+            under_way = [stage for stage in stages if stage.is_under_way]
+            if live is not None:
+                live.update(Group(*(format_stage(stage, now, name_width) for stage in under_way)))
+            for stage in ended:
+                terminal.line(format_stage(stage, now, name_width), cut=True)
+            if live is not None:
+                live.refresh()
+
+        yield show
 
 
 def print_result(terminal: Terminal, overview: ListOverview, run: str, duration: str) -> bool:

@@ -69,9 +69,14 @@ class Terminal:
         if self.width is None:
             self.console.width = BOUNDLESS
 
+    @property
+    def rewrites_lines(self) -> bool:
+        """Whether it can show lines that are written over later."""
+        return self.width is not None and not self.console.is_dumb_terminal
+
     def waiting(self, text: str) -> AbstractContextManager[object]:
         """A block during which a terminal says what is waited for."""
-        if self.width is None or self.console.is_dumb_terminal:
+        if not self.rewrites_lines:
             return nullcontext()
         return self.console.status(escape_line(text))
 

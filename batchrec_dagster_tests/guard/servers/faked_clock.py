@@ -249,7 +249,7 @@ FORKING = SimpleNamespace(
     STDOUT=subprocess.STDOUT,
     TimeoutExpired=subprocess.TimeoutExpired,
 )
-STARTERS = ("batchrec_dagster.cli.watched_run", "batchrec_dagster.cli.rollback")
+STARTERS = ("batchrec_dagster.cli.watched_job",)
 
 
 def _serve(address: str) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import chdir, nullcontext
-from importlib import import_module
 from unittest.mock import patch
 
 import dagster as dg
 from click.testing import CliRunner, Result
 
-from batchrec_dagster.cli import main
+from batchrec_dagster.cli import main, pipelines
 from batchrec_dagster_tests.guard.builders import Project
 
 
@@ -19,11 +18,9 @@ def tear_down(
 ) -> Result:
     """`batchrec teardown`, with Dagster's history of this instance."""
     environment = {"BATCHREC_HOME": str(project.root / ".batchrec"), **project.environment}
-    # The name in the package is that of the command.
-    module = import_module("batchrec_dagster.cli.teardown")
     with (
         chdir(project.root),
         patch.dict(os.environ, environment),
-        patch.object(module, "open_dagster_instance", lambda: nullcontext(instance)),
+        patch.object(pipelines, "open_dagster_instance", lambda: nullcontext(instance)),
     ):
         return CliRunner().invoke(main, ["teardown", name, *options], input=answer)

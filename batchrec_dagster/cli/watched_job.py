@@ -1,0 +1,237 @@
+"""Runs a job in a process of its own, and shows its stages and its end on the terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING
+
+from batchrec_dagster.cli.dagster_home import (
+    EVENTS_OF_ALL_RUNS,
+    RUNS,
+    has_history,
+    hold_databases_open,
+    locate_events_of_run,
+    open_dagster_instance,
+    use_dagster_home,
+)
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from batchrec_dagster.cli.project import Project
+    from batchrec_dagster.cli.run_stages import RunStages
+
+SECONDS_BETWEEN_UPDATES = 0.25
+# Dagster names a run only when it has started: this tag finds it.
+# Dagster's web page hides what starts with a dot: the value says nothing to people.
+TAG = ".dagster/batchrec/run"
+# Ctrl-C, kill, and a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LINES_OF_OUTPUT = 20  # of a process that ends before Dagster has started the run
+
+
+@contextmanager
+def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[WatchedJob]:
+    """Yields a job of the project, which has started in a process of its own.
+
+    It is stopped if it has not ended by the end of the block.
+
+    configs: files with run configuration. Of a value that several have, Dagster takes the first.
+    """
+    if not has_history():
+        with open_dagster_instance():
+            pass  # Makes the databases: of two processes that do, Dagster lets one fail.
+    tag = uuid.uuid4().hex
+    dagster = [sys.executable, "-m", "batchrec_dagster.cli.dagster_command"]
+    definitions = ["-m", project.definitions_module, "-d", str(project.code)]
+    command = [*dagster, "job", "execute", *definitions, "-j", job]
+    command += ["--tags", json.dumps({TAG: tag})]
+    for config in configs:
+        command += ["-c", str(config)]
+    with TemporaryFile() as output, _caught_signals() as signals:
+        # In a session of its own, Ctrl-C does not reach it before Dagster knows that it is wanted.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            yield WatchedJob(process, tag, output, signals)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+
+
+@contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """Yields a list to which the numbers of signals to stop are added as they arrive."""
+    caught: list[int] = []
+    handlers_before = {
+        number: signal.signal(number, lambda number, _: caught.append(number)) for number in SIGNALS
+    }
+    try:
+        yield caught
+    finally:
+        for number, handler in handlers_before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class WatchedJob:
+    """A job in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    tag: str
+    """The value of the run's tag TAG, by which it is found."""
+    output: IO[bytes]
+    """What the process prints."""
+    signals: list[int]
+    """The signals to stop that have arrived until now."""
+    stages: RunStages | None = None
+    """None until Dagster has started the run."""
+    started_at: float = field(default_factory=time.time)
+
+    @property
+    def exit_code(self) -> int:
+        """That of the command that waited for this job."""
+        if self.signals:
+            return 128 + self.signals[0]
+        return 1 if self.process.returncode else 0
+
+    @property
+    def duration(self) -> str:
+        """How long it has taken until now, in words."""
+        from batchrec_dagster.reporting.insight.numbers import format_duration
+
+        return format_duration(time.time() - self.started_at)
+
+    def watch(self, title: str, arguments: Sequence[str]) -> None:
+        """Show the stages until the job has ended; if it did not succeed, why, and what to do.
+
+        title: the name of the pipeline, or the address of the list, that the job is for.
+        arguments: those of batchrec that start the same job again.
+        """
+        with open_dagster_instance() as instance:
+            self._show_stages(title, instance)
+            run = instance.get_run_by_id(self.stages.run.run_id) if self.stages else None
+        if self.stages is None or run is None:
+            self._explain_missing_run(title)
+        elif not run.is_success:
+            self._explain_failure(title, self.stages, arguments)
+
+    def _show_stages(self, title: str, instance: dg.DagsterInstance) -> None:
+        """Show the run's stages until its process has ended."""
+        import dagster as dg
+
+        from batchrec_dagster.cli.run_stages import RunStages
+        from batchrec_dagster.reporting.views.run import open_stage_lines
+        from batchrec_dagster.reporting.views.terminal import Terminal
+
+        with_tag = dg.RunsFilter(tags={TAG: self.tag})
+        signals_handled = 0
+        home = use_dagster_home()
+        with open_stage_lines(Terminal(), title) as show, ExitStack() as databases:
+            databases.enter_context(hold_databases_open(home / RUNS, home / EVENTS_OF_ALL_RUNS))
+            while True:
+                has_ended = self.process.poll() is not None
+                if self.stages is None and (runs := instance.get_runs(with_tag, limit=1)):
+                    self.stages = RunStages(instance, runs[0])
+                    events = home / locate_events_of_run(runs[0].run_id)
+                    databases.enter_context(hold_databases_open(events))
+                if len(self.signals) > signals_handled:
+                    signals_handled = len(self.signals)
+                    self._stop(instance, force=signals_handled > 1)
+                if self.stages is not None:
+                    ended_stages = [*self.stages.update()]
+                    if has_ended:
+                        self._report_end(instance, self.stages)
+                        ended_stages += self.stages.update()
+                    show(self.stages.stages.values(), ended_stages)
+                if has_ended:
+                    return
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(SECONDS_BETWEEN_UPDATES)
+
+    def _stop(self, instance: dg.DagsterInstance, *, force: bool) -> None:
+        """Interrupt the run, after telling Dagster, which then calls it canceled, not failed."""
+        if force:
+            self.process.kill()
+            return
+        if self.stages is not None:
+            instance.report_run_canceling(self.stages.run)
+        self.process.send_signal(signal.SIGINT)
+
+    def _report_end(self, instance: dg.DagsterInstance, stages: RunStages) -> None:
+        """Report the run's end to Dagster if its process was killed before it could.
+
+        In Dagster, the run would be under way forever.
+        """
+        from batchrec_dagster.pipeline.failure_reasons import explain_signal
+
+        run = instance.get_run_by_id(stages.run.run_id)
+        code = self.process.returncode
+        if run is None or run.is_finished:
+            return
+        if self.signals:
+            instance.report_run_canceled(run)
+        else:
+            what = ", ".join(stage.name for stage in stages.under_way) or "the run"
+            early = f"the process of {what} ended early"
+            instance.report_run_failed(run, explain_signal(what, -code) if code < 0 else early)
+
+    def _explain_missing_run(self, title: str) -> None:
+        """Print why Dagster has started no run, as the process says."""
+        from batchrec_dagster.reporting.views.terminal import Terminal
+
+        if self.signals:
+            Terminal().outcome("watch", f"{title}: stopped before the run started")
+            return
+        self.output.seek(0)
+        text = self.output.read().decode(errors="replace")
+        # So Dagster numbers the mistakes in a run's configuration.
+        mistakes = re.findall(r"^ +Error \d+: (.+)", text, re.MULTILINE)
+        terminal = Terminal(stderr=True)
+        terminal.outcome("refuse", f"{title}: the run did not start")
+        for line in mistakes or text.splitlines()[-LINES_OF_OUTPUT:]:
+            terminal.sentence(line, hang=4)
+
+    def _explain_failure(self, title: str, stages: RunStages, arguments: Sequence[str]) -> None:
+        """Print why the run was stopped or failed, and what goes on from here."""
+        from batchrec_dagster.cli.page_address import answers, read_page
+        from batchrec_dagster.reporting.views.plain import format_program
+        from batchrec_dagster.reporting.views.run import print_failure
+        from batchrec_dagster.reporting.views.terminal import Terminal
+
+        program = format_program()
+        command_again = f"{program} {shlex.join(stages.drop_done_options(arguments))}"
+        if self.signals:
+            terminal = Terminal()
+            terminal.line()
+            terminal.outcome("watch", f"{title}: stopped after {self.duration}. Continue with:")
+            terminal.line(f"  {command_again}")
+            return
+        page = read_page(use_dagster_home())
+        start = "" if answers(page) else f", once `{program} ui` runs"
+        print_failure(
+            Terminal(stderr=True),
+            f"{title}: failed after {self.duration}",
+            stages.reasons,
+            stages.describe_published(),
+            command_again,
+            (f"Its log{start}:", f"{page}/runs/{stages.run.run_id}"),
+        )
