@@ -12,6 +12,7 @@ from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filters import parse_condition
 from batchrec_dagster.personalize.formats import USER_FIELD, scan_interactions
 from batchrec_dagster.personalize.schemas import USER_ID
+from batchrec_dagster.preparation.counting import list_distinct
 from batchrec_dagster.preparation.sources.source import RatingsSource
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
 from batchrec_dagster.steps.raw_files import make_source_context, open_source
@@ -158,8 +159,5 @@ def _select_matching_users(
 def find_newcomers(work: Work, users: pl.Series) -> pl.Series:
     """Whether each of these users has no interaction. Raises UserError."""
     with work.storage.local_file(work.files.interactions) as path:
-        interactions = scan_interactions(path)
-        users_with_interactions = (
-            interactions.select(pl.col(USER_ID).unique()).collect(engine="streaming").to_series()
-        )
+        users_with_interactions = list_distinct(scan_interactions(path), USER_ID)
     return ~users.is_in(users_with_interactions.implode())

@@ -16,6 +16,7 @@ from batchrec_dagster.config.expressions import (
 from batchrec_dagster.config.items_and_users import ItemIds
 from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, parse_schema
 from batchrec_dagster.preparation.attributes import AttributesLayout
+from batchrec_dagster.preparation.counting import list_distinct
 from batchrec_dagster.preparation.users import read_ids
 from batchrec_dagster.steps.attributes import describe_settings, read_attribute_rows
 from batchrec_dagster.steps.data_sizes import RawAttributes
@@ -156,7 +157,7 @@ def find_titled_items(
         return None
     titles = read_titles(work)
     titled = titles.filter(pl.col("title").fill_null("") != "").get_column("item_id")
-    items = interactions.select(pl.col(ITEM_ID).unique()).collect(engine="streaming").to_series()
+    items = list_distinct(interactions, ITEM_ID)
     has_title = items.is_in(titled.implode())
     are_all_titled = len(titled) == titles.height and has_title.all()
     return None if are_all_titled or not has_title.any() else titled
