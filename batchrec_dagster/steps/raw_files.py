@@ -61,8 +61,6 @@ class Copying:
     files: tuple[CopiedFile, ...]
     copied: int
     """How many files this run copied."""
-    changed: tuple[str, ...] = ()
-    """Which of the copied files changed in their source afterwards."""
     damaged: tuple[str, ...] = ()
     """The paths of copies that had another content than recorded. This run copied them again."""
 
@@ -81,16 +79,10 @@ class Copying:
             return "unchanged: not copied again"
         is_all = self.copied == len(self.files)
         outcome = "copied" if is_all else f"copied {self.copied} of {len(self.files)}"
-        if self.changed:
-            outcome += f", as they were at the start: {_name_first(self.changed)} changed since"
         if self.damaged:
-            outcome += f"; {_name_first(self.damaged)} had another content than recorded"
+            more = f" and {len(self.damaged) - 1} more" if len(self.damaged) > 1 else ""
+            outcome += f"; {self.damaged[0]}{more} had another content than recorded"
         return outcome
-
-
-def _name_first(names: Sequence[str]) -> str:
-    """The first name, and how many more there are."""
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 @dataclass(frozen=True)
@@ -160,7 +152,7 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
     listed_files = raw.source.files(context)
     last_by_source = {file.source: file for file in last_files}
     files: list[CopiedFile] = []
-    changed, damaged, copied = [], [], 0
+    damaged, copied = [], 0
     for listed in listed_files:
         name, uri = listed.display_name, storage.uri(raw.place(listed.filename))
         last = last_by_source.get(name)
@@ -175,9 +167,7 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
         stored = put_stream(storage.store, uri, chunks)
         files.append(CopiedFile(source=name, fingerprint=listed.fingerprint, stored=stored))
         copied += 1
-        if listed.has_changed():
-            changed.append(name)
-    return Copying(tuple(files), copied, tuple(changed), tuple(damaged))
+    return Copying(tuple(files), copied, tuple(damaged))
 
 
 def delete_copies(work: Work, asset: str, source: RatingsSource, record: RawRecord[Seen]) -> None:

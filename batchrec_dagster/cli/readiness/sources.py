@@ -30,7 +30,7 @@ from batchrec_dagster.preparation.sources.file_start import MOST_PACKED_BYTES, o
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.sample import GeneratedFile
-from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, SourceFile
+from batchrec_dagster.preparation.sources.source import ListedFile, RatingsSource, SourceContext
 from batchrec_dagster.preparation.sources.web import WebFile
 from batchrec_dagster.preparation.users import choose_id_column, open_id_tables
 from batchrec_dagster.reporting.insight.readiness import Readiness, failed, ok
@@ -164,7 +164,7 @@ def _open_member(block: _Block, member: Member, context: SourceContext) -> str:
     return f"{member.display_name}: 1 file, with the declared columns"
 
 
-def _match_first_file(block: _Block, files: Sequence[SourceFile]) -> bool:
+def _match_first_file(block: _Block, files: Sequence[ListedFile]) -> bool:
     """Whether the first file that is not empty was opened.
 
     Raises PreparationError unless it has the declared columns, or if all are empty.

@@ -18,9 +18,9 @@ from batchrec_dagster.preparation.sources.files import LocalFile, S3File
 from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.sources.packing import unpack_member
 from batchrec_dagster.preparation.sources.source import (
+    ListedFile,
     RatingsSource,
     SourceContext,
-    SourceFile,
     hide_query,
     name_errors,
     safe_filename,
@@ -48,7 +48,7 @@ class Member(RatingsSource):
     def display_name(self) -> str:
         return hide_query(self.text)
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The file, which may not be there: the archive is not opened. Raises UserError."""
         archives = self.archive.files(context)
         with name_errors(self.display_name):
@@ -57,7 +57,7 @@ class Member(RatingsSource):
         archive = archives[0]
         without_packing = re.sub(r"(?i)\.zip$", "", unquote(self.archive.display_name))
         return [
-            SourceFile(
+            ListedFile(
                 self.display_name,
                 safe_filename(self.member or without_packing),
                 f"{archive.fingerprint}!/{self.member}",
@@ -72,7 +72,7 @@ class Member(RatingsSource):
         """The folder that keeps the archive, if it is downloaded, for the other files in it."""
         return context.cache / hashlib.sha256(self.archive.text.encode()).hexdigest()[:16]
 
-    def _read(self, archive: SourceFile, downloads: Path) -> Iterator[bytes]:
+    def _read(self, archive: ListedFile, downloads: Path) -> Iterator[bytes]:
         """The file of the archive, or its sheet as CSV, piece by piece.
 
         It is checked in full before the first piece is given. Raises FileError, OSError.
@@ -90,7 +90,7 @@ class Member(RatingsSource):
             yield from durable.read_pieces(target)
 
 
-def _download(archive: SourceFile, folder: Path) -> Path:
+def _download(archive: ListedFile, folder: Path) -> Path:
     """Where this version of the archive is kept; other versions of it are removed."""
     path = folder / hashlib.sha256(archive.fingerprint.encode()).hexdigest()[:16]
     if not path.exists():

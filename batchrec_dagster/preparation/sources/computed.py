@@ -11,9 +11,9 @@ from typing import Self
 from batchrec_dagster.preparation.layout import FileForm
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.source import (
+    ListedFile,
     RatingsSource,
     SourceContext,
-    SourceFile,
     name_errors,
     safe_filename,
 )
@@ -43,9 +43,9 @@ class ComputedRows(RatingsSource):
     def display_name(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         filename = self.filename or f"{safe_filename(self.text)}.parquet"
-        return [SourceFile(self.text, filename, self.version, self._read)]
+        return [ListedFile(self.text, filename, self.version, self._read)]
 
     def _read(self) -> Iterator[bytes]:
         with temporary_folder() as folder:
@@ -83,7 +83,7 @@ class AssetRows(RatingsSource):
         """The parts of the asset's key."""
         return self.text.removeprefix(ASSET).split("/")
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         with name_errors(self.text):
             raise FileError(
                 "an asset is read by a run, as the source of ratings or items: name a file here"

@@ -28,9 +28,9 @@ from batchrec_dagster.preparation.sources.errors import FileError, hide_values
 from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.preparation.sources.query import FILENAME, read_database
 from batchrec_dagster.preparation.sources.source import (
+    ListedFile,
     RatingsSource,
     SourceContext,
-    SourceFile,
     name_errors,
 )
 from batchrec_dagster.storage.durable import temporary_folder
@@ -89,7 +89,7 @@ class Database(RatingsSource):
         """The name of the environment variable with the URL."""
         return self.text.removeprefix(SCHEME)
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The result's file, whose version changes with the query and the answer of `version_sql`.
 
         Raises UserError.

@@ -22,9 +22,9 @@ from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, Limits
 from batchrec_dagster.preparation.sources.source import (
+    ListedFile,
     RatingsSource,
     SourceContext,
-    SourceFile,
     follow_links,
     name_errors,
 )
@@ -61,7 +61,7 @@ class DeltaTable(RatingsSource):
     def display_name(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The file of the current rows, whose version is that of the newest file of the log.
 
         Raises UserError.

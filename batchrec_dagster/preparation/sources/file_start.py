@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from batchrec_dagster.preparation.sources import formats
-from batchrec_dagster.preparation.sources.source import SourceFile, name_errors, safe_filename
+from batchrec_dagster.preparation.sources.source import ListedFile, name_errors, safe_filename
 from batchrec_dagster.storage.durable import temporary_folder
 
 # Of a longer text no more bytes than these are read.
@@ -19,7 +19,7 @@ MOST_PACKED_BYTES = 64 * 1024 * 1024
 
 
 @contextmanager
-def open_start(file: SourceFile) -> Iterator[Path | None]:
+def open_start(file: ListedFile) -> Iterator[Path | None]:
     """A file on this machine that is the whole file, or the first lines of a longer text.
 
     None if only reading much more would show the columns: of a large packed file, and of one that
@@ -31,7 +31,7 @@ def open_start(file: SourceFile) -> Iterator[Path | None]:
         yield start
 
 
-def _find_or_write_start(file: SourceFile, folder: Path) -> Path | None:
+def _find_or_write_start(file: ListedFile, folder: Path) -> Path | None:
     """The path of the file, or of its start in the folder; None as of `open_start`."""
     if file.find is None:
         start = _read_remote_start(file)
@@ -51,7 +51,7 @@ def _find_or_write_start(file: SourceFile, folder: Path) -> Path | None:
     return first_lines
 
 
-def _read_remote_start(file: SourceFile) -> bytes:
+def _read_remote_start(file: ListedFile) -> bytes:
     """The first bytes of a file on the web or in a bucket."""
     start = b""
     for chunk in file.read():

@@ -14,9 +14,9 @@ from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.local_file import list_local_file
 from batchrec_dagster.preparation.sources.source import (
     EMPTY,
+    ListedFile,
     RatingsSource,
     SourceContext,
-    SourceFile,
     follow_links,
     name_errors,
     safe_filename,
@@ -42,7 +42,7 @@ class LocalFile(RatingsSource):
     def display_name(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         with name_errors(self.text):
             path = self.path(context)
             if not path.is_dir():
@@ -76,7 +76,7 @@ class S3File(RatingsSource):
     def display_name(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         with name_errors(self.text):
             info = context.store.head(self.text)
             if info is None:
@@ -86,7 +86,7 @@ class S3File(RatingsSource):
             return [_list_object(info, safe_filename(self.text), context)]
 
 
-def _list_object(info: ObjectInfo, filename: str, context: SourceContext) -> SourceFile:
+def _list_object(info: ObjectInfo, filename: str, context: SourceContext) -> ListedFile:
     """The object in the version of which a listing has told; no other version of it is read."""
     path = context.store.local_path(info.uri)
 
@@ -101,7 +101,7 @@ def _list_object(info: ObjectInfo, filename: str, context: SourceContext) -> Sou
         return context.store.chunks(info.uri, info.etag or None)
 
     version = f"etag {info.etag}" if info.etag else f"{info.size} bytes, {info.last_modified}"
-    return SourceFile(info.uri, filename, version, read, find=None if path is None else find)
+    return ListedFile(info.uri, filename, version, read, find=None if path is None else find)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Folder(RatingsSource):
     def display_name(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The files by path. Empty files still count. Raises UserError."""
         with name_errors(self.text):
             paths = {
@@ -149,7 +149,7 @@ class Folder(RatingsSource):
             }
             if not paths:
                 raise FileError("no file matches: check the folder and the names")
-        files: dict[str, SourceFile] = {}
+        files: dict[str, ListedFile] = {}
         for path, list_file in sorted(paths.items()):
             filename = "/".join(safe_filename(part) for part in path.split("/"))
             if filename in files:
@@ -168,7 +168,7 @@ class Folder(RatingsSource):
 
     def _find_all(
         self, context: SourceContext
-    ) -> Iterator[tuple[str, Callable[[str], SourceFile]]]:
+    ) -> Iterator[tuple[str, Callable[[str], ListedFile]]]:
         """The path from the folder of each file in it, and what lists it under a filename."""
         if self.root.startswith("s3://"):
             for info in context.store.list(self.root):

@@ -101,12 +101,11 @@ class Limits:
 
     def check(self, unfolded: int, packed: int) -> None:
         """Raise LimitError if a file of `packed` bytes may not unfold to this many."""
-        most = self.compute_unfolded_bytes(packed)
-        if unfolded > most:
-            raise self._build_limit_error(f"{unfolded} bytes from {packed}, more than the {most}")
+        if unfolded > self.compute_unfolded_bytes(packed):
+            raise self.build_size_error(packed)
 
     def build_size_error(self, packed: int) -> LimitError:
-        """The error of a file that is not yet whole when it is unpacked up to the limit."""
+        """The error of a file that unfolds to more than the limit."""
         most = self.compute_unfolded_bytes(packed)
         return self._build_limit_error(f"more than the {most} bytes from {packed}")
 

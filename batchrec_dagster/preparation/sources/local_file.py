@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import SourceFile, follow_links
+from batchrec_dagster.preparation.sources.source import ListedFile, follow_links
 
 CHUNK = 1024 * 1024
 # How many bytes of the end a snapshot keeps.
@@ -58,7 +58,7 @@ class FileSnapshot:
 
 
 @dataclass(frozen=True)
-class _ListedFile:
+class _LocalContent:
     """A file as of its listing."""
 
     path: Path
@@ -102,14 +102,14 @@ class _ListedFile:
 
 def list_local_file(
     path: Path, display_name: str, filename: str, folder: Path | None = None
-) -> SourceFile:
+) -> ListedFile:
     """The file as it is now. Raises FileError, OSError.
 
     folder: the one in which it was found, out of which it must not link.
     """
     with require_file(path, folder).open("rb") as file:
-        listed = _ListedFile(path, folder, FileSnapshot.take(file))
-    return SourceFile(
+        listed = _LocalContent(path, folder, FileSnapshot.take(file))
+    return ListedFile(
         display_name,
         filename,
         listed.snapshot.version,

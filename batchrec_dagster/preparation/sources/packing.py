@@ -88,8 +88,7 @@ def _write(chunks: Iterator[bytes], target: Path, packed: int, limits: Limits) -
     with target.open("wb") as output:
         for chunk in chunks:
             size += len(chunk)
-            if size > limits.compute_unfolded_bytes(packed):
-                raise limits.build_size_error(packed)
+            limits.check(size, packed)
             output.write(chunk)
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import polars as pl
 
+from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.csv_form import recognise_delimiter
 from batchrec_dagster.preparation.layout import FileForm, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, SourceFile
+from batchrec_dagster.preparation.sources.source import ListedFile, RatingsSource, SourceContext
 from batchrec_dagster.storage.durable import temporary_folder
 
 
@@ -38,7 +39,7 @@ class PartitionedRows(RatingsSource):
     def display_name(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The file of all rows, whose version changes with each partition. Raises UserError."""
         files = {key: source.files(context) for key, source in self.partitions.items()}
         versions = [
@@ -49,7 +50,7 @@ class PartitionedRows(RatingsSource):
         version = hashlib.sha256("\n".join(versions).encode()).hexdigest()
         return ComputedRows(self.text, version, partial(self._write, files)).files(context)
 
-    def _write(self, files: Mapping[str, Sequence[SourceFile]], path: Path) -> None:
+    def _write(self, files: Mapping[str, Sequence[ListedFile]], path: Path) -> None:
         """Write the rows of all partitions to the path. Raises FileError.
 
         files: those of each partition, by its key.
@@ -81,7 +82,7 @@ class PartitionedRows(RatingsSource):
 def _name_partition(key: str) -> Iterator[None]:
     try:
         yield
-    except (FileError, PreparationError) as error:
+    except (FileError, UserError) as error:
         raise FileError(f"partition {key}: {error}") from error
     except (OSError, pl.exceptions.PolarsError) as error:
         raise FileError(f"partition {key} cannot be read: {error}") from error

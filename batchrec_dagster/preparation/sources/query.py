@@ -29,9 +29,9 @@ from batchrec_dagster.preparation.sources.limits import (
     Limits,
 )
 from batchrec_dagster.preparation.sources.source import (
+    ListedFile,
     RatingsSource,
     SourceContext,
-    SourceFile,
 )
 from batchrec_dagster.preparation.sources.tables import (
     TableFile,
@@ -100,7 +100,7 @@ class FileQuery(RatingsSource):
     def display_name(self) -> str:
         return ", ".join(source.display_name for source in self.tables.values())
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """The result's file, whose version changes with the query and with any file.
 
         Raises UserError.
@@ -119,7 +119,7 @@ class FileQuery(RatingsSource):
         for source in self.tables.values():
             source.remove_downloads(context)
 
-    def _write(self, table_files: Mapping[str, Sequence[SourceFile]], path: Path) -> None:
+    def _write(self, table_files: Mapping[str, Sequence[ListedFile]], path: Path) -> None:
         """Write the query's rows to the path. Raises FileError if a file changes meanwhile.
 
         table_files: the files of each table.

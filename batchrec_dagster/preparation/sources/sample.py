@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext, SourceFile
+from batchrec_dagster.preparation.sources.source import ListedFile, RatingsSource, SourceContext
 
 RATINGS_FILE = "user_ratedmovies-timestamps.dat"
 SAMPLE_FILES = (RATINGS_FILE, "movies.dat")
@@ -36,7 +36,7 @@ class GeneratedFile(RatingsSource):
     def display_name(self) -> str:
         return self.text
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         generate = context.sample.FILES[self.name]
         fingerprint = context.sample.FINGERPRINT
-        return [SourceFile(self.text, self.name, fingerprint, lambda: iter([generate()]))]
+        return [ListedFile(self.text, self.name, fingerprint, lambda: iter([generate()]))]

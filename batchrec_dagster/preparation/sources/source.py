@@ -49,7 +49,7 @@ def is_unchanged() -> bool:
 
 
 @dataclass(frozen=True)
-class SourceFile:
+class ListedFile:
     """A file of a source, as it was when the source was listed."""
 
     display_name: str
@@ -114,7 +114,7 @@ class RatingsSource(ABC):
         messages."""
 
     @abstractmethod
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         """Every file, by path, without reading it where possible. Raises UserError."""
 
     def remove_downloads(self, context: SourceContext) -> None:

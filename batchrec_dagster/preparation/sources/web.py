@@ -18,9 +18,9 @@ from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import MAX_FILE_GB, Limits
 from batchrec_dagster.preparation.sources.source import (
     EMPTY,
+    ListedFile,
     RatingsSource,
     SourceContext,
-    SourceFile,
     hide_query,
     name_errors,
     safe_filename,
@@ -73,7 +73,7 @@ class WebFile(RatingsSource):
     def display_name(self) -> str:
         return hide_query(self.text)
 
-    def files(self, context: SourceContext) -> list[SourceFile]:
+    def files(self, context: SourceContext) -> list[ListedFile]:
         with name_errors(self.display_name):
             version, size = _describe(self.text)
             if size == 0:
@@ -86,13 +86,13 @@ class WebFile(RatingsSource):
             fingerprint = f"sha256 {compute_sha256(_read_again(content))}"
             return [self._build_file(fingerprint, partial(_read_again, content))]
 
-    def start(self, size: int) -> SourceFile:
+    def start(self, size: int) -> ListedFile:
         """The first bytes of the file, as if they were all; its version is not asked for."""
         return self._build_file("", lambda: iter([_read_start(self.text, size)]))
 
-    def _build_file(self, fingerprint: str, read: Callable[[], Iterator[bytes]]) -> SourceFile:
+    def _build_file(self, fingerprint: str, read: Callable[[], Iterator[bytes]]) -> ListedFile:
         filename = safe_filename(unquote(urlsplit(self.text).path))
-        return SourceFile(self.display_name, filename, fingerprint, read)
+        return ListedFile(self.display_name, filename, fingerprint, read)
 
 
 def _describe(url: str) -> tuple[str | None, int | None]:
