@@ -151,7 +151,9 @@ class Source(Settings):
                 tables[name] = replace(table, form=form)
         if self.query is None:
             return tables[SOURCE]
-        return FileQuery(check_sql(self.query), tables, form, setting, self.headers)
+        return FileQuery(
+            self.shown_source, check_sql(self.query), tables, form, setting, self.headers
+        )
 
     def name_file(self, file: str) -> None:
         """Let messages name the file that declares this.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchrec_dagster.preparation.sources.limits import Limits
+from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW, Limits
 
 # So few rows are unpacked at a time that one long cell, repeated in each of them, does not need
 # much memory.
@@ -43,7 +43,7 @@ def rewrite_parquet(path: Path, target: Path, limits: Limits, packed: int) -> No
             # Threads would unpack several columns of a row group at once.
             for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
                 rows += batch.num_rows
-                limits.check_rows(rows, packed)
+                limits.check(rows * BYTES_OF_A_ROW, packed)
                 waiting.append(batch)
                 if sum(batch.nbytes for batch in waiting) > ROW_GROUP_BYTES:
                     writer.write_table(pa.Table.from_batches(waiting, schema))

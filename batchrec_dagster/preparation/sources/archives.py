@@ -21,7 +21,6 @@ from batchrec_dagster.preparation.sources.source import (
     ListedFile,
     RatingsSource,
     SourceContext,
-    hide_query,
     name_errors,
     safe_filename,
 )
@@ -36,17 +35,10 @@ Archive = LocalFile | S3File | WebFile
 class Member(RatingsSource):
     """`ARCHIVE.zip!/path/in/it.csv` or `BOOK.xlsx!/SHEET`."""
 
-    text: str
-    """The source as it is declared."""
-
     archive: Archive
 
     member: str
     """The path in the archive, or the name of the sheet; empty for an archive's only file."""
-
-    @property
-    def display_name(self) -> str:
-        return hide_query(self.text)
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The file, which may not be there: the archive is not opened. Raises UserError."""

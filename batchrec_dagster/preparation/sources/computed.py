@@ -27,9 +27,6 @@ ASSET = "asset://"
 class ComputedRows(RatingsSource):
     """One Parquet file of rows that a run computes, such as those of a query."""
 
-    text: str
-    """What messages call it."""
-
     version: str
     """What changes when the rows may have changed."""
 
@@ -38,10 +35,6 @@ class ComputedRows(RatingsSource):
 
     filename: str = ""
     """The file's name in the storage; by default it is made of the text."""
-
-    @property
-    def display_name(self) -> str:
-        return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         filename = self.filename or f"{safe_filename(self.text)}.parquet"
@@ -58,9 +51,6 @@ class ComputedRows(RatingsSource):
 class AssetRows(RatingsSource):
     """The rows of an asset, before a run has found out where they are."""
 
-    text: str
-    """The source as it is declared."""
-
     is_delta: bool = False
     """Whether the asset's metadata name the folder of a Delta table."""
 
@@ -73,10 +63,6 @@ class AssetRows(RatingsSource):
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", text.removeprefix(ASSET)):
             raise FileError("write an asset's key, its parts separated by /: asset://shop/orders")
         return cls(text, is_delta)
-
-    @property
-    def display_name(self) -> str:
-        return self.text
 
     @property
     def key(self) -> list[str]:

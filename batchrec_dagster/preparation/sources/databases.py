@@ -67,9 +67,6 @@ READ_ONLY = {
 class Database(RatingsSource):
     """The source of one Parquet file: the result of a query of a database."""
 
-    text: str
-    """The source as it is declared: SCHEME and the name of an environment variable."""
-
     sql: str
     """The query."""
 
@@ -79,10 +76,6 @@ class Database(RatingsSource):
 
     setting: str = "ratings.query"
     """What messages call the query."""
-
-    @property
-    def display_name(self) -> str:
-        return self.text
 
     @property
     def variable(self) -> str:

@@ -45,8 +45,6 @@ _DELETION_VECTORS = "deletion_vector_*.bin"
 class DeltaTable(RatingsSource):
     """The source of one Parquet file: the current rows of the table."""
 
-    text: str
-
     @classmethod
     def parse(cls, text: str) -> DeltaTable:
         """The table in this folder, a path or URI. Raises FileError if it cannot be a folder."""
@@ -56,10 +54,6 @@ class DeltaTable(RatingsSource):
                 " s3://bucket/folder, without a pattern"
             )
         return cls(text)
-
-    @property
-    def display_name(self) -> str:
-        return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The file of the current rows, whose version is that of the newest file of the log.

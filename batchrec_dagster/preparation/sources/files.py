@@ -35,13 +35,6 @@ _NOT_DATA = re.compile(
 class LocalFile(RatingsSource):
     """A path; that of a folder stands for the folder's files."""
 
-    text: str
-    """The source as it is declared."""
-
-    @property
-    def display_name(self) -> str:
-        return self.text
-
     def files(self, context: SourceContext) -> list[ListedFile]:
         with name_errors(self.text):
             path = self.path(context)
@@ -61,9 +54,6 @@ class LocalFile(RatingsSource):
 class S3File(RatingsSource):
     """`s3://bucket/key`."""
 
-    text: str
-    """The source as it is declared."""
-
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises FileError."""
@@ -71,10 +61,6 @@ class S3File(RatingsSource):
         if not key or key.endswith("/"):
             raise FileError("it names a bucket or a folder: write s3://bucket/key of one object")
         return cls(text)
-
-    @property
-    def display_name(self) -> str:
-        return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         with name_errors(self.text):
@@ -112,9 +98,6 @@ class Folder(RatingsSource):
     itself and not a pattern, so are files for people, such as a README.
     """
 
-    text: str
-    """The source as it is declared."""
-
     root: str
     """The folder, with a slash at its end."""
 
@@ -136,10 +119,6 @@ class Folder(RatingsSource):
                 raise FileError("write the bucket without a wildcard")
             split_uri(root)
         return cls(text, root, text[len(root) :] or "**")
-
-    @property
-    def display_name(self) -> str:
-        return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The files by path. Empty files still count. Raises UserError."""

@@ -128,13 +128,6 @@ class Limits:
                 f" {MAX_LINE_KB} if that is real data"
             )
 
-    def check_rows(self, rows: int, packed: int) -> None:
-        """Raise LimitError if this many rows cannot be real data in a file of `packed` bytes."""
-        if rows * BYTES_OF_A_ROW > self.compute_unfolded_bytes(packed):
-            raise self._build_limit_error(
-                f"{rows} rows or more from {packed} bytes, more than what"
-            )
-
     def _build_limit_error(self, what: str) -> LimitError:
         return LimitError(
             f"it would unfold to {what} that {MAX_FILE_GB} allows: if it is real data, set it"

@@ -26,18 +26,11 @@ from batchrec_dagster.storage.durable import temporary_folder
 class PartitionedRows(RatingsSource):
     """The source of one Parquet file: the rows of all these partitions, in their order."""
 
-    text: str
-    """The asset, as the setting names it."""
-
     partitions: Mapping[str, RatingsSource]
     """Where the rows of each partition are, by its key."""
 
     form: FileForm = field(default_factory=FileForm)
     """How files of text are written."""
-
-    @property
-    def display_name(self) -> str:
-        return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The file of all rows, whose version changes with each partition. Raises UserError."""

@@ -96,10 +96,6 @@ class FileQuery(RatingsSource):
     headers: Mapping[str, Header] = field(default_factory=dict)
     """The lines of CSV that name the columns, as far as they are declared, by the tables' names."""
 
-    @property
-    def display_name(self) -> str:
-        return ", ".join(source.display_name for source in self.tables.values())
-
     def files(self, context: SourceContext) -> list[ListedFile]:
         """The result's file, whose version changes with the query and with any file.
 

@@ -16,9 +16,6 @@ SAMPLE_FILES = (RATINGS_FILE, "movies.dat")
 class GeneratedFile(RatingsSource):
     """A file of the generated data set; by default that of the ratings."""
 
-    text: str
-    """The source as it is declared."""
-
     name: str
     """The name of the file."""
 
@@ -31,10 +28,6 @@ class GeneratedFile(RatingsSource):
         if file and file not in SAMPLE_FILES:
             raise FileError(f"sample://hetrec has the files {', '.join(SAMPLE_FILES)}")
         return cls(text, file or RATINGS_FILE)
-
-    @property
-    def display_name(self) -> str:
-        return self.text
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         generate = context.sample.FILES[self.name]

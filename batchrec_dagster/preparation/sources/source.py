@@ -104,14 +104,18 @@ class ListedFile:
             yield path
 
 
+@dataclass(frozen=True)
 class RatingsSource(ABC):
     """Where rows are: files, or a query, a database or an asset, which give one file of rows."""
 
+    text: str
+    """The source as it is declared."""
+
     @property
-    @abstractmethod
     def display_name(self) -> str:
         """As declared, without the query of a URL, which may be a secret: for logs, metadata and
         messages."""
+        return hide_query(self.text)
 
     @abstractmethod
     def files(self, context: SourceContext) -> list[ListedFile]:

@@ -21,7 +21,6 @@ from batchrec_dagster.preparation.sources.source import (
     ListedFile,
     RatingsSource,
     SourceContext,
-    hide_query,
     name_errors,
     safe_filename,
     safe_url,
@@ -50,9 +49,6 @@ T = TypeVar("T")
 class WebFile(RatingsSource):
     """The file at an address of the web."""
 
-    text: str
-    """The source as it is declared."""
-
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises FileError."""
@@ -68,10 +64,6 @@ class WebFile(RatingsSource):
         if not text.isascii() or " " in text:
             raise FileError("write spaces and letters beyond ASCII with % (a space is %20)")
         return cls(text)
-
-    @property
-    def display_name(self) -> str:
-        return hide_query(self.text)
 
     def files(self, context: SourceContext) -> list[ListedFile]:
         with name_errors(self.display_name):
@@ -99,23 +91,17 @@ def _describe(url: str) -> tuple[str | None, int | None]:
     """What changes when the file does, and its size in bytes; None for what the server does not
     say. The file is not read. Raises DownloadError."""
 
-    def attempt() -> tuple[str | None, int | None]:
-        # GET and not HEAD, because an address that is signed for GET refuses HEAD.
-        with open_response(url) as response:
-            version = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            return version, response.length_remaining
+    def read_headers(response: BaseHTTPResponse) -> tuple[str | None, int | None]:
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        return version, response.length_remaining
 
-    return _retry(url, attempt)
+    # GET and not HEAD, because an address that is signed for GET refuses HEAD.
+    return _ask(url, read_headers)
 
 
 def _read_start(url: str, size: int) -> bytes:
     """The first bytes at this address. Raises DownloadError."""
-
-    def attempt() -> bytes:
-        with open_response(url) as response:
-            return _read(partial(response.read, size))
-
-    return _retry(url, attempt)
+    return _ask(url, lambda response: _read(partial(response.read, size)))
 
 
 def _download_and_read(url: str) -> Iterator[bytes]:
@@ -133,6 +119,16 @@ def _download_to_disk(url: str) -> BinaryIO:
     _retry(url, _Download(url, file).fetch)
     log.info("downloaded %s, %d bytes", safe_url(url), file.tell())
     return file
+
+
+def _ask(url: str, use: Callable[[BaseHTTPResponse], T]) -> T:
+    """What is made of the response, whose body is not read yet. Raises DownloadError."""
+
+    def attempt() -> T:
+        with open_response(url) as response:
+            return use(response)
+
+    return _retry(url, attempt)
 
 
 def _retry(url: str, attempt: Callable[[], T]) -> T:
