@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,9 @@ from batchrec_dagster.preparation.layout import NO_TIMES
 from batchrec_dagster.reporting.views.plain import fit_terminal, format_program, shorten_path
 
 if TYPE_CHECKING:
-    from batchrec_dagster.cli.recognise_attributes import AttributesBlock
     from batchrec_dagster.cli.recognised_source import RecognisedSource
     from batchrec_dagster.preparation.layout import Column
+    from batchrec_dagster.preparation.polars.decoding import RawFile
 
 # A folder of many files is judged by the first ones.
 MOST_FILES = 20
@@ -78,65 +78,45 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
       batchrec new shop --ratings 's3://shop/orders/*.parquet' --time ordered_at
       batchrec new films --ratings ratings.dat --user 1 --item 2 --rating 3 --time 4
     """
-    columns = _parse_columns({role: options[role] for role in RATING_ROLES})
+    given = _parse_columns({role: options[role] for role in RATING_ROLES})
     # The files are named from the folder in which the command is typed.
     folder = Path.cwd()
     project = enter_project()
     _check_name(name, project)
 
-    from batchrec_dagster.cli.item_columns import ItemsBlock
-    from batchrec_dagster.cli.user_columns import UsersBlock
-    from batchrec_dagster.cli.write_declaration import (
-        build_text,
-        require_loadable_project,
-        write_declaration,
-    )
+    from batchrec_dagster.cli.recognise_attributes import recognise_attributes
+    from batchrec_dagster.cli.write_declaration import build_text, find_line, write_declaration
     from batchrec_dagster.config.new_declaration import format_block, ignore_home_in_git
     from batchrec_dagster.reporting.views.plain import escape_invisible
 
-    ratings_source = _choose_declared_source(ratings, folder, project)
-    recognised_ratings = _recognise_ratings(ratings_source, project, columns, options)
-    sources, recognised_items, recognised_users = [recognised_ratings], None, None
+    skip = options["on_bad_rows"] == "skip"
+    found = _recognise_ratings(_name(ratings, folder, project), project, given, options)
+    sources = {"ratings": found}
     if items is not None:
-        items_source = _choose_declared_source(items, folder, project)
-        recognised_items = _recognise_attributes(
-            ItemsBlock(), items_source, project, options, recognised_ratings
-        )
-        sources.append(recognised_items)
+        source = _name(items, folder, project)
+        with _open_files(source, project) as files:
+            sources["items"] = recognise_attributes("item", source, files[0], found, skip=skip)
     if users is not None:
-        users_source = _choose_declared_source(users, folder, project)
-        recognised_users = _recognise_attributes(
-            UsersBlock(), users_source, project, options, recognised_ratings
-        )
-        sources.append(recognised_users)
-    on_bad_rows = options["on_bad_rows"]
-    text = build_text(
-        project.defs / name,
-        name,
-        on_bad_rows,
-        recognised_ratings,
-        recognised_items,
-        recognised_users,
-    )
-    declaration_path = write_declaration(project, name, text)
-    click.echo(f"{recognised_ratings.preview}\n")
-    for source in sources:
-        settings = {key: value for key, value in source.settings.items() if key != "source"}
-        lines = [
-            *source.summary,
-            *format_block(settings, "  "),
-            *(f"  {rule}" for rule in source.rules),
-        ]
-        click.echo("\n".join(map(escape_invisible, lines)))
-    for source in sources:
-        for warning in source.warnings:
-            message = fit_terminal(escape_invisible(warning), start="Warning: ")
-            click.echo(f"Warning: {message}", err=True)
-    require_loadable_project(project, declaration_path)
+        source = _name(users, folder, project)
+        with _open_files(source, project) as files:
+            sources["users"] = recognise_attributes("user", source, files[0], found, skip=skip)
+    text = build_text(project.defs / name, name, options["on_bad_rows"], sources)
+    lines: list[str] = []
+    for recognised in sources.values():
+        settings = {key: value for key, value in recognised.settings.items() if key != "source"}
+        lines += [*recognised.summary, *format_block(settings, "  ")]
+        lines += [f"  {rule}" for rule in recognised.rules]
+    # The preview is safe already, and has several lines.
+    click.echo("\n".join([found.preview, "", *map(escape_invisible, lines)]))
+    path = shorten_path(write_declaration(project, name, text))
+    for doubt in (doubt for recognised in sources.values() for doubt in recognised.doubts):
+        message = fit_terminal(escape_invisible(doubt.text), start="Warning: ")
+        line = find_line(text, doubt.setting)
+        click.echo(f"Warning: {message}\n  If it is wrong, edit {path}, line {line}.", err=True)
     ignore_home_in_git(project.root)
     batchrec = format_program()
     click.echo(
-        f"\nWrote {shorten_path(declaration_path)}; it loads. Next:\n"
+        f"\nWrote {path}; it loads. Next:\n"
         f"  {batchrec} run {name}\n"
         f"  {batchrec} open --pipeline {name}\n"
         f"  {batchrec} show --pipeline {name}"
@@ -176,7 +156,7 @@ def _check_name(name: str, project: Project) -> None:
         )
 
 
-def _choose_declared_source(source: str, typed_in: Path, project: Project) -> str:
+def _name(source: str, typed_in: Path, project: Project) -> str:
     """The source as declared: a path in the project is relative to the project's folder.
 
     typed_in: the folder from which a relative path leads to the source.
@@ -191,39 +171,40 @@ def _choose_declared_source(source: str, typed_in: Path, project: Project) -> st
     return f"{path.as_posix()}{end}{inside}{member}"
 
 
+def _open_files(source: str, project: Project) -> AbstractContextManager[list[RawFile]]:
+    """The files of a source on this machine. Raises UserError."""
+    from batchrec_dagster.preparation.sources.parsing import parse_source
+    from batchrec_dagster.steps.raw_files import open_source
+
+    return open_source(parse_source(source), load_storage(), project.root)
+
+
 def _recognise_ratings(
-    source: str, project: Project, columns: Mapping[str, Column], options: Mapping[str, Any]
+    source: str, project: Project, given: Mapping[str, Column], options: Mapping[str, Any]
 ) -> RecognisedSource:
     from batchrec_dagster.cli.recognise_ratings import recognise_ratings
-    from batchrec_dagster.cli.recognised_source import ReadingOptions
-    from batchrec_dagster.preparation.sources.parsing import parse_source
-    from batchrec_dagster.steps.raw_files import open_source
+    from batchrec_dagster.preparation.layout import PreparationError
 
-    reading = ReadingOptions(
-        options["time_format"], options["min_rating"], skip=options["on_bad_rows"] == "skip"
-    )
-    with open_source(parse_source(source), load_storage(), project.root) as files:
-        reading = replace(reading, whole=len(files) <= MOST_FILES)
-        recognised = recognise_ratings(source, files[:MOST_FILES], columns, reading)
-    unread_count = len(files) - MOST_FILES
-    if unread_count > 0:
-        recognised.warnings.append(f"{unread_count:,} more files were not looked at")
+    with _open_files(source, project) as files:
+        unread_count = max(0, len(files) - MOST_FILES)
+        try:
+            recognised = recognise_ratings(
+                source,
+                files[:MOST_FILES],
+                given,
+                time_form=options["time_format"],
+                min_rating=options["min_rating"],
+                skip=options["on_bad_rows"] == "skip",
+                whole=not unread_count,
+            )
+        except PreparationError as error:
+            # There is no YAML yet in which to set it.
+            option = ". Here: --time-format" if "ratings.timestamp_" in str(error) else ""
+            raise PreparationError(f"{error}{option}") from error
+    if unread_count:
+        from batchrec_dagster.cli.recognised_source import Doubt
+
+        text = f"{unread_count:,} more files were not looked at"
+        recognised.doubts.append(Doubt(text, ("ratings", "source")))
         recognised.summary.append(f"in the first {MOST_FILES} of {len(files):,} files")
     return recognised
-
-
-def _recognise_attributes(
-    block: AttributesBlock,
-    source: str,
-    project: Project,
-    options: Mapping[str, Any],
-    ratings: RecognisedSource,
-) -> RecognisedSource:
-    from batchrec_dagster.cli.recognise_attributes import recognise_attributes
-    from batchrec_dagster.cli.recognised_source import ReadingOptions
-    from batchrec_dagster.preparation.sources.parsing import parse_source
-    from batchrec_dagster.steps.raw_files import open_source
-
-    reading = ReadingOptions(skip=options["on_bad_rows"] == "skip")
-    with open_source(parse_source(source), load_storage(), project.root) as files:
-        return recognise_attributes(block, source, files[0], reading, ratings)

@@ -8,18 +8,17 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from batchrec_dagster.cli.column_candidates import (
+from batchrec_dagster.cli.column_contents import describe_columns, has_times, holds_times
+from batchrec_dagster.cli.recognised_source import (
     UnknownColumnsError,
-    check_columns,
-    describe_columns,
-    has_times,
-    holds_times,
     list_columns,
-    may_hold_times,
+    preview_cells,
+    require_columns,
 )
 from batchrec_dagster.preparation.column_names import NAMES, find_columns
-from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import NO_TIMES, Column
+from batchrec_dagster.preparation.file_sample import FileSample, are_all
+from batchrec_dagster.preparation.layout import NO_TIMES, Column, Decimal
+from batchrec_dagster.preparation.polars.cells import swap_comma_and_point
 from batchrec_dagster.preparation.polars.json_table import JsonTable, describe_nested
 from batchrec_dagster.preparation.polars.row_conditions import parse_as
 
@@ -44,102 +43,91 @@ LIKED = {5: 3.5, 10: 7.0}
 MOST_EVENT_TYPES = 30
 
 
-def choose_rating_columns(
-    sample: FileSample, given_columns: Mapping[str, Column]
-) -> dict[str, Column]:
-    """The columns by role: as given, else by their names, else by their contents."""
-    without_times = given_columns.get("timestamp") == NO_TIMES
-    columns_given = {role: column for role, column in given_columns.items() if column != NO_TIMES}
-    check_columns(sample, columns_given)
-    names = _recognise_by_name(sample) if sample.has_header else {}
-    if not sample.has_header and not columns_given:
-        return _choose_by_position(sample, without_times=without_times)
-    if without_times:
-        names.pop("timestamp", None)
-    columns: dict[str, Column] = {
-        **{role: name for role, name in names.items() if name not in columns_given.values()},
-        **columns_given,
-    }
-    free = [name for name in sample.columns if name not in columns.values()]
-    if sample.has_header and "timestamp" not in columns and not without_times:
-        candidates = [name for name in sample.columns if has_times(sample, name)]
-        candidates = candidates or [name for name in free if holds_times(sample, name)]
-        if len(candidates) == 1 and candidates[0] in free:
-            columns["timestamp"] = candidates[0]
-    required_roles = [role for role in REQUIRED_OPTIONS if role != "timestamp" or not without_times]
-    missing = [role for role in required_roles if role not in columns]
+def choose_rating_columns(sample: FileSample, given: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns by role: as given, else by their names, else by their contents.
+
+    given: the columns by role; NO_TIMES for a time that there is not.
+    """
+    roles = {role: column for role, column in given.items() if column != NO_TIMES}
+    require_columns(sample, roles)
+    if not sample.has_header and not roles:
+        return _choose_by_position(sample, given)
+    needed = [role for role in REQUIRED_OPTIONS if given.get(role) != NO_TIMES]
+    if sample.has_header:
+        recognised = _recognise_by_name(sample, given)
+        roles = {
+            **{r: name for r, name in recognised.items() if name not in roles.values()},
+            **roles,
+        }
+        if "timestamp" in needed and "timestamp" not in roles:
+            candidates = [name for name in sample.columns if has_times(sample, name)]
+            candidates = candidates or find_other_times(sample, roles)
+            if len(candidates) == 1 and candidates[0] not in roles.values():
+                roles["timestamp"] = candidates[0]
+    missing = [role for role in needed if role not in roles]
     if missing:
-        raise _build_unknown_columns_error(sample, missing, free, columns.get("user"))
-    if "event_type" in columns and "event_type" not in columns_given:
-        event_types = sample.read_cells(columns["event_type"])
-        if not len(event_types) or event_types.n_unique() > MOST_EVENT_TYPES:
-            del columns["event_type"]
-    return columns
+        raise _build_unknown_columns_error(sample, missing, roles)
+    require_columns(sample, roles)
+    return roles
 
 
-def _recognise_by_name(sample: FileSample) -> dict[str, str]:
-    """The column of each role, by its name, if what is in it fits."""
-    chosen = {}
-    for role, words in NAMES.items():
-        names = find_columns(sample.columns, words)
+def _recognise_by_name(sample: FileSample, given: Mapping[str, Column]) -> dict[str, str]:
+    """The column of each role that is not given, by its name, if what is in it fits."""
+    roles = {}
+    for role in NAMES.keys() - given.keys():
+        names = find_columns(sample.columns, NAMES[role])
         if role == "timestamp":
             names = _choose_times(sample, names)
+        if role == "event_type":
+            names = [n for n in names if sample.read_cells(n).n_unique() <= MOST_EVENT_TYPES]
         filled = [name for name in names if len(sample.read_cells(name))]
         if filled:
-            chosen[role] = filled[0]
-    return chosen
+            roles[role] = filled[0]
+    return roles
 
 
 def _choose_times(sample: FileSample, names: Sequence[str]) -> list[str]:
     """Those of the columns that have times, else those that may be meant to have some."""
     with_times = [name for name in names if holds_times(sample, name)]
-    if with_times:
+    if with_times or any(has_times(sample, name) for name in sample.columns if name not in names):
+        # A column with another name may have times where these have, for example, durations.
         return with_times
-    # A column with another name may have times where these have, for example, durations.
-    if any(has_times(sample, name) for name in sample.columns if name not in names):
-        return []
-    return [name for name in names if may_hold_times(sample, name)]
+    return [name for name in names if sample.read_cells(name).str.contains("[0-9]").any()]
 
 
-def find_other_times(sample: FileSample, columns: Mapping[str, Column]) -> list[str]:
-    """The columns that have times too, but no role.
-
-    columns: the chosen columns by role.
-    """
-    used = columns.values()
+def find_other_times(sample: FileSample, roles: Mapping[str, Column]) -> list[str]:
+    """The columns that have times, but no role."""
+    used = roles.values()
     return [name for name in sample.columns if name not in used and holds_times(sample, name)]
 
 
-def _choose_by_position(sample: FileSample, *, without_times: bool) -> dict[str, Column]:
+def _choose_by_position(sample: FileSample, given: Mapping[str, Column]) -> dict[str, Column]:
     """A user, an item, perhaps a rating, and a time, in columns of this order or nearly so."""
-    positions = range(1, len(sample.columns) + 1)
     time_positions = [
         position for position, name in enumerate(sample.columns, 1) if has_times(sample, name)
     ]
-    other_positions = [position for position in positions if position not in time_positions]
-    if len(time_positions) != (0 if without_times else 1) or len(other_positions) not in (2, 3):
-        raise _build_unknown_columns_error(sample, list(REQUIRED_OPTIONS), [])
-    columns = dict(zip(("user", "item", "rating"), other_positions, strict=False))
-    # Numbers on no scale may be of a category, or of a price.
-    if "rating" in columns:
-        numbers = parse_numbers(sample.read_cells(columns["rating"]))
-        if numbers.has_nulls() or choose_min_rating(numbers) is None:
-            del columns["rating"]
+    positions = range(1, len(sample.columns) + 1)
+    others = [position for position in positions if position not in time_positions]
+    if len(time_positions) != (0 if "timestamp" in given else 1) or len(others) not in (2, 3):
+        raise _build_unknown_columns_error(sample, list(REQUIRED_OPTIONS), {})
+    roles: dict[str, Column] = dict(zip(("user", "item", "rating"), others, strict=False))
     if time_positions:
-        columns["timestamp"] = time_positions[0]
-    return dict(columns)
+        roles["timestamp"] = time_positions[0]
+    if "rating" in roles:
+        cells = sample.read_cells(roles["rating"])
+        # Numbers on no scale may be of a category, or of a price.
+        if not are_all(cells, "double") or choose_min_rating(cells) is None:
+            del roles["rating"]
+    return roles
 
 
-def parse_numbers(cells: pl.Series) -> pl.Series:
-    """The numbers in these cells; null where there is none."""
-    return pl.select(parse_as(pl.lit(cells), "double").alias("number")).to_series()
-
-
-def choose_min_rating(ratings: pl.Series) -> float | None:
+def choose_min_rating(cells: pl.Series, decimal: Decimal = ".") -> float | None:
     """The lowest rating that says that someone liked an item, on a scale of 5 or 10.
 
     None if the ratings are on no such scale, or all the same.
     """
+    text = pl.lit(cells) if decimal == "." else swap_comma_and_point(pl.lit(cells))
+    ratings = pl.select(parse_as(text, "double")).to_series().drop_nulls()
     if ratings.n_unique() < 2:
         return None
     bottom, top = ratings.sort()[[0, -1]]
@@ -149,13 +137,12 @@ def choose_min_rating(ratings: pl.Series) -> float | None:
 
 
 def _build_unknown_columns_error(
-    sample: FileSample, missing: Sequence[str], free: Sequence[str], user: Column | None = None
+    sample: FileSample, missing: Sequence[str], roles: Mapping[str, Column]
 ) -> UnknownColumnsError:
     """The error that says which columns to give, with a guess.
 
     missing: the roles without a column.
-    free: the columns without a role.
-    user: the column of the user, if it is known.
+    roles: the columns of the others.
     """
     no_times = " (or --time none)" if "timestamp" in missing else ""
     if not sample.has_header:
@@ -166,28 +153,24 @@ def _build_unknown_columns_error(
         )
     words = [role.replace("timestamp", "time") for role in missing]
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
-    dates = [name for name in free if holds_times(sample, name)]
-    others = [name for name in free if name not in dates and not ORDER.search(name)]
-    likely_user = user or next(iter(_sort_by_hint(others, "user")), None)
-    if likely_user is not None:
-        # A time that is the same in all rows of a user is none of an interaction.
-        dates.sort(key=lambda name: sample.is_same_for_each(likely_user, name))
+    dates = find_other_times(sample, roles)
     several = ""
     if "timestamp" in missing and dates[1:]:
         several = f" {' and '.join(dates)} have times."
     nested = ""
     if isinstance(sample.table, JsonTable) and sample.table.nested_columns:
         nested = f". {describe_nested(sample.table.nested_columns)}"
+    used = {*roles.values(), *dates}
+    others = [name for name in sample.columns if name not in used and not ORDER.search(name)]
     options = []
     for role in missing:
         candidates = dates if role == "timestamp" else _sort_by_hint(others, role)
         column = candidates[0] if candidates else None
-        if column in others:
-            others.remove(column)
+        others = [name for name in others if name != column]
         options.append(f"{REQUIRED_OPTIONS[role]} {shlex.quote(column) if column else 'COL'}")
     return UnknownColumnsError(
         f"{sample.name}: couldn't recognise the {what}. Found: {list_columns(sample)}.{several}"
-        f" Try: {' '.join(options)}{no_times}{nested}"
+        f" Try: {' '.join(options)}{no_times}{nested}\n\n{preview_cells(sample)}"
     )
 
 

@@ -2,111 +2,219 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 import polars as pl
 
-from batchrec_dagster.cli.column_candidates import open_sample, require_single_columns
+from batchrec_dagster.cli.column_contents import find_decimal, has_addresses, has_times
 from batchrec_dagster.cli.recognised_source import (
-    ReadingOptions,
+    Doubt,
     RecognisedSource,
-    choose_declared_delimiter,
+    UnknownColumnsError,
+    build_settings,
     describe_bad_rows,
-    leave_out_defaults,
+    list_columns,
+    open_sample,
+    preview_cells,
+    require_columns,
 )
+from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
 from batchrec_dagster.preparation.attributes import (
-    QUOTES_FIX,
     AttributesLayout,
     open_attributes_table,
     parse_attributes,
 )
-from batchrec_dagster.preparation.file_sample import FileSample
-from batchrec_dagster.preparation.layout import Columns
+from batchrec_dagster.preparation.column_names import find_columns, recognise_columns
+from batchrec_dagster.preparation.file_sample import FileSample, are_all
+from batchrec_dagster.preparation.layout import Columns, Decimal
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.source import hide_query
+from batchrec_dagster.preparation.sources.tables import quote_identifier
 
+Subject = Literal["item", "user"]
+"""What a row of the file stands for."""
 
-class AttributesBlock(Protocol):
-    """What differs between the blocks `items` and `users`."""
-
-    @property
-    def roles(self) -> Sequence[str]:
-        """The settings in the block's columns, in the order of the YAML. The first is the id."""
-
-    def choose_layout(
-        self,
-        sample: FileSample,
-        settings_of_ratings: Mapping[str, object],
-    ) -> AttributesLayout:
-        """How the file is read, with the columns that it shows. Raises UnknownColumnsError."""
-
-    def list_rated_ids(self, ratings: RecognisedSource) -> pl.Series:
-        """The ids that the ratings have."""
-
-    def suggest_rules(self, layout: AttributesLayout, rows: pl.DataFrame) -> list[str]:
-        """Comments for the YAML below the block."""
+# The names of columns, by the setting that they may be of, in the order of the YAML.
+ITEM_NAMES = {
+    "title": "title name itemtitle itemname movietitle producttitle productname booktitle",
+    "image": "image imageurl imagelink img imgurl picture pictureurl photo photourl thumbnail"
+    " thumbnailurl cover coverurl",
+    "link": "link url href producturl productlink productpage itemurl itemlink page pageurl"
+    " detailurl",
+    "created": "createdat created creationtimestamp added addedat releasedate publishedat"
+    " published",
+    "categories": "genres genre categories category tags brand department producttype",
+    "numbers": "year price releaseyear yearofpublication",
+}
+CONSENT_NAMES = (
+    "consent newsletter newsletterconsent marketingconsent emailconsent optin emailoptin"
+    " newsletteroptin marketingoptin subscribed subscriber"
+)
+USER_NAMES = {
+    "categories": "country countrycode region state city language locale gender sex occupation"
+    " segment customergroup customertype tier membership plan loyalty agegroup " + CONSENT_NAMES,
+    "numbers": "age birthyear yearofbirth",
+}
+# What the address of a picture ends with, before the query.
+PICTURE = r"(?i)^[^?#]+\.(?:avif|gif|jpe?g|png|webp)(?:[?#]|$)"
+# How files write that somebody agreed, in lower case.
+AGREED = ("yes", "y", "true", "1", "ja", "oui", "si", "sí", "opt-in", "optin", "subscribed")
 
 
 def recognise_attributes(
-    block: AttributesBlock,
-    source: str,
-    file: RawFile,
-    options: ReadingOptions,
-    ratings: RecognisedSource,
+    subject: Subject, source: str, file: RawFile, ratings: RecognisedSource, *, skip: bool
 ) -> RecognisedSource:
     """What the items or users in this file are, and how many.
 
     ratings: what was recognised of the ratings.
+    skip: whether bad rows are dropped.
 
     Raises UnknownColumnsError, PreparationError.
     """
-    with open_sample([file], Columns(), open_attributes_table, QUOTES_FIX) as sample:
-        layout = block.choose_layout(sample, ratings.settings)
-        require_single_columns(sample, layout.roles)
-        warnings = [*_describe_code(sample, layout)]
-    columns: dict[str, object] = {layout.subject: layout.id}
-    columns |= {role: getattr(layout, role) for role in block.roles[1:]}
-    settings: dict[str, object] = {
-        "source": source,
-        "delimiter": choose_declared_delimiter(layout.delimiter, layout.id),
-        "header": layout.header,
-        "decimal": layout.decimal,
-        "columns": leave_out_defaults(columns),
-        "separator": layout.separator,
-    }
+    with open_sample([file], Columns(), open_attributes_table) as (sample, form):
+        id_column = _recognise_id(sample, subject, ratings)
+        columns, decimal = _choose_columns(sample, subject, id_column)
+        layout = AttributesLayout(
+            subject,
+            id_column,
+            **columns,
+            separator=_find_separator(sample, columns["categories"].values()),
+            delimiter=form.delimiter,
+            decimal=decimal,
+            header=form.header,
+        )
+        require_columns(sample, layout.roles)
+        doubts = [*_describe_code(sample, layout)]
     rows = parse_attributes(file, layout)
-    if bad_rows := rows.bad.total:
-        warnings.append(describe_bad_rows(bad_rows, rows.rows, rows.bad.examples[0], options))
+    settings = build_settings(
+        source,
+        # The format of such files is not declared.
+        replace(form, format=None),
+        {subject: id_column, **columns},
+        decimal=decimal,
+        separator=layout.separator,
+    )
+    if bad := rows.bad.total:
+        example = rows.bad.examples[0]
+        doubts.append(describe_bad_rows(bad, rows.rows, example, layout.block, skip=skip))
         settings["on_bad_rows"] = "skip"
+    rated_ids = ratings.ids[subject]
     ids = rows.good.get_column(layout.id_name)
-    rated_ids = block.list_rated_ids(ratings)
     known_count = int(rated_ids.is_in(ids.implode()).sum())
     if known_count < len(rated_ids) / 2:
-        warnings.append(
-            f"{file.name} has only {known_count:,} of the {len(rated_ids):,} {layout.block} of"
-            f" the ratings. Is {layout.id} the same id?"
+        text = (
+            f"{file.name} has only {known_count:,} of the {len(rated_ids):,} {layout.block} of the"
+            f" ratings. Is {id_column} the same id?"
         )
+        doubts.append(Doubt(text, (layout.block, "columns", subject)))
     return RecognisedSource(
-        leave_out_defaults(settings),
+        settings,
         [f"{hide_query(source)}: {rows.rows:,} rows"],
-        warnings,
-        rules=block.suggest_rules(layout, rows.good),
+        doubts,
+        rules=_suggest_consent(layout, rows.good) if subject == "user" else [],
     )
 
 
-def _describe_code(sample: FileSample, layout: AttributesLayout) -> Iterator[str]:
-    """A warning for each category of a text file whose cells are lists or objects, as of Python."""
-    if sample.format != "csv":
-        return
-    for column in layout.categories.values():
+def _recognise_id(sample: FileSample, subject: Subject, ratings: RecognisedSource) -> str:
+    """The column with the id: by a known name, or by its name in the ratings, or id.
+
+    Raises UnknownColumnsError.
+    """
+    columns_of_ratings = ratings.settings["columns"]
+    assert isinstance(columns_of_ratings, Mapping)
+    recognised = recognise_columns(sample.columns).get(subject)
+    candidates = [recognised, columns_of_ratings[subject], *find_columns(sample.columns, ["id"])]
+    for name in candidates:
+        if name in sample.columns:
+            return str(name)
+    raise _build_unknown_columns_error(sample, f"the column with the {subject}'s id", subject)
+
+
+def _choose_columns(
+    sample: FileSample, subject: Subject, id_column: str
+) -> tuple[dict[str, Any], Decimal]:
+    """The columns of the YAML besides that of the id, and the decimal separator of the numbers.
+
+    They have the names that show them, and cells that fit. Raises UnknownColumnsError.
+    """
+    free = [name for name in sample.columns if name != id_column and len(sample.read_cells(name))]
+    names = ITEM_NAMES if subject == "item" else USER_NAMES
+    named = {setting: find_columns(free, words.split()) for setting, words in names.items()}
+    decimal = find_decimal(sample, named["numbers"])
+    checks: dict[str, Callable[[str], bool]] = {
+        "image": lambda name: has_addresses(sample, name),
+        "link": lambda name: has_addresses(sample, name),
+        "created": lambda name: has_times(sample, name),
+        "numbers": lambda name: are_all(sample.read_cells(name), "double", decimal),
+    }
+    fitting = {
+        setting: [name for name in columns if setting not in checks or checks[setting](name)]
+        for setting, columns in named.items()
+    }
+    if "image" in fitting:
+        fitting["image"] += [name for name in free if has_addresses(sample, name, PICTURE)]
+    columns: dict[str, Any] = {
+        setting: {make_field_name(name): name for name in found}
+        if setting in ("categories", "numbers")
+        else next(iter(found), None)
+        for setting, found in fitting.items()
+    }
+    if not columns.get("title"):
+        # The report has them with the title alone.
+        columns |= {setting: None for setting in ("image", "link") if setting in columns}
+    if not any(columns.values()):
+        what = "a title, category or number" if subject == "item" else "a category or number"
+        raise _build_unknown_columns_error(sample, what, subject)
+    return columns, decimal
+
+
+def _find_separator(sample: FileSample, categories: Iterable[str]) -> str:
+    """What stands between several values of a category."""
+    cells = [sample.read_cells(name) for name in categories]
+    for separator in ("|", ";", ","):
+        if any(column.str.contains(separator, literal=True).any() for column in cells):
+            return separator
+    return VALUE_SEPARATOR
+
+
+def _describe_code(sample: FileSample, layout: AttributesLayout) -> Iterator[Doubt]:
+    """Categories of a text file whose cells are lists or objects, as of Python."""
+    for column in layout.categories.values() if isinstance(sample.table, CsvTable) else ():
         cells = sample.read_cells(column)
         for start, form in (("[", "a list"), ("{", "an object")):
-            if len(cells) and cells.str.starts_with(start).all():
-                name = f'"{column}"' if isinstance(column, str) else f"column_{column}"
+            if cells.str.starts_with(start).all():
+                name = quote_identifier(str(column))
                 plain = f"regexp_replace({name}, '[\\[\\]{{}}''\"]', '', 'g') AS {name}"
                 query = f"SELECT * REPLACE ({plain}) FROM source"  # noqa: S608
-                yield (
+                text = (
                     f"{column} has {form} in each cell, such as {cells.item(0)[:60]!r}, with its"
                     f" brackets and quotes. To take these away, set {layout.block}.query: {query}"
                 )
+                yield Doubt(text, (layout.block, "source"))
+
+
+def _suggest_consent(layout: AttributesLayout, users: pl.DataFrame) -> list[str]:
+    """Comments in the YAML that show how lists go only to people who agreed, if it is known."""
+    names = [str(column) for column in layout.categories.values()]
+    columns_of_consent = find_columns(names, CONSENT_NAMES.split())
+    for field, column in layout.categories.items():
+        values = users.get_column(field).drop_nulls().value_counts(sort=True).get_column(field)
+        agreed = [value for value in values if value.lower() in AGREED]
+        if column in columns_of_consent and agreed:
+            condition = f'USERS.{field} = "{agreed[0]}"'
+            return ["# batch_users:", f"#   filter: {condition}  # who gets a list"]
+    return []
+
+
+def _build_unknown_columns_error(
+    sample: FileSample, what: str, subject: Subject
+) -> UnknownColumnsError:
+    """The error for columns that were not recognised."""
+    return UnknownColumnsError(
+        f"{sample.name}: couldn't recognise {what}. Found: {list_columns(sample)}. Leave out"
+        f" --{subject}s, and write the block `{subject}s` into defs.yaml, with its columns"
+        f"\n\n{preview_cells(sample)}"
+    )

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 
-from batchrec_dagster.cli.column_candidates import (
-    UnknownColumnsError,
-    describe_columns,
-    list_columns,
-    open_sample,
-    recognise_time_format,
-    require_single_columns,
-)
+from batchrec_dagster.cli.column_contents import describe_columns, find_decimal
 from batchrec_dagster.cli.rating_columns import (
     choose_min_rating,
     choose_rating_columns,
     find_other_times,
 )
 from batchrec_dagster.cli.recognised_source import (
-    ReadingOptions,
+    PREVIEWED,
+    Doubt,
     RecognisedSource,
-    choose_declared_delimiter,
+    UnknownColumnsError,
+    build_settings,
     describe_bad_rows,
-    leave_out_defaults,
+    list_columns,
+    open_sample,
 )
-from batchrec_dagster.personalize.formats import choose_csv_types
-from batchrec_dagster.personalize.schemas import (
-    EVENT_TYPE,
-    ITEM_ID,
-    USER_ID,
-    make_interactions_schema,
-)
+from batchrec_dagster.personalize.formats import scan_interactions
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
     AUTO,
+    DATETIME,
     EPOCH_UNITS,
     EXCEL_DAYS,
     NO_TIMES,
@@ -51,7 +41,6 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
-from batchrec_dagster.preparation.polars.row_conditions import parse_as
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     InteractionCounts,
@@ -60,209 +49,124 @@ from batchrec_dagster.preparation.rules import (
 )
 from batchrec_dagster.preparation.sources.source import hide_query
 from batchrec_dagster.reporting.views.plain import align, escape_invisible
-from batchrec_dagster.steps.checks import (
-    check_enough_interactions,
-    check_timestamps_plausible,
-)
+from batchrec_dagster.steps.checks import check_enough_interactions, check_timestamps_plausible
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Finding
 
-RATING_ROLES = ("user", "item", "rating", "timestamp", "event_type", "event_value")
-# Rows that are shown as they were read.
-PREVIEWED = 5
+ROLES = ("user", "item", "rating", "timestamp", "event_type", "event_value")
 
 
 def recognise_ratings(
     source: str,
     files: Sequence[RawFile],
-    given_columns: Mapping[str, Column],
-    options: ReadingOptions,
+    given: Mapping[str, Column],
+    *,
+    time_form: str | None = None,
+    min_rating: float | None = None,
+    skip: bool = False,
+    whole: bool = True,
 ) -> RecognisedSource:
     """What the ratings in these files are, and how many.
 
-    given_columns: the columns that need not be recognised, by role.
+    given: the columns that need not be recognised, by role; NO_TIMES for a time that there is not.
+    time_form: how times are written, as in `Columns`; None to recognise it.
+    min_rating: the lowest rating that counts; None to go by their scale.
+    skip: whether bad rows are dropped.
+    whole: whether these are all files of the source.
 
     Raises UnknownColumnsError, and PreparationError, also for what would stop the pipeline.
     """
-    form, columns, notes = _recognise_columns(files, given_columns, options)
-    has_event_types = "event_type" in columns.roles
-    rules = Rules(on_bad_rows="skip", event_type=has_event_types)
-    with temporary_folder() as folder:
-        with open_ratings(files, form, columns, rules) as ratings:
-            lowest = _choose_lowest(ratings, options.min_rating)
-            if lowest is None and "rating" in columns.roles:
-                notes.append(
-                    f"the rating in column {columns.roles['rating']} is on no scale of 5 or 10. All"
-                    " rows count, unless you set --min-rating NUMBER"
-                )
-            preview = _render_preview(ratings)
-            ratings = _select_liked(ratings, lowest)
-            path = folder / "interactions.csv"
-            result = ratings.write_interactions(path)
-            recognised = ratings.recognised
-        interactions = _describe_interactions(path, event_type=has_event_types)
-    counts = interactions.counts
+    declared = Columns({role: column for role, column in given.items() if column != NO_TIMES})
+    with open_sample(files, declared) as (sample, form):
+        roles = choose_rating_columns(sample, given)
+        doubts = [*_list_doubts(sample, form, roles, given)]
+        decimal = find_decimal(sample, [roles["rating"]] if "rating" in roles else [])
+        if min_rating is not None and "rating" not in roles:
+            raise UnknownColumnsError(f"--min-rating {min_rating:g} needs the column: --rating COL")
+        if min_rating is None and "rating" in roles:
+            min_rating = choose_min_rating(sample.read_cells(roles["rating"]), decimal)
+            if min_rating is None:
+                # All rows count, so a missing rating does no harm.
+                text = f"the rating in column {roles.pop('rating')} is on no scale of 5 or 10. All"
+                advice = " rows count, unless you set --min-rating NUMBER"
+                doubts.append(Doubt(text + advice, ("interactions",)))
+    columns = Columns(
+        {role: roles[role] for role in ROLES if role in roles},
+        time_form=(time_form or AUTO) if "timestamp" in roles else NO_TIMES,
+        decimal=decimal if "rating" in roles else ".",
+    )
+    rules = Rules(
+        min_rating=min_rating, on_bad_rows="skip", event_type="event_type" in columns.roles
+    )
+    with temporary_folder() as folder, open_ratings(files, form, columns, rules) as ratings:
+        result = ratings.write_interactions(folder / "interactions.csv")
+        preview = _render_preview(ratings)
+        recognised = ratings.recognised
+        rows = scan_interactions(folder / "interactions.csv")
+        counts = count_rows(rows)
+        ids = {
+            role: rows.select(pl.col(name).unique()).collect(engine="streaming").to_series()
+            for role, name in (("user", USER_ID), ("item", ITEM_ID))
+        }
+    doubts += [Doubt(text, ("ratings", "columns")) for text in recognised.warnings]
     return RecognisedSource(
-        _build_settings(source, form, columns, has_rating=lowest is not None),
+        _build_settings(source, recognised.form, recognised.columns),
         summary=[
             f"{hide_query(source)}: {result.rows_read:,} rows ({recognised.form.format})",
             f"{result.rows_kept:,} of them count: {counts.users:,} users and"
             f" {counts.items:,} items",
             _check_times(counts, result).text.partition(";")[0],
         ],
-        warnings=[
-            *notes,
-            *recognised.warnings,
-            *_collect_warnings(result, counts, options),
-        ],
-        items=interactions.items,
-        users=interactions.users,
-        rules=[
-            *_build_rating_rules(lowest, result),
-            *_build_filter(columns.roles, interactions.event_counts),
-        ],
+        doubts=[*doubts, *_check_rows(result, counts, skip=skip, whole=whole)],
+        ids=ids,
+        rules=[*_build_rating_rule(min_rating, result), *_build_filter(columns, counts)],
         preview=preview,
     )
 
 
-def _recognise_columns(
-    files: Sequence[RawFile], given_columns: Mapping[str, Column], options: ReadingOptions
-) -> tuple[FileForm, Columns, list[str]]:
-    """How the files are read, and what people should check about that."""
-    declared = Columns(
-        {role: column for role, column in given_columns.items() if column != NO_TIMES}
-    )
-    notes = []
-    with open_sample(files, declared) as sample:
-        roles = choose_rating_columns(sample, given_columns)
-        require_single_columns(sample, roles)
-        if sample.header is not None:
-            names = list_columns(sample)
-            notes.append(f"line {sample.header} was taken for the names of the columns: {names}")
-        if not sample.has_header and not given_columns:
-            notes.append(
-                f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Check"
-                " the preview"
-            )
-        if "timestamp" in roles and "timestamp" not in given_columns:
-            notes += _describe_other_times(sample, roles)
-        form = FileForm(sample.format, sample.delimiter, sample.header)
-        return form, _build_columns(sample, roles, options), notes
+def _list_doubts(
+    sample: FileSample, form: FileForm, roles: Mapping[str, Column], given: Mapping[str, Column]
+) -> Iterator[Doubt]:
+    """What people should check about the columns.
 
-
-def _describe_other_times(sample: FileSample, columns: Mapping[str, Column]) -> Iterator[str]:
-    """The warning that other columns have times too; none if there are none."""
-    names = find_other_times(sample, columns)
-    if not names or not isinstance(columns["timestamp"], str):
-        return
-    chosen, user = columns["timestamp"], columns["user"]
-    reason = ""
-    if sample.is_same_for_each(user, chosen) and not sample.is_same_for_each(user, names[0]):
-        reason = f". {chosen} is the same in all rows of a user, as the time of a registration is"
-    verb = "has" if len(names) == 1 else "have"
-    yield (
-        f"{', '.join(names)} {verb} times too, and {chosen} was taken{reason}. If an interaction"
-        f" happened at another: --time {names[0]}"
-    )
-
-
-def _choose_lowest(ratings: OpenedRatings, given: float | None) -> float | None:
-    """The lowest rating that counts: as given, else by the scale; None if all rows count.
-
-    Raises UnknownColumnsError if one is given, but no column of ratings.
+    roles: the chosen columns.
+    given: those of them that were given.
     """
-    column = ratings.columns.roles.get("rating")
-    if column is None:
-        if given is not None:
-            raise UnknownColumnsError(f"--min-rating {given:g} needs the column: --rating COL")
-        return None
-    if given is not None:
-        return given
-    cells = pl.concat(
-        table.read_cells({"rating": column}).select("rating") for table in ratings.tables
-    )
-    numbers = cells.select(parse_as(pl.col("rating"), "double")).drop_nulls()
-    return choose_min_rating(numbers.collect(engine="streaming").to_series())
+    if isinstance(form.header, int):
+        line = f"line {form.header} was taken for the names of the columns: {list_columns(sample)}"
+        yield Doubt(line, ("ratings", "header"))
+    if not sample.has_header and not given:
+        yield Doubt(
+            f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Check the"
+            " preview",
+            ("ratings", "columns"),
+        )
+    others = find_other_times(sample, roles)
+    if isinstance(roles.get("timestamp"), str) and "timestamp" not in given and others:
+        yield Doubt(
+            f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} times too, and"
+            f" {roles['timestamp']} was taken. If an interaction happened at another: --time"
+            f" {others[0]}",
+            ("ratings", "columns", "timestamp"),
+        )
 
 
-def _select_liked(ratings: OpenedRatings, lowest: float | None) -> OpenedRatings:
-    """The ratings, of which those from the lowest on become interactions."""
-    columns = ratings.columns
-    if lowest is None:
-        # All rows count, so a missing rating does no harm.
-        roles = {role: column for role, column in columns.roles.items() if role != "rating"}
-        columns = replace(columns, roles=roles, decimal=".")
-    return replace(
-        ratings,
-        recognised=replace(ratings.recognised, columns=columns),
-        rules=replace(ratings.rules, min_rating=lowest),
-    )
-
-
-@dataclass(frozen=True)
-class _Interactions:
-    """What is in a file of interactions."""
-
-    counts: InteractionCounts
-
-    users: pl.Series
-    """The distinct user ids."""
-
-    items: pl.Series
-    """The distinct item ids."""
-
-    event_counts: Sequence[tuple[str, int]]
-    """The event types, and the number of interactions of each."""
-
-
-def _describe_interactions(path: Path, *, event_type: bool) -> _Interactions:
-    """What is in this file of interactions.
-
-    event_type: whether the file has event types.
-    """
-    columns = make_interactions_schema(event_type=event_type).columns
-    rows = pl.scan_csv(path, schema=choose_csv_types(columns), glob=False)
-    users, items = (
-        rows.select(pl.col(name).unique()).collect(engine="streaming").to_series()
-        for name in (USER_ID, ITEM_ID)
-    )
-    event_counts = rows.group_by(EVENT_TYPE).len().collect().rows() if event_type else []
-    return _Interactions(count_rows(rows), users, items, event_counts)
-
-
-def _collect_warnings(
-    result: PreparationResult,
-    counts: InteractionCounts,
-    options: ReadingOptions,
-) -> list[str]:
+def _check_rows(
+    result: PreparationResult, counts: InteractionCounts, *, skip: bool, whole: bool
+) -> Iterator[Doubt]:
     """What to know of the rows. Raises PreparationError for what would stop the pipeline."""
-    warnings = []
     low = result.left_out.get(BELOW_MIN_RATING, 0)
     if bad := result.rows_read - result.rows_kept - low:
-        warnings.append(
-            describe_bad_rows(bad, result.rows_read, result.bad_row_examples[0], options)
-        )
+        first = result.bad_row_examples[0]
+        yield describe_bad_rows(bad, result.rows_read, first, "ratings", skip=skip)
     enough_rows = check_enough_interactions(
         result.rows_kept, counts.users, counts.users_with_two, low
     )
     for check in (_check_times(counts, result), enough_rows):
         if not check.passed:
-            if options.whole or check is not enough_rows:
+            if whole or check is not enough_rows:
                 raise PreparationError(f"it could not run: {check.text}")
-            warnings.append(check.text)
-    return warnings
-
-
-def _render_preview(ratings: OpenedRatings) -> str:
-    """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
-    columns, roles = ratings.columns, ratings.columns.wanted
-    seconds = times.parse_seconds(pl.col("timestamp"), ratings.unit, columns.timezone)
-    moment = pl.from_epoch(seconds, "s")
-    rows = ratings.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
-    if "timestamp" in roles:
-        rows = rows.with_columns(moment.dt.strftime("%Y-%m-%d %H:%M:%S").alias("timestamp"))
-    names = [role.replace("timestamp", "time (UTC)") for role in roles]
-    return align([names, *rows.cast(pl.String).fill_null("").rows()])
+            yield Doubt(check.text, ("ratings", "source"))
 
 
 def _check_times(counts: InteractionCounts, result: PreparationResult) -> Finding:
@@ -270,44 +174,32 @@ def _check_times(counts: InteractionCounts, result: PreparationResult) -> Findin
     return check_timestamps_plausible(counts.earliest, counts.latest, result.timestamp_unit, now)
 
 
-def _build_columns(
-    sample: FileSample, roles: Mapping[str, Column], options: ReadingOptions
-) -> Columns:
-    time_form = NO_TIMES
+def _render_preview(ratings: OpenedRatings) -> str:
+    """The first rows as they are read: the cells, times in UTC; safe for a terminal."""
+    roles = ratings.columns.roles
+    rows = ratings.tables[0].read_cells(roles).head(PREVIEWED).select(*roles).collect()
     if "timestamp" in roles:
-        time_form = options.time_format or recognise_time_format(sample, roles["timestamp"]) or AUTO
-    return Columns(
-        {role: roles[role] for role in RATING_ROLES if role in roles},
-        time_form=time_form,
-        decimal=sample.find_decimal([roles["rating"]] if "rating" in roles else []),
-    )
+        seconds = times.parse_seconds(pl.col("timestamp"), ratings.unit, ratings.columns.timezone)
+        text = pl.from_epoch(seconds, "s").dt.strftime("%Y-%m-%d %H:%M:%S")
+        rows = rows.with_columns(text.alias("timestamp"))
+    names = [role.replace("timestamp", "time (UTC)") for role in roles]
+    return align([names, *rows.cast(pl.String).fill_null("").rows()])
 
 
-def _build_settings(
-    source: str, form: FileForm, columns: Columns, *, has_rating: bool
-) -> dict[str, object]:
-    """The block `ratings` of the YAML.
-
-    has_rating: whether the rating decides which rows count.
-    """
-    roles = {role: c for role, c in columns.roles.items() if has_rating or role != "rating"}
-    has_times = columns.time_form != NO_TIMES
-    unit = columns.time_form if has_times else AUTO
-    is_of_numbers = unit in (EXCEL_DAYS, *EPOCH_UNITS)
-    settings = {
-        "source": source,
-        "format": form.format,
-        "delimiter": choose_declared_delimiter(form.delimiter, roles["item"]),
-        "header": form.header,
-        "decimal": columns.decimal if has_rating else ".",
-        "columns": roles if has_times else {**roles, "timestamp": NO_TIMES},
-        "timestamp_unit": unit if is_of_numbers else AUTO,
-        "timestamp_format": AUTO if is_of_numbers else unit,
-    }
-    return leave_out_defaults(settings)
+def _build_settings(source: str, form: FileForm, columns: Columns) -> dict[str, object]:
+    """The block `ratings` of the YAML."""
+    time_form = columns.time_form
+    settings = build_settings(source, form, columns.roles, decimal=columns.decimal)
+    if time_form == NO_TIMES:
+        settings["columns"] = {**columns.roles, "timestamp": NO_TIMES}
+    elif time_form in (EXCEL_DAYS, *EPOCH_UNITS):
+        settings["timestamp_unit"] = time_form
+    elif time_form not in (AUTO, DATETIME):
+        settings["timestamp_format"] = time_form
+    return settings
 
 
-def _build_rating_rules(lowest: float | None, result: PreparationResult) -> list[str]:
+def _build_rating_rule(lowest: float | None, result: PreparationResult) -> list[str]:
     """The lines of the YAML that say which ratings count."""
     if lowest is None:
         return []
@@ -315,16 +207,13 @@ def _build_rating_rules(lowest: float | None, result: PreparationResult) -> list
     return [f"# {counts} rows are {lowest:g} or more.", f"min_rating: {lowest:g}"]
 
 
-def _build_filter(
-    columns: Mapping[str, Column], event_counts: Sequence[tuple[str, int]]
-) -> list[str]:
+def _build_filter(columns: Columns, counts: InteractionCounts) -> list[str]:
     """Comments in the YAML that name the event types, and show how to filter the rows."""
-    if not event_counts:
+    if "event_type" not in columns.roles or not counts.events:
         return []
-    by_frequency = sorted(event_counts, key=lambda event: (-event[1], event[0]))
-    events = ", ".join(f"{escape_invisible(name)} ({count:,})" for name, count in by_frequency)
+    events = ", ".join(f"{name} ({count:,})" for name, count in counts.events.items())
+    column, most_frequent = str(columns.roles["event_type"]), next(iter(counts.events))
     lines = [f"# Events: {events}"]
-    column, most_frequent = str(columns["event_type"]), by_frequency[0][0]
     if column.isidentifier() and "'" not in most_frequent:
-        lines.append(escape_invisible(f"# filter: {column} <> '{most_frequent}'"))
-    return lines
+        lines.append(f"# filter: {column} <> '{most_frequent}'")
+    return [*map(escape_invisible, lines)]

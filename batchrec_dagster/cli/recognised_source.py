@@ -1,25 +1,51 @@
-"""What `batchrec new` has recognised of a source, and what the user gave it to go by.
-
-The modules of ratings, items and users share it.
-"""
+"""What `batchrec new` has recognised of a source, and the first rows to recognise it by."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import click
 import polars as pl
 
-from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID, VALUE_SEPARATOR
-from batchrec_dagster.preparation.layout import AUTO, Column, PreparationError
+from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.csv_form import find_header
+from batchrec_dagster.preparation.file_sample import FileSample
+from batchrec_dagster.preparation.layout import (
+    NO_HEADER,
+    Column,
+    Columns,
+    FileForm,
+    PreparationError,
+)
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
+from batchrec_dagster.preparation.recognition import Table, describe_form, open_table
+from batchrec_dagster.reporting.views.plain import align
+from batchrec_dagster.storage.durable import temporary_folder
 
+# Rows that are shown as they were read.
+PREVIEWED = 5
+# Columns that are shown of a file of which some were not recognised.
+PREVIEWED_COLUMNS = 10
 # Settings with these values are left out of the YAML.
-DEFAULTS = {
-    "decimal": ".",
-    "separator": VALUE_SEPARATOR,
-    "timestamp_unit": AUTO,
-    "timestamp_format": AUTO,
-}
+_DEFAULTS = {"decimal": ".", "separator": VALUE_SEPARATOR}
+
+
+class UnknownColumnsError(click.UsageError):
+    """Columns were not recognised, or do not exist; the message says which options to use."""
+
+
+class Doubt(NamedTuple):
+    """What people should check."""
+
+    text: str
+
+    setting: tuple[str, ...]
+    """The setting of the YAML to edit if it is wrong."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +58,10 @@ class RecognisedSource:
     summary: list[str]
     """Lines for people."""
 
-    warnings: list[str]
-    """What people should check."""
+    doubts: list[Doubt]
 
-    items: pl.Series = field(default_factory=lambda: pl.Series(ITEM_ID, [], pl.String))
-    """The distinct item ids of ratings; empty for others."""
-
-    users: pl.Series = field(default_factory=lambda: pl.Series(USER_ID, [], pl.String))
-    """The distinct user ids of ratings; empty for others."""
+    ids: Mapping[str, pl.Series] = field(default_factory=dict)
+    """The distinct ids of ratings, of users and items, by their role."""
 
     rules: Sequence[str] = ()
     """Lines of the YAML on what counts: of the block interactions for ratings, comments below their
@@ -49,41 +71,99 @@ class RecognisedSource:
     """The first rows as they were read, as a table for people."""
 
 
-@dataclass(frozen=True)
-class ReadingOptions:
-    """What is given of how to read the file. The rest is recognised."""
+@contextmanager
+def open_sample(
+    files: Sequence[RawFile],
+    columns: Columns,
+    open_as: Callable[[OpenedFile, FileForm, Columns], Table] = open_table,
+) -> Iterator[tuple[FileSample, FileForm]]:
+    """The first rows of the first file that is not empty, read as a run reads them, and its form.
 
-    time_format: str | None = None
+    columns: what is given of how to read the file. The names of the columns may be below other
+    lines, or missing, which a run refuses, with the setting to write.
+    open_as: how a run opens the file.
 
-    min_rating: float | None = None
-    """The lowest rating that counts; None to go by their scale."""
-
-    skip: bool = False
-    """Whether bad rows are dropped."""
-
-    whole: bool = True
-    """Whether these are all files of the source."""
-
-
-def leave_out_defaults(settings: Mapping[str, object]) -> dict[str, object]:
-    """The settings that are given and differ from their defaults."""
-    return {key: value for key, value in settings.items() if value and DEFAULTS.get(key) != value}
-
-
-def choose_declared_delimiter(delimiter: str | None, id_column: Column) -> str | None:
-    """The delimiter as it is declared; None for a comma in a file whose columns have names.
-
-    id_column: the column of an id. By position it says that there are no names, without which a run
-    may see another delimiter in the file.
+    Raises PreparationError.
     """
-    return None if delimiter == "," and isinstance(id_column, str) else delimiter
+    with temporary_folder() as folder, ConfinedReader() as reader:
+        opened_files = (open_file(file, "auto", folder, reader) for file in files)
+        opened = next((file for file in opened_files if file.size), None)
+        if opened is None:
+            raise PreparationError(f"{files[0].name} is empty")
+        form = FileForm()
+        table = open_as(opened, form, columns)
+        header = find_header(table, form, columns) if isinstance(table, CsvTable) else None
+        if header is not None and (header != NO_HEADER or not columns.roles):
+            form = FileForm(header=header)
+            table = open_as(opened, form, columns)
+        yield FileSample(table), describe_form(table, form)
 
 
-def describe_bad_rows(bad: int, rows: int, first: str, options: ReadingOptions) -> str:
-    """The warning that rows are dropped. Raises PreparationError if they are not to be."""
+def require_columns(sample: FileSample, roles: Mapping[str, Column]) -> None:
+    """Raise UnknownColumnsError unless the file has these columns, by role, and each name once."""
+    count = len(sample.columns)
+    for role, column in roles.items():
+        if isinstance(column, int) and not 1 <= column <= count:
+            raise UnknownColumnsError(
+                f"{sample.name} has {count} columns, so no column {column} ({role})"
+            )
+        if isinstance(column, str) and column not in sample.columns:
+            raise UnknownColumnsError(
+                f"{sample.name} has no column {column!r} ({role}). Found: {list_columns(sample)}"
+            )
+        if list(sample.columns).count(str(column)) > 1:
+            raise PreparationError(
+                f"{sample.name} has several columns {column!r} ({role}). Rename them, or give the"
+                " columns by position"
+            )
+
+
+def list_columns(sample: FileSample) -> str:
+    """The columns' names, without the empty one after a delimiter that ends the header."""
+    return ", ".join(filter(None, sample.columns))
+
+
+def preview_cells(sample: FileSample) -> str:
+    """The first cells of each column, as a table for people."""
+    names = [name for name in sample.columns if name][:PREVIEWED_COLUMNS]
+    cells = [sample.read_cells(name).head(PREVIEWED).str.slice(0, 30).to_list() for name in names]
+    rows = [
+        [column[place] if place < len(column) else "" for column in cells]
+        for place in range(PREVIEWED)
+    ]
+    return align([names, *rows])
+
+
+def describe_bad_rows(bad: int, rows: int, first: str, block: str, *, skip: bool) -> Doubt:
+    """That rows are dropped. Raises PreparationError if they are not to be."""
     warning = f"cannot read {bad:,} of {rows:,} rows; the first is {first}"
-    if not options.skip:
+    if not skip:
         raise PreparationError(
             f"{warning}. Fix the file, or drop such rows with --on-bad-rows skip"
         )
-    return f"{warning}. They are dropped (on_bad_rows: skip)"
+    return Doubt(f"{warning}. They are dropped (on_bad_rows: skip)", (block, "on_bad_rows"))
+
+
+def build_settings(
+    source: str, form: FileForm, columns: Mapping[str, object], **others: object
+) -> dict[str, object]:
+    """The block of the YAML, without what has its default value.
+
+    columns: those of the block.
+    others: further settings.
+    """
+    has_names = any(isinstance(column, str) for column in columns.values())
+    settings = {
+        "source": source,
+        "format": form.format,
+        # A run sees a comma by itself in a file whose columns have names.
+        "delimiter": None if form.delimiter == "," and has_names else form.delimiter,
+        "header": None if form.header == NO_HEADER else form.header,
+        **others,
+        "columns": {role: column for role, column in columns.items() if column},
+    }
+    return {
+        key: value
+        for key, value in settings.items()
+        if value is not None and value != _DEFAULTS.get(key)
+    }

@@ -1,109 +1,91 @@
-"""Writes the defs.yaml of `batchrec new`, once it loads."""
+"""Writes the defs.yaml of `batchrec new`, if it loads."""
 
 from __future__ import annotations
 
-import importlib
-import sys
+import shutil
 import tempfile
-import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import dagster as dg
+import yaml
 
 from batchrec_dagster.cli import pipelines
 from batchrec_dagster.cli.project import Project
 from batchrec_dagster.cli.recognised_source import RecognisedSource
 from batchrec_dagster.config.new_declaration import format_block, format_declaration
-from batchrec_dagster.pipeline.declaration_errors import DeclarationError
-from batchrec_dagster.pipeline.loading import load_pipelines
 from batchrec_dagster.reporting.views.plain import escape_invisible, shorten_path
 
 
 def build_text(
-    folder: Path,
-    name: str,
-    on_bad_rows: str,
-    ratings: RecognisedSource,
-    items: RecognisedSource | None,
-    users: RecognisedSource | None,
+    folder: Path, name: str, on_bad_rows: str, sources: dict[str, RecognisedSource]
 ) -> str:
     """The text of the defs.yaml, with comments and suggestions.
 
     folder: where the file will be.
     name: of the pipeline.
     on_bad_rows: the setting of the ratings.
+    sources: what was recognised, by the name of the block: ratings, perhaps items and users.
     """
-    other_blocks = [
+    ratings = sources["ratings"]
+    lines = [
+        "",
         "  interactions:                 # which rows count",
         *(f"    {line}" for line in ratings.rules),
         "    duplicates: keep            # or drop",
         "    # window: {days: 365}       # only the newest days",
         "",
     ]
-    if items is not None:
-        other_blocks += [
-            "  items:                        # titles for people, metadata for Personalize"
-        ]
-        other_blocks += [*format_block(items.settings), ""]
-    if users is not None:
-        other_blocks += ["  users:                        # for filters and Personalize"]
-        other_blocks += [*format_block(users.settings)]
-        other_blocks += [*(f"  {rule}" for rule in users.rules), ""]
+    for block, purpose in (
+        ("items", "titles for people, metadata for Personalize"),
+        ("users", "for filters and Personalize"),
+    ):
+        if block in sources:
+            lines += [f"  {block}:                        # {purpose}"]
+            lines += format_block(sources[block].settings)
+            lines += [*(f"  {rule}" for rule in sources[block].rules), ""]
     bad_rows = (
         f"    on_bad_rows: {on_bad_rows}           # skip: leave out and count unreadable rows"
     )
     notes = ["Written by batchrec new, from", *map(escape_invisible, ratings.summary)]
     return format_declaration(
-        folder,
-        name,
-        [*format_block(ratings.settings), bad_rows],
-        notes,
-        "\n" + "\n".join(other_blocks),
+        folder, name, [*format_block(ratings.settings), bad_rows], notes, "\n".join(lines)
     )
 
 
-def write_declaration(project: Project, name: str, text: str) -> Path:
-    """Write defs/NAME/defs.yaml atomically, after it was loaded in a project of its own.
+def find_line(text: str, setting: Sequence[str]) -> int:
+    """The line of the YAML, from 1, with a setting of a pipeline, or with the block around it."""
+    node, line = yaml.compose(text), 0
+    for name in ("attributes", *setting):
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value == name:
+                node, line = value, key.start_mark.line + 1
+                break
+    return line
 
-    Raises DeclarationError, click.ClickException.
+
+def write_declaration(project: Project, name: str, text: str) -> Path:
+    """Write defs/NAME/defs.yaml atomically, and leave it there if it loads.
+
+    Raises click.ClickException if it cannot be written, or does not load; if another pipeline keeps
+    the project from loading, the file stays.
     """
     target = project.defs / name
     try:
-        temporary_project = tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root)
+        with tempfile.TemporaryDirectory(prefix=".batchrec-new-", dir=project.root) as folder:
+            Path(folder, name).mkdir()
+            Path(folder, name, "defs.yaml").write_text(text, encoding="utf-8")
+            project.defs.mkdir(parents=True, exist_ok=True)
+            Path(folder, name).rename(target)
     except OSError as error:
         raise click.ClickException(f"cannot write {project.root}: {error.strerror}") from error
-    with temporary_project as root:
-        module = f"batchrec_new_{uuid.uuid4().hex}"
-        folder = Path(root, module, "defs", name)
-        folder.mkdir(parents=True)
-        (folder / "defs.yaml").write_text(text, encoding="utf-8")
-        Path(root, module, "__init__.py").touch()
-        Path(root, "pyproject.toml").write_text(
-            f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{module}"\n'
-        )
-        sys.path.insert(0, root)
-        try:
-            importlib.invalidate_caches()
-            dg.Definitions.validate_loadable(load_pipelines(Path(root, module)))
-        except DeclarationError as error:
-            raise DeclarationError(str(error).replace(str(folder), str(target))) from None
-        finally:
-            sys.path.remove(root)
-        project.defs.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.rename(target)
-        except OSError as error:
-            raise click.ClickException(f"cannot write {target}: {error.strerror}") from error
-    return target / "defs.yaml"
-
-
-def require_loadable_project(project: Project, declaration_path: Path) -> None:
-    """Raise click.ClickException if the project does not load with the new declaration."""
-    loaded = pipelines.load_pipelines(project)
-    errors = loaded.errors or pipelines.find_definitions_errors(project)
-    if errors:
+    errors = pipelines.load_pipelines(project).errors
+    if any(str(target / "defs.yaml") in error for error in errors):
+        shutil.rmtree(target)
+        raise click.ClickException("\n".join(errors))
+    if errors := errors or pipelines.find_definitions_errors(project):
         reasons = "\n  ".join(errors)
         raise click.ClickException(
-            f"wrote {shorten_path(declaration_path)}; the project does not load:\n  {reasons}"
+            f"wrote {shorten_path(target / 'defs.yaml')}; the project does not load:\n  {reasons}"
         )
+    return target / "defs.yaml"

@@ -42,6 +42,9 @@ from typing import Literal
 
 from batchrec_dagster.errors import UserError
 
+# Python would refuse a field of 131,072 characters, which Polars reads.
+csv.field_size_limit(2**31 - 1)
+
 
 class PreparationError(UserError):
     """The files cannot be used. The message is one line that names the file, line or setting, and
@@ -88,7 +91,8 @@ NULL_VALUES = (
     *("nan", "NaN", "NAN", "None", "none", "NONE", "<NA>", "N/A", "n/a", "#N/A"),
 )
 CUT_OFF = "a last line without a line end and with too few fields: the file is cut off"
-QUOTES_FIX = 'Write "" for each quote inside a quoted field, or set ratings.quotes: false'
+DOUBLE_QUOTES = 'Write "" for each quote inside a quoted field'
+QUOTES_FIX = f"{DOUBLE_QUOTES}, or set ratings.quotes: false"
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ def split_line(line: str, delimiter: str, *, quoted: bool = True) -> list[str]:
     try:
         return next(csv.reader([line], delimiter=delimiter))
     except csv.Error:
-        # A field is longer than csv allows, for example because the delimiter is another one.
+        # A carriage return within the line.
         return line.rstrip("\r\n").split(delimiter)
 
 

@@ -1,7 +1,7 @@
 """How the files are read: as declared, and as the first file with rows shows.
 
-Runs and `batchrec new` share it. What a run cannot recognise is an error that lists the columns;
-`batchrec new` then looks at the contents of the columns, and declares what it sees there.
+Runs and `batchrec new` share it, for ratings, items, users and lists of ids. What a run cannot
+recognise is an error that says what to declare.
 """
 
 from __future__ import annotations
@@ -15,12 +15,8 @@ import polars as pl
 from batchrec_dagster.preparation.column_names import list_names, locate_columns, recognise_columns
 from batchrec_dagster.preparation.csv_form import (
     find_header,
-    has_empty_line,
-    names_columns,
-    read_first_records,
     read_separator_line,
     recognise_delimiter,
-    surely_names_columns,
 )
 from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import (
@@ -29,11 +25,9 @@ from batchrec_dagster.preparation.layout import (
     FILTER,
     NO_HEADER,
     NO_TIMES,
-    NULL_VALUES,
     Column,
     Columns,
     FileForm,
-    Format,
     Header,
     PreparationError,
 )
@@ -45,15 +39,14 @@ from batchrec_dagster.preparation.polars.row_conditions import (
     check_types,
     list_filter_columns,
 )
-from batchrec_dagster.preparation.polars.tables import ParquetTable, RowTable
+from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.polars.time_formats import (
     find_time_formats,
     is_text_without_form,
 )
 from batchrec_dagster.preparation.rules import Rules
 
-REQUIRED = ("user", "item", "timestamp")
-NEEDLESS = ("timestamp", NO_TIMES)
+Table = CsvTable | JsonTable | ParquetTable
 
 
 @dataclass(frozen=True)
@@ -70,9 +63,7 @@ class Recognised:
     """What can be read but is probably not meant."""
 
 
-def open_table(
-    opened: OpenedFile, form: FileForm, columns: Columns
-) -> CsvTable | JsonTable | ParquetTable:
+def open_table(opened: OpenedFile, form: FileForm, columns: Columns) -> Table:
     """The file, to be read row by row.
 
     Columns that are given by position say that line 1 of a CSV file is a row; else it names the
@@ -130,39 +121,49 @@ def recognise(opened: OpenedFile, form: FileForm, columns: Columns, rules: Rules
     """
     table = open_table(opened, form, columns)
     sample = FileSample(table)
-    if sample.format != "csv":
-        _require_no_csv_settings(table, sample.format, columns)
-    needed = _list_needed_roles(columns, rules)
-    roles = {**columns.roles}
-    if sample.has_header:
-        roles |= _recognise_needed_columns(table, roles, needed)
-    _require_needed_columns(table, form, columns, roles, needed)
-    time_form = _choose_time_form(sample, roles.get("timestamp"), columns)
-    decimal = columns.decimal if sample.format == "csv" else None
+    warnings: list[str] = []
+    decimal = None
+    if isinstance(table, CsvTable):
+        decimal = columns.decimal
+        if not table.has_header:
+            warnings += _describe_header_among_rows(table, form, columns)
+    else:
+        _require_no_csv_settings(table, columns)
+    roles = _choose_roles(table, form, columns, rules)
     types = {**sample.infer_types(decimal or "."), **columns.types}
-    recognised = Recognised(
-        form=replace(
-            form,
-            format=sample.format,
-            delimiter=sample.delimiter,
-            header=_count_lines_as_declared(table),
-        ),
-        columns=replace(columns, roles=roles, time_form=time_form, decimal=decimal),
-        types=types,
-        warnings=[*_describe_decimal_ids(sample, roles, types)],
+    columns = replace(
+        columns,
+        roles=roles,
+        time_form=_choose_time_form(sample, roles.get("timestamp"), columns),
+        decimal=decimal,
     )
-    if isinstance(table, CsvTable) and not table.has_header:
-        warnings = [*recognised.warnings, *_describe_header_among_rows(table, form, columns)]
-        recognised = replace(recognised, warnings=warnings)
-    return _with_types_of_filter(recognised, rules, table)
+    if rules.filter is not None:
+        columns = replace(
+            columns, types=_choose_types_of_filter(table, columns, types, rules.filter)
+        )
+    warnings += _describe_decimal_ids(sample, roles, types)
+    return Recognised(describe_form(table, form), columns, types, warnings)
 
 
-def _require_no_csv_settings(table: RowTable, file_format: Format, columns: Columns) -> None:
-    """Raise PreparationError for settings that only files of CSV can have.
+def describe_form(table: Table, form: FileForm) -> FileForm:
+    """How to declare the form of files such as this one.
 
-    file_format: the format of the file, which is another one.
+    form: as declared.
     """
+    if isinstance(table, ParquetTable):
+        return replace(form, format="parquet")
+    if isinstance(table, JsonTable):
+        return replace(form, format="json")
+    header = form.header
+    if table.skipped:
+        header = table.skipped + table.opened.shift + (1 if table.has_header else 0)
+    return replace(form, format="csv", delimiter=table.delimiter, header=header)
+
+
+def _require_no_csv_settings(table: JsonTable | ParquetTable, columns: Columns) -> None:
+    """Raise PreparationError for settings that only files of CSV can have."""
     name = table.opened.name
+    file_format = "json" if isinstance(table, JsonTable) else "parquet"
     if not columns.are_named:
         raise PreparationError(
             f"{name} is {file_format}, whose columns have names: give these in"
@@ -174,51 +175,72 @@ def _require_no_csv_settings(table: RowTable, file_format: Format, columns: Colu
         )
 
 
-def _list_needed_roles(columns: Columns, rules: Rules) -> list[str]:
-    """The roles for which a column is declared, or looked for."""
-    needed = [role for role in REQUIRED if (role, columns.time_form) != NEEDLESS]
+def _choose_roles(
+    table: Table, form: FileForm, columns: Columns, rules: Rules
+) -> dict[str, Column]:
+    """The column of each role: as declared, else as the names show it.
+
+    Raises PreparationError if a needed role has no column, or one of objects or lists.
+    """
+    needed = ["user", "item"]
+    if columns.time_form != NO_TIMES:
+        needed.append("timestamp")
     if rules.min_rating is not None:
         needed.append("rating")
-    if rules.event_type and not columns.roles:
-        needed.append("event_type")
-    return needed
-
-
-def _recognise_needed_columns(
-    table: RowTable, roles: Mapping[str, Column], needed: Sequence[str]
-) -> dict[str, str]:
-    """The columns of the needed roles that are not declared, by role, as far as names show them."""
-    undeclared = [role for role in needed if role not in roles]
-    if not undeclared:
-        return {}
-    names = recognise_columns(table.columns)
-    return {role: names[role] for role in undeclared if role in names}
-
-
-def _require_needed_columns(
-    table: CsvTable | JsonTable | ParquetTable,
-    form: FileForm,
-    columns: Columns,
-    roles: Mapping[str, Column],
-    needed: Sequence[str],
-) -> None:
-    """Raise PreparationError if a needed role has no column, or one of objects or lists.
-
-    form, columns: as declared.
-    roles: the columns that are declared or recognised.
-    """
-    if isinstance(table, JsonTable):
-        used = {*roles.values()}
-        nested = [name for name in table.nested_columns if name in used]
-        if nested:
-            raise PreparationError(f"{table.opened.name}: {describe_nested(nested)}")
     # Without event types, all interactions are of one.
-    missing = [role for role in needed if role not in roles and role != "event_type"]
-    if not missing:
+    optional = ["event_type"] if rules.event_type and not columns.roles else []
+    roles = dict(columns.roles)
+    is_named = not isinstance(table, CsvTable) or table.has_header
+    if is_named and not roles.keys() >= {*needed, *optional}:
+        names = recognise_columns(table.columns)
+        roles = {**{role: names[role] for role in [*needed, *optional] if role in names}, **roles}
+    nested = table.nested_columns if isinstance(table, JsonTable) else []
+    if used := [name for name in nested if name in roles.values()]:
+        raise PreparationError(f"{table.opened.name}: {describe_nested(used)}")
+    missing = [role for role in needed if role not in roles]
+    if missing:
+        if not roles and isinstance(table, CsvTable):
+            _refuse_other_header(table, form, columns)
+        hint = ""
+        if "timestamp" in missing:
+            hint = "; if there is no time, set ratings.columns.timestamp: none"
+        if nested:
+            hint += f"; {describe_nested(nested)}"
+        raise PreparationError(
+            f"{table.opened.name}: could not recognise the {' and '.join(missing)} column. Found:"
+            f" {list_names(table.columns)}. Set ratings.columns{hint}"
+        )
+    return roles
+
+
+def _refuse_other_header(table: CsvTable, form: FileForm, columns: Columns) -> None:
+    """Raise PreparationError if the names of the columns are in another line, or in none."""
+    opened, header = table.opened, find_header(table, form, columns)
+    if header is None:
         return
-    if not roles and isinstance(table, CsvTable):
-        _refuse_other_header(table, form, columns)
-    raise _build_not_recognised_error(table, missing)
+    if header == NO_HEADER:
+        raise PreparationError(
+            f"{opened.name} has no names in line 1: set ratings.columns by position, such as"
+            " {user: 1, item: 2, rating: 3, timestamp: 4}"
+        )
+    other = open_table(opened, replace(form, header=header), columns)
+    raise PreparationError(
+        f"{opened.name}: {opened.place(1)} does not name the columns, but"
+        f" {opened.place(header - opened.shift)} may ({', '.join(other.columns)}): set"
+        f" ratings.header: {header}"
+    )
+
+
+def _describe_header_among_rows(table: CsvTable, form: FileForm, columns: Columns) -> Iterator[str]:
+    """The warning that a line names the columns, but is read as a row; none if no line does."""
+    opened, header = table.opened, find_header(table, form, columns)
+    if header is not None:
+        yield (
+            f"{opened.name}: columns are given by position, and"
+            f" {opened.place(table.skipped + 1)} seems to name them"
+            f" ({table.delimiter.join(table.first_line)}): set ratings.header: {header}, and it"
+            " is not read as a row"
+        )
 
 
 def _describe_decimal_ids(
@@ -237,91 +259,57 @@ def _describe_decimal_ids(
             )
 
 
-def _describe_header_among_rows(table: CsvTable, form: FileForm, columns: Columns) -> Iterator[str]:
-    """The warning that a line names the columns, but is read as a row; none if no line does."""
-    opened = table.opened
-    header = find_other_header(table, form, columns)
-    if header is not None:
-        yield (
-            f"{opened.name}: columns are given by position, and"
-            f" {opened.place(table.skipped + 1)} seems to name them"
-            f" ({table.delimiter.join(table.first_line)}): set ratings.header: {header}, and it"
-            " is not read as a row"
-        )
-
-
-def _count_lines_as_declared(table: CsvTable | JsonTable | ParquetTable) -> Header | None:
-    """`FileForm.header`, as a person counts in the file; None if it is the usual line."""
-    if not isinstance(table, CsvTable) or not table.skipped:
-        return None
-    return table.skipped + table.opened.shift + (1 if table.has_header else 0)
-
-
 def _choose_time_form(sample: FileSample, column: Column | None, declared: Columns) -> str:
     """How times are written: as declared, else as the type of the column or the first rows show.
 
     It is `auto` if each row shows it. Raises PreparationError for times in an unknown format, or in
     one of several.
     """
-    if isinstance(column, str) and column in sample.temporal_columns:
+    if sample.is_temporal(column):
         return DATETIME
-    columns = sample.columns
-    is_there = column in columns if isinstance(column, str) else (column or 0) <= len(columns)
-    if declared.time_form != AUTO or column is None or not is_there:
+    if declared.time_form != AUTO or column is None:
         return declared.time_form
     try:
         cells = sample.read_cells(column)
-    except PreparationError:
+    except (PreparationError, ValueError, pl.exceptions.ColumnNotFoundError):
         return AUTO  # The error is reported where the rows are read.
-    return recognise_time_format(sample.name, column, cells, declared.null_values) or AUTO
-
-
-def recognise_time_format(
-    name: str, column: Column, cells: pl.Series, null_values: Sequence[str] = NULL_VALUES
-) -> str | None:
-    """The strptime format of the times; None if they need none.
-
-    name: what messages call the file.
-    cells: the first cells of the column.
-
-    Raises PreparationError if they are text, and none of the usual formats reads all of them, or
-    several do.
-    """
-    cells = cells.filter(~cells.is_in(list(null_values)))
+    cells = cells.filter(~cells.is_in(list(declared.null_values)))
     if not is_text_without_form(cells):
-        return None
+        return AUTO
     formats = find_time_formats(cells)
     if len(formats) == 1:
         return formats[0]
     if formats:
         choices = " or ".join(f'"{text}"' for text in formats)
         raise PreparationError(
-            f"{name}, column {column}: times such as {cells.item(0)!r} may be in several formats."
-            f" Set ratings.timestamp_format: {choices}"
+            f"{sample.name}, column {column}: times such as {cells.item(0)!r} may be in several"
+            f" formats. Set ratings.timestamp_format: {choices}"
         )
     raise PreparationError(
-        f"{name}, column {column}: its times are in an unknown format. Set"
+        f"{sample.name}, column {column}: its times are in an unknown format. Set"
         ' ratings.timestamp_format, as for strptime, such as "%d.%m.%Y %H:%M", or name another'
         " column in ratings.columns.timestamp"
     )
 
 
-def _with_types_of_filter(recognised: Recognised, rules: Rules, table: RowTable) -> Recognised:
-    """With the types of the columns that the filter names. Raises PreparationError."""
-    if rules.filter is None:
-        return recognised
-    columns = recognised.columns
-    names = list_filter_columns(rules.filter)
+def _choose_types_of_filter(
+    table: Table, columns: Columns, types: Mapping[str, str], condition: str
+) -> dict[str, str]:
+    """The types of the columns that the filter names. Raises PreparationError.
+
+    types: the type of each column.
+    """
+    names = list_filter_columns(condition)
     name = table.opened.name
     locate_columns(
         {FILTER + column: columns.find_column(column) for column in names}, table.columns, name
     )
-    types = {column: _simplify_type(recognised.types[column]) for column in names}
+    types_of_filter = {column: _simplify_type(types[column]) for column in names}
     try:
-        check_types(rules.filter, types)
+        check_types(condition, types_of_filter)
     except RowConditionError as error:
         raise PreparationError(f"{name}: interactions.filter: {error}") from error
-    return replace(recognised, columns=replace(columns, types=types))
+    return types_of_filter
 
 
 def _simplify_type(kind: str) -> str:
@@ -330,71 +318,3 @@ def _simplify_type(kind: str) -> str:
     if re.match(r"float\d|decimal", kind):
         return "double"
     return kind if kind in ("long", "double", "boolean") else "string"
-
-
-def _refuse_other_header(table: CsvTable, form: FileForm, columns: Columns) -> None:
-    """Raise PreparationError if the names of the columns are in another line, or in none."""
-    opened = table.opened
-    header = find_other_header(table, form, columns)
-    if header is not None:
-        before = header - opened.shift - 1
-        delimiter = recognise_delimiter(opened, {}, quoted=form.quoted, skipped=before)
-        line = read_first_records(opened, delimiter, quoted=form.quoted, skipped=before)[0]
-        raise PreparationError(
-            f"{opened.name}: {opened.place(1)} does not name the columns, but"
-            f" {opened.place(before + 1)} may ({', '.join(line)}): set ratings.header: {header}"
-        )
-    if not has_names(table):
-        raise PreparationError(
-            f"{opened.name} has no names in line 1: set ratings.columns by position, such as"
-            " {user: 1, item: 2, rating: 3, timestamp: 4}"
-        )
-
-
-def find_other_header(table: CsvTable, form: FileForm, columns: Columns) -> int | None:
-    """The header to declare for the file, if a run would take another line for it.
-
-    form, columns: as declared. With columns by name, line 1 may be the right one. With columns by
-    position, a run takes line 1 for a row.
-    """
-    opened = table.opened
-    if form.header is not None:
-        return None
-    if not table.has_header:
-        records = read_first_records(
-            opened, table.delimiter, quoted=form.quoted, skipped=table.skipped
-        )
-        has_names = bool(records) and surely_names_columns(records[0], records[1:])
-        return table.skipped + opened.shift + 1 if has_names else None
-    header = find_header(opened, form.delimiter, quoted=form.quoted)
-    if header is None or header == table.skipped + 1:
-        return None
-    first_records = read_first_records(
-        opened, table.delimiter, quoted=form.quoted, skipped=table.skipped
-    )
-    names = [name.strip() for name in first_records[0]] if first_records else []
-    if has_empty_line(opened, table.skipped):
-        return header + opened.shift
-    if recognise_columns(names) or not {*columns.roles.values()}.isdisjoint(names):
-        return None
-    return header + opened.shift
-
-
-def has_names(table: CsvTable) -> bool:
-    """Whether the first line that is not skipped names the columns, as it and the rows show."""
-    records = read_first_records(
-        table.opened, table.delimiter, quoted=table.quoted, skipped=table.skipped
-    )
-    return names_columns(table.first_line, records[1:])
-
-
-def _build_not_recognised_error(table: RowTable, missing: Sequence[str]) -> PreparationError:
-    hint = ""
-    if "timestamp" in missing:
-        hint = "; if there is no time, set ratings.columns.timestamp: none"
-    if isinstance(table, JsonTable) and table.nested_columns:
-        hint += f"; {describe_nested(table.nested_columns)}"
-    return PreparationError(
-        f"{table.opened.name}: could not recognise the {' and '.join(missing)} column. Found:"
-        f" {list_names(table.columns)}. Set ratings.columns{hint}"
-    )

@@ -17,6 +17,7 @@ from batchrec_dagster.personalize.schemas import (
 from batchrec_dagster.preparation.column_names import list_names, recognise_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.counting import list_distinct
+from batchrec_dagster.preparation.csv_form import find_header
 from batchrec_dagster.preparation.file_sample import SAMPLED_ROWS
 from batchrec_dagster.preparation.layout import (
     NO_HEADER,
@@ -32,7 +33,7 @@ from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_problems import list_id_problems
 from batchrec_dagster.preparation.polars.tables import RowTable
-from batchrec_dagster.preparation.recognition import has_names, open_table
+from batchrec_dagster.preparation.recognition import open_table
 from batchrec_dagster.storage.durable import temporary_folder
 
 
@@ -143,7 +144,7 @@ def _has_header(table: RowTable, role: str, setting: str) -> bool:
     """
     if not isinstance(table, CsvTable):
         return True
-    if not has_names(table):
+    if find_header(table, FileForm(), Columns()) == NO_HEADER:
         return False
     (name, *others) = table.columns
     if not others and role not in recognise_columns(table.columns):

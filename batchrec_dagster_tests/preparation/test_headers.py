@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from batchrec_dagster.preparation.csv_form import find_header, names_columns
+from batchrec_dagster.preparation.layout import NO_HEADER, Columns, FileForm, Header
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
+from batchrec_dagster.preparation.recognition import open_table
 
 ROWS = "u1;i1;1500000000\nu2;i2;1500000001\n"
 NAMED = f"user;item;time\n{ROWS}"
@@ -33,18 +36,23 @@ def test_a_line_with_values_names_no_columns(fields: list[str], *, are_names: bo
     ("text", "line"),
     [
         (NAMED, None),
+        (ROWS + ROWS, NO_HEADER),
         (REPORT + NAMED, 5),
         ("a;b\nc\n" + NAMED.replace("user", "who").replace("item", "what"), 3),
         ("# a comment\nwho;what\na;b\nc;d\n", 2),
         ("just text\nand more\n", None),
-        (REPORT + ROWS + ROWS, None),
         ("a,b\nc,d\ne\n", None),
     ],
 )
-def test_the_header_is_found_below_other_lines(tmp_path: Path, text: str, line: int | None) -> None:
+def test_the_header_is_found_below_other_lines(
+    tmp_path: Path, text: str, line: Header | None
+) -> None:
     path = tmp_path / "a.csv"
     path.write_text(text)
-    assert find_header(OpenedFile(path, path.name, len(text))) == line
+    opened, form, columns = OpenedFile(path, path.name, len(text)), FileForm(), Columns()
+    table = open_table(opened, form, columns)
+    assert isinstance(table, CsvTable)
+    assert find_header(table, form, columns) == line
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from click import UsageError
 from pydantic import ValidationError
 
 from batchrec_dagster.cli.recognise_ratings import recognise_ratings
-from batchrec_dagster.cli.recognised_source import ReadingOptions
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.config.items_and_users import BatchUsers, ItemSettings, UserSettings
 from batchrec_dagster.config.ratings import RatingsSettings
@@ -205,11 +204,11 @@ def recognise(folder: Path, source: str, columns: Mapping[str, str | int]) -> di
 
     columns: those that its options give.
     """
-    options = ReadingOptions(skip=True, whole=False)
     files = [DecodedFile(folder / source, source)]
     with _user_errors():
         try:
-            return dict(recognise_ratings(source, files, columns, options).settings)
+            found = recognise_ratings(source, files, columns, skip=True, whole=False)
+            return dict(found.settings)
         except UsageError as error:
             raise UserError(error.message) from error
 

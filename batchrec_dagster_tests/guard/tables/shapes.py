@@ -343,7 +343,7 @@ SHAPES = [
     Shape(
         "Days that may be months",
         csv_file(rows=FIRST_DAYS, time="%d/%m/%Y"),
-        message="(%d/%m/%Y or %m/%d/%Y?)",
+        message='"%d/%m/%Y" or "%m/%d/%Y". Here: --time-format',
         options=["--time-format", "%d/%m/%Y"],
         precision=86_400,
         rows=FIRST_DAYS,

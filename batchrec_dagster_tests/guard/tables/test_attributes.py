@@ -256,6 +256,14 @@ def test_a_file_of_items_that_cannot_be_used_says_why(
     assert message in read_refusal(tmp_path, text)
 
 
+def test_a_long_field_is_read_in_quotes_or_without_them(tmp_path: Path) -> None:
+    # More than the 131,072 characters that Python's csv reads, in a line that is not too long.
+    columns = {"item": "id", "title": "title"}
+    for note in ("x" * 200_000, '"' + "x" * 200_000 + '"'):
+        text = f"id,title,note\n1,A,{note}\n"
+        assert read(tmp_path, text, columns=columns).titles.rows() == [("1", "A")]
+
+
 def test_a_missing_column_of_users_is_named_by_its_setting(tmp_path: Path) -> None:
     with pytest.raises(
         preparation.UserError, match=r"users.csv has no column 'age' \(users.columns"

@@ -102,10 +102,13 @@ def test_another_column_with_times_is_named(working_project: Project) -> None:
     code, output = run_new("shop", "--ratings", "orders.csv")
     assert code == 0, output
     assert (
-        "Warning: purchased_on has times too, and created_at was taken. created_at is the same in"
-        " all rows of a user, as the time of a registration is. If an interaction happened at"
-        " another: --time purchased_on" in output
+        "Warning: purchased_on has times too, and created_at was taken. If an interaction happened"
+        " at another: --time purchased_on\n  If it is wrong, edit " in output
     )
+    # The line that is named is the one to edit.
+    line = int(output.partition("defs.yaml, line ")[2].partition(".")[0])
+    file = working_project.package / "defs" / "shop" / "defs.yaml"
+    assert file.read_text().splitlines()[line - 1].strip() == "timestamp: created_at"
     code, output = run_new("shop2", "--ratings", "orders.csv", "--time", "purchased_on")
     assert code == 0, output
     assert "has times too" not in output
@@ -203,7 +206,7 @@ def test_the_only_column_with_times_is_taken_whatever_their_format(
     assert ratings["timestamp_format"] == "%d.%m.%Y"
 
 
-def test_the_guess_goes_by_words_and_by_what_changes_within_a_user(
+def test_the_guess_goes_by_words_and_the_first_rows_are_shown(
     working_project: Project,
 ) -> None:
     lines = [
@@ -215,6 +218,7 @@ def test_the_guess_goes_by_words_and_by_what_changes_within_a_user(
     write_lines(working_project, "shopify.csv", header, lines)
     code, output = run_new("shop", "--ratings", "shopify.csv", "--user", "Email")
     assert code == 2
-    assert "Paid and Since have times. Try: --item 'Lineitem sku' --time Paid (or" in output
+    assert "Since and Paid have times. Try: --item 'Lineitem sku' --time Since (or" in output
+    assert "Name  Shown  Email           Since       Paid        Lineitem sku\n#0    Ann" in output
     code, output = run_new("shop", "--ratings", "shopify.csv")
-    assert "Try: --user Email --item 'Lineitem sku' --time Paid (or" in output
+    assert "Try: --user Email --item 'Lineitem sku' --time Since (or" in output

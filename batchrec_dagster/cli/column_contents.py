@@ -1,0 +1,76 @@
+"""What the cells of a column may be, for the guesses of `batchrec new`.
+
+A run goes by the names of columns alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import polars as pl
+
+from batchrec_dagster.preparation.attributes import HTTP_ADDRESS
+from batchrec_dagster.preparation.file_sample import FileSample, are_all
+from batchrec_dagster.preparation.layout import EPOCH_UNITS, ISO8601, Column, Decimal
+from batchrec_dagster.preparation.polars import times
+from batchrec_dagster.preparation.polars.csv_table import CsvTable
+from batchrec_dagster.preparation.polars.time_formats import find_time_formats
+from batchrec_dagster.steps.checks import check_timestamps_plausible
+
+# A whole number, perhaps with points between thousands, and perhaps with a comma and a fraction.
+_NUMBER_WITH_COMMA = r"^[+-]?(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+)(?:,[0-9]+)?$"
+
+
+def has_times(sample: FileSample, column: Column) -> bool:
+    """Whether every cell of the column is a time: in ISO 8601, in 8 or 14 digits, or as an epoch
+    since 1980."""
+    if sample.is_temporal(column):
+        return True
+    text = pl.lit(sample.read_cells(column))
+    forms = pl.select(times.classify_form(text)).to_series().unique().to_list()
+    if len(forms) != 1 or forms[0] not in (*EPOCH_UNITS, *times.COMPACT_FORMS):
+        return forms == [ISO8601]
+    seconds = pl.select(times.parse_seconds(text, forms[0]).cast(pl.Int64)).to_series()
+    if seconds.has_nulls():
+        return False  # Numbers of as many digits, of which not all are dates.
+    first, last = seconds.sort()[[0, -1]]
+    return check_timestamps_plausible(first, last, forms[0], datetime.now(UTC)).passed
+
+
+def holds_times(sample: FileSample, column: Column) -> bool:
+    """Whether every cell of the column is a time, also in a format that must be declared."""
+    return has_times(sample, column) or bool(find_time_formats(sample.read_cells(column)))
+
+
+def has_addresses(sample: FileSample, column: Column, pattern: str = HTTP_ADDRESS) -> bool:
+    """Whether all cells of the column are http(s) addresses of this pattern, and there are any."""
+    cells = sample.read_cells(column)
+    return len(cells) > 0 and bool(
+        cells.str.contains(HTTP_ADDRESS).all() and cells.str.contains(pattern).all()
+    )
+
+
+def find_decimal(sample: FileSample, columns: Iterable[Column]) -> Decimal:
+    """The decimal separator of CSV.
+
+    It is a comma if one of the columns has whole numbers and numbers with a comma, and nothing
+    else. They may have points between thousands.
+    """
+    for cells in map(sample.read_cells, columns if isinstance(sample.table, CsvTable) else ()):
+        are_numbers = cells.str.contains(_NUMBER_WITH_COMMA).all()
+        if are_numbers and cells.str.contains(",", literal=True).any():
+            return ","
+    return "."
+
+
+def describe_columns(sample: FileSample) -> str:
+    """What is in each column, by its position, in words."""
+    descriptions = []
+    for position, name in enumerate(sample.columns, 1):
+        cells = sample.read_cells(name)
+        content = "numbers" if are_all(cells, "double") else "text"
+        if holds_times(sample, name):
+            content = "times"
+        descriptions.append(f"{position} {content}, such as {''.join(cells.head(1))}")
+    return ", ".join(descriptions)
