@@ -46,7 +46,7 @@ from batchrec_dagster.preparation.polars.rows import (
     inspect_rows,
     is_of_erased_user,
 )
-from batchrec_dagster.preparation.polars.tables import ParquetTable, describe_row
+from batchrec_dagster.preparation.polars.tables import ParquetTable
 from batchrec_dagster.preparation.recognition import open_table
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
@@ -204,7 +204,7 @@ def parse_attributes(
         findings = inspect_rows(
             rows.lazy().with_columns(pl.lit(0).alias(FILE), pl.col(PROBLEM).alias(REASON))
         )
-        examples = [describe_row(table, row[ROW], row[PROBLEM]) for row in findings.examples]
+        examples = [table.describe(row[ROW], row[PROBLEM]) for row in findings.examples]
     good = rows.filter(pl.col(PROBLEM).is_null()).get_column(_VALUES).struct.unnest()
     return AttributeRows(
         rows.height,

@@ -192,10 +192,8 @@ def _require_ids(
         reason = str(error).partition("\n")[0]
         raise PreparationError(f"{table.opened.name} cannot be read: {reason}") from error
     if bad.height:
-        raise PreparationError(
-            f"{table.opened.name}, {table.place(bad.item())}: there is no {role} id of 1 to"
-            f" {MAX_ID_LENGTH} characters. Fix the file"
-        )
+        problem = f"there is no {role} id of 1 to {MAX_ID_LENGTH} characters. Fix the file"
+        raise PreparationError(table.describe(bad.item(), problem))
 
 
 _ARTICLES = {"user": "a user", "item": "an item"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TextIO
 
@@ -31,8 +31,7 @@ from batchrec_dagster.preparation.polars.cells import (
     scan_fields,
     split_lines,
 )
-from batchrec_dagster.preparation.polars.decoding import OpenedFile
-from batchrec_dagster.preparation.polars.tables import cast_cells
+from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.sources.limits import Limits
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
@@ -41,10 +40,8 @@ MOST_COLUMNS = 2_000
 
 
 @dataclass(frozen=True)
-class CsvTable:
+class CsvTable(RowTable):
     """A file of lines of fields; see `RowTable`."""
-
-    opened: OpenedFile
 
     delimiter: str
     """One character, or `::`."""
@@ -58,17 +55,11 @@ class CsvTable:
     with_comma: Collection[str] = ()
     """The roles whose cells are numbers with a comma in place of the point."""
 
-    most: int | None = None
-    """How many rows are read, the first ones; None for all."""
-
     exact: bool = False
     """Whether a row with fewer fields than line 1 has a flaw. Else its last cells are missing."""
 
     skipped: int = 0
     """How many lines come before the header, or before the first row if there is none."""
-
-    def head(self, rows: int) -> CsvTable:
-        return replace(self, most=rows)
 
     @cached_property
     def first_line(self) -> list[str]:
@@ -112,7 +103,7 @@ class CsvTable:
         # Polars' CSV reader cannot read these itself.
         has_commas = not columns_by_role.keys().isdisjoint(self.with_comma)
         if self.delimiter == "::" or has_commas or self._cut_row is not None:
-            return cast_cells(self.read_cells(columns_by_role), columns_by_role, types)
+            return super().read_typed(columns_by_role, types)
         names = self._syntax.names
         places = self.locate_columns(columns_by_role)
         schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())

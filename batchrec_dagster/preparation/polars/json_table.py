@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
@@ -18,27 +18,18 @@ from batchrec_dagster.preparation.layout import (
     parse_json,
 )
 from batchrec_dagster.preparation.polars.cells import ROW, TEXT
-from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
-from batchrec_dagster.preparation.polars.tables import cast_cells
+from batchrec_dagster.preparation.polars.tables import RowTable
 
 NESTED_RECIPE = 'write a query, as under "Nested JSON" in docs/own-data.md'
 
 
 @dataclass(frozen=True)
-class JsonTable:
+class JsonTable(RowTable):
     """A file of JSON Lines; see `RowTable`."""
-
-    opened: OpenedFile
-
-    most: int | None = None
-    """How many rows are read, the first ones; None for all."""
 
     separator: str | None = None
     """What stands between the values of a list in its text; None: a list is a missing cell."""
-
-    def head(self, rows: int) -> JsonTable:
-        return replace(self, most=rows)
 
     @cached_property
     def columns(self) -> Sequence[str]:
@@ -68,14 +59,6 @@ class JsonTable:
             self.opened.path, name=TEXT, row_index_name=ROW, n_rows=self.most, glob=False
         )
         return parse_json_cells(lines, self._locate(columns_by_role), self.separator)
-
-    def read_typed(
-        self, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
-    ) -> pl.LazyFrame:
-        return cast_cells(self.read_cells(columns_by_role), columns_by_role, types)
-
-    def place(self, row: int) -> str:
-        return self.opened.place(row + 1)
 
     def _locate(self, columns_by_role: Mapping[str, Column]) -> dict[str, str]:
         """The name of the column of each role.

@@ -39,7 +39,7 @@ from batchrec_dagster.preparation.polars.rows import (
     parse_rows,
     read_error,
 )
-from batchrec_dagster.preparation.polars.tables import RowTable, describe_row
+from batchrec_dagster.preparation.polars.tables import RowTable
 from batchrec_dagster.preparation.polars.typed_scan import (
     build_output_columns,
     list_output_columns,
@@ -189,7 +189,8 @@ class OpenedRatings:
         return PreparationResult(findings.rows, findings.left_out, examples, self.unit)
 
     def _describe(self, row: Mapping[str, Any]) -> str:
-        return describe_row(self.tables[row[FILE]], row[ROW], row[PROBLEM])
+        table: RowTable = self.tables[row[FILE]]
+        return table.describe(row[ROW], row[PROBLEM])
 
     @cached_property
     def _erased_ids(self) -> pl.Series:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Self
 
 import polars as pl
 from polars.datatypes import DataTypeClass
@@ -24,19 +25,21 @@ from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.limits import Limits
 
 
-class RowTable(Protocol):
+@dataclass(frozen=True)
+class RowTable(ABC):
     """A file, opened. What cannot be used raises PreparationError."""
 
-    @property
-    def opened(self) -> OpenedFile: ...
+    opened: OpenedFile
+
+    most: int | None = field(default=None, kw_only=True)
+    """How many rows are read, the first ones; None for all."""
 
     @property
+    @abstractmethod
     def columns(self) -> Sequence[str]:
         """The columns' names; without a header `column_1` and so on."""
 
-    def head(self, rows: int) -> RowTable:
-        """The first rows of the file alone, at most this many, without reading the others."""
-
+    @abstractmethod
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
         """The rows with ROW and FLAW (see `cells`), and the wanted columns as text.
 
@@ -48,40 +51,35 @@ class RowTable(Protocol):
     ) -> pl.LazyFrame:
         """The wanted columns as these types, or as text where there is none for a role.
 
-        Collecting it raises a PolarsError where a cell is of another type.
+        A row with a flaw becomes one without a user. Collecting it raises a PolarsError where a
+        cell is of another type.
         """
+        user = pl.when(pl.col(FLAW).is_null()).then(pl.col("user"))
+        return (
+            self.read_cells(columns_by_role)
+            .with_columns(user.alias("user"))
+            .select(pl.col(role).cast(types.get(role, pl.String())) for role in columns_by_role)
+        )
 
     def place(self, row: int) -> str:
         """Where a person finds this row: `line 3`."""
+        return self.opened.place(row + 1)
 
+    def head(self, rows: int) -> Self:
+        """The first rows of the file alone, at most this many, without reading the others."""
+        return replace(self, most=rows)
 
-def describe_row(table: RowTable, row: int, problem: str) -> str:
-    """The file and the line of a row, and what is wrong with it."""
-    return f"{table.opened.name}, {table.place(row)}: {problem}"
-
-
-def cast_cells(
-    cells: pl.LazyFrame, columns_by_role: Mapping[str, Column], types: Mapping[str, pl.DataType]
-) -> pl.LazyFrame:
-    """`RowTable.read_typed` of cells of text. A row with a flaw becomes one without a user."""
-    good = cells.with_columns(pl.when(pl.col(FLAW).is_null()).then(pl.col("user")).alias("user"))
-    return good.select(pl.col(role).cast(types.get(role, pl.String())) for role in columns_by_role)
+    def describe(self, row: int, problem: str) -> str:
+        """The file and the line of a row, and what is wrong with it."""
+        return f"{self.opened.name}, {self.place(row)}: {problem}"
 
 
 @dataclass(frozen=True)
-class ParquetTable:
+class ParquetTable(RowTable):
     """A file of Parquet; see `RowTable`."""
-
-    opened: OpenedFile
 
     separator: str | None = None
     """What stands between the values of a list in its text. With None, lists are refused."""
-
-    most: int | None = None
-    """How many rows are read, the first ones; None for all."""
-
-    def head(self, rows: int) -> ParquetTable:
-        return replace(self, most=rows)
 
     @cached_property
     def schema(self) -> Mapping[str, pl.DataType]:
@@ -112,7 +110,7 @@ class ParquetTable:
         most_bytes = Limits.from_environment().cell_bytes
         is_good = ~is_too_long(self.schema, names.values(), most_bytes)
         return pl.scan_parquet(self.opened.path, glob=False).select(
-            # As in `cast_cells`, a row with a flaw becomes one without a user.
+            # A row with a flaw becomes one without a user.
             pl.when(is_good).then(self._cast(role, name, types.get(role, pl.String()))).alias(role)
             for role, name in names.items()
         )
