@@ -235,6 +235,20 @@ def test_a_pipeline_that_does_not_load_is_told_with_its_line_by_every_command(
     assert all("shop" in result.stdout for result in shown)
 
 
+def test_a_project_that_does_not_load_is_not_called_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = module_project(tmp_path)
+    project.declare(declaration("odd", "ratings.csv", no_such_setting=1))
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("BATCHREC_STORAGE", str(project.storage))
+    for command in ("list", "open"):
+        result = type_command(command)
+        assert result.exit_code == FAILED, result.output
+        assert "no_such_setting" in result.output
+        assert "No pipeline is declared" not in result.output
+
+
 def test_settings_come_from_dot_env(desk: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCHREC_STORAGE", "overwritten")
     file = desk.root / ".env"
