@@ -8,22 +8,17 @@ from pathlib import Path
 
 import dagster as dg
 
-from batchrec_dagster.pipeline.automation.jobs import own_console
-from batchrec_dagster.pipeline.automation.runs import build_console_logger
+from batchrec_dagster.pipeline.console import build_console_logger
 from batchrec_dagster.pipeline.deployment import Deployment
-from batchrec_dagster.pipeline.loading import load_pipelines
+from batchrec_dagster.pipeline.loading import OwnTree, load_pipelines
 
 
 def load(package: Path) -> dg.Definitions:
     """The definitions of the pipelines under defs/ of a package's folder."""
     deployment = Deployment.from_environment()
     deployment.make_home()
-    token = own_console.set(True)
-    try:
-        with _paused_garbage_collection():
-            pipelines = load_pipelines(package)
-    finally:
-        own_console.reset(token)
+    with _paused_garbage_collection():
+        pipelines = load_pipelines(package, OwnTree)
     return dg.Definitions.merge(
         pipelines,
         dg.Definitions(

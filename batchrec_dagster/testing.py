@@ -261,6 +261,7 @@ def run_pipeline(
     import dagster as dg
 
     from batchrec_dagster.cli.project import find_project
+    from batchrec_dagster.pipeline.assets.table import list_assets
     from batchrec_dagster.pipeline.deployment import Deployment
 
     def run(
@@ -282,7 +283,7 @@ def run_pipeline(
             deployment = Deployment.from_environment()
             deployment.make_home()
             result = dg.materialize(
-                declared.build_assets(pipeline, report=report, sinks=False),
+                declared.build_assets(list_assets(pipeline, report=report, sinks=False)),
                 resources=deployment.resources(),
                 raise_on_error=False,
             )

@@ -130,7 +130,6 @@ def check(published: Any, table: Any, users: Any, results: int) -> list[Any]:
 
 def run_product(folder: Path, results: int) -> dict[str, Any]:
     """What the asset does."""
-    import polars as pl
 
     from batchrec_dagster.config.rules import ExcludeSeen, ListRules
     from batchrec_dagster.pipeline.io_managers import InteractionsIOManager, UsersIOManager
@@ -147,10 +146,10 @@ def run_product(folder: Path, results: int) -> dict[str, Any]:
     resource = StorageResource(root=str(folder), s3=S3ConnectionResource())
     storage = resource.opened
     users_io = UsersIOManager(storage=resource)
-    requested_users = users_io.load(storage.uri("users.json"), pl.LazyFrame)
+    requested_users = users_io.open_table(storage.uri("users.json"))
     users = requested_users.select("userId").collect(engine="streaming").get_column("userId")
     csv = InteractionsIOManager(storage=resource)
-    interactions = csv.load(storage.uri("interactions.csv"), pl.LazyFrame)
+    interactions = csv.open_table(storage.uri("interactions.csv"))
     histories = count_histories(interactions)
     items_had = histories.items.get_column("item")
     context = RuleContext(results, users, interactions, items_had, 0, date(2026, 1, 1))

@@ -99,7 +99,7 @@ class LoadedPipelines:
 
     def list_assets(self, name: str) -> list[dg.AssetKey]:
         """The keys of the pipeline's assets."""
-        from batchrec_dagster.pipeline.run_endings import PIPELINE
+        from batchrec_dagster.pipeline.declared import PIPELINE
 
         assert self.definitions is not None
         specs = self.definitions.resolve_all_asset_specs()
@@ -111,8 +111,8 @@ def load_pipelines(project: Project) -> LoadedPipelines:
     import dagster as dg
 
     from batchrec_dagster.pipeline import loading
-    from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
     from batchrec_dagster.pipeline.declaration_errors import DeclarationError
+    from batchrec_dagster.pipeline.declared import find_declared_pipelines
 
     try:
         definitions = loading.load_pipelines(project.defs.parent)
@@ -121,10 +121,10 @@ def load_pipelines(project: Project) -> LoadedPipelines:
         return LoadedPipelines({}, {}, None, str(error).splitlines())
     except Exception as error:  # A Python file in defs/ can raise anything.
         return LoadedPipelines({}, {}, None, [f"{project.defs}: {type(error).__name__}: {error}"])
-    built_pipelines = find_built_pipelines(definitions).all
+    declared = find_declared_pipelines(definitions.assets)
     return LoadedPipelines(
-        {built.pipeline.name: built.pipeline for built in built_pipelines},
-        {built.pipeline.name: built.origin.file for built in built_pipelines},
+        {pipeline.name: pipeline for pipeline, _ in declared},
+        {pipeline.name: origin.file for pipeline, origin in declared},
         definitions,
         [],
     )

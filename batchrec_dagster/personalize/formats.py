@@ -10,10 +10,10 @@ have `usersList`: `usersList` is written here, and both are read.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 
@@ -67,7 +67,7 @@ def choose_csv_types(columns: Iterable[str]) -> dict[str, pl.DataType]:
     return {column: _INTERACTIONS[column] for column in columns}
 
 
-def scan_interactions(source: Path | io.BytesIO) -> pl.LazyFrame:
+def scan_interactions(source: Path | BinaryIO) -> pl.LazyFrame:
     """The rows of the interactions' CSV, whatever columns it has."""
     return pl.scan_csv(source, schema_overrides=_INTERACTIONS, glob=False)
 

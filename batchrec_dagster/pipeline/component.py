@@ -1,7 +1,7 @@
 """The component of the YAML: wires a declared pipeline to Dagster's definitions."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,9 +13,8 @@ from batchrec_dagster.config.problems import raise_problems
 from batchrec_dagster.config.project import NOT_CRON
 from batchrec_dagster.config.templates import escape_templates
 from batchrec_dagster.pipeline.assets.table import list_assets
-from batchrec_dagster.pipeline.automation.alerts import alert_sensors
+from batchrec_dagster.pipeline.automation.alerts import list_alert_sensors
 from batchrec_dagster.pipeline.automation.jobs import build_automation
-from batchrec_dagster.pipeline.built_pipelines import get_built_pipelines
 from batchrec_dagster.pipeline.component_files import find_component_file
 from batchrec_dagster.pipeline.declaration_errors import (
     DeclarationError,
@@ -24,8 +23,10 @@ from batchrec_dagster.pipeline.declaration_errors import (
     require_distinct_settings,
 )
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset
+from batchrec_dagster.pipeline.declared import mark_declaration
 from batchrec_dagster.pipeline.deployment import Deployment
-from batchrec_dagster.pipeline.run_step import AssetResult
+from batchrec_dagster.pipeline.loading import OwnTree
+from batchrec_dagster.pipeline.results import AssetResult
 from batchrec_dagster.pipeline.scaffolding import PipelineScaffolder
 
 
@@ -35,8 +36,6 @@ class BatchRecommendations(Pipeline, dg.Component):
 
     # None for a pipeline that Python makes.
     _origin: Origin | None = PrivateAttr(default=None)
-    # The table of the assets, once it is made.
-    _assets: dict[str, PipelineAsset] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _is_scheduled_as_dagster_can(self) -> Self:
@@ -70,53 +69,47 @@ class BatchRecommendations(Pipeline, dg.Component):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         pipeline = self.in_project(context.project_root)
         origin = self._origin or Origin(find_component_file(context.path) or context.path)
-        built_pipelines = get_built_pipelines(context.component_tree)
-        built_pipelines.add(pipeline, origin)
-        assets = self.build_assets(pipeline)
-        self._require_known_assets(origin)
+        table = list_assets(pipeline)
+        _require_known_assets(pipeline, table, origin)
+        first, *others = self.build_assets(table)
+        assets = [mark_declaration(first, pipeline, origin), *others]
         deployment = _open_deployment()
         executor = deployment.executor() if deployment.embedded else None
         return dg.Definitions.merge(
-            dg.Definitions(assets=assets, resources=deployment.resources()),
-            build_automation(pipeline, assets, executor, deployment.open_storage()),
             dg.Definitions(
-                sensors=alert_sensors(built_pipelines.watched)
-                if built_pipelines.brings_alerts(pipeline)
-                else []
+                assets=assets,
+                resources=deployment.resources(),
+                sensors=list_alert_sensors(pipeline, context.component_tree),
+            ),
+            build_automation(
+                pipeline,
+                assets,
+                executor,
+                deployment.open_storage(),
+                own_console=isinstance(context.component_tree, OwnTree),
             ),
         )
 
-    def build_assets(
-        self, pipeline: Pipeline, *, report: bool = True, sinks: bool = True
-    ) -> list[dg.AssetsDefinition]:
-        """The assets of this pipeline as it is in a project, or as `change` has changed it.
+    def build_assets(self, table: Iterable[PipelineAsset]) -> list[dg.AssetsDefinition]:
+        """The assets of a table, with the specs and the steps of this class."""
+        return [asset.build(self.get_asset_spec(asset), self.execute) for asset in table]
 
-        report: whether the outcomes and reports are among them.
-        sinks: whether the declared sinks are.
-        """
-        table = list_assets(pipeline, report=report, sinks=sinks)
-        self._assets = {asset.name: asset for asset in table}
-        return [
-            asset.build(self.get_asset_spec(name), self.execute)
-            for name, asset in self._assets.items()
-        ]
-
-    def get_asset_spec(self, name: str) -> dg.AssetSpec:
+    def get_asset_spec(self, asset: PipelineAsset) -> dg.AssetSpec:
         """The spec of an asset of the pipeline, which a subclass can change but for its key.
 
-        name: such as solution_version, or newsletter/recommendations for that of a list.
+        asset: its `name` is such as solution_version, or newsletter/recommendations for that of a
+            list.
         """
-        return self._assets[name].spec
+        return asset.spec
 
     def execute(
         self,
-        name: str,
+        asset: PipelineAsset,
         context: dg.AssetExecutionContext,
         step: Callable[[], dg.MaterializeResult[Any]],
     ) -> Iterator[AssetResult]:
         """Run the step of an asset. A subclass can do something before and after it.
 
-        name: that of the asset, as `get_asset_spec` has it.
         step: runs it, and returns what it has made, with its checks.
         """
         yield step()
@@ -145,16 +138,20 @@ class BatchRecommendations(Pipeline, dg.Component):
         except ValidationError as error:
             raise build_validation_error(self._origin or Origin(project), error) from error
 
-    def _require_known_assets(self, origin: Origin) -> None:
-        """Raises DeclarationError if `op` names assets that the pipeline does not have."""
-        message = f"the pipeline has no such asset; write {', '.join(self._assets)} or *"
-        lines = [
-            origin.describe_problem(("op", name), message)
-            for name in self.op
-            if name not in ("*", *self._assets)
-        ]
-        if lines:
-            raise DeclarationError("\n".join(lines))
+
+def _require_known_assets(
+    pipeline: Pipeline, table: Iterable[PipelineAsset], origin: Origin
+) -> None:
+    """Raises DeclarationError if `op` names assets that the pipeline does not have."""
+    names = [asset.name for asset in table]
+    message = f"the pipeline has no such asset; write {', '.join(names)} or *"
+    lines = [
+        origin.describe_problem(("op", name), message)
+        for name in pipeline.op
+        if name not in ("*", *names)
+    ]
+    if lines:
+        raise DeclarationError("\n".join(lines))
 
 
 def _open_deployment() -> Deployment:

@@ -135,9 +135,7 @@ def _build_resources(deployment: Deployment) -> dict[str, Any]:
         "parquet_io": io_managers.ParquetIOManager(storage=storage),
         "published_io": io_managers.PublishedTableIOManager(storage=storage),
         "interactions_io": io_managers.InteractionsIOManager(storage=storage),
-        "items_io": io_managers.ItemsCsvIOManager(storage=storage),
-        "users_io": io_managers.UsersCsvIOManager(storage=storage),
+        "attributes_io": io_managers.AttributesIOManager(storage=storage),
         "batch_users_io": io_managers.UsersIOManager(storage=storage),
-        "html_io": io_managers.HtmlIOManager(storage=storage),
         "record_io": io_managers.RecordIOManager(storage=storage),
     }

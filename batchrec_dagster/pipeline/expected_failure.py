@@ -18,6 +18,8 @@ import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
+from batchrec_dagster.errors import UserError
+
 
 class _DescribedError(DagsterUserCodeProcessError):
     """An error that Dagster records as its message alone."""
@@ -32,21 +34,18 @@ class _DescribedError(DagsterUserCodeProcessError):
 class ExpectedFailure(dg.Failure, _DescribedError):  # noqa: N818, it is a dg.Failure
     """A failure of an asset that another try would not help, and whose message says what would."""
 
-    def __init__(
-        self, description: str, metadata: Mapping[str, dg.MetadataValue[Any]] | None = None
-    ) -> None:
+    def __init__(self, description: str, metadata: Mapping[str, Any] | None = None) -> None:
         super().__init__(description, metadata=metadata, allow_retries=False)
 
 
 @contextmanager
-def failures_without_stack() -> Iterator[None]:
-    """A block whose failures are expected ones, unless another try may help."""
-    expected: dg.Failure | None = None
+def errors_as_failures() -> Iterator[None]:
+    """A block whose errors for people become expected failures."""
+    failure: ExpectedFailure | None = None
     try:
         yield
-    except dg.Failure as failure:
-        if failure.allow_retries:
-            raise
-        expected = failure
-    if expected is not None:
-        raise ExpectedFailure(expected.description or "", expected.metadata)
+    except UserError as error:
+        failure = ExpectedFailure(str(error))
+    # Outside of the except block, so that Dagster records no cause.
+    if failure is not None:
+        raise failure

@@ -1,7 +1,7 @@
 """Loads the declared pipelines of a project."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,24 +9,30 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from batchrec_dagster.config import PublishedList
-from batchrec_dagster.pipeline.built_pipelines import find_built_pipelines
 from batchrec_dagster.pipeline.declaration_errors import (
     DeclarationError,
     Origin,
     explain_error,
     find_unreadable_files,
 )
+from batchrec_dagster.pipeline.declared import DeclaredPipeline, find_declared_pipelines
 
 C = TypeVar("C", bound=dg.Component)
 
 
-def load_pipelines(package: Path) -> dg.Definitions:
+class OwnTree(dg.ComponentTree):
+    """The components of a code location of pipelines alone, whose console's log is batchrec's."""
+
+
+def load_pipelines(
+    package: Path, tree_class: type[dg.ComponentTree] = dg.ComponentTree
+) -> dg.Definitions:
     """The definitions of everything under the defs/ folder of a package's folder.
 
     Raises DeclarationError if a defs.yaml is broken.
     """
     with _raise_declaration_errors(package / "defs"):
-        tree = dg.ComponentTree.for_project(package)
+        tree = tree_class.for_project(package)
         if not _has_definitions(tree.defs_module_path):
             # Dagster fails at a folder in which there is nothing to load.
             return dg.Definitions()
@@ -34,7 +40,9 @@ def load_pipelines(package: Path) -> dg.Definitions:
         # components, and describe each of their classes for a page of Dagster's UI.
         in_folder = tree.build_defs(tree.defs_module_path)
         definitions = dg.Definitions.merge(in_folder, dg.Definitions(component_tree=tree))
-    _require_own_places(definitions)
+    pipelines = find_declared_pipelines(definitions.assets)
+    _require_own_names(pipelines)
+    _require_own_places(pipelines)
     return definitions
 
 
@@ -84,14 +92,32 @@ def _raise_declaration_errors(defs: Path) -> Iterator[None]:
         raise DeclarationError("\n".join(lines)) from None
 
 
-def _require_own_places(definitions: dg.Definitions) -> None:
+def _require_own_names(pipelines: Sequence[DeclaredPipeline]) -> None:
+    """Raise DeclarationError if two pipelines have one name, with a line for each of them.
+
+    Dagster's own error names only an asset key.
+    """
+    lines: list[str] = []
+    for pipeline, origin in sorted(pipelines, key=lambda declared: declared.origin.file):
+        files = [other.origin.file for other in pipelines if other.pipeline.name == pipeline.name]
+        if len(files) > 1:
+            other_files = [file for file in files if file != origin.file] or files
+            message = (
+                f"{pipeline.name} is also the name of the pipeline in {other_files[0]}: rename one"
+            )
+            lines.append(origin.describe_problem(("name",), message))
+    if lines:
+        raise DeclarationError("\n".join(dict.fromkeys(lines)))
+
+
+def _require_own_places(pipelines: Sequence[DeclaredPipeline]) -> None:
     """Raise DeclarationError if sinks of two pipelines, or two lists, write to the same place.
 
     They would overwrite each other.
     """
     # The lists that write to a place, each with what declares it.
     writers: dict[str, list[tuple[PublishedList, Origin]]] = {}
-    for pipeline, origin in find_built_pipelines(definitions).all:
+    for pipeline, origin in pipelines:
         for published in pipeline.published_lists():
             for sink in published.sinks.declared.values():
                 place = sink.describe(pipeline.project).place

@@ -8,9 +8,9 @@ from typing import Any
 
 import dagster as dg
 
+from batchrec_dagster.pipeline.declared import PIPELINE
 from batchrec_dagster.pipeline.deployment import Deployment, resource_key
 from batchrec_dagster.pipeline.io_managers import STORAGE_KEY
-from batchrec_dagster.pipeline.run_endings import LIST, PIPELINE
 from batchrec_dagster.storage.layout import ListKeys
 
 
@@ -28,7 +28,6 @@ def published(pipeline: str) -> dg.AssetSpec:
         " title where items have titles, score.",
         metadata={
             PIPELINE: keys.pipeline,
-            **({LIST: keys.name} if keys.name else {}),
             STORAGE_KEY: keys.table,
         },
     ).with_io_manager_key(resource_key("published_io"))

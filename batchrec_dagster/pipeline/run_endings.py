@@ -5,65 +5,48 @@ A process that is killed records nothing; Dagster itself knows of it, see ended_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import dagster as dg
 
 from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.measurements import read_ndcg
-from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
-from batchrec_dagster.pipeline.storage_resource import StorageResource
+from batchrec_dagster.pipeline.run_history import find_root_run, find_run_start
 from batchrec_dagster.steps.cost import read_run_cost
 from batchrec_dagster.steps.records import read_model
 from batchrec_dagster.steps.runs import measure_seconds
 from batchrec_dagster.storage.edition import Finding
 from batchrec_dagster.storage.extras import is_installed
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.nights import Night
 
-# The metadata of every asset that names its pipeline, and of those of one of several lists that
-# names the list.
-PIPELINE, LIST = "batchrec/pipeline", "batchrec/list"
 # A night's reason has no more characters.
 MOST_CHARACTERS = 200
 # The step that decides whether lists are published.
 PUBLISHING_STEP = "recommendations"
 
 
-def read_address(metadata: Mapping[str, Any]) -> str:
-    """The address of the pipeline that an asset with this metadata is of, or of its list."""
-    return "/".join(str(metadata[key]) for key in (PIPELINE, LIST) if key in metadata)
-
-
-def find_root_run(context: dg.AssetExecutionContext) -> str:
-    """The id of the first of a run and its retries."""
-    return context.run.root_run_id or context.run.run_id
-
-
-def find_run_start(context: dg.AssetExecutionContext) -> datetime | None:
-    """When the run started; None if Dagster does not know."""
-    records = context.instance.get_run_records(dg.RunsFilter(run_ids=[context.run.run_id]))
-    start = records[0].start_time if records else None
-    return None if start is None else datetime.fromtimestamp(start, UTC)
-
-
-def record_failure(context: dg.AssetExecutionContext, error: BaseException) -> None:
+def record_failure(
+    context: dg.AssetExecutionContext, files: ListFiles, error: BaseException
+) -> None:
     """Record that the step's error ended its run. An error of doing so does not hide that one."""
     if isinstance(error, Refused):
-        _record(context, "refused", [check for check in error.findings if check.blocks])
+        _record(context, files, "refused", [check for check in error.findings if check.blocks])
     elif isinstance(error, dg.DagsterExecutionInterruptedError):
-        _record(context, "stopped")
+        _record(context, files, "stopped")
     elif not isinstance(error, dg.RetryRequested | GeneratorExit):
-        _record(context, "failed", reason=_describe_error(error))
+        _record(context, files, "failed", reason=_describe_error(error))
 
 
 def _describe_error(error: BaseException) -> str:
     """What the error says; of an unexpected one with its kind."""
     if isinstance(error, dg.Failure):
         return error.description or ""
+    if isinstance(error, UserError):
+        return str(error)
     return f"{type(error).__name__}: {error}"
 
 
@@ -73,16 +56,15 @@ def shorten(message: str) -> str:
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}…"
 
 
-def record_unchanged(context: dg.AssetExecutionContext) -> None:
+def record_unchanged(context: dg.AssetExecutionContext, files: ListFiles) -> None:
     """Record that the run had nothing new to publish."""
-    _record(context, "unchanged")
+    _record(context, files, "unchanged")
 
 
-def forget_failure(context: dg.AssetExecutionContext) -> None:
+def forget_failure(context: dg.AssetExecutionContext, files: ListFiles) -> None:
     """Forget that the step ended the run, if it is a retry, which has succeeded."""
     is_retry = context.run.root_run_id is not None or context.retry_number > 0
-    files = _find_files(context) if is_retry else None
-    if files is not None:
+    if is_retry:
         with suppress(UserError):
             step = context.asset_key.path[-1]
             files.editions.remove_nights(find_root_run(context), step)
@@ -90,6 +72,7 @@ def forget_failure(context: dg.AssetExecutionContext) -> None:
 
 def _record(
     context: dg.AssetExecutionContext,
+    files: ListFiles,
     ended: Literal["refused", "failed", "stopped", "unchanged"],
     checks: Sequence[Finding] = (),
     reason: str = "",
@@ -99,9 +82,6 @@ def _record(
     checks: the findings that refused.
     reason: why it ended, if no finding says so.
     """
-    files = _find_files(context)
-    if files is None:
-        return
     step, root_run = context.asset_key.path[-1], find_root_run(context)
     with suppress(UserError):
         # The model whose lists were not published.
@@ -130,17 +110,3 @@ def _record(
             from batchrec_dagster.reporting.page_files import show_last_night
 
             show_last_night(files)
-
-
-def _find_files(context: dg.AssetExecutionContext) -> ListFiles | None:
-    """The files of the asset's pipeline or list; None for an asset that is not batchrec's."""
-    metadata: dict[str, Any] = dict(context.assets_def.metadata_by_key[context.asset_key])
-    if PIPELINE not in metadata:
-        return None
-    for key in sorted(context.assets_def.required_resource_keys):
-        resource = getattr(context.resources, key, None)
-        if isinstance(resource, PersonalizeResource):
-            resource = resource.storage
-        if isinstance(resource, StorageResource):
-            return ListFiles(resource.opened, ListKeys(read_address(metadata)))
-    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -22,3 +23,15 @@ class DagsterRuns:
             return False
         _, retries = self.instance.get_run_group(run_id) or ("", [])
         return all(run.status != dg.DagsterRunStatus.SUCCESS for run in retries)
+
+
+def find_root_run(context: dg.AssetExecutionContext) -> str:
+    """The id of the first of a run and its retries."""
+    return context.run.root_run_id or context.run.run_id
+
+
+def find_run_start(context: dg.AssetExecutionContext) -> datetime | None:
+    """When the run started; None if Dagster does not know."""
+    records = context.instance.get_run_records(dg.RunsFilter(run_ids=[context.run.run_id]))
+    start = records[0].start_time if records else None
+    return None if start is None else datetime.fromtimestamp(start, UTC)

@@ -34,25 +34,18 @@ def to_polars(table: Any) -> pl.DataFrame:
     )
 
 
-def is_table_type(target_type: object) -> bool:
-    """Whether `convert_table` can make it."""
-    import pyarrow as pa
-
-    return target_type in (pl.DataFrame, pl.LazyFrame, pa.Table, _pandas_frame())
-
-
-def convert_table(frame: pl.DataFrame, target_type: object) -> Any:
+def convert_table(frame: pl.LazyFrame, target_type: object) -> Any:
     """The table as the `target_type` type; pandas by default."""
-    if target_type is pl.DataFrame:
-        return frame
     if target_type is pl.LazyFrame:
-        return frame.lazy()
+        return frame
+    if target_type is pl.DataFrame:
+        return frame.collect()
     import pyarrow as pa
 
     if target_type is pa.Table:
-        return frame.to_arrow()
+        return frame.collect().to_arrow()
     if target_type in (_pandas_frame(), Any, type(None)):
-        return frame.to_pandas()
+        return frame.collect().to_pandas()
     raise dg.DagsterInvariantViolationError(
         f"cannot load a table as {target_type}: ask for a pandas DataFrame, a polars DataFrame or"
         " LazyFrame, or a pyarrow Table"

@@ -1,4 +1,9 @@
-"""Rows of an upstream asset as a source of ratings or items: where Dagster says that they are."""
+"""Rows of an upstream asset as a source of ratings or items: where Dagster says that they are.
+
+The asset is a dependency, and its IO manager loads it in the step, one partition after another. As
+an input it would be loaded in every run, all of it at once, even if nothing has changed; and an
+asset whose rows are in a file that its metadata names has nothing to load.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 import polars as pl
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.pipeline.table_kinds import to_polars
-from batchrec_dagster.pipeline.upstream_partitions import (
-    Materialization,
-    read_materializations,
-    select_partitions,
-)
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.sources.computed import AssetRows, ComputedRows
@@ -30,6 +30,7 @@ from batchrec_dagster.storage.durable import temporary_folder
 
 # The metadata that may name a file or a folder.
 PATH_KEYS = ("dagster/uri", "path", "uri")
+EVENTS_AT_ONCE = 1000
 
 
 def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> RatingsSource:
@@ -46,9 +47,9 @@ def find_upstream(source: RatingsSource, context: dg.AssetExecutionContext) -> R
         return source
     key = dg.AssetKey(source.key)
     definition = _find_definition(key, context)
-    spec = definition.get_asset_spec(key) if definition is not None else None
     asset = _UpstreamAsset(source, key, definition, context)
-    path = _find_path(spec.metadata if spec is not None else {}, PATH_KEYS)
+    spec = definition.get_asset_spec(key) if definition is not None else None
+    path = _find_path(spec.metadata, PATH_KEYS) if spec is not None else None
     if path is not None:
         # It was materialized, or there may be nothing yet, or something old.
         asset.require_materialization()
@@ -79,6 +80,24 @@ def _find_definition(
     return graph.get(key).assets_def if graph.has(key) else None
 
 
+class _Materialization(NamedTuple):
+    """What Dagster recorded when rows of an asset were made."""
+
+    metadata: Mapping[str, Any]
+    version: str
+    """The data version, or the run's id where there is none."""
+    partition: str | None
+    """The key of the partition; None if the asset has none."""
+
+
+def _read_materialization(event: dg.EventLogEntry | None) -> _Materialization | None:
+    recorded = None if event is None else event.asset_materialization
+    if event is None or recorded is None:
+        return None
+    version = (recorded.tags or {}).get("dagster/data_version") or event.run_id
+    return _Materialization(recorded.metadata, version, recorded.partition)
+
+
 @dataclass(frozen=True)
 class _UpstreamAsset:
     """An asset whose rows are the source."""
@@ -89,11 +108,10 @@ class _UpstreamAsset:
     """Its definition; None if it is defined in another code location alone."""
     context: dg.AssetExecutionContext
 
-    def require_materialization(self) -> Materialization:
+    def require_materialization(self) -> _Materialization:
         """The last materialization. Raises UserError if there is none."""
         instance: dg.DagsterInstance = self.context.instance
-        event = instance.get_latest_materialization_event(self.key)
-        materialization = Materialization.find(event)
+        materialization = _read_materialization(instance.get_latest_materialization_event(self.key))
         if materialization is None:
             raise UserError(
                 f"{self.source.text} was never materialized: materialize it, then run this again."
@@ -103,9 +121,10 @@ class _UpstreamAsset:
 
     def find_partitions(self, definition: dg.PartitionsDefinition[str]) -> PartitionedRows:
         """The rows of all materialized partitions. Raises UserError if there are none."""
-        text, log = self.source.text, self.context.log
-        materializations = read_materializations(self.context.instance, self.key)
-        keys, gaps = select_partitions(definition, materializations, self.context.instance)
+        text, log, instance = self.source.text, self.context.log, self.context.instance
+        materializations = self._read_partitions()
+        all_keys = [*definition.get_partition_keys(dynamic_partitions_store=instance)]
+        keys = [key for key in all_keys if key in materializations]
         if not keys:
             self.require_materialization()
             raise UserError(f"{text}: none of its partitions was materialized: materialize them")
@@ -113,7 +132,9 @@ class _UpstreamAsset:
             f"{text}: {len(keys):,} partition{'s' if len(keys) > 1 else ''}, from {keys[0]} to"
             f" {keys[-1]}"
         )
-        if gaps:
+        between = all_keys[all_keys.index(keys[0]) : all_keys.index(keys[-1])]
+        gaps = [key for key in between if key not in materializations]
+        if gaps and isinstance(definition, dg.TimeWindowPartitionsDefinition):
             log.warning(
                 f"{text}: {len(gaps):,} of the partitions between were never materialized, such as"
                 f" {gaps[0]}: their rows are missing"
@@ -121,8 +142,21 @@ class _UpstreamAsset:
         partitions = {key: self.find_rows(materializations[key], key) for key in keys}
         return PartitionedRows(text, partitions, self.source.form)
 
+    def _read_partitions(self) -> dict[str, _Materialization]:
+        """The last materialization of each partition, by the partition's key."""
+        materializations: dict[str, _Materialization] = {}
+        cursor, has_more = None, True
+        while has_more:
+            page = self.context.instance.fetch_materializations(self.key, EVENTS_AT_ONCE, cursor)
+            for record in page.records:
+                materialization = _read_materialization(record.event_log_entry)
+                if materialization is not None and materialization.partition is not None:
+                    materializations.setdefault(materialization.partition, materialization)
+            cursor, has_more = page.cursor, page.has_more
+        return materializations
+
     def find_rows(
-        self, materialization: Materialization, partition: str | None = None
+        self, materialization: _Materialization, partition: str | None = None
     ) -> RatingsSource:
         """Where the rows of the asset are. Raises UserError.
 

@@ -1,6 +1,6 @@
 """Verdicts on data and models: what must hold before a step spends money or a table is published.
 
-A check gets plain values and returns its verdict. pipeline/run_step.py reports it to Dagster.
+A check gets plain values and returns its verdict. pipeline/results.py reports it to Dagster.
 """
 
 from __future__ import annotations

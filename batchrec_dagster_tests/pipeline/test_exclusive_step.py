@@ -10,7 +10,8 @@ import pytest
 from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.pipeline.declare_asset import asset_of
 from batchrec_dagster.pipeline.deployment import Deployment
-from batchrec_dagster.pipeline.run_step import get_personalize_work, to_dagster
+from batchrec_dagster.pipeline.results import to_dagster
+from batchrec_dagster.pipeline.run_step import get_personalize_work
 from batchrec_dagster.storage.edition import Finding, refuse_unless
 from batchrec_dagster_tests.guard.builders import (
     declaration,
@@ -45,7 +46,7 @@ def test_the_lease_is_given_up_however_the_step_ends(
         description="",
         kinds=set(),
         code_version="1",
-        resources=["personalize"],
+        on_personalize=True,
         checks={"small": "It is small."},
     )
     def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
@@ -55,11 +56,12 @@ def test_the_lease_is_given_up_however_the_step_ends(
             if ends == "raises":
                 raise dg.Failure("the asset fails")
         small = Finding("small", refuse_unless(ends != "fails a check"), "too large")
-        return to_dagster("1", [small], {})
+        return to_dagster({}, "1", [small])
 
     resources = deployment.resources()
-    asset = step.build(step.spec, SHOP.execute)
-    result = dg.materialize([asset], instance=instance, resources=resources, raise_on_error=False)
+    result = dg.materialize(
+        SHOP.build_assets([step]), instance=instance, resources=resources, raise_on_error=False
+    )
     assert [path.name for path in files_during_step] == ["step.lock"]
     assert files(leases) == []
     assert result.success == (ends == "well")

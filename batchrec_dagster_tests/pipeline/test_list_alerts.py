@@ -1,87 +1,51 @@
-"""One alert when the schedule brings no new lists in time, and one for new lists if asked for."""
+"""Whether lists are late depends on this code location's schedules alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from unittest.mock import Mock
 
-import dagster as dg
 import pytest
 
-from batchrec_dagster_tests.guard.builders import (
-    Project,
-    declaration,
-    definitions,
-)
-from batchrec_dagster_tests.guard.servers.inbox import (
-    ALERTS,
-    ON_LISTS,
-    STORAGE,
-    Inbox,
-    inbox,
-)
+from batchrec_dagster_tests.guard.builders import Project, declaration
+from batchrec_dagster_tests.guard.servers.inbox import ALERTS, ON_LISTS, Inbox, inbox
 
 __all__ = ["inbox"]
 pytestmark = pytest.mark.slow
 
+LOCATION = """\
+from pathlib import Path
+from batchrec_dagster.definitions import load
 
-def hours(number: float) -> timedelta:
-    return timedelta(hours=number)
-
-
-# 3:00 in Berlin.
-
-
-@pytest.fixture
-def instance_with_schedules() -> Iterator[dg.DagsterInstance]:
-    """The one in memory cannot keep schedules."""
-    with dg.instance_for_test() as instance:
-        yield instance
+defs = load(Path({package!r}))
+"""
 
 
-def declare_late(project: Project, **attributes: Any) -> str:
-    """A pipeline whose lists were due ten hours ago, and the cursor of a sensor that knows it."""
-    due = datetime.now(UTC) - hours(10)
-    project.declare(
-        declaration(
-            "shop",
-            "ratings.csv",
-            alerts={**ALERTS, "late_after_hours": 0.0001},
-            schedule={"cron": f"{due:%M %H} * * *", "enabled": True},
-            **attributes,
-        )
+def look(project: Project, location: str, cursor: str) -> str:
+    """What `dagster sensor preview` says of late lists in a code location."""
+    process = project.run(
+        "dagster", "sensor", "preview", ON_LISTS, "-f", location, "--cursor", cursor
     )
-    return json.dumps({"shop": {"on_since": (due - hours(0.5)).isoformat(), "editions": {}}})
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
-def test_a_schedule_of_another_code_location_says_nothing_of_this_one(
-    project: Project, instance_with_schedules: dg.DagsterInstance, inbox: Inbox
+def test_a_schedule_that_was_stopped_in_another_code_location_says_nothing_of_this_one(
+    project: Project, inbox: Inbox
 ) -> None:
-    since = declare_late(project)
-    state = Mock(instigator_name="shop_schedule")
-    state.status.value = "STOPPED"
-    instance_with_schedules.all_instigator_state = Mock(  # type: ignore[method-assign]
-        return_value=[state]
+    due = datetime.now(UTC) - timedelta(hours=10)
+    attributes = declaration(
+        "shop",
+        "ratings.csv",
+        alerts={**ALERTS, "late_after_hours": 0.0001},
+        schedule={"cron": f"{due:%M %H} * * *", "enabled": True},
     )
-    location = state.origin.repository_origin.code_location_origin
-    reasons = {}
-    with definitions(project) as defs:
-        sensor = defs.resolve_sensor_def(ON_LISTS)
-        repository = defs.get_repository_def()
-        for name in ("here", "elsewhere"):
-            location.location_name = name
-            context = dg.build_sensor_context(
-                instance=instance_with_schedules,
-                cursor=since,
-                repository_def=repository,
-                sensor_name=ON_LISTS,
-                resources={STORAGE: (defs.resources or {})[STORAGE]},
-            )
-            context._code_location_origin = Mock(location_name="here")
-            with context:
-                reasons[name] = sensor.evaluate_tick(context).skip_message
-    assert reasons["here"] == "shop: the schedule is off"
-    assert "is late" in str(reasons["elsewhere"])
+    project.declare(attributes)
+    for location in ("here.py", "elsewhere.py"):
+        (project.root / location).write_text(LOCATION.format(package=str(project.package)))
+    on_since = (due - timedelta(minutes=30)).isoformat()
+    cursor = json.dumps({"shop": {"on_since": on_since, "editions": {}}})
+    stopped = project.run("dagster", "schedule", "stop", "shop_schedule", "-f", "here.py")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "shop: the schedule is off" in look(project, "here.py", cursor)
+    assert "is late" in look(project, "elsewhere.py", cursor)

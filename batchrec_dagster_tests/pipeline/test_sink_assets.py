@@ -15,6 +15,7 @@ from moto import mock_aws
 
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.assets import sinks
+from batchrec_dagster.pipeline.assets.table import list_assets
 from batchrec_dagster.pipeline.component import BatchRecommendations
 from batchrec_dagster.pipeline.io_managers import ParquetIOManager
 from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
@@ -45,7 +46,7 @@ def write_lists(
     """Run a pipeline's sinks on these lists."""
     declared = declaration("shop", "ratings.csv", sinks=sink_settings)
     component = BatchRecommendations.model_validate(declared)
-    assets = component.build_assets(component.in_project(folder))
+    assets = component.build_assets(list_assets(component.in_project(folder)))
 
     @dg.asset(key_prefix="shop", group_name="shop")
     def recommendations() -> pl.DataFrame:

@@ -9,14 +9,14 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.pipeline.io_managers import ItemsCsvIOManager
+from batchrec_dagster.pipeline.io_managers import AttributesIOManager
 from batchrec_dagster_tests.guard.builders import (
     Project,
     declaration,
     refresh,
     write_ratings,
 )
-from batchrec_dagster_tests.pipeline.test_io_managers import pass_downstream
+from batchrec_dagster_tests.pipeline.test_io_managers import load_input
 
 # Whatever the model, items are the same.
 QUICK = {"recipe": "aws-user-personalization"}
@@ -26,7 +26,8 @@ def test_an_asset_of_ones_own_gets_the_items_with_numbers_and_ids_as_text(tmp_pa
     table = pl.DataFrame(
         {"ITEM_ID": ["007", "ü"], "GENRES": ["War|Crime", None], "YEAR": [1999.0, None]}
     )
-    items_received = pass_downstream(tmp_path, ItemsCsvIOManager, table, pl.DataFrame)
+    table.write_csv(tmp_path / "items.csv")
+    items_received = load_input(tmp_path / "items.csv", AttributesIOManager, pl.DataFrame)
     assert isinstance(items_received, pl.DataFrame)
     assert items_received.equals(table)
 

@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from batchrec_dagster.pipeline.io_managers import UsersCsvIOManager
+from batchrec_dagster.pipeline.io_managers import AttributesIOManager
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.storage.connection import S3Connection, Storage
 from batchrec_dagster.storage.erased import add_erased_users
@@ -22,7 +22,7 @@ from batchrec_dagster_tests.guard.builders import (
     why,
     write_ratings,
 )
-from batchrec_dagster_tests.pipeline.test_io_managers import pass_downstream
+from batchrec_dagster_tests.pipeline.test_io_managers import load_input
 
 # Whatever the model, users are the same.
 QUICK = {"recipe": "aws-user-personalization"}
@@ -100,6 +100,7 @@ def test_who_was_erased_is_left_out_of_the_users(
 
 def test_an_asset_of_ones_own_gets_the_users_with_numbers_and_ids_as_text(tmp_path: Path) -> None:
     rows = pl.DataFrame({"USER_ID": ["007", "8"], "COUNTRY": ["AT", None], "AGE": [18.5, None]})
-    received = pass_downstream(tmp_path, UsersCsvIOManager, rows, pl.DataFrame)
+    rows.write_csv(tmp_path / "users.csv")
+    received = load_input(tmp_path / "users.csv", AttributesIOManager, pl.DataFrame)
     assert isinstance(received, pl.DataFrame)
     assert received.equals(rows)

@@ -11,8 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.pipeline.deployment import Deployment
-from batchrec_dagster.pipeline.io_managers import RecordIOManager
-from batchrec_dagster.pipeline.storage_resource import S3ConnectionResource, StorageResource
 from batchrec_dagster.steps.records import ModelRecord
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
 from batchrec_dagster.storage.objects import DamagedObjectError
@@ -78,12 +76,3 @@ def test_a_record_of_another_type_is_refused_by_name(
     assert files.storage.where(files.uri(key)) in message
     assert "delete it" in message
     assert "\n" not in message
-
-
-@pytest.mark.parametrize("content", OTHER_TYPES)
-def test_an_input_of_another_type_is_refused(files: ListFiles, content: bytes) -> None:
-    storage = StorageResource(root=files.storage.root, s3=S3ConnectionResource())
-    manager = RecordIOManager(storage=storage)
-    for target_type in (ModelRecord, dict):
-        with pytest.raises(ValueError, match=r".+"):
-            manager.decode(content, target_type)

@@ -9,17 +9,14 @@ import polars as pl
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import CREATION_TIMESTAMP, ITEM_ID
 from batchrec_dagster.pipeline.assets.raw import raw_attributes
-from batchrec_dagster.pipeline.declare_asset import (
-    PREPARED,
-    PipelineAsset,
-    asset_of,
-    preview_metadata,
+from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
+from batchrec_dagster.pipeline.results import (
+    result_to_dagster,
     sample_metadata,
     table_metadata,
 )
-from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
+from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.attributes import describe_settings
 from batchrec_dagster.steps.data_sizes import RawAttributes
 from batchrec_dagster.steps.items import prepare_item_titles, prepare_items
@@ -62,7 +59,7 @@ def items(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
         stage=PREPARED,
         storage_key=key,
         code_version=describe_settings(layout),
-        io_manager="items_io",
+        io_manager="attributes_io",
     )
     def items(
         context: dg.AssetExecutionContext, raw_items: RawAttributes
@@ -74,10 +71,6 @@ def items(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
             result,
             work.files.uri(key),
             {
-                "preview": preview_metadata(
-                    f"**{table.rows:,} items**. Missing values:",
-                    markdown_table(["column", "items without"], table.missing.items()),
-                ),
                 "empty": table.missing,
                 **_table_metadata(table, _describe_columns(layout)),
             },
@@ -107,15 +100,11 @@ def item_titles(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
     ) -> dg.MaterializeResult[Any]:
         work = get_work(pipeline, context)
         result = prepare_item_titles(work, raw_items, layout)
-        missing = result.record.missing["title"]
         return result_to_dagster(
             result,
             work.files.uri(key),
             {
-                "preview": preview_metadata(
-                    f"**{result.record.rows:,} items**, {missing:,} without a title."
-                ),
-                "without_title": missing,
+                "without_title": result.record.missing["title"],
                 **_table_metadata(result.record, TITLES),
             },
         )

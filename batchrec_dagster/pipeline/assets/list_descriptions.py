@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -10,7 +11,7 @@ import polars as pl
 from batchrec_dagster.config import PublishedList
 from batchrec_dagster.config.expressions import name_published_column
 from batchrec_dagster.personalize.measurements import COVERAGE, NDCG
-from batchrec_dagster.pipeline.declare_asset import (
+from batchrec_dagster.pipeline.results import (
     build_cost_metadata,
     dataset_group_link,
     preview_metadata,
@@ -20,7 +21,6 @@ from batchrec_dagster.pipeline.declare_asset import (
 )
 from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.reporting.markdown import escape, format_numbered_list
-from batchrec_dagster.reporting.markdown import format_table as markdown_table
 from batchrec_dagster.steps.batch_jobs import measure_job_seconds
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.judge import DATA_ARE_FRESH, NO_WORSE
@@ -244,30 +244,15 @@ def _describe_columns(published: PublishedList) -> dict[str, tuple[str, str]]:
 
 def _describe_rules(edition: Edition) -> dict[str, Any]:
     """What each rule did, how many rows have each reason, and which items were popular."""
-    metadata: dict[str, Any] = {}
-    if edition.rules:
-        columns = ("rule", "results left out", "rows added", "lists that lack it", "lists emptied")
-        numbers = [
-            (counts.rule, counts.removed, counts.added, counts.unmet, counts.emptied)
-            for counts in edition.rules
-        ]
-        rows = [(rule, *(f"{number:,}" for number in others)) for rule, *others in numbers]
-        metadata["rules"] = dg.MetadataValue.md(markdown_table(columns, rows))
-    for counts in edition.rules:
-        # Dagster plots these over the runs.
-        if counts.rule == "pin":
-            metadata["rule_pin_added"] = counts.added
-        else:
-            metadata[f"rule_{counts.rule}_removed"] = counts.removed
-    if edition.filled is not None:
-        metadata["lists_short_of_results"] = edition.filled.short_of_model
-        metadata["popular_rows"] = edition.filled.popular_rows
-    metadata |= {f"reason_{reason}": rows for reason, rows in edition.reasons.items()}
-    if edition.popularity is not None:
-        metadata["popularity"] = edition.popularity.model_dump()
-    if edition.newcomers is not None:
-        metadata["newcomers"] = edition.newcomers.users
-    return metadata
+    filled, newcomers = edition.filled, edition.newcomers
+    return {
+        "rules": [asdict(counts) for counts in edition.rules],
+        "lists_short_of_results": 0 if filled is None else filled.short_of_model,
+        "popular_rows": 0 if filled is None else filled.popular_rows,
+        "reasons": dict(edition.reasons),
+        "popularity": {} if edition.popularity is None else edition.popularity.model_dump(),
+        "newcomers": 0 if newcomers is None else newcomers.users,
+    }
 
 
 def _preview(published: PublishedList, lists: PublishedLists) -> dg.MetadataValue[Any]:

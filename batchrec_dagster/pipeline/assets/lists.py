@@ -19,12 +19,10 @@ from batchrec_dagster.pipeline.assets.list_descriptions import (
     published_metadata,
 )
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset, asset_of
-from batchrec_dagster.pipeline.run_endings import find_root_run, find_run_start, record_unchanged
-from batchrec_dagster.pipeline.run_history import DagsterRuns
-from batchrec_dagster.pipeline.run_step import (
-    get_personalize_work,
-    to_dagster,
-)
+from batchrec_dagster.pipeline.results import to_dagster
+from batchrec_dagster.pipeline.run_endings import record_unchanged
+from batchrec_dagster.pipeline.run_history import DagsterRuns, find_root_run, find_run_start
+from batchrec_dagster.pipeline.run_step import get_personalize_work
 from batchrec_dagster.steps import rollback
 from batchrec_dagster.steps.items import list_attribute_columns
 from batchrec_dagster.steps.publish import read_checks, summarize_edition
@@ -60,7 +58,7 @@ def published_lists(published: PublishedList) -> PipelineAsset:
         description=describe_asset(published),
         kinds={"parquet"} if published.model_asset is None else {"personalize", "parquet"},
         deps=list_upstream_assets(published),
-        resources=["personalize"],
+        on_personalize=True,
         storage_key=published.keys.table,
         code_version=f"{CODE_VERSION}-{fingerprint(*list_own_settings(published))}",
         io_manager="published_io",
@@ -85,12 +83,12 @@ def published_lists(published: PublishedList) -> PipelineAsset:
             )
             made = make_lists(work, published, model, run, lock)
             if made.edition.root_run != run.root_run:
-                record_unchanged(context)
+                record_unchanged(context, work.files_of(published))
         names = {spec.name for spec in context.assets_def.check_specs}
         return to_dagster(
+            build_metadata(work, published, made, model),
             made.edition.version,
             [finding for finding in made.findings if finding.name in names],
-            build_metadata(work, published, made, model),
         )
 
     return lists
@@ -168,8 +166,6 @@ def roll_back(
     names = [spec.name for spec in context.assets_def.check_specs]
     outcome = "; ".join([f"rolled back to {summarize_edition(edition)}", *restoration.notes])
     return to_dagster(
-        edition.version,
-        read_checks(edition, names),
         {
             "outcome": outcome,
             "dagster/row_count": lists.select(pl.len()).collect(engine="streaming").item(),
@@ -185,4 +181,6 @@ def roll_back(
             **published_metadata(work.files_of(published), edition),
             "table": work.storage.where(table.uri),
         },
+        edition.version,
+        read_checks(edition, names),
     )

@@ -1,7 +1,6 @@
 """The assets interactions, which Personalize learns from, and batch_users, who get lists."""
 
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +12,13 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.formats import USER_FIELD
 from batchrec_dagster.pipeline.asset_keys import asset_key
 from batchrec_dagster.pipeline.assets.raw import DataConfig, size_check
-from batchrec_dagster.pipeline.declare_asset import (
-    PREPARED,
-    PipelineAsset,
-    asset_of,
-    preview_metadata,
-    table_metadata,
-)
+from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
+from batchrec_dagster.pipeline.results import result_to_dagster, table_metadata
 from batchrec_dagster.pipeline.run_history import DagsterRuns
-from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
+from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.pipeline.spark_jobs import choose_spark_engine
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
-from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.steps.data_sizes import SizeComparison
 from batchrec_dagster.steps.interactions import (
@@ -111,14 +104,7 @@ def _log_result(
 
 def _interactions_metadata(pipeline: Pipeline, record: InteractionsRecord) -> dict[str, Any]:
     rows = record.rows
-    # Reasons with most rows come first, so that both engines show the same order.
-    counts = sorted(rows.left_out.items(), key=lambda item: (-item[1], item[0]))
-    reasons = [[reason, f"{count:,}"] for reason, count in counts if count]
     return {
-        "preview": preview_metadata(
-            f"**{rows.rows_kept:,} interactions** of {rows.rows_read:,} rows.",
-            *([format_table(["left out because", "rows"], reasons)] if reasons else []),
-        ),
         **table_metadata(rows.rows_kept, COLUMNS, pipeline.interactions_columns),
         "rows_read": rows.rows_read,
         "rows_left_out": rows.rows_read - rows.rows_kept,
@@ -179,10 +165,6 @@ def batch_users(published: PublishedList) -> PipelineAsset:
             result,
             work.files.uri(published.users_key),
             {
-                "preview": preview_metadata(
-                    f"**{users.users:,} users** get a list.",
-                    *_describe_not_matching(settings, users),
-                ),
                 **_count_not_matching(settings, users),
                 **({"erased_users_in_source": users.erased} if users.erased else {}),
                 **table_metadata(users.users, columns),
@@ -199,15 +181,6 @@ def _describe_users(settings: BatchUsers) -> str:
         return f"Every user of {settings.shown_source}{matching}"
     since = "" if settings.active_since is None else f" since {settings.active_since}"
     return f"Every user of the interactions{since}{matching}"
-
-
-def _describe_not_matching(settings: BatchUsers, users: "UsersRecord") -> Iterator[str]:
-    """A sentence on the users whom batch_users.filter left out; none without a filter."""
-    if settings.filter is not None:
-        yield (
-            f"{users.not_matching:,} others do not, by {escape(settings.filter)};"
-            f" {users.unknown:,} of them are not in the file of users."
-        )
 
 
 def _count_not_matching(settings: BatchUsers, users: "UsersRecord") -> dict[str, int]:

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.sources import AttributesSource
-from batchrec_dagster.pipeline.declare_asset import RAW, PipelineAsset, asset_of, preview_metadata
-from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
+from batchrec_dagster.pipeline.declare_asset import RAW, PipelineAsset, asset_of
+from batchrec_dagster.pipeline.results import result_to_dagster
+from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.layout import Column
@@ -38,8 +39,6 @@ from batchrec_dagster.steps.work import Result, Work
 from batchrec_dagster.storage.erased import NOBODY, read_erased_users
 
 ATTRIBUTES_VERSION = "1"
-# The names of delimiters that cannot be seen.
-DELIMITER_NAMES = {"\t": "tab", " ": "space"}
 
 
 class DataConfig(dg.Config):
@@ -127,30 +126,19 @@ def _materialize_raw(
 
 def _ratings_metadata(record: RawRatings) -> dict[str, Any]:
     seen, read_format = record.seen, record.seen.format
-    counts = (
-        {"bytes": seen.bytes, "dagster/row_count": seen.rows}
-        if seen.is_whole
-        else {"rows_looked_at": seen.rows}
-    )
-    rows = f"{seen.rows:,} rows" if seen.is_whole else f"{seen.rows:,} rows looked at"
-    count = len(record.files)
-    files = f"{count:,} files" if count > 1 else "one file"
-    encodings = ", ".join(read_format.encodings)
-    delimiter = DELIMITER_NAMES.get(read_format.delimiter, read_format.delimiter)
+    rows = "dagster/row_count" if seen.is_whole else "rows_looked_at"
     return {
-        "preview": preview_metadata(
-            f"**{rows}**, {files} of {read_format.format} in {escape(encodings)}.",
-            *map(escape, read_format.warnings),
-        ),
-        **counts,
+        rows: seen.rows,
+        "bytes": seen.bytes if seen.is_whole else 0,
+        "bad_rows": seen.bad_rows,
         "dagster/column_schema": _build_ratings_schema(read_format),
         "format": read_format.format,
-        "delimiter": delimiter if read_format.format == "csv" else "",
-        "encoding": encodings,
+        "delimiter": read_format.delimiter if read_format.format == "csv" else "",
+        "encoding": ", ".join(read_format.encodings),
         "recognised_columns": read_format.recognised,
-        "empty_files": list(read_format.empty_files),
         "timestamp_unit": read_format.timestamp_unit,
-        "bad_rows": seen.bad_rows,
+        "empty_files": list(read_format.empty_files),
+        "warnings": list(read_format.warnings),
     }
 
 
@@ -168,15 +156,13 @@ def raw_attributes(
     pipeline: Pipeline, settings: AttributesSource, layout: AttributesLayout, description: str
 ) -> PipelineAsset:
     """The asset of a file of items or of users."""
-    keys, source = pipeline.keys, settings.rows
+    source = settings.rows
     part: Literal["items", "users"] = "items" if layout.subject == "item" else "users"
-    asset, place = f"raw_{part}", partial(keys.raw, part)
+    asset = f"raw_{part}"
     code_version = f"{ATTRIBUTES_VERSION}-{fingerprint(settings, layout)}"
     file_note = "the file, copied to the storage unchanged"
     if settings.query is not None:
-        file_note = (
-            f"the rows of {layout.block}.query on {settings.shown_source}, in one Parquet file"
-        )
+        file_note = f"the rows of {part}.query on {settings.shown_source}, in one Parquet file"
 
     @asset_of(
         pipeline,
@@ -185,12 +171,11 @@ def raw_attributes(
         kinds={"source", "file"},
         deps=[*map(dg.AssetKey, settings.upstream)],
         stage=RAW,
-        storage_key=keys.record(asset),
+        storage_key=pipeline.keys.record(asset),
         code_version=code_version,
         io_manager="record_io",
         checks={
-            f"{layout.block}_readable": "The declared columns are there, and their values can be"
-            " read.",
+            f"{part}_readable": "The declared columns are there, and their values can be read.",
             **size_check(part),
         },
     )
@@ -204,7 +189,7 @@ def raw_attributes(
             inspected_with["erased"] = suppressed.version or ""
         result, copying = copy_attributes(
             work,
-            RawSource(asset, find_upstream(source, context), place),
+            RawSource(asset, find_upstream(source, context), partial(pipeline.keys.raw, part)),
             inspected_with,
             lambda copies: inspect_attributes(
                 copies, work.storage, layout, settings.on_bad_rows, suppressed
@@ -221,7 +206,6 @@ def raw_attributes(
 def _attributes_metadata(record: RawAttributes, layout: AttributesLayout) -> dict[str, Any]:
     (check,) = record.findings
     return {
-        "preview": preview_metadata(f"{escape(record.source)}: {escape(check.text)}."),
         "bytes": record.files[0].stored.size,
         "dagster/row_count": check.numbers.get("rows", 0),
         "dagster/column_schema": _build_attributes_schema(layout.roles),

@@ -11,15 +11,15 @@ import polars as pl
 
 from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.pipeline.asset_keys import asset_key
-from batchrec_dagster.pipeline.declare_asset import (
-    PipelineAsset,
-    asset_of,
+from batchrec_dagster.pipeline.declare_asset import PipelineAsset, Step, asset_of
+from batchrec_dagster.pipeline.results import (
     preview_metadata,
     sample_metadata,
     storage_links,
     table_metadata,
+    to_dagster,
 )
-from batchrec_dagster.pipeline.run_step import Step, get_work, to_dagster
+from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.reporting.insight.outcomes import (
     NOTHING_YET,
     REPLAYED,
@@ -110,7 +110,7 @@ def recommendation_outcomes(published: PublishedList) -> PipelineAsset:
             **storage_links("table", work.storage, uri),
             "dagster/uri": uri,
         }
-        return to_dagster(fingerprint(*outcomes.outcomes), (), metadata)
+        return to_dagster(metadata, fingerprint(*outcomes.outcomes))
 
     return recommendation_outcomes
 
@@ -162,13 +162,12 @@ def recommendation_report(
         html = render_html(page)
         uri = work.storage.uri(published.keys.report)
         work.storage.store.put(uri, html.encode())
-        return dg.MaterializeResult(
-            metadata={
-                **_describe_page(page, html),
-                **storage_links("report", work.storage, uri),
-                "dagster/uri": uri,
-            },
-        )
+        metadata = {
+            **_describe_page(page, html),
+            **storage_links("report", work.storage, uri),
+            "dagster/uri": uri,
+        }
+        return to_dagster(metadata)
 
     return recommendation_report
 
@@ -194,31 +193,19 @@ def _declare_report(published: PublishedList) -> Callable[[Step], PipelineAsset]
         " reach, what changed, what people did, and people's history next to their list.",
         kinds={"report", "html"},
         deps=keys,
-        storage_key=published.keys.report,
         code_version=f"{CODE_VERSION}-{settings}",
-        io_manager="html_io",
     )
 
 
 def _describe_page(page: "Page", html: str) -> dict[str, Any]:
     """The metadata of the page."""
     shown, served = len(page.people.people), page.people.served
-    findings = page.open_findings
     return {
-        "preview": preview_metadata(
-            f"**{escape(page.verdict)}**",
-            # Short paragraphs: the UI cuts long ones off next to the paths below.
-            f"**{served:,} users** have a list.",
-            f"{shown:,} of them are shown with their history.",
-            f"{escape(page.measured_by)}.",
-            f"Data: {escape(page.source)}.",
-            "\n".join(f"- {escape(finding)}" for finding in findings),
-        ),
         "verdict": str(page.verdict),
+        "open_findings": [str(finding) for finding in page.open_findings],
         "level": page.verdict.level,
         "bytes": len(html.encode()),
         "users": served,
         "people_shown": shown,
         "sampled": shown < served,
-        "findings": len(findings),
     }

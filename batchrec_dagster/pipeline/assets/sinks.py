@@ -14,7 +14,8 @@ import polars as pl
 from batchrec_dagster.config import PublishedList, fingerprint
 from batchrec_dagster.errors import Retry, UserError
 from batchrec_dagster.pipeline.asset_keys import asset_key
-from batchrec_dagster.pipeline.declare_asset import PipelineAsset, asset_of, preview_metadata
+from batchrec_dagster.pipeline.declare_asset import PipelineAsset, asset_of
+from batchrec_dagster.pipeline.results import to_dagster
 from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.sinks import Sink, SinkContext, SinkResult
 from batchrec_dagster.steps.sinks import write_sink
@@ -62,7 +63,7 @@ def sink_asset(published: PublishedList, key: str, sink: Sink) -> PipelineAsset:
             result = write_sink(key, sink, recommendations, sink_context)
         for warning in filter(None, (result.warning, result.remains)):
             context.log.warning(warning)
-        return dg.MaterializeResult(metadata=_sink_metadata(result, subject))
+        return to_dagster(_sink_metadata(result, subject))
 
     return write_lists
 
@@ -75,9 +76,6 @@ def name_sink_asset(published: PublishedList, sink: Sink) -> str:
 def _sink_metadata(result: SinkResult, subject: ListSubject) -> dict[str, Any]:
     counts = result.counts
     return {
-        "preview": preview_metadata(
-            f"**{counts.rows:,} rows** for {counts.users:,} {subject.name}."
-        ),
         "dagster/row_count": counts.rows,
         subject.name: counts.users,
         **result.facts,
@@ -92,7 +90,7 @@ def _retry_if_unavailable(context: dg.AssetExecutionContext, key: str) -> Iterat
 
     key: the sink's key in the YAML.
 
-    Raises dg.RetryRequested, dg.Failure.
+    Raises dg.RetryRequested, UserError.
     """
     try:
         yield
@@ -101,10 +99,10 @@ def _retry_if_unavailable(context: dg.AssetExecutionContext, key: str) -> Iterat
         problem, _, fix = f"sinks.{key}: {error}".partition("; ")
         if context.retry_number >= RETRIES.max_retries:
             text = f"{problem}, {attempts} times in a row" + (f"; {fix}" if fix else "")
-            raise dg.Failure(text, allow_retries=False) from error
+            raise UserError(text) from error
         delay = RETRIES.calculate_delay(context.retry_number + 1)
         text = f"{problem}, trying again in {delay:g} s, {context.retry_number + 2} of {attempts}"
         context.log.warning(text)
         raise dg.RetryRequested(RETRIES.max_retries, delay) from Retry(text)
     except UserError as error:
-        raise dg.Failure(f"sinks.{key}: {error}", allow_retries=False) from error
+        raise UserError(f"sinks.{key}: {error}") from error

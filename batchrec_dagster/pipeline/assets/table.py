@@ -20,7 +20,9 @@ from batchrec_dagster.pipeline.declare_asset import PipelineAsset
 from batchrec_dagster.storage.extras import is_installed
 
 
-def list_assets(pipeline: Pipeline, *, report: bool, sinks: bool) -> list[PipelineAsset]:
+def list_assets(
+    pipeline: Pipeline, *, report: bool = True, sinks: bool = True
+) -> list[PipelineAsset]:
     """The assets from the raw files to the lists, segments, reports and sinks.
 
     report: whether the outcomes and reports are among them, where they are installed.

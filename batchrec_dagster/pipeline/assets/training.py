@@ -13,35 +13,28 @@ from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
 from batchrec_dagster.config.segments import Segments
-from batchrec_dagster.personalize.measurements import name_ndcg, read_popular_ndcg
+from batchrec_dagster.personalize.measurements import read_popular_ndcg
 from batchrec_dagster.pipeline.asset_keys import asset_key, op_name
-from batchrec_dagster.pipeline.declare_asset import (
-    MODEL,
-    PipelineAsset,
-    asset_of,
-    budget_check,
+from batchrec_dagster.pipeline.declare_asset import MODEL, PipelineAsset, asset_of, budget_check
+from batchrec_dagster.pipeline.results import (
     build_cost_metadata,
     dataset_group_link,
-    preview_metadata,
-)
-from batchrec_dagster.pipeline.run_endings import find_root_run
-from batchrec_dagster.pipeline.run_options import is_training_forced
-from batchrec_dagster.pipeline.run_step import (
-    get_personalize_work,
     to_dagster,
 )
+from batchrec_dagster.pipeline.run_history import find_root_run
+from batchrec_dagster.pipeline.run_options import is_training_forced
+from batchrec_dagster.pipeline.run_step import get_personalize_work
 from batchrec_dagster.reporting.insight.measured import (
     describe_counted_events,
     describe_tested_users,
 )
-from batchrec_dagster.reporting.markdown import escape, format_table
 from batchrec_dagster.steps.import_dataset import (
     DatasetImport,
     fingerprint_schemas,
     import_dataset,
     list_dataset_files,
 )
-from batchrec_dagster.steps.records import DatasetRecord, ModelRecord
+from batchrec_dagster.steps.records import DatasetRecord
 from batchrec_dagster.steps.success import SUCCESS_KNOWN
 from batchrec_dagster.steps.training import TrainingResult, train
 from batchrec_dagster.steps.work import PersonalizeWork
@@ -69,7 +62,7 @@ def personalize_dataset(pipeline: Pipeline) -> PipelineAsset:
         " Unchanged data are not imported again.",
         kinds={"personalize"},
         deps=[asset_key(pipeline, file.asset) for file in files],
-        resources=["personalize"],
+        on_personalize=True,
         stage=MODEL,
         storage_key=pipeline.keys.record("personalize_dataset"),
         code_version=f"{CODE_VERSION}-{fingerprint_schemas(files)}",
@@ -88,7 +81,7 @@ def personalize_dataset(pipeline: Pipeline) -> PipelineAsset:
                 forced_trainings=_find_forced_trainings(pipeline, context),
             )
         metadata = _import_metadata(work, dataset_import)
-        return to_dagster(dataset_import.record.version, dataset_import.checks, metadata)
+        return to_dagster(metadata, dataset_import.record.version, dataset_import.checks)
 
     return personalize_dataset
 
@@ -106,16 +99,6 @@ def _find_forced_trainings(pipeline: Pipeline, context: dg.AssetExecutionContext
 def _import_metadata(work: PersonalizeWork, dataset_import: DatasetImport) -> dict[str, Any]:
     record = dataset_import.record
     return {
-        "preview": preview_metadata(
-            f"The dataset group `{record.dataset_group_name}` has:",
-            format_table(
-                ["dataset", "import job", "what this run did"],
-                [
-                    [part.file.asset, part.job.description["jobName"], part.outcome]
-                    for part in dataset_import.imports
-                ],
-            ),
-        ),
         **{
             "outcome" if part.file.is_interactions else f"{part.file.asset}_outcome": part.outcome
             for part in dataset_import.imports
@@ -192,7 +175,7 @@ def _model_asset(
         description=description,
         kinds={"personalize"},
         inputs=["personalize_dataset"],
-        resources=["personalize"],
+        on_personalize=True,
         stage=MODEL,
         storage_key=pipeline.keys.record(name),
         code_version=f"{CODE_VERSION}-{settings}",
@@ -214,7 +197,7 @@ def _model_asset(
                 force=config.force_train,
             )
         metadata = _training_metadata(work, name, training)
-        return to_dagster(training.record.version, training.checks, metadata)
+        return to_dagster(metadata, training.record.version, training.checks)
 
     return model
 
@@ -238,16 +221,11 @@ def _training_metadata(
         work.pipeline.solution.success, record.success, record.engine
     )
     return {
-        "preview": preview_metadata(
-            f"The recipe `{recipe}`: {training.outcome}. Metrics go from 0 to 1; higher is better.",
-            f"Trained and measured by {escape(record.engine or '')}, on"
-            f" {describe_tested_users(training.tested)}."
-            + (f" {escape(counted_events)}" if counted_events else ""),
-            format_table(["metric", "value"], [[*item] for item in metrics.items()]),
-            *_describe_popularity(record),
-        ),
         "outcome": training.outcome,
         "recipe": recipe,
+        "engine": record.engine or "",
+        "tested_on": describe_tested_users(training.tested),
+        "counted_events": counted_events or "",
         "hyperparameters": dict(parameters),
         "data_version": record.data_version,
         "trained_on": record.trained_on,
@@ -265,17 +243,6 @@ def _training_metadata(
         **dataset_group_link(record.dataset_group_arn, on_aws=work.ensure.on_aws),
         "dagster/uri": work.files.record_uri(asset),
     }
-
-
-def _describe_popularity(record: ModelRecord) -> list[str]:
-    """What popular items reach, in a sentence; empty if it was not measured."""
-    recent = record.recent_popularity
-    if recent is None:
-        return []
-    return [
-        f"By batchrec's own measurement on {recent.users:,} users, {recent.name} have an"
-        f" {name_ndcg(record.success)} of {recent.ndcg:.4f}."
-    ]
 
 
 def _shorten_names(metrics: Mapping[str, float]) -> dict[str, float]:

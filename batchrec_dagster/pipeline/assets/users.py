@@ -8,20 +8,14 @@ import dagster as dg
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.personalize.schemas import USER_ID
 from batchrec_dagster.pipeline.assets.raw import raw_attributes
-from batchrec_dagster.pipeline.declare_asset import (
-    PREPARED,
-    PipelineAsset,
-    asset_of,
-    preview_metadata,
-    table_metadata,
-)
-from batchrec_dagster.pipeline.run_step import get_work, result_to_dagster
+from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, asset_of
+from batchrec_dagster.pipeline.results import result_to_dagster, table_metadata
+from batchrec_dagster.pipeline.run_step import get_work
 from batchrec_dagster.preparation.attributes import AttributesLayout
-from batchrec_dagster.reporting.markdown import format_table
 from batchrec_dagster.steps.attributes import describe_settings
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
 from batchrec_dagster.steps.data_sizes import RawAttributes
-from batchrec_dagster.steps.user_attributes import UsersRecord, prepare_users
+from batchrec_dagster.steps.user_attributes import prepare_users
 
 
 def user_assets(pipeline: Pipeline) -> list[PipelineAsset]:
@@ -48,7 +42,7 @@ def users(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
         stage=PREPARED,
         storage_key=key,
         code_version=describe_settings(layout),
-        io_manager="users_io",
+        io_manager="attributes_io",
         warnings={SOURCE_WITHOUT_ERASED: "The source has no rows of people who were erased."},
     )
     def users(
@@ -61,24 +55,14 @@ def users(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
             result,
             work.files.uri(key),
             {
-                "preview": preview_metadata(f"**{table.rows:,} users**.", _describe_values(table)),
                 "empty": table.missing,
+                "frequent_values": table.frequent_values,
                 **table_metadata(table.rows, _describe_columns(layout)),
                 **({"erased_users_in_source": table.erased} if table.erased else {}),
             },
         )
 
     return users
-
-
-def _describe_values(table: UsersRecord) -> str:
-    """How many users have a value in each column, and the most frequent values of categories."""
-    rows = []
-    for column, missing in table.missing.items():
-        frequent = table.frequent_values.get(column, {})
-        values = ", ".join(f"{value} ({count:,})" for value, count in frequent.items())
-        rows.append([column, f"{missing:,}", values])
-    return format_table(["column", "users without", "most frequent values"], rows)
 
 
 def _describe_columns(layout: AttributesLayout) -> dict[str, tuple[str, str]]:

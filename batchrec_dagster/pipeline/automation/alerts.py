@@ -1,93 +1,108 @@
-"""Sensors that tell people of failed runs, and of late and new lists."""
+"""Sensors that tell people of failed runs, and of late and new lists.
+
+The first pipeline of a code location that declares alerts brings both. They look at all pipelines
+there that do, so a tick queries Dagster once, for any number of pipelines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.pipeline.automation.failure_alerts import (
-    describe_failure,
-    find_pipelines_of_run,
-)
+from batchrec_dagster.pipeline.automation.failure_alerts import describe_failure
+from batchrec_dagster.pipeline.automation.runs import find_assets_of_run
 from batchrec_dagster.pipeline.automation.send_alert import AlertError, Message, send_alert
+from batchrec_dagster.pipeline.declared import PIPELINE, find_declared_pipelines
 from batchrec_dagster.pipeline.deployment import resource_key
 from batchrec_dagster.storage.connection import Storage
 
 
-def alert_sensors(watched: Mapping[str, Pipeline]) -> list[dg.SensorDefinition]:
-    """The sensors `batchrec_alert_on_failure` and `batchrec_alert_on_lists`.
+@dg.run_failure_sensor(
+    name="batchrec_alert_on_failure",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Alerts when a run fails that makes assets of a pipeline that declares alerts, with"
+    " the reason.",
+)
+def alert_on_failure(context: dg.RunFailureSensorContext) -> None:
+    run, instance = context.dagster_run, context.instance
+    repository = context.repository_def
+    assets = repository.assets_defs_by_key if repository else {}
+    keys = find_assets_of_run(instance, run) & assets.keys()
+    names = {assets[key].metadata_by_key[key].get(PIPELINE) for key in keys}
+    problems = []
+    for pipeline in _find_watched(repository):
+        if pipeline.name in names:
+            problems += _send(pipeline, describe_failure(pipeline, instance, run))
+    if problems:
+        raise AlertError("; ".join(problems))
 
-    Both watch all pipelines of a code location that declare alerts, and its runs alone. So a tick
-    queries Dagster once, for any number of pipelines.
 
-    watched: these pipelines by name. Others may be added after this, while they are built.
+@dg.sensor(
+    name="batchrec_alert_on_lists",
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    required_resource_keys={resource_key("storage")},
+    description="Alerts when a pipeline that declares alerts has published no lists"
+    " late_after_hours after they were due, and, with published, when it has new ones.",
+)
+def alert_on_lists(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    # Imported here, because it needs PyArrow and NumPy.
+    from batchrec_dagster.pipeline.automation.list_alerts import MEMORIES, Memory, look_at_lists
+
+    storage: Storage = context.resources.batchrec_storage.opened
+    memories = MEMORIES.validate_json(context.cursor or "{}")
+    is_on_in_ui = _read_switches(context)
+    notes = []
+    for pipeline in _find_watched(context.repository_def):
+        name = pipeline.name
+        is_on = is_on_in_ui.get(f"{name}_schedule", pipeline.schedule.enabled)
+        # A tick that fails would forget what it has sent, and the next send it again.
+        try:
+            look = look_at_lists(pipeline, storage, memories.get(name, Memory()), is_on=is_on)
+        except UserError as error:
+            problems = [f"{name}: {error}"]
+        else:
+            memories[name] = look.memory
+            notes.append(f"{name}: {look.reason}")
+            problems = [
+                problem for message in look.messages for problem in _send(pipeline, message)
+            ]
+        for problem in problems:
+            context.log.error(problem)
+        notes += problems
+    return dg.SensorResult(
+        skip_reason="; ".join(notes), cursor=MEMORIES.dump_json(memories).decode()
+    )
+
+
+# The name of the pipeline that brings the sensors, by code location. Dagster copies the sensors of
+# each component, and refuses the second copy. The keys are the trees' trackers, because two trees
+# of the same folder are equal, even if they have built different things.
+_first_pipelines: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+
+
+def list_alert_sensors(pipeline: Pipeline, tree: dg.ComponentTree) -> list[dg.SensorDefinition]:
+    """The sensors that the definitions of a pipeline bring: those of alerts, or none.
+
+    tree: that of the code location.
     """
-    return [_make_failure_sensor(watched), _make_list_sensor(watched)]
+    if not pipeline.alerts.enabled:
+        return []
+    is_first = _first_pipelines.setdefault(tree.state_tracker, pipeline.name) == pipeline.name
+    return [alert_on_failure, alert_on_lists] if is_first else []
 
 
-def _make_failure_sensor(watched: Mapping[str, Pipeline]) -> dg.SensorDefinition:
-    @dg.run_failure_sensor(
-        name="batchrec_alert_on_failure",
-        minimum_interval_seconds=30,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Alerts when a run of a pipeline fails that declares alerts, with the reason.",
-    )
-    def sensor(context: dg.RunFailureSensorContext) -> None:
-        run, instance = context.dagster_run, context.instance
-        problems = []
-        for name in find_pipelines_of_run(watched, run, instance, context.repository_def):
-            problems += _send(watched[name], describe_failure(watched[name], instance, run))
-        if problems:
-            raise AlertError("; ".join(problems))
-
-    return sensor
-
-
-def _make_list_sensor(watched: Mapping[str, Pipeline]) -> dg.SensorDefinition:
-    @dg.sensor(
-        name="batchrec_alert_on_lists",
-        minimum_interval_seconds=300,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        required_resource_keys={resource_key("storage")},
-        description="Alerts when a pipeline that declares alerts has published no lists"
-        " late_after_hours after they were due, and, with published, when it has new ones.",
-    )
-    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        # Imported here, because it needs PyArrow and NumPy.
-        from batchrec_dagster.pipeline.automation.list_alerts import (
-            MEMORIES,
-            Memory,
-            look_at_lists,
-        )
-
-        storage: Storage = context.resources.batchrec_storage.opened
-        memories = MEMORIES.validate_json(context.cursor or "{}")
-        on_schedule = _find_pipelines_on_schedule(watched.values(), context)
-        notes = []
-        for name, pipeline in watched.items():
-            before = memories.get(name, Memory())
-            # A tick that fails would forget what it has sent, and the next send it again.
-            try:
-                look = look_at_lists(pipeline, storage, before, is_on=name in on_schedule)
-            except UserError as error:
-                problems = [f"{name}: {error}"]
-            else:
-                memories[name] = look.memory
-                notes.append(f"{name}: {look.reason}")
-                problems = [
-                    problem for message in look.messages for problem in _send(pipeline, message)
-                ]
-            for problem in problems:
-                context.log.error(problem)
-            notes += problems
-        return dg.SensorResult(
-            skip_reason="; ".join(notes), cursor=MEMORIES.dump_json(memories).decode()
-        )
-
-    return sensor
+def _find_watched(repository: dg.RepositoryDefinition | None) -> Iterator[Pipeline]:
+    """The pipelines of the code location that declare alerts."""
+    assets = repository.assets_defs_by_key.values() if repository else ()
+    for pipeline, _ in find_declared_pipelines(assets):
+        if pipeline.alerts.enabled:
+            yield pipeline
 
 
 def _send(pipeline: Pipeline, message: Message) -> list[str]:
@@ -99,22 +114,15 @@ def _send(pipeline: Pipeline, message: Message) -> list[str]:
     return []
 
 
-def _find_pipelines_on_schedule(
-    pipelines: Iterable[Pipeline], context: dg.SensorEvaluationContext
-) -> set[str]:
-    """The names of the pipelines whose schedule is on.
+def _read_switches(context: dg.SensorEvaluationContext) -> dict[str, bool]:
+    """Whether each schedule that was switched in the UI is on, by its name.
 
-    A switch in the UI overrides the YAML. Other code locations may have schedules of the same name.
+    Another code location may have schedules of the same names.
     """
     here = context.code_location_origin
-    is_on_in_ui = {
+    return {
         state.instigator_name: state.status.value != "STOPPED"
         for state in context.instance.all_instigator_state()
         if here is None
         or state.origin.repository_origin.code_location_origin.location_name == here.location_name
-    }
-    return {
-        pipeline.name
-        for pipeline in pipelines
-        if is_on_in_ui.get(f"{pipeline.name}_schedule", pipeline.schedule.enabled)
     }

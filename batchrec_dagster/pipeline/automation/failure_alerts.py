@@ -1,42 +1,17 @@
-"""What an alert says about a failed run, and whom it concerns."""
+"""What an alert says about a failed run."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import dagster as dg
 
 from batchrec_dagster.config import Pipeline
-from batchrec_dagster.pipeline.automation.runs import find_assets_of_run, list_job_names
 from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.pipeline.failure_reasons import find_failure_reason
-from batchrec_dagster.pipeline.run_endings import PIPELINE
 from batchrec_dagster.reporting.markdown import unescape
 
 LONGEST_REASON = 3000
 # Dagster's tag on a failed run that its daemon will retry.
 WILL_RETRY = "dagster/will_retry"
-
-
-def find_pipelines_of_run(
-    pipelines: Mapping[str, Pipeline],
-    run: dg.DagsterRun,
-    instance: dg.DagsterInstance,
-    repository: dg.RepositoryDefinition | None,
-) -> list[str]:
-    """The names of the pipelines whose job this run is, or whose assets it makes.
-
-    repository: the definitions of the code location whose run it is.
-    """
-    owners = [
-        name for name, pipeline in pipelines.items() if run.job_name in list_job_names(pipeline)
-    ]
-    if owners:
-        return owners
-    assets = repository.assets_defs_by_key if repository else {}
-    keys = find_assets_of_run(instance, run) & assets.keys()
-    names = {str(assets[key].metadata_by_key[key].get(PIPELINE)) for key in keys}
-    return sorted(names & pipelines.keys())
 
 
 def describe_failure(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import dagster as dg
@@ -16,16 +15,14 @@ from batchrec_dagster.pipeline.run_options import build_job_config
 from batchrec_dagster.steps.rollback import PREVIOUS, build_rollback_config
 from batchrec_dagster.storage.connection import Storage
 
-# Whether the code location has batchrec's console logger: a job uses it only if its config names
-# it, and would not load in a location without it.
-own_console: ContextVar[bool] = ContextVar("own_console", default=False)
-
 
 def build_automation(
     pipeline: Pipeline,
     assets: Sequence[dg.AssetsDefinition],
     executor: dg.ExecutorDefinition | None,
     storage: Storage,
+    *,
+    own_console: bool,
 ) -> dg.Definitions:
     """The pipeline's jobs, schedule and sensors.
 
@@ -35,10 +32,12 @@ def build_automation(
 
     executor: the executor of the jobs; None for the code location's.
     storage: where their runs write.
+    own_console: whether the code location has batchrec's console logger. A job uses it only if its
+        config names it, and would not load in a location without it.
     """
     keys = [key for asset in assets for key in asset.keys]
     tags = build_job_tags(storage)
-    loggers: dict[str, Any] = {"loggers": {"console": {}}} if own_console.get() else {}
+    loggers: dict[str, Any] = {"loggers": {"console": {}}} if own_console else {}
     job = dg.define_asset_job(
         name=f"{pipeline.name}_refresh",
         selection=dg.AssetSelection.assets(*keys),

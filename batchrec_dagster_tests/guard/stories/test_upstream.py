@@ -146,10 +146,16 @@ defs = dg.Definitions(assets=[orders], resources={{"io_manager": {io_manager}}})
 """
 DAILY = 'dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-04")'
 STATIC = 'dg.StaticPartitionsDefinition(["de", "at", "ch"])'
-PARTITIONS = {DAILY: ["2026-01-01", "2026-01-02", "2026-01-03"], STATIC: ["de", "at", "ch"]}
+KINDS = 'dg.StaticPartitionsDefinition(["web"])'
+BY_TWO = f'dg.MultiPartitionsDefinition({{"kind": {KINDS}, "region": {STATIC}}})'
+PARTITIONS = {
+    DAILY: ["2026-01-01", "2026-01-02", "2026-01-03"],
+    STATIC: ["de", "at", "ch"],
+    BY_TWO: ["web|de", "web|at", "web|ch"],
+}
 OURS = 'batchrec_dagster.resources()["batchrec_parquet_io"]'
 A_THIRD = "return frame.filter(pl.col('userId') % 3 == number)"
-IO_MANAGERS = [OURS, 'dg.FilesystemIOManager(base_dir="{root}/theirs")']
+IO_MANAGERS = [OURS, *['dg.FilesystemIOManager(base_dir="{root}/theirs")'] * 2]
 
 
 def partitioned(
@@ -201,7 +207,7 @@ def read_raw(project: Project) -> pl.DataFrame:
 @pytest.mark.parametrize(
     ("io_manager", "partitions"),
     [*zip(IO_MANAGERS, PARTITIONS, strict=True)],
-    ids=["ours", "theirs"],
+    ids=["ours", "theirs", "theirs by two"],
 )
 def test_all_partitions_are_put_together(
     project: Project, instance: dg.DagsterInstance, io_manager: str, partitions: str
