@@ -85,9 +85,12 @@ class Member(RatingsSource):
 def _download(archive: ListedFile, folder: Path) -> Path:
     """Where this version of the archive is kept; other versions of it are removed."""
     path = folder / hashlib.sha256(archive.fingerprint.encode()).hexdigest()[:16]
-    if not path.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        durable.write(path, archive.read())
+    durable.make_folders(folder.parent)
+    # Ratings and items may be in one archive, and are copied at the same time.
+    with durable.exclusive_lock(folder.with_name(f"{folder.name}.lock")):
+        if not path.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            durable.write(path, archive.read())
     return path
 
 

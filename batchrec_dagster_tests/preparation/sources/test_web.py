@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import requests
 from batchrec_dagster.preparation.sources import web_request
 from batchrec_dagster.preparation.sources.peers import is_public
 from batchrec_dagster.preparation.sources.web_request import DownloadError
+from batchrec_dagster_tests.guard.builders import zip_members
 from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.web import Page, Web, serving
 
@@ -121,3 +123,18 @@ def test_nothing_leads_from_https_back_to_http() -> None:
         web_request._check_redirect(answer)
     answer.headers["Location"] = "/c"
     web_request._check_redirect(answer)
+
+
+def test_an_archive_is_fetched_once_for_two_that_want_it_at_once(web: Web, tmp_path: Path) -> None:
+    members = {"1.csv": b"a", "2.csv": b"b"}
+    web.pages["/a.zip"] = Page(zip_members(members), stalls=[0, 0, 0.3])
+
+    def copy(name: str) -> bytes:
+        ratings = {"source": web.url(f"/a.zip!/{name}")}
+        (copied,) = preparation.copy_raw(tmp_path, ratings)
+        return copied.path.read_bytes()
+
+    with ThreadPoolExecutor(2) as threads:
+        assert [*threads.map(copy, members)] == [*members.values()]
+    # Each asks for its version, and one fetches it.
+    assert len(web.requests) == 3
