@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from batchrec_dagster.preparation.attributes import HTTP_ADDRESS
-from batchrec_dagster.preparation.file_sample import FileSample, are_all
+from batchrec_dagster.preparation.file_sample import FileSample
 from batchrec_dagster.preparation.layout import EPOCH_UNITS, ISO8601, Column, Decimal
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
@@ -46,9 +46,8 @@ def holds_times(sample: FileSample, column: Column) -> bool:
 def has_addresses(sample: FileSample, column: Column, pattern: str = HTTP_ADDRESS) -> bool:
     """Whether all cells of the column are http(s) addresses of this pattern, and there are any."""
     cells = sample.read_cells(column)
-    return len(cells) > 0 and bool(
-        cells.str.contains(HTTP_ADDRESS).all() and cells.str.contains(pattern).all()
-    )
+    matches = cells.str.contains(HTTP_ADDRESS) & cells.str.contains(pattern)
+    return len(cells) > 0 and matches.all()
 
 
 def find_decimal(sample: FileSample, columns: Iterable[Column]) -> Decimal:
@@ -62,15 +61,3 @@ def find_decimal(sample: FileSample, columns: Iterable[Column]) -> Decimal:
         if are_numbers and cells.str.contains(",", literal=True).any():
             return ","
     return "."
-
-
-def describe_columns(sample: FileSample) -> str:
-    """What is in each column, by its position, in words."""
-    descriptions = []
-    for position, name in enumerate(sample.columns, 1):
-        cells = sample.read_cells(name)
-        content = "numbers" if are_all(cells, "double") else "text"
-        if holds_times(sample, name):
-            content = "times"
-        descriptions.append(f"{position} {content}, such as {''.join(cells.head(1))}")
-    return ", ".join(descriptions)

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from batchrec_dagster.cli.column_contents import describe_columns, has_times, holds_times
+from batchrec_dagster.cli.column_contents import has_times, holds_times
 from batchrec_dagster.cli.recognised_source import (
     UnknownColumnsError,
     list_columns,
-    preview_cells,
+    preview_rows,
     require_columns,
 )
 from batchrec_dagster.preparation.column_names import NAMES, find_columns
@@ -148,8 +148,8 @@ def _build_unknown_columns_error(
     if not sample.has_header:
         needed = " ".join(f"{REQUIRED_OPTIONS[role]} COL" for role in missing)
         return UnknownColumnsError(
-            f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Give them by"
-            f" position, from 1: {needed}{no_times}, and --rating COL if there are ratings"
+            f"{sample.name} has no header. Give its columns by position, from 1: {needed}{no_times},"
+            f" and --rating COL if there are ratings\n\n{preview_rows(sample)}"
         )
     words = [role.replace("timestamp", "time") for role in missing]
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"
@@ -170,7 +170,7 @@ def _build_unknown_columns_error(
         options.append(f"{REQUIRED_OPTIONS[role]} {shlex.quote(column) if column else 'COL'}")
     return UnknownColumnsError(
         f"{sample.name}: couldn't recognise the {what}. Found: {list_columns(sample)}.{several}"
-        f" Try: {' '.join(options)}{no_times}{nested}\n\n{preview_cells(sample)}"
+        f" Try: {' '.join(options)}{no_times}{nested}\n\n{preview_rows(sample)}"
     )
 
 

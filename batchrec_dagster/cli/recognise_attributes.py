@@ -17,7 +17,7 @@ from batchrec_dagster.cli.recognised_source import (
     describe_bad_rows,
     list_columns,
     open_sample,
-    preview_cells,
+    preview_rows,
     require_columns,
 )
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, make_field_name
@@ -216,5 +216,5 @@ def _build_unknown_columns_error(
     return UnknownColumnsError(
         f"{sample.name}: couldn't recognise {what}. Found: {list_columns(sample)}. Leave out"
         f" --{subject}s, and write the block `{subject}s` into defs.yaml, with its columns"
-        f"\n\n{preview_cells(sample)}"
+        f"\n\n{preview_rows(sample)}"
     )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from batchrec_dagster.cli.column_contents import describe_columns, find_decimal
+from batchrec_dagster.cli.column_contents import find_decimal
 from batchrec_dagster.cli.rating_columns import (
     choose_min_rating,
     choose_rating_columns,
@@ -136,11 +136,8 @@ def _list_doubts(
         line = f"line {form.header} was taken for the names of the columns: {list_columns(sample)}"
         yield Doubt(line, ("ratings", "header"))
     if not sample.has_header and not given:
-        yield Doubt(
-            f"{sample.name} has no header. Its columns: {describe_columns(sample)}. Check the"
-            " preview",
-            ("ratings", "columns"),
-        )
+        text = f"{sample.name} has no header. Check the first rows above, and the columns"
+        yield Doubt(text, ("ratings", "columns"))
     others = find_other_times(sample, roles)
     if isinstance(roles.get("timestamp"), str) and "timestamp" not in given and others:
         yield Doubt(

@@ -11,6 +11,7 @@ import click
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
+from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.csv_form import find_header
 from batchrec_dagster.preparation.file_sample import FileSample
@@ -29,8 +30,9 @@ from batchrec_dagster.storage.durable import temporary_folder
 
 # Rows that are shown as they were read.
 PREVIEWED = 5
-# Columns that are shown of a file of which some were not recognised.
+# How many columns, and characters of a cell, are shown of a file that was not recognised.
 PREVIEWED_COLUMNS = 10
+PREVIEWED_CHARACTERS = 30
 # Settings with these values are left out of the YAML.
 _DEFAULTS = {"decimal": ".", "separator": VALUE_SEPARATOR}
 
@@ -100,22 +102,11 @@ def open_sample(
 
 
 def require_columns(sample: FileSample, roles: Mapping[str, Column]) -> None:
-    """Raise UnknownColumnsError unless the file has these columns, by role, and each name once."""
-    count = len(sample.columns)
-    for role, column in roles.items():
-        if isinstance(column, int) and not 1 <= column <= count:
-            raise UnknownColumnsError(
-                f"{sample.name} has {count} columns, so no column {column} ({role})"
-            )
-        if isinstance(column, str) and column not in sample.columns:
-            raise UnknownColumnsError(
-                f"{sample.name} has no column {column!r} ({role}). Found: {list_columns(sample)}"
-            )
-        if list(sample.columns).count(str(column)) > 1:
-            raise PreparationError(
-                f"{sample.name} has several columns {column!r} ({role}). Rename them, or give the"
-                " columns by position"
-            )
+    """Raise UnknownColumnsError unless the file has each of these columns, by role, once."""
+    try:
+        locate_columns(roles, sample.columns, sample.name)
+    except PreparationError as error:
+        raise UnknownColumnsError(str(error)) from error
 
 
 def list_columns(sample: FileSample) -> str:
@@ -123,15 +114,11 @@ def list_columns(sample: FileSample) -> str:
     return ", ".join(filter(None, sample.columns))
 
 
-def preview_cells(sample: FileSample) -> str:
-    """The first cells of each column, as a table for people."""
-    names = [name for name in sample.columns if name][:PREVIEWED_COLUMNS]
-    cells = [sample.read_cells(name).head(PREVIEWED).str.slice(0, 30).to_list() for name in names]
-    rows = [
-        [column[place] if place < len(column) else "" for column in cells]
-        for place in range(PREVIEWED)
-    ]
-    return align([names, *rows])
+def preview_rows(sample: FileSample) -> str:
+    """The first rows as they were read, as a table for people."""
+    rows = sample.rows.head(PREVIEWED).fill_null("").rows()
+    cells = [[cell[:PREVIEWED_CHARACTERS] for cell in row] for row in (sample.columns, *rows)]
+    return align([row[:PREVIEWED_COLUMNS] for row in cells])
 
 
 def describe_bad_rows(bad: int, rows: int, first: str, block: str, *, skip: bool) -> Doubt:

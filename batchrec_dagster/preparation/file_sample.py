@@ -55,13 +55,35 @@ class FileSample:
             return False
         return self.table.schema[str(column)].is_temporal()
 
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """The first rows. The columns are named after their positions, so that none has the name of
+        a column that a table adds."""
+        columns: Sequence[Column] = self.columns
+        table = self.table
+        if isinstance(table, CsvTable):
+            # Several columns may have the same name.
+            columns = range(1, len(columns) + 1)
+        if not isinstance(table, ParquetTable):
+            table = replace(table, most=SAMPLED_ROWS)
+        columns_by_role = {str(place): column for place, column in enumerate(columns)}
+        rows = table.read_cells(columns_by_role).head(SAMPLED_ROWS).select(*columns_by_role)
+        try:
+            return rows.collect()
+        except pl.exceptions.PolarsError as error:
+            quotes = (
+                table.find_broken_quotes(DOUBLE_QUOTES) if isinstance(table, CsvTable) else None
+            )
+            reason = str(error).partition("\n")[0]
+            raise PreparationError(quotes or f"{self.name} cannot be read: {reason}") from error
+
     def read_cells(self, column: Column) -> pl.Series:
         """The cells of a column that are not empty, without the blanks around them.
 
         Of columns with the same name it is the first.
         """
         position = self.columns.index(column) if isinstance(column, str) else column - 1
-        cells = self._rows.get_column(str(position)).drop_nulls().str.strip_chars(_BLANKS)
+        cells = self.rows.get_column(str(position)).drop_nulls().str.strip_chars(_BLANKS)
         return cells.filter(cells != "")
 
     def infer_types(self, decimal: Decimal) -> dict[str, str]:
@@ -101,28 +123,6 @@ class FileSample:
             return None
         decimals = cells.filter(cells.str.contains(r"^[0-9]+\.0+$"))
         return str(decimals.item(0)) if len(decimals) else None
-
-    @cached_property
-    def _rows(self) -> pl.DataFrame:
-        """The first rows. The columns are named after their positions, so that none has the name of
-        a column that a table adds."""
-        columns: Sequence[Column] = self.columns
-        table = self.table
-        if isinstance(table, CsvTable):
-            # Several columns may have the same name.
-            columns = range(1, len(columns) + 1)
-        if not isinstance(table, ParquetTable):
-            table = replace(table, most=SAMPLED_ROWS)
-        columns_by_role = {str(place): column for place, column in enumerate(columns)}
-        rows = table.read_cells(columns_by_role).head(SAMPLED_ROWS).select(*columns_by_role)
-        try:
-            return rows.collect()
-        except pl.exceptions.PolarsError as error:
-            quotes = (
-                table.find_broken_quotes(DOUBLE_QUOTES) if isinstance(table, CsvTable) else None
-            )
-            reason = str(error).partition("\n")[0]
-            raise PreparationError(quotes or f"{self.name} cannot be read: {reason}") from error
 
 
 def infer_type(cells: pl.Series, decimal: Decimal) -> str:

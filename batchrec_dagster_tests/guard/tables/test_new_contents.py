@@ -188,8 +188,8 @@ def test_only_a_doubled_name_that_is_used_is_refused(working_project: Project) -
         {"item_again": lambda _: 1},
     )
     code, output = run_new("shop2", "--ratings", "doubled.csv")
-    assert code == 1
-    assert "doubled.csv has several columns 'itemId' (item). Rename them" in output
+    assert code == 2
+    assert "doubled.csv has several columns 'itemId' (ratings.columns.item): rename" in output
 
 
 def test_the_only_column_with_times_is_taken_whatever_their_format(
