@@ -148,8 +148,8 @@ def _build_unknown_columns_error(
     if not sample.has_header:
         needed = " ".join(f"{REQUIRED_OPTIONS[role]} COL" for role in missing)
         return UnknownColumnsError(
-            f"{sample.name} has no header. Give its columns by position, from 1: {needed}{no_times},"
-            f" and --rating COL if there are ratings\n\n{preview_rows(sample)}"
+            f"{sample.name} has no header. Give its columns by position, from 1:"
+            f" {needed}{no_times}, and --rating COL if there are ratings\n\n{preview_rows(sample)}"
         )
     words = [role.replace("timestamp", "time") for role in missing]
     what = f"{', '.join(words[:-1])} and {words[-1]} columns" if words[1:] else f"{words[0]} column"

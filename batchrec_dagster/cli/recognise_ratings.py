@@ -81,15 +81,15 @@ def recognise_ratings(
         roles = choose_rating_columns(sample, given)
         doubts = [*_list_doubts(sample, form, roles, given)]
         decimal = find_decimal(sample, [roles["rating"]] if "rating" in roles else [])
-        if min_rating is not None and "rating" not in roles:
-            raise UnknownColumnsError(f"--min-rating {min_rating:g} needs the column: --rating COL")
         if min_rating is None and "rating" in roles:
             min_rating = choose_min_rating(sample.read_cells(roles["rating"]), decimal)
-            if min_rating is None:
-                # All rows count, so a missing rating does no harm.
-                text = f"the rating in column {roles.pop('rating')} is on no scale of 5 or 10. All"
-                advice = " rows count, unless you set --min-rating NUMBER"
-                doubts.append(Doubt(text + advice, ("interactions",)))
+    if min_rating is not None and "rating" not in roles:
+        raise UnknownColumnsError(f"--min-rating {min_rating:g} needs the column: --rating COL")
+    if min_rating is None and "rating" in roles:
+        # All rows count, so a missing rating does no harm.
+        column = roles.pop("rating")
+        text = f"the rating in column {column} is on no scale of 5 or 10. All rows count"
+        doubts.append(Doubt(f"{text}, unless you set --min-rating NUMBER", ("interactions",)))
     columns = Columns(
         {role: roles[role] for role in ROLES if role in roles},
         time_form=(time_form or AUTO) if "timestamp" in roles else NO_TIMES,

@@ -30,10 +30,8 @@ from batchrec_dagster.preparation.polars.row_conditions import parse_as
 
 # Records that are read to recognise the delimiter.
 SAMPLED_RECORDS = 20
-# Lines that are read to find the header below other lines, and how many lines below them must have
-# as many fields as it, with itself.
+# Lines that are read to find the header below other lines.
 SAMPLED_LINES = 60
-LEAST_EVEN_LINES = 3
 _SEPARATOR_LINE = re.compile(r"[\"']?sep=(.)[\"']?\s*", re.IGNORECASE)
 MOST_SEPARATOR_CHARACTERS = 20
 _DIGITS = re.compile(r"[0-9]+")
@@ -104,9 +102,8 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
     """The header to declare for a file that was opened without one; None if it was opened right.
 
     It is the number of the line that names the columns, or NO_HEADER if no line does. In a file
-    that was opened with a header, the right line is the usual one if it has a known or declared
-    name. Otherwise it is the first line with known names for a user and an item, or the first from
-    which on all lines have equally many fields, or else the usual one, if it may be names.
+    that was opened with a header, the right line is the usual one if it has a declared name.
+    Otherwise it is the line with the most known names, or else the usual one, if it may be names.
 
     form, columns: as declared. In a file whose columns are declared by position, only a line that
     is nothing but a header counts.
@@ -121,9 +118,8 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
         return opened.shift + usual_line if is_header else None
     with opened.path.open(encoding="utf-8-sig", newline="\n") as file:
         lines = [line.rstrip("\r\n") for line in islice(file, SAMPLED_LINES)]
-    is_empty = not "".join(lines[table.skipped : usual_line]).strip()
-    is_known = recognise_columns(names) or not {*columns.roles.values()}.isdisjoint(names)
-    if is_known and not is_empty:
+    is_blank = not "".join(lines[table.skipped : usual_line]).strip()
+    if not is_blank and not {*columns.roles.values()}.isdisjoint(names):
         return None
     delimiters = _CANDIDATES if form.delimiter is None else (form.delimiter,)
     line = _find_line_of_names(
@@ -191,34 +187,18 @@ def read_first_records(
 
 
 def _find_line_of_names(splits: Sequence[Records]) -> int | None:
-    """The number of the line, from 1, that names the columns; None if none surely does.
+    """The number of the line, from 1, with the most known names, an id's among them; None if none
+    has any.
 
-    splits: the fields of the first lines, by one delimiter after the other. A blank line has none.
+    splits: the fields of the first lines, by one delimiter after the other.
     """
+    line, most = None, 0
     for records in splits:
         for number, fields in enumerate(records, 1):
-            if recognise_columns(fields).keys() >= {*_ID_ROLES}:
-                return number
-    starts = [(_find_even_lines(records), records) for records in splits]
-    # Of several delimiters, the one that makes the most lines even is taken.
-    start, records = min(starts, key=lambda pair: pair[0])
-    even = records[start:]
-    return start + 1 if even and names_columns(even[0], even[1:]) else None
-
-
-def _find_even_lines(records: Records) -> int:
-    """The number of the line, from 0, from which on all have equally many fields, of two or more.
-
-    It is after the last line if fewer than LEAST_EVEN_LINES do. Blank lines do not count.
-    """
-    start, width, count = len(records), 0, 0
-    for number, fields in reversed([*enumerate(records)]):
-        if not fields:
-            continue
-        if len(fields) < 2 or (width and len(fields) != width):
-            break
-        start, width, count = number, len(fields), count + 1
-    return start if count >= LEAST_EVEN_LINES else len(records)
+            known = recognise_columns(fields)
+            if len(fields) > 1 and len(known) > most and not known.keys().isdisjoint(_ID_ROLES):
+                line, most = number, len(known)
+    return line
 
 
 def _are_even(records: Records) -> bool:
