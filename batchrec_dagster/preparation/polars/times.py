@@ -11,9 +11,7 @@ from batchrec_dagster.preparation import layout
 
 DIRECTIVES = "YymdbBaAHIMSfpz%"
 DAY = 86_400
-# Numbers of epoch units, and days of Excel, as they may be written.
-_FRACTION = r"^([+-]?[0-9]+)\.[0-9]*$"
-_SCIENTIFIC = r"^[+-]?[0-9]+(?:\.[0-9]*)?[eE][+-]?[0-9]{1,2}$"
+# Days of Excel, as they may be written.
 _DAYS = r"^[0-9]{1,7}(?:\.[0-9]*)?$"
 
 # The smallest number that is taken for each unit. 10^11 is the year 5138 in seconds and 1973 in
@@ -66,20 +64,13 @@ def check_timezone(name: str) -> None:
         raise ValueError("write a time zone such as Europe/Berlin or America/New_York") from None
 
 
-def parse_whole_number(text: pl.Expr) -> pl.Expr:
-    """The number; null where the text is not one."""
-    return text.str.strip_chars(" \t").cast(pl.Int64, strict=False)
-
-
 def parse_epoch_number(text: pl.Expr) -> pl.Expr:
     """The number rounded down; null where the text is not one, or beyond 64 bits."""
     text = text.str.strip_chars(" \t")
-    integer = text.str.extract(_FRACTION, 1).cast(pl.Int64, strict=False)
-    scientific = pl.when(text.str.contains(_SCIENTIFIC)).then(text).cast(pl.Float64, strict=False)
+    # A whole number of nanoseconds has more digits than a floating-point number.
     return pl.coalesce(
-        parse_whole_number(text),
-        integer - text.str.starts_with("-").cast(pl.Int64),
-        scientific.floor().cast(pl.Int64, strict=False),
+        text.cast(pl.Int64, strict=False),
+        text.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False),
     )
 
 
