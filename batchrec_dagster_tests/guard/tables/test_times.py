@@ -180,6 +180,15 @@ def test_times_of_two_forms_are_an_error_with_file_and_line(
     assert reason in message
 
 
+def test_a_row_that_is_bad_anyway_says_nothing_of_the_form_of_times(tmp_path: Path) -> None:
+    rows = ",1,1500000000000\n1,2,1500000000\n,3,2020-01-02\n1,4,1500000001\n"
+    source = write_source(tmp_path, f"u,i,t\n{rows}")
+    ratings = {"source": source, "columns": COLUMNS, "on_bad_rows": "skip"}
+    interactions = preparation.prepare(tmp_path, {"ratings": ratings})
+    assert [seconds for _, _, seconds in interactions.rows] == [1_500_000_000, 1_500_000_001]
+    assert interactions.left_out == {"no user": 2}
+
+
 @pytest.mark.parametrize("times", [["1577966405", "2900000000"], ["2020-01-02", "2061-11-24"]])
 def test_one_time_in_the_future_is_a_bad_row(tmp_path: Path, times: list[str]) -> None:
     assert read_seconds(tmp_path, times) == [read_seconds(tmp_path, times[:1])[0]]
