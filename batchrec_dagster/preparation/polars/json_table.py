@@ -55,23 +55,12 @@ class JsonTable(RowTable):
         return [name for name in has_values if not has_values[name]]
 
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
+        places = locate_columns(columns_by_role, self.columns, self.opened.name)
+        names = {role: self.columns[place] for role, place in places.items()}
         lines = pl.scan_lines(
             self.opened.path, name=TEXT, row_index_name=ROW, n_rows=self.most, glob=False
         )
-        return parse_json_cells(lines, self._locate(columns_by_role), self.separator)
-
-    def _locate(self, columns_by_role: Mapping[str, Column]) -> dict[str, str]:
-        """The name of the column of each role.
-
-        It reads no more lines than it takes to see all of them.
-        """
-        missing = set(columns_by_role.values())
-        for line_fields in self._first_lines():
-            missing -= line_fields.keys()
-            if not missing:
-                return {role: str(name) for role, name in columns_by_role.items()}
-        places = locate_columns(columns_by_role, self.columns, self.opened.name)
-        return {role: self.columns[place] for role, place in places.items()}
+        return parse_json_cells(lines, names, self.separator)
 
     def _first_lines(self) -> Iterator[dict[str, object]]:
         """The fields of each of the first lines; none of a line that is not an object."""
