@@ -26,7 +26,7 @@ from batchrec_dagster.preparation.sources.archives import Member
 from batchrec_dagster.preparation.sources.computed import AssetRows
 from batchrec_dagster.preparation.sources.databases import Database
 from batchrec_dagster.preparation.sources.delta_table import DeltaTable
-from batchrec_dagster.preparation.sources.file_start import MOST_PACKED_BYTES, open_start
+from batchrec_dagster.preparation.sources.file_start import MOST_BYTES, open_start
 from batchrec_dagster.preparation.sources.files import Folder, LocalFile, S3File
 from batchrec_dagster.preparation.sources.query import FileQuery
 from batchrec_dagster.preparation.sources.sample import GeneratedFile
@@ -145,7 +145,7 @@ def _open_block(block: _Block, context: SourceContext) -> str | None:
         return _open_member(block, rows, context)
     # Listing a file on the web may download it.
     files = (
-        [rows.start(file_start.REMOTE_BYTES)] if isinstance(rows, WebFile) else rows.files(context)
+        [rows.start(file_start.START_BYTES)] if isinstance(rows, WebFile) else rows.files(context)
     )
     count = f"{len(files):,} files" if len(files) > 1 else "1 file"
     if _match_first_file(block, files):
@@ -156,7 +156,7 @@ def _open_block(block: _Block, context: SourceContext) -> str | None:
 def _open_member(block: _Block, member: Member, context: SourceContext) -> str:
     """What was found out of a file in an archive, which is opened if it is small and here."""
     size = _find_local_size(member, context)
-    if size is None or size > MOST_PACKED_BYTES:
+    if size is None or size > MOST_BYTES:
         return f"{member.display_name}: 1 file; a run opens it"
     (file,) = member.files(context)
     with file.open_locally() as path:
@@ -192,7 +192,7 @@ def _open_query(block: _Block, query: FileQuery, context: SourceContext) -> str 
     if all(isinstance(rows, AssetRows | GeneratedFile) for rows in tables):
         return None
     sizes = [_find_local_size(rows, context) for rows in tables]
-    if None in sizes or sum(size or 0 for size in sizes) > MOST_PACKED_BYTES:
+    if None in sizes or sum(size or 0 for size in sizes) > MOST_BYTES:
         return f"{query.display_name}: a run makes the query"
     sql = f"SELECT * FROM ({query.sql}\n) LIMIT 0"  # noqa: S608
     return _open_result(block, replace(query, sql=sql), context)

@@ -1,4 +1,4 @@
-"""A foreign Parquet file written anew."""
+"""A foreign Parquet file written again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DICTIONARY_BYTES = 16 * 1024 * 1024
 
 
 def rewrite_parquet(path: Path, target: Path, limits: Limits, packed: int) -> None:
-    """Write the rows anew, so that their sizes are what they are said to be.
+    """Write the rows again, so that their sizes are what they are said to be.
 
     Numbers are written as they are, so that the size of the file is that of the data. Texts are
     written once each where they repeat.

@@ -10,12 +10,10 @@ from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.source import ListedFile, name_errors, safe_filename
 from batchrec_dagster.storage.durable import temporary_folder
 
-# Of a longer text no more bytes than these are read.
-TEXT_BYTES = 4 * 1024 * 1024
-# Over a network, fewer.
-REMOTE_BYTES = 256 * 1024
-# Other formats can only be opened whole. A larger file of such a format is not opened.
-MOST_PACKED_BYTES = 64 * 1024 * 1024
+# A larger file is not opened whole.
+MOST_BYTES = 64 * 1024 * 1024
+# Of a larger text, and over a network, these many bytes are read.
+START_BYTES = 256 * 1024
 
 
 @contextmanager
@@ -33,32 +31,20 @@ def open_start(file: ListedFile) -> Iterator[Path | None]:
 
 def _find_or_write_start(file: ListedFile, folder: Path) -> Path | None:
     """The path of the file, or of its start in the folder; None as of `open_start`."""
-    if file.find is None:
-        start = _read_remote_start(file)
-        if not formats.is_text(start[: formats.START]):
-            return None
-    else:
+    if file.find is not None:
         path = file.find()
-        size = path.stat().st_size
-        if size <= TEXT_BYTES:
+        if path.stat().st_size <= MOST_BYTES:
             return path
-        with path.open("rb") as opened:
-            start = opened.read(TEXT_BYTES)
-        if not formats.is_text(start[: formats.START]):
-            return path if size <= MOST_PACKED_BYTES else None
-    first_lines = folder / safe_filename(file.filename)
-    first_lines.write_bytes(_cut_at_line_end(start))
-    return first_lines
-
-
-def _read_remote_start(file: ListedFile) -> bytes:
-    """The first bytes of a file on the web or in a bucket."""
     start = b""
     for chunk in file.read():
         start += chunk
-        if len(start) >= REMOTE_BYTES:
+        if len(start) >= START_BYTES:
             break
-    return start
+    if not formats.is_text(start[: formats.START]):
+        return None
+    first_lines = folder / safe_filename(file.filename)
+    first_lines.write_bytes(_cut_at_line_end(start))
+    return first_lines
 
 
 def _cut_at_line_end(start: bytes) -> bytes:

@@ -52,14 +52,14 @@ class PartitionedRows(RatingsSource):
         with temporary_folder() as folder, ConfinedReader() as reader:
             for key, listed_files in files.items():
                 for file in listed_files:
-                    place = folder / str(len(tables))
-                    place.mkdir()
+                    file_folder = folder / str(len(tables))
+                    file_folder.mkdir()
                     with _name_partition(key):
-                        raw_file = RawFile(file.provide(place), file.filename)
-                        table = scan_table(raw_file, self.form, place, reader)
+                        raw_file = RawFile(file.provide(file_folder), file.filename)
+                        table = scan_table(raw_file, self.form, file_folder, reader)
                         # On the disk, because all together may not fit into the memory.
-                        table.sink_parquet(place / "table.parquet")
-                    tables.append(pl.scan_parquet(place / "table.parquet", glob=False))
+                        table.sink_parquet(file_folder / "table.parquet")
+                    tables.append(pl.scan_parquet(file_folder / "table.parquet", glob=False))
             if not any(table.collect_schema() for table in tables):
                 raise FileError(
                     "none of its partitions has a table: return one, or let the metadata of each"

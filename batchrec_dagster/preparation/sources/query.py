@@ -128,8 +128,9 @@ class FileQuery(RatingsSource):
                 for number, file in enumerate(files):
                     local_path = stack.enter_context(file.open_locally())
                     raw_file = RawFile(local_path, file.display_name)
-                    place = folder / table / str(number)
-                    tables[table].append(_open_table_file(raw_file, self.form, place, reader))
+                    file_folder = folder / table / str(number)
+                    opened = _open_table_file(raw_file, self.form, file_folder, reader)
+                    tables[table].append(opened)
             _write_rows(self, tables, path, folder)
         for files in table_files.values():
             for file in files:

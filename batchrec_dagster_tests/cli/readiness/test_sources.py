@@ -36,10 +36,9 @@ def check_message(root: Path, **attributes: Any) -> tuple[str, str]:
 def test_of_a_large_file_only_the_start_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_start, "TEXT_BYTES", len(ORDERS) - 10)
-    monkeypatch.setattr(file_start, "MOST_PACKED_BYTES", 20)
-    # Nothing after the first lines could be decoded.
-    (tmp_path / "orders.csv").write_bytes(ORDERS.encode() + b"\xff\x00\x81" * 500)
+    monkeypatch.setattr(file_start, "MOST_BYTES", 20)
+    # Nothing after the first megabyte could be decoded.
+    (tmp_path / "orders.csv").write_bytes(ORDERS.encode() * 20_000 + b"\xff\x00\x81" * 500)
     status, message = check_message(tmp_path, ratings={"source": "orders.csv", "encoding": "utf-8"})
     assert (status, message) == ("ok", "orders.csv: 1 file, with the declared columns")
     (tmp_path / "packed.gz").write_bytes(gzip.compress(ORDERS.encode()))
@@ -52,7 +51,7 @@ def test_of_a_large_file_only_the_start_is_read(
 def test_of_a_file_on_the_web_only_the_start_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_start, "REMOTE_BYTES", 60)
+    monkeypatch.setattr(file_start, "START_BYTES", 60)
     with serving() as web:
         # No version: listing it would download it.
         web.pages["/orders.csv"] = Page(ORDERS.encode() * 100, etag=None)
@@ -69,7 +68,7 @@ def test_of_a_file_on_the_web_only_the_start_is_fetched(
 def test_of_objects_in_s3_only_the_start_is_read(
     tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_start, "REMOTE_BYTES", 60)
+    monkeypatch.setattr(file_start, "START_BYTES", 60)
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     bucket = s3.create_bucket()
