@@ -6,10 +6,9 @@ size that a file states of itself is believed.
 
 from __future__ import annotations
 
+import errno
 import gzip
-import lzma
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +22,8 @@ from batchrec_dagster.preparation.sources.limits import Limits
 
 CHUNK = 1024 * 1024
 ENCRYPTED = 0x1
+# Others may take as much memory as the file says.
+PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 DATA_SUFFIXES = {
     *(".csv", ".dat", ".data", ".inter", ".tab", ".tsv", ".txt"),
     *(".json", ".jsonl", ".ndjson", ".parquet"),
@@ -66,17 +67,13 @@ def unpack_member(path: Path, member: str, target: Path, limits: Limits) -> None
 
     Raises FileError, LimitError.
     """
-    try:
+    with _explain_damage("the archive is not a zip file, or is damaged"):
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise DamagedFileError(
-            f"the archive is not a zip file, or is damaged ({error}): download or copy it again"
-        ) from error
-    with archive:
+    with archive, _explain_damage():
         info = _find_info(archive, member)
         packed = min(info.compress_size, path.stat().st_size)
         limits.check(info.file_size, packed)
-        with _explain_damage(), archive.open(info) as file:
+        with archive.open(info) as file:
             first = file.read(CHUNK)
             limits.check_twice(first, info.file_size, packed)
             _write(chain([first], iter(partial(file.read, CHUNK), b"")), target, packed, limits)
@@ -93,18 +90,20 @@ def _write(chunks: Iterator[bytes], target: Path, packed: int, limits: Limits) -
 
 
 @contextmanager
-def _explain_damage() -> Iterator[None]:
+def _explain_damage(problem: str = "it is damaged") -> Iterator[None]:
+    """Make a DamagedFileError of what the libraries raise, which may be any error."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise DamagedFileError(f"it is damaged ({error}): download or copy it again") from error
-    except OSError as error:
-        # The libraries raise it without a number for what they cannot unpack.
-        if error.errno is not None:
-            raise
-        raise DamagedFileError(f"it is damaged ({error}): download or copy it again") from error
-    except (NotImplementedError, RuntimeError) as error:
+    except FileError:
+        raise
+    except NotImplementedError as error:
         raise FileError(f"it cannot be unpacked ({error}): pack it as a plain zip") from error
+    except Exception as error:
+        # A full disk is not the file's fault; a position before the start of the file is.
+        if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
+            raise
+        reason = " ".join(str(error).split())
+        raise DamagedFileError(f"{problem} ({reason}): download or copy it again") from error
 
 
 def _find_info(archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
@@ -116,6 +115,8 @@ def _find_info(archive: zipfile.ZipFile, member: str) -> zipfile.ZipInfo:
         raise FileError(f"it is a folder of the archive; {_list_contents(archive)}")
     if info.flag_bits & ENCRYPTED:
         raise FileError("it is encrypted: pack it without a password")
+    if info.compress_type not in PLAIN_METHODS:
+        raise FileError(f"it is packed by method {info.compress_type}: pack it as a plain zip")
     return info
 
 

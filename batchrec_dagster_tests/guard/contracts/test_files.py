@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster_tests.guard.builders import write_source, zip_members
+from batchrec_dagster_tests.guard.repeats import repeats
 from batchrec_dagster_tests.guard.seams import preparation
 from batchrec_dagster_tests.guard.servers.s3 import S3Server
 
@@ -300,6 +302,26 @@ def test_a_damaged_or_encrypted_member_is_refused(tmp_path: Path) -> None:
     encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "a.zip").write_bytes(encrypted)
     assert "ratings.csv: it is encrypted" in read_refusal(tmp_path, "a.zip!/ratings.csv")
+
+
+@given(changes=st.dictionaries(st.integers(0, len(ARCHIVE) - 1), st.integers(0, 255), max_size=4))
+@settings(max_examples=repeats(300, 50), deadline=None)
+def test_an_archive_that_is_damaged_anywhere_is_refused_in_a_line(changes: dict[int, int]) -> None:
+    content = bytearray(ARCHIVE)
+    for position, byte in changes.items():
+        content[position] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "a.zip").write_bytes(content)
+        try:
+            assert copy(Path(folder), "a.zip!/ml/ratings.csv") == CONTENT
+        except preparation.UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017 (either outcome is fine)
+
+
+def test_a_member_is_packed_as_every_program_packs_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("ratings.csv", CONTENT)
+    assert "packed by method 14: pack it as a plain zip" in read_refusal(tmp_path, "a.zip")
 
 
 def test_a_folder_may_be_of_archives(tmp_path: Path) -> None:
