@@ -16,6 +16,7 @@ from batchrec_dagster.preparation.layout import NO_TIMES
 from batchrec_dagster.reporting.views.plain import fit_terminal, format_program, shorten_path
 
 if TYPE_CHECKING:
+    from batchrec_dagster.cli.recognise_attributes import Subject
     from batchrec_dagster.cli.recognised_source import RecognisedSource
     from batchrec_dagster.preparation.layout import Column
     from batchrec_dagster.preparation.polars.decoding import RawFile
@@ -92,14 +93,13 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     skip = options["on_bad_rows"] == "skip"
     found = _recognise_ratings(_name(ratings, folder, project), project, given, options)
     sources = {"ratings": found}
-    if items is not None:
-        source = _name(items, folder, project)
-        with _open_files(source, project) as files:
-            sources["items"] = recognise_attributes("item", source, files[0], found, skip=skip)
-    if users is not None:
-        source = _name(users, folder, project)
-        with _open_files(source, project) as files:
-            sources["users"] = recognise_attributes("user", source, files[0], found, skip=skip)
+    attributes: tuple[tuple[Subject, str | None], ...] = (("item", items), ("user", users))
+    for subject, path in attributes:
+        if path is not None:
+            source = _name(path, folder, project)
+            with _open_files(source, project) as files:
+                recognised = recognise_attributes(subject, source, files[0], found, skip=skip)
+            sources[f"{subject}s"] = recognised
     text = build_text(project.defs / name, name, options["on_bad_rows"], sources)
     lines: list[str] = []
     for recognised in sources.values():
@@ -108,15 +108,15 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         lines += [f"  {rule}" for rule in recognised.rules]
     # The preview is safe already, and has several lines.
     click.echo("\n".join([found.preview, "", *map(escape_invisible, lines)]))
-    path = shorten_path(write_declaration(project, name, text))
+    written = shorten_path(write_declaration(project, name, text))
     for doubt in (doubt for recognised in sources.values() for doubt in recognised.doubts):
         message = fit_terminal(escape_invisible(doubt.text), start="Warning: ")
         line = find_line(text, doubt.setting)
-        click.echo(f"Warning: {message}\n  If it is wrong, edit {path}, line {line}.", err=True)
+        click.echo(f"Warning: {message}\n  To change it, edit {written}, line {line}.", err=True)
     ignore_home_in_git(project.root)
     batchrec = format_program()
     click.echo(
-        f"\nWrote {path}; it loads. Next:\n"
+        f"\nWrote {written}; it loads. Next:\n"
         f"  {batchrec} run {name}\n"
         f"  {batchrec} open --pipeline {name}\n"
         f"  {batchrec} show --pipeline {name}"

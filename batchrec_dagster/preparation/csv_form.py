@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 
 import polars as pl
@@ -102,8 +102,8 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
     """The header to declare for a file that was opened without one; None if it was opened right.
 
     It is the number of the line that names the columns, or NO_HEADER if no line does. In a file
-    that was opened with a header, the right line is the usual one if it has a declared name.
-    Otherwise it is the line with the most known names, or else the usual one, if it may be names.
+    that was opened with a header, the right line is the one with the most declared and known names,
+    or else the usual one, if it may be names.
 
     form, columns: as declared. In a file whose columns are declared by position, only a line that
     is nothing but a header counts.
@@ -118,21 +118,14 @@ def find_header(table: CsvTable, form: FileForm, columns: Columns) -> Header | N
         return opened.shift + usual_line if is_header else None
     with opened.path.open(encoding="utf-8-sig", newline="\n") as file:
         lines = [line.rstrip("\r\n") for line in islice(file, SAMPLED_LINES)]
-    is_blank = not "".join(lines[table.skipped : usual_line]).strip()
-    if not is_blank and not {*columns.roles.values()}.isdisjoint(names):
-        return None
     delimiters = _CANDIDATES if form.delimiter is None else (form.delimiter,)
-    line = _find_line_of_names(
-        [
-            [
-                split_line(line, delimiter, quoted=form.quoted) if line.strip() else []
-                for line in lines
-            ]
-            for delimiter in delimiters
-        ]
-    )
-    if line is not None and line != usual_line:
-        return opened.shift + line
+    splits = [
+        [split_line(line, delimiter, quoted=form.quoted) if line.strip() else [] for line in lines]
+        for delimiter in delimiters
+    ]
+    line = _find_line_of_names(splits, {*columns.roles.values()})
+    if line is not None:
+        return opened.shift + line if line != usual_line else None
     return None if names_columns(names, records[1:]) else NO_HEADER
 
 
@@ -186,19 +179,22 @@ def read_first_records(
     return [split_line(line, delimiter, quoted=quoted) for line in lines]
 
 
-def _find_line_of_names(splits: Sequence[Records]) -> int | None:
-    """The number of the line, from 1, with the most known names, an id's among them; None if none
-    has any.
+def _find_line_of_names(splits: Sequence[Records], declared: Collection[Column]) -> int | None:
+    """The number of the line, from 1, with the most names that are declared or known, an id's among
+    these; None if none has any.
 
     splits: the fields of the first lines, by one delimiter after the other.
     """
-    line, most = None, 0
+    best_line, most = None, 0
     for records in splits:
         for number, fields in enumerate(records, 1):
             known = recognise_columns(fields)
-            if len(fields) > 1 and len(known) > most and not known.keys().isdisjoint(_ID_ROLES):
-                line, most = number, len(known)
-    return line
+            declared_count = sum(field.strip() in declared for field in fields)
+            has_id = declared_count or not known.keys().isdisjoint(_ID_ROLES)
+            count = len(known) + declared_count
+            if len(fields) > 1 and has_id and count > most:
+                best_line, most = number, count
+    return best_line
 
 
 def _are_even(records: Records) -> bool:

@@ -103,7 +103,7 @@ def test_another_column_with_times_is_named(working_project: Project) -> None:
     assert code == 0, output
     assert (
         "Warning: purchased_on has times too, and created_at was taken. If an interaction happened"
-        " at another: --time purchased_on\n  If it is wrong, edit " in output
+        " at another: --time purchased_on\n  To change it, edit " in output
     )
     # The line that is named is the one to edit.
     line = int(output.partition("defs.yaml, line ")[2].partition(".")[0])
@@ -172,6 +172,19 @@ def test_names_below_other_lines_are_found_and_declared(working_project: Project
     declared = read_declaration(working_project)
     assert (declared["ratings"]["header"], declared["items"]["header"]) == (4, 3)
     assert f"{len(ROWS):,} rows (csv)" in output
+
+
+def test_names_that_are_given_are_found_below_other_lines(working_project: Project) -> None:
+    lines = [f"{user};{item};{START + number}" for number, (user, item) in enumerate(ROWS)]
+    write_lines(working_project, "report.csv", "Bericht\n\nKunde;Artikel;Wann", lines)
+    code, output = run_new("shop", "--ratings", "report.csv")
+    assert code == 2
+    assert "Found: Bericht." in output
+    assert "Bericht\nKunde;Artikel;Wann\n1;1;1500000000\n" in output
+    options = ("--user", "Kunde", "--item", "Artikel", "--time", "Wann")
+    code, output = run_new("shop", "--ratings", "report.csv", *options)
+    assert code == 0, output
+    assert read_declaration(working_project)["ratings"]["header"] == 3
 
 
 def test_only_a_doubled_name_that_is_used_is_refused(working_project: Project) -> None:
