@@ -15,6 +15,7 @@ from batchrec_dagster.cli.dagster_home import (
     open_instance_if_any,
 )
 from batchrec_dagster.cli.pipelines import (
+    NO_PIPELINES,
     expand_names,
     load_pipelines,
     make_undeclared_error,
@@ -60,8 +61,8 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
     undeclared = sorted(published.difference(declared))
     # The editions of a pipeline or a list stay when its declaration is removed.
     addresses = [*declared, *(undeclared if editions else [])]
-    if not addresses:
-        loaded.require_any()
+    if loaded.errors and not addresses:
+        raise click.ClickException("\n".join(loaded.errors))
     warn_of_errors(loaded)
     chosen = expand_names(names, addresses) or declared
     for name in chosen:
@@ -72,6 +73,8 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
         _list_nights(lists, as_json=as_json)
         return
     _list_overviews(lists, as_json=as_json)
+    if not lists and not as_json:
+        click.echo(NO_PIPELINES)
     if undeclared and not names and not as_json:
         click.echo(f"Published in this storage too, but not declared here: {', '.join(undeclared)}")
 
