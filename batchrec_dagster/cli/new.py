@@ -91,14 +91,17 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     from batchrec_dagster.reporting.views.plain import escape_invisible
 
     skip = options["on_bad_rows"] == "skip"
-    found = _recognise_ratings(_name(ratings, folder, project), project, given, options)
-    sources = {"ratings": found}
+    source = _choose_declared_source(ratings, folder, project)
+    recognised_ratings = _recognise_ratings(source, project, given, options)
+    sources = {"ratings": recognised_ratings}
     attributes: tuple[tuple[Subject, str | None], ...] = (("item", items), ("user", users))
     for subject, path in attributes:
         if path is not None:
-            source = _name(path, folder, project)
+            source = _choose_declared_source(path, folder, project)
             with _open_files(source, project) as files:
-                recognised = recognise_attributes(subject, source, files[0], found, skip=skip)
+                recognised = recognise_attributes(
+                    subject, source, files[0], recognised_ratings, skip=skip
+                )
             sources[f"{subject}s"] = recognised
     text = build_text(project.defs / name, name, options["on_bad_rows"], sources)
     lines: list[str] = []
@@ -107,7 +110,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
         lines += [*recognised.summary, *format_block(settings, "  ")]
         lines += [f"  {rule}" for rule in recognised.rules]
     # The preview is safe already, and has several lines.
-    click.echo("\n".join([found.preview, "", *map(escape_invisible, lines)]))
+    click.echo("\n".join([recognised_ratings.preview, "", *map(escape_invisible, lines)]))
     written = shorten_path(write_declaration(project, name, text))
     for doubt in (doubt for recognised in sources.values() for doubt in recognised.doubts):
         message = fit_terminal(escape_invisible(doubt.text), start="Warning: ")
@@ -156,7 +159,7 @@ def _check_name(name: str, project: Project) -> None:
         )
 
 
-def _name(source: str, typed_in: Path, project: Project) -> str:
+def _choose_declared_source(source: str, typed_in: Path, project: Project) -> str:
     """The source as declared: a path in the project is relative to the project's folder.
 
     typed_in: the folder from which a relative path leads to the source.

@@ -82,9 +82,8 @@ def recognise_attributes(
             id_column,
             **columns,
             separator=_find_separator(sample, columns["categories"].values()),
-            delimiter=form.delimiter,
+            form=form,
             decimal=decimal,
-            header=form.header,
         )
         require_columns(sample, layout.roles)
         doubts = [*_describe_code(sample, layout)]

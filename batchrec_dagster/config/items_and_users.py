@@ -102,7 +102,12 @@ class ItemSettings(AttributesSource):
     @property
     def layout(self) -> AttributesLayout:
         """How to read the file."""
-        return replace(self.columns.layout, **self.form)
+        return replace(
+            self.columns.layout,
+            form=self.file_form,
+            separator=self.separator,
+            decimal=self.decimal,
+        )
 
 
 class UserColumns(Settings):
@@ -160,7 +165,12 @@ class UserSettings(AttributesSource):
     @property
     def layout(self) -> AttributesLayout:
         """How to read the file."""
-        return replace(self.columns.layout, **self.form)
+        return replace(
+            self.columns.layout,
+            form=self.file_form,
+            separator=self.separator,
+            decimal=self.decimal,
+        )
 
 
 class IdSource(Source):

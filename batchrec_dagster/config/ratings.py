@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import Field, model_validator
@@ -20,7 +21,6 @@ from batchrec_dagster.preparation.layout import (
 from batchrec_dagster.preparation.polars.row_conditions import list_filter_columns
 from batchrec_dagster.preparation.polars.times import check_format, check_timezone
 from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.sources.source import RatingsSource
 
 
 class Window(Settings):
@@ -241,10 +241,6 @@ class RatingsSettings(TableSource):
         return cast(Format, self.format) if names_files else None
 
     @property
-    def rows(self) -> RatingsSource:
-        return self.rows_of(self.file_form)
-
-    @property
     def all_null_values(self) -> tuple[str, ...]:
         """Every text that means no value."""
         if self.null_values is None:
@@ -253,14 +249,7 @@ class RatingsSettings(TableSource):
 
     @property
     def file_form(self) -> FileForm:
-        """How the files are written, as far as it is declared."""
-        return FileForm(
-            format=self._file_format,
-            delimiter=self.delimiter,
-            header=self.file_header,
-            encoding=self.encoding,
-            quoted=self.quotes,
-        )
+        return replace(super().file_form, format=self._file_format, quoted=self.quotes)
 
     @property
     def file_columns(self) -> Columns:

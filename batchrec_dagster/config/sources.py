@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -338,8 +338,13 @@ class TableSource(Source):
         raise NotImplementedError
 
     @property
+    def file_form(self) -> FileForm:
+        """How the files are written, as far as it is declared."""
+        return FileForm(delimiter=self.delimiter, header=self.file_header, encoding=self.encoding)
+
+    @property
     def rows(self) -> RatingsSource:
-        return self.rows_of(FileForm(delimiter=self.delimiter, encoding=self.encoding))
+        return self.rows_of(self.file_form)
 
     @property
     def _version_query(self) -> str | None:
@@ -361,14 +366,3 @@ class AttributesSource(TableSource):
         min_length=1,
         description="The separator between several values of a category.",
     )
-
-    @property
-    def form(self) -> dict[str, Any]:
-        """How the file is written, as the fields of a layout that are not columns."""
-        return {
-            "delimiter": self.delimiter,
-            "separator": self.separator,
-            "encoding": self.encoding,
-            "decimal": self.decimal,
-            "header": self.file_header,
-        }

@@ -21,9 +21,7 @@ from batchrec_dagster.preparation.layout import (
     Column,
     Columns,
     Decimal,
-    Encoding,
     FileForm,
-    Header,
     PreparationError,
 )
 from batchrec_dagster.preparation.polars import times
@@ -71,7 +69,7 @@ _ID, _VALUES = "id", "values"
 class AttributesLayout:
     """Which column of a file of items or users holds what: by its name, or by its position, from 1.
 
-    `delimiter`, `encoding` and `header` are as in `FileForm`, `decimal` as in `Columns`.
+    `form` says how the file is written. `decimal` is as in `Columns`.
     """
 
     subject: Literal["item", "user"]
@@ -90,12 +88,10 @@ class AttributesLayout:
     """The columns of numbers for Personalize, by their field's name there."""
     separator: str = schemas.VALUE_SEPARATOR
     """What stands between the values of a category."""
-    delimiter: str | None = None
-    encoding: Encoding = "auto"
+    form: FileForm = field(default_factory=FileForm)
     decimal: Decimal = "."
     null_values: Sequence[str] = NULL_VALUES
     """The ids that mean no value."""
-    header: Header | None = None
 
     @property
     def block(self) -> str:
@@ -182,7 +178,7 @@ def parse_attributes(
     """
     with temporary_folder() as folder:
         with ConfinedReader() as reader:
-            opened = open_file(file, layout.encoding, folder, reader)
+            opened = open_file(file, layout.form.encoding, folder, reader)
         if not opened.size:
             raise PreparationError(f"{file.name} is empty")
         table = open_declared_table(opened, layout)
@@ -220,8 +216,7 @@ def open_declared_table(opened: OpenedFile, layout: AttributesLayout) -> Table:
 
     Raises PreparationError unless it has each declared column once.
     """
-    form = FileForm(delimiter=layout.delimiter, header=layout.header)
-    table = open_attributes_table(opened, form, Columns(layout.roles), layout.separator)
+    table = open_attributes_table(opened, layout.form, Columns(layout.roles), layout.separator)
     hint = ""
     if isinstance(table, CsvTable):
         hint = f" (read with the delimiter {table.delimiter!r}, {layout.block}.delimiter)"

@@ -108,7 +108,7 @@ def _make_attributes_block(settings: ItemSettings | UserSettings) -> _Block:
     def match_columns(opened: OpenedFile) -> None:
         open_declared_table(opened, layout)
 
-    return _Block(settings.rows, layout.encoding, match_columns)
+    return _Block(settings.rows, layout.form.encoding, match_columns)
 
 
 def _make_ids_block(ids: IdSource, role: Literal["user", "item"]) -> _Block:
