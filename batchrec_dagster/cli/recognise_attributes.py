@@ -85,7 +85,8 @@ def recognise_attributes(
             form=form,
             decimal=decimal,
         )
-        require_columns(sample, layout.roles)
+        roles = {layout.setting(role): column for role, column in layout.roles.items()}
+        require_columns(sample, roles)
         doubts = [*_describe_code(sample, layout)]
     rows = parse_attributes(file, layout)
     settings = build_settings(

@@ -203,6 +203,11 @@ def test_only_a_doubled_name_that_is_used_is_refused(working_project: Project) -
     code, output = run_new("shop2", "--ratings", "doubled.csv")
     assert code == 2
     assert "doubled.csv has several columns 'itemId' (ratings.columns.item): rename" in output
+    lines = [f"{item},Lamp,Lantern" for item in range(80)]
+    write_lines(working_project, "items.csv", "itemId,title,title", lines)
+    code, output = run_new("shop2", "--ratings", "orders.csv", "--items", "items.csv")
+    assert code == 2
+    assert "items.csv has several columns 'title' (items.columns.title): rename" in output
 
 
 def test_the_only_column_with_times_is_taken_whatever_their_format(
