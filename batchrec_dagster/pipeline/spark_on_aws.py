@@ -10,105 +10,68 @@ import io
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import dagster as dg
-import dagster_pipes
 from dagster_aws.pipes import PipesGlueClient, PipesS3ContextInjector, PipesS3MessageReader
 
 from batchrec_dagster.config.project import PreparationSettings
-from batchrec_dagster.pipeline.spark_jobs import OutcomeReader, explain_failures
+from batchrec_dagster.errors import UserError
+from batchrec_dagster.pipeline.spark_jobs import explain_failures, read_result
 from batchrec_dagster.preparation import spark
 from batchrec_dagster.preparation.spark.task import SparkTask
-from batchrec_dagster.steps.interactions import SparkResult
+from batchrec_dagster.steps.interactions import Prepared
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.objects import split_uri
 
 SCRIPT = Path(spark.__file__).with_name("job.py")
-ROOT = SCRIPT.parents[2]
-# The modules of this project that the Spark package imports. None of them imports Dagster.
-MODULES = (
-    "__init__.py",
-    "errors.py",
-    "personalize/__init__.py",
-    "personalize/schemas.py",
-    "preparation/__init__.py",
-    "preparation/column_names.py",
-    "preparation/layout.py",
-    "preparation/polars/__init__.py",
-    "preparation/polars/cells.py",
-    "preparation/polars/json_decoding.py",
-    "preparation/polars/row_conditions.py",
-    "preparation/polars/rows.py",
-    "preparation/polars/times.py",
-    "preparation/polars/row_problems.py",
-    "preparation/rules.py",
-    "preparation/sources/__init__.py",
-    "preparation/sources/errors.py",
-    "preparation/sources/formats.py",
-    "preparation/sources/limits.py",
-    "storage/__init__.py",
-    "storage/erased.py",
-)
+PACKAGE = SCRIPT.parents[2]
+# What Glue installs, in the versions that run here, so that rows are read alike.
+LIBRARIES = ("polars", "dagster-pipes")
+GLUE_VERSION = "5.0"
+# Seconds between polls for messages in S3.
+INTERVAL = 3
 
 
-class SparkCode(NamedTuple):
-    """The code of the Spark job in the storage."""
-
-    script: str
-    """The URI of the script."""
-
-    modules: str
-    """The URI of a zip with the modules that the script imports."""
-
-
-def upload_code(storage: Storage) -> SparkCode:
-    """Upload the code unless it is there. Raises UserError."""
-    script, modules = SCRIPT.read_bytes(), zip_modules()
-    code_version = hashlib.sha256(script + modules).hexdigest()[:16]
-    code = SparkCode(
-        storage.uri(f"code/spark-{code_version}/preparation.py"),
-        storage.uri(f"code/spark-{code_version}/modules.zip"),
-    )
-    for uri, content in zip(code, (script, modules), strict=True):
-        if storage.store.head(uri) is None:
-            storage.store.put(uri, content)
-    return code
-
-
-def zip_modules() -> bytes:
-    """A zip of the modules, which has the same bytes for the same modules."""
+def zip_package() -> bytes:
+    """A zip of this package, which has the same bytes for the same code."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, path in sorted(_list_modules()):
+        for path in sorted(PACKAGE.rglob("*.py")):
+            name = path.relative_to(PACKAGE.parent).as_posix()
             archive.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
     return packed.getvalue()
 
 
-def _list_modules() -> Iterator[tuple[str, Path]]:
-    """The path of each module in the zip, and on this machine."""
-    package = SCRIPT.parent
-    for path in [*(ROOT / module for module in MODULES), *package.glob("*.py")]:
-        yield f"batchrec_dagster/{path.relative_to(ROOT).as_posix()}", path
-    for path in Path(dagster_pipes.__file__).parent.glob("*.py"):
-        yield f"dagster_pipes/{path.name}", path
+def upload_code(storage: Storage) -> dict[str, str]:
+    """The arguments of a job run that has this code, which is uploaded unless it is in the storage.
+
+    Raises UserError.
+    """
+    package = zip_package()
+    folder = storage.uri(f"code/spark-{hashlib.sha256(package).hexdigest()[:16]}")
+    contents = {f"{folder}/job.py": SCRIPT.read_bytes(), f"{folder}/package.zip": package}
+    for uri, content in contents.items():
+        if storage.store.head(uri) is None:
+            storage.store.put(uri, content)
+    script, modules = contents
+    return {
+        "--scriptLocation": script,
+        "--extra-py-files": modules,
+        "--additional-python-modules": ",".join(f"{name}=={version(name)}" for name in LIBRARIES),
+    }
 
 
-# Seconds between polls for messages in S3.
-INTERVAL = 3
-GLUE_VERSION = "5.0"
+class MessageReader(PipesS3MessageReader):
+    """Reads messages from a folder of the storage, and deletes them at the end."""
 
-
-class S3OutcomeReader(OutcomeReader, PipesS3MessageReader):
-    """Reads messages from under a prefix of the storage, and deletes them at the end."""
-
-    def __init__(self, storage: Storage, prefix: str) -> None:
-        bucket, self._key = split_uri(storage.uri(prefix))
+    def __init__(self, storage: Storage, folder: str) -> None:
+        bucket, self._key = split_uri(folder)
         super().__init__(interval=INTERVAL, bucket=bucket, client=storage.client("s3"))
-        self._storage, self._prefix = storage, prefix
+        self._store, self._folder = storage.store, folder
 
     @contextmanager
     def get_params(self) -> Iterator[Any]:
@@ -116,86 +79,77 @@ class S3OutcomeReader(OutcomeReader, PipesS3MessageReader):
             try:
                 yield {**params, "key_prefix": self._key}
             finally:
-                for message in self._storage.store.list(f"{self._storage.uri(self._prefix)}/"):
-                    self._storage.store.delete(message.uri)
+                for message in self._store.list(f"{self._folder}/"):
+                    self._store.delete(message.uri)
 
 
-@dataclass(frozen=True)
-class GlueSpark:
-    """An AWS Glue job, created with `role` if it does not exist.
+def run_on_glue(
+    declared: PreparationSettings,
+    context: dg.AssetExecutionContext,
+    storage: Storage,
+    task: SparkTask,
+) -> Prepared:
+    """Run the task as an AWS Glue job; see `RunOnEngine`.
 
-    Each run passes its script and modules, so that the job always runs this code.
+    Each run passes its script and its package, so that the job always runs this code.
     """
+    glue = storage.client("glue")
+    folder = storage.uri(f"pipes/{context.run.run_id}-{context.retry_number}")
+    reader = MessageReader(storage, f"{folder}/messages")
+    bucket, key = split_uri(f"{folder}/context-")
+    injector = PipesS3ContextInjector(bucket=bucket, client=reader.client, key_prefix=key)
+    last_job_run: dict[str, Any] = {}
 
-    declared: PreparationSettings
+    def note_job_run(parsed: Mapping[str, Any], **_: Any) -> None:
+        last_job_run.update(parsed.get("JobRun") or {})
 
-    def run(
-        self, context: dg.AssetExecutionContext, storage: Storage, task: SparkTask
-    ) -> SparkResult:
-        glue = storage.client("glue")
-        prefix = f"pipes/{context.run.run_id}-{context.retry_number}"
-        reader = S3OutcomeReader(storage, f"{prefix}/messages")
-        bucket, key = split_uri(storage.uri(prefix))
-        injector = PipesS3ContextInjector(
-            bucket=bucket, client=storage.client("s3"), key_prefix=f"{key}/context-"
+    def describe_last_job_run() -> str:
+        """What Glue last reported of the job run, which the client does not pass on."""
+        state = last_job_run.get("JobRunState", "not started")
+        return f"glue says: {state}, {last_job_run.get('ErrorMessage') or 'and no reason'}"
+
+    glue.meta.events.register("after-call.glue.GetJobRun", note_job_run)
+    size = {
+        "WorkerType": declared.worker_type,
+        "NumberOfWorkers": declared.workers,
+        "Timeout": declared.timeout_minutes,
+    }
+    size = {name: value for name, value in size.items() if value is not None}
+    # Tags need another permission, glue:TagResource.
+    tags = {"Tags": dict(storage.tags)} if storage.tags else {}
+    with explain_failures(describe_last_job_run):
+        arguments = upload_code(storage)
+        _ensure_job(glue, declared, arguments["--scriptLocation"], {**size, **tags})
+        completed = PipesGlueClient(injector, reader, glue).run(
+            context=context,
+            start_job_run_params={
+                "JobName": declared.job_name,
+                "Arguments": arguments,
+                **size,
+            },
+            extras={"task": asdict(task)},
         )
-        last_job_run: dict[str, Any] = {}
+    return read_result(completed), completed.metadata
 
-        def note_job_run(parsed: Mapping[str, Any], **_: Any) -> None:
-            last_job_run.update(parsed.get("JobRun") or {})
 
-        def describe_last_job_run() -> str:
-            """What Glue last reported of the job run, which the client does not pass on."""
-            state = last_job_run.get("JobRunState", "not started")
-            return f"glue says: {state}, {last_job_run.get('ErrorMessage') or 'and no reason'}"
-
-        glue.meta.events.register("after-call.glue.GetJobRun", note_job_run)
-        with explain_failures(reader, describe_last_job_run):
-            code = upload_code(storage)
-            self._ensure_job(glue, code, storage.tags)
-            completed = PipesGlueClient(injector, reader, glue).run(
-                context=context,
-                start_job_run_params={
-                    "JobName": self.declared.job_name,
-                    "Arguments": {
-                        "--scriptLocation": code.script,
-                        "--extra-py-files": code.modules,
-                        # The version that runs here, so that rows are read alike.
-                        "--additional-python-modules": f"polars=={version('polars')}",
-                    },
-                    **self._size(),
-                },
-                extras={"task": asdict(task)},
-            )
-        return reader.result(), completed.metadata
-
-    def _ensure_job(self, glue: Any, code: SparkCode, tags: Mapping[str, str]) -> None:
-        try:
-            glue.get_job(JobName=self.declared.job_name)
-        except glue.exceptions.EntityNotFoundException:
-            name, role = self.declared.job_name, self.declared.role
-            if role is None:
-                raise dg.Failure(
-                    f"there is no Glue job {name} (preparation.job_name): create it, or set"
-                    " preparation.role so that batchrec creates it",
-                    allow_retries=False,
-                ) from None
-            glue.create_job(
-                Name=name,
-                Role=role,
-                Description="Interactions for Amazon Personalize",
-                Command={"Name": "glueetl", "ScriptLocation": code.script, "PythonVersion": "3"},
-                GlueVersion=GLUE_VERSION,
-                ExecutionProperty={"MaxConcurrentRuns": 10},
-                # Tags need another permission, glue:TagResource.
-                **({"Tags": dict(tags)} if tags else {}),
-                **self._size(),
-            )
-
-    def _size(self) -> dict[str, Any]:
-        size = {
-            "WorkerType": self.declared.worker_type,
-            "NumberOfWorkers": self.declared.workers,
-            "Timeout": self.declared.timeout_minutes,
-        }
-        return {name: value for name, value in size.items() if value is not None}
+def _ensure_job(
+    glue: Any, declared: PreparationSettings, script: str, settings: Mapping[str, Any]
+) -> None:
+    """Create the job if there is none. Raises UserError if no role is declared for it."""
+    try:
+        glue.get_job(JobName=declared.job_name)
+    except glue.exceptions.EntityNotFoundException:
+        if declared.role is None:
+            raise UserError(
+                f"there is no Glue job {declared.job_name} (preparation.job_name): create it, or"
+                " set preparation.role so that batchrec creates it"
+            ) from None
+        glue.create_job(
+            Name=declared.job_name,
+            Role=declared.role,
+            Description="Interactions for Amazon Personalize",
+            Command={"Name": "glueetl", "ScriptLocation": script, "PythonVersion": "3"},
+            GlueVersion=GLUE_VERSION,
+            ExecutionProperty={"MaxConcurrentRuns": 10},
+            **settings,
+        )

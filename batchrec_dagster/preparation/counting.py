@@ -28,11 +28,13 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
         columns.append(EVENT_TYPE)
     counters = {column: ValueCounter(column) for column in columns}
     times: list[int] = []
+    hashes: list[int] = []
     event_values: list[int] = []
 
     def count(part: pl.DataFrame) -> None:
         for counter in counters.values():
             counter.add(part)
+        hashes.append(part.select(pl.struct(pl.all()).hash().sum()).item())
         if part.height:
             time = pl.col(TIMESTAMP)
             times.extend(part.select(time.min().alias("first"), time.max().alias("last")).row(0))
@@ -58,6 +60,7 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
         event_types=len(rows_of_values.get(EVENT_TYPE, [])),
         events=events,
         event_values=sum(event_values) if EVENT_VALUE in existing_columns else None,
+        digest=f"{sum(hashes) % 2**64:016x}",
     )
 
 

@@ -169,4 +169,8 @@ class InteractionCounts:
     """How many rows there are of the most frequent event types; empty without the column."""
 
     event_values: int | None = None
-    """How many rows have an event value; None without the column, and if nobody counted them."""
+    """How many rows have an event value; None without the column."""
+
+    digest: str = ""
+    """16 hexadecimal digits that change with the rows, but not with their order: the sum of their
+    hashes. Another version of Polars may hash rows otherwise."""

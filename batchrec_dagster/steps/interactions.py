@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ from batchrec_dagster.personalize.schemas import EVENT_VALUE
 from batchrec_dagster.preparation.counting import count_rows
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import OpenedRatings, open_ratings
-from batchrec_dagster.preparation.recognition import Recognised
 from batchrec_dagster.preparation.rules import (
     BELOW_MIN_RATING,
     ERASED_USER,
     InteractionCounts,
     PreparationResult,
 )
-from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
+from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
 from batchrec_dagster.steps.checks import (
     SOURCE_WITHOUT_ERASED,
     check_enough_interactions,
@@ -36,9 +34,14 @@ from batchrec_dagster.steps.checks import (
 )
 from batchrec_dagster.steps.data_sizes import DataSize, SizeComparison
 from batchrec_dagster.steps.ratings import RawRatings, open_first_file
-from batchrec_dagster.steps.raw_files import delete_copies, open_copies, require_copies
+from batchrec_dagster.steps.raw_files import (
+    delete_copies,
+    open_copies,
+    require_copies,
+    require_unchanged,
+)
 from batchrec_dagster.steps.runs import RunHistory
-from batchrec_dagster.steps.stored_files import PreparedRecord, StoredFile, put_file
+from batchrec_dagster.steps.stored_files import PreparedRecord, put_file
 from batchrec_dagster.steps.work import Result, Work, once
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.edition import Finding
@@ -52,10 +55,13 @@ CODE_VERSION = "2"
 # A run that has written nothing for this long is dead: no job runs so long.
 DEAD_AFTER = timedelta(days=2)
 
-SparkResult = tuple[SparkTaskResult, Mapping[str, Any]]
-"""What a task in Spark reports, and metadata of its job."""
+# The bucket that stands for the folder in which Spark on this machine writes.
+HERE = "here"
 
-RunSpark = Callable[[SparkTask], SparkResult]
+Prepared = tuple[PreparationResult, Mapping[str, Any]]
+"""What became of the rows, and the metadata of the Spark job; empty without one."""
+
+RunSpark = Callable[[SparkTask], Prepared]
 """Runs a task in the declared Spark. Raises UserError, and what fails the asset as it is."""
 
 
@@ -119,27 +125,27 @@ def prepare_interactions(
     def make() -> InteractionsRecord:
         require_copies(raw, "raw_ratings")
         with temporary_folder() as folder:
-            if run_spark is not None and work.pipeline.preparation.on_aws:
-                remove_dead_work(work.files, run, runs)
-                prepared = _prepare_on_aws(work, raw, suppressed, run_spark, run)
+            csv = folder / "interactions.csv"
+            if run_spark is None:
+                rows, job = _prepare_here(work, raw, suppressed, csv)
             else:
-                prepared = _prepare_here(work, raw, suppressed, run_spark, folder)
-            findings, size = _check(work.pipeline, prepared), _measure(prepared)
-            try:
-                require_passed([*findings, comparison.check(size)])
-                file = prepared.put(work.storage.store, work.files.interactions)
-            finally:
-                prepared.discard(work.storage.store)
+                remove_dead_work(work.files, run, runs)
+                rows, job = _prepare_on_spark(work, raw, suppressed, csv, run_spark, run)
+            types = choose_csv_types(work.pipeline.interactions_columns)
+            counts = count_rows(pl.scan_csv(csv, schema=types, glob=False))
+            findings, size = _check(work.pipeline, rows, counts), _measure(rows, counts)
+            require_passed([*findings, comparison.check(size)])
+            file = put_file(work.storage.store, work.files.interactions, csv)
         return InteractionsRecord(
             made_of=made_of,
-            version=file.version,
+            version=counts.digest,
             findings=findings,
             file=file,
-            rows=prepared.rows,
-            counts=prepared.counts,
+            rows=rows,
+            counts=counts,
             size=size,
             engine=work.pipeline.preparation.engine,
-            job=dict(prepared.job),
+            job=dict(job),
         )
 
     result = once(work, work.files.record_uri(ASSET), InteractionsRecord, made_of, make)
@@ -152,36 +158,10 @@ def prepare_interactions(
     return result
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Interactions that are not yet in their place."""
-
-    content: Path | str
-    """A file on this machine, or the URI of an object that Spark wrote."""
-    rows: PreparationResult
-    counts: InteractionCounts
-    job: Mapping[str, Any] = field(default_factory=dict)
-    sha256: str = ""
-    """Of an object that Spark wrote."""
-
-    def put(self, store: ObjectStore, uri: str) -> StoredFile:
-        """Put them in their place, atomically. Raises UserError."""
-        if isinstance(self.content, Path):
-            return put_file(store, uri, self.content)
-        etag = store.copy(self.content, uri)
-        info = store.head(uri)
-        return StoredFile(uri=uri, size=info.size if info else 0, sha256=self.sha256, etag=etag)
-
-    def discard(self, store: ObjectStore) -> None:
-        """Delete an object that Spark wrote, of which nobody needs a second copy."""
-        if isinstance(self.content, str):
-            with suppress(UserError):
-                store.delete(self.content)
-
-
-def _check(pipeline: Pipeline, prepared: _Prepared) -> tuple[Finding, ...]:
+def _check(
+    pipeline: Pipeline, rows: PreparationResult, counts: InteractionCounts
+) -> tuple[Finding, ...]:
     """The verdicts on what would be published."""
-    rows, counts = prepared.rows, prepared.counts
     return (
         check_enough_interactions(
             rows.rows_kept,
@@ -197,8 +177,7 @@ def _check(pipeline: Pipeline, prepared: _Prepared) -> tuple[Finding, ...]:
     )
 
 
-def _measure(prepared: _Prepared) -> DataSize:
-    rows, counts = prepared.rows, prepared.counts
+def _measure(rows: PreparationResult, counts: InteractionCounts) -> DataSize:
     return DataSize(
         rows=rows.rows_kept,
         distinct={"users": counts.users, "items": counts.items},
@@ -207,63 +186,54 @@ def _measure(prepared: _Prepared) -> DataSize:
     )
 
 
-def _prepare_here(
+def _prepare_here(work: Work, raw: RawRatings, suppressed: ErasedUsers, csv: Path) -> Prepared:
+    """Prepare in this process, into the file."""
+    with (
+        open_copies(raw.files, work.storage) as files,
+        _open_ratings(files, work.pipeline, suppressed) as ratings,
+    ):
+        return ratings.write_interactions(csv), {}
+
+
+def _prepare_on_spark(
     work: Work,
     raw: RawRatings,
     suppressed: ErasedUsers,
-    run_spark: RunSpark | None,
-    folder: Path,
-) -> _Prepared:
-    """Prepare on this machine, into the folder."""
-    pipeline, csv = work.pipeline, folder / "interactions.csv"
-    rows: PreparationResult
-    job: Mapping[str, Any] = {}
-    with open_copies(raw.files, work.storage) as files:
-        if run_spark is None:
-            with _open_ratings(files, pipeline, suppressed) as ratings:
-                rows = ratings.write_interactions(csv)
-        else:
-            suppressed_file = folder / "erased_users.json"
-            suppressed_file.write_bytes(suppressed.encode())
-            recognised = _recognise(files, pipeline)
-            task = SparkTask(
-                [SourceFile(f"file://{file.path.absolute()}", file.name) for file in files],
-                recognised.form,
-                recognised.columns,
-                pipeline.rules,
-                destination=f"file://{csv}",
-                work=f"file://{folder}/work",
-                suppressed=f"file://{suppressed_file}" if suppressed else None,
-            )
-            rows, job = run_spark(task)
-    types = choose_csv_types(pipeline.interactions_columns)
-    counts = count_rows(pl.scan_csv(csv, schema=types, glob=False))
-    return _Prepared(csv, rows, counts, job)
+    csv: Path,
+    run_spark: RunSpark,
+    run: str,
+) -> Prepared:
+    """Prepare with Spark, into the file.
 
-
-def _prepare_on_aws(
-    work: Work, raw: RawRatings, suppressed: ErasedUsers, run_spark: RunSpark, run: str
-) -> _Prepared:
-    """Prepare with Spark on AWS, from S3 to S3."""
-    pipeline, storage = work.pipeline, work.storage
-    with open_first_file(raw.files, storage) as files:
-        recognised = _recognise(files, pipeline)
-    folder = work.files.uri(f"{pipeline.keys.work}{run}")
-    task = SparkTask(
-        [SourceFile(file.stored.uri, file.source) for file in raw.files],
-        recognised.form,
-        recognised.columns,
-        pipeline.rules,
-        destination=f"{folder}/interactions.csv",
-        work=f"{folder}/parts",
-    )
-    if suppressed:
-        # Too large for the parameters of a job. The job removes the folder.
-        suppressed_uri = f"{task.work}/erased_users.json"
-        storage.store.put(suppressed_uri, suppressed.encode())
-        task = replace(task, suppressed=suppressed_uri)
-    result, job = run_spark(task)
-    return _Prepared(task.destination, result, result, job, result.sha256)
+    On AWS it reads and writes in S3, and what it made is fetched from there.
+    """
+    pipeline = work.pipeline
+    on_aws = pipeline.preparation.on_aws
+    store = work.storage.store if on_aws else ObjectStore({HERE: csv.parent})
+    folder = work.files.uri(f"{pipeline.keys.work}{run}") if on_aws else f"s3://{HERE}/work"
+    local_folder = store.local_path(folder)
+    opened = (open_first_file if on_aws else open_copies)(raw.files, work.storage)
+    with opened as files:
+        uris = {file.name: f"file://{file.path.absolute()}" for file in files}
+        if on_aws:
+            uris = {file.source: file.stored.uri for file in raw.files}
+        with _open_ratings(files, pipeline, suppressed) as ratings:
+            form, columns, unit = ratings.recognised.form, ratings.columns, ratings.unit
+        spark_folder = folder if local_folder is None else f"file://{local_folder}"
+        task = SparkTask(uris, form, columns, pipeline.rules, unit, spark_folder)
+        try:
+            # They are too many for the parameters of a job.
+            store.put(f"{folder}/{SUPPRESSED}", suppressed.encode())
+            result, job = run_spark(task)
+            require_unchanged(raw.files, work.storage.store)
+            with csv.open("wb") as file:
+                file.write(f"{','.join(pipeline.interactions_columns)}\n".encode())
+                for part in store.list(f"{folder}/{PARTS}/part-"):
+                    file.writelines(store.chunks(part.uri))
+        finally:
+            for written in store.list(f"{folder}/"):
+                store.delete(written.uri)
+    return result, job
 
 
 def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) -> None:
@@ -284,11 +254,6 @@ def remove_dead_work(pipeline_files: PipelineFiles, run: str, runs: RunHistory) 
         if runs.has_ended(writer) or last_written < datetime.now(UTC) - DEAD_AFTER:
             for file in files:
                 storage.store.delete(file.uri)
-
-
-def _recognise(files: list[RawFile], pipeline: Pipeline) -> Recognised:
-    with _open_ratings(files, pipeline) as ratings:
-        return ratings.recognised
 
 
 def _open_ratings(

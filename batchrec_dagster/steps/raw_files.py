@@ -23,7 +23,7 @@ from batchrec_dagster.steps.work import Result, StepRecord, Work, once
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.durable import compute_sha256, read_pieces
 from batchrec_dagster.storage.edition import Finding
-from batchrec_dagster.storage.objects import DamagedObjectError
+from batchrec_dagster.storage.objects import DamagedObjectError, ObjectStore
 from batchrec_dagster.storage.records import load, save
 
 
@@ -35,6 +35,10 @@ class CopiedFile(BaseModel, frozen=True):
     fingerprint: str
     """It changes when the file of the source does."""
     stored: StoredFile
+    """The copy, or the file itself if that is in place."""
+    in_place: bool = False
+    """Whether the file was not copied, because Spark reads it in S3. Then it is not ours to delete,
+    and its ETag says whether it is the same."""
 
 
 Seen = TypeVar("Seen", bound=BaseModel)
@@ -67,14 +71,16 @@ class Copying:
     @property
     def version(self) -> str:
         """16 hexadecimal digits that change when the content of any copy does."""
-        versions = [file.stored.sha256 for file in self.files]
-        if len(versions) == 1:
+        versions = [file.stored.sha256 or file.stored.etag for file in self.files]
+        if len(versions) == 1 and self.files[0].stored.sha256:
             return versions[0][:16]
         return _digest_lines(versions)[:16]
 
     @property
     def outcome(self) -> str:
         """What this run did, in words."""
+        if all(file.in_place for file in self.files):
+            return "not copied: Spark reads the files in S3"
         if not self.copied:
             return "unchanged: not copied again"
         is_all = self.copied == len(self.files)
@@ -93,6 +99,8 @@ class RawSource:
     source: RatingsSource
     place: Callable[[str], str]
     """Makes a storage key of a filename."""
+    in_place: bool = False
+    """Whether files in S3 are read there, and not copied."""
 
 
 Inspect = Callable[[Sequence[CopiedFile]], tuple[Finding, Seen]]
@@ -141,7 +149,7 @@ def copy_raw(
         save(store, uri, record)
     uris_to_keep = {file.stored.uri for file in copying.files}
     for file in last_files:
-        if file.stored.uri not in uris_to_keep:
+        if file.stored.uri not in uris_to_keep and not file.in_place:
             store.delete(file.stored.uri)
     return replace(result, record=record), copying
 
@@ -155,6 +163,14 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
     damaged, copied = [], 0
     for listed in listed_files:
         name, uri = listed.display_name, storage.uri(raw.place(listed.filename))
+        if raw.in_place and listed.object is not None:
+            found = listed.object
+            stored = StoredFile(uri=found.uri, size=found.size, sha256="", etag=found.etag)
+            file = CopiedFile(
+                source=name, fingerprint=listed.fingerprint, stored=stored, in_place=True
+            )
+            files.append(file)
+            continue
         last = last_by_source.get(name)
         # Whether the last run copied this version of the file, to the same place.
         if last and (last.fingerprint, last.stored.uri) == (listed.fingerprint, uri):
@@ -179,8 +195,11 @@ def delete_copies(work: Work, asset: str, source: RatingsSource, record: RawReco
     """
     source.remove_downloads(make_source_context(work.storage, work.pipeline.project))
     for file in record.files:
-        work.storage.store.delete(file.stored.uri)
+        if not file.in_place:
+            work.storage.store.delete(file.stored.uri)
         work.storage.remove_copies(file.stored.uri)
+    if all(file.in_place for file in record.files):
+        return
     deleted = record.model_copy(update={"copies_deleted": True})
     save(work.storage.store, work.files.record_uri(asset), deleted)
 
@@ -195,6 +214,15 @@ def require_copies(record: RawRecord[Seen], asset: str) -> None:
             f"the copies of {record.source} were deleted after the last run, because they had rows"
             f" of people who were erased: materialize {asset} too, which copies them again"
         )
+
+
+def require_unchanged(files: Sequence[CopiedFile], store: ObjectStore) -> None:
+    """Raise UserError if a file that is read in place is not the one that was listed."""
+    for file in files:
+        if file.in_place:
+            info = store.head(file.stored.uri)
+            if info is None or info.etag != file.stored.etag:
+                raise UserError(f"{file.source} has changed since this run listed it: run again")
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class StoredFile(BaseModel, frozen=True):
 
 
 class PreparedRecord(StepRecord, frozen=True):
-    """The record of a step that makes one file. Its version is that of the file's content."""
+    """The record of a step that makes one file. Its version changes with the file's content."""
 
     file: StoredFile
 

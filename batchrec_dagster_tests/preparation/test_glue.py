@@ -8,26 +8,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import polars as pl
 import pytest
 from dagster import DagsterExecutionInterruptedError
+from dagster_pipes import PipesContext
 from moto.glue.models import FakeJobRun, glue_backends
 from moto.glue.responses import GlueResponse
 
 from batchrec_dagster.config.project import PreparationSettings
-from batchrec_dagster.pipeline.spark_on_aws import GlueSpark, zip_modules
-from batchrec_dagster.preparation.spark.task import SourceFile
+from batchrec_dagster.pipeline.spark_on_aws import run_on_glue, zip_package
+from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED
 from batchrec_dagster.storage.connection import Storage
+from batchrec_dagster.storage.erased import NOBODY
 from batchrec_dagster_tests.guard.servers.glue import (
     DONE,
     ROLE,
     TASK,
     create_storage,
-    fail,
+    end_run,
     glue,
+    make_jobs_do,
+    refuse,
     replace_sleep,
     report_success,
     run,
@@ -46,25 +50,14 @@ DECLARED = PreparationSettings(
     workers=4,
     timeout_minutes=30,
 )
-ENGINE = GlueSpark(DECLARED)
+ENGINE = partial(run_on_glue, DECLARED)
 Job = Callable[[FakeJobRun], None]
 
 
 @pytest.fixture(autouse=True)
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def describe_with_error(run: FakeJobRun) -> dict[str, Any]:
-        error = vars(run).get("error")
-        return {**describe_run(run), **({"ErrorMessage": error} if error else {})}
-
-    describe_run = FakeJobRun.as_dict
-    monkeypatch.setattr(FakeJobRun, "as_dict", describe_with_error)
     with glue(monkeypatch):
         yield
-
-
-def make_glue_do(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
-    """Makes runs of the Glue job call `job`, which has to set the run's status."""
-    monkeypatch.setattr(FakeJobRun, "advance", lambda self: job(self))
 
 
 def read_arguments(run: FakeJobRun) -> dict[str, str]:
@@ -72,12 +65,15 @@ def read_arguments(run: FakeJobRun) -> dict[str, str]:
     return run.arguments
 
 
-def end_run(status: str, error: str = "") -> Job:
-    def set_status(run: FakeJobRun) -> None:
-        run.status = status
-        vars(run)["error"] = error
+def say_once(storage: Storage, send_messages: Callable[[PipesContext], None]) -> Job:
+    """A job that says something and succeeds."""
 
-    return set_status
+    def succeed(run: FakeJobRun) -> None:
+        if run.status != "SUCCEEDED":
+            say(storage.client("s3"), read_arguments(run), send_messages)
+        run.status = "SUCCEEDED"
+
+    return succeed
 
 
 def list_job_runs() -> list[FakeJobRun]:
@@ -91,12 +87,7 @@ def test_a_job_is_created_run_with_this_code_and_heard(
 ) -> None:
     shop = create_storage(s3)
 
-    def succeed_once(run: FakeJobRun) -> None:
-        if run.status != "SUCCEEDED":
-            say(shop.client("s3"), read_arguments(run), report_success)
-        run.status = "SUCCEEDED"
-
-    make_glue_do(monkeypatch, succeed_once)
+    make_jobs_do(monkeypatch, say_once(shop, report_success))
     for _ in range(2):
         result, came_out, messages = run(ENGINE, shop)
         assert result.success
@@ -112,9 +103,8 @@ def test_a_job_is_created_run_with_this_code_and_heard(
     assert script == read_arguments(second)["--scriptLocation"]
     assert b"open_dagster_pipes" in shop.store.get(script)
     assert shop.store.head(read_arguments(first)["--extra-py-files"]) is not None
-    assert read_arguments(first)["--additional-python-modules"] == f"polars=={pl.__version__}"
-    # The context and the messages were deleted, and the code is stored once.
-    assert len(shop.store.list(f"{shop.root}/")) == 2
+    libraries = read_arguments(first)["--additional-python-modules"]
+    assert libraries == f"polars=={version('polars')},dagster-pipes=={version('dagster-pipes')}"
 
 
 def read_tags(storage: Storage) -> dict[str, str]:
@@ -126,23 +116,20 @@ def read_tags(storage: Storage) -> dict[str, str]:
 def test_a_job_is_created_with_the_tags_of_the_deployment(
     monkeypatch: pytest.MonkeyPatch, s3: S3Server
 ) -> None:
-    make_glue_do(monkeypatch, end_run("FAILED"))
+    make_jobs_do(monkeypatch, end_run("FAILED"))
     shop = create_storage(s3, team="data")
     run(ENGINE, shop)
     assert read_tags(shop) == {"team": "data"}
 
 
-def test_the_jobs_own_reason_comes_first(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
+def test_files_that_the_job_refuses_fail_the_run(
+    monkeypatch: pytest.MonkeyPatch, s3: S3Server
+) -> None:
     shop = create_storage(s3)
-
-    def fail_with_reason(run: FakeJobRun) -> None:
-        if run.status != "FAILED":
-            say(shop.client("s3"), read_arguments(run), fail)
-        end_run("FAILED", "SystemExit: 1")(run)
-
-    make_glue_do(monkeypatch, fail_with_reason)
-    _, _, reason = run(ENGINE, shop)
-    assert reason == "ratings.csv, line 2: no user"
+    make_jobs_do(monkeypatch, say_once(shop, refuse))
+    result, _, reason = run(ENGINE, shop)
+    assert not result.success
+    assert "ratings.csv: no user" in reason
 
 
 def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S3Server) -> None:
@@ -157,23 +144,21 @@ def test_cancelling_the_run_stops_the_job(monkeypatch: pytest.MonkeyPatch, s3: S
 
     replace_sleep(monkeypatch, "dagster_aws.pipes.clients.glue.time", interrupt)
     monkeypatch.setattr(GlueResponse, "batch_stop_job_run", batch_stop_job_run, raising=False)
-    make_glue_do(monkeypatch, end_run("RUNNING"))
+    make_jobs_do(monkeypatch, end_run("RUNNING"))
     result, _, _ = run(ENGINE, create_storage(s3))
     assert not result.success
     assert stopped_ids == [job_run.job_run_id for job_run in list_job_runs()]
 
 
-def test_the_uploaded_modules_need_no_dagster(tmp_path: Path) -> None:
-    (tmp_path / "modules.zip").write_bytes(zip_modules())
-    block_dagster = "import sys; sys.modules['dagster'] = None"
+def test_the_script_needs_no_library_that_glue_does_not_have(tmp_path: Path) -> None:
+    """Glue has boto3, PySpark and PyArrow, and installs LIBRARIES."""
+    (tmp_path / "package.zip").write_bytes(zip_package())
+    missing = ("dagster", "duckdb", "obstore", "pydantic", "pydantic_core", "typing_extensions")
+    code = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:]));"
     subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"{block_dagster}; import batchrec_dagster.preparation.spark.job",
-        ],
+        [sys.executable, "-c", f"{code} import batchrec_dagster.preparation.spark.job", *missing],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "modules.zip")},
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "package.zip")},
         check=True,
     )
 
@@ -191,10 +176,11 @@ def test_the_script_runs_as_glue_calls_it(
     ratings.write_text("userId,movieId,rating,timestamp\n1,10,5,1000\n2,10,1,1000\n1,11,4,2000\n")
     task = replace(
         TASK,
-        files=[SourceFile(f"file://{ratings}", "ratings.csv")],
-        destination=f"file://{tmp_path}/out/interactions.csv",
+        files={"ratings.csv": f"file://{ratings}"},
         work=f"file://{tmp_path}/work",
     )
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / SUPPRESSED).write_bytes(NOBODY.encode())
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(run: FakeJobRun) -> subprocess.Popen[bytes]:
@@ -228,7 +214,7 @@ def test_the_script_runs_as_glue_calls_it(
         code = processes[0].poll()
         run.status = "RUNNING" if code is None else "FAILED" if code else "SUCCEEDED"
 
-    make_glue_do(monkeypatch, run_script)
+    make_jobs_do(monkeypatch, run_script)
     replace_sleep(monkeypatch, "dagster_aws.pipes.clients.glue.time", lambda _: time.sleep(0.3))
     try:
         result, came_out, messages = run(ENGINE, shop, task)
@@ -236,8 +222,7 @@ def test_the_script_runs_as_glue_calls_it(
         for process in processes:
             process.kill()
     assert result.success, messages
-    assert (tmp_path / "out/interactions.csv").read_text() == (
-        "USER_ID,ITEM_ID,TIMESTAMP\n1,10,1000\n1,11,2000\n"
-    )
+    parts = "".join(part.read_text() for part in tmp_path.glob(f"work/{PARTS}/part-*"))
+    assert sorted(parts.splitlines()) == ["1,10,1000", "1,11,2000"]
     assert came_out[0].left_out == {"rating below min_rating": 1}
     assert "wrote 2 interactions" in messages

@@ -103,7 +103,7 @@ def test_spark_here_gives_what_the_local_engine_gives(
     attributes["preparation"] = {"engine": "spark", "memory": "1g"}
     with removals(monkeypatch) as removed_names:
         spark = prepare(project, "shop", instance, **attributes)
-    assert {"interactions.csv", "spark"} <= removed_names
+    assert {"interactions.csv", "work"} <= removed_names
     assert local.success
     assert spark.success
     assert find_data_version(instance, "shop") == version
@@ -118,5 +118,6 @@ def test_spark_here_gives_what_the_local_engine_gives(
     assert spark_metadata["left_out_by_reason"][ERASED_USER] == 1
     assert spark_metadata["erased_users_in_source"] == 1
     assert not (project.storage / "shop/raw/ratings/ratings.csv").exists()
-    engine_keys = ("engine", "seconds")
+    assert spark_metadata["bad_row_examples"] == [f"{ratings}: the rating is not a number"]
+    engine_keys = ("engine", "seconds", "bad_row_examples")
     assert drop_keys(spark_metadata, *engine_keys) == drop_keys(local_metadata, *engine_keys)

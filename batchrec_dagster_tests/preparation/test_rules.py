@@ -177,5 +177,5 @@ def test_rows_that_are_read_in_parts_are_kept_or_left_out_for_a_reason(
 @settings(deadline=None)
 @given(RULES)
 def test_rules_and_columns_come_back_from_json(rules: Rules) -> None:
-    task = SparkTask([], FileForm(), COLUMNS, rules, destination="", work="")
+    task = SparkTask({}, FileForm(), COLUMNS, rules, "s", "file:///work")
     assert SparkTask.from_json(json.loads(json.dumps(asdict(task)))) == task

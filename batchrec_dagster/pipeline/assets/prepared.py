@@ -16,7 +16,7 @@ from batchrec_dagster.pipeline.declare_asset import PREPARED, PipelineAsset, ass
 from batchrec_dagster.pipeline.results import result_to_dagster, table_metadata
 from batchrec_dagster.pipeline.run_history import DagsterRuns
 from batchrec_dagster.pipeline.run_step import get_work
-from batchrec_dagster.pipeline.spark_jobs import choose_spark_engine
+from batchrec_dagster.pipeline.spark_jobs import choose_spark
 from batchrec_dagster.pipeline.upstream import find_upstream
 from batchrec_dagster.preparation.rules import PreparationResult, Rules
 from batchrec_dagster.steps.checks import SOURCE_WITHOUT_ERASED
@@ -73,12 +73,12 @@ def interactions(pipeline: Pipeline) -> PipelineAsset:
     ) -> dg.MaterializeResult[Any]:
         start = time.monotonic()
         work = get_work(pipeline, context)
-        spark = choose_spark_engine(pipeline.preparation)
+        spark = choose_spark(pipeline.preparation)
         result = prepare_interactions(
             work,
             raw_ratings,
             SizeComparison(work, "interactions", skip=config.skip_quality_gate),
-            partial(spark.run, context, work.storage) if spark else None,
+            partial(spark, context, work.storage) if spark else None,
             run=context.run.run_id,
             runs=DagsterRuns(context.instance),
         )

@@ -84,7 +84,10 @@ def raw_ratings(pipeline: Pipeline) -> PipelineAsset:
         work = get_work(pipeline, context)
         suppressed = read_erased_users(work.files)
         source = RawSource(
-            "raw_ratings", find_upstream(ratings.rows, context), partial(keys.raw, "ratings")
+            "raw_ratings",
+            find_upstream(ratings.rows, context),
+            partial(keys.raw, "ratings"),
+            in_place=pipeline.preparation.on_aws,
         )
         inspected_with = {
             "settings": describe_inspection(pipeline),

@@ -87,7 +87,9 @@ def _list_object(info: ObjectInfo, filename: str, context: SourceContext) -> Lis
         return context.store.chunks(info.uri, info.etag or None)
 
     version = f"etag {info.etag}" if info.etag else f"{info.size} bytes, {info.last_modified}"
-    return ListedFile(info.uri, filename, version, read, find=None if path is None else find)
+    if path is None:
+        return ListedFile(info.uri, filename, version, read, object=info)
+    return ListedFile(info.uri, filename, version, read, find=find)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Protocol
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.storage.durable import temporary_folder
-from batchrec_dagster.storage.objects import ObjectStore
+from batchrec_dagster.storage.objects import ObjectInfo, ObjectStore
 
 LONGEST_FILENAME = 120
 EMPTY = "it is empty: check what writes it"
@@ -66,6 +66,9 @@ class ListedFile:
 
     find: Callable[[], Path] | None = field(default=None, compare=False, repr=False)
     """Finds its path, if it is on this machine; else None. Raises FileError."""
+
+    object: ObjectInfo | None = field(default=None, compare=False, repr=False)
+    """The object that it is in S3; else None."""
 
     has_changed: Callable[[], bool] = field(default=is_unchanged, compare=False, repr=False)
     """Whether it is on this machine, and has changed since the listing."""

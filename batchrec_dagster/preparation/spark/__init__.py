@@ -1,8 +1,7 @@
-"""Ratings -> interactions on Spark: the same rows and counts as `preparation.polars`.
+"""Ratings -> interactions on Spark: the same set of interactions as `preparation.polars` writes.
 
-Its workers read each row by the functions of `preparation.polars`. Spark itself splits the files
-into lines, applies the rules that look at more than one row, and writes.
+Spark reads the files and applies the rules that look at more than one row. Its workers read each
+row by the functions of `preparation.polars`.
 
-It runs where Spark does, with pyspark, Polars and dagster-pipes, and imports of this project only
-`pipeline.spark_on_aws.MODULES`.
+It runs where Spark does, with Polars and dagster-pipes, and needs no other library of this project.
 """

@@ -20,16 +20,15 @@ INTERVAL = 3
 
 
 def main() -> None:
+    """Run the task. That the files cannot be used is a result too, not a failure of the job."""
     with _open_pipes() as pipes:
         task = SparkTask.from_json(pipes.get_extra("task"))
         local = pipes.extras.get("local")
         spark = local_session(**local) if local else SparkSession.builder.getOrCreate()
         try:
-            result = run_task(spark, task, pipes.log)
+            pipes.report_custom_message(asdict(run_task(spark, task, pipes.log)))
         except PreparationError as error:
-            pipes.report_custom_message({"error": str(error)})
-            raise
-        pipes.report_custom_message({"done": asdict(result)})
+            pipes.report_custom_message({"refused": str(error)})
         if local:
             spark.stop()
 

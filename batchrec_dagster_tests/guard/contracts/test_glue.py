@@ -96,6 +96,36 @@ def test_glue_makes_in_s3_what_one_machine_makes(
     assert set(jobs) == runs
 
 
+def test_glue_reads_files_in_s3_where_they_are(
+    in_s3: Project,
+    instance: dg.DagsterInstance,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """They are neither copied nor, when the source is another or has erased people, deleted."""
+    ratings = write_ratings(in_s3.root / "ratings.csv").read_bytes()
+    source = f"s3://{s3.create_bucket()}/ratings.csv"
+    s3.store().put(source, ratings)
+    root = in_s3.environment["BATCHREC_STORAGE"]
+    do = do_task(s3, tmp_path)
+    make_jobs_do(monkeypatch, do)
+    result = prepare(in_s3, instance, ratings={"source": source}, preparation=ENGINE)
+    assert result.success, why(result)
+    assert not s3.store().list(f"{root}/shop/raw/ratings/")
+    assert prepare(in_s3, instance, preparation=ENGINE).success
+    assert s3.store().get(source) == ratings
+
+    def change_and_do(run: FakeJobRun) -> None:
+        do(run)
+        s3.store().put(source, ratings + ratings.splitlines(keepends=True)[-1])
+
+    make_jobs_do(monkeypatch, change_and_do)
+    attributes = {"ratings": {"source": source}, "interactions": {"min_rating": 2}}
+    result = prepare(in_s3, instance, **attributes, preparation=ENGINE)
+    assert f"{source} has changed since this run listed it" in why(result)
+
+
 @pytest.mark.parametrize(
     ("job", "message"),
     [

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from batchrec_dagster.preparation.polars.decoding import RawFile as DecodedFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
 from batchrec_dagster.preparation.rules import PreparationResult
 from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext
-from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask
+from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
 from batchrec_dagster.preparation.users import read_users
 from batchrec_dagster.samples import generator
 from batchrec_dagster.steps.stored_files import put_stream
@@ -172,18 +172,19 @@ def prepare(
             from batchrec_dagster.preparation.spark.prepare import run_task
 
             task = SparkTask(
-                [SourceFile(f"file://{file.path}", file.name) for file in files],
+                {file.name: f"file://{file.path}" for file in files},
                 ratings.recognised.form,
                 ratings.recognised.columns,
                 pipeline.rules,
-                f"file://{target}",
+                ratings.unit,
                 f"file://{folder}/work",
             )
-            if suppressed:
-                erased_file = folder / "erased.json"
-                erased_file.write_bytes(suppressed.encode())
-                task = replace(task, suppressed=f"file://{erased_file}")
+            (folder / "work").mkdir()
+            (folder / "work" / SUPPRESSED).write_bytes(suppressed.encode())
             result = run_task(spark, task, logging.getLogger(__name__))
+            parts = sorted(folder.glob(f"work/{PARTS}/part-*"))
+            header = ",".join(pipeline.interactions_columns)
+            target.write_text("".join([f"{header}\n", *(part.read_text() for part in parts)]))
         warnings = tuple(ratings.recognised.warnings)
     names = [name.upper() for name in ("event_type", "event_value") if name in columns.roles]
     with target.open(newline="", encoding="utf-8") as file:

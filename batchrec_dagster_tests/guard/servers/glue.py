@@ -1,7 +1,6 @@
 """AWS Glue, which is moto, with a real S3 server for the storage. What its jobs do, a test says."""
 
 # Annotations are not postponed here: Dagster reads that of an asset which a function defines.
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,39 +21,26 @@ from moto import mock_aws
 from moto.glue.models import FakeJobRun
 from moto.moto_api import state_manager
 
-from batchrec_dagster.personalize.formats import scan_interactions
-from batchrec_dagster.pipeline.spark_jobs import SparkEngine
-from batchrec_dagster.preparation.counting import count_rows
+from batchrec_dagster.pipeline.spark_jobs import RunOnEngine
 from batchrec_dagster.preparation.layout import Columns, FileForm
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.polars.prepare import open_ratings
-from batchrec_dagster.preparation.rules import Rules
-from batchrec_dagster.preparation.spark.task import SourceFile, SparkTask, SparkTaskResult
+from batchrec_dagster.preparation.rules import PreparationResult, Rules
+from batchrec_dagster.preparation.spark.task import PARTS, SUPPRESSED, SparkTask
 from batchrec_dagster.storage.connection import S3Connection, Storage
-from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
+from batchrec_dagster.storage.erased import ErasedUsers
 from batchrec_dagster_tests.guard.servers.s3 import OWNER, REGION, S3Server
 
 ROLE = "arn:aws:iam::123456789012:role/spark"
 TASK = SparkTask(
-    [SourceFile("s3://shop/raw/ratings.csv", "ratings.csv")],
-    FileForm(delimiter=","),
+    {"ratings.csv": "s3://shop/raw/ratings.csv"},
+    FileForm("csv", ","),
     Columns({"user": "userId", "item": "movieId", "rating": "rating", "timestamp": "timestamp"}),
     Rules(min_rating=3.5),
-    "s3://shop/interactions.csv",
+    "s",
     "s3://shop/work",
 )
-DONE = SparkTaskResult(
-    rows_read=3,
-    left_out={"no user": 1},
-    bad_row_examples=["line 2: no user"],
-    timestamp_unit="s",
-    users=2,
-    users_with_two=0,
-    items=1,
-    earliest=10,
-    latest=20,
-    sha256="abc",
-)
+DONE = PreparationResult(3, {"no user": 1}, ["ratings.csv: no user"], "s")
 
 
 def create_storage(s3: S3Server, **tags: str) -> Storage:
@@ -86,34 +72,33 @@ def say(s3: Any, params: Mapping[str, str], send_messages: Callable[[PipesContex
 def report_success(pipes: PipesContext) -> None:
     assert SparkTask.from_json(pipes.get_extra("task")) == TASK
     pipes.log.info("reading 1 files")
-    pipes.report_custom_message({"done": asdict(DONE)})
+    pipes.report_custom_message(asdict(DONE))
 
 
-def fail(pipes: PipesContext) -> None:
-    pipes.report_custom_message({"error": "ratings.csv, line 2: no user"})
+def refuse(pipes: PipesContext) -> None:
+    pipes.report_custom_message({"refused": "ratings.csv: no user"})
 
 
 def run(
-    engine: SparkEngine, storage: Storage, task: SparkTask = TASK
+    engine: RunOnEngine, storage: Storage, task: SparkTask = TASK
 ) -> tuple[dg.ExecuteInProcessResult, list[Any], str]:
-    """Run the task in an asset: the run, what came out, and the reason of a failure."""
+    """Run the task in an asset: the run, what came out, and the reason of a failure, or else all
+    messages."""
     came_out = []
 
     @dg.asset
     def interactions(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-        result, metadata = engine.run(context, storage, task)
+        result, metadata = engine(context, storage, task)
         came_out.append(result)
         return dg.MaterializeResult(metadata=metadata)
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([interactions], instance=instance, raise_on_error=False)
         messages = [log.message for log in instance.all_logs(result.run_id)]
-    reasons = [
-        event.step_failure_data.user_failure_data.description or ""
-        for event in result.all_events
-        if event.is_step_failure and event.step_failure_data.user_failure_data
+    errors = [
+        str(event.step_failure_data.error) for event in result.all_events if event.is_step_failure
     ]
-    return result, came_out, "".join(reasons) + ("\n".join(messages) if not reasons else "")
+    return result, came_out, "\n".join(errors or messages)
 
 
 def replace_sleep(
@@ -168,20 +153,15 @@ def do_task(s3: S3Server, folder: Path) -> Callable[[FakeJobRun], None]:
 
     def prepare(pipes: PipesContext) -> None:
         task = SparkTask.from_json(pipes.get_extra("task"))
-        store, (file,) = s3.store(), task.files
-        suppressed = NOBODY
-        if task.suppressed is not None:
-            suppressed = ErasedUsers.decode(store.get(task.suppressed))
-        store.download(file.uri, folder / "raw.csv")
+        store, ((name, uri),) = s3.store(), task.files.items()
+        suppressed = ErasedUsers.decode(store.get(f"{task.work}/{SUPPRESSED}"))
+        store.download(uri, folder / "raw.csv")
         target = folder / "interactions.csv"
-        files = [RawFile(folder / "raw.csv", file.name)]
+        files = [RawFile(folder / "raw.csv", name)]
         with open_ratings(files, task.form, task.columns, task.rules, suppressed) as read:
             result = read.write_interactions(target)
-        store.put(task.destination, target)
-        sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
-        counts = vars(count_rows(scan_interactions(target)))
-        done = SparkTaskResult(**{**vars(result), **counts, "sha256": sha256})
-        pipes.report_custom_message({"done": asdict(done)})
+        store.put(f"{task.work}/{PARTS}/part-0.csv", target.read_bytes().partition(b"\n")[2])
+        pipes.report_custom_message(asdict(result))
 
     def do(run: FakeJobRun) -> None:
         if run.status != "SUCCEEDED":

@@ -1,0 +1,216 @@
+"""The rows of the files as Spark's own readers give them, and what reads their cells."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from urllib.parse import unquote
+
+from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 (what everybody calls it)
+
+from batchrec_dagster.preparation.column_names import locate_columns
+from batchrec_dagster.preparation.layout import (
+    LEGACY,
+    FileForm,
+    PreparationError,
+    build_empty_line_error,
+    split_line,
+)
+from batchrec_dagster.preparation.polars.cells import ROW, TEXT
+from batchrec_dagster.preparation.sources import formats
+from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW, LimitError
+from batchrec_dagster.preparation.spark.rows import (
+    BLOCK,
+    FILE,
+    CsvFile,
+    ReadCells,
+    read_csv_lines,
+    read_json_lines,
+    read_parquet_rows,
+)
+from batchrec_dagster.preparation.spark.task import SparkTask
+
+FIX = "write it as CSV in UTF-8 or as Parquet, or set preparation.engine: local"
+PACKED_FIX = "a packed file has to be named .gz"
+LETTER_BEYOND_ASCII = r"[^\x00-\x7F\uFFFD\uFEFF]"
+# Columns of all rows: what Spark calls the file, the size of the file, and what it unfolds to.
+_PATH, _SIZE, _UNFOLDED = "path", "size", "unfolded"
+# Columns of lines of text: the bytes, the file's encoding, and its first ROW that is no header.
+_LINE, _ENCODING, _FIRST_ROW = "line", "encoding", "first_row"
+
+Part = tuple[DataFrame, ReadCells]
+"""Rows of some files: FILE, BLOCK, ROW, and what the function takes."""
+
+
+def open_files(spark: SparkSession, task: SparkTask) -> list[Part]:
+    """All rows of the files. Raises PreparationError."""
+    open_format = _open_parquet if task.form.format == "parquet" else _open_text
+    parts = list(open_format(spark, task))
+    if not parts:
+        raise PreparationError(f"{next(iter(task.files))} is empty")
+    return parts
+
+
+def _open_text(spark: SparkSession, task: SparkTask) -> Iterator[Part]:
+    """The lines of the files, decoded, in TEXT."""
+    form, columns = task.form, task.columns
+    lines = _locate_rows(_read_lines(spark, task.files.values()), {_LINE: F.col(_LINE)})
+    text = F.decode(_LINE, "UTF-8")
+    blocks_of_files = _inspect_files(
+        lines,
+        task,
+        unfolded=F.sum(F.octet_length(_LINE) + 1),
+        longest=F.max(F.octet_length(_LINE)),
+        first=F.min(ROW),
+        last=F.max(ROW),
+        is_damaged=F.max(text.contains("\ufffd")),
+        has_letters=F.max(text.rlike(LETTER_BEYOND_ASCII)),
+    )
+    if not blocks_of_files:
+        return
+    skipped_lines = form.count_lines_before_rows(columns) if form.format == "csv" else 0
+    csv_files: dict[int, CsvFile] = {}
+    files = []
+    for number, blocks in blocks_of_files.items():
+        encoding = _choose_encoding(form, blocks)
+        start = _read_start(spark, task, number, skipped_lines + 1)
+        if form.format == "csv":
+            csv_files[number] = _describe_csv(task, number, start, encoding, blocks)
+        first_row = blocks[0]["first"] + skipped_lines
+        files.append((blocks[0][_PATH], number, encoding, first_row))
+    table = spark.createDataFrame(
+        files, f"{_PATH} string, {FILE} int, {_ENCODING} string, {_FIRST_ROW} long"
+    )
+    is_row = (F.col(BLOCK) > 0) | (F.col(ROW) >= F.col(_FIRST_ROW))
+    texts = [
+        F.when(F.col(_ENCODING) == encoding, F.decode(_LINE, encoding))
+        for encoding in sorted({encoding for _, _, encoding, _ in files})
+    ]
+    rows = lines.join(F.broadcast(table), _PATH).filter(is_row)
+    read_cells: ReadCells = partial(read_json_lines, columns=columns)
+    if form.format == "csv":
+        read_cells = partial(read_csv_lines, form=form, columns=columns, files=csv_files)
+    yield rows.select(FILE, BLOCK, ROW, F.coalesce(*texts).alias(TEXT)), read_cells
+
+
+def _read_lines(spark: SparkSession, uris: Iterable[str]) -> DataFrame:
+    """The bytes of each line, in _LINE, without the line end."""
+    lines = spark.read.option("lineSep", "\n").text(_list_patterns(uris))
+    return lines.withColumn(_LINE, F.col("value").cast("binary"))
+
+
+def _list_patterns(uris: Iterable[str]) -> list[str]:
+    """The patterns that name these files alone, because Spark takes every path for one."""
+    return [re.sub(r"([\[\]{}*?\\])", r"\\\1", uri) for uri in uris]
+
+
+def _locate_rows(rows: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
+    """These columns of the rows, by name, and where each row is: _PATH, _SIZE, BLOCK and ROW."""
+    return rows.select(
+        F.col("_metadata.file_path").alias(_PATH),
+        F.col("_metadata.file_size").alias(_SIZE),
+        F.col("_metadata.file_block_start").alias(BLOCK),
+        F.monotonically_increasing_id().alias(ROW),
+        *(column.alias(name) for name, column in columns.items()),
+    )
+
+
+def _inspect_files(rows: DataFrame, task: SparkTask, **measures: Column) -> dict[int, list[Row]]:
+    """The blocks in which Spark reads each file with rows, in their order, by the file's number.
+
+    measures: what a block has besides _PATH, _SIZE and BLOCK: `unfolded`, how many bytes it unfolds
+    to; of text also `longest`, the bytes of the longest line.
+    Raises PreparationError for more bytes than the limits.
+    """
+    names = list(task.files)
+    numbers = {_simplify_path(uri): number for number, uri in enumerate(task.files.values())}
+    columns = [column.alias(name) for name, column in measures.items()]
+    blocks_of_files: dict[int, list[Row]] = {}
+    for block in rows.groupBy(_PATH, _SIZE, BLOCK).agg(*columns).orderBy(BLOCK).collect():
+        number = numbers[_simplify_path(unquote(block[_PATH]))]
+        blocks_of_files.setdefault(number, []).append(block)
+    for number, blocks in blocks_of_files.items():
+        try:
+            task.limits.check(sum(block[_UNFOLDED] for block in blocks), blocks[0][_SIZE])
+            task.limits.check_line(max(block["longest"] for block in blocks), "a line")
+        except LimitError as error:
+            raise PreparationError(f"{names[number]}: {error}") from error
+    return blocks_of_files
+
+
+def _simplify_path(uri: str) -> str:
+    """The URI with one slash behind the scheme, as file:/ and file:/// are the same."""
+    return re.sub("^([a-z0-9]+):/+", r"\1:/", uri)
+
+
+def _choose_encoding(form: FileForm, blocks: Sequence[Row]) -> str:
+    """The encoding of a file, as `FileForm.encoding` says."""
+    if form.encoding != "auto":
+        return codecs.lookup(form.encoding).name
+    is_damaged = any(block["is_damaged"] for block in blocks)
+    return LEGACY if is_damaged and not any(block["has_letters"] for block in blocks) else "utf-8"
+
+
+def _read_start(spark: SparkSession, task: SparkTask, number: int, count: int) -> list[bytes]:
+    """The first lines of a file. Raises PreparationError for what only the local engine reads."""
+    name, uri = list(task.files.items())[number]
+    lines = [bytes(row[_LINE]) for row in _read_lines(spark, [uri]).limit(count).collect()]
+    start = lines[0][: formats.START]
+    if start.startswith(formats.UTF16) or not formats.is_text(start):
+        kind = formats.recognise_format(start) or f"not plain text ({PACKED_FIX})"
+        raise PreparationError(f"{name} is {kind}, which Spark does not read here: {FIX}")
+    return lines
+
+
+def _describe_csv(
+    task: SparkTask, number: int, start: Sequence[bytes], encoding: str, blocks: Sequence[Row]
+) -> CsvFile:
+    """What is particular to the file with this number. Raises PreparationError.
+
+    start: the lines up to the first row.
+    """
+    name, form, columns = list(task.files)[number], task.form, task.columns
+    delimiter = form.delimiter or ","
+    skipped = form.count_lines_before_rows(columns) - (1 if columns.are_named else 0)
+    text = start[skipped].decode(encoding, "replace") if len(start) > skipped else ""
+    if not text.strip():
+        raise build_empty_line_error(name, f"line {skipped + 1}", skipped)
+    fields = [field.strip() for field in split_line(text, delimiter, quoted=form.quoted)]
+    if not columns.are_named:
+        fields = [f"column_{position}" for position in range(1, len(fields) + 1)]
+    hint = f" (read with the delimiter {delimiter!r})"
+    places = locate_columns(columns.wanted, fields, name, hint)
+    # Spark does not show line ends. A file without the last one is shorter than the lines with
+    # theirs; and with a BOM, which Spark takes off, it is longer.
+    excess = sum(block[_UNFOLDED] for block in blocks) - blocks[0][_SIZE]
+    has_last_end = excess not in (1, 1 - len(codecs.BOM_UTF8))
+    return CsvFile(places, len(fields), None if has_last_end else blocks[-1]["last"])
+
+
+def _open_parquet(spark: SparkSession, task: SparkTask) -> Iterator[Part]:
+    """The rows of the files with a column for each role, together where the files' types agree."""
+    uris_of_schema: dict[str, list[str]] = {}
+    for uri in task.files.values():
+        schema = spark.read.parquet(*_list_patterns([uri])).schema
+        uris_of_schema.setdefault(schema.json(), []).append(uri)
+    for uris in uris_of_schema.values():
+        frame = spark.read.parquet(*_list_patterns(uris))
+        places = locate_columns(task.columns.wanted, frame.columns, uris[0])
+        columns = {role: F.col(_quote(frame.columns[place])) for role, place in places.items()}
+        rows = _locate_rows(frame, columns)
+        unfolded = F.count(F.lit(1)) * BYTES_OF_A_ROW
+        blocks_of_files = _inspect_files(rows, task, unfolded=unfolded, longest=F.lit(0))
+        if blocks_of_files:
+            numbers = [(blocks[0][_PATH], number) for number, blocks in blocks_of_files.items()]
+            table = spark.createDataFrame(numbers, f"{_PATH} string, {FILE} int")
+            read_cells = partial(
+                read_parquet_rows, columns=task.columns, cell_bytes=task.limits.cell_bytes
+            )
+            yield rows.join(F.broadcast(table), _PATH).drop(_PATH, _SIZE), read_cells
+
+
+def _quote(column: str) -> str:
+    return f"`{column.replace('`', '``')}`"
