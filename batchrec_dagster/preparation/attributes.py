@@ -28,7 +28,6 @@ from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.cells import FLAW, ROW, swap_comma_and_point
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
-from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.row_conditions import parse_as
 from batchrec_dagster.preparation.polars.row_problems import (
     Problem,
@@ -44,8 +43,7 @@ from batchrec_dagster.preparation.polars.rows import (
     inspect_rows,
     is_of_erased_user,
 )
-from batchrec_dagster.preparation.polars.tables import ParquetTable
-from batchrec_dagster.preparation.recognition import open_table
+from batchrec_dagster.preparation.recognition import Table, open_table
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder
 from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
@@ -60,7 +58,6 @@ NOT_A_TIME = (
 )
 # What the addresses of pictures and pages start with.
 HTTP_ADDRESS = "^https?://"
-Table = CsvTable | JsonTable | ParquetTable
 # Columns of a parsed row: its id, and the values of its fields; null where the row is bad.
 _ID, _VALUES = "id", "values"
 

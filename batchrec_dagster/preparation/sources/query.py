@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -227,7 +227,8 @@ def _create_view(
     import duckdb
 
     try:
-        select = build_select(connection, files, query.form, query.sql, query.headers.get(name))
+        form = replace(query.form, header=query.headers.get(name))
+        select = build_select(connection, files, form, query.sql)
         connection.execute(f"CREATE VIEW {quote_identifier(name)} AS {select}")
     except duckdb.InterruptException:
         raise

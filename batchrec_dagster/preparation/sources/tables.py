@@ -22,7 +22,7 @@ from batchrec_dagster.preparation.csv_form import (
     recognise_delimiter,
     surely_names_columns,
 )
-from batchrec_dagster.preparation.layout import NO_HEADER, FileForm, Header
+from batchrec_dagster.preparation.layout import NO_HEADER, FileForm
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
 from batchrec_dagster.preparation.sources.errors import FileError
 from batchrec_dagster.preparation.sources.limits import Limits
@@ -61,12 +61,11 @@ def build_select(
     files: Sequence[TableFile],
     form: FileForm,
     sql: str,
-    header: Header | None,
 ) -> str:
     """The SELECT of all files' rows; columns are matched by name.
 
     sql: the query of the files.
-    header: the line of CSV that names the columns, if it is declared.
+    form: as declared of this table.
     Raises FileError.
     """
     filled = [file for file in files if file.opened.size]
@@ -80,13 +79,13 @@ def build_select(
         tuple(part.partition("=")[0] for part in _list_hive_partitions(file)) for file in filled
     }
     hive = {"hive_partitioning": len(keys) == 1 and () not in keys, "hive_types_autocast": False}
-    if header is not None and "csv" not in forms:
+    if form.header is not None and "csv" not in forms:
         raise FileError(f"header is of csv, and {filled[0].opened.name} is not: omit it")
     if "parquet" in forms:
         return f"SELECT * FROM {_build_call('read_parquet', filled, union_by_name=True, **hive)}"  # noqa: S608
     if "json" in forms:
         return _select_json(connection, filled, hive)
-    return _select_csv(filled, form, sql, header, hive)
+    return _select_csv(filled, form, sql, hive)
 
 
 def _list_hive_partitions(file: TableFile) -> list[str]:
@@ -108,12 +107,11 @@ def _select_csv(
     files: Sequence[TableFile],
     form: FileForm,
     sql: str,
-    header: Header | None,
     hive: Mapping[str, Any],
 ) -> str:
     longest = max(_LEAST_LINE, Limits.from_environment().line_bytes)
     parts = []
-    starts = _recognise_starts([file.opened for file in files], form, sql, header)
+    starts = _recognise_starts([file.opened for file in files], form, sql)
     # Files in a row that have the same start are one call, which keeps the order of the files.
     for start, group in groupby(zip(starts, files, strict=True), key=lambda pair: pair[0]):
         quote = '"' if form.quoted and start.delimiter != "::" else ""
@@ -134,9 +132,7 @@ def _select_csv(
     return " UNION ALL BY NAME ".join(parts)
 
 
-def _recognise_starts(
-    files: Sequence[OpenedFile], form: FileForm, sql: str, header: Header | None
-) -> list[_CsvStart]:
+def _recognise_starts(files: Sequence[OpenedFile], form: FileForm, sql: str) -> list[_CsvStart]:
     """What each file has before its rows.
 
     Whether line 1 names the columns is decided once for all files: a line that may be either is a
@@ -147,22 +143,22 @@ def _recognise_starts(
     starts = []
     rows: dict[bool, str] = {}
     for opened in files:
-        if header is not None and opened.shift < 0:
+        if form.header is not None and opened.shift < 0:
             raise FileError(f"{opened.name} is a table, whose columns have names: omit header")
-        skipped = header - 1 - opened.shift if isinstance(header, int) else 0
-        if header is None and read_separator_line(opened):
+        skipped = form.header - 1 - opened.shift if isinstance(form.header, int) else 0
+        if form.header is None and read_separator_line(opened):
             skipped = 1
         delimiter = form.delimiter or recognise_delimiter(
             opened, {}, quoted=form.quoted, skipped=skipped
         )
         records = read_first_records(opened, delimiter, quoted=form.quoted, skipped=skipped)
         fields = [name.strip() for name in records[0]] if records else []
-        starts.append(_CsvStart(delimiter, skipped, tuple(fields), header != NO_HEADER))
+        starts.append(_CsvStart(delimiter, skipped, tuple(fields), form.header != NO_HEADER))
         if not names_columns(fields, records[1:]):
             rows.setdefault(False, opened.name)
         elif surely_names_columns(fields, records[1:]):
             rows.setdefault(True, opened.name)
-    if header is None and False in rows:
+    if form.header is None and False in rows:
         if True in rows:
             raise FileError(
                 f"line 1 of {rows[True]} names its columns, and that of {rows[False]} is a row:"
