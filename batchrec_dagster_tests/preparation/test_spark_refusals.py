@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from dagster_pipes import PipesContext, PipesContextData, encode_param
 from pyspark.sql import SparkSession
@@ -90,6 +91,7 @@ def test_what_cannot_be_used_says_why(
     assert not list(tmp_path.glob("parts*"))
 
 
+ZSTD = pa.Codec("zstd").compress(f"{HEADER}1,2,5,1000\n".encode(), asbytes=True)
 ROW = {"userId": 1, "movieId": 2, "rating": 5, "timestamp": 1000}
 
 
@@ -100,8 +102,9 @@ ROW = {"userId": 1, "movieId": 2, "rating": 5, "timestamp": 1000}
         ("a.csv", f'{HEADER}"1\n",2,5,1000\n1,2,5,1000\n', COMMA, "goes on in the next line"),
         ("a.csv", (HEADER + "1,2,5,1000\n").encode("utf-16"), COMMA, "not plain text"),
         ("a.csv", gzip.compress(f"{HEADER}1,2,5,1000\n".encode()), COMMA, "has to be named .gz"),
+        ("a.csv.zst", ZSTD, COMMA, "packed with zstd"),
     ],
-    ids=["array", "line break", "UTF-16", "gzip by another name"],
+    ids=["array", "line break", "UTF-16", "gzip by another name", "zstd"],
 )
 def test_what_only_the_local_engine_reads_is_refused_by_name(
     spark: SparkSession,

@@ -34,6 +34,7 @@ from batchrec_dagster.preparation.spark.rows import (
 from batchrec_dagster.preparation.spark.task import SparkTask
 
 FIX = "write it as CSV in UTF-8 or as Parquet, or set preparation.engine: local"
+NOT_READ = f"which Spark does not read here: {FIX}"
 PACKED_FIX = "a packed file has to be named .gz"
 LETTER_BEYOND_ASCII = r"[^\x00-\x7F\uFFFD\uFEFF]"
 # Columns of all rows: what Spark calls the file, the size of the file, and what it unfolds to.
@@ -57,6 +58,9 @@ def open_files(spark: SparkSession, task: SparkTask) -> list[Part]:
 def _open_text(spark: SparkSession, task: SparkTask) -> Iterator[Part]:
     """The lines of the files, decoded, in TEXT."""
     form, columns = task.form, task.columns
+    for name, uri in task.files.items():
+        if uri.endswith(".zst"):
+            raise PreparationError(f"{name} is packed with zstd, {NOT_READ}")
     lines = _locate_rows(_read_lines(spark, task.files.values()), {_LINE: F.col(_LINE)})
     text = F.decode(_LINE, "UTF-8")
     blocks_of_files = _inspect_files(
@@ -161,7 +165,7 @@ def _read_start(spark: SparkSession, task: SparkTask, number: int, count: int) -
     start = lines[0][: formats.START]
     if start.startswith(formats.UTF16) or not formats.is_text(start):
         kind = formats.recognise_format(start) or f"not plain text ({PACKED_FIX})"
-        raise PreparationError(f"{name} is {kind}, which Spark does not read here: {FIX}")
+        raise PreparationError(f"{name} is {kind}, {NOT_READ}")
     return lines
 
 
