@@ -107,9 +107,9 @@ def is_of_erased_user(erased: pl.Series, column: str = "user") -> pl.Expr:
     return pl.col(column).is_in(erased.implode()).fill_null(value=False)
 
 
-def leave_out_erased(rows: pl.LazyFrame, erased: pl.Series, column: str = "user") -> pl.LazyFrame:
+def leave_out_erased(rows: pl.LazyFrame, erased: pl.Series) -> pl.LazyFrame:
     """The rows without those of these users, before anything is found to be wrong with them."""
-    return rows.filter(~is_of_erased_user(erased, column)) if len(erased) else rows
+    return rows.filter(~is_of_erased_user(erased)) if len(erased) else rows
 
 
 def read_error(name: str, error: object, rules: Rules) -> str:
