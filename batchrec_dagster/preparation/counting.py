@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import polars as pl
 
 from batchrec_dagster.personalize.schemas import (
@@ -65,61 +63,37 @@ def count_rows(interactions: pl.LazyFrame) -> InteractionCounts:
 
 
 def list_distinct(rows: pl.LazyFrame, column: str) -> pl.Series:
-    """The values in the column of text, each once, in the order of their bytes.
+    """The values in the column, each once, in the order of their bytes.
 
-    They are read piece by piece, which takes no more time and less memory than at once.
+    11 million of 30 million take 1.4 GB; merged piece by piece, 1 GB and more than twice the time.
     """
-    # A series takes two thirds of the time of a table of one column.
-    values = _MergedPieces(
-        lambda pieces: pieces.to_series().unique().to_frame(), {column: pl.String()}
-    )
-    rows.select(pl.col(column).drop_nulls()).sink_batches(values.add, chunk_size=PIECE_ROWS)
-    return values.read().get_column(column).sort()
+    values = rows.select(pl.col(column).drop_nulls()).unique().sort(column)
+    return values.collect(engine="streaming").to_series()
 
 
 class ValueCounter:
-    """How many rows there are of each value of a column of text."""
+    """How many rows there are of each value of a column."""
 
     def __init__(self, column: str) -> None:
         self._column = column
-        self._counts = _MergedPieces(
-            lambda pieces: pieces.group_by(column).agg(pl.col("len").sum()),
-            {column: pl.String(), "len": pl.UInt32()},
-        )
+        self._counts = pl.DataFrame(schema={column: pl.String, "len": pl.UInt32})
+        self._parts: list[pl.DataFrame] = []
 
     def add(self, rows: pl.DataFrame) -> None:
         """Count these rows too."""
-        self._counts.add(rows.select(self._column, pl.lit(1, pl.UInt32).alias("len")))
+        self._parts.append(rows.group_by(self._column).len())
+        # Merging seldom means that each value is counted again a few times only.
+        if sum(map(len, self._parts)) > max(2 * len(self._counts), 2 * PIECE_ROWS):
+            self._merge()
 
     def read_counts(self) -> pl.DataFrame:
         """Each value in the column, and in `len` its number of rows."""
-        return self._counts.read()
+        self._merge()
+        return self._counts
 
-
-class _MergedPieces:
-    """Pieces of a table that are merged as they come, so that few rows are in memory.
-
-    merge: makes few rows of many. Of pieces that were merged before, it makes what it would have
-    made of all their rows.
-    schema: of the merged rows.
-    """
-
-    def __init__(
-        self,
-        merge: Callable[[pl.DataFrame], pl.DataFrame],
-        schema: Mapping[str, pl.DataType],
-    ) -> None:
-        self._merge = merge
-        self._pieces = [pl.DataFrame(schema=schema)]
-
-    def add(self, piece: pl.DataFrame) -> None:
-        self._pieces.append(self._merge(piece))
-        merged, *others = map(len, self._pieces)
-        # Merging seldom means that each row is merged again a few times only.
-        if sum(others) > max(merged, PIECE_ROWS) * 2:
-            self.read()
-
-    def read(self) -> pl.DataFrame:
-        """The rows of all pieces, merged."""
-        self._pieces = [self._merge(pl.concat(self._pieces))]
-        return self._pieces[0]
+    def _merge(self) -> None:
+        if not self._parts:
+            return
+        counts = pl.concat([self._counts, *self._parts])
+        self._counts = counts.group_by(self._column).agg(pl.col("len").sum())
+        self._parts.clear()

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation import counting
 from batchrec_dagster.preparation.layout import Columns, FileForm
 from batchrec_dagster.preparation.polars import row_filters
 from batchrec_dagster.preparation.polars.decoding import RawFile
@@ -162,7 +161,6 @@ def test_rows_that_are_read_in_parts_are_kept_or_left_out_for_a_reason(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(row_filters, "PART_ROWS", 4)
-        patch.setattr(counting, "PIECE_ROWS", 3)
         lines, result = prepare(Path(folder), rows, rules, NOBODY.add(erased))
     expected_rows, left_out = keep_by_rules(rows, rules, erased)
     assert result.erased_users == len(erased.intersection(row.user for row in rows))

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrec_dagster.personalize.formats import MAX_INPUT_BYTES
-from batchrec_dagster.preparation import counting
 from batchrec_dagster.preparation.layout import PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile
 from batchrec_dagster.preparation.users import check_limits, list_distinct_users, read_users
@@ -30,12 +29,10 @@ def list_users(folder: Path, *contents: bytes, column: str | int | None = None) 
 def test_users_are_distinct_and_in_the_order_of_their_bytes(rows: list[tuple[str, int]]) -> None:
     rows = [(user.encode("utf-8", "replace").decode(), time) for user, time in rows]
     frame = pl.LazyFrame(rows, schema={"USER_ID": pl.String, "TIMESTAMP": pl.Int64}, orient="row")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counting, "PIECE_ROWS", 3)
-        for since in (None, 5):
-            expected_ids = {user for user, time in rows if time >= (since or 0)}
-            user_ids = list_distinct_users(frame, since).get_column("userId").to_list()
-            assert user_ids == sorted(expected_ids, key=str.encode)
+    for since in (None, 5):
+        expected_ids = {user for user, time in rows if time >= (since or 0)}
+        user_ids = list_distinct_users(frame, since).get_column("userId").to_list()
+        assert user_ids == sorted(expected_ids, key=str.encode)
 
 
 def test_more_users_than_a_job_takes_are_refused() -> None:
