@@ -1,6 +1,7 @@
 """Several lists of one model: one training, the jobs that they need, and each list on its own.
 
-One shop, which changes its declaration night by night; the tests run in their order.
+One shop, which changes its declaration night by night. A test asks for the nights before it, so
+that it also passes alone.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ LISTS: dict[str, Any] = {
     "home": {"num_results": 8, "rules": {"block": {"source": "home.csv"}}},
     "app": {"num_results": 4, "columns": ["COLOUR"], "rules": {"max_per": {"COLOUR": 1}}},
 }
+ONE_OF_A_COLOUR = {**LISTS["newsletter"], "rules": {"max_per": {"COLOUR": 1}}}
 
 
 @dataclass
@@ -99,7 +101,16 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         shop.write_data()
         shop.declare(LISTS)
         assert shop.run() == {"shop__home__recommendations"}
+        assert shop.count_jobs()[0] == 1
         yield shop
+
+
+@pytest.fixture(scope="module")
+def complete_shop(shop: Shop) -> Shop:
+    """The shop after a second night, in which the list `home` was published too."""
+    (shop.project.root / "home.csv").write_text("item\n4\n")
+    assert shop.run() == set()
+    return shop
 
 
 def test_a_list_that_fails_stops_no_other(shop: Shop) -> None:
@@ -123,42 +134,36 @@ def test_each_list_has_its_length_its_columns_its_rules_and_its_sinks(shop: Shop
     assert (shop.project.root / "mail.csv").read_text().count("\n") == CONSENTING + 1
 
 
-def test_what_failed_goes_on_from_the_model_and_the_job_that_are_there(shop: Shop) -> None:
-    (shop.project.root / "home.csv").write_text("item\n4\n")
-    jobs = shop.count_jobs()
-    assert jobs[0] == 1
-    assert shop.run() == set()
+def test_what_failed_goes_on_from_the_model_and_the_job_that_are_there(complete_shop: Shop) -> None:
     # Lists for the same users share a job, whatever their rules, columns and lengths.
-    assert shop.count_jobs() == (1, 2)
-    home = shop.read_list("home")
+    assert complete_shop.count_jobs() == (1, 2)
+    home = complete_shop.read_list("home")
     assert home.height == USERS * 8
     assert home.filter(item_id="4").is_empty()
 
 
-def test_a_change_of_one_list_changes_no_other(shop: Shop) -> None:
-    before = {name: shop.read_list(name) for name in LISTS}
-    changed = {**LISTS["newsletter"], "rules": {"max_per": {"COLOUR": 1}}}
-    shop.declare({**LISTS, "newsletter": changed})
-    assert shop.run() == set()
-    assert not shop.read_list("newsletter").equals(before["newsletter"])
+def test_a_change_of_one_list_changes_no_other(complete_shop: Shop) -> None:
+    before = {name: complete_shop.read_list(name) for name in LISTS}
+    complete_shop.declare({**LISTS, "newsletter": ONE_OF_A_COLOUR})
+    assert complete_shop.run() == set()
+    assert not complete_shop.read_list("newsletter").equals(before["newsletter"])
     for name in ("home", "app"):
-        assert shop.read_list(name).equals(before[name])
-    assert shop.count_jobs() == (1, 2)
+        assert complete_shop.read_list(name).equals(before[name])
+    assert complete_shop.count_jobs() == (1, 2)
 
 
-def test_a_list_is_refused_and_another_rolled_back_by_itself(shop: Shop) -> None:
-    before = {name: shop.read_list(name) for name in LISTS}
-    changed = {**LISTS["newsletter"], "rules": {"max_per": {"COLOUR": 1}}}
+def test_a_list_is_refused_and_another_rolled_back_by_itself(complete_shop: Shop) -> None:
+    before = {name: complete_shop.read_list(name) for name in LISTS}
     home = {**LISTS["home"], "gate": {"min_ndcg_at_25": 1}}
-    write_ratings(shop.project.root / "ratings.csv", users=USERS, seed=1)
+    write_ratings(complete_shop.project.root / "ratings.csv", users=USERS, seed=1)
     # A list that is declared no more stays as it was published.
-    shop.declare({"newsletter": changed, "home": home})
-    assert shop.run() == {"shop__home__recommendations"}
-    assert shop.count_jobs()[0] == 2
-    assert not shop.read_list("newsletter").equals(before["newsletter"])
-    assert shop.run("shop__newsletter_rollback") == set()
+    complete_shop.declare({"newsletter": ONE_OF_A_COLOUR, "home": home})
+    assert complete_shop.run() == {"shop__home__recommendations"}
+    assert complete_shop.count_jobs()[0] == 2
+    assert not complete_shop.read_list("newsletter").equals(before["newsletter"])
+    assert complete_shop.run("shop__newsletter_rollback") == set()
     for name in LISTS:
-        assert shop.read_list(name).equals(before[name])
+        assert complete_shop.read_list(name).equals(before[name])
 
 
 def test_a_teardown_leaves_nothing_of_any_list(shop: Shop) -> None:
