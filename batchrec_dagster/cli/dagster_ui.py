@@ -65,8 +65,8 @@ def serve_ui(
         )
         if daemon:
             os.environ["DAGSTER_IS_DEV_CLI"] = "1"  # as `dagster dev`: short stack traces
-            files = [stack.enter_context(_running_code_servers(instance, files))]
-            process = stack.enter_context(_running_daemon(files[0]))
+            files = [stack.enter_context(_run_code_servers(instance, files))]
+            process = stack.enter_context(_run_daemon(files[0]))
         context = stack.enter_context(
             web_server.WorkspaceProcessContext(
                 instance,
@@ -90,7 +90,7 @@ def _stop_server_after(process: subprocess.Popen[bytes], server: uvicorn.Server)
 
 
 @contextmanager
-def _running_code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Iterator[str]:
+def _run_code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]) -> Iterator[str]:
     """Processes that load the pipelines, which the web server and the daemon share.
 
     Yields the path of a workspace file that names them.
@@ -106,7 +106,7 @@ def _running_code_servers(instance: dg.DagsterInstance, workspace: Sequence[str]
 
 
 @contextmanager
-def _running_daemon(workspace: str) -> Iterator[subprocess.Popen[bytes]]:
+def _run_daemon(workspace: str) -> Iterator[subprocess.Popen[bytes]]:
     """Dagster's daemon, which stops when the block ends."""
     # The script may be missing on PATH, if this Python environment is not activated.
     program = shutil.which("dagster-daemon", path=sysconfig.get_path("scripts"))

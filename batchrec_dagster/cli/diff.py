@@ -10,7 +10,7 @@ import click
 
 from batchrec_dagster.cli.pipelines import UnknownNameError
 from batchrec_dagster.cli.project import enter_project_if_any, load_storage
-from batchrec_dagster.cli.show import find_lists
+from batchrec_dagster.cli.published_lists import find_lists
 
 if TYPE_CHECKING:
     from batchrec_dagster.cli.project import Project

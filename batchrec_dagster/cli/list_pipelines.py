@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.dagster_home import (
-    HistoryError,
-    open_dagster_instance,
-    open_instance_if_any,
-)
+from batchrec_dagster.cli.dagster_home import open_dagster_instance
 from batchrec_dagster.cli.pipelines import (
     NO_PIPELINES,
     expand_names,
@@ -22,12 +18,13 @@ from batchrec_dagster.cli.pipelines import (
     warn_of_errors,
 )
 from batchrec_dagster.cli.project import enter_project, load_storage
+from batchrec_dagster.cli.published_lists import read_ended_runs_if_any
 
 if TYPE_CHECKING:
     import dagster as dg
 
+    from batchrec_dagster.reporting.insight.overview import ListOverview
     from batchrec_dagster.storage.layout import ListFiles
-    from batchrec_dagster.storage.nights import Night
 
 
 @click.command("list", short_help="List the pipelines, the verdict on each, and the last night.")
@@ -82,7 +79,7 @@ def list_pipelines(names: tuple[str, ...], editions: bool, as_json: bool) -> Non
 def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
     """Print what each list is like now. Raises UserError."""
     from batchrec_dagster.pipeline.ended_runs import read_ended_runs
-    from batchrec_dagster.reporting.insight.overview import describe_last_night, read_overview
+    from batchrec_dagster.reporting.insight.overview import read_overview
     from batchrec_dagster.reporting.views.nights import print_overviews
     from batchrec_dagster.reporting.views.terminal import Terminal
 
@@ -90,35 +87,46 @@ def _list_overviews(lists: Sequence[ListFiles], *, as_json: bool) -> None:
         last_runs = [_read_last_run(instance, files) for files in lists]
         overviews = [read_overview(files, read_ended_runs(instance, files)) for files in lists]
     if not as_json:
-        unended = {
+        runs_under_way = {
             overview.address: "interrupted" if run["status"] == "INTERRUPTED" else "running now"
             for overview, run in zip(overviews, last_runs, strict=True)
             if run is not None and run["seconds"] is None
         }
-        print_overviews(Terminal(), overviews, unended)
+        print_overviews(Terminal(), overviews, runs_under_way)
         return
-    described = []
-    for overview, last_run in zip(overviews, last_runs, strict=True):
-        edition, live = overview.edition, overview.live
-        published: dict[str, Any] | None = None
-        if edition is not None:
-            published = {
-                "number": edition.number,
-                "made": _format_time(edition.made_at),
-                "users": edition.users,
-                "live_since": None if live is None else _format_time(live.time),
-                "live_because": None if live is None else live.because,
-                "verdict": str(overview.verdict),
-            }
-        described.append(
-            {
-                "pipeline": overview.address,
-                "last_run": last_run,
-                "last_night": describe_last_night(overview),
-                "edition": published,
-            }
-        )
+    described = [
+        _describe_overview(overview, last_run)
+        for overview, last_run in zip(overviews, last_runs, strict=True)
+    ]
     click.echo(json.dumps(described, indent=2))
+
+
+def _describe_overview(
+    overview: ListOverview, last_run: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a list is like now, for JSON.
+
+    last_run: the last refresh of its pipeline, as `_read_last_run` describes it.
+    """
+    from batchrec_dagster.reporting.insight.overview import describe_last_night
+
+    edition, live = overview.edition, overview.live
+    published: dict[str, Any] | None = None
+    if edition is not None:
+        published = {
+            "number": edition.number,
+            "made": _format_time(edition.made_at),
+            "users": edition.users,
+            "live_since": None if live is None else _format_time(live.time),
+            "live_because": None if live is None else live.because,
+            "verdict": str(overview.verdict),
+        }
+    return {
+        "pipeline": overview.address,
+        "last_run": last_run,
+        "last_night": describe_last_night(overview),
+        "edition": published,
+    }
 
 
 def _read_last_run(instance: dg.DagsterInstance, files: ListFiles) -> dict[str, Any] | None:
@@ -164,20 +172,3 @@ def _list_nights(lists: Sequence[ListFiles], *, as_json: bool) -> None:
         if number:
             terminal.line()
         print_nights(terminal, address, nights[address])
-
-
-def read_ended_runs_if_any(lists: Sequence[ListFiles]) -> dict[str, list[Night]]:
-    """The runs of which Dagster says that they failed, by the address of each list.
-
-    Empty if Dagster has no history yet. If it cannot be opened, this is said.
-    """
-    from batchrec_dagster.pipeline.ended_runs import read_ended_runs
-
-    try:
-        with open_instance_if_any() as instance:
-            if instance is None:
-                return {}
-            return {files.keys.address: read_ended_runs(instance, files) for files in lists}
-    except HistoryError as error:
-        click.echo(f"Runs that were killed are not known: {error.message}", err=True)
-        return {}

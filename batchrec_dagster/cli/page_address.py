@@ -15,8 +15,8 @@ _ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104
 
 
 @contextmanager
-def recorded_page(home: Path, host: str, port: int) -> Iterator[None]:
-    """Lets `find_page` find the page that this process serves while the block runs."""
+def record_page(home: Path, host: str, port: int) -> Iterator[None]:
+    """A block in which `read_page` gives the address of the page that this process serves."""
     name = "127.0.0.1" if host in _ALL_ADDRESSES else f"[{host}]" if ":" in host else host
     address = f"http://{name}:{port}"
     file = home / _FILE
@@ -36,7 +36,7 @@ def read_page(home: Path) -> str:
 
 
 def answers(address: str) -> bool:
-    """Whether somebody answers there."""
+    """Whether anything answers at this address."""
     try:
         page = urlsplit(address)
         with socket.create_connection((page.hostname, page.port or 80), timeout=5):

@@ -147,16 +147,14 @@ def find_definitions_errors(project: Project) -> list[str]:
     They do not load if, for example, two resources have the same key.
     """
     import importlib
-    import warnings
     from importlib.util import find_spec
 
     import dagster as dg
 
+    from batchrec_dagster.pipeline.loading import hide_preview_warnings
+
     module = project.definitions_module
-    with warnings.catch_warnings():
-        # Who runs a command cannot change that a few of Dagster's classes are new.
-        for notice in (dg.BetaWarning, dg.PreviewWarning):
-            warnings.simplefilter("ignore", notice)
+    with hide_preview_warnings():
         try:
             if find_spec(module) is None:
                 return []

@@ -11,20 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchrec_dagster.cli.pipelines import (
-    NO_PIPELINES,
-    UnknownNameError,
-    expand_names,
-    load_pipelines,
-    make_undeclared_error,
-    warn_of_errors,
-)
-from batchrec_dagster.cli.project import enter_project_if_any, load_storage
+from batchrec_dagster.cli.pipelines import UnknownNameError, load_pipelines, warn_of_errors
+from batchrec_dagster.cli.project import enter_project_if_any
+from batchrec_dagster.cli.published_lists import find_lists, read_ended_runs_if_any
 
 if TYPE_CHECKING:
-    from batchrec_dagster.cli.project import Project
     from batchrec_dagster.reporting.insight.person import PersonDetails
-    from batchrec_dagster.storage.connection import Storage
     from batchrec_dagster.storage.layout import ListFiles
 
 
@@ -90,51 +82,6 @@ def show(
         _print_answers(answers)
 
 
-def find_lists(project: Project | None, pipeline: str | None) -> list[ListFiles]:
-    """The files of all published lists.
-
-    project: the one here, if any, whose declarations explain why lists are missing.
-    pipeline: the name of the only pipeline whose lists are wanted, or the address of the only list;
-        None for all.
-
-    Raises UnknownNameError if there is none, and UserError.
-    """
-    from batchrec_dagster.reporting.insight.tables import find_published
-
-    storage = load_storage()
-    lists = {files.keys.address: files for files in find_published(storage)}
-    selected = [*lists] if pipeline is None else expand_names([pipeline], [*lists])
-    if not selected or not {*selected} <= {*lists}:
-        raise _make_unpublished_error(project, storage, pipeline, [*lists])
-    return [lists[address] for address in selected]
-
-
-def _make_unpublished_error(
-    project: Project | None, storage: Storage, pipeline: str | None, published: Sequence[str]
-) -> UnknownNameError:
-    """The error for lists that are not published: they are not declared, or not made yet.
-
-    pipeline: the name of the only pipeline whose lists are wanted, or the address of one.
-    published: the addresses of all published lists.
-    """
-    loaded = None if project is None else load_pipelines(project)
-    declared = [] if loaded is None else loaded.addresses
-    named = [] if pipeline is None else expand_names([pipeline], declared)
-    if declared and not {*named} <= {*declared}:
-        return make_undeclared_error(named[0], declared)
-    if published:
-        names = ", ".join(published)
-        return UnknownNameError(
-            f"no recommendations of {pipeline!r} yet. Published pipelines: {names}"
-        )
-    is_nothing_declared = loaded is not None and not loaded.errors and not declared
-    make = NO_PIPELINES if is_nothing_declared else "Make them with `batchrec run`"
-    return UnknownNameError(
-        f"no recommendations in {storage.where(storage.uri(''))} yet. {make}, or set"
-        " BATCHREC_STORAGE to where they are"
-    )
-
-
 def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> list[PersonDetails]:
     """What each list knows of the user; with an edition, of those that still have it.
 
@@ -142,20 +89,20 @@ def _find_people(lists: Sequence[ListFiles], user: str, edition: int | None) -> 
     """
     from batchrec_dagster.reporting.insight.person import UnknownEditionError, find_person
 
-    people, reasons = [], []
+    answers, reasons = [], []
     for files in lists:
         try:
-            people.append(find_person(files, user, edition))
+            answers.append(find_person(files, user, edition))
         except UnknownEditionError as error:
             reasons.append(str(error))
-    if not people:
+    if not answers:
         raise UnknownNameError("\n".join(reasons))
     for reason in reasons:
         click.echo(reason, err=True)
-    known_people = [person for person in people if person is not None]
-    if not known_people:
+    people = [person for person in answers if person is not None]
+    if not people:
         raise _make_not_found_error(lists, "user", user)
-    return known_people
+    return people
 
 
 def _find_items(lists: Sequence[ListFiles], item: str) -> list[Any]:
@@ -213,7 +160,6 @@ def _read_experiments(lists: Sequence[ListFiles]) -> list[Any]:
 
 
 def _read_overviews(lists: Sequence[ListFiles]) -> list[Any]:
-    from batchrec_dagster.cli.list_pipelines import read_ended_runs_if_any
     from batchrec_dagster.reporting.insight.overview import read_overview
 
     ended_runs = read_ended_runs_if_any(lists)
@@ -221,7 +167,7 @@ def _read_overviews(lists: Sequence[ListFiles]) -> list[Any]:
 
 
 def _print_answers(answers: Sequence[Any]) -> None:
-    """Print what was found, an empty line between two answers."""
+    """Print the answers, with an empty line between two of them."""
     from batchrec_dagster.reporting.insight.item import ItemDetails, ItemMatches
     from batchrec_dagster.reporting.insight.overview import ListOverview
     from batchrec_dagster.reporting.insight.person import PersonDetails

@@ -60,7 +60,7 @@ def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[W
     command += ["--tags", json.dumps({TAG: tag})]
     for config in configs:
         command += ["-c", str(config)]
-    with TemporaryFile() as output, _caught_signals() as signals:
+    with TemporaryFile() as output, _catch_signals() as signals:
         # In a session of its own, Ctrl-C does not reach it before Dagster knows that it is wanted.
         process = subprocess.Popen(
             command,
@@ -78,7 +78,7 @@ def start_job(project: Project, job: str, configs: Sequence[Path]) -> Iterator[W
 
 
 @contextmanager
-def _caught_signals() -> Iterator[list[int]]:
+def _catch_signals() -> Iterator[list[int]]:
     """Yields a list to which the numbers of signals to stop are added as they arrive."""
     caught: list[int] = []
     handlers_before = {

@@ -104,6 +104,7 @@ class Pipeline(Settings):
         description="How Dagster runs the step of an asset, by its name, such as"
         ' solution_version or newsletter/recommendations, or of all by "*". What an asset sets'
         " itself counts before that.",
+        examples=[{"solution_version": {"pool": "training"}}],
     )
     schedule: Schedule = block(Schedule, default_factory=Schedule)
     alerts: Alerts = block(Alerts, default_factory=Alerts)

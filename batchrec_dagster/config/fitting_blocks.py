@@ -213,12 +213,9 @@ def _find_in_segments(
     pipeline: Pipeline, settings: Segments, schemas: Mapping[str, Schema]
 ) -> Problems:
     if settings.filter:
-        events = _has_event_types(pipeline)
-        yield (
-            ("segments", "filter"),
-            find_filter_problem(settings.filter, schemas, events=events),
-        )
-    found = [find_attributes_problem(expression, schemas) for expression in settings.attributes]
-    problems = [problem.removesuffix(".") for problem in found if problem is not None]
-    if problems:
-        yield ("segments", "attributes"), "; ".join(problems)
+        problem = find_filter_problem(settings.filter, schemas, events=_has_event_types(pipeline))
+        yield ("segments", "filter"), problem
+    problems = (find_attributes_problem(expression, schemas) for expression in settings.attributes)
+    sentences = [problem.removesuffix(".") for problem in problems if problem is not None]
+    if sentences:
+        yield ("segments", "attributes"), "; ".join(sentences)

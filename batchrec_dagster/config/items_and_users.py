@@ -11,18 +11,65 @@ from pydantic import Field, model_validator
 from batchrec_dagster.config.problems import raise_problems
 from batchrec_dagster.config.settings import Day, Settings
 from batchrec_dagster.config.sources import (
-    AttributesSource,
     Column,
     Source,
+    TableSource,
     check_names_or_positions,
 )
-from batchrec_dagster.personalize.schemas import parse_schema
+from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR, parse_schema
 from batchrec_dagster.preparation.attributes import AttributesLayout
 from batchrec_dagster.preparation.layout import TableFormat
 from batchrec_dagster.preparation.sources.source import RatingsSource
 
 
-class ItemColumns(Settings):
+class AttributeColumns(Settings):
+    """Which column of a file of items or users holds what."""
+
+    @property
+    def layout(self) -> AttributesLayout:
+        """How to read a file with these columns."""
+        raise NotImplementedError
+
+    def require_schema(self) -> None:
+        """Raise ValueError if Personalize does not take the columns as fields of a dataset."""
+        schema = self.layout.schema
+        if schema is not None:
+            parse_schema(schema)
+
+
+class AttributesSource(TableSource):
+    """A file with a row for each item or user."""
+
+    many = False
+
+    format: TableFormat | dict[str, TableFormat] | None = Field(
+        default=None,
+        description="delta: the source is the folder of a Delta table, as in ratings.",
+        examples=["delta"],
+    )
+    separator: str = Field(
+        default=VALUE_SEPARATOR,
+        min_length=1,
+        description="The separator between several values of a category.",
+    )
+    columns: AttributeColumns
+
+    @property
+    def declared_columns(self) -> list[Column]:
+        return [*self.columns.layout.roles.values()]
+
+    @property
+    def layout(self) -> AttributesLayout:
+        """How to read the file."""
+        return replace(
+            self.columns.layout,
+            form=self.file_form,
+            separator=self.separator,
+            decimal=self.decimal,
+        )
+
+
+class ItemColumns(AttributeColumns):
     """Which column holds what: all by name in the header, or all by position (the first is 1)."""
 
     item: Column = Field(description="The column with the item's id.", examples=["movieId", 1])
@@ -73,14 +120,11 @@ class ItemColumns(Settings):
             raise ValueError("set the columns of the title, categories or numbers")
         if self.title is None and (self.image is not None or self.link is not None):
             raise ValueError("image and link stand with a title: set its column")
-        schema = self.layout.schema
-        if schema is not None:
-            parse_schema(schema)
+        self.require_schema()
         return self
 
     @property
     def layout(self) -> AttributesLayout:
-        """How to read a file with these columns."""
         return AttributesLayout("item", self.item, **self.model_dump(exclude={"item"}))
 
 
@@ -95,22 +139,8 @@ class ItemSettings(AttributesSource):
     )
     columns: ItemColumns = Field(description="Which column holds what.")
 
-    @property
-    def declared_columns(self) -> list[Column]:
-        return [*self.columns.layout.roles.values()]
 
-    @property
-    def layout(self) -> AttributesLayout:
-        """How to read the file."""
-        return replace(
-            self.columns.layout,
-            form=self.file_form,
-            separator=self.separator,
-            decimal=self.decimal,
-        )
-
-
-class UserColumns(Settings):
+class UserColumns(AttributeColumns):
     """Which column holds what: all by name in the header, or all by position (the first is 1)."""
 
     user: Column = Field(
@@ -133,14 +163,11 @@ class UserColumns(Settings):
         check_names_or_positions([self.user, *self.categories.values(), *self.numbers.values()])
         if not self.categories and not self.numbers:
             raise ValueError("set the columns of categories or numbers")
-        schema = self.layout.schema
-        if schema is not None:
-            parse_schema(schema)
+        self.require_schema()
         return self
 
     @property
     def layout(self) -> AttributesLayout:
-        """How to read a file with these columns."""
         return AttributesLayout("user", self.user, **self.model_dump(exclude={"user"}))
 
 
@@ -157,20 +184,6 @@ class UserSettings(AttributesSource):
         examples=["data/customers.csv"],
     )
     columns: UserColumns = Field(description="Which column holds what.")
-
-    @property
-    def declared_columns(self) -> list[Column]:
-        return [*self.columns.layout.roles.values()]
-
-    @property
-    def layout(self) -> AttributesLayout:
-        """How to read the file."""
-        return replace(
-            self.columns.layout,
-            form=self.file_form,
-            separator=self.separator,
-            decimal=self.decimal,
-        )
 
 
 class IdSource(Source):

@@ -43,7 +43,7 @@ class PopularBy(Settings):
     )
 
 
-# Of so many results of the model, rules leave enough for most lists.
+# With this many results of the model for each item of a list, rules leave most lists full.
 CANDIDATES_PER_RESULT = 3
 # One user in a thousand: a few errors do not keep all others from their lists.
 MAX_FAILED_SHARE = 0.001

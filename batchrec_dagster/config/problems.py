@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -97,6 +98,8 @@ def locate_problems(
             message = _describe_unknown_setting(str(keys[-1]), schema)
         elif detail["type"] in _OUT_OF_RANGE:
             message = _describe_range(keys, schema) or message
+        elif detail["type"] == "dict_type":
+            message = _describe_example(keys, schema) or message
         problems.setdefault(keys, []).append(message)
     for keys in alternatives:
         # The block is the type that was meant, if there are problems with the settings in it.
@@ -104,7 +107,7 @@ def locate_problems(
             del problems[keys]
     return ValidationError.from_exception_data(
         error.title,
-        [_build_problem(keys, _join_alternatives(found)) for keys, found in problems.items()],
+        [_build_problem(keys, _join_alternatives(messages)) for keys, messages in problems.items()],
     )
 
 
@@ -128,7 +131,7 @@ def _join_alternatives(messages: Iterable[str]) -> str:
 
 def _describe_unknown_setting(name: str, schema: Mapping[str, Any]) -> str:
     blocks = (schema, *schema["$defs"].values())
-    names = {known for block in blocks for known in block.get("properties", ())} - {name}
+    names = {setting for block in blocks for setting in block.get("properties", ())} - {name}
     similar_names = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8)
     suggestion = f"; did you mean {similar_names[0]}?" if similar_names else ""
     return f"there is no such setting{suggestion}"
@@ -143,6 +146,15 @@ def _describe_range(keys: Keys, schema: Mapping[str, Any]) -> str | None:
             return f"write a number from {least} to {largest}"
         if largest is not None and above is not None:
             return f"write a number above {above}, at most {largest}"
+    return None
+
+
+def _describe_example(keys: Keys, schema: Mapping[str, Any]) -> str | None:
+    """What to write in place of a value that has no names; None if the setting has no example."""
+    for setting in _find_schemas(keys, schema, schema["$defs"]):
+        for example in setting.get("examples", ()):
+            if isinstance(example, dict):
+                return f"write names with values, such as {json.dumps(example)}"
     return None
 
 

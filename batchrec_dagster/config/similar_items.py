@@ -83,11 +83,11 @@ class SimilarItems(Settings):
 
     @model_validator(mode="after")
     def _settings_fit_how_items_are_found(self) -> Self:
-        raise_problems(self._find_problems_of_way())
+        raise_problems(self._find_conflicts())
         return self
 
-    def _find_problems_of_way(self) -> Iterator[tuple[Keys, str]]:
-        """The settings that do not go with the way in which similar items are found."""
+    def _find_conflicts(self) -> Iterator[tuple[Keys, str]]:
+        """The settings that do not fit how similar items are found: by a recipe, or counted."""
         if self.is_bought_together:
             if self.recipe is not None:
                 yield (

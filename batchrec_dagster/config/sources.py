@@ -12,7 +12,6 @@ from pydantic import Field, PrivateAttr, model_validator
 from batchrec_dagster.config.problems import Keys, raise_problems
 from batchrec_dagster.config.settings import Matching, Settings, checked_by
 from batchrec_dagster.errors import UserError
-from batchrec_dagster.personalize.schemas import VALUE_SEPARATOR
 from batchrec_dagster.preparation.layout import (
     NO_HEADER,
     Decimal,
@@ -349,20 +348,3 @@ class TableSource(Source):
     @property
     def _version_query(self) -> str | None:
         return self.version_query
-
-
-class AttributesSource(TableSource):
-    """A file with a row for each item or user."""
-
-    many = False
-
-    format: TableFormat | dict[str, TableFormat] | None = Field(
-        default=None,
-        description="delta: the source is the folder of a Delta table, as in ratings.",
-        examples=["delta"],
-    )
-    separator: str = Field(
-        default=VALUE_SEPARATOR,
-        min_length=1,
-        description="The separator between several values of a category.",
-    )

@@ -1,4 +1,4 @@
-"""The files of components below defs/, as Dagster finds them. It imports no Dagster."""
+"""The files of components below defs/, as Dagster finds them."""
 
 from __future__ import annotations
 

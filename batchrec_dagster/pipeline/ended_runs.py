@@ -14,9 +14,10 @@ from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.lock import is_held
 from batchrec_dagster.storage.nights import Night
 
-# This many runs that failed are read.
+# How many runs are read, the latest ones.
 MOST_RUNS = 100
-# After so long without an event and without a lock, a run is not under way any more.
+# After this long without an event and without a lock, a run is not under way any more. Not less: a
+# step that copies a large source, or waits for a Glue job, has neither for a while.
 SILENCE = timedelta(hours=1)
 ENDINGS: dict[dg.DagsterRunStatus, Literal["failed", "stopped"]] = {
     dg.DagsterRunStatus.FAILURE: "failed",

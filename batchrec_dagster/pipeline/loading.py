@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from batchrec_dagster.config import PublishedList
+from batchrec_dagster.pipeline.component_files import list_component_files
 from batchrec_dagster.pipeline.declaration_errors import (
     DeclarationError,
     Origin,
@@ -73,17 +74,26 @@ def load_components(defs: Path, folder: Path, of_type: type[C]) -> list[C]:
 
 def _has_definitions(folder: Path) -> bool:
     """Whether there is anything below the folder that Dagster would load."""
-    return any(any(folder.rglob(name)) for name in ("defs.y*ml", "component.y*ml", "*.py"))
+    return any(list_component_files(folder)) or any(folder.rglob("*.py"))
+
+
+@contextmanager
+def hide_preview_warnings() -> Iterator[None]:
+    """A block in which Dagster does not warn, for each file, that a few of its classes are new.
+
+    Who runs a command cannot change that.
+    """
+    with warnings.catch_warnings():
+        for notice in (dg.BetaWarning, dg.PreviewWarning):
+            warnings.simplefilter("ignore", notice)
+        yield
 
 
 @contextmanager
 def _raise_declaration_errors(defs: Path) -> Iterator[None]:
     """A block in which Dagster's errors about files below the folder become DeclarationErrors."""
     try:
-        with warnings.catch_warnings():
-            # Dagster would warn for each file that a few of its classes are new.
-            for notice in (dg.BetaWarning, dg.PreviewWarning):
-                warnings.simplefilter("ignore", notice)
+        with hide_preview_warnings():
             yield
     except Exception as error:
         lines = explain_error(error) or find_unreadable_files(defs)

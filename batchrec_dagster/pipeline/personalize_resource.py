@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import re
 import time
 from functools import cached_property
@@ -12,21 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from botocore.exceptions import ConnectionClosedError
 from pydantic import Field
 
 from batchrec_dagster.config.environment import AWS, EMBEDDED, LOCAL_ROLE_ARN
 from batchrec_dagster.local_personalize.api.client import embedded_client
-from batchrec_dagster.personalize.api import LIMIT, STORAGE_TAG
+from batchrec_dagster.personalize.api import STORAGE_TAG
 from batchrec_dagster.personalize.formats import MAX_RESULTS
 from batchrec_dagster.personalize.prices import Prices
+from batchrec_dagster.personalize.request_retries import (
+    raise_limits_at_once,
+    retry_truncated_responses,
+)
 from batchrec_dagster.personalize.resources import Ensure
 from batchrec_dagster.personalize.schemas import FILTER_HISTORY
 from batchrec_dagster.pipeline.storage_resource import StorageResource
 
 if TYPE_CHECKING:
     from types_boto3_personalize import PersonalizeClient
-
 
 # How often a long wait logs its status.
 HEARTBEAT_SECONDS = 60
@@ -37,10 +38,6 @@ MAX_RESULTS_EMBEDDED = 1_000_000
 # list would have to be longer by the longest history, so that enough items are left without the
 # seen ones.
 ALL_INTERACTIONS = 2**62
-
-# Requests whose responses are truncated are repeated this often, after pauses of at most this.
-MAX_ATTEMPTS = 15
-MAX_PAUSE_SECONDS = 20.0
 
 
 class PersonalizeResource(dg.ConfigurableResource[Any]):
@@ -124,43 +121,3 @@ class PersonalizeResource(dg.ConfigurableResource[Any]):
             filter_interactions=ALL_INTERACTIONS if self.endpoint == EMBEDDED else FILTER_HISTORY,
             on_aws=self.on_aws,
         )
-
-
-def retry_truncated_responses(client: Any) -> None:
-    """Make the boto3 client repeat a request whose response is shorter than its Content-Length.
-
-    After the last attempt the client raises ConnectionClosedError. botocore itself accepts what
-    arrived as the whole response, because it reads with `enforce_content_length=False`: a list may
-    lack its members, or a creation its ARN.
-    """
-    client.meta.events.register("needs-retry", _pause_if_truncated)
-
-
-def _pause_if_truncated(response: Any, attempts: int, **_: Any) -> float | None:
-    """The seconds to wait before the next attempt.
-
-    None if the response is complete, or if there is none.
-    """
-    content_length = response and response[0].headers.get("Content-Length")
-    if content_length is None or len(response[0].content) == int(content_length):
-        return None
-    if attempts >= MAX_ATTEMPTS:
-        raise ConnectionClosedError(endpoint_url=response[0].url)
-    return random.uniform(0, min(MAX_PAUSE_SECONDS, 0.1 * 2**attempts))  # noqa: S311
-
-
-def raise_limits_at_once(client: Any) -> None:
-    """Make the boto3 client raise a LimitExceededException without repeating the request.
-
-    botocore repeats it, because other services throttle requests with this code. Personalize also
-    answers with it when a quota is used up, and `Ensure` waits where that helps.
-    """
-
-    def raise_limit(response: Any, operation: Any, **_: Any) -> None:
-        error = (response and response[1].get("Error")) or {}
-        # Only requests that create something have quotas. Others come too fast.
-        if error.get("Code") == LIMIT and operation.name.startswith("Create"):
-            raise client.exceptions.LimitExceededException(response[1], operation.name)
-
-    # First, so that botocore does not count it as throttling and slow down all requests.
-    client.meta.events.register_first("needs-retry.personalize", raise_limit)

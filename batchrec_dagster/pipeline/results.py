@@ -41,7 +41,7 @@ def to_dagster(
             for key, value in metadata.items()
             if value or not isinstance(value, str | list | dict)
         },
-        check_results=check_results(findings),
+        check_results=build_check_results(findings),
     )
 
 
@@ -57,24 +57,24 @@ def result_to_dagster(
     return to_dagster(described, result.record.version, result.findings)
 
 
-def check_results(checks: Sequence[Finding]) -> list[dg.AssetCheckResult]:
-    """The verdicts as Dagster takes them."""
+def build_check_results(findings: Sequence[Finding]) -> list[dg.AssetCheckResult]:
+    """The findings as Dagster takes them: the result of the check of each."""
     return [
         dg.AssetCheckResult(
-            check_name=check.name,
-            passed=check.passed,
+            check_name=finding.name,
+            passed=finding.passed,
             severity=dg.AssetCheckSeverity.WARN
-            if check.level == "watch"
+            if finding.level == "watch"
             else dg.AssetCheckSeverity.ERROR,
-            description=escape(check.text),
-            metadata=check.numbers,
+            description=escape(finding.text),
+            metadata=finding.numbers,
         )
-        for check in checks
+        for finding in findings
     ]
 
 
 def preview_metadata(*paragraphs: str) -> dg.MetadataValue[Any]:
-    """Paragraphs of Markdown; what comes from data must be escape."""
+    """Paragraphs of Markdown; text from the data has to be escaped."""
     return dg.MetadataValue.md("\n\n".join(paragraphs))
 
 

@@ -17,8 +17,8 @@ from batchrec_dagster.errors import Refused, UserError
 from batchrec_dagster.personalize.api import PersonalizeError
 from batchrec_dagster.pipeline.expected_failure import ExpectedFailure
 from batchrec_dagster.pipeline.personalize_resource import PersonalizeResource
-from batchrec_dagster.pipeline.results import AssetResult, check_results
-from batchrec_dagster.pipeline.run_endings import forget_failure, record_failure
+from batchrec_dagster.pipeline.record_night import forget_failure, record_failure
+from batchrec_dagster.pipeline.results import AssetResult, build_check_results
 from batchrec_dagster.pipeline.run_history import find_run_start
 from batchrec_dagster.steps.work import PersonalizeWork, Work
 from batchrec_dagster.storage.layout import ListFiles, ListKeys
@@ -60,7 +60,7 @@ def run_step(
         forget_failure(context, files)
         return
     # Outside of the except block, so that the UI shows the message alone.
-    yield from check_results(findings)
+    yield from build_check_results(findings)
     context.log.error(failure.description or "")
     raise failure
 
@@ -69,7 +69,7 @@ def _find_expected_failure(error: BaseException) -> ExpectedFailure | None:
     """The failure that says what to do about the error; None if the error is a bug."""
     if isinstance(error, Refused):
         blocking = [finding for finding in error.findings if finding.blocks]
-        return ExpectedFailure("\n".join(f"{check.name}: {check.text}" for check in blocking))
+        return ExpectedFailure("\n".join(f"{finding.name}: {finding.text}" for finding in blocking))
     if isinstance(error, PersonalizeError):
         return ExpectedFailure(str(error), error.details)
     if isinstance(error, UserError):

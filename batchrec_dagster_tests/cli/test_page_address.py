@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchrec_dagster.cli.page_address import DEFAULT_ADDRESS, answers, read_page, recorded_page
+from batchrec_dagster.cli.page_address import DEFAULT_ADDRESS, answers, read_page, record_page
 
 
 def test_links_name_the_port_of_the_page_that_is_served(tmp_path: Path) -> None:
     assert read_page(tmp_path) == DEFAULT_ADDRESS
-    with recorded_page(tmp_path, "0.0.0.0", 3001):
+    with record_page(tmp_path, "0.0.0.0", 3001):
         assert read_page(tmp_path) == "http://127.0.0.1:3001"
-        with recorded_page(tmp_path, "::1", 3002):
+        with record_page(tmp_path, "::1", 3002):
             assert read_page(tmp_path) == "http://[::1]:3002"
     assert [*tmp_path.iterdir()] == []
 

@@ -95,9 +95,9 @@ def _make_ratings_block(pipeline: Pipeline) -> _Block:
     ratings = pipeline.ratings
 
     def match_columns(opened: OpenedFile) -> None:
-        found = recognise(opened, ratings.file_form, ratings.file_columns, pipeline.rules)
-        table = open_table(opened, found.form, found.columns)
-        locate_columns(found.columns.roles, table.columns, opened.name)
+        recognised = recognise(opened, ratings.file_form, ratings.file_columns, pipeline.rules)
+        table = open_table(opened, recognised.form, recognised.columns)
+        locate_columns(recognised.columns.roles, table.columns, opened.name)
 
     return _Block(ratings.rows, ratings.encoding, match_columns)
 
@@ -123,7 +123,7 @@ def _make_ids_block(ids: IdSource, role: Literal["user", "item"]) -> _Block:
 
 
 def _open_block(block: _Block, context: SourceContext) -> str | None:
-    """What was found out of the source, in words; None for one that is not looked at.
+    """What is known of the source, in words; None for one that is not looked at.
 
     Raises UserError.
     """
@@ -154,7 +154,7 @@ def _open_block(block: _Block, context: SourceContext) -> str | None:
 
 
 def _open_member(block: _Block, member: Member, context: SourceContext) -> str:
-    """What was found out of a file in an archive, which is opened if it is small and here."""
+    """What is known of a file in an archive, which is opened if it is small and here."""
     size = _find_local_size(member, context)
     if size is None or size > MOST_BYTES:
         return f"{member.display_name}: 1 file; a run opens it"
@@ -187,7 +187,7 @@ def _match_columns(block: _Block, file: RawFile) -> None:
 
 
 def _open_query(block: _Block, query: FileQuery, context: SourceContext) -> str | None:
-    """What was found out of a query of files. It runs, without rows, if they are small."""
+    """What is known of a query of files. It runs, without rows, if they are small."""
     tables = [*query.tables.values()]
     if all(isinstance(rows, AssetRows | GeneratedFile) for rows in tables):
         return None
@@ -208,7 +208,7 @@ def _find_local_size(rows: RatingsSource, context: SourceContext) -> int | None:
 
 
 def _open_result(block: _Block, rows: Database | FileQuery, context: SourceContext) -> str:
-    """What was found out of a query, which gives no rows, but columns."""
+    """What is known of a query, which gives no rows, but columns."""
     (file,) = rows.files(context)
     with file.open_locally() as path:
         _match_columns(block, RawFile(path, rows.setting))

@@ -19,8 +19,8 @@ from batchrec_dagster.pipeline.assets.list_descriptions import (
     published_metadata,
 )
 from batchrec_dagster.pipeline.declare_asset import PipelineAsset, asset_of
+from batchrec_dagster.pipeline.record_night import record_unchanged
 from batchrec_dagster.pipeline.results import to_dagster
-from batchrec_dagster.pipeline.run_endings import record_unchanged
 from batchrec_dagster.pipeline.run_history import DagsterRuns, find_root_run, find_run_start
 from batchrec_dagster.pipeline.run_step import get_personalize_work
 from batchrec_dagster.steps import rollback
@@ -65,7 +65,7 @@ def published_lists(published: PublishedList) -> PipelineAsset:
         checks=list_checks(published),
         warnings=list_warnings(published),
     )
-    def lists(
+    def publish_lists(
         context: dg.AssetExecutionContext, config: PublicationConfig
     ) -> dg.MaterializeResult[Any]:
         from batchrec_dagster.steps.lists import make_lists  # NumPy
@@ -81,17 +81,17 @@ def published_lists(published: PublishedList) -> PipelineAsset:
                 find_run_start(context),
                 config.skip_quality_gate,
             )
-            made = make_lists(work, published, model, run, lock)
-            if made.edition.root_run != run.root_run:
+            lists = make_lists(work, published, model, run, lock)
+            if lists.edition.root_run != run.root_run:
                 record_unchanged(context, work.files_of(published))
         names = {spec.name for spec in context.assets_def.check_specs}
         return to_dagster(
-            build_metadata(work, published, made, model),
-            made.edition.version,
-            [finding for finding in made.findings if finding.name in names],
+            build_metadata(work, published, lists, model),
+            lists.edition.version,
+            [finding for finding in lists.findings if finding.name in names],
         )
 
-    return lists
+    return publish_lists
 
 
 def list_own_settings(published: PublishedList) -> list[Any]:

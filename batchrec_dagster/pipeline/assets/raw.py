@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from batchrec_dagster.config import Pipeline, fingerprint
-from batchrec_dagster.config.sources import AttributesSource
+from batchrec_dagster.config.items_and_users import AttributesSource
 from batchrec_dagster.pipeline.declare_asset import RAW, PipelineAsset, asset_of
 from batchrec_dagster.pipeline.results import result_to_dagster
 from batchrec_dagster.pipeline.run_step import get_work

@@ -199,13 +199,13 @@ def _declare_report(published: PublishedList) -> Callable[[Step], PipelineAsset]
 
 def _describe_page(page: "Page", html: str) -> dict[str, Any]:
     """The metadata of the page."""
-    shown, served = len(page.people.people), page.people.served
+    people_shown, users = len(page.people.people), page.people.served
     return {
         "verdict": str(page.verdict),
         "open_findings": [str(finding) for finding in page.open_findings],
         "level": page.verdict.level,
         "bytes": len(html.encode()),
-        "users": served,
-        "people_shown": shown,
-        "sampled": shown < served,
+        "users": users,
+        "people_shown": people_shown,
+        "sampled": people_shown < users,
     }

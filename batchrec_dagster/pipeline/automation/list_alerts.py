@@ -19,7 +19,7 @@ from batchrec_dagster.pipeline.automation.send_alert import Message
 from batchrec_dagster.reporting.insight.verdict import give_verdict
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.edition import Edition
-from batchrec_dagster.storage.layout import ListFiles, ListKeys
+from batchrec_dagster.storage.layout import ListFiles
 
 # How long new lists may wait for the report, which says what changed, before they are announced
 # without it.
@@ -45,12 +45,26 @@ MEMORIES = TypeAdapter(dict[str, Memory])
 
 
 class NewAlerts(NamedTuple):
-    """What a look at a pipeline's lists has found."""
+    """What a look at a pipeline's lists gives reason to tell, and what to remember of it."""
 
     memory: Memory
     messages: Sequence[Message]
     reason: str
     """Why the pipeline is late, or is not. Dagster's UI shows it for the tick."""
+
+
+class _LiveList(NamedTuple):
+    """A list, with the edition of it that readers have."""
+
+    published: PublishedList
+    files: ListFiles
+    edition: Edition | None
+    """None if the list was never published."""
+
+    @property
+    def made_at(self) -> datetime | None:
+        """When the edition was made; None if there is none."""
+        return None if self.edition is None else self.edition.made_at
 
 
 def look_at_lists(
@@ -64,9 +78,39 @@ def look_at_lists(
     """
     lists = []
     for published in pipeline.user_lists:
-        files = ListFiles(storage, ListKeys(published.address))
-        lists.append((published, files, files.editions.live()))
-    messages: list[Message] = []
+        files = ListFiles(storage, published.keys)
+        lists.append(_LiveList(published, files, files.editions.live()))
+    messages, editions = _announce_new_lists(pipeline, lists, before)
+    if not is_on:
+        return NewAlerts(Memory(editions=editions), messages, "the schedule is off")
+    now = datetime.now(UTC)
+    on_since, told_late = before.on_since or now, before.told_late
+    # A pipeline is as late as the list of it that was made first, or never.
+    oldest = min(lists, key=lambda live: (live.made_at or NEVER, live.published.address))
+    due = find_due_time(pipeline, now)
+    if due < on_since:
+        reason = "nothing was due since the schedule is on"
+    elif oldest.made_at is not None and oldest.made_at >= due:
+        reason = f"the lists due at {due:%Y-%m-%d %H:%M} are there"
+    elif due == told_late:
+        reason = f"already alerted that {due:%Y-%m-%d %H:%M} is late"
+    else:
+        messages.append(describe_late_lists(oldest.published, due, oldest.made_at))
+        told_late = due
+        reason = f"{due:%Y-%m-%d %H:%M} is late: alert sent"
+    return NewAlerts(
+        Memory(on_since=on_since, told_late=told_late, editions=editions), messages, reason
+    )
+
+
+def _announce_new_lists(
+    pipeline: Pipeline, lists: Sequence[_LiveList], before: Memory
+) -> tuple[list[Message], dict[str, str]]:
+    """The messages about lists that are new, and the editions to remember, by the lists' addresses.
+
+    Raises UserError.
+    """
+    messages = []
     editions = dict(before.editions or {})
     for published, files, edition in lists:
         address = published.address
@@ -78,30 +122,7 @@ def look_at_lists(
             if message is not None:
                 messages.append(message)
                 editions[address] = version
-    if not is_on:
-        return NewAlerts(Memory(editions=editions), messages, "the schedule is off")
-    now = datetime.now(UTC)
-    on_since, told_late = before.on_since or now, before.told_late
-    # A pipeline is as late as the list of it that was made first, or never.
-    times = [
-        (edition.made_at if edition is not None else None, published)
-        for published, _, edition in lists
-    ]
-    made_at, first_list = min(times, key=lambda time: (time[0] or NEVER, time[1].address))
-    due = find_due_time(pipeline, now)
-    if due < on_since:
-        reason = "nothing was due since the schedule is on"
-    elif made_at is not None and made_at >= due:
-        reason = f"the lists due at {due:%Y-%m-%d %H:%M} are there"
-    elif due == told_late:
-        reason = f"already alerted that {due:%Y-%m-%d %H:%M} is late"
-    else:
-        messages.append(describe_late_lists(first_list, due, made_at))
-        told_late = due
-        reason = f"{due:%Y-%m-%d %H:%M} is late: alert sent"
-    return NewAlerts(
-        Memory(on_since=on_since, told_late=told_late, editions=editions), messages, reason
-    )
+    return messages, editions
 
 
 def find_due_time(pipeline: Pipeline, now: datetime) -> datetime:

@@ -1,6 +1,6 @@
-"""Records how runs end that publish nothing, from the steps that end them.
+"""Records a night that published nothing, from the step that ended its run.
 
-A process that is killed records nothing; Dagster itself knows of it, see ended_runs.py.
+A process that is killed records nothing. ended_runs.py reads from Dagster what became of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from batchrec_dagster.storage.extras import is_installed
 from batchrec_dagster.storage.layout import ListFiles
 from batchrec_dagster.storage.nights import Night
 
-# A night's reason has no more characters.
+# A list of nights has room for this much of a reason.
 MOST_CHARACTERS = 200
 # The step that decides whether lists are published.
 PUBLISHING_STEP = "recommendations"
@@ -32,9 +32,12 @@ PUBLISHING_STEP = "recommendations"
 def record_failure(
     context: dg.AssetExecutionContext, files: ListFiles, error: BaseException
 ) -> None:
-    """Record that the step's error ended its run. An error of doing so does not hide that one."""
+    """Record that the step's error ended its run. The step then still fails by that error, even if
+    it cannot be recorded."""
     if isinstance(error, Refused):
-        _record(context, files, "refused", [check for check in error.findings if check.blocks])
+        _record(
+            context, files, "refused", [finding for finding in error.findings if finding.blocks]
+        )
     elif isinstance(error, dg.DagsterExecutionInterruptedError):
         _record(context, files, "stopped")
     elif not isinstance(error, dg.RetryRequested | GeneratorExit):
@@ -42,7 +45,7 @@ def record_failure(
 
 
 def _describe_error(error: BaseException) -> str:
-    """What the error says; of an unexpected one with its kind."""
+    """What the error says, with its type if it is a bug."""
     if isinstance(error, dg.Failure):
         return error.description or ""
     if isinstance(error, UserError):
@@ -50,7 +53,7 @@ def _describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def shorten(message: str) -> str:
+def _shorten(message: str) -> str:
     """A message in one line, which is short enough for a list of nights."""
     line = " ".join(message.split())
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}…"
@@ -62,7 +65,7 @@ def record_unchanged(context: dg.AssetExecutionContext, files: ListFiles) -> Non
 
 
 def forget_failure(context: dg.AssetExecutionContext, files: ListFiles) -> None:
-    """Forget that the step ended the run, if it is a retry, which has succeeded."""
+    """Forget that the step failed before, if this is a retry of it, which has succeeded."""
     is_retry = context.run.root_run_id is not None or context.retry_number > 0
     if is_retry:
         with suppress(UserError):
@@ -74,12 +77,12 @@ def _record(
     context: dg.AssetExecutionContext,
     files: ListFiles,
     ended: Literal["refused", "failed", "stopped", "unchanged"],
-    checks: Sequence[Finding] = (),
+    findings: Sequence[Finding] = (),
     reason: str = "",
 ) -> None:
     """Record how the run ended.
 
-    checks: the findings that refused.
+    findings: those that refused to publish.
     reason: why it ended, if no finding says so.
     """
     step, root_run = context.asset_key.path[-1], find_root_run(context)
@@ -94,9 +97,9 @@ def _record(
                 ended=ended,
                 time=datetime.now(UTC),
                 steps=(step,),
-                checks=tuple(check.name for check in checks),
-                reason=shorten(
-                    "; ".join(check.headline or check.text for check in checks) or reason
+                checks=tuple(finding.name for finding in findings),
+                reason=_shorten(
+                    "; ".join(finding.headline or finding.text for finding in findings) or reason
                 ),
                 ndcg=ndcg.value if ndcg else None,
                 ndcg_low=ndcg.low if ndcg else None,
