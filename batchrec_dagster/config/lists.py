@@ -145,10 +145,6 @@ class RecommendationSettings(Settings):
             raise_problems([(("candidates",), problem)])
         return self
 
-    def count_candidates(self) -> int:
-        """How many results rules choose from, at least."""
-        return self.candidates or min(MAX_RESULTS, CANDIDATES_PER_RESULT * self.num_results)
-
     @model_validator(mode="after")
     def _rules_fit_the_other_settings(self) -> Self:
         if len(self.filter_expression or "") > MAX_LENGTH:
@@ -160,6 +156,10 @@ class RecommendationSettings(Settings):
         if conflict:
             raise ValueError(f"rules.{conflict}")
         return self
+
+    def count_candidates(self) -> int:
+        """How many results rules choose from, at least."""
+        return self.candidates or min(MAX_RESULTS, CANDIDATES_PER_RESULT * self.num_results)
 
     @property
     def seen_items(self) -> ExcludeSeen | None:

@@ -213,6 +213,12 @@ class RatingsSettings(TableSource):
             raise ValueError(f"timestamps as {self.timestamp_form} have a zone: omit timezone")
         return self
 
+    @model_validator(mode="after")
+    def _query_has_no_format(self) -> Self:
+        if self.query is not None and (self._file_format is not None or self.decimal != "."):
+            raise ValueError("format and decimal are of files, not of a query: omit them")
+        return self
+
     @property
     def declared_columns(self) -> list[Column]:
         return [*self.columns.declared.values()] if self.columns else []
@@ -226,12 +232,6 @@ class RatingsSettings(TableSource):
     def timestamp_form(self) -> str:
         """How times are written, as declared."""
         return self.timestamp_format or self.timestamp_unit
-
-    @model_validator(mode="after")
-    def _query_has_no_format(self) -> Self:
-        if self.query is not None and (self._file_format is not None or self.decimal != "."):
-            raise ValueError("format and decimal are of files, not of a query: omit them")
-        return self
 
     @property
     def _file_format(self) -> Format | None:

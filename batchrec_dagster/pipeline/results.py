@@ -29,7 +29,7 @@ def to_dagster(
 ) -> dg.MaterializeResult[Any]:
     """What a step has made and stored as Dagster takes it, with its checks.
 
-    metadata: numbers are rounded, and what is empty is left out.
+    metadata: numbers are rounded, and what is empty or None is left out.
     version: that of the content; None for what nobody makes anything of.
     Raises Refused if a finding blocks, so that the checks are reported and the asset fails.
     """
@@ -39,7 +39,7 @@ def to_dagster(
         metadata={
             key: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
             for key, value in metadata.items()
-            if value or not isinstance(value, str | list | dict)
+            if value is not None and value not in ("", [], {})
         },
         check_results=build_check_results(findings),
     )

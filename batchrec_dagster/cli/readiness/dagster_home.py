@@ -16,9 +16,10 @@ from batchrec_dagster.storage.durable import copy_permissions, exclusive_lock
 
 
 def check_dagster_home(home: Path | None, default: Path) -> Iterator[Readiness]:
-    """Findings about Dagster's home; `home` is None if DAGSTER_HOME is not set.
+    """Findings about Dagster's home.
 
-    `default` is the home that batchrec's commands use then.
+    home: None if DAGSTER_HOME is not set.
+    default: the home that batchrec's commands use then.
     """
     check = "dagster home"
     if home is None:

@@ -22,8 +22,8 @@ NEARLY_FULL = 5 * GB
 def check_writable(check: str, folder: Path, setting: str, *, create: bool = True) -> Readiness:
     """Whether the folder can be written and is closed to other users.
 
-    `setting` is the environment variable that names the folder. `create` says whether to make the
-    folder if there is none.
+    setting: the environment variable that names the folder.
+    create: whether to make the folder if there is none.
     """
     fix = f"create it and let user {os.geteuid()} write there, or set {setting} to another folder"
     try:

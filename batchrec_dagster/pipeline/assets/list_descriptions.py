@@ -88,9 +88,6 @@ OTHER_COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
 def describe_asset(published: PublishedList) -> str:
     """What the asset of the lists is, in words."""
     settings, pipeline = published.settings, published.pipeline
-    purpose = (
-        f"{published.description.rstrip('.')}. " if published.name and published.description else ""
-    )
     columns = "".join(f", {name_published_column(name)}" for name in published.columns)
     if published.subject == "segment":
         return (
@@ -106,17 +103,22 @@ def describe_asset(published: PublishedList) -> str:
             f"The published table: up to {settings.num_results} items for each item, which"
             f" {similarity}, as item_id, rank, similar_item_id and score{columns}."
         )
+    purpose = ""
+    if published.name and published.description:
+        purpose = f"{published.description.rstrip('.')}. "
     arm = ", and arm" if published.experiment else ""
-    without_seen = " Items that a user already had are left out."
+    without_seen = ""
+    if settings.excludes_all_seen:
+        without_seen = " Items that a user already had are left out."
     return (
         f"{purpose}The published table: the top {settings.num_results} items for every user, as"
         f" user_id, rank, item_id and score{columns}{arm}."
-        f"{without_seen if settings.excludes_all_seen else ''}"
+        f"{without_seen}"
     )
 
 
 def list_checks(published: PublishedList) -> dict[str, str]:
-    """What each check of published lists checks that blocks, by its name."""
+    """What each check of published lists that blocks is about, by its name."""
     subject = published.subject
     checks = {
         "quality_gate": "The model is good enough to publish its lists.",
@@ -137,7 +139,7 @@ def list_checks(published: PublishedList) -> dict[str, str]:
 
 
 def list_warnings(published: PublishedList) -> dict[str, str]:
-    """The same of checks that only warn."""
+    """What each check that only warns is about, by its name."""
     warnings = {NO_WORSE: "The model is no worse than that of the lists before."}
     if published.subject == "user":
         length = published.settings.num_results
@@ -191,8 +193,7 @@ def build_metadata(
     if model is not None:
         metadata |= dataset_group_link(model.dataset_group_arn, on_aws=work.ensure.on_aws)
     kind = "batch_segment" if published.subject == "segment" else "batch_inference"
-    if edition.job_arn is not None:
-        metadata[f"{kind}_job_arn"] = edition.job_arn
+    metadata[f"{kind}_job_arn"] = edition.job_arn
     if job is not None:
         metadata[f"{kind}_output"] = job.output(work.storage).folder
         metadata["inference_seconds"] = measure_job_seconds(job.resource)
@@ -219,11 +220,10 @@ def _name_counts(published: PublishedList, counts: ListCounts) -> dict[str, int]
 def published_metadata(files: ListFiles, edition: Edition) -> dict[str, Any]:
     """Which edition is published, and how good the model is that made it, if one did."""
     metrics = edition.metrics
-    numbers = {"ndcg_at_25": metrics.get(NDCG), "coverage": metrics.get(COVERAGE)}
     return {
         "edition": edition.number,
-        # Dagster plots these over the runs: a plot of integers would lose the decimals.
-        **{name: float(number) for name, number in numbers.items() if number is not None},
+        "ndcg_at_25": metrics.get(NDCG),
+        "coverage": metrics.get(COVERAGE),
         "dagster/uri": files.editions.uri,
     }
 

@@ -171,13 +171,9 @@ def roll_back(
             "dagster/row_count": lists.select(pl.len()).collect(engine="streaming").item(),
             "items": edition.counts.items,
             "made_at": edition.made_at.isoformat(),
-            **(
-                {"solution_version_arn": edition.solution_version_arn}
-                if edition.solution_version_arn is not None
-                else {}
-            ),
-            **({"users": edition.users} if edition.users is not None else {}),
-            **({"users_dropped": edition.users_dropped} if edition.users_dropped else {}),
+            "solution_version_arn": edition.solution_version_arn,
+            "users": edition.users,
+            "users_dropped": edition.users_dropped or None,
             **published_metadata(work.files_of(published), edition),
             "table": work.storage.where(table.uri),
         },

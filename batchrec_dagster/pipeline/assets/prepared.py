@@ -114,7 +114,7 @@ def _interactions_metadata(pipeline: Pipeline, record: InteractionsRecord) -> di
         **record.job,
         "users": record.counts.users,
         "items": record.counts.items,
-        **({"erased_users_in_source": rows.erased_users} if rows.erased_users else {}),
+        "erased_users_in_source": rows.erased_users or None,
         "engine": record.engine,
     }
 
@@ -166,7 +166,7 @@ def batch_users(published: PublishedList) -> PipelineAsset:
             work.files.uri(published.users_key),
             {
                 **_count_not_matching(settings, users),
-                **({"erased_users_in_source": users.erased} if users.erased else {}),
+                "erased_users_in_source": users.erased or None,
                 **table_metadata(users.users, columns),
                 "users": users.users,
             },

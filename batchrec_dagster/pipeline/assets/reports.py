@@ -156,8 +156,8 @@ def recommendation_report(
 
         work = get_work(published.pipeline, context)
         page = build_page(work, published, checks, context.instance)
-        level = "info" if page.verdict.level == "good" else "warning"
-        getattr(context.log, level)(f"edition {page.edition.number} is live. {page.verdict}")
+        log = context.log.info if page.verdict.level == "good" else context.log.warning
+        log(f"edition {page.edition.number} is live. {page.verdict}")
         save_page(work.files_of(published), page)
         html = render_html(page)
         uri = work.storage.uri(published.keys.report)

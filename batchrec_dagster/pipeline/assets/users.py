@@ -58,7 +58,7 @@ def users(pipeline: Pipeline, layout: AttributesLayout) -> PipelineAsset:
                 "empty": table.missing,
                 "frequent_values": table.frequent_values,
                 **table_metadata(table.rows, _describe_columns(layout)),
-                **({"erased_users_in_source": table.erased} if table.erased else {}),
+                "erased_users_in_source": table.erased or None,
             },
         )
 
