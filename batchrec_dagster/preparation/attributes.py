@@ -17,6 +17,7 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.confined.reader import ConfinedReader
 from batchrec_dagster.preparation.layout import (
+    DOUBLE_QUOTES,
     NULL_VALUES,
     Column,
     Columns,
@@ -52,7 +53,6 @@ from batchrec_dagster.storage.erased import NOBODY, ErasedUsers
 NOTHING = ("", "\\N")
 # In files of other delimiters a quote is a part of the text.
 QUOTED = (",", ";")
-QUOTES_FIX = 'Write "" for each quote inside a quoted field'
 NOT_A_TIME = (
     "the creation time is neither whole epoch seconds or milliseconds nor a date such as 2026-05-01"
 )
@@ -179,7 +179,7 @@ def parse_attributes(
         if not opened.size:
             raise PreparationError(f"{file.name} is empty")
         table = open_declared_table(opened, layout)
-        if isinstance(table, CsvTable) and (problem := table.find_broken_quotes(QUOTES_FIX)):
+        if isinstance(table, CsvTable) and (problem := table.find_broken_quotes(DOUBLE_QUOTES)):
             raise PreparationError(problem)
         cells = table.read_cells(
             {layout.setting(role): column for role, column in layout.roles.items()}

@@ -1,6 +1,6 @@
 """How the rows of the source's files are read, as plain JSON that every engine obeys.
 
-A row is read in four steps, so that engines agree to the byte.
+A row is read in four steps, which are the same for all engines.
 
 1. Records. In `csv` a line ends in LF or CRLF. A field that starts with `"` goes on to the closing
    `"`, with `""` for one `"`, and may contain delimiters and line ends. It is an error, whatever
@@ -41,9 +41,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from batchrec_dagster.errors import UserError
-
-# Python would refuse a field of 131,072 characters, which Polars reads.
-csv.field_size_limit(2**31 - 1)
 
 
 class PreparationError(UserError):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from batchrec_dagster.preparation.csv_form import find_header, names_columns
+from batchrec_dagster.preparation.confined.reader import ConfinedReader
+from batchrec_dagster.preparation.csv_form import find_header, names_columns, read_first_records
 from batchrec_dagster.preparation.layout import NO_HEADER, Columns, FileForm, Header
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
-from batchrec_dagster.preparation.polars.decoding import OpenedFile
+from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.recognition import open_table
 
 ROWS = "u1;i1;1500000000\nu2;i2;1500000001\n"
@@ -71,3 +72,15 @@ def test_a_line_like_those_below_it_is_a_row(
     fields: list[str], rows: list[list[str]], *, are_names: bool
 ) -> None:
     assert names_columns(fields, rows) is are_names
+
+
+def test_a_quote_that_does_not_end_takes_no_more_than_a_line_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHREC_MAX_LINE_KB", "10")
+    path = tmp_path / "a.csv"
+    path.write_text('user,item\n1,"2\n' + "3,4\n" * 100_000)
+    with ConfinedReader() as reader:
+        opened = open_file(RawFile(path, path.name), "auto", tmp_path, reader)
+    records = read_first_records(opened, ",", quoted=True)
+    assert max(len(field) for record in records for field in record) <= 10_000

@@ -7,6 +7,7 @@ it is sent to the workers of Spark.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,9 +24,11 @@ from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX
 ROW, FLAW = "row", "flaw"
 # A line of a file, before it is taken apart.
 TEXT = "text"
-# The roles of ids and of times, in files of ratings and of items.
-ID_ROLES = ("user", "item", "items.columns.item")
+# The roles of times, in files of ratings and of items.
 TIME_ROLES = ("timestamp", "items.columns.created")
+# The roles of ids: in ratings, in items and users, and in lists of these, such as
+# batch_users.column.
+_ID_ROLE = re.compile(r"(?:(?:items|users)\.columns\.)?(?:user|item)|[\w.]+\.column")
 _BEYOND = "beyond"
 _GROUPED_DIGITS = r"^[ \t]*[+-]?[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]*|(?:\.[0-9]{3}){2,})[ \t]*$"
 
@@ -154,7 +157,7 @@ def read_parquet_cells(
     most_bytes: how many bytes a cell may have; a row with a larger one has a flaw.
     """
     cells = {role: format_parquet_text(schema, name, role) for role, name in names.items()}
-    for role in names.keys() & ID_ROLES:
+    for role in filter(is_id_role, names):
         cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)  # Enough to refuse it.
     flaw = f"a cell of more than {most_bytes / KB:g} KB ({MAX_LINE_KB} / {CELLS_OF_A_LINE})"
     return rows.select(
@@ -166,6 +169,11 @@ def read_parquet_cells(
             for role, cell in cells.items()
         },
     )
+
+
+def is_id_role(role: str) -> bool:
+    """Whether the cells of this role are ids of users or items."""
+    return _ID_ROLE.fullmatch(role) is not None
 
 
 def format_parquet_text(schema: Mapping[str, pl.DataType], name: str, role: str) -> pl.Expr:

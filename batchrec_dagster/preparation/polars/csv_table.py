@@ -13,6 +13,7 @@ import polars as pl
 
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.layout import (
+    DOUBLE_QUOTES,
     QUOTES_FIX,
     TAIL,
     Column,
@@ -32,7 +33,6 @@ from batchrec_dagster.preparation.polars.cells import (
     split_lines,
 )
 from batchrec_dagster.preparation.polars.tables import RowTable
-from batchrec_dagster.preparation.sources.limits import Limits
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
 # More columns take minutes and gigabytes, for a few that are used.
@@ -142,8 +142,6 @@ class CsvTable(RowTable):
                 quotes += line.count('"')
                 yield line
 
-        # Else a quote that does not end would take the rest of the file into memory.
-        csv.field_size_limit(Limits.from_environment().line_bytes)
         # The line in which the next record starts.
         first_line = self.skipped + 1
         problem = None
@@ -163,7 +161,10 @@ class CsvTable(RowTable):
         return f"{self.opened.name}, line {first_line}: {problem}. {fix}"
 
     def _find_short_rows(self) -> list[int]:
-        """The rows with fewer fields than line 1, which Polars fills up with empty cells."""
+        """The rows with fewer fields than line 1, which Polars fills up with empty cells.
+
+        Raises PreparationError for broken quotes.
+        """
         width = self._syntax.width
         with self.opened.path.open(encoding="utf-8-sig", newline="\n") as file:
             skip_lines(file, self._lines_before_rows)
@@ -174,7 +175,13 @@ class CsvTable(RowTable):
                 if self._syntax.quote
                 else (line.rstrip("\n").split(self.delimiter) for line in lines)
             )
-            return [row for row, fields in enumerate(records) if len(fields) < width]
+            try:
+                return [row for row, fields in enumerate(records) if len(fields) < width]
+            except csv.Error as error:
+                problem = self.find_broken_quotes(DOUBLE_QUOTES)
+                raise PreparationError(
+                    problem or f"{self.opened.name} cannot be read: {error}"
+                ) from error
 
     @cached_property
     def _cut_row(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -74,7 +75,7 @@ def open_file(
     """The file ready to be read.
 
     folder: takes what is unpacked or converted, as long as the file is read.
-    reader: unpacks and converts what is not plain text.
+    reader: converts what is neither text nor packed text.
 
     Raises PreparationError if the file cannot be unpacked, is in another format, or is too large.
     """
@@ -95,6 +96,9 @@ def _decode(opened: OpenedFile, encoding: Encoding, folder: Path) -> OpenedFile:
     Raises LimitError for a line that is too long, because every reader would hold it in memory.
     """
     limits = Limits.from_environment()
+    # Python's own limit is smaller. Without any, a quote that does not end would take the rest of
+    # the file into memory.
+    csv.field_size_limit(limits.line_bytes)
     size, unfinished = 0, 0
     # The special bytes that are in the file.
     special: set[bytes] = set()

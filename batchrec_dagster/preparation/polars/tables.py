@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,9 @@ from batchrec_dagster.preparation.column_names import format_setting_name, locat
 from batchrec_dagster.preparation.layout import Column, PreparationError
 from batchrec_dagster.preparation.polars.cells import (
     FLAW,
-    ID_ROLES,
     ROW,
     format_parquet_text,
+    is_id_role,
     is_too_long,
     read_parquet_cells,
 )
@@ -126,10 +127,10 @@ class ParquetTable(RowTable):
             kind = self.schema[name]
             if is_without_text(kind) and not self._is_joinable(kind):
                 raise self._build_type_error(role, name, "a column of text or numbers")
-            if role in ID_ROLES and kind.is_float():
-                query = "items.query" if role.startswith("items.") else "ratings.query"
+            if is_id_role(role) and kind.is_float():
+                block = re.sub(r"(?:\.columns)?\.\w+$", "", role) if "." in role else "ratings"
                 raise self._build_type_error(
-                    role, name, f"ids as text or whole numbers, or convert them in {query}"
+                    role, name, f"ids as text or whole numbers, or convert them in {block}.query"
                 )
         return names
 

@@ -37,6 +37,8 @@ def make_plain(path: Path, folder: Path, reader: ConfinedReader) -> PlainFile:
     start = formats.read_start(unpacked)
     is_parquet = start.startswith(formats.PARQUET)
     form = formats.PARQUET_FORMAT if is_parquet else formats.recognise_format(start)
+    if start.startswith(formats.PACKED) or form == formats.ZIP_ARCHIVE:
+        raise FileError("it is packed twice: unpack it once")
     if form is None:
         return PlainFile(unpacked)
     if form not in CONVERSIONS:

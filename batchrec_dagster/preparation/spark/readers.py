@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -182,6 +183,8 @@ def _describe_csv(
     text = start[skipped].decode(encoding, "replace") if len(start) > skipped else ""
     if not text.strip():
         raise build_empty_line_error(name, f"line {skipped + 1}", skipped)
+    # Python's own limit is smaller.
+    csv.field_size_limit(task.limits.line_bytes)
     fields = [field.strip() for field in split_line(text, delimiter, quoted=form.quoted)]
     if not columns.are_named:
         fields = [f"column_{position}" for position in range(1, len(fields) + 1)]

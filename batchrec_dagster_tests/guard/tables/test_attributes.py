@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,27 @@ def test_a_missing_column_of_users_is_named_by_its_setting(tmp_path: Path) -> No
         preparation.UserError, match=r"users.csv has no column 'age' \(users.columns"
     ):
         read_users(tmp_path, "customer,country\n1,AT\n")
+
+
+NOTE = {"categories": {"NOTE": "note"}}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "block", "settings"),
+    [
+        (preparation.prepare_items, "items", {"columns": {"item": "id", **NOTE}}),
+        (preparation.prepare_users, "users", {"columns": {"user": "id", **NOTE}}),
+        (preparation.list_users, "batch_users", {"column": "id"}),
+    ],
+)
+def test_ids_of_floating_point_numbers_are_refused(
+    tmp_path: Path, prepare: Callable[..., object], block: str, settings: dict[str, Any]
+) -> None:
+    path = tmp_path / "rows.parquet"
+    pl.DataFrame({"id": [1.0, 2.0], "note": ["A", "B"]}).write_parquet(path)
+    message = rf"\({block}\.column.* convert them in {block}\.query"
+    with pytest.raises(preparation.UserError, match=message):
+        prepare(tmp_path, {"source": str(path), **settings})
 
 
 def test_real_films_are_read_with_their_genres(tmp_path: Path) -> None:
