@@ -16,7 +16,7 @@ from batchrec_dagster.cli.pipelines import (
     describe_runs_under_way,
     load_pipelines,
 )
-from batchrec_dagster.cli.project import enter_project, load_storage
+from batchrec_dagster.cli.project import enter_project, load_storage, open_console_log
 from batchrec_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,15 +79,13 @@ def forget(
     rows = _read_ids(file) if file is not None else []
     if not users and file is None:
         raise click.UsageError("name at least one USER, or --file")
-    logging.basicConfig(format="%(message)s")
-    log = logging.getLogger(__name__)
-    log.setLevel(logging.INFO)
+    log = open_console_log()
     loaded = load_pipelines(enter_project())
     loaded.require_any()
     for name in names:
         loaded.require(name)
-    declared = loaded.open_works(log)
-    works = [declared[name] for name in sorted(names or declared)]
+    all_works = loaded.open_works(log)
+    works = [all_works[name] for name in sorted(names or all_works)]
     if rows and rows[0].strip().lower() in HEADERS.union(*map(_name_user_column, works)):
         rows = rows[1:]
     people = {*users, *rows}
@@ -102,13 +100,14 @@ def forget(
         for sentence in _describe_consequences(work, traces[work.pipeline.name]):
             terminal.line(f"{work.pipeline.name}: {sentence}")
     if not names:
-        _print_undeclared(terminal, declared)
+        _print_undeclared(terminal, all_works)
     if dry_run:
         return
     _require_no_runs(loaded, works)
     if not yes:
         click.confirm(f"Erase {_count_people(len(people))}? This cannot be undone", abort=True)
-    _erase(works, people, find_sink_owners([work.pipeline for work in declared.values()]), log)
+    owners = find_sink_owners([work.pipeline for work in all_works.values()])
+    _erase(works, people, owners, log)
 
 
 def _erase(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tomllib
@@ -83,6 +84,14 @@ def _take_environment() -> None:
 
     values = dotenv_values(Path(".env"))
     os.environ.update({name: value for name, value in values.items() if value is not None})
+
+
+def open_console_log() -> logging.Logger:
+    """A log for work that a command itself does, not a run. Its messages are lines on stderr."""
+    logging.basicConfig(format="%(message)s")
+    log = logging.getLogger("batchrec_dagster.cli")
+    log.setLevel(logging.INFO)
+    return log
 
 
 def load_storage() -> Storage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,7 @@ from batchrec_dagster.cli.pipelines import (
     describe_runs_under_way,
     load_pipelines,
 )
-from batchrec_dagster.cli.project import enter_project_if_any, load_deployment
+from batchrec_dagster.cli.project import enter_project_if_any, load_deployment, open_console_log
 from batchrec_dagster.reporting.views.plain import get_terminal_width, shorten_path, wrap
 
 if TYPE_CHECKING:
@@ -45,9 +44,7 @@ def teardown(name: str, with_files: bool, yes: bool) -> None:
     from batchrec_dagster.steps.locks import hold_locks, list_lock_uris
     from batchrec_dagster.storage.durable import delete_empty_folders
 
-    logging.basicConfig(format="%(message)s")
-    log = logging.getLogger(__name__)
-    log.setLevel(logging.INFO)
+    log = open_console_log()
     project = enter_project_if_any()
     deployment = load_deployment()
     storage = deployment.open_storage()

@@ -250,12 +250,12 @@ def _check_names(lists: Mapping[str, ListSettings]) -> Mapping[str, ListSettings
     for name in lists:
         if name in (SIMILAR_ITEMS, SEGMENTS):
             raise ValueError(
-                f"{name} is no name of a list of users: declare the block {name}, or"
+                f"{name} is not a name for a list of users: declare the block {name}, or"
                 " give the list another name"
             )
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
             raise ValueError(
-                f"{name!r} is no name of a list: write a small letter, then small letters,"
+                f"{name!r} is not a name for a list: write a small letter, then small letters,"
                 " digits and _, at most 32 in all"
             )
     return lists
