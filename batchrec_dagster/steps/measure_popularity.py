@@ -59,6 +59,9 @@ def measure_popularity(
     )
     chosen, seen = _hold_out(rows, split.hash_ids(tested_ids), split.hash_ids(item_ids))
     others = interactions.join(tested_users, on=USER_ID, how="anti")
+    # A model that the others train knows no other items, so nobody is asked for these.
+    known = others.select(item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32)).unique()
+    chosen = chosen.join(known.collect(engine="streaming"), on="item", how="semi")
     popular = find_popular_items(others, days, success).ids
     if not (chosen.height and len(popular)):
         return None
