@@ -26,8 +26,7 @@ from batchrec_dagster.preparation.layout import (
     PreparationError,
 )
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.cells import FLAW, ROW, swap_comma_and_point
-from batchrec_dagster.preparation.polars.csv_table import CsvTable
+from batchrec_dagster.preparation.polars.csv_table import CsvTable, swap_comma_and_point
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_conditions import parse_as
 from batchrec_dagster.preparation.polars.row_problems import (
@@ -44,6 +43,7 @@ from batchrec_dagster.preparation.polars.rows import (
     inspect_rows,
     is_of_erased_user,
 )
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW
 from batchrec_dagster.preparation.recognition import Table, open_table
 from batchrec_dagster.preparation.rules import BadRows
 from batchrec_dagster.storage.durable import temporary_folder

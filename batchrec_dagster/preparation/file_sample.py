@@ -14,8 +14,7 @@ from batchrec_dagster.preparation.layout import (
     Decimal,
     PreparationError,
 )
-from batchrec_dagster.preparation.polars.cells import swap_comma_and_point
-from batchrec_dagster.preparation.polars.csv_table import CsvTable
+from batchrec_dagster.preparation.polars.csv_table import CsvTable, swap_comma_and_point
 from batchrec_dagster.preparation.polars.json_table import JsonTable
 from batchrec_dagster.preparation.polars.row_conditions import parse_as
 from batchrec_dagster.preparation.polars.tables import ParquetTable, is_without_text

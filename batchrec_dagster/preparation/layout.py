@@ -35,7 +35,6 @@ A row is read in four steps, which are the same for all engines.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -250,30 +249,3 @@ def is_cut_off(end: str, width: int, delimiter: str, quoted: bool) -> bool:
     if quoted and delimiter != "::" and line.count('"') % 2:
         return False  # It is the last line of a quoted field that has line ends in it.
     return len(split_line(line, delimiter, quoted=quoted)) < width
-
-
-NOT_AN_OBJECT = "not a JSON object"
-# How many lines of a JSON Lines file are read to find its columns.
-JSON_LINES_SAMPLED = 10_000
-
-
-def parse_json(line: str) -> dict[str, object] | None:
-    """The object, with numbers as the text they are written with; None if it is not an object."""
-    try:
-        value = json.loads(line.lstrip("\ufeff"), parse_float=str, parse_int=str)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def format_json_cell(value: object) -> str | None:
-    """The value as text; None for what is missing, an object or a list."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            # JSON may contain halves of surrogate pairs, which are not text.
-            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        case float():
-            return str(value)
-    return None

@@ -28,11 +28,10 @@ from batchrec_dagster.preparation.layout import (
     Header,
     PreparationError,
 )
-from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_problems import list_id_problems
-from batchrec_dagster.preparation.polars.tables import RowTable
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, RowTable
 from batchrec_dagster.preparation.recognition import open_table
 from batchrec_dagster.storage.durable import temporary_folder
 

@@ -14,6 +14,8 @@ import dagster as dg
 import polars as pl
 from botocore.exceptions import ClientError
 
+from batchrec_dagster.preparation.confined.conversions import ForeignFile
+from batchrec_dagster.preparation.sources.limits import Limits
 from batchrec_dagster.testing import PipelineRun, StartedPersonalize
 from batchrec_dagster_tests.guard.builders import declaration, definitions, module_project
 from batchrec_dagster_tests.repository.typed_pages import CodeBlock
@@ -80,7 +82,11 @@ def _run(text: str, folder: Path) -> None:
         "personalize": personalize.client,
         "version": VERSION,
     }
+    avro_file = folder / "rows.avro"
+    pl.DataFrame({"user_id": ["1"]}).write_avro(avro_file)
     fixtures = {
+        "file": ForeignFile(avro_file, None, avro_file.stat().st_size, Limits()),
+        "target": folder / "rows.parquet",
         "local_personalize": personalize,
         "run_pipeline": _run_pipeline,
         "tmp_path": folder / "fixture",

@@ -7,12 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
+from pathlib import Path
 from typing import Any, TextIO
 
 import polars as pl
 
 from batchrec_dagster.preparation.column_names import locate_columns
 from batchrec_dagster.preparation.layout import (
+    CUT_OFF,
     DOUBLE_QUOTES,
     QUOTES_FIX,
     TAIL,
@@ -22,21 +25,13 @@ from batchrec_dagster.preparation.layout import (
     is_cut_off,
     split_line,
 )
-from batchrec_dagster.preparation.polars.cells import (
-    FLAW,
-    ROW,
-    TEXT,
-    CsvSyntax,
-    read_csv_cells,
-    scan_csv,
-    scan_fields,
-    split_lines,
-)
-from batchrec_dagster.preparation.polars.tables import RowTable
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, RowTable
 
 DELIMITERS = ("::", "\t", ",", ";", "|")
 # More columns take minutes and gigabytes, for a few that are used.
 MOST_COLUMNS = 2_000
+_BEYOND = "beyond"
+_GROUPED_DIGITS = r"^[ \t]*[+-]?[0-9]{1,3}(?:(?:\.[0-9]{3})+,[0-9]*|(?:\.[0-9]{3}){2,})[ \t]*$"
 
 
 @dataclass(frozen=True)
@@ -247,3 +242,114 @@ def check_width(fields: Sequence[str], name: str) -> None:
             f"{name}, line 1 has {len(fields):,} columns, and at most {MOST_COLUMNS:,} are read:"
             " keep the columns that are needed"
         )
+
+
+@dataclass(frozen=True)
+class CsvSyntax:
+    """How a line of text falls apart into fields."""
+
+    delimiter: str
+    """One character, or `::`."""
+
+    width: int
+    """How many fields the first line has. A line with more of them has a flaw."""
+
+    quoted: bool = True
+    """Whether quotes may enclose a field. In lines with `::` they never do."""
+
+    with_comma: Collection[str] = ()
+    """The roles whose cells are numbers with a comma in place of the point."""
+
+    @property
+    def quote(self) -> str | None:
+        return '"' if self.quoted and self.delimiter != "::" else None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the fields' columns."""
+        return [f"field {number}" for number in range(self.width)]
+
+
+def scan_csv(
+    source: Path | BytesIO, syntax: CsvSyntax, schema: Mapping[str, pl.DataType], **options: Any
+) -> pl.LazyFrame:
+    """The fields of CSV without a header, as the types of the schema."""
+    return pl.scan_csv(
+        source,
+        has_header=False,
+        separator=syntax.delimiter,
+        quote_char=syntax.quote,
+        schema=schema,
+        missing_columns="insert",
+        glob=False,
+        **options,
+    )
+
+
+def scan_fields(source: Path | BytesIO, syntax: CsvSyntax, **options: Any) -> pl.LazyFrame:
+    """ROW and the fields of every record of CSV as text, for `read_csv_cells`."""
+    return scan_csv(
+        source,
+        syntax,
+        # One column more than there are fields, so that a line with too many is seen.
+        dict.fromkeys([*syntax.names, _BEYOND], pl.String()),
+        truncate_ragged_lines=True,
+        extra_columns="ignore",
+        row_index_name=ROW,
+        **options,
+    )
+
+
+def split_lines(lines: pl.LazyFrame, syntax: CsvSyntax) -> pl.LazyFrame:
+    """ROW and the fields of the lines in TEXT, for `read_csv_cells`.
+
+    It is for lines with the delimiter `::`, because Polars reads CSV with one of a single character
+    only.
+    """
+    line = pl.col(TEXT).str.strip_suffix("\r").str.strip_prefix("\ufeff")
+    fields = line.str.splitn(syntax.delimiter, syntax.width + 1)
+    return (
+        lines.filter(line != "")
+        .select(ROW, fields.struct.rename_fields([*syntax.names, _BEYOND]).struct.unnest())
+        .with_columns(
+            pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in syntax.names
+        )
+    )
+
+
+def read_csv_cells(
+    fields: pl.LazyFrame, syntax: CsvSyntax, places: Mapping[str, int], cut_row: int | None
+) -> pl.LazyFrame:
+    """The cells of the fields, without the lines in which there are none.
+
+    fields: from `scan_fields` or `split_lines`.
+    places: the number of the field of each role, from 0.
+    cut_row: the row that is cut off at the end of its file, or None.
+    """
+    names = syntax.names
+
+    def cell(role: str, place: int) -> pl.Expr:
+        text = pl.col(names[place])
+        return (swap_comma_and_point(text) if role in syntax.with_comma else text).alias(role)
+
+    is_filled = pl.any_horizontal(pl.col(name).is_not_null() for name in [*names, _BEYOND])
+    return fields.filter(is_filled).select(
+        pl.col(ROW).cast(pl.Int64),
+        pl.when(pl.col(_BEYOND).is_not_null())
+        .then(pl.lit(f"more than the {len(names)} fields"))
+        .when(pl.col(ROW) == pl.lit(cut_row, pl.Int64))
+        .then(pl.lit(CUT_OFF))
+        .alias(FLAW),
+        *(cell(role, place) for role, place in places.items()),
+    )
+
+
+def swap_comma_and_point(text: pl.Expr) -> pl.Expr:
+    """The text of a number that has a comma, with a point in its place.
+
+    Points between groups of three digits are left out, as in 1.234,56 and 1.234.567. What has
+    another point gets a comma, so that it is not a number any more.
+    """
+    without_points = text.str.replace_all(".", "", literal=True)
+    text = pl.when(text.str.contains(_GROUPED_DIGITS)).then(without_points).otherwise(text)
+    return text.str.replace_many({",": ".", ".": ","})

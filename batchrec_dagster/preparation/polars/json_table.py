@@ -1,7 +1,12 @@
-"""Files of JSON Lines: one object a line."""
+"""Files of JSON Lines: one object a line.
+
+Lines are read by Polars, or by `parse_json` where Polars may read them otherwise.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,17 +15,21 @@ from itertools import islice
 import polars as pl
 
 from batchrec_dagster.preparation.column_names import locate_columns
-from batchrec_dagster.preparation.layout import (
-    JSON_LINES_SAMPLED,
-    NOT_AN_OBJECT,
-    Column,
-    PreparationError,
-    parse_json,
-)
-from batchrec_dagster.preparation.polars.cells import ROW, TEXT
-from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
-from batchrec_dagster.preparation.polars.tables import RowTable
+from batchrec_dagster.preparation.layout import Column, PreparationError
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT, RowTable
 
+NOT_AN_OBJECT = "not a JSON object"
+# How many lines are read to find the columns of a file.
+SAMPLED_LINES = 10_000
+# The role of which only the value of a number counts, not how it is written.
+_NUMERIC_ROLE = "rating"
+# After a name and its colon, numbers that Polars does not give as they are written: -0, 1e3, 1.50,
+# or of more digits than a 64-bit floating-point number keeps.
+_CHANGED_NUMBERS = (
+    r"-0|-?[0-9]+(?:\.[0-9]*)?[eE]|-?[0-9]+\.[0-9]*0(?:[\s,}]|$)|-?[0-9]{9,}\.|-?[0-9]+\.[0-9]{7}"
+)
+# An escape within a name, which may spell the name of a column, or half a character.
+_ESCAPES = r'\\[^"]*"\s*:|\\u[dD][89a-fA-F]'
 NESTED_RECIPE = 'write a query, as under "Nested JSON" in docs/own-data.md'
 
 
@@ -65,7 +74,7 @@ class JsonTable(RowTable):
     def _first_lines(self) -> Iterator[dict[str, object]]:
         """The fields of each of the first lines; none of a line that is not an object."""
         with self.opened.path.open(encoding="utf-8-sig") as file:
-            for line in islice(file, JSON_LINES_SAMPLED):
+            for line in islice(file, SAMPLED_LINES):
                 yield parse_json(line) or {}
 
 
@@ -73,3 +82,116 @@ def describe_nested(columns: Sequence[str]) -> str:
     """What to do about columns of objects or lists, in words."""
     verb = "has" if len(columns) == 1 else "have"
     return f"{', '.join(columns)} {verb} objects or lists in place of values: {NESTED_RECIPE}"
+
+
+def parse_json_cells(
+    lines: pl.LazyFrame, names: Mapping[str, str], separator: str | None = None
+) -> pl.LazyFrame:
+    """The cells of lines of JSON, without the blank lines; see `tables`.
+
+    lines: ROW, and the line in TEXT.
+    names: the name of the column of each role.
+    separator: what stands between the values of a list in its text. With it, a row has a flaw if a
+        cell is an object or holds one. With None, lists and objects are missing cells.
+    """
+    cells = pl.Struct({FLAW: pl.String(), **dict.fromkeys(names, pl.String())})
+    columns = pl.Struct(dict.fromkeys(names.values(), pl.String()))
+    left_to_python = _build_pattern_for_python(names, with_lists=separator is not None)
+
+    def decode_by_polars(text: pl.Series) -> pl.Series:
+        decoded = text.str.json_decode(columns).struct.unnest()
+        flaw = pl.lit(None, dtype=pl.String).alias(FLAW)
+        return decoded.select(
+            flaw, *(pl.col(name).alias(role) for role, name in names.items())
+        ).to_struct(text.name)
+
+    def decode_by_python(text: pl.Series) -> pl.Series:
+        rows = [line and _read_cells(line, names, separator) for line in text]
+        return pl.Series(text.name, rows, dtype=cells)
+
+    def decode(text: pl.Series) -> pl.Series:
+        is_for_python = text.str.contains(left_to_python) | ~text.str.starts_with("{")
+        if is_for_python.all():
+            return decode_by_python(text)
+        nothing = pl.Series(text.name, [None], dtype=pl.String)
+        try:
+            by_polars = decode_by_polars(text.zip_with(~is_for_python, nothing))
+        except pl.exceptions.PolarsError:
+            # One of the lines is broken, and Polars does not say which.
+            return decode_by_python(text)
+        by_python = decode_by_python(text.zip_with(is_for_python, nothing))
+        return by_polars.zip_with(~is_for_python, by_python)
+
+    return (
+        lines.with_columns(pl.col(ROW).cast(pl.Int64), pl.col(TEXT).str.strip_chars("\ufeff \t\r"))
+        .filter(pl.col(TEXT) != "")
+        .with_columns(
+            pl.col(TEXT)
+            .map_batches(decode, return_dtype=cells, is_elementwise=True)
+            .struct.unnest()
+        )
+    )
+
+
+def _read_cells(
+    line: str, names: Mapping[str, str], separator: str | None
+) -> dict[str, str | None]:
+    """FLAW and the cells of a line; the parameters are those of `parse_json_cells`."""
+    fields = parse_json(line)
+    if fields is None:
+        return {FLAW: NOT_AN_OBJECT}
+    cells: dict[str, str | None] = {FLAW: None}
+    for role, name in names.items():
+        value = fields.get(name)
+        if separator is None or not isinstance(value, list | dict):
+            cells[role] = format_json_cell(value)
+        elif isinstance(value, dict) or any(isinstance(part, list | dict) for part in value):
+            cells[FLAW] = f"{name} is an object, or a list that is not of values"
+        else:
+            texts = (format_json_cell(part) for part in value)
+            cells[role] = separator.join(text for text in texts if text is not None)
+    return cells
+
+
+def _build_pattern_for_python(names: Mapping[str, str], *, with_lists: bool) -> str:
+    """What is in a line that Polars may read otherwise than `parse_json`.
+
+    It is in every line if JSON can spell one of the names in several ways.
+
+    with_lists: whether the values of lists are wanted, which Polars does not give.
+    """
+    if any(re.search(r'["\\/\x00-\x1f]', name) for name in names.values()):
+        return ""
+    text_columns = {name for role, name in names.items() if role != _NUMERIC_ROLE}
+    key_of_column = {name: f'"{re.escape(name)}"\\s*:' for name in names.values()}
+    keys = list(key_of_column.values())
+    text_keys = [key for name, key in key_of_column.items() if name in text_columns]
+    # A number in a column whose text counts, which Polars would write in another way.
+    patterns = [_ESCAPES, f"(?:{'|'.join(text_keys)})\\s*(?:{_CHANGED_NUMBERS})"]
+    # A column that is in the line twice, of which Python takes the last.
+    patterns += [f"{key}.*{key}" for key in keys]
+    if with_lists:
+        patterns.append(f"(?:{'|'.join(keys)})\\s*[\\[{{]")
+    return "|".join(patterns)
+
+
+def parse_json(line: str) -> dict[str, object] | None:
+    """The object, with numbers as the text they are written with; None if it is not an object."""
+    try:
+        value = json.loads(line.lstrip("\ufeff"), parse_float=str, parse_int=str)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def format_json_cell(value: object) -> str | None:
+    """The value as text; None for what is missing, an object or a list."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            # JSON may contain halves of surrogate pairs, which are not text.
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        case float():
+            return str(value)
+    return None

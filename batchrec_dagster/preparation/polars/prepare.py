@@ -23,7 +23,6 @@ from batchrec_dagster.preparation.layout import (
     FileForm,
     PreparationError,
 )
-from batchrec_dagster.preparation.polars.cells import ROW
 from batchrec_dagster.preparation.polars.csv_table import CsvTable
 from batchrec_dagster.preparation.polars.decoding import OpenedFile, RawFile, open_file
 from batchrec_dagster.preparation.polars.row_filters import RowFilter, has_rules_across_rows
@@ -39,7 +38,7 @@ from batchrec_dagster.preparation.polars.rows import (
     parse_rows,
     read_error,
 )
-from batchrec_dagster.preparation.polars.tables import RowTable
+from batchrec_dagster.preparation.polars.tables import ROW, RowTable
 from batchrec_dagster.preparation.polars.typed_scan import (
     build_output_columns,
     list_output_columns,

@@ -16,7 +16,6 @@ import polars as pl
 
 from batchrec_dagster.preparation.layout import AUTO, FILTER, Columns
 from batchrec_dagster.preparation.polars import times
-from batchrec_dagster.preparation.polars.cells import FLAW, ROW
 from batchrec_dagster.preparation.polars.row_conditions import parse_as, parse_filter
 from batchrec_dagster.preparation.polars.row_problems import (
     FORM,
@@ -28,6 +27,7 @@ from batchrec_dagster.preparation.polars.row_problems import (
     list_time_problems,
     means_nothing,
 )
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW
 from batchrec_dagster.preparation.rules import BELOW_MIN_RATING, NOT_IN_FILTER, Rules
 
 # Columns of a parsed row, besides those of the roles and SECONDS.

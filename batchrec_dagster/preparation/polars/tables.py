@@ -1,10 +1,15 @@
-"""What the readers of all formats have in common, and the reader of Parquet."""
+"""What the readers of all formats have in common, and the reader of Parquet.
+
+A reader gives the cells of rows as a LazyFrame with the columns ROW and FLAW, and one column of
+text for each wanted cell, which is named by the cell's role. The functions that read the cells of
+CSV, JSON and Parquet are also called on the workers of Spark, for a part of a file.
+"""
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
@@ -12,18 +17,21 @@ from typing import Self
 import polars as pl
 from polars.datatypes import DataTypeClass
 
+from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 from batchrec_dagster.preparation.column_names import format_setting_name, locate_columns
 from batchrec_dagster.preparation.layout import Column, PreparationError
-from batchrec_dagster.preparation.polars.cells import (
-    FLAW,
-    ROW,
-    format_parquet_text,
-    is_id_role,
-    is_too_long,
-    read_parquet_cells,
-)
 from batchrec_dagster.preparation.polars.decoding import OpenedFile
-from batchrec_dagster.preparation.sources.limits import Limits
+from batchrec_dagster.preparation.sources.limits import CELLS_OF_A_LINE, KB, MAX_LINE_KB, Limits
+
+# The row's number from 0, and what is wrong with the row as such (or null).
+ROW, FLAW = "row", "flaw"
+# A line of a file, before it is taken apart.
+TEXT = "text"
+# The roles of times, in files of ratings and of items.
+TIME_ROLES = ("timestamp", "items.columns.created")
+# The roles of ids: in ratings, in items and users, and in lists of these, such as
+# batch_users.column.
+_ID_ROLE = re.compile(r"(?:(?:items|users)\.columns\.)?(?:user|item)|[\w.]+\.column")
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class RowTable(ABC):
 
     @abstractmethod
     def read_cells(self, columns_by_role: Mapping[str, Column]) -> pl.LazyFrame:
-        """The rows with ROW and FLAW (see `cells`), and the wanted columns as text.
+        """The rows with ROW and FLAW, and the wanted columns as text.
 
         columns_by_role: the column of each role, by which it is named in the result.
         """
@@ -164,3 +172,58 @@ def explain_damage(opened: OpenedFile, error: Exception) -> PreparationError:
     """The error for a file that cannot be read as Parquet."""
     reason = str(error).partition("\n")[0]
     return PreparationError(f"{opened.name} is damaged or not Parquet ({reason}): copy it again")
+
+
+def read_parquet_cells(
+    rows: pl.LazyFrame,
+    schema: Mapping[str, pl.DataType],
+    names: Mapping[str, str],
+    most_bytes: int,
+) -> pl.LazyFrame:
+    """The cells of rows of Parquet as text.
+
+    rows: ROW, and the columns of the file.
+    names: the name of the column of each role, of a type that `format_parquet_text` takes.
+    most_bytes: how many bytes a cell may have; a row with a larger one has a flaw.
+    """
+    cells = {role: format_parquet_text(schema, name, role) for role, name in names.items()}
+    for role in filter(is_id_role, names):
+        cells[role] = cells[role].str.head(MAX_ID_LENGTH + 1)  # Enough to refuse it.
+    flaw = f"a cell of more than {most_bytes / KB:g} KB ({MAX_LINE_KB} / {CELLS_OF_A_LINE})"
+    return rows.select(
+        pl.col(ROW).cast(pl.Int64),
+        pl.when(is_too_long(schema, names.values(), most_bytes)).then(pl.lit(flaw)).alias(FLAW),
+        # A dictionary makes one huge cell into millions of them: no step may copy such cells.
+        **{
+            role: pl.when(~is_too_long(schema, [names[role]], most_bytes)).then(cell)
+            for role, cell in cells.items()
+        },
+    )
+
+
+def is_id_role(role: str) -> bool:
+    """Whether the cells of this role are ids of users or items."""
+    return _ID_ROLE.fullmatch(role) is not None
+
+
+def format_parquet_text(schema: Mapping[str, pl.DataType], name: str, role: str) -> pl.Expr:
+    """The column as text; times in the form that `Columns.time_form` calls datetime."""
+    kind, column = schema[name], pl.col(name)
+    if role in TIME_ROLES and kind == pl.Date:
+        return column.dt.strftime("%Y-%m-%d")
+    if role in TIME_ROLES and isinstance(kind, pl.Datetime):
+        if kind.time_zone is None:
+            return column.dt.strftime("%Y-%m-%dT%H:%M:%S")
+        return column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return column.cast(pl.String)
+
+
+def is_too_long(
+    schema: Mapping[str, pl.DataType], names: Iterable[str], most_bytes: int
+) -> pl.Expr:
+    """Whether any of these columns has a text of more bytes than that."""
+    texts = [name for name in names if schema[name] == pl.String]
+    return pl.any_horizontal(
+        pl.lit(value=False),
+        *(pl.col(name).str.len_bytes().fill_null(0) > most_bytes for name in texts),
+    )

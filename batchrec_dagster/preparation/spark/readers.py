@@ -20,7 +20,7 @@ from batchrec_dagster.preparation.layout import (
     build_empty_line_error,
     split_line,
 )
-from batchrec_dagster.preparation.polars.cells import ROW, TEXT
+from batchrec_dagster.preparation.polars.tables import ROW, TEXT
 from batchrec_dagster.preparation.sources import formats
 from batchrec_dagster.preparation.sources.limits import BYTES_OF_A_ROW, LimitError
 from batchrec_dagster.preparation.spark.rows import (

@@ -21,16 +21,13 @@ from batchrec_dagster.preparation.layout import (
     PreparationError,
     is_cut_off,
 )
-from batchrec_dagster.preparation.polars.cells import (
-    ROW,
-    TEXT,
+from batchrec_dagster.preparation.polars.csv_table import (
     CsvSyntax,
     read_csv_cells,
-    read_parquet_cells,
     scan_fields,
     split_lines,
 )
-from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
+from batchrec_dagster.preparation.polars.json_table import parse_json_cells
 from batchrec_dagster.preparation.polars.row_problems import SECONDS
 from batchrec_dagster.preparation.polars.rows import (
     PROBLEM,
@@ -39,6 +36,7 @@ from batchrec_dagster.preparation.polars.rows import (
     parse_rows,
     read_error,
 )
+from batchrec_dagster.preparation.polars.tables import ROW, TEXT, read_parquet_cells
 from batchrec_dagster.preparation.rules import ERASED_USER, Rules
 from batchrec_dagster.storage.erased import ErasedUsers
 
@@ -73,7 +71,7 @@ PARSED_ROWS = pl.Schema(
 )
 
 ReadCells = Callable[[pl.DataFrame], pl.LazyFrame]
-"""Reads the cells of rows of one file; see `polars.cells`. It is sent to the workers."""
+"""Reads the cells of rows of one file; see `polars.tables`. It is sent to the workers."""
 
 
 @dataclass(frozen=True)

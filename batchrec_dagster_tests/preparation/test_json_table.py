@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.preparation.layout import format_json_cell, parse_json
-from batchrec_dagster.preparation.polars.cells import FLAW, ROW, TEXT
-from batchrec_dagster.preparation.polars.json_decoding import parse_json_cells
+from batchrec_dagster.preparation.polars.json_table import (
+    format_json_cell,
+    parse_json,
+    parse_json_cells,
+)
+from batchrec_dagster.preparation.polars.tables import FLAW, ROW, TEXT
 from batchrec_dagster_tests.guard.repeats import repeats
 
 NAMES = {"user": "userId", "item": "né", "rating": "stars", "event_value": "price"}
