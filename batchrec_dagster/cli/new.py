@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from batchrec_dagster.cli.recognise_attributes import Subject
     from batchrec_dagster.cli.recognised_source import RecognisedSource
     from batchrec_dagster.preparation.layout import Column
-    from batchrec_dagster.preparation.polars.decoding import RawFile
+    from batchrec_dagster.preparation.sources.source import ListedFile
 
 # A folder of many files is judged by the first ones.
 MOST_FILES = 20
@@ -89,6 +88,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     from batchrec_dagster.cli.write_declaration import build_text, find_line, write_declaration
     from batchrec_dagster.config.new_declaration import format_block, ignore_home_in_git
     from batchrec_dagster.reporting.views.plain import escape_invisible
+    from batchrec_dagster.steps.raw_files import open_listed
 
     skip = options["on_bad_rows"] == "skip"
     source = _choose_declared_source(ratings, folder, project)
@@ -98,7 +98,7 @@ def new(name: str, ratings: str, items: str | None, users: str | None, **options
     for subject, path in attributes:
         if path is not None:
             source = _choose_declared_source(path, folder, project)
-            with _open_files(source, project) as files:
+            with open_listed(_list_files(source, project)[:1]) as files:
                 recognised = recognise_attributes(
                     subject, source, files[0], recognised_ratings, skip=skip
                 )
@@ -174,12 +174,12 @@ def _choose_declared_source(source: str, typed_in: Path, project: Project) -> st
     return f"{path.as_posix()}{end}{inside}{member}"
 
 
-def _open_files(source: str, project: Project) -> AbstractContextManager[list[RawFile]]:
-    """The files of a source on this machine. Raises UserError."""
+def _list_files(source: str, project: Project) -> list[ListedFile]:
+    """The files of a source. Raises UserError."""
     from batchrec_dagster.preparation.sources.parsing import parse_source
-    from batchrec_dagster.steps.raw_files import open_source
+    from batchrec_dagster.steps.raw_files import make_source_context
 
-    return open_source(parse_source(source), load_storage(), project.root)
+    return parse_source(source).files(make_source_context(load_storage(), project.root))
 
 
 def _recognise_ratings(
@@ -187,13 +187,15 @@ def _recognise_ratings(
 ) -> RecognisedSource:
     from batchrec_dagster.cli.recognise_ratings import recognise_ratings
     from batchrec_dagster.preparation.layout import PreparationError
+    from batchrec_dagster.steps.raw_files import open_listed
 
-    with _open_files(source, project) as files:
-        unread_count = max(0, len(files) - MOST_FILES)
+    listed_files = _list_files(source, project)
+    unread_count = max(0, len(listed_files) - MOST_FILES)
+    with open_listed(listed_files[:MOST_FILES]) as files:
         try:
             recognised = recognise_ratings(
                 source,
-                files[:MOST_FILES],
+                files,
                 given,
                 time_form=options["time_format"],
                 min_rating=options["min_rating"],
@@ -209,5 +211,5 @@ def _recognise_ratings(
 
         text = f"{unread_count:,} more files were not looked at"
         recognised.doubts.append(Doubt(text, ("ratings", "source")))
-        recognised.summary.append(f"in the first {MOST_FILES} of {len(files):,} files")
+        recognised.summary.append(f"in the first {MOST_FILES} of {len(listed_files):,} files")
     return recognised

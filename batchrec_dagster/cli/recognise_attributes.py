@@ -157,10 +157,10 @@ def _choose_columns(
     if "image" in fitting:
         fitting["image"] += [name for name in free if has_addresses(sample, name, PICTURE)]
     columns: dict[str, Any] = {
-        setting: {make_field_name(name): name for name in found}
+        setting: {make_field_name(name): name for name in column_names}
         if setting in ("categories", "numbers")
-        else next(iter(found), None)
-        for setting, found in fitting.items()
+        else next(iter(column_names), None)
+        for setting, column_names in fitting.items()
     }
     if not columns.get("title"):
         # The report has them with the title alone.

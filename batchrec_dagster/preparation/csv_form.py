@@ -188,10 +188,10 @@ def _find_line_of_names(splits: Sequence[Records], declared: Collection[Column])
     best_line, most = None, 0
     for records in splits:
         for number, fields in enumerate(records, 1):
-            known = recognise_columns(fields)
+            recognised = recognise_columns(fields)
             declared_count = sum(field.strip() in declared for field in fields)
-            has_id = declared_count or not known.keys().isdisjoint(_ID_ROLES)
-            count = len(known) + declared_count
+            has_id = declared_count or not recognised.keys().isdisjoint(_ID_ROLES)
+            count = len(recognised) + declared_count
             if len(fields) > 1 and has_id and count > most:
                 best_line, most = number, count
     return best_line

@@ -47,7 +47,7 @@ class Rules:
     counts. The rows that are kept stay in the order of the source, see `layout`.
 
     What is written is CSV in UTF-8 with LF: USER_ID, ITEM_ID, TIMESTAMP (whole seconds), EVENT_TYPE
-    if `event_type`, and EVENT_VALUE if there is a event_value column: its text without the spaces
+    if `event_type`, and EVENT_VALUE if there is an event_value column: its text without the spaces
     around it, or nothing. A field is quoted only if it holds a comma, a quote or a line end.
     """
 
@@ -81,8 +81,8 @@ class Rules:
     min_interactions_per_item: int | None = None
 
     event_type: bool = False
-    """Whether EVENT_TYPE is written: the cell of the event_type column, or EVENT_TYPE_VALUE if the
-    layout has none."""
+    """Whether EVENT_TYPE is written: the cell of the event_type column, or EVENT_TYPE_VALUE where
+    there is no such column."""
 
     def refuse_bad_rows(self, bad: int, rows: int, examples: Sequence[str]) -> None:
         """Raise PreparationError if no row may be bad and some are, or if all rows are bad.

@@ -38,7 +38,7 @@ from batchrec_dagster.steps.raw_files import (
     delete_copies,
     open_copies,
     require_copies,
-    require_unchanged,
+    require_same_objects,
 )
 from batchrec_dagster.steps.runs import RunHistory
 from batchrec_dagster.steps.stored_files import PreparedRecord, put_file
@@ -225,7 +225,7 @@ def _prepare_on_spark(
             # They are too many for the parameters of a job.
             store.put(f"{folder}/{SUPPRESSED}", suppressed.encode())
             result, job = run_spark(task)
-            require_unchanged(raw.files, work.storage.store)
+            require_same_objects(raw.files, work.storage.store)
             with csv.open("wb") as file:
                 file.write(f"{','.join(pipeline.interactions_columns)}\n".encode())
                 for part in store.list(f"{folder}/{PARTS}/part-"):

@@ -17,7 +17,13 @@ from pydantic import BaseModel
 
 from batchrec_dagster.errors import UserError
 from batchrec_dagster.preparation.polars.decoding import RawFile
-from batchrec_dagster.preparation.sources.source import RatingsSource, SourceContext
+from batchrec_dagster.preparation.sources.source import (
+    ListedFile,
+    RatingsSource,
+    SourceContext,
+    name_errors,
+    require_unchanged,
+)
 from batchrec_dagster.steps.stored_files import StoredFile, put_stream
 from batchrec_dagster.steps.work import Result, StepRecord, Work, once
 from batchrec_dagster.storage.connection import Storage
@@ -97,7 +103,7 @@ class RawSource:
 
     asset: str
     source: RatingsSource
-    place: Callable[[str], str]
+    make_key: Callable[[str], str]
     """Makes a storage key of a filename."""
     in_place: bool = False
     """Whether files in S3 are read there, and not copied."""
@@ -162,10 +168,10 @@ def _copy_changed(work: Work, raw: RawSource, last_files: Sequence[CopiedFile]) 
     files: list[CopiedFile] = []
     damaged, copied = [], 0
     for listed in listed_files:
-        name, uri = listed.display_name, storage.uri(raw.place(listed.filename))
+        name, uri = listed.display_name, storage.uri(raw.make_key(listed.filename))
         if raw.in_place and listed.object is not None:
-            found = listed.object
-            stored = StoredFile(uri=found.uri, size=found.size, sha256="", etag=found.etag)
+            info = listed.object
+            stored = StoredFile(uri=info.uri, size=info.size, sha256="", etag=info.etag)
             file = CopiedFile(
                 source=name, fingerprint=listed.fingerprint, stored=stored, in_place=True
             )
@@ -216,7 +222,7 @@ def require_copies(record: RawRecord[Seen], asset: str) -> None:
         )
 
 
-def require_unchanged(files: Sequence[CopiedFile], store: ObjectStore) -> None:
+def require_same_objects(files: Sequence[CopiedFile], store: ObjectStore) -> None:
     """Raise UserError if a file that is read in place is not the one that was listed."""
     for file in files:
         if file.in_place:
@@ -255,12 +261,23 @@ def _open_copy(file: CopiedFile, storage: Storage) -> Iterator[RawFile]:
 
 @contextmanager
 def open_source(source: RatingsSource, storage: Storage, project: Path) -> Iterator[list[RawFile]]:
-    """The files of a source on this machine, in order. Raises UserError."""
-    context = make_source_context(storage, project)
+    """The files of a source on this machine, in order.
+
+    Raises UserError, also in the end if a file has changed meanwhile.
+    """
+    files = source.files(make_source_context(storage, project))
+    with open_listed(files) as raw_files:
+        yield raw_files
+        with name_errors(source.display_name):
+            require_unchanged(files, "this run")
+
+
+@contextmanager
+def open_listed(files: Sequence[ListedFile]) -> Iterator[list[RawFile]]:
+    """These files of a source on this machine, in order. Raises UserError."""
     with ExitStack() as stack:
         yield [
-            RawFile(stack.enter_context(file.open_locally()), file.display_name)
-            for file in source.files(context)
+            RawFile(stack.enter_context(file.open_locally()), file.display_name) for file in files
         ]
 
 

@@ -27,7 +27,7 @@ _NODES_BEYOND_THE_ROW = {
 
 
 def parse_as(text: pl.Expr, kind: str) -> pl.Expr:
-    """The cell as the type of `Layout.types`; null where it is missing or does not fit."""
+    """The cell as the type of `Columns.types`; null where it is missing or does not fit."""
     if kind == "string":
         return text
     trimmed = text.str.strip_chars(_BLANKS)

@@ -55,7 +55,7 @@ def parse_rows(
     unit: how times are written, as in `Columns.time_form` but not `auto`.
     plain: whether the file has nothing in it that an id must not have.
 
-    event_type and event_value are text; they are null where the columns has none.
+    event_type and event_value are text; they are null where `columns` has none.
     """
     none = pl.lit(None, dtype=pl.String)
     filter_columns = {

@@ -100,10 +100,10 @@ def _find_name(file: ObjectInfo) -> str:
 
 def _choose_log(names: Iterable[str], version: str) -> list[str]:
     """The paths of the log's files that are needed to read this version of the table."""
-    known = [name for name in names if name[:VERSION_DIGITS] <= version]
-    checkpoints = [name for name in known if name[VERSION_DIGITS:] == _CHECKPOINT]
+    until_version = [name for name in names if name[:VERSION_DIGITS] <= version]
+    checkpoints = [name for name in until_version if name[VERSION_DIGITS:] == _CHECKPOINT]
     first = max(checkpoints, default="")[:VERSION_DIGITS]
-    return [f"{LOG}/{name}" for name in known if name >= first]
+    return [f"{LOG}/{name}" for name in until_version if name >= first]
 
 
 @dataclass(frozen=True)

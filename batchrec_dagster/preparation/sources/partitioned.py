@@ -18,7 +18,12 @@ from batchrec_dagster.preparation.layout import FileForm, PreparationError
 from batchrec_dagster.preparation.polars.decoding import RawFile, open_file
 from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.errors import FileError
-from batchrec_dagster.preparation.sources.source import ListedFile, RatingsSource, SourceContext
+from batchrec_dagster.preparation.sources.source import (
+    ListedFile,
+    RatingsSource,
+    SourceContext,
+    require_unchanged,
+)
 from batchrec_dagster.storage.durable import temporary_folder
 
 
@@ -65,6 +70,8 @@ class PartitionedRows(RatingsSource):
                     "none of its partitions has a table: return one, or let the metadata of each"
                     " materialization name its file: dagster/uri"
                 )
+            for listed_files in files.values():
+                require_unchanged(listed_files, "this run")
             try:
                 pl.concat(tables, how="diagonal_relaxed").sink_parquet(path)
             except pl.exceptions.PolarsError as error:

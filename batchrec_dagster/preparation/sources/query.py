@@ -32,6 +32,7 @@ from batchrec_dagster.preparation.sources.source import (
     ListedFile,
     RatingsSource,
     SourceContext,
+    require_unchanged,
 )
 from batchrec_dagster.preparation.sources.tables import (
     TableFile,
@@ -133,12 +134,7 @@ class FileQuery(RatingsSource):
                     tables[table].append(opened)
             _write_rows(self, tables, path, folder)
         for files in table_files.values():
-            for file in files:
-                if file.has_changed():
-                    raise FileError(
-                        f"{file.display_name} changed while {self.setting} read it: try again when"
-                        " it is complete"
-                    )
+            require_unchanged(files, self.setting)
 
 
 def _open_table_file(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +127,18 @@ class RatingsSource(ABC):
     def remove_downloads(self, context: SourceContext) -> None:
         """Remove what was downloaded and stays in the cache between runs; nothing by default."""
         return
+
+
+def require_unchanged(files: Iterable[ListedFile], reader: str) -> None:
+    """Raise FileError if one of the files has changed since it was listed.
+
+    reader: what read them, in words.
+    """
+    for file in files:
+        if file.has_changed():
+            raise FileError(
+                f"{file.display_name} changed while {reader} read it: try again when it is complete"
+            )
 
 
 def follow_links(path: Path, folder: Path) -> Path:
