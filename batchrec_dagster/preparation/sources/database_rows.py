@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from datetime import date
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ def write_rows(
 ) -> None:
     """Write all rows to one Parquet file.
 
-    A column with values of several types becomes of one that holds all of them: floating-point
-    numbers, or text. `pl.read_database` would refuse such columns, and crash over a numeric NaN.
+    A column with values of several types becomes one of a type that holds all of them, such as
+    floating-point numbers or text. `pl.read_database` would refuse such columns, and crash over a
+    numeric NaN.
 
     folder: takes a file for each batch, as all together may not fit into the memory.
 
-    Raises FileError if they are too many, or come too slowly.
+    Raises FileError if they are too many, come too slowly, or no type holds a column's values.
     """
     limits = Limits.from_environment()
     end = time.monotonic() + limits.query_seconds
@@ -35,9 +37,10 @@ def write_rows(
     for rows in batches:
         path = folder / f"{len(parts)}.parquet"
         simple_rows = [[_simplify(value) for value in row] for row in rows]
-        frame = pl.DataFrame(
-            simple_rows, columns, orient="row", strict=False, infer_schema_length=None
-        )
+        with _explain_types():
+            frame = pl.DataFrame(
+                simple_rows, columns, orient="row", strict=False, infer_schema_length=None
+            )
         frame.write_parquet(path)
         parts.append(pl.scan_parquet(path))
         bytes_written += path.stat().st_size
@@ -47,7 +50,22 @@ def write_rows(
             raise FileError(
                 f"it took longer than the {limits.query_seconds / 60:g} minutes of {QUERY_MINUTES}"
             )
-    pl.concat(parts, how="vertical_relaxed").sink_parquet(target)
+    rows_of_all = pl.concat(parts, how="vertical_relaxed")
+    with _explain_types():
+        rows_of_all.collect_schema()
+    rows_of_all.sink_parquet(target)
+
+
+@contextmanager
+def _explain_types() -> Iterator[None]:
+    """Make a FileError, without the values, of what Polars says of types that do not fit."""
+    try:
+        yield
+    except pl.exceptions.PolarsError:
+        raise FileError(
+            "a column has values of types that do not go together, such as dates and times: convert"
+            " it to one type in the query"
+        ) from None
 
 
 def _simplify(value: Any) -> Any:
@@ -55,6 +73,8 @@ def _simplify(value: Any) -> Any:
     match value:
         case int() if not -(2**63) <= value < 2**63:
             return str(value)
+        case datetime() if value.tzinfo is not None:
+            return value.astimezone(UTC)
         case None | bool() | int() | float() | str() | date():
             # A datetime is a date, too. One without a zone keeps none: ratings.timezone says it.
             return value
