@@ -9,6 +9,7 @@ from functools import cached_property
 import polars as pl
 
 from batchrec_dagster.preparation.layout import (
+    BLANKS,
     DOUBLE_QUOTES,
     Column,
     Decimal,
@@ -20,7 +21,6 @@ from batchrec_dagster.preparation.polars.row_conditions import parse_as
 from batchrec_dagster.preparation.polars.tables import ParquetTable, is_without_text
 
 SAMPLED_ROWS = 1_000
-_BLANKS = " \t"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class FileSample:
         Of columns with the same name it is the first.
         """
         position = self.columns.index(column) if isinstance(column, str) else column - 1
-        cells = self.rows.get_column(str(position)).drop_nulls().str.strip_chars(_BLANKS)
+        cells = self.rows.get_column(str(position)).drop_nulls().str.strip_chars(BLANKS)
         return cells.filter(cells != "")
 
     def infer_types(self, decimal: Decimal) -> dict[str, str]:

@@ -86,6 +86,8 @@ NULL_VALUES = (
     *("NULL", "null", "Null", "(null)", "<null>", "[NULL]", "\\N", "nil", "undefined"),
     *("nan", "NaN", "NAN", "None", "none", "NONE", "<NA>", "N/A", "n/a", "#N/A"),
 )
+# What numbers, times and ids that are missing may have around them.
+BLANKS = " \t"
 CUT_OFF = "a last line without a line end and with too few fields: the file is cut off"
 DOUBLE_QUOTES = 'Write "" for each quote inside a quoted field'
 QUOTES_FIX = f"{DOUBLE_QUOTES}, or set ratings.quotes: false"

@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 
+from batchrec_dagster.preparation.layout import BLANKS
+
 # Polars' types of the types in `Columns.types`.
 TYPES: Mapping[str, pl.DataType] = {
     "string": pl.String(),
@@ -15,7 +17,6 @@ TYPES: Mapping[str, pl.DataType] = {
     "double": pl.Float64(),
     "boolean": pl.Boolean(),
 }
-_BLANKS = " \t"
 # The nodes of Polars' plan that look at more than one row, in words.
 _NODES_BEYOND_THE_ROW = {
     "Agg": "an aggregate of all rows",
@@ -30,7 +31,7 @@ def parse_as(text: pl.Expr, kind: str) -> pl.Expr:
     """The cell as the type of `Columns.types`; null where it is missing or does not fit."""
     if kind == "string":
         return text
-    trimmed = text.str.strip_chars(_BLANKS)
+    trimmed = text.str.strip_chars(BLANKS)
     if kind == "boolean":
         return trimmed.str.to_lowercase().replace_strict(
             {"true": True, "false": False}, default=None, return_dtype=pl.Boolean

@@ -12,6 +12,7 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import MAX_ID_LENGTH
 from batchrec_dagster.preparation.layout import (
     AUTO,
+    BLANKS,
     EPOCH_UNITS,
     EXCEL_DAYS,
     FILTER,
@@ -33,7 +34,6 @@ SENTINEL = (
     "the timestamp is 0 or after 2099 (that is no time, or ratings.timestamp_unit is another)"
 )
 FUTURE = "the timestamp is in the future (or ratings.timestamp_unit is another)"
-_BLANKS = " \t"
 
 Problem = tuple[pl.Expr, str]
 """A condition on a row, and what is wrong with it if the condition holds."""
@@ -47,7 +47,7 @@ def choose_first(problems: Iterable[Problem]) -> pl.Expr:
 
 def is_missing(column: str) -> pl.Expr:
     """Whether the cell has nothing but spaces and tabs."""
-    return pl.col(column).is_null() | (pl.col(column).str.strip_chars(_BLANKS) == "")
+    return pl.col(column).is_null() | (pl.col(column).str.strip_chars(BLANKS) == "")
 
 
 def means_nothing(column: str, null_values: Sequence[str]) -> pl.Expr:

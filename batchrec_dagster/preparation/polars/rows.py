@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from batchrec_dagster.preparation.layout import AUTO, FILTER, Columns
+from batchrec_dagster.preparation.layout import AUTO, BLANKS, FILTER, Columns
 from batchrec_dagster.preparation.polars import times
 from batchrec_dagster.preparation.polars.row_conditions import parse_as, parse_filter
 from batchrec_dagster.preparation.polars.row_problems import (
@@ -43,7 +43,6 @@ IN_FILTER = "in filter"
 NO_IDS = pl.Series("user", [], pl.String)
 # The column with all others packed into it. No name in a header begins with a space.
 _PACKED = " row"
-_BLANKS = " \t"
 
 
 def parse_rows(
@@ -151,7 +150,7 @@ def _list_reasons_by_rules(rules: Rules) -> Iterator[Problem]:
 def _trim_event_value(columns: Columns) -> pl.Expr:
     """The event value without the blanks around it; null where it is missing."""
     is_given = ~(is_missing("event_value") | means_nothing("event_value", columns.null_values))
-    return pl.when(is_given).then(pl.col("event_value").str.strip_chars(_BLANKS))
+    return pl.when(is_given).then(pl.col("event_value").str.strip_chars(BLANKS))
 
 
 # How many bad rows are named.

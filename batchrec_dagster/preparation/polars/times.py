@@ -66,7 +66,7 @@ def check_timezone(name: str) -> None:
 
 def parse_epoch_number(text: pl.Expr) -> pl.Expr:
     """The number rounded down; null where the text is not one, or beyond 64 bits."""
-    text = text.str.strip_chars(" \t")
+    text = text.str.strip_chars(layout.BLANKS)
     # A whole number of nanoseconds has more digits than a floating-point number.
     return pl.coalesce(
         text.cast(pl.Int64, strict=False),
@@ -83,7 +83,7 @@ def parse_seconds(text: pl.Expr, unit: str, timezone: str | None = None) -> pl.E
         is_end_of_time = number.is_in(layout.END_OF_TIME)
         seconds = number // layout.EPOCH_UNITS[unit]
         return pl.when(is_end_of_time).then(layout.FIRST_SENTINEL).otherwise(seconds)
-    text = text.str.strip_chars(" \t")
+    text = text.str.strip_chars(layout.BLANKS)
     if unit == layout.EXCEL_DAYS:
         days = pl.when(text.str.contains(_DAYS)).then(text).cast(pl.Float64, strict=False)
         local = ((days - layout.EXCEL_1970) * DAY + 0.5).floor().cast(pl.Int64)
@@ -122,7 +122,7 @@ def classify_form(text: pl.Expr) -> pl.Expr:
 
     It is null for other texts, and for placeholder times such as 9999-12-31.
     """
-    number, text = parse_epoch_number(text), text.str.strip_chars(" \t")
+    number, text = parse_epoch_number(text), text.str.strip_chars(layout.BLANKS)
     is_iso = text.str.contains(_ISO) & (text < "2100") & ~text.str.starts_with("1970-01-01")
     compact = [
         pl.when(number.is_between(*extent)).then(pl.lit(form))

@@ -14,6 +14,7 @@ import polars as pl
 from batchrec_dagster.personalize import schemas
 from batchrec_dagster.preparation.layout import (
     AUTO,
+    BLANKS,
     DATETIME,
     END_OF_TIME,
     EPOCH_UNITS,
@@ -178,7 +179,7 @@ def build_output_columns(columns: Columns, rules: Rules, seconds: pl.Expr) -> li
         schemas.ITEM_ID: pl.col("item"),
         schemas.TIMESTAMP: seconds,
         schemas.EVENT_TYPE: event_type,
-        schemas.EVENT_VALUE: pl.col("event_value").str.strip_chars(" \t"),
+        schemas.EVENT_VALUE: pl.col("event_value").str.strip_chars(BLANKS),
     }
     return [values[name].alias(name) for name in list_output_columns(columns, rules)]
 

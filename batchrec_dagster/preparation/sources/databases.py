@@ -26,7 +26,7 @@ from batchrec_dagster.preparation.sources.computed import ComputedRows
 from batchrec_dagster.preparation.sources.database_rows import write_rows
 from batchrec_dagster.preparation.sources.errors import FileError, hide_values
 from batchrec_dagster.preparation.sources.limits import Limits
-from batchrec_dagster.preparation.sources.query import FILENAME, read_database
+from batchrec_dagster.preparation.sources.query import FILENAME, MAX_MESSAGE_LENGTH, read_database
 from batchrec_dagster.preparation.sources.source import (
     ListedFile,
     RatingsSource,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 SCHEME, DUCKDB = "sql+env://", "duckdb:///"
 BATCH = 50_000
 VERSION_ROWS = 1_000
-MAX_MESSAGE_LENGTH = 400
 # The driver that SQLAlchemy uses for the plain name, and what to install for it.
 DRIVERS = {
     "postgres": ("postgresql+psycopg2", "batchrec-dagster[postgres]"),
