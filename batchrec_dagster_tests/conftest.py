@@ -56,6 +56,8 @@ LONGEST = (
     "test_year.py",
     "test_web_servers.py",
     "test_spark.py",
+    "test_spark_refusals.py",
+    "test_spark_rules.py",
     "test_tutorial.py",
     "test_bombs.py",
     "test_items_and_users.py",
