@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 import dagster as dg
 
+from batchrec_dagster.config import Pipeline
 from batchrec_dagster.steps.work import Work
 from batchrec_dagster.storage.connection import Storage
 from batchrec_dagster.storage.layout import PipelineFiles
@@ -43,6 +44,16 @@ def filter_refreshes(
     )
 
 
+def list_job_names(pipeline: Pipeline) -> list[str]:
+    """The names of the pipeline's jobs."""
+    rollbacks = [
+        published.keys.rollback_job
+        for published in pipeline.published_lists()
+        if published.has_editions
+    ]
+    return [f"{pipeline.name}_refresh", *rollbacks]
+
+
 def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
     """The assets that a run makes or checks: those selected for the run, or else all of its job."""
     checked = {check.asset_key for check in run.asset_check_selection or ()}
@@ -60,15 +71,20 @@ def find_assets_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[
 def describe_runs_under_way(
     work: Work, assets: Collection[dg.AssetKey], instance: dg.DagsterInstance
 ) -> list[str]:
-    """`run ID of JOB is under way` for every run that makes one of these assets, or soon will.
+    """`run ID of JOB is under way` for every run that writes files of the pipeline, or soon will.
 
     A run of another code location's pipeline of the same name writes to another storage. Runs of a
-    team's own jobs do not say to which, and count.
+    team's own jobs do not say to which, and count if they make one of these assets. Those of the
+    pipeline's jobs count also where its declaration, and so its assets, are gone.
     """
-    here = work.storage.place
-    return [
-        f"run {record.dagster_run.run_id} of {record.dagster_run.job_name} is under way"
+    here, jobs = work.storage.place, list_job_names(work.pipeline)
+    runs = [
+        record.dagster_run
         for record in instance.get_run_records(dg.RunsFilter(statuses=UNDER_WAY))
         if record.dagster_run.tags.get(STORAGE_TAG, here) == here
-        and not find_assets_of_run(instance, record.dagster_run).isdisjoint(assets)
+    ]
+    return [
+        f"run {run.run_id} of {run.job_name} is under way"
+        for run in runs
+        if run.job_name in jobs or not find_assets_of_run(instance, run).isdisjoint(assets)
     ]
