@@ -153,8 +153,8 @@ class RunStages:
 
     def drop_done_options(self, arguments: Sequence[str]) -> list[str]:
         """The arguments of `batchrec run` without options that asked for what is done."""
-        done = {stage.name for stage in self.stages.values() if stage.status == "done"}
-        return [part for part in arguments if STAGES_OF_OPTIONS.get(part) not in done]
+        done_stages = {stage.name for stage in self.stages.values() if stage.status == "done"}
+        return [part for part in arguments if STAGES_OF_OPTIONS.get(part) not in done_stages]
 
     def describe_published(self) -> str:
         """What readers have after a run that failed; empty if it was to publish nothing."""

@@ -173,7 +173,7 @@ def _find_schemas(
     elif not keys:
         yield schema
     else:
-        first, *rest = keys
+        first, *inner_keys = keys
         children = (
             schema.get("properties", {}).get(first),
             schema.get("additionalProperties"),
@@ -181,4 +181,4 @@ def _find_schemas(
         )
         for child in children:
             if isinstance(child, Mapping):
-                yield from _find_schemas(tuple(rest), child, blocks)
+                yield from _find_schemas(tuple(inner_keys), child, blocks)

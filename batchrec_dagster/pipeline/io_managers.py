@@ -147,7 +147,11 @@ class ParquetIOManager(TableIOManager):
                 )
                 for partition in context.asset_partition_keys
             ]
-        frames = [frame for frame in partitions if frame is not None]
+            frames = [frame for frame in partitions if frame is not None]
+            if not frames:
+                raise ObjectNotFoundError(
+                    f"no partition of {key} is stored: materialize one of the asset"
+                )
         table = pl.concat(frames, how="diagonal_relaxed")
         return convert_table(table, _unwrap_optional(context.dagster_type.typing_type)[0])
 

@@ -8,10 +8,10 @@ invisible word joiner inside the address does.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 # A longer cell makes a table unreadable.
-MAX_CELL_LENGTH = 60
+MAX_LINE_LENGTH = 60
 WORD_JOINER = "\u2060"
 
 # The characters that start formatting, HTML, an entity or a cell anywhere in a line. A `_` within a
@@ -45,21 +45,11 @@ def unescape(markdown: str) -> str:
     return _ESCAPED.sub(r"\1", markdown.replace(WORD_JOINER, ""))
 
 
-def format_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The rows as a table of Markdown. Cells of more than MAX_CELL_LENGTH characters are cut."""
-    ruler = f"|{' --- |' * len(columns)}"
-    return "\n".join([_format_row(columns), ruler, *map(_format_row, rows)])
-
-
-def _format_row(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(escape(cell, MAX_CELL_LENGTH) for cell in cells)} |"
-
-
 def format_numbered_list(lines: Iterable[object]) -> str:
     """The lines as a numbered list of Markdown.
 
-    Lines of more than MAX_CELL_LENGTH characters are cut.
+    Lines of more than MAX_LINE_LENGTH characters are cut.
     """
     return "\n".join(
-        f"{number}. {escape(line, MAX_CELL_LENGTH)}" for number, line in enumerate(lines, start=1)
+        f"{number}. {escape(line, MAX_LINE_LENGTH)}" for number, line in enumerate(lines, start=1)
     )

@@ -181,6 +181,18 @@ def test_a_partition_that_is_missing_is_an_error(tmp_path: Path) -> None:
         dg.materialize([orders, downstream], resources=resources, selection=["downstream"])
 
 
+def test_without_a_stored_partition_there_is_no_table(tmp_path: Path) -> None:
+    resources, orders = store_partitions(tmp_path)
+    for file in tmp_path.rglob("*.parquet"):
+        file.unlink()
+
+    @dg.asset(ins={"orders": dg.AssetIn(metadata={"allow_missing_partitions": True})})
+    def downstream(orders: pl.DataFrame) -> None: ...
+
+    with pytest.raises(dg.Failure, match="no partition of orders"):
+        dg.materialize([orders, downstream], resources=resources, selection=["downstream"])
+
+
 def test_one_value_of_several_partitions_is_refused(tmp_path: Path) -> None:
     @dg.asset(partitions_def=DAYS, backfill_policy=dg.BackfillPolicy.single_run())
     def orders() -> pl.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrec_dagster.reporting.markdown import escape, format_table, unescape
+from batchrec_dagster.reporting.markdown import escape, unescape
 from batchrec_dagster_tests.guard.hostile import HOSTILE
 
 
@@ -17,4 +17,3 @@ def test_numbers_and_long_texts() -> None:
     assert escape(None) == ""
     assert escape(0.123456) == "0.1235"
     assert escape("é" * 100, 60) == "é" * 59 + "…"
-    assert format_table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | --- |\n| x\\|y | 1 |"

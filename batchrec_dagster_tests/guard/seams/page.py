@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -14,7 +14,6 @@ from batchrec_dagster.config.publication import Gate
 from batchrec_dagster.personalize.measurements import NDCG
 from batchrec_dagster.reporting.insight.verdict import UNPROVED_OPENING, give_verdict
 from batchrec_dagster.reporting.markdown import escape as escape_markdown
-from batchrec_dagster.reporting.markdown import format_table as format_markdown_table
 from batchrec_dagster.reporting.views.html import encode_json
 from batchrec_dagster.reporting.views.plain import escape_invisible
 from batchrec_dagster.steps.judge import ListFacts, judge_lists, judge_model
@@ -219,11 +218,6 @@ def look_up(tab: Any, user: str) -> ShownPerson | None:
 def as_markdown(text: str) -> str:
     """A line of Dagster's Markdown that shows the text, and nothing else."""
     return escape_markdown(text)
-
-
-def as_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table of Dagster's Markdown whose cells show these texts, and nothing else."""
-    return format_markdown_table(columns, rows)
 
 
 def as_data(value: object) -> str:

@@ -13,7 +13,6 @@ from batchrec_dagster_tests.guard.hostile import ADDRESS, CONTROLS, HOSTILE, MAR
 from batchrec_dagster_tests.guard.seams.page import (
     as_data,
     as_markdown,
-    as_markdown_table,
     as_terminal,
 )
 
@@ -50,17 +49,6 @@ def test_dagster_shows_a_text_as_it_is(text: str) -> None:
     assert read_paragraph(f"x {as_markdown(text)}") == f"x {readable}".rstrip()
     if readable:
         assert read_paragraph(as_markdown(text)) == readable
-
-
-@given(WILD, WILD)
-def test_no_cell_leaves_its_table(cell: str, other: str) -> None:
-    tokens = MARKDOWN.parse(as_markdown_table([cell, other], [[other, cell], [1, None]]))
-    types = [token.type for token in tokens]
-    assert types[0] == "table_open"
-    assert types[-1] == "table_close"
-    assert (types.count("th_open"), types.count("td_open")) == (2, 4)
-    for token in tokens:
-        assert {child.type for child in token.children or ()} <= {"text", "text_special"}
 
 
 @add_examples
