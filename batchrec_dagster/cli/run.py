@@ -71,7 +71,10 @@ def run(
       130  it was stopped by Ctrl-C
     """
     project = enter_project()
-    name = pipeline or choose_pipeline(load_pipelines(project))
+    loaded, name = None, pipeline
+    if name is None:
+        loaded = load_pipelines(project)
+        name = choose_pipeline(loaded)
     if config:
         _require_settings(config)
     switches = {"publish_anyway": publish_anyway, "import": imports, "train": train}
@@ -85,7 +88,7 @@ def run(
         with start_job(project, f"{name}_refresh", configs) as job:
             # While it starts, as both processes take their time to import Dagster.
             storage = load_storage()
-            declared = load_pipelines(project).require(name)
+            declared = (loaded or load_pipelines(project)).require(name)
             job.watch(name, ["run", name, *options])
     if job.exit_code:
         context.exit(job.exit_code)
