@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from zlib import crc32
 
 import numpy as np
 import polars as pl
 
+from batchrec_dagster.personalize import split
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 from batchrec_dagster.steps.numbered_ids import Numbers, find_positions
 from batchrec_dagster.steps.popular_items import find_popular_items
 from batchrec_dagster.steps.success import is_success
 from batchrec_dagster.storage.measured_popularity import MeasuredPopularity
 
-# One user in this many is tested, and this share of their interactions is held out: developer
-# guide, "Evaluating a solution version with metrics".
-PARTS_OF_USERS, HELD_OUT_SHARE = 10, 0.1
-# Of more interactions than this, fewer users are tested, so that theirs fit into memory.
-MOST_ROWS = 2_000_000
 LIST_LENGTH = 25
 # The place of an item that is not popular.
 FAR = 2**40
@@ -34,38 +29,39 @@ def measure_popularity(
     success: Collection[str] = (),
     counted: Collection[str] = (),
 ) -> MeasuredPopularity | None:
-    """The NDCG@25 of popular items for a tenth of the users; None if nobody can be tested.
+    """The NDCG@25 of popular items for the tested users; None if nobody can be tested.
 
-    Popularity is counted on the interactions of all other users, and the newest tenth of the tested
-    users' own is what they chose.
+    Popularity is counted on the interactions of all other users. Who is tested, and what they chose
+    later, is decided by `personalize/split.py`, as the embedded engine does.
 
     days, success: as of `find_popular_items`.
     counted: the types of events that count as chosen; none if all do.
     """
-    size, users, items = pl.collect_all(
+    users, items = pl.collect_all(
         [
-            interactions.select(pl.len()),
-            interactions.select(pl.col(USER_ID).unique()),
+            interactions.group_by(USER_ID).agg(rows=pl.len()),
             interactions.select(pl.col(ITEM_ID).unique()),
         ],
         engine="streaming",
     )
-    user_ids, item_ids = users.to_series().sort(), items.to_series().sort()
-    parts = PARTS_OF_USERS * max(1, -(-size.item() // MOST_ROWS))
-    tested_ids = user_ids.filter(choose_users(user_ids, parts))
+    is_tested = split.choose_users(users[USER_ID], users["rows"].to_numpy())
+    tested_ids, item_ids = users[USER_ID].filter(is_tested).sort(), items.to_series().sort()
     tested_users = tested_ids.to_frame(USER_ID).lazy()
     rows = (
         interactions.join(tested_users, on=USER_ID, how="semi")
         .select(
-            user=find_positions(USER_ID, user_ids).cast(pl.UInt32),
+            user=find_positions(USER_ID, tested_ids).cast(pl.UInt32),
             item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32),
             time=pl.col(TIMESTAMP),
             is_counted=is_success(interactions, counted),
         )
         .collect(engine="streaming")
     )
-    chosen, seen = _hold_out(rows)
+    chosen, seen = _hold_out(rows, split.hash_ids(tested_ids), split.hash_ids(item_ids))
     others = interactions.join(tested_users, on=USER_ID, how="anti")
+    # A model that the others train knows no other items, so nobody is asked for these.
+    known = others.select(item=find_positions(ITEM_ID, item_ids).cast(pl.UInt32)).unique()
+    chosen = chosen.join(known.collect(engine="streaming"), on="item", how="semi")
     popular = find_popular_items(others, days, success).ids
     if not (chosen.height and len(popular)):
         return None
@@ -79,27 +75,20 @@ def measure_popularity(
     return MeasuredPopularity(days=days, users=len(ndcg), ndcg=float(ndcg.mean()), margin=margin)
 
 
-def choose_users(user_ids: pl.Series, parts: int) -> pl.Series:
-    """Whether each user is among about one in `parts`, by a hash of nothing but the id."""
-    chosen = (crc32(f"tested\0{user}".encode()) % parts == 0 for user in user_ids)
-    return pl.Series(np.fromiter(chosen, bool, len(user_ids)))
-
-
-def _hold_out(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _hold_out(
+    rows: pl.DataFrame, user_hashes: split.Hashes, item_hashes: split.Hashes
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """What the tested users chose, and what they had before.
 
     Both have the columns user and item, once each; none of the first is in the second.
 
     rows: the tested users' interactions, with the columns user, item, time and is_counted.
+    user_hashes, item_hashes: the hashes of the ids by these numbers.
     """
-    # Interactions of the same second are in an order that does not depend on the items' ids alone.
-    mixed = (pl.col("item").cast(pl.UInt64) * 2_654_435_761 + pl.col("user") * 40_503) % 2**32
-    place, size = pl.int_range(pl.len()).over("user"), pl.len().over("user")
-    ordered = (
-        rows.with_columns(mixed=mixed)
-        .sort("user", "time", "mixed", "item")
-        .with_columns(is_seen=place < ((1 - HELD_OUT_SHARE) * size).floor())
-        .filter(size > 1)
+    users, items = rows["user"].to_numpy(), rows["item"].to_numpy()
+    order = split.order_rows(users, rows["time"].to_numpy(), user_hashes[users], item_hashes[items])
+    ordered = rows[order].with_columns(
+        is_seen=split.mark_inputs(np.bincount(users, minlength=len(user_hashes)))
     )
     seen = ordered.filter("is_seen").select("user", "item").unique()
     chosen = ordered.filter(~pl.col("is_seen"), "is_counted").select("user", "item").unique()

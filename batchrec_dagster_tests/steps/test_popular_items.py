@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 import polars as pl
@@ -13,13 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
+from batchrec_dagster.local_personalize.learning.interactions import Interactions, object_ids
+from batchrec_dagster.local_personalize.learning.measurements import PopularityModel
 from batchrec_dagster.steps.measure_popularity import (
     LIST_LENGTH,
-    choose_users,
     measure_lists,
     measure_popularity,
 )
-from batchrec_dagster.steps.popular_items import PopularItems, make_popular_lines
+from batchrec_dagster.steps.popular_items import (
+    PopularItems,
+    find_popular_items,
+    make_popular_lines,
+)
 
 DAY = 86_400
 NOW = 1_700_000_000
@@ -91,13 +96,18 @@ def test_nobody_is_tested_with_too_little_data() -> None:
         assert measure_popularity(to_frame(rows), 30) is None
 
 
-def test_fewer_users_are_tested_of_very_many_interactions() -> None:
+def test_the_embedded_engine_and_popular_items_are_measured_on_the_same_choices() -> None:
     data = make_trend(300, 7)
-    user_ids = data.select(pl.col("USER_ID").unique()).collect().to_series().sort()
-    with patch("batchrec_dagster.steps.measure_popularity.MOST_ROWS", 3_000):
-        measured = measure_popularity(data, 7)
+    held_out = split(Interactions.from_frame(data))
+    assert held_out is not None
+    is_tested = pl.col("USER_ID").is_in(held_out.train.user_ids[held_out.users].tolist())
+    popular = find_popular_items(data.filter(~is_tested), 10_000, ()).ids
+    falling = -np.arange(len(popular), dtype=np.float32)
+    engine = evaluate(PopularityModel(object_ids(popular), falling), held_out)
+    measured = measure_popularity(data, 10_000)
     assert measured is not None
-    assert 0 < measured.users <= choose_users(user_ids, 20).sum()
+    assert measured.users == len(engine.users)
+    assert measured.ndcg == pytest.approx(engine.ndcg().mean())
 
 
 def test_only_the_events_that_count_are_chosen_and_popular() -> None:

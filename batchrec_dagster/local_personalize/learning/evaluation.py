@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from scipy.sparse import csr_matrix
+
+from batchrec_dagster.personalize.split import choose_users, hash_ids, mark_inputs, order_rows
 
 from .interactions import Float64, Histories, Ids, Int32, Int64, Interactions, find_positions
 from .segmentation import SegmentationModel
 from .serving import UserModel, exclude_entries
 
-HELD_OUT_SHARE = 0.1  # of the users
-INPUT_SHARE = 0.9  # of a held-out user's history
 SEGMENT_INPUT_SHARE = 0.8  # of each history
 EARLIER_CUTOFFS = (0.8, 0.7, 0.6, 0.5)  # shares of a history
 MIN_QUERIES = 400  # pairs of a user and a cutoff to select a model on, if there are cutoffs enough
@@ -34,7 +35,7 @@ MAX_DEPTH = max(DEPTHS)
 class Split:
     """Three disjoint sets of rows over the same ids.
 
-    Interactions of a held-out user at the same second are shuffled, not sorted by item id.
+    Interactions of a held-out user at the same second are ordered by `personalize/split.py`.
     """
 
     train: Interactions
@@ -50,29 +51,19 @@ class Split:
     """(held out,) sorted indices of the users."""
 
 
-def split(
-    interactions: Interactions,
-    seed: int,
-    *,
-    without: Int32 | None = None,
-    share: float = HELD_OUT_SHARE,
-) -> Split | None:
-    """Hold out a share of the users with at least two interactions, but at least one user.
+def split(interactions: Interactions, next_share: float = 0.0) -> Split | None:
+    """Hold out the users of `personalize/split.py`, who have at least two interactions each.
 
-    None when no user has two interactions, or no user would be left to train on.
+    None when nobody is held out, or no user would be left to train on.
 
-    without: indices of users that are not held out, for a second, disjoint split.
-    share: the share of all users with two interactions.
+    next_share: of `choose_users`, for a second, disjoint split.
     """
     lengths = np.diff(interactions.starts)
-    candidates = np.flatnonzero(lengths >= 2)
-    size = max(1, round(share * len(candidates)))
-    if without is not None:
-        candidates = np.setdiff1d(candidates, without)
-    if np.count_nonzero(lengths) <= size or len(candidates) < size:
+    user_ids = pl.Series(interactions.user_ids.tolist(), dtype=pl.String)
+    is_held_out = choose_users(user_ids, lengths, next_share)
+    if not is_held_out.any() or np.count_nonzero(lengths) <= is_held_out.sum():
         return None
-    users = np.random.default_rng(seed).choice(candidates, size=size, replace=False)
-    return split_users(interactions, np.sort(users).astype(np.int32))
+    return split_users(interactions, np.flatnonzero(is_held_out).astype(np.int32))
 
 
 def split_users(interactions: Interactions, users: Int32) -> Split:
@@ -80,12 +71,19 @@ def split_users(interactions: Interactions, users: Int32) -> Split:
     is_held_out_user = np.zeros(len(interactions.user_ids), dtype=bool)
     is_held_out_user[users] = True
     is_held_out = is_held_out_user[interactions.users]
-    shuffled = _shuffle_ties(interactions.filter(is_held_out))
-    is_input = _is_oldest(shuffled, INPUT_SHARE)
+    rows = interactions.filter(is_held_out)
+    user_hashes, item_hashes = (
+        hash_ids(pl.Series(ids.tolist(), dtype=pl.String))
+        for ids in (interactions.user_ids, interactions.item_ids)
+    )
+    ordered = rows.filter(
+        order_rows(rows.users, rows.timestamps, user_hashes[rows.users], item_hashes[rows.items])
+    )
+    is_input = mark_inputs(np.diff(ordered.starts))
     return Split(
         train=interactions.filter(~is_held_out),
-        inputs=shuffled.filter(is_input),
-        truth=shuffled.filter(~is_input),
+        inputs=ordered.filter(is_input),
+        truth=ordered.filter(~is_input),
         users=users,
     )
 
@@ -126,20 +124,6 @@ def cut_off_earlier(held_out: Split, share: float) -> Split:
     is_input = place < input_ends[data.users]
     is_truth = ~is_input & (place < truth_ends[data.users])
     return Split(held_out.train, data.filter(is_input), data.filter(is_truth), held_out.users)
-
-
-def _shuffle_ties(interactions: Interactions) -> Interactions:
-    """Reorder a user's interactions of the same second pseudorandomly, the same way every time.
-
-    Sorted by item id, the truth would be the highest ids of a second, which leaks: a model could
-    learn that order from other histories. The hash is the finalizer of SplitMix64 (Steele, Lea,
-    Flood, "Fast splittable pseudorandom number generators", 2014).
-    """
-    users, items, times = interactions.users, interactions.items, interactions.timestamps
-    mixed = users.astype(np.uint64) << np.uint64(32) | items.astype(np.uint64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(factor)
-    return interactions.filter(np.lexsort((mixed ^ mixed >> np.uint64(31), times, users)))
 
 
 def _is_oldest(interactions: Interactions, share: float) -> npt.NDArray[np.bool_]:

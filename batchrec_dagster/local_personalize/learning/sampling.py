@@ -3,8 +3,7 @@
 Half of a training was spent on components that the blend then did without. So above MAX_ROWS
 interactions or MAX_ITEMS items, components and recency exponents are selected on some of the users,
 with all of their history, and the most popular items. Fewer items make up for fewer users. What is
-selected is fitted on all users but the held-out ones. Of these there are MAX_HELD_OUT at most, with
-whom NDCG has a standard error of about 0.002.
+selected is fitted on all users but the held-out ones.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from .evaluation import HELD_OUT_SHARE, Split
+from .evaluation import Split
 from .interactions import Interactions
 
 MAX_ROWS = 3_000_000  # interactions; up to these, no user is left out
@@ -23,7 +22,6 @@ SAMPLE_ROWS = 1_000_000
 SAMPLE_ITEMS = 6_000
 MIN_SAMPLE_USERS = 5_000
 MAX_SAMPLE_SHARE = 0.5  # a sample of more users would save too little
-MAX_HELD_OUT = 10_000  # users
 
 
 def is_large(interactions: Interactions) -> bool:
@@ -31,13 +29,6 @@ def is_large(interactions: Interactions) -> bool:
     if np.count_nonzero(interactions.item_counts) > MAX_ITEMS:
         return True
     return len(interactions) > MAX_ROWS and sample_share(interactions) <= MAX_SAMPLE_SHARE
-
-
-def held_out_share(interactions: Interactions) -> float:
-    """The share of the users to hold out: a tenth, of large data MAX_HELD_OUT users at most."""
-    if not is_large(interactions):
-        return HELD_OUT_SHARE
-    return min(HELD_OUT_SHARE, MAX_HELD_OUT / len(interactions.user_ids))
 
 
 def sample_share(interactions: Interactions) -> float:

@@ -36,7 +36,7 @@ from .model_selection import (
     select_blend,
     select_repeats,
 )
-from .sampling import held_out_share, is_large, sample
+from .sampling import is_large, sample
 from .validation import ValidationSet, make_validation_set, make_validation_sets
 
 COMPONENTS = (SEQUENCE, SYMMETRIC_COOC, FACTORS, POPULARITY)
@@ -59,13 +59,13 @@ def train_blend(
     interactions: Interactions, values: Values, seed: int, log: Log
 ) -> tuple[BlendModel, Measurements]:
     """The model and what was measured, which is nothing when no users can be held out."""
-    held_out = split(interactions, seed, share=held_out_share(interactions))
+    held_out = split(interactions)
     if held_out is None:
         log("too little data to hold out users: no metrics, default blend")
         return _default_blend(interactions, values, seed, log), Measurements()
     splits = [held_out]
     if len(held_out.users) < MIN_VALIDATION_USERS:
-        second = split(interactions, seed, without=held_out.users, share=SECOND_HELD_OUT_SHARE)
+        second = split(interactions, SECOND_HELD_OUT_SHARE)
         splits += [second] if second else []
     options = choose_options(held_out)
     large = is_large(interactions)

@@ -101,7 +101,7 @@ def _add_sims_defaults(values: Values) -> Values:
 def _train_related(
     interactions: Interactions, values: Values, seed: int
 ) -> tuple[RelatedItemsModel, Measurements]:
-    held_out = split(interactions, seed)
+    held_out = split(interactions)
     measurements = Measurements()
     if held_out is not None:
         test_model = LastItemRecommender(_fit_related(held_out.train, values))

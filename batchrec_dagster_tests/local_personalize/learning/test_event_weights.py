@@ -53,7 +53,7 @@ def test_an_item_weighs_as_much_as_its_weightiest_event() -> None:
 
 
 def test_splits_keep_the_weights(shop: Interactions) -> None:
-    held_out = split(shop, seed=0)
+    held_out = split(shop)
     assert held_out is not None
     parts = [held_out.train, held_out.inputs, held_out.truth]
     assert shop.weights is not None

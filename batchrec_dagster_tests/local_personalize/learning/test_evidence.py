@@ -38,7 +38,7 @@ def test_the_evidence_agrees_with_the_metrics_of_both_models(data: Interactions)
     model = train("aws-similar-items", data, {})
     popular = train_popular(data)
     everyone, *groups = Evidence.read(model.evidence)
-    held_out = split(data, 0)
+    held_out = split(data)
     assert held_out is not None
     assert (everyone.group, everyone.users) == (ALL, len(held_out.users))
     assert everyone.ndcg.value == pytest.approx(model.metrics[NDCG])

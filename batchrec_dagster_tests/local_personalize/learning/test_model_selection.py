@@ -261,7 +261,7 @@ def test_a_component_scores_each_user_once_per_exponent() -> None:
 
 
 def test_few_users_get_earlier_cutoffs_and_many_do_not() -> None:
-    held = split(interactions_of(tastes()), 0)
+    held = split(interactions_of(tastes()))
     assert held is not None
     few = make_validation_sets({}, held, held.inputs.item_ids)
     assert len(few) == 1 + len(EARLIER_CUTOFFS)
@@ -344,7 +344,7 @@ def test_cooccurrence_in_either_order_is_for_short_histories_or_equal_times(
     length: int, a_day: int, is_tried: bool
 ) -> None:
     rows = [(f"u{user}", f"i{item}", item // a_day) for user in range(20) for item in range(length)]
-    held = split(interactions_of(rows), 0)
+    held = split(interactions_of(rows))
     assert held is not None
     assert (SYMMETRIC_COOC in train_blend.choose_options(held)) == is_tried
 

@@ -57,7 +57,7 @@ def test_what_users_have_again_leads_their_lists(data: Interactions, model: Blen
     often = model.item_ids[counts.items[np.argsort(-counts.counts)[:3]]]
     user = str(data.user_ids[0])
     assert set(lists(model, [user], data, 3)[0]) == set(often)
-    held_out = split(data, seed=1)
+    held_out = split(data)
     assert held_out is not None
     with_seen = evaluate(model, held_out, include_seen=True).ndcg()
     without = evaluate(replace(model, repeats=None), held_out, include_seen=True).ndcg()
@@ -65,7 +65,7 @@ def test_what_users_have_again_leads_their_lists(data: Interactions, model: Blen
 
 
 def test_lists_of_new_items_do_not_depend_on_repeats(data: Interactions, model: BlendModel) -> None:
-    held_out = split(data, seed=1)
+    held_out = split(data)
     assert held_out is not None
     ours, plain = (evaluate(one, held_out) for one in (model, replace(model, repeats=None)))
     assert np.array_equal(ours.recommended, plain.recommended)

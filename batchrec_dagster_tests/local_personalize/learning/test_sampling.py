@@ -35,6 +35,7 @@ from batchrec_dagster.local_personalize.learning.measurements import (
 from batchrec_dagster.local_personalize.learning.model_selection import Blend
 from batchrec_dagster.local_personalize.learning.training import TrainedModel
 from batchrec_dagster.local_personalize.recipes import train
+from batchrec_dagster.personalize import split as split_module
 from batchrec_dagster_tests.local_personalize.learning.support import interactions_of, lists, tastes
 
 RECIPE = "aws-user-personalization-v2"
@@ -48,7 +49,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "SAMPLE_ROWS", 1_200)
     monkeypatch.setattr(sampling, "SAMPLE_ITEMS", 30)
     monkeypatch.setattr(sampling, "MIN_SAMPLE_USERS", 20)
-    monkeypatch.setattr(sampling, "MAX_HELD_OUT", 15)
+    monkeypatch.setattr(split_module, "MOST_USERS", 15)
 
 
 def make_many_interactions() -> Interactions:
@@ -56,7 +57,7 @@ def make_many_interactions() -> Interactions:
 
 
 def held_out_of(data: Interactions) -> Split:
-    held_out = split(data, 0, share=sampling.held_out_share(data))
+    held_out = split(data)
     assert held_out is not None
     return held_out
 
@@ -81,7 +82,6 @@ def record_measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[BlendModel, S
 def test_small_data_are_never_sampled() -> None:
     data = make_many_interactions()
     assert not sampling.is_large(data)
-    assert sampling.held_out_share(data) == 0.1
     _, log_lines = train_and_log(data)
     assert not any("sample" in line for line in log_lines)
 

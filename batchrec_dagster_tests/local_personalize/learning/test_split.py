@@ -14,7 +14,7 @@ from batchrec_dagster_tests.local_personalize.learning.support import interactio
 
 def test_a_tenth_of_the_users_is_held_out() -> None:
     data = interactions_of((f"u{u}", f"i{i}", i) for u in range(50) for i in range(10))
-    held = split(data, seed=1)
+    held = split(data)
     assert held is not None
     assert len(held.users) == 5
     assert not set(held.train.users) & set(held.users)
@@ -37,19 +37,22 @@ def test_the_newest_of_two_interactions_is_truth() -> None:
     assert held.truth.timestamps.tolist() == [2]
 
 
-def test_the_seed_decides_the_held_out_users_and_row_order_does_not() -> None:
+def test_row_order_does_not_decide_who_is_held_out_and_what() -> None:
     rows = [(f"u{u}", f"i{i}", 0) for u in range(100) for i in range(4)]
-    first_split, reversed_split = (
-        split(interactions_of(rows), 3),
-        split(interactions_of(rows[::-1]), 3),
-    )
-    other_split = split(interactions_of(rows), 4)
+    first_split, reversed_split = split(interactions_of(rows)), split(interactions_of(rows[::-1]))
     assert first_split is not None
     assert reversed_split is not None
-    assert other_split is not None
     assert first_split.users.tolist() == reversed_split.users.tolist()
     assert first_split.truth.items.tolist() == reversed_split.truth.items.tolist()
-    assert first_split.users.tolist() != other_split.users.tolist()
+
+
+def test_a_second_split_holds_out_others() -> None:
+    data = interactions_of((f"u{u}", f"i{i}", i) for u in range(50) for i in range(10))
+    first_split, second_split = split(data), split(data, 0.3)
+    assert first_split is not None
+    assert second_split is not None
+    assert len(second_split.users) == 15
+    assert not set(first_split.users) & set(second_split.users)
 
 
 def test_items_of_one_second_are_held_out_regardless_of_their_ids() -> None:
@@ -66,15 +69,14 @@ def test_items_of_one_second_are_held_out_regardless_of_their_ids() -> None:
 
 def test_users_with_one_interaction_are_never_held_out() -> None:
     data = interactions_of([("busy", f"i{n}", n) for n in range(3)] + [("rare", "i0", 0)] * 1)
-    for seed in range(5):
-        held = split(data, seed)
-        assert held is not None
-        assert [data.user_ids[user] for user in held.users] == ["busy"]
+    held = split(data)
+    assert held is not None
+    assert [data.user_ids[user] for user in held.users] == ["busy"]
 
 
 def test_no_split_of_one_user_or_of_single_interactions() -> None:
-    assert split(interactions_of([("u", "a", 1), ("u", "b", 2)]), 0) is None
-    assert split(interactions_of([("u", "a", 1), ("v", "b", 2)]), 0) is None
+    assert split(interactions_of([("u", "a", 1), ("u", "b", 2)])) is None
+    assert split(interactions_of([("u", "a", 1), ("v", "b", 2)])) is None
 
 
 def test_input_and_truth_have_only_held_out_users() -> None:
