@@ -12,22 +12,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from held_out import GivenLists
 from report import RESULTS
 
-from batchrec_dagster.local_personalize.learning.evaluation import Split
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Ids,
-    Interactions,
-    order_by_popularity,
-)
-from batchrec_dagster.local_personalize.learning.serving import RecommendedLists, UserModel
+from batchrec_dagster.local_personalize.engine.data import order_by_popularity
+from batchrec_dagster.local_personalize.engine.evaluate import HeldOut
 
 ENVIRONMENT = RESULTS / "isolated"
 PACKAGES = Path(__file__).with_name("isolated.in")
@@ -72,21 +67,6 @@ ISOLATED: Mapping[str, IsolatedModel] = {
 }
 
 
-@dataclass(frozen=True)
-class ListModel(UserModel):
-    """The lists that a model wrote, as a model that `evaluate` accepts."""
-
-    item_ids: Ids
-    by_user: Mapping[str, npt.NDArray[np.int32]]
-
-    def recommend(
-        self, user_ids: Sequence[str], interactions: Interactions, num_results: int, **_: Any
-    ) -> Iterator[RecommendedLists]:
-        """The lists, whatever the interactions are."""
-        items = np.stack([self.by_user[user][:num_results] for user in user_ids])
-        yield RecommendedLists(items, np.zeros(items.shape))
-
-
 def find_python() -> Path:
     """The interpreter of the environment, which is built if it is missing."""
     program = ENVIRONMENT / "bin" / "python"
@@ -99,11 +79,13 @@ def find_python() -> Path:
     return program
 
 
-def fit_lists(held_out: Split, models: Sequence[tuple[str, Mapping[str, Any]]]) -> list[UserModel]:
+def fit_lists(
+    held_out: HeldOut, models: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[GivenLists]:
     """For each model and its options, its lists for the held-out users."""
     train, inputs = held_out.train, held_out.inputs
     order = order_by_popularity(train)
-    item = np.empty(len(order), np.int32)
+    item = np.full(len(train.item_ids), len(order), np.int32)  # others were had by nobody
     item[order] = np.arange(len(order), dtype=np.int32)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -127,8 +109,4 @@ def fit_lists(held_out: Split, models: Sequence[tuple[str, Mapping[str, Any]]]) 
         (folder / "models.json").write_text(json.dumps(models))
         subprocess.run([find_python(), PROGRAM, folder], check=True, stdout=subprocess.DEVNULL)
         lists = [np.load(folder / f"lists-{number}.npy") for number in range(len(models))]
-    users = held_out.inputs.user_ids[held_out.users]
-    return [
-        ListModel(train.item_ids[order], dict(zip(users, user_list, strict=True)))
-        for user_list in lists
-    ]
+    return [GivenLists(train.item_ids[order], user_lists) for user_lists in lists]

@@ -17,19 +17,20 @@ import numpy.typing as npt
 from implicit.als import AlternatingLeastSquares
 from scipy.sparse import csr_matrix, diags, vstack
 
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Histories,
+from batchrec_dagster.local_personalize.engine.data import (
     History,
     Ids,
+    Int32,
     Interactions,
     order_by_popularity,
+    read_histories,
 )
-from batchrec_dagster.local_personalize.learning.serving import UserModel
-from batchrec_dagster.local_personalize.learning.threads import (
+from batchrec_dagster.local_personalize.engine.parallel import (
     count_cores,
+    one_blas_thread,
     ordered_map,
-    single_threaded_blas,
 )
+from batchrec_dagster.local_personalize.engine.serve import top_k
 
 Float32 = npt.NDArray[np.float32]
 Options = Mapping[str, Any]
@@ -52,29 +53,33 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Peer(UserModel):
-    """A fitted model that `evaluate` accepts."""
+class Peer:
+    """A fitted model that recommends items to users."""
 
     item_ids: Ids
     scorer: Score
     recency: float
 
     def score(self, history: History) -> Float32:
-        """See UserModel."""
+        """(users, n_items)"""
         return self.scorer(history, self.recency)
+
+    def choose(self, scores: Float32, history: History, k: int) -> Int32:
+        """See `serve.UserModel`."""
+        return top_k(scores, k)
 
 
 def fit_family(family: Family, data: Interactions, options: Options) -> Callable[[float], Peer]:
     """The fitted model of a family, as a function of the recency exponent."""
     item_ids = data.item_ids[order_by_popularity(data)]
-    matrix = Histories(data, item_ids).of_users(np.unique(data.users)).recency_weights(0.0)
+    matrix = read_histories(data, item_ids, np.unique(data.users)).recency_weights(0.0)
     score = family.fit(matrix, options)
     return lambda recency: Peer(item_ids, score, recency)
 
 
 def fit_ials(matrix: csr_matrix, options: Options) -> Score:
     """Implicit-feedback matrix factorization (Hu, Koren, Volinsky 2008), by `implicit`."""
-    with single_threaded_blas():  # implicit has threads of its own and asks for it
+    with one_blas_thread():  # implicit has threads of its own and asks for it
         model = AlternatingLeastSquares(
             iterations=15, random_state=0, num_threads=count_cores(), use_gpu=False, **options
         )
@@ -93,7 +98,7 @@ def fit_irspack(matrix: csr_matrix, options: Options) -> Score:
     from irspack import IALSRecommender
 
     model = IALSRecommender(matrix, n_threads=count_cores(), random_seed=0, **options)
-    with single_threaded_blas(), redirect_stdout(StringIO()):  # no progress bar
+    with one_blas_thread(), redirect_stdout(StringIO()):  # no progress bar
         model.learn()
 
     def score(history: History, recency: float) -> Float32:
@@ -195,9 +200,7 @@ def fit_own_items(matrix: csr_matrix, options: Options) -> Score:
 
     def score(history: History, recency: float) -> Float32:
         out = np.tile(popularity.astype(np.float32), (len(history.lengths), 1))
-        owner = np.repeat(np.arange(len(out)), history.lengths)
-        counts = 1 if history.counts is None else history.counts
-        out[owner, history.items] += counts * (1 + history.ranks) ** -recency
+        out[history.owners, history.items] += history.counts * (1 + history.ranks) ** -recency
         return out
 
     return score

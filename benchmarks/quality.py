@@ -26,19 +26,15 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from held_out import GivenLists, measure_users, split_users
 from isolated import ISOLATED, IsolatedModel, fit_lists
 from peers import OWN_ITEMS, Family, Peer, fit_family, list_available
 from report import RESULTS, ROOT, table, write
 from shapes import generate_shapes
 
-from batchrec_dagster.local_personalize.learning.evaluation import (
-    Split,
-    evaluate,
-    split_users,
-)
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.measurements import fit_popularity
-from batchrec_dagster.local_personalize.learning.serving import UserModel
+from batchrec_dagster.local_personalize.engine.data import Interactions, order_by_popularity
+from batchrec_dagster.local_personalize.engine.evaluate import HeldOut, PopularItems
+from batchrec_dagster.local_personalize.engine.serve import UserModel
 from batchrec_dagster.local_personalize.recipes import train
 
 OURS = "ours (aws-user-personalization)"
@@ -48,6 +44,7 @@ REPEATS = 0.1  # share of interactions from which a set is compared with seen it
 FIRST_SPLITS = 3  # with the whole grid
 FINALISTS = 10  # the best of the grid, on the other splits
 FILMS = "ml-100k"
+AnyModel = UserModel | GivenLists
 THIN = (f"{FILMS}, a random tenth", f"{FILMS}, in pieces of 2 to 5")
 
 # --- tuning ---
@@ -62,11 +59,11 @@ def tune(
     choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     ndcg_by_choice: dict[tuple[int, float], list[float]] = {}
 
-    def try_on(fold: Split, numbers: list[int]) -> None:
+    def try_on(fold: HeldOut, numbers: list[int]) -> None:
         for number in numbers:
             fit = fit_family(family, fold.train, choices[number])
             for recency in family.recency:
-                users = evaluate(fit(recency), fold, include_seen=include_seen).ndcg()
+                users = measure_users(fit(recency), fold, include_seen=include_seen)
                 ndcg_by_choice.setdefault((number, recency), []).extend(users)
 
     for fold in splits[:FIRST_SPLITS]:
@@ -143,7 +140,7 @@ def in_pieces(frame: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(USER_ID=user)
 
 
-def folds(data: Interactions, count: int, seed: int = 0) -> list[Split]:
+def folds(data: Interactions, count: int, seed: int = 0) -> list[HeldOut]:
     """Up to ten splits; each holds out another tenth of the users with a history."""
     candidates = np.flatnonzero(np.diff(data.starts) >= 2)
     user_order = np.random.default_rng(seed).permutation(candidates).astype(np.int32)
@@ -163,12 +160,12 @@ class Comparison:
     every: int  # of each grid of options only every such value
     isolated: bool  # whether RecTools and LensKit are compared too
 
-    def models(self) -> tuple[list[Split], dict[str, list[tuple[UserModel, float]]]]:
+    def models(self) -> tuple[list[HeldOut], dict[str, list[tuple[AnyModel, float]]]]:
         """The folds; our model and the popular items of each, with the seconds of the training."""
         splits = folds(self.data, self.folds.stop)[self.folds.start :]
         trainers = {
-            OURS: lambda interactions: train("aws-user-personalization", interactions, {}).model,
-            "popularity": fit_popularity,
+            OURS: lambda interactions: train("aws-user-personalization", interactions, {})[0],
+            "popularity": find_popular_items,
         }
         return splits, {
             name: [train_and_time(trainer, fold) for fold in splits]
@@ -176,7 +173,10 @@ class Comparison:
         }
 
     def compare(
-        self, splits: list[Split], own: dict[str, list[tuple[UserModel, float]]], include_seen: bool
+        self,
+        splits: list[HeldOut],
+        own: dict[str, list[tuple[AnyModel, float]]],
+        include_seen: bool,
     ) -> dict[str, dict[str, Any]]:
         """For each model: NDCG of all held-out users, options, mean training seconds."""
         results = {
@@ -213,7 +213,7 @@ class Comparison:
         return results
 
     def compare_isolated(
-        self, isolated_model: IsolatedModel, splits: list[Split]
+        self, isolated_model: IsolatedModel, splits: list[HeldOut]
     ) -> dict[str, Any]:
         """NDCG of all held-out users, of a model in the other environment."""
         choices = isolated_model.list_choices()[:: self.every]
@@ -222,31 +222,36 @@ class Comparison:
             tuning_split, [(isolated_model.model, options) for options in choices]
         )
         best = max(
-            range(len(choices)), key=lambda n: evaluate(tried_models[n], tuning_split).ndcg().mean()
+            range(len(choices)), key=lambda n: measure_users(tried_models[n], tuning_split).mean()
         )
 
-        def fit_best(split: Split, _: Interactions) -> UserModel:
+        def fit_best(split: HeldOut, _: Interactions) -> GivenLists:
             return fit_lists(split, [(isolated_model.model, choices[best])])[0]
 
         models = [train_and_time(partial(fit_best, split), split) for split in splits]
         return measure_models(models, splits, choices[best], include_seen=False)
 
 
-def train_and_time(make: Callable[[Interactions], Any], fold: Split) -> tuple[UserModel, float]:
+def find_popular_items(interactions: Interactions) -> PopularItems:
+    """The items with the most interactions, the same for all users."""
+    return PopularItems(interactions.item_ids[order_by_popularity(interactions)])
+
+
+def train_and_time(make: Callable[[Interactions], Any], fold: HeldOut) -> tuple[AnyModel, float]:
     """The model of a fold, and the seconds that it took."""
     start = time.perf_counter()
     return make(fold.train), time.perf_counter() - start
 
 
 def measure_models(
-    models: list[tuple[UserModel, float]],
-    splits: list[Split],
+    models: list[tuple[AnyModel, float]],
+    splits: list[HeldOut],
     options: dict[str, Any],
     include_seen: bool,
 ) -> dict[str, Any]:
     """NDCG at 25 of all held-out users, options, mean training seconds."""
     users = [
-        evaluate(model, fold, include_seen=include_seen).ndcg()
+        measure_users(model, fold, include_seen=include_seen)
         for (model, _), fold in zip(models, splits, strict=True)
     ]
     seconds = float(np.mean([seconds for _, seconds in models]))

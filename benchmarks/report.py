@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchrec_dagster.local_personalize.learning.threads import count_cores
+from batchrec_dagster.local_personalize.engine.parallel import count_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".batchrec" / "benchmarks"  # git-ignored

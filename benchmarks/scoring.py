@@ -20,13 +20,12 @@ from implicit.cpu.topk import topk
 from report import RESULTS, table, write
 from scipy.sparse import csr_matrix
 
-from batchrec_dagster.local_personalize.learning.ranking import top_k
-from batchrec_dagster.local_personalize.learning.serving import chunk_size, exclude_entries
-from batchrec_dagster.local_personalize.learning.threads import (
+from batchrec_dagster.local_personalize.engine.parallel import (
     count_cores,
+    one_blas_thread,
     ordered_map,
-    single_threaded_blas,
 )
+from batchrec_dagster.local_personalize.engine.serve import split_requests, top_k
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -50,22 +49,21 @@ def generate(count: int, n_items: int, factors: int) -> tuple[Float32, Float32, 
 
 def score_by_product(users: Float32, items: Float32, seen_matrix: csr_matrix) -> Int32:
     """Score a chunk that stays in the cache, mask seen items, take the top k."""
-    exclude = exclude_entries(seen_matrix)
-    columns = np.ascontiguousarray(items.T)
-    size = chunk_size(len(items))  # as in FactorScorer
+    columns = np.ascontiguousarray(items.T)  # as in FactorScorer
 
-    def score_chunk(start: int) -> Int32:
-        part = slice(start, start + size)
+    def score_chunk(part: slice) -> Int32:
         scores = users[part] @ columns
-        exclude(part, scores)
+        seen = seen_matrix[part].tocoo()
+        scores[seen.row, seen.col] = -np.inf
         return top_k(scores, K)
 
-    return np.concatenate(list(ordered_map(score_chunk, range(0, len(users), size))))
+    parts = split_requests(len(users), len(items))
+    return np.concatenate(list(ordered_map(score_chunk, parts)))
 
 
 def run_implicit(users: Float32, items: Float32, seen_matrix: csr_matrix) -> Int32:
     """As in implicit's `recommend`."""
-    with single_threaded_blas():  # implicit has threads of its own and asks for it
+    with one_blas_thread():  # implicit has threads of its own and asks for it
         best_items, _ = topk(
             items, users, K, filter_query_items=seen_matrix, num_threads=count_cores()
         )
@@ -75,10 +73,8 @@ def run_implicit(users: Float32, items: Float32, seen_matrix: csr_matrix) -> Int
 def multiply(users: Float32, items: Float32, seen_matrix: csr_matrix) -> None:
     """The lower bound for scoring all items."""
     columns = np.ascontiguousarray(items.T)
-    size = chunk_size(len(items))
-    for _ in ordered_map(
-        lambda start: (users[start : start + size] @ columns).shape, range(0, len(users), size)
-    ):
+    parts = split_requests(len(users), len(items))
+    for _ in ordered_map(lambda part: (users[part] @ columns).shape, parts):
         pass
 
 

@@ -6,25 +6,35 @@ Source: developer guide, "Choosing a recipe" and "Batch inference job input and 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize import recipes as names
-from batchrec_dagster.personalize.recipes import build_recipe_arn, parse_hyperparameters
+from batchrec_dagster.personalize.recipes import Values, build_recipe_arn, parse_hyperparameters
 
+from .engine import blend, segments, similar
+from .engine.blend import BlendModel
+from .engine.content import ItemFeatures
+from .engine.data import Interactions, Log, TrainingError
+from .engine.evaluate import Measurements
+from .engine.segments import SegmentModel
+from .engine.similar import SimilarItems
 from .errors import InvalidInputError, ResourceNotFoundError
-from .learning import training
-from .learning.interactions import Interactions, Log, TrainingError
-from .learning.train_blend import train_blend
-from .learning.training import Train, TrainedModel
 
 # Amazon Personalize's types of recipes.
 USER_PERSONALIZATION = "USER_PERSONALIZATION"
 RELATED_ITEMS = "RELATED_ITEMS"
 USER_SEGMENTATION = "USER_SEGMENTATION"
+
+
+AnyModel = BlendModel | SimilarItems | SegmentModel
+# Takes interactions, the features of items, hyperparameters and a log. The result is the model of
+# all interactions, and what was measured of a model without the users that it was measured on.
+Train = Callable[[Interactions, ItemFeatures | None, Values, Log], tuple[AnyModel, Measurements]]
 
 
 class Output(StrEnum):
@@ -54,6 +64,9 @@ class Recipe:
 
     train: Train
 
+    load: Callable[[Path], AnyModel]
+    """Reads a saved model. Raises ModelFileError."""
+
     events_config: bool = False
     """Whether solutionConfig.eventsConfig is allowed."""
 
@@ -74,7 +87,8 @@ _TABLE = (
         "Predicts the items that each user will interact with.",
         (formats.USER_FIELD,),
         Output.SCORED_ITEMS,
-        train_blend,
+        blend.train,
+        BlendModel.load,
     ),
     Recipe(
         names.USER_PERSONALIZATION_V2,
@@ -82,7 +96,8 @@ _TABLE = (
         "Predicts the items that each user will interact with; the second generation.",
         (formats.USER_FIELD,),
         Output.SCORED_ITEMS,
-        train_blend,
+        blend.train,
+        BlendModel.load,
         events_config=True,
     ),
     Recipe(
@@ -91,7 +106,8 @@ _TABLE = (
         "Finds the items that the same users have interacted with.",
         (formats.ITEM_FIELD,),
         Output.ITEMS,
-        training.train_sims,
+        similar.train_sims,
+        SimilarItems.load,
     ),
     Recipe(
         names.SIMILAR_ITEMS,
@@ -99,7 +115,8 @@ _TABLE = (
         "Finds the items that are similar to a given one.",
         (formats.ITEM_FIELD,),
         Output.ITEMS,
-        training.train_similar_items,
+        similar.train_similar_items,
+        SimilarItems.load,
     ),
     Recipe(
         names.ITEM_AFFINITY,
@@ -107,7 +124,8 @@ _TABLE = (
         "Finds the users who are most likely to interact with an item.",
         (formats.ITEM_FIELD,),
         Output.USERS,
-        training.train_segmentation,
+        segments.train,
+        SegmentModel.load,
     ),
     Recipe(
         names.ITEM_ATTRIBUTE_AFFINITY,
@@ -115,7 +133,8 @@ _TABLE = (
         "Finds the users who are most likely to interact with items of some attributes.",
         (formats.ITEM_ATTRIBUTES,),
         Output.USERS,
-        training.train_segmentation,
+        segments.train,
+        SegmentModel.load,
     ),
 )
 RECIPES: Mapping[str, Recipe] = {recipe.arn: recipe for recipe in _TABLE}  # by ARN
@@ -163,15 +182,16 @@ def train(
     interactions: Interactions,
     hyperparameters: Mapping[str, str],
     *,
-    seed: int = 0,
+    features: ItemFeatures | None = None,
     log: Log = lambda _: None,
-) -> TrainedModel:
+) -> tuple[AnyModel, Measurements]:
     """Train a recipe and measure it on Amazon Personalize's split.
 
-    The same data, hyperparameters and seed give the same model, byte for byte, on any number of
-    cores. Raises HyperparameterError or TrainingError.
+    The same data and hyperparameters give the same model on as many cores. Raises
+    HyperparameterError or TrainingError.
 
     name: of the recipe, without the rest of its ARN.
+    features: the Items dataset, which recipes of items for users read.
     log: takes a line about what was done.
     """
     values = parse_hyperparameters(name, hyperparameters)
@@ -181,5 +201,4 @@ def train(
         f"{name}: {len(interactions):,} interactions of {len(interactions.user_ids):,} users "
         f"with {len(interactions.item_ids):,} items"
     )
-    model, measurements = RECIPES[build_recipe_arn(name)].train(interactions, values, seed, log)
-    return TrainedModel(model, measurements)
+    return RECIPES[build_recipe_arn(name)].train(interactions, features, values, log)

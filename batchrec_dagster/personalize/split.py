@@ -2,7 +2,8 @@
 
 As Amazon Personalize does (developer guide, "Evaluating a solution version with metrics"), a tenth
 of the users is not trained on; the oldest 90 % of each of their histories is what lists are made
-from, and the newest 10 % is what the lists are compared with. Of very many users, fewer are enough.
+from, and the newest 10 % is what the lists are compared with. Of few users more are tested, since
+few tell little apart; of very many, fewer are enough.
 
 Everything is decided by hashes of ids. So a model and popular items are tested on the same users
 and what they chose, wherever they are measured.
@@ -17,7 +18,8 @@ import numpy.typing as npt
 import polars as pl
 
 INPUT_SHARE = 0.9  # of a tested user's history
-TESTED_SHARE = 0.1  # of the users
+TESTED_SHARE, LARGEST_SHARE = 0.1, 0.3  # of the users
+LEAST_USERS = 400  # if they are at most the largest share
 MOST_USERS = 10_000  # with whom NDCG has a standard error of about 0.002
 
 Hashes = npt.NDArray[np.uint64]
@@ -28,23 +30,17 @@ def hash_ids(ids: pl.Series) -> Hashes:
     return np.fromiter((crc32(text.encode()) for text in ids), np.uint64, len(ids))
 
 
-def choose_users(
-    user_ids: pl.Series, lengths: npt.NDArray[np.integer], next_share: float = 0.0
-) -> npt.NDArray[np.bool_]:
+def choose_users(user_ids: pl.Series, lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     """(len(user_ids),) whether each user is tested: those with the lowest hashes, at least one.
 
     lengths: (len(user_ids),) how many interactions each has. One with fewer than two is not tested.
-    next_share: instead of the tested users, this share of the users, with the next hashes.
     """
     candidates = np.flatnonzero(lengths >= 2)
     hashes = _mix(hash_ids(user_ids.gather(candidates)), 1)
     ordered = candidates[np.argsort(hashes, kind="stable")]
-    size = max(1, round(min(TESTED_SHARE * len(candidates), MOST_USERS)))
-    chosen = ordered[:size]
-    if next_share:
-        chosen = ordered[size : size + round(next_share * len(candidates))]
+    size = max(TESTED_SHARE * len(candidates), min(LEAST_USERS, LARGEST_SHARE * len(candidates)))
     is_chosen = np.zeros(len(user_ids), bool)
-    is_chosen[chosen] = True
+    is_chosen[ordered[: max(1, round(min(size, MOST_USERS)))]] = True
     return is_chosen
 
 

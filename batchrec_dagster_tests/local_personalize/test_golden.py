@@ -14,14 +14,15 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
+from batchrec_dagster.local_personalize.data import recommender
 from batchrec_dagster.local_personalize.data.recommender import Recommender
 from batchrec_dagster.local_personalize.data.segmenter import ItemAttributes, Segmenter
-from batchrec_dagster.local_personalize.learning.interactions import Interactions
-from batchrec_dagster.local_personalize.learning.models import AnyModel
-from batchrec_dagster.local_personalize.learning.related import RelatedItemsModel
-from batchrec_dagster.local_personalize.learning.segmentation import SegmentationModel
-from batchrec_dagster.local_personalize.learning.serving import RecommendedLists, UserModel
-from batchrec_dagster.local_personalize.recipes import RECIPES, Recipe
+from batchrec_dagster.local_personalize.engine.blend import BlendModel
+from batchrec_dagster.local_personalize.engine.data import Interactions
+from batchrec_dagster.local_personalize.engine.segments import SegmentModel
+from batchrec_dagster.local_personalize.engine.serve import Lists
+from batchrec_dagster.local_personalize.engine.similar import SimilarItems
+from batchrec_dagster.local_personalize.recipes import RECIPES, AnyModel, Recipe
 from batchrec_dagster.personalize import formats
 from batchrec_dagster.personalize.schemas import ITEMS, Field, Schema
 
@@ -41,8 +42,10 @@ def _build_ids(*ids: str) -> npt.NDArray[np.object_]:
     return np.array(ids, dtype=object)
 
 
-class FixedUsers(UserModel):
+class FixedUsers(BlendModel):
     """Lists and scores for users, in chunks of one user each."""
+
+    new_items = None
 
     item_ids = _build_ids("63992", "115149", "110102", "148626")
     lists: dict[str, tuple[list[int], list[float]]] = {  # noqa: RUF012
@@ -53,37 +56,36 @@ class FixedUsers(UserModel):
         "nobody knows": ([0, 1, 2, 3], [0.4, 0.3, 0.2, 0.1]),
     }
 
-    def recommend(
-        self, user_ids: Sequence[str], interactions: Interactions, num_results: int, **_: Any
-    ) -> Iterator[RecommendedLists]:
-        for user in user_ids:
-            items, scores = self.lists[user]
-            yield RecommendedLists(np.array([items], np.int32), np.array([scores]))
+    def __init__(self) -> None: ...
 
 
-class FixedItems(RelatedItemsModel):
+def recommend(model: FixedUsers, user_ids: Sequence[str], *_: Any) -> Iterator[Lists]:
+    for user in user_ids:
+        items, scores = model.lists[user]
+        yield Lists(np.array([items], np.int32), np.array([scores]))
+
+
+class FixedItems(SimilarItems):
     """Answers with the two items that follow, and with popular ones for an unknown item."""
 
     item_ids = _build_ids("105", "106", "107", "49")
 
     def __init__(self) -> None: ...
 
-    def similar(
-        self, item_ids: Sequence[str], num_results: int, **_: Any
-    ) -> Iterator[RecommendedLists]:
+    def list_similar(self, item_ids: Sequence[str], k: int, _: Any = None) -> Iterator[Lists]:
         lists = {"105": [1, 2], "106": [2, 3], "never met": [0, 1]}
         items = np.array([lists[item] for item in item_ids], np.int32)
-        yield RecommendedLists(items, np.zeros(items.shape))
+        yield Lists(items, np.zeros(items.shape))
 
 
-class FixedSegments(SegmentationModel):
+class FixedSegments(SegmentModel):
     """Answers 105 alone with ann and zoë, and anything else with bob and ann."""
 
     item_ids = _build_ids("105", "106", "107")
 
     def __init__(self) -> None: ...
 
-    def segment(
+    def list_users(
         self, queries: Sequence[npt.NDArray[np.int32]], *_: Any, **__: Any
     ) -> list[npt.NDArray[np.int32]]:
         users = list(INTERACTIONS.user_ids)
@@ -115,7 +117,10 @@ def _build_answerer(recipe: Recipe) -> Recommender | Segmenter:
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
-def test_the_output_of_a_recipe_to_the_byte(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_output_of_a_recipe_to_the_byte(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommender, "recommend", recommend)
     source = GOLDEN / f"{recipe.name}.json"
     steps: list[int] = []
     _build_answerer(recipe).answer(source, tmp_path / "out", steps.append)

@@ -20,26 +20,17 @@ def imports(local: Local) -> Path:
     return local.root / "home" / "datasets"
 
 
-def test_interactions_are_stored_as_arrays(local: Local, imports: Path) -> None:
+def test_rows_are_stored_once(local: Local, imports: Path) -> None:
     local.import_rows(build_taste_rows())
     [folder] = imports.iterdir()
-    assert {path.name for path in folder.iterdir()} == {"rows.parquet", "interactions"}
-    assert {path.stem for path in (folder / "interactions").glob("*.npy")} == {
-        "users",
-        "items",
-        "timestamps",
-        *(f"{side}_id_{part}" for side in ("user", "item") for part in ("bytes", "ends")),
-    }
+    assert [path.name for path in folder.iterdir()] == ["rows.parquet"]
 
 
-@pytest.mark.parametrize("name", ["users.npy", "item_id_bytes.npy", "manifest.json"])
 @pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "damaged"])
-def test_lost_or_damaged_arrays_fail_the_job(
-    local: Local, imports: Path, name: str, is_lost: bool
-) -> None:
+def test_lost_or_damaged_rows_fail_the_job(local: Local, imports: Path, is_lost: bool) -> None:
     group, dataset = local.import_rows(build_taste_rows())
     [folder] = imports.iterdir()
-    path = folder / "interactions" / name
+    path = folder / "rows.parquet"
     if is_lost:
         path.unlink()
     else:
@@ -48,7 +39,7 @@ def test_lost_or_damaged_arrays_fail_the_job(
     assert failed_version["status"] == "CREATE FAILED"
     reason = failed_version["failureReason"]
     assert reason.startswith(f"Create failed. The data of {dataset} cannot be read: ")
-    assert name in reason
+    assert "rows.parquet" in reason or not is_lost
     assert reason.endswith("import them again (a pipeline's next run does).")
     local.wait_until_active(local.start_import(dataset, "s3://data/interactions.csv", "again"))
     version = local.create_version(local.create_solution(group, POPULARITY, name="again"))

@@ -18,13 +18,13 @@ import polars as pl
 import pytest
 
 from batchrec_dagster.local_personalize.api.service import LocalPersonalize, answer
-from batchrec_dagster.local_personalize.learning.choices import CHOICES, EventChoices
-from batchrec_dagster.local_personalize.learning.evaluation import Split, split
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, ModelFileError
+from batchrec_dagster.local_personalize.engine.data import Interactions
+from batchrec_dagster.local_personalize.engine.evaluate import HeldOut, hold_out
+from batchrec_dagster.local_personalize.operations.solution_versions import CHOICES
 from batchrec_dagster.personalize.measurements import NDCG, get_solution_metrics, read_evidence
 from batchrec_dagster.storage.objects import ObjectStore
 from batchrec_dagster_tests.guard.servers.personalize import Local
-from batchrec_dagster_tests.local_personalize.learning.support import popular_blends
+from batchrec_dagster_tests.local_personalize.engine.support import popular_blends
 
 TYPES = ("view", "Purchase", "cart")
 Event = tuple[str, str, int, str]
@@ -70,7 +70,7 @@ def measure_plainly(counted: set[str]) -> tuple[int, Mapping[str, float]]:
     frame = pl.DataFrame(
         [event[:3] for event in EVENTS], ["USER_ID", "ITEM_ID", "TIMESTAMP"], orient="row"
     )
-    held_out = split(Interactions.from_frame(frame))
+    held_out = hold_out(Interactions.from_frame(frame))
     assert held_out is not None
     train, seen, truth = (_list_items(held_out, part) for part in ("train", "inputs", "truth"))
     counts: dict[str, int] = defaultdict(int)
@@ -103,7 +103,7 @@ def measure_plainly(counted: set[str]) -> tuple[int, Mapping[str, float]]:
     return tested, {name: total / tested for name, total in sums.items()}
 
 
-def _list_items(held_out: Split, part: str) -> dict[str, list[str]]:
+def _list_items(held_out: HeldOut, part: str) -> dict[str, list[str]]:
     rows: Interactions = getattr(held_out, part)
     items: dict[str, list[str]] = defaultdict(list)
     for user, item in zip(rows.users, rows.items, strict=True):
@@ -133,7 +133,7 @@ def test_all_events_are_the_usual_metrics(local: Local, version: str) -> None:
     named = get_solution_metrics(local.client, version, TYPES)
     assert (named["metrics"], read_evidence(named)) == (usual["metrics"], read_evidence(usual))
     bought = get_solution_metrics(local.client, version, ["purchase"])["metrics"]
-    assert bought[NDCG] != usual["metrics"][NDCG]
+    assert bought[NDCG] > usual["metrics"][NDCG] + 0.02
     assert bought["coverage"] == usual["metrics"]["coverage"]
 
 
@@ -146,21 +146,19 @@ def test_events_that_nobody_had_test_no_user(local: Local, version: str) -> None
 def test_a_version_without_choices_counts_all_events(
     local: Local, version: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    [folder] = local.root.glob(f"home/models/*/{CHOICES}")
+    [path] = local.root.glob(f"home/models/*/{CHOICES}")
     usual = local.client.get_solution_metrics(solutionVersionArn=version)["metrics"]
-    shutil.move(folder, tmp_path / "away")
+    shutil.copy(path, tmp_path)
     try:
+        path.unlink()
         metrics = get_solution_metrics(local.client, version, ["purchase"])
         assert (read_evidence(metrics), metrics["metrics"]) == ({}, usual)
-        assert not caplog.messages
-        shutil.copytree(tmp_path / "away", folder)
-        (folder / "places.npy").write_bytes(b"damaged")
+        path.write_bytes(b"damaged")
         metrics = get_solution_metrics(local.client, version, ["purchase"])
         assert (read_evidence(metrics), metrics["metrics"]) == ({}, usual)
-        assert "places.npy is damaged" in caplog.text
+        assert "the metrics of" in caplog.text
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.move(tmp_path / "away", folder)
+        shutil.copy(tmp_path / CHOICES, path)
 
 
 @pytest.mark.parametrize("header", ["purchase", "{}", "[1]", json.dumps(["a"] * 11), "[" * 5000])
@@ -173,17 +171,8 @@ def test_a_header_that_names_no_events_is_refused(tmp_path: Path, header: str) -
     assert "a JSON array of at most 10 event types" in json.loads(text)["message"]
 
 
-def test_saved_choices_are_checked_when_they_are_read(
-    local: Local, version: str, tmp_path: Path
-) -> None:
-    [folder] = local.root.glob(f"home/models/*/{CHOICES}")
-    choices = EventChoices.load(folder.parent)
-    assert choices is not None
-    assert choices.names == sorted(TYPES)
-    assert b"u10" not in b"".join(path.read_bytes() for path in folder.iterdir())  # no ids
-    for name, value in (("places", 26), ("users", len(choices.places.lengths))):
-        getattr(choices.places, name)[0] = value
-        choices.save(tmp_path)
-        with pytest.raises(ModelFileError, match=rf"{name}.npy has the index {value}"):
-            EventChoices.load(tmp_path)
-        getattr(choices.places, name)[0] = 0
+def test_saved_choices_have_no_ids(local: Local, version: str) -> None:
+    [path] = local.root.glob(f"home/models/*/{CHOICES}")
+    choices = pl.read_parquet(path)
+    assert choices.columns == ["user", "place", "popular_place", "EVENT_TYPE"]
+    assert b"u10" not in path.read_bytes()

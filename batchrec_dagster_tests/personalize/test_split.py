@@ -19,18 +19,16 @@ def name_users(count: int) -> pl.Series:
     return pl.Series([f"user {number}" for number in range(count)])
 
 
-def test_a_tenth_is_tested_at_least_one_and_of_very_many_users_fewer() -> None:
-    for count, tested in ((1, 1), (4, 1), (2_000, 200), (50_000, 5_000), (150_000, 10_000)):
+def test_the_share_falls_with_the_number_of_users_and_somebody_is_tested() -> None:
+    for count, tested in (
+        (1, 1),
+        (100, 30),
+        (2_000, 400),
+        (50_000, 5_000),
+        (150_000, 10_000),
+    ):
         assert choose_users(name_users(count), np.full(count, 2)).sum() == tested
     assert not choose_users(name_users(9), np.ones(9, np.int64)).any()
-
-
-def test_other_users_can_be_chosen_than_those_who_are_tested() -> None:
-    users = name_users(5_000)
-    tested = choose_users(users, np.full(5_000, 2))
-    others = choose_users(users, np.full(5_000, 2), next_share=0.3)
-    assert not (tested & others).any()
-    assert others.sum() == 1_500
 
 
 def test_users_with_one_interaction_are_not_tested() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from batchrec_dagster.local_personalize.learning.blend import BlendModel
-from batchrec_dagster.local_personalize.learning.train_blend import train_blend
+from batchrec_dagster.local_personalize.engine import blend
 from batchrec_dagster.preparation.layout import CONSTANT_TIME
 from batchrec_dagster_tests.guard.builders import Project, declaration, metadata, refresh
-from batchrec_dagster_tests.local_personalize.learning.support import interactions_of
+from batchrec_dagster_tests.local_personalize.engine.support import interactions_of
 
 
 @pytest.mark.parametrize("times", [True, False])
@@ -20,10 +19,9 @@ def test_recency_counts_only_where_there_are_times(times: bool) -> None:
         for user in range(200)
         for step in range(12)
     ]
-    model, measurements = train_blend(interactions_of(rows), {}, 0, lambda _: None)
-    assert isinstance(model, BlendModel)
+    model, measurements = blend.train(interactions_of(rows), None, {}, lambda _: None)
     assert measurements.metrics
-    assert any(model.recency_exponents.values()) == times
+    assert any(model.blend.exponents.values()) == times
 
 
 @pytest.mark.slow

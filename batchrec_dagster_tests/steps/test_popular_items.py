@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
@@ -12,9 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrec_dagster.local_personalize.learning.evaluation import evaluate, split
-from batchrec_dagster.local_personalize.learning.interactions import Interactions, object_ids
-from batchrec_dagster.local_personalize.learning.measurements import PopularityModel
+from batchrec_dagster.local_personalize.engine.data import (
+    Interactions,
+    find_positions,
+    order_by_popularity,
+)
+from batchrec_dagster.local_personalize.engine.evaluate import PopularItems as PopularLists
+from batchrec_dagster.local_personalize.engine.evaluate import hold_out, measure
 from batchrec_dagster.steps.measure_popularity import (
     LIST_LENGTH,
     measure_lists,
@@ -98,16 +103,24 @@ def test_nobody_is_tested_with_too_little_data() -> None:
 
 def test_the_embedded_engine_and_popular_items_are_measured_on_the_same_choices() -> None:
     data = make_trend(300, 7)
-    held_out = split(Interactions.from_frame(data))
+    held_out = hold_out(Interactions.from_frame(data))
     assert held_out is not None
     is_tested = pl.col("USER_ID").is_in(held_out.train.user_ids[held_out.users].tolist())
     popular = find_popular_items(data.filter(~is_tested), 10_000, ()).ids
-    falling = -np.arange(len(popular), dtype=np.float32)
-    engine = evaluate(PopularityModel(object_ids(popular), falling), held_out)
+    # The engine's models number items by how many interactions they have, these by people.
+    by_interactions = held_out.train.item_ids[order_by_popularity(held_out.train)]
+    places = find_positions(popular, by_interactions)
+    model = PopularLists(by_interactions)
+    with patch.object(
+        PopularLists,
+        "score",
+        lambda _, history: np.tile(-places.astype(np.float32), (len(history.lengths), 1)),
+    ):
+        evidence = measure(model, held_out).evidence
     measured = measure_popularity(data, 10_000)
     assert measured is not None
-    assert measured.users == len(engine.users)
-    assert measured.ndcg == pytest.approx(engine.ndcg().mean())
+    assert measured.users == evidence["all/users"]
+    assert measured.ndcg == pytest.approx(evidence["all/ndcg"])
 
 
 def test_only_the_events_that_count_are_chosen_and_popular() -> None:
@@ -133,7 +146,7 @@ def test_popularity_is_measured_as_personalize_measures() -> None:
     assert recent is not None
     assert all_time is not None
     assert recent.users == all_time.users
-    assert 15 < recent.users < 45
+    assert 45 < recent.users < 120  # 30 % of 300 users
     assert all_time.margin is not None
     assert 0 < all_time.margin < 2 * all_time.ndcg
     # Everybody's newest interactions are recent here.

@@ -1,4 +1,4 @@
-"""The imported data of a dataset: all rows, and interactions as arrays, ready to train on."""
+"""The imported data of a dataset."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import ITEM_ID, TIMESTAMP, USER_ID
 
 from ..catalogue import Catalogue, Status
+from ..engine.data import Interactions
 from ..errors import JobFailedError
 from ..home import Home, remove_path
-from ..learning import store
-from ..learning.interactions import Interactions, ModelFileError
 
 # Values of importMode.
 FULL, INCREMENTAL = "FULL", "INCREMENTAL"
 
-# The names, in the folder of an import, of the file with its rows and of the folder of arrays.
-ROWS, INTERACTIONS = "rows.parquet", "interactions"
+ROWS = "rows.parquet"  # the name of the file in the folder of an import
 
 STORED_TYPES: dict[str, type[pl.DataType]] = {
     "string": pl.String,
@@ -39,12 +37,6 @@ _MAX_ATTEMPTS = 10
 """How often a dataset is read when imports keep replacing its files."""
 
 T = TypeVar("T")
-
-
-def save_interactions(folder: Path) -> None:
-    """Write the interactions of an import as arrays, next to its rows."""
-    interactions = Interactions.from_frame(_scan_rows([folder], _INTERACTION_COLUMNS))
-    store.save(interactions, folder / INTERACTIONS)
 
 
 @dataclass(frozen=True)
@@ -71,12 +63,8 @@ class DatasetReader:
         return self._read(dataset_arn, lambda folders: take(_scan_rows(folders, columns)))
 
     def read_interactions(self, dataset_arn: str) -> Interactions:
-        """Return all interactions, memory-mapped if there is a single import."""
-
-        def load(folders: list[Path]) -> Interactions:
-            return store.concat([store.load(folder / INTERACTIONS) for folder in folders])
-
-        return self._read(dataset_arn, load)
+        """Return all interactions."""
+        return self.read_rows(dataset_arn, _INTERACTION_COLUMNS, Interactions.from_frame)
 
     def make_group_reader(self, group_arn: str) -> Callable[[str, Sequence[str]], pl.DataFrame]:
         """Return a function that reads columns of the group's dataset of a type.
@@ -111,7 +99,7 @@ class DatasetReader:
         for _ in range(_MAX_ATTEMPTS):
             try:
                 return read(folders)
-            except (FileNotFoundError, ModelFileError, pl.exceptions.ComputeError) as error:
+            except (FileNotFoundError, pl.exceptions.ComputeError) as error:
                 current_folders = self._list_folders(dataset_arn)
                 if current_folders == folders:
                     # No FULL import has replaced the files, so that they are missing or damaged.

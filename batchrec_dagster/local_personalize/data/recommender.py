@@ -8,12 +8,11 @@ from functools import cached_property
 
 from batchrec_dagster.personalize import formats
 
-from ..learning.blend import BlendModel
-from ..learning.interactions import Interactions
-from ..learning.models import AnyModel
-from ..learning.related import RelatedItemsModel
-from ..learning.serving import RecommendedLists, UserModel
-from ..recipes import RELATED_ITEMS, Output
+from ..engine.blend import BlendModel
+from ..engine.data import Interactions
+from ..engine.serve import Lists, recommend
+from ..engine.similar import SimilarItems
+from ..recipes import RELATED_ITEMS, AnyModel, Output
 from .batch_lines import InputLine, LineAnswerer
 
 RankedItems = tuple[list[str], list[float] | None]
@@ -66,7 +65,7 @@ class Recommender(LineAnswerer):
         """The items with which nobody had interacted in the training."""
         if not isinstance(self.model, BlendModel) or self.model.new_items is None:
             return frozenset()
-        return frozenset(self.model.item_ids[len(self.model.popularity) :])
+        return frozenset(self.model.item_ids[-len(self.model.new_items.ages) :])
 
     def _find_items(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
         """Yield the items of each line, in the way of the recipe's type."""
@@ -75,32 +74,25 @@ class Recommender(LineAnswerer):
         return self._recommend(lines)
 
     def _recommend(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
-        assert isinstance(self.model, UserModel)
+        assert isinstance(self.model, BlendModel)
         assert self.interactions is not None
         users = [line.content[formats.USER_FIELD] for line in lines]
         exclude = None
         if self.filter is not None:
             exclude = self.filter.exclude_for_users(users)
         length = min(self.num_results, len(self.model.item_ids))
-        chunks = self.model.recommend(
-            users,
-            self.interactions,
-            length,
-            exclude=exclude,
-            excludes_history=self.filter is not None and self.filter.excludes_history,
-        )
-        return self._unpack(chunks)
+        return self._unpack(recommend(self.model, users, self.interactions, length, exclude))
 
     def _find_similar(self, lines: Sequence[InputLine]) -> Iterator[RankedItems]:
-        assert isinstance(self.model, RelatedItemsModel)
+        assert isinstance(self.model, SimilarItems)
         items = [line.content[formats.ITEM_FIELD] for line in lines]
         exclude = None
         if self.filter is not None:
             exclude = self.filter.exclude_for_items(len(items))
         length = min(self.num_results, len(self.model.item_ids))
-        return self._unpack(self.model.similar(items, length, exclude=exclude))
+        return self._unpack(self.model.list_similar(items, length, exclude))
 
-    def _unpack(self, chunks: Iterator[RecommendedLists]) -> Iterator[RankedItems]:
+    def _unpack(self, chunks: Iterator[Lists]) -> Iterator[RankedItems]:
         """Yield the lists of all chunks, one by one."""
         has_scores = self.recipe.output == Output.SCORED_ITEMS
         for chunk in chunks:

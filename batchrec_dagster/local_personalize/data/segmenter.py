@@ -20,10 +20,10 @@ from batchrec_dagster.personalize.filters import (
 from batchrec_dagster.personalize.schemas import ITEM_ID, ITEMS, Schema
 from batchrec_dagster.storage.progress import Progress
 
+from ..engine.data import Ids, Int32, Interactions, find_positions
+from ..engine.segments import SegmentModel
 from ..filters.condition_table import Mask
 from ..filters.group_data import ReadColumns
-from ..learning.interactions import Ids, Int32, Interactions, find_positions
-from ..learning.segmentation import SegmentationModel
 from .batch_lines import InputLine, LineAnswerer
 
 UserIndexes = Int32
@@ -75,7 +75,7 @@ class SegmentQuery(NamedTuple):
 class Segmenter(LineAnswerer):
     """A model with the current interactions and the job's options."""
 
-    model: SegmentationModel
+    model: SegmentModel
     interactions: Interactions
     num_results: int
     attributes: ItemAttributes | None
@@ -126,7 +126,7 @@ class Segmenter(LineAnswerer):
 
         size: how many users a segment has at most.
         """
-        return self.model.segment(
+        return self.model.list_users(
             [query.items for query in queries],
             self.interactions,
             size,

@@ -13,7 +13,7 @@ import polars as pl
 from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filters import Condition
 
-from ..learning.interactions import find_positions
+from ..engine.data import find_positions
 
 Mask = npt.NDArray[np.bool_]
 """One flag for each row, item, user or line."""

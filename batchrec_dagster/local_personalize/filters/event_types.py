@@ -16,7 +16,7 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filters import Condition
 
-from ..learning.interactions import Int32, find_positions
+from ..engine.data import Int32, find_positions
 from .condition_table import ConditionTable, Mask, RowIndexes
 
 _EVENT_TYPES = {schemas.EVENT_TYPE: pl.List(pl.String)}

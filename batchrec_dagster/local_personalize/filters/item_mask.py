@@ -11,8 +11,8 @@ import polars as pl
 from batchrec_dagster.personalize.conditions import find_matches
 from batchrec_dagster.personalize.filters import Expression
 
-from ..learning.interactions import Float32, Int32
-from ..learning.serving import Exclude
+from ..engine.data import Float32, Int32
+from ..engine.serve import Exclude
 from .condition_table import Mask, RowIndexes
 from .event_types import UserItemPairs
 

@@ -9,11 +9,9 @@ import numpy.typing as npt
 import polars as pl
 
 from batchrec_dagster.personalize.filters import (
-    ANY_EVENT,
     USER_TARGET,
     And,
     Expression,
-    iterate_comparisons,
     parse,
 )
 from batchrec_dagster.personalize.schemas import (
@@ -25,8 +23,8 @@ from batchrec_dagster.personalize.schemas import (
     USERS,
 )
 
-from ..learning.interactions import find_positions
-from ..learning.serving import Exclude
+from ..engine.data import find_positions
+from ..engine.serve import Exclude
 from .condition_table import ConditionTable, Mask
 from .event_types import UserItemPairs, index_event_types
 from .group_data import ReadColumns, load_datasets
@@ -69,19 +67,6 @@ class JobFilter:
             len(item_ids),
             _align_items(items, item_ids) if items is not None else pl.DataFrame(),
             self._user_items,
-        )
-
-    @property
-    def excludes_history(self) -> bool:
-        """Whether the filter excludes all that users interacted with, by events of any type.
-
-        It knows only their latest interactions. Whoever filters so drops the other ones too.
-        """
-        return any(
-            ANY_EVENT in comparison.operands and comparison.operator in ("IN", "=")
-            for expression in self._expressions
-            if not expression.include
-            for comparison in iterate_comparisons(expression.where)
         )
 
     def exclude_for_users(self, user_ids: Sequence[str]) -> Exclude:

@@ -10,12 +10,10 @@ from typing import Any
 from batchrec_dagster.personalize.recipes import USER_PERSONALIZATION_V2
 
 from ..data.recommender import Recommender
+from ..engine.blend import EXPLORATION_WEIGHT, MAX_AGE, BlendModel
 from ..errors import InvalidInputError
 from ..jobs import Job
-from ..learning.blend import BlendModel
-from ..learning.models import AnyModel
-from ..learning.new_items import EXPLORATION_WEIGHT, MAX_AGE
-from ..recipes import RECIPES, RELATED_ITEMS
+from ..recipes import RECIPES, RELATED_ITEMS, AnyModel
 from ..resources import ApiRequest, Kind, NewResource
 from .batch_jobs import (
     DEFAULT_RESULTS,

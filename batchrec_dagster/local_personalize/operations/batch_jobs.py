@@ -15,14 +15,13 @@ from batchrec_dagster.storage.progress import Progress
 
 from ..catalogue import CatalogueTransaction, Resource
 from ..data.batch_lines import LineAnswerer, count_lines
+from ..engine.store import ModelFileError
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.group_data import ReadColumns
 from ..filters.job import JobFilter
 from ..home import remove_path
 from ..jobs import Job, check_location
-from ..learning.interactions import ModelFileError
-from ..learning.models import AnyModel, load_model
-from ..recipes import RECIPES, Recipe
+from ..recipes import RECIPES, AnyModel, Recipe
 from ..resources import ApiRequest, JobResult
 
 DEFAULT_RESULTS = 25
@@ -91,7 +90,8 @@ def load_version(job: Job) -> tuple[Resource, AnyModel]:
     with job.catalogue.open_for_reading() as transaction:
         version = transaction.require(arn)
     try:
-        return version, load_model(job.home.root / version.state["model"])
+        recipe = RECIPES[version.body["recipeArn"]]
+        return version, recipe.load(job.home.root / version.state["model"])
     except ModelFileError as error:
         with job.catalogue.open_for_writing() as transaction:
             give_up_model(transaction, version)

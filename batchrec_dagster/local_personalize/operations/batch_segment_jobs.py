@@ -8,10 +8,10 @@ from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 from batchrec_dagster.personalize.schemas import INTERACTIONS, ITEMS
 
 from ..data.segmenter import ItemAttributes, Segmenter
+from ..engine.segments import SegmentModel
 from ..errors import InvalidInputError, JobFailedError
 from ..filters.group_data import ReadColumns
 from ..jobs import Job
-from ..learning.segmentation import SegmentationModel
 from ..recipes import RECIPES
 from ..resources import ApiRequest, Kind, NewResource
 from .batch_jobs import (
@@ -40,7 +40,7 @@ def _make_segmenter(job: Job) -> Segmenter:
     Raises JobFailedError.
     """
     version, model = load_version(job)
-    assert isinstance(model, SegmentationModel)
+    assert isinstance(model, SegmentModel)
     recipe = RECIPES[version.body["recipeArn"]]
     group_arn = version.body["datasetGroupArn"]
     reader = job.make_reader(full_imports_only=True)
@@ -63,7 +63,7 @@ def _make_segmenter(job: Job) -> Segmenter:
 
 
 def _make_item_attributes(
-    job: Job, group_arn: str, read: ReadColumns, model: SegmentationModel
+    job: Job, group_arn: str, read: ReadColumns, model: SegmentModel
 ) -> ItemAttributes:
     """Return the attributes of the model's items.
 

@@ -22,7 +22,7 @@ import polars as pl
 from batchrec_dagster.personalize.schemas import INTERACTIONS, MAX_ID_LENGTH, USER_ID
 
 from ..catalogue import CatalogueTransaction, Resource, Status
-from ..data.datasets import ROWS, save_interactions
+from ..data.datasets import ROWS
 from ..data.import_files import remove_quoted_cell
 from ..errors import InvalidInputError, JobFailedError
 from ..home import remove_path
@@ -183,8 +183,6 @@ def _copy_without_users(
     count = int(rows.select(is_erased.sum()).collect(engine="streaming").item())
     if count:
         rows.filter(~is_erased).sink_parquet(target / ROWS)
-        if is_interactions:
-            save_interactions(target)
     return count
 
 

@@ -13,7 +13,7 @@ from batchrec_dagster.personalize import schemas
 from batchrec_dagster.personalize.schemas import Schema
 
 from ..catalogue import CatalogueTransaction, Resource
-from ..data.datasets import FULL, INCREMENTAL, ROWS, save_interactions
+from ..data.datasets import FULL, INCREMENTAL, ROWS
 from ..data.import_files import ImportFile, import_files, unique_event_types
 from ..errors import InvalidInputError, JobFailedError
 from ..jobs import Job, check_location
@@ -55,8 +55,6 @@ def _perform(job: Job) -> JobResult:
         imported.mkdir()
         types = _read_existing_event_types(job, dataset_arn, schema) if mode == INCREMENTAL else ()
         rows = import_files(sources, schema, imported / ROWS, types)
-        if schema.dataset_type == schemas.INTERACTIONS:
-            save_interactions(imported)
         path = home.publish(imported, home.datasets, job.resource.arn)
     job.report_progress(f"{rows} rows")
     file = {"path": path, "rows": rows, "mode": mode}

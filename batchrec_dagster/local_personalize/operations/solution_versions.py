@@ -7,25 +7,26 @@ import time
 import uuid
 from typing import Any, NoReturn
 
+import polars as pl
+
 from batchrec_dagster.personalize import measurements, schemas
 from batchrec_dagster.personalize.cleanup import EXPIRED, MODEL_TAG
 from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY, HyperparameterError
+from batchrec_dagster.personalize.schemas import EVENT_TYPE
 
 from ..catalogue import CatalogueTransaction, Resource, Status
+from ..engine.data import TrainingError
+from ..engine.evaluate import summarize_choices
 from ..errors import AlreadyExistsError, InUseError, InvalidInputError, JobFailedError
 from ..jobs import Job, logger
-from ..learning.choices import EventChoices
-from ..learning.interactions import ModelFileError, TrainingError
 from ..recipes import RECIPES, train, training_parameters
 from ..resources import HEADERS, ApiRequest, JobResult, Kind, NewResource, find_taggable, tag
 from .batch_jobs import give_up_model
 from .datasets import BATCH_JOB_KINDS, find_dataset
-from .training_data import (
-    add_attributes,
-    add_event_types,
-    add_features,
-    read_training_data,
-)
+from .training_data import add_event_types, read_item_features, read_training_data
+
+CHOICES = "choices.parquet"
+"""A file in the folder of a model: what the tested users chose, without ids."""
 
 FULL = "FULL"
 """The one trainingMode that is offered."""
@@ -84,29 +85,32 @@ def _perform(job: Job) -> JobResult:
     """Train the version's recipe, measure the model and save it."""
     start_time = time.monotonic()
     version, home = job.resource, job.home
-    interactions = add_features(job, read_training_data(job))
-    interactions = add_attributes(job, interactions)
+    interactions = read_training_data(job)
     recipe = RECIPES[version.body["recipeArn"]]
     config = version.body.get("solutionConfig", {})
     try:
-        trained = train(
+        model, measurements = train(
             recipe.name,
             interactions,
             training_parameters(config),
+            features=read_item_features(job),
             log=job.report_progress,
         )
     except (HyperparameterError, TrainingError) as error:
         raise JobFailedError(f"Create failed. {error}") from None
     job.checkpoint()
-    choices = trained.measurements.choices
-    event_choices = None if choices is None else add_event_types(job, choices)
+    choices = measurements.choices
     with home.open_workspace(home.models, version.arn) as work:
-        trained.model.save(work)
-        if event_choices is not None:
-            event_choices.save(work)
+        model.save(work)
+        if choices is not None:
+            add_event_types(job, choices).write_parquet(work / CHOICES)
         model_path = home.publish(work, home.models, version.arn)
     body = {"trainingHours": (time.monotonic() - start_time) / 3600}
-    state = {"model": model_path, "metrics": trained.metrics, "evidence": trained.evidence}
+    state = {
+        "model": model_path,
+        "metrics": measurements.metrics,
+        "evidence": measurements.evidence,
+    }
     return JobResult(body, state)
 
 
@@ -157,8 +161,9 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     """Answer GetSolutionMetrics.
 
     A header has what AWS does not give: the evidence for the metrics, as JSON with the keys of
-    learning/evidence.py. If the request names types of events in that header, metrics and evidence
-    count these alone; where nothing is known of the events, the evidence is empty.
+    `engine.evaluate.summarize_choices`. If the request names types of events in that header,
+    metrics and evidence count these alone; where nothing is known of the events, the evidence is
+    empty.
 
     Raises ResourceNotFoundError, and InUseError until the version is ACTIVE.
     """
@@ -169,7 +174,9 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
         numbers = {}
         choices = _load_choices(request, version)
         if choices is not None:
-            ranks, numbers = choices.measure(request.success)
+            events = [name.lower() for name in request.success]
+            has_event = pl.col(EVENT_TYPE).list.eval(pl.element().is_in(events)).list.any()
+            ranks, numbers = summarize_choices(choices.filter(has_event))
             # The lists are the same, and so is what is in them.
             metrics = {"coverage": metrics["coverage"], **ranks}
     return {
@@ -179,7 +186,7 @@ def get_metrics(request: ApiRequest) -> dict[str, Any]:
     }
 
 
-def _load_choices(request: ApiRequest, version: Resource) -> EventChoices | None:
+def _load_choices(request: ApiRequest, version: Resource) -> pl.DataFrame | None:
     """Return what the tested users chose; None if the types of their events are not known.
 
     Damaged files count as none: the metrics of all events are in the catalogue.
@@ -187,10 +194,11 @@ def _load_choices(request: ApiRequest, version: Resource) -> EventChoices | None
     if "model" not in version.state:
         return None
     try:
-        return EventChoices.load(request.home / version.state["model"])
-    except ModelFileError as error:
+        choices = pl.read_parquet(request.home / version.state["model"] / CHOICES)
+    except (OSError, pl.exceptions.PolarsError) as error:
         logger.warning("the metrics of %s count all events: %s", version.arn, error)
         return None
+    return choices if EVENT_TYPE in choices.columns else None
 
 
 def _round(metrics: dict[str, float]) -> dict[str, float]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from batchrec_dagster.personalize import schemas
-from batchrec_dagster.personalize.recipes import ITEM_ATTRIBUTE_AFFINITY
 
 from ..catalogue import Resource
-from ..data.datasets import FULL, DatasetReader
+from ..data.datasets import DatasetReader
+from ..engine.content import ItemFeatures, read_features
+from ..engine.data import WEIGHT, Interactions
 from ..errors import JobFailedError
 from ..jobs import Job
-from ..learning.choices import MAX_TYPES, EventChoices, HeldOutChoices
-from ..learning.interactions import WEIGHT, Interactions
-from ..learning.item_features import read_features
-from ..learning.segment_attributes import choose_attribute_fields, index_attributes
 from ..recipes import RECIPES, USER_PERSONALIZATION
 from .datasets import find_dataset, read_schema
 
@@ -70,97 +66,55 @@ def read_histories(job: Job, version: Resource) -> Interactions:
     return reader.read_interactions(dataset_arn)
 
 
-def add_features(job: Job, interactions: Interactions) -> Interactions:
-    """Return the interactions with the features of the Items dataset, if there is one with data.
-
-    Recipes that do not use features get none.
-    """
+def read_item_features(job: Job) -> ItemFeatures | None:
+    """Return the features of the Items dataset, if it has data and the recipe reads them."""
     version = job.resource.body
     if RECIPES[version["recipeArn"]].type != USER_PERSONALIZATION:
-        return interactions
+        return None
     group_arn = version["datasetGroupArn"]
     with job.catalogue.open_for_reading() as transaction:
         dataset = find_dataset(transaction, group_arn, schemas.ITEMS)
         if dataset is None or not dataset.state["files"]:
-            return interactions
+            return None
         fields = read_schema(transaction, dataset).fields
     read = job.make_reader().make_group_reader(group_arn)
     features = read_features(fields, lambda name: read(schemas.ITEMS, [schemas.ITEM_ID, name]))
     if features is not None:
         item_count, feature_count = features.matrix.shape
         job.report_progress(f"{item_count:,} items with {feature_count:,} features")
-    return replace(interactions, features=features)
+    return features
 
 
-def add_attributes(job: Job, interactions: Interactions) -> Interactions:
-    """Return the interactions with the attributes of the Items dataset, if segments are for those.
+def add_event_types(job: Job, choices: pl.DataFrame) -> pl.DataFrame:
+    """Return the choices without ids, with the types of their events in EVENT_TYPE, a list.
 
-    The metrics of aws-item-attribute-affinity are measured for them. Without data in the dataset
-    nothing is added, and they are measured for items.
-    """
-    version = job.resource.body
-    if RECIPES[version["recipeArn"]].name != ITEM_ATTRIBUTE_AFFINITY:
-        return interactions
-    group_arn = version["datasetGroupArn"]
-    with job.catalogue.open_for_reading() as transaction:
-        dataset = find_dataset(transaction, group_arn, schemas.ITEMS)
-        if dataset is None or not any(entry["mode"] == FULL for entry in dataset.state["files"]):
-            return interactions
-        columns = choose_attribute_fields(read_schema(transaction, dataset).fields)
-    read = job.make_reader(full_imports_only=True).make_group_reader(group_arn)
-    rows = read(schemas.ITEMS, [schemas.ITEM_ID, *columns])
-    attributes = index_attributes(rows)
-    job.report_progress(f"{attributes.matrix.shape[0]:,} attributes of items")
-    return replace(interactions, attributes=attributes)
+    Without types in the data there is no such column. No user had a chosen item before the choice.
+    So all that the user did with it are events of the choice.
 
-
-def add_event_types(job: Job, choices: HeldOutChoices) -> EventChoices | None:
-    """Return the choices with the types of their events; None if the data have no types.
-
-    No user had a chosen item before the choice. So all that the user did with it are events of the
-    choice.
+    choices: as in `Measurements`.
 
     Raises JobFailedError if the data are gone or damaged.
     """
     version = job.resource
-    reader = job.make_reader()
     rules = _read_event_rules(version.body)
-    chosen = pl.DataFrame(
-        {
-            schemas.USER_ID: pl.Series(choices.users, dtype=pl.String),
-            schemas.ITEM_ID: pl.Series(choices.item_ids, dtype=pl.String),
-        }
-    ).with_row_index("choice")
+    ids = [schemas.USER_ID, schemas.ITEM_ID]
     rule_columns = [name for rule in rules for name in rule.conditions]
-    columns = dict.fromkeys([schemas.USER_ID, schemas.ITEM_ID, schemas.EVENT_TYPE, *rule_columns])
+    columns = list(dict.fromkeys([*ids, schemas.EVENT_TYPE, *rule_columns]))
 
     def find_types(rows: pl.LazyFrame) -> pl.DataFrame:
         # The users first: a lookup among few ids leaves out most rows before they are joined.
-        users = chosen.get_column(schemas.USER_ID).unique()
+        users = choices.get_column(schemas.USER_ID).unique()
         matching = rows.filter(pl.col(schemas.USER_ID).is_in(users.implode()))
         if all(rule.conditions for rule in rules):
             conditions = [_make_condition(rule) for rule in rules]
             matching = matching.filter(pl.any_horizontal(conditions))
-        return (
-            matching.join(chosen.lazy(), on=[schemas.USER_ID, schemas.ITEM_ID])
-            .select("choice", schemas.EVENT_TYPE)
-            .drop_nulls()
-            .unique()
-            .collect(engine="streaming")
-        )
+        types = matching.group_by(ids).agg(pl.col(schemas.EVENT_TYPE).str.to_lowercase().unique())
+        return choices.lazy().join(types, on=ids, how="left").drop(ids).collect(engine="streaming")
 
     try:
-        events = reader.read_rows(version.state["dataset"], [*columns], find_types)
+        return job.make_reader().read_rows(version.state["dataset"], columns, find_types)
     except pl.exceptions.ColumnNotFoundError:
-        return None
-    names = events.get_column(schemas.EVENT_TYPE).unique().sort().to_list()
-    if len(names) > MAX_TYPES:
-        return None
-    types = np.zeros(chosen.height, np.int64)
-    for bit, name in enumerate(names):
-        of_type = events.filter(pl.col(schemas.EVENT_TYPE) == name)
-        types[of_type.get_column("choice").to_numpy()] |= 1 << bit
-    return EventChoices(choices.places, types, names)
+        return choices.drop(ids)
 
 
 def _read_event_rules(version: Mapping[str, Any]) -> list[EventRule]:

@@ -16,13 +16,11 @@ import numpy as np
 import polars as pl
 
 from batchrec_dagster.local_personalize import catalogue, recipes
+from batchrec_dagster.local_personalize.engine.blend import BlendModel
+from batchrec_dagster.local_personalize.engine.data import Interactions as TrainingInteractions
+from batchrec_dagster.local_personalize.engine.serve import recommend
 from batchrec_dagster.local_personalize.errors import CatalogError
 from batchrec_dagster.local_personalize.filters.job import JobFilter
-from batchrec_dagster.local_personalize.learning.interactions import (
-    Interactions as TrainingInteractions,
-)
-from batchrec_dagster.local_personalize.learning.models import load_model
-from batchrec_dagster.local_personalize.learning.serving import UserModel
 from batchrec_dagster.personalize import api
 from batchrec_dagster.personalize.api import (
     PIPELINE_TAG,
@@ -80,11 +78,6 @@ def mask_users(
 
 def _reader(data: Mapping[str, pl.DataFrame]) -> Callable[[str, Sequence[str]], pl.DataFrame]:
     return lambda dataset_type, columns: data[dataset_type].select(columns)
-
-
-def excludes_all_history(expression: str, data: Mapping[str, pl.DataFrame]) -> bool:
-    """Whether a filter is taken to leave no item that a user had in the lists."""
-    return JobFilter(expression, _reader(data), ["boot"]).excludes_history
 
 
 PersonalizeFailure = PersonalizeError
@@ -229,9 +222,10 @@ def train(
     interactions: USER_ID, ITEM_ID and TIMESTAMP.
     options: the recipe's hyperparameters.
     """
-    trained = recipes.train(recipe, TrainingInteractions.from_frame(interactions), options or {})
-    trained.model.save(folder)
-    return trained.metrics
+    rows = TrainingInteractions.from_frame(interactions)
+    model, measurements = recipes.train(recipe, rows, options or {})
+    model.save(folder)
+    return dict(measurements.metrics)
 
 
 def infer(
@@ -241,9 +235,8 @@ def infer(
 
     interactions: those to recommend from, which may be newer than the training.
     """
-    model = load_model(folder)
-    assert isinstance(model, UserModel)
-    chunks = model.recommend(user_ids, TrainingInteractions.from_frame(interactions), length)
+    model = BlendModel.load(folder)
+    chunks = recommend(model, user_ids, TrainingInteractions.from_frame(interactions), length)
     return [
         [
             (str(model.item_ids[item]), float(score))

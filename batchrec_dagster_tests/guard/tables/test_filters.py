@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from batchrec_dagster_tests.guard.seams.personalize import (
-    excludes_all_history,
     mask_items,
     mask_users,
 )
@@ -148,18 +147,3 @@ def test_the_deepest_condition_is_evaluated() -> None:
     assert 1900 < len(text) <= 2500
     data = {"ITEMS": pl.DataFrame({"ITEM_ID": ["a", "b"], "Y": [1, 2]})}
     assert list_items_left(text, data, ["u"], items=["a", "b"]) == [["a"]]
-
-
-@pytest.mark.parametrize(
-    ("expression", "expected"),
-    [
-        (f'EXCLUDE ItemID {HAD} ("*")', True),
-        (f'EXCLUDE ItemID {HAD} ("buy", "*")', True),
-        # What was viewed may still be in the lists.
-        (f'EXCLUDE ItemID {HAD} ("buy")', False),
-        (f'INCLUDE ItemID {HAD} ("*")', False),
-        ('EXCLUDE ItemID WHERE Items.KIND IN ("shoe")', False),
-    ],
-)
-def test_only_a_filter_on_all_events_excludes_all_history(expression: str, expected: bool) -> None:
-    assert excludes_all_history(expression, DATA) is expected

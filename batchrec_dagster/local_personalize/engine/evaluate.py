@@ -1,0 +1,287 @@
+"""What is held out, and how well lists rank it: the metrics of GetSolutionMetrics.
+
+Source: developer guide, "Evaluating a solution version with metrics".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.personalize import split
+from batchrec_dagster.personalize.measurements import ALL
+from batchrec_dagster.personalize.schemas import ITEM_ID, USER_ID
+
+from .data import (
+    Bool,
+    Float32,
+    Float64,
+    History,
+    Ids,
+    Int32,
+    Int64,
+    Interactions,
+    order_by_popularity,
+    read_histories,
+    starts_of,
+    string_series,
+)
+from .serve import Exclude, UserModel, recommend, top_k
+
+DEPTHS = (5, 10, 25)
+DEPTH = max(DEPTHS)
+# A blend is selected on a part of larger data.
+SAMPLE_ROWS, MOST_SAMPLED_ROWS = 1_000_000, 3_000_000
+SAMPLE_ITEMS, MOST_SAMPLED_ITEMS = 6_000, 20_000
+LEAST_SAMPLED_USERS = 5_000
+# Fewer users have no interval.
+LEAST_USERS = 10
+STANDARD_ERRORS = 1.96  # half of a 95% interval
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Tested users, in the numbers of a model's items."""
+
+    history: History
+    """What lists are made from."""
+
+    truth: csr_matrix
+    """(users, n_items) bool: what they had next, of what they had not had."""
+
+    repeated: csr_matrix
+    """(users, n_items) bool: what they had next, of what they had had."""
+
+    @cached_property
+    def is_relevant(self) -> Bool:
+        """(users, n_items): the truth as a dense array."""
+        return np.asarray(self.truth.toarray())
+
+    def take(self, users: int) -> Tested:
+        """The first of the users who had something next."""
+        some = np.flatnonzero(np.diff(self.truth.indptr) > 0)[:users]
+        starts = starts_of(self.history.lengths[some])
+        is_kept = np.isin(self.history.owners, some)
+        return Tested(self.history.select(is_kept, starts), self.truth[some], self.repeated[some])
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Three disjoint sets of interactions over the same ids."""
+
+    train: Interactions
+    """Those of all users who are not tested."""
+
+    inputs: Interactions
+    """The older part of the tested users' histories."""
+
+    truth: Interactions
+    """The newer part."""
+
+    users: Int32
+    """(tested,) sorted indices of the users."""
+
+    def of_model(self, item_ids: Ids) -> Tested:
+        """The tested users, in the numbers of these items."""
+        history = read_histories(self.inputs, item_ids, self.users)
+        next_items = read_histories(self.truth, item_ids, self.users).recency_weights(0.0) > 0
+        seen = history.recency_weights(0.0) > 0
+        repeated = next_items.multiply(seen).tocsr()
+        return Tested(history, (next_items > repeated).tocsr(), repeated)
+
+    def sample(self) -> HeldOut:
+        """A part to select a blend on: some of the users to train on, and their popular items.
+
+        It is the whole where that is not large.
+        """
+        train = self.train
+        users = max(1, int(np.count_nonzero(np.diff(train.starts))))
+        items = np.count_nonzero(train.item_counts)
+        share = max(SAMPLE_ROWS / max(1, len(train)), LEAST_SAMPLED_USERS / users)
+        has_many_rows = len(train) > MOST_SAMPLED_ROWS and share < 0.5
+        if not has_many_rows and items <= MOST_SAMPLED_ITEMS:
+            return self
+        if has_many_rows:
+            is_sampled = np.random.default_rng(0).random(len(train.user_ids)) < share
+            train = train.take(is_sampled[train.users])
+        is_popular = np.zeros(len(train.item_ids), bool)
+        is_popular[order_by_popularity(train)[:SAMPLE_ITEMS]] = True
+        train, inputs, truth = (
+            part.take(is_popular[part.items]) for part in (train, self.inputs, self.truth)
+        )
+        return HeldOut(train, inputs, truth, self.users)
+
+
+def hold_out(interactions: Interactions) -> HeldOut | None:
+    """The split of `personalize/split.py`; None if nobody is tested, or nobody is left."""
+    user_ids = string_series(interactions.user_ids)
+    is_tested_user = split.choose_users(user_ids, np.diff(interactions.starts))
+    return hold_out_users(interactions, is_tested_user)
+
+
+def hold_out_users(interactions: Interactions, is_tested_user: Bool) -> HeldOut | None:
+    """The split that tests some users; None if nobody is tested, or nobody is left.
+
+    is_tested_user: (n_users,) bool.
+    """
+    user_ids = string_series(interactions.user_ids)
+    is_tested = is_tested_user[interactions.users]
+    if not is_tested.any() or is_tested.all():
+        return None
+    tested = interactions.take(is_tested)
+    order = split.order_rows(
+        tested.users,
+        tested.timestamps,
+        split.hash_ids(user_ids)[tested.users],
+        split.hash_ids(string_series(interactions.item_ids))[tested.items],
+    )
+    tested = tested.take(order)
+    is_input = split.mark_inputs(np.diff(interactions.starts)[is_tested_user])
+    return HeldOut(
+        interactions.take(~is_tested),
+        tested.take(is_input),
+        tested.take(~is_input),
+        np.flatnonzero(is_tested_user).astype(np.int32),
+    )
+
+
+@dataclass(frozen=True)
+class PopularItems:
+    """The items with the most interactions, the same for all users: what a model has to beat."""
+
+    item_ids: Ids
+    """(n_items,) distinct str, the most popular first."""
+
+    def score(self, history: History) -> Float32:
+        """(users, n_items)"""
+        falling = -np.arange(len(self.item_ids), dtype=np.float32)
+        return np.tile(falling, (len(history.lengths), 1))
+
+    def choose(self, scores: Float32, history: History, k: int) -> Int32:
+        """See `serve.UserModel`."""
+        return top_k(scores, k)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What is known of a model from tested users. It is empty if nobody was tested."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """By the names of GetSolutionMetrics."""
+
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    """See `summarize_choices`."""
+
+    choices: pl.DataFrame | None = None
+    """A row for each item that a tested user had next and had not had: USER_ID, ITEM_ID, user (a
+    number), place and popular_place (from 1, in the model's list of 25 and in that of popular
+    items; 0 if it is not in it). None for user segments."""
+
+
+def measure(model: UserModel, held_out: HeldOut) -> Measurements:
+    """The metrics of a model that was not trained on the held-out users."""
+    item_ids = held_out.train.item_ids[order_by_popularity(held_out.train)]
+    tested = held_out.of_model(item_ids)
+    user, item = tested.truth.nonzero()
+    user_ids = held_out.train.user_ids[held_out.users]
+    lists = _list_items(model, held_out, tested.history)
+    popular_lists = _list_items(PopularItems(item_ids), held_out, tested.history)
+    choices = pl.DataFrame(
+        {
+            USER_ID: string_series(user_ids[user]),
+            ITEM_ID: string_series(item_ids[item]),
+            "user": user,
+            "place": _find_places(lists, user, item),
+            "popular_place": _find_places(popular_lists, user, item),
+        }
+    )
+    metrics, evidence = summarize_choices(choices)
+    is_tested = np.diff(tested.truth.indptr) > 0
+    listed = np.unique(lists[is_tested])
+    coverage = np.count_nonzero(listed >= 0) / max(1, len(item_ids))
+    return Measurements({"coverage": coverage, **metrics}, evidence, choices)
+
+
+def _list_items(model: UserModel, held_out: HeldOut, history: History) -> Int32:
+    """(tested, 25): the best items that each tested user has not had; -1 pads.
+
+    history: what they have had, in the numbers of the model's items.
+    """
+    ids = held_out.inputs.user_ids[held_out.users]
+    chunks = recommend(model, ids, held_out.inputs, DEPTH, exclude_history(history))
+    return np.concatenate([chunk.items for chunk in chunks])
+
+
+def exclude_history(history: History) -> Exclude:
+    """What takes the items of the users' histories out of their lists."""
+
+    def exclude(block: slice, scores: Float32) -> None:
+        had = history.of_users(block)
+        scores[had.owners, had.items] = -np.inf
+
+    return exclude
+
+
+def _find_places(lists: Int32, users: Int32, items: Int32) -> Int64:
+    """(choices,): the place of each item in its user's list, from 1; 0 if it is not in it."""
+    is_item = lists[users] == items[:, None]
+    return np.where(is_item.any(axis=1), 1 + is_item.argmax(axis=1), 0)
+
+
+def summarize_choices(choices: pl.DataFrame) -> tuple[dict[str, float], dict[str, float]]:
+    """The metrics of GetSolutionMetrics but for the coverage, and the evidence for them.
+
+    The evidence has, with the prefix `all/`:
+
+    - `users`: how many users had any of the choices, without whom all is 0; others are left out.
+    - `ndcg`, `popular`, `difference`: the mean NDCG at 25 of the model and of the most popular
+      items for the same users, and how much more the model's is.
+    - each of these three with `_low` and `_high`, where users are enough: its 95 % interval.
+
+    choices: the columns user, place and popular_place of `Measurements`.
+    """
+    _, users = np.unique(choices["user"].to_numpy(), return_inverse=True)
+    places, popular_places = (choices[name].to_numpy() for name in ("place", "popular_place"))
+    relevant = np.bincount(users)
+    is_hit = places > 0
+    reciprocal = np.zeros(len(relevant))
+    np.maximum.at(reciprocal, users[is_hit], 1 / places[is_hit])
+    metrics = {f"mean_reciprocal_rank_at_{DEPTH}": _mean(reciprocal)}
+    for depth in DEPTHS:
+        ndcg = measure_ndcg(users, places, relevant, depth)
+        metrics[f"normalized_discounted_cumulative_gain_at_{depth}"] = _mean(ndcg)
+        hits = np.bincount(users, is_hit & (places <= depth))
+        metrics[f"precision_at_{depth}"] = _mean(hits / depth)
+    popular_ndcg = measure_ndcg(users, popular_places, relevant, DEPTH)
+    evidence = {f"{ALL}/users": float(len(relevant))}
+    values = {"ndcg": ndcg, "popular": popular_ndcg, "difference": ndcg - popular_ndcg}
+    for name, by_user in values.items():
+        evidence[f"{ALL}/{name}"] = mean = _mean(by_user)
+        if len(by_user) >= LEAST_USERS:
+            margin = STANDARD_ERRORS * float(by_user.std(ddof=1)) / float(np.sqrt(len(by_user)))
+            evidence[f"{ALL}/{name}_low"] = mean - margin
+            evidence[f"{ALL}/{name}_high"] = mean + margin
+    return metrics, evidence
+
+
+def measure_ndcg(users: Int64, places: Int64, relevant: Int64, depth: int) -> Float64:
+    """(users,): the gain 1 / log2(1 + place) of all hits, over that of the best possible list.
+
+    users, places: (choices,) the user of each relevant item, and its place in the list from 1; 0 if
+        it is not in it.
+    relevant: (users,) how many items are relevant, at least 1.
+    """
+    is_hit = (places > 0) & (places <= depth)
+    gains = np.bincount(users[is_hit], 1 / np.log2(1 + places[is_hit]), minlength=len(relevant))
+    ideal = np.cumsum(1 / np.log2(2 + np.arange(depth)))
+    return np.asarray(gains / ideal[np.minimum(relevant, depth) - 1])
+
+
+def _mean(values: Float64) -> float:
+    """The mean of the values; 0 if there are none."""
+    return float(values.mean()) if len(values) else 0.0

@@ -1,0 +1,155 @@
+"""Implicit ALS: factors of users and items, whose products say who wants what.
+
+Source: Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback datasets" (ICDM 2008).
+An item that a user had has the confidence c, all others 1. The regularization grows with the number
+of interactions n, as in Rendle et al., "Revisiting the performance of iALS on item recommendation
+benchmarks" (RecSys 2022): r (8 + n)^0.5, in steps, so that users or items of one size are solved
+together by implicit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from implicit.cpu.als import AlternatingLeastSquares
+from scipy.sparse import csr_matrix
+
+from .data import Float32, History, Int32, Int64
+from .parallel import count_cores, one_blas_thread
+
+FACTORS = 64
+SHIFT = 8
+ITERATIONS = 5  # from random factors
+MORE_ITERATIONS = 2  # from factors of most of the same data
+
+
+@dataclass(frozen=True)
+class FactorScorer:
+    """Solves a user's factors from the history, then multiplies them by the items'."""
+
+    item_factors: Float32
+    """(n_items, k)."""
+
+    regularization: float
+    """r, see above."""
+
+    confidence: float
+    """c, see above."""
+
+    def score(self, history: History, exponent: float) -> Float32:
+        """(users, n_items); recent items weigh more, see `History.recency_weights`."""
+        return np.asarray(self._solve_users(history, exponent) @ self._columns)
+
+    def _solve_users(self, history: History, exponent: float) -> Float32:
+        """(users, k): (YᵀY + Yᵀ(C - I)Y + rI)⁻¹ YᵀCp for each user, in the paper's letters."""
+        confidence = history.recency_weights(exponent).data * np.float32(self.confidence)
+        k = self.item_factors.shape[1]
+        left = np.empty((len(history.lengths), k, k), np.float32)
+        right = np.zeros((len(history.lengths), k, 1), np.float32)
+        for user, (first, last) in enumerate(pairwise(history.starts)):
+            items = self.item_factors[history.items[first:last]]
+            c = confidence[first:last, None]
+            np.matmul(items.T, items * (c - 1), out=left[user])
+            right[user] = items.T @ c
+        left += self._gram
+        r = self._regularize(size_classes(history.lengths)).astype(np.float32)
+        left[:, np.arange(k), np.arange(k)] += r[:, None]
+        return np.asarray(np.linalg.solve(left, right)[:, :, 0])
+
+    def _regularize(self, sizes: Int64) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """The regularization of users or items of these size classes."""
+        return np.asarray(self.regularization * 2.0**sizes)
+
+    @cached_property
+    def _columns(self) -> Float32:
+        """(k, n_items): the item factors in the order that BLAS reads faster for few users."""
+        return np.ascontiguousarray(self.item_factors.T)
+
+    @cached_property
+    def _gram(self) -> Float32:
+        """(k, k): the Gram matrix of the item factors."""
+        return np.asarray(self.item_factors.T @ self.item_factors)
+
+    def fit(self, history: History, iterations: int) -> FactorScorer:
+        """Factors that go on from these, by alternating least squares."""
+        matrix = history.recency_weights(0.0)
+        matrix.data *= np.float32(self.confidence)
+        users = np.zeros((matrix.shape[0], self.item_factors.shape[1]), np.float32)
+        items = self.item_factors.copy()
+        user_blocks, item_blocks = _split_by_size(matrix), _split_by_size(matrix.T.tocsr())
+        with one_blas_thread():  # implicit has threads of its own
+            # implicit's fit has one regularization for all. The solver is what it calls for each
+            # half of an iteration; pyproject.toml pins its version.
+            solve = partial(AlternatingLeastSquares().solver, num_threads=count_cores())
+            for _ in range(iterations):
+                self._solve(solve, user_blocks, users, items)
+                self._solve(solve, item_blocks, items, users)
+        return replace(self, item_factors=items)
+
+    def _solve(
+        self,
+        solve: Callable[[csr_matrix, Float32, Float32, float], None],
+        blocks: Sequence[_SizeBlock],
+        factors: Float32,
+        fixed: Float32,
+    ) -> None:
+        """Replace the (n, k) factors of users or items by better ones, for fixed others.
+
+        solve: does so for some rows of interactions, by conjugate gradient: Takács, Pilászy, Tikk,
+            "Applications of the conjugate gradient method for implicit feedback collaborative
+            filtering" (RecSys 2011).
+        """
+        for block in blocks:
+            solution = factors[block.numbers]
+            solve(block.rows, solution, fixed, float(self._regularize(block.size)))
+            factors[block.numbers] = solution
+
+    def with_items(self, old_index: Int32) -> FactorScorer:
+        """The factors of other items.
+
+        old_index: (n_items,) the index that each of them has here, -1 for an item that gets zeros.
+        """
+        factors = self.item_factors[old_index]
+        factors[old_index < 0] = 0
+        return replace(self, item_factors=factors)
+
+
+def fit_factors(
+    history: History, *, regularization: float, confidence: float, factors: int = FACTORS
+) -> FactorScorer:
+    """Item factors of these histories, from random ones.
+
+    factors: their number; fewer items than that have as many factors as items.
+    """
+    size = history.n_items, min(factors, history.n_items)
+    start = np.random.default_rng(0).standard_normal(size, dtype=np.float32) * np.float32(0.1)
+    return FactorScorer(start, regularization, confidence).fit(history, ITERATIONS)
+
+
+class _SizeBlock(NamedTuple):
+    """The users, or items, with about as many interactions."""
+
+    size: Int64
+    """The size class."""
+
+    numbers: Int64
+    """(rows,) their indices."""
+
+    rows: csr_matrix
+    """(rows, n) the confidence of each interaction."""
+
+
+def _split_by_size(matrix: csr_matrix) -> list[_SizeBlock]:
+    sizes = size_classes(np.diff(matrix.indptr))
+    numbers_by_size = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
+    return [_SizeBlock(sizes[some[0]], some, matrix[some]) for some in numbers_by_size]
+
+
+def size_classes(lengths: Int64) -> Int64:
+    """(n,): the logarithm of the nearest power of four to each number of interactions + SHIFT."""
+    return np.asarray(np.rint(np.log2(lengths + SHIFT) / 2), dtype=np.int64)

@@ -1,0 +1,143 @@
+"""Answers: the best items of each user, in chunks, on all cores, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from .data import (
+    Float32,
+    Float64,
+    History,
+    Ids,
+    Int32,
+    Interactions,
+    find_positions,
+    read_histories,
+)
+from .parallel import ordered_map
+
+# Takes the slice of requests that a chunk answers and its (chunk, n_items) scores. Sets the scores
+# of items that must not be recommended to -inf.
+Exclude = Callable[[slice, Float32], None]
+
+CHUNK_SCORES = 1 << 20  # on each core; a chunk of a large catalogue has fewer users
+LEAST_CHUNK, LARGEST_CHUNK = 64, 256  # users
+GROUPS = 32  # per item of a list, of which top_k reads the largest score
+LEAST_SCORE = np.finfo(np.float32).min
+
+
+class UserModel(Protocol):
+    """Scores all items for users."""
+
+    @property
+    def item_ids(self) -> Ids:
+        """(n_items,) distinct str, the most popular first."""
+
+    def score(self, history: History) -> Float32:
+        """(users, n_items) logits, which become probabilities by a softmax."""
+
+    def choose(self, scores: Float32, history: History, k: int) -> Int32:
+        """(users, k): the items of each list, best first; -1 pads.
+
+        scores: (users, n_items), -inf for items that must not be recommended.
+        """
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists for a chunk of requests, in the order of the requests."""
+
+    items: Int32
+    """(chunk, k) indices into the model's items, best first; -1 pads."""
+
+    scores: Float64
+    """(chunk, k) probabilities, never rising; 0 where padded."""
+
+
+def recommend(
+    model: UserModel,
+    user_ids: Sequence[str] | Ids,
+    interactions: Interactions,
+    k: int,
+    exclude: Exclude | None = None,
+) -> Iterator[Lists]:
+    """Yield the k best items of every user, in chunks.
+
+    Probabilities are over all items, the excluded ones among them.
+
+    interactions: the current data, which the histories come from. Users whom the model was not
+        trained on have lists, too.
+    """
+    users = find_positions(interactions.user_ids, user_ids)
+
+    def answer(block: slice) -> Lists:
+        history = read_histories(interactions, model.item_ids, users[block])
+        scores = model.score(history)
+        log_sum = logsumexp(scores)
+        highest = scores.max(axis=1, keepdims=True, initial=LEAST_SCORE)
+        if exclude is not None:
+            exclude(block, scores)
+        items = model.choose(scores, history, k)
+        logits = np.take_along_axis(scores, np.maximum(items, 0), axis=1)
+        # An item that nobody has had gets the score of the item before it, or the highest. So
+        # whoever sorts a list by score does not reorder it.
+        logits = np.where(logits > LEAST_SCORE, logits, highest)
+        logits = np.minimum.accumulate(logits, axis=1)
+        return Lists(items, np.where(items < 0, 0.0, np.exp(logits - log_sum)))
+
+    return ordered_map(answer, split_requests(len(users), len(model.item_ids)))
+
+
+def split_requests(requests: int, columns: int) -> list[slice]:
+    """Chunks of requests that are each answered with a row of this many columns."""
+    size = min(max(LEAST_CHUNK, CHUNK_SCORES // max(1, columns)), LARGEST_CHUNK)
+    return [slice(start, min(start + size, requests)) for start in range(0, requests, size)]
+
+
+def top_k(scores: Float32, k: int) -> Int32:
+    """(rows, k) columns of the largest scores, by falling score, then rising column; -1 pads.
+
+    The k-th largest of the maxima of groups of columns is at most the k-th largest score, and only
+    the few scores that reach it are sorted. np.argpartition takes ten times as long
+    (benchmarks/scoring.py).
+
+    scores: (rows, n) float32 without NaN. A score of -inf is never among the largest.
+    """
+    rows, n = scores.shape
+    best = np.full((rows, k), -1, np.int32)
+    size = min(k, n)
+    if not (size and rows):
+        return best
+    maxima = scores
+    columns = GROUPS * size
+    if n >= 2 * columns:
+        whole = n // columns * columns
+        maxima = scores[:, :whole].reshape(rows, -1, columns).max(axis=1)
+    kth = maxima.shape[1] - size
+    bound = np.partition(maxima, kth, axis=1)[:, kth, None]
+    bound = np.maximum(bound, LEAST_SCORE)
+    row, column = np.divmod(np.flatnonzero(scores >= bound), n)
+    # Of very many scores that equal the bound, only the first few of each row are sorted.
+    ties = np.cumsum(scores[row, column] == bound[row, 0])
+    ties_before = np.concatenate([[0], ties])[np.searchsorted(row, np.arange(rows))]
+    is_candidate = (scores[row, column] > bound[row, 0]) | (ties - ties_before[row] <= size)
+    row, column = row[is_candidate], column[is_candidate]
+    order = np.lexsort((column, -scores[row, column], row))
+    row, column = row[order], column[order]
+    place = np.arange(len(row)) - np.searchsorted(row, np.arange(rows))[row]
+    is_best = place < size
+    best[row[is_best], place[is_best]] = column[is_best]
+    return best
+
+
+def logsumexp(logits: Float32) -> Float64:
+    """(rows, 1): log of the sum of the exponentials of each row; 0 for rows without columns."""
+    if not logits.shape[1]:
+        return np.zeros((len(logits), 1))
+    highest = logits.max(axis=1, keepdims=True)
+    sums = np.exp(logits - highest).sum(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(highest + np.log(sums))

@@ -1,0 +1,68 @@
+"""Models in files of NumPy, which checks their checksums when it reads them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from .data import Ids
+
+ARRAYS, FACTS = "arrays.npz", "facts.json"
+_PARTS = ("data", "indices", "indptr", "shape")
+
+Values = Mapping[str, Any]  # arrays, sparse matrices and ids by name
+
+
+class ModelFileError(Exception):
+    """A saved model is missing or damaged. The message names its folder."""
+
+
+def save(folder: Path, values: Values, facts: Mapping[str, Any]) -> None:
+    """Write arrays, numbers, sparse matrices and ids, and facts as JSON, into a folder."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, value in values.items():
+        if isinstance(value, csr_matrix):
+            arrays |= {f"{name}.{part}": np.asarray(getattr(value, part)) for part in _PARTS}
+        elif isinstance(value, float):
+            arrays[name] = np.array(value)
+        elif value.dtype == object:
+            text = json.dumps(value.tolist(), ensure_ascii=False)
+            arrays[f"{name}.ids"] = np.frombuffer(text.encode(), np.uint8)
+        else:
+            arrays[name] = value
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / ARRAYS, allow_pickle=False, **arrays)
+    (folder / FACTS).write_text(json.dumps(facts))
+
+
+def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values and the facts that `save` wrote. Raises ModelFileError."""
+    values: dict[str, Any] = {}
+    try:
+        facts = json.loads((folder / FACTS).read_bytes())
+        with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+            for name in arrays.files:
+                stem, _, part = name.rpartition(".")
+                if part == "ids":
+                    values[stem] = _to_ids(json.loads(arrays[name].tobytes()))
+                elif part == "shape":
+                    data, indices, indptr, shape = (arrays[f"{stem}.{part}"] for part in _PARTS)
+                    values[stem] = csr_matrix((data, indices, indptr), shape=tuple(shape))
+                elif part not in _PARTS:
+                    values[name] = arrays[name]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelFileError(f"{folder} is damaged: {error}") from error
+    return values, facts
+
+
+def _to_ids(texts: list[str]) -> Ids:
+    ids = np.empty(len(texts), dtype=object)
+    ids[:] = texts
+    return ids

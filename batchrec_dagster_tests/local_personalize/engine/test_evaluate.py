@@ -1,0 +1,179 @@
+"""What is held out, and metrics, compared with the developer guide and with plain readings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from batchrec_dagster.local_personalize.engine import evaluate
+from batchrec_dagster.local_personalize.engine.blend import train
+from batchrec_dagster.local_personalize.engine.data import order_by_popularity
+from batchrec_dagster.local_personalize.engine.evaluate import (
+    HeldOut,
+    PopularItems,
+    hold_out,
+    measure,
+    measure_ndcg,
+    summarize_choices,
+)
+from batchrec_dagster_tests.local_personalize.engine.support import interactions_of, tastes
+
+
+def choices_of(*rows: tuple[int, int, int]) -> pl.DataFrame:
+    """A row for each choice: the user, its place, and its place among popular items."""
+    schema = {"user": pl.Int64, "place": pl.Int64, "popular_place": pl.Int64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def test_the_developer_guides_example() -> None:
+    """Hits at 2 and 5 of five, two relevant items."""
+    metrics, _ = summarize_choices(choices_of((0, 2, 0), (0, 5, 0)))
+    assert metrics["normalized_discounted_cumulative_gain_at_5"] == pytest.approx(0.6241, abs=5e-5)
+    assert metrics["precision_at_5"] == 0.4
+    assert metrics["mean_reciprocal_rank_at_25"] == 0.5
+
+
+def test_a_perfect_list_has_ndcg_1_for_any_number_of_relevant_items() -> None:
+    users, places = np.array([0, 1, 1, 1]), np.array([1, 1, 2, 3])
+    for relevant in (3, 100):
+        assert measure_ndcg(users, places, np.array([1, relevant]), 3).tolist() == [1, 1]
+
+
+def test_metrics_are_means_over_users_by_personalizes_names() -> None:
+    metrics, evidence = summarize_choices(choices_of((0, 1, 2), (7, 10, 0)))
+    assert metrics == pytest.approx(
+        {
+            "mean_reciprocal_rank_at_25": (1 + 1 / 10) / 2,
+            "normalized_discounted_cumulative_gain_at_5": 0.5,
+            "normalized_discounted_cumulative_gain_at_10": (1 + 1 / np.log2(11)) / 2,
+            "normalized_discounted_cumulative_gain_at_25": (1 + 1 / np.log2(11)) / 2,
+            "precision_at_5": 0.1,
+            "precision_at_10": 0.1,
+            "precision_at_25": 0.04,
+        }
+    )
+    assert evidence == pytest.approx(
+        {
+            "all/users": 2,
+            "all/ndcg": (1 + 1 / np.log2(11)) / 2,
+            "all/popular": 1 / np.log2(3) / 2,
+            "all/difference": (1 + 1 / np.log2(11) - 1 / np.log2(3)) / 2,
+        }
+    )
+
+
+def test_without_choices_all_is_0() -> None:
+    metrics, evidence = summarize_choices(choices_of())
+    assert set(metrics.values()) == set(evidence.values()) == {0.0}
+
+
+def test_an_interval_is_of_the_mean_over_users() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        places = np.where(rng.random(100) < 0.3, 1, 0)
+        _, evidence = summarize_choices(choices_of(*((n, p, 0) for n, p in enumerate(places))))
+        covered += evidence["all/ndcg_low"] <= 0.3 <= evidence["all/ndcg_high"]
+    assert covered >= 180
+
+
+def read_plainly(held_out: HeldOut, part: str) -> dict[str, list[str]]:
+    """The items of each user, oldest first."""
+    rows = getattr(held_out, part)
+    items: dict[str, list[str]] = {}
+    for user, item in zip(rows.users, rows.items, strict=True):
+        items.setdefault(rows.user_ids[user], []).append(rows.item_ids[item])
+    return items
+
+
+def test_the_newest_tenth_of_tested_users_is_held_out() -> None:
+    rows = [*tastes(users=300), ("single", "i1", 1)]
+    held_out = hold_out(interactions_of(rows))
+    assert held_out is not None
+    train_rows, inputs, truth = (read_plainly(held_out, p) for p in ("train", "inputs", "truth"))
+    assert inputs.keys() == truth.keys() == set(held_out.train.user_ids[held_out.users])
+    assert not train_rows.keys() & inputs.keys()
+    assert "single" in train_rows
+    assert len(truth) == 90  # 30 % of few users
+    for user, items in inputs.items():
+        own = [item for other, item, _ in rows if other == user]
+        assert (items, truth[user]) == (own[:10], own[10:])
+
+
+def test_of_many_users_a_tenth_is_tested() -> None:
+    rows = [(f"u{user}", f"i{item}", item) for user in range(5000) for item in range(2)]
+    held_out = hold_out(interactions_of(rows))
+    assert held_out is not None
+    assert len(read_plainly(held_out, "truth")) == 500
+
+
+def test_items_of_one_second_are_held_out_regardless_of_their_ids() -> None:
+    rows = [(f"u{user}", f"i{item}", 5) for user in range(400) for item in range(10)]
+    held_out = hold_out(interactions_of(rows))
+    assert held_out is not None
+    items = [item for items in read_plainly(held_out, "truth").values() for item in items]
+    assert set(items) == {f"i{n}" for n in range(10)}
+
+
+@pytest.mark.parametrize("rows", [[], [("a", "x", 1)], [("a", "x", 1), ("a", "y", 2)]])
+def test_too_few_rows_have_no_split(rows: list[tuple[str, str, int]]) -> None:
+    assert hold_out(interactions_of(rows)) is None
+
+
+def test_metrics_and_choices_are_those_of_a_plain_reading() -> None:
+    held_out = hold_out(interactions_of(tastes(users=200)))
+    assert held_out is not None
+    item_ids = held_out.train.item_ids[order_by_popularity(held_out.train)].tolist()
+    measurements = measure(
+        PopularItems(held_out.train.item_ids[order_by_popularity(held_out.train)]), held_out
+    )
+    inputs, truth = read_plainly(held_out, "inputs"), read_plainly(held_out, "truth")
+    values = []
+    rows = set()
+    for user, later in truth.items():
+        left = [item for item in item_ids if item not in inputs[user]][:25]
+        relevant = {item for item in later if item in item_ids} - set(inputs[user])
+        if relevant:
+            places = {item: left.index(item) + 1 if item in left else 0 for item in relevant}
+            gain = sum(1 / math.log2(1 + place) for place in places.values() if place)
+            values.append(gain / sum(1 / math.log2(2 + n) for n in range(len(relevant))))
+            rows |= {(user, item, place, place) for item, place in places.items()}
+    assert measurements.evidence["all/users"] == len(values)
+    assert measurements.evidence["all/ndcg"] == pytest.approx(np.mean(values))
+    assert measurements.evidence["all/difference"] == 0
+    assert measurements.choices is not None
+    columns = ["USER_ID", "ITEM_ID", "place", "popular_place"]
+    assert set(measurements.choices.select(columns).iter_rows()) == rows
+
+
+def test_users_who_only_repeat_items_are_not_tested() -> None:
+    rows = [(f"u{user}", f"i{item % 3}", item) for user in range(60) for item in range(20)]
+    held_out = hold_out(interactions_of(rows))
+    assert held_out is not None
+    item_ids = held_out.train.item_ids[order_by_popularity(held_out.train)]
+    assert measure(PopularItems(item_ids), held_out).evidence["all/users"] == 0
+
+
+def test_a_blend_of_large_data_is_selected_on_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = interactions_of(tastes(users=400))
+    whole = hold_out(data)
+    assert whole is not None
+    assert whole.sample() is whole
+    for name, value in {
+        "SAMPLE_ROWS": 1500,
+        "MOST_SAMPLED_ROWS": 3000,
+        "LEAST_SAMPLED_USERS": 10,
+        "SAMPLE_ITEMS": 30,
+    }.items():
+        monkeypatch.setattr(evaluate, name, value)
+    sample = whole.sample()
+    assert 1000 < len(sample.train) < 1900
+    assert np.count_nonzero(sample.train.item_counts) == 30
+    lines: list[str] = []
+    model, measurements = train(data, None, {}, lines.append)
+    assert any("selected" in line for line in lines)
+    assert len(model.item_ids) == 40
+    assert measurements.evidence["all/ndcg"] > measurements.evidence["all/popular"]

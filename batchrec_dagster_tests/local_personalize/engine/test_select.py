@@ -1,0 +1,194 @@
+"""Blends: which components are chosen, how they are weighed, and repeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from batchrec_dagster.local_personalize.engine.blend import PopularityScorer, train
+from batchrec_dagster.local_personalize.engine.data import Float32, History
+from batchrec_dagster.local_personalize.engine.evaluate import Tested
+from batchrec_dagster.local_personalize.engine.factors import FactorScorer
+from batchrec_dagster.local_personalize.engine.select import (
+    CONTENT,
+    COOCCURRENCE,
+    FACTORS,
+    POPULARITY,
+    SEQUENCE,
+    Blend,
+    Repeats,
+    Scorer,
+    fit_repeats,
+    fit_temperature,
+    is_better,
+    list_options,
+    scale_blend,
+    select_blend,
+)
+from batchrec_dagster_tests.local_personalize.engine.support import (
+    history_of,
+    interactions_of,
+    lists,
+    tastes,
+)
+
+USERS, ITEMS = 300, 60
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Knows what users want, but for noise; the exponent that it is best with has the least."""
+
+    noise: float
+    best_exponent: float | None = None
+    seed: int = 0
+
+    def score(self, history: History, exponent: float) -> Float32:
+        wanted = np.zeros((len(history.lengths), ITEMS), np.float32)
+        wanted[np.arange(len(wanted)), wanted_items(history)] = 1
+        distance = 0 if self.best_exponent is None else abs(exponent - self.best_exponent)
+        rng = np.random.default_rng([self.seed, *history.items[:1].tolist()])
+        return wanted + (self.noise + distance) * rng.standard_normal(wanted.shape, np.float32)
+
+
+def wanted_items(history: History) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """What each user has next: the item that follows the newest one by number."""
+    newest = history.items[history.starts[:-1]]
+    return ((newest + 1) % ITEMS).astype(np.int64)
+
+
+@pytest.fixture
+def tested() -> Tested:
+    rng = np.random.default_rng(0)
+    history = history_of([[int(rng.integers(ITEMS))] for _ in range(USERS)], ITEMS)
+    ones = np.ones(USERS, bool)
+    truth = csr_matrix((ones, (np.arange(USERS), wanted_items(history))), shape=(USERS, ITEMS))
+    return Tested(history, truth, csr_matrix(truth.shape, dtype=bool))
+
+
+def scorers_with(**noise: float) -> dict[str, Scorer]:
+    """Components with this noise, by name; the others know nothing."""
+    names = (SEQUENCE, COOCCURRENCE, FACTORS)
+    scorers: dict[str, Scorer] = {
+        name: Oracle(noise.get(name, 50.0), seed=number) for number, name in enumerate(names)
+    }
+    scorers[POPULARITY] = PopularityScorer(np.arange(ITEMS, 0, -1).astype(np.float32))
+    return scorers
+
+
+@pytest.mark.parametrize("good", [SEQUENCE, COOCCURRENCE, FACTORS])
+def test_a_good_component_among_bad_ones_serves_almost_alone(good: str, tested: Tested) -> None:
+    blend = select_blend(scorers_with(**{good: 0.1}), tested, recency=True)
+    assert blend.weights[good] > 0.6
+    assert sum(blend.weights.values()) == pytest.approx(1)
+
+
+def test_components_with_different_errors_are_blended(tested: Tested) -> None:
+    blend = select_blend(scorers_with(sequence=0.45, factors=0.45), tested, recency=True)
+    assert min(blend.weights[SEQUENCE], blend.weights[FACTORS]) > 0.2
+
+
+def test_popularity_alone_serves_if_nothing_is_better(tested: Tested) -> None:
+    ones = np.ones(USERS, bool)
+    zeros = np.zeros(USERS, int)
+    popular = csr_matrix((ones, (np.arange(USERS), zeros)), shape=(USERS, ITEMS))
+    blend = select_blend(
+        scorers_with(), Tested(tested.history, popular, tested.repeated), recency=True
+    )
+    assert blend.weights[POPULARITY] > 0.6
+
+
+def test_the_exponents_that_are_best_together_are_taken(tested: Tested) -> None:
+    scorers = scorers_with()
+    scorers[SEQUENCE] = Oracle(0.2, best_exponent=0.9)
+    scorers[FACTORS] = Oracle(0.2, best_exponent=0.3, seed=2)
+    exponents = select_blend(scorers, tested, recency=True).exponents
+    assert exponents[FACTORS] == 0.3
+    assert exponents[SEQUENCE] == 0.9
+    assert set(select_blend(scorers, tested, recency=False).exponents.values()) == {0.0}
+
+
+def test_content_is_added_only_if_it_is_better(tested: Tested) -> None:
+    for noise, is_added in ((0.1, True), (50.0, False)):
+        scorers = {**scorers_with(sequence=0.8), CONTENT: Oracle(noise, seed=9)}
+        blend = select_blend(scorers, tested, recency=True)
+        assert (CONTENT in blend.weights) == is_added
+
+
+def test_options_sum_to_1_over_known_components() -> None:
+    options = list_options(FACTORS)
+    assert all(sum(option.values()) == pytest.approx(1) for option in options)
+    assert set().union(*options) == {SEQUENCE, COOCCURRENCE, FACTORS, POPULARITY}
+    assert len({tuple(sorted(option.items())) for option in options}) == len(options)
+
+
+def test_few_users_tell_nothing() -> None:
+    assert not is_better(np.array([1.0]), np.array([0.0]))
+    assert is_better(np.array([1.0, 0.9, 1.0]), np.array([0.0, 0.0, 0.1]))
+    assert not is_better(np.array([1.0, 0.0, 0.5]), np.array([0.0, 1.0, 0.4]))
+
+
+def test_the_temperature_makes_softmax_scores_probabilities(tested: Tested) -> None:
+    """Items are drawn with known chances, from logits that are then multiplied by 2."""
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.standard_normal((USERS, ITEMS)).astype(np.float32)
+    drawn = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)
+    truth = csr_matrix((np.ones(USERS, bool), (np.arange(USERS), drawn)), shape=logits.shape)
+    temperature = fit_temperature(2 * logits, Tested(tested.history, truth, tested.repeated))
+    assert temperature == pytest.approx(2, rel=0.3)
+
+
+def test_weights_are_scaled_by_the_spread_of_scores(tested: Tested) -> None:
+    scorers = scorers_with(sequence=0.1)
+    blend = Blend({SEQUENCE: 0.5, POPULARITY: 0.5}, {SEQUENCE: 0.9, POPULARITY: 0.0})
+    weights = scale_blend(blend, scorers, tested).weights
+    spreads = [np.std(scorers[name].score(tested.history, 0.9), axis=1).mean() for name in weights]
+    contributions = [w * s for w, s in zip(weights.values(), spreads, strict=True)]
+    assert contributions[0] == pytest.approx(contributions[1], rel=0.3)
+
+
+def test_repeats_raise_what_is_frequent_and_recent_to_the_share() -> None:
+    history = history_of([[0, 1]], 4)
+    object.__setattr__(history, "counts", np.array([1, 3], np.float32))  # 1 once, 0 three times
+    logits = np.zeros((1, 4), np.float32)
+    Repeats(0.5, 1.0).add(logits, history)
+    odds = np.exp(logits[0].astype(float))
+    # The chances of 1 and 0 are as 1 / 1 and 3 / 2, and in all as much as the model's.
+    np.testing.assert_allclose(odds, [1 + 4 * 0.6, 1 + 4 * 0.4, 1, 1], rtol=1e-5)
+
+
+def test_repeats_are_used_where_users_have_items_again(tested: Tested) -> None:
+    def score(history: History) -> Float32:
+        return np.zeros((len(history.lengths), ITEMS), np.float32)
+
+    assert fit_repeats(score, tested) is None
+    own = csr_matrix(
+        (np.ones(USERS, bool), tested.history.items, tested.history.starts), (USERS, ITEMS)
+    )
+    repeats = fit_repeats(score, Tested(tested.history, tested.truth, own))
+    assert repeats is not None
+    assert repeats.share == pytest.approx(0.5)
+
+
+def test_customers_of_a_bakery_get_what_they_buy() -> None:
+    rows = [(user, item, 10**6 * day + time) for day in range(4) for user, item, time in tastes()]
+    data = interactions_of(rows)
+    model, _ = train(data, None, {}, lambda _: None)
+    users = [f"u{n}" for n in range(60)]
+    had = {(user, item) for user, item, _ in rows}
+    for user, items in zip(users, lists(model, users, data, 5), strict=True):
+        assert all((user, item) in had for item in items)
+
+
+def test_hyperparameters_have_their_effect() -> None:
+    data = interactions_of(tastes())
+    by_size = train(data, None, {"hidden_dimension": 5}, lambda _: None)[0]
+    factors = [s for s in by_size.scorers.values() if isinstance(s, FactorScorer)]
+    assert all(scorer.item_factors.shape[1] == 5 for scorer in factors)
+    plain = train(data, None, {"recency_mask": False}, lambda _: None)[0]
+    assert set(plain.blend.exponents.values()) == {0.0}
+    short = train(data, None, {"max_user_history_length_percentile": 0.5}, lambda _: None)[0]
+    assert len(short.item_ids) == 40

@@ -1,1 +1,0 @@
-"""Tests of the learning side: numbers against slow plain versions."""
